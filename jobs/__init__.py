@@ -1,0 +1,1 @@
+"""What a task runs: read, transform, train, check, write."""

@@ -1,0 +1,1 @@
+"""Place a new listener among the listeners we know."""

@@ -1,0 +1,1 @@
+"""The two joint spaces of users and tracks."""

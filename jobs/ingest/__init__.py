@@ -1,0 +1,1 @@
+"""Adapters from real formats to the first four tables."""

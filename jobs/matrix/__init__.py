@@ -1,0 +1,1 @@
+"""From events to the user-track matrix, the track pairs, and the first days."""

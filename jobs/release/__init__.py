@@ -1,0 +1,1 @@
+"""Bundle, judge, promote and roll back."""

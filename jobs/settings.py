@@ -1,0 +1,205 @@
+"""Every number a person may want to change, read from one YAML file of configs/.
+
+The file is chosen with `--config` or OVERTURE_CONFIG; state lives under OVERTURE_HOME.
+A wrong or unknown field is refused with its name before anything starts.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from jobs.errors import BadArgument
+
+Space = Literal["ut_als", "tt_svd"]
+SPACES: tuple[Space, ...] = ("tt_svd", "ut_als")
+Positive = Annotated[int, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Section(BaseModel):
+    """A frozen part of the settings that refuses unknown fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class SparkSettings(Section):
+    """How a session is made; `extra` is handed to Spark as it stands."""
+
+    master: str = "local[2]"
+    driver_memory: str = "2g"
+    executor_memory: str = "1g"
+    partitions: Positive = Field(4, description="shuffle partitions and blocks of users")
+    extra: dict[str, str] = {}
+
+
+class SimulateSettings(Section):
+    """The made-up service. Same seed and sizes, same bytes."""
+
+    n_users: Positive = 5_000
+    n_tracks: Positive = 4_000
+    n_playlists: Positive = 3_000
+    first_day: str = "2026-06-29"
+    last_day: str = Field("2026-11-15", description="last day with events, included")
+    chunk_users: Positive = Field(50_000, description="users held in memory at once; bounds the peak")
+    seed: int = 7
+
+
+class SourceSettings(Section):
+    """Where the first four tables come from."""
+
+    kind: Literal["simulate", "mpd", "lastfm_1k"] = "simulate"
+    seed: int = 7
+    max_bad_share: Share = Field(0.01, description="more unreadable lines than this stop the run")
+    catalogue_tracks: Positive = Field(20_000, description="mpd: most frequent tracks of warm playlists")
+    min_playlist_tracks: Positive = Field(15, description="mpd: catalogue tracks that a cold playlist needs")
+
+
+class AffinityWeights(Section):
+    """What each signal adds to the affinity of a user for a track (paper 3.1.1)."""
+
+    stream: float = 1.0
+    favorite_track: float = 5.0
+    favorite_album: float = 2.0
+    favorite_artist: float = 1.0
+    skip: float = -0.5
+    ban: float = -10.0
+
+
+class MatrixSettings(Section):
+    """Who is warm, which tracks are in, and what is counted."""
+
+    window_days: Positive = 90
+    n_catalog: Positive = 50_000
+    min_tracks: Positive = Field(20, description="distinct catalogue tracks that make a user warm")
+    min_truth_tracks: Positive = Field(50, description="distinct tracks a cohort user must have heard on days 1-30")
+    weights: AffinityWeights = AffinityWeights()
+    max_collection: Positive = Field(500, description="longer collections are cut to their first tracks")
+    min_together: Positive = 2
+    max_neighbours: Positive = Field(2_000, description="strongest neighbours kept of each track")
+    smoothing: float = Field(1.0, gt=0, le=1, description="exponent of the context counts; 1 = plain PMI")
+    shift: float = Field(0.0, ge=0, description="nats taken off each PMI")
+
+
+class AlsSettings(Section):
+    """Implicit-feedback ALS (Hu, Koren, Volinsky 2008)."""
+
+    d: Positive = 256
+    iterations: Positive = 15
+    cg_steps: Positive = 3
+    alpha: float = Field(10.0, gt=0, description="confidence = 1 + alpha * affinity")
+    regularisation: float = Field(20.0, gt=0)
+    tolerance: float = Field(1e-3, ge=0, description="stop when the loss falls by a smaller share")
+
+
+class SvdSettings(Section):
+    """Randomised SVD (Halko, Martinsson, Tropp 2011)."""
+
+    d: Positive = 128
+    oversampling: Positive = 30
+    power_iterations: Annotated[int, Field(ge=0)] = 2
+    exponent: float = Field(0.5, ge=0, le=1, description="tracks are rows of U * S^p")
+
+
+class SegmentSettings(Section):
+    """k-means segments of warm users."""
+
+    k: Positive = 1_000
+    max_iter: Positive = 20
+    n_init: Positive = 1
+    ranking: Positive = Field(200, description="tracks kept in a segment's ranking")
+
+
+class NetworkSettings(Section):
+    """The network over first-day signals; reference/paper section 3.2.3."""
+
+    hidden: tuple[Positive, ...] = (400, 300, 200)
+    optimiser: Literal["sgd", "adam"] = "adam"
+    learning_rate: float = Field(1e-5, gt=0)
+    epochs: Positive = 130
+    batch_size: Positive = 512
+    drop_last: bool = True
+    normalise_output: bool = True
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+
+class EvaluationSettings(Section):
+    """How methods are judged."""
+
+    k: tuple[Positive, ...] = (50,)
+    similarity: Literal["dot", "cosine"] = "cosine"
+    bootstrap: Positive = 1_000
+    min_slice: Positive = Field(30, description="smaller slices are not reported")
+
+
+class GateSettings(Section):
+    """What a challenger must show."""
+
+    space: Space = Field("tt_svd", description="the space that the service answers from")
+    method: Literal["semi_pers", "full_pers"] = "semi_pers"
+    metric: Literal["precision", "recall", "ndcg"] = "ndcg"
+    k: Positive = 50
+    parity: float = Field(1e-4, gt=0, description="largest difference of ONNX from PyTorch on the cohort")
+    margin_over_popularity: float = Field(0.05, ge=0, description="relative")
+    grey_zone: float = Field(0.02, ge=0, description="relative loss against the champion that a person may accept")
+    slice_floor: Share = Field(0.5, description="a slice may not fall below this share of Popularity in it")
+    slice_min_users: Positive = 50
+    max_popularity_share: Share = Field(0.9, description="recommended places taken by the 1 % most popular tracks")
+    latency_ms: float = Field(10.0, gt=0, description="p99 of one row through onnxruntime")
+
+
+class MlflowSettings(Section):
+    """Tracking server; empty = a database under OVERTURE_HOME."""
+
+    tracking_uri: str = ""
+    experiment: str = "cold_start_weekly"
+    registered_model: str = "cold_start"
+
+
+class Settings(Section):
+    """All of it."""
+
+    name: str
+    week: str = Field(description="the week that `make demo` runs")
+    seed: int = 7
+    lake: str = Field("", description="root of all tables; empty = OVERTURE_HOME/lake; any URI pyarrow and Spark know")
+    spark: SparkSettings = SparkSettings()
+    simulate: SimulateSettings = SimulateSettings()
+    source: SourceSettings = SourceSettings()
+    matrix: MatrixSettings = MatrixSettings()
+    als: AlsSettings = AlsSettings()
+    svd: SvdSettings = SvdSettings()
+    segments: SegmentSettings = SegmentSettings()
+    network: NetworkSettings = NetworkSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
+    gate: GateSettings = GateSettings()
+    mlflow: MlflowSettings = MlflowSettings()
+
+    def d(self, space: Space) -> int:
+        """Width of a space."""
+        return self.als.d if space == "ut_als" else self.svd.d
+
+
+def home() -> Path:
+    """The one folder that holds all state."""
+    return Path(os.environ.get("OVERTURE_HOME", ".overture")).absolute()
+
+
+def load(path: Path | None = None) -> Settings:
+    """Read the chosen YAML; errors name the file, the field and what is allowed."""
+    file = path or Path(os.environ.get("OVERTURE_CONFIG", "configs/demo.yaml"))
+    try:
+        raw = yaml.safe_load(file.read_text())
+    except FileNotFoundError:
+        raise BadArgument(f"settings: no such file {file}; choose one of configs/*.yaml with --config") from None
+    except yaml.YAMLError as error:
+        raise BadArgument(f"settings: {file} is not YAML: {error}") from None
+    try:
+        return Settings.model_validate(raw)
+    except ValidationError as error:
+        lines = [f"  {'.'.join(map(str, e['loc']))}: {e['msg']} (got {e['input']!r})" for e in error.errors()]
+        raise BadArgument(f"settings: {file}\n" + "\n".join(lines)) from None

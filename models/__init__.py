@@ -1,0 +1,1 @@
+"""The mathematics: kernels, nets, losses, metrics. No Spark, no Airflow, no MLflow."""

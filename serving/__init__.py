@@ -1,0 +1,1 @@
+"""The online service over one release."""

@@ -1,0 +1,13 @@
+"""Install the four rooms and the `overture` command."""
+
+from setuptools import find_packages, setup
+
+setup(
+    name="overture",
+    version="0.1.0",
+    description="The reference MLOps system for music recommendation: a listener's first day, and the skips after it",
+    python_requires=">=3.11",
+    packages=find_packages(include=["jobs*", "models*", "contracts*", "serving*"]),
+    package_data={"contracts": ["*.yaml"]},
+    entry_points={"console_scripts": ["overture = jobs.cli:main"]},
+)

@@ -1,0 +1,54 @@
+"""What the whole suite shares: one Spark session, the tiny settings, factories of valid rows."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+os.environ.setdefault("OVERTURE_CONFIG", str(ROOT / "configs" / "tiny.yaml"))
+
+
+@pytest.fixture(scope="session")
+def spark(tmp_path_factory):
+    """The suite's only session: local[2], UTC, few partitions."""
+    os.environ["OVERTURE_HOME"] = str(tmp_path_factory.mktemp("home"))
+    from jobs.session import session
+    from jobs.settings import SparkSettings
+
+    found = session(SparkSettings(master="local[2]", partitions=2, driver_memory="2g"), "tests")
+    yield found
+    found.stop()
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch) -> Iterator[Path]:
+    """A home of its own for one test."""
+    monkeypatch.setenv("OVERTURE_HOME", str(tmp_path / "home"))
+    yield tmp_path / "home"
+
+
+@pytest.fixture
+def context(home):
+    """A context over the tiny settings, week 2026-11-16, with an empty lake."""
+    from jobs.context import Context
+    from jobs.settings import load
+    from jobs.weeks import Week
+
+    return Context(load(ROOT / "configs" / "tiny.yaml"), Week.parse("2026-11-16"), home)
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Callable[[str], Path]:
+    """Folder of one public dataset, or a skip with the reason."""
+
+    def find(name: str) -> Path:
+        base = Path(os.environ.get("OVERTURE_DATA", ROOT.parent / "shared" / "data"))
+        if not (base / name).is_dir():
+            pytest.skip(f"public dataset {name} is not at hand; set OVERTURE_DATA to the folder that holds it")
+        return base / name
+
+    return find
