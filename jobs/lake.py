@@ -15,7 +15,7 @@ import uuid
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -53,7 +53,10 @@ class Lake:
         """Open the lake at `root`; nothing is created before the first write."""
         self.uri = "://" in root
         self.root = root.rstrip("/")
-        self.fs, self._base = fs.FileSystem.from_uri(self.root) if self.uri else (fs.LocalFileSystem(), self.root)
+        self.fs: fs.FileSystem = fs.LocalFileSystem()
+        self._base: str = self.root
+        if self.uri:
+            self.fs, self._base = fs.FileSystem.from_uri(self.root)
 
     # -- reading -----------------------------------------------------------------------------------------------
 
@@ -148,17 +151,17 @@ class Lake:
             if isinstance(frame, pa.Table | pa.RecordBatchReader) or not hasattr(frame, "sparkSession"):
                 self._write_arrow(table, frame, target)
             else:
-                self._write_spark(table, frame, target)
+                self._write_spark(table, cast("DataFrame", frame), target)
             rows = sum(self._footer(file) for file in self._files(target))
             pointer = {"version": version, "rows": rows, "contract": contract.version, "report": report or {}}
             self._replace(f"{folder}/{POINTER}", json.dumps(pointer, indent=1, sort_keys=True).encode())
         except BaseException as error:
             self._remove(target)
-            if isinstance(error, OSError):
-                raise OvertureError(
-                    f"{table}: could not write {self._public(folder)}: {error}; the old data is untouched"
-                ) from error
-            raise
+            if isinstance(error, OvertureError) or not isinstance(error, Exception):
+                raise
+            raise OvertureError(
+                f"{table}: could not write {self._public(folder)}: {_root_cause(error)}; the old data is untouched"
+            ) from error
         self._forget_old(folder, version)
         return Written(table, self._public(target), rows)
 
@@ -240,6 +243,15 @@ class Lake:
             return int(pq.ParquetFile(source).metadata.num_rows)
 
 
+def _root_cause(error: Exception) -> str:
+    """One line for people, whether Python or the JVM spoke last."""
+    java = getattr(error, "java_exception", None)
+    while java is not None and java.getCause() is not None:
+        java = java.getCause()
+    lines = [line for line in str(java.toString() if java is not None else error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
+
+
 def conform(table: str, frame: pa.Table, schema: pa.Schema) -> pa.Table:
     """The schema's columns in order; a missing column, a wrong type or a forbidden null is refused by name."""
     columns = []
@@ -269,7 +281,8 @@ def spark_schema(table: str) -> StructType:
     from pyspark.sql.types import StructType
 
     columns = contracts.load(table).columns.values()
-    return StructType.fromDDL(", ".join(f"`{c.name}` {SPARK_TYPES[c.type]}" for c in columns))
+    ddl = StructType.fromDDL(", ".join(f"`{c.name}` {SPARK_TYPES[c.type]}" for c in columns))
+    return cast(StructType, ddl)
 
 
 def vectors(table: pa.Table, column: str = "vector") -> np.ndarray:

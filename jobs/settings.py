@@ -1,6 +1,7 @@
 """Every number a person may want to change, read from one YAML file of configs/.
 
 The file is chosen with `--config` or OVERTURE_CONFIG; state lives under OVERTURE_HOME.
+One field can be set from the environment too: OVERTURE__SPARK__MASTER=spark://host:7077.
 A wrong or unknown field is refused with its name before anything starts.
 """
 
@@ -12,6 +13,7 @@ from typing import Annotated, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from jobs.errors import BadArgument
 
@@ -125,6 +127,9 @@ class NetworkSettings(Section):
     drop_last: bool = True
     normalise_output: bool = True
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    holdout: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.05, description="share of warm users kept out of training to show the loss on unseen ones; the paper: 0"
+    )
 
 
 class EvaluationSettings(Section):
@@ -160,8 +165,10 @@ class MlflowSettings(Section):
     registered_model: str = "cold_start"
 
 
-class Settings(Section):
-    """All of it."""
+class Settings(BaseSettings):
+    """All of it; the environment wins over the file."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="forbid", env_prefix="OVERTURE__", env_nested_delimiter="__")
 
     name: str
     week: str = Field(description="the week that `make demo` runs")
@@ -178,6 +185,18 @@ class Settings(Section):
     evaluation: EvaluationSettings = EvaluationSettings()
     gate: GateSettings = GateSettings()
     mlflow: MlflowSettings = MlflowSettings()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Environment first, then the YAML file."""
+        return env_settings, init_settings
 
     def d(self, space: Space) -> int:
         """Width of a space."""
@@ -199,7 +218,7 @@ def load(path: Path | None = None) -> Settings:
     except yaml.YAMLError as error:
         raise BadArgument(f"settings: {file} is not YAML: {error}") from None
     try:
-        return Settings.model_validate(raw)
+        return Settings(**(raw or {}))
     except ValidationError as error:
         lines = [f"  {'.'.join(map(str, e['loc']))}: {e['msg']} (got {e['input']!r})" for e in error.errors()]
         raise BadArgument(f"settings: {file}\n" + "\n".join(lines)) from None

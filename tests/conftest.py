@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -25,10 +25,10 @@ def spark(tmp_path_factory):
 
 
 @pytest.fixture
-def home(tmp_path, monkeypatch) -> Iterator[Path]:
+def home(tmp_path, monkeypatch) -> Path:
     """A home of its own for one test."""
     monkeypatch.setenv("OVERTURE_HOME", str(tmp_path / "home"))
-    yield tmp_path / "home"
+    return tmp_path / "home"
 
 
 @pytest.fixture

@@ -1,0 +1,244 @@
+"""The `overture` command: one weekly task = one command that can be pasted into a shell.
+
+Exit codes: 0 done; 2 bad arguments or settings; 3 a contract, a check or the gate said no (do not retry);
+1 anything else (a retry may help). The last line of stdout is one JSON object.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import traceback
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from jobs.context import Context
+from jobs.errors import BadArgument, OvertureError
+from jobs.settings import SPACES, load
+from jobs.weeks import Week
+
+app = typer.Typer(
+    help="Weekly cold-start models for a music service: learn, judge, release.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+matrix = typer.Typer(help="From events to the user-track matrix, the track pairs and the first days.")
+factorize = typer.Typer(help="Learn a joint space of users and tracks.")
+release = typer.Typer(help="Bundle, judge, promote, publish and roll back.")
+for group, name in ((matrix, "matrix"), (factorize, "factorize"), (release, "release")):
+    app.add_typer(group, name=name, no_args_is_help=True)
+
+WeekOption = Annotated[str, typer.Option("--week", help="Logical week: a Monday, YYYY-MM-DD.")]
+BacktestOption = Annotated[
+    bool, typer.Option("--backtest", help="Judge on the cohort registered in the week after as_of (paper's protocol).")
+]
+ConfigOption = Annotated[
+    Path | None, typer.Option("--config", help="Settings file; default OVERTURE_CONFIG, else configs/demo.yaml.")
+]
+SpaceOption = Annotated[str, typer.Option("--space", help="tt_svd or ut_als.")]
+
+
+def run_job(module: str, week: str, config: Path | None, backtest: bool = False, **arguments: Any) -> None:
+    """Import one job, run it about one week, and print its report as the last line."""
+    context = Context(load(config), Week.parse(week, backtest=backtest))
+    print_json(import_module(f"jobs.{module}").run(context, **arguments))
+
+
+def print_json(report: dict[str, Any]) -> None:
+    """The machine's part of the output: one line of JSON."""
+    sys.stdout.flush()
+    typer.echo(json.dumps(report, sort_keys=True, default=str))
+
+
+def known_space(space: str) -> str:
+    """Refuse an unknown space by name."""
+    if space not in SPACES:
+        raise BadArgument(f"--space: '{space}' is no space; choose {' or '.join(SPACES)}")
+    return space
+
+
+@app.command()
+def ingest(
+    source: Annotated[str, typer.Argument(help="simulate, mpd or lastfm_1k.")],
+    data: Annotated[Path | None, typer.Option("--data", help="Folder in the dataset's public format.")] = None,
+    config: ConfigOption = None,
+) -> None:
+    """Write users, tracks, events and playlists from one real format; safe to run again."""
+    settings = load(config)
+    if source not in ("simulate", "mpd", "lastfm_1k"):
+        raise BadArgument(f"source: '{source}' is no adapter; choose simulate, mpd or lastfm_1k")
+    if source != "simulate" and (data is None or not data.is_dir()):
+        raise BadArgument(f"--data: {source} needs the folder of its files, got {data}")
+    context = Context(settings, Week.parse(settings.week))
+    print_json(import_module(f"jobs.ingest.{source}").run(context, data))
+
+
+@app.command()
+def begin(week: WeekOption, config: ConfigOption = None, backtest: BacktestOption = False) -> None:
+    """Open the week's parent run in MLflow."""
+    run_job("weekly", week, config, backtest, step="begin")
+
+
+@app.command()
+def complete(week: WeekOption, config: ConfigOption = None, backtest: BacktestOption = False) -> None:
+    """Close the week's parent run with its summary."""
+    run_job("weekly", week, config, backtest, step="complete")
+
+
+@app.command()
+def check(
+    tables: Annotated[list[str], typer.Argument(help="Tables to check, such as users tracks events playlists.")],
+    week: WeekOption,
+    config: ConfigOption = None,
+    backtest: BacktestOption = False,
+) -> None:
+    """Run Great Expectations on tables; exit 3 when one fails, before anything downstream sees it."""
+    run_job("quality", week, config, backtest, tables=tables)
+
+
+@matrix.command("catalog")
+def matrix_catalog(week: WeekOption, config: ConfigOption = None, backtest: BacktestOption = False) -> None:
+    """Choose the warm users and the catalogue."""
+    run_job("matrix.catalog", week, config, backtest)
+
+
+@matrix.command("user-track")
+def matrix_user_track(week: WeekOption, config: ConfigOption = None, backtest: BacktestOption = False) -> None:
+    """Affinity of each warm user for each catalogue track."""
+    run_job("matrix.user_track", week, config, backtest)
+
+
+@matrix.command("track-pairs")
+def matrix_track_pairs(week: WeekOption, config: ConfigOption = None, backtest: BacktestOption = False) -> None:
+    """Co-occurrence and positive PMI of tracks in collections."""
+    run_job("matrix.track_pairs", week, config, backtest)
+
+
+@matrix.command("first-day")
+def matrix_first_day(week: WeekOption, config: ConfigOption = None, backtest: BacktestOption = False) -> None:
+    """First-day signals of warm users and cohort, and the cohort's ground truth."""
+    run_job("matrix.first_day", week, config, backtest)
+
+
+@factorize.command("als")
+def factorize_als(week: WeekOption, config: ConfigOption = None, backtest: BacktestOption = False) -> None:
+    """UT-ALS: implicit alternating least squares on the user-track matrix."""
+    run_job("factorize.als", week, config, backtest)
+
+
+@factorize.command("svd")
+def factorize_svd(week: WeekOption, config: ConfigOption = None, backtest: BacktestOption = False) -> None:
+    """TT-SVD: randomised SVD of the track-track matrix."""
+    run_job("factorize.svd", week, config, backtest)
+
+
+@app.command()
+def segments(
+    week: WeekOption, space: SpaceOption, config: ConfigOption = None, backtest: BacktestOption = False
+) -> None:
+    """Cluster warm users; rank tracks and write a card for each segment."""
+    run_job("cold_start.segments", week, config, backtest, space=known_space(space))
+
+
+@app.command()
+def features(
+    week: WeekOption, space: SpaceOption, config: ConfigOption = None, backtest: BacktestOption = False
+) -> None:
+    """Vectors of artists, albums, playlists and demographics; the network's input vectors."""
+    run_job("cold_start.features", week, config, backtest, space=known_space(space))
+
+
+@app.command()
+def train(
+    week: WeekOption, space: SpaceOption, config: ConfigOption = None, backtest: BacktestOption = False
+) -> None:
+    """Train the network from first-day inputs to warm users' vectors; export it to ONNX."""
+    run_job("cold_start.train", week, config, backtest, space=known_space(space))
+
+
+@app.command()
+def evaluate(
+    week: WeekOption, space: SpaceOption, config: ConfigOption = None, backtest: BacktestOption = False
+) -> None:
+    """Judge every method on the validation and test cohorts, by slice, with intervals."""
+    run_job("cold_start.evaluate", week, config, backtest, space=known_space(space))
+
+
+@release.command("bundle")
+def release_bundle(week: WeekOption, config: ConfigOption = None) -> None:
+    """Build the week's release and register it as challenger."""
+    run_job("release.bundle", week, config)
+
+
+@release.command("gate")
+def release_gate(week: WeekOption, config: ConfigOption = None) -> None:
+    """Judge the challenger; exit 3 when it fails."""
+    run_job("release.gate", week, config)
+
+
+@release.command("promote")
+def release_promote(
+    week: WeekOption,
+    digest: Annotated[str, typer.Option("--release", help="Digest of a bundle; default: the week's own.")] = "",
+    approved: Annotated[bool, typer.Option("--approved", help="A person accepted a verdict in the grey zone.")] = False,
+    config: ConfigOption = None,
+) -> None:
+    """Make a release the champion; one of two at once wins, a crash leaves the old one serving."""
+    run_job("release.promote", week, config, release=digest or None, approved=approved)
+
+
+@release.command("publish")
+def release_publish(week: WeekOption, config: ConfigOption = None) -> None:
+    """Open the champion as the service would and record it as published."""
+    run_job("release.publish", week, config)
+
+
+@release.command("rollback")
+def release_rollback(
+    to: Annotated[str, typer.Option("--to", help="Digest of a former champion; default: the previous one.")] = "",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would change, change nothing.")] = False,
+    config: ConfigOption = None,
+) -> None:
+    """Return to the previous champion."""
+    settings = load(config)
+    context = Context(settings, Week.parse(settings.week))
+    print_json(import_module("jobs.release.rollback").run(context, to=to or None, dry_run=dry_run))
+
+
+@app.command()
+def status(
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of tables.")] = False,
+    config: ConfigOption = None,
+) -> None:
+    """Champion, week, metrics, the gate's verdict line by line, versions."""
+    from jobs import status as found
+
+    settings = load(config)
+    data = found.data(Context(settings, Week.parse(settings.week)))
+    if as_json:
+        print_json(data)
+    else:
+        found.render(data)
+
+
+def main() -> None:
+    """Run a command and turn what went wrong into one clear line and the right exit code."""
+    try:
+        app()
+    except OvertureError as error:
+        typer.secho(f"overture: {error}", fg=typer.colors.RED, err=True)
+        sys.exit(error.exit_code)
+    except SystemExit:
+        raise
+    except BaseException as error:
+        traceback.print_exc()
+        typer.secho(f"overture: {type(error).__name__}: {error}", fg=typer.colors.RED, err=True)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

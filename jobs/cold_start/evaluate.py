@@ -1,0 +1,176 @@
+"""Judge every method on the validation and the test cohort, by slice, with bootstrap intervals.
+
+Input   features, cohort, first_day, track_vectors, segments, catalog, work/<week>/<space>/network.onnx
+Output  evaluation, partition week=<week> space=<space>; work/<week>/<space>/recommended.npz for figures and the gate
+Source  paper 4.1; metrics in models/metrics.py. The network is judged as it is served: through onnxruntime.
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from models.methods import FullPers, Method, Popularity, RegistrationDayStreams, SemiPers
+from models.metrics import bootstrap, score
+
+from jobs import figures, tracking
+from jobs.cold_start.train import keep, load
+from jobs.context import Context
+from jobs.errors import CheckFailed
+from jobs.lake import vectors
+from jobs.settings import Space
+from models.input_vector import AGE_CLASSES, INTERACTIONS, FirstDays, Ragged, age_class
+
+METRICS = ("precision", "recall", "ndcg")
+MAX_COUNTRIES = 5
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """One split of the cohort: ids (B,), inputs (B, F), truth of B rows, slices of it by name (B,) bool."""
+
+    split: str
+    user_id: np.ndarray
+    x_BF: np.ndarray
+    truth: Ragged
+    slices: dict[str, np.ndarray]
+
+
+def run(context: Context, space: Space) -> dict[str, Any]:
+    """Recommend, score, slice, write; the report for Airflow."""
+    settings = context.settings.evaluation
+    with tracking.task(context, "evaluate", space) as run:
+        methods = build_methods(context, space)
+        rows: list[dict[str, Any]] = []
+        kept: dict[str, np.ndarray] = {}
+        for split in ("validation", "test"):
+            cohort = read_cohort(context, space, split)
+            for method in methods:
+                recommended_BK = method.recommend(cohort.x_BF, max(settings.k))
+                rows += judge(context, method.name, cohort, recommended_BK)
+                kept[f"{split}/{method.name}"] = recommended_BK
+            kept[f"{split}/user_id"] = cohort.user_id
+        frame = pd.DataFrame(rows)
+        written = context.lake.write(
+            "evaluation",
+            pa.Table.from_pandas(frame.astype({"k": "int32", "n_users": "int32"}), preserve_index=False),
+            report={"methods": [m.name for m in methods], "commit": context.commit},
+            week=context.week.name,
+            space=space,
+        )
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, **{name.replace("/", "."): array for name, array in kept.items()})
+        keep(context.work / space / "recommended.npz", buffer.getvalue())
+        log(context, run, space, frame, kept)
+        return {"rows": written.rows, "path": written.path, **headline(frame, max(settings.k)), **run.links}
+
+
+def build_methods(context: Context, space: Space) -> list[Method]:
+    """The week's methods over one space; Popularity is a method like any other."""
+    lake, week, similarity = context.lake, context.week.name, context.settings.evaluation.similarity
+    tracks_ND = vectors(lake.read("track_vectors", week=week, space=space))
+    segments = lake.read("segments", week=week, space=space)
+    centroids_KD = vectors(segments, "centroid")
+    lists = segments.column("ranking").combine_chunks()
+    ranking_KR = lists.flatten().to_numpy().reshape(len(lists), -1)
+    predict = onnx_predictor(context.work / space / "network.onnx")
+    return [
+        Popularity(len(tracks_ND)),
+        RegistrationDayStreams(tracks_ND, similarity),
+        FullPers(predict, tracks_ND, similarity),
+        SemiPers(predict, centroids_KD, ranking_KR),
+    ]
+
+
+def onnx_predictor(file: Any) -> Any:
+    """The exported network as a function (B, F) -> (B, d)."""
+    import onnxruntime
+
+    if not file.is_file():
+        raise CheckFailed(f"{file.name}: {file} is not there; run `overture train` for this week and space first")
+    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    return lambda x_BF: session.run(None, {name: x_BF})[0]
+
+
+def read_cohort(context: Context, space: Space, split: str) -> Cohort:
+    """Inputs, truth and slices of one split, joined by user id."""
+    lake, week = context.lake, context.week.name
+    user_id, x_BF = load(context, space, split)
+    if not len(user_id):
+        raise CheckFailed(
+            f"cohort: week {week} has no {split} users; nobody registered in "
+            f"[{context.week.cohort_start:%Y-%m-%d}, {context.week.cohort_end:%Y-%m-%d}) heard "
+            f"{context.settings.matrix.min_truth_tracks} catalogue tracks in the month after"
+        )
+    table = lake.read("cohort", week=week)
+    place = {user: row for row, user in enumerate(table.column("user_id").to_pylist())}
+    truth = table.column("truth").combine_chunks().take(pa.array([place[u] for u in user_id.tolist()]))
+    ragged = Ragged(truth.offsets.to_numpy().astype(np.int64), truth.flatten().to_numpy().astype(np.int64))
+    table = lake.read("first_day", week=week, split=split)
+    place = {user: row for row, user in enumerate(table.column("user_id").to_pylist())}
+    days = FirstDays.from_arrow(table.take(pa.array([place[u] for u in user_id.tolist()])))
+    return Cohort(split, user_id, x_BF, ragged, slices(days))
+
+
+def slices(days: FirstDays) -> dict[str, np.ndarray]:
+    """All; with and without any interaction on the first day; the largest countries; age classes."""
+    n = sum(np.diff(days.blocks[name].offsets) for name in INTERACTIONS)
+    found = {"all": np.ones(len(days.age), bool), "interactions=none": n == 0, "interactions=some": n > 0}
+    country = pd.Series(days.country, dtype=object)
+    for name in country.value_counts().index[:MAX_COUNTRIES]:
+        found[f"country={name}"] = (country == name).to_numpy()
+    found["country=unknown"] = country.isna().to_numpy()
+    classes = age_class(days.age)
+    for index, name in enumerate(AGE_CLASSES):
+        found[f"age={name}"] = classes == index
+    found["age=unknown"] = classes < 0
+    return found
+
+
+def judge(context: Context, method: str, cohort: Cohort, recommended_BK: np.ndarray) -> list[dict[str, Any]]:
+    """Rows of the evaluation table for one method on one split."""
+    settings, rows = context.settings.evaluation, []
+    for k in settings.k:
+        values = score(recommended_BK[:, :k], cohort.truth, k)
+        for name, chosen in cohort.slices.items():
+            if chosen.sum() < settings.min_slice and name != "all":
+                continue
+            for metric in METRICS:
+                of_slice = values[metric][chosen]
+                low, high = bootstrap(of_slice, settings.bootstrap, context.seed(f"bootstrap/{cohort.split}"))
+                rows.append(
+                    {
+                        "method": method, "split": cohort.split, "slice": name, "metric": metric, "k": k,
+                        "n_users": int(chosen.sum()), "value": float(of_slice.mean()), "low": low, "high": high,
+                    }
+                )  # fmt: skip
+    return rows
+
+
+def headline(frame: pd.DataFrame, k: int) -> dict[str, float]:
+    """NDCG of each method on the whole test cohort, for the last line of stdout."""
+    chosen = frame[(frame.split == "test") & (frame.slice == "all") & (frame.metric == "ndcg") & (frame.k == k)]
+    return {f"{row.method}_ndcg": round(row.value, 4) for row in chosen.itertuples()}
+
+
+def log(context: Context, run: Any, space: Space, frame: pd.DataFrame, kept: dict[str, np.ndarray]) -> None:
+    """Every metric, and the pictures, to MLflow."""
+    run.log_metrics(
+        {
+            f"{row.split}.{row.slice}.{row.method}.{row.metric}_at_{row.k}": row.value
+            for row in frame.itertuples()
+            if row.slice == "all"
+        }
+    )
+    run.log_table(frame.to_dict("records"), "evaluation.json")
+    run.log_dataset("cohort", use="evaluation", week=context.week.name)
+    best = frame[(frame.split == "test") & (frame.slice == "all")]
+    run.log_figure(figures.metric_bars(best, space), "metric_bars.png")
+    n_tracks = context.lake.rows("catalog", week=context.week.name)
+    recommended = {name.split("/")[1]: a for name, a in kept.items() if name.startswith("test/") and a.ndim == 2}
+    run.log_figure(figures.popularity_ranks(recommended, n_tracks), "popularity_ranks.png")

@@ -1,0 +1,147 @@
+"""Vectors of artists, albums, playlists and demographics; the network's input vectors.
+
+Input   track_vectors, user_vectors, catalog, collections, warm_users, users, first_day (each split)
+Output  entity_vectors, demographic_vectors, features (split = train, validation, test)
+Source  paper 3.2.2; layout in models/input_vector.py, the same function that serves
+Time    everything read was cut at as_of by the jobs that wrote it; first days end with the registration day
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from jobs import tracking
+from jobs.context import Context
+from jobs.lake import list_column, vectors
+from jobs.settings import Space
+from models.input_vector import AGE_CLASSES, Demographics, Entities, FirstDays, age_class, input_vectors
+
+SPLITS = ("train", "validation", "test")
+CHUNK = 16_384
+
+
+def run(context: Context, space: Space) -> dict[str, Any]:
+    """Write the vectors and the inputs of all three splits; the report for Airflow."""
+    lake, week = context.lake, context.week.name
+    with tracking.task(context, "features", space) as run:
+        entities = entity_vectors(context, space)
+        demographics = demographic_vectors(context, space)
+        rows: dict[str, int] = {}
+        for split in SPLITS:
+            days = lake.read("first_day", week=week, split=split)
+            written = lake.write(
+                "features",
+                batches(days, entities, demographics),
+                report={"entities": {k: len(v) for k, v in entities.ids.items()}, "commit": context.commit},
+                week=week,
+                space=space,
+                split=split,
+            )
+            rows[split] = written.rows
+        run.log_metrics({f"rows_{split}": float(n) for split, n in rows.items()})
+        return {"rows": rows, "path": written.path, **run.links}
+
+
+def batches(days: pa.Table, entities: Entities, demographics: Demographics) -> Iterator[pa.RecordBatch]:
+    """Input vectors a chunk of users at a time: bounded memory, whatever the number of users."""
+    for start in range(0, max(days.num_rows, 1), CHUNK):
+        part = days.slice(start, CHUNK)
+        x_BF = input_vectors(FirstDays.from_arrow(part), entities, demographics)
+        yield pa.record_batch({"user_id": part.column("user_id").combine_chunks(), "x": list_column(x_BF)})
+
+
+def means(groups: np.ndarray, members: np.ndarray, vectors_ND: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean vector of each group: ids of groups (G,) ascending, means (G, d); groups and members pair up (n,)."""
+    from scipy.sparse import csr_matrix
+
+    ids, index = np.unique(groups, return_inverse=True)
+    shape = (len(ids), len(vectors_ND))
+    matrix = csr_matrix((np.ones(len(members), np.float32), (index, members)), shape=shape)
+    return ids, (matrix @ vectors_ND) / np.maximum(matrix.sum(axis=1).A, 1).astype(np.float32)
+
+
+def entity_vectors(context: Context, space: Space) -> Entities:
+    """Artists, albums and playlists as plain means of their catalogue tracks; written as entity_vectors."""
+    lake, week = context.lake, context.week.name
+    track_ND = vectors(lake.read("track_vectors", week=week, space=space))
+    catalog = lake.read("catalog", week=week)
+    order = np.argsort(catalog.column("track_idx").to_numpy())
+    columns = {name: catalog.column(name).to_numpy()[order] for name in ("track_id", "artist_id", "album_id")}
+    collections = lake.read("collections", columns=["playlist_id", "track_idx"], week=week)
+    everything = np.arange(len(track_ND))
+    found = {
+        "artist": means(columns["artist_id"], everything, track_ND),
+        "album": means(columns["album_id"], everything, track_ND),
+        "playlist": means(
+            collections.column("playlist_id").to_numpy(), collections.column("track_idx").to_numpy(), track_ND
+        ),
+    }
+    table = pa.concat_tables(
+        pa.table(
+            {
+                "kind": pa.array([kind] * len(ids), pa.string()),
+                "entity_id": pa.array(ids.astype(np.int64)),
+                "vector": list_column(mean.astype(np.float32)),
+            }
+        )
+        for kind, (ids, mean) in found.items()
+    )
+    lake.write("entity_vectors", table, report={"commit": context.commit}, week=week, space=space)
+    by_id = np.argsort(columns["track_id"])
+    return Entities(
+        ids={"song": columns["track_id"][by_id], **{kind: ids for kind, (ids, _) in found.items()}},
+        vectors={"song": track_ND[by_id], **{kind: mean.astype(np.float32) for kind, (_, mean) in found.items()}},
+    )
+
+
+def demographic_vectors(context: Context, space: Space) -> Demographics:
+    """Mean vectors of warm users by country, by age class and by both; written as demographic_vectors."""
+    lake, week = context.lake, context.week.name
+    user_UD = vectors(lake.read("user_vectors", week=week, space=space))
+    users = lake.read("users").to_pandas().set_index("user_id")
+    warm = lake.read("warm_users", week=week).to_pandas().sort_values("user_idx")
+    users = users.loc[warm.user_id]
+    country = users.country.to_numpy(dtype=object)
+    ages = age_class(users.age.fillna(-1).to_numpy().astype(np.int64))
+    known_country = np.array([isinstance(c, str) for c in country], bool)
+    age_name = np.array([AGE_CLASSES[a] if a >= 0 else "" for a in ages], dtype=object)
+    keys = {
+        "country": (known_country, country),
+        "age_class": (ages >= 0, age_name),
+        "country_age": (
+            known_country & (ages >= 0),
+            np.array([f"{c}/{a}" for c, a in zip(country, age_name, strict=True)], object),
+        ),
+    }
+    parts, by_kind = [], {}
+    for kind, (known, name) in keys.items():
+        if not known.any():
+            by_kind[kind] = {}
+            continue
+        names, mean = means(name[known].astype(str), np.flatnonzero(known), user_UD)
+        counts = np.unique(name[known].astype(str), return_counts=True)[1]
+        by_kind[kind] = dict(zip(names.tolist(), mean.astype(np.float32), strict=True))
+        parts.append(
+            pa.table(
+                {
+                    "kind": pa.array([kind] * len(names), pa.string()),
+                    "name": pa.array(names.tolist(), pa.string()),
+                    "n_users": pa.array(counts.astype(np.int32)),
+                    "vector": list_column(mean.astype(np.float32)),
+                }
+            )
+        )
+    schema = pa.schema(
+        [("kind", pa.string()), ("name", pa.string()), ("n_users", pa.int32()), ("vector", pa.list_(pa.float32()))]
+    )
+    table = pa.concat_tables(parts) if parts else schema.empty_table()
+    lake.write("demographic_vectors", table, report={"commit": context.commit}, week=week, space=space)
+    zero = np.zeros(user_UD.shape[1], np.float32)
+    return Demographics(
+        country=by_kind["country"],
+        age_class=np.stack([by_kind["age_class"].get(name, zero) for name in AGE_CLASSES]),
+    )

@@ -1,0 +1,101 @@
+"""Train the network from first-day inputs to the vectors of warm users, and export it.
+
+Input   features (train, validation, test), user_vectors, warm_users
+Output  work/<week>/<space>/network.onnx, curves.json, and cohort.npy: PyTorch's own predictions, for the parity check
+Source  paper 3.2.3; recipes in models/network.py
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from models.network import Recipe, fit, predict
+
+from jobs import figures, tracking
+from jobs.context import Context
+from jobs.errors import CheckFailed
+from jobs.lake import vectors
+from jobs.settings import NetworkSettings, Space
+
+
+def run(context: Context, space: Space) -> dict[str, Any]:
+    """Fit, export, keep; the report for Airflow."""
+    from jobs.release.export import to_onnx
+
+    settings = context.settings.network
+    with tracking.task(context, "train", space) as run:
+        x, y = training_set(context, space)
+        rng = np.random.default_rng(context.seed(f"holdout/{space}"))
+        held = rng.random(len(x)) < settings.holdout
+        validation = (x[held], y[held]) if held.sum() > 1 else None
+        curves: list[dict[str, float]] = []
+
+        def on_epoch(epoch: int, loss: float, held_out: float | None) -> None:
+            curves.append({"train_loss": loss} | ({} if held_out is None else {"held_out_loss": held_out}))
+
+        recipe = recipe_of(settings)
+        net = fit(
+            x[~held], y[~held], recipe, context.seed(f"network/{space}"), on_epoch=on_epoch, validation=validation
+        )
+        cohort = np.concatenate([load(context, space, split)[1] for split in ("validation", "test")])
+        folder = context.work / space
+        folder.mkdir(parents=True, exist_ok=True)
+        onnx = to_onnx(net)
+        keep(folder / "network.onnx", onnx)
+        keep(folder / "curves.json", json.dumps(curves).encode())
+        keep_array(folder / "cohort.npy", predict(net, cohort))
+        run.log_params({**settings.model_dump(), "users": int((~held).sum()), "inputs": x.shape[1]})
+        run.log_batch((name, value, epoch) for epoch, row in enumerate(curves) for name, value in row.items())
+        run.log_dataset("features", week=context.week.name, space=space, split="train")
+        run.log_figure(figures.loss_curve(curves), "loss_curve.png")
+        run.log_onnx(onnx, f"{space}_network", x.shape[1], y.shape[1])
+        return {"rows": len(x), "path": str(folder), **curves[-1], **run.links}
+
+
+def recipe_of(settings: NetworkSettings) -> Recipe:
+    """The settings as the models room knows them."""
+    return Recipe(**settings.model_dump(exclude={"holdout"}))
+
+
+def load(context: Context, space: Space, split: str) -> tuple[np.ndarray, np.ndarray]:
+    """User ids (B,) and input vectors (B, F) of one split."""
+    table = context.lake.read("features", week=context.week.name, space=space, split=split)
+    x = vectors(table, "x") if table.num_rows else np.zeros((0, 20 * context.settings.d(space) + 19), np.float32)
+    return table.column("user_id").to_numpy(), x
+
+
+def training_set(context: Context, space: Space) -> tuple[np.ndarray, np.ndarray]:
+    """Inputs and targets of warm users who have both, paired by user id, never by position."""
+    week = context.week.name
+    ids, x = load(context, space, "train")
+    warm = context.lake.read("warm_users", week=week)
+    index_of = dict(zip(warm.column("user_id").to_pylist(), warm.column("user_idx").to_pylist(), strict=True))
+    rows = np.array([index_of.get(i, -1) for i in ids.tolist()])
+    if not len(ids) or (rows < 0).any():
+        raise CheckFailed(f"features: {int((rows < 0).sum())} of {len(ids)} training users are not warm in week {week}")
+    y = vectors(context.lake.read("user_vectors", week=week, space=space))[rows]
+    known = np.abs(y).sum(1) > 0
+    return x[known], y[known]
+
+
+def keep(file: Path, content: bytes) -> None:
+    """Write a file in one step."""
+    temporary = file.with_name(f".{file.name}.{os.getpid()}")
+    with temporary.open("wb") as sink:
+        sink.write(content)
+        sink.flush()
+        os.fsync(sink.fileno())
+    temporary.replace(file)
+
+
+def keep_array(file: Path, array: np.ndarray) -> None:
+    """Write an array as .npy in one step."""
+    import io
+
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    keep(file, buffer.getvalue())

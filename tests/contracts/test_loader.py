@@ -1,0 +1,67 @@
+"""Contracts load, their grammar is enforced, and every file keeps it."""
+
+import pyarrow as pa
+import pytest
+
+import contracts
+from contracts import loader
+
+
+@pytest.mark.parametrize("name", contracts.names())
+def test_every_contract_loads(name):
+    contract = contracts.load(name)
+    assert contract.table == name
+    assert contract.owner
+    assert contract.about
+    assert all(column.about for column in contract.columns.values())
+    assert any("unique" in check for check in contract.fail)
+
+
+def test_schema_follows_the_declared_order_and_nulls():
+    schema = contracts.load("users").arrow_schema()
+    assert schema.names == ["user_id", "country", "age", "registered_at"]
+    assert schema.field("registered_at").type == pa.timestamp("us", tz="UTC")
+    assert not schema.field("user_id").nullable
+    assert schema.field("age").nullable
+
+
+def test_unknown_table_is_refused_with_the_known_ones():
+    with pytest.raises(ValueError, match=r"'listens' has no contract; known tables: .*users"):
+        contracts.load("listens")
+
+
+GOOD = """
+table: thing
+version: 1
+owner: me
+about: a thing
+grain: [thing_id]
+partition: []
+columns:
+  thing_id: {type: long, null: never, about: id}
+checks: {fail: [], warn: []}
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("type: long", "type: int64", "column 'thing_id'"),
+        ("null: never, ", "", "column 'thing_id'"),
+        ("about: id}", "about: id, maximum: 3}", "maximum"),
+        ("grain: [thing_id]", "grain: [other_id]", r"\['other_id'\]"),
+        ("owner: me\n", "", "owner"),
+        ("table: thing", "table: other", "field 'table' says 'other'"),
+    ],
+)
+def test_a_wrong_file_is_refused_by_field(tmp_path, monkeypatch, old, new, message):
+    monkeypatch.setattr(loader, "FOLDER", tmp_path)
+    file = tmp_path / "thing.yaml"
+    file.write_text(GOOD)
+    loader.load.cache_clear()
+    assert loader.load("thing").columns["thing_id"].null == "never"
+    loader.load.cache_clear()
+    file.write_text(GOOD.replace(old, new))
+    with pytest.raises(ValueError, match=message):
+        loader.load("thing")
+    loader.load.cache_clear()
