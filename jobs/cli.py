@@ -48,6 +48,15 @@ def run_job(module: str, week: str, config: Path | None, backtest: bool = False,
     print_json(import_module(f"jobs.{module}").run(context, **arguments))
 
 
+def run_tracked(module: str, week: str, config: Path | None, backtest: bool, space: str | None = None) -> None:
+    """The same for a job that leaves its child run in MLflow to us."""
+    from jobs import weekly
+
+    context = Context(load(config), Week.parse(week, backtest=backtest))
+    job = import_module(f"jobs.{module}")
+    print_json(weekly.tracked(context, module.split(".")[1], space, job.run))
+
+
 def print_json(report: dict[str, Any]) -> None:
     """The machine's part of the output: one line of JSON."""
     sys.stdout.flush()
@@ -80,13 +89,22 @@ def ingest(
 @app.command()
 def begin(week: WeekOption, config: ConfigOption = None, backtest: BacktestOption = False) -> None:
     """Open the week's parent run in MLflow."""
-    run_job("weekly", week, config, backtest, step="begin")
+    from jobs import weekly
+
+    print_json(weekly.begin(Context(load(config), Week.parse(week, backtest=backtest))))
 
 
 @app.command()
-def complete(week: WeekOption, config: ConfigOption = None, backtest: BacktestOption = False) -> None:
-    """Close the week's parent run with its summary."""
-    run_job("weekly", week, config, backtest, step="complete")
+def complete(
+    week: WeekOption,
+    config: ConfigOption = None,
+    backtest: BacktestOption = False,
+    failed: Annotated[bool, typer.Option("--failed", help="Close it as failed.")] = False,
+) -> None:
+    """Close the week's parent run in MLflow with its summary."""
+    from jobs import weekly
+
+    print_json(weekly.complete(Context(load(config), Week.parse(week, backtest=backtest)), failed))
 
 
 @app.command()
@@ -103,37 +121,37 @@ def check(
 @matrix.command("catalog")
 def matrix_catalog(week: WeekOption, config: ConfigOption = None, backtest: BacktestOption = False) -> None:
     """Choose the warm users and the catalogue."""
-    run_job("matrix.catalog", week, config, backtest)
+    run_tracked("matrix.catalog", week, config, backtest)
 
 
 @matrix.command("user-track")
 def matrix_user_track(week: WeekOption, config: ConfigOption = None, backtest: BacktestOption = False) -> None:
     """Affinity of each warm user for each catalogue track."""
-    run_job("matrix.user_track", week, config, backtest)
+    run_tracked("matrix.user_track", week, config, backtest)
 
 
 @matrix.command("track-pairs")
 def matrix_track_pairs(week: WeekOption, config: ConfigOption = None, backtest: BacktestOption = False) -> None:
     """Co-occurrence and positive PMI of tracks in collections."""
-    run_job("matrix.track_pairs", week, config, backtest)
+    run_tracked("matrix.track_pairs", week, config, backtest)
 
 
 @matrix.command("first-day")
 def matrix_first_day(week: WeekOption, config: ConfigOption = None, backtest: BacktestOption = False) -> None:
     """First-day signals of warm users and cohort, and the cohort's ground truth."""
-    run_job("matrix.first_day", week, config, backtest)
+    run_tracked("matrix.first_day", week, config, backtest)
 
 
 @factorize.command("als")
 def factorize_als(week: WeekOption, config: ConfigOption = None, backtest: BacktestOption = False) -> None:
     """UT-ALS: implicit alternating least squares on the user-track matrix."""
-    run_job("factorize.als", week, config, backtest)
+    run_tracked("factorize.als", week, config, backtest, "ut_als")
 
 
 @factorize.command("svd")
 def factorize_svd(week: WeekOption, config: ConfigOption = None, backtest: BacktestOption = False) -> None:
     """TT-SVD: randomised SVD of the track-track matrix."""
-    run_job("factorize.svd", week, config, backtest)
+    run_tracked("factorize.svd", week, config, backtest, "tt_svd")
 
 
 @app.command()
@@ -182,13 +200,15 @@ def release_gate(week: WeekOption, config: ConfigOption = None) -> None:
 
 @release.command("promote")
 def release_promote(
-    week: WeekOption,
+    week: Annotated[str, typer.Option("--week", help="The week whose release it is; not needed with --release.")] = "",
     digest: Annotated[str, typer.Option("--release", help="Digest of a bundle; default: the week's own.")] = "",
     approved: Annotated[bool, typer.Option("--approved", help="A person accepted a verdict in the grey zone.")] = False,
     config: ConfigOption = None,
 ) -> None:
     """Make a release the champion; one of two at once wins, a crash leaves the old one serving."""
-    run_job("release.promote", week, config, release=digest or None, approved=approved)
+    if not week and not digest:
+        raise BadArgument("release promote: name the week (--week) or the release (--release)")
+    run_job("release.promote", week or load(config).week, config, release=digest or None, approved=approved)
 
 
 @release.command("publish")

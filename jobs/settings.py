@@ -42,11 +42,11 @@ class SparkSettings(Section):
 class SimulateSettings(Section):
     """The made-up service. Same seed and sizes, same bytes."""
 
-    n_users: Positive = 5_000
+    n_users: Positive = 12_000
     n_tracks: Positive = 4_000
     n_playlists: Positive = 3_000
     first_day: str = "2026-06-29"
-    last_day: str = Field("2026-11-15", description="last day with events, included")
+    last_day: str = Field("2026-11-22", description="last day with events, included")
     chunk_users: Positive = Field(50_000, description="users held in memory at once; bounds the peak")
     seed: int = 7
 
@@ -151,6 +151,9 @@ class GateSettings(Section):
     parity: float = Field(1e-4, gt=0, description="largest difference of ONNX from PyTorch on the cohort")
     margin_over_popularity: float = Field(0.05, ge=0, description="relative")
     grey_zone: float = Field(0.02, ge=0, description="relative loss against the champion that a person may accept")
+    max_loss: float = Field(
+        0.1, gt=0, description="relative loss against the champion that fails even where the cohort cannot prove it"
+    )
     slice_floor: Share = Field(0.5, description="a slice may not fall below this share of Popularity in it")
     slice_min_users: Positive = 50
     max_popularity_share: Share = Field(0.9, description="recommended places taken by the 1 % most popular tracks")

@@ -1,18 +1,57 @@
-"""Open and close a week's parent run in MLflow."""
+"""A week's run in MLflow: open it, keep one child run a task, close it with its summary."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from jobs import tracking
 from jobs.context import Context
-from jobs.errors import BadArgument
+from jobs.settings import SPACES
 
 
-def run(context: Context, step: str) -> dict[str, Any]:
-    """`begin` creates the experiment and the parent run once; `complete` ends it with the week's summary."""
-    if step == "begin":
-        return tracking.start_week(context)
-    if step == "complete":
-        return tracking.finish_week(context)
-    raise BadArgument(f"step: '{step}' is neither begin nor complete")
+def begin(context: Context) -> dict[str, Any]:
+    """Create the experiment and the week's parent run, once."""
+    run_id = tracking.start_week(context)
+    return {"week": context.week.name, **tracking.Run(context, tracking.connect(context), run_id).links}
+
+
+def tracked(
+    context: Context, name: str, space: str | None, job: Callable[[Context], dict[str, Any]]
+) -> dict[str, Any]:
+    """Run a job as a child of the week's run and log its report: numbers as metrics, lists of numbers as curves."""
+    with tracking.task(context, name, space) as run:
+        report = job(context)
+        numbers = dict(flat(report))
+        run.log_metrics({key: value for key, value in numbers.items() if not isinstance(value, list)})
+        run.log_batch(
+            (key, value, step) for key, row in numbers.items() if isinstance(row, list) for step, value in enumerate(row)
+        )
+        run.log_json(report, "report.json")
+        return {**report, **run.links}
+
+
+def flat(report: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Numbers and lists of numbers of a nested report, with dotted names."""
+    for key, value in report.items():
+        if isinstance(value, Mapping):
+            yield from flat(value, f"{prefix}{key}.")
+        elif isinstance(value, list) and value and all(isinstance(v, int | float) for v in value):
+            yield f"{prefix}{key}", value
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            yield f"{prefix}{key}", value
+
+
+def complete(context: Context, failed: bool = False) -> dict[str, Any]:
+    """End the parent run: with the test metrics of both spaces and the gate's verdict, or as failed."""
+    metrics: dict[str, float] = {}
+    for space in SPACES:
+        if context.lake.exists("evaluation", week=context.week.name, space=space):
+            for row in context.lake.read("evaluation", week=context.week.name, space=space).to_pylist():
+                if row["split"] == "test" and row["slice"] == "all":
+                    metrics[f"{space}.{row['method']}.{row['metric']}_at_{row['k']}"] = row["value"]
+    gate = context.work / "gate.json"
+    verdict = json.loads(gate.read_text())["verdict"] if gate.is_file() and not context.week.backtest else None
+    run = tracking.finish_week(context, metrics, verdict, failed=failed)
+    return {"week": context.week.name, "verdict": verdict, "metrics": len(metrics), **run.links}

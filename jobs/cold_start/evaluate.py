@@ -1,13 +1,12 @@
 """Judge every method on the validation and the test cohort, by slice, with bootstrap intervals.
 
 Input   features, cohort, first_day, track_vectors, segments, catalog, work/<week>/<space>/network.onnx
-Output  evaluation, partition week=<week> space=<space>; work/<week>/<space>/recommended.npz for figures and the gate
+Output  evaluation, partition week=<week> space=<space>
 Source  paper 4.1; metrics in models/metrics.py. The network is judged as it is served: through onnxruntime.
 """
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,12 +17,14 @@ from models.methods import FullPers, Method, Popularity, RegistrationDayStreams,
 from models.metrics import bootstrap, score
 
 from jobs import figures, tracking
-from jobs.cold_start.train import keep, load
+from jobs.cold_start.train import load
 from jobs.context import Context
 from jobs.errors import CheckFailed
 from jobs.lake import vectors
+from jobs.release import export
 from jobs.settings import Space
-from models.input_vector import AGE_CLASSES, INTERACTIONS, FirstDays, Ragged, age_class
+from jobs.tracking import Run
+from models.input_vector import AGE_CLASSES, INTERACTIONS, FirstDays, Ragged, age_classes
 
 METRICS = ("precision", "recall", "ndcg")
 MAX_COUNTRIES = 5
@@ -46,14 +47,14 @@ def run(context: Context, space: Space) -> dict[str, Any]:
     with tracking.task(context, "evaluate", space) as run:
         methods = build_methods(context, space)
         rows: list[dict[str, Any]] = []
-        kept: dict[str, np.ndarray] = {}
+        recommended: dict[str, np.ndarray] = {}
         for split in ("validation", "test"):
             cohort = read_cohort(context, space, split)
             for method in methods:
                 recommended_BK = method.recommend(cohort.x_BF, max(settings.k))
                 rows += judge(context, method.name, cohort, recommended_BK)
-                kept[f"{split}/{method.name}"] = recommended_BK
-            kept[f"{split}/user_id"] = cohort.user_id
+                if split == "test":
+                    recommended[method.name] = recommended_BK
         frame = pd.DataFrame(rows)
         written = context.lake.write(
             "evaluation",
@@ -62,10 +63,7 @@ def run(context: Context, space: Space) -> dict[str, Any]:
             week=context.week.name,
             space=space,
         )
-        buffer = io.BytesIO()
-        np.savez_compressed(buffer, **{name.replace("/", "."): array for name, array in kept.items()})
-        keep(context.work / space / "recommended.npz", buffer.getvalue())
-        log(context, run, space, frame, kept)
+        log(context, run, space, frame, recommended)
         return {"rows": written.rows, "path": written.path, **headline(frame, max(settings.k)), **run.links}
 
 
@@ -77,24 +75,17 @@ def build_methods(context: Context, space: Space) -> list[Method]:
     centroids_KD = vectors(segments, "centroid")
     lists = segments.column("ranking").combine_chunks()
     ranking_KR = lists.flatten().to_numpy().reshape(len(lists), -1)
-    predict = onnx_predictor(context.work / space / "network.onnx")
+    network = export.session(export.kept(context, space).network)
+
+    def predict(x_BF: np.ndarray) -> np.ndarray:
+        return export.run(network, x_BF)
+
     return [
         Popularity(len(tracks_ND)),
         RegistrationDayStreams(tracks_ND, similarity),
         FullPers(predict, tracks_ND, similarity),
         SemiPers(predict, centroids_KD, ranking_KR),
     ]
-
-
-def onnx_predictor(file: Any) -> Any:
-    """The exported network as a function (B, F) -> (B, d)."""
-    import onnxruntime
-
-    if not file.is_file():
-        raise CheckFailed(f"{file.name}: {file} is not there; run `overture train` for this week and space first")
-    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
-    name = session.get_inputs()[0].name
-    return lambda x_BF: session.run(None, {name: x_BF})[0]
 
 
 def read_cohort(context: Context, space: Space, split: str) -> Cohort:
@@ -125,7 +116,7 @@ def slices(days: FirstDays) -> dict[str, np.ndarray]:
     for name in country.value_counts().index[:MAX_COUNTRIES]:
         found[f"country={name}"] = (country == name).to_numpy()
     found["country=unknown"] = country.isna().to_numpy()
-    classes = age_class(days.age)
+    classes = age_classes(days.age)
     for index, name in enumerate(AGE_CLASSES):
         found[f"age={name}"] = classes == index
     found["age=unknown"] = classes < 0
@@ -158,7 +149,7 @@ def headline(frame: pd.DataFrame, k: int) -> dict[str, float]:
     return {f"{row.method}_ndcg": round(row.value, 4) for row in chosen.itertuples()}
 
 
-def log(context: Context, run: Any, space: Space, frame: pd.DataFrame, kept: dict[str, np.ndarray]) -> None:
+def log(context: Context, run: Run, space: Space, frame: pd.DataFrame, recommended: dict[str, np.ndarray]) -> None:
     """Every metric, and the pictures, to MLflow."""
     run.log_metrics(
         {
@@ -172,5 +163,4 @@ def log(context: Context, run: Any, space: Space, frame: pd.DataFrame, kept: dic
     best = frame[(frame.split == "test") & (frame.slice == "all")]
     run.log_figure(figures.metric_bars(best, space), "metric_bars.png")
     n_tracks = context.lake.rows("catalog", week=context.week.name)
-    recommended = {name.split("/")[1]: a for name, a in kept.items() if name.startswith("test/") and a.ndim == 2}
     run.log_figure(figures.popularity_ranks(recommended, n_tracks), "popularity_ranks.png")

@@ -18,7 +18,7 @@ from jobs import tracking
 from jobs.context import Context
 from jobs.lake import list_column, vectors
 from jobs.settings import Space
-from models.input_vector import AGE_CLASSES, Demographics, Entities, FirstDays, age_class, input_vectors
+from models.input_vector import AGE_CLASSES, Demographics, Entities, FirstDays, age_classes, input_vectors
 
 SPLITS = ("train", "validation", "test")
 CHUNK = 16_384
@@ -106,7 +106,7 @@ def demographic_vectors(context: Context, space: Space) -> Demographics:
     warm = lake.read("warm_users", week=week).to_pandas().sort_values("user_idx")
     users = users.loc[warm.user_id]
     country = users.country.to_numpy(dtype=object)
-    ages = age_class(users.age.fillna(-1).to_numpy().astype(np.int64))
+    ages = age_classes(users.age.fillna(-1).to_numpy().astype(np.int64))
     known_country = np.array([isinstance(c, str) for c in country], bool)
     age_name = np.array([AGE_CLASSES[a] if a >= 0 else "" for a in ages], dtype=object)
     keys = {

@@ -21,7 +21,7 @@ from jobs import figures, tracking
 from jobs.context import Context
 from jobs.lake import list_column, vectors
 from jobs.settings import Space
-from models.input_vector import AGE_CLASSES, age_class
+from models.input_vector import AGE_CLASSES, age_classes
 
 CARD_TRACKS = 5
 CARD_TRAITS = 3
@@ -79,7 +79,7 @@ def cards(context: Context, labels: np.ndarray, user_tracks: csr_matrix, ranking
     tracks = context.lake.read("tracks").to_pandas().set_index("track_id")
     tracks = tracks.loc[context.lake.read("catalog", week=week).to_pandas().sort_values("track_idx").track_id]
     member = csr_matrix((np.ones(len(labels), np.float32), (labels, np.arange(len(labels)))), shape=(k, len(labels)))
-    classes = [int(c) for c in age_class(users.age.fillna(-1).to_numpy().astype(np.int64))]
+    classes = [int(c) for c in age_classes(users.age.fillna(-1).to_numpy().astype(np.int64))]
     traits = {
         "countries": lifts(member, users.country.tolist()),
         "ages": lifts(member, [AGE_CLASSES[c] if c >= 0 else None for c in classes]),

@@ -1,15 +1,12 @@
 """Train the network from first-day inputs to the vectors of warm users, and export it.
 
 Input   features (train, validation, test), user_vectors, warm_users
-Output  work/<week>/<space>/network.onnx, curves.json, and cohort.npy: PyTorch's own predictions, for the parity check
+Output  work/<week>/<space>/: network.onnx and PyTorch's own predictions for the cohort (jobs/release/export.py)
 Source  paper 3.2.3; recipes in models/network.py
 """
 
 from __future__ import annotations
 
-import json
-import os
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,7 +21,7 @@ from jobs.settings import NetworkSettings, Space
 
 def run(context: Context, space: Space) -> dict[str, Any]:
     """Fit, export, keep; the report for Airflow."""
-    from jobs.release.export import to_onnx
+    from jobs.release.export import keep, to_onnx
 
     settings = context.settings.network
     with tracking.task(context, "train", space) as run:
@@ -41,13 +38,11 @@ def run(context: Context, space: Space) -> dict[str, Any]:
         net = fit(
             x[~held], y[~held], recipe, context.seed(f"network/{space}"), on_epoch=on_epoch, validation=validation
         )
-        cohort = np.concatenate([load(context, space, split)[1] for split in ("validation", "test")])
-        folder = context.work / space
-        folder.mkdir(parents=True, exist_ok=True)
+        cohort = [load(context, space, split) for split in ("validation", "test")]
+        ids, inputs = (np.concatenate(parts) for parts in zip(*cohort, strict=True))
         onnx = to_onnx(net)
-        keep(folder / "network.onnx", onnx)
-        keep(folder / "curves.json", json.dumps(curves).encode())
-        keep_array(folder / "cohort.npy", predict(net, cohort))
+        facts = {"recipe": settings.model_dump(mode="json"), "seed": seed, "users": int((~held).sum()), **curves[-1]}
+        folder = keep(context, space, onnx, ids, predict(net, inputs), facts)
         run.log_params({**settings.model_dump(), "users": int((~held).sum()), "inputs": x.shape[1]})
         run.log_batch((name, value, epoch) for epoch, row in enumerate(curves) for name, value in row.items())
         run.log_dataset("features", week=context.week.name, space=space, split="train")
@@ -80,22 +75,3 @@ def training_set(context: Context, space: Space) -> tuple[np.ndarray, np.ndarray
     y = vectors(context.lake.read("user_vectors", week=week, space=space))[rows]
     known = np.abs(y).sum(1) > 0
     return x[known], y[known]
-
-
-def keep(file: Path, content: bytes) -> None:
-    """Write a file in one step."""
-    temporary = file.with_name(f".{file.name}.{os.getpid()}")
-    with temporary.open("wb") as sink:
-        sink.write(content)
-        sink.flush()
-        os.fsync(sink.fileno())
-    temporary.replace(file)
-
-
-def keep_array(file: Path, array: np.ndarray) -> None:
-    """Write an array as .npy in one step."""
-    import io
-
-    buffer = io.BytesIO()
-    np.save(buffer, array, allow_pickle=False)
-    keep(file, buffer.getvalue())

@@ -1,0 +1,142 @@
+# Overture. `make demo` and `make test` do all set-up themselves; `make help` lists the rest.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.ONESHELL:
+MAKEFLAGS += --no-print-directory
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+OVERTURE_HOME ?= $(CURDIR)/.overture
+export OVERTURE_HOME
+
+SOURCE ?= simulate
+DATA ?=
+CONFIG ?=
+WEEK ?=
+
+JOBS := .venv/jobs/bin/python
+AIRFLOW := .venv/airflow/bin/python
+UV := .venv/tools/bin/uv
+UV_VERSION := 0.13.9
+RUN := $(JOBS) -m
+
+# uv does not read pip's settings: hand on what pip was told about where packages lie. Nothing of a machine stands here.
+define hand_on
+pip_says() { .venv/tools/bin/pip config list | sed -nE "s/^[a-z:]+\.$$1='(.*)'$$/\1/p" | head -1; }
+found=$$(pip_says find-links);      [ -z "$$found" ] || export UV_FIND_LINKS="$${UV_FIND_LINKS:-$${found// /,}}"
+found=$$(pip_says index-url);       [ -z "$$found" ] || export UV_DEFAULT_INDEX="$${UV_DEFAULT_INDEX:-$$found}"
+found=$$(pip_says extra-index-url); [ -z "$$found" ] || export UV_INDEX="$${UV_INDEX:-$$found}"
+found=$$(pip_says cert);            [ -z "$$found" ] || export SSL_CERT_FILE="$${SSL_CERT_FILE:-$$found}"
+export UV_COMPILE_BYTECODE=1 UV_HTTP_TIMEOUT="$${UV_HTTP_TIMEOUT:-180}" UV_INDEX_STRATEGY=unsafe-best-match
+endef
+
+.PHONY: help
+help: ## list what make can do
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/; s/\$$\$$/$$/g' | expand -t 12
+	echo
+	echo "make demo SOURCE=mpd DATA=<folder>   real playlists; also CONFIG=<file of settings> and WEEK=<Monday>"
+	echo "State lies in $(OVERTURE_HOME) (OVERTURE_HOME)."
+
+.PHONY: setup
+setup: java .venv/jobs/made .venv/airflow/made ## both environments and Java; skipped when done and the locks are unchanged
+
+.venv/tools/made:
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info[:2] < (3, 11))' 2>/dev/null || {
+	  echo "set-up: Python 3.11 or newer is needed; found '$(PYTHON)'. Say where it is: make PYTHON=/path/to/python3.11"
+	  exit 1; }
+	"$(PYTHON)" -m venv .venv/tools
+	.venv/tools/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	touch $@
+
+# An environment is made anew when its locks changed in content; a newer time alone changes nothing.
+define environment
+@hash=$$(cat $(2) | sha256sum | cut -d' ' -f1)
+if [ -x .venv/$(1)/bin/python ] && [ "$$(cat $@ 2>/dev/null)" = "$$hash" ]; then touch $@; exit 0; fi
+$(hand_on)
+echo "set-up: .venv/$(1) (once, and when the locks change)"
+$(UV) venv --quiet --clear --python "$(PYTHON)" .venv/$(1)
+$(UV) pip install --quiet --python .venv/$(1)/bin/python $(foreach file,$(filter requirements/%,$(2)),-r $(file))
+$(3)
+echo "$$hash" > $@
+endef
+
+.venv/jobs/made: .venv/tools/made requirements/jobs.txt requirements/dev.txt setup.py pyproject.toml
+	$(call environment,jobs,requirements/jobs.txt requirements/dev.txt setup.py,$(UV) pip install --quiet --python $(JOBS) --no-deps --no-build-isolation -e .)
+
+.venv/airflow/made: .venv/tools/made requirements/airflow.txt requirements/dev-airflow.txt
+	$(call environment,airflow,requirements/airflow.txt requirements/dev-airflow.txt,:)
+
+.PHONY: java
+java:
+	@java_major() { "$${JAVA_HOME:+$$JAVA_HOME/bin/}java" -version 2>&1 | sed -nE '1,3s/.*version "([0-9]+).*/\1/p'; }
+	if [ "$$(java_major || true)" -ge 17 ] 2>/dev/null; then exit 0; fi
+	root=""; [ "$$(id -u)" = 0 ] || root="sudo -n"
+	if command -v apt-get >/dev/null && $$root true 2>/dev/null; then
+	  echo "set-up: Java 17 with apt"
+	  install="$$root env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends openjdk-17-jre-headless"
+	  $$install >/dev/null 2>&1 || { $$root apt-get update -qq && $$install >/dev/null; } || true
+	fi
+	if [ "$$(java_major || true)" -ge 17 ] 2>/dev/null; then exit 0; fi
+	echo "set-up: Java 17 or newer is needed by Spark; found '$${JAVA_HOME:-no JAVA_HOME}'. Install it (Debian: apt install openjdk-17-jre-headless) or set JAVA_HOME." >&2
+	exit 1
+
+.PHONY: lock
+lock: .venv/tools/made ## resolve requirements/*.in into the locks
+	@$(hand_on)
+	compile="$(UV) pip compile --quiet --no-header --no-annotate --upgrade --python-version 3.11"
+	$$compile requirements/jobs.in -o requirements/jobs.txt
+	$$compile requirements/dev.in -c requirements/jobs.txt -o requirements/dev.txt
+	$$compile requirements/airflow.in -o requirements/airflow.txt
+	$$compile requirements/dev-airflow.in -c requirements/airflow.txt -o requirements/dev-airflow.txt
+
+.PHONY: demo
+demo: setup ## one week through Airflow: from raw events to a promoted release (SOURCE=simulate|mpd|lastfm_1k DATA= CONFIG= WEEK=)
+	@$(RUN) jobs.demo --source "$(SOURCE)" --data "$(DATA)" --config "$(CONFIG)" --week "$(WEEK)"
+
+.PHONY: test
+test: setup ## every test, in both environments
+	@failed=""
+	$(JOBS) -m pytest tests --ignore tests/dags || failed="$$failed jobs"
+	$(AIRFLOW) -m pytest tests/dags -W ignore::pytest.PytestConfigWarning || failed="$$failed airflow"
+	if [ -n "$$failed" ]; then echo "make test: FAILED in the environment(s):$$failed"; exit 1; fi
+	echo "make test: all passed"
+
+.PHONY: lint
+lint: setup ## style, types, compose file and images
+	@.venv/jobs/bin/ruff check .
+	.venv/jobs/bin/ruff format --check .
+	.venv/jobs/bin/mypy
+	MYPYPATH=dags .venv/jobs/bin/mypy --python-executable $(AIRFLOW) dags/*.py
+	.venv/jobs/bin/check-jsonschema --builtin-schema vendor.compose-spec docker/compose*.yaml
+	.venv/jobs/bin/hadolint $$(find docker -name '*Dockerfile*' -type f)
+
+.PHONY: up
+up: setup ## Airflow's and MLflow's pages, until `make down`
+	@$(RUN) jobs.services up
+
+.PHONY: down
+down: ## end what `make up` started
+	@if [ -x $(JOBS) ]; then $(RUN) jobs.services down; else echo "Nothing is running."; fi
+
+.PHONY: status
+status: setup ## champion, week, metrics, verdict, versions; and what is up
+	@.venv/jobs/bin/overture status
+	$(RUN) jobs.services state
+
+.PHONY: env
+env: ## lines for a shell in which `overture` and `airflow` work: eval "$$(make -s env)"
+	@$(RUN) jobs.services env
+
+.PHONY: bench
+bench: ## which measurements there are, and how to start one
+	@shopt -s nullglob
+	found=(benchmarks/*.py)
+	if [ $${#found[@]} = 0 ]; then echo "benchmarks/: nothing there yet"; fi
+	for file in "$${found[@]}"; do
+	  echo "$(JOBS) $$file"
+	  sed -nE '1,3s/^"""(.*)/    \1/p' "$$file"
+	done
+
+.PHONY: clean
+clean: ## list all state and caches; YES=1 deletes them: lake, releases, MLflow and Airflow databases
+	@if [ -x $(JOBS) ]; then YES="$(YES)" $(RUN) jobs.services clean; else echo "Nothing to delete."; fi

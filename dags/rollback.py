@@ -1,0 +1,30 @@
+"""Rollback: the previous release, or a former champion by name, becomes champion again.
+
+| | |
+|---|---|
+| Reads | the champion's pointer |
+| Writes | the pointer and MLflow's aliases |
+| When | by hand |
+| Re-run | with a name: safe; without: a second rollback returns to where the first began |
+| Owner | recommendations |
+"""
+
+from airflow.sdk import DAG, Param
+from tasks import DAG_DEFAULTS, RELEASE_SCHEMA, job
+
+with DAG(
+    "rollback",
+    schedule=None,
+    params={
+        "to": Param(
+            None,
+            type=["null", "string"],
+            description="Digest of a former champion, or its first twelve characters or more. Empty: the previous one.",
+            **RELEASE_SCHEMA,
+        )
+    },
+    doc_md=__doc__,
+    tags=["cold start", "by hand", "release"],
+    **DAG_DEFAULTS,
+):
+    rollback = job("rollback", "release rollback{{ ' --to ' ~ params.to if params.to else '' }}", retries=0)

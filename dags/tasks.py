@@ -1,0 +1,171 @@
+"""What the pipelines are made of: the week, the trigger form, and a task that runs one `overture` command.
+
+A task's command can be pasted into a shell as it stands in the UI under "Rendered Templates".
+Exit codes: 0 done, 2 wrong arguments and 3 a check or the gate said no (both final), anything else is tried again.
+The last line of stdout is one JSON object; it becomes the task's result (XCom) and names the MLflow run.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from airflow.providers.standard.operators.bash import BashOperator
+from airflow.sdk import BaseOperator, BaseOperatorLink, Context, Param, TaskGroup
+from airflow.sdk.exceptions import AirflowException, AirflowFailException
+from jinja2 import StrictUndefined
+
+# The one place that decides which week a run is about: what a person typed, else the Monday of the schedule.
+# A run about neither gets a week that every command refuses (exit code 2).
+WEEK = "{{ params.week or (data_interval_start | ds if data_interval_start is defined else 'none') }}"
+
+# A space and the factorisation that makes it.
+SPACES = {"tt_svd": "svd", "ut_als": "als"}
+
+# What a second try cannot mend.
+FINAL = {2: "wrong arguments or settings", 3: "a contract, a data check or the gate said no"}
+
+DEFAULTS: dict[str, Any] = {
+    "owner": "recommendations",
+    "retries": 2,
+    "retry_delay": timedelta(seconds=30),
+    "execution_timeout": timedelta(hours=6),
+}
+
+# What every pipeline states in the same way.
+DAG_DEFAULTS: dict[str, Any] = {
+    "default_args": DEFAULTS,
+    "max_active_runs": 1,
+    "catchup": False,
+    "dagrun_timeout": timedelta(days=6),
+    "template_undefined": StrictUndefined,
+}
+
+# A typed week reaches the shell only as ten digits and dashes; `format` refuses 2026-02-30.
+WEEK_SCHEMA: dict[str, Any] = {
+    "title": "Week",
+    "format": "date",
+    "pattern": r"^\d{4}-\d{2}-\d{2}$",
+    "minLength": 10,
+    "maxLength": 10,
+}
+
+# A release is named by its digest; `$` alone would let a line break through to the shell.
+RELEASE_SCHEMA: dict[str, Any] = {
+    "title": "Release",
+    "pattern": r"^[0-9a-f]{12,64}$(?!\n)",
+    "minLength": 12,
+    "maxLength": 64,
+}
+
+
+class RunLink(BaseOperatorLink):
+    """The button from a task to its run in MLflow."""
+
+    @property
+    def name(self) -> str:
+        """What the button says."""
+        return "MLflow run"
+
+    def get_link(self, operator: BaseOperator, *, ti_key: object) -> str:
+        """The address that the command reported; empty when it reported none."""
+        return str(getattr(operator, "report", {}).get("mlflow_url", ""))
+
+
+class JobOperator(BashOperator):
+    """Runs one `overture` command; its last line of stdout, one JSON object, is the result.
+
+    Unlike its parent it keeps stderr out of the result, fails at once on exit codes 2 and 3, and keeps the result of
+    a command that failed: a gate that says no still says why, and links to its run.
+    """
+
+    operator_extra_links: Sequence[BaseOperatorLink] = (RunLink(),)
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Run the command and read its report.
+
+        Raises:
+            AirflowFailException: the command ended with 2 or 3; not tried again.
+            AirflowException: any other end but 0, or no JSON object at the end of stdout; tried again.
+        """
+        with TemporaryDirectory(prefix="overture-") as folder:
+            stdout = Path(folder, "stdout")
+            # Everything is logged as it comes; stdout alone is kept.
+            line = f"exec 3>&1; {{ {self.bash_command}\n}} 2>&3 | tee '{stdout}'"
+            command = ["bash", "-o", "pipefail", "-c", line]
+            code = self.subprocess_hook.run_command(command, env=self.get_env(context)).exit_code
+            last = stdout.read_text(errors="replace").rstrip().rpartition("\n")[2] if stdout.exists() else ""
+        self.report = report(last)
+        if code:
+            context["ti"].xcom_push("return_value", self.report)
+        if code in FINAL:
+            raise AirflowFailException(f"`{self.bash_command}` ended with exit code {code}: {FINAL[code]}")
+        if code:
+            raise AirflowException(f"`{self.bash_command}` ended with exit code {code}")
+        if not self.report:
+            raise AirflowException(f"`{self.bash_command}` ended its output with {last!r} instead of a JSON object")
+        return self.report
+
+
+def report(line: str) -> dict[str, Any]:
+    """The JSON object in a line; empty when there is none."""
+    try:
+        found = json.loads(line)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def job(task_id: str, command: str, **kwargs: Any) -> JobOperator:
+    """One task = one installed command; a DAG file holds no logic to test."""
+    env = {"OVERTURE_DAG_ID": "{{ dag.dag_id }}", "OVERTURE_DAG_RUN_ID": "{{ run_id }}"}
+    return JobOperator(task_id=task_id, bash_command=f"overture {command}", env=env, append_env=True, **kwargs)
+
+
+def optional_week() -> Param:
+    """The form's field of a pipeline with a schedule."""
+    about = "A past Monday, such as 2026-11-16. Empty: the Monday that the schedule stands for."
+    return Param(None, description=about, type=["null", "string"], **WEEK_SCHEMA)
+
+
+def required_week() -> Param:
+    """The form's field of a pipeline that a person starts."""
+    return Param(description="A past Monday, such as 2026-11-16.", type="string", **WEEK_SCHEMA)
+
+
+def learn(flags: str = "") -> list[JobOperator]:
+    """From the check of the input to the evaluation of every space; returns the evaluations.
+
+    Args:
+        flags: what every command of the chain gets beside its week, such as " --backtest".
+    """
+    about = f"--week {WEEK}{flags}"
+    begin = job("begin", f"begin {about}")
+    check = job("check", f"check users tracks events playlists {about}")
+    with TaskGroup("matrix", tooltip="Who is warm, which tracks count, who heard what, what goes together"):
+        catalog = job("catalog", f"matrix catalog {about}")
+        user_track = job("user_track", f"matrix user-track {about}")
+        track_pairs = job("track_pairs", f"matrix track-pairs {about}")
+        first_day = job("first_day", f"matrix first-day {about}")
+    begin >> check >> catalog >> [user_track, track_pairs, first_day]
+    evaluations = []
+    for space, kernel in SPACES.items():
+        with TaskGroup(space, tooltip=f"Learn and judge the space {space}"):
+            factorize = job("factorize", f"factorize {kernel} {about}")
+            segments = job("segments", f"segments --space {space} {about}")
+            features = job("features", f"features --space {space} {about}")
+            train = job("train", f"train --space {space} {about}")
+            evaluate = job("evaluate", f"evaluate --space {space} {about}")
+        [user_track, track_pairs] >> factorize >> [segments, features] >> train >> evaluate
+        first_day >> features
+        evaluations.append(evaluate)
+    return evaluations
+
+
+def branch(verdict: str) -> str:
+    """The task that follows the gate: a person is asked only in the grey zone."""
+    return {"pass": "release.promote", "grey": "release.approve"}[verdict]

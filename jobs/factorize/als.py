@@ -1,0 +1,273 @@
+"""UT-ALS: the joint space of users and tracks by implicit ALS, on any Spark cluster.
+
+Input   user_track, warm_users, catalog     Output  track_vectors, user_vectors, partition week=<week>, space=ut_als
+Grain   one row a track_idx; one row a user_idx
+
+Ratings are packed once into blocks of users (`blocks.py`). In an iteration
+    users    each block solves its users against the shared item factors, keeps them in its own file, and leaves the
+             sum (N, d) that starts the item side and its Gram matrix (d, d)
+    items    ranges of tracks add up what the blocks left for them, and take a conjugate gradient step
+    spread   each block passes over its rows once more and leaves the next sum; `items` and `spread` alternate
+so a user's factors never leave the block's file, the driver sees Gram matrices and losses, and 2 + 2 * cg_steps small
+Spark jobs make an iteration. A task reads files of earlier jobs and writes files of its own: one that is lost is run
+again and gives the same. Sums are float32 in the order of the blocks: another number of blocks moves the loss by
+less than 1e-4 of itself and cosines of vectors by less than 1e-3.
+
+Items start from seeded noise, never from last week's vectors: weeks can be run in any order with the same result.
+Track vectors are the factors as they are (their length says how popular a track is); users are scaled to unit
+length, and a warm user without any affinity has a zero vector.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+from pyspark.sql import functions as F
+
+from jobs.errors import BadArgument, CheckFailed, OvertureError
+from jobs.factorize import blocks
+from jobs.factorize.blocks import Block, Matrix
+from jobs.lake import list_column
+from models import als
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+
+    from jobs.context import Context
+    from jobs.settings import AlsSettings
+
+SPACE = "ut_als"
+ROWS_A_BATCH = 4096
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What every task is told: where the ratings are, and the numbers of the model."""
+
+    ratings: Matrix
+    d: int
+    alpha: float
+    ridge: float
+    steps: int
+    round: int = 0
+    tick: int = 0
+
+    def file(self, name: str) -> str:
+        """A file of the run's folder."""
+        return f"{self.ratings.folder}/{name}.npy"
+
+    def users(self, block: Block, at: int) -> str:
+        """The users' factors of a block after round `at`."""
+        return self.file(f"x-{block.index:05d}-{at % 2}")
+
+    def state(self, name: str, ahead: int = 0) -> str:
+        """The items' y, r or p now (or one step `ahead`): two files take turns, no task reads what it writes."""
+        return self.file(f"{name}{(self.tick + ahead) % 2}")
+
+    def sums(self, block: Block) -> str:
+        """What a block leaves for the items: (N, d)."""
+        return self.file(f"sum-{block.index:05d}")
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Where the factors are after training, and how the loss went."""
+
+    plan: Plan
+    losses: tuple[float, ...]
+    seconds: tuple[float, ...]
+
+    def items(self) -> np.ndarray:
+        """Item factors (N, d) float32, memory-mapped."""
+        return blocks.load(self.plan.state("y"))
+
+    def users(self, block: Block) -> np.ndarray:
+        """User factors (rows of the block, d) float32, memory-mapped."""
+        return blocks.load(self.plan.users(block, self.plan.round))
+
+
+def train(
+    spark: SparkSession,
+    ratings: Matrix,
+    settings: AlsSettings,
+    seed: int,
+    on_round: Callable[[int, float, float], None] = lambda number, loss, seconds: None,
+) -> Fit:
+    """Learn the factors from packed ratings; stops early when the loss falls by less than `tolerance` of itself.
+
+    Args:
+        spark: any session whose executors see the folder of `ratings`.
+        ratings: users by tracks, affinities finite and above 0.
+        settings: sizes and weights.
+        seed: decides the items' start.
+        on_round: called with the number of the iteration from 1, the whole loss after it, and its seconds.
+
+    Raises:
+        BadArgument: d is larger than the matrix.
+        OvertureError: the loss is no number, or grew.
+    """
+    smaller = min(ratings.n_rows, ratings.n_columns)
+    if settings.d > smaller:
+        raise BadArgument(
+            f"als.d: {settings.d} factors of a matrix of {ratings.n_rows} users by {ratings.n_columns} tracks; "
+            f"allowed are 1 to {smaller}"
+        )
+    plan = Plan(ratings, settings.d, settings.alpha, settings.regularisation, settings.cg_steps)
+    n_items = ratings.n_columns
+    start = als.first_factors(n_items, plan.d, seed)
+    for name in ("y0", "y1", "p0", "p1", "r0", "r1"):
+        blocks.make_rows(plan.file(name), n_items, plan.d)
+    blocks.write_rows(plan.state("y"), 0, start)
+    gram = als.gram(start)
+    norm = float(np.trace(gram))
+    parts = blocks.spans(n_items, len(ratings.blocks))
+    losses: list[float] = []
+    seconds: list[float] = []
+    for number in range(1, settings.iterations + 1):
+        began = time.perf_counter()
+        plan = replace(plan, round=number)
+        blocks.save(plan.file("gram-y"), als.ridged(gram, plan.ridge))
+        solved = blocks.each(spark, partial(solve_users, plan), ratings.blocks)
+        loss = sum(part for part, _ in solved) + plan.ridge * norm
+        blocks.save(plan.file("gram-x"), als.ridged(sum((g for _, g in solved), np.zeros_like(gram)), plan.ridge))
+        blocks.each(spark, partial(open_items, plan), parts)
+        for _ in range(plan.steps):
+            blocks.each(spark, partial(spread, plan), ratings.blocks)
+            moved = blocks.each(spark, partial(step_items, plan), parts)
+            loss -= sum(gain for gain, _ in moved)
+            plan = replace(plan, tick=plan.tick + 1)
+        gram = sum((part for _, part in moved), np.zeros_like(gram))
+        norm = float(np.trace(gram))
+        losses.append(loss)
+        seconds.append(time.perf_counter() - began)
+        on_round(number, loss, seconds[-1])
+        if not np.isfinite(loss):
+            raise OvertureError(f"als: the loss of iteration {number} is {loss}; check the affinities and als.alpha")
+        if len(losses) > 1 and losses[-2] - loss < settings.tolerance * abs(losses[-2]):
+            break
+    return Fit(plan, tuple(losses), tuple(seconds))
+
+
+# -- tasks: a plan and a block or a range of tracks in, files and small answers out -----------------------------------
+
+
+def solve_users(plan: Plan, block: Block) -> tuple[float, np.ndarray]:
+    """The users' side of one block: their part of the loss and their Gram matrix."""
+    offsets, items, affinities = plan.ratings.csr(block)
+    if plan.round == 1:
+        x = np.zeros((block.stop - block.start, plan.d), np.float32)
+    else:
+        x = np.array(blocks.load(plan.users(block, plan.round - 1)))
+    y, ridged = blocks.load(plan.state("y")), blocks.load(plan.file("gram-y"))
+    out = np.zeros(y.shape, np.float32)
+    loss = als.solve_users(offsets, items, affinities, x, y, ridged, np.float32(plan.alpha), plan.steps, out)
+    blocks.save(plan.users(block, plan.round), x)
+    blocks.save(plan.sums(block), out)
+    return loss, als.gram(x)
+
+
+def open_items(plan: Plan, part: tuple[int, int]) -> None:
+    """The first residual of a range of tracks, which is also the first direction."""
+    start, stop = part
+    y = blocks.load(plan.state("y"))[start:stop]
+    residual = _added(plan, start, stop) - y @ blocks.load(plan.file("gram-x"))
+    for name in ("r", "p"):
+        blocks.write_rows(plan.state(name), start, residual)
+
+
+def spread(plan: Plan, block: Block) -> None:
+    """One pass over a block's ratings for the items' direction."""
+    offsets, items, affinities = plan.ratings.csr(block)
+    x, p = blocks.load(plan.users(block, plan.round)), blocks.load(plan.state("p"))
+    out = np.zeros(p.shape, np.float32)
+    als.spread(offsets, items, affinities, x, p, np.float32(plan.alpha), out)
+    blocks.save(plan.sums(block), out)
+
+
+def step_items(plan: Plan, part: tuple[int, int]) -> tuple[float, np.ndarray]:
+    """One conjugate gradient step of a range of tracks: by how much the loss fell, and the new Gram matrix."""
+    start, stop = part
+    y, r, p = (np.array(blocks.load(plan.state(name))[start:stop]) for name in ("y", "r", "p"))
+    q = _added(plan, start, stop) + p @ blocks.load(plan.file("gram-x"))
+    gain = als.step_items(y, r, p, q)
+    for name, rows in (("y", y), ("r", r), ("p", p)):
+        blocks.write_rows(plan.state(name, 1), start, rows)
+    return gain, als.gram(y)
+
+
+def _added(plan: Plan, start: int, stop: int) -> np.ndarray:
+    """What all blocks left for a range of tracks, in the order of the blocks."""
+    total = np.zeros((stop - start, plan.d), np.float32)
+    for block in plan.ratings.blocks:
+        total += blocks.load(plan.sums(block))[start:stop]
+    return total
+
+
+# -- the job ----------------------------------------------------------------------------------------------------------
+
+
+def user_rows(spark: SparkSession, matrix: Matrix, vectors: Callable[[Block], np.ndarray]) -> DataFrame:
+    """(user_idx, vector) of every row of the matrix, made by the executors from what `vectors` finds for a block."""
+    found = {block.index: block for block in matrix.blocks}
+
+    def rows(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        blocks.one_thread()
+        for batch in batches:
+            for index in batch.column("id").to_pylist():
+                block = found[index]
+                values = vectors(block)
+                for a in range(0, len(values), ROWS_A_BATCH):
+                    part = values[a : a + ROWS_A_BATCH]
+                    idx = pa.array(np.arange(block.start + a, block.start + a + len(part), dtype=np.int32))
+                    yield pa.RecordBatch.from_arrays([idx, list_column(part)], ["user_idx", "vector"])
+
+    n = len(matrix.blocks)
+    return spark.range(0, n, 1, n).mapInArrow(rows, "user_idx int, vector array<float>")
+
+
+def _unit_users(fit: Fit, block: Block) -> np.ndarray:
+    return blocks.unit_rows(fit.users(block))
+
+
+def run(context: Context) -> dict[str, object]:
+    """Learn the space and write both tables."""
+    lake, week, settings, spark = context.lake, context.week.name, context.settings, context.spark
+    shape = (lake.rows("warm_users", week=week), lake.rows("catalog", week=week))
+    entries = lake.spark(spark, "user_track", week=week).select(
+        F.col("user_idx").alias("row"), F.col("track_idx").alias("column"), F.col("affinity").alias("value")
+    )
+    with blocks.scratch(context, SPACE) as folder:
+        ratings = blocks.pack(entries, "user_track", shape, settings.spark.partitions, folder, positive=True)
+        if not ratings.n_entries:
+            raise CheckFailed(f"user_track: week={week} has no row; run `overture matrix user-track` first")
+        total = settings.als.iterations
+
+        def tell(number: int, loss: float, seconds: float) -> None:
+            blocks.say(f"als {number}/{total}  loss {loss:.6g}  {seconds:.2f} s")
+
+        fit = train(spark, ratings, settings.als, context.seed("als"), tell)
+        report = {
+            "rows_in": ratings.n_entries,
+            "loss": list(fit.losses),
+            "settings": settings.als.model_dump(),
+            "seed": context.seed("als"),
+            "commit": context.commit,
+        }
+        items = np.array(fit.items())
+        tracks = pa.table({"track_idx": np.arange(len(items), dtype=np.int32), "vector": list_column(items)})
+        track_vectors = lake.write("track_vectors", tracks, report=report, week=week, space=SPACE)
+        users = user_rows(spark, ratings, partial(_unit_users, fit))
+        user_vectors = lake.write("user_vectors", users, report=report, week=week, space=SPACE)
+    return {
+        "rows": {"track_vectors": track_vectors.rows, "user_vectors": user_vectors.rows},
+        "paths": {"track_vectors": track_vectors.path, "user_vectors": user_vectors.path},
+        "loss": list(fit.losses),
+        "iteration_s": list(fit.seconds),
+        "entries": ratings.n_entries,
+    }

@@ -1,0 +1,243 @@
+"""Sparse rows kept as files: what both factorisations share.
+
+A matrix is packed once into blocks of consecutive rows: three npy files a block (CSR), written by the task that holds
+the rows and memory-mapped by every later task. Factors are files too, so a task is handed names and numbers only,
+nothing is pickled twice, and a task that is run again writes the same bytes. All files live in one scratch folder
+under OVERTURE_HOME: on one machine that is enough, on a cluster OVERTURE_HOME must lie on a file system that the
+driver and every executor mount at the same path, with the packages installed on each.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+import pyarrow as pa
+from pyspark.sql import functions as F
+
+from jobs.errors import CheckFailed
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+
+    from jobs.context import Context
+
+T = TypeVar("T")
+R = TypeVar("R")
+PACKED = "block int, n_entries long, total double, squares double, problem string"
+_limited = False
+
+
+@dataclass(frozen=True)
+class Block:
+    """Rows start <= row < stop of a matrix, and the number of entries in them."""
+
+    index: int
+    start: int
+    stop: int
+    n_entries: int
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """A sparse matrix in files: `<name>-<block>-{offsets,columns,values}.npy` below `folder`."""
+
+    folder: str
+    name: str
+    n_rows: int
+    n_columns: int
+    blocks: tuple[Block, ...]
+    total: float
+    squares: float
+
+    @property
+    def n_entries(self) -> int:
+        """Entries in all blocks."""
+        return sum(block.n_entries for block in self.blocks)
+
+    def csr(self, block: Block) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Offsets (rows + 1,) int64, columns (nnz,) int32, values (nnz,) float32, memory-mapped."""
+        stem = f"{self.folder}/{self.name}-{block.index:05d}"
+        return load(f"{stem}-offsets.npy"), load(f"{stem}-columns.npy"), load(f"{stem}-values.npy")
+
+
+def ranges(n_rows: int, n_blocks: int) -> tuple[int, int]:
+    """Rows a block and the number of blocks that they make: at most `n_blocks`, none empty."""
+    size = max(1, -(-n_rows // max(1, n_blocks)))
+    return size, max(1, -(-n_rows // size))
+
+
+def spans(n_rows: int, n_blocks: int) -> list[tuple[int, int]]:
+    """Consecutive (start, stop) that cover n_rows."""
+    size, n = ranges(n_rows, n_blocks)
+    return [(b * size, min(n_rows, (b + 1) * size)) for b in range(n)]
+
+
+def pack(
+    frame: DataFrame, name: str, shape: tuple[int, int], n_blocks: int, folder: Path, *, positive: bool = False
+) -> Matrix:
+    """Deal the entries (row int, column int, value float) to their blocks, one shuffle, and write the files.
+
+    Raises:
+        CheckFailed: an index outside `shape`, a value that is not finite (or not above 0 where `positive`), or an
+            entry that comes twice; names the table, the entry and what is allowed.
+    """
+    n_rows, n_columns = shape
+    size, n = ranges(n_rows, n_blocks)
+    block = F.when((F.col("row") < 0) | (F.col("row") >= n_rows), 0).otherwise(F.floor(F.col("row") / size))
+    dealt = frame.select(block.cast("int").alias("block"), "row", "column", "value").repartitionById(n, "block")
+    done = dealt.mapInArrow(_packer(str(folder), name, shape, size, positive), PACKED).collect()
+    for row in done:
+        if row["problem"]:
+            raise CheckFailed(f"{name}: {row['problem']}")
+    entries = {row["block"]: int(row["n_entries"]) for row in done}
+    blocks = [Block(b, start, stop, entries.get(b, 0)) for b, (start, stop) in enumerate(spans(n_rows, n))]
+    for empty in (b for b in blocks if b.index not in entries):
+        none = np.zeros(0, np.int32)
+        _write_block(str(folder), name, empty.index, np.zeros(empty.stop - empty.start + 1, np.int64), none,
+                     none.astype(np.float32))  # fmt: skip
+    total, squares = (float(sum(row[k] for row in done)) for k in ("total", "squares"))
+    return Matrix(str(folder), name, n_rows, n_columns, tuple(blocks), total, squares)
+
+
+def _packer(
+    folder: str, name: str, shape: tuple[int, int], size: int, positive: bool
+) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
+    def pack_block(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        parts = [batch for batch in batches if batch.num_rows]
+        if not parts:
+            return
+        table = pa.Table.from_batches(parts)
+        index = int(table.column("block")[0].as_py())
+        row, column = (table.column(c).to_numpy().astype(np.int64) for c in ("row", "column"))
+        value = table.column("value").to_numpy().astype(np.float32)
+        problem = trouble(row, column, value, shape, positive)
+        if problem is None:
+            start, stop = index * size, min(shape[0], (index + 1) * size)
+            key = (row - start) * shape[1] + column
+            order = np.argsort(key, kind="stable")
+            key = key[order]
+            twice = np.flatnonzero(key[1:] == key[:-1])
+            if len(twice):
+                r, c = divmod(int(key[twice[0]]), shape[1])
+                problem = f"entry (row {r + start}, column {c}) comes twice; add its values up first"
+            else:
+                lengths = np.bincount(row - start, minlength=stop - start)
+                offsets = np.concatenate(([0], np.cumsum(lengths))).astype(np.int64)
+                _write_block(folder, name, index, offsets, column[order].astype(np.int32), value[order])
+        exact = value.astype(np.float64)
+        found = (index, len(value), float(exact.sum()), float((exact * exact).sum()), problem)
+        types = (pa.int32(), pa.int64(), pa.float64(), pa.float64(), pa.string())
+        names = ["block", "n_entries", "total", "squares", "problem"]
+        yield pa.RecordBatch.from_arrays([pa.array([v], t) for v, t in zip(found, types, strict=True)], names)
+
+    return pack_block
+
+
+def trouble(
+    row: np.ndarray, column: np.ndarray, value: np.ndarray, shape: tuple[int, int], positive: bool
+) -> str | None:
+    """What is wrong with the first bad entry, for people; None when all is well."""
+    for indices, limit, what in ((row, shape[0], "row"), (column, shape[1], "column")):
+        bad = np.flatnonzero((indices < 0) | (indices >= limit))
+        if len(bad):
+            return f"{what} index {indices[bad[0]]} is out of range; allowed are 0 to {limit - 1}"
+    bad = np.flatnonzero(~np.isfinite(value) | (value <= 0 if positive else False))
+    if len(bad):
+        allowed = "finite and above 0" if positive else "finite"
+        return f"entry (row {row[bad[0]]}, column {column[bad[0]]}) is {value[bad[0]]}; it must be {allowed}"
+    return None
+
+
+def _write_block(
+    folder: str, name: str, index: int, offsets: np.ndarray, columns: np.ndarray, values: np.ndarray
+) -> None:
+    for part, array in (("offsets", offsets), ("columns", columns), ("values", values)):
+        save(f"{folder}/{name}-{index:05d}-{part}.npy", array)
+
+
+# -- files ---------------------------------------------------------------------------------------------------------
+
+
+def load(path: str) -> np.ndarray:
+    """Memory-mapped, copy on write: the file never changes, and kernels see one kind of array."""
+    array: np.ndarray = np.asarray(np.load(path, mmap_mode="c"))
+    return array
+
+
+def save(path: str, array: np.ndarray) -> None:
+    """Write beside and rename: a task that dies leaves nothing under the name."""
+    temporary = f"{path}.{uuid.uuid4().hex[:8]}"
+    with open(temporary, "wb") as sink:
+        np.save(sink, array)
+    os.replace(temporary, path)
+
+
+def make_rows(path: str, n_rows: int, d: int) -> str:
+    """An npy file (n_rows, d) float32 of zeros that tasks fill by rows."""
+    np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=(n_rows, d))
+    return path
+
+
+def write_rows(path: str, start: int, rows: np.ndarray) -> None:
+    """Put rows at their place in a file of `make_rows`; plain writes, so a shared file system sees them at close."""
+    header = np.load(path, mmap_mode="r").offset
+    with open(path, "r+b") as sink:
+        sink.seek(header + start * rows.shape[1] * 4)
+        sink.write(np.ascontiguousarray(rows, np.float32).data)
+
+
+@contextmanager
+def scratch(context: Context, name: str) -> Iterator[Path]:
+    """A folder of this run alone; it goes when the run ends, well or badly."""
+    folder = context.home / "scratch" / f"{name}-{context.week.name}-{uuid.uuid4().hex[:8]}"
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+# -- tasks ---------------------------------------------------------------------------------------------------------
+
+
+def each(spark: SparkSession, function: Callable[[T], R], tasks: Sequence[T]) -> list[R]:
+    """Run one Spark task for each item and return the (small) answers in order."""
+
+    def alone(item: T) -> R:
+        one_thread()
+        return function(item)
+
+    return spark.sparkContext.parallelize(tasks, len(tasks)).map(alone).collect()
+
+
+def one_thread() -> None:
+    """One thread a task: Spark runs as many tasks as there are cores, and BLAS must not multiply that."""
+    global _limited
+    if not _limited:
+        import scipy.linalg.cython_blas  # noqa: F401  loads the BLAS that compiled kernels call
+        from threadpoolctl import threadpool_limits
+
+        threadpool_limits(1)
+        _limited = True
+
+
+def say(text: str) -> None:
+    """One line of progress; stdout belongs to the report."""
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()
+
+
+def unit_rows(x: np.ndarray) -> np.ndarray:
+    """Rows of length 1, float32; a zero row stays zero."""
+    length = np.sqrt(np.einsum("nd,nd->n", x, x, dtype=np.float64))
+    scaled: np.ndarray = (x / np.where(length > 0, length, 1.0)[:, None]).astype(np.float32)
+    return scaled

@@ -1,0 +1,98 @@
+"""Pictures of a week for people: each function takes arrays and gives a matplotlib figure; nothing is saved."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+
+matplotlib.use("Agg")
+
+METRICS = ("precision", "recall", "ndcg")
+
+
+def _canvas(title: str, width: float = 7.0, height: float = 4.2) -> tuple[Figure, Axes]:
+    """An empty figure that no global state holds."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes = figure.subplots()
+    axes.set_title(title)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", alpha=0.25)
+    return figure, axes
+
+
+def loss_curve(curves: Sequence[Mapping[str, float]]) -> Figure:
+    """Losses by epoch: one mapping an epoch, name -> value; a name may be absent in some epochs."""
+    figure, axes = _canvas("Loss by epoch")
+    for name in sorted({name for row in curves for name in row}):
+        points = [(epoch, row[name]) for epoch, row in enumerate(curves) if name in row]
+        axes.plot(*zip(*points, strict=True), label=name.replace("_", " "), marker="." if len(points) < 20 else "")
+    axes.set_xlabel("epoch")
+    axes.set_ylabel("mean squared error")
+    if curves and all(value > 0 for row in curves for value in row.values()):
+        axes.set_yscale("log")
+    if curves:
+        axes.legend(frameon=False)
+    return figure
+
+
+def metric_bars(rows: pd.DataFrame, space: str) -> Figure:
+    """Bars with 95 % intervals: rows with columns method, metric, k, value, low, high; the longest list is shown."""
+    k = int(rows["k"].max()) if len(rows) else 0
+    figure, axes = _canvas(f"{space}: test cohort, @{k}", width=8.0)
+    records: list[dict[Any, Any]] = rows.to_dict("records")
+    shown = {(row["method"], row["metric"]): row for row in records if row["k"] == k}
+    methods = list(dict.fromkeys(method for method, _ in shown))
+    for place, method in enumerate(methods):
+        found = [(at, shown[method, metric]) for at, metric in enumerate(METRICS) if (method, metric) in shown]
+        value = np.array([row["value"] for _, row in found])
+        low, high = (np.array([row[end] for _, row in found]) for end in ("low", "high"))
+        width = 0.8 / len(methods)
+        x = np.array([at for at, _ in found]) + (place - (len(methods) - 1) / 2) * width
+        error = np.maximum(np.stack([value - low, high - value]), 0)
+        axes.bar(x, 100 * value, width, yerr=100 * error, capsize=2, label=method.replace("_", " "))
+    axes.set_xticks(range(len(METRICS)), METRICS)
+    axes.set_ylabel("%")
+    if methods:
+        axes.legend(frameon=False)
+    return figure
+
+
+def segment_sizes(sizes: np.ndarray) -> Figure:
+    """Members of each segment (K,), largest first."""
+    ordered = np.sort(np.asarray(sizes))[::-1]
+    figure, axes = _canvas(f"{len(ordered)} segments")
+    axes.bar(np.arange(len(ordered)), ordered, width=1.0)
+    if len(ordered):
+        median = float(np.median(ordered))
+        axes.axhline(median, color="black", lw=0.8, ls="--", label=f"median {median:.0f}")
+        axes.legend(frameon=False)
+    axes.set_xlabel("segment, by size")
+    axes.set_ylabel("warm users")
+    return figure
+
+
+def popularity_ranks(recommended: Mapping[str, np.ndarray], n_tracks: int) -> Figure:
+    """How far down the popularity ranking a method reaches: method -> track_idx (B, k), of n_tracks in the catalogue.
+
+    A curve gives the share of recommended places that go to the x most popular tracks.
+    """
+    figure, axes = _canvas("Popularity rank of what is recommended")
+    for method, tracks_BK in recommended.items():
+        counts = np.bincount(np.asarray(tracks_BK).ravel(), minlength=n_tracks)
+        share = np.cumsum(counts) / max(int(counts.sum()), 1)
+        axes.plot(np.arange(1, len(share) + 1), 100 * share, label=method.replace("_", " "))
+    axes.set_xscale("log")
+    axes.set_xlabel("the x most popular tracks")
+    axes.set_ylabel("% of recommended places")
+    axes.set_ylim(0, 101)
+    if recommended:
+        axes.legend(frameon=False)
+    return figure

@@ -1,0 +1,176 @@
+"""PyTorch's network as ONNX, and what a week keeps of it until the release is built.
+
+A week's working folder holds, for each space, `network.onnx`, the cohort's predictions by PyTorch
+(`cohort_user_id.npy`, `cohort_vectors.npy`: what the gate compares ONNX with) and, written last, `network.json` with
+facts and digests.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import json
+import logging
+import sys
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from jobs.errors import CheckFailed
+from jobs.release import files
+
+if TYPE_CHECKING:
+    import onnxruntime
+    import torch
+
+    from jobs.context import Context
+
+INPUT, OUTPUT = "x", "vector"
+FILES = ("network.onnx", "cohort_user_id.npy", "cohort_vectors.npy")
+BATCH = 4096
+
+
+def to_onnx(net: torch.nn.Module) -> bytes:
+    """The network (B, F) -> (B, d) float32 as one self-contained ONNX file, B free.
+
+    The same weights give the same bytes: names of source files and other notes of the exporter are taken out.
+    """
+    import torch
+
+    n_in = next(layer.in_features for layer in net.modules() if isinstance(layer, torch.nn.Linear))
+    net = copy.deepcopy(net).to("cpu").eval()
+    log = logging.getLogger("torch.onnx")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(sys.stderr), torch.no_grad():
+            warnings.simplefilter("ignore")
+            program = torch.onnx.export(
+                net,
+                (torch.zeros(2, n_in),),
+                dynamo=True,
+                input_names=[INPUT],
+                output_names=[OUTPUT],
+                dynamic_shapes=({0: torch.export.Dim("batch")},),
+                external_data=False,
+                verbose=False,
+            )
+    finally:
+        log.setLevel(level)
+    assert program is not None  # dynamo=True gives a program
+    model = program.model_proto
+    graph = model.graph
+    for part in (model, graph, *graph.node, *graph.input, *graph.output, *graph.initializer):
+        part.ClearField("metadata_props")
+        part.ClearField("doc_string")
+    graph.ClearField("value_info")
+    return bytes(model.SerializeToString(deterministic=True))
+
+
+def session(model: bytes | Path) -> onnxruntime.InferenceSession:
+    """An onnxruntime session on one thread of the CPU: the service's own setting.
+
+    Raises:
+        CheckFailed: the bytes are no network.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    try:
+        return onnxruntime.InferenceSession(
+            str(model) if isinstance(model, Path) else model, options, providers=["CPUExecutionProvider"]
+        )
+    except Exception as error:
+        name = model.name if isinstance(model, Path) else "network.onnx"
+        raise CheckFailed(f"{name}: onnxruntime cannot open it: {error}") from error
+
+
+def run(network: onnxruntime.InferenceSession, x_BF: np.ndarray) -> np.ndarray:
+    """Predictions (B, d) float32, in batches that bound the memory."""
+    parts = [
+        network.run([OUTPUT], {INPUT: np.ascontiguousarray(x_BF[start : start + BATCH], np.float32)})[0]
+        for start in range(0, max(len(x_BF), 1), BATCH)
+    ]
+    return np.concatenate(parts)
+
+
+def parity(model: bytes | Path, predictions_BD: np.ndarray, x_BF: np.ndarray) -> float:
+    """Largest absolute difference of ONNX from PyTorch's predictions on the same rows.
+
+    Raises:
+        ValueError: the shapes do not fit.
+    """
+    found_BD = run(session(model), x_BF)
+    if found_BD.shape != predictions_BD.shape:
+        raise ValueError(f"predictions: shape {predictions_BD.shape}, ONNX gives {found_BD.shape}")
+    return float(np.abs(found_BD - predictions_BD).max()) if len(found_BD) else 0.0
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What training left for the release."""
+
+    network: bytes
+    user_ids: np.ndarray
+    vectors: np.ndarray
+    facts: dict[str, object]
+
+
+def keep(
+    context: Context,
+    space: str,
+    network: bytes,
+    user_ids: np.ndarray,
+    vectors_BD: np.ndarray,
+    facts: Mapping[str, object],
+) -> Path:
+    """Keep a trained network, and PyTorch's predictions for the whole cohort, for bundle and gate.
+
+    Args:
+        context: names the week.
+        space: ut_als or tt_svd.
+        network: what to_onnx() gave.
+        user_ids: (B,) the cohort users, validation and test, in any order.
+        vectors_BD: (B, d) their predictions by PyTorch, in the same order.
+        facts: what belongs into the release's provenance (recipe, seed, parameters, final losses): JSON, no times.
+
+    Returns:
+        The folder.
+    """
+    if len(user_ids) != len(vectors_BD):
+        raise ValueError(f"user_ids: {len(user_ids)} users, but {len(vectors_BD)} predictions")
+    folder = context.work / space
+    folder.mkdir(parents=True, exist_ok=True)
+    files.write(folder / "network.json", b"{}")
+    files.write(folder / FILES[0], network)
+    files.write_array(folder / FILES[1], np.asarray(user_ids, np.int64))
+    files.write_array(folder / FILES[2], np.asarray(vectors_BD, np.float32))
+    digests = {name: files.file_digest(folder / name) for name in FILES}
+    files.replace(folder / "network.json", files.canonical({"facts": dict(facts), "sha256": digests}))
+    return folder
+
+
+def kept(context: Context, space: str) -> Kept:
+    """What keep() kept.
+
+    Raises:
+        CheckFailed: the week has no network in this space, or its training was cut off.
+    """
+    folder = context.work / space
+    try:
+        card = json.loads((folder / "network.json").read_text())
+        for name, wanted in card["sha256"].items():
+            if files.file_digest(folder / name) != wanted:
+                raise CheckFailed(f"{folder / name} is damaged; run `overture train --space {space}` again")
+        user_ids, vectors = (np.load(folder / name, allow_pickle=False) for name in FILES[1:])
+    except (FileNotFoundError, KeyError, ValueError):
+        raise CheckFailed(
+            f"network: week {context.week.name} has none in {space}; run `overture train --space {space}` first"
+        ) from None
+    return Kept((folder / FILES[0]).read_bytes(), user_ids, vectors, card["facts"])

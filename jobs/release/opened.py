@@ -1,0 +1,133 @@
+"""A release, opened as the service opens it: memory-mapped arrays, onnxruntime, the input function of training."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from jobs.errors import CheckFailed
+from jobs.release import export, manifest
+from models.input_vector import (
+    AGE_CLASSES,
+    BLOCKS,
+    KINDS,
+    SCALARS,
+    Demographics,
+    Entities,
+    FirstDays,
+    Layout,
+    input_vectors,
+)
+from models.methods import FullPers, Method, Popularity, SemiPers
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+
+@dataclass(frozen=True)
+class OpenSpace:
+    """One space of a release; arrays are read from the disk when they are touched."""
+
+    folder: Path
+    layout: dict[str, Any]
+
+    def array(self, name: str) -> np.ndarray:
+        """An array of the space, memory-mapped, such as track_vectors (N, d)."""
+        found: np.ndarray = np.load(self.folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+        return found
+
+    @cached_property
+    def network(self) -> onnxruntime.InferenceSession:
+        """The network (B, F) -> (B, d)."""
+        return export.session(self.folder / "network.onnx")
+
+    @cached_property
+    def entities(self) -> Entities:
+        """Vectors of songs, artists, albums and playlists by id."""
+        ids, vectors = ({kind: self.array(f"entities/{kind}.{part}") for kind in KINDS} for part in ("ids", "vectors"))
+        return Entities(ids, vectors)
+
+    @cached_property
+    def demographics(self) -> Demographics:
+        """Mean vectors by country and age class."""
+        names = json.loads((self.folder / "demographics" / "names.json").read_text())
+        countries = self.array("demographics/country")
+        by_name = {name: countries[row] for row, name in enumerate(names["country"]["names"])}
+        return Demographics(by_name, self.array("demographics/age_class"))
+
+    def predict(self, x_BF: np.ndarray) -> np.ndarray:
+        """Vectors (B, d) of listeners."""
+        return export.run(self.network, x_BF)
+
+    def method(self, name: str) -> Method:
+        """A way to recommend: popularity, full_pers or semi_pers; answers are this release's own track_idx."""
+        if name == "popularity":
+            return Popularity(len(self.array("track_vectors")))
+        if name == "full_pers":
+            return FullPers(self.predict, self.array("track_vectors"), self.layout["similarity"])
+        return SemiPers(self.predict, self.array("centroids"), self.array("rankings"))
+
+
+@dataclass(frozen=True)
+class Release:
+    """An opened bundle."""
+
+    folder: Path
+    provenance: dict[str, Any]
+    spaces: dict[str, OpenSpace]
+
+    @cached_property
+    def track_ids(self) -> np.ndarray:
+        """(N,) stable ids by track_idx."""
+        found: np.ndarray = np.load(self.folder / "tracks" / "track_id.npy", mmap_mode="r", allow_pickle=False)
+        return found
+
+    @property
+    def week(self) -> str:
+        """The week it was learned in."""
+        return str(self.provenance["week"])
+
+    def document(self, name: str) -> Any:
+        """One of its JSON documents: evaluation, quality, contracts."""
+        return json.loads((self.folder / f"{name}.json").read_text())
+
+    def inputs(self, space: str, days: FirstDays) -> np.ndarray:
+        """Input vectors (B, F) of listeners, made from this release's own entities."""
+        return input_vectors(days, self.spaces[space].entities, self.spaces[space].demographics)
+
+
+def bundle_layout(d: int) -> dict[str, Any]:
+    """Where each value of an input vector lives, as JSON: what a reader in another language needs."""
+    layout = Layout(d)
+    return {
+        "d": d,
+        "size": layout.size,
+        "blocks": {name: [layout.block(name).start, layout.block(name).stop] for name in BLOCKS},
+        "scalars": {name: layout.scalar(name) for name in SCALARS},
+        "age_classes": list(AGE_CLASSES),
+    }
+
+
+def open_release(folder: Path, check: bool = True) -> Release:
+    """Open a bundle; `check` reads every byte against the manifest first.
+
+    Raises:
+        CheckFailed: it is damaged, or its input layout is not the one that this program computes.
+    """
+    if check:
+        manifest.verify(folder)
+    else:
+        manifest.read(folder)
+    provenance = json.loads((folder / "provenance.json").read_text())
+    spaces = {}
+    for path in sorted(folder.glob("*/layout.json")):
+        layout = json.loads(path.read_text())
+        if any(layout[key] != wanted for key, wanted in bundle_layout(layout["d"]).items()):
+            raise CheckFailed(f"release {folder.name[:12]}: {path.parent.name}/layout.json is another program's layout")
+        spaces[path.parent.name] = OpenSpace(path.parent, layout)
+    return Release(folder, provenance, spaces)

@@ -1,0 +1,60 @@
+"""Returns to the previous champion, or to a named former one: the same lock, order and pointer as promote.
+
+The pointer decides what serves, so a rollback does not wait for MLflow: where it is away the pointer moves all the
+same, and the aliases are set right by the next promote or rollback.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict
+
+from jobs.context import Context
+from jobs.errors import CheckFailed, OvertureError
+from jobs.release import pointer, registry
+from jobs.release.opened import open_release
+from jobs.release.promote import find
+from jobs.tracking import task
+from jobs.weeks import Week
+
+
+def run(context: Context, to: str | None = None, dry_run: bool = False) -> dict[str, object]:
+    """Roll back to `to` (a digest or its first characters), or to the pointer's previous release.
+
+    Raises:
+        BadArgument: `to` names no release.
+        CheckFailed: there is nothing to return to, or that bundle is damaged.
+    """
+    with pointer.moving(context.home):
+        now = pointer.read(context.home)
+        if now is None:
+            raise CheckFailed("rollback: there is no champion yet; run the weekly pipeline first")
+        target = find(context, to) if to else now.previous
+        if target is None:
+            raise CheckFailed(f"rollback: champion {now.release[:12]} is the first one; there is no previous release")
+        if target == now.release:
+            return {"rolled_back": False, "why": f"{target[:12]} is the champion already", **asdict(now)}
+        opened = open_release(pointer.releases(context.home) / target)
+        change = {"from": now.release, "to": target, "week": opened.week}
+        if dry_run:
+            return {"rolled_back": False, "why": "dry run: nothing was changed", **change}
+        aliases = "moved"
+        try:
+            registry.follow(context, target, now.release)
+        except OvertureError as error:
+            aliases = f"not moved: {error}"
+            sys.stderr.write(f"overture: warning: the champion moves, MLflow's aliases do not: {error}\n")
+        moved = pointer.move(context.home, now.revision, target, opened.week)
+    report = {"rolled_back": True, "aliases": aliases, **change, **asdict(moved)}
+    return report | _note(context, report)
+
+
+def _note(context: Context, report: dict[str, object]) -> dict[str, object]:
+    """Keep what was done as a run of the week returned to, where MLflow answers."""
+    week = Context(context.settings, Week.parse(str(report["week"])), context.home)
+    try:
+        with task(week, "rollback") as tracked:
+            tracked.set_tags({f"rollback.{key}": value for key, value in report.items()})
+            return tracked.links
+    except OvertureError:
+        return {}

@@ -1,0 +1,110 @@
+"""Truncated singular value decomposition of a sparse matrix by random projection: the pieces.
+
+Shapes   A is (M, N) sparse in blocks of rows (CSR); L = rank + oversampling columns are carried, float32
+Source   Halko, Martinsson, Tropp 2011, algorithms 4.4 and 5.1; tall-skinny QR after Demmel et al. 2012
+Differs  every product, with A and with its transpose, is a product of row blocks with a dense matrix: the transpose is
+         packed too (a symmetric matrix is its own), so nothing of size (N, L) is ever added up between tasks
+
+    Y = A omega; Q = qr(Y)                 the range finder
+    Z = A' Q; Z = qr(Z); Y = A Z; Q = qr(Y)      for each power iteration
+    B' = A' Q = Q2 R2; R2 = V S W'         a small SVD
+    A = (Q W) S (Q2 V)'
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from models.compiled import kernel
+
+
+@kernel
+def multiply(
+    offsets: np.ndarray, columns: np.ndarray, values: np.ndarray, dense_NL: np.ndarray, out_RL: np.ndarray
+) -> None:
+    """Add A dense to `out`, for R rows of A as CSR; `out` starts as zeros."""
+    n_rows, width = out_RL.shape
+    for row in range(n_rows):
+        out = out_RL[row]
+        for e in range(offsets[row], offsets[row + 1]):
+            x = dense_NL[columns[e]]
+            a = values[e]
+            for k in range(width):
+                out[k] += a * x[k]
+
+
+def start(n_columns: int, width: int, seed: int) -> np.ndarray:
+    """Omega (N, L) float32 of standard normal values, from the seed alone."""
+    return np.random.Generator(np.random.PCG64(seed)).standard_normal((n_columns, width), np.float32)
+
+
+def thin_qr(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Householder QR of a tall block in float64: Q (R, K), R (K, L), K = min(R, L); stable however ill-conditioned."""
+    q, r = np.linalg.qr(x.astype(np.float64))
+    return q, r
+
+
+def stack_qr(parts: list[np.ndarray]) -> tuple[list[np.ndarray], np.ndarray]:
+    """QR of the blocks' R factors on top of each other.
+
+    Args:
+        parts: (K_b, L) of each block, in order.
+
+    Returns:
+        For each block the (K_b, L) by which its Q must be multiplied, and the R (L, L) of the whole.
+    """
+    q, r = np.linalg.qr(np.vstack(parts))
+    ends = np.cumsum([len(part) for part in parts])
+    return np.split(q, ends[:-1]), r
+
+
+@dataclass(frozen=True)
+class Small:
+    """SVD of the (L, L) factor: rotations of both sides (L, d) and the singular values (d,)."""
+
+    left: np.ndarray
+    values: np.ndarray
+    right: np.ndarray
+
+
+def small_svd(r: np.ndarray, d: int) -> Small:
+    """From B' = Q2 R2: A = (Q left) diag(values) (Q2 right)', the first d of them."""
+    right, values, left_t = np.linalg.svd(r)
+    return Small(np.ascontiguousarray(left_t.T[:, :d]), values[:d], np.ascontiguousarray(right[:, :d]))
+
+
+def peaks(x: np.ndarray) -> np.ndarray:
+    """The entry of largest size of each column, with its sign (d,); the first one where several are as large."""
+    if not len(x):
+        return np.zeros(x.shape[1], x.dtype)
+    values: np.ndarray = x[np.abs(x).argmax(axis=0), np.arange(x.shape[1])]
+    return values
+
+
+def signs(found: list[np.ndarray]) -> np.ndarray:
+    """+1 or -1 a column, so that the entry of largest size is positive: singular vectors have no sign of their own.
+
+    Sizes that agree to five digits count as equal and the first block's wins: rounding must not turn a column over.
+    """
+    stacked = np.array(found, np.float64)
+    size = np.abs(stacked)
+    first = (size >= size.max(axis=0) * (1 - 1e-5)).argmax(axis=0)
+    values = stacked[first, np.arange(stacked.shape[1])]
+    return np.where(values < 0, -1.0, 1.0)
+
+
+def embed(u: np.ndarray, values: np.ndarray, exponent: float) -> np.ndarray:
+    """Rows of U S^exponent scaled to unit length (R, d) float32; a zero row (an item without entries) stays zero."""
+    x = u.astype(np.float64) * np.maximum(values, 0.0) ** exponent
+    length = np.linalg.norm(x, axis=1, keepdims=True)
+    rows: np.ndarray = np.where(length > 0, x / np.where(length > 0, length, 1.0), 0.0).astype(np.float32)
+    return rows
+
+
+def mean_rows(offsets: np.ndarray, columns: np.ndarray, vectors_ND: np.ndarray) -> np.ndarray:
+    """For each row of a CSR the normalised mean (R, d) of the vectors of its columns; zero where it has none."""
+    out = np.zeros((len(offsets) - 1, vectors_ND.shape[1]), np.float32)
+    multiply(offsets, columns, np.ones(len(columns), np.float32), vectors_ND, out)
+    return embed(out, np.ones(out.shape[1]), 1.0)

@@ -1,0 +1,176 @@
+"""Laws that every method passes, and what is particular to each."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from scipy.sparse import csr_array
+
+from models.input_vector import Layout
+from models.methods import FullPers, Method, Needs, Popularity, RegistrationDayStreams, SemiPers
+from models.segments import kmeans, rankings
+
+D, N, B = 6, 40, 24
+LAYOUT = Layout(D)
+STREAMS = LAYOUT.block("streamed_songs")
+
+
+class World:
+    """A checkerboard: even tracks belong to one taste, odd tracks to the other; so do listeners."""
+
+    def __init__(self) -> None:
+        rng = np.random.default_rng(0)
+        poles = np.zeros((2, D), np.float32)
+        poles[0, 0] = poles[1, 1] = 1
+        self.tracks = (poles[np.arange(N) % 2] + 0.1 * rng.standard_normal((N, D))).astype(np.float32)
+        self.tracks /= np.linalg.norm(self.tracks, axis=1, keepdims=True)
+        warm = (poles[np.arange(200) % 2] + 0.1 * rng.standard_normal((200, D))).astype(np.float32)
+        heard = csr_array((rng.random((200, N)) < 0.6) & (np.arange(200)[:, None] % 2 == np.arange(N) % 2))
+        clusters = kmeans(warm, 6, seed=0)
+        self.centroids, self.rankings = clusters.centroids, rankings(clusters.labels, heard, 6, 30)
+        # Cold listeners: a few streams of their taste; the last two have done nothing.
+        self.taste = np.arange(B) % 2
+        self.x = np.zeros((B, LAYOUT.size), np.float32)
+        for b in range(B - 2):
+            mine = rng.choice(np.arange(self.taste[b], N, 2), 3, replace=False)
+            self.x[b, STREAMS] = self.tracks[mine].mean(axis=0)
+            self.x[b, LAYOUT.scalar("nb_streamed_songs")] = 3
+        self.x[:, LAYOUT.block("country")] = 0.3 * poles[self.taste]
+
+    def predict(self, x_BF: np.ndarray) -> np.ndarray:
+        """A stand-in for the network: twice the streams, and the country."""
+        return 2 * x_BF[:, STREAMS] + x_BF[:, LAYOUT.block("country")]
+
+
+@pytest.fixture(scope="module")
+def world() -> World:
+    return World()
+
+
+MAKE: dict[str, Callable[[World], Method]] = {
+    "popularity": lambda w: Popularity(N),
+    "registration_day_streams": lambda w: RegistrationDayStreams(w.tracks),
+    "full_pers": lambda w: FullPers(w.predict, w.tracks),
+    "full_pers_dot": lambda w: FullPers(w.predict, w.tracks, "dot"),
+    "semi_pers": lambda w: SemiPers(w.predict, w.centroids, w.rankings),
+}
+PERSONAL = [name for name in MAKE if name != "popularity"]
+
+
+@pytest.fixture(params=list(MAKE))
+def method(request, world: World) -> Method:
+    return MAKE[request.param](world)
+
+
+@pytest.mark.parametrize("name", PERSONAL)
+def test_checkerboard(name: str, world: World) -> None:
+    method = MAKE[name](world)
+    lists = method.recommend(world.x, 10)
+    served = slice(None) if method.needs.cold_users else slice(0, B - 2)
+    assert (lists[served] % 2 == world.taste[served, None]).all()
+
+
+def test_lists_have_their_shape_and_no_track_twice(method: Method, world: World) -> None:
+    for k in (1, 10, 30):
+        lists = method.recommend(world.x, k)
+        assert lists.shape == (B, k)
+        assert lists.dtype == np.int32
+        assert lists.min() >= 0
+        assert lists.max() < N
+        assert all(len(set(row)) == k for row in lists.tolist())
+
+
+def test_a_shorter_list_is_the_head_of_a_longer_one(method: Method, world: World) -> None:
+    np.testing.assert_array_equal(method.recommend(world.x, 30)[:, :7], method.recommend(world.x, 7))
+
+
+def test_row_b_is_about_listener_b(method: Method, world: World) -> None:
+    order = np.random.default_rng(1).permutation(B)
+    np.testing.assert_array_equal(method.recommend(world.x[order], 10), method.recommend(world.x, 10)[order])
+
+
+def test_a_batch_equals_singles(method: Method, world: World) -> None:
+    batch = method.recommend(world.x, 10)
+    for b in range(B):
+        np.testing.assert_array_equal(method.recommend(world.x[b : b + 1], 10)[0], batch[b])
+    assert method.recommend(world.x[:0], 10).shape == (0, 10)
+
+
+def test_asking_twice_gives_the_same_and_changes_nothing(method: Method, world: World) -> None:
+    x = world.x.copy()
+    first = method.recommend(x, 10)
+    kept = first.copy()
+    first[:] = -1  # what the caller does with the answer is the caller's business
+    np.testing.assert_array_equal(method.recommend(x, 10), kept)
+    np.testing.assert_array_equal(x, world.x)
+
+
+def test_k_out_of_range_is_refused(method: Method, world: World) -> None:
+    for k in (0, N + 1):
+        with pytest.raises(ValueError, match=f"got {k}"):
+            method.recommend(world.x, k)
+
+
+def test_a_wrong_shape_is_refused(method: Method, world: World) -> None:
+    with pytest.raises(ValueError, match=f"{method.name}: x must be"):
+        method.recommend(world.x[0], 3)
+
+
+def test_names_and_needs_are_declared() -> None:
+    made = [Popularity, RegistrationDayStreams, FullPers, SemiPers]
+    assert [m.name for m in made] == ["popularity", "registration_day_streams", "full_pers", "semi_pers"]
+    assert not any(m.needs.history for m in made)
+    assert Popularity.needs == Needs()
+    assert not RegistrationDayStreams.needs.cold_users
+    assert "network" in FullPers.needs.parts
+    assert "rankings" in SemiPers.needs.parts
+
+
+def test_popularity_is_the_order_of_the_catalogue(world: World) -> None:
+    assert Popularity(N).recommend(world.x, 4).tolist() == [[0, 1, 2, 3]] * B
+
+
+@pytest.mark.parametrize("similarity", ["dot", "cosine"])
+def test_without_streams_come_the_most_popular(world: World, similarity) -> None:
+    lists = RegistrationDayStreams(world.tracks, similarity).recommend(world.x, 5)
+    assert lists[-2:].tolist() == [[0, 1, 2, 3, 4]] * 2
+    unknown = world.x[:1].copy()
+    unknown[0, STREAMS] = 0  # streamed, but nothing that has a vector
+    assert RegistrationDayStreams(world.tracks, similarity).recommend(unknown, 3).tolist() == [[0, 1, 2]]
+
+
+def test_registration_day_streams_reads_streams_only(world: World) -> None:
+    x = np.random.default_rng(0).standard_normal(world.x.shape).astype(np.float32)
+    x[:, STREAMS] = world.x[:, STREAMS]
+    method = RegistrationDayStreams(world.tracks)
+    np.testing.assert_array_equal(method.recommend(x, 9), method.recommend(world.x, 9))
+
+
+def test_semi_pers_looks_at_the_direction_of_a_prediction(world: World) -> None:
+    far = SemiPers(lambda x: 1000 * world.predict(x), world.centroids, world.rankings)
+    near = SemiPers(world.predict, world.centroids, world.rankings)
+    np.testing.assert_array_equal(far.segments(world.x), near.segments(world.x))
+    np.testing.assert_array_equal(near.recommend(world.x, 30), world.rankings[near.segments(world.x)])
+
+
+def test_semi_pers_takes_the_euclidean_nearest_not_the_best_angle() -> None:
+    # The prediction is (1, 0). The first centroid has the better angle, the second is nearer.
+    method = SemiPers(lambda x: np.tile([5.0, 0], (len(x), 1)), [[0.1, 0], [0.9, 0.3]], [[0, 1], [1, 0]])
+    assert method.recommend(np.zeros((1, 3)), 1).tolist() == [[1]]
+
+
+def test_a_predict_that_gives_another_width_is_refused(world: World) -> None:
+    for method in (FullPers(lambda x: x, world.tracks), SemiPers(lambda x: x, world.centroids, world.rankings)):
+        with pytest.raises(ValueError, match=f"{method.name}: predict must give"):
+            method.recommend(world.x, 3)
+
+
+def test_parts_that_do_not_fit_are_refused(world: World) -> None:
+    with pytest.raises(ValueError, match="a row for each of 6 centroids"):
+        SemiPers(world.predict, world.centroids, world.rankings[:-1])
+    with pytest.raises(ValueError, match="n_tracks"):
+        Popularity(0)
+    with pytest.raises(ValueError, match="track_vectors: row 0 holds NaN"):
+        FullPers(world.predict, np.full((3, D), np.nan))
+    with pytest.raises(ValueError, match="registration_day_streams: x must be"):
+        RegistrationDayStreams(world.tracks).recommend(world.x[:, :-1], 3)
