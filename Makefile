@@ -71,7 +71,7 @@ java:
 	@java_major() { "$${JAVA_HOME:+$$JAVA_HOME/bin/}java" -version 2>&1 | sed -nE '1,3s/.*version "([0-9]+).*/\1/p'; }
 	if [ "$$(java_major || true)" -ge 17 ] 2>/dev/null; then exit 0; fi
 	root=""; [ "$$(id -u)" = 0 ] || root="sudo -n"
-	if command -v apt-get >/dev/null && $$root true 2>/dev/null; then
+	if [ -z "$${JAVA_HOME:-}" ] && command -v apt-get >/dev/null && $$root true 2>/dev/null; then
 	  echo "set-up: Java 17 with apt"
 	  install="$$root env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends openjdk-17-jre-headless"
 	  $$install >/dev/null 2>&1 || { $$root apt-get update -qq && $$install >/dev/null; } || true

@@ -49,7 +49,7 @@ class Expectation:
         low: smallest value of the measure that keeps the promise; None for no bound.
         high: largest one; None for no bound.
         violation: SQL condition that holds for a bad row; None where no single row is to blame.
-        args: what the measurer needs beyond that, such as the referenced table.
+        args: the same as data, for measurers that speak no SQL: bounds, values, the referenced table.
     """
 
     rule: str
@@ -70,6 +70,10 @@ class Expectation:
     def measure(self) -> str:
         """Name of the measured number, unique within a contract."""
         return " ".join((*self.columns, self.rule))
+
+    def keeps(self, value: float) -> bool:
+        """Whether a measured value is within the bounds."""
+        return (self.low is None or value >= self.low) and (self.high is None or value <= self.high)
 
     @property
     def type(self) -> str:
@@ -117,13 +121,16 @@ def _of_column(contract: Contract, column: Column) -> list[Expectation]:
     bounds += [f"{q} > {number(column.max)}"] if column.max is not None else []
     if bounds:
         says = f"is {interval(column.min, column.max)}" + (f" {column.unit}" if column.unit else "")
-        found.append(Expectation("range", "fail", one, says, violation=" OR ".join(bounds)))
+        args: dict[str, Any] = {"min": column.min, "max": column.max}
+        found.append(Expectation("range", "fail", one, says, violation=" OR ".join(bounds), args=args))
     if column.values:
         says = f"is one of {', '.join(column.values)}"
-        found.append(Expectation("values", "fail", one, says, violation=f"{q} NOT IN ({_sql(column.values)})"))
+        bad, args = f"{q} NOT IN ({_sql(column.values)})", {"values": column.values}
+        found.append(Expectation("values", "fail", one, says, violation=bad, args=args))
     if column.country:
         says = "is an ISO 3166-1 alpha-2 country code"
-        found.append(Expectation("country", "fail", one, says, violation=f"{q} NOT IN ({_sql(COUNTRIES)})"))
+        bad, args = f"{q} NOT IN ({_sql(COUNTRIES)})", {"values": COUNTRIES}
+        found.append(Expectation("country", "fail", one, says, violation=bad, args=args))
     if column.type.startswith("list<"):
         bad = "e IS NULL" + (" OR isnan(e) OR abs(e) = double('inf')" if column.type == "list<float>" else "")
         says = "holds only finite numbers" if column.type == "list<float>" else "holds no null"
@@ -172,14 +179,15 @@ def _check(kind: str, severity: Severity, spec: Any) -> Expectation | None:
         says = f"is unknown in at most {spec['max']:.0%} of the rows"
         return Expectation("null_share", severity, (spec["column"],), says, high=float(spec["max"]))
     if kind == "track_exists":
-        args = {"table": "tracks", "key": "track_id", "where": "`entity` = 'track'"}
+        args = {"table": "tracks", "key": "track_id", "where": ("entity", "track")}
         says = "of a track has its entry in tracks"
         return Expectation("track_exists", severity, ("entity_id",), says, high=spec["max_missing"], args=args)
     if kind == "pairs":
         (given, these), (then, those) = spec.items()
         says = f"is {' or '.join(those)} where {given} is {' or '.join(these)}"
         bad = f"`{given}` IN ({_sql(these)}) AND `{then}` NOT IN ({_sql(those)})"
-        return Expectation("pairs", severity, (then, given), says, violation=bad)
+        args = {"given": given, "these": tuple(these), "then": then, "those": tuple(those)}
+        return Expectation("pairs", severity, (then, given), says, violation=bad, args=args)
     if kind == "rows_vs_last_week":
         most = float(spec["max_change"])
         says = f"has within {most:.0%} as many rows as the week before"

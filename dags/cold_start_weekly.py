@@ -4,7 +4,7 @@
 |---|---|
 | Reads | users, tracks, events, playlists: only what happened before the week's Monday, 00:00 UTC |
 | Writes | the week's tables, one MLflow parent run, a release, perhaps a new champion |
-| When | Mondays 00:00 UTC; by hand for any past Monday; `airflow backfill create` for many |
+| When | Mondays 00:00 UTC; by hand for any past Monday; for many: `airflow backfill create --max-active-runs 1` |
 | Re-run | safe: every task replaces its own week |
 | Owner | recommendations |
 

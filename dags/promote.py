@@ -7,12 +7,12 @@
 | When | by hand: after a rejection that was a mistake, or when nobody answered in time |
 | Re-run | safe: promoting the champion changes nothing |
 | Owner | recommendations |
+
+Naming a release is a person's yes: a verdict in the grey zone is accepted, a failed one is not.
 """
 
 from airflow.sdk import DAG, Param
 from tasks import DAG_DEFAULTS, RELEASE_SCHEMA, job
-
-APPROVED = "{{ ' --approved' if params.approved else '' }}"
 
 with DAG(
     "promote",
@@ -23,15 +23,9 @@ with DAG(
             description="The release's digest, or its first twelve characters or more; `overture status` shows it.",
             **RELEASE_SCHEMA,
         ),
-        "approved": Param(
-            False,
-            type="boolean",
-            title="I accept the grey zone",
-            description="Needed when the gate was not sure about this release; a verdict that failed stays failed.",
-        ),
     },
     doc_md=__doc__,
     tags=["cold start", "by hand", "release"],
     **DAG_DEFAULTS,
 ):
-    promote = job("promote", f"release promote --release {{{{ params.release }}}}{APPROVED}")
+    promote = job("promote", "release promote --release {{ params.release }}")

@@ -152,6 +152,7 @@ def learn(flags: str = "") -> list[JobOperator]:
         track_pairs = job("track_pairs", f"matrix track-pairs {about}")
         first_day = job("first_day", f"matrix first-day {about}")
     begin >> check >> catalog >> [user_track, track_pairs, first_day]
+    needs = {"svd": [user_track, track_pairs], "als": [user_track]}
     evaluations = []
     for space, kernel in SPACES.items():
         with TaskGroup(space, tooltip=f"Learn and judge the space {space}"):
@@ -160,8 +161,8 @@ def learn(flags: str = "") -> list[JobOperator]:
             features = job("features", f"features --space {space} {about}")
             train = job("train", f"train --space {space} {about}")
             evaluate = job("evaluate", f"evaluate --space {space} {about}")
-        [user_track, track_pairs] >> factorize >> [segments, features] >> train >> evaluate
-        first_day >> features
+        needs[kernel] >> factorize >> [segments, features] >> train >> evaluate
+        [first_day, track_pairs] >> features
         evaluations.append(evaluate)
     return evaluations
 

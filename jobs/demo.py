@@ -103,8 +103,11 @@ class Airflow:
     def log(self, run: str, task: dict[str, Any], lines: int) -> list[str]:
         """The last lines of a task's last try."""
         path = f"/api/v2/dags/{DAG}/dagRuns/{run}/taskInstances/{task['task_id']}/logs/{max(task['try_number'], 1)}"
-        content = self.call("GET", path)["content"]
-        return [str(line["event"]) if isinstance(line, dict) else str(line) for line in content][-lines:]
+        found = []
+        for line in self.call("GET", path)["content"]:
+            found.append(str(line.get("event")))
+            found += [f"{error['exc_type']}: {error['exc_value']}" for error in line.get("error_detail") or ()]
+        return [line for line in found if not line.startswith("::")][-lines:]
 
 
 @dataclass
@@ -192,7 +195,7 @@ def follow(api: Airflow, run: str, memory: Memory, console: Console) -> str:
             state, tasks = api.run(run), api.tasks(run)
             for task in tasks:
                 name, now = task["task_id"], task["state"] or ""
-                if now != seen.get(name, "") and now not in ("", "scheduled", "queued", "removed"):
+                if now != seen.get(name, "") and now not in ("", "scheduled", "queued", "removed", "upstream_failed"):
                     if not console.is_terminal or now in ("failed", "up_for_retry", "awaiting_input"):
                         took = f" {task['duration']:.1f} s" if now == "success" and task["duration"] else ""
                         clock = time.strftime("%H:%M:%S")

@@ -116,6 +116,14 @@ class Lake:
             return wanted.empty_table()
         return pa.concat_tables(conform(table, part, wanted) for part in parts)
 
+    def matrix(self, table: str, **partition: str) -> np.ndarray:
+        """The vectors of a table whose grain is one dense index, row i at place i: (n, d) float32."""
+        index = contracts.load(table).grain[0]
+        found = self.read(table, columns=[index, "vector"], **partition).sort_by(index)
+        if not np.array_equal(found.column(index).to_numpy(), np.arange(found.num_rows)):
+            raise CheckFailed(f"{table}: column '{index}' does not run from 0 to {found.num_rows - 1}")
+        return vectors(found)
+
     def spark(self, session: SparkSession, table: str, **partition: str) -> DataFrame:
         """The partition as a Spark frame with the contract's schema."""
         return session.read.schema(spark_schema(table)).parquet(self.path(table, **partition))

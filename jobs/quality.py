@@ -4,8 +4,9 @@ Input   any tables of the lake          Output  quality/<week>/<table>.json and 
 Grain   one verdict for each expectation of each table
 Time    events: the days of the window, as_of - window_days <= day < as_of (a backtest: to the end of its ground truth)
 
-Spark counts, Great Expectations judges. Its own queries on Spark cost seconds a column, so the rows are measured in one
-pass (`quality_measure`), and its suite, made from the contract, runs on the frame of measures: one row for each unit.
+Great Expectations judges what was counted. Its own queries cost seconds a column on Spark, so the rows are measured in
+one pass (`quality_arrow`, or `quality_spark` from `checks.spark_from_mb` on), and its suite, made from the contract,
+runs on the frame of measures: one row for each unit, such as a space.
 A broken promise of severity `fail` ends in CheckFailed (exit 3) after the result was kept; `warn` is only reported.
 """
 
@@ -18,7 +19,6 @@ import os
 import sys
 import threading
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -26,16 +26,15 @@ from typing import TYPE_CHECKING, Any
 
 import contracts
 from contracts.expectations import FILE_RULES, Expectation, expectations
-from jobs import quality_measure as measure
+from jobs import quality_arrow
 from jobs.context import Context
 from jobs.errors import BadArgument, CheckFailed, OvertureError
-from jobs.quality_measure import Measured
+from jobs.quality_measure import N_EXAMPLES, Measured, block, inspect_files, read_through
 from jobs.quality_page import page
 
 if TYPE_CHECKING:
     from great_expectations import ExpectationSuite
 
-N_THREADS = 4
 LOGGED = ("rows", "failed", "warned")
 
 
@@ -83,46 +82,40 @@ def check(context: Context, tables: list[str]) -> list[dict[str, Any]]:
         known = ", ".join(contracts.names())
         raise BadArgument(f"check: no contract for {', '.join(unknown) or 'nothing'}; tables are {known}")
     tables = list(dict.fromkeys(tables))
-    threading.Thread(target=_import, daemon=True).start()  # seconds of Python while Java starts
+    threading.Thread(target=_import, daemon=True).start()  # seconds of Python while the files are read
     window = context.settings.matrix.window_days
     wanted = {table: contracts.load(table) for table in tables}
     promises = {table: expectations(contract) for table, contract in wanted.items()}
     referenced = {e.args["table"] for found in promises.values() for e in found if "table" in e.args}
     for table in sorted(referenced - set(tables)):
         wanted[table], promises[table] = contracts.load(table), []
-    found = {t: measure.inspect_files(context.lake, c, promises[t], context.week, window) for t, c in wanted.items()}
-    readable = [found[table] for table in tables if found[table].readable]
-    if readable:
-        session = context.spark
-        with ThreadPoolExecutor(N_THREADS) as pool:
-            tasks = [(one, measure.start(session, context.lake, one, found, pool)) for one in readable]
-            for one, started in tasks:
-                _wait(context, one, started)
-    results = [judge(context, found[table]) for table in tables]
-    for result, table in zip(results, tables, strict=True):
-        broken = {c["measure"] for c in result["failed"] + result["warned"]}
-        rules = [e for e in found[table].expectations if e.measure in broken and e.rule not in FILE_RULES]
-        if rules and found[table].readable:
-            measure.find_examples(context.spark, context.lake, found[table], found, rules)
-        for c in result["checks"]:
-            c["examples"] = found[table].examples.get(c["measure"], [])[: measure.N_EXAMPLES]
-    return results
+    found = {t: inspect_files(context.lake, c, promises[t], context.week, window) for t, c in wanted.items()}
+    for table in tables:
+        block(found[table], found)
+        if found[table].readable:
+            _measure_rows(context, found[table], found)
+    return [judge(context, found[table]) for table in tables]
+
+
+def _measure_rows(context: Context, found: Measured, keys: dict[str, Measured]) -> None:
+    """Measure with Arrow or with Spark, by size; where rows cannot be read, find the file that is to blame."""
+    try:
+        if found.n_bytes < context.settings.checks.spark_from_mb * 1_000_000:
+            quality_arrow.measure(context.lake, found, keys)
+        else:
+            from jobs import quality_spark
+
+            quality_spark.measure(context.spark, context.lake, found, keys)
+    except Exception:
+        read_through(context.lake, found)
+        if found.readable:
+            raise
 
 
 def _import() -> None:
     os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
     for name in ("great_expectations", "jobs.tracking"):
         import_module(name)
-
-
-def _wait(context: Context, found: Measured, started: list[Future[None]]) -> None:
-    """Wait for one table's queries; where Spark cannot read the rows, find the file that is to blame."""
-    errors = [error for task in started if (error := task.exception())]
-    if errors:
-        measure.read_through(context.lake, found)
-        if found.readable:
-            raise errors[0]
-    measure.finish(found)
 
 
 def suite(promises: list[Expectation]) -> ExpectationSuite:
@@ -178,7 +171,7 @@ def judge(context: Context, found: Measured) -> dict[str, Any]:
 def _check(found: Measured, e: Expectation, kept: bool | None) -> dict[str, Any]:
     """One expectation's verdict, for people and for the gate."""
     units = {unit: values[e.measure] for unit, values in found.measures.items() if e.measure in values}
-    bad = {u: v for u, v in units.items() if not (e.low is None or v >= e.low) or not (e.high is None or v <= e.high)}
+    bad = {unit: value for unit, value in units.items() if not e.keeps(value)}
     blocked = found.blocked.get(e.measure)
     verdict = "not run" if kept is None else "passed" if kept else "failed" if e.severity == "fail" else "warned"
     if kept is None and "table" in e.args and blocked:
@@ -190,7 +183,7 @@ def _check(found: Measured, e: Expectation, kept: bool | None) -> dict[str, Any]
         "type": e.type, "low": e.low, "high": e.high, "observed": observed,
         "units": sorted(bad) if "" not in bad else [],
         "text": blocked if verdict != "passed" and blocked else _text(e, observed, found), "verdict": verdict,
-        "examples": [],
+        "examples": found.examples.get(e.measure, [])[:N_EXAMPLES],
     }  # fmt: skip
 
 
@@ -206,11 +199,14 @@ def _text(e: Expectation, observed: float | None, found: Measured) -> str:
     if e.rule in ("present", "rows"):
         return _count(observed, "partition" if e.rule == "present" else "row")
     if e.rule in FILE_RULES:
-        return (f"{observed:.0f} of " if observed else "") + _count(found.n_files, "file")
+        files = _count(found.n_files, "file")
+        return f"{observed:.0f} of {files} at fault" if observed else files
     if e.rule == "width":
         return f"lengths {seen.get('min')} to {seen.get('max')}" if observed else f"length {seen.get('max')}"
     if e.rule == "dense":
         return f"{seen.get('min')} to {seen.get('max')} in {_count(found.n_rows, 'row')}"
+    if e.rule == "unique" and observed:
+        return f"{_count(observed, 'row')} too many"
     if not observed:
         return f"{seen['min']} to {seen['max']}" if e.rule == "range" and seen.get("min") is not None else "no bad row"
     return _count(observed, "row")
@@ -227,7 +223,7 @@ def problem(result: dict[str, Any], c: dict[str, Any]) -> str:
     line = f"  {name}: {c['text']}{where} break{'s' if c['observed'] == 1 else ''} '{c['says']}'"
     if c["rule"] in FILE_RULES or c["observed"] is None:
         line = f"  {name}: {c['text']}; the contract: {c['says']}"
-    if c["rule"] in ("rows", "rows_vs_last_week", "null_share", "dense", "width", "present"):
+    if c["rule"] in ("rows", "rows_vs_last_week", "null_share", "dense", "width", "present", "unique"):
         line = f"  {name}: {c['text']}{where}; the contract: {c['says']}"
     return "\n".join([line, *(f"    e.g. {example(e)}" for e in c["examples"])])
 
@@ -246,7 +242,7 @@ def keep(context: Context, results: list[dict[str, Any]]) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     with _alone(folder):
         for result in results:
-            _replace(folder / f"{result['table']}.json", json.dumps(result, indent=1, sort_keys=True) + "\n")
+            _replace(folder / f"{result['table']}.json", json.dumps(result, indent=1) + "\n")
         kept = [json.loads(file.read_text()) for file in sorted(folder.glob("*.json"))]
         _replace(folder / "index.html", page(context.week.name, kept))
     return folder

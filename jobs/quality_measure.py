@@ -1,16 +1,17 @@
-"""Measure what a contract promises: first the files, from their footers, then every row, in one pass of Spark.
+"""What was measured about a table, and its first part: the files, from their footers.
 
-All expectations about rows are counted in a single aggregate; only uniqueness and references need a shuffle, each of
-one narrow column. A measure that cannot be taken is named in `blocked` with the reason, never left out in silence.
-Examples of bad rows are fetched afterwards, and only for promises that were broken.
+A file that is cut short, lacks a column or stores another type is named here, before anything reads rows. The rows
+are measured by `quality_arrow` on one machine or by `quality_spark` on many. A measure that cannot be taken is named
+in `blocked` with the reason, never left out in silence.
 """
 
 from __future__ import annotations
 
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from datetime import date, timedelta
-from typing import TYPE_CHECKING, Any
+from datetime import date, datetime, timedelta
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,11 +20,8 @@ from pyarrow import fs
 from contracts import Contract
 from contracts.expectations import FILE_RULES, Expectation
 from contracts.loader import ARROW
-from jobs.lake import Lake, spark_schema
+from jobs.lake import Lake
 from jobs.weeks import Week
-
-if TYPE_CHECKING:
-    from pyspark.sql import Column, DataFrame, SparkSession
 
 N_EXAMPLES = 5
 Example = dict[str, Any]
@@ -56,9 +54,9 @@ class Measured:
 
     @property
     def readable(self) -> bool:
-        """Whether the files are such that Spark can read the rows."""
-        broken = {e.measure for e in self.expectations if e.rule in ("readable", "type")}
-        return bool(self.partitions) and self.n_files > 0 and not broken & set(self.examples)
+        """Whether the files are such that the rows can be read."""
+        broken = any(name == "readable" or name.endswith(" type") for name in self.examples)
+        return bool(self.partitions) and self.n_files > 0 and not broken
 
     @property
     def units(self) -> list[str]:
@@ -66,8 +64,52 @@ class Measured:
         return [key for key in self.contract.partition if key not in ("day", "week")]
 
     def rows_rules(self) -> list[Expectation]:
-        """The expectations that need the rows."""
-        return [e for e in self.expectations if e.rule not in (*FILE_RULES, "rows_vs_last_week")]
+        """The expectations that need the rows and can be measured."""
+        known = (*FILE_RULES, "rows_vs_last_week")
+        return [e for e in self.expectations if e.rule not in known and e.measure not in self.blocked]
+
+    def broken(self) -> list[Expectation]:
+        """The expectations about rows whose measure is out of bounds in some unit."""
+        seen = {e.measure: [unit.get(e.measure, 0.0) for unit in self.measures.values()] for e in self.rows_rules()}
+        return [e for e in self.rows_rules() if not all(e.keeps(value) for value in seen[e.measure])]
+
+    def add_columns(self, spans: dict[str, tuple[int, Any, Any]]) -> None:
+        """Merge nulls, smallest and largest value of each column into what people are shown."""
+        for name, (n_null, low, high) in spans.items():
+            seen = self.columns.setdefault(name, {"nulls": 0, "min": None, "max": None})
+            seen["nulls"] += n_null
+            seen["min"] = min((v for v in (seen["min"], low) if v is not None), default=None)
+            seen["max"] = max((v for v in (seen["max"], high) if v is not None), default=None)
+
+    def add_spans(self, unit: str, n_rows: int, spans: dict[str, tuple[int, Any, Any]]) -> None:
+        """Take the measures that follow from a column's nulls, smallest and largest value in one unit."""
+        measures = self.measures.setdefault(unit, {})
+        measures["rows"] = n_rows
+        for e in self.rows_rules():
+            if e.column and e.rule in ("dense", "width", "null_share"):
+                measures[e.measure] = _of_span(e.rule, n_rows, *spans[e.column])
+        self.add_columns(spans)
+
+    def finish(self) -> None:
+        """Give every unit the measures of the files, and a zero where nothing bad was counted."""
+        shared = self.measures[""]
+        for unit in self.measures.values():
+            for e in self.rows_rules():
+                if e.violation or e.rule in ("unique", "references", "track_exists"):
+                    unit.setdefault(e.measure, 0.0)
+            for measure, value in shared.items():
+                unit.setdefault(measure, value)
+        if len(self.measures) > 1:
+            self.measures.pop("")
+
+
+def _of_span(rule: str, n_rows: int, n_null: int, low: Any, high: Any) -> float:
+    if n_rows == 0 or (low is None and rule != "null_share"):
+        return 0.0
+    if rule == "null_share":
+        return float(n_null / n_rows)
+    # with `unique` beside it: no index is missing exactly when they start at 0 and end at n - 1
+    return float(high - low) if rule == "width" else float(abs(low) + abs(high + 1 - n_rows))
 
 
 # -- files -------------------------------------------------------------------------------------------------------
@@ -189,200 +231,46 @@ def _change(lake: Lake, contract: Contract, week: Week, found: Measured, rows: d
     return now / before - 1 if before else None
 
 
-# -- rows --------------------------------------------------------------------------------------------------------
+def block(found: Measured, keys: dict[str, Measured]) -> None:
+    """Note the references that cannot be followed, because the other table is away or cannot be read."""
+    for e in found.rows_rules():
+        table = e.args.get("table")
+        if table and not (table in keys and keys[table].readable):
+            found.blocked[e.measure] = f"cannot be checked: {table} is not in the lake or cannot be read"
 
 
-def frame(session: SparkSession, lake: Lake, found: Measured) -> DataFrame:
-    """The partitions as one frame: the declared columns, then the partition's keys (`day` as a date)."""
-    from pyspark.sql.types import DateType, StringType, StructType
-
-    table = found.contract.table
-    schema = StructType(list(spark_schema(table).fields))
-    for key in found.contract.partition:
-        schema = schema.add(key, DateType() if key == "day" else StringType())
-    paths = [lake.path(table, **p) for p in found.partitions]
-    return session.read.schema(schema).option("basePath", f"{lake.root}/{table}").parquet(*paths)
+def files(lake: Lake, found: Measured) -> Iterator[tuple[dict[str, str], fs.FileSystem, str]]:
+    """The files whose rows are measured: partition, file system, path; always in the same order."""
+    for partition in found.partitions:
+        path = lake.path(found.contract.table, **partition)
+        system, folder = fs.FileSystem.from_uri(path) if lake.uri else (lake.fs, path)
+        infos = system.get_file_info(fs.FileSelector(folder, recursive=True))
+        for file in sorted(info.path for info in infos if info.path.endswith(".parquet")):
+            yield partition, system, file
 
 
-def start(
-    session: SparkSession, lake: Lake, found: Measured, keys: dict[str, Measured], pool: ThreadPoolExecutor
-) -> list[Future[None]]:
-    """Start every query that the rows need; each fills `measures` and `columns` in place.
-
-    Args:
-        session: Spark.
-        lake: where the tables are.
-        found: what the files told; readable.
-        keys: the tables that others refer to, as far as they can be read.
-        pool: runs the queries side by side.
-    """
-    data = frame(session, lake, found)
-    tasks = [pool.submit(_one_pass, data, found)]
-    for expectation in found.rows_rules():
-        if expectation.rule == "unique":
-            tasks.append(pool.submit(_duplicates, data, found, expectation))
-        elif "table" in expectation.args:
-            key = keys.get(expectation.args["table"])
-            if key is None or not key.readable:
-                reason = f"cannot be checked: {expectation.args['table']} is not in the lake or cannot be read"
-                found.blocked[expectation.measure] = reason
-            else:
-                orphans = unknown(session, lake, data, found, expectation, key)
-                tasks.append(pool.submit(_orphans, orphans, found, expectation))
-    return tasks
-
-
-def finish(found: Measured) -> None:
-    """Give every unit the measures of the files, and a zero where a query had nothing to say."""
-    shared = found.measures[""]
-    for unit in found.measures.values():
-        for expectation in found.expectations:
-            if "table" in expectation.args and expectation.measure not in found.blocked:
-                unit.setdefault(expectation.measure, 0.0)
-        for measure, value in shared.items():
-            unit.setdefault(measure, value)
-    if len(found.measures) > 1:
-        found.measures.pop("")
-
-
-def _one_pass(data: DataFrame, found: Measured) -> None:
-    from pyspark.sql import functions as F
-
-    rules = [e for e in found.rows_rules() if e.violation]
-    columns = list(found.contract.columns.values())
-    aggregates: list[Column] = [F.count(F.lit(1)).alias("n")]
-    aggregates += [F.count_if(F.expr(str(e.violation))).alias(f"bad{i}") for i, e in enumerate(rules)]
-    for i, column in enumerate(columns):
-        value = F.size(F.col(column.name)) if column.type.startswith("list<") else F.col(column.name)
-        aggregates.append(F.count_if(F.col(column.name).isNull()).alias(f"null{i}"))
-        for name, extreme in (("min", F.min(value)), ("max", F.max(value))):
-            aggregates.append((extreme.cast("string") if _is_time(column.type) else extreme).alias(f"{name}{i}"))
-    for row in data.groupBy(*found.units).agg(*aggregates).collect():
-        measures = found.measures.setdefault(_unit(row, found.units), {})
-        measures["rows"] = row["n"]
-        for i, expectation in enumerate(rules):
-            measures[expectation.measure] = row[f"bad{i}"]
-        spans = {c.name: (row[f"null{i}"], row[f"min{i}"], row[f"max{i}"]) for i, c in enumerate(columns)}
-        for expectation in found.rows_rules():
-            if expectation.column and expectation.rule in ("dense", "width", "null_share"):
-                measures[expectation.measure] = _of_span(expectation.rule, row["n"], *spans[expectation.column])
-        for name, (n_null, low, high) in spans.items():
-            seen = found.columns.setdefault(name, {"nulls": 0, "min": None, "max": None})
-            seen["nulls"] += n_null
-            seen["min"] = min((v for v in (seen["min"], low) if v is not None), default=None)
-            seen["max"] = max((v for v in (seen["max"], high) if v is not None), default=None)
-
-
-def _of_span(rule: str, n_rows: int, n_null: int, low: Any, high: Any) -> float:
-    """What follows from a column's nulls, smallest and largest value."""
-    if n_rows == 0 or (low is None and rule != "null_share"):
-        return 0.0
-    if rule == "null_share":
-        return float(n_null / n_rows)
-    # with `unique` beside it: no index is missing exactly when they start at 0 and end at n - 1
-    return float(high - low) if rule == "width" else float(abs(low) + abs(high + 1 - n_rows))
-
-
-def _is_time(kind: str) -> bool:
-    return kind in ("timestamp", "date")
-
-
-def _duplicates(data: DataFrame, found: Measured, expectation: Expectation) -> None:
-    """Rows beyond the first of their key. Hashes first, 8 bytes a row; only if two agree are the keys compared."""
-    from pyspark.sql import functions as F
-
-    units, keys = found.units, [F.col(c) for c in expectation.columns]
-    hashed = data.select(*units, F.xxhash64(*keys).alias("h")).groupBy(*units)
-    counts = hashed.agg(F.count("h").alias("n"), F.count_distinct("h").alias("n_distinct")).collect()
-    suspect = any(row["n"] != row["n_distinct"] for row in counts)
-    for row in counts:
-        found.measures.setdefault(_unit(row, units), {})[expectation.measure] = 0.0
-    if suspect:
-        repeated = repeats(data, units, expectation).groupBy(*units).agg(F.sum("n_times") - F.count(F.lit(1)))
-        for row in repeated.collect():
-            found.measures[_unit(row, units)][expectation.measure] = float(row[-1] or 0)
-
-
-def repeats(data: DataFrame, units: list[str], expectation: Expectation) -> DataFrame:
-    """Keys that occur more than once, with `n_times`."""
-    from pyspark.sql import functions as F
-
-    return data.groupBy(*units, *expectation.columns).agg(F.count(F.lit(1)).alias("n_times")).where("n_times > 1")
-
-
-def _orphans(orphans: DataFrame, found: Measured, expectation: Expectation) -> None:
-    from pyspark.sql import functions as F
-
-    for row in orphans.groupBy(*found.units).agg(F.sum("n_rows").alias("n")).collect():
-        found.measures.setdefault(_unit(row, found.units), {})[expectation.measure] = float(row["n"] or 0)
-
-
-def unknown(
-    session: SparkSession, lake: Lake, data: DataFrame, found: Measured, expectation: Expectation, key: Measured
-) -> DataFrame:
-    """Values that the referenced table does not know, with `n_rows`; nulls are another rule's business."""
-    from pyspark.sql import functions as F
-
-    name = expectation.columns[0]
-    rows = data.where(expectation.args["where"]) if expectation.args["where"] else data
-    values = rows.where(F.col(name).isNotNull()).groupBy(*found.units, name).agg(F.count(F.lit(1)).alias("n_rows"))
-    known = frame(session, lake, key).select(F.col(expectation.args["key"]).alias(name)).distinct()
-    return values.join(known, name, "left_anti")
-
-
-def find_examples(
-    session: SparkSession, lake: Lake, found: Measured, keys: dict[str, Measured], broken: list[Expectation]
-) -> None:
-    """Fetch up to `N_EXAMPLES` bad rows for each broken promise, always the same ones; one small query each."""
-    from pyspark.sql import functions as F
-
-    data, units = frame(session, lake, found), found.units
-    times = {c.name for c in found.contract.columns.values() if _is_time(c.type)}
-    for expectation in broken:
-        if expectation.violation:
-            shown = list(dict.fromkeys([*units, *found.contract.grain, *expectation.columns]))
-            rows = data.where(expectation.violation).select(*shown, F.col("_metadata.file_path").alias("file"))
-        elif expectation.rule == "unique":
-            shown = [*units, *expectation.columns, "n_times"]
-            rows = repeats(data, units, expectation)
-        elif "table" in expectation.args and expectation.measure not in found.blocked:
-            shown = [*units, expectation.columns[0], "n_rows"]
-            rows = unknown(session, lake, data, found, expectation, keys[expectation.args["table"]])
-        else:
-            continue
-        few = rows.orderBy(*shown).limit(N_EXAMPLES)
-        few = few.select(*(F.col(c).cast("string").alias(c) if c in times else c for c in few.columns))  # in UTC
-        examples = [row.asDict() for row in few.collect()]
-        for example in examples:
-            if "file" in example:
-                example["file"] = short(example["file"], lake, found.contract.table)
-        found.examples[expectation.measure] = [{k: _plain(v) for k, v in e.items()} for e in examples]
-
-
-def _unit(row: Any, units: list[str]) -> str:
-    return ", ".join(f"{key} {row[key]}" for key in units)
-
-
-def _plain(value: Any) -> Any:
-    """A value short enough to show."""
+def plain(value: Any) -> Any:
+    """A value as JSON can hold it and people can read it; moments in UTC."""
+    if isinstance(value, datetime):
+        return value.replace(tzinfo=None).isoformat(sep=" ")
+    if isinstance(value, date):
+        return value.isoformat()
     return [*value[:8], "..."] if isinstance(value, list) and len(value) > 8 else value
 
 
 def read_through(lake: Lake, found: Measured) -> None:
-    """Read every file to its end, column by column, to name the one that Spark stumbled over."""
-    for partition in found.partitions:
-        path = lake.path(found.contract.table, **partition)
-        system, folder = fs.FileSystem.from_uri(path) if lake.uri else (lake.fs, path)
-        for info in system.get_file_info(fs.FileSelector(folder, recursive=True)):
-            if not info.path.endswith(".parquet"):
-                continue
-            name = short(info.path, lake, found.contract.table)
-            with system.open_input_file(info.path) as source:
-                file = pq.ParquetFile(source)
-                for column in found.contract.columns:
-                    try:
-                        file.read(columns=[column])
-                    except (pa.ArrowException, OSError) as error:
-                        problem = f"column '{column}' cannot be read: {str(error).splitlines()[0]}"
-                        found.examples.setdefault("readable", []).append({"file": name, "problem": problem})
-    found.measures[""]["readable"] = float(len(found.examples.get("readable", [])))
+    """Read every file to its end, column by column, to name the one that cannot be read."""
+    for _, system, path in files(lake, found):
+        name = short(path, lake, found.contract.table)
+        with system.open_input_file(path) as source:
+            file = pq.ParquetFile(source)
+            for column in found.contract.columns:
+                try:
+                    file.read(columns=[column])
+                except (pa.ArrowException, OSError) as error:
+                    problem = f"column '{column}' cannot be read: {str(error).splitlines()[0]}"
+                    found.examples.setdefault("readable", []).append({"file": name, "problem": problem})
+    found.measures = {"": {**found.measures[""], "readable": float(len(found.examples.get("readable", [])))}}
+    if "readable" in found.examples:
+        for e in found.rows_rules():
+            found.measures[""].pop(e.measure, None)

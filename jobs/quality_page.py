@@ -135,7 +135,7 @@ def page(week: str, results: list[Result]) -> str:
         f'<nav aria-label="Tables"><ul>{links}</ul></nav></header>\n'
         f"<main>{problems}{''.join(_table(r) for r in results)}</main>\n"
         f"<footer><p>Promises come from contracts/*.yaml; Great Expectations {escape(version)} judged them on counts "
-        "that Spark took from every row.</p></footer>\n</body>\n</html>\n"
+        "taken from every row.</p></footer>\n</body>\n</html>\n"
     )
 
 
@@ -189,7 +189,7 @@ def _table(result: Result) -> str:
 
 def _column(result: Result, name: str) -> str:
     column, seen = contracts.load(result["table"]).columns[name], result["columns"].get(name)
-    checks = [c for c in result["checks"] if name in c["columns"]]
+    checks = [c for c in result["checks"] if c["columns"] == [name]]
     verdict = min((c["verdict"] for c in checks), key=lambda v: ORDER[v], default="not run")
     kind = escape(column.type) + (f'<br><span class="soft">{escape(column.unit)}</span>' if column.unit else "")
     about = escape(column.about) + (f" · {escape(column.pii)} data" if column.pii else "")

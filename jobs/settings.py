@@ -132,6 +132,14 @@ class NetworkSettings(Section):
     )
 
 
+class CheckSettings(Section):
+    """How data checks are run."""
+
+    spark_from_mb: Annotated[int, Field(ge=0)] = Field(
+        512, description="tables of at least so many MB of Parquet are measured on Spark, smaller ones in the process"
+    )
+
+
 class EvaluationSettings(Section):
     """How methods are judged."""
 
@@ -185,6 +193,7 @@ class Settings(BaseSettings):
     svd: SvdSettings = SvdSettings()
     segments: SegmentSettings = SegmentSettings()
     network: NetworkSettings = NetworkSettings()
+    checks: CheckSettings = CheckSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     gate: GateSettings = GateSettings()
     mlflow: MlflowSettings = MlflowSettings()

@@ -114,9 +114,8 @@ def render(found: dict[str, Any]) -> None:
         console.print(gate_table(found["gate"], found["verdict"]))
     if found["latest"]:
         latest = found["latest"]
-        console.print(
-            gate_table(latest["lines"], latest["verdict"], f"Gate of week {latest['week']}, not the champion")
-        )
+        title = f"Gate of week {latest['week']}: not the champion"
+        console.print(gate_table(latest["lines"], latest["verdict"], title))
     if found["champion"]:
         console.print(champion_table(found))
     console.print(where_table(found))

@@ -81,7 +81,6 @@ def connect(context: Context) -> Tracker:
     key = (uri, name, str(context.home))
     if key not in _OPEN:
         with guard(uri), locked(context.home / "mlflow" / "experiment.lock"):
-            mlflow.set_tracking_uri(uri)
             client = MlflowClient(uri)
             found = client.get_experiment_by_name(name)
             if found is None:
@@ -220,20 +219,34 @@ class Run:
             self.tracker.experiment_id, name=name, source_run_id=self.run_id, model_type="onnx"
         )
         try:
-            mlflow.onnx.log_model(
-                onnx.load_model_from_string(model),
-                name=name,
-                model_id=logged.model_id,
-                run_id=self.run_id,
-                signature=ModelSignature(spec(n_in), spec(n_out)),
-                save_as_external_data=False,
-                pip_requirements=["onnx", "onnxruntime", "numpy"],
-            )
+            with _global_uri(self.tracker.uri):
+                mlflow.onnx.log_model(
+                    onnx.load_model_from_string(model),
+                    name=name,
+                    model_id=logged.model_id,
+                    run_id=self.run_id,
+                    signature=ModelSignature(spec(n_in), spec(n_out)),
+                    save_as_external_data=False,
+                    pip_requirements=["onnx", "onnxruntime", "numpy"],
+                )
             self.tracker.client.finalize_logged_model(logged.model_id, LoggedModelStatus.READY)
         except BaseException:
             self.tracker.client.finalize_logged_model(logged.model_id, LoggedModelStatus.FAILED)
             raise
         return f"models:/{logged.model_id}"
+
+
+@contextlib.contextmanager
+def _global_uri(uri: str) -> Iterator[None]:
+    """MLflow's global address, for its one call that needs it; MLflow would leave it in the environment for good."""
+    before = os.environ.get("MLFLOW_TRACKING_URI")
+    mlflow.set_tracking_uri(uri)
+    try:
+        yield
+    finally:
+        os.environ.pop("MLFLOW_TRACKING_URI", None)
+        if before is not None:
+            os.environ["MLFLOW_TRACKING_URI"] = before
 
 
 def start_week(context: Context, dag_run: str | None = None) -> str:

@@ -17,16 +17,17 @@ def begin(context: Context) -> dict[str, Any]:
     return {"week": context.week.name, **tracking.Run(context, tracking.connect(context), run_id).links}
 
 
-def tracked(
-    context: Context, name: str, space: str | None, job: Callable[[Context], dict[str, Any]]
-) -> dict[str, Any]:
+def tracked(context: Context, name: str, space: str | None, job: Callable[[Context], dict[str, Any]]) -> dict[str, Any]:
     """Run a job as a child of the week's run and log its report: numbers as metrics, lists of numbers as curves."""
     with tracking.task(context, name, space) as run:
         report = job(context)
         numbers = dict(flat(report))
         run.log_metrics({key: value for key, value in numbers.items() if not isinstance(value, list)})
         run.log_batch(
-            (key, value, step) for key, row in numbers.items() if isinstance(row, list) for step, value in enumerate(row)
+            (key, value, step)
+            for key, row in numbers.items()
+            if isinstance(row, list)
+            for step, value in enumerate(row)
         )
         run.log_json(report, "report.json")
         return {**report, **run.links}
@@ -37,10 +38,13 @@ def flat(report: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
     for key, value in report.items():
         if isinstance(value, Mapping):
             yield from flat(value, f"{prefix}{key}.")
-        elif isinstance(value, list) and value and all(isinstance(v, int | float) for v in value):
+        elif is_number(value) or (isinstance(value, list) and value and all(map(is_number, value))):
             yield f"{prefix}{key}", value
-        elif isinstance(value, int | float) and not isinstance(value, bool):
-            yield f"{prefix}{key}", value
+
+
+def is_number(value: object) -> bool:
+    """An int or a float, not a truth value."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def complete(context: Context, failed: bool = False) -> dict[str, Any]:

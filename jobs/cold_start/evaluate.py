@@ -13,8 +13,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-from models.methods import FullPers, Method, Popularity, RegistrationDayStreams, SemiPers
-from models.metrics import bootstrap, score
 
 from jobs import figures, tracking
 from jobs.cold_start.train import load
@@ -25,6 +23,8 @@ from jobs.release import export
 from jobs.settings import Space
 from jobs.tracking import Run
 from models.input_vector import AGE_CLASSES, INTERACTIONS, FirstDays, Ragged, age_classes
+from models.methods import FullPers, Method, Popularity, RegistrationDayStreams, SemiPers
+from models.metrics import bootstrap, score
 
 METRICS = ("precision", "recall", "ndcg")
 MAX_COUNTRIES = 5
@@ -63,15 +63,15 @@ def run(context: Context, space: Space) -> dict[str, Any]:
             week=context.week.name,
             space=space,
         )
-        log(context, run, space, frame, recommended)
-        return {"rows": written.rows, "path": written.path, **headline(frame, max(settings.k)), **run.links}
+        log(context, run, space, rows, recommended)
+        return {"rows": written.rows, "path": written.path, **headline(rows, max(settings.k)), **run.links}
 
 
 def build_methods(context: Context, space: Space) -> list[Method]:
     """The week's methods over one space; Popularity is a method like any other."""
     lake, week, similarity = context.lake, context.week.name, context.settings.evaluation.similarity
-    tracks_ND = vectors(lake.read("track_vectors", week=week, space=space))
-    segments = lake.read("segments", week=week, space=space)
+    tracks_ND = lake.matrix("track_vectors", week=week, space=space)
+    segments = lake.read("segments", week=week, space=space).sort_by("segment_id")
     centroids_KD = vectors(segments, "centroid")
     lists = segments.column("ranking").combine_chunks()
     ranking_KR = lists.flatten().to_numpy().reshape(len(lists), -1)
@@ -110,8 +110,12 @@ def read_cohort(context: Context, space: Space, split: str) -> Cohort:
 
 def slices(days: FirstDays) -> dict[str, np.ndarray]:
     """All; with and without any interaction on the first day; the largest countries; age classes."""
-    n = sum(np.diff(days.blocks[name].offsets) for name in INTERACTIONS)
-    found = {"all": np.ones(len(days.age), bool), "interactions=none": n == 0, "interactions=some": n > 0}
+    n = np.sum([days.blocks[name].lengths for name in INTERACTIONS], axis=0)
+    found: dict[str, np.ndarray] = {
+        "all": np.ones(len(days.age), bool),
+        "interactions=none": n == 0,
+        "interactions=some": n > 0,
+    }
     country = pd.Series(days.country, dtype=object)
     for name in country.value_counts().index[:MAX_COUNTRIES]:
         found[f"country={name}"] = (country == name).to_numpy()
@@ -143,24 +147,24 @@ def judge(context: Context, method: str, cohort: Cohort, recommended_BK: np.ndar
     return rows
 
 
-def headline(frame: pd.DataFrame, k: int) -> dict[str, float]:
+def headline(rows: list[dict[str, Any]], k: int) -> dict[str, float]:
     """NDCG of each method on the whole test cohort, for the last line of stdout."""
-    chosen = frame[(frame.split == "test") & (frame.slice == "all") & (frame.metric == "ndcg") & (frame.k == k)]
-    return {f"{row.method}_ndcg": round(row.value, 4) for row in chosen.itertuples()}
+    return {
+        f"{row['method']}_ndcg": round(row["value"], 4)
+        for row in rows
+        if (row["split"], row["slice"], row["metric"], row["k"]) == ("test", "all", "ndcg", k)
+    }
 
 
-def log(context: Context, run: Run, space: Space, frame: pd.DataFrame, recommended: dict[str, np.ndarray]) -> None:
+def log(
+    context: Context, run: Run, space: Space, rows: list[dict[str, Any]], recommended: dict[str, np.ndarray]
+) -> None:
     """Every metric, and the pictures, to MLflow."""
-    run.log_metrics(
-        {
-            f"{row.split}.{row.slice}.{row.method}.{row.metric}_at_{row.k}": row.value
-            for row in frame.itertuples()
-            if row.slice == "all"
-        }
-    )
-    run.log_table(frame.to_dict("records"), "evaluation.json")
+    whole = [row for row in rows if row["slice"] == "all"]
+    run.log_metrics({f"{r['split']}.{r['method']}.{r['metric']}_at_{r['k']}": r["value"] for r in whole})
+    run.log_table(rows, "evaluation.json")
     run.log_dataset("cohort", use="evaluation", week=context.week.name)
-    best = frame[(frame.split == "test") & (frame.slice == "all")]
-    run.log_figure(figures.metric_bars(best, space), "metric_bars.png")
+    test = pd.DataFrame([row for row in whole if row["split"] == "test"])
+    run.log_figure(figures.metric_bars(test, space), "metric_bars.png")
     n_tracks = context.lake.rows("catalog", week=context.week.name)
     run.log_figure(figures.popularity_ranks(recommended, n_tracks), "popularity_ranks.png")

@@ -14,11 +14,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+import contracts
 from jobs import tracking
+from jobs.cold_start.people import warm_people
 from jobs.context import Context
-from jobs.lake import list_column, vectors
+from jobs.lake import list_column
 from jobs.settings import Space
-from models.input_vector import AGE_CLASSES, Demographics, Entities, FirstDays, age_classes, input_vectors
+from models.input_vector import AGE_CLASSES, Demographics, Entities, FirstDays, input_vectors
 
 SPLITS = ("train", "validation", "test")
 CHUNK = 16_384
@@ -67,7 +69,7 @@ def means(groups: np.ndarray, members: np.ndarray, vectors_ND: np.ndarray) -> tu
 def entity_vectors(context: Context, space: Space) -> Entities:
     """Artists, albums and playlists as plain means of their catalogue tracks; written as entity_vectors."""
     lake, week = context.lake, context.week.name
-    track_ND = vectors(lake.read("track_vectors", week=week, space=space))
+    track_ND = lake.matrix("track_vectors", week=week, space=space)
     catalog = lake.read("catalog", week=week)
     order = np.argsort(catalog.column("track_idx").to_numpy())
     columns = {name: catalog.column(name).to_numpy()[order] for name in ("track_id", "artist_id", "album_id")}
@@ -101,43 +103,29 @@ def entity_vectors(context: Context, space: Space) -> Entities:
 def demographic_vectors(context: Context, space: Space) -> Demographics:
     """Mean vectors of warm users by country, by age class and by both; written as demographic_vectors."""
     lake, week = context.lake, context.week.name
-    user_UD = vectors(lake.read("user_vectors", week=week, space=space))
-    users = lake.read("users").to_pandas().set_index("user_id")
-    warm = lake.read("warm_users", week=week).to_pandas().sort_values("user_idx")
-    users = users.loc[warm.user_id]
-    country = users.country.to_numpy(dtype=object)
-    ages = age_classes(users.age.fillna(-1).to_numpy().astype(np.int64))
-    known_country = np.array([isinstance(c, str) for c in country], bool)
-    age_name = np.array([AGE_CLASSES[a] if a >= 0 else "" for a in ages], dtype=object)
-    keys = {
-        "country": (known_country, country),
-        "age_class": (ages >= 0, age_name),
-        "country_age": (
-            known_country & (ages >= 0),
-            np.array([f"{c}/{a}" for c, a in zip(country, age_name, strict=True)], object),
-        ),
-    }
-    parts, by_kind = [], {}
-    for kind, (known, name) in keys.items():
-        if not known.any():
+    user_UD = lake.matrix("user_vectors", week=week, space=space)
+    people = warm_people(context)
+    people["country_age"] = people.country + "/" + people.age_class
+    parts, by_kind = [], dict[str, dict[str, np.ndarray]]()
+    for kind in ("country", "age_class", "country_age"):
+        known = people[kind].notna().to_numpy()
+        named = people[kind][known].to_numpy().astype(str)
+        if not len(named):
             by_kind[kind] = {}
             continue
-        names, mean = means(name[known].astype(str), np.flatnonzero(known), user_UD)
-        counts = np.unique(name[known].astype(str), return_counts=True)[1]
+        names, mean = means(named, np.flatnonzero(known), user_UD)
         by_kind[kind] = dict(zip(names.tolist(), mean.astype(np.float32), strict=True))
         parts.append(
             pa.table(
                 {
                     "kind": pa.array([kind] * len(names), pa.string()),
                     "name": pa.array(names.tolist(), pa.string()),
-                    "n_users": pa.array(counts.astype(np.int32)),
+                    "n_users": pa.array(np.unique(named, return_counts=True)[1].astype(np.int32)),
                     "vector": list_column(mean.astype(np.float32)),
                 }
             )
         )
-    schema = pa.schema(
-        [("kind", pa.string()), ("name", pa.string()), ("n_users", pa.int32()), ("vector", pa.list_(pa.float32()))]
-    )
+    schema = contracts.load("demographic_vectors").arrow_schema()
     table = pa.concat_tables(parts) if parts else schema.empty_table()
     lake.write("demographic_vectors", table, report={"commit": context.commit}, week=week, space=space)
     zero = np.zeros(user_UD.shape[1], np.float32)

@@ -14,14 +14,14 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from models.segments import kmeans, rankings
 from scipy.sparse import csr_matrix
 
 from jobs import figures, tracking
+from jobs.cold_start.people import warm_people
 from jobs.context import Context
-from jobs.lake import list_column, vectors
+from jobs.lake import list_column
 from jobs.settings import Space
-from models.input_vector import AGE_CLASSES, age_classes
+from models.segments import kmeans, rankings
 
 CARD_TRACKS = 5
 CARD_TRAITS = 3
@@ -32,7 +32,7 @@ def run(context: Context, space: Space) -> dict[str, Any]:
     """Cluster, rank, describe, write; the report for Airflow."""
     settings, week = context.settings.segments, context.week.name
     with tracking.task(context, "segments", space) as run:
-        x = vectors(context.lake.read("user_vectors", week=week, space=space))
+        x = context.lake.matrix("user_vectors", week=week, space=space)
         found = kmeans(x, settings.k, context.seed(f"segments/{space}"), settings.max_iter, settings.n_init)
         user_tracks = listened(context, len(x))
         ranking = rankings(found.labels, user_tracks, settings.k, min(settings.ranking, user_tracks.shape[1]))
@@ -73,16 +73,13 @@ def listened(context: Context, n_users: int) -> csr_matrix:
 def cards(context: Context, labels: np.ndarray, user_tracks: csr_matrix, ranking: np.ndarray) -> list[str]:
     """One JSON card a segment: countries, age classes and genres by lift (paper, Table 2), top tracks, a sentence."""
     week, k = context.week.name, len(ranking)
-    users = context.lake.read("users").to_pandas().set_index("user_id")
-    warm = context.lake.read("warm_users", week=week).to_pandas().sort_values("user_idx")
-    users = users.loc[warm.user_id]
+    people = warm_people(context)
     tracks = context.lake.read("tracks").to_pandas().set_index("track_id")
     tracks = tracks.loc[context.lake.read("catalog", week=week).to_pandas().sort_values("track_idx").track_id]
     member = csr_matrix((np.ones(len(labels), np.float32), (labels, np.arange(len(labels)))), shape=(k, len(labels)))
-    classes = [int(c) for c in age_classes(users.age.fillna(-1).to_numpy().astype(np.int64))]
     traits = {
-        "countries": lifts(member, users.country.tolist()),
-        "ages": lifts(member, [AGE_CLASSES[c] if c >= 0 else None for c in classes]),
+        "countries": lifts(member, people.country.tolist()),
+        "ages": lifts(member, people.age_class.tolist()),
         "genres": lifts(member @ user_tracks, tracks.genre.tolist()),
     }
     titles = [

@@ -10,13 +10,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from models.network import Recipe, fit, predict
 
 from jobs import figures, tracking
 from jobs.context import Context
 from jobs.errors import CheckFailed
 from jobs.lake import vectors
 from jobs.settings import NetworkSettings, Space
+from models.network import Recipe, fit, predict
 
 
 def run(context: Context, space: Space) -> dict[str, Any]:
@@ -35,9 +35,8 @@ def run(context: Context, space: Space) -> dict[str, Any]:
             curves.append({"train_loss": loss} | ({} if held_out is None else {"held_out_loss": held_out}))
 
         recipe = recipe_of(settings)
-        net = fit(
-            x[~held], y[~held], recipe, context.seed(f"network/{space}"), on_epoch=on_epoch, validation=validation
-        )
+        seed = context.seed(f"network/{space}")
+        net = fit(x[~held], y[~held], recipe, seed, on_epoch=on_epoch, validation=validation)
         cohort = [load(context, space, split) for split in ("validation", "test")]
         ids, inputs = (np.concatenate(parts) for parts in zip(*cohort, strict=True))
         onnx = to_onnx(net)
@@ -72,6 +71,6 @@ def training_set(context: Context, space: Space) -> tuple[np.ndarray, np.ndarray
     rows = np.array([index_of.get(i, -1) for i in ids.tolist()])
     if not len(ids) or (rows < 0).any():
         raise CheckFailed(f"features: {int((rows < 0).sum())} of {len(ids)} training users are not warm in week {week}")
-    y = vectors(context.lake.read("user_vectors", week=week, space=space))[rows]
+    y = context.lake.matrix("user_vectors", week=week, space=space)[rows]
     known = np.abs(y).sum(1) > 0
     return x[known], y[known]

@@ -123,6 +123,8 @@ def train(
     start = als.first_factors(n_items, plan.d, seed)
     for name in ("y0", "y1", "p0", "p1", "r0", "r1"):
         blocks.make_rows(plan.file(name), n_items, plan.d)
+    for block in ratings.blocks:
+        blocks.make_rows(plan.sums(block), n_items, plan.d)
     blocks.write_rows(plan.state("y"), 0, start)
     gram = als.gram(start)
     norm = float(np.trace(gram))
@@ -168,7 +170,7 @@ def solve_users(plan: Plan, block: Block) -> tuple[float, np.ndarray]:
     out = np.zeros(y.shape, np.float32)
     loss = als.solve_users(offsets, items, affinities, x, y, ridged, np.float32(plan.alpha), plan.steps, out)
     blocks.save(plan.users(block, plan.round), x)
-    blocks.save(plan.sums(block), out)
+    blocks.write_rows(plan.sums(block), 0, out)
     return loss, als.gram(x)
 
 
@@ -187,7 +189,7 @@ def spread(plan: Plan, block: Block) -> None:
     x, p = blocks.load(plan.users(block, plan.round)), blocks.load(plan.state("p"))
     out = np.zeros(p.shape, np.float32)
     als.spread(offsets, items, affinities, x, p, np.float32(plan.alpha), out)
-    blocks.save(plan.sums(block), out)
+    blocks.write_rows(plan.sums(block), 0, out)
 
 
 def step_items(plan: Plan, part: tuple[int, int]) -> tuple[float, np.ndarray]:

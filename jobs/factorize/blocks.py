@@ -174,10 +174,11 @@ def load(path: str) -> np.ndarray:
 
 
 def save(path: str, array: np.ndarray) -> None:
-    """Write beside and rename: a task that dies leaves nothing under the name."""
+    """Write beside and rename: a task that dies leaves nothing half written under the name."""
     temporary = f"{path}.{uuid.uuid4().hex[:8]}"
     with open(temporary, "wb") as sink:
         np.save(sink, array)
+    Path(path).unlink(missing_ok=True)  # a rename over a file makes some file systems wait for the disk
     os.replace(temporary, path)
 
 

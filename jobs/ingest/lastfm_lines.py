@@ -146,7 +146,9 @@ def moments(texts: pa.Array) -> np.ndarray:
     time = pc.strptime(text, "%Y-%m-%dT%H:%M:%SZ", "us", error_is_null=True)
     same_day = pc.equal(pc.day(time), pc.cast(pc.utf8_slice_codeunits(text, 8, 10), pa.int64()))
     found = pc.if_else(pc.fill_null(same_day, False), pc.cast(time, pa.int64()), -1)
-    return np.maximum(found.to_numpy(zero_copy_only=False), -1)
+    us: np.ndarray = np.array(found.to_numpy(zero_copy_only=False))
+    us[us < 0] = -1
+    return us
 
 
 def line_of(row: int, torn: array[int]) -> int:

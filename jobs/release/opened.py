@@ -127,7 +127,7 @@ def open_release(folder: Path, check: bool = True) -> Release:
     spaces = {}
     for path in sorted(folder.glob("*/layout.json")):
         layout = json.loads(path.read_text())
-        if any(layout[key] != wanted for key, wanted in bundle_layout(layout["d"]).items()):
+        if any(layout.get(key) != wanted for key, wanted in bundle_layout(layout["d"]).items()):
             raise CheckFailed(f"release {folder.name[:12]}: {path.parent.name}/layout.json is another program's layout")
         spaces[path.parent.name] = OpenSpace(path.parent, layout)
     return Release(folder, provenance, spaces)

@@ -161,7 +161,9 @@ def _fill_space(
         for metric in ("precision", "recall", "ndcg")
     ]
     frame = pa.Table.from_pylist(evaluation)
-    frame = frame.set_column(4, "k", frame["k"].cast(pa.int32())).set_column(5, "n_users", frame["n_users"].cast(pa.int32()))
+    frame = frame.set_column(4, "k", frame["k"].cast(pa.int32())).set_column(
+        5, "n_users", frame["n_users"].cast(pa.int32())
+    )
     lake.write("evaluation", frame, **where)
     _, onnx, predictions = trained()
     export.keep(context, space, onnx, cohort()[0]["user_id"].to_numpy(), predictions, {"seed": 3})

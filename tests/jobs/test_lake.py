@@ -226,3 +226,12 @@ def test_ragged_vectors_are_refused(lake):
     )
     with pytest.raises(CheckFailed, match="lengths, 1 to 2"):
         vectors(table)
+
+
+def test_vectors_come_in_the_order_of_their_index(lake):
+    turned = frame([[0, 0], [1, 1], [2, 2]]).take(pa.array([2, 0, 1]))
+    lake.write("track_vectors", turned, **AT)
+    assert lake.matrix("track_vectors", **AT).tolist() == [[0, 0], [1, 1], [2, 2]]
+    lake.write("track_vectors", turned.slice(0, 2), **AT)
+    with pytest.raises(CheckFailed, match="'track_idx' does not run from 0 to 1"):
+        lake.matrix("track_vectors", **AT)

@@ -10,10 +10,11 @@ import pyarrow.parquet as pq
 import pytest
 
 import contracts
-from contracts.expectations import Expectation
-from jobs import quality
+from contracts.expectations import Expectation, expectations
+from jobs import quality, quality_arrow, quality_spark
 from jobs.errors import BadArgument, CheckFailed
-from jobs.quality_measure import Measured
+from jobs.quality_measure import Measured, inspect_files
+from jobs.settings import CheckSettings
 
 DAY = "2026-11-10"
 NOON = datetime(2026, 11, 10, 12, tzinfo=UTC)
@@ -41,9 +42,8 @@ def put(lake, table, *changes, schema=None, **partition):
 
 
 @pytest.fixture
-def ready(context, spark):
+def ready(context):
     """A context with the four source tables, all of them valid."""
-    context.__dict__["spark"] = spark
     put(context.lake, "users", {}, {"user_id": 2, "country": None, "age": None})
     put(context.lake, "tracks", {}, {"track_id": 8})
     put(
@@ -51,6 +51,15 @@ def ready(context, spark):
     )
     put(context.lake, "playlists", {}, {"position": 1})
     return context
+
+
+@pytest.fixture(params=["arrow", "spark"])
+def either(ready, request):
+    """The same context, its rows measured in the process or on Spark: both must say the same."""
+    if request.param == "spark":
+        ready.__dict__["spark"] = request.getfixturevalue("spark")
+        ready.settings = ready.settings.model_copy(update={"checks": CheckSettings(spark_from_mb=0)})
+    return ready
 
 
 def broken(result, verdict="failed"):
@@ -81,12 +90,12 @@ def test_valid_tables_keep_every_promise_and_leave_one_page(ready):
     assert {f.name: f.read_bytes() for f in folder.glob("*.*")} == before
 
 
-def test_users_break_every_promise(ready):
+def test_users_break_every_promise(either):
     file = put(
-        ready.lake, "users", {}, {"user_id": 2, "country": "XX"}, {"user_id": 3, "age": 400}, {"user_id": 4, "age": 4},
+        either.lake, "users", {}, {"user_id": 2, "country": "XX"}, {"user_id": 3, "age": 400}, {"user_id": 4, "age": 4},
         {"user_id": 5}, {"user_id": 5}, {"user_id": 5}, {"user_id": -1}, {"user_id": 6, "registered_at": None},
     )  # fmt: skip
-    (result,) = quality.check(ready, ["users"])
+    (result,) = quality.check(either, ["users"])
     assert broken(result) == {
         "country country": 1, "age range": 2, "user_id unique": 2, "user_id range": 1, "registered_at never_null": 1,
     }  # fmt: skip
@@ -94,10 +103,8 @@ def test_users_break_every_promise(ready):
     assert [(e["user_id"], e["age"]) for e in examples(result, "age range")] == [(3, 400), (4, 4)]
     lines = [quality.problem(result, c) for c in result["failed"]]
     name = f"users/{file.parent.name}/part-00000.parquet"
-    assert (
-        f"  users.country: 1 row breaks 'is an ISO 3166-1 alpha-2 country code'\n    e.g. user_id=2 country=XX in {name}"
-        in lines
-    )
+    said = "  users.country: 1 row breaks 'is an ISO 3166-1 alpha-2 country code'"
+    assert f"{said}\n    e.g. user_id=2 country=XX in {name}" in lines
 
 
 def test_unknown_ages_only_warn(ready, capsys):
@@ -107,32 +114,33 @@ def test_unknown_ages_only_warn(ready, capsys):
     assert "users.age: 100.0% unknown; the contract: is unknown in at most 90% of the rows" in capsys.readouterr().err
 
 
-def test_events_break_every_promise(ready):
+def test_events_break_every_promise(either):
     future = datetime(2027, 1, 1, tzinfo=UTC)
-    put(ready.lake, "events", {}, {"ts": NOON + timedelta(seconds=1), "listened_s": 3}, day="2026-11-09")
+    put(either.lake, "events", {}, {"ts": NOON + timedelta(seconds=1), "listened_s": 3}, day="2026-11-09")
     put(
-        ready.lake, "events", {}, {}, {"ts": future}, {"entity_id": 12345, "kind": "skip"}, {"user_id": 77},
+        either.lake, "events", {}, {}, {"ts": future}, {"entity_id": 12345, "kind": "skip"}, {"user_id": 77},
         {"kind": "hum", "entity": "album"}, {"entity": "artist"}, {"listened_s": 90_000, "entity_id": 8},
         {"entity": "song", "kind": "search"}, day=DAY,
     )  # fmt: skip
-    (result,) = quality.check(ready, ["events"])
+    (result,) = quality.check(either, ["events"])
     assert broken(result) == {
         "ts within_partition": 3, "user_id ts kind entity entity_id unique": 2, "entity_id track_exists": 1,
         "user_id references": 1, "kind values": 1, "entity values": 1, "entity kind pairs": 1, "listened_s range": 1,
     }  # fmt: skip
     assert examples(result, "ts within_partition")[2]["ts"] == "2027-01-01 00:00:00"
     assert f"events/day={DAY}/v-" in examples(result, "ts within_partition")[2]["file"]
-    assert examples(result, "entity_id track_exists") == [{"entity_id": 12345, "n_rows": 1}]
+    (orphan,) = examples(result, "entity_id track_exists")
+    assert (orphan["entity_id"], orphan["kind"], orphan["ts"]) == (12345, "skip", "2026-11-10 12:00:00")
 
 
-def test_both_borders_of_a_day_belong_to_it_or_not(ready):
+def test_both_borders_of_a_day_belong_to_it_or_not(either):
     last = datetime(2026, 11, 10, 23, 59, 59, 999999, tzinfo=UTC)
     first = datetime(2026, 11, 10, tzinfo=UTC)
-    put(ready.lake, "events", {"ts": first}, {"ts": last}, day=DAY)
-    assert broken(quality.check(ready, ["events"])[0]) == {}
+    put(either.lake, "events", {"ts": first}, {"ts": last}, day=DAY)
+    assert broken(quality.check(either, ["events"])[0]) == {}
     one = timedelta(microseconds=1)
-    put(ready.lake, "events", {"ts": first - one}, {"ts": last + one}, day=DAY)
-    assert broken(quality.check(ready, ["events"])[0]) == {"ts within_partition": 2}
+    put(either.lake, "events", {"ts": first - one}, {"ts": last + one}, day=DAY)
+    assert broken(quality.check(either, ["events"])[0]) == {"ts within_partition": 2}
 
 
 def test_fewer_events_than_the_week_before_only_warn(ready):
@@ -176,13 +184,13 @@ def test_files_are_named_with_what_is_wrong(ready):
     assert html.index("is no whole Parquet file") < html.index("kept")
 
 
-def test_a_file_spoiled_in_the_middle_is_found(ready):
-    file = put(ready.lake, "users", *({"user_id": i, "age": 5 + i % 90} for i in range(500)))
+def test_a_file_spoiled_in_the_middle_is_found(either):
+    file = put(either.lake, "users", *({"user_id": i, "age": 5 + i % 90} for i in range(500)))
     content = bytearray(file.read_bytes())
     content[4:400] = b"\xff" * 396
     file.write_bytes(content)
     with pytest.raises(CheckFailed, match=r"part-00000.parquet column 'user_id' cannot be read"):
-        quality.run(ready, ["users"])
+        quality.run(either, ["users"])
 
 
 def test_rows_that_were_lost_or_added_by_hand_are_noticed(ready):
@@ -193,27 +201,27 @@ def test_rows_that_were_lost_or_added_by_hand_are_noticed(ready):
     assert "1 rows were written, 2 are there" in examples(result, "whole")[0]["problem"]
 
 
-def test_an_orphan_in_a_playlist(ready):
-    put(ready.lake, "playlists", {}, {"position": 1, "track_id": 404}, {"position": -1})
-    (result,) = quality.check(ready, ["playlists"])
+def test_an_orphan_in_a_playlist(either):
+    put(either.lake, "playlists", {}, {"position": 1, "track_id": 404}, {"position": -1})
+    (result,) = quality.check(either, ["playlists"])
     assert broken(result) == {"track_id references": 1, "position range": 1}
 
 
-def test_spaces_are_judged_apart(ready):
+def test_spaces_are_judged_apart(either):
     bad = [{"centroid": [float("nan"), 0.0]}, {"segment_id": 2, "centroid": [1.0], "ranking": [None]}]
-    put(ready.lake, "segments", {}, {"segment_id": 1}, week="2026-11-16", space="ut_als")
-    put(ready.lake, "segments", *bad, week="2026-11-16", space="tt_svd")
-    (result,) = quality.check(ready, ["segments"])
+    put(either.lake, "segments", {}, {"segment_id": 1}, week="2026-11-16", space="ut_als")
+    put(either.lake, "segments", *bad, week="2026-11-16", space="tt_svd")
+    (result,) = quality.check(either, ["segments"])
     assert broken(result) == {
         "segment_id dense": 1, "centroid elements": 1, "centroid width": 1, "ranking elements": 1,
     }  # fmt: skip
     assert all(c["units"] == ["space tt_svd"] for c in result["failed"])
 
 
-def test_numbers_that_are_none(ready):
+def test_numbers_that_are_none(either):
     bad = [{"value": float("nan")}, {"k": 20, "high": float("inf")}]
-    put(ready.lake, "evaluation", {"k": 10}, *bad, week="2026-11-16", space="tt_svd")
-    (result,) = quality.check(ready, ["evaluation"])
+    put(either.lake, "evaluation", {"k": 10}, *bad, week="2026-11-16", space="tt_svd")
+    (result,) = quality.check(either, ["evaluation"])
     assert broken(result) == {"value finite": 1, "value range": 1, "high finite": 1, "high range": 1}
 
 
@@ -251,3 +259,32 @@ def test_the_page_shows_what_people_typed_as_text(ready):
     html = (ready.home / "quality" / "2026-11-16" / "index.html").read_text()
     assert "<script" not in html
     assert "&lt;script&gt;" in html
+
+
+def test_both_engines_take_the_same_measures(ready, spark):
+    """On rows that break most rules at once; examples too, whatever their order."""
+    put(
+        ready.lake, "events", {}, {}, {}, {"ts": NOON - timedelta(days=1)}, {"entity_id": 5, "listened_s": None},
+        {"kind": None}, {"user_id": None}, {"user_id": None}, {"entity": "album", "kind": "skip"},
+        {"listened_s": -3, "entity_id": -1}, day=DAY,
+    )  # fmt: skip
+    arrow, by_spark = (_measured(ready, "events") for _ in range(2))
+    keys = {table: _measured(ready, table) for table in ("users", "tracks")}
+    quality_arrow.measure(ready.lake, arrow, keys)
+    quality_spark.measure(spark, ready.lake, by_spark, keys)
+    assert arrow.measures == by_spark.measures
+    assert arrow.columns == by_spark.columns
+    for name in {*arrow.examples, *by_spark.examples}:
+        assert sorted(map(str, arrow.examples[name])) == sorted(map(str, by_spark.examples[name]))
+
+
+def _measured(context, table):
+    contract = contracts.load(table)
+    return inspect_files(context.lake, contract, expectations(contract), context.week, 90)
+
+
+def test_hashes_tell_rows_apart_and_know_them_again():
+    rows = pa.RecordBatch.from_pylist([{"a": i, "b": w, "t": NOON} for i in range(50) for w in ("x", "y", None)])
+    found = quality_arrow.hashes(rows, ("a", "b", "t"))
+    assert len(set(found.tolist())) == 150
+    assert (quality_arrow.hashes(rows.slice(75), ("a", "b", "t")) == found[75:]).all()

@@ -106,8 +106,10 @@ def test_curves_tables_figures_data_sets_and_networks(context, capfd):
     dataset = found.inputs.dataset_inputs[0].dataset
     assert dataset.name == "catalog/week=2026-11-16"
     assert json.loads(dataset.profile) == {"num_rows": 150}
+    assert "MLFLOW_TRACKING_URI" not in os.environ, "another home in the same process has a store of its own"
     import mlflow
 
+    mlflow.set_tracking_uri(run.tracker.uri)
     info = mlflow.models.get_model_info(uri)
     assert info.signature.inputs.inputs[0].shape == (-1, net.d_in)
     assert info.signature.outputs.inputs[0].shape == (-1, net.d_out)
@@ -141,7 +143,9 @@ def test_pickle_is_off_and_telemetry_too():
 
 def at(context, uri):
     return type(context)(
-        context.settings.model_copy(update={"mlflow": context.settings.mlflow.model_copy(update={"tracking_uri": uri})}),
+        context.settings.model_copy(
+            update={"mlflow": context.settings.mlflow.model_copy(update={"tracking_uri": uri})}
+        ),
         context.week,
         context.home,
     )

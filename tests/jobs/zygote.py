@@ -21,15 +21,18 @@ def promote(home: str, week: str, die_at: int, answer: str) -> None:
     """Promote; die with exit code 9 right before write number `die_at` (-1: never, and tell how many there were)."""
     from small_week import context_at
 
+    from jobs import tracking
     from jobs.errors import OvertureError
     from jobs.release import promote as job
+    from jobs.release import registry
 
-    writes = count_writes(die_at)
+    writes, context = count_writes(die_at), context_at(Path(home), week)
     try:
-        said = job.run(context_at(Path(home), week))
+        said = job.run(context)
     except OvertureError as error:
         said = {"error": str(error), "exit_code": error.exit_code}
-    Path(answer).write_text(json.dumps({**said, "writes": writes}))
+    found = registry.aliases(context, tracking.connect(context))
+    Path(answer).write_text(json.dumps({**said, "writes": writes, "aliases": found}))
 
 
 def start(home: str, week: str, answer: str) -> None:
@@ -112,9 +115,11 @@ def shared() -> Zygote:
 
 def main() -> None:
     import small_week  # noqa: F401
+    from sqlalchemy.orm import configure_mappers
 
-    import jobs.release.promote
+    import jobs.release.promote  # noqa: F401
 
+    configure_mappers()
     for line in sys.stdin:
         children = []
         for name, arguments in json.loads(line)["calls"]:

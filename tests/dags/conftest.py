@@ -1,0 +1,151 @@
+"""Airflow over an empty database of its own, and an `overture` that writes down how it was called."""
+
+from __future__ import annotations
+
+import atexit
+import base64
+import os
+import shutil
+import stat
+import sys
+import tempfile
+from collections.abc import Callable
+from copy import deepcopy
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+DAGS = ROOT / "dags"
+
+# Airflow reads its settings when it is imported: they stand before any import of it.
+HOME = Path(tempfile.mkdtemp(prefix="overture-airflow-"))
+atexit.register(shutil.rmtree, HOME, ignore_errors=True)
+for name in [name for name in os.environ if name.startswith("AIRFLOW")]:
+    del os.environ[name]
+os.environ |= {
+    "AIRFLOW_HOME": str(HOME),
+    "AIRFLOW_CONFIG": str(ROOT / "airflow.cfg"),
+    "AIRFLOW__CORE__DAGS_FOLDER": str(DAGS),
+    "AIRFLOW__CORE__FERNET_KEY": base64.urlsafe_b64encode(b"0" * 32).decode(),
+    "AIRFLOW__API_AUTH__JWT_SECRET": "tests",
+    "AIRFLOW__LOGGING__LOGGING_LEVEL": "ERROR",
+}
+sys.path.insert(0, str(DAGS))
+
+# Writes its arguments to calls.txt; answers with the code that stands in a file named after its first words.
+RECORDER = """#!/usr/bin/env bash
+echo "$*" >> "{folder}/calls.txt"
+echo "noise on stderr" >&2
+name=$(echo "$1 $2" | sed -E 's/ --.*//; s/ /-/')
+code=$(cat "{folder}/$name" 2>/dev/null || echo 0)
+verdict=$(cat "{folder}/verdict" 2>/dev/null || echo pass)
+echo "some output"
+echo '{{"rows": 1, "mlflow_url": "http://127.0.0.1:5000/#/experiments/1/runs/a", "verdict": "'$verdict'"}}'
+echo "noise after the report" >&2
+exit "$code"
+"""
+
+
+def fresh(dag: Any) -> Any:
+    """A copy of a DAG with parameters of its own: they keep the last value that they were given."""
+    copied = deepcopy(dag)
+    for owner in (copied, *copied.tasks):
+        owner.params = deepcopy(owner.params)
+    return copied
+
+
+class Overture:
+    """The recording command: what it was called with, and how it should answer."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        command = folder / "overture"
+        command.write_text(RECORDER.format(folder=folder))
+        command.chmod(command.stat().st_mode | stat.S_IEXEC)
+
+    def answer(self, words: str, code: int) -> None:
+        """End with this code when called with these first words."""
+        (self.folder / words.replace(" ", "-")).write_text(str(code))
+
+    def verdict(self, verdict: str) -> None:
+        """Report this verdict."""
+        (self.folder / "verdict").write_text(verdict)
+
+    @property
+    def calls(self) -> list[str]:
+        """Every call so far, in order."""
+        file = self.folder / "calls.txt"
+        return file.read_text().splitlines() if file.exists() else []
+
+
+@pytest.fixture
+def overture(tmp_path, monkeypatch) -> Overture:
+    """An `overture` of this test's own at the head of PATH."""
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    return Overture(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def bag():
+    """All DAG files, parsed as the dag-processor parses them."""
+    from airflow.dag_processing.dagbag import BundleDagBag
+
+    return BundleDagBag(dag_folder=str(DAGS), bundle_path=DAGS, bundle_name="dags-folder")
+
+
+@pytest.fixture(scope="session")
+def database(bag):
+    """Airflow's database with the DAGs in it."""
+    from airflow.dag_processing.bundles.manager import DagBundlesManager
+    from airflow.dag_processing.dagbag import sync_bag_to_db
+    from airflow.utils import db
+
+    db.initdb()
+    DagBundlesManager().sync_bundles_to_db()
+    sync_bag_to_db(bag, "dags-folder", None)
+
+
+@pytest.fixture(scope="session")
+def render(bag) -> Callable[..., dict[str, str]]:
+    """task id -> command, as Airflow renders it for one run."""
+    from airflow.sdk import timezone
+    from airflow.sdk.definitions.param import process_params
+
+    def rendered(
+        dag_id: str,
+        *,
+        monday: datetime | None = None,
+        conf: dict[str, Any] | None = None,
+        approved: dict[str, Any] | None = None,
+    ) -> dict[str, str]:
+        dag = fresh(bag.dags[dag_id])
+
+        class TaskInstance:
+            """What a template asks of the task instance."""
+
+            @staticmethod
+            def xcom_pull(task_ids: str) -> dict[str, Any] | None:
+                return {"release.approve": approved, "release.gate": {"verdict": "grey"}}[task_ids]
+
+        commands = {}
+        for task in dag.topological_sort():
+            if task.task_type != "JobOperator":
+                continue
+            context: dict[str, Any] = {
+                "dag": dag,
+                "run_id": "the_run",
+                "params": process_params(dag, task, conf, suppress_exception=False),
+                "ti": TaskInstance,
+            }
+            if monday is not None:  # as in Airflow: a run without a logical date has no such key
+                context["data_interval_start"] = timezone.coerce_datetime(monday)
+            ready = task.prepare_for_execution()
+            ready.render_template_fields(context)
+            assert ready.env == {"OVERTURE_DAG_ID": dag_id, "OVERTURE_DAG_RUN_ID": "the_run"}
+            commands[task.task_id] = ready.bash_command
+        return commands
+
+    return rendered

@@ -1,0 +1,95 @@
+"""Every task's command for a scheduled run and for one by hand, against golden files.
+
+After a wanted change: UPDATE_GOLDEN=1 .venv/airflow/bin/python -m pytest tests/dags/test_commands.py
+"""
+
+from __future__ import annotations
+
+import os
+from datetime import UTC, datetime
+
+import pytest
+from conftest import ROOT
+
+GOLDEN = ROOT / "tests" / "golden"
+MONDAY = datetime(2026, 11, 16, tzinfo=UTC)
+RELEASE = "0123456789abcdef"
+RUNS = {
+    "cold_start_weekly.scheduled": {"monday": MONDAY},
+    "cold_start_weekly.by_hand": {"monday": datetime(2026, 11, 21, 9, tzinfo=UTC), "conf": {"week": "2026-09-07"}},
+    "cold_start_weekly.approved": {"monday": MONDAY, "approved": {"chosen_options": ["Approve"]}},
+    "backtest.by_hand": {"conf": {"week": "2026-09-07"}},
+    "rollback.by_hand": {},
+    "rollback.to": {"conf": {"to": RELEASE}},
+    "promote.by_hand": {"conf": {"release": RELEASE}},
+}
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_commands_are_the_golden_ones(bag, render, name):
+    dag_id = name.partition(".")[0]
+    dag = bag.dags[dag_id]
+    lines = []
+    for task_id, command in render(dag_id, **RUNS[name]).items():
+        task = dag.get_task(task_id)
+        after = ", ".join(sorted(task.upstream_task_ids)) or "nothing"
+        lines += [f"# {task_id}, after {after} ({task.trigger_rule.value})", command, ""]
+    text = "\n".join(lines)
+    file = GOLDEN / f"{name}.txt"
+    if os.environ.get("UPDATE_GOLDEN") == "1":
+        file.write_text(text)
+    assert text == file.read_text()
+
+
+def test_golden_files_and_runs_are_the_same_set():
+    names = {
+        file.stem for dag_id in {name.partition(".")[0] for name in RUNS} for file in GOLDEN.glob(f"{dag_id}.*.txt")
+    }
+    assert names == set(RUNS)
+
+
+def test_a_run_about_no_week_gives_a_week_that_every_command_refuses(render):
+    assert render("cold_start_weekly")["begin"] == "overture begin --week none"
+
+
+@pytest.mark.parametrize("hour", [0, 9])
+def test_a_run_by_hand_keeps_its_own_day_for_the_command_to_judge(render, hour):
+    wednesday = datetime(2026, 11, 18, hour, tzinfo=UTC)
+    assert render("cold_start_weekly", monday=wednesday)["begin"] == "overture begin --week 2026-11-18"
+
+
+def test_the_schedule_fires_on_the_monday_that_names_the_week(bag, render):
+    import pendulum
+    from airflow.serialization.serialized_objects import DagSerialization
+    from airflow.timetables.base import DataInterval, TimeRestriction
+
+    timetable = DagSerialization.from_dict(DagSerialization.to_dict(bag.dags["cold_start_weekly"])).timetable
+    last = pendulum.datetime(2026, 2, 23)
+    info = timetable.next_dagrun_info(
+        last_automated_data_interval=DataInterval(last, last),
+        restriction=TimeRestriction(earliest=None, latest=None, catchup=True),
+    )
+    assert str(info.run_after) == "2026-03-02 00:00:00+00:00"
+    assert render("cold_start_weekly", monday=info.data_interval.start)["begin"] == "overture begin --week 2026-03-02"
+
+
+@pytest.mark.usefixtures("database")
+def test_a_backfill_of_three_weeks_makes_three_runs_about_three_mondays(render):
+    from airflow.models.backfill import _create_backfill
+    from airflow.models.dagrun import DagRun
+    from airflow.utils.session import create_session
+    from sqlalchemy import select
+
+    _create_backfill(
+        dag_id="cold_start_weekly",
+        from_date=datetime(2026, 9, 7, tzinfo=UTC),
+        to_date=datetime(2026, 9, 21, tzinfo=UTC),
+        max_active_runs=1,
+        reverse=False,
+        dag_run_conf=None,
+        triggering_user_name="tests",
+    )
+    with create_session() as session:
+        runs = session.scalars(select(DagRun).where(DagRun.run_type == "backfill").order_by(DagRun.logical_date)).all()
+        begins = [render("cold_start_weekly", monday=run.data_interval_start, conf=run.conf)["begin"] for run in runs]
+    assert begins == [f"overture begin --week 2026-09-{day}" for day in ("07", "14", "21")]

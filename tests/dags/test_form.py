@@ -1,0 +1,87 @@
+"""What the trigger form, the REST API and the command line accept: they all ask the same parameters."""
+
+from __future__ import annotations
+
+import pytest
+
+DIGEST = "0123456789ab"
+NO_WEEK = [
+    "2026-02-30",
+    "2026-2-3",
+    "20261116",
+    "2026-11-16\n",
+    "2026-11-16; ls",
+    "$(ls)",
+    "next week",
+    "",
+    20261116,
+    True,
+]
+NO_RELEASE = [
+    "",
+    "0123456789a",
+    "a" * 65,
+    DIGEST.upper(),
+    DIGEST + "\n",
+    DIGEST + "; ls",
+    "../" + DIGEST,
+    123456789012,
+    True,
+]
+
+
+@pytest.fixture
+def accept(bag):
+    """Validate a form as the API does: over the serialized DAG."""
+    from airflow.serialization.serialized_objects import DagSerialization
+
+    def check(dag_id, **typed):
+        params = DagSerialization.from_dict(DagSerialization.to_dict(bag.dags[dag_id])).params
+        return params.deep_merge(typed).validate()
+
+    return check
+
+
+@pytest.mark.parametrize("week", NO_WEEK, ids=repr)
+@pytest.mark.parametrize("dag_id", ["cold_start_weekly", "backtest"])
+def test_rubbish_is_no_week(accept, dag_id, week):
+    with pytest.raises(Exception, match="week"):
+        accept(dag_id, week=week)
+
+
+@pytest.mark.parametrize("release", NO_RELEASE, ids=repr)
+@pytest.mark.parametrize(("dag_id", "name"), [("promote", "release"), ("rollback", "to")])
+def test_rubbish_is_no_release(accept, dag_id, name, release):
+    with pytest.raises(Exception, match=name):
+        accept(dag_id, **{name: release})
+
+
+def test_a_week_may_be_left_to_the_schedule_only_where_there_is_one(accept):
+    assert accept("cold_start_weekly") == {"week": None}
+    with pytest.raises(Exception, match="week"):
+        accept("backtest")
+    with pytest.raises(Exception, match="week"):
+        accept("backtest", week=None)
+
+
+def test_good_words_pass(accept):
+    assert accept("cold_start_weekly", week="2026-11-16") == {"week": "2026-11-16"}
+    assert accept("backtest", week="2026-11-16") == {"week": "2026-11-16"}
+    assert accept("rollback") == {"to": None}
+    assert accept("rollback", to=DIGEST)["to"] == DIGEST
+    assert accept("promote", release=DIGEST) == {"release": DIGEST}
+    assert accept("promote", release=DIGEST * 5)["release"] == DIGEST * 5
+
+
+def test_a_release_to_promote_must_be_named(accept):
+    with pytest.raises(Exception, match="release"):
+        accept("promote")
+
+
+def test_every_field_has_a_title_and_a_help_text(bag):
+    for dag in bag.dags.values():
+        for name in dag.params:
+            field = dag.params.get_param(name)
+            assert field.description
+            assert field.schema["title"]
+            assert "pattern" in field.schema  # free text never reaches a shell

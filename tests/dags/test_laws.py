@@ -1,0 +1,106 @@
+"""What every DAG of ours keeps to."""
+
+from __future__ import annotations
+
+import ast
+import sys
+import time
+from datetime import timedelta
+
+import pytest
+from conftest import DAGS
+
+FILES = sorted(DAGS.glob("*.py"))
+PIPELINES = ("cold_start_weekly", "backtest", "rollback", "promote")
+LIGHT = {"airflow", "jinja2", "tasks"}
+
+
+@pytest.fixture(params=PIPELINES)
+def dag(bag, request):
+    return bag.dags[request.param]
+
+
+def test_every_file_parses_and_every_pipeline_is_there(bag):
+    assert bag.import_errors == {}
+    assert sorted(bag.dags) == sorted(PIPELINES)
+
+
+def test_the_settings_are_the_ones_of_the_repository():
+    from airflow.configuration import conf
+
+    assert conf.get("core", "executor") == "LocalExecutor"
+    assert not conf.getboolean("core", "load_examples")
+    assert not conf.getboolean("scheduler", "catchup_by_default")
+    assert conf.get("api", "host") == "127.0.0.1"
+    assert "/" not in (DAGS.parent / "airflow.cfg").read_text().replace("airflow.api_fastapi", "")
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
+def test_a_file_imports_nothing_heavy_and_reads_no_clock_and_no_variable(file):
+    tree = ast.parse(file.read_text())
+    for node in ast.walk(tree):
+        modules = []
+        if isinstance(node, ast.Import):
+            modules = [alias.name for alias in node.names]
+        if isinstance(node, ast.ImportFrom):
+            modules = [node.module or ""]
+        for module in modules:
+            assert module.partition(".")[0] in LIGHT | sys.stdlib_module_names, f"{file.name} imports {module}"
+        if isinstance(node, ast.Attribute):
+            assert node.attr not in {"now", "utcnow", "today", "environ", "getenv"}, f"{file.name}: {node.attr}"
+        if isinstance(node, ast.Name):
+            assert node.id not in {"Variable", "Connection", "open"}, f"{file.name}: {node.id}"
+        if file.name != "tasks.py":
+            assert not isinstance(node, ast.If | ast.IfExp), f"{file.name}: an `if` belongs in a job"
+
+
+def test_the_page_in_the_ui_says_what_a_person_needs(dag):
+    assert dag.doc_md.strip() == ast.get_docstring(ast.parse((DAGS / f"{dag.dag_id}.py").read_text()))
+    for word in ("Reads", "Writes", "When", "Re-run", "Owner"):
+        assert f"| {word} |" in dag.doc_md
+    assert dag.tags
+
+
+def test_one_run_at_a_time_that_ends(dag):
+    assert dag.max_active_runs == 1
+    assert dag.catchup is False
+    assert dag.dagrun_timeout
+    for task in dag.tasks:
+        limit = task.execution_timeout or getattr(task, "response_timeout", None)
+        assert timedelta(0) < limit < dag.dagrun_timeout, task.task_id
+
+
+def test_every_task_has_an_owner_and_bounded_tries(dag):
+    for task in dag.tasks:
+        assert task.owner == "recommendations"
+        assert task.retries <= 2
+
+
+def test_a_weekly_pipeline_ends_in_complete(dag):
+    expected = ["complete"] if "week" in dag.params else [dag.dag_id]
+    assert [task.task_id for task in dag.leaves] == expected
+    assert [task.task_id for task in dag.roots] == (["begin"] if "week" in dag.params else [dag.dag_id])
+
+
+def test_an_undefined_word_in_a_template_is_an_error(dag):
+    from jinja2 import StrictUndefined
+
+    assert dag.template_undefined is StrictUndefined
+
+
+def test_every_job_is_one_overture_command(dag):
+    jobs = [task for task in dag.tasks if task.task_type == "JobOperator"]
+    assert {task.task_type for task in dag.tasks} <= {"JobOperator", "BranchPythonOperator", "ApprovalOperator"}
+    for task in jobs:
+        assert task.bash_command.startswith("overture ")
+        assert task.append_env
+        assert [link.name for link in task.operator_extra_links] == ["MLflow run"]
+
+
+def test_parsing_all_files_again_costs_less_than_a_second_of_cpu(bag):
+    from airflow.dag_processing.dagbag import BundleDagBag
+
+    before = time.process_time()
+    again = BundleDagBag(dag_folder=str(DAGS), bundle_path=DAGS, bundle_name="dags-folder")
+    assert time.process_time() - before < 1
+    assert set(again.dags) == set(bag.dags)

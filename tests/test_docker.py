@@ -1,0 +1,71 @@
+"""Images and compose file: what can be said about them without an engine."""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parent.parent
+DOCKER = ROOT / "docker"
+FILES = sorted(DOCKER.glob("Dockerfile.*"))
+COMPOSE = yaml.safe_load((DOCKER / "compose.yaml").read_text())
+
+
+def test_every_variable_is_explained_and_every_secret_is_empty():
+    used = set(re.findall(r"\$\{(\w+)", (DOCKER / "compose.yaml").read_text())) - {
+        "PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_FIND_LINKS",
+    }  # fmt: skip
+    lines = (DOCKER / ".env.example").read_text().splitlines()
+    offered = dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
+    assert set(offered) == used
+    needed = set(re.findall(r"\$\{(\w+):\?", (DOCKER / "compose.yaml").read_text()))
+    assert {name for name, value in offered.items() if not value} == needed
+
+
+@pytest.mark.parametrize("name", COMPOSE["services"])
+def test_services_are_watched_pinned_and_nobodys_root(name):
+    service = COMPOSE["services"][name]
+    assert "healthcheck" in service
+    assert service["image"] in ("overture-jobs", "overture-airflow") or re.search(r":\d+\.\d+", service["image"])
+    assert name == "postgres" or service["user"] == "10001:10001"
+    assert all(port.startswith("127.0.0.1:") for port in service.get("ports", []))
+    for other in service.get("depends_on", {}):
+        assert other in COMPOSE["services"]
+    for volume in service.get("volumes", []):
+        source = volume.split(":")[0]
+        assert source in COMPOSE["volumes"] or (DOCKER / source).exists()
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda f: f.name)
+def test_images_copy_what_is_there_and_run_as_nobody(file):
+    text = file.read_text()
+    allowed = (ROOT / ".dockerignore").read_text()
+    for sources in re.findall(r"^COPY (?!--from)(.+) \S+$", text, re.M):
+        for source in sources.split():
+            assert (ROOT / source).exists()
+            assert f"\n!{source.split('/')[0]}" in allowed
+    assert re.findall(r"^USER (.+)$", text, re.M) == ["10001"]
+    assert {line.split()[1] for line in text.splitlines() if line.startswith("FROM")} == {
+        "python:3.11.13-slim-bookworm"
+    }
+
+
+def test_the_jobs_environment_is_the_same_in_both_images():
+    stages = [re.search(r"^FROM \S+ AS jobs\n.*?(?=\n\n)", file.read_text(), re.M | re.S) for file in FILES]
+    assert len(stages) == 2
+    assert stages[0][0] == stages[1][0]
+
+
+def test_the_servers_driver_is_airflows():
+    pinned = [line for line in (DOCKER / "requirements-server.txt").read_text().splitlines() if "==" in line]
+    assert set(pinned) <= set((ROOT / "requirements" / "airflow.txt").read_text().splitlines())
+
+
+def test_settings_in_the_environment_are_settings():
+    from jobs.settings import Settings
+
+    environment = COMPOSE["x-airflow"]["environment"]
+    for name in (n for n in environment if n.startswith("OVERTURE__")):
+        section, field = name.lower().split("__")[1:]
+        assert field in Settings.model_fields[section].annotation.model_fields
