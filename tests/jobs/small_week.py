@@ -1,4 +1,4 @@
-"""A week that is ready for release, without Spark: three tastes, tied to three countries, in two spaces of ten dimensions.
+"""A week that is ready for release, without Spark: three tastes, tied to three countries, two spaces of ten dimensions.
 
 Everything is real but small: a trained network, its ONNX, a lake with the week's tables, check results.
 `taste` says how well the rankings fit the listeners: 1 right, 0 the most popular tracks for everybody.
@@ -6,8 +6,12 @@ Everything is real but small: a trained network, its ONNX, a lake with the week'
 
 from __future__ import annotations
 
+import atexit
 import json
+import shutil
+import tempfile
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -92,7 +96,7 @@ def space_parts() -> tuple[Entities, Demographics, np.ndarray]:
 
 @cache
 def trained() -> tuple[object, bytes, np.ndarray]:
-    """A network that has learned the tastes, its ONNX, and PyTorch's predictions for the cohort; made once a process."""
+    """A network that has learned the tastes, its ONNX, PyTorch's predictions for the cohort; made once a process."""
     table, _, group = cohort()
     entities, demographics, mean = space_parts()
     x = input_vectors(FirstDays.from_arrow(table), entities, demographics)
@@ -172,9 +176,6 @@ def _fill_space(
 @cache
 def empty_database() -> bytes:
     """MLflow's database with its tables and nothing in it: making one takes seconds, copying it does not."""
-    import tempfile
-    from pathlib import Path
-
     from mlflow import MlflowClient
 
     import jobs.tracking  # noqa: F401 - sets MLflow's environment
@@ -195,3 +196,40 @@ def ready(home, week: str = "2026-11-16", taste: float | None = 1.0, seed: int =
     if taste is not None:
         fill(context, taste, seed)
     return context
+
+
+FIRST, SECOND = "2026-11-16", "2026-11-23"
+
+
+def judge(context: Context) -> Context:
+    """Build the week's release and let it pass the gate."""
+    from jobs.release import bundle, gate
+
+    bundle.run(context)
+    assert gate.run(context)["verdict"] == "pass"
+    return context
+
+
+@cache
+def stage(name: str) -> Path:
+    """A home made once: `judged` (the first week waits for promotion), `champion` (it is promoted), or `waiting`
+    (and the second week waits for its promotion)."""
+    from jobs.release import promote
+
+    home = Path(tempfile.mkdtemp()) / "home"
+    atexit.register(shutil.rmtree, home.parent, ignore_errors=True)
+    if name == "judged":
+        judge(ready(home))
+    elif name == "champion":
+        shutil.copytree(stage("judged"), home)
+        promote.run(context_at(home))
+    else:
+        shutil.copytree(stage("champion"), home)
+        judge(ready(home, SECOND))
+    return home
+
+
+def staged(home, name: str, week: str = FIRST, **gate: object) -> Context:
+    """A context over a copy of a stage."""
+    shutil.copytree(stage(name), home)
+    return context_at(home, week, **gate)

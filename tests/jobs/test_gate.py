@@ -155,10 +155,7 @@ def test_a_missing_check_fails(context):
 
 def champion_then(home, taste: float, **gate_settings) -> small_week.Context:
     """Week one is champion; week two is bundled and waits for the gate."""
-    first = small_week.ready(home, "2026-11-16")
-    bundle.run(first)
-    gate.run(first)
-    promote.run(first)
+    small_week.staged(home, "champion")
     second = small_week.ready(home, "2026-11-23", taste, seed=5, **gate_settings)
     bundle.run(second)
     return second

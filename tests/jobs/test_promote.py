@@ -14,27 +14,24 @@ from jobs.errors import BadArgument, CheckFailed, OvertureError
 from jobs.release import bundle, gate, manifest, pointer, promote, publish, registry, rollback
 from jobs.release.opened import open_release
 
-FIRST, SECOND, THIRD = "2026-11-16", "2026-11-23", "2026-11-30"
+FIRST, SECOND, THIRD = small_week.FIRST, small_week.SECOND, "2026-11-30"
 
 
 def judged(home, week: str, seed: int = 0):
     """A week whose release has been built and has passed the gate."""
-    context = small_week.ready(home, week, seed=seed)
-    bundle.run(context)
-    assert gate.run(context)["verdict"] == "pass"
-    return context
+    return small_week.judge(small_week.ready(home, week, seed=seed))
 
 
 @pytest.fixture
 def first(home):
-    return judged(home, FIRST)
+    """The first week waits for its promotion."""
+    return small_week.staged(home, "judged")
 
 
 @pytest.fixture
-def second(first):
+def second(home):
     """The first week is champion, the second waits for its promotion."""
-    assert promote.run(first)["promoted"] is True
-    return judged(first.home, SECOND)
+    return small_week.staged(home, "waiting", SECOND)
 
 
 def aliases(context) -> dict[str, str]:

@@ -90,12 +90,12 @@ def test_valid_tables_keep_every_promise_and_leave_one_page(ready):
     assert {f.name: f.read_bytes() for f in folder.glob("*.*")} == before
 
 
-def test_users_break_every_promise(either):
+def test_users_break_every_promise(ready):
     file = put(
-        either.lake, "users", {}, {"user_id": 2, "country": "XX"}, {"user_id": 3, "age": 400}, {"user_id": 4, "age": 4},
+        ready.lake, "users", {}, {"user_id": 2, "country": "XX"}, {"user_id": 3, "age": 400}, {"user_id": 4, "age": 4},
         {"user_id": 5}, {"user_id": 5}, {"user_id": 5}, {"user_id": -1}, {"user_id": 6, "registered_at": None},
     )  # fmt: skip
-    (result,) = quality.check(either, ["users"])
+    (result,) = quality.check(ready, ["users"])
     assert broken(result) == {
         "country country": 1, "age range": 2, "user_id unique": 2, "user_id range": 1, "registered_at never_null": 1,
     }  # fmt: skip
@@ -201,9 +201,9 @@ def test_rows_that_were_lost_or_added_by_hand_are_noticed(ready):
     assert "1 rows were written, 2 are there" in examples(result, "whole")[0]["problem"]
 
 
-def test_an_orphan_in_a_playlist(either):
-    put(either.lake, "playlists", {}, {"position": 1, "track_id": 404}, {"position": -1})
-    (result,) = quality.check(either, ["playlists"])
+def test_an_orphan_in_a_playlist(ready):
+    put(ready.lake, "playlists", {}, {"position": 1, "track_id": 404}, {"position": -1})
+    (result,) = quality.check(ready, ["playlists"])
     assert broken(result) == {"track_id references": 1, "position range": 1}
 
 

@@ -9,16 +9,12 @@ import small_week
 
 from jobs import status
 from jobs.errors import CheckFailed
-from jobs.release import bundle, gate, pointer, promote, publish
+from jobs.release import bundle, gate, pointer, publish
 
 
 @pytest.fixture
 def promoted(home):
-    context = small_week.ready(home)
-    bundle.run(context)
-    gate.run(context)
-    promote.run(context)
-    return context
+    return small_week.staged(home, "champion")
 
 
 def printed(found, capsys) -> str:

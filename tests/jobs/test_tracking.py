@@ -171,12 +171,17 @@ def test_an_absent_store_is_one_sentence_with_its_address(context, tmp_path, kin
 
 
 def test_a_store_that_goes_away_in_the_middle_is_the_same_sentence(context):
-    with pytest.raises(OvertureError, match="MLflow does not answer at sqlite"), tracking.task(context, "train") as run:
-        database = context.home / "mlflow" / "mlflow.db"
-        database.unlink()
-        database.mkdir()
-        run.tracker.client._tracking_client.store.engine.dispose()
-        run.log_metrics({"a": 1.0})
+    database = context.home / "mlflow" / "mlflow.db"
+
+    def lose_it() -> None:
+        with tracking.task(context, "train") as run:
+            database.unlink()
+            database.mkdir()
+            run.tracker.client._tracking_client.store.engine.dispose()
+            run.log_metrics({"a": 1.0})
+
+    with pytest.raises(OvertureError, match="MLflow does not answer at sqlite"):
+        lose_it()
 
 
 def test_an_address_of_no_known_kind_is_refused(context):

@@ -1,7 +1,7 @@
 """Processes that may die: a helper that has imported everything, opened nothing, and forks a child for each order.
 
-An order is a line of JSON {"calls": [[function, arguments], ...]}: one child each, started together. The answer is a line
-with their exit codes. Forking after the imports makes a killed process cost a second instead of ten.
+An order is a line of JSON {"calls": [[function, arguments], ...]}: one child each, started together. The answer is a
+line with their exit codes. Forking after the imports makes a killed process cost a second instead of ten.
 """
 
 from __future__ import annotations
@@ -134,7 +134,8 @@ def main() -> None:
                     os._exit(code)
             children.append(child)
         codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
-        print(json.dumps(codes), flush=True)
+        sys.stdout.write(json.dumps(codes) + "\n")
+        sys.stdout.flush()
 
 
 if __name__ == "__main__":
