@@ -14,6 +14,13 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 
+# One machine: days are folders on a disk, listing them as a Spark job costs more than it saves.
+LOCAL = {
+    "spark.driver.extraJavaOptions": "-XX:+UseSerialGC",
+    "spark.sql.sources.parallelPartitionDiscovery.threshold": "10000",
+}
+
+
 def session(settings: SparkSettings, name: str) -> SparkSession:
     """Start (or join) the session; a machine without Java is told so in one line."""
     java = os.environ.get("JAVA_HOME")
@@ -21,9 +28,8 @@ def session(settings: SparkSettings, name: str) -> SparkSession:
         raise OvertureError("Java is away: Spark needs Java 17 or newer; install it or set JAVA_HOME, then run again")
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     os.environ.setdefault("PYSPARK_DRIVER_PYTHON", sys.executable)
-    os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1" if settings.master.startswith("local") else "")
-    if not os.environ["SPARK_LOCAL_IP"]:
-        del os.environ["SPARK_LOCAL_IP"]
+    if settings.master.startswith("local"):
+        os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
     from pyspark.sql import SparkSession
 
     scratch = home() / "spark"
@@ -45,7 +51,7 @@ def session(settings: SparkSettings, name: str) -> SparkSession:
         "spark.executorEnv.OPENBLAS_NUM_THREADS": "1",
         "spark.executorEnv.OMP_NUM_THREADS": "1",
         "spark.executorEnv.NUMBA_NUM_THREADS": "1",
-        "spark.driver.extraJavaOptions": "-XX:+UseSerialGC -XX:TieredStopAtLevel=4 -Dlog4j2.level=ERROR",
+        **(LOCAL if settings.master.startswith("local") else {}),
         **settings.extra,
     }
     for key, value in options.items():

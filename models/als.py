@@ -167,7 +167,7 @@ def solve_users(
             fit = np.float32(0)
             for k in range(d):
                 fit += (b[k] + r[k]) * x[k]
-            loss -= fit
+            loss -= float(fit)
             for e in range(offsets[u], offsets[u + 1]):
                 i = items[e]
                 y, out = y_ND[i], residual_ND[i]
@@ -226,7 +226,7 @@ def step_items(y_ND: np.ndarray, r_ND: np.ndarray, p_ND: np.ndarray, q_ND: np.nd
             p[:] = 0
             continue
         length = norm / curve
-        gain += length * norm
+        gain += float(length * norm)
         square = np.float32(0)
         for k in range(d):
             y[k] += length * p[k]

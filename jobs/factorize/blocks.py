@@ -225,7 +225,7 @@ def one_thread() -> None:
     global _limited
     if not _limited:
         import scipy.linalg.cython_blas  # noqa: F401  loads the BLAS that compiled kernels call
-        from threadpoolctl import threadpool_limits
+        from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
         threadpool_limits(1)
         _limited = True

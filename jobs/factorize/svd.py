@@ -90,13 +90,15 @@ def factorise(spark: SparkSession, matrix: Matrix, transposed: Matrix, settings:
     u, peaks = _turn(spark, matrix, dense, [small.left] * len(matrix.blocks), f"{folder}/u.npy")
     v, _ = _turn(spark, transposed, other, [small.right] * len(transposed.blocks), f"{folder}/v.npy")
     errors = blocks.each(spark, partial(_residual, matrix, u, v, small.values), matrix.blocks)
-    first = max(float(small.values[0]), np.finfo(np.float32).tiny)
+    first = max(float(small.values[0]), float(np.finfo(np.float32).tiny))
     residual = float(np.sqrt(np.sum(errors, axis=0)).max()) / first
     unexplained = max(0.0, 1.0 - float((small.values**2).sum()) / matrix.squares) if matrix.squares else 0.0
     return Factors(u, v, small.values, svd.signs(peaks), residual, unexplained)
 
 
-def _product(spark: SparkSession, matrix: Matrix, dense: str, name: str, *, keep: bool = False) -> tuple[str, np.ndarray]:
+def _product(
+    spark: SparkSession, matrix: Matrix, dense: str, name: str, *, keep: bool = False
+) -> tuple[str, np.ndarray]:
     """qr(matrix @ dense): the file of Q and the small R; `dense` is not needed again unless `keep`."""
     width = blocks.load(dense).shape[1]
     raw = blocks.make_rows(f"{name}-raw.npy", matrix.n_rows, width)

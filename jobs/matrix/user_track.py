@@ -102,9 +102,7 @@ def run(context: Context) -> dict[str, object]:
             "dropped": {"affinity zero or below (skips and bans outweigh)": n_in - n_out},
             "commit": context.commit,
         }
-        written = lake.write(
-            "user_track", kept.sortWithinPartitions("user_idx", "track_idx"), report=report, week=name
-        )
+        written = lake.write("user_track", kept.sortWithinPartitions("user_idx", "track_idx"), report=report, week=name)
     finally:
         scored.unpersist()
     return {"rows": {"user_track": written.rows}, "paths": {"user_track": written.path}, "dropped": n_in - n_out}

@@ -2,43 +2,11 @@
 
 from datetime import UTC, datetime, timedelta
 
-import pyarrow as pa
 import pytest
 
-import contracts
 from jobs.errors import CheckFailed
 from jobs.matrix import catalog
-from jobs.settings import MatrixSettings
-
-DAY = timedelta(days=1)
-SECOND = timedelta(seconds=1)
-
-
-def table(name, rows):
-    """Rows (dicts) as the contract's Arrow table; what a row leaves out is null."""
-    schema = contracts.load(name).arrow_schema()
-    return pa.table({f.name: pa.array([row.get(f.name) for row in rows], f.type) for f in schema}, schema=schema)
-
-
-def fill(context, *, users, events, tracks=None, playlists=None, n_catalog=10, min_tracks=2, min_truth_tracks=1):
-    """Write a small world to the context's lake and set the sizes."""
-    matrix = MatrixSettings(n_catalog=n_catalog, min_tracks=min_tracks, min_truth_tracks=min_truth_tracks)
-    context.settings = context.settings.model_copy(update={"matrix": matrix})
-    tracks = tracks or [{"track_id": t, "artist_id": 100 + t // 2, "album_id": 200 + t // 2} for t in range(20)]
-    context.lake.write("tracks", table("tracks", tracks))
-    context.lake.write("users", table("users", users))
-    if playlists:
-        context.lake.write("playlists", table("playlists", playlists))
-    days = {}
-    for event in events:
-        days.setdefault(event["ts"].date(), []).append({"kind": "stream", "entity": "track", **event})
-    for day, rows in days.items():
-        context.lake.write("events", table("events", rows), day=str(day))
-
-
-def streams(user, tracks, start):
-    """One stream a minute."""
-    return [{"user_id": user, "entity_id": t, "ts": start + timedelta(minutes=n)} for n, t in enumerate(tracks)]
+from tests.jobs.small_world import DAY, SECOND, fill, streams, table
 
 
 @pytest.fixture
@@ -99,7 +67,7 @@ def test_an_empty_week_names_the_table_and_the_window(world):
     from jobs.weeks import Week
 
     world.week = Week.parse("2025-03-03")
-    with pytest.raises(CheckFailed, match="events: no day of week 2025-03-03.*2024-12-03 <= ts < 2025-03-03"):
+    with pytest.raises(CheckFailed, match=r"events: no day of week 2025-03-03.*2024-12-03 <= ts < 2025-03-03"):
         catalog.run(world)
 
 

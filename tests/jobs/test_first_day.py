@@ -7,8 +7,7 @@ import pytest
 
 from jobs.errors import CheckFailed
 from jobs.matrix import catalog, first_day
-from tests.jobs.test_catalog import DAY, SECOND, fill, streams
-from tests.jobs.test_user_track import event
+from tests.jobs.small_world import DAY, SECOND, event, fill, streams, table
 
 HOUR = timedelta(hours=1)
 
@@ -132,8 +131,6 @@ def test_what_comes_later_changes_no_first_day(world):
     first_day.run(world)
     splits = ("train", "validation", "test")
     before = [read(world, s) for s in splits]
-    from tests.jobs.test_catalog import table
-
     poison = [
         {"kind": "stream", "entity": "track", "user_id": u, "entity_id": t, "ts": world.week.as_of + n * SECOND}
         for u in (1, 2, 50) for n, t in enumerate(range(20))

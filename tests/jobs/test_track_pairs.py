@@ -10,7 +10,7 @@ import scipy.sparse as sp
 from jobs.errors import CheckFailed
 from jobs.matrix import catalog, track_pairs
 from models import pmi
-from tests.jobs.test_catalog import DAY, SECOND, fill, streams
+from tests.jobs.small_world import DAY, SECOND, fill, streams, table
 
 
 def collection(number, tracks, added_at, owner=None):
@@ -87,8 +87,6 @@ def test_long_collections_are_cut_to_their_first_catalogue_tracks(world):
 
 def test_no_collection_is_said(world):
     world.lake.drop("playlists")
-    from tests.jobs.test_catalog import table
-
     world.lake.write("playlists", table("playlists", collection(5, [1, 2, 4], world.week.as_of + timedelta(days=1))))
     with pytest.raises(CheckFailed, match="playlists: no collection added before 2026-11-16"):
         track_pairs.run(world)

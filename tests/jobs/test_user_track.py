@@ -4,11 +4,7 @@ import pytest
 
 from jobs.errors import CheckFailed
 from jobs.matrix import catalog, user_track
-from tests.jobs.test_catalog import DAY, fill, streams
-
-
-def event(user, kind, entity, entity_id, ts):
-    return {"user_id": user, "kind": kind, "entity": entity, "entity_id": entity_id, "ts": ts}
+from tests.jobs.small_world import DAY, event, fill, streams
 
 
 @pytest.fixture

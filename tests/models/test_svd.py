@@ -45,7 +45,8 @@ def test_signs_make_the_largest_entry_positive_whatever_the_blocks():
 
 def test_embed_weighs_and_normalises_and_keeps_zero_rows():
     u, values = np.array([[0.6, 0.8], [0.0, 0.0]]), np.array([4.0, 1.0])
-    np.testing.assert_allclose(svd.embed(u, values, 0.5), [[1.2 / np.hypot(1.2, 0.8), 0.8 / np.hypot(1.2, 0.8)], [0, 0]])
+    length = np.hypot(1.2, 0.8)
+    np.testing.assert_allclose(svd.embed(u, values, 0.5), [[1.2 / length, 0.8 / length], [0, 0]])
     np.testing.assert_allclose(svd.embed(u, values, 0.0)[0], [0.6, 0.8], rtol=1e-6)
 
 

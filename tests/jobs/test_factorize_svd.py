@@ -11,16 +11,17 @@ from jobs.factorize import blocks
 from jobs.factorize import svd as job
 from jobs.lake import vectors
 from jobs.settings import SvdSettings
-from tests.jobs.test_als import fill, frame, ratings
+from tests.jobs.small_world import fill_matrix, frame, ratings
 
 SETTINGS = SvdSettings(d=10, oversampling=20, power_iterations=2)
 
 
 def decaying(m, n, seed=0):
-    """A sparse matrix with few strong directions, as PMI has."""
+    """A sparse matrix whose singular values fall off, as those of PMI do."""
     rng = np.random.default_rng(seed)
-    low = rng.random((m, 12)) * np.geomspace(3, 0.3, 12) @ rng.random((12, n))
-    return sp.csr_matrix(np.where(rng.random((m, n)) < 0.3, low, 0).astype(np.float32))
+    x = sp.random(m, n, 0.3, "csr", rng=rng)
+    scale = [sp.diags(np.geomspace(1, 1e-3, k)) for k in (m, n)]
+    return sp.csr_matrix((scale[0] @ x @ scale[1]).astype(np.float32))
 
 
 def factorise(spark, x, n_blocks, folder, settings=SETTINGS):
@@ -36,8 +37,7 @@ def test_sigma_and_vectors_of_a_rectangular_matrix(spark, tmp_path, shape):
     x = decaying(*shape)
     found, u, v = factorise(spark, x, 3, tmp_path / "three")
     expected = np.sort(svds(x.astype(np.float64), 10, return_singular_vectors=False))[::-1]
-    np.testing.assert_allclose(found.values, expected, rtol=2e-2)
-    np.testing.assert_allclose(found.values[:3], expected[:3], rtol=1e-3)
+    np.testing.assert_allclose(found.values, expected, rtol=1e-3)
     np.testing.assert_allclose(u.T @ u, np.eye(10), atol=1e-4)
     np.testing.assert_allclose(v.T @ v, np.eye(10), atol=1e-4)
     left = np.linalg.svd(x.toarray())[0][:, :1]
@@ -65,7 +65,7 @@ def test_a_rank_above_the_matrix_is_refused(spark, tmp_path):
 def test_the_job_writes_unit_tracks_and_mean_users(spark, context):
     context.settings = context.settings.model_copy(update={"svd": SvdSettings(d=6, oversampling=4)})
     x = ratings(30, 20)
-    fill(context, x)
+    fill_matrix(context, x)
     week = context.week.name
     dense = np.triu(np.random.default_rng(1).random((20, 20)), 1)
     dense[dense < 0.6] = 0
@@ -84,13 +84,14 @@ def test_the_job_writes_unit_tracks_and_mean_users(spark, context):
     users = context.lake.read("user_vectors", **key).sort_by("user_idx")
     heard = (x.toarray() > 0.3).astype(float)
     mean = heard @ tracks
-    np.testing.assert_allclose(vectors(users), mean / np.linalg.norm(mean, axis=1)[:, None], atol=1e-5)
+    length = np.linalg.norm(mean, axis=1, keepdims=True)
+    np.testing.assert_allclose(vectors(users), mean / np.where(length > 0, length, 1), atol=1e-5)
     job.run(context)
     assert context.lake.read("user_vectors", **key).sort_by("user_idx") == users
     np.testing.assert_array_equal(vectors(context.lake.read("track_vectors", **key)), tracks)
 
 
 def test_no_pairs_is_said(spark, context):
-    fill(context, ratings(30, 20))
-    with pytest.raises(CheckFailed, match="track_pairs: .* has not been written"):
+    fill_matrix(context, ratings(30, 20))
+    with pytest.raises(CheckFailed, match=r"track_pairs: .* has not been written"):
         job.run(context)

@@ -1,0 +1,29 @@
+"""One whole week on the smallest service, run once and shared by the tests that look at it."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from one_week import TINY, whole_week
+
+from jobs.context import Context
+from jobs.ingest import simulate
+from jobs.settings import load
+from jobs.weeks import Week
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory, spark) -> Context:
+    """The context of a finished week: do not write to its home."""
+    home = tmp_path_factory.mktemp("finished")
+    before = os.environ.get("OVERTURE_HOME")
+    os.environ["OVERTURE_HOME"] = str(home)
+    settings = load(TINY)
+    context = Context(settings, Week.parse(settings.week), home)
+    context.__dict__["spark"] = spark
+    simulate.run(context, None)
+    context.__dict__["promoted"] = whole_week(context)
+    if before is not None:
+        os.environ["OVERTURE_HOME"] = before
+    return context

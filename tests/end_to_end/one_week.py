@@ -1,0 +1,42 @@
+"""The tasks of a whole week, one after the other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from jobs import quality, weekly
+from jobs.cold_start import evaluate, features, segments, train
+from jobs.context import Context
+from jobs.factorize import als, svd
+from jobs.matrix import catalog, first_day, track_pairs, user_track
+from jobs.release import bundle, gate, promote, publish
+from jobs.settings import SPACES
+
+ROOT = Path(__file__).parents[2]
+TINY = ROOT / "configs" / "tiny.yaml"
+SOURCES = ["users", "tracks", "events", "playlists"]
+
+
+def spark_stage(context: Context) -> None:
+    """The jobs that run on Spark, in the DAG's order."""
+    for name, job in (("catalog", catalog), ("user_track", user_track), ("track_pairs", track_pairs)):
+        weekly.tracked(context, name, None, job.run)
+    weekly.tracked(context, "first_day", None, first_day.run)
+    weekly.tracked(context, "svd", "tt_svd", svd.run)
+    weekly.tracked(context, "als", "ut_als", als.run)
+
+
+def whole_week(context: Context) -> dict[str, object]:
+    """All of cold_start_weekly, task by task."""
+    weekly.begin(context)
+    quality.run(context, SOURCES)
+    spark_stage(context)
+    for space in SPACES:
+        for job in (segments, features, train, evaluate):
+            job.run(context, space)
+    bundle.run(context)
+    gate.run(context)
+    promoted = promote.run(context)
+    publish.run(context)
+    weekly.complete(context)
+    return promoted

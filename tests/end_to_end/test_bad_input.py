@@ -1,0 +1,170 @@
+"""Bad input at the command: a clear error that names what is wrong, the designed exit code, nothing lost."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+from one_week import TINY
+
+from jobs import cli
+from jobs.context import Context
+
+WEEK = ["--week", "2026-11-16"]
+CHECK = ["check", "users", "tracks", "events", "playlists", *WEEK]
+DAY = "2026-11-10"
+
+
+@pytest.fixture
+def spoiled(finished, tmp_path, monkeypatch, spark) -> Context:
+    """A copy of a finished week that a test may break."""
+    home = tmp_path / "home"
+    shutil.copytree(finished.home, home)
+    monkeypatch.setenv("OVERTURE_HOME", str(home))
+    monkeypatch.setenv("OVERTURE_CONFIG", str(TINY))
+    return Context(finished.settings, finished.week, home)
+
+
+@pytest.fixture
+def overture(monkeypatch, capfd):
+    """Type a command; returns exit code and what people read."""
+
+    def run(*arguments: str) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["overture", *arguments])
+        try:
+            cli.main()
+            code = 0
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        captured = capfd.readouterr()
+        return code, captured.out + captured.err
+
+    return run
+
+
+def replace(table: pa.Table, column: str, row: int, value: object) -> pa.Table:
+    values = table.column(column).to_pylist()
+    values[row] = value
+    index = table.schema.get_field_index(column)
+    return table.set_column(index, table.schema.field(column), pa.array(values, table.schema.field(column).type))
+
+
+def spoil_users(column: str, value: object):
+    def spoil(context: Context) -> None:
+        context.lake.write("users", replace(context.lake.read("users"), column, 0, value))
+
+    return spoil
+
+
+def duplicate_event(context: Context) -> None:
+    events = context.lake.read("events", day=DAY)
+    context.lake.write("events", pa.concat_tables([events, events.slice(0, 1)]), day=DAY)
+
+
+def event_from_the_future(context: Context) -> None:
+    events = context.lake.read("events", day=DAY)
+    future = datetime(2027, 3, 1, tzinfo=UTC) + timedelta(hours=1)
+    context.lake.write("events", replace(events, "ts", 0, future), day=DAY)
+
+
+def track_without_entry(context: Context) -> None:
+    events = context.lake.read("events", day=DAY)
+    row = pc.index(events["entity"], "track").as_py()
+    context.lake.write("events", replace(events, "entity_id", row, 987654321987), day=DAY)
+
+
+def missing_column(context: Context) -> None:
+    import pyarrow.parquet as pq
+
+    file = next(Path(context.lake.path("tracks")).glob("*.parquet"))
+    pq.write_table(pq.ParquetFile(file).read().drop_columns("album_id"), file)
+
+
+def truncated_file(context: Context) -> None:
+    file = next(Path(context.lake.path("tracks")).glob("*.parquet"))
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def empty_week(context: Context) -> None:
+    for partition in context.lake.partitions("events"):
+        context.lake.drop("events", **partition)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "named"),
+    [
+        (spoil_users("country", "XX"), ("users", "country", "XX")),
+        (spoil_users("age", 400), ("users", "age", "400")),
+        (duplicate_event, ("events", "user_id, ts, kind, entity, entity_id")),
+        (event_from_the_future, ("events", "ts", "2027-03-01")),
+        (track_without_entry, ("events", "entity_id", "987654321987")),
+        (missing_column, ("tracks", "album_id", ".parquet")),
+        (truncated_file, ("tracks", ".parquet")),
+        (empty_week, ("events",)),
+    ],
+    ids=["country", "age", "duplicate", "future", "orphan", "missing column", "truncated", "empty week"],
+)
+def test_bad_data_stops_the_week(spoiled, overture, spoil, named):
+    before = (spoiled.home / "releases" / "champion.json").read_bytes()
+    spoil(spoiled)
+    code, said = overture(*CHECK)
+    assert code == 3, said
+    for word in named:
+        assert word in said
+    assert "Traceback" not in said
+    assert (spoiled.home / "releases" / "champion.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["matrix", "catalog", "--week", "2026-11-18"], "2026-11-18 is a Wednesday"),
+        (["matrix", "catalog", "--week", "2026-02-30"], "'2026-02-30' is no date"),
+        (["segments", "--space", "tt_als", *WEEK], "'tt_als' is no space; choose tt_svd or ut_als"),
+        (["ingest", "spotify"], "'spotify' is no adapter"),
+        (["ingest", "mpd", "--data", "nowhere"], "needs the folder"),
+        (["check", "listens", *WEEK], "listens"),
+        (["begin", "--config", "nowhere.yaml", *WEEK], "no such file nowhere.yaml"),
+        (["release", "promote"], "--week"),
+    ],
+)
+def test_bad_arguments_end_with_two(spoiled, overture, arguments, named):
+    code, said = overture(*arguments)
+    assert code == 2, said
+    assert named in said
+    assert "Traceback" not in said
+
+
+def test_mlflow_away_is_said_and_the_champion_stays(spoiled, overture):
+    before = (spoiled.home / "releases" / "champion.json").read_bytes()
+    database = spoiled.home / "mlflow" / "mlflow.db"
+    database.unlink()
+    database.mkdir()
+    code, said = overture("release", "promote", *WEEK)
+    assert code == 1, said
+    assert "MLflow" in said
+    assert (spoiled.home / "releases" / "champion.json").read_bytes() == before
+    code, said = overture("status")
+    assert code == 0, said
+    assert "semi" in said
+
+
+def test_java_away_is_said_in_one_line(spoiled, overture, monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("JAVA_HOME", raising=False)
+    code, said = overture("matrix", "catalog", *WEEK)
+    assert code == 1, said
+    assert "Java" in said
+    assert "JAVA_HOME" in said
+
+
+def test_a_week_without_events_stops_at_the_matrix_too(spoiled, overture):
+    empty_week(spoiled)
+    code, said = overture("matrix", "catalog", *WEEK)
+    assert code == 3, said
+    assert "2026-11-16" in said
