@@ -171,9 +171,7 @@ def features(
 
 
 @app.command()
-def train(
-    week: WeekOption, space: SpaceOption, config: ConfigOption = None, backtest: BacktestOption = False
-) -> None:
+def train(week: WeekOption, space: SpaceOption, config: ConfigOption = None, backtest: BacktestOption = False) -> None:
     """Train the network from first-day inputs to warm users' vectors; export it to ONNX."""
     run_job("cold_start.train", week, config, backtest, space=known_space(space))
 

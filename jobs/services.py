@@ -51,23 +51,29 @@ def environment(port: int = AIRFLOW_PORT, mlflow_port: int = MLFLOW_PORT) -> dic
     """The one place that knows where things are: what every process of Airflow and every task inherits."""
     airflow_home = home() / "airflow"
     keys = _keys(airflow_home)
-    return os.environ | {
-        "PATH": f"{JOBS_BIN}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
-        "PYTHONUNBUFFERED": "1",
-        "OVERTURE_HOME": str(home()),
-        "OVERTURE_CONFIG": str(config_path()),
-        "OVERTURE_MLFLOW_UI": f"http://127.0.0.1:{mlflow_port}",
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-        "AIRFLOW_HOME": str(airflow_home),
-        "AIRFLOW_CONFIG": str(REPOSITORY / "airflow.cfg"),
-        "AIRFLOW__CORE__DAGS_FOLDER": str(REPOSITORY / "dags"),
-        "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"http://127.0.0.1:{port}/execution/",
-        "AIRFLOW__CORE__FERNET_KEY": keys["fernet"],
-        "AIRFLOW__API__PORT": str(port),
-        "AIRFLOW__API__BASE_URL": f"http://127.0.0.1:{port}",
-        "AIRFLOW__API__SECRET_KEY": keys["api"],
-        "AIRFLOW__API_AUTH__JWT_SECRET": keys["jwt"],
-    }
+    # Airflow runs tasks side by side: threads that wait for each other's cores are far slower than one thread each.
+    threads = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    return (
+        threads
+        | os.environ
+        | {
+            "PATH": f"{JOBS_BIN}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
+            "PYTHONUNBUFFERED": "1",
+            "OVERTURE_HOME": str(home()),
+            "OVERTURE_CONFIG": str(config_path()),
+            "OVERTURE_MLFLOW_UI": f"http://127.0.0.1:{mlflow_port}",
+            "MLFLOW_DISABLE_TELEMETRY": "true",
+            "AIRFLOW_HOME": str(airflow_home),
+            "AIRFLOW_CONFIG": str(REPOSITORY / "airflow.cfg"),
+            "AIRFLOW__CORE__DAGS_FOLDER": str(REPOSITORY / "dags"),
+            "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"http://127.0.0.1:{port}/execution/",
+            "AIRFLOW__CORE__FERNET_KEY": keys["fernet"],
+            "AIRFLOW__API__PORT": str(port),
+            "AIRFLOW__API__BASE_URL": f"http://127.0.0.1:{port}",
+            "AIRFLOW__API__SECRET_KEY": keys["api"],
+            "AIRFLOW__API_AUTH__JWT_SECRET": keys["jwt"],
+        }
+    )
 
 
 def _keys(airflow_home: Path) -> dict[str, str]:
