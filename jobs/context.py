@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import subprocess
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -39,12 +40,12 @@ class Context:
 
     @cached_property
     def commit(self) -> str:
-        """The git commit of this checkout, or 'unknown' outside one."""
+        """The git commit of this checkout, in an image OVERTURE_COMMIT; 'unknown' without either."""
         root = Path(__file__).parent.parent
         try:
             found = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=True)
         except (OSError, subprocess.CalledProcessError):
-            return "unknown"
+            return os.environ.get("OVERTURE_COMMIT", "unknown")
         return found.stdout.strip()
 
     @property

@@ -61,7 +61,7 @@ def metric_bars(rows: pd.DataFrame, space: str) -> Figure:
     axes.set_xticks(range(len(METRICS)), METRICS)
     axes.set_ylabel("%")
     if methods:
-        axes.legend(frameon=False)
+        figure.legend(loc="outside lower center", ncols=len(methods), frameon=False)
     return figure
 
 

@@ -9,10 +9,12 @@ driver and every executor mount at the same path, with the packages installed on
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import sys
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -33,7 +35,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 R = TypeVar("R")
 PACKED = "block int, n_entries long, total double, squares double, problem string"
+SETTLING_TASKS = 3
 _limited = False
+_settled: Counter[str] = Counter()
 
 
 @dataclass(frozen=True)
@@ -215,7 +219,9 @@ def each(spark: SparkSession, function: Callable[[T], R], tasks: Sequence[T]) ->
 
     def alone(item: T) -> R:
         one_thread()
-        return function(item)
+        answer = function(item)
+        settle(getattr(getattr(function, "func", function), "__name__", ""))
+        return answer
 
     return spark.sparkContext.parallelize(tasks, len(tasks)).map(alone).collect()
 
@@ -229,6 +235,17 @@ def one_thread() -> None:
 
         threadpool_limits(1)
         _limited = True
+
+
+def settle(name: str) -> None:
+    """Tell the garbage collector that what is loaded stays.
+
+    Spark's Python worker collects garbage after every task and so walks every object of numba, pandas and pyspark
+    each time: about 50 ms, more than most tasks here take. The first tasks of a kind load what there is to load.
+    """
+    _settled[name] += 1
+    if _settled[name] <= SETTLING_TASKS:
+        gc.freeze()
 
 
 def say(text: str) -> None:
