@@ -17,9 +17,10 @@ def spark(tmp_path_factory):
     """The suite's only session: local[2], UTC, few partitions."""
     os.environ["OVERTURE_HOME"] = str(tmp_path_factory.mktemp("home"))
     from jobs.session import session
-    from jobs.settings import SparkSettings
+    from jobs.settings import SparkSettings, load
 
-    found = session(SparkSettings(master="local[2]", partitions=2, driver_memory="2g"), "tests")
+    extra = load(ROOT / "configs" / "tiny.yaml").spark.extra
+    found = session(SparkSettings(master="local[2]", partitions=2, driver_memory="2g", extra=extra), "tests")
     yield found
     found.stop()
 

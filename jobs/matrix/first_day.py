@@ -142,21 +142,23 @@ def run(context: Context) -> dict[str, object]:
         report = {"rows_in": n_recent, "rows_out": n_cohort, "dropped": dropped, **commit}
         done = lake.write("cohort", cohort, report=report, week=week.name)
         rows["cohort"], paths["cohort"] = done.rows, done.path
-        opening = lake.events(spark, week.cohort_start, week.cohort_end)
-        for split in ("validation", "test"):
-            part = days.join(cohort.where(F.col("split") == split).select("user_id"), "user_id", "left_semi")
-            done = lake.write(
-                "first_day", first_days(part, opening, tracks), report=report, week=week.name, split=split
-            )
+        log_start = date.fromisoformat(min(p["day"] for p in lake.partitions("events")))
+        log = lake.events(spark, datetime.combine(log_start, time(), UTC), max(week.as_of, week.cohort_end))
+        warm = users.join(lake.spark(spark, "warm_users", week=week.name).select("user_id"), "user_id", "left_semi")
+        seen = first_seen_days(registration_days(warm), log.where(F.col("ts") < moment(week.as_of)), log_start)
+        everyone = seen.withColumn("split", F.lit("train")).unionByName(
+            days.join(cohort.select("user_id", "split"), "user_id")
+        )
+        # One plan for all three: each user's own span bounds what is seen of that user.
+        found = first_days(everyone, log, tracks).join(everyone.select("user_id", "split"), "user_id").persist()
+        n_warm = lake.rows("warm_users", week=week.name)
+        of_warm = {"rows_in": n_warm, "rows_out": n_warm, "dropped": {}, "log_start": str(log_start), **commit}
+        for split in ("train", "validation", "test"):
+            part = found.where(F.col("split") == split)
+            kept = of_warm if split == "train" else report
+            done = lake.write("first_day", part, report=kept, week=week.name, split=split)
             rows[split], paths[split] = done.rows, done.path
+        found.unpersist()
     finally:
         cohort.unpersist()
-    warm = users.join(lake.spark(spark, "warm_users", week=week.name).select("user_id"), "user_id", "left_semi")
-    log_start = date.fromisoformat(min(p["day"] for p in lake.partitions("events")))
-    log = lake.events(spark, datetime.combine(log_start, time(), UTC), week.as_of)
-    train = first_days(first_seen_days(registration_days(warm), log, log_start), log, tracks)
-    n_warm = lake.rows("warm_users", week=week.name)
-    report = {"rows_in": n_warm, "rows_out": n_warm, "dropped": {}, "log_start": str(log_start), **commit}
-    done = lake.write("first_day", train, report=report, week=week.name, split="train")
-    rows["train"], paths["train"] = done.rows, done.path
     return {"rows": rows, "paths": paths, "cohort": {"registered": n_recent, "kept": n_cohort}}
