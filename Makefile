@@ -38,7 +38,7 @@ help: ## list what make can do
 	echo "State lies in $(OVERTURE_HOME) (OVERTURE_HOME)."
 
 .PHONY: setup
-setup: java .venv/jobs/made .venv/airflow/made ## both environments and Java; skipped when done and the locks are unchanged
+setup: java .venv/jobs/made .venv/jobs/spark.jsa .venv/airflow/made ## both environments and Java; skipped when done and the locks are unchanged
 
 .venv/tools/made:
 	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info[:2] < (3, 11))' 2>/dev/null || {
@@ -65,6 +65,10 @@ endef
 
 .venv/airflow/made: .venv/tools/made requirements/airflow.txt requirements/dev-airflow.txt
 	$(call environment,airflow,requirements/airflow.txt requirements/dev-airflow.txt,:)
+
+# Java's classes for Spark in one file: sessions on one machine start faster.
+.venv/jobs/spark.jsa: .venv/jobs/made | java
+	@$(RUN) jobs.session 2>&1 | grep set-up; touch $@
 
 .PHONY: java
 java:

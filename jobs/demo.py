@@ -67,6 +67,9 @@ class Airflow:
         try:
             if not self.token:
                 self.login()
+            for broken in self.call("GET", "/api/v2/importErrors")["import_errors"]:
+                last = broken["stack_trace"].strip().splitlines()[-1]
+                raise OvertureError(f"Airflow cannot read {broken['filename']}: {last}")
             return bool(self.call("GET", f"/api/v2/dags/{DAG}")["dag_id"])
         except OSError:  # not up yet, or 404: not parsed yet
             return False
