@@ -76,9 +76,7 @@ def archive_classes() -> None:
     from tempfile import TemporaryDirectory
 
     CLASSES.unlink(missing_ok=True)
-    keep = {
-        "spark.driver.defaultJavaOptions": f"-XX:ArchiveClassesAtExit={CLASSES} {QUIET}"
-    }
+    keep = {"spark.driver.defaultJavaOptions": f"-XX:ArchiveClassesAtExit={CLASSES} {QUIET}"}
     with TemporaryDirectory() as folder:
         os.environ["OVERTURE_HOME"] = folder
         spark = session(SparkSettings(partitions=2, extra=keep), "classes")

@@ -45,7 +45,13 @@ def main(logs: Path) -> None:
     home = Path(pyspark.__file__).parent
     port = free_port()
     master = f"spark://{HOST}:{port}"
-    env = os.environ | {"SPARK_LOCAL_IP": HOST, "SPARK_HOME": str(home), "PYTHONPATH": os.getcwd()}
+    short = "-XX:+UseSerialGC -XX:TieredStopAtLevel=1"  # these Javas live for a minute
+    env = os.environ | {
+        "SPARK_DAEMON_JAVA_OPTS": short,
+        "SPARK_LOCAL_IP": HOST,
+        "SPARK_HOME": str(home),
+        "PYTHONPATH": os.getcwd(),
+    }
     base = [str(home / "bin" / "spark-class")]
     commands = {
         "master": ["org.apache.spark.deploy.master.Master", "--host", HOST, "--port", str(port), "--webui-port", "0"],
@@ -66,6 +72,7 @@ def main(logs: Path) -> None:
         os.environ["SPARK_LOCAL_IP"] = HOST
         os.environ["PYSPARK_PYTHON"] = sys.executable
         settings = load(TINY)
+        settings.spark.extra["spark.executor.extraJavaOptions"] = short
         context = Context(settings, Week.parse(settings.week))
         spark = context.spark
         until = time.monotonic() + 60
