@@ -1,8 +1,8 @@
 """A Spark session from settings alone: local[*], a standalone cluster, YARN or Kubernetes.
 
 `python -m jobs.session` (part of set-up) keeps the classes that a short job loads in one archive beside the Python
-environment. A session on one machine maps it instead of reading thousands of class files: on two cores that takes
-about a third off a job of fifteen seconds. Another Java ignores the archive and runs as before.
+environment. A session on one machine maps it instead of reading thousands of class files, which is a good part of a
+short job. Another Java ignores the archive and runs as before.
 """
 
 from __future__ import annotations

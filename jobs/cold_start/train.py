@@ -15,7 +15,7 @@ from jobs import figures, tracking
 from jobs.context import Context
 from jobs.errors import CheckFailed
 from jobs.lake import vectors
-from jobs.settings import NetworkSettings, Space
+from jobs.settings import Space
 from models.network import Recipe, fit, predict
 
 
@@ -34,7 +34,7 @@ def run(context: Context, space: Space) -> dict[str, Any]:
         def on_epoch(epoch: int, loss: float, held_out: float | None) -> None:
             curves.append({"train_loss": loss} | ({} if held_out is None else {"held_out_loss": held_out}))
 
-        recipe = recipe_of(settings)
+        recipe = Recipe(**settings.model_dump(exclude={"holdout"}))
         seed = context.seed(f"network/{space}")
         net = fit(x[~held], y[~held], recipe, seed, on_epoch=on_epoch, validation=validation)
         cohort = [load(context, space, split) for split in ("validation", "test")]
@@ -48,11 +48,6 @@ def run(context: Context, space: Space) -> dict[str, Any]:
         run.log_figure(figures.loss_curve(curves), "loss_curve.png")
         run.log_onnx(onnx, f"{space}_network", x.shape[1], y.shape[1])
         return {"rows": len(x), "path": str(folder), **curves[-1], **run.links}
-
-
-def recipe_of(settings: NetworkSettings) -> Recipe:
-    """The settings as the models room knows them."""
-    return Recipe(**settings.model_dump(exclude={"holdout"}))
 
 
 def load(context: Context, space: Space, split: str) -> tuple[np.ndarray, np.ndarray]:
