@@ -26,7 +26,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 class Section(BaseModel):
     """A frozen part of the settings that refuses unknown fields."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class SparkSettings(Section):
@@ -95,7 +95,11 @@ class AlsSettings(Section):
     cg_steps: Positive = 3
     alpha: float = Field(10.0, gt=0, description="confidence = 1 + alpha * affinity")
     regularisation: float = Field(20.0, gt=0)
+    frequency_exponent: float = Field(
+        0.0, ge=0, le=1, description="regularisation grows with (number of entries)^this; 0: the same for all"
+    )
     tolerance: float = Field(1e-3, ge=0, description="stop when the loss falls by a smaller share")
+    warm_start: bool = Field(False, description="start from last week's tracks; weeks must then be run in order")
 
 
 class SvdSettings(Section):

@@ -1,13 +1,16 @@
 """Weighted matrix factorisation for implicit feedback, solved by alternating least squares with conjugate gradients.
 
-loss = sum over all (u, i) of c_ui (p_ui - x_u . y_i)^2 + ridge (sum |x_u|^2 + sum |y_i|^2),
-p = 1 and c = 1 + alpha * affinity where there is an affinity, else p = 0 and c = 1.
+loss = sum over all (u, i) of c_ui (p_ui - x_u . y_i)^2 + sum of ridge_u |x_u|^2 + sum of ridge_i |y_i|^2,
+p = 1 and c = 1 + alpha * affinity where there is an affinity, else p = 0 and c = 1;
+ridge_u = regularisation * (number of entries of u)^exponent, and so for items; exponent 0: the same for all.
 
 Shapes   U users of a block (rows of a CSR), N items of the catalogue, D factors; float32, indices int32
-Source   Hu, Koren, Volinsky 2008, eq. 3 to 5; conjugate gradients after Takacs, Pilaszy, Tikk 2011
+Source   Hu, Koren, Volinsky 2008, eq. 3 to 5; conjugate gradients after Takacs, Pilaszy, Tikk 2011; frequency-scaled
+         regularisation after Rendle, Krichene, Zhang, Koren 2021, section 3.4
 Differs  a few steps from the last solution instead of an exact solve; the item side never needs the transposed
          matrix: one step for all items is one pass over the users' rows that adds up (N, D), so blocks of users can
-         live anywhere and only sums of that size travel
+         live anywhere and only sums of that size travel. Rendle et al. count the unobserved entries too, which moves
+         every ridge towards the same; here only observed ones count, so exponent 1 is the loss of Spark MLlib's ALS
 
 The unobserved part of the loss comes from the Gram matrix, and the loss itself from the quantities that conjugate
 gradients hold anyway: for A x = b with residual r = b - A x the quadratic is const - b.x - r.x, and a step of
@@ -74,7 +77,8 @@ def solve_users(
     affinities: np.ndarray,
     x_UD: np.ndarray,
     y_ND: np.ndarray,
-    ridged_DD: np.ndarray,
+    gram_DD: np.ndarray,
+    ridge_U: np.ndarray,
     alpha: np.float32,
     steps: int,
     residual_ND: np.ndarray,
@@ -87,14 +91,15 @@ def solve_users(
         affinities: CSR values (nnz,).
         x_UD: the users' factors, changed in place; rows without entries become zero.
         y_ND: the items' factors.
-        ridged_DD: Gram matrix of the items plus ridge on its diagonal, float32, C order.
+        gram_DD: Gram matrix of the items, float32, C order.
+        ridge_U: each user's ridge (U,) float32.
         alpha: confidence is 1 + alpha * affinity.
         steps: conjugate gradient steps.
         residual_ND: gets, for each item, the sum over these users of c x - (c - 1)(x.y) x with the new x: the part
             of the item side's first residual that comes from the entries.
 
     Returns:
-        Sum over the users of x'Ax - 2 b'x + sum of c: the whole loss but ridge * |Y|^2.
+        Sum over the users of x'Ax - 2 b'x + sum of c: the whole loss but the items' ridges.
     """
     n_users, d = x_UD.shape
     tile_p = np.zeros((TILE, d), np.float32)
@@ -109,10 +114,12 @@ def solve_users(
             tile_p[t] = x_UD[first + t]
         for step in range(-1, steps):
             # q = p (G + ridge) for the tile, then the entries of each user
-            np.dot(tile_p, ridged_DD, tile_q)
+            np.dot(tile_p, gram_DD, tile_q)
             for t in range(n):
                 u = first + t
                 p, q, r, x = tile_p[t], tile_q[t], tile_r[t], x_UD[u]
+                for k in range(d):
+                    q[k] += ridge_U[u] * p[k]
                 if step < 0:
                     b = tile_b[t]
                     b[:] = 0
@@ -238,12 +245,20 @@ def step_items(y_ND: np.ndarray, r_ND: np.ndarray, p_ND: np.ndarray, q_ND: np.nd
     return gain
 
 
-def ridged(gram_DD: np.ndarray, ridge: float) -> np.ndarray:
-    """Gram matrix plus ridge on its diagonal, float32, C order."""
-    return np.ascontiguousarray(gram_DD + ridge * np.eye(len(gram_DD)), np.float32)
+def ridges(n_entries: np.ndarray, regularisation: float, exponent: float = 0.0) -> np.ndarray:
+    """Ridge of each row or item (R,) float32 from its number of entries; exponent 0 makes them all the same."""
+    scaled: np.ndarray = (regularisation * n_entries.astype(np.float64) ** exponent).astype(np.float32)
+    return scaled
 
 
-def loss(ratings: Ratings, x_UD: np.ndarray, y_ND: np.ndarray, alpha: float, ridge: float) -> float:
+def penalty(factors: np.ndarray, ridge: np.ndarray) -> float:
+    """What the ridges (R,) of factors (R, D) add to the loss."""
+    return float(ridge.astype(np.float64) @ np.einsum("rd,rd->r", factors, factors, dtype=np.float64))
+
+
+def loss(
+    ratings: Ratings, x_UD: np.ndarray, y_ND: np.ndarray, alpha: float, regularisation: float, exponent: float = 0.0
+) -> float:
     """The whole loss from its definition, in float64; unobserved pairs through the Gram matrices."""
     x, y = x_UD.astype(np.float64), y_ND.astype(np.float64)
     rows = np.repeat(np.arange(len(x)), np.diff(ratings.offsets))
@@ -251,7 +266,9 @@ def loss(ratings: Ratings, x_UD: np.ndarray, y_ND: np.ndarray, alpha: float, rid
     confidence = 1 + alpha * ratings.affinities.astype(np.float64)
     seen = float((confidence * (1 - fit) ** 2 - fit**2).sum())
     everywhere = float(((x.T @ x) * (y.T @ y)).sum())
-    return everywhere + seen + ridge * float((x * x).sum() + (y * y).sum())
+    ridge_U = ridges(np.diff(ratings.offsets), regularisation, exponent)
+    ridge_N = ridges(np.bincount(ratings.items, minlength=len(y)), regularisation, exponent)
+    return everywhere + seen + penalty(x, ridge_U) + penalty(y, ridge_N)
 
 
 def fold_in(
@@ -259,27 +276,32 @@ def fold_in(
     affinities: np.ndarray,
     item_factors: np.ndarray,
     alpha: float,
-    ridge: float,
+    regularisation: float,
     gram_DD: np.ndarray | None = None,
+    exponent: float = 0.0,
 ) -> np.ndarray:
-    """The factors (D,) float32 of one new user, solved exactly.
+    """The factors (D,) float32 of one new user, solved exactly; without a track they are zero.
 
     Args:
         tracks: distinct track indices (n,).
         affinities: (n,), finite and above 0.
         item_factors: (N, D) as trained.
         alpha: as trained.
-        ridge: as trained.
+        regularisation: as trained.
         gram_DD: `gram(item_factors)` when at hand; else it is computed.
+        exponent: as trained.
 
     Raises:
         ValueError: an index or an affinity is out of range, or a track comes twice.
     """
     offsets = np.array([0, len(tracks)])
     Ratings(offsets, np.asarray(tracks), np.asarray(affinities, np.float64)).check(len(item_factors))
+    if not len(tracks):
+        return np.zeros(item_factors.shape[1], np.float32)
     y = item_factors[np.asarray(tracks, np.int64)].astype(np.float64)
     extra = alpha * np.asarray(affinities, np.float64)
     whole = gram(item_factors) if gram_DD is None else gram_DD
+    ridge = float(ridges(np.array(len(y)), regularisation, exponent))
     a = whole + ridge * np.eye(y.shape[1]) + (y.T * extra) @ y
     solved: np.ndarray = np.linalg.solve(a, y.T @ (1 + extra)).astype(np.float32)
     return solved

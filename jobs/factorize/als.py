@@ -3,17 +3,19 @@
 Input   user_track, warm_users, catalog     Output  track_vectors, user_vectors, partition week=<week>, space=ut_als
 Grain   one row a track_idx; one row a user_idx
 
-Ratings are packed once into blocks of users (`blocks.py`). In an iteration
+Ratings are packed once into blocks of users (`blocks.py`), and one Spark job holds the workers (`crew.py`). In an
+iteration
     users    each block solves its users against the shared item factors, keeps them in its own file, and leaves the
              sum (N, d) that starts the item side and its Gram matrix (d, d)
     items    ranges of tracks add up what the blocks left for them, and take a conjugate gradient step
     spread   each block passes over its rows once more and leaves the next sum; `items` and `spread` alternate
-so a user's factors never leave the block's file, the driver sees Gram matrices and losses, and 2 + 2 * cg_steps small
-Spark jobs make an iteration. A task reads files of earlier jobs and writes files of its own: one that is lost is run
-again and gives the same. Sums are float32 in the order of the blocks: another number of blocks moves the loss by
-less than 1e-4 of itself and cosines of vectors by less than 1e-3.
+so a user's factors never leave the block's file, and the driver sees Gram matrices and losses only. A call reads files
+of earlier steps and writes files of its own: what a lost worker had in hand is done again and gives the same. Sums are
+float32 in the order of the blocks: another number of blocks moves the loss by less than 1e-4 of itself and cosines of
+vectors by less than 1e-3.
 
-Items start from seeded noise, never from last week's vectors: weeks can be run in any order with the same result.
+Items start from seeded noise, so weeks can be run in any order with the same result. With `als.warm_start` they start
+from last week's vectors where a track has one: fewer iterations, but a week then depends on the one before it.
 Track vectors are the factors as they are (their length says how popular a track is); users are scaled to unit
 length, and a warm user without any affinity has a zero vector.
 """
@@ -21,18 +23,20 @@ length, and a warm user without any affinity has a zero vector.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from pyspark.sql import functions as F
 
 from jobs.errors import BadArgument, CheckFailed, OvertureError
 from jobs.factorize import blocks
 from jobs.factorize.blocks import Block, Matrix
+from jobs.factorize.crew import crew, one_thread
 from jobs.lake import list_column
 from models import als
 
@@ -44,6 +48,7 @@ if TYPE_CHECKING:
 
 SPACE = "ut_als"
 ROWS_A_BATCH = 4096
+GROWTH = 1e-3  # of the loss: more than rounding can do
 
 
 @dataclass(frozen=True)
@@ -53,7 +58,8 @@ class Plan:
     ratings: Matrix
     d: int
     alpha: float
-    ridge: float
+    regularisation: float
+    exponent: float
     steps: int
     round: int = 0
     tick: int = 0
@@ -96,7 +102,7 @@ def train(
     spark: SparkSession,
     ratings: Matrix,
     settings: AlsSettings,
-    seed: int,
+    start: np.ndarray,
     on_round: Callable[[int, float, float], None] = lambda number, loss, seconds: None,
 ) -> Fit:
     """Learn the factors from packed ratings; stops early when the loss falls by less than `tolerance` of itself.
@@ -105,12 +111,12 @@ def train(
         spark: any session whose executors see the folder of `ratings`.
         ratings: users by tracks, affinities finite and above 0.
         settings: sizes and weights.
-        seed: decides the items' start.
+        start: where the items start (N, d).
         on_round: called with the number of the iteration from 1, the whole loss after it, and its seconds.
 
     Raises:
         BadArgument: d is larger than the matrix.
-        OvertureError: the loss is no number, or grew.
+        OvertureError: the loss is no number, or grew; or Spark lost all workers.
     """
     smaller = min(ratings.n_rows, ratings.n_columns)
     if settings.d > smaller:
@@ -118,45 +124,63 @@ def train(
             f"als.d: {settings.d} factors of a matrix of {ratings.n_rows} users by {ratings.n_columns} tracks; "
             f"allowed are 1 to {smaller}"
         )
-    plan = Plan(ratings, settings.d, settings.alpha, settings.regularisation, settings.cg_steps)
+    plan = Plan(
+        ratings, settings.d, settings.alpha, settings.regularisation, settings.frequency_exponent, settings.cg_steps
+    )
     n_items = ratings.n_columns
-    start = als.first_factors(n_items, plan.d, seed)
     for name in ("y0", "y1", "p0", "p1", "r0", "r1"):
         blocks.make_rows(plan.file(name), n_items, plan.d)
     for block in ratings.blocks:
         blocks.make_rows(plan.sums(block), n_items, plan.d)
     blocks.write_rows(plan.state("y"), 0, start)
-    gram = als.gram(start)
-    norm = float(np.trace(gram))
     parts = blocks.spans(n_items, len(ratings.blocks))
     losses: list[float] = []
     seconds: list[float] = []
-    for number in range(1, settings.iterations + 1):
-        began = time.perf_counter()
-        plan = replace(plan, round=number)
-        blocks.save(plan.file("gram-y"), als.ridged(gram, plan.ridge))
-        solved = blocks.each(spark, partial(solve_users, plan), ratings.blocks)
-        loss = sum(part for part, _ in solved) + plan.ridge * norm
-        blocks.save(plan.file("gram-x"), als.ridged(sum((g for _, g in solved), np.zeros_like(gram)), plan.ridge))
-        blocks.each(spark, partial(open_items, plan), parts)
-        for _ in range(plan.steps):
-            blocks.each(spark, partial(spread, plan), ratings.blocks)
-            moved = blocks.each(spark, partial(step_items, plan), parts)
-            loss -= sum(gain for gain, _ in moved)
-            plan = replace(plan, tick=plan.tick + 1)
-        gram = sum((part for _, part in moved), np.zeros_like(gram))
-        norm = float(np.trace(gram))
-        losses.append(loss)
-        seconds.append(time.perf_counter() - began)
-        on_round(number, loss, seconds[-1])
-        if not np.isfinite(loss):
-            raise OvertureError(f"als: the loss of iteration {number} is {loss}; check the affinities and als.alpha")
-        if len(losses) > 1 and losses[-2] - loss < settings.tolerance * abs(losses[-2]):
-            break
+    with crew(spark, len(ratings.blocks)) as workers:
+        counts = sum(workers.each(partial(count_items, plan), ratings.blocks), np.zeros(n_items, np.int64))
+        ridge_N = als.ridges(counts, plan.regularisation, plan.exponent)
+        blocks.save(plan.file("ridge"), ridge_N)
+        gram, penalty = als.gram(start), als.penalty(start, ridge_N)
+        for number in range(1, settings.iterations + 1):
+            began = time.perf_counter()
+            plan = replace(plan, round=number)
+            blocks.save(plan.file("gram-y"), gram.astype(np.float32))
+            solved = workers.each(partial(solve_users, plan), ratings.blocks)
+            loss = sum(part for part, _ in solved) + penalty
+            blocks.save(plan.file("gram-x"), _sum(part for _, part in solved).astype(np.float32))
+            workers.each(partial(open_items, plan), parts)
+            for _ in range(plan.steps):
+                workers.each(partial(spread, plan), ratings.blocks)
+                moved = workers.each(partial(step_items, plan), parts)
+                loss -= sum(gain for gain, _, _ in moved)
+                plan = replace(plan, tick=plan.tick + 1)
+            gram, penalty = _sum(part for _, part, _ in moved), sum(part for _, _, part in moved)
+            losses.append(loss)
+            seconds.append(time.perf_counter() - began)
+            on_round(number, loss, seconds[-1])
+            if not np.isfinite(loss):
+                raise OvertureError(
+                    f"als: the loss of iteration {number} is {loss}; check the affinities and als.alpha"
+                )
+            fell = losses[-2] - loss if number > 1 else np.inf
+            if fell < -GROWTH * abs(loss):
+                raise OvertureError(f"als: the loss grew from {losses[-2]:.6g} to {loss:.6g} in iteration {number}")
+            if number > 1 and fell < settings.tolerance * abs(losses[-2]):
+                break
     return Fit(plan, tuple(losses), tuple(seconds))
 
 
-# -- tasks: a plan and a block or a range of tracks in, files and small answers out -----------------------------------
+def _sum(parts: Iterable[np.ndarray]) -> np.ndarray:
+    total: np.ndarray = np.sum(list(parts), axis=0)
+    return total
+
+
+# -- calls: a plan and a block or a range of tracks in, files and small answers out ------------------------------------
+
+
+def count_items(plan: Plan, block: Block) -> np.ndarray:
+    """How many users of a block have each item (N,)."""
+    return np.bincount(plan.ratings.csr(block)[1], minlength=plan.ratings.n_columns)
 
 
 def solve_users(plan: Plan, block: Block) -> tuple[float, np.ndarray]:
@@ -166,9 +190,10 @@ def solve_users(plan: Plan, block: Block) -> tuple[float, np.ndarray]:
         x = np.zeros((block.stop - block.start, plan.d), np.float32)
     else:
         x = np.array(blocks.load(plan.users(block, plan.round - 1)))
-    y, ridged = blocks.load(plan.state("y")), blocks.load(plan.file("gram-y"))
+    y, gram = blocks.load(plan.state("y")), blocks.load(plan.file("gram-y"))
+    ridge = als.ridges(np.diff(offsets), plan.regularisation, plan.exponent)
     out = np.zeros(y.shape, np.float32)
-    loss = als.solve_users(offsets, items, affinities, x, y, ridged, np.float32(plan.alpha), plan.steps, out)
+    loss = als.solve_users(offsets, items, affinities, x, y, gram, ridge, np.float32(plan.alpha), plan.steps, out)
     blocks.save(plan.users(block, plan.round), x)
     blocks.write_rows(plan.sums(block), 0, out)
     return loss, als.gram(x)
@@ -178,7 +203,7 @@ def open_items(plan: Plan, part: tuple[int, int]) -> None:
     """The first residual of a range of tracks, which is also the first direction."""
     start, stop = part
     y = blocks.load(plan.state("y"))[start:stop]
-    residual = _added(plan, start, stop) - y @ blocks.load(plan.file("gram-x"))
+    residual = _added(plan, start, stop) - _ridged(plan, start, stop, y)
     for name in ("r", "p"):
         blocks.write_rows(plan.state(name), start, residual)
 
@@ -192,15 +217,22 @@ def spread(plan: Plan, block: Block) -> None:
     blocks.write_rows(plan.sums(block), 0, out)
 
 
-def step_items(plan: Plan, part: tuple[int, int]) -> tuple[float, np.ndarray]:
-    """One conjugate gradient step of a range of tracks: by how much the loss fell, and the new Gram matrix."""
+def step_items(plan: Plan, part: tuple[int, int]) -> tuple[float, np.ndarray, float]:
+    """One conjugate gradient step of a range of tracks: the fall of the loss, the new Gram matrix and ridge penalty."""
     start, stop = part
     y, r, p = (np.array(blocks.load(plan.state(name))[start:stop]) for name in ("y", "r", "p"))
-    q = _added(plan, start, stop) + p @ blocks.load(plan.file("gram-x"))
+    q = _added(plan, start, stop) + _ridged(plan, start, stop, p)
     gain = als.step_items(y, r, p, q)
     for name, rows in (("y", y), ("r", r), ("p", p)):
         blocks.write_rows(plan.state(name, 1), start, rows)
-    return gain, als.gram(y)
+    return gain, als.gram(y), als.penalty(y, blocks.load(plan.file("ridge"))[start:stop])
+
+
+def _ridged(plan: Plan, start: int, stop: int, rows: np.ndarray) -> np.ndarray:
+    """Rows of a range of tracks times the Gram matrix of the users, plus their ridge."""
+    out: np.ndarray = rows @ blocks.load(plan.file("gram-x"))
+    out += blocks.load(plan.file("ridge"))[start:stop, None] * rows
+    return out
 
 
 def _added(plan: Plan, start: int, stop: int) -> np.ndarray:
@@ -219,7 +251,7 @@ def user_rows(spark: SparkSession, matrix: Matrix, vectors: Callable[[Block], np
     found = {block.index: block for block in matrix.blocks}
 
     def rows(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        blocks.one_thread()
+        one_thread()
         for batch in batches:
             for index in batch.column("id").to_pylist():
                 block = found[index]
@@ -231,6 +263,23 @@ def user_rows(spark: SparkSession, matrix: Matrix, vectors: Callable[[Block], np
 
     n = len(matrix.blocks)
     return spark.range(0, n, 1, n).mapInArrow(rows, "user_idx int, vector array<float>")
+
+
+def first_items(context: Context) -> tuple[np.ndarray, int]:
+    """Where the items start (N, d), and how many tracks start from last week's vectors."""
+    lake, settings, last = context.lake, context.settings.als, context.week.previous.name
+    catalog = lake.read("catalog", columns=["track_idx", "track_id"], week=context.week.name).sort_by("track_idx")
+    start = als.first_factors(len(catalog), settings.d, context.seed("als"))
+    if not settings.warm_start or not lake.exists("track_vectors", week=last, space=SPACE):
+        return start, 0
+    vectors = lake.matrix("track_vectors", week=last, space=SPACE)
+    if vectors.shape[1] != settings.d:
+        blocks.say(f"als  no warm start: week {last} has {vectors.shape[1]} factors, als.d is {settings.d}")
+        return start, 0
+    before = lake.read("catalog", columns=["track_idx", "track_id"], week=last).sort_by("track_idx")
+    found = np.asarray(pc.index_in(catalog.column("track_id"), before.column("track_id")).fill_null(-1))
+    start[found >= 0] = vectors[found[found >= 0]]
+    return start, int((found >= 0).sum())
 
 
 def _unit_users(fit: Fit, block: Block) -> np.ndarray:
@@ -253,12 +302,14 @@ def run(context: Context) -> dict[str, object]:
         def tell(number: int, loss: float, seconds: float) -> None:
             blocks.say(f"als {number}/{total}  loss {loss:.6g}  {seconds:.2f} s")
 
-        fit = train(spark, ratings, settings.als, context.seed("als"), tell)
+        start, warm = first_items(context)
+        fit = train(spark, ratings, settings.als, start, tell)
         report = {
             "rows_in": ratings.n_entries,
             "loss": list(fit.losses),
             "settings": settings.als.model_dump(),
             "seed": context.seed("als"),
+            "tracks_from_last_week": warm,
             "commit": context.commit,
         }
         items = np.array(fit.items())
@@ -272,4 +323,5 @@ def run(context: Context) -> dict[str, object]:
         "loss": list(fit.losses),
         "iteration_s": list(fit.seconds),
         "entries": ratings.n_entries,
+        "tracks_from_last_week": warm,
     }

@@ -9,17 +9,15 @@ driver and every executor mount at the same path, with the packages installed on
 
 from __future__ import annotations
 
-import gc
 import os
 import shutil
 import sys
 import uuid
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -28,16 +26,11 @@ from pyspark.sql import functions as F
 from jobs.errors import CheckFailed
 
 if TYPE_CHECKING:
-    from pyspark.sql import DataFrame, SparkSession
+    from pyspark.sql import DataFrame
 
     from jobs.context import Context
 
-T = TypeVar("T")
-R = TypeVar("R")
 PACKED = "block int, n_entries long, total double, squares double, problem string"
-SETTLING_TASKS = 3
-_limited = False
-_settled: Counter[str] = Counter()
 
 
 @dataclass(frozen=True)
@@ -211,41 +204,7 @@ def scratch(context: Context, name: str) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-# -- tasks ---------------------------------------------------------------------------------------------------------
-
-
-def each(spark: SparkSession, function: Callable[[T], R], tasks: Sequence[T]) -> list[R]:
-    """Run one Spark task for each item and return the (small) answers in order."""
-
-    def alone(item: T) -> R:
-        one_thread()
-        answer = function(item)
-        settle(getattr(getattr(function, "func", function), "__name__", ""))
-        return answer
-
-    return spark.sparkContext.parallelize(tasks, len(tasks)).map(alone).collect()
-
-
-def one_thread() -> None:
-    """One thread a task: Spark runs as many tasks as there are cores, and BLAS must not multiply that."""
-    global _limited
-    if not _limited:
-        import scipy.linalg.cython_blas  # noqa: F401  loads the BLAS that compiled kernels call
-        from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
-
-        threadpool_limits(1)
-        _limited = True
-
-
-def settle(name: str) -> None:
-    """Tell the garbage collector that what is loaded stays.
-
-    Spark's Python worker collects garbage after every task and so walks every object of numba, pandas and pyspark
-    each time: about 50 ms, more than most tasks here take. The first tasks of a kind load what there is to load.
-    """
-    _settled[name] += 1
-    if _settled[name] <= SETTLING_TASKS:
-        gc.freeze()
+# -- small things --------------------------------------------------------------------------------------------------
 
 
 def say(text: str) -> None:

@@ -4,11 +4,11 @@ Input   track_pairs, user_track, warm_users, catalog
 Output  track_vectors, user_vectors, partition week=<week>, space=tt_svd
 Grain   one row a track_idx; one row a user_idx
 
-The matrix is packed once into blocks of rows (`blocks.py`); each product with it is one Spark job whose tasks read the
-dense factor (N, d + oversampling) from a shared memory-mapped file and write their rows of the next. QR follows every
-product: each block's own, then one of the stacked (L, L) factors on the driver, then a job that turns the blocks. Only
-such small factors pass through the driver. Results are float32 sums inside one row, so the number of blocks changes
-them only through QR: sigma by less than 1e-5 of itself.
+The matrix is packed once into blocks of rows (`blocks.py`), and one Spark job holds the workers (`crew.py`). For a
+product each reads the dense factor (N, d + oversampling) from a shared memory-mapped file and writes its rows of the
+next. QR follows every product: each block's own, then one of the stacked (L, L) factors on the driver, then the blocks
+are turned. Only such small factors pass through the driver. Results are float32 sums inside one row, so the number of
+blocks changes them only through QR: sigma by less than 1e-5 of itself.
 
 Tracks are rows of U S^exponent at unit length. A track without any pair has a zero vector: cosines with it are 0 and
 means ignore its direction. A warm user is the normalised mean of the distinct tracks streamed in the window; one
@@ -30,6 +30,7 @@ from jobs.errors import BadArgument, CheckFailed
 from jobs.factorize import blocks
 from jobs.factorize.als import user_rows
 from jobs.factorize.blocks import Block, Matrix
+from jobs.factorize.crew import Crew, crew
 from jobs.lake import list_column
 from models import svd
 
@@ -81,30 +82,29 @@ def factorise(spark: SparkSession, matrix: Matrix, transposed: Matrix, settings:
     dense = f"{folder}/omega.npy"
     blocks.save(dense, svd.start(n, width, seed))
     left, right = f"{folder}/left", f"{folder}/right"
-    dense, _ = _product(spark, matrix, dense, f"{left}-0")
-    for power in range(1, settings.power_iterations + 1):
-        dense, _ = _product(spark, transposed, dense, f"{right}-{power}")
-        dense, _ = _product(spark, matrix, dense, f"{left}-{power}")
-    other, r = _product(spark, transposed, dense, f"{right}-last", keep=True)
-    small = svd.small_svd(r, settings.d)
-    u, peaks = _turn(spark, matrix, dense, [small.left] * len(matrix.blocks), f"{folder}/u.npy")
-    v, _ = _turn(spark, transposed, other, [small.right] * len(transposed.blocks), f"{folder}/v.npy")
-    errors = blocks.each(spark, partial(_residual, matrix, u, v, small.values), matrix.blocks)
+    with crew(spark, max(len(matrix.blocks), len(transposed.blocks))) as workers:
+        dense, _ = _product(workers, matrix, dense, f"{left}-0")
+        for power in range(1, settings.power_iterations + 1):
+            dense, _ = _product(workers, transposed, dense, f"{right}-{power}")
+            dense, _ = _product(workers, matrix, dense, f"{left}-{power}")
+        other, r = _product(workers, transposed, dense, f"{right}-last", keep=True)
+        small = svd.small_svd(r, settings.d)
+        u, peaks = _turn(workers, matrix, dense, [small.left] * len(matrix.blocks), f"{folder}/u.npy")
+        v, _ = _turn(workers, transposed, other, [small.right] * len(transposed.blocks), f"{folder}/v.npy")
+        errors = workers.each(partial(_residual, matrix, u, v, small.values), matrix.blocks)
     first = max(float(small.values[0]), float(np.finfo(np.float32).tiny))
     residual = float(np.sqrt(np.sum(errors, axis=0)).max()) / first
     unexplained = max(0.0, 1.0 - float((small.values**2).sum()) / matrix.squares) if matrix.squares else 0.0
     return Factors(u, v, small.values, svd.signs(peaks), residual, unexplained)
 
 
-def _product(
-    spark: SparkSession, matrix: Matrix, dense: str, name: str, *, keep: bool = False
-) -> tuple[str, np.ndarray]:
+def _product(workers: Crew, matrix: Matrix, dense: str, name: str, *, keep: bool = False) -> tuple[str, np.ndarray]:
     """qr(matrix @ dense): the file of Q and the small R; `dense` is not needed again unless `keep`."""
     width = blocks.load(dense).shape[1]
     raw = blocks.make_rows(f"{name}-raw.npy", matrix.n_rows, width)
-    small = blocks.each(spark, partial(_multiply, matrix, dense, raw), matrix.blocks)
+    small = workers.each(partial(_multiply, matrix, dense, raw), matrix.blocks)
     turns, r = svd.stack_qr(small)
-    done, _ = _turn(spark, matrix, raw, turns, f"{name}.npy")
+    done, _ = _turn(workers, matrix, raw, turns, f"{name}.npy")
     Path(raw).unlink()
     if not keep:
         Path(dense).unlink()
@@ -112,15 +112,15 @@ def _product(
 
 
 def _turn(
-    spark: SparkSession, matrix: Matrix, source: str, turns: list[np.ndarray], target: str
+    workers: Crew, matrix: Matrix, source: str, turns: list[np.ndarray], target: str
 ) -> tuple[str, list[np.ndarray]]:
     """Multiply the rows of each block by the block's small matrix; also the peaks of the new columns."""
     blocks.make_rows(target, matrix.n_rows, turns[0].shape[1])
     tasks = list(zip(matrix.blocks, turns, strict=True))
-    return target, blocks.each(spark, partial(_turn_block, source, target), tasks)
+    return target, workers.each(partial(_turn_block, source, target), tasks)
 
 
-# -- tasks ---------------------------------------------------------------------------------------------------------
+# -- calls ---------------------------------------------------------------------------------------------------------
 
 
 def _multiply(matrix: Matrix, dense: str, target: str, block: Block) -> np.ndarray:

@@ -17,7 +17,8 @@ SETTINGS = AlsSettings(d=8, iterations=4, cg_steps=3, alpha=5.0, regularisation=
 def fit(spark, x, n_blocks, folder, settings=SETTINGS):
     folder.mkdir()
     packed = blocks.pack(frame(spark, x), "user_track", x.shape, n_blocks, folder, positive=True)
-    found = job.train(spark, packed, settings, seed=3)
+    start = als.first_factors(x.shape[1], settings.d, seed=3)
+    found = job.train(spark, packed, settings, start)
     users = np.vstack([found.users(block) for block in packed.blocks])
     return np.array(found.items()), users, found.losses
 

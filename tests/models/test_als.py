@@ -17,35 +17,41 @@ def world(n_users=40, n_items=25, seed=0, share=0.2):
     return als.Ratings(x.indptr.astype(np.int64), x.indices.astype(np.int32), x.data.astype(np.float32)), x
 
 
-def solve_all(ratings, x, y, steps):
+def solve_all(ratings, x, y, steps, exponent=0.0):
     residual = np.zeros_like(y)
-    matrix = als.ridged(als.gram(y), RIDGE)
+    gram = als.gram(y).astype(np.float32)
+    ridge = als.ridges(np.diff(ratings.offsets), RIDGE, exponent)
     part = als.solve_users(
-        ratings.offsets, ratings.items, ratings.affinities, x, y, matrix, np.float32(ALPHA), steps, residual
+        ratings.offsets, ratings.items, ratings.affinities, x, y, gram, ridge, np.float32(ALPHA), steps, residual
     )
-    return part + RIDGE * float((y.astype(np.float64) ** 2).sum()), residual
+    return part + als.penalty(y, item_ridges(ratings, y, exponent)), residual
 
 
-def item_side(ratings, x, y, residual, steps):
-    matrix = als.ridged(als.gram(x), RIDGE)
-    r = residual - y @ matrix
+def item_ridges(ratings, y, exponent):
+    return als.ridges(np.bincount(ratings.items, minlength=len(y)), RIDGE, exponent)
+
+
+def item_side(ratings, x, y, residual, steps, exponent=0.0):
+    gram = als.gram(x).astype(np.float32)
+    ridge = item_ridges(ratings, y, exponent)[:, None]
+    r = residual - y @ gram - ridge * y
     p = r.copy()
     gain = 0.0
     for _ in range(steps):
-        q = p @ matrix
+        q = p @ gram + ridge * p
         als.spread(ratings.offsets, ratings.items, ratings.affinities, x, p, np.float32(ALPHA), q)
         gain += als.step_items(y, r, p, q)
     return gain
 
 
-def exact(matrix, other):
+def exact(matrix, other, exponent=0.0):
     """Each row's exact solution, dense, float64."""
     dense = matrix.toarray().astype(np.float64)
     other = other.astype(np.float64)
     rows = []
     for row in dense:
         c = 1 + ALPHA * row
-        a = (other * c[:, None]).T @ other + RIDGE * np.eye(other.shape[1])
+        a = (other * c[:, None]).T @ other + RIDGE * (row > 0).sum() ** exponent * np.eye(other.shape[1])
         rows.append(np.linalg.solve(a, other.T @ (c * (row > 0))))
     return np.array(rows)
 
@@ -57,25 +63,27 @@ def test_loss_by_hand():
     assert als.loss(ratings, x, y, 3.0, 2.0) == pytest.approx(0.25 + 0 + 10.5)
 
 
-def test_many_steps_reach_the_exact_solution_of_both_sides():
+@pytest.mark.parametrize("exponent", [0.0, 0.5, 1.0])
+def test_many_steps_reach_the_exact_solution_of_both_sides(exponent):
     ratings, matrix = world()
     y = als.first_factors(25, 6, 1)
     x = np.zeros((40, 6), np.float32)
-    _, residual = solve_all(ratings, x, y, 12)
-    np.testing.assert_allclose(x, exact(matrix, y), atol=2e-4)
-    item_side(ratings, x, y, residual, 12)
-    np.testing.assert_allclose(y, exact(matrix.T, x), atol=2e-4)
+    _, residual = solve_all(ratings, x, y, 12, exponent)
+    np.testing.assert_allclose(x, exact(matrix, y, exponent), atol=2e-4)
+    item_side(ratings, x, y, residual, 12, exponent)
+    np.testing.assert_allclose(y, exact(matrix.T, x, exponent), atol=2e-4)
 
 
-def test_the_loss_that_falls_out_of_the_steps_is_the_loss_by_definition():
+@pytest.mark.parametrize("exponent", [0.0, 1.0])
+def test_the_loss_that_falls_out_of_the_steps_is_the_loss_by_definition(exponent):
     ratings, _ = world()
     y, x = als.first_factors(25, 6, 1), np.zeros((40, 6), np.float32)
     losses = []
     for _ in range(4):
-        after_users, residual = solve_all(ratings, x, y, 3)
-        assert after_users == pytest.approx(als.loss(ratings, x, y, ALPHA, RIDGE), rel=1e-5)
-        after_items = after_users - item_side(ratings, x, y, residual, 3)
-        assert after_items == pytest.approx(als.loss(ratings, x, y, ALPHA, RIDGE), rel=1e-5)
+        after_users, residual = solve_all(ratings, x, y, 3, exponent)
+        assert after_users == pytest.approx(als.loss(ratings, x, y, ALPHA, RIDGE, exponent), rel=1e-5)
+        after_items = after_users - item_side(ratings, x, y, residual, 3, exponent)
+        assert after_items == pytest.approx(als.loss(ratings, x, y, ALPHA, RIDGE, exponent), rel=1e-5)
         losses += [after_users, after_items]
     assert losses == sorted(losses, reverse=True)
 
@@ -122,15 +130,22 @@ def test_a_user_without_entries_is_zero_and_disturbs_nobody():
     assert loss == loss2
 
 
-def test_fold_in_is_the_exact_user():
+@pytest.mark.parametrize("exponent", [0.0, 1.0])
+def test_fold_in_is_the_exact_user(exponent):
     ratings, matrix = world()
     y = np.random.default_rng(3).standard_normal((25, 6)).astype(np.float32)
-    expected = exact(matrix, y)
+    expected = exact(matrix, y, exponent)
     start, stop = ratings.offsets[5], ratings.offsets[6]
-    got = als.fold_in(ratings.items[start:stop], ratings.affinities[start:stop], y, ALPHA, RIDGE)
+    tracks, affinities = ratings.items[start:stop], ratings.affinities[start:stop]
+    got = als.fold_in(tracks, affinities, y, ALPHA, RIDGE, exponent=exponent)
     np.testing.assert_allclose(got, expected[5], rtol=1e-4, atol=1e-6)
-    again = als.fold_in(ratings.items[start:stop], ratings.affinities[start:stop], y, ALPHA, RIDGE, als.gram(y))
+    again = als.fold_in(tracks, affinities, y, ALPHA, RIDGE, als.gram(y), exponent)
     np.testing.assert_array_equal(got, again)
+
+
+def test_fold_in_without_a_track_is_zero():
+    y = als.first_factors(25, 6, 1)
+    np.testing.assert_array_equal(als.fold_in(np.array([]), np.array([]), y, ALPHA, RIDGE, exponent=1.0), np.zeros(6))
 
 
 @pytest.mark.parametrize(
