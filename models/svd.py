@@ -1,14 +1,20 @@
 """Truncated singular value decomposition of a sparse matrix by random projection: the pieces.
 
 Shapes   A is (M, N) sparse in blocks of rows (CSR); L = rank + oversampling columns are carried, float32
-Source   Halko, Martinsson, Tropp 2011, algorithms 4.4 and 5.1; tall-skinny QR after Demmel et al. 2012
+Source   Halko, Martinsson, Tropp 2011, algorithm 4.4; tall-skinny QR after Demmel et al. 2012; answers from all
+         steps together, not from the last alone, after Musco and Musco 2015
 Differs  every product, with A and with its transpose, is a product of row blocks with a dense matrix: the transpose is
          packed too (a symmetric matrix is its own), so nothing of size (N, L) is ever added up between tasks
 
-    Y = A omega; Q = qr(Y)                 the range finder
-    Z = A' Q; Z = qr(Z); Y = A Z; Q = qr(Y)      for each power iteration
-    B' = A' Q = Q2 R2; R2 = V S W'         a small SVD
-    A = (Q W) S (Q2 V)'
+    Q_0 R = A omega                                     the range finder
+    Z_j C_j = A' Q_j; Q_j+1 R = A Z_j                   for each power iteration, QR after every product
+    Z_p C_p = A' Q_p                                    p power iterations make 2 p + 2 products
+    S = [Q_0 ... Q_p] T has orthonormal columns         T from the Gram matrix of the Q's; what they repeat is left out
+    B' = A' S = [Z_0 C_0 ... Z_p C_p] T = Q2 R2         no further product with A; R2 = V sigma W'
+    A = (S W) sigma (Q2 V)'
+
+The last Q alone is the classical answer. Keeping the earlier ones costs no product with A and makes two iterations as
+good as three.
 """
 
 from __future__ import annotations
@@ -18,6 +24,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from models.compiled import kernel
+
+REPEATED = 0.01  # of a unit length; its inverse is how much of float32's rounding may be magnified
 
 
 @kernel
@@ -60,9 +68,20 @@ def stack_qr(parts: list[np.ndarray]) -> tuple[list[np.ndarray], np.ndarray]:
     return np.split(q, ends[:-1]), r
 
 
+def basis(gram: np.ndarray) -> np.ndarray:
+    """T (K, r) such that S T has orthonormal columns, from the Gram matrix (K, K) of S's columns, each of length 1.
+
+    Directions in which the columns nearly repeat each other are left out: float32 rounding would be all they hold.
+    """
+    values, vectors = np.linalg.eigh(gram)
+    kept = values > REPEATED**2
+    turned: np.ndarray = vectors[:, kept] / np.sqrt(values[kept])
+    return turned
+
+
 @dataclass(frozen=True)
 class Small:
-    """SVD of the (L, L) factor: rotations of both sides (L, d) and the singular values (d,)."""
+    """SVD of the last small factor: rotations of both sides (r, d) and (K, d), and the singular values (d,)."""
 
     left: np.ndarray
     values: np.ndarray
@@ -70,8 +89,8 @@ class Small:
 
 
 def small_svd(r: np.ndarray, d: int) -> Small:
-    """From B' = Q2 R2: A = (Q left) diag(values) (Q2 right)', the first d of them."""
-    right, values, left_t = np.linalg.svd(r)
+    """From B' = Q2 R2, R2 (K, r): A = (S left) diag(values) (Q2 right)', the first d of them."""
+    right, values, left_t = np.linalg.svd(r, full_matrices=False)
     return Small(np.ascontiguousarray(left_t.T[:, :d]), values[:d], np.ascontiguousarray(right[:, :d]))
 
 

@@ -7,7 +7,7 @@ Grain   one row a track_idx; one row a user_idx
 The matrix is packed once into blocks of rows (`blocks.py`), and one Spark job holds the workers (`crew.py`). For a
 product each reads the dense factor (N, d + oversampling) from a shared memory-mapped file and writes its rows of the
 next. QR follows every product: each block's own, then one of the stacked (L, L) factors on the driver, then the blocks
-are turned. Only such small factors pass through the driver. Results are float32 sums inside one row, so the number of
+are turned. Only factors of that size pass through the driver. Results are float32 sums inside one row, so the number of
 blocks changes them only through QR: sigma by less than 1e-5 of itself.
 
 Tracks are rows of U S^exponent at unit length. A track without any pair has a zero vector: cosines with it are 0 and
@@ -17,8 +17,9 @@ whose tracks all have zero vectors has a zero vector too.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, reduce
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,6 +34,7 @@ from jobs.factorize.blocks import Block, Matrix
 from jobs.factorize.crew import Crew, crew
 from jobs.lake import list_column
 from models import svd
+from models.als import gram
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -79,18 +81,17 @@ def factorise(spark: SparkSession, matrix: Matrix, transposed: Matrix, settings:
         raise BadArgument(f"svd.d: rank {settings.d} of a matrix of {m} x {n}; allowed are 1 to {min(m, n)}")
     width = min(settings.d + settings.oversampling, m, n)
     folder = matrix.folder
-    dense = f"{folder}/omega.npy"
-    blocks.save(dense, svd.start(n, width, seed))
-    left, right = f"{folder}/left", f"{folder}/right"
     with crew(spark, max(len(matrix.blocks), len(transposed.blocks))) as workers:
-        dense, _ = _product(workers, matrix, dense, f"{left}-0")
-        for power in range(1, settings.power_iterations + 1):
-            dense, _ = _product(workers, transposed, dense, f"{right}-{power}")
-            dense, _ = _product(workers, matrix, dense, f"{left}-{power}")
-        other, r = _product(workers, transposed, dense, f"{right}-last", keep=True)
+        lefts, rights, corners = _powers(workers, matrix, transposed, svd.start(n, width, seed), settings)
+        grams = workers.each(partial(_gram, lefts), matrix.blocks)
+        turns = np.split(svd.basis(np.sum(grams, axis=0)), len(lefts))
+        mix = partial(_add, rights, [corner @ turn for corner, turn in zip(corners, turns, strict=True)])
+        right, r = _orthogonal(workers, transposed, mix, turns[0].shape[1], f"{folder}/right")
         small = svd.small_svd(r, settings.d)
-        u, peaks = _turn(workers, matrix, dense, [small.left] * len(matrix.blocks), f"{folder}/u.npy")
-        v, _ = _turn(workers, transposed, other, [small.right] * len(transposed.blocks), f"{folder}/v.npy")
+        u, v = (blocks.make_rows(f"{folder}/{name}.npy", size, settings.d) for name, size in (("u", m), ("v", n)))
+        write = partial(_write_sum, u, lefts, [turn @ small.left for turn in turns])
+        peaks = workers.each(write, matrix.blocks)
+        workers.each(partial(_write_sum, v, [right], [small.right]), transposed.blocks)
         errors = workers.each(partial(_residual, matrix, u, v, small.values), matrix.blocks)
     first = max(float(small.values[0]), float(np.finfo(np.float32).tiny))
     residual = float(np.sqrt(np.sum(errors, axis=0)).max()) / first
@@ -98,48 +99,85 @@ def factorise(spark: SparkSession, matrix: Matrix, transposed: Matrix, settings:
     return Factors(u, v, small.values, svd.signs(peaks), residual, unexplained)
 
 
-def _product(workers: Crew, matrix: Matrix, dense: str, name: str, *, keep: bool = False) -> tuple[str, np.ndarray]:
-    """qr(matrix @ dense): the file of Q and the small R; `dense` is not needed again unless `keep`."""
-    width = blocks.load(dense).shape[1]
+def _powers(
+    workers: Crew, matrix: Matrix, transposed: Matrix, omega: np.ndarray, settings: SvdSettings
+) -> tuple[list[str], list[str], list[np.ndarray]]:
+    """Q_j, Z_j (files) and C_j of every power iteration; `models/svd.py` says which is which."""
+    width = omega.shape[1]
+    dense = f"{matrix.folder}/omega.npy"
+    blocks.save(dense, omega)
+    lefts, rights, corners = [], [], []
+    for power in range(settings.power_iterations + 1):
+        name = f"{matrix.folder}/{{}}-{power}"
+        dense, _ = _orthogonal(workers, matrix, partial(_multiply, matrix, dense), width, name.format("left"))
+        lefts.append(dense)
+        dense, corner = _orthogonal(
+            workers, transposed, partial(_multiply, transposed, dense), width, name.format("right")
+        )
+        rights.append(dense)
+        corners.append(corner)
+    return lefts, rights, corners
+
+
+def _orthogonal(
+    workers: Crew, matrix: Matrix, rows: Callable[[Block], np.ndarray], width: int, name: str
+) -> tuple[str, np.ndarray]:
+    """QR of what `rows` gives for each block of the matrix's rows: the file of Q (rows, K), and R (K, width)."""
     raw = blocks.make_rows(f"{name}-raw.npy", matrix.n_rows, width)
-    small = workers.each(partial(_multiply, matrix, dense, raw), matrix.blocks)
-    turns, r = svd.stack_qr(small)
-    done, _ = _turn(workers, matrix, raw, turns, f"{name}.npy")
+    turns, r = svd.stack_qr(workers.each(partial(_block_qr, rows, raw), matrix.blocks))
+    done = blocks.make_rows(f"{name}.npy", matrix.n_rows, len(r))
+    workers.each(partial(_turn, raw, done), list(zip(matrix.blocks, turns, strict=True)))
     Path(raw).unlink()
-    if not keep:
-        Path(dense).unlink()
     return done, r
 
 
-def _turn(
-    workers: Crew, matrix: Matrix, source: str, turns: list[np.ndarray], target: str
-) -> tuple[str, list[np.ndarray]]:
-    """Multiply the rows of each block by the block's small matrix; also the peaks of the new columns."""
-    blocks.make_rows(target, matrix.n_rows, turns[0].shape[1])
-    tasks = list(zip(matrix.blocks, turns, strict=True))
-    return target, workers.each(partial(_turn_block, source, target), tasks)
+# -- calls -----------------------------------------------------------------------------------------------------------
 
 
-# -- calls ---------------------------------------------------------------------------------------------------------
-
-
-def _multiply(matrix: Matrix, dense: str, target: str, block: Block) -> np.ndarray:
+def _multiply(matrix: Matrix, dense: str, block: Block) -> np.ndarray:
+    """A block of rows of matrix @ dense."""
     x = blocks.load(dense)
     out = np.zeros((block.stop - block.start, x.shape[1]), np.float32)
     svd.multiply(*matrix.csr(block), x, out)
-    q, r = svd.thin_qr(out)
-    out[:, : q.shape[1]] = q
-    out[:, q.shape[1] :] = 0
-    blocks.write_rows(target, block.start, out)
+    return out
+
+
+def _add(sources: list[str], turns: list[np.ndarray], block: Block) -> np.ndarray:
+    """A block of rows of the sum of source @ turn."""
+    parts = (
+        blocks.load(source)[block.start : block.stop] @ turn.astype(np.float32)
+        for source, turn in zip(sources, turns, strict=True)
+    )
+    total: np.ndarray = reduce(np.add, parts)
+    return total
+
+
+def _block_qr(rows: Callable[[Block], np.ndarray], target: str, block: Block) -> np.ndarray:
+    """R of a block's own QR; its Q goes into the file, with zeros where the block has fewer rows than columns."""
+    x = rows(block)
+    q, r = svd.thin_qr(x)
+    x[:, : q.shape[1]] = q
+    x[:, q.shape[1] :] = 0
+    blocks.write_rows(target, block.start, x)
     return r
 
 
-def _turn_block(source: str, target: str, task: tuple[Block, np.ndarray]) -> np.ndarray:
+def _turn(source: str, target: str, task: tuple[Block, np.ndarray]) -> None:
     block, turn = task
     rows = blocks.load(source)[block.start : block.stop, : len(turn)]
-    turned = rows @ turn.astype(np.float32)
-    blocks.write_rows(target, block.start, turned)
-    return svd.peaks(turned)
+    blocks.write_rows(target, block.start, rows @ turn.astype(np.float32))
+
+
+def _write_sum(target: str, sources: list[str], turns: list[np.ndarray], block: Block) -> np.ndarray:
+    """Peaks of the columns of a block of rows of the sum of source @ turn, which goes into the file."""
+    rows = _add(sources, turns, block)
+    blocks.write_rows(target, block.start, rows)
+    return svd.peaks(rows)
+
+
+def _gram(sources: list[str], block: Block) -> np.ndarray:
+    """A block's part of the Gram matrix of all columns of the sources."""
+    return gram(np.hstack([blocks.load(source)[block.start : block.stop] for source in sources]))
 
 
 def _residual(matrix: Matrix, left: str, right: str, values: np.ndarray, block: Block) -> np.ndarray:

@@ -5,6 +5,7 @@ import pyarrow as pa
 import pytest
 import scipy.sparse as sp
 from scipy.sparse.linalg import svds
+from sklearn.utils import extmath
 
 from jobs.errors import BadArgument, CheckFailed
 from jobs.factorize import blocks
@@ -32,7 +33,7 @@ def factorise(spark, x, n_blocks, folder, settings=SETTINGS):
     return found, np.array(found.u()), np.array(found.v())
 
 
-@pytest.mark.parametrize("shape", [(300, 120), (90, 400)])
+@pytest.mark.parametrize("shape", [(300, 120), (90, 400), (300, 31)])
 def test_sigma_and_vectors_of_a_rectangular_matrix(spark, tmp_path, shape):
     x = decaying(*shape)
     found, u, v = factorise(spark, x, 3, tmp_path / "three")
@@ -46,6 +47,20 @@ def test_sigma_and_vectors_of_a_rectangular_matrix(spark, tmp_path, shape):
     explained = 1 - (found.values**2).sum() / float(x.multiply(x).sum())
     assert found.unexplained == pytest.approx(explained, rel=1e-3)
     assert 0 <= found.residual < 0.1
+
+
+def test_keeping_all_steps_halves_the_error_where_the_spectrum_falls_slowly(spark, tmp_path):
+    rng = np.random.default_rng(1)
+    x = sp.random(1500, 1500, 0.02, "csr", rng=rng)
+    x = sp.csr_matrix(x + x.T).astype(np.float32)
+    x.data *= 1 + rng.random(1500)[x.indices].astype(np.float32)
+    found, _, _ = factorise(spark, x, 2, tmp_path / "flat", SvdSettings(d=40, oversampling=30, power_iterations=2))
+    expected = np.sort(svds(x.astype(np.float64), 20, return_singular_vectors=False))[::-1]
+    classical = extmath.randomized_svd(
+        x, 40, n_oversamples=30, n_iter=2, power_iteration_normalizer="QR", random_state=5
+    )
+    worst = lambda values: float(np.abs(values[:20] / expected - 1).max())  # noqa: E731
+    assert worst(found.values) < 0.5 * worst(classical[1])
 
 
 def test_one_block_and_four_agree(spark, tmp_path):
