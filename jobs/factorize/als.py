@@ -14,10 +14,10 @@ of earlier steps and writes files of its own: what a lost worker had in hand is 
 float32 in the order of the blocks: another number of blocks moves the loss by less than 1e-4 of itself and cosines of
 vectors by less than 1e-3.
 
-Items start from seeded noise, so weeks can be run in any order with the same result. With `als.warm_start` they start
-from last week's vectors where a track has one: fewer iterations, but a week then depends on the one before it.
-Track vectors are the factors as they are (their length says how popular a track is); users are scaled to unit
-length, and a warm user without any affinity has a zero vector.
+Items start from the matrix's own main directions and a seed, so weeks can be run in any order with the same result.
+With `als.warm_start` they start from last week's vectors where a track has one: fewer iterations, but a week then
+depends on the one before it. Track vectors are the factors as they are (their length says how popular a track is);
+users are scaled to unit length, and a warm user without any affinity has a zero vector.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from pyspark.sql import functions as F
 from jobs.errors import BadArgument, CheckFailed, OvertureError
 from jobs.factorize import blocks
 from jobs.factorize.blocks import Block, Matrix
-from jobs.factorize.crew import crew, one_thread
+from jobs.factorize.crew import Crew, crew, one_thread
 from jobs.lake import list_column
 from models import als
 
@@ -102,7 +102,7 @@ def train(
     spark: SparkSession,
     ratings: Matrix,
     settings: AlsSettings,
-    start: np.ndarray,
+    start: np.ndarray | int,
     on_round: Callable[[int, float, float], None] = lambda number, loss, seconds: None,
 ) -> Fit:
     """Learn the factors from packed ratings; stops early when the loss falls by less than `tolerance` of itself.
@@ -111,7 +111,7 @@ def train(
         spark: any session whose executors see the folder of `ratings`.
         ratings: users by tracks, affinities finite and above 0.
         settings: sizes and weights.
-        start: where the items start (N, d).
+        start: where the items start (N, d), or the seed from which they find it themselves.
         on_round: called with the number of the iteration from 1, the whole loss after it, and its seconds.
 
     Raises:
@@ -132,7 +132,6 @@ def train(
         blocks.make_rows(plan.file(name), n_items, plan.d)
     for block in ratings.blocks:
         blocks.make_rows(plan.sums(block), n_items, plan.d)
-    blocks.write_rows(plan.state("y"), 0, start)
     parts = blocks.spans(n_items, len(ratings.blocks))
     losses: list[float] = []
     seconds: list[float] = []
@@ -140,7 +139,11 @@ def train(
         counts = sum(workers.each(partial(count_items, plan), ratings.blocks), np.zeros(n_items, np.int64))
         ridge_N = als.ridges(counts, plan.regularisation, plan.exponent)
         blocks.save(plan.file("ridge"), ridge_N)
-        gram, penalty = als.gram(start), als.penalty(start, ridge_N)
+        if isinstance(start, int):
+            gram, penalty = _spectral_start(workers, plan, parts, start)
+        else:
+            blocks.write_rows(plan.state("y"), 0, start)
+            gram, penalty = als.gram(start), als.penalty(start, ridge_N)
         for number in range(1, settings.iterations + 1):
             began = time.perf_counter()
             plan = replace(plan, round=number)
@@ -170,6 +173,15 @@ def train(
     return Fit(plan, tuple(losses), tuple(seconds))
 
 
+def _spectral_start(workers: Crew, plan: Plan, parts: list[tuple[int, int]], seed: int) -> tuple[np.ndarray, float]:
+    """Start the items at the main directions of the binary matrix; their Gram matrix and ridge penalty."""
+    blocks.save(plan.file("noise"), als.noise(plan.ratings.n_columns, plan.d, seed))
+    workers.each(partial(project, plan), plan.ratings.blocks)
+    turn = als.whiten(_sum(workers.each(partial(gram_of_sums, plan), parts)), plan.ratings.n_columns)
+    found = workers.each(partial(start_items, plan, turn), parts)
+    return _sum(part for part, _ in found), sum(part for _, part in found)
+
+
 def _sum(parts: Iterable[np.ndarray]) -> np.ndarray:
     total: np.ndarray = np.sum(list(parts), axis=0)
     return total
@@ -181,6 +193,28 @@ def _sum(parts: Iterable[np.ndarray]) -> np.ndarray:
 def count_items(plan: Plan, block: Block) -> np.ndarray:
     """How many users of a block have each item (N,)."""
     return np.bincount(plan.ratings.csr(block)[1], minlength=plan.ratings.n_columns)
+
+
+def project(plan: Plan, block: Block) -> None:
+    """What a block adds to the items' start."""
+    offsets, items, _ = plan.ratings.csr(block)
+    noise = blocks.load(plan.file("noise"))
+    out = np.zeros(noise.shape, np.float32)
+    als.project(offsets, items, noise, out)
+    blocks.write_rows(plan.sums(block), 0, out)
+
+
+def gram_of_sums(plan: Plan, part: tuple[int, int]) -> np.ndarray:
+    """Gram matrix (d, d) of what the blocks left for a range of tracks."""
+    return als.gram(_added(plan, *part))
+
+
+def start_items(plan: Plan, turn: np.ndarray, part: tuple[int, int]) -> tuple[np.ndarray, float]:
+    """Write the start of a range of tracks: its Gram matrix and ridge penalty."""
+    start, stop = part
+    y = _added(plan, start, stop) @ turn
+    blocks.write_rows(plan.state("y"), start, y)
+    return als.gram(y), als.penalty(y, blocks.load(plan.file("ridge"))[start:stop])
 
 
 def solve_users(plan: Plan, block: Block) -> tuple[float, np.ndarray]:
@@ -265,21 +299,27 @@ def user_rows(spark: SparkSession, matrix: Matrix, vectors: Callable[[Block], np
     return spark.range(0, n, 1, n).mapInArrow(rows, "user_idx int, vector array<float>")
 
 
-def first_items(context: Context) -> tuple[np.ndarray, int]:
-    """Where the items start (N, d), and how many tracks start from last week's vectors."""
+def first_items(context: Context) -> np.ndarray | int:
+    """Last week's vectors of the tracks (N, d) where a warm start is asked for and possible; else the week's seed."""
     lake, settings, last = context.lake, context.settings.als, context.week.previous.name
-    catalog = lake.read("catalog", columns=["track_idx", "track_id"], week=context.week.name).sort_by("track_idx")
-    start = als.first_factors(len(catalog), settings.d, context.seed("als"))
-    if not settings.warm_start or not lake.exists("track_vectors", week=last, space=SPACE):
-        return start, 0
+    if not settings.warm_start:
+        return context.seed("als")
+    if not lake.exists("track_vectors", week=last, space=SPACE):
+        blocks.say(f"als  no warm start: track_vectors week={last} space={SPACE} is not in the lake")
+        return context.seed("als")
     vectors = lake.matrix("track_vectors", week=last, space=SPACE)
     if vectors.shape[1] != settings.d:
         blocks.say(f"als  no warm start: week {last} has {vectors.shape[1]} factors, als.d is {settings.d}")
-        return start, 0
-    before = lake.read("catalog", columns=["track_idx", "track_id"], week=last).sort_by("track_idx")
-    found = np.asarray(pc.index_in(catalog.column("track_id"), before.column("track_id")).fill_null(-1))
+        return context.seed("als")
+    now, before = (
+        lake.read("catalog", columns=["track_idx", "track_id"], week=week).sort_by("track_idx").column("track_id")
+        for week in (context.week.name, last)
+    )
+    found = pc.index_in(now, before).fill_null(-1).to_numpy()
+    start = np.zeros((len(now), settings.d), np.float32)  # a new track is found in the first iteration
     start[found >= 0] = vectors[found[found >= 0]]
-    return start, int((found >= 0).sum())
+    blocks.say(f"als  {(found >= 0).sum()} of {len(now)} tracks start from week {last}")
+    return start
 
 
 def _unit_users(fit: Fit, block: Block) -> np.ndarray:
@@ -302,14 +342,14 @@ def run(context: Context) -> dict[str, object]:
         def tell(number: int, loss: float, seconds: float) -> None:
             blocks.say(f"als {number}/{total}  loss {loss:.6g}  {seconds:.2f} s")
 
-        start, warm = first_items(context)
+        start = first_items(context)
         fit = train(spark, ratings, settings.als, start, tell)
         report = {
             "rows_in": ratings.n_entries,
             "loss": list(fit.losses),
             "settings": settings.als.model_dump(),
             "seed": context.seed("als"),
-            "tracks_from_last_week": warm,
+            "started_from": "seed" if isinstance(start, int) else context.week.previous.name,
             "commit": context.commit,
         }
         items = np.array(fit.items())
@@ -323,5 +363,5 @@ def run(context: Context) -> dict[str, object]:
         "loss": list(fit.losses),
         "iteration_s": list(fit.seconds),
         "entries": ratings.n_entries,
-        "tracks_from_last_week": warm,
+        "iterations": len(fit.losses),
     }

@@ -1,93 +1,73 @@
-"""Start a Spark master and two workers on loopback, run the Spark stage of the tiny week on them, end them."""
+"""The Spark stage of the tiny week on a master and two workers; then a factorisation during which an executor dies."""
 
 from __future__ import annotations
 
 import json
 import os
-import socket
-import subprocess
 import sys
 import time
 from pathlib import Path
+from threading import Timer
 
-import pyspark
+import numpy as np
+import psutil
 from one_week import TINY, spark_stage
+from pyspark.sql import functions as F
 
+from benchmarks.cluster import HOST, SHORT_LIVED, executors, standalone
 from jobs.context import Context
+from jobs.factorize import als, blocks
 from jobs.settings import load
 from jobs.weeks import Week
 
-HOST = "127.0.0.1"
+ROUNDS = 30
 
 
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])
+def with_a_death(context: Context, workers: list[psutil.Process]) -> dict[str, object]:
+    """Train twice on the same blocks, the second time killing an executor on the way; are the factors the same bits?"""
+    spark, week = context.spark, context.week.name
+    shape = (context.lake.rows("warm_users", week=week), context.lake.rows("catalog", week=week))
+    entries = context.lake.spark(spark, "user_track", week=week).select(
+        F.col("user_idx").alias("row"), F.col("track_idx").alias("column"), F.col("affinity").alias("value")
+    )
+    settings = context.settings.als.model_copy(update={"iterations": ROUNDS, "tolerance": 0.0})
+    killed: list[int] = []
 
+    def kill(number: int, loss: float, seconds: float) -> None:
+        if number == 2:
+            victim = executors(workers[0])[0]
+            killed.append(victim.pid)
+            Timer(seconds / 2, victim.kill).start()
 
-def wait_for(port: int, seconds: float = 60) -> None:
-    """Until something answers on the port."""
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        try:
-            socket.create_connection((HOST, port), timeout=1).close()
-            return
-        except OSError:
-            time.sleep(0.2)
-    raise SystemExit(f"nothing answers on port {port}")
+    found = []
+    with blocks.scratch(context, "death") as folder:
+        ratings = blocks.pack(entries, "user_track", shape, 4, folder, positive=True)
+        for on_round in (lambda *_: None, kill):
+            fit = als.train(spark, ratings, settings, 1, on_round)
+            found.append([np.array(fit.items()), *(np.array(fit.users(block)) for block in ratings.blocks)])
+    same = all(np.array_equal(one, two) for one, two in zip(*found, strict=True))
+    return {"killed": len(killed), "gone": not psutil.pid_exists(killed[0]), "same": same, "rounds": len(fit.losses)}
 
 
 def main(logs: Path) -> None:
-    """Run it; the last line of stdout says how many executors did the work."""
-    logs.mkdir(parents=True)
-    home = Path(pyspark.__file__).parent
-    port = free_port()
-    master = f"spark://{HOST}:{port}"
-    short = "-XX:+UseSerialGC -XX:TieredStopAtLevel=1"  # these Javas live for a minute
-    env = os.environ | {
-        "SPARK_DAEMON_JAVA_OPTS": short,
-        "SPARK_LOCAL_IP": HOST,
-        "SPARK_HOME": str(home),
-        "PYTHONPATH": os.getcwd(),
-    }
-    base = [str(home / "bin" / "spark-class")]
-    commands = {
-        "master": ["org.apache.spark.deploy.master.Master", "--host", HOST, "--port", str(port), "--webui-port", "0"],
-        **{
-            f"worker{n}": ["org.apache.spark.deploy.worker.Worker", "--host", HOST, "--webui-port", "0",
-                           "--cores", "1", "--memory", "1g", "--work-dir", str(logs / f"work{n}"), master]
-            for n in (1, 2)
-        },
-    }  # fmt: skip
-    started = []
-    try:
-        for name, command in commands.items():
-            with (logs / f"{name}.log").open("w") as log:
-                started.append(subprocess.Popen([*base, *command], env=env, stdout=log, stderr=log))
-            if name == "master":
-                wait_for(port)
+    """Run it; the last line of stdout is what the test reads."""
+    with standalone(logs, 2) as (master, workers):
         os.environ["OVERTURE__SPARK__MASTER"] = master
         os.environ["SPARK_LOCAL_IP"] = HOST
         os.environ["PYSPARK_PYTHON"] = sys.executable
         settings = load(TINY)
-        settings.spark.extra["spark.executor.extraJavaOptions"] = short
+        settings.spark.extra["spark.executor.extraJavaOptions"] = SHORT_LIVED
         context = Context(settings, Week.parse(settings.week))
         spark = context.spark
         until = time.monotonic() + 60
         status = spark.sparkContext._jsc.sc().getExecutorMemoryStatus  # one entry is the driver's
         while status().size() < 3 and time.monotonic() < until:
             time.sleep(0.2)
-        executors = status().size() - 1
+        n_executors = status().size() - 1
         spark_stage(context)
+        death = with_a_death(context, workers)
         spark.stop()
-        print(json.dumps({"executors": executors}))
-    finally:
-        for process in started:
-            process.terminate()
-        for process in started:
-            process.wait(timeout=30)
+        print(json.dumps({"executors": n_executors, **death}))
 
 
 if __name__ == "__main__":

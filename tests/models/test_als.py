@@ -17,6 +17,10 @@ def world(n_users=40, n_items=25, seed=0, share=0.2):
     return als.Ratings(x.indptr.astype(np.int64), x.indices.astype(np.int32), x.data.astype(np.float32)), x
 
 
+def first(n_items, d, seed):
+    return als.noise(n_items, d, seed) * np.float32(0.1 / np.sqrt(d))
+
+
 def solve_all(ratings, x, y, steps, exponent=0.0):
     residual = np.zeros_like(y)
     gram = als.gram(y).astype(np.float32)
@@ -66,7 +70,7 @@ def test_loss_by_hand():
 @pytest.mark.parametrize("exponent", [0.0, 0.5, 1.0])
 def test_many_steps_reach_the_exact_solution_of_both_sides(exponent):
     ratings, matrix = world()
-    y = als.first_factors(25, 6, 1)
+    y = first(25, 6, 1)
     x = np.zeros((40, 6), np.float32)
     _, residual = solve_all(ratings, x, y, 12, exponent)
     np.testing.assert_allclose(x, exact(matrix, y, exponent), atol=2e-4)
@@ -77,7 +81,7 @@ def test_many_steps_reach_the_exact_solution_of_both_sides(exponent):
 @pytest.mark.parametrize("exponent", [0.0, 1.0])
 def test_the_loss_that_falls_out_of_the_steps_is_the_loss_by_definition(exponent):
     ratings, _ = world()
-    y, x = als.first_factors(25, 6, 1), np.zeros((40, 6), np.float32)
+    y, x = first(25, 6, 1), np.zeros((40, 6), np.float32)
     losses = []
     for _ in range(4):
         after_users, residual = solve_all(ratings, x, y, 3, exponent)
@@ -107,7 +111,7 @@ def test_as_low_a_loss_as_implicit_after_as_many_iterations():
     weighted.data = 1 + ALPHA * weighted.data
     peer = library.AlternatingLeastSquares(8, RIDGE, 1.0, iterations=15, num_threads=1, random_state=1)
     peer.fit(weighted, show_progress=False)
-    y, x = als.first_factors(80, 8, 1), np.zeros((200, 8), np.float32)
+    y, x = first(80, 8, 1), np.zeros((200, 8), np.float32)
     for _ in range(15):
         _, residual = solve_all(ratings, x, y, 3)
         item_side(ratings, x, y, residual, 3)
@@ -117,7 +121,7 @@ def test_as_low_a_loss_as_implicit_after_as_many_iterations():
 
 def test_a_user_without_entries_is_zero_and_disturbs_nobody():
     ratings, _ = world()
-    y = als.first_factors(25, 6, 1)
+    y = first(25, 6, 1)
     x = np.zeros((40, 6), np.float32)
     loss, residual = solve_all(ratings, x, y, 3)
     offsets = np.concatenate((ratings.offsets, ratings.offsets[-1:]))
@@ -144,7 +148,7 @@ def test_fold_in_is_the_exact_user(exponent):
 
 
 def test_fold_in_without_a_track_is_zero():
-    y = als.first_factors(25, 6, 1)
+    y = first(25, 6, 1)
     np.testing.assert_array_equal(als.fold_in(np.array([]), np.array([]), y, ALPHA, RIDGE, exponent=1.0), np.zeros(6))
 
 

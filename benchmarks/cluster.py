@@ -1,0 +1,79 @@
+"""A standalone Spark cluster on this machine's loopback: a master and workers of one core, each in its own process."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pyspark
+
+HOST = "127.0.0.1"
+SHORT_LIVED = "-XX:+UseSerialGC -XX:TieredStopAtLevel=1"  # for Javas that live for a minute
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_for(port: int, seconds: float = 60) -> None:
+    """Until something answers on the port."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        try:
+            socket.create_connection((HOST, port), timeout=1).close()
+            return
+        except OSError:
+            time.sleep(0.2)
+    raise SystemExit(f"nothing answers on port {port}")
+
+
+@contextmanager
+def standalone(logs: Path, n_workers: int, memory: str = "1g") -> Iterator[tuple[str, list[psutil.Process]]]:
+    """Start it and end it; gives the master's URL and the workers' processes, whose children are the executors."""
+    logs.mkdir(parents=True, exist_ok=True)
+    home = Path(pyspark.__file__).parent
+    port = free_port()
+    url = f"spark://{HOST}:{port}"
+    env = os.environ | {
+        "SPARK_DAEMON_JAVA_OPTS": SHORT_LIVED,
+        "SPARK_LOCAL_IP": HOST,
+        "SPARK_HOME": str(home),
+        "PYTHONPATH": os.pathsep.join([os.getcwd(), os.environ.get("PYTHONPATH", "")]).strip(os.pathsep),
+    }
+    base = [str(home / "bin" / "spark-class")]
+    commands = {
+        "master": ["org.apache.spark.deploy.master.Master", "--host", HOST, "--port", str(port), "--webui-port", "0"],
+        **{
+            f"worker{n}": ["org.apache.spark.deploy.worker.Worker", "--host", HOST, "--webui-port", "0",
+                           "--cores", "1", "--memory", memory, "--work-dir", str(logs / f"work{n}"), url]
+            for n in range(1, n_workers + 1)
+        },
+    }  # fmt: skip
+    started: list[subprocess.Popen[bytes]] = []
+    try:
+        for name, command in commands.items():
+            with (logs / f"{name}.log").open("w") as log:
+                started.append(subprocess.Popen([*base, *command], env=env, stdout=log, stderr=log))
+            if name == "master":
+                wait_for(port)
+        yield url, [psutil.Process(process.pid) for process in started[1:]]
+    finally:
+        for process in started:
+            process.terminate()
+        for process in started:
+            process.wait(timeout=30)
+
+
+def executors(worker: psutil.Process) -> list[psutil.Process]:
+    """The executors that a worker runs."""
+    name = "CoarseGrainedExecutorBackend"
+    return [child for child in worker.children(recursive=True) if any(name in part for part in child.cmdline())]
