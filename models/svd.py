@@ -22,6 +22,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.linalg import qr
 
 from models.compiled import kernel
 
@@ -36,11 +37,19 @@ def multiply(
     n_rows, width = out_RL.shape
     for row in range(n_rows):
         out = out_RL[row]
-        for e in range(offsets[row], offsets[row + 1]):
-            x = dense_NL[columns[e]]
-            a = values[e]
+        e, stop = offsets[row], offsets[row + 1]
+        while e + 4 <= stop:  # four at a time: a quarter of the traffic of `out`
+            x0, x1, x2, x3 = (dense_NL[columns[e]], dense_NL[columns[e + 1]],
+                              dense_NL[columns[e + 2]], dense_NL[columns[e + 3]])  # fmt: skip
+            a0, a1, a2, a3 = values[e], values[e + 1], values[e + 2], values[e + 3]
             for k in range(width):
-                out[k] += a * x[k]
+                out[k] += a0 * x0[k] + a1 * x1[k] + a2 * x2[k] + a3 * x3[k]
+            e += 4
+        while e < stop:
+            x0, a0 = dense_NL[columns[e]], values[e]
+            for k in range(width):
+                out[k] += a0 * x0[k]
+            e += 1
 
 
 def start(n_columns: int, width: int, seed: int) -> np.ndarray:
@@ -49,8 +58,8 @@ def start(n_columns: int, width: int, seed: int) -> np.ndarray:
 
 
 def thin_qr(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Householder QR of a tall block in float64: Q (R, K), R (K, L), K = min(R, L); stable however ill-conditioned."""
-    q, r = np.linalg.qr(x.astype(np.float64))
+    """Householder QR of a tall block, float32: Q (R, K), R (K, L), K = min(R, L); stable however ill-conditioned."""
+    q, r = qr(x, mode="economic", check_finite=False)
     return q, r
 
 
@@ -63,7 +72,7 @@ def stack_qr(parts: list[np.ndarray]) -> tuple[list[np.ndarray], np.ndarray]:
     Returns:
         For each block the (K_b, L) by which its Q must be multiplied, and the R (L, L) of the whole.
     """
-    q, r = np.linalg.qr(np.vstack(parts))
+    q, r = np.linalg.qr(np.vstack(parts).astype(np.float64))
     ends = np.cumsum([len(part) for part in parts])
     return np.split(q, ends[:-1]), r
 

@@ -9,6 +9,7 @@ driver and every executor mount at the same path, with the packages installed on
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import sys
@@ -45,7 +46,10 @@ class Block:
 
 @dataclass(frozen=True)
 class Matrix:
-    """A sparse matrix in files: `<name>-<block>-{offsets,columns,values}.npy` below `folder`."""
+    """A sparse matrix in files: `<name>-<block>-{offsets,columns,values}.npy` below `folder`.
+
+    strides: row r lies at place r * strides[0] mod n_rows, and so for columns; 1 leaves them in their order.
+    """
 
     folder: str
     name: str
@@ -54,6 +58,11 @@ class Matrix:
     blocks: tuple[Block, ...]
     total: float
     squares: float
+    strides: tuple[int, int] = (1, 1)
+
+    def row_places(self) -> np.ndarray:
+        """Where each row lies (n_rows,)."""
+        return np.arange(self.n_rows) * self.strides[0] % self.n_rows
 
     @property
     def n_entries(self) -> int:
@@ -78,10 +87,32 @@ def spans(n_rows: int, n_blocks: int) -> list[tuple[int, int]]:
     return [(b * size, min(n_rows, (b + 1) * size)) for b in range(n)]
 
 
+def stride(n: int) -> int:
+    """A step that visits 0 to n - 1 once each, modulo n, and puts neighbours far apart (the golden ratio's share)."""
+    return next(step for step in range(max(1, round(0.618 * n)), n + 2) if math.gcd(step, n) == 1)
+
+
 def pack(
-    frame: DataFrame, name: str, shape: tuple[int, int], n_blocks: int, folder: Path, *, positive: bool = False
+    frame: DataFrame,
+    name: str,
+    shape: tuple[int, int],
+    n_blocks: int,
+    folder: Path,
+    *,
+    positive: bool = False,
+    spread: bool = False,
 ) -> Matrix:
     """Deal the entries (row int, column int, value float) to their blocks, one shuffle, and write the files.
+
+    Args:
+        frame: the entries.
+        name: of the table, for messages and files.
+        shape: rows and columns.
+        n_blocks: at most so many blocks of consecutive rows.
+        folder: shared by the driver and all executors.
+        positive: values must be above 0.
+        spread: put neighbouring rows (and columns) far apart. Tracks come in the order of their popularity: without,
+            the first block would hold most of the entries.
 
     Raises:
         CheckFailed: an index outside `shape`, a value that is not finite (or not above 0 where `positive`), or an
@@ -89,9 +120,11 @@ def pack(
     """
     n_rows, n_columns = shape
     size, n = ranges(n_rows, n_blocks)
-    block = F.when((F.col("row") < 0) | (F.col("row") >= n_rows), 0).otherwise(F.floor(F.col("row") / size))
+    strides = (stride(n_rows), stride(n_columns)) if spread else (1, 1)
+    place = F.col("row").cast("long") * strides[0] % n_rows
+    block = F.when((F.col("row") < 0) | (F.col("row") >= n_rows), 0).otherwise(F.floor(place / size))
     dealt = frame.select(block.cast("int").alias("block"), "row", "column", "value").repartitionById(n, "block")
-    done = dealt.mapInArrow(_packer(str(folder), name, shape, size, positive), PACKED).collect()
+    done = dealt.mapInArrow(_packer(str(folder), name, shape, size, positive, strides), PACKED).collect()
     for row in done:
         if row["problem"]:
             raise CheckFailed(f"{name}: {row['problem']}")
@@ -102,11 +135,11 @@ def pack(
         _write_block(str(folder), name, empty.index, np.zeros(empty.stop - empty.start + 1, np.int64), none,
                      none.astype(np.float32))  # fmt: skip
     total, squares = (float(sum(row[k] for row in done)) for k in ("total", "squares"))
-    return Matrix(str(folder), name, n_rows, n_columns, tuple(blocks), total, squares)
+    return Matrix(str(folder), name, n_rows, n_columns, tuple(blocks), total, squares, strides)
 
 
 def _packer(
-    folder: str, name: str, shape: tuple[int, int], size: int, positive: bool
+    folder: str, name: str, shape: tuple[int, int], size: int, positive: bool, strides: tuple[int, int]
 ) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
     def pack_block(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         parts = [batch for batch in batches if batch.num_rows]
@@ -119,17 +152,18 @@ def _packer(
         problem = trouble(row, column, value, shape, positive)
         if problem is None:
             start, stop = index * size, min(shape[0], (index + 1) * size)
-            key = (row - start) * shape[1] + column
+            row_place, column_place = row * strides[0] % shape[0] - start, column * strides[1] % shape[1]
+            key = row_place * shape[1] + column_place
             order = np.argsort(key, kind="stable")
             key = key[order]
             twice = np.flatnonzero(key[1:] == key[:-1])
             if len(twice):
-                r, c = divmod(int(key[twice[0]]), shape[1])
-                problem = f"entry (row {r + start}, column {c}) comes twice; add its values up first"
+                e = order[twice[0]]
+                problem = f"entry (row {row[e]}, column {column[e]}) comes twice; add its values up first"
             else:
-                lengths = np.bincount(row - start, minlength=stop - start)
+                lengths = np.bincount(row_place, minlength=stop - start)
                 offsets = np.concatenate(([0], np.cumsum(lengths))).astype(np.int64)
-                _write_block(folder, name, index, offsets, column[order].astype(np.int32), value[order])
+                _write_block(folder, name, index, offsets, column_place[order].astype(np.int32), value[order])
         exact = value.astype(np.float64)
         found = (index, len(value), float(exact.sum()), float((exact * exact).sum()), problem)
         types = (pa.int32(), pa.int64(), pa.float64(), pa.float64(), pa.string())

@@ -47,7 +47,7 @@ SPACE = "tt_svd"
 
 @dataclass(frozen=True)
 class Factors:
-    """A = U diag(values) V'; U and V are files (rows, d) float32 with their signs settled on reading.
+    """A = U diag(values) V'; U and V are files (rows, d) float32; signs and the order of rows are settled on reading.
 
     residual: largest |A v - sigma u| / sigma_1 over the triplets; unexplained: share of |A|^2 beyond them.
     """
@@ -58,25 +58,34 @@ class Factors:
     sign: np.ndarray
     residual: float
     unexplained: float
+    places: tuple[np.ndarray, np.ndarray]
 
     def u(self) -> np.ndarray:
         """Left singular vectors (M, d)."""
-        return blocks.load(self.left) * self.sign.astype(np.float32)
+        return _settled(self.left, self.places[0], self.sign)
 
     def v(self) -> np.ndarray:
         """Right singular vectors (N, d)."""
-        return blocks.load(self.right) * self.sign.astype(np.float32)
+        return _settled(self.right, self.places[1], self.sign)
+
+
+def _settled(file: str, places: np.ndarray, sign: np.ndarray) -> np.ndarray:
+    rows: np.ndarray = blocks.load(file)[places] * sign.astype(np.float32)
+    return rows
 
 
 def factorise(spark: SparkSession, matrix: Matrix, transposed: Matrix, settings: SvdSettings, seed: int) -> Factors:
     """Truncated SVD of a packed matrix; a symmetric one is its own `transposed`.
 
     Raises:
-        BadArgument: d is larger than the matrix, or the two are not each other's transpose in shape.
+        BadArgument: d is larger than the matrix, or the two are not each other's transpose in shape and packing.
     """
     m, n = matrix.n_rows, matrix.n_columns
-    if (transposed.n_rows, transposed.n_columns) != (n, m):
-        raise BadArgument(f"svd: the transpose of {m} x {n} is {transposed.n_rows} x {transposed.n_columns}")
+    if (transposed.n_rows, transposed.n_columns) != (n, m) or transposed.strides != matrix.strides[::-1]:
+        raise BadArgument(
+            f"svd: the transpose of {m} x {n} is {transposed.n_rows} x {transposed.n_columns}, "
+            f"spread by {matrix.strides} and {transposed.strides}"
+        )
     if settings.d > min(m, n):
         raise BadArgument(f"svd.d: rank {settings.d} of a matrix of {m} x {n}; allowed are 1 to {min(m, n)}")
     width = min(settings.d + settings.oversampling, m, n)
@@ -96,7 +105,8 @@ def factorise(spark: SparkSession, matrix: Matrix, transposed: Matrix, settings:
     first = max(float(small.values[0]), float(np.finfo(np.float32).tiny))
     residual = float(np.sqrt(np.sum(errors, axis=0)).max()) / first
     unexplained = max(0.0, 1.0 - float((small.values**2).sum()) / matrix.squares) if matrix.squares else 0.0
-    return Factors(u, v, small.values, svd.signs(peaks), residual, unexplained)
+    places = matrix.row_places(), transposed.row_places()
+    return Factors(u, v, small.values, svd.signs(peaks), residual, unexplained, places)
 
 
 def _powers(
@@ -212,7 +222,7 @@ def run(context: Context) -> dict[str, object]:
     parts = settings.spark.partitions
     with blocks.scratch(context, SPACE) as folder:
         pairs = lake.spark(spark, "track_pairs", week=week)
-        matrix = blocks.pack(symmetric(pairs), "track_pairs", (n_tracks, n_tracks), parts, folder)
+        matrix = blocks.pack(symmetric(pairs), "track_pairs", (n_tracks, n_tracks), parts, folder, spread=True)
         if not matrix.n_entries:
             raise CheckFailed(f"track_pairs: week={week} has no row; run `overture matrix track-pairs` first")
         blocks.say(f"svd  {n_tracks} x {n_tracks}, {matrix.n_entries} entries, rank {settings.svd.d}")
@@ -257,4 +267,6 @@ def run(context: Context) -> dict[str, object]:
 
 def _paired(matrix: Matrix) -> np.ndarray:
     """Which rows have an entry (M,)."""
-    return np.concatenate([np.diff(matrix.csr(block)[0]) > 0 for block in matrix.blocks])
+    some: np.ndarray = np.concatenate([np.diff(matrix.csr(block)[0]) > 0 for block in matrix.blocks])
+    paired: np.ndarray = some[matrix.row_places()]
+    return paired

@@ -25,10 +25,10 @@ def decaying(m, n, seed=0):
     return sp.csr_matrix((scale[0] @ x @ scale[1]).astype(np.float32))
 
 
-def factorise(spark, x, n_blocks, folder, settings=SETTINGS):
+def factorise(spark, x, n_blocks, folder, settings=SETTINGS, *, spread=True):
     folder.mkdir()
-    a = blocks.pack(frame(spark, x), "a", x.shape, n_blocks, folder)
-    b = blocks.pack(frame(spark, x.T.tocsr()), "b", x.shape[::-1], n_blocks, folder)
+    a = blocks.pack(frame(spark, x), "a", x.shape, n_blocks, folder, spread=spread)
+    b = blocks.pack(frame(spark, x.T.tocsr()), "b", x.shape[::-1], n_blocks, folder, spread=spread)
     found = job.factorise(spark, a, b, settings, seed=5)
     return found, np.array(found.u()), np.array(found.v())
 
@@ -70,6 +70,24 @@ def test_one_block_and_four_agree(spark, tmp_path):
     np.testing.assert_allclose(one.values, four.values, rtol=1e-5)
     np.testing.assert_allclose(u[:, :5], u4[:, :5], atol=1e-3)
     np.testing.assert_allclose(v[:, :5], v4[:, :5], atol=1e-3)
+
+
+def test_spreading_the_rows_changes_nothing_but_the_balance(spark, tmp_path):
+    x = decaying(150, 100)
+    one, u, v = factorise(spark, x, 3, tmp_path / "spread")
+    two, u2, v2 = factorise(spark, x, 3, tmp_path / "plain", spread=False)
+    np.testing.assert_allclose(one.values, two.values, rtol=1e-4)
+    np.testing.assert_allclose(u[:, :3], u2[:, :3], atol=1e-2)
+    np.testing.assert_allclose(v[:, :3], v2[:, :3], atol=1e-2)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 7, 8, 100, 4000, 20_000])
+def test_a_stride_visits_every_place_once_and_spreads_neighbours(n):
+    places = np.arange(n) * blocks.stride(n) % n
+    assert sorted(places) == list(range(n))
+    if n >= 100:
+        halves = places[: n // 10] < n // 2
+        assert 0.4 < halves.mean() < 0.6
 
 
 def test_a_rank_above_the_matrix_is_refused(spark, tmp_path):
