@@ -13,6 +13,9 @@ SOURCE ?= simulate
 DATA ?=
 CONFIG ?=
 WEEK ?=
+QUICK ?=
+ONLY ?=
+comma := ,
 
 JOBS := .venv/jobs/bin/python
 AIRFLOW := .venv/airflow/bin/python
@@ -132,14 +135,14 @@ env: ## lines for a shell in which `overture` and `airflow` work: eval "$$(make 
 	@$(RUN) jobs.services env
 
 .PHONY: bench
-bench: ## which measurements there are, and how to start one
-	@shopt -s nullglob
-	found=(benchmarks/*.py)
-	if [ $${#found[@]} = 0 ]; then echo "benchmarks/: nothing there yet"; fi
-	for file in "$${found[@]}"; do
-	  echo "$(JOBS) $$file"
-	  sed -nE '1,3s/^"""(.*)/    \1/p' "$$file"
+bench: setup ## measure against the peers (an hour on two cores; QUICK=1 ONLY=als,svd DATA=<playlists>); writes benchmarks/results
+	@only="$(ONLY)"; only="$${only:-als,svd,segments,growth$(if $(DATA),$(comma)pairs)}"
+	for name in $${only//,/ }; do
+	  data=""; [ "$$name" != pairs ] || data="--data $(DATA)"
+	  echo "== benchmarks/$$name.py"
+	  $(JOBS) benchmarks/$$name.py $(if $(QUICK),--quick) $$data
 	done
+	$(JOBS) benchmarks/report.py
 
 .PHONY: clean
 clean: ## list all state and caches; YES=1 deletes them: lake, releases, MLflow and Airflow databases

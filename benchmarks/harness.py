@@ -21,7 +21,8 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -103,21 +104,15 @@ def alone(peer: Peer) -> tuple[Answer, float]:
         child = context.Process(target=_child, args=(peer, folder, there))
         child.start()
         there.close()
-        peaks = [0.0]
-        done = threading.Event()
-        watcher = threading.Thread(target=_watch, args=(child.pid, peaks, done))
-        watcher.start()
-        try:
-            found = here.recv()
-        except EOFError:
-            found = f"the process ended with code {child.exitcode}"
-        finally:
-            done.set()
-            watcher.join()
-            child.join()
+        with watched(child.pid or 0) as peak:
+            try:
+                found = here.recv()
+            except EOFError:
+                found = "the process died"
+        child.join()
     if isinstance(found, str):
         raise SystemExit(f"{peer.name} failed: {found}")
-    return found, peaks[0]
+    return found, peak()
 
 
 def _child(peer: Peer, folder: str, answer: Any) -> None:
@@ -128,28 +123,39 @@ def _child(peer: Peer, folder: str, answer: Any) -> None:
         answer.send(traceback.format_exc())
 
 
-def _watch(pid: int, peaks: list[float], done: threading.Event) -> None:
-    while not done.wait(SAMPLE_S):
-        total = 0
-        try:
-            tree = [psutil.Process(pid)]
-            tree += tree[0].children(recursive=True)
-        except psutil.NoSuchProcess:
-            return
-        for process in tree:
-            try:
-                total += process.memory_full_info().pss  # shared pages count once, divided among those who share
-            except (psutil.NoSuchProcess, psutil.AccessDenied):
-                continue
-        peaks[0] = max(peaks[0], total / 2**20)
+@contextmanager
+def watched(pid: int) -> Iterator[Callable[[], float]]:
+    """Watch a process and all below it; what it gives tells the peak so far in MiB, without pages of mapped files."""
+    peaks = [0.0]
+    done = threading.Event()
+
+    def watch() -> None:
+        while not done.wait(SAMPLE_S):
+            total = 0
+            with suppress(psutil.NoSuchProcess):
+                for process in (tree := psutil.Process(pid), *tree.children(recursive=True)):
+                    with suppress(psutil.NoSuchProcess):
+                        found = process.memory_info()  # cheap: walking the pages would slow down what is measured
+                        total += found.rss - found.shared
+            peaks[0] = max(peaks[0], total / 2**20)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        yield lambda: peaks[0]
+    finally:
+        done.set()
+        watcher.join()
 
 
 def finish(chosen: argparse.Namespace, cases: list[dict[str, Any]], promises: list[dict[str, Any]],
            headline: tuple[str, float]) -> None:  # fmt: skip
     """Print the table, write the file, and end with the headline figure alone on a line."""
+    data = ["--data", "DIR"] if getattr(chosen, "data", None) else []
+    quick = ["--quick"] if chosen.quick else []
     found = {
         "name": chosen.name,
-        "command": " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *(["--quick"] if chosen.quick else [])]),
+        "command": " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *data, *quick]),
         "quick": chosen.quick,
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "commit": commit(),

@@ -13,7 +13,8 @@ HEAD = """# Measurements
 Made by `python benchmarks/report.py` from `results/*.json`; do not edit. `make bench` runs every script and this one.
 Peers run side by side, each run in a process of its own, one after the other, taking turns, on the same data and the
 same cores. Seconds are medians of several runs (lowest to highest); MiB is the peak of the whole process tree, Java and
-Python workers included. `--quick` answers in under a minute at a smaller size; `--out FILE` writes the JSON elsewhere.
+Python workers included, pages of mapped files not. `of ours` is the peer's median over ours. `--quick` answers in about
+a minute at a smaller size, where start-up weighs more; `--out FILE` writes the JSON elsewhere.
 """
 
 

@@ -4,7 +4,9 @@ Input   playlists, users, catalog        Output  collections and track_pairs, pa
 Grain   one row per place in a collection; one row per pair i < j
 Time    rows with added_at < as_of, of collections owned by nobody or by a user registered before the cohort window
 
-1. A collection is its distinct catalogue tracks in the order of position, cut to the first `max_collection`.
+1. A collection is its distinct catalogue tracks in the order of position, cut to the first `max_collection`: counting
+   costs the sum of squared lengths, and one collection of everything would cost more than all others. The report says
+   how many collections were cut and how many places that left out.
 2. Tracks are dealt to tasks by track_idx modulo the number of tasks; a task is sent the collections that hold one of
    its tracks and counts the neighbours of one track at a time. Pairs themselves are never shuffled.
 3. A pair stays if it shares at least `min_together` collections and each of the two is among the `max_neighbours`
@@ -53,10 +55,22 @@ def inside(rows: DataFrame, catalog: DataFrame) -> DataFrame:
 
 
 def collections(places: DataFrame, longest: int) -> DataFrame:
-    """(tracks array<int>): each collection's distinct catalogue tracks by position, the first `longest`."""
+    """Each collection's distinct catalogue tracks by position, the first `longest`, and how many more it had.
+
+    Columns: tracks array<int>, n_past int.
+    """
     placed = places.groupBy("playlist_id")
     ordered = placed.agg(F.sort_array(F.collect_list(F.struct("position", "track_idx"))).alias("places"))
-    return ordered.select(F.slice(F.array_distinct(F.col("places")["track_idx"]), 1, longest).alias("tracks"))
+    whole = ordered.select(F.array_distinct(F.col("places")["track_idx"]).alias("whole"))
+    past = F.greatest(F.size("whole") - longest, F.lit(0)).alias("n_past")
+    return whole.select(F.slice("whole", 1, longest).alias("tracks"), past)
+
+
+def cuts(lists: DataFrame) -> tuple[int, int, int]:
+    """How many collections were cut, how many places that left out, and the sum of squared lengths after it."""
+    squares = F.sum(F.size("tracks").cast("long") * F.size("tracks"))
+    found = lists.agg(F.count(F.when(F.col("n_past") > 0, 1)), F.sum("n_past"), squares).first() or (0, 0, 0)
+    return found[0], found[1] or 0, found[2] or 0
 
 
 def counts(lists: DataFrame, n_tracks: int) -> tuple[np.ndarray, int]:
@@ -156,17 +170,24 @@ def run(context: Context) -> dict[str, object]:
                 f"playlists: no collection added before {week.as_of:%Y-%m-%d}, owned by nobody or by a user "
                 f"registered before {week.cohort_start:%Y-%m-%d}, holds a track of catalog week={week.name}"
             )
+        n_cut, n_past, squares = cuts(lists)
+        n_held = int(held.sum())
         frame = pairs(found, held, total, matrix.smoothing, matrix.shift)
         report = {
             "inputs": {"playlists": lake.rows("playlists"), "catalog": n_tracks},
-            "rows_in": int(held.sum()),
+            "rows_in": n_held,
             "collections": total,
+            "collections_cut": n_cut,
+            "sum_of_squared_lengths": squares,
             "tracks_without_a_collection": int((held == 0).sum()),
             "dropped": {
-                "later than as_of, owner not yet known, track outside the catalogue, or past max_collection":
-                    lake.rows("playlists") - int(held.sum()),
+                "later than as_of, owner not yet known, or track outside the catalogue":
+                    lake.rows("playlists") - kept.rows,
+                "twice in its collection": kept.rows - n_past - n_held,
+                f"past the first {matrix.max_collection} of its collection": n_past,
             },
-            "rule": f"c >= {matrix.min_together}, {matrix.max_neighbours} strongest on both sides, PMI > 0",
+            "rule": f"c >= {matrix.min_together}, {matrix.max_neighbours} strongest on both sides, "
+                    f"PMI smoothed by {matrix.smoothing} less {matrix.shift} > 0",
             "commit": context.commit,
         }  # fmt: skip
         if frame.isEmpty():
@@ -182,4 +203,5 @@ def run(context: Context) -> dict[str, object]:
         "rows": {"collections": kept.rows, "track_pairs": written.rows},
         "paths": {"collections": kept.path, "track_pairs": written.path},
         "n_collections": total,
+        "n_collections_cut": n_cut,
     }

@@ -6,6 +6,7 @@ from datetime import timedelta
 import numpy as np
 import pytest
 import scipy.sparse as sp
+from pyspark.sql.classic.dataframe import DataFrame
 
 from jobs.errors import CheckFailed
 from jobs.matrix import catalog, track_pairs
@@ -82,7 +83,47 @@ def test_smoothing_is_the_mean_of_both_directions(world):
 def test_long_collections_are_cut_to_their_first_catalogue_tracks(world):
     track_pairs.run(settle(world, min_together=1, max_collection=2))
     assert (1, 3) not in pairs_of(world)
-    assert world.lake.report("track_pairs", week=world.week.name)["rows_in"] == 8
+    report = world.lake.report("track_pairs", week=world.week.name)
+    assert report["rows_in"] == 8
+    assert (report["collections"], report["collections_cut"], report["sum_of_squared_lengths"]) == (4, 1, 16)
+    assert report["dropped"] == {
+        "later than as_of, owner not yet known, or track outside the catalogue": 12,
+        "twice in its collection": 1,
+        "past the first 2 of its collection": 1,
+    }
+
+
+def test_a_pair_stays_only_if_each_is_among_the_strongest_of_the_other(world):
+    """Of one neighbour each: 2 has only 3, but 3 is more with 1; 4 has only 1, but 1 is more with 3."""
+    lists = [[1, 3], [1, 3], [2, 3], [1, 4], *[[5]] * 4]
+    old = world.week.as_of - SECOND
+    rows = [row for n, tracks in enumerate(lists) for row in collection(n, tracks, old)]
+    world.lake.write("playlists", table("playlists", rows))
+    track_pairs.run(settle(world, min_together=1))
+    assert set(pairs_of(world)) == {(1, 3), (1, 4), (2, 3)}
+    track_pairs.run(settle(world, min_together=1, max_neighbours=1))
+    assert set(pairs_of(world)) == {(1, 3)}
+
+
+def test_what_passes_through_the_driver_is_as_small_as_the_catalogue(world, monkeypatch):
+    """Rows of what the job asks Spark for: at most one a track (5), never one a collection (50) or a pair (6)."""
+    sizes = []
+    for name in ("toArrow", "collect", "toPandas"):
+        original = getattr(DataFrame, name)
+
+        def watched(frame, original=original):
+            result = original(frame)
+            sizes.append(len(result))
+            return result
+
+        monkeypatch.setattr(DataFrame, name, watched)
+    old = world.week.as_of - SECOND
+    rows = [row for n in range(50) for row in collection(n, [1, 2, 3, 4] if n % 2 else [5], old)]
+    world.lake.write("playlists", table("playlists", rows))
+    done = track_pairs.run(world)
+    assert done["rows"]["track_pairs"] == 6
+    assert sizes
+    assert max(sizes) <= 5
 
 
 def test_no_collection_is_said(world):
