@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import numpy as np
@@ -95,10 +94,12 @@ def iteration_seconds(spark: Any, iterations: int) -> list[float]:
 
 def implicit(data: str, held_out: str, d: int, iterations: int, ridge: tuple[float, float]) -> Answer:
     """The single-machine library, conjugate gradients, as many threads as Spark has cores."""
-    os.environ["OPENBLAS_NUM_THREADS"] = "1"
     from implicit.cpu.als import AlternatingLeastSquares
+    from threadpoolctl import threadpool_limits
 
     from spark_peers import CORES
+
+    threadpool_limits(1, "blas")  # the library asks for it: its own threads share the work
 
     matrix = sp.load_npz(data)
     weighted = matrix.copy()

@@ -1,5 +1,7 @@
 """k-means, the nearest segment and rankings: against definitions, and where it is hard (ties, empties, duplicates)."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 from scipy.sparse import coo_array, csr_array
@@ -14,6 +16,15 @@ def blobs(n_blobs: int, each: int, d: int = 8, seed: int = 0) -> tuple[np.ndarra
     centre = 20 * rng.standard_normal((n_blobs, d))
     label = np.tile(np.arange(n_blobs), each)
     return (centre[label] + rng.standard_normal((len(label), d))).astype(np.float32), label
+
+
+def continuum(n: int, d: int, seed: int = 0) -> np.ndarray:
+    """Unit vectors of people between a few of many tastes, some of them common: no clear borders."""
+    rng = np.random.default_rng(seed)
+    tastes = rng.standard_normal((80, d))
+    liked = rng.choice(80, (n, 3), p=1 / np.arange(1, 81) / np.sum(1 / np.arange(1, 81)))
+    x = np.einsum("ut,utd->ud", rng.dirichlet([0.8] * 3, n), tastes[liked]) + 0.3 * rng.standard_normal((n, d))
+    return (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32)
 
 
 def test_well_separated_blobs_are_found() -> None:
@@ -44,21 +55,77 @@ def test_means_over_many_blocks(monkeypatch) -> None:
     np.testing.assert_allclose(cut.centroids, whole.centroids, rtol=1e-5, atol=1e-5)
 
 
-def test_converged_labels_are_the_nearest_centroids() -> None:
+def test_converged_labels_are_the_nearest_centroids(monkeypatch) -> None:
+    monkeypatch.setattr(segments, "_TOLERANCE", 0)
     x, _ = blobs(6, 80)
     found = kmeans(x, 20, seed=0, max_iter=300)
     assert found.n_iter < 300
     np.testing.assert_array_equal(nearest(x, found.centroids), found.labels)
 
 
-def test_as_good_as_scikit_learn() -> None:
+@pytest.mark.parametrize("seed", [0, 1])
+def test_as_good_as_scikit_learn(seed: int) -> None:
+    x = continuum(6000, 32, seed)
+    ours = kmeans(x, 150, seed=seed)
+    theirs = Reference(150, random_state=seed).fit(x)
+    assert ours.inertia < 1.002 * theirs.inertia_
+    assert np.bincount(ours.labels, minlength=150).min() > 0
+
+
+def test_swaps_lower_the_inertia(monkeypatch) -> None:
+    x = continuum(3000, 16)
+    with_swaps = kmeans(x, 100, seed=0, max_iter=60).inertia
+    monkeypatch.setattr(segments, "_swap", lambda *_: False)
+    assert with_swaps < 0.99 * kmeans(x, 100, seed=0, max_iter=60).inertia
+
+
+def test_a_swap_by_hand() -> None:
+    # Two centroids share one heap, one has two heaps far apart; a fourth segment is left as it is.
+    x = np.array([[0.0], [0.2], [0.1], [0.3], [10], [11], [20], [21], [60], [61]], np.float32)
+    labels = np.array([0, 0, 1, 1, 2, 2, 2, 2, 3, 3], np.int32)
+    centroids = np.array([[0.1], [0.2], [15.5], [60.5]], np.float32)
+    distance = np.sort(np.square(x - centroids.T), axis=1)
+    with ThreadPoolExecutor(2) as pool:
+        saved = (distance[:, 1] - distance[:, 0]).astype(np.float32)
+        assert segments._swap(x, labels, centroids, saved, 0.1, pool)
+        assert sorted(centroids[:, 0].tolist()) == pytest.approx([0.2, 10.5, 20.5, 60.5], abs=0.11)
+        assert not segments._swap(x, labels, centroids, saved, 1000.0, pool)
+
+
+def test_many_users_start_from_a_quarter(monkeypatch) -> None:
+    sizes = []
+    lloyd = segments._lloyd
+
+    def watched(x, *rest):
+        sizes.append(len(x))
+        return lloyd(x, *rest)
+
+    monkeypatch.setattr(segments, "_lloyd", watched)
+    x = continuum(8000, 16)
+    found = kmeans(x, 30, seed=1)
+    assert sizes == [500, 2000, 8000]
+    assert found.labels.shape == (8000,)
+    assert np.bincount(found.labels, minlength=30).min() > 0
+    assert (nearest(x, found.centroids) != found.labels).mean() < 0.05
+    assert found.inertia < 1.01 * Reference(30, random_state=0).fit(x).inertia_
+    np.testing.assert_array_equal(found.labels, kmeans(x, 30, seed=1).labels)
+
+
+def test_the_answer_does_not_depend_on_the_number_of_threads(monkeypatch) -> None:
+    x = continuum(4000, 16)
+    two = kmeans(x, 40, seed=0)
+    monkeypatch.setattr(segments.os, "cpu_count", lambda: 1)
+    one = kmeans(x, 40, seed=0)
+    np.testing.assert_array_equal(one.centroids, two.centroids)
+    np.testing.assert_array_equal(one.labels, two.labels)
+
+
+def test_many_duplicates_leave_no_segment_empty() -> None:
     rng = np.random.default_rng(0)
-    x = (rng.standard_normal((60, 16))[rng.integers(60, size=3000)] + 0.6 * rng.standard_normal((3000, 16))).astype(
-        "f4"
-    )
-    ours = kmeans(x, 100, seed=0, max_iter=20, n_init=3).inertia
-    theirs = Reference(100, n_init=3, max_iter=20, random_state=0).fit(x).inertia_
-    assert ours < 1.03 * theirs
+    x = rng.standard_normal((40, 8)).astype(np.float32)[np.minimum(rng.geometric(0.2, 5000), 39)]
+    found = kmeans(x, 60, seed=0)
+    assert np.bincount(found.labels, minlength=60).min() >= 1
+    assert found.inertia == pytest.approx(0, abs=1e-3)
 
 
 def test_seeds_follow_the_distribution_of_k_means_plus_plus() -> None:
