@@ -285,16 +285,18 @@ def penalty(factors: np.ndarray, ridge: np.ndarray) -> float:
 def loss(
     ratings: Ratings, x_UD: np.ndarray, y_ND: np.ndarray, alpha: float, regularisation: float, exponent: float = 0.0
 ) -> float:
-    """The whole loss from its definition, in float64; unobserved pairs through the Gram matrices."""
-    x, y = x_UD.astype(np.float64), y_ND.astype(np.float64)
-    rows = np.repeat(np.arange(len(x)), np.diff(ratings.offsets))
-    fit = np.einsum("nd,nd->n", x[rows], y[ratings.items])
-    confidence = 1 + alpha * ratings.affinities.astype(np.float64)
-    seen = float((confidence * (1 - fit) ** 2 - fit**2).sum())
-    everywhere = float(((x.T @ x) * (y.T @ y)).sum())
+    """The whole loss from its definition, added up in float64; unobserved pairs through the Gram matrices."""
+    rows = np.repeat(np.arange(len(x_UD)), np.diff(ratings.offsets))
+    seen = 0.0
+    for start in range(0, len(rows), 1 << 18):  # a few hundred MiB at a time, however many entries there are
+        part = slice(start, start + (1 << 18))
+        fit = np.einsum("nd,nd->n", x_UD[rows[part]], y_ND[ratings.items[part]], dtype=np.float64)
+        confidence = 1 + alpha * ratings.affinities[part].astype(np.float64)
+        seen += float((confidence * (1 - fit) ** 2 - fit**2).sum())
+    everywhere = float((gram(x_UD) * gram(y_ND)).sum())
     ridge_U = ridges(np.diff(ratings.offsets), regularisation, exponent)
-    ridge_N = ridges(np.bincount(ratings.items, minlength=len(y)), regularisation, exponent)
-    return everywhere + seen + penalty(x, ridge_U) + penalty(y, ridge_N)
+    ridge_N = ridges(np.bincount(ratings.items, minlength=len(y_ND)), regularisation, exponent)
+    return everywhere + seen + penalty(x_UD, ridge_U) + penalty(y_ND, ridge_N)
 
 
 def fold_in(

@@ -1,0 +1,75 @@
+"""The measurements: the page is made from the results, every script teaches, a failing peer fails the benchmark."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+SCRIPTS = ("als", "svd", "segments", "growth", "pairs")
+RESULTS = sorted((BENCHMARKS / "results").glob("*.json"))
+sys.path.append(str(BENCHMARKS))
+
+import harness  # noqa: E402
+import report  # noqa: E402
+
+
+def test_the_page_is_the_one_made_from_the_results():
+    assert (BENCHMARKS / "README.md").read_text() == report.page(), "run: python benchmarks/report.py"
+
+
+@pytest.mark.parametrize("file", RESULTS, ids=lambda file: file.stem)
+def test_a_result_tells_how_it_came_about(file):
+    found = json.loads(file.read_text())
+    assert found["name"] == file.stem
+    assert not found["quick"]
+    assert not found["commit"].endswith("+"), "measured with changes that were not committed"
+    assert {"command", "date", "machine", "versions", "headline"} <= found.keys()
+    for case in found["cases"]:
+        for peer in case["peers"].values():
+            seconds = peer["seconds"]
+            assert min(seconds["runs"]) <= seconds["median"] <= max(seconds["runs"])
+            assert seconds["range"] == [min(seconds["runs"]), max(seconds["runs"])]
+            assert peer["peak_mib"] > 0
+            assert peer["quality"]
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_every_script_teaches(name):
+    done = subprocess.run(
+        [sys.executable, str(BENCHMARKS / f"{name}.py"), "--help"], capture_output=True, text=True, check=True
+    )
+    assert "--quick" in done.stdout
+    assert "--out FILE" in done.stdout
+
+
+def quick_answer(seconds):
+    return harness.Answer(seconds, {"error": 0.5})
+
+
+def broken():
+    raise ValueError("no such thing")
+
+
+def test_peers_take_turns_and_their_runs_are_summed_up():
+    peers = harness.compare(
+        [
+            harness.Peer("a", quick_answer, {"seconds": [3.0, 1.0]}, 2),
+            harness.Peer("b", quick_answer, {"seconds": [4.0]}, 1),
+        ]
+    )
+    assert peers["a"]["seconds"] == {"runs": [3.0, 1.0, 3.0, 1.0], "median": 2.0, "range": [1.0, 3.0]}
+    assert peers["a"]["quality"] == {"error": 0.5}
+    assert harness.ratios(peers, "a") == {"b": 2.0}
+
+
+def test_a_peer_that_fails_ends_the_benchmark_with_its_reason():
+    with pytest.raises(SystemExit, match=r"(?s)b failed: .*ValueError: no such thing"):
+        harness.compare([harness.Peer("b", broken, {})])
+
+
+@pytest.mark.parametrize(("found", "at_most", "kept"), [(19.9, False, False), (20, False, True), (20.1, True, False)])
+def test_a_promise_is_kept_or_missed(found, at_most, kept):
+    assert harness.promise("speed", 20, found, at_most=at_most)["kept"] is kept
