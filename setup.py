@@ -4,7 +4,7 @@ from setuptools import find_packages, setup
 
 setup(
     name="overture",
-    version="0.1.0",
+    version="0.2.0",
     description="The reference MLOps system for music recommendation: a listener's first day, and the skips after it",
     python_requires=">=3.11",
     packages=find_packages(include=["jobs*", "models*", "contracts*", "serving*"]),

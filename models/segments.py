@@ -102,11 +102,11 @@ def _lloyd(x_UD: Floats, c_KD: Floats, max_iter: int, pool: Executor) -> KMeans:
 
 
 def _swap(x_UD: Floats, labels: Labels, c_KD: Floats, saved_U: Floats, worth: float, pool: Executor) -> bool:
-    """Take centroids from where they save least to where they save most, in place; whether there were any.
+    """Take centroids from where they save least to where they save most, in place; whether any moved.
 
     A centroid saves what its members would pay at their second nearest (saved_U). One more in a segment would save what
-    2-means of its members saves. The two are paired, the least with the most, while a pair lowers the inertia by more
-    than `worth`. The segment next to one that is given up gets members, so it sits out.
+    2-means of its members saves. The two are paired, the least with the most, while that lowers the inertia; nothing
+    moves unless all pairs lower it by more than `worth`. The segment next to one given up gets members: it sits out.
     """
     k = len(c_KD)
     members = _members(labels, k)
