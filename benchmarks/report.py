@@ -69,9 +69,53 @@ def number(value: float | None) -> str:
 
 def page() -> str:
     """The whole page."""
-    results = {path.stem: json.loads(path.read_text()) for path in (HERE / "results").glob("*.json")}
-    return "\n".join([HEAD, *(section(results[name]) for name in ORDER if name in results)])
+    found = results()
+    picture = ["![seconds of each peer over ours, and seconds over events](results/overview.png)\n"] if found else []
+    return "\n".join([HEAD, *picture, *(section(found[name]) for name in ORDER if name in found)])
+
+
+def results() -> dict[str, dict[str, Any]]:
+    """What has been measured."""
+    return {path.stem: json.loads(path.read_text()) for path in (HERE / "results").glob("*.json")}
+
+
+def overview(found: dict[str, dict[str, Any]]) -> None:
+    """A picture of it: how many times longer each peer took, and how seconds grow with events."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.5), width_ratios=(3, 2), layout="constrained")
+    bars = [
+        (f"{name}, {case['case'].split(', against')[0]}: {peer}", ratio)
+        for name in ("als", "svd", "segments")
+        for case in found.get(name, {"cases": []})["cases"]
+        for peer, ratio in case["ratios"].items()
+    ][::-1]
+    left.barh([label for label, _ in bars], [ratio for _, ratio in bars],
+              color=["#2a6f97" if ratio >= 1 else "#c1666b" for _, ratio in bars])  # fmt: skip
+    for at, (_, ratio) in enumerate(bars):
+        left.text(ratio, at, f" {ratio:.3g}", va="center", fontsize=7)
+    left.axvline(1, color="black", linewidth=0.8)
+    left.set(xscale="log", title="seconds, times ours (1 = as fast)")
+    left.tick_params(axis="y", labelsize=7)
+    left.margins(x=0.12)
+    if "growth" in found:
+        peers = found["growth"]["cases"][0]["peers"].values()
+        events = [peer["quality"]["events"] for peer in peers]
+        seconds = [peer["seconds"]["median"] for peer in peers]
+        right.plot(events, seconds, "o-", color="#2a6f97", label="the week's Spark jobs")
+        right.plot(events, [seconds[-1] * n / events[-1] for n in events], ":", color="grey", label="proportional")
+        right.set(
+            xscale="log", yscale="log", xlabel="events", ylabel="seconds", title="growth", ylim=(min(seconds) / 2, None)
+        )
+        right.legend(frameon=False)
+    for axes in (left, right):
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(HERE / "results" / "overview.png", dpi=110, metadata={"Software": None})
 
 
 if __name__ == "__main__":
+    overview(results())
     (HERE / "README.md").write_text(page())
