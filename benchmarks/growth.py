@@ -147,7 +147,7 @@ def main() -> None:
     chosen = harness.options("growth", __doc__ or "")
     from spark_peers import scratch
 
-    n_users, days, runs = (1_000, 50, 1) if chosen.quick else (6_000, 147, 2)
+    n_users, days, runs = (1_000, 50, 1) if chosen.quick else (4_000, 147, 2)
     size, d, iterations = ((2_000, 1_000, 60_000), 16, 3) if chosen.quick else ((60_000, 30_000, 2_800_000), 128, 4)
     with scratch() as folder:
         case, exponent = curve(folder, n_users, days, runs, SOME if chosen.quick else ALL)

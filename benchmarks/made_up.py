@@ -6,11 +6,14 @@ import numpy as np
 import scipy.sparse as sp
 
 
-def ratings(n_users: int, n_items: int, n_entries: int, seed: int = 7, n_tastes: int = 200) -> sp.csr_matrix:
+def ratings(
+    n_users: int, n_items: int, n_entries: int, seed: int = 7, n_tastes: int = 200, breadths: float = 0.0
+) -> sp.csr_matrix:
     """Affinities (U, N) float32 of about `n_entries`: users share tastes, tracks are Zipf-popular within a taste.
 
     Some tastes are common and most are rare, which makes the singular values fall off as those of real listeners do. A
     user has one to three tastes; a fifth of what they hear is what everyone hears. Index 0 is the most popular track.
+    With `breadths` tastes differ in how many tracks they hold (the sigma of a lognormal share), else all are as broad.
     """
     rng = np.random.default_rng(seed)
     lengths = rng.lognormal(0.0, 0.7, n_users)
@@ -25,7 +28,11 @@ def ratings(n_users: int, n_items: int, n_entries: int, seed: int = 7, n_tastes:
     everywhere = np.searchsorted(np.cumsum(zipf) / zipf.sum(), rng.random(len(user)))
     members = np.array([rng.choice(n_items, in_taste, replace=False, p=zipf / zipf.sum()) for _ in range(n_tastes)])
     inside = 1.0 / (1.0 + np.arange(in_taste)) ** 0.7
-    place = np.searchsorted(np.cumsum(inside) / inside.sum(), rng.random(len(user)))
+    breadth = np.full(n_tastes, in_taste)
+    if breadths:
+        breadth = (in_taste * rng.lognormal(-breadths, breadths, n_tastes)).astype(np.int64).clip(10, in_taste)
+    total = np.cumsum(inside)
+    place = np.searchsorted(total, rng.random(len(user)) * total[breadth[taste] - 1])
     item = np.where(rng.random(len(user)) < 0.2, everywhere, members[taste, place])
     key = np.unique(user * n_items + np.minimum(item, n_items - 1))
     key = key[np.sort(rng.permutation(len(key))[: min(n_entries, len(key))])]
@@ -38,8 +45,12 @@ def ratings(n_users: int, n_items: int, n_entries: int, seed: int = 7, n_tastes:
 
 
 def pairs(n_items: int, n_collections: int, seed: int = 7) -> sp.csr_matrix:
-    """Positive PMI (N, N) float32, symmetric, of the tracks of made-up collections; pairs seen twice or more."""
-    held = ratings(n_collections, n_items, 30 * n_collections, seed)
+    """Positive PMI (N, N) float32, symmetric, of the tracks of made-up collections; pairs seen twice or more.
+
+    Narrow and broad tastes make the singular values fall off as they do for real playlists: at 20 000 tracks the 159th
+    is 0.64 times the 64th, 0.63 on 12 000 playlists of the Spotify Million Playlist Dataset; as broad ones, 0.82.
+    """
+    held = ratings(n_collections, n_items, 30 * n_collections, seed, breadths=1.0)
     held.data[:] = 1
     together = (held.T @ held).tocoo()
     counts = np.bincount(held.indices, minlength=n_items).astype(np.float64)
