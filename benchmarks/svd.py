@@ -13,7 +13,7 @@ import made_up
 from harness import Answer, Peer, stopwatch
 
 OVERSAMPLING = 30
-POWER_ITERATIONS = 2
+POWER_ITERATIONS = 3
 
 
 def overture(data: str, truth: str, d: int) -> Answer:

@@ -92,10 +92,10 @@ def factorise(spark: SparkSession, matrix: Matrix, transposed: Matrix, settings:
     folder = matrix.folder
     with crew(spark, max(len(matrix.blocks), len(transposed.blocks))) as workers:
         lefts, rights, corners = _powers(workers, matrix, transposed, svd.start(n, width, seed), settings)
-        grams = workers.each(partial(_gram, lefts), matrix.blocks)
-        turns = np.split(svd.basis(np.sum(grams, axis=0)), len(lefts))
-        mix = partial(_add, rights, [corner @ turn for corner, turn in zip(corners, turns, strict=True)])
-        right, r = _orthogonal(workers, transposed, mix, turns[0].shape[1], f"{folder}/right")
+        left_gram = np.sum(workers.each(partial(_gram, lefts), matrix.blocks), axis=0)
+        right_gram = np.sum(workers.each(partial(_gram, rights), transposed.blocks), axis=0)
+        turns, mixed = (np.split(x, len(lefts)) for x in svd.leading(left_gram, right_gram, corners, width))
+        right, r = _orthogonal(workers, transposed, partial(_add, rights, mixed), width, f"{folder}/right")
         small = svd.small_svd(r, settings.d)
         u, v = (blocks.make_rows(f"{folder}/{name}.npy", size, settings.d) for name, size in (("u", m), ("v", n)))
         write = partial(_write_sum, u, lefts, [turn @ small.left for turn in turns])
