@@ -1,20 +1,20 @@
 """Truncated singular value decomposition of a sparse matrix by random projection: the pieces.
 
 Shapes   A is (M, N) sparse in blocks of rows (CSR); L = rank + oversampling columns are carried, float32
-Source   Halko, Martinsson, Tropp 2011, algorithm 4.4; tall-skinny QR after Demmel et al. 2012; answers from all
-         steps together, not from the last alone, after Musco and Musco 2015
+Source   Halko, Martinsson, Tropp 2011, algorithm 4.4; tall-skinny QR after Demmel et al. 2012; answers from the
+         last two steps together, not from one alone, after Musco and Musco 2015
 Differs  every product, with A and with its transpose, is a product of row blocks with a dense matrix: the transpose is
          packed too (a symmetric matrix is its own), so nothing of size (N, L) is ever added up between tasks
 
     Q_0 R = A omega                                     the range finder
     Z_j C_j = A' Q_j; Q_j+1 R = A Z_j                   for each power iteration, QR after every product
     Z_p C_p = A' Q_p                                    p power iterations make 2 p + 2 products
-    S = [Q_0 ... Q_p] T has L orthonormal columns       those that hold most of A, see `leading`
-    B' = A' S = [Z_0 C_0 ... Z_p C_p] T = Q2 R2         no further product with A; R2 = V sigma W'
+    S = [Q_p-1 Q_p] T has L orthonormal columns         those that hold most of A, see `leading`
+    B' = A' S = [Z_p-1 C_p-1 Z_p C_p] T = Q2 R2         no further product with A; R2 = V sigma W'
     A = (S W) sigma (Q2 V)'
 
-The last Q alone is the classical answer. Keeping the earlier ones costs no product with A, and the error of sigma is
-several times smaller.
+The last Q alone is the classical answer. Keeping the one before costs no product with A, and the error of sigma is
+about ten times smaller; keeping all of them gains little more.
 """
 
 from __future__ import annotations
@@ -80,12 +80,12 @@ def stack_qr(parts: list[np.ndarray]) -> tuple[list[np.ndarray], np.ndarray]:
 def leading(
     left_gram: np.ndarray, right_gram: np.ndarray, corners: list[np.ndarray], width: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Which combinations of all steps hold most of A: T (K, width), K = L (p + 1), and blockdiag(C_0 ... C_p) T.
+    """Which combinations of the steps' columns hold most of A: T (K, width), and blockdiag(corners) T.
 
     Args:
-        left_gram: Gram matrix (K, K) of [Q_0 ... Q_p].
-        right_gram: Gram matrix (K, K) of [Z_0 ... Z_p].
-        corners: C_0 ... C_p (L, L).
+        left_gram: Gram matrix (K, K) of the Q's next to each other.
+        right_gram: Gram matrix (K, K) of the Z's.
+        corners: the C's (L, L).
         width: columns wanted, at most L.
 
     Directions in which the Q's nearly repeat each other are left out: float32 rounding would be all they hold.

@@ -112,7 +112,7 @@ def factorise(spark: SparkSession, matrix: Matrix, transposed: Matrix, settings:
 def _powers(
     workers: Crew, matrix: Matrix, transposed: Matrix, omega: np.ndarray, settings: SvdSettings
 ) -> tuple[list[str], list[str], list[np.ndarray]]:
-    """Q_j, Z_j (files) and C_j of every power iteration; `models/svd.py` says which is which."""
+    """Q_j, Z_j (files) and C_j of the last two power iterations; `models/svd.py` says which is which."""
     width = omega.shape[1]
     dense = f"{matrix.folder}/omega.npy"
     blocks.save(dense, omega)
@@ -126,7 +126,7 @@ def _powers(
         )
         rights.append(dense)
         corners.append(corner)
-    return lefts, rights, corners
+    return lefts[-2:], rights[-2:], corners[-2:]
 
 
 def _orthogonal(
