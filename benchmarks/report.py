@@ -86,22 +86,29 @@ def overview(found: dict[str, dict[str, Any]]) -> None:
     mpl.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.5), width_ratios=(3, 2), layout="constrained")
+    panels = 2 if "growth" in found else 1
+    ratios = (3, 2)[:panels]
+    figure, drawn = plt.subplots(
+        1, panels, figsize=(4 + 4 * panels, 4.5), width_ratios=ratios, layout="constrained", squeeze=False
+    )
+    left = drawn[0, 0]
     bars = [
         (f"{name}, {case['case'].split(', against')[0]}: {peer}", ratio)
         for name in ("als", "svd", "segments")
         for case in found.get(name, {"cases": []})["cases"]
         for peer, ratio in case["ratios"].items()
     ][::-1]
-    left.barh([label for label, _ in bars], [ratio for _, ratio in bars],
+    left.barh([label for label, _ in bars], [ratio - 1 for _, ratio in bars], left=1,
               color=["#2a6f97" if ratio >= 1 else "#c1666b" for _, ratio in bars])  # fmt: skip
     for at, (_, ratio) in enumerate(bars):
-        left.text(ratio, at, f" {ratio:.3g}", va="center", fontsize=7)
+        left.text(max(1, ratio), at, f" {ratio:.3g}", va="center", fontsize=7)
     left.axvline(1, color="black", linewidth=0.8)
     left.set(xscale="log", title="seconds, times ours (1 = as fast)")
     left.tick_params(axis="y", labelsize=7)
     left.margins(x=0.12)
-    if "growth" in found:
+    left.xaxis.set_major_formatter("{x:g}")
+    if panels == 2:
+        right = drawn[0, 1]
         peers = found["growth"]["cases"][0]["peers"].values()
         events = [peer["quality"]["events"] for peer in peers]
         seconds = [peer["seconds"]["median"] for peer in peers]
@@ -111,7 +118,7 @@ def overview(found: dict[str, dict[str, Any]]) -> None:
             xscale="log", yscale="log", xlabel="events", ylabel="seconds", title="growth", ylim=(min(seconds) / 2, None)
         )
         right.legend(frameon=False)
-    for axes in (left, right):
+    for axes in drawn.flat:
         axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(HERE / "results" / "overview.png", dpi=110, metadata={"Software": None})
 
