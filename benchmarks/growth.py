@@ -26,25 +26,26 @@ ALL = (
 )
 SOME = ("matrix.catalog", "matrix.user_track", "factorize.als")
 JAVA = "-XX:+UseParallelGC"
+QUICK_JAVA = "-XX:+UseSerialGC -XX:TieredStopAtLevel=1"  # compiles less: better for a minute
 
 
-def fill(homes: dict[int, str], n_users: int, days: int) -> Answer:
+def fill(homes: dict[int, str], n_users: int, days: int, java: str) -> Answer:
     """A made-up service of every size, each in a lake of its own."""
     from jobs.ingest import simulate
 
     for factor, home in homes.items():
         harness.say(f"growth: making a service of {n_users * factor} users")
-        simulate.run(_week(home, n_users * factor, days))
+        simulate.run(_week(home, n_users * factor, days, java))
     return Answer([0.0])
 
 
-def spark_stage(homes: dict[int, str], n_users: int, days: int, names: tuple[str, ...]) -> Answer:
+def spark_stage(homes: dict[int, str], n_users: int, days: int, java: str, names: tuple[str, ...]) -> Answer:
     """Spark jobs of a week at every size, smallest first, in one warmed session; quality tells of each size."""
     jobs = {name.split(".")[-1]: import_module(f"jobs.{name}") for name in names}
     quality: dict[str, float] = {}
     seconds = []
     for turn, (factor, home) in enumerate([(1, homes[1]), *homes.items()]):
-        context = _week(home, n_users * factor, days)
+        context = _week(home, n_users * factor, days, java)
         with harness.watched(os.getpid()) as peak:
             clock = stopwatch()
             took = {}
@@ -62,7 +63,7 @@ def spark_stage(homes: dict[int, str], n_users: int, days: int, names: tuple[str
     return Answer(seconds, quality)
 
 
-def _week(home: str, n_users: int, days: int) -> Any:
+def _week(home: str, n_users: int, days: int, java: str) -> Any:
     """A context over the demo's settings at another size: as many people register a day, so cohorts grow alike."""
     from datetime import date, timedelta
 
@@ -76,7 +77,7 @@ def _week(home: str, n_users: int, days: int) -> Any:
     first = (date.fromisoformat(settings.simulate.last_day) - timedelta(days=days)).isoformat()
     size = {"n_users": n_users, "n_playlists": n_users // 2, "first_day": first}
     simulate = settings.simulate.model_copy(update=size)
-    spark = settings.spark.model_copy(update={"extra": settings.spark.extra | {"spark.driver.extraJavaOptions": JAVA}})
+    spark = settings.spark.model_copy(update={"extra": settings.spark.extra | {"spark.driver.extraJavaOptions": java}})
     als = settings.als.model_copy(update={"tolerance": 0.0})
     update = {"simulate": simulate, "spark": spark, "als": als}
     return Context(settings.model_copy(update=update), week, Path(home))
@@ -110,9 +111,12 @@ def factorise(n_workers: int, size: tuple[int, int, int], d: int, iterations: in
     return Answer(list(fit.seconds[1:]), {"svd s": took, "loss": fit.losses[-1]})
 
 
-def curve(folder: Path, n_users: int, days: int, runs: int, names: tuple[str, ...]) -> tuple[dict[str, Any], float]:
+def curve(
+    folder: Path, n_users: int, days: int, runs: int, java: str, names: tuple[str, ...]
+) -> tuple[dict[str, Any], float]:
     """Events times 1, 2, 4, 8: the case, and the exponent of seconds over events."""
-    sizes = {"homes": {factor: f"{folder}/x{factor}" for factor in FACTORS}, "n_users": n_users, "days": days}
+    homes = {factor: f"{folder}/x{factor}" for factor in FACTORS}
+    sizes = {"homes": homes, "n_users": n_users, "days": days, "java": java}
     harness.alone(Peer("fill", fill, sizes))
     answers = [harness.alone(Peer("stage", spark_stage, {**sizes, "names": names}))[0] for _ in range(runs)]
     peers = {}
@@ -150,7 +154,8 @@ def main() -> None:
     n_users, days, runs = (1_000, 50, 1) if chosen.quick else (4_000, 147, 2)
     size, d, iterations = ((2_000, 1_000, 60_000), 16, 3) if chosen.quick else ((60_000, 30_000, 2_800_000), 128, 4)
     with scratch() as folder:
-        case, exponent = curve(folder, n_users, days, runs, SOME if chosen.quick else ALL)
+        how = (QUICK_JAVA, SOME) if chosen.quick else (JAVA, ALL)
+        case, exponent = curve(folder, n_users, days, runs, *how)
     first, last = (case["peers"][f"events x {factor}"] for factor in (FACTORS[0], FACTORS[-1]))
     ratio = last["seconds"]["median"] / first["seconds"]["median"]
     ratio *= FACTORS[-1] / (last["quality"]["events"] / first["quality"]["events"])

@@ -14,6 +14,8 @@ import psutil
 from one_week import TINY, spark_stage
 from pyspark.sql import functions as F
 
+sys.path.append(str(Path(__file__).parents[2]))
+
 from benchmarks.cluster import HOST, SHORT_LIVED, executors, standalone
 from jobs.context import Context
 from jobs.factorize import als, blocks
