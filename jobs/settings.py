@@ -108,7 +108,7 @@ class SvdSettings(Section):
     d: Positive = 128
     oversampling: Positive = 30
     power_iterations: Annotated[int, Field(ge=0)] = Field(
-        3, description="sigma of real PMI is then within 0.01 %, with 2 within 0.15 %"
+        3, description="more lower the error of sigma where the spectrum falls slowly; benchmarks/README.md measures it"
     )
     exponent: float = Field(0.5, ge=0, le=1, description="tracks are rows of U * S^p")
 

@@ -7,7 +7,7 @@ ridge_u = regularisation * (number of entries of u)^exponent, and so for items; 
 Shapes   U users of a block (rows of a CSR), N items of the catalogue, D factors; float32, indices int32
 Source   Hu, Koren, Volinsky 2008, eq. 3 to 5; conjugate gradients after Takacs, Pilaszy, Tikk 2011; frequency-scaled
          regularisation after Rendle, Krichene, Zhang, Koren 2021, section 3.4; the start is a randomised range finder
-         (Halko, Martinsson, Tropp 2011, algorithm 4.1) instead of noise, which is worth about one iteration
+         (Halko, Martinsson, Tropp 2011, algorithm 4.1) instead of noise, for a lower loss after as many iterations
 Differs  a few steps from the last solution instead of an exact solve; the item side never needs the transposed
          matrix: one step for all items is one pass over the users' rows that adds up (N, D), so blocks of users can
          live anywhere and only sums of that size travel. Rendle et al. count the unobserved entries too, which moves

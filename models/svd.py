@@ -13,8 +13,7 @@ Differs  every product, with A and with its transpose, is a product of row block
     B' = A' S = [Z_p-1 C_p-1 Z_p C_p] T = Q2 R2         no further product with A; R2 = V sigma W'
     A = (S W) sigma (Q2 V)'
 
-The last Q alone is the classical answer. Keeping the one before costs no product with A, and the error of sigma is
-about ten times smaller; keeping all of them gains little more.
+The last Q alone is the classical answer. Keeping the one before costs no product with A and lowers the error of sigma.
 """
 
 from __future__ import annotations

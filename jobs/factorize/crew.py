@@ -1,7 +1,7 @@
 """Workers that stay: one Spark job whose tasks take calls from the driver until they are told to go.
 
-A factorisation is hundreds of short steps. Started as Spark jobs, each costs about a tenth of a second of planning,
-pickling and waking up; handed to tasks that are already there, it costs a message there and one back. The tasks are
+A factorisation is hundreds of short steps. Started as Spark jobs, each costs planning, pickling and waking up,
+often more than its work; handed to tasks that are already there, it costs a message there and one back. The tasks are
 plain Spark tasks, one a core: Spark places them, kills them with the application and starts a lost one again. They
 call the driver back on a port of its own (as Spark's executors do), with a key that only this job's tasks know.
 
@@ -174,7 +174,7 @@ def serve(address: tuple[str, int], key: bytes) -> None:
 
 
 def _at_once(line: Connection) -> None:
-    """Send what is written without waiting for more: an array goes as a header and a body, and would wait 40 ms."""
+    """Send at once: an array goes as header and body, and the body would wait until the header is acknowledged."""
     with socket.socket(fileno=os.dup(line.fileno())) as shared:
         shared.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 

@@ -126,6 +126,8 @@ def _powers(
         )
         rights.append(dense)
         corners.append(corner)
+        for old in (*lefts[-3:-2], *rights[-3:-2]):
+            Path(old).unlink()
     return lefts[-2:], rights[-2:], corners[-2:]
 
 
