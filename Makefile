@@ -138,7 +138,7 @@ env: ## lines for a shell in which `overture` and `airflow` work: eval "$$(make 
 bench: setup ## measure against the peers (an hour on two cores; QUICK=1 ONLY=als,svd DATA=<playlists>); writes benchmarks/results
 	@only="$(ONLY)"; only="$${only:-als,svd,segments,growth$(if $(DATA),$(comma)pairs)}"
 	for name in $${only//,/ }; do
-	  data=""; [ "$$name" != pairs ] || data="--data $(DATA)"
+	  data=""; case "$$name" in svd | pairs) data="$(DATA:%=--data %)" ;; esac
 	  echo "== benchmarks/$$name.py"
 	  $(JOBS) benchmarks/$$name.py $(if $(QUICK),--quick) $$data
 	done

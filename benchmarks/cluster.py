@@ -74,6 +74,12 @@ def standalone(logs: Path, n_workers: int, memory: str = "1g") -> Iterator[tuple
 
 
 def executors(worker: psutil.Process) -> list[psutil.Process]:
-    """The executors that a worker runs."""
-    name = "CoarseGrainedExecutorBackend"
-    return [child for child in worker.children(recursive=True) if any(name in part for part in child.cmdline())]
+    """The executors that a worker runs; those that have ended, or are about to, are none."""
+    return [child for child in worker.children(recursive=True) if _is_executor(child)]
+
+
+def _is_executor(process: psutil.Process) -> bool:
+    try:
+        return any("CoarseGrainedExecutorBackend" in part for part in process.cmdline())
+    except psutil.NoSuchProcess:  # also what a zombie raises: ended, and its parent has not looked yet
+        return False

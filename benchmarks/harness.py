@@ -54,15 +54,19 @@ class Peer:
     note: str = ""
 
 
-def options(name: str, about: str) -> argparse.Namespace:
-    """`--quick` and `--out` of a benchmark script."""
+def options(name: str, about: str, data: str = "", *, required: bool = False) -> argparse.Namespace:
+    """`--quick` and `--out` of a benchmark script; and `--data`, when it says what for."""
     parser = argparse.ArgumentParser(prog=f"python benchmarks/{name}.py", description=about)
-    parser.add_argument("--quick", action="store_true", help="a smaller size, under a minute, the same fields")
+    parser.add_argument("--quick", action="store_true", help="a smaller size, the same fields; a minute, pairs two")
     parser.add_argument(
         "--out", type=Path, metavar="FILE",
         help=f"where the JSON goes (default: benchmarks/results/{name}.json; with --quick: nowhere)",
     )  # fmt: skip
+    if data:
+        parser.add_argument("--data", type=Path, metavar="DIR", required=required, help=data)
     found = parser.parse_args()
+    if data and found.data and not found.data.is_dir():
+        parser.error(f"--data: no such folder {found.data}")
     found.name = name
     return found
 

@@ -16,7 +16,6 @@ Differs  the SVD is scikit-learn's (Halko et al. 2011), and no network places a 
 
 from __future__ import annotations
 
-import argparse
 import json
 import tempfile
 from dataclasses import asdict, dataclass
@@ -31,7 +30,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import scipy.sparse as sp
 
-from harness import Answer, Peer, alone, compare, finish, ratios, say, stopwatch, summary
+from harness import Answer, Peer, alone, compare, finish, options, ratios, say, stopwatch, summary
 
 DATASET = "Spotify Million Playlist Dataset"
 CONFIG = Path(__file__).parents[1] / "configs" / "mpd.yaml"
@@ -328,28 +327,10 @@ def cap_case(peers: dict[str, dict[str, Any]], caps: tuple[int, ...]) -> dict[st
             "ratios": ratios(shown, f"first {Setting().longest}")}  # fmt: skip
 
 
-def arguments() -> argparse.Namespace:
-    """The harness's two options and the folder of the playlists."""
-    parser = argparse.ArgumentParser(prog="python benchmarks/pairs.py", description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--data", type=Path, required=True, metavar="DIR",
-        help=f"{DATASET}: playlist_track.parquet and track_uri_map.parquet",
-    )  # fmt: skip
-    parser.add_argument("--quick", action="store_true", help="fewer playlists and settings, the same fields")
-    parser.add_argument(
-        "--out", type=Path, metavar="FILE",
-        help="where the JSON goes (default: benchmarks/results/pairs.json; with --quick: nowhere)",
-    )  # fmt: skip
-    found = parser.parse_args()
-    if not found.data.is_dir():
-        parser.error(f"--data: no such folder {found.data}")
-    found.name = "pairs"
-    return found
-
-
 def main() -> None:
     """Prepare the task, sweep, measure what was chosen, and the cap."""
-    chosen = arguments()
+    files = f"{DATASET}: playlist_track.parquet and track_uri_map.parquet"
+    chosen = options("pairs", (__doc__ or "").splitlines()[0], files, required=True)
     grid = product((1.0, 0.75), (0.0,), (0.5, 1.0)) if chosen.quick else product(SMOOTHING, SHIFT, EXPONENT)
     settings, caps = [Setting(*values) for values in grid], CAPS[:1] if chosen.quick else CAPS
     with tempfile.TemporaryDirectory() as folder:

@@ -3,8 +3,10 @@
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -12,6 +14,7 @@ SCRIPTS = ("als", "svd", "segments", "growth", "pairs")
 RESULTS = sorted((BENCHMARKS / "results").glob("*.json"))
 sys.path.append(str(BENCHMARKS))
 
+import cluster  # noqa: E402
 import harness  # noqa: E402
 import report  # noqa: E402
 
@@ -73,3 +76,23 @@ def test_a_peer_that_fails_ends_the_benchmark_with_its_reason():
 @pytest.mark.parametrize(("found", "at_most", "kept"), [(19.9, False, False), (20, False, True), (20.1, True, False)])
 def test_a_promise_is_kept_or_missed(found, at_most, kept):
     assert harness.promise("speed", 20, found, at_most=at_most)["kept"] is kept
+
+
+def test_an_executor_that_has_ended_is_none():
+    code = "import time; time.sleep(60)"
+    children = [subprocess.Popen([sys.executable, "-c", code, name]) for name in ("CoarseGrainedExecutorBackend", "x")]
+    gone, alive = children[0], [child.pid for child in children]
+    me = psutil.Process()
+    try:
+        until = time.monotonic() + 30
+        while not (found := cluster.executors(me)) and time.monotonic() < until:
+            time.sleep(0.05)  # until the child has its own command line
+        assert [process.pid for process in found if process.pid in alive] == [gone.pid]
+        gone.kill()
+        while psutil.Process(gone.pid).status() != psutil.STATUS_ZOMBIE:
+            time.sleep(0.05)
+        assert not [process for process in cluster.executors(me) if process.pid in alive]
+    finally:
+        for child in children:
+            child.kill()
+            child.wait()

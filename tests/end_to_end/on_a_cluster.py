@@ -33,12 +33,12 @@ def with_a_death(context: Context, workers: list[psutil.Process]) -> dict[str, o
         F.col("user_idx").alias("row"), F.col("track_idx").alias("column"), F.col("affinity").alias("value")
     )
     settings = context.settings.als.model_copy(update={"iterations": ROUNDS, "tolerance": 0.0})
-    killed: list[int] = []
+    killed: list[psutil.Process] = []
 
     def kill(number: int, loss: float, seconds: float) -> None:
         if number == 2:
             victim = executors(workers[0])[0]
-            killed.append(victim.pid)
+            killed.append(victim)
             Timer(seconds / 2, victim.kill).start()
 
     found = []
@@ -48,7 +48,8 @@ def with_a_death(context: Context, workers: list[psutil.Process]) -> dict[str, o
             fit = als.train(spark, ratings, settings, 1, on_round)
             found.append([np.array(fit.items()), *(np.array(fit.users(block)) for block in ratings.blocks)])
     same = all(np.array_equal(one, two) for one, two in zip(*found, strict=True))
-    return {"killed": len(killed), "gone": not psutil.pid_exists(killed[0]), "same": same, "rounds": len(fit.losses)}
+    _, alive = psutil.wait_procs(killed, timeout=30)
+    return {"killed": len(killed), "gone": not alive, "same": same, "rounds": len(fit.losses)}
 
 
 def main(logs: Path) -> None:
