@@ -1,0 +1,64 @@
+"""The paper's own methods over the network's prediction: fully and semi-personalised.
+
+Shapes   as in models/methods/interface.py
+Source   Briand et al. 2021, section 3.2.3; the network is in models/network.py
+Differs  a listener about whom the network says nothing (a zero vector) gets the most popular tracks
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.sparse import csr_array
+
+from models.methods.interface import Needs, Predict, check_k, input_rows, predicted
+from models.recommend import Similarity, matrix, normalise, top_k
+from models.segments import nearest
+
+
+class FullPers:
+    """Tracks nearest to the predicted vector."""
+
+    name = "full_pers"
+    needs = Needs(signals=("all",), parts=("network", "track_vectors"))
+
+    def __init__(self, predict: Predict, track_vectors: ArrayLike, similarity: Similarity = "cosine") -> None:
+        """Needs `predict` (B, F) -> (B, D) and track_vectors (N, D) by track_idx; the authors' code uses dot."""
+        self.predict = predict
+        self.track_vectors = matrix(f"{self.name}: track_vectors", track_vectors)
+        self.similarity = similarity
+
+    def recommend(self, x_BF: ArrayLike, k: int, heard_BN: csr_array | None = None) -> NDArray[np.int32]:
+        """Distinct track_idx, best first, (B, k)."""
+        vectors = predicted(self.name, self.predict, input_rows(self.name, x_BF), self.track_vectors.shape[1])
+        return top_k(vectors, self.track_vectors, k, self.similarity)
+
+
+class SemiPers:
+    """The ranking of the segment nearest to the predicted vector."""
+
+    name = "semi_pers"
+    needs = Needs(signals=("all",), parts=("network", "centroids", "rankings"))
+
+    def __init__(self, predict: Predict, centroids: ArrayLike, rankings: Any) -> None:
+        """Needs `predict` (B, F) -> (B, D), centroids (K, D) and rankings (K, L) of track_idx, distinct in a row."""
+        self.predict = predict
+        self.centroids = matrix(f"{self.name}: centroids", centroids)
+        self.rankings = np.ascontiguousarray(rankings, np.int32)
+        if self.rankings.ndim != 2 or len(self.rankings) != len(self.centroids):
+            raise ValueError(
+                f"{self.name}: rankings must have a row for each of {len(self.centroids)} centroids, "
+                f"got {self.rankings.shape}"
+            )
+
+    def segments(self, x_BF: ArrayLike) -> NDArray[np.int32]:
+        """Segment of each listener, (B,): nearest centroid to the prediction at unit length, by Euclidean distance."""
+        vectors = predicted(self.name, self.predict, input_rows(self.name, x_BF), self.centroids.shape[1])
+        return nearest(normalise(vectors), self.centroids)
+
+    def recommend(self, x_BF: ArrayLike, k: int, heard_BN: csr_array | None = None) -> NDArray[np.int32]:
+        """Distinct track_idx, best first, (B, k)."""
+        check_k(self.name, k, self.rankings.shape[1], "the length of a ranking")
+        return self.rankings[self.segments(x_BF), :k]

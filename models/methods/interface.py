@@ -1,0 +1,89 @@
+"""What every method is: fitted on warm users, it answers cold listeners with lists of tracks.
+
+Shapes   B listeners, U warm users, F values of an input vector, N tracks, D width, K segments, L places of a ranking
+
+A list has no track twice, row b is about listener b, asking again gives the same answer, and a listener about whom a
+method knows nothing gets the most popular tracks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.sparse import csr_array
+
+Predict = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a method must have, and whom it can serve."""
+
+    history: bool = False  # a listener must be in the training data
+    cold_users: bool = True  # has an answer of its own for a listener with no interaction at all
+    signals: tuple[str, ...] = ()  # blocks of the input vector that it reads; "all" = the whole row
+    parts: tuple[str, ...] = ()  # of a release: track_vectors, network, centroids, rankings
+    tracks: bool = False  # which tracks were streamed on the first day (heard_BN), not their mean vectors alone
+
+
+@dataclass(frozen=True, eq=False)
+class Warm:
+    """What methods learn from: one row a warm user in the order of user_idx, one a track in the order of track_idx.
+
+    x_UF holds the first day's input vectors, and may be memory-mapped; user_UD is zero where a user has no vector;
+    heard_UN holds a one for each track that a user has streamed; labels_U, centroids_KD and rankings_KL are the
+    segments of the users.
+    """
+
+    x_UF: NDArray[np.float32]
+    user_UD: NDArray[np.float32]
+    track_ND: NDArray[np.float32]
+    heard_UN: csr_array
+    labels_U: NDArray[np.int32]
+    centroids_KD: NDArray[np.float32]
+    rankings_KL: NDArray[np.int32]
+
+
+class Method(Protocol):
+    """A way to recommend to B listeners from their input vectors."""
+
+    @property
+    def name(self) -> str:
+        """As in the evaluation table."""
+
+    @property
+    def needs(self) -> Needs:
+        """What it must have."""
+
+    def recommend(self, x_BF: ArrayLike, k: int, heard_BN: csr_array | None = None) -> NDArray[np.int32]:
+        """Distinct track_idx, best first, (B, k).
+
+        heard_BN says how often each track of the catalogue was streamed on the first day, (B, N); a method that
+        needs.tracks refuses to go without, the others do not look at it.
+        """
+
+
+def input_rows(name: str, x_BF: ArrayLike, width: int | None = None) -> NDArray[np.float32]:
+    """`x_BF` as float32 (B, width); ValueError names the method."""
+    x = np.asarray(x_BF, np.float32)
+    if x.ndim != 2 or (width is not None and x.shape[1] != width):
+        raise ValueError(f"{name}: x must be (B, {width or 'F'}), got {x.shape}")
+    return x
+
+
+def predicted(name: str, predict: Predict, x_BF: NDArray[np.float32], d: int) -> NDArray[np.float32]:
+    """What `predict` says about x_BF, checked to be (B, d)."""
+    vectors = np.asarray(predict(x_BF))
+    if vectors.shape != (len(x_BF), d):
+        raise ValueError(f"{name}: predict must give {(len(x_BF), d)}, got {vectors.shape}")
+    return vectors
+
+
+def check_k(name: str, k: int, most: int, of: str) -> None:
+    """ValueError unless 1 <= k <= most."""
+    if not 1 <= k <= most:
+        raise ValueError(f"{name}: k must be from 1 to {of} ({most}), got {k}")
