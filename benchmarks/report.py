@@ -89,7 +89,7 @@ def overview(found: dict[str, dict[str, Any]]) -> None:
     panels = 2 if "growth" in found else 1
     ratios = (3, 2)[:panels]
     figure, drawn = plt.subplots(
-        1, panels, figsize=(4 + 4 * panels, 4.5), width_ratios=ratios, layout="constrained", squeeze=False
+        1, panels, figsize=(4 + 4 * panels, 5.5), width_ratios=ratios, layout="constrained", squeeze=False
     )
     left = drawn[0, 0]
     bars = [
@@ -98,8 +98,9 @@ def overview(found: dict[str, dict[str, Any]]) -> None:
         for case in found.get(name, {"cases": []})["cases"]
         for peer, ratio in case["ratios"].items()
     ][::-1]
-    left.barh([label for label, _ in bars], [ratio - 1 for _, ratio in bars], left=1,
+    left.barh(range(len(bars)), [ratio - 1 for _, ratio in bars], left=1,
               color=["#2a6f97" if ratio >= 1 else "#c1666b" for _, ratio in bars])  # fmt: skip
+    left.set_yticks(range(len(bars)), [label for label, _ in bars])
     for at, (_, ratio) in enumerate(bars):
         left.text(max(1, ratio), at, f" {ratio:.3g}", va="center", fontsize=7)
     left.axvline(1, color="black", linewidth=0.8)
@@ -110,13 +111,11 @@ def overview(found: dict[str, dict[str, Any]]) -> None:
     if panels == 2:
         right = drawn[0, 1]
         peers = found["growth"]["cases"][0]["peers"].values()
-        events = [peer["quality"]["events"] for peer in peers]
+        events = [peer["quality"]["events"] / 1e6 for peer in peers]
         seconds = [peer["seconds"]["median"] for peer in peers]
         right.plot(events, seconds, "o-", color="#2a6f97", label="the week's Spark jobs")
-        right.plot(events, [seconds[-1] * n / events[-1] for n in events], ":", color="grey", label="proportional")
-        right.set(
-            xscale="log", yscale="log", xlabel="events", ylabel="seconds", title="growth", ylim=(min(seconds) / 2, None)
-        )
+        right.plot([0, events[-1]], [0, seconds[-1]], ":", color="grey", label="proportional")
+        right.set(xlabel="events, millions", ylabel="seconds", title="growth", xlim=(0, None), ylim=(0, None))
         right.legend(frameon=False)
     for axes in drawn.flat:
         axes.spines[["top", "right"]].set_visible(False)

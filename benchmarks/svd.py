@@ -169,7 +169,7 @@ def case(matrix: sp.csr_matrix, about: str, d: int, runs: int, slow: int, folder
     ])  # fmt: skip
     n = matrix.shape[0]
     return {
-        "case": f"{n} x {n}, rank {d}",
+        "case": f"{about}, {n} x {n}, rank {d}",
         "about": f"Positive PMI of {about}, symmetric, {matrix.nnz} entries; errors against ARPACK in float64. Both "
         "Spark peers factorise a corner of the matrix before the clock.",
         "peers": peers,

@@ -172,7 +172,7 @@ def run(context: Context) -> dict[str, object]:
             )
         n_cut, n_past, squares = cuts(lists)
         n_held = int(held.sum())
-        frame = pairs(found, held, total, matrix.smoothing, matrix.shift)
+        frame = pairs(found, held, total, matrix.smoothing, matrix.shift).persist()
         report = {
             "inputs": {"playlists": lake.rows("playlists"), "catalog": n_tracks},
             "rows_in": n_held,
@@ -190,12 +190,13 @@ def run(context: Context) -> dict[str, object]:
                     f"PMI smoothed by {matrix.smoothing} less {matrix.shift} > 0",
             "commit": context.commit,
         }  # fmt: skip
-        if frame.isEmpty():
+        if not frame.count():  # isEmpty would stop Python workers in the middle of a line, and they say so at length
             raise CheckFailed(
                 f"track_pairs: none of {total} collections leaves a pair with PMI above 0; "
                 "lower matrix.min_together or matrix.shift"
             )
         written = lake.write("track_pairs", frame, report=report, week=week.name)
+        frame.unpersist()
     finally:
         found.unpersist()
         lists.unpersist()
