@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 matplotlib.use("Agg")
 
 METRICS = ("precision", "recall", "ndcg")
+MAP_NAMES = 9
 
 
 def _canvas(title: str, width: float = 7.0, height: float = 4.2) -> tuple[Figure, Axes]:
@@ -76,6 +77,34 @@ def segment_sizes(sizes: np.ndarray) -> Figure:
         axes.legend(frameon=False)
     axes.set_xlabel("segment, by size")
     axes.set_ylabel("warm users")
+    return figure
+
+
+def segment_map(centroids_KD: np.ndarray, sizes: np.ndarray, names: Sequence[str]) -> Figure:
+    """All segments in two dimensions, the first principal components of their centroids; area = members.
+
+    Segments of the same name share a colour; the names of most members are in the legend, the others are grey.
+    """
+    centred = np.asarray(centroids_KD, np.float64) - np.average(centroids_KD, axis=0, weights=sizes)
+    _, spread, axes_2D = np.linalg.svd(centred * np.sqrt(sizes)[:, None], full_matrices=False)
+    x_K2 = centred @ axes_2D[:2].T
+    explained = spread[:2] ** 2 / max(float(np.square(spread).sum()), 1e-30)
+    figure, axes = _canvas(f"{len(sizes)} segments", width=8.0, height=5.6)
+    members: dict[str, int] = {}
+    for name, size in zip(names, sizes, strict=True):
+        members[name] = members.get(name, 0) + int(size)
+    largest = [name for name in sorted(members, key=lambda name: (-members[name], name)) if name][:MAP_NAMES]
+    area = 600 * np.asarray(sizes) / max(int(np.max(sizes)), 1) * min(1.0, 60 / len(sizes)) + 6
+    for place, name in enumerate([*largest, None]):
+        mine = np.array([other == name if name else other not in largest for other in names])
+        if mine.any():
+            colour = f"C{place}" if name else "0.75"
+            axes.scatter(*x_K2[mine].T, s=area[mine], c=colour, alpha=0.65, lw=0.3, ec="white", label=name or "other")
+    axes.set_xlabel(f"first component, {100 * explained[0]:.0f} % of the spread between segments")
+    axes.set_ylabel(f"second, {100 * explained[1]:.0f} %" if len(explained) > 1 else "")
+    legend = figure.legend(loc="outside right upper", frameon=False, title="most typical")
+    for handle in legend.legend_handles:
+        handle.set_sizes([40])  # type: ignore[union-attr]
     return figure
 
 

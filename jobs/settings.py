@@ -120,6 +120,7 @@ class SegmentSettings(Section):
     max_iter: Positive = 20
     n_init: Positive = 1
     ranking: Positive = Field(200, description="tracks kept in a segment's ranking")
+    card_floor: Positive = Field(10, description="fewest listeners behind anything that a segment's card tells")
 
 
 class NetworkSettings(Section):

@@ -1,7 +1,9 @@
 """Segments of warm users: centroid, ranking and a card for people.
 
 Input   user_vectors, user_track, warm_users, users, catalog, tracks
-Output  segments, partition week=<week> space=<space>
+Output  segments and user_segments, partition week=<week> space=<space>
+        MLflow: inertia, sizes, a map of the segments, and how they continue last week's where that week was run;
+        the tables themselves never depend on another week
 Source  paper 3.1.3 and 3.2.4
 Differs a segment ranks the tracks its members streamed in the trailing window; the paper's public data ranks their
         days 1 to 30, which a weekly run would read months late for long-standing listeners
@@ -17,15 +19,12 @@ import pyarrow as pa
 from scipy.sparse import csr_matrix
 
 from jobs import figures, tracking
-from jobs.cold_start.people import warm_people
+from jobs.cold_start.cards import cards
 from jobs.context import Context
 from jobs.lake import list_column
 from jobs.settings import Space
+from models.segment_match import match
 from models.segments import kmeans, rankings
-
-CARD_TRACKS = 5
-CARD_TRAITS = 3
-MIN_TRAIT_SHARE = 0.05
 
 
 def run(context: Context, space: Space) -> dict[str, Any]:
@@ -46,17 +45,54 @@ def run(context: Context, space: Space) -> dict[str, Any]:
                 "card": pa.array(cards(context, found.labels, user_tracks, ranking)),
             }
         )
-        written = context.lake.write(
-            "segments",
-            table,
-            report={"users": len(x), "segments": settings.k, "inertia": found.inertia, "commit": context.commit},
-            week=week,
-            space=space,
-        )
+        report = {"users": len(x), "segments": settings.k, "inertia": found.inertia, "commit": context.commit}
+        members = pa.table({"user_idx": np.arange(len(x), dtype=np.int32), "segment_id": found.labels})
+        context.lake.write("user_segments", members, report=report, week=week, space=space)
+        written = context.lake.write("segments", table, report=report, week=week, space=space)
         run.log_params({"k": settings.k, "max_iter": settings.max_iter, "n_init": settings.n_init, "users": len(x)})
-        run.log_metrics({"inertia": found.inertia, "smallest": float(sizes.min()), "largest": float(sizes.max())})
+        metrics = {"inertia": found.inertia, "smallest": float(sizes.min()), "largest": float(sizes.max())}
         run.log_figure(figures.segment_sizes(sizes), "segment_sizes.png")
-        return {"rows": written.rows, "path": written.path, "inertia": found.inertia, **run.links}
+        run.log_figure(figures.segment_map(found.centroids, sizes, names(table)), "segment_map.png")
+        stable = stability(context, space, found.labels)
+        if stable:
+            metrics |= stable["metrics"]
+            run.log_table(stable["segments"], "stability.json")
+        run.log_metrics(metrics)
+        return {"rows": written.rows, "path": written.path, **metrics, **run.links}
+
+
+def names(segments: pa.Table) -> list[str]:
+    """What stands beside each segment on the map: its first genre, else its first artist, else nothing."""
+    found = []
+    for card in map(json.loads, segments.column("card").to_pylist()):
+        traits = card["genres"] or card["artists"]
+        found.append(traits[0]["name"] if traits else "")
+    return found
+
+
+def stability(context: Context, space: Space, labels: np.ndarray) -> dict[str, Any]:
+    """How the segments continue last week's: metrics, and a row a segment; empty where last week was not run."""
+    lake, week, before = context.lake, context.week.name, context.week.previous.name
+    if not all(lake.exists(t, week=before, **p) for t, p in (("warm_users", {}), ("user_segments", {"space": space}))):
+        return {}
+    now = lake.read("warm_users", columns=["user_idx", "user_id"], week=week).to_pandas().set_index("user_id")
+    then = lake.read("warm_users", columns=["user_idx", "user_id"], week=before).to_pandas().set_index("user_id")
+    both = now.join(then, how="inner", lsuffix="_now", rsuffix="_then")
+    if both.empty:
+        return {}
+    old = lake.read("user_segments", week=before, space=space).sort_by("user_idx").column("segment_id").to_numpy()
+    n_before, n_after = lake.rows("segments", week=before, space=space), int(labels.max()) + 1
+    found = match(old[both.user_idx_then], labels[both.user_idx_now], n_before, n_after)
+    rows = [
+        {"segment_id": s, "last_week": int(b), "jaccard": round(float(j), 4)}
+        for s, (b, j) in enumerate(zip(found.before_K, found.jaccard_K, strict=True))
+    ]
+    metrics = {
+        "stability.common_listeners": float(len(both)),
+        "stability.stayed_share": found.same,
+        "stability.median_jaccard": float(np.median(found.jaccard_K)),
+    }
+    return {"metrics": metrics, "segments": rows}
 
 
 def listened(context: Context, n_users: int) -> csr_matrix:
@@ -68,68 +104,3 @@ def listened(context: Context, n_users: int) -> csr_matrix:
     columns = table.column("track_idx").to_numpy()[heard]
     shape = (n_users, context.lake.rows("catalog", week=week))
     return csr_matrix((np.ones(len(rows), np.float32), (rows, columns)), shape=shape)
-
-
-def cards(context: Context, labels: np.ndarray, user_tracks: csr_matrix, ranking: np.ndarray) -> list[str]:
-    """One JSON card a segment: countries, age classes and genres by lift (paper, Table 2), top tracks, a sentence."""
-    week, k = context.week.name, len(ranking)
-    people = warm_people(context)
-    tracks = context.lake.read("tracks").to_pandas().set_index("track_id")
-    tracks = tracks.loc[context.lake.read("catalog", week=week).to_pandas().sort_values("track_idx").track_id]
-    member = csr_matrix((np.ones(len(labels), np.float32), (labels, np.arange(len(labels)))), shape=(k, len(labels)))
-    traits = {
-        "countries": lifts(member, people.country.tolist()),
-        "ages": lifts(member, people.age_class.tolist()),
-        "genres": lifts(member @ user_tracks, tracks.genre.tolist()),
-    }
-    titles = [
-        {"track_id": int(i), "title": t or f"track {i}", "artist": a or f"artist {b}"}
-        for i, t, a, b in zip(tracks.index, tracks.title, tracks.artist_name, tracks.artist_id, strict=True)
-    ]
-    sizes = np.bincount(labels, minlength=k)
-    found = []
-    for s in range(k):
-        card: dict[str, Any] = {name: best[s] for name, best in traits.items()}
-        card["tracks"] = [titles[i] for i in ranking[s, :CARD_TRACKS]]
-        card["sentence"] = sentence(int(sizes[s]), card)
-        found.append(json.dumps(card, sort_keys=True, ensure_ascii=False))
-    return found
-
-
-def lifts(weights: csr_matrix, names: list[str | None]) -> list[list[dict[str, Any]]]:
-    """For each row of weights (k, n), the traits most over-represented against the whole: share and lift."""
-    known = sorted({n for n in names if isinstance(n, str)})
-    if not known:
-        return [[] for _ in range(weights.shape[0])]
-    index = {n: i for i, n in enumerate(known)}
-    rows = [i for i, n in enumerate(names) if isinstance(n, str)]
-    one_hot = csr_matrix(
-        (np.ones(len(rows), np.float32), (rows, [index[str(names[i])] for i in rows])), shape=(len(names), len(known))
-    )
-    counts = np.asarray((weights @ one_hot).todense(), dtype=np.float64)
-    share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    overall = counts.sum(0) / max(counts.sum(), 1)
-    lift = np.divide(share, overall, out=np.zeros_like(share), where=overall > 0)
-    ranked = np.argsort(-np.where(share >= MIN_TRAIT_SHARE, lift, 0), axis=1, kind="stable")[:, :CARD_TRAITS]
-    return [
-        [
-            {"name": known[j], "share": round(float(share[s, j]), 4), "lift": round(float(lift[s, j]), 2)}
-            for j in ranked[s]
-            if share[s, j] >= MIN_TRAIT_SHARE
-        ]
-        for s in range(len(share))
-    ]
-
-
-def sentence(size: int, card: dict[str, Any]) -> str:
-    """The card in one sentence: the traits that lift the segment above the average listener."""
-    over = {name: [t["name"] for t in card[name] if t["lift"] > 1.1] for name in ("ages", "countries", "genres")}
-    said = f"{size} listeners"
-    if over["ages"]:
-        said += f" often aged {over['ages'][0]}"
-    if over["countries"]:
-        said += f" often in {' or '.join(over['countries'][:2])}"
-    if over["genres"]:
-        said += f" who play more {' and '.join(over['genres'][:2])} than others"
-    top = card["tracks"][0]
-    return f"{said}; first track: {top['title']} by {top['artist']}"
