@@ -61,7 +61,7 @@ def metric_bars(rows: pd.DataFrame, space: str) -> Figure:
     axes.set_xticks(range(len(METRICS)), METRICS)
     axes.set_ylabel("%")
     if methods:
-        figure.legend(loc="outside lower center", ncols=len(methods), frameon=False)
+        figure.legend(loc="outside lower center", ncols=min(len(methods), 4), frameon=False)
     return figure
 
 
