@@ -62,7 +62,7 @@ def metric_bars(rows: pd.DataFrame, space: str) -> Figure:
     axes.set_xticks(range(len(METRICS)), METRICS)
     axes.set_ylabel("%")
     if methods:
-        figure.legend(loc="outside lower center", ncols=len(methods), frameon=False)
+        figure.legend(loc="outside lower center", ncols=min(len(methods), 4), frameon=False)
     return figure
 
 
@@ -95,11 +95,12 @@ def segment_map(centroids_KD: np.ndarray, sizes: np.ndarray, names: Sequence[str
         members[name] = members.get(name, 0) + int(size)
     largest = [name for name in sorted(members, key=lambda name: (-members[name], name)) if name][:MAP_NAMES]
     area = 600 * np.asarray(sizes) / max(int(np.max(sizes)), 1) * min(1.0, 60 / len(sizes)) + 6
-    for place, name in enumerate([*largest, None]):
-        mine = np.array([other == name if name else other not in largest for other in names])
+    for place, shown in enumerate([*largest, ""]):
+        mine = np.array([name == shown if shown else name not in largest for name in names])
         if mine.any():
-            colour = f"C{place}" if name else "0.75"
-            axes.scatter(*x_K2[mine].T, s=area[mine], c=colour, alpha=0.65, lw=0.3, ec="white", label=name or "other")
+            x, y = x_K2[mine].T
+            colour = f"C{place}" if shown else "0.75"
+            axes.scatter(x, y, s=area[mine], c=colour, alpha=0.65, lw=0.3, ec="white", label=shown or "other")
     axes.set_xlabel(f"first component, {100 * explained[0]:.0f} % of the spread between segments")
     axes.set_ylabel(f"second, {100 * explained[1]:.0f} %" if len(explained) > 1 else "")
     legend = figure.legend(loc="outside right upper", frameon=False, title="most typical")

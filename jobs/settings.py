@@ -9,16 +9,22 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from jobs.errors import BadArgument
 
 Space = Literal["ut_als", "tt_svd"]
 SPACES: tuple[Space, ...] = ("tt_svd", "ut_als")
+# models/methods/registry.py builds them; naming them here keeps PyTorch out of what only reads settings.
+MethodName = Literal[
+    "popularity", "registration_day_streams", "registration_day_streams_no_fallback", "input_features_clustering",
+    "dropoutnet_full", "dropoutnet_semi", "melu_full", "melu_semi", "full_pers", "semi_pers",
+]  # fmt: skip
+METHODS: tuple[MethodName, ...] = get_args(MethodName)
 Positive = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -139,6 +145,31 @@ class NetworkSettings(Section):
     )
 
 
+class DropoutNetSettings(Section):
+    """The baseline DropoutNet (models/methods/dropoutnet.py); trained only where evaluation.methods asks for it."""
+
+    hidden: tuple[Positive, ...] = (800, 400)
+    rank: Positive = 200
+    dropout: float = Field(0.5, ge=0, lt=1, description="share of users, and of tracks, whose preference is hidden")
+    epochs: Positive = 10
+    learning_rate: float = Field(0.05, gt=0)
+    batch_users: Annotated[int, Field(ge=2)] = 256
+    batch_tracks: Annotated[int, Field(ge=2)] = Field(1024, description="tracks that a batch of users is scored on")
+
+
+class MeluSettings(Section):
+    """The baseline MeLU (models/methods/melu.py); trained only where evaluation.methods asks for it."""
+
+    embedding: Positive = 64
+    hidden: Positive = Field(64, description="width of the two dense layers")
+    epochs: Positive = 20
+    learning_rate: float = Field(1e-3, gt=0)
+    inner_rate: float = Field(5e-6, gt=0, description="of the one step towards a listener")
+    batch_users: Positive = 128
+    support: Annotated[int, Field(ge=2, multiple_of=2)] = Field(10, description="tracks of a user's step, half heard")
+    query: Annotated[int, Field(ge=2, multiple_of=2)] = Field(10, description="tracks of the loss, half heard")
+
+
 class CheckSettings(Section):
     """How data checks are run."""
 
@@ -150,10 +181,20 @@ class CheckSettings(Section):
 class EvaluationSettings(Section):
     """How methods are judged."""
 
+    methods: tuple[MethodName, ...] = Field(
+        ("popularity", "registration_day_streams", "full_pers", "semi_pers"),
+        description="what the weekly run judges, popularity always; a backtest judges every method",
+    )
     k: tuple[Positive, ...] = (50,)
     similarity: Literal["dot", "cosine"] = "cosine"
     bootstrap: Positive = 1_000
     min_slice: Positive = Field(30, description="smaller slices are not reported")
+
+    @field_validator("methods")
+    @classmethod
+    def _with_popularity(cls, methods: tuple[MethodName, ...]) -> tuple[MethodName, ...]:
+        """Each once, in one order, popularity first."""
+        return tuple(name for name in METHODS if name == "popularity" or name in methods)
 
 
 class GateSettings(Section):
@@ -200,6 +241,8 @@ class Settings(BaseSettings):
     svd: SvdSettings = SvdSettings()
     segments: SegmentSettings = SegmentSettings()
     network: NetworkSettings = NetworkSettings()
+    dropoutnet: DropoutNetSettings = DropoutNetSettings()
+    melu: MeluSettings = MeluSettings()
     checks: CheckSettings = CheckSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     gate: GateSettings = GateSettings()

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from jobs.context import Context
 from jobs.errors import OvertureError
 from jobs.release import manifest, pointer
+from jobs.settings import METHODS as ORDER
 from jobs.tracking_store import shown
 
 if TYPE_CHECKING:
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 LOG_WIDTH = 140
-METHODS = ("popularity", "registration_day_streams", "full_pers", "semi_pers")
 METRICS = ("precision", "recall", "ndcg")
 SHOWN = ("space", "method", "split", "slice", "metric", "k", "n_users", "value", "low", "high")
 COLOURS = {"pass": "green", "grey": "yellow", "fail": "bold red", "skip": "dim"}
@@ -150,7 +150,7 @@ def evaluation_table(rows: list[dict[str, Any]]) -> Table:
     title = f"Test cohort, {n_users} listeners, @{k}, % and 95 % interval"
     table = _table(title, "space", "method", *METRICS, right=METRICS)
     by_key = {(row["space"], row["method"], row["metric"]): row for row in chosen if row["k"] == k}
-    order = {name: place for place, name in enumerate(METHODS)}
+    order: dict[str, int] = {name: place for place, name in enumerate(ORDER)}
     pairs = sorted({key[:2] for key in by_key}, key=lambda p: (p[0], order.get(p[1], len(order)), p[1]))
     for place, (space, method) in enumerate(pairs):
         if place and pairs[place - 1][0] != space:

@@ -1,6 +1,9 @@
-"""Judge every method on the validation and the test cohort, by slice, with bootstrap intervals.
+"""Judge methods on the validation and the test cohort, by slice, with bootstrap intervals.
 
-Input   features, cohort, first_day, track_vectors, segments, catalog, work/<week>/<space>/network.onnx
+The weekly run judges evaluation.methods, a backtest all of models/methods/registry.py; baselines are trained here.
+
+Input   features, cohort, first_day, track_vectors, segments, catalog, work/<week>/<space>/network.onnx; to train
+        baselines also warm_users, user_vectors, user_track
 Output  evaluation, partition week=<week> space=<space>
 Source  paper 4.1; metrics in models/metrics.py. The network is judged as it is served: through onnxruntime.
 """
@@ -8,6 +11,7 @@ Source  paper 4.1; metrics in models/metrics.py. The network is judged as it is 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -16,14 +20,18 @@ import pyarrow as pa
 
 from jobs import figures, tracking
 from jobs.cold_start.train import load
+from jobs.cold_start.warm import warm_side
 from jobs.context import Context
 from jobs.errors import CheckFailed
 from jobs.lake import vectors
 from jobs.release import export
-from jobs.settings import Space
+from jobs.settings import METHODS, Space
 from jobs.tracking import Run
 from models.input_vector import AGE_CLASSES, INTERACTIONS, FirstDays, Ragged, age_classes
-from models.methods import FullPers, Method, Popularity, RegistrationDayStreams, SemiPers
+from models.methods import Method
+from models.methods.dropoutnet import DropoutNetRecipe
+from models.methods.melu import MeluRecipe
+from models.methods.registry import Parts, build
 from models.metrics import bootstrap, score
 
 METRICS = ("precision", "recall", "ndcg")
@@ -45,7 +53,7 @@ def run(context: Context, space: Space) -> dict[str, Any]:
     """Recommend, score, slice, write; the report for Airflow."""
     settings = context.settings.evaluation
     with tracking.task(context, "evaluate", space) as run:
-        methods = build_methods(context, space)
+        methods = build_methods(context, space, run)
         rows: list[dict[str, Any]] = []
         recommended: dict[str, np.ndarray] = {}
         for split in ("validation", "test"):
@@ -67,25 +75,39 @@ def run(context: Context, space: Space) -> dict[str, Any]:
         return {"rows": written.rows, "path": written.path, **headline(rows, max(settings.k)), **run.links}
 
 
-def build_methods(context: Context, space: Space) -> list[Method]:
-    """The week's methods over one space; Popularity is a method like any other."""
-    lake, week, similarity = context.lake, context.week.name, context.settings.evaluation.similarity
-    tracks_ND = lake.matrix("track_vectors", week=week, space=space)
-    segments = lake.read("segments", week=week, space=space).sort_by("segment_id")
+def judged(context: Context) -> tuple[str, ...]:
+    """Names of the methods: those of the settings, in a backtest all."""
+    return METHODS if context.week.backtest else context.settings.evaluation.methods
+
+
+def build_methods(context: Context, space: Space, run: Run | None = None) -> list[Method]:
+    """The methods of `judged` over one space; how those that are trained here learned is logged to `run`."""
+    settings, week = context.settings, context.week
+    tracks_ND = context.lake.matrix("track_vectors", week=week.name, space=space)
+    segments = context.lake.read("segments", week=week.name, space=space).sort_by("segment_id")
     centroids_KD = vectors(segments, "centroid")
     lists = segments.column("ranking").combine_chunks()
     ranking_KR = lists.flatten().to_numpy().reshape(len(lists), -1)
-    network = export.session(export.kept(context, space).network)
-
-    def predict(x_BF: np.ndarray) -> np.ndarray:
-        return export.run(network, x_BF)
-
-    return [
-        Popularity(len(tracks_ND)),
-        RegistrationDayStreams(tracks_ND, similarity),
-        FullPers(predict, tracks_ND, similarity),
-        SemiPers(predict, centroids_KD, ranking_KR),
-    ]
+    network = cache(lambda: export.session(export.kept(context, space).network))
+    losses: list[tuple[str, float, int]] = []
+    parts = Parts(
+        tracks_ND,
+        centroids_KD,
+        ranking_KR,
+        predict=lambda x_BF: export.run(network(), x_BF),
+        warm=lambda: warm_side(context, space, tracks_ND, centroids_KD, ranking_KR),
+        similarity=settings.evaluation.similarity,
+        seed=context.seed(f"methods/{space}"),
+        dropoutnet=DropoutNetRecipe(**settings.dropoutnet.model_dump()),
+        melu=MeluRecipe(**settings.melu.model_dump()),
+        on_loss=lambda name, epoch, loss: losses.append((f"{name}.loss", loss, epoch)),
+    )
+    methods = build(judged(context), parts)
+    if run is not None and losses:
+        run.log_batch(losses)
+        learned = {name.partition(".")[0] for name, _, _ in losses}
+        run.log_params({"seed": parts.seed, **settings.model_dump(include=learned)})
+    return methods
 
 
 def read_cohort(context: Context, space: Space, split: str) -> Cohort:

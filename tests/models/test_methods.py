@@ -1,16 +1,24 @@
 """Laws that every method passes, and what is particular to each."""
 
 from collections.abc import Callable
+from dataclasses import replace
+from functools import cache, cached_property
 
 import numpy as np
 import pytest
 from scipy.sparse import csr_array
 
 from models.input_vector import Layout
-from models.methods import FullPers, Method, Needs, Popularity, RegistrationDayStreams, SemiPers
+from models.methods import FullPers, Method, Needs, Popularity, RegistrationDayStreams, SemiPers, Warm
+from models.methods.dropoutnet import DropoutNet, DropoutNetFull, DropoutNetRecipe, DropoutNetSemi
+from models.methods.input_clusters import InputFeaturesClustering
+from models.methods.melu import Melu, MeluFull, MeluRecipe, MeluSemi
+from models.methods.registry import NAMES, Parts, build
 from models.segments import kmeans, rankings
 
-D, N, B = 6, 40, 24
+D, N, B, U = 6, 40, 24, 200
+DROPOUTNET = DropoutNetRecipe(hidden=(32, 16), rank=8, epochs=15, batch_users=50, batch_tracks=N)
+MELU = MeluRecipe(embedding=8, hidden=8, epochs=25, learning_rate=1e-2, batch_users=50)
 LAYOUT = Layout(D)
 STREAMS = LAYOUT.block("streamed_songs")
 
@@ -24,18 +32,40 @@ class World:
         poles[0, 0] = poles[1, 1] = 1
         self.tracks = (poles[np.arange(N) % 2] + 0.1 * rng.standard_normal((N, D))).astype(np.float32)
         self.tracks /= np.linalg.norm(self.tracks, axis=1, keepdims=True)
-        warm = (poles[np.arange(200) % 2] + 0.1 * rng.standard_normal((200, D))).astype(np.float32)
-        heard = csr_array((rng.random((200, N)) < 0.6) & (np.arange(200)[:, None] % 2 == np.arange(N) % 2))
+        warm = (poles[np.arange(U) % 2] + 0.1 * rng.standard_normal((U, D))).astype(np.float32)
+        heard = csr_array((rng.random((U, N)) < 0.6) & (np.arange(U)[:, None] % 2 == np.arange(N) % 2))
         clusters = kmeans(warm, 6, seed=0)
         self.centroids, self.rankings = clusters.centroids, rankings(clusters.labels, heard, 6, 30)
         # Cold listeners: a few streams of their taste; the last two have done nothing.
         self.taste = np.arange(B) % 2
-        self.x = np.zeros((B, LAYOUT.size), np.float32)
-        for b in range(B - 2):
-            mine = rng.choice(np.arange(self.taste[b], N, 2), 3, replace=False)
-            self.x[b, STREAMS] = self.tracks[mine].mean(axis=0)
-            self.x[b, LAYOUT.scalar("nb_streamed_songs")] = 3
-        self.x[:, LAYOUT.block("country")] = 0.3 * poles[self.taste]
+        self.poles = poles
+        self.x = self.first_days(rng, self.taste, silent=np.arange(B) >= B - 2)
+        self.warm = Warm(
+            x_UF=self.first_days(rng, np.arange(U) % 2, silent=rng.random(U) < 0.3),
+            user_UD=warm,
+            track_ND=self.tracks,
+            heard_UN=heard.astype(np.float32),
+            labels_U=clusters.labels,
+            centroids_KD=self.centroids,
+            rankings_KL=self.rankings,
+        )
+
+    def first_days(self, rng: np.random.Generator, taste: np.ndarray, silent: np.ndarray) -> np.ndarray:
+        x = np.zeros((len(taste), LAYOUT.size), np.float32)
+        for b in np.flatnonzero(~silent):
+            mine = rng.choice(np.arange(taste[b], N, 2), 3, replace=False)
+            x[b, STREAMS] = self.tracks[mine].mean(axis=0)
+            x[b, LAYOUT.scalar("nb_streamed_songs")] = 3
+        x[:, LAYOUT.block("country")] = 0.3 * self.poles[taste]
+        return x
+
+    @cached_property
+    def dropoutnet(self) -> DropoutNet:
+        return DropoutNet(self.warm, DROPOUTNET, seed=1)
+
+    @cached_property
+    def melu(self) -> Melu:
+        return Melu(self.warm, MELU, seed=1)
 
     def predict(self, x_BF: np.ndarray) -> np.ndarray:
         """A stand-in for the network: twice the streams, and the country."""
@@ -53,18 +83,30 @@ MAKE: dict[str, Callable[[World], Method]] = {
     "full_pers": lambda w: FullPers(w.predict, w.tracks),
     "full_pers_dot": lambda w: FullPers(w.predict, w.tracks, "dot"),
     "semi_pers": lambda w: SemiPers(w.predict, w.centroids, w.rankings),
+    "no_fallback": lambda w: RegistrationDayStreams(w.tracks, fallback=False),
+    "input_features_clustering": lambda w: InputFeaturesClustering(w.warm, k=6),
+    "dropoutnet_full": lambda w: DropoutNetFull(w.dropoutnet),
+    "dropoutnet_full_cosine": lambda w: DropoutNetFull(w.dropoutnet, "cosine"),
+    "dropoutnet_semi": lambda w: DropoutNetSemi(w.dropoutnet, w.warm),
+    "melu_full": lambda w: MeluFull(w.melu),
+    "melu_semi": lambda w: MeluSemi(w.melu, w.warm),
 }
 PERSONAL = [name for name in MAKE if name != "popularity"]
 
 
+@pytest.fixture(scope="module")
+def made(world: World) -> Callable[[str], Method]:
+    return cache(lambda name: MAKE[name](world))
+
+
 @pytest.fixture(params=list(MAKE))
-def method(request, world: World) -> Method:
-    return MAKE[request.param](world)
+def method(request, made) -> Method:
+    return made(request.param)
 
 
 @pytest.mark.parametrize("name", PERSONAL)
-def test_checkerboard(name: str, world: World) -> None:
-    method = MAKE[name](world)
+def test_checkerboard(name: str, made, world: World) -> None:
+    method = made(name)
     lists = method.recommend(world.x, 10)
     served = slice(None) if method.needs.cold_users else slice(0, B - 2)
     assert (lists[served] % 2 == world.taste[served, None]).all()
@@ -116,6 +158,43 @@ def test_a_wrong_shape_is_refused(method: Method, world: World) -> None:
         method.recommend(world.x[0], 3)
 
 
+@pytest.mark.parametrize(
+    "fit",
+    [
+        lambda w: InputFeaturesClustering(w.warm, 6, seed=3),
+        lambda w: DropoutNetSemi(DropoutNet(w.warm, replace(DROPOUTNET, epochs=2), seed=3), w.warm, seed=3),
+        lambda w: DropoutNetFull(DropoutNet(w.warm, replace(DROPOUTNET, epochs=2), seed=3)),
+        lambda w: MeluSemi(Melu(w.warm, replace(MELU, epochs=2), seed=3), w.warm, seed=3),
+        lambda w: MeluFull(Melu(w.warm, replace(MELU, epochs=2), seed=3)),
+    ],
+)
+def test_the_second_fit_equals_the_first(world: World, fit: Callable[[World], Method]) -> None:
+    np.testing.assert_array_equal(fit(world).recommend(world.x, 30), fit(world).recommend(world.x, 30))
+
+
+def test_every_method_is_built_by_its_name(world: World) -> None:
+    calls: list[str] = []
+    losses: dict[str, list[float]] = {}
+
+    def warm() -> Warm:
+        calls.append("warm")
+        return world.warm
+
+    parts = Parts(
+        world.tracks, world.centroids, world.rankings, world.predict, warm, seed=1,
+        dropoutnet=replace(DROPOUTNET, epochs=2), melu=replace(MELU, epochs=3),
+        on_loss=lambda name, epoch, loss: losses.setdefault(name, []).append(loss),
+    )  # fmt: skip
+    light = [name for name in NAMES if not name.startswith(("input", "dropoutnet", "melu"))]
+    assert [m.name for m in build(light, parts)] == light
+    assert not calls  # what learns from nobody asks for nobody
+    assert [m.name for m in build(reversed(NAMES), parts)] == list(reversed(NAMES))
+    assert calls == ["warm"]
+    assert {name: len(curve) for name, curve in losses.items()} == {"dropoutnet": 2, "melu": 3}  # trained once each
+    with pytest.raises(ValueError, match="no 'melu'; there are popularity, "):
+        build(["melu"], parts)
+
+
 def test_names_and_needs_are_declared() -> None:
     made = [Popularity, RegistrationDayStreams, FullPers, SemiPers]
     assert [m.name for m in made] == ["popularity", "registration_day_streams", "full_pers", "semi_pers"]
@@ -137,6 +216,18 @@ def test_without_streams_come_the_most_popular(world: World, similarity) -> None
     unknown = world.x[:1].copy()
     unknown[0, STREAMS] = 0  # streamed, but nothing that has a vector
     assert RegistrationDayStreams(world.tracks, similarity).recommend(unknown, 3).tolist() == [[0, 1, 2]]
+
+
+@pytest.mark.parametrize("similarity", ["dot", "cosine"])
+def test_without_streams_and_fallback_comes_what_is_near_the_middle(world: World, similarity) -> None:
+    method = RegistrationDayStreams(world.tracks, similarity, fallback=False)
+    lists = method.recommend(world.x, 5)
+    middle = world.x[:1].copy()
+    middle[0, STREAMS] = world.tracks.mean(axis=0)
+    np.testing.assert_array_equal(lists[-2:], np.tile(method.recommend(middle, 5), (2, 1)))
+    np.testing.assert_array_equal(
+        lists[:-2], RegistrationDayStreams(world.tracks, similarity).recommend(world.x[:-2], 5)
+    )
 
 
 def test_registration_day_streams_reads_streams_only(world: World) -> None:

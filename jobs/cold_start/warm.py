@@ -1,0 +1,44 @@
+"""What methods learn from: the week's warm users with first day, vector, tracks streamed and segment.
+
+Input   features (train), warm_users, user_vectors, user_track, catalog
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.sparse import csr_array
+
+from jobs.cold_start.segments import listened
+from jobs.cold_start.train import load
+from jobs.context import Context
+from jobs.errors import CheckFailed
+from jobs.settings import Space
+from models.methods import Warm
+from models.segments import nearest
+
+
+def warm_side(
+    context: Context, space: Space, track_ND: np.ndarray, centroids_KD: np.ndarray, rankings_KL: np.ndarray
+) -> Warm:
+    """All warm users in the order of user_idx; a user belongs to the segment with the nearest centroid.
+
+    Raises:
+        CheckFailed: a warm user without input vector, or an input vector of somebody who is not warm.
+    """
+    week = context.week.name
+    user_id, x_UF = load(context, space, "train")
+    warm = context.lake.read("warm_users", week=week).sort_by("user_idx")
+    warm_id = warm.column("user_id").to_numpy()
+    order = np.argsort(user_id, kind="stable")
+    place = np.minimum(np.searchsorted(user_id[order], warm_id), max(len(user_id) - 1, 0))
+    if len(user_id) != len(warm_id) or (user_id[order[place]] != warm_id).any():
+        raise CheckFailed(
+            f"features: week {week} has {len(user_id)} training rows in {space} for {len(warm_id)} warm users, "
+            f"and they must be the same people; run `overture features --space {space}` again"
+        )
+    rows = order[place]
+    if (rows != np.arange(len(rows))).any():  # the table is as large as anything here: no copy that is not needed
+        x_UF = x_UF[rows]
+    user_UD = context.lake.matrix("user_vectors", week=week, space=space)
+    heard_UN = csr_array(listened(context, len(user_UD)))
+    return Warm(x_UF, user_UD, track_ND, heard_UN, nearest(user_UD, centroids_KD), centroids_KD, rankings_KL)

@@ -1,0 +1,86 @@
+"""Every method on the finished week: judged in one table, trained on people joined by id, logged to MLflow."""
+
+from __future__ import annotations
+
+import shutil
+
+import numpy as np
+import pytest
+
+from jobs import tracking
+from jobs.cold_start import evaluate
+from jobs.cold_start.warm import warm_side
+from jobs.context import Context
+from jobs.errors import CheckFailed
+from jobs.lake import vectors
+from jobs.settings import METHODS, DropoutNetSettings, MeluSettings
+
+
+@pytest.fixture
+def copied(finished, tmp_path, monkeypatch) -> Context:
+    """A copy of the finished week that judges every method, with small networks."""
+    home = tmp_path / "home"
+    shutil.copytree(finished.home, home)
+    monkeypatch.setenv("OVERTURE_HOME", str(home))
+    changed = {
+        "evaluation": finished.settings.evaluation.model_copy(update={"methods": METHODS}),
+        "dropoutnet": DropoutNetSettings(hidden=(64, 32), rank=16, epochs=5, batch_users=64, batch_tracks=256),
+        "melu": MeluSettings(embedding=16, hidden=16, epochs=4, batch_users=64),
+    }
+    return Context(finished.settings.model_copy(update=changed), finished.week, home)
+
+
+def test_all_methods_stand_in_one_table(copied, finished):
+    evaluate.run(copied, "tt_svd")
+    week = copied.week.name
+    rows = copied.lake.read("evaluation", week=week, space="tt_svd").to_pandas()
+    assert set(rows.method) == set(METHODS)
+    before = finished.lake.read("evaluation", week=week, space="tt_svd").to_pandas()
+    key = ["method", "split", "slice", "metric", "k"]
+    both = before.merge(rows, on=key, suffixes=("_before", "_now"))
+    assert len(both) == len(before)
+    np.testing.assert_array_equal(both.value_before, both.value_now)
+    ndcg = rows[(rows.split == "test") & (rows.slice == "all") & (rows.metric == "ndcg")].set_index("method").value
+    for name in ("dropoutnet_full", "dropoutnet_semi", "melu_full", "melu_semi"):
+        assert ndcg[name] > 0
+
+    tracker = tracking.connect(copied)
+    runs = tracker.client.search_runs([tracker.experiment_id], "tags.task = 'evaluate' and tags.space = 'tt_svd'")
+    newest = max(runs, key=lambda run: run.info.start_time)
+    for name, epochs in (("dropoutnet", 5), ("melu", 4)):
+        curve = tracker.client.get_metric_history(newest.info.run_id, f"{name}.loss")
+        assert [point.step for point in curve] == list(range(epochs))
+        assert curve[-1].value < curve[0].value
+    assert newest.data.params["melu.inner_rate"] == "5e-06"
+    assert newest.data.params["dropoutnet.rank"] == "16"
+
+
+def side(context: Context):
+    lake, week = context.lake, context.week.name
+    tracks = lake.matrix("track_vectors", week=week, space="tt_svd")
+    centroids = vectors(lake.read("segments", week=week, space="tt_svd").sort_by("segment_id"), "centroid")
+    return warm_side(context, "tt_svd", tracks, centroids, np.zeros((len(centroids), 1), np.int32))
+
+
+def test_warm_users_are_joined_by_id_never_by_position(copied):
+    where = {"week": copied.week.name, "space": "tt_svd", "split": "train"}
+    before = side(copied)
+    table = copied.lake.read("features", **where)
+    warm = copied.lake.read("warm_users", week=copied.week.name).sort_by("user_idx")
+    row = dict(zip(table["user_id"].to_pylist(), table["x"].to_pylist(), strict=True))
+    for user_idx in (0, 7, len(warm) - 1):
+        np.testing.assert_array_equal(before.x_UF[user_idx], np.float32(row[warm["user_id"][user_idx].as_py()]))
+    shuffled = table.take(np.random.default_rng(0).permutation(len(table)))
+    copied.lake.write("features", shuffled, **where)
+    after = side(copied)
+    np.testing.assert_array_equal(before.x_UF, after.x_UF)
+    assert (before.heard_UN != after.heard_UN).nnz == 0
+    assert before.heard_UN.shape == (len(warm), len(before.track_ND))
+
+
+def test_a_warm_user_without_inputs_is_refused(copied):
+    where = {"week": copied.week.name, "space": "tt_svd", "split": "train"}
+    table = copied.lake.read("features", **where)
+    copied.lake.write("features", table.slice(1), **where)
+    with pytest.raises(CheckFailed, match=f"{len(table) - 1} training rows in tt_svd for {len(table)} warm users"):
+        side(copied)

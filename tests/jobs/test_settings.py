@@ -1,0 +1,67 @@
+"""Settings: which methods are judged, and that names here and in the registry agree."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from jobs import cli
+from jobs.cold_start.evaluate import judged
+from jobs.context import Context
+from jobs.settings import METHODS, DropoutNetSettings, EvaluationSettings, MeluSettings
+from jobs.weeks import Week
+from models.methods.dropoutnet import DropoutNetRecipe
+from models.methods.melu import MeluRecipe
+from models.methods.registry import NAMES
+
+
+def test_every_method_can_be_chosen():
+    assert METHODS == NAMES
+    assert EvaluationSettings(methods=NAMES).methods == NAMES
+
+
+def test_popularity_is_always_judged_and_each_method_once():
+    assert EvaluationSettings(methods=("semi_pers", "melu_full", "semi_pers")).methods == (
+        "popularity",
+        "melu_full",
+        "semi_pers",
+    )
+    assert EvaluationSettings(methods=()).methods == ("popularity",)
+    today = ("popularity", "registration_day_streams", "full_pers", "semi_pers")
+    assert EvaluationSettings().methods == EvaluationSettings(methods=today).methods == today
+
+
+def test_a_backtest_judges_all(context):
+    assert judged(context) == context.settings.evaluation.methods
+    assert judged(Context(context.settings, Week.parse("2026-11-16", backtest=True), context.home)) == METHODS
+
+
+def test_sections_are_the_recipes():
+    assert DropoutNetRecipe(**DropoutNetSettings().model_dump()) == DropoutNetRecipe()
+    assert MeluRecipe(**MeluSettings().model_dump()) == MeluRecipe()
+
+
+@pytest.mark.parametrize(
+    ("section", "named"),
+    [
+        ("evaluation: {methods: [popularity, dropoutnet]}", ("evaluation.methods.1", "'dropoutnet_full'")),
+        ("evaluation: {methods: semi_pers}", ("evaluation.methods", "'semi_pers'")),
+        ("melu: {support: 3}", ("melu.support", "3")),
+        ("dropoutnet: {batch_users: 1}", ("dropoutnet.batch_users", "1")),
+        ("dropoutnet: {width: 9}", ("dropoutnet.width", "9")),
+    ],
+)
+def test_a_wrong_setting_ends_with_two_and_names_the_field(section, named, home, tmp_path, monkeypatch, capfd):
+    file = tmp_path / "mine.yaml"
+    file.write_text(f'name: mine\nweek: "2026-11-16"\n{section}\n')
+    monkeypatch.setattr(
+        sys, "argv", ["overture", "evaluate", "--space", "tt_svd", "--week", "2026-11-16", "--config", str(file)]
+    )
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    said = capfd.readouterr().err
+    assert stop.value.code == 2, said
+    for word in named:
+        assert word in said
+    assert "Traceback" not in said
