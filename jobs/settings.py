@@ -23,8 +23,11 @@ SPACES: tuple[Space, ...] = ("tt_svd", "ut_als")
 MethodName = Literal[
     "popularity", "registration_day_streams", "registration_day_streams_no_fallback", "input_features_clustering",
     "dropoutnet_full", "dropoutnet_semi", "melu_full", "melu_semi", "full_pers", "semi_pers",
+    "near_segments", "segment_mixture", "segment_mixture_reranked", "neighbours", "first_day_autoencoder", "blend",
+    "item_knn", "ease", "ials_fold_in",
 ]  # fmt: skip
 METHODS: tuple[MethodName, ...] = get_args(MethodName)
+PEERS: tuple[MethodName, ...] = ("item_knn", "ease", "ials_fold_in")
 Positive = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -170,6 +173,40 @@ class MeluSettings(Section):
     query: Annotated[int, Field(ge=2, multiple_of=2)] = Field(10, description="tracks of the loss, half heard")
 
 
+class BagSettings(Section):
+    """A network over first-day tokens (models/methods/bag.py); trained only where evaluation.methods asks for it."""
+
+    width: Positive = 256
+    epochs: Positive = 25
+    learning_rate: float = Field(3e-3, gt=0)
+    weight_decay: float = Field(0.02, ge=0)
+    dropout: float = Field(0.5, ge=0, lt=1)
+    batch_users: Positive = 256
+    as_they_were: Share = Field(0.25, description="share of first days learned from as they were; the rest is made up")
+
+
+class MixtureSettings(BagSettings):
+    """Segments mixed by a network (models/methods/mixture.py), and its list ordered by the blend."""
+
+    epochs: Positive = 16
+    dropout: float = Field(0.3, ge=0, lt=1)
+    smoothing: float = Field(20.0, gt=0, description="streams by popularity that are added to those of a segment")
+    sharpness: float = Field(10.0, gt=0, description="near_segments: weight exp(-sharpness * squared distance)")
+    list_length: Positive = Field(200, description="segment_mixture_reranked: tracks that the blend may order")
+    own_share: Share = Field(0.25, description="segment_mixture_reranked: share of the mixture's own score")
+
+
+class NeighbourSettings(Section):
+    """Neighbours of first-day tracks, artists and albums (models/methods/neighbours.py)."""
+
+    token_exponent: float = Field(0.7, ge=0)
+    track_exponent: float = Field(0.3, ge=0)
+    shrinkage: float = Field(5.0, ge=0)
+    artist: float = Field(0.5, ge=0, description="weight of an artist's neighbours; a track's is 1")
+    album: float = Field(0.5, ge=0)
+    most: Positive = Field(1_000, description="neighbours kept of each")
+
+
 class CheckSettings(Section):
     """How data checks are run."""
 
@@ -183,10 +220,13 @@ class EvaluationSettings(Section):
 
     methods: tuple[MethodName, ...] = Field(
         ("popularity", "registration_day_streams", "full_pers", "semi_pers"),
-        description="what the weekly run judges, popularity always; a backtest judges every method",
+        description="what the weekly run judges, popularity always; a backtest judges every method but the peers",
     )
     k: tuple[Positive, ...] = (50,)
     similarity: Literal["dot", "cosine"] = "cosine"
+    leave_out_first_day: bool = Field(
+        False, description="take first-day streams out of every list: for data in which no track comes twice"
+    )
     bootstrap: Positive = 1_000
     min_slice: Positive = Field(30, description="smaller slices are not reported")
 
@@ -243,6 +283,10 @@ class Settings(BaseSettings):
     network: NetworkSettings = NetworkSettings()
     dropoutnet: DropoutNetSettings = DropoutNetSettings()
     melu: MeluSettings = MeluSettings()
+    autoencoder: BagSettings = BagSettings()
+    mixture: MixtureSettings = MixtureSettings()
+    neighbours: NeighbourSettings = NeighbourSettings()
+    blend_share: Share = Field(0.5, description="blend: share of the autoencoder, the rest is the neighbours'")
     checks: CheckSettings = CheckSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     gate: GateSettings = GateSettings()

@@ -13,6 +13,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.sparse import csr_array
 
 Similarity = Literal["dot", "cosine"]
 _BLOCK_SCORES = 3_200_000  # scores held at once: 13 MB, twice
@@ -87,3 +88,33 @@ def _top_k_block(
     best = np.tile(np.arange(k, dtype=np.intp), (len(q_BD), 1))
     best[some] = item[order[first_B[:, None] + np.arange(k)]]
     return best
+
+
+def best(scores_BN: NDArray[np.float32], k: int) -> NDArray[np.int32]:
+    """Indices of the k highest scores of each row, best first, ties to the lower index: (B, N) -> (B, k) int32."""
+    n = scores_BN.shape[1]
+    if not 1 <= k <= n:
+        raise ValueError(f"best: k must be from 1 to the number of items ({n}), got {k}")
+    out = np.empty((len(scores_BN), k), np.int32)
+    for row, scores_N in enumerate(scores_BN):
+        floor = np.partition(scores_N, n - k)[n - k]
+        above, equal = np.flatnonzero(scores_N > floor), np.flatnonzero(scores_N == floor)
+        chosen = np.concatenate([above, equal[: k - len(above)]])
+        out[row] = chosen[np.lexsort((chosen, -scores_N[chosen]))]
+    return out
+
+
+def without(lists_BL: NDArray[np.int32], taken_BN: csr_array, k: int) -> NDArray[np.int32]:
+    """The first k of each list that are not among the row's taken tracks: (B, L) -> (B, k).
+
+    Raises:
+        ValueError: a list is too short to spare its taken tracks.
+    """
+    n = taken_BN.shape[1]
+    row = np.repeat(np.arange(len(lists_BL), dtype=np.int64), np.diff(taken_BN.indptr))
+    key_BL = np.arange(len(lists_BL), dtype=np.int64)[:, None] * n + lists_BL
+    free_BL = ~np.isin(key_BL, row * n + taken_BN.indices)
+    if len(lists_BL) and (short := free_BL.sum(axis=1)).min() < k:
+        raise ValueError(f"without: row {int(short.argmin())} has {int(short.min())} tracks left of {k}")
+    order = np.argsort(~free_BL, axis=1, kind="stable")[:, :k]
+    return np.take_along_axis(lists_BL, order, axis=1)

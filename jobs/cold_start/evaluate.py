@@ -1,6 +1,7 @@
 """Judge methods on the validation and the test cohort, by slice, with bootstrap intervals.
 
-The weekly run judges evaluation.methods, a backtest all of models/methods/registry.py; baselines are trained here.
+The weekly run judges evaluation.methods, a backtest all but the peers; those of
+models/methods/registry.py that learn are trained here.
 
 Input   features, cohort, first_day, track_vectors, segments, catalog, work/<week>/<space>/network.onnx; to train
         baselines also warm_users, user_vectors, user_track
@@ -17,36 +18,46 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+from scipy.sparse import csr_array
 
 from jobs import figures, tracking
 from jobs.cold_start.train import load
-from jobs.cold_start.warm import warm_side
+from jobs.cold_start.warm import catalogue, first_days, warm_side
 from jobs.context import Context
 from jobs.errors import CheckFailed
 from jobs.lake import vectors
 from jobs.release import export
-from jobs.settings import METHODS, Space
+from jobs.settings import METHODS, PEERS, Settings, Space
 from jobs.tracking import Run
 from models.input_vector import AGE_CLASSES, INTERACTIONS, FirstDays, Ragged, age_classes
 from models.methods import Method
+from models.methods.bag import BagRecipe
 from models.methods.dropoutnet import DropoutNetRecipe
 from models.methods.melu import MeluRecipe
-from models.methods.registry import Parts, build
+from models.methods.neighbours import NeighbourRecipe
+from models.methods.registry import AlsRecipe, Ours, Parts, build
 from models.metrics import bootstrap, score
+from models.recommend import without
 
+SECTIONS = {"first_day_autoencoder": "autoencoder", "segment_mixture": "mixture"}  # of the settings, by network
 METRICS = ("precision", "recall", "ndcg")
 MAX_COUNTRIES = 5
 
 
 @dataclass(frozen=True)
 class Cohort:
-    """One split of the cohort: ids (B,), inputs (B, F), truth of B rows, slices of it by name (B,) bool."""
+    """One split of the cohort: ids (B,), inputs (B, F), truth of B rows, slices by name (B,) bool, first days.
+
+    taken_BN holds the tracks that lists must leave out, when the settings say so.
+    """
 
     split: str
     user_id: np.ndarray
     x_BF: np.ndarray
     truth: Ragged
     slices: dict[str, np.ndarray]
+    days: FirstDays
+    taken_BN: csr_array | None = None
 
 
 def run(context: Context, space: Space) -> dict[str, Any]:
@@ -59,7 +70,7 @@ def run(context: Context, space: Space) -> dict[str, Any]:
         for split in ("validation", "test"):
             cohort = read_cohort(context, space, split)
             for method in methods:
-                recommended_BK = method.recommend(cohort.x_BF, max(settings.k))
+                recommended_BK = recommend(method, cohort, max(settings.k))
                 rows += judge(context, method.name, cohort, recommended_BK)
                 if split == "test":
                     recommended[method.name] = recommended_BK
@@ -75,9 +86,20 @@ def run(context: Context, space: Space) -> dict[str, Any]:
         return {"rows": written.rows, "path": written.path, **headline(rows, max(settings.k)), **run.links}
 
 
-def judged(context: Context) -> tuple[str, ...]:
-    """Names of the methods: those of the settings, in a backtest all."""
-    return METHODS if context.week.backtest else context.settings.evaluation.methods
+def recommend(method: Method, cohort: Cohort, k: int) -> np.ndarray:
+    """Lists of k tracks, without those that the cohort has to leave out, (B, k)."""
+    taken = cohort.taken_BN
+    if taken is None:
+        return method.recommend(cohort.x_BF, k, cohort.days)
+    longest = int(np.diff(taken.indptr).max(initial=0))
+    return without(method.recommend(cohort.x_BF, min(k + longest, taken.shape[1]), cohort.days), taken, k)
+
+
+def judged(context: Context, space: Space) -> tuple[str, ...]:
+    """Names of the methods: those of the settings, in a backtest all but the peers; a fold-in needs the ALS factors."""
+    ours = tuple(name for name in METHODS if name not in PEERS)
+    names = ours if context.week.backtest else context.settings.evaluation.methods
+    return tuple(name for name in names if name != "ials_fold_in" or space == "ut_als")
 
 
 def build_methods(context: Context, space: Space, run: Run | None = None) -> list[Method]:
@@ -100,14 +122,32 @@ def build_methods(context: Context, space: Space, run: Run | None = None) -> lis
         seed=context.seed(f"methods/{space}"),
         dropoutnet=DropoutNetRecipe(**settings.dropoutnet.model_dump()),
         melu=MeluRecipe(**settings.melu.model_dump()),
+        ours=our_recipes(settings),
+        als=AlsRecipe(settings.als.alpha, settings.als.regularisation, settings.als.frequency_exponent),
         on_loss=lambda name, epoch, loss: losses.append((f"{name}.loss", loss, epoch)),
     )
-    methods = build(judged(context), parts)
+    methods = build(judged(context, space), parts)
     if run is not None and losses:
         run.log_batch(losses)
         learned = {name.partition(".")[0] for name, _, _ in losses}
-        run.log_params({"seed": parts.seed, **settings.model_dump(include=learned)})
+        sections = {SECTIONS.get(name, name) for name in learned}
+        run.log_params({"seed": parts.seed, **settings.model_dump(include=sections)})
     return methods
+
+
+def our_recipes(settings: Settings) -> Ours:
+    """How our own methods are made."""
+    mixture = settings.mixture
+    return Ours(
+        autoencoder=BagRecipe(**settings.autoencoder.model_dump()),
+        mixture=BagRecipe(**mixture.model_dump(include=set(type(settings.autoencoder).model_fields))),
+        neighbours=NeighbourRecipe(**settings.neighbours.model_dump()),
+        smoothing=mixture.smoothing,
+        sharpness=mixture.sharpness,
+        share=settings.blend_share,
+        list_length=mixture.list_length,
+        mixture_share=mixture.own_share,
+    )
 
 
 def read_cohort(context: Context, space: Space, split: str) -> Cohort:
@@ -124,10 +164,9 @@ def read_cohort(context: Context, space: Space, split: str) -> Cohort:
     place = {user: row for row, user in enumerate(table.column("user_id").to_pylist())}
     truth = table.column("truth").combine_chunks().take(pa.array([place[u] for u in user_id.tolist()]))
     ragged = Ragged(truth.offsets.to_numpy().astype(np.int64), truth.flatten().to_numpy().astype(np.int64))
-    table = lake.read("first_day", week=week, split=split)
-    place = {user: row for row, user in enumerate(table.column("user_id").to_pylist())}
-    days = FirstDays.from_arrow(table.take(pa.array([place[u] for u in user_id.tolist()])))
-    return Cohort(split, user_id, x_BF, ragged, slices(days))
+    days = first_days(context, split, user_id)
+    taken = catalogue(context).streamed(days) if context.settings.evaluation.leave_out_first_day else None
+    return Cohort(split, user_id, x_BF, ragged, slices(days), days, taken)
 
 
 def slices(days: FirstDays) -> dict[str, np.ndarray]:

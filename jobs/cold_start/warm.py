@@ -1,11 +1,12 @@
 """What methods learn from: the week's warm users with first day, vector, tracks streamed and segment.
 
-Input   features (train), warm_users, user_vectors, user_track, catalog
+Input   features and first_day (train), warm_users, user_vectors, user_track, catalog
 """
 
 from __future__ import annotations
 
 import numpy as np
+import pyarrow as pa
 from scipy.sparse import csr_array
 
 from jobs.cold_start.segments import listened
@@ -13,7 +14,9 @@ from jobs.cold_start.train import load
 from jobs.context import Context
 from jobs.errors import CheckFailed
 from jobs.settings import Space
+from models.input_vector import FirstDays
 from models.methods import Warm
+from models.methods.tokens import Catalogue
 from models.segments import nearest
 
 
@@ -41,4 +44,19 @@ def warm_side(
         x_UF = x_UF[rows]
     user_UD = context.lake.matrix("user_vectors", week=week, space=space)
     heard_UN = csr_array(listened(context, len(user_UD)))
-    return Warm(x_UF, user_UD, track_ND, heard_UN, nearest(user_UD, centroids_KD), centroids_KD, rankings_KL)
+    labels_U = nearest(user_UD, centroids_KD)
+    days = first_days(context, "train", warm_id)
+    return Warm(x_UF, user_UD, track_ND, heard_UN, labels_U, centroids_KD, rankings_KL, catalogue(context), days)
+
+
+def catalogue(context: Context) -> Catalogue:
+    """Ids of the week's tracks by track_idx."""
+    table = context.lake.read("catalog", week=context.week.name).sort_by("track_idx")
+    return Catalogue(*(table.column(name).to_numpy() for name in ("track_id", "artist_id", "album_id")))
+
+
+def first_days(context: Context, split: str, user_id: np.ndarray) -> FirstDays:
+    """First days of these users (B,), in their order."""
+    table = context.lake.read("first_day", week=context.week.name, split=split)
+    place = {user: row for row, user in enumerate(table.column("user_id").to_pylist())}
+    return FirstDays.from_arrow(table.take(pa.array([place[user] for user in user_id.tolist()])))

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.sparse import csr_array
 
+from models.input_vector import FirstDays
 from models.methods.interface import Needs, Predict, check_k, input_rows, predicted
 from models.recommend import Similarity, matrix, normalise, top_k
 from models.segments import nearest
@@ -30,7 +30,7 @@ class FullPers:
         self.track_vectors = matrix(f"{self.name}: track_vectors", track_vectors)
         self.similarity = similarity
 
-    def recommend(self, x_BF: ArrayLike, k: int, heard_BN: csr_array | None = None) -> NDArray[np.int32]:
+    def recommend(self, x_BF: ArrayLike, k: int, days: FirstDays | None = None) -> NDArray[np.int32]:
         """Distinct track_idx, best first, (B, k)."""
         vectors = predicted(self.name, self.predict, input_rows(self.name, x_BF), self.track_vectors.shape[1])
         return top_k(vectors, self.track_vectors, k, self.similarity)
@@ -58,7 +58,7 @@ class SemiPers:
         vectors = predicted(self.name, self.predict, input_rows(self.name, x_BF), self.centroids.shape[1])
         return nearest(normalise(vectors), self.centroids)
 
-    def recommend(self, x_BF: ArrayLike, k: int, heard_BN: csr_array | None = None) -> NDArray[np.int32]:
+    def recommend(self, x_BF: ArrayLike, k: int, days: FirstDays | None = None) -> NDArray[np.int32]:
         """Distinct track_idx, best first, (B, k)."""
         check_k(self.name, k, self.rankings.shape[1], "the length of a ranking")
         return self.rankings[self.segments(x_BF), :k]

@@ -31,10 +31,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from scipy.sparse import csr_array
 from torch import Tensor, nn
 
-from models.input_vector import BLOCKS, SCALARS, Layout
+from models.input_vector import BLOCKS, SCALARS, FirstDays, Layout
 from models.methods.interface import Needs, Warm, check_k, input_rows
 from models.methods.scaling import Scaler
 from models.recommend import Similarity, matrix, normalise, top_k
@@ -248,7 +247,7 @@ class DropoutNetFull:
         """The towers are trained for the dot product."""
         self.net, self.similarity = net, similarity
 
-    def recommend(self, x_BF: ArrayLike, k: int, heard_BN: csr_array | None = None) -> NDArray[np.int32]:
+    def recommend(self, x_BF: ArrayLike, k: int, days: FirstDays | None = None) -> NDArray[np.int32]:
         """Distinct track_idx, best first, (B, k)."""
         x = input_rows(self.name, x_BF, self.net.layout.size)
         return top_k(self.net.cold_users(x), self.net.track_NR, k, self.similarity)
@@ -273,7 +272,7 @@ class DropoutNetSemi:
         x = input_rows(self.name, x_BF, self.net.layout.size)
         return nearest(normalise(self.net.cold_users(x)), self.centroids)
 
-    def recommend(self, x_BF: ArrayLike, k: int, heard_BN: csr_array | None = None) -> NDArray[np.int32]:
+    def recommend(self, x_BF: ArrayLike, k: int, days: FirstDays | None = None) -> NDArray[np.int32]:
         """Distinct track_idx, best first, (B, k)."""
         check_k(self.name, k, self.rankings.shape[1], "the length of a ranking")
         return self.rankings[self.segments(x_BF), :k]

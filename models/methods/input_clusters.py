@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.sparse import csr_array
 
+from models.input_vector import FirstDays
 from models.methods.interface import Needs, Warm, check_k, input_rows
 from models.recommend import matrix, normalise
 from models.segments import kmeans, nearest, rankings
@@ -46,7 +46,7 @@ class InputFeaturesClustering:
         x = input_rows(self.name, x_BF, self.centroids.shape[1])
         return nearest(normalise(matrix(f"{self.name}: x", x)), self.centroids)
 
-    def recommend(self, x_BF: ArrayLike, k: int, heard_BN: csr_array | None = None) -> NDArray[np.int32]:
+    def recommend(self, x_BF: ArrayLike, k: int, days: FirstDays | None = None) -> NDArray[np.int32]:
         """Distinct track_idx, best first, (B, k)."""
         check_k(self.name, k, self.rankings.shape[1], "the length of a ranking")
         return self.rankings[self.segments(x_BF), :k]

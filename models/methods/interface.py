@@ -16,6 +16,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csr_array
 
+from models.input_vector import FirstDays
+from models.methods.tokens import Catalogue
+
 Predict = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
 
@@ -27,7 +30,7 @@ class Needs:
     cold_users: bool = True  # has an answer of its own for a listener with no interaction at all
     signals: tuple[str, ...] = ()  # blocks of the input vector that it reads; "all" = the whole row
     parts: tuple[str, ...] = ()  # of a release: track_vectors, network, centroids, rankings
-    tracks: bool = False  # which tracks were streamed on the first day (heard_BN), not their mean vectors alone
+    days: bool = False  # what was done on the first day, by id; mean vectors alone will not do
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +39,8 @@ class Warm:
 
     x_UF holds the first day's input vectors, and may be memory-mapped; user_UD is zero where a user has no vector;
     heard_UN holds a one for each track that a user has streamed; labels_U, centroids_KD and rankings_KL are the
-    segments of the users.
+    segments of the users. Where ids are known, `catalogue` has those of the tracks and `days` the users' first days;
+    the paper's public files have neither.
     """
 
     x_UF: NDArray[np.float32]
@@ -46,6 +50,8 @@ class Warm:
     labels_U: NDArray[np.int32]
     centroids_KD: NDArray[np.float32]
     rankings_KL: NDArray[np.int32]
+    catalogue: Catalogue | None = None
+    days: FirstDays | None = None
 
 
 class Method(Protocol):
@@ -59,11 +65,11 @@ class Method(Protocol):
     def needs(self) -> Needs:
         """What it must have."""
 
-    def recommend(self, x_BF: ArrayLike, k: int, heard_BN: csr_array | None = None) -> NDArray[np.int32]:
+    def recommend(self, x_BF: ArrayLike, k: int, days: FirstDays | None = None) -> NDArray[np.int32]:
         """Distinct track_idx, best first, (B, k).
 
-        heard_BN says how often each track of the catalogue was streamed on the first day, (B, N); a method that
-        needs.tracks refuses to go without, the others do not look at it.
+        `days` tells what was done on the first day by id; a method that needs.days refuses to go without, the others
+        do not look at it.
         """
 
 
@@ -87,3 +93,18 @@ def check_k(name: str, k: int, most: int, of: str) -> None:
     """ValueError unless 1 <= k <= most."""
     if not 1 <= k <= most:
         raise ValueError(f"{name}: k must be from 1 to {of} ({most}), got {k}")
+
+
+def with_ids(name: str, warm: Warm) -> tuple[Catalogue, FirstDays]:
+    """The ids that a method learns from; ValueError where the data has none."""
+    if warm.catalogue is None or warm.days is None:
+        raise ValueError(f"{name}: learns from ids of tracks, artists and albums, and this data has vectors alone")
+    return warm.catalogue, warm.days
+
+
+def known_days(name: str, x_BF: ArrayLike, days: FirstDays | None) -> FirstDays:
+    """The first days of the listeners of x_BF; ValueError without them or about other listeners."""
+    if days is None or len(days) != len(input_rows(name, x_BF)):
+        given = "none" if days is None else f"those of {len(days)} listeners"
+        raise ValueError(f"{name}: needs the first day of each of the {len(np.asarray(x_BF))} listeners, got {given}")
+    return days

@@ -34,7 +34,7 @@ from scipy.sparse import csr_array
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
-from models.input_vector import Layout
+from models.input_vector import FirstDays, Layout
 from models.methods.interface import Needs, Warm, check_k, input_rows
 from models.methods.scaling import Scaler
 from models.recommend import matrix
@@ -254,7 +254,7 @@ class MeluFull:
         """Answers with this network."""
         self.net = net
 
-    def recommend(self, x_BF: ArrayLike, k: int, heard_BN: csr_array | None = None) -> NDArray[np.int32]:
+    def recommend(self, x_BF: ArrayLike, k: int, days: FirstDays | None = None) -> NDArray[np.int32]:
         """Distinct track_idx, best first, (B, k)."""
         x = input_rows(self.name, x_BF, self.net.layout.size)
         check_k(self.name, k, len(self.net.track_NE), "the number of tracks")
@@ -282,7 +282,7 @@ class MeluSemi:
         """Segment of each listener, (B,)."""
         return nearest(self.net.user_parts(input_rows(self.name, x_BF, self.net.layout.size)), self.centroids)
 
-    def recommend(self, x_BF: ArrayLike, k: int, heard_BN: csr_array | None = None) -> NDArray[np.int32]:
+    def recommend(self, x_BF: ArrayLike, k: int, days: FirstDays | None = None) -> NDArray[np.int32]:
         """Distinct track_idx, best first, (B, k)."""
         check_k(self.name, k, self.rankings.shape[1], "the length of a ranking")
         return self.rankings[self.segments(x_BF), :k]

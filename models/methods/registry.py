@@ -12,15 +12,44 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from models.methods.autoencoder import FirstDayAutoencoder
+from models.methods.bag import BagRecipe
+from models.methods.blend import Blend, RerankedMixture
 from models.methods.deezer import FullPers, SemiPers
 from models.methods.dropoutnet import DropoutNet, DropoutNetFull, DropoutNetRecipe, DropoutNetSemi
 from models.methods.input_clusters import InputFeaturesClustering
 from models.methods.interface import Method, Predict, Warm
 from models.methods.melu import Melu, MeluFull, MeluRecipe, MeluSemi
+from models.methods.mixture import NearSegments, SegmentMixture
+from models.methods.neighbours import NeighbourRecipe, Neighbours
+from models.methods.peers import Ease, IalsFoldIn, item_knn
 from models.methods.simple import Popularity, RegistrationDayStreams
 from models.recommend import Similarity
 
 OnLoss = Callable[[str, int, float], None]
+
+
+@dataclass(frozen=True)
+class Ours:
+    """How our own methods are made; every number is explained in models/methods."""
+
+    autoencoder: BagRecipe = field(default_factory=BagRecipe)
+    mixture: BagRecipe = field(default_factory=lambda: BagRecipe(epochs=16, dropout=0.3))
+    neighbours: NeighbourRecipe = field(default_factory=NeighbourRecipe)
+    smoothing: float = 20.0
+    sharpness: float = 10.0
+    share: float = 0.5
+    list_length: int = 200
+    mixture_share: float = 0.25
+
+
+@dataclass(frozen=True)
+class AlsRecipe:
+    """How the factors of ut_als were trained: what a fold-in into them must repeat."""
+
+    alpha: float = 10.0
+    regularisation: float = 20.0
+    exponent: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +69,8 @@ class Parts:
     seed: int = 0
     dropoutnet: DropoutNetRecipe = field(default_factory=DropoutNetRecipe)
     melu: MeluRecipe = field(default_factory=MeluRecipe)
+    ours: Ours = field(default_factory=Ours)
+    als: AlsRecipe = field(default_factory=AlsRecipe)
     on_loss: OnLoss | None = None
 
 
@@ -61,6 +92,24 @@ class _Workshop:
     def melu(self) -> Melu:
         return Melu(self.warm, self.parts.melu, self.parts.seed, self._report("melu"))
 
+    @cached_property
+    def autoencoder(self) -> FirstDayAutoencoder:
+        report = self._report("first_day_autoencoder")
+        return FirstDayAutoencoder(self.warm, self.parts.ours.autoencoder, self.parts.seed, report)
+
+    @cached_property
+    def mixture(self) -> SegmentMixture:
+        ours, report = self.parts.ours, self._report("segment_mixture")
+        return SegmentMixture(self.warm, ours.mixture, ours.smoothing, self.parts.seed, report)
+
+    @cached_property
+    def neighbours(self) -> Neighbours:
+        return Neighbours(self.warm, self.parts.ours.neighbours)
+
+    @cached_property
+    def blend(self) -> Blend:
+        return Blend(self.autoencoder, self.neighbours, self.parts.ours.share)
+
     def _report(self, network: str) -> Callable[[int, float], None] | None:
         on_loss = self.parts.on_loss
         return None if on_loss is None else lambda epoch, loss: on_loss(network, epoch, loss)
@@ -77,8 +126,19 @@ _MAKE: dict[str, Callable[[_Workshop, Parts], Method]] = {
     "melu_semi": lambda w, p: MeluSemi(w.melu, w.warm, p.seed),
     "full_pers": lambda w, p: FullPers(p.predict, p.track_ND, p.similarity),
     "semi_pers": lambda w, p: SemiPers(p.predict, p.centroids_KD, p.rankings_KL),
+    "near_segments": lambda w, p: NearSegments(p.predict, w.warm, p.ours.smoothing, p.ours.sharpness),
+    "segment_mixture": lambda w, p: w.mixture,
+    "segment_mixture_reranked": lambda w, p: RerankedMixture(
+        w.mixture, w.blend, p.ours.list_length, p.ours.mixture_share
+    ),
+    "neighbours": lambda w, p: w.neighbours,
+    "first_day_autoencoder": lambda w, p: w.autoencoder,
+    "blend": lambda w, p: w.blend,
+    "item_knn": lambda w, p: item_knn(w.warm),
+    "ease": lambda w, p: Ease(w.warm),
+    "ials_fold_in": lambda w, p: IalsFoldIn(w.warm, p.als.alpha, p.als.regularisation, p.als.exponent),
 }
-NAMES = tuple(_MAKE)  # in the order of the paper's Table 1
+NAMES = tuple(_MAKE)  # the paper's Table 1 in its order, our own, peers
 
 
 def build(names: Iterable[str], parts: Parts) -> list[Method]:

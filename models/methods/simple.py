@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.sparse import csr_array
 
-from models.input_vector import Layout
+from models.input_vector import FirstDays, Layout
 from models.methods.interface import Needs, check_k, input_rows
 from models.recommend import Similarity, matrix, top_k
 
@@ -29,7 +28,7 @@ class Popularity:
             raise ValueError(f"popularity: n_tracks must be at least 1, got {n_tracks}")
         self.n_tracks = n_tracks
 
-    def recommend(self, x_BF: ArrayLike, k: int, heard_BN: csr_array | None = None) -> NDArray[np.int32]:
+    def recommend(self, x_BF: ArrayLike, k: int, days: FirstDays | None = None) -> NDArray[np.int32]:
         """Distinct track_idx, best first, (B, k)."""
         x = input_rows(self.name, x_BF)
         check_k(self.name, k, self.n_tracks, "the number of tracks")
@@ -55,7 +54,7 @@ class RegistrationDayStreams:
         # No stream is a zero block, and top_k answers a zero query by index: by popularity.
         self.without_D = np.zeros(self.layout.d, np.float32) if fallback else self.track_vectors.mean(axis=0)
 
-    def recommend(self, x_BF: ArrayLike, k: int, heard_BN: csr_array | None = None) -> NDArray[np.int32]:
+    def recommend(self, x_BF: ArrayLike, k: int, days: FirstDays | None = None) -> NDArray[np.int32]:
         """Distinct track_idx, best first, (B, k)."""
         x = input_rows(self.name, x_BF, self.layout.size)
         streams = x[:, self.layout.block("streamed_songs")]

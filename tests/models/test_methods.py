@@ -1,25 +1,36 @@
 """Laws that every method passes, and what is particular to each."""
 
 from collections.abc import Callable
+from copy import copy
 from dataclasses import replace
 from functools import cache, cached_property
 
 import numpy as np
 import pytest
+from numpy.typing import ArrayLike
 from scipy.sparse import csr_array
 
-from models.input_vector import Layout
+from models.input_vector import FirstDays, Layout, Ragged
 from models.methods import FullPers, Method, Needs, Popularity, RegistrationDayStreams, SemiPers, Warm
+from models.methods.autoencoder import FirstDayAutoencoder
+from models.methods.bag import BagRecipe
+from models.methods.blend import Blend, RerankedMixture
 from models.methods.dropoutnet import DropoutNet, DropoutNetFull, DropoutNetRecipe, DropoutNetSemi
 from models.methods.input_clusters import InputFeaturesClustering
 from models.methods.melu import Melu, MeluFull, MeluRecipe, MeluSemi
-from models.methods.registry import NAMES, Parts, build
+from models.methods.mixture import NearSegments, SegmentMixture
+from models.methods.neighbours import NeighbourRecipe, Neighbours
+from models.methods.peers import Ease, IalsFoldIn, item_knn
+from models.methods.registry import NAMES, Ours, Parts, build
+from models.methods.tokens import Catalogue
 from models.segments import kmeans, rankings
 
 D, N, B, U = 6, 40, 24, 200
 DROPOUTNET = DropoutNetRecipe(hidden=(32, 16), rank=8, epochs=15, batch_users=50, batch_tracks=N)
+BAG = BagRecipe(width=16, epochs=30, learning_rate=0.02, batch_users=50, dropout=0.1)
 MELU = MeluRecipe(embedding=8, hidden=8, epochs=25, learning_rate=1e-2, batch_users=50)
 LAYOUT = Layout(D)
+TRACK_ID = 1000 + np.random.default_rng(9).permutation(N)
 STREAMS = LAYOUT.block("streamed_songs")
 
 
@@ -39,25 +50,53 @@ class World:
         # Cold listeners: a few streams of their taste; the last two have done nothing.
         self.taste = np.arange(B) % 2
         self.poles = poles
-        self.x = self.first_days(rng, self.taste, silent=np.arange(B) >= B - 2)
+        self.x, self.days = self.first_days(rng, self.taste, silent=np.arange(B) >= B - 2)
+        warm_x, warm_days = self.first_days(rng, np.arange(U) % 2, silent=rng.random(U) < 0.3)
+        place = np.arange(N)
         self.warm = Warm(
-            x_UF=self.first_days(rng, np.arange(U) % 2, silent=rng.random(U) < 0.3),
+            x_UF=warm_x,
             user_UD=warm,
             track_ND=self.tracks,
             heard_UN=heard.astype(np.float32),
             labels_U=clusters.labels,
             centroids_KD=self.centroids,
             rankings_KL=self.rankings,
+            catalogue=Catalogue(TRACK_ID, 10 * (place % 2) + place // 8, 10 * (place % 2) + place // 4),
+            days=warm_days,
         )
 
-    def first_days(self, rng: np.random.Generator, taste: np.ndarray, silent: np.ndarray) -> np.ndarray:
+    def ask(self, method: Method, k: int, rows: ArrayLike = range(B)) -> np.ndarray:
+        """Lists for some of the cold listeners."""
+        index = np.asarray(rows, np.int64)
+        blocks = {name: ragged.take(index) for name, ragged in self.days.blocks.items()}
+        days = FirstDays(self.days.country[index], self.days.age[index], blocks)
+        return method.recommend(self.x[index], k, days)
+
+    def first_days(
+        self, rng: np.random.Generator, taste: np.ndarray, silent: np.ndarray
+    ) -> tuple[np.ndarray, FirstDays]:
+        streams: list[np.ndarray] = [np.empty(0, np.int64)] * len(taste)
         x = np.zeros((len(taste), LAYOUT.size), np.float32)
         for b in np.flatnonzero(~silent):
             mine = rng.choice(np.arange(taste[b], N, 2), 3, replace=False)
+            streams[b] = TRACK_ID[mine]
             x[b, STREAMS] = self.tracks[mine].mean(axis=0)
             x[b, LAYOUT.scalar("nb_streamed_songs")] = 3
         x[:, LAYOUT.block("country")] = 0.3 * self.poles[taste]
-        return x
+        country = np.array(["FR", "BR"], object)[taste]
+        return x, FirstDays(country, np.full(len(taste), -1), {"streamed_songs": Ragged.of(streams)})
+
+    @cached_property
+    def autoencoder(self) -> FirstDayAutoencoder:
+        return FirstDayAutoencoder(self.warm, BAG, seed=1)
+
+    @cached_property
+    def mixture(self) -> SegmentMixture:
+        return SegmentMixture(self.warm, BAG, seed=1)
+
+    @cached_property
+    def neighbours(self) -> Neighbours:
+        return Neighbours(self.warm, NeighbourRecipe())
 
     @cached_property
     def dropoutnet(self) -> DropoutNet:
@@ -90,6 +129,15 @@ MAKE: dict[str, Callable[[World], Method]] = {
     "dropoutnet_semi": lambda w: DropoutNetSemi(w.dropoutnet, w.warm),
     "melu_full": lambda w: MeluFull(w.melu),
     "melu_semi": lambda w: MeluSemi(w.melu, w.warm),
+    "near_segments": lambda w: NearSegments(w.predict, w.warm),
+    "segment_mixture": lambda w: w.mixture,
+    "segment_mixture_reranked": lambda w: RerankedMixture(w.mixture, Blend(w.autoencoder, w.neighbours), 30),
+    "neighbours": lambda w: w.neighbours,
+    "first_day_autoencoder": lambda w: w.autoencoder,
+    "blend": lambda w: Blend(w.autoencoder, w.neighbours),
+    "item_knn": lambda w: item_knn(w.warm),
+    "ease": lambda w: Ease(w.warm, 5.0),
+    "ials_fold_in": lambda w: IalsFoldIn(w.warm, 10.0, 1.0),
 }
 PERSONAL = [name for name in MAKE if name != "popularity"]
 
@@ -107,14 +155,14 @@ def method(request, made) -> Method:
 @pytest.mark.parametrize("name", PERSONAL)
 def test_checkerboard(name: str, made, world: World) -> None:
     method = made(name)
-    lists = method.recommend(world.x, 10)
+    lists = world.ask(method, 10)
     served = slice(None) if method.needs.cold_users else slice(0, B - 2)
     assert (lists[served] % 2 == world.taste[served, None]).all()
 
 
 def test_lists_have_their_shape_and_no_track_twice(method: Method, world: World) -> None:
     for k in (1, 10, 30):
-        lists = method.recommend(world.x, k)
+        lists = world.ask(method, k)
         assert lists.shape == (B, k)
         assert lists.dtype == np.int32
         assert lists.min() >= 0
@@ -123,39 +171,39 @@ def test_lists_have_their_shape_and_no_track_twice(method: Method, world: World)
 
 
 def test_a_shorter_list_is_the_head_of_a_longer_one(method: Method, world: World) -> None:
-    np.testing.assert_array_equal(method.recommend(world.x, 30)[:, :7], method.recommend(world.x, 7))
+    np.testing.assert_array_equal(world.ask(method, 30)[:, :7], world.ask(method, 7))
 
 
 def test_row_b_is_about_listener_b(method: Method, world: World) -> None:
     order = np.random.default_rng(1).permutation(B)
-    np.testing.assert_array_equal(method.recommend(world.x[order], 10), method.recommend(world.x, 10)[order])
+    np.testing.assert_array_equal(world.ask(method, 10, order), world.ask(method, 10)[order])
 
 
 def test_a_batch_equals_singles(method: Method, world: World) -> None:
-    batch = method.recommend(world.x, 10)
+    batch = world.ask(method, 10)
     for b in range(B):
-        np.testing.assert_array_equal(method.recommend(world.x[b : b + 1], 10)[0], batch[b])
-    assert method.recommend(world.x[:0], 10).shape == (0, 10)
+        np.testing.assert_array_equal(world.ask(method, 10, [b])[0], batch[b])
+    assert world.ask(method, 10, []).shape == (0, 10)
 
 
 def test_asking_twice_gives_the_same_and_changes_nothing(method: Method, world: World) -> None:
     x = world.x.copy()
-    first = method.recommend(x, 10)
+    first = method.recommend(x, 10, world.days)
     kept = first.copy()
     first[:] = -1  # what the caller does with the answer is the caller's business
-    np.testing.assert_array_equal(method.recommend(x, 10), kept)
+    np.testing.assert_array_equal(method.recommend(x, 10, world.days), kept)
     np.testing.assert_array_equal(x, world.x)
 
 
 def test_k_out_of_range_is_refused(method: Method, world: World) -> None:
     for k in (0, N + 1):
         with pytest.raises(ValueError, match=f"got {k}"):
-            method.recommend(world.x, k)
+            world.ask(method, k)
 
 
 def test_a_wrong_shape_is_refused(method: Method, world: World) -> None:
     with pytest.raises(ValueError, match=f"{method.name}: x must be"):
-        method.recommend(world.x[0], 3)
+        method.recommend(world.x[0], 3, world.days)
 
 
 @pytest.mark.parametrize(
@@ -166,10 +214,13 @@ def test_a_wrong_shape_is_refused(method: Method, world: World) -> None:
         lambda w: DropoutNetFull(DropoutNet(w.warm, replace(DROPOUTNET, epochs=2), seed=3)),
         lambda w: MeluSemi(Melu(w.warm, replace(MELU, epochs=2), seed=3), w.warm, seed=3),
         lambda w: MeluFull(Melu(w.warm, replace(MELU, epochs=2), seed=3)),
+        lambda w: FirstDayAutoencoder(w.warm, replace(BAG, epochs=2), seed=3),
+        lambda w: SegmentMixture(w.warm, replace(BAG, epochs=2), seed=3),
+        lambda w: Neighbours(w.warm, NeighbourRecipe()),
     ],
 )
 def test_the_second_fit_equals_the_first(world: World, fit: Callable[[World], Method]) -> None:
-    np.testing.assert_array_equal(fit(world).recommend(world.x, 30), fit(world).recommend(world.x, 30))
+    np.testing.assert_array_equal(world.ask(fit(world), 30), world.ask(fit(world), 30))
 
 
 def test_every_method_is_built_by_its_name(world: World) -> None:
@@ -183,16 +234,37 @@ def test_every_method_is_built_by_its_name(world: World) -> None:
     parts = Parts(
         world.tracks, world.centroids, world.rankings, world.predict, warm, seed=1,
         dropoutnet=replace(DROPOUTNET, epochs=2), melu=replace(MELU, epochs=3),
+        ours=Ours(autoencoder=replace(BAG, epochs=4), mixture=replace(BAG, epochs=5), list_length=30),
         on_loss=lambda name, epoch, loss: losses.setdefault(name, []).append(loss),
     )  # fmt: skip
-    light = [name for name in NAMES if not name.startswith(("input", "dropoutnet", "melu"))]
+    light = [name for name in NAMES if name.endswith("_pers") or name.startswith(("popularity", "registration"))]
     assert [m.name for m in build(light, parts)] == light
     assert not calls  # what learns from nobody asks for nobody
     assert [m.name for m in build(reversed(NAMES), parts)] == list(reversed(NAMES))
     assert calls == ["warm"]
-    assert {name: len(curve) for name, curve in losses.items()} == {"dropoutnet": 2, "melu": 3}  # trained once each
+    assert {name: len(curve) for name, curve in losses.items()} == {
+        "dropoutnet": 2, "melu": 3, "first_day_autoencoder": 4, "segment_mixture": 5,  # trained once each
+    }  # fmt: skip
     with pytest.raises(ValueError, match="no 'melu'; there are popularity, "):
         build(["melu"], parts)
+
+
+@pytest.mark.parametrize("name", [name for name in MAKE if name in NAMES])
+def test_who_needs_first_days_says_so_and_refuses_to_go_without(name: str, made, world: World) -> None:
+    method = made(name)
+    if not method.needs.days:
+        np.testing.assert_array_equal(method.recommend(world.x, 5), world.ask(method, 5))
+        return
+    with pytest.raises(ValueError, match=f"{name}: needs the first day of each of the {B} listeners, got none"):
+        method.recommend(world.x, 5)
+    with pytest.raises(ValueError, match="got those of 3 listeners"):
+        method.recommend(world.x, 5, world.days.rows(0, 3))
+    blind = copy(world)
+    blind.warm = replace(world.warm, days=None)
+    for learned in ("autoencoder", "mixture", "neighbours"):
+        vars(blind).pop(learned, None)
+    with pytest.raises(ValueError, match="learns from ids"):
+        MAKE[name](blind)
 
 
 def test_names_and_needs_are_declared() -> None:
