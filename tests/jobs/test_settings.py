@@ -7,13 +7,20 @@ import sys
 import pytest
 
 from jobs import cli
-from jobs.cold_start.evaluate import judged
+from jobs.cold_start.evaluate import judged, our_recipes
 from jobs.context import Context
-from jobs.settings import METHODS, DropoutNetSettings, EvaluationSettings, MeluSettings
+from jobs.settings import (
+    METHODS,
+    PEERS,
+    DropoutNetSettings,
+    EvaluationSettings,
+    MeluSettings,
+    Settings,
+)
 from jobs.weeks import Week
 from models.methods.dropoutnet import DropoutNetRecipe
 from models.methods.melu import MeluRecipe
-from models.methods.registry import NAMES
+from models.methods.registry import NAMES, Ours
 
 
 def test_every_method_can_be_chosen():
@@ -32,14 +39,23 @@ def test_popularity_is_always_judged_and_each_method_once():
     assert EvaluationSettings().methods == EvaluationSettings(methods=today).methods == today
 
 
-def test_a_backtest_judges_all(context):
-    assert judged(context) == context.settings.evaluation.methods
-    assert judged(Context(context.settings, Week.parse("2026-11-16", backtest=True), context.home)) == METHODS
+def test_a_backtest_judges_all_but_the_peers(context):
+    assert judged(context, "tt_svd") == context.settings.evaluation.methods
+    backtest = Context(context.settings, Week.parse("2026-11-16", backtest=True), context.home)
+    assert set(METHODS) - set(judged(backtest, "tt_svd")) == set(PEERS)
+
+
+def test_a_fold_in_is_judged_where_the_factors_are(context):
+    chosen = context.settings.evaluation.model_copy(update={"methods": METHODS})
+    everything = Context(context.settings.model_copy(update={"evaluation": chosen}), context.week, context.home)
+    assert judged(everything, "ut_als") == METHODS
+    assert set(METHODS) - set(judged(everything, "tt_svd")) == {"ials_fold_in"}
 
 
 def test_sections_are_the_recipes():
     assert DropoutNetRecipe(**DropoutNetSettings().model_dump()) == DropoutNetRecipe()
     assert MeluRecipe(**MeluSettings().model_dump()) == MeluRecipe()
+    assert our_recipes(Settings(name="x", week="2026-11-16")) == Ours()
 
 
 @pytest.mark.parametrize(
