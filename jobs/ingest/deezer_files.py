@@ -137,13 +137,13 @@ def _check_layout(path: Path, schema: pa.Schema, layout: Layout, space: Space) -
                 f"{path}: holds the {len(found)} features of {other}; {space} has {layout.size} "
                 f"({layout.d} values a block)"
             )
-    known = set(found)
+    known, right = set(found), set(wanted)
     missing = [name for name in wanted if name not in known]
     if missing:
         raise CheckFailed(
-            f"{path}: column '{missing[0]}' is missing: a row has {len(known & set(wanted))} of {layout.size} features"
+            f"{path}: column '{missing[0]}' is missing: a row has {len(known & right)} of {layout.size} features"
         )
-    extra = [name for name in found if name not in set(wanted)]
+    extra = [name for name in found if name not in right]
     if extra or len(found) != len(known):
         what = f"column '{extra[0]}' is not among" if extra else "a column is there twice among"
         raise CheckFailed(f"{path}: {what} the {layout.size} features of {space}")

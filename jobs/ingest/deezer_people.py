@@ -19,7 +19,7 @@ from models.input_vector import Ragged
 
 NO_INTERACTION, STREAMS_AMONG_ACTIVE, AGE_UNKNOWN = 0.05, 0.81, 0.14
 MIN_HEARD = 50
-TRIBE, COUNTRY, HITS = 0.42, 0.18, 0.08  # where a track is heard from; the rest of the time it can be from any scene
+TRIBE, COUNTRY, HITS = 0.45, 0.17, 0.03  # where a track is heard from; the rest of the time it can be from any scene
 # block -> share of active listeners who do it, and how often on average
 FIRST_DAY = {
     "streamed": (STREAMS_AMONG_ACTIVE, 9.0), "skipped": (0.45, 4.0), "banned": (0.03, 1.5),
