@@ -172,7 +172,7 @@ def evaluate(task: Task, methods: Mapping[str, Builder]) -> dict[str, Any]:
         figure_5[name] = views.popularity(lists_BK[shown], len(warm.track_ND), TOP_TRACKS)
         if name == "semi_pers":
             figure_4 = {
-                title: views.by_count(values["precision"], count_of(test.x_BF, layout, scalar), starts, task.seed)
+                title: views.by_count(values["precision"], count_of(test.x_BF, layout, scalar), starts, seed=task.seed)
                 for title, scalar, starts in (
                     ("onboarding artists", "nb_onboarding_like_artists", views.ARTISTS),
                     ("streams", "nb_streamed_songs", views.TRACKS),

@@ -170,7 +170,7 @@ def _figure_4(report: Report, drawn: Mapping[str, str]) -> str:
     if "figure_4" not in drawn:
         return ""
     return _card(
-        "Figure 4: the more is known, the better",
+        "Figure 4: precision by what is known",
         f"Precision@{report['k']} of Deezer Semi-Pers. by what a listener did on the registration day, with 95 % "
         "intervals. The paper sees better lists with more streams and skips, and from three liked artists on.",
         _picture(drawn, "figure_4", "Precision by number of onboarding artists, streams and skips"),
@@ -222,17 +222,17 @@ def _table_2(report: Report) -> str:
     rows = [
         (
             str(found["segment"]), _count(found["users"]), _traits(found["countries"]), _traits(found["ages"]),
-            _traits(found["genres"]) or "not in the public files", ", ".join(map(str, found["songs"])),
+            ", ".join(map(str, found["songs"])),
         )
         for found in report["table_2"][:SEGMENTS_SHOWN]
     ]  # fmt: skip
-    heads = ("segment", "warm users", "countries", "age classes", "genres", "first songs")
+    heads = ("segment", "warm users", "countries", "age classes", "first songs")
     return _card(
         "Table 2: who is in a segment",
         f"The {len(rows)} segments that stand out most by country and age class, of {len(report['table_2'])} with at "
         f"least {report['settings']['min_described']} warm users. × is the lift: the share in the segment over the "
-        f"share among all. The public files name no country: {report['countries']} differ by their vectors and are "
-        "numbered by size. Songs are song_index.",
+        f"share among all. The public files name no genre and no country: {report['countries']} countries differ by "
+        "their vectors and are numbered by size. Songs are song_index.",
         _table("table-2", heads, rows, "words"),
     )
 
@@ -253,7 +253,8 @@ def _seconds(report: Report, drawn: Mapping[str, str]) -> str:
 
 
 def _traits(found: Iterable[Mapping[str, Any]]) -> str:
-    return "; ".join(f"{t['name']} {100 * t['share']:.0f} % (× {t['lift']:.1f})" for t in found if t["lift"] > 1)
+    said = (f"{t['name']} {100 * t['share']:.0f} % (× {t['lift']:.1f})" for t in found if t["lift"] > 1)
+    return "; ".join(text.replace(" ", "\N{NO-BREAK SPACE}") for text in said)
 
 
 def _table(

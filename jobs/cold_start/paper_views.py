@@ -25,6 +25,7 @@ TRACKS = (0, 1, 2, 5, 10, 20, 50)
 TOP_COUNTRIES = 5
 BINS = 40
 BOOTSTRAP = 500
+MIN_CLASS = 10
 
 
 def spread(values: np.ndarray) -> float:
@@ -45,13 +46,15 @@ def spread(values: np.ndarray) -> float:
     return float(np.std(means, ddof=1))
 
 
-def by_count(values: np.ndarray, counts: np.ndarray, starts: tuple[int, ...], seed: int = 0) -> list[dict[str, Any]]:
-    """Means of values (B,) by classes of counts (B,), which begin at `starts`; a class without anybody is left out."""
+def by_count(
+    values: np.ndarray, counts: np.ndarray, starts: tuple[int, ...], min_users: int = MIN_CLASS, seed: int = 0
+) -> list[dict[str, Any]]:
+    """Means of values (B,) by classes of counts (B,), which begin at `starts`; classes of fewer users are left out."""
     found = []
     ends = [*starts[1:], None]
     for start, end in zip(starts, ends, strict=True):
         chosen = counts >= start if end is None else (counts >= start) & (counts < end)
-        if not chosen.any():
+        if chosen.sum() < max(1, min_users):
             continue
         low, high = bootstrap(values[chosen], BOOTSTRAP, seed)
         name = f"{start}+" if end is None else str(start) if end == start + 1 else f"{start}-{end - 1}"
@@ -108,10 +111,7 @@ def table_2(
     labels_U: np.ndarray, k: int, countries: list[str | None], ages_U: np.ndarray, rankings_KL: np.ndarray,
     song_index_N: np.ndarray, min_users: int,
 ) -> list[dict[str, Any]]:  # fmt: skip
-    """Segments of at least `min_users`: countries and age classes by lift, their first songs; the most marked first.
-
-    Genres are empty: the public files name none.
-    """
+    """Segments of at least `min_users`: countries and age classes by lift, their first songs; the most marked first."""
     member = csr_matrix((np.ones(len(labels_U), np.float32), (labels_U, np.arange(len(labels_U)))), (k, len(labels_U)))
     classes = age_classes(ages_U)
     by_country = lifts(member, countries)
@@ -119,7 +119,7 @@ def table_2(
     sizes = np.bincount(labels_U, minlength=k)
     rows = [
         {
-            "segment": int(s), "users": int(sizes[s]), "countries": by_country[s], "ages": by_age[s], "genres": [],
+            "segment": int(s), "users": int(sizes[s]), "countries": by_country[s], "ages": by_age[s],
             "songs": [int(song_index_N[track]) for track in rankings_KL[s, :5]],
         }
         for s in range(k)

@@ -154,7 +154,9 @@ def song_vectors(world: World, song_of: np.ndarray, space: Space, made: Made) ->
     genre = noise(int(world.scene_genre.max()) + 1)
     scene = 0.6 * genre[world.scene_genre] + 0.8 * noise(world.n_scenes)
     artist = scene[world.artist_scene] + 0.5 * noise(len(world.artist_scene))
-    vectors = normalise(artist[world.track_artist] + 0.8 * noise(made.tracks))
+    # Popular songs are heard with everything of their scene, so they lie near its middle; rare ones anywhere around it.
+    far = (0.3 + 0.9 * (song_of / made.tracks) ** 0.4).astype(np.float32)
+    vectors = normalise(artist[world.track_artist] + far[:, None] * noise(made.tracks))
     by_song = np.empty_like(vectors)
     by_song[song_of] = vectors
     if space == "ut_als":

@@ -15,33 +15,40 @@ from dataclasses import dataclass
 import numpy as np
 
 from jobs.ingest.service import AGES, COUNTRIES, World
-from models.input_vector import Ragged
+from models.input_vector import Ragged, age_classes
 
 NO_INTERACTION, STREAMS_AMONG_ACTIVE, AGE_UNKNOWN = 0.05, 0.81, 0.14
 MIN_HEARD = 50
-TRIBE, COUNTRY, HITS = 0.45, 0.17, 0.03  # where a track is heard from; the rest of the time it can be from any scene
+# Where a track is heard from: charts and the tribe together, anywhere else; hits may replace either.
+CHARTS_AND_TRIBE, HITS = 0.85, 0.04
+CHART = 400  # tracks in the charts of a country and an age class
+TYPICAL_AGES = np.array([15, 21, 29, 41, 57])  # one an age class
 # block -> share of active listeners who do it, and how often on average
 FIRST_DAY = {
-    "streamed": (STREAMS_AMONG_ACTIVE, 9.0), "skipped": (0.45, 4.0), "banned": (0.03, 1.5),
-    "onboarding_like_artists": (0.6, 3.0),
-    "search_songs": (0.12, 1.8), "search_artists": (0.25, 1.6), "search_albums": (0.08, 1.4),
-    "search_playlists": (0.06, 1.3),
+    "streamed": (STREAMS_AMONG_ACTIVE, 22.0), "skipped": (0.6, 9.0), "banned": (0.03, 1.5),
+    "onboarding_like_artists": (0.75, 7.0),
+    "search_songs": (0.25, 2.0), "search_artists": (0.35, 1.8), "search_albums": (0.2, 1.6),
+    "search_playlists": (0.15, 1.4),
 }  # fmt: skip
 # Filled for warm listeners only, as in the published files.
 FAVOURITES = {
-    "favorite_songs": (0.6, 8.0), "favorite_artists": (0.5, 4.0), "favorite_albums": (0.3, 3.0),
-    "favorite_playlists": (0.25, 2.0),
+    "favorite_songs": (0.25, 5.0), "favorite_artists": (0.2, 3.0), "favorite_albums": (0.1, 2.0),
+    "favorite_playlists": (0.1, 1.5),
 }  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
 class People:
-    """Country index (U,) into COUNTRIES, age (U,) years, what is told of it (-1: nothing), tribe (U,)."""
+    """Country index (U,) into COUNTRIES, age (U,) years, what is told of it (-1: nothing), tribe (U,).
+
+    devotion (U,) is how often a listener plays what the tribe likes rather than the charts.
+    """
 
     country: np.ndarray
     age: np.ndarray
     told_age: np.ndarray
     tribe: np.ndarray
+    devotion: np.ndarray
 
 
 def draw_people(world: World, n: int, rng: np.random.Generator) -> People:
@@ -50,34 +57,44 @@ def draw_people(world: World, n: int, rng: np.random.Generator) -> People:
     country = rng.choice(len(shares), n, p=shares / shares.sum())
     age = np.clip(np.round(13 + rng.gamma(2.4, 8.0, n)), 13, AGES[-1]).astype(np.int64)
     told = np.where(rng.random(n) < AGE_UNKNOWN, -1, age)
-    return People(country, age, told, world.draw_tribe(country, age, rng.random(n)))
+    tribe = world.draw_tribe(country, age, rng.random(n))
+    return People(country, age, told, tribe, 0.1 + 0.6 * rng.beta(1.0, 1.4, n))
 
 
 class Taste:
-    """Draws tracks as listeners would."""
+    """Draws tracks as listeners would: from their tribe's scenes, their country's and age's charts, hits, anywhere."""
 
     def __init__(self, world: World, rng: np.random.Generator) -> None:
-        """Over one catalogue; `rng` also chooses which tracks everybody knows."""
+        """Over one catalogue; `rng` also chooses which tracks everybody knows and what is in the charts."""
         n = len(world.track_artist)
         self.world, self.rng = world, rng
         self.hits = rng.permutation(n)
         self.hit_cum = np.cumsum(1.0 / (np.arange(n) + 8.0))
         self.slots = np.cumsum(world.tribe_weights[0])
+        country = np.repeat(np.arange(len(COUNTRIES)), len(TYPICAL_AGES) * CHART)
+        age = np.tile(np.repeat(TYPICAL_AGES, CHART), len(COUNTRIES))
+        self.charts = self._of_tribe(world.draw_tribe(country, age, rng.random(len(age)))).reshape(-1, CHART)
+        self.chart_cum = np.cumsum(1.0 / (np.arange(CHART) + 8.0))
+
+    def _of_tribe(self, tribe: np.ndarray) -> np.ndarray:
+        """A track (n,) of a scene that each tribe (n,) likes."""
+        world, rng, n = self.world, self.rng, len(tribe)
+        slot = np.minimum(np.searchsorted(self.slots, rng.random(n) * self.slots[-1]), len(self.slots) - 1)
+        return world.draw_in_scene(world.tribe_scenes[tribe, slot], rng.random(n))
 
     def draw(self, people: People, who: np.ndarray) -> np.ndarray:
         """One track (n,) for each of the listeners `who` (n,)."""
-        world, rng, n = self.world, self.rng, len(who)
-        slot = np.minimum(np.searchsorted(self.slots, rng.random(n) * self.slots[-1]), len(self.slots) - 1)
-        scene = world.tribe_scenes[people.tribe[who], slot]
-        u = rng.random(n)
-        by_country = (u >= TRIBE) & (u < TRIBE + COUNTRY)
-        scene[by_country] = world.draw_scene(people.country[who[by_country]], rng.random(int(by_country.sum())))
-        anywhere = u >= TRIBE + COUNTRY
-        scene[anywhere] = rng.integers(0, world.n_scenes, int(anywhere.sum()))
-        track = world.draw_in_scene(scene, rng.random(n))
-        hit = rng.random(n) < HITS
-        place = np.searchsorted(self.hit_cum, rng.random(int(hit.sum())) * self.hit_cum[-1])
-        track[hit] = self.hits[np.minimum(place, len(self.hits) - 1)]
+        world, rng = self.world, self.rng
+        track = self._of_tribe(people.tribe[who])
+        u = rng.random(len(who)) - people.devotion[who]
+        charts = (u >= 0) & (u < CHARTS_AND_TRIBE - people.devotion[who])
+        chart = people.country[who[charts]] * len(TYPICAL_AGES) + age_classes(people.age[who[charts]])
+        track[charts] = self.charts[chart, _place(self.chart_cum, rng.random(int(charts.sum())))]
+        anywhere = u >= CHARTS_AND_TRIBE - people.devotion[who]
+        scene = rng.integers(0, world.n_scenes, int(anywhere.sum()))
+        track[anywhere] = world.draw_in_scene(scene, rng.random(len(scene)))
+        hit = rng.random(len(who)) < HITS
+        track[hit] = self.hits[_place(self.hit_cum, rng.random(int(hit.sum())))]
         return np.asarray(track)
 
     def heard(self, people: People, block: int = 10_000) -> Ragged:
@@ -112,7 +129,7 @@ class Taste:
         return found
 
     def _of_the_day(self, people: People, heard: Ragged, who: np.ndarray, name: str) -> np.ndarray:
-        """Tracks (n,) that stand for what the listeners `who` (n,) do; half are heard again later, skips are not."""
+        """Tracks (n,) that stand for what the listeners `who` (n,) do; a fifth is heard again later, skips are not."""
         tracks = self.draw(people, who)
         if name in ("skipped", "banned"):
             strange = self.rng.random(len(who)) < 0.6
@@ -120,7 +137,7 @@ class Taste:
                 self.rng.integers(0, self.world.n_scenes, int(strange.sum())), self.rng.random(int(strange.sum()))
             )
             return tracks
-        again = self.rng.random(len(who)) < 0.5
+        again = self.rng.random(len(who)) < 0.2
         place = (self.rng.random(int(again.sum())) * heard.lengths[who[again]]).astype(np.int64)
         tracks[again] = heard.ids[heard.offsets[who[again]] + place]
         return tracks
@@ -140,6 +157,11 @@ class Taste:
     def _counts(self, who: np.ndarray, share: float, mean: float) -> np.ndarray:
         n = len(who)
         return np.where(who & (self.rng.random(n) < share), self.rng.geometric(1 / mean, n), 0)
+
+
+def _place(cum: np.ndarray, u: np.ndarray) -> np.ndarray:
+    """A place (n,) by the ascending weights `cum`, from uniform u (n,)."""
+    return np.asarray(np.minimum(np.searchsorted(cum, u * cum[-1]), len(cum) - 1))
 
 
 def ragged(lengths: np.ndarray, ids: np.ndarray) -> Ragged:
