@@ -296,18 +296,38 @@ def test_some_methods_alone_need_no_network(overture, tmp_path):
     assert next(row for row in page.tables["table-1"] if row[0] == "Deezer Semi-Pers.")[1] == "not run"
 
 
-def test_another_method_is_one_more_name(context, tmp_path):
-    """A mapping of its own: what is not in the paper stands in the table without published numbers."""
+@pytest.fixture
+def small_context(context):
+    """Eight segments, and MLflow's tables."""
     database = context.home / "mlflow" / "mlflow.db"
     database.parent.mkdir(parents=True)
     database.write_bytes(small_week.empty_database())
-    settings = context.settings.model_copy(update={"paper": PaperSettings(segments=SEGMENTS)})
-    context.settings = settings
+    context.settings = context.settings.model_copy(update={"paper": PaperSettings(segments=SEGMENTS)})
+    return context
+
+
+def test_another_method_is_one_more_name(small_context, tmp_path):
+    """A mapping of its own: what is not in the paper stands in the table without published numbers."""
     methods = {"popularity": METHODS["popularity"], "our_own": METHODS["registration_day_streams"]}
-    paper.run(context, small_deezer.folder(), "tt_svd", tmp_path / "page", methods)
+    paper.run(small_context, small_deezer.folder(), "tt_svd", tmp_path / "page", methods)
     rows = {row[0]: row for row in Page((tmp_path / "page" / "index.html").read_text()).tables["table-1"]}
     assert rows["our own"][2] == "–"
     assert rows["our own"][1] != "not run"
+
+
+def test_a_method_that_fails_leaves_a_failed_run_and_no_page(small_context, tmp_path):
+    def broken(_):
+        raise ValueError("cannot be fitted")
+
+    with pytest.raises(ValueError, match="cannot be fitted"):
+        paper.run(small_context, small_deezer.folder(), "tt_svd", tmp_path / "page", {"broken": broken})
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{small_context.home}/mlflow/mlflow.db")
+    (run,) = client.search_runs([client.get_experiment_by_name("paper").experiment_id])
+    assert run.info.status == "FAILED"
+    assert run.data.tags["error"] == "cannot be fitted"
+    assert not (tmp_path / "page").exists()
 
 
 def test_the_same_run_gives_the_same_numbers(overture, tmp_path):
