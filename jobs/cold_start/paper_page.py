@@ -14,7 +14,7 @@ from jobs.cold_start.paper_published import METRICS, NO_INTERACTION_SHARE, SECON
 
 Report = Mapping[str, Any]
 SPACES = {"tt_svd": "TT-SVD", "ut_als": "UT-ALS"}
-SEGMENTS_SHOWN = 12
+SEGMENTS_SHOWN, MIN_LIFT = 12, 1.1
 STYLE = """
 :root { color-scheme: light dark;
   --page: #f6f5f2; --card: #ffffff; --ink: #1b1d22; --soft: #5b606b; --line: #e2e0da; --ours: #1f5f86; --ours-bg:
@@ -57,7 +57,8 @@ th:first-child, td:first-child, .words td, .words th { text-align: left; }
 .words td { white-space: normal; vertical-align: top; }
 thead th { color: var(--soft); font-size: .8rem; font-weight: 600; border-top: 0; }
 thead tr:first-child th[colspan] { text-align: center; border-bottom: 2px solid var(--line); color: var(--ink); }
-tbody th { font-weight: 600; } tr.absent th, tr.absent td { color: var(--soft); font-weight: 400; }
+tbody th { font-weight: 600; } .words th { vertical-align: top; } .words span { white-space: nowrap; }
+thead td { border-top: 0; } tr.absent th, tr.absent td { color: var(--soft); font-weight: 400; }
 td.ours { font-weight: 650; } td.theirs { color: var(--theirs); } .best { background: var(--ours-bg);
   border-radius: 5px; }
 td small { color: var(--soft); font-weight: 400; }
@@ -233,7 +234,7 @@ def _table_2(report: Report) -> str:
         f"least {report['settings']['min_described']} warm users. × is the lift: the share in the segment over the "
         f"share among all. The public files name no genre and no country: {report['countries']} countries differ by "
         "their vectors and are numbered by size. Songs are song_index.",
-        _table("table-2", heads, rows, "words"),
+        _table("table-2", heads, rows, "words", raw=(2, 3)),
     )
 
 
@@ -253,8 +254,8 @@ def _seconds(report: Report, drawn: Mapping[str, str]) -> str:
 
 
 def _traits(found: Iterable[Mapping[str, Any]]) -> str:
-    said = (f"{t['name']} {100 * t['share']:.0f} % (× {t['lift']:.1f})" for t in found if t["lift"] > 1)
-    return "; ".join(text.replace(" ", "\N{NO-BREAK SPACE}") for text in said)
+    said = (f"{t['name']} {100 * t['share']:.0f} % (× {t['lift']:.1f})" for t in found if t["lift"] >= MIN_LIFT)
+    return "; ".join(f"<span>{escape(text)}</span>" for text in said)
 
 
 def _table(
