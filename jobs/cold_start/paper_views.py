@@ -25,7 +25,7 @@ TRACKS = (0, 1, 2, 5, 10, 20, 50)
 TOP_COUNTRIES = 5
 BINS = 40
 BOOTSTRAP = 500
-MIN_CLASS = 10
+MIN_CLASS = 20
 
 
 def spread(values: np.ndarray) -> float:

@@ -4,9 +4,9 @@ Writes   OUT/song_embeddings.parquet, user_embeddings.parquet, user_features_{tr
 Same     sizes and seed, same values
 Memory   lists of tracks and vectors of everybody; input rows a chunk at a time
 
-Tastes hang together with country, age and first-day signals, so that methods differ as they should: a segment's list
-beats the nearest tracks, those beat the most popular ones. Nothing more may be read into the numbers. Every footer says
-that the file is made up, so that nobody takes it for the published one.
+Tastes hang together with country, age and first-day signals, and warm listeners fall into segments, so that methods
+differ; by how much, and in which order, says nothing about real listeners. Every footer says that the file is made up,
+so that nobody takes it for the published one.
 """
 
 from __future__ import annotations
