@@ -11,13 +11,13 @@ import sys
 import traceback
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, cast
 
 import typer
 
 from jobs.context import Context
 from jobs.errors import BadArgument, OvertureError
-from jobs.settings import SPACES, load
+from jobs.settings import SPACES, Space, load
 from jobs.weeks import Week
 
 app = typer.Typer(
@@ -72,18 +72,62 @@ def known_space(space: str) -> str:
 
 @app.command()
 def ingest(
-    source: Annotated[str, typer.Argument(help="simulate, mpd or lastfm_1k.")],
+    source: Annotated[str, typer.Argument(help="simulate, mpd, lastfm_1k or deezer.")],
     data: Annotated[Path | None, typer.Option("--data", help="Folder in the dataset's public format.")] = None,
     config: ConfigOption = None,
 ) -> None:
-    """Write users, tracks, events and playlists from one real format; safe to run again."""
+    """Read one real format: into users, tracks, events and playlists; deezer, into arrays. Safe to run again."""
     settings = load(config)
-    if source not in ("simulate", "mpd", "lastfm_1k"):
-        raise BadArgument(f"source: '{source}' is no adapter; choose simulate, mpd or lastfm_1k")
+    if source not in ("simulate", "mpd", "lastfm_1k", "deezer"):
+        raise BadArgument(f"source: '{source}' is no adapter; choose simulate, mpd, lastfm_1k or deezer")
     if source != "simulate" and (data is None or not data.is_dir()):
         raise BadArgument(f"--data: {source} needs the folder of its files, got {data}")
     context = Context(settings, Week.parse(settings.week))
     print_json(import_module(f"jobs.ingest.{source}").run(context, data))
+
+
+@app.command("make-deezer")
+def make_deezer(
+    out: Annotated[Path, typer.Option("--out", help="Folder for the eight files.")],
+    users: Annotated[int, typer.Option("--users", help="Listeners: 70 % warm, 20 % validation, 10 % test.")] = 100_000,
+    tracks: Annotated[int, typer.Option("--tracks", help="Songs.")] = 50_000,
+    seed: Annotated[int, typer.Option("--seed", help="Same sizes and seed, same values.")] = 7,
+    encoding: Annotated[
+        str, typer.Option("--encoding", help="Vectors as real arrays (array) or text (json).")
+    ] = "array",
+    space: Annotated[str, typer.Option("--space", help="Feature files of one space; default: of both.")] = "",
+) -> None:
+    """Write made-up files in the form of the paper's public dataset, of any size."""
+    from jobs.ingest import deezer_make
+
+    spaces = (cast(Space, known_space(space)),) if space else SPACES
+    made = deezer_make.Made(users, tracks, seed, cast(Literal["array", "json"], encoding), spaces)
+    print_json(deezer_make.run(out, made))
+
+
+@app.command()
+def paper(
+    data: Annotated[Path, typer.Option("--data", help="Folder of the eight published files.")],
+    space: SpaceOption = "tt_svd",
+    out: Annotated[Path | None, typer.Option("--out", help="Folder of the page; default below OVERTURE_HOME.")] = None,
+    methods: Annotated[str, typer.Option("--methods", help="Names with commas; default: all there are.")] = "",
+    recipe: Annotated[str, typer.Option("--recipe", help="Of the network: paper or code.")] = "",
+    similarity: Annotated[str, typer.Option("--similarity", help="Of fully personalised lists: dot or cosine.")] = "",
+    segments: Annotated[int, typer.Option("--segments", help="Number of segments; default: settings.")] = 0,
+    epochs: Annotated[int, typer.Option("--epochs", help="Of the network; default: as the recipe says.")] = 0,
+    config: ConfigOption = None,
+) -> None:
+    """Repeat the paper's experiment on its public files: tables, figures and one page beside the published numbers."""
+    from jobs.cold_start import paper as job
+
+    settings = load(config)
+    given = {"recipe": recipe, "similarity": similarity, "segments": segments, "epochs": epochs}
+    settings = settings.model_copy(update={"paper": job.chosen(settings.paper, given)})
+    if not data.is_dir():
+        raise BadArgument(f"--data: no such folder {data}")
+    names = [name.strip() for name in methods.split(",") if name.strip()]
+    context = Context(settings, Week.parse(settings.week))
+    print_json(job.run(context, data, cast(Space, known_space(space)), out=out, names=names))
 
 
 @app.command()

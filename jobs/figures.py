@@ -126,3 +126,80 @@ def popularity_ranks(recommended: Mapping[str, np.ndarray], n_tracks: int) -> Fi
     if recommended:
         axes.legend(frameon=False)
     return figure
+
+
+OURS, THEIRS, SOFT = "#2a6f97", "#e09f3e", "#8d99ae"
+
+
+def beside_published(
+    ours: Mapping[str, Mapping[str, Any]], theirs: Mapping[str, Mapping[str, Any]], titles: Mapping[str, str]
+) -> Figure:
+    """Table 1 as a picture: method -> metric -> {mean, spread} in %, ours as bars and the published ones as marks."""
+    figure = Figure(figsize=(10.0, 0.55 * max(len(ours), 2) + 1.2), layout="constrained")
+    panels = figure.subplots(1, len(METRICS), sharey=True)
+    names = list(ours)[::-1]
+    for axes, metric in zip(panels, METRICS, strict=True):
+        means, spreads = ([ours[name][metric][part] for name in names] for part in ("mean", "spread"))
+        axes.barh(range(len(names)), means, xerr=spreads, color=OURS, height=0.6, ecolor="#1b1d22", label="this run")
+        marks = [(theirs[name][metric]["mean"], at) for at, name in enumerate(names) if name in theirs]
+        if marks:
+            x, y = zip(*marks, strict=True)
+            axes.scatter(x, y, marker="D", s=34, color=THEIRS, edgecolor="white", zorder=3, label="published")
+        axes.set_title({"ndcg": "NDCG"}.get(metric, metric.capitalize()) + "@50, %", loc="left", fontsize=11)
+        axes.set_yticks(range(len(names)), [titles[name] for name in names])
+        axes.spines[["top", "right", "left"]].set_visible(False)
+        axes.tick_params(axis="y", length=0)
+        axes.grid(axis="x", alpha=0.25)
+        axes.set_axisbelow(True)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
+    return figure
+
+
+def by_count(views: Mapping[str, Sequence[Mapping[str, Any]]], mean: float) -> Figure:
+    """Figure 4: one panel a kind of signal, rows {class, users, value, low, high}; `mean` of everybody in %."""
+    figure = Figure(figsize=(10.0, 3.6), layout="constrained")
+    for axes, (name, rows) in zip(
+        np.atleast_1d(figure.subplots(1, len(views), sharey=True)), views.items(), strict=True
+    ):
+        at = np.arange(len(rows))
+        value, low, high = (100 * np.array([row[part] for row in rows]) for part in ("value", "low", "high"))
+        axes.axhline(mean, color=SOFT, lw=1, ls="--", label="all listeners")
+        axes.errorbar(
+            at, value, np.maximum(np.stack([value - low, high - value]), 0), color=OURS, marker="o", capsize=3
+        )
+        axes.set_xticks(at, [f"{row['class']}\n{row['users']}" for row in rows], fontsize=8)
+        axes.set_title(f"by {name} on the first day", loc="left", fontsize=11)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(axis="y", alpha=0.25)
+    figure.axes[0].set_ylabel("Precision@50, %")
+    figure.axes[0].legend(frameon=False, fontsize=8)
+    figure.supxlabel("how many, and below it how many listeners", fontsize=9)
+    return figure
+
+
+def rank_shares(views: Mapping[str, Mapping[str, Any]]) -> Figure:
+    """Figure 5: popularity rank of what is recommended, title -> {bin, share, median}; a step line a method."""
+    figure, axes = _canvas("Popularity rank of recommended tracks", width=10.0, height=3.8)
+    for colour, (title, view) in zip((SOFT, THEIRS, OURS, "#6a4c93", "#1b6e43"), views.items(), strict=False):
+        share, width = 100 * np.array(view["share"]), view["bin"]
+        edges = np.arange(len(share) + 1) * width
+        axes.stairs(share, edges, color=colour, lw=2, label=f"{title}: median rank {view['median']:,.0f}")
+        axes.stairs(share, edges, color=colour, alpha=0.12, fill=True)
+    axes.set_xlabel("popularity rank, 0 = most popular")
+    axes.set_ylabel("% of recommended places")
+    axes.set_yscale("symlog", linthresh=1)
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.set_xlim(0)
+    axes.legend(frameon=False)
+    return figure
+
+
+def svg(figure: Figure) -> str:
+    """The figure as text for a page: without date and with ids that do not change from run to run."""
+    from io import StringIO
+
+    with matplotlib.rc_context({"svg.hashsalt": "overture"}):
+        text = StringIO()
+        figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
+    found = text.getvalue()
+    return found[found.index("<svg") :]

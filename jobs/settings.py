@@ -63,11 +63,18 @@ class SimulateSettings(Section):
 class SourceSettings(Section):
     """Where the first four tables come from."""
 
-    kind: Literal["simulate", "mpd", "lastfm_1k"] = "simulate"
+    kind: Literal["simulate", "mpd", "lastfm_1k", "deezer"] = Field(
+        "simulate", description="deezer: the public files enter after the spaces; `overture paper` reads them"
+    )
     seed: int = 7
     max_bad_share: Share = Field(0.01, description="more unreadable lines than this stop the run")
     catalogue_tracks: Positive = Field(20_000, description="mpd: most frequent tracks of warm playlists")
     min_playlist_tracks: Positive = Field(15, description="mpd: catalogue tracks that a cold playlist needs")
+    song_md5: str = Field(
+        "",
+        pattern="^([0-9a-f]{32})?$",
+        description="deezer: md5 of song_embeddings.parquet as its publisher states it; another one warns",
+    )
 
 
 class AffinityWeights(Section):
@@ -237,6 +244,28 @@ class EvaluationSettings(Section):
         return tuple(name for name in METHODS if name == "popularity" or name in methods)
 
 
+class PaperSettings(Section):
+    """`overture paper`: the experiment of Briand et al. 2021 on their public files."""
+
+    recipe: Literal["paper", "code"] = Field(
+        "code",
+        description="paper: section 3.2.3 (SGD, raw output); code: the authors' published code (Adam, unit length)",
+    )
+    epochs: Positive | None = Field(None, description="null: as many as the recipe says")
+    similarity: Literal["dot", "cosine"] = Field(
+        "cosine", description="of fully personalised lists: the paper says cosine, its code takes the dot product"
+    )
+    segments: Positive = 1_000
+    max_iter: Positive = 20
+    n_init: Positive = 1
+    k: Positive = Field(50, description="length of the lists that are judged")
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    min_described: Positive = Field(
+        20, description="smaller segments are not described: too few people stand behind them"
+    )
+    experiment: str = Field("paper", description="MLflow experiment of these runs")
+
+
 class GateSettings(Section):
     """What a challenger must show."""
 
@@ -290,6 +319,7 @@ class Settings(BaseSettings):
     checks: CheckSettings = CheckSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     gate: GateSettings = GateSettings()
+    paper: PaperSettings = PaperSettings()
     mlflow: MlflowSettings = MlflowSettings()
 
     @classmethod

@@ -16,7 +16,7 @@ import json
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -303,6 +303,27 @@ def task(context: Context, name: str, space: str | None = None) -> Iterator[Run]
             run.set_tags({"error": str(error) or repr(error), "error_type": type(error).__name__})
             tracker.client.set_terminated(run_id, status)
             tracker.client.set_tag(parent_id, "failed_task", title)
+        raise
+    with guard(tracker.uri):
+        tracker.client.set_terminated(run_id, "FINISHED")
+
+
+@contextlib.contextmanager
+def experiment(context: Context, experiment: str, name: str, tags: Mapping[str, str]) -> Iterator[Run]:
+    """A run of its own in another experiment, of no week: FINISHED at the end, FAILED when it raises."""
+    mlflow_settings = context.settings.mlflow.model_copy(update={"experiment": experiment})
+    context = replace(context, settings=context.settings.model_copy(update={"mlflow": mlflow_settings}))
+    tracker = connect(context)
+    common = {key: value for key, value in _common_tags(context).items() if key not in ("week", "dag_id", "run_id")}
+    with guard(tracker.uri):
+        run_id = tracker.client.create_run(tracker.experiment_id, run_name=name, tags=common | dict(tags)).info.run_id
+    run = Run(context, tracker, run_id)
+    try:
+        yield run
+    except BaseException as error:
+        with contextlib.suppress(Exception):
+            run.set_tags({"error": str(error) or repr(error), "error_type": type(error).__name__})
+            tracker.client.set_terminated(run_id, "FAILED" if isinstance(error, Exception) else "KILLED")
         raise
     with guard(tracker.uri):
         tracker.client.set_terminated(run_id, "FINISHED")
