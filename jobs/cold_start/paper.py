@@ -42,6 +42,8 @@ from jobs.ingest import deezer
 from jobs.ingest.deezer_files import CONTRACT, Files, count_of, inspect
 from jobs.settings import PaperSettings, Space
 from models.methods import Method
+from models.methods.dropoutnet import DropoutNetRecipe
+from models.methods.melu import MeluRecipe
 from models.metrics import score
 
 DIGITS = 4  # of %, to which Popularity must agree
@@ -82,7 +84,11 @@ def run(
     clock = Clock()
     with clock.stage("read the files"):
         found = deezer.load(context, files)
-    task = Task(found, settings, context.seed(f"paper/{space}"), clock)
+    task = Task(
+        found, settings, context.seed(f"paper/{space}"), clock,
+        dropoutnet=DropoutNetRecipe(**context.settings.dropoutnet.model_dump()),
+        melu=MeluRecipe(**context.settings.melu.model_dump()),
+    )  # fmt: skip
     report: dict[str, Any] = {
         "space": space, "commit": context.commit, "data": found.facts, "settings": settings.model_dump(mode="json"),
         "k": settings.k, "titles": {name: TITLES.get(name, name.replace("_", " ")) for name in {*wanted, *TITLES}},

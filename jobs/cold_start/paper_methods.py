@@ -1,7 +1,7 @@
 """The methods of the paper's Table 1 over the public files: one builder a name, fitted on the warm users.
 
-A builder takes a `Task` and gives a `Method`; METHODS is a plain mapping, so another method is another line. Full- and
-Semi-Pers share one network, trained when the first of them is built.
+A builder takes a `Task` and gives a `Method`; METHODS is a plain mapping of all in models/methods/registry.py that need
+no ids. What methods share, such as a network, is made when the first of them is built.
 """
 
 from __future__ import annotations
@@ -19,7 +19,10 @@ from scipy.sparse import csr_array
 
 from jobs.ingest.deezer import PublicData
 from jobs.settings import PaperSettings
-from models.methods import FullPers, Method, Popularity, Predict, RegistrationDayStreams, SemiPers, Warm
+from models.methods import Method, Predict, Warm
+from models.methods.dropoutnet import DropoutNetRecipe
+from models.methods.melu import MeluRecipe
+from models.methods.registry import VECTORS_ALONE, Parts, Workshop
 from models.network import CODE, PAPER, Recipe, fit, predict
 from models.segments import KMeans, kmeans, rankings
 from models.ties import levels, listener_counts, tie_end
@@ -65,6 +68,8 @@ class Task:
     seed: int
     clock: Clock = field(default_factory=Clock)
     losses: list[float] = field(default_factory=list)
+    dropoutnet: DropoutNetRecipe = field(default_factory=DropoutNetRecipe)
+    melu: MeluRecipe = field(default_factory=MeluRecipe)
 
     @cached_property
     def heard_UN(self) -> csr_array:
@@ -129,14 +134,33 @@ class Task:
             net = fit(self.warm.x_UF, self.warm.user_UD, recipe, self.seed, on_epoch)
         return lambda x_BF: predict(net, x_BF)
 
+    @cached_property
+    def workshop(self) -> Workshop:
+        """Where methods are built."""
+
+        def on_loss(network: str, epoch: int, loss: float) -> None:
+            self.clock.say(f"{network}: epoch {epoch + 1}, loss {loss:.6f}")
+
+        warm = self.warm
+        return Workshop(Parts(
+            warm.track_ND, warm.centroids_KD, warm.rankings_KL, lambda x_BF: self.network(x_BF), lambda: warm,
+            self.settings.similarity, self.seed, dropoutnet=self.dropoutnet, melu=self.melu, on_loss=on_loss,
+        ))  # fmt: skip
+
 
 Builder = Callable[[Task], Method]
-METHODS: Mapping[str, Builder] = {
-    "popularity": lambda task: Popularity(len(task.data.track_ND)),
-    "registration_day_streams": lambda task: RegistrationDayStreams(task.data.track_ND, task.settings.similarity),
-    "full_pers": lambda task: FullPers(task.network, task.data.track_ND, task.settings.similarity),
-    "semi_pers": lambda task: SemiPers(task.network, task.warm.centroids_KD, task.warm.rankings_KL),
-}
+
+
+def _builder(name: str) -> Builder:
+    def build(task: Task) -> Method:
+        if name in ("full_pers", "semi_pers", "near_segments"):
+            _ = task.network  # trained while the method is built, not when it is first asked
+        return task.workshop.method(name)
+
+    return build
+
+
+METHODS: Mapping[str, Builder] = {name: _builder(name) for name in VECTORS_ALONE}
 
 
 def segment_levels(task: Task, method: Method) -> NDArray[np.int32] | None:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from scipy.sparse import csr_matrix
 
-from jobs.cold_start.segments import lifts
+from jobs.cold_start.cards import lifts, of_people
 from models.input_vector import AGE_CLASSES, SCALARS, Layout, age_classes
 from models.metrics import bootstrap
 
@@ -114,8 +114,8 @@ def table_2(
     """Segments of at least `min_users`: countries and age classes by lift, their first songs; the most marked first."""
     member = csr_matrix((np.ones(len(labels_U), np.float32), (labels_U, np.arange(len(labels_U)))), (k, len(labels_U)))
     classes = age_classes(ages_U)
-    by_country = lifts(member, countries)
-    by_age = lifts(member, [AGE_CLASSES[c] if c >= 0 else None for c in classes])
+    by_country = lifts(of_people(member, countries), 1)
+    by_age = lifts(of_people(member, [AGE_CLASSES[c] if c >= 0 else None for c in classes]), 1)
     sizes = np.bincount(labels_U, minlength=k)
     rows = [
         {

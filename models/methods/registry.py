@@ -74,48 +74,61 @@ class Parts:
     on_loss: OnLoss | None = None
 
 
-class _Workshop:
-    """Makes each shared thing once."""
+class Workshop:
+    """Builds methods by name and makes each thing that they share once."""
 
     def __init__(self, parts: Parts) -> None:
         self.parts = parts
 
     @cached_property
     def warm(self) -> Warm:
+        """What is learned from."""
         return self.parts.warm()
 
     @cached_property
     def dropoutnet(self) -> DropoutNet:
+        """Trained once for Full and Semi."""
         return DropoutNet(self.warm, self.parts.dropoutnet, self.parts.seed, self._report("dropoutnet"))
 
     @cached_property
     def melu(self) -> Melu:
+        """Trained once for Full and Semi."""
         return Melu(self.warm, self.parts.melu, self.parts.seed, self._report("melu"))
 
     @cached_property
     def autoencoder(self) -> FirstDayAutoencoder:
+        """Alone and in the blend."""
         report = self._report("first_day_autoencoder")
         return FirstDayAutoencoder(self.warm, self.parts.ours.autoencoder, self.parts.seed, report)
 
     @cached_property
     def mixture(self) -> SegmentMixture:
+        """Alone and in the order of the blend."""
         ours, report = self.parts.ours, self._report("segment_mixture")
         return SegmentMixture(self.warm, ours.mixture, ours.smoothing, self.parts.seed, report)
 
     @cached_property
     def neighbours(self) -> Neighbours:
+        """Alone and in the blend."""
         return Neighbours(self.warm, self.parts.ours.neighbours)
 
     @cached_property
     def blend(self) -> Blend:
+        """Alone and as the order of the mixture."""
         return Blend(self.autoencoder, self.neighbours, self.parts.ours.share)
+
+    def method(self, name: str) -> Method:
+        """The method of this name; ValueError for an unknown one, and for whatever it refuses to learn from."""
+        if name not in _MAKE:
+            raise ValueError(f"methods: no {name!r}; there are {', '.join(NAMES)}")
+        return _MAKE[name](self, self.parts)
 
     def _report(self, network: str) -> Callable[[int, float], None] | None:
         on_loss = self.parts.on_loss
         return None if on_loss is None else lambda epoch, loss: on_loss(network, epoch, loss)
 
 
-_MAKE: dict[str, Callable[[_Workshop, Parts], Method]] = {
+_MAKE: dict[str, Callable[[Workshop, Parts], Method]] = {
     "popularity": lambda w, p: Popularity(len(p.track_ND)),
     "registration_day_streams": lambda w, p: RegistrationDayStreams(p.track_ND, p.similarity),
     "registration_day_streams_no_fallback": lambda w, p: RegistrationDayStreams(p.track_ND, p.similarity, False),
@@ -139,6 +152,7 @@ _MAKE: dict[str, Callable[[_Workshop, Parts], Method]] = {
     "ials_fold_in": lambda w, p: IalsFoldIn(w.warm, p.als.alpha, p.als.regularisation, p.als.exponent),
 }
 NAMES = tuple(_MAKE)  # the paper's Table 1 in its order, our own, peers
+VECTORS_ALONE = NAMES[: NAMES.index("near_segments") + 1]  # need no ids, so the paper's public data has all they need
 
 
 def build(names: Iterable[str], parts: Parts) -> list[Method]:
@@ -147,9 +161,5 @@ def build(names: Iterable[str], parts: Parts) -> list[Method]:
     Raises:
         ValueError: an unknown name; whatever a method refuses to learn from.
     """
-    chosen = list(names)
-    for name in chosen:
-        if name not in _MAKE:
-            raise ValueError(f"methods: no {name!r}; there are {', '.join(NAMES)}")
-    workshop = _Workshop(parts)
-    return [_MAKE[name](workshop, parts) for name in chosen]
+    workshop = Workshop(parts)
+    return [workshop.method(name) for name in names]
