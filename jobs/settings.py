@@ -152,8 +152,8 @@ class DropoutNetSettings(Section):
     dropout: float = Field(0.5, ge=0, lt=1, description="share of users, and of tracks, whose preference is hidden")
     epochs: Positive = 10
     learning_rate: float = Field(0.05, gt=0)
-    batch_users: Annotated[int, Field(ge=2)] = 256
-    batch_tracks: Annotated[int, Field(ge=2)] = Field(1024, description="tracks that a batch of users is scored on")
+    batch_users: Annotated[int, Field(ge=2)] = 128
+    batch_tracks: Annotated[int, Field(ge=2)] = Field(512, description="tracks that a batch of users is scored on")
 
 
 class MeluSettings(Section):
@@ -162,8 +162,8 @@ class MeluSettings(Section):
     embedding: Positive = 64
     hidden: Positive = Field(64, description="width of the two dense layers")
     epochs: Positive = 20
-    learning_rate: float = Field(1e-3, gt=0)
-    inner_rate: float = Field(5e-6, gt=0, description="of the one step towards a listener")
+    learning_rate: float = Field(5e-4, gt=0)
+    inner_rate: float = Field(0.05, gt=0, description="of the one step towards a listener")
     batch_users: Positive = 128
     support: Annotated[int, Field(ge=2, multiple_of=2)] = Field(10, description="tracks of a user's step, half heard")
     query: Annotated[int, Field(ge=2, multiple_of=2)] = Field(10, description="tracks of the loss, half heard")

@@ -51,7 +51,7 @@ def test_all_methods_stand_in_one_table(copied, finished):
         curve = tracker.client.get_metric_history(newest.info.run_id, f"{name}.loss")
         assert [point.step for point in curve] == list(range(epochs))
         assert curve[-1].value < curve[0].value
-    assert newest.data.params["melu.inner_rate"] == "5e-06"
+    assert newest.data.params["melu.inner_rate"] == "0.05"
     assert newest.data.params["dropoutnet.rank"] == "16"
 
 
