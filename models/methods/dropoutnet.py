@@ -9,9 +9,9 @@ Towers   Linear -> BatchNorm -> tanh twice (800, 400), then Linear to R = 200; s
 Differs  a track's content is what its listeners say of it, as the public data has no more: the mean vector of the warm
          users who streamed it, and the logarithm of how many they are.
          A step scores S users against the same P tracks, each tower once, where the original runs both towers for each
-         of 100 pairs: on CPU cores that is the difference between minutes and weeks. The original's pairs, per user
-         as many from the 2 500 best of 50 000 tracks as from all, become two halves of the loss: over the best 5 % of
-         a step's tracks for each user, and over all of them, tracks being drawn alike from the whole catalogue.
+         of 100 pairs, which CPU cores cannot afford. The original's pairs, per user as many from the 2 500 best of
+         50 000 tracks as from all, become two halves of the loss: over the best 5 % of a step's tracks for each user,
+         and over all of them, tracks being drawn alike from the whole catalogue.
          Scores to be learned are brought to mean 0 and deviation 1, which changes no ranking: a learning rate then
          means the same in both spaces. It is higher than the original's 0.005, as a step speaks for more pairs, and is
          divided by ten after 60 and after 85 % of the steps instead of after every 50 000 users; a gradient longer than

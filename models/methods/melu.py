@@ -10,9 +10,9 @@ Differs  content of a listener is the standardised and clipped input vector, of 
          embedding is one linear map of either, not one a field. Affinity is 1 for a track that the user streamed and 0
          for one drawn alike from those they did not: half and half in a query set (10) and in a support set (10),
          drawn anew each epoch, while the original splits each user's ratings once and has 3 to 90 of them in a support
-         set. More users a step than 32, with a higher rate of Adam: step counts were made for GPUs;
-         a gradient longer than 1 is shortened to that. The rate of a user's own step is chosen on validation, far above
-         the original's 5e-6, which changes no list.
+         set. More users a step than 32, with a higher rate of Adam: step counts were made for GPUs. A gradient longer
+         than 1 is shortened to that. The rate of a user's own step is chosen on validation, far above the original's
+         5e-6.
          Users who streamed nothing, or everything, are not learned from.
          Which tracks a cold listener streamed is not in the input vector (nor in the public data), only the mean of
          their vectors. As a track's embedding is linear, that mean stands for them: it is the support set, with

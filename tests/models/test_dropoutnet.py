@@ -20,7 +20,7 @@ from models.methods.dropoutnet import (
 
 D, N, U = 4, 60, 300
 LAYOUT = Layout(D)
-SMALL = DropoutNetRecipe(hidden=(32, 16), rank=8, epochs=20, batch_users=64, batch_tracks=N)
+SMALL = DropoutNetRecipe(hidden=(32, 16), rank=8, epochs=40, learning_rate=0.1, batch_users=32, batch_tracks=N)
 
 
 @pytest.fixture(scope="module")
@@ -74,15 +74,14 @@ def test_it_learns_the_scores_of_the_latent_model(warm) -> None:
 def test_with_dropout_it_answers_those_without_a_preference(warm) -> None:
     wanted = warm.user_UD @ warm.track_ND.T
     x = warm.x_UF.copy()
-    x[:, LAYOUT.block("country")] += np.random.default_rng(1).standard_normal(
-        (U, D)
-    )  # a preference says more than that
+    # What is left of the country block says less than a preference.
+    x[:, LAYOUT.block("country")] += np.random.default_rng(1).standard_normal((U, D))
 
     def fits(dropout: float) -> float:
         net = DropoutNet(replace(warm, x_UF=x), replace(SMALL, dropout=dropout), 1)
         return float(np.corrcoef(wanted.ravel(), (net.cold_users(x) @ net.track_NR.T).ravel())[0, 1])
 
-    assert fits(0.5) > max(0.6, fits(0) + 0.03)
+    assert fits(0.5) > 0.6 > 0.3 > fits(0)
 
 
 def test_skips_and_bans_are_not_read(warm) -> None:
