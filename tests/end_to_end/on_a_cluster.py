@@ -18,11 +18,12 @@ sys.path.append(str(Path(__file__).parents[2]))
 
 from benchmarks.cluster import HOST, SHORT_LIVED, executors, standalone
 from jobs.context import Context
-from jobs.factorize import als, blocks
+from jobs.factorize import als, blocks, svd
 from jobs.settings import load
 from jobs.weeks import Week
 
 ROUNDS = 30
+POWERS = 40
 
 
 def with_a_death(context: Context, workers: list[psutil.Process]) -> dict[str, object]:
@@ -52,6 +53,35 @@ def with_a_death(context: Context, workers: list[psutil.Process]) -> dict[str, o
     return {"killed": len(killed), "gone": not alive, "same": same, "rounds": len(fit.losses)}
 
 
+def svd_with_a_death(context: Context, workers: list[psutil.Process]) -> dict[str, object]:
+    """The same for the SVD, with so many power iterations that the death falls among them."""
+    lake, week = context.lake, context.week.name
+    n = lake.rows("catalog", week=week)
+    settings = context.settings.svd.model_copy(update={"power_iterations": POWERS})
+    killed: list[psutil.Process] = []
+
+    def kill() -> None:
+        killed.append(executors(workers[1])[0])
+        killed[0].kill()
+
+    found, seconds = [], 0.0
+    with blocks.scratch(context, "death") as folder:
+        pairs = svd.symmetric(lake.spark(context.spark, "track_pairs", week=week))
+        matrix = blocks.pack(pairs, "track_pairs", (n, n), 4, folder, spread=True)
+        for deadly in (False, True):
+            death = Timer(seconds / 2, kill)
+            if deadly:
+                death.start()
+            began = time.monotonic()
+            factors = svd.factorise(context.spark, matrix, matrix, settings, 1)
+            seconds = time.monotonic() - began
+            found.append([factors.u(), factors.values])
+            assert not death.is_alive(), "the SVD was over before the executor died"
+    same = all(np.array_equal(one, two) for one, two in zip(*found, strict=True))
+    _, alive = psutil.wait_procs(killed, timeout=30)
+    return {"svd_killed": len(killed), "svd_gone": not alive, "svd_same": same}
+
+
 def main(logs: Path) -> None:
     """Run it; the last line of stdout is what the test reads."""
     with standalone(logs, 2) as (master, workers):
@@ -68,7 +98,7 @@ def main(logs: Path) -> None:
             time.sleep(0.2)
         n_executors = status().size() - 1
         spark_stage(context)
-        death = with_a_death(context, workers)
+        death = with_a_death(context, workers) | svd_with_a_death(context, workers)
         spark.stop()
         print(json.dumps({"executors": n_executors, **death}))
 
