@@ -6,8 +6,11 @@ import json
 import os
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
-from threading import Timer
+from typing import Any
 
 import numpy as np
 import psutil
@@ -19,67 +22,74 @@ sys.path.append(str(Path(__file__).parents[2]))
 from benchmarks.cluster import HOST, SHORT_LIVED, executors, standalone
 from jobs.context import Context
 from jobs.factorize import als, blocks, svd
+from jobs.factorize.crew import Crew
 from jobs.settings import load
 from jobs.weeks import Week
 
-ROUNDS = 30
-POWERS = 40
+FATAL_CALL = 20  # which of a factorisation's calls to its workers an executor does not live through
 
 
-def with_a_death(context: Context, workers: list[psutil.Process]) -> dict[str, object]:
-    """Train twice on the same blocks, the second time killing an executor on the way; are the factors the same bits?"""
+@contextmanager
+def a_death(worker: psutil.Process) -> Iterator[list[psutil.Process]]:
+    """Kill the worker's executor as it is about to be given work: on the way, however fast the machine is."""
+    killed: list[psutil.Process] = []
+    calls = count(1)
+
+    def each(self: Crew, *arguments: Any) -> list[Any]:
+        if next(calls) == FATAL_CALL:
+            killed.extend(executors(worker)[:1])
+            killed[0].kill()
+        return hand_out(self, *arguments)
+
+    hand_out, Crew.each = Crew.each, each  # type: ignore[method-assign]
+    try:
+        yield killed
+    finally:
+        Crew.each = hand_out  # type: ignore[method-assign]
+
+
+def twice(worker: psutil.Process, factorise: Callable[[], list[np.ndarray]]) -> dict[str, object]:
+    """Factorise, and again with a death: who died, and are the factors the same bits?"""
+    one = factorise()
+    with a_death(worker) as killed:
+        two = factorise()
+    _, alive = psutil.wait_procs(killed, timeout=30)
+    same = all(np.array_equal(left, right) for left, right in zip(one, two, strict=True))
+    return {"killed": len(killed), "gone": not alive, "same": same}
+
+
+def als_with_a_death(context: Context, worker: psutil.Process) -> dict[str, object]:
+    """An executor dies among the iterations of ALS."""
     spark, week = context.spark, context.week.name
     shape = (context.lake.rows("warm_users", week=week), context.lake.rows("catalog", week=week))
     entries = context.lake.spark(spark, "user_track", week=week).select(
         F.col("user_idx").alias("row"), F.col("track_idx").alias("column"), F.col("affinity").alias("value")
     )
-    settings = context.settings.als.model_copy(update={"iterations": ROUNDS, "tolerance": 0.0})
-    killed: list[psutil.Process] = []
-
-    def kill(number: int, loss: float, seconds: float) -> None:
-        if number == 2:
-            victim = executors(workers[0])[0]
-            killed.append(victim)
-            Timer(seconds / 2, victim.kill).start()
-
-    found = []
+    settings = context.settings.als.model_copy(update={"iterations": 8, "tolerance": 0.0})
     with blocks.scratch(context, "death") as folder:
         ratings = blocks.pack(entries, "user_track", shape, 4, folder, positive=True)
-        for on_round in (lambda *_: None, kill):
-            fit = als.train(spark, ratings, settings, 1, on_round)
-            found.append([np.array(fit.items()), *(np.array(fit.users(block)) for block in ratings.blocks)])
-    same = all(np.array_equal(one, two) for one, two in zip(*found, strict=True))
-    _, alive = psutil.wait_procs(killed, timeout=30)
-    return {"killed": len(killed), "gone": not alive, "same": same, "rounds": len(fit.losses)}
+
+        def factors() -> list[np.ndarray]:
+            fit = als.train(spark, ratings, settings, 1, lambda *_: None)
+            return [np.array(fit.items()), *(np.array(fit.users(block)) for block in ratings.blocks)]
+
+        return twice(worker, factors)
 
 
-def svd_with_a_death(context: Context, workers: list[psutil.Process]) -> dict[str, object]:
-    """The same for the SVD, with so many power iterations that the death falls among them."""
+def svd_with_a_death(context: Context, worker: psutil.Process) -> dict[str, object]:
+    """An executor dies among the power iterations of the SVD."""
     lake, week = context.lake, context.week.name
     n = lake.rows("catalog", week=week)
-    settings = context.settings.svd.model_copy(update={"power_iterations": POWERS})
-    killed: list[psutil.Process] = []
-
-    def kill() -> None:
-        killed.append(executors(workers[1])[0])
-        killed[0].kill()
-
-    found, seconds = [], 0.0
+    settings = context.settings.svd.model_copy(update={"power_iterations": 8})
     with blocks.scratch(context, "death") as folder:
         pairs = svd.symmetric(lake.spark(context.spark, "track_pairs", week=week))
         matrix = blocks.pack(pairs, "track_pairs", (n, n), 4, folder, spread=True)
-        for deadly in (False, True):
-            death = Timer(seconds / 2, kill)
-            if deadly:
-                death.start()
-            began = time.monotonic()
-            factors = svd.factorise(context.spark, matrix, matrix, settings, 1)
-            seconds = time.monotonic() - began
-            found.append([factors.u(), factors.values])
-            assert not death.is_alive(), "the SVD was over before the executor died"
-    same = all(np.array_equal(one, two) for one, two in zip(*found, strict=True))
-    _, alive = psutil.wait_procs(killed, timeout=30)
-    return {"svd_killed": len(killed), "svd_gone": not alive, "svd_same": same}
+
+        def factors() -> list[np.ndarray]:
+            found = svd.factorise(context.spark, matrix, matrix, settings, 1)
+            return [found.u(), found.values]
+
+        return twice(worker, factors)
 
 
 def main(logs: Path) -> None:
@@ -98,9 +108,9 @@ def main(logs: Path) -> None:
             time.sleep(0.2)
         n_executors = status().size() - 1
         spark_stage(context)
-        death = with_a_death(context, workers) | svd_with_a_death(context, workers)
+        deaths = {"als": als_with_a_death(context, workers[0]), "svd": svd_with_a_death(context, workers[1])}
         spark.stop()
-        print(json.dumps({"executors": n_executors, **death}))
+        print(json.dumps({"executors": n_executors, **deaths}))
 
 
 if __name__ == "__main__":
