@@ -109,12 +109,12 @@ def _swap(x_UD: Floats, labels: Labels, c_KD: Floats, saved_U: Floats, worth: fl
     moves unless all pairs lower it by more than `worth`. The segment next to one given up gets members: it sits out.
     """
     k = len(c_KD)
-    members = _members(labels, k)
+    inside = members(labels, k)
     halves_K2D, gain_K = np.empty((k, 2, c_KD.shape[1]), np.float32), np.zeros(k, np.float32)
 
     def split(here: slice) -> None:
-        bounds = members.indptr[here.start : here.stop + 1]
-        _split(x_UD, members.indices, bounds, c_KD[here], halves_K2D[here], gain_K[here])
+        bounds = inside.indptr[here.start : here.stop + 1]
+        _split(x_UD, inside.indices, bounds, c_KD[here], halves_K2D[here], gain_K[here])
 
     list(pool.map(split, (slice(j, j + 64) for j in range(0, k, 64))))
     cost_K = np.bincount(labels, weights=saved_U, minlength=k)
@@ -265,17 +265,23 @@ def _fill_empty(labels: Labels, distance_U: Floats, k: int) -> None:
         labels[user] = segment
 
 
-def _members(labels: NDArray[np.integer], k: int) -> csr_array:
+def members(labels: NDArray[np.integer], k: int) -> csr_array:
     """Who is in which segment: (k, U) of ones."""
     bounds = np.concatenate([np.zeros(1, np.int64), np.cumsum(np.bincount(labels, minlength=k))])
     return csr_array((np.ones(labels.size, np.float32), np.argsort(labels, kind="stable"), bounds), (k, labels.size))
+
+
+def listener_counts(labels: NDArray[np.integer], user_tracks: Any, k: int) -> csr_array:
+    """How many members of each segment have each track: labels (U,), sparse (U, N) of ones -> (k, N) int64."""
+    # Exact in float32 below 2^24 users, and without a copy of the matrix.
+    return csr_array((members(labels, k) @ csr_array(user_tracks)).astype(np.int64))
 
 
 def _means(x_UD: Floats, labels: Labels, k: int, pool: Executor) -> Floats:
     """Plain means by segment; float32 within a block, float64 over blocks."""
 
     def part(start: int) -> Floats:
-        sums: Floats = _members(labels[start : start + _SUM_BLOCK], k) @ x_UD[start : start + _SUM_BLOCK]
+        sums: Floats = members(labels[start : start + _SUM_BLOCK], k) @ x_UD[start : start + _SUM_BLOCK]
         return sums
 
     total = np.zeros((k, x_UD.shape[1]))
@@ -344,7 +350,7 @@ def rankings(labels: ArrayLike, user_tracks: Any, k: int, length: int) -> Labels
         tracks.sum_duplicates()
     if (tracks.data != 1).any():
         raise ValueError("rankings: user_tracks must hold each (user, track) once, with value 1")
-    counts = _members(label_U, k).astype(np.int64) @ tracks  # (k, N), exact
+    counts = listener_counts(label_U, tracks, k)
     out = np.empty((k, length), np.int32)
     for segment in range(k):
         here = slice(counts.indptr[segment], counts.indptr[segment + 1])

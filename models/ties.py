@@ -6,20 +6,9 @@ Source   the authors' code scores a segment's tracks by their share of listeners
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from scipy.sparse import csr_array
-
-
-def listener_counts(labels: ArrayLike, user_tracks: Any, k: int) -> csr_array:
-    """How many members of each segment have each track: labels (U,), sparse (U, N) of ones -> (k, N) int64."""
-    label_U = np.asarray(labels)
-    users = np.arange(label_U.size)
-    # Exact in float32 below 2^24 users, and without a copy of the matrix.
-    member = csr_array((np.ones(label_U.size, np.float32), (label_U, users)), shape=(k, label_U.size))
-    return csr_array((member @ csr_array(user_tracks)).astype(np.int64))
 
 
 def tie_end(counts_KN: csr_array, place: int) -> int:

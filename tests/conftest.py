@@ -42,6 +42,24 @@ def context(home):
     return Context(load(ROOT / "configs" / "tiny.yaml"), Week.parse("2026-11-16"), home)
 
 
+@pytest.fixture
+def command(monkeypatch, capfd) -> Callable[..., tuple[int, str, str]]:
+    """Type an `overture` command; returns exit code, stdout and stderr."""
+    from jobs import cli
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["overture", *map(str, arguments)])
+        try:
+            cli.main()
+            code = 0
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        captured = capfd.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
 @pytest.fixture(scope="session")
 def data_dir() -> Callable[[str], Path]:
     """Folder of one public dataset, or a skip with the reason."""

@@ -16,6 +16,7 @@ from scipy.sparse import csr_matrix
 
 from jobs.cold_start.people import warm_people
 from jobs.context import Context
+from models.segments import members
 
 CARD_TRACKS = 5
 CARD_TRAITS = 3
@@ -38,7 +39,7 @@ def cards(context: Context, labels: np.ndarray, heard_UN: csr_matrix, ranking: n
     people = warm_people(context)
     tracks = context.lake.read("tracks").to_pandas().set_index("track_id")
     tracks = tracks.loc[context.lake.read("catalog", week=week).to_pandas().sort_values("track_idx").track_id]
-    member_KU = csr_matrix((np.ones(len(labels), np.float32), (labels, np.arange(len(labels)))), shape=(k, len(labels)))
+    member_KU = csr_matrix(members(labels, k))
     artists = [a or f"artist {b}" for a, b in zip(tracks.artist_name, tracks.artist_id, strict=True)]
     traits = {
         "countries": of_people(member_KU, people.country.tolist()),

@@ -24,8 +24,8 @@ from models.methods.dropoutnet import DropoutNetRecipe
 from models.methods.melu import MeluRecipe
 from models.methods.registry import VECTORS_ALONE, Parts, Workshop
 from models.network import CODE, PAPER, Recipe, fit, predict
-from models.segments import KMeans, kmeans, rankings
-from models.ties import levels, listener_counts, tie_end
+from models.segments import KMeans, kmeans, listener_counts, rankings
+from models.ties import levels, tie_end
 
 RANKING = 200  # places of a segment's ranking at least
 UT_ALS_EPOCHS = 130  # the paper's; TT-SVD takes 100

@@ -17,6 +17,7 @@ from scipy.sparse import csr_matrix
 from jobs.cold_start.cards import lifts, of_people
 from models.input_vector import AGE_CLASSES, SCALARS, Layout, age_classes
 from models.metrics import bootstrap
+from models.segments import members
 
 CHUNKS, PERMUTATIONS = 5, 2
 # Lower ends of the classes of Figure 4.
@@ -112,7 +113,7 @@ def table_2(
     song_index_N: np.ndarray, min_users: int,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Segments of at least `min_users`: countries and age classes by lift, their first songs; the most marked first."""
-    member = csr_matrix((np.ones(len(labels_U), np.float32), (labels_U, np.arange(len(labels_U)))), (k, len(labels_U)))
+    member = csr_matrix(members(labels_U, k))
     classes = age_classes(ages_U)
     by_country = lifts(of_people(member, countries), 1)
     by_age = lifts(of_people(member, [AGE_CLASSES[c] if c >= 0 else None for c in classes]), 1)

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from models.input_vector import FirstDays
 from models.methods.autoencoder import FirstDayAutoencoder
-from models.methods.interface import Needs, check_k, known_days
+from models.methods.interface import Needs, best_in_chunks, check_k, known_days
 from models.methods.mixture import SegmentMixture
 from models.methods.neighbours import Neighbours
 from models.recommend import best
@@ -42,10 +42,7 @@ class Blend:
         """Distinct track_idx, best first, (B, k)."""
         days = known_days(self.name, x_BF, days)
         check_k(self.name, k, self.autoencoder.n_tracks, "the number of tracks")
-        out = np.empty((len(days), k), np.int32)
-        for start in range(0, len(days), _CHUNK):
-            out[start : start + _CHUNK] = best(self.scores(days.rows(start, min(start + _CHUNK, len(days)))), k)
-        return out
+        return best_in_chunks(self.scores, days, k)
 
 
 class RerankedMixture:

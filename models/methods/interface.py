@@ -18,7 +18,9 @@ from scipy.sparse import csr_array
 
 from models.input_vector import FirstDays
 from models.methods.tokens import Catalogue
+from models.recommend import best
 
+_CHUNK = 256  # listeners
 Predict = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
 
@@ -108,3 +110,11 @@ def known_days(name: str, x_BF: ArrayLike, days: FirstDays | None) -> FirstDays:
         given = "none" if days is None else f"those of {len(days)} listeners"
         raise ValueError(f"{name}: needs the first day of each of the {len(np.asarray(x_BF))} listeners, got {given}")
     return days
+
+
+def best_in_chunks(scores: Callable[[FirstDays], NDArray[np.float32]], days: FirstDays, k: int) -> NDArray[np.int32]:
+    """The k tracks of the highest scores (b, N) of each listener, (B, k); memory is bounded whatever B is."""
+    out = np.empty((len(days), k), np.int32)
+    for start in range(0, len(days), _CHUNK):
+        out[start : start + _CHUNK] = best(scores(days.rows(start, min(start + _CHUNK, len(days)))), k)
+    return out

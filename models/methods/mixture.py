@@ -19,8 +19,9 @@ from torch import Tensor
 
 from models.input_vector import FirstDays
 from models.methods.bag import Bag, BagRecipe, Batch, Floats, Loss, OnEpoch, fit
-from models.methods.interface import Needs, Predict, Warm, check_k, input_rows, known_days, predicted
+from models.methods.interface import Needs, Predict, Warm, best_in_chunks, check_k, input_rows, known_days, predicted
 from models.recommend import best, normalise
+from models.segments import listener_counts
 
 _CHUNK = 256
 _TRUTHS = 20  # tracks of a user's truth that a step looks at
@@ -33,10 +34,8 @@ class Tastes:
         """Needs the users' segments and streams; ValueError for a smoothing that is not above 0."""
         if not smoothing > 0:
             raise ValueError(f"segment_mixture.smoothing: must be above 0, got {smoothing}")
-        k, n_users = len(warm.centroids_KD), len(warm.labels_U)
         heard = csr_array(warm.heard_UN)
-        member_KU = csr_array((np.ones(n_users, np.float32), (warm.labels_U, np.arange(n_users))), shape=(k, n_users))
-        self.count_KN = csr_array(member_KU @ heard)
+        self.count_KN = listener_counts(warm.labels_U, heard, len(warm.centroids_KD))
         self.total_K = np.asarray(self.count_KN.sum(axis=1), np.float64).ravel()
         count_N = np.asarray(heard.sum(axis=0), np.float64).ravel()
         self.popularity_N = (count_N + 0.5) / (count_N + 0.5).sum()
@@ -118,11 +117,7 @@ class SegmentMixture:
         """Distinct track_idx, best first, (B, k)."""
         days = known_days(self.name, x_BF, days)
         check_k(self.name, k, len(self.tastes.popularity_N), "the number of tracks")
-        out = np.empty((len(days), k), np.int32)
-        for start in range(0, len(days), _CHUNK):
-            part = days.rows(start, min(start + _CHUNK, len(days)))
-            out[start : start + _CHUNK] = best(self.tastes.scores(self.weights(part)), k)
-        return out
+        return best_in_chunks(lambda part: self.tastes.scores(self.weights(part)), days, k)
 
     def _loss(self, seed: int) -> Loss:
         """Mean negative log-likelihood of the truths' tracks under the mixture, without the user's own streams."""

@@ -16,12 +16,10 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csr_array, vstack
 
 from models.input_vector import FirstDays
-from models.methods.interface import Needs, Warm, check_k, known_days, with_ids
+from models.methods.interface import Needs, Warm, best_in_chunks, check_k, known_days, with_ids
 from models.methods.tokens import Vocabulary
-from models.recommend import best
 
 _ROWS = 2048  # tokens counted at once
-_CHUNK = 256
 
 
 @dataclass(frozen=True)
@@ -72,10 +70,7 @@ class Neighbours:
         """Distinct track_idx, best first, (B, k)."""
         days = known_days(self.name, x_BF, days)
         check_k(self.name, k, self.n_tracks, "the number of tracks")
-        out = np.empty((len(days), k), np.int32)
-        for start in range(0, len(days), _CHUNK):
-            out[start : start + _CHUNK] = best(self.scores(days.rows(start, min(start + _CHUNK, len(days)))), k)
-        return out
+        return best_in_chunks(self.scores, days, k)
 
 
 def _scores(

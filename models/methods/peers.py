@@ -14,12 +14,10 @@ from scipy.sparse import csr_array
 
 from models.als import fold_in, gram
 from models.input_vector import FirstDays
-from models.methods.interface import Needs, Warm, check_k, known_days, with_ids
+from models.methods.interface import Needs, Warm, best_in_chunks, check_k, known_days, with_ids
 from models.methods.neighbours import NeighbourRecipe, Neighbours
-from models.recommend import best
 
 MOST_EASE = 30_000  # tracks: the inverse of that many squared takes 3.6 GB
-_CHUNK = 256
 
 
 def item_knn(warm: Warm) -> Neighbours:
@@ -55,11 +53,7 @@ class Ease:
         """Distinct track_idx, best first, (B, k)."""
         days = known_days(self.name, x_BF, days)
         check_k(self.name, k, len(self.weight_NN), "the number of tracks")
-        streamed_BN = self.catalogue.streamed(days)
-        out = np.empty((len(days), k), np.int32)
-        for start in range(0, len(days), _CHUNK):
-            out[start : start + _CHUNK] = best(streamed_BN[start : start + _CHUNK] @ self.weight_NN, k)
-        return out
+        return best_in_chunks(lambda part: self.catalogue.streamed(part) @ self.weight_NN, days, k)
 
 
 class IalsFoldIn:
@@ -79,14 +73,13 @@ class IalsFoldIn:
         """Distinct track_idx, best first, (B, k)."""
         days = known_days(self.name, x_BF, days)
         check_k(self.name, k, len(self.track_ND), "the number of tracks")
+        return best_in_chunks(self._scores, days, k)
+
+    def _scores(self, days: FirstDays) -> NDArray[np.float32]:
         streamed_BN = self.catalogue.streamed(days)
-        out = np.empty((len(days), k), np.int32)
-        for start in range(0, len(days), _CHUNK):
-            part = streamed_BN[start : start + _CHUNK]
-            vectors_BD = np.stack([self._vector(tracks) for tracks in np.split(part.indices, part.indptr[1:-1])])
-            scores_BN = (vectors_BD.astype(np.float64) @ self.track_ND.T.astype(np.float64)).astype(np.float32)
-            out[start : start + _CHUNK] = best(scores_BN, k)
-        return out
+        lists = np.split(streamed_BN.indices, streamed_BN.indptr[1:-1])
+        vectors_BD = np.stack([self._vector(tracks) for tracks in lists]).astype(np.float64)
+        return (vectors_BD @ self.track_ND.T.astype(np.float64)).astype(np.float32)
 
     def _vector(self, tracks: NDArray[np.int32]) -> NDArray[np.float32]:
         ones = np.ones(len(tracks))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -12,7 +11,6 @@ import pyarrow.compute as pc
 import pytest
 from one_week import TINY
 
-from jobs import cli
 from jobs.context import Context
 
 WEEK = ["--week", "2026-11-16"]
@@ -31,18 +29,12 @@ def spoiled(finished, tmp_path, monkeypatch, spark) -> Context:
 
 
 @pytest.fixture
-def overture(monkeypatch, capfd):
+def overture(command):
     """Type a command; returns exit code and what people read."""
 
     def run(*arguments: str) -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", ["overture", *arguments])
-        try:
-            cli.main()
-            code = 0
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        captured = capfd.readouterr()
-        return code, captured.out + captured.err
+        code, out, err = command(*arguments)
+        return code, out + err
 
     return run
 

@@ -9,7 +9,6 @@ import small_deezer
 import small_week
 from scipy.sparse import csr_matrix
 
-from jobs import cli
 from jobs.cold_start import paper, paper_views
 from jobs.cold_start.paper_methods import METHODS, Clock, Task, segment_levels
 from jobs.cold_start.paper_published import EXACT_POPULARITY, METRICS, TABLE_1, TITLES
@@ -196,22 +195,12 @@ class Page(HTMLParser):
 
 
 @pytest.fixture
-def overture(home, monkeypatch, capfd):
+def overture(home, command):
+    """Type a command in a home with MLflow's tables."""
     database = home / "mlflow" / "mlflow.db"
     database.parent.mkdir(parents=True)
     database.write_bytes(small_week.empty_database())
-
-    def run(*arguments):
-        monkeypatch.setattr("sys.argv", ["overture", *map(str, arguments)])
-        try:
-            cli.main()
-            code = 0
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        captured = capfd.readouterr()
-        return code, captured.out, captured.err
-
-    return run
+    return command
 
 
 @pytest.mark.parametrize(

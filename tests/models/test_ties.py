@@ -7,8 +7,8 @@ from sklearn.metrics import ndcg_score
 
 from models.input_vector import Ragged
 from models.metrics import score
-from models.segments import rankings
-from models.ties import levels, listener_counts, tie_end
+from models.segments import listener_counts, rankings
+from models.ties import levels, tie_end
 
 U, N, K, PLACE = 60, 90, 4, 10
 
