@@ -4,7 +4,8 @@ Shapes   B listeners of a batch, U users to learn from, F values of an input vec
 Source   Briand et al. 2021, section 3.2.3: three hidden layers of 400, 300, 200, each Linear -> ReLU -> BatchNorm,
          then Linear to D; mean squared error to the warm user's own vector
 Recipes  PAPER: SGD, raw output. CODE: the authors' published code: Adam, output at unit length, partial batch dropped
-Differs  a last batch of one row joins the batch before it (BatchNorm needs two); fewer users than a batch are one batch
+Differs  products are in bfloat16 while training, where the CPU has them (models/precision.py); a last batch of one row
+         joins the batch before it (BatchNorm needs two); fewer users than a batch are one batch
 
 A network is kept as named arrays (`state`, `restore`) and never pickled. On a CPU with the same number of threads the
 same seed gives the same bits.
@@ -21,6 +22,8 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
+
+from models.precision import training
 
 Validation = tuple[ArrayLike, ArrayLike]
 OnEpoch = Callable[[int, float, float | None], None]
@@ -79,7 +82,7 @@ class ColdStartNet(nn.Module):
 
     def forward(self, x_BF: Tensor) -> Tensor:
         """Predicted vectors, (B, d_out)."""
-        y_BD: Tensor = self.layers(x_BF)
+        y_BD: Tensor = self.layers(x_BF).float()
         return nn.functional.normalize(y_BD, dim=1) if self.normalise_output else y_BD
 
     @property
@@ -133,7 +136,9 @@ def fit(
         for index_B in _batches(torch.randperm(len(x_UF), generator=shuffle), recipe):
             index_B = index_B.to(device)
             optimiser.zero_grad()
-            loss = nn.functional.mse_loss(net(x_UF.index_select(0, index_B)), y_UD.index_select(0, index_B))
+            with training(device):
+                found_BD = net(x_UF.index_select(0, index_B))
+            loss = nn.functional.mse_loss(found_BD, y_UD.index_select(0, index_B))
             loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
             total += loss.detach() * len(index_B)

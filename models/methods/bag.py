@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from models.input_vector import FirstDays
 from models.methods.interface import Warm, with_ids
 from models.methods.tokens import Vocabulary
+from models.precision import training
 
 OnEpoch = Callable[[int, float], None]
 Floats = NDArray[np.float32]
@@ -142,7 +143,9 @@ def fit(
             total = 0.0
             for batch in users.batches(rng):
                 optimiser.zero_grad()
-                value = loss(net(batch.tokens), batch)
+                with training():
+                    logits = net(batch.tokens)
+                value = loss(logits.float(), batch)
                 value.backward()  # type: ignore[no-untyped-call]
                 optimiser.step()
                 pace.step()

@@ -36,6 +36,7 @@ from torch import Tensor, nn
 from models.input_vector import BLOCKS, SCALARS, FirstDays, Layout
 from models.methods.interface import Needs, Warm, check_k, input_rows
 from models.methods.scaling import Scaler
+from models.precision import training
 from models.recommend import Similarity, matrix, normalise, top_k
 from models.segments import kmeans, nearest, rankings
 
@@ -178,7 +179,9 @@ class DropoutNet:
                 for x in (user_SX, track_PX):
                     x[:, :d] *= torch.rand((len(x), 1), generator=luck) >= recipe.dropout
                 optimiser.zero_grad()
-                loss = halves(self._user(user_SX) @ track(track_PX).T, target_SP)
+                with training():
+                    user_SR, track_PR = self._user(user_SX), track(track_PX)
+                loss = halves(user_SR.float() @ track_PR.float().T, target_SP)
                 loss.backward()  # type: ignore[no-untyped-call]
                 nn.utils.clip_grad_norm_(parameters, _LONGEST)
                 optimiser.step()

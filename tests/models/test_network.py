@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from models import precision
 from models.network import CODE, PAPER, ColdStartNet, Recipe, _batches, fit, predict, restore, state
 
 SMALL = Recipe(hidden=(32, 16), learning_rate=1e-2, epochs=12, batch_size=32, device="cpu")
@@ -46,6 +47,18 @@ def test_it_learns(task, recipe: Recipe) -> None:
     assert held is not None
     assert held == pytest.approx(np.square(predict(net, x[320:]) - y[320:]).mean(), rel=1e-5)
     assert held < 0.7 * np.square(y[320:] - y[:320].mean(axis=0)).mean()
+
+
+@pytest.mark.skipif(not precision.has_bfloat16(), reason="this CPU has no products of bfloat16")
+def test_bfloat16_learns_as_well_and_keeps_float32(task, monkeypatch) -> None:
+    short, losses = fit(*task, SMALL, 1), {}
+    monkeypatch.setattr(precision, "has_bfloat16", lambda: False)
+    whole = fit(*task, SMALL, 1)
+    assert any((state(short)[name] != state(whole)[name]).any() for name in state(whole))
+    for name, net in (("short", short), ("whole", whole)):
+        assert {array.dtype for array in state(net).values()} == {np.dtype(np.float32), np.dtype(np.int64)}
+        losses[name] = float(np.square(predict(net, task[0]) - task[1]).mean())
+    assert losses["short"] == pytest.approx(losses["whole"], rel=0.05)
 
 
 def test_output_is_of_unit_length_only_where_asked(task) -> None:
