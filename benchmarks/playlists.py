@@ -45,36 +45,45 @@ ANYWHERE = (
 JUDGED = {"tt_svd": (*PAPER, *ANYWHERE), "ut_als": (*PAPER, "ials_fold_in")}
 
 
-def week(data: str, seed: int, quick: bool) -> Answer:
-    """The whole procedure from one seed: values of both cohorts by space/method/metric."""
+def learned(data: str, seed: int, quick: bool, spaces: tuple[str, ...] = SPACES) -> Any:
+    """The context of a week of playlists up to the networks, everything drawn from one seed.
+
+    The blend is judged as it is learned, with the others, and not learned once more to be served.
+    """
     from jobs import weekly
-    from jobs.cold_start import evaluate, features, segments, train
+    from jobs.cold_start import features, segments, train
     from jobs.context import Context
     from jobs.ingest import mpd
     from jobs.settings import load
     from jobs.weeks import Week
 
-    os.environ |= {"OVERTURE__SEED": str(seed), "OVERTURE__SOURCE__SEED": str(seed), **(QUICK if quick else {})}
-    settings = load(CONFIG)
+    changed = {"SEED": str(seed), "SOURCE__SEED": str(seed), "GATE__METHOD": "semi_pers"}
+    os.environ |= {f"OVERTURE__{name}": value for name, value in changed.items()} | (QUICK if quick else {})
+    settings, home = load(CONFIG), Path(os.environ["OVERTURE_HOME"])
+    context = Context(settings, Week.parse(settings.week), home)
+    source = subset(Path(data), home / "few", QUICK_PLAYLISTS) if quick else Path(data)
+    mpd.run(context, source)
+    weekly.begin(context)
+    for name in LEARN:
+        import_module(f"jobs.{name}").run(context)
+    context.spark.stop()
+    for space in spaces:
+        for job in (segments, features, train):
+            job.run(context, space)
+    return context
+
+
+def week(data: str, seed: int, quick: bool) -> Answer:
+    """The whole procedure from one seed: values of both cohorts by space/method/metric."""
+    from jobs.cold_start import evaluate
+    from jobs.context import Context
+
     clock = stopwatch()
     quality: dict[str, float] = {}
-    home = Path(os.environ["OVERTURE_HOME"])
-
-    def context(**judged: Any) -> Context:
-        of_space = settings.evaluation.model_copy(update=judged)
-        return Context(settings.model_copy(update={"evaluation": of_space}), Week.parse(settings.week), home)
-
-    learner = context()
-    source = subset(Path(data), home / "few", QUICK_PLAYLISTS) if quick else Path(data)
-    mpd.run(learner, source)
-    weekly.begin(learner)
-    for name in LEARN:
-        import_module(f"jobs.{name}").run(learner)
-    learner.spark.stop()
+    found = learned(data, seed, quick)
     for space in SPACES:
-        judge = context(methods=JUDGED[space], leave_out_first_day=True)
-        for job in (segments, features, train):
-            job.run(learner, space)
+        chosen = found.settings.evaluation.model_copy(update={"methods": JUDGED[space]})
+        judge = Context(found.settings.model_copy(update={"evaluation": chosen}), found.week, found.home)
         evaluate.run(judge, space)
         rows = judge.lake.read("evaluation", week=judge.week.name, space=space).to_pylist()
         quality |= {

@@ -149,6 +149,9 @@ class NetworkSettings(Section):
     batch_size: Positive = 512
     drop_last: bool = True
     normalise_output: bool = True
+    log_counts: bool = Field(
+        False, description="our own addition: counts as logarithms, and an unknown age as a flag instead of -1"
+    )
     device: Literal["auto", "cpu", "cuda"] = "auto"
     holdout: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.05, description="share of warm users kept out of training to show the loss on unseen ones; the paper: 0"
@@ -270,7 +273,10 @@ class GateSettings(Section):
     """What a challenger must show."""
 
     space: Space = Field("tt_svd", description="the space that the service answers from")
-    method: Literal["semi_pers", "full_pers"] = "semi_pers"
+    method: Literal["semi_pers", "full_pers", "blend"] = Field(
+        "semi_pers",
+        description="what the service answers with; blend: our own fully personalised best (models/methods/blend.py)",
+    )
     metric: Literal["precision", "recall", "ndcg"] = "ndcg"
     k: Positive = 50
     parity: float = Field(1e-4, gt=0, description="largest difference of ONNX from PyTorch on the cohort")
@@ -282,7 +288,11 @@ class GateSettings(Section):
     slice_floor: Share = Field(0.5, description="a slice may not fall below this share of Popularity in it")
     slice_min_users: Positive = 50
     max_popularity_share: Share = Field(0.9, description="recommended places taken by the 1 % most popular tracks")
-    latency_ms: float = Field(10.0, gt=0, description="p99 of one row through onnxruntime")
+    latency_ms: float = Field(10.0, gt=0, description="p99 of one answer of the method, from the input row on")
+
+    def blended(self, space: str) -> bool:
+        """Does a release hold the blend in this space?"""
+        return self.method == "blend" and space == self.space
 
 
 class MlflowSettings(Section):

@@ -203,17 +203,19 @@ class Run:
         self.tracker.client.log_inputs(self.run_id, [entry])
 
     @_guarded
-    def log_onnx(self, model: bytes, name: str, n_in: int, n_out: int) -> str:
-        """Log an ONNX network (B, n_in) -> (B, n_out) float32 with its signature; returns `models:/...`."""
-        import numpy as np
+    def log_onnx(self, model: bytes, name: str) -> str:
+        """Log an ONNX network of one input and one output with its signature; returns `models:/...`."""
         import onnx
         from mlflow.models import ModelSignature
         from mlflow.types import Schema, TensorSpec
 
         logging.getLogger("mlflow.utils.environment").setLevel(logging.ERROR)  # it misses pip where uv installed
+        network = onnx.load_model_from_string(model)
 
-        def spec(width: int) -> Schema:
-            return Schema([TensorSpec(np.dtype(np.float32), (-1, width))])
+        def spec(value: onnx.ValueInfoProto) -> Schema:
+            tensor = value.type.tensor_type
+            shape = tuple(dim.dim_value or -1 for dim in tensor.shape.dim)  # a free dimension has a name, no value
+            return Schema([TensorSpec(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type), shape)])
 
         logged = self.tracker.client.create_logged_model(
             self.tracker.experiment_id, name=name, source_run_id=self.run_id, model_type="onnx"
@@ -221,11 +223,11 @@ class Run:
         try:
             with _global_uri(self.tracker.uri):
                 mlflow.onnx.log_model(
-                    onnx.load_model_from_string(model),
+                    network,
                     name=name,
                     model_id=logged.model_id,
                     run_id=self.run_id,
-                    signature=ModelSignature(spec(n_in), spec(n_out)),
+                    signature=ModelSignature(spec(network.graph.input[0]), spec(network.graph.output[0])),
                     save_as_external_data=False,
                     pip_requirements=["onnx", "onnxruntime", "numpy"],
                 )

@@ -206,6 +206,11 @@ class FirstDays:
         blocks = {name: ragged.rows(start, stop) for name, ragged in self.blocks.items()}
         return FirstDays(self.country[start:stop], self.age[start:stop], blocks)
 
+    def take(self, which: ArrayLike) -> FirstDays:
+        """Listeners in the order of `which`, (B',) indices or a (B,) mask."""
+        blocks = {name: ragged.take(which) for name, ragged in self.blocks.items()}
+        return FirstDays(self.country[np.asarray(which)], self.age[np.asarray(which)], blocks)
+
     @classmethod
     def one(cls, country: str | None, age: int | None, blocks: Mapping[str, Sequence[int]]) -> FirstDays:
         """A single listener, as the service sees it; empty or absent blocks are the same."""

@@ -23,6 +23,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
+from models.input_vector import SCALARS
 from models.precision import training
 
 Validation = tuple[ArrayLike, ArrayLike]
@@ -40,6 +41,7 @@ class Recipe:
     batch_size: int = 512
     drop_last: bool = True
     normalise_output: bool = True
+    log_counts: bool = False
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
     def __post_init__(self) -> None:
@@ -63,18 +65,29 @@ CODE = Recipe()
 
 
 class ColdStartNet(nn.Module):
-    """(B, d_in) -> (B, d_out); with `normalise_output` rows have unit length."""
+    """(B, d_in) -> (B, d_out); with `normalise_output` rows have unit length.
+
+    With `log_counts`, our own addition, the counts at the end of an input row enter as log(1 + count), and an unknown
+    age as 0 and a flag instead of -1 among the years.
+    """
 
     def __init__(
-        self, d_in: int, d_out: int, hidden: tuple[int, ...] = (400, 300, 200), normalise_output: bool = True
+        self,
+        d_in: int,
+        d_out: int,
+        hidden: tuple[int, ...] = (400, 300, 200),
+        normalise_output: bool = True,
+        log_counts: bool = False,
     ) -> None:
         """Weights are drawn from torch's global generator; `fit` seeds it and puts it back."""
         super().__init__()
         if d_in < 1 or d_out < 1:
             raise ValueError(f"network: d_in and d_out must be at least 1, got {d_in} and {d_out}")
-        self.d_in, self.d_out, self.normalise_output = d_in, d_out, normalise_output
+        if log_counts and d_in <= len(SCALARS):
+            raise ValueError(f"network.log_counts: input rows end with {len(SCALARS)} scalars, got d_in {d_in}")
+        self.d_in, self.d_out, self.normalise_output, self.log_counts = d_in, d_out, normalise_output, log_counts
         layers: list[nn.Module] = []
-        width = d_in
+        width = d_in + log_counts
         for n in hidden:
             layers += [nn.Linear(width, n), nn.ReLU(), nn.BatchNorm1d(n)]
             width = n
@@ -82,7 +95,7 @@ class ColdStartNet(nn.Module):
 
     def forward(self, x_BF: Tensor) -> Tensor:
         """Predicted vectors, (B, d_out)."""
-        y_BD: Tensor = self.layers(x_BF).float()
+        y_BD: Tensor = self.layers(_flagged(x_BF) if self.log_counts else x_BF).float()
         return nn.functional.normalize(y_BD, dim=1) if self.normalise_output else y_BD
 
     @property
@@ -121,7 +134,8 @@ def fit(
             )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        net = ColdStartNet(x_UF.shape[1], y_UD.shape[1], recipe.hidden, recipe.normalise_output).to(device)
+        widths = (x_UF.shape[1], y_UD.shape[1], recipe.hidden)
+        net = ColdStartNet(*widths, recipe.normalise_output, recipe.log_counts).to(device)
     shuffle = torch.Generator().manual_seed(seed)
     x_UF, y_UD = x_UF.to(device), y_UD.to(device)
     optimiser: torch.optim.Optimizer
@@ -203,7 +217,14 @@ def state(net: ColdStartNet) -> dict[str, np.ndarray]:
     return {name: tensor.detach().cpu().numpy().copy() for name, tensor in net.state_dict().items()}
 
 
-def restore(arrays: Mapping[str, np.ndarray], normalise_output: bool = True) -> ColdStartNet:
+def _flagged(x_BF: Tensor) -> Tensor:
+    """Counts as logarithms, unknown age as a flag: (B, F) -> (B, F + 1). The scalars are last, age first of them."""
+    vectors, age, counts = x_BF.tensor_split([x_BF.shape[1] - len(SCALARS), x_BF.shape[1] - len(SCALARS) + 1], dim=1)
+    unknown = (age < 0).to(x_BF.dtype)
+    return torch.cat([vectors, age.clamp(min=0), unknown, torch.log1p(counts.clamp(min=0))], dim=1)
+
+
+def restore(arrays: Mapping[str, np.ndarray], normalise_output: bool = True, log_counts: bool = False) -> ColdStartNet:
     """The network of `state`, in eval mode; widths are read off the weights.
 
     Raises:
@@ -214,7 +235,7 @@ def restore(arrays: Mapping[str, np.ndarray], normalise_output: bool = True) -> 
         raise ValueError(f"network: no weights among {', '.join(arrays) or 'no arrays'}")
     hidden = tuple(shape[0] for shape in weights[:-1])
     with torch.random.fork_rng(devices=[]):
-        net = ColdStartNet(weights[0][1], weights[-1][0], hidden, normalise_output)
+        net = ColdStartNet(weights[0][1] - log_counts, weights[-1][0], hidden, normalise_output, log_counts)
     try:
         net.load_state_dict({name: torch.tensor(np.asarray(a)) for name, a in arrays.items()})
     except RuntimeError as error:

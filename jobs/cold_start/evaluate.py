@@ -12,7 +12,6 @@ Source  paper 4.1; metrics in models/metrics.py. The network is judged as it is 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -21,25 +20,16 @@ import pyarrow as pa
 from scipy.sparse import csr_array
 
 from jobs import figures, tracking
-from jobs.cold_start.train import load
-from jobs.cold_start.warm import catalogue, first_days, warm_side
+from jobs.cold_start.methods import build_methods
+from jobs.cold_start.warm import catalogue, first_days, load
 from jobs.context import Context
 from jobs.errors import CheckFailed
-from jobs.lake import vectors
-from jobs.release import export
-from jobs.settings import METHODS, PEERS, Settings, Space
+from jobs.settings import Space
 from jobs.tracking import Run
 from models.input_vector import AGE_CLASSES, INTERACTIONS, FirstDays, Ragged, age_classes
-from models.methods import Method
-from models.methods.bag import BagRecipe
-from models.methods.dropoutnet import DropoutNetRecipe
-from models.methods.melu import MeluRecipe
-from models.methods.neighbours import NeighbourRecipe
-from models.methods.registry import AlsRecipe, Ours, Parts, build
+from models.methods import lists
 from models.metrics import bootstrap, score
-from models.recommend import without
 
-SECTIONS = {"first_day_autoencoder": "autoencoder", "segment_mixture": "mixture"}  # of the settings, by network
 METRICS = ("precision", "recall", "ndcg")
 MAX_COUNTRIES = 5
 
@@ -70,7 +60,7 @@ def run(context: Context, space: Space) -> dict[str, Any]:
         for split in ("validation", "test"):
             cohort = read_cohort(context, space, split)
             for method in methods:
-                recommended_BK = recommend(method, cohort, max(settings.k))
+                recommended_BK = lists(method, cohort.x_BF, max(settings.k), cohort.days, cohort.taken_BN)
                 rows += judge(context, method.name, cohort, recommended_BK)
                 if split == "test":
                     recommended[method.name] = recommended_BK
@@ -84,70 +74,6 @@ def run(context: Context, space: Space) -> dict[str, Any]:
         )
         log(context, run, space, rows, recommended)
         return {"rows": written.rows, "path": written.path, **headline(rows, max(settings.k)), **run.links}
-
-
-def recommend(method: Method, cohort: Cohort, k: int) -> np.ndarray:
-    """Lists of k tracks, without those that the cohort has to leave out, (B, k)."""
-    taken = cohort.taken_BN
-    if taken is None:
-        return method.recommend(cohort.x_BF, k, cohort.days)
-    longest = int(np.diff(taken.indptr).max(initial=0))
-    return without(method.recommend(cohort.x_BF, min(k + longest, taken.shape[1]), cohort.days), taken, k)
-
-
-def judged(context: Context, space: Space) -> tuple[str, ...]:
-    """Names of the methods: those of the settings, in a backtest all but the peers; a fold-in needs the ALS factors."""
-    ours = tuple(name for name in METHODS if name not in PEERS)
-    names = ours if context.week.backtest else context.settings.evaluation.methods
-    return tuple(name for name in names if name != "ials_fold_in" or space == "ut_als")
-
-
-def build_methods(context: Context, space: Space, run: Run | None = None) -> list[Method]:
-    """The methods of `judged` over one space; how those that are trained here learned is logged to `run`."""
-    settings, week = context.settings, context.week
-    tracks_ND = context.lake.matrix("track_vectors", week=week.name, space=space)
-    segments = context.lake.read("segments", week=week.name, space=space).sort_by("segment_id")
-    centroids_KD = vectors(segments, "centroid")
-    lists = segments.column("ranking").combine_chunks()
-    ranking_KR = lists.flatten().to_numpy().reshape(len(lists), -1)
-    network = cache(lambda: export.session(export.kept(context, space).network))
-    losses: list[tuple[str, float, int]] = []
-    parts = Parts(
-        tracks_ND,
-        centroids_KD,
-        ranking_KR,
-        predict=lambda x_BF: export.run(network(), x_BF),
-        warm=lambda: warm_side(context, space, tracks_ND, centroids_KD, ranking_KR),
-        similarity=settings.evaluation.similarity,
-        seed=context.seed(f"methods/{space}"),
-        dropoutnet=DropoutNetRecipe(**settings.dropoutnet.model_dump()),
-        melu=MeluRecipe(**settings.melu.model_dump()),
-        ours=our_recipes(settings),
-        als=AlsRecipe(settings.als.alpha, settings.als.regularisation, settings.als.frequency_exponent),
-        on_loss=lambda name, epoch, loss: losses.append((f"{name}.loss", loss, epoch)),
-    )
-    methods = build(judged(context, space), parts)
-    if run is not None and losses:
-        run.log_batch(losses)
-        learned = {name.partition(".")[0] for name, _, _ in losses}
-        sections = {SECTIONS.get(name, name) for name in learned}
-        run.log_params({"seed": parts.seed, **settings.model_dump(include=sections)})
-    return methods
-
-
-def our_recipes(settings: Settings) -> Ours:
-    """How our own methods are made."""
-    mixture = settings.mixture
-    return Ours(
-        autoencoder=BagRecipe(**settings.autoencoder.model_dump()),
-        mixture=BagRecipe(**mixture.model_dump(include=set(type(settings.autoencoder).model_fields))),
-        neighbours=NeighbourRecipe(**settings.neighbours.model_dump()),
-        smoothing=mixture.smoothing,
-        sharpness=mixture.sharpness,
-        share=settings.blend_share,
-        list_length=mixture.list_length,
-        mixture_share=mixture.own_share,
-    )
 
 
 def read_cohort(context: Context, space: Space, split: str) -> Cohort:

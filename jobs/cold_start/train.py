@@ -1,7 +1,8 @@
 """Train the network from first-day inputs to the vectors of warm users, and export it.
 
 Input   features (train, validation, test), user_vectors, warm_users
-Output  work/<week>/<space>/: network.onnx and PyTorch's own predictions for the cohort (jobs/release/export.py)
+Output  work/<week>/<space>/: network.onnx and PyTorch's own predictions for the cohort (jobs/release/export.py);
+        with gate.method blend, that too (jobs/release/blend.py)
 Source  paper 3.2.3; recipes in models/network.py
 """
 
@@ -12,17 +13,18 @@ from typing import Any
 import numpy as np
 
 from jobs import figures, tracking
+from jobs.cold_start.methods import log_learning, workshop
+from jobs.cold_start.warm import first_days, load
 from jobs.context import Context
 from jobs.errors import CheckFailed
-from jobs.lake import vectors
+from jobs.release import blend
+from jobs.release.export import keep, to_onnx
 from jobs.settings import Space
 from models.network import Recipe, fit, predict
 
 
 def run(context: Context, space: Space) -> dict[str, Any]:
     """Fit, export, keep; the report for Airflow."""
-    from jobs.release.export import keep, to_onnx
-
     settings = context.settings.network
     with tracking.task(context, "train", space) as run:
         x, y = training_set(context, space)
@@ -46,15 +48,22 @@ def run(context: Context, space: Space) -> dict[str, Any]:
         run.log_batch((name, value, epoch) for epoch, row in enumerate(curves) for name, value in row.items())
         run.log_dataset("features", week=context.week.name, space=space, split="train")
         run.log_figure(figures.loss_curve(curves), "loss_curve.png")
-        run.log_onnx(onnx, f"{space}_network", x.shape[1], y.shape[1])
+        run.log_onnx(onnx, f"{space}_network")
+        if context.settings.gate.blended(space):
+            train_blend(context, space, run)
         return {"rows": len(x), "path": str(folder), **curves[-1], **run.links}
 
 
-def load(context: Context, space: Space, split: str) -> tuple[np.ndarray, np.ndarray]:
-    """User ids (B,) and input vectors (B, F) of one split."""
-    table = context.lake.read("features", week=context.week.name, space=space, split=split)
-    x = vectors(table, "x") if table.num_rows else np.zeros((0, 20 * context.settings.d(space) + 19), np.float32)
-    return table.column("user_id").to_numpy(), x
+def train_blend(context: Context, space: Space, run: tracking.Run) -> None:
+    """Fit and keep the blend, which the release answers with where gate.method says so."""
+    losses: list[tuple[str, float, int]] = []
+    shop = workshop(context, space, lambda name, epoch, loss: losses.append((f"{name}.loss", loss, epoch)))
+    found = shop.blend
+    user_ids, _ = load(context, space, "validation")
+    facts = {"seed": shop.parts.seed, "loss": losses[-1][1], "epochs": len(losses)}
+    days = first_days(context, "validation", user_ids)
+    run.log_onnx(blend.keep(context, space, found, shop.autoencoder, user_ids, days, facts), f"{space}_blend")
+    log_learning(run, losses, shop.parts.seed)
 
 
 def training_set(context: Context, space: Space) -> tuple[np.ndarray, np.ndarray]:

@@ -10,14 +10,21 @@ import pyarrow as pa
 from scipy.sparse import csr_array
 
 from jobs.cold_start.segments import listened
-from jobs.cold_start.train import load
 from jobs.context import Context
 from jobs.errors import CheckFailed
+from jobs.lake import vectors
 from jobs.settings import Space
 from models.input_vector import FirstDays
 from models.methods import Warm
 from models.methods.tokens import Catalogue
 from models.segments import nearest
+
+
+def load(context: Context, space: Space, split: str) -> tuple[np.ndarray, np.ndarray]:
+    """User ids (B,) and input vectors (B, F) of one split."""
+    table = context.lake.read("features", week=context.week.name, space=space, split=split)
+    x = vectors(table, "x") if table.num_rows else np.zeros((0, 20 * context.settings.d(space) + 19), np.float32)
+    return table.column("user_id").to_numpy(), x
 
 
 def warm_side(

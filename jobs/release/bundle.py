@@ -8,6 +8,7 @@ Re-run  the same inputs give the same bytes, so the same name; a bundle that is 
     tracks/{track_id,artist_id,album_id}.npy                        by track_idx
     <space>/network.onnx  layout.json  track_vectors.npy  centroids.npy  rankings.npy  segments.json
     <space>/entities/<kind>.{ids,vectors}.npy                       song artist album playlist, ids ascending
+    <space>/blend/                                                  with gate.method blend (jobs/release/blend.py)
     <space>/demographics/{country,age_class,country_age}.npy        rows as named in names.json
 """
 
@@ -30,7 +31,7 @@ import contracts
 from jobs.context import Context
 from jobs.errors import CheckFailed
 from jobs.lake import vectors
-from jobs.release import export, files, manifest, pointer, registry
+from jobs.release import blend, export, files, manifest, pointer, registry
 from jobs.release.opened import bundle_layout
 from jobs.settings import SPACES
 from jobs.tracking import task
@@ -54,8 +55,15 @@ def run(context: Context) -> dict[str, object]:
         if not context.week.backtest:
             version = registry.version_of(context, tracked.tracker, release)
             if version is None:
-                models = {space: _log_network(tracked, folder, space) for space in SPACES}
-                version = registry.register(tracked, release, models[context.settings.gate.space])
+                models = {
+                    path.parent.relative_to(folder).as_posix(): tracked.log_onnx(
+                        path.read_bytes(), "_".join(("network", *path.parent.relative_to(folder).parts))
+                    )
+                    for path in sorted(folder.glob("**/network.onnx"))
+                }
+                gate = context.settings.gate
+                answers = f"{gate.space}/blend" if gate.method == "blend" else gate.space
+                version = registry.register(tracked, release, models[answers])
             registry.set_alias(context, tracked.tracker, registry.CHALLENGER, version)
         return {
             "release": release,
@@ -65,13 +73,6 @@ def run(context: Context) -> dict[str, object]:
             "version": version,
             **tracked.links,
         }
-
-
-def _log_network(tracked: Any, folder: Path, space: str) -> str:
-    layout = json.loads((folder / space / "layout.json").read_text())
-    network = (folder / space / "network.onnx").read_bytes()
-    uri: str = tracked.log_onnx(network, f"network_{space}", layout["size"], layout["d"])
-    return uri
 
 
 def of_week(context: Context) -> str:
@@ -195,6 +196,10 @@ def _fill_space(context: Context, folder: Path, space: str, track_ids: np.ndarra
         for row in segments.select(["segment_id", "size", "card"]).to_pylist()
     ]
     files.write(folder / "segments.json", files.canonical(people))
+    if context.settings.gate.blended(space):
+        learned = blend.kept(context, space)
+        for name in blend.FILES:
+            files.write(folder / "blend" / name, (learned / name).read_bytes())
     _entities(folder / "entities", read("entity_vectors"), track_ids, tracks_ND)
     _demographics(folder / "demographics", read("demographic_vectors"), d)
     return kept.facts

@@ -13,10 +13,10 @@ import json
 import logging
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -28,20 +28,27 @@ if TYPE_CHECKING:
     import torch
 
     from jobs.context import Context
+    from models.network import ColdStartNet
 
 INPUT, OUTPUT = "x", "vector"
 FILES = ("network.onnx", "cohort_user_id.npy", "cohort_vectors.npy")
 BATCH = 4096
 
 
-def to_onnx(net: torch.nn.Module) -> bytes:
-    """The network (B, F) -> (B, d) float32 as one self-contained ONNX file, B free.
+def to_onnx(net: ColdStartNet) -> bytes:
+    """The network (B, F) -> (B, d) float32 as one self-contained ONNX file, B free."""
+    import torch
+
+    return graph(net, torch.zeros(2, net.d_in), {0: torch.export.Dim("batch")}, (INPUT, OUTPUT))
+
+
+def graph(net: torch.nn.Module, example: torch.Tensor, free: dict[int, Any], names: tuple[str, str]) -> bytes:
+    """A network of one input and one output as ONNX; `free` are the input's dimensions of any size.
 
     The same weights give the same bytes: names of source files and other notes of the exporter are taken out.
     """
     import torch
 
-    n_in = next(layer.in_features for layer in net.modules() if isinstance(layer, torch.nn.Linear))
     net = copy.deepcopy(net).to("cpu").eval()
     log = logging.getLogger("torch.onnx")
     level = log.level
@@ -51,11 +58,11 @@ def to_onnx(net: torch.nn.Module) -> bytes:
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
                 net,
-                (torch.zeros(2, n_in),),
+                (example,),
                 dynamo=True,
-                input_names=[INPUT],
-                output_names=[OUTPUT],
-                dynamic_shapes=({0: torch.export.Dim("batch")},),
+                input_names=names[:1],
+                output_names=names[1:],
+                dynamic_shapes=(free,),
                 external_data=False,
                 verbose=False,
             )
@@ -63,11 +70,11 @@ def to_onnx(net: torch.nn.Module) -> bytes:
         log.setLevel(level)
     assert program is not None  # dynamo=True gives a program
     model = program.model_proto
-    graph = model.graph
-    for part in (model, graph, *graph.node, *graph.input, *graph.output, *graph.initializer):
+    inner = model.graph
+    for part in (model, inner, *inner.node, *inner.input, *inner.output, *inner.initializer):
         part.ClearField("metadata_props")
         part.ClearField("doc_string")
-    graph.ClearField("value_info")
+    inner.ClearField("value_info")
     return bytes(model.SerializeToString(deterministic=True))
 
 
@@ -146,14 +153,41 @@ def keep(
     if len(user_ids) != len(vectors_BD):
         raise ValueError(f"user_ids: {len(user_ids)} users, but {len(vectors_BD)} predictions")
     folder = context.work / space
-    folder.mkdir(parents=True, exist_ok=True)
-    files.write(folder / "network.json", b"{}")
-    files.write(folder / FILES[0], network)
-    files.write_array(folder / FILES[1], np.asarray(user_ids, np.int64))
-    files.write_array(folder / FILES[2], np.asarray(vectors_BD, np.float32))
-    digests = {name: files.file_digest(folder / name) for name in FILES}
-    files.replace(folder / "network.json", files.canonical({"facts": dict(facts), "sha256": digests}))
+    with sealing(folder, "network.json", FILES, facts):
+        files.write(folder / FILES[0], network)
+        files.write_array(folder / FILES[1], np.asarray(user_ids, np.int64))
+        files.write_array(folder / FILES[2], np.asarray(vectors_BD, np.float32))
     return folder
+
+
+@contextlib.contextmanager
+def sealing(folder: Path, card: str, names: Sequence[str], facts: Mapping[str, object]) -> Iterator[None]:
+    """Files of one training are written inside; the card with facts and digests comes last, so that half is none."""
+    folder.mkdir(parents=True, exist_ok=True)
+    files.write(folder / card, b"{}")
+    yield
+    digests = {name: files.file_digest(folder / name) for name in names}
+    files.replace(folder / card, files.canonical({"facts": dict(facts), "sha256": digests}))
+
+
+def sealed(context: Context, folder: Path, card: str) -> dict[str, object]:
+    """Facts of what a space's training kept in `folder`, all files verified.
+
+    Raises:
+        CheckFailed: there is none, it was cut off, or a file is damaged.
+    """
+    name, space = card.removesuffix(".json"), folder.relative_to(context.work).parts[0]
+    try:
+        found = json.loads((folder / card).read_text())
+        for file, wanted in found["sha256"].items():
+            if files.file_digest(folder / file) != wanted:
+                raise CheckFailed(f"{folder / file} is damaged; run `overture train --space {space}` again")
+        facts: dict[str, object] = found["facts"]
+    except (FileNotFoundError, KeyError, ValueError):
+        raise CheckFailed(
+            f"{name}: week {context.week.name} has none in {space}; run `overture train --space {space}` first"
+        ) from None
+    return facts
 
 
 def kept(context: Context, space: str) -> Kept:
@@ -163,14 +197,6 @@ def kept(context: Context, space: str) -> Kept:
         CheckFailed: the week has no network in this space, or its training was cut off.
     """
     folder = context.work / space
-    try:
-        card = json.loads((folder / "network.json").read_text())
-        for name, wanted in card["sha256"].items():
-            if files.file_digest(folder / name) != wanted:
-                raise CheckFailed(f"{folder / name} is damaged; run `overture train --space {space}` again")
-        user_ids, vectors = (np.load(folder / name, allow_pickle=False) for name in FILES[1:])
-    except (FileNotFoundError, KeyError, ValueError):
-        raise CheckFailed(
-            f"network: week {context.week.name} has none in {space}; run `overture train --space {space}` first"
-        ) from None
-    return Kept((folder / FILES[0]).read_bytes(), user_ids, vectors, card["facts"])
+    facts = sealed(context, folder, "network.json")
+    user_ids, vectors = (np.load(folder / name, allow_pickle=False) for name in FILES[1:])
+    return Kept((folder / FILES[0]).read_bytes(), user_ids, vectors, facts)

@@ -22,11 +22,12 @@ import pyarrow as pa
 from jobs.cold_start.evaluate import slices
 from jobs.context import Context
 from jobs.errors import CheckFailed
-from jobs.release import bundle, export, files, pointer, rules
+from jobs.release import blend, bundle, export, files, pointer, rules
 from jobs.release.opened import Release, open_release
 from jobs.release.rules import FAIL, PASS, Line
 from jobs.tracking import task
 from models.input_vector import FirstDays, Ragged
+from models.methods import Method, lists
 from models.metrics import score
 
 SPLITS = ("validation", "test")
@@ -100,8 +101,11 @@ def judge(context: Context, release: Release, champion: pointer.Pointer | None) 
     n_boot, seed = context.settings.evaluation.bootstrap, context.seed("gate")
     lines = [rules.data_checks(release.document("quality"))]
     lines += [parity(context, release, space, judges) for space in release.spaces]
-    ours_BK = recommend(release, gate.space, gate.method, judges, gate.k)
-    popular_BK = np.tile(np.arange(gate.k), (len(judges.user_ids), 1))
+    if gate.method == "blend":
+        lines.append(blend_parity(context, release, judges))
+    leave_out = context.settings.evaluation.leave_out_first_day
+    ours_BK = recommend(release, gate.space, gate.method, judges, gate.k, leave_out)
+    popular_BK = recommend(release, gate.space, "popularity", judges, gate.k, leave_out)
     ours_B, popular_B = (score(rec_BK, judges.truth, gate.k)[gate.metric] for rec_BK in (ours_BK, popular_BK))
     lines.append(rules.over_popularity(ours_B, popular_B, gate.margin_over_popularity, n_boot, seed))
     lines.append(champion_line(context, release, champion, judges, ours_B))
@@ -111,8 +115,9 @@ def judge(context: Context, release: Release, champion: pointer.Pointer | None) 
         if name != "all" and who.any()
     ]
     lines.append(rules.popularity_share(ours_BK, len(judges.track_ids), gate.max_popularity_share))
-    x_BF = release.inputs(gate.space, judges.days.rows(0, 1))
-    lines.append(rules.latency(p99_ms(release, gate.space, x_BF), gate.latency_ms))
+    one = judges.days.rows(0, 1)
+    method = release.spaces[gate.space].method(gate.method)
+    lines.append(rules.latency(p99_ms(method, release.inputs(gate.space, one), one, gate.k), gate.latency_ms))
     return lines
 
 
@@ -140,10 +145,13 @@ def read_judges(context: Context) -> Judges:
     return Judges(user_ids, FirstDays.from_arrow(table), truth, catalog["track_id"].to_numpy())
 
 
-def recommend(release: Release, space: str, method: str, judges: Judges, k: int) -> np.ndarray:
+def recommend(
+    release: Release, space: str, method: str, judges: Judges, k: int, leave_out_first_day: bool = False
+) -> np.ndarray:
     """What a release answers, (B, k) in this week's track_idx; a track that left the catalogue gets one beyond it."""
-    x_BF = release.inputs(space, judges.days)
-    theirs_BK = np.asarray(release.spaces[space].method(method).recommend(x_BF, k))
+    opened = release.spaces[space]
+    taken_BN = opened.catalogue.streamed(judges.days) if leave_out_first_day else None
+    theirs_BK = lists(opened.method(method), release.inputs(space, judges.days), k, judges.days, taken_BN)
     order = np.argsort(judges.track_ids)
     now = judges.track_ids[order]
     place = np.minimum(np.searchsorted(now, release.track_ids), len(now) - 1)
@@ -169,8 +177,8 @@ def champion_line(
         theirs = open_release(pointer.releases(context.home) / champion.release)
     except CheckFailed as error:
         return Line(rule, None, None, FAIL, f"the champion cannot be opened: {error}")
-    served = theirs.provenance["settings"]["gate"]
-    champion_BK = recommend(theirs, served["space"], served["method"], judges, gate.k)
+    leave_out = context.settings.evaluation.leave_out_first_day
+    champion_BK = recommend(theirs, *theirs.answers, judges, gate.k, leave_out)
     champion_B = score(champion_BK, judges.truth, gate.k)[gate.metric]
     return rules.against_champion(
         ours_B,
@@ -193,13 +201,25 @@ def parity(context: Context, release: Release, space: str, judges: Judges) -> Li
     return rules.parity(space, float(np.abs(found_BD - kept.vectors[order[place]]).max()), bound)
 
 
-def p99_ms(release: Release, space: str, x_BF: np.ndarray) -> float:
-    """99th percentile of the time for one row through the network."""
-    network, row = release.spaces[space].network, np.ascontiguousarray(x_BF[:1])
+def blend_parity(context: Context, release: Release, judges: Judges) -> Line:
+    """The blend's scores with PyTorch, which training kept for some listeners, against the bundle's."""
+    gate = context.settings.gate
+    user_ids, wanted_BN = blend.compared(blend.kept(context, gate.space))
+    order = np.argsort(judges.user_ids)
+    place = np.minimum(np.searchsorted(judges.user_ids[order], user_ids), len(order) - 1)
+    if not len(user_ids) or (judges.user_ids[order][place] != user_ids).any():
+        return Line("onnx parity blend", None, gate.parity, FAIL, "training kept scores of listeners who do not judge")
+    opened = release.spaces[gate.space]
+    found_BN = blend.read(opened.folder / "blend", opened.catalogue).scores(judges.days.take(order[place]))
+    return rules.parity("blend", float(np.abs(found_BN - wanted_BN).max()), gate.parity)
+
+
+def p99_ms(method: Method, x_1F: np.ndarray, day: FirstDays, k: int) -> float:
+    """99th percentile of the time in which one listener is answered."""
     times = []
     for n in range(WARM_UP + N_TIMED):
         start = time.perf_counter()
-        network.run(None, {export.INPUT: row})
+        method.recommend(x_1F, k, day)
         if n >= WARM_UP:
             times.append(time.perf_counter() - start)
     return float(np.quantile(times, 0.99) * 1000)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jobs.errors import CheckFailed
-from jobs.release import export, manifest
+from jobs.release import blend, export, manifest
 from models.input_vector import (
     AGE_CLASSES,
     BLOCKS,
@@ -24,6 +24,7 @@ from models.input_vector import (
     input_vectors,
 )
 from models.methods import FullPers, Method, Popularity, SemiPers
+from models.methods.tokens import Catalogue
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -64,13 +65,26 @@ class OpenSpace:
         """Vectors (B, d) of listeners."""
         return export.run(self.network, x_BF)
 
+    @cached_property
+    def catalogue(self) -> Catalogue:
+        """Ids of the release's tracks."""
+        return Catalogue(*(_ids(self.folder.parent, column) for column in ("track_id", "artist_id", "album_id")))
+
     def method(self, name: str) -> Method:
-        """A way to recommend: popularity, full_pers or semi_pers; answers are this release's own track_idx."""
+        """A way to recommend: popularity, full_pers, semi_pers or blend; answers are this release's own track_idx.
+
+        Raises:
+            CheckFailed: the release does not hold it, or it is damaged.
+        """
         if name == "popularity":
             return Popularity(len(self.array("track_vectors")))
         if name == "full_pers":
             return FullPers(self.predict, self.array("track_vectors"), self.layout["similarity"])
-        return SemiPers(self.predict, self.array("centroids"), self.array("rankings"))
+        if name == "semi_pers":
+            return SemiPers(self.predict, self.array("centroids"), self.array("rankings"))
+        if name == "blend" and (self.folder / "blend").is_dir():
+            return blend.read(self.folder / "blend", self.catalogue)
+        raise CheckFailed(f"release {self.folder.parent.name[:12]}: holds no {name} in {self.folder.name}")
 
 
 @dataclass(frozen=True)
@@ -84,8 +98,13 @@ class Release:
     @cached_property
     def track_ids(self) -> np.ndarray:
         """(N,) stable ids by track_idx."""
-        found: np.ndarray = np.load(self.folder / "tracks" / "track_id.npy", mmap_mode="r", allow_pickle=False)
-        return found
+        return _ids(self.folder, "track_id")
+
+    @property
+    def answers(self) -> tuple[str, str]:
+        """Space and method that it was promoted to answer with."""
+        gate = self.provenance["settings"]["gate"]
+        return gate["space"], gate["method"]
 
     @property
     def week(self) -> str:
@@ -99,6 +118,11 @@ class Release:
     def inputs(self, space: str, days: FirstDays) -> np.ndarray:
         """Input vectors (B, F) of listeners, made from this release's own entities."""
         return input_vectors(days, self.spaces[space].entities, self.spaces[space].demographics)
+
+
+def _ids(release: Path, column: str) -> np.ndarray:
+    found: np.ndarray = np.load(release / "tracks" / f"{column}.npy", mmap_mode="r", allow_pickle=False)
+    return found
 
 
 def bundle_layout(d: int) -> dict[str, Any]:

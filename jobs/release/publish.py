@@ -46,11 +46,13 @@ class MemoryMapped:
         release = open_release(folder)
         nobody = FirstDays.one(None, None, {})
         answers: dict[str, list[int]] = {}
+        answering_space, answering_method = release.answers
         for name, space in release.spaces.items():
             vector_BD = space.predict(release.inputs(name, nobody))
             if vector_BD.shape != (1, space.layout["d"]) or not np.isfinite(vector_BD).all():
                 raise CheckFailed(f"release {folder.name[:12]}: {name}/network.onnx gives no vector of width d")
-            first = space.method("semi_pers").recommend(release.inputs(name, nobody), 3)[0]
+            method = space.method(answering_method if name == answering_space else "semi_pers")
+            first = method.recommend(release.inputs(name, nobody), 3, nobody)[0]
             answers[name] = [int(track) for track in release.track_ids[first]]
         entries = manifest.read(folder)["files"].values()
         return {"files": len(entries), "bytes": sum(entry["bytes"] for entry in entries), "first_tracks": answers}

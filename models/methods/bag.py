@@ -4,7 +4,8 @@ Shapes   B listeners, U warm users, V tokens, H width, C choices of the head, N 
 Source   an autoencoder for implicit feedback (Sedhain et al. 2015; softmax over items after Liang et al. 2018)
 Differs  learns from made-up first days: in each pass over the users, a quarter of them as they were, the others as a
          few tracks drawn from the user's own, as many as first days have; the truth is what else the user streamed.
-         A bag is divided by the square root of its size, so that more evidence says more, but not in proportion.
+         A bag is divided by its size to the power of `size_exponent`: with 1 it is the mean, which forgets how much was
+         seen, with 0 the sum; between them more evidence says more, but not in proportion.
          Embeddings start from the space's vectors: tracks, and means of them for artists and albums
 """
 
@@ -43,6 +44,7 @@ class BagRecipe:
     dropout: float = 0.5
     batch_users: int = 256
     as_they_were: float = 0.25
+    size_exponent: float = 0.5
     from_vectors: bool = True
     kinds: tuple[str, ...] = ("track", "artist", "album", "country", "age")
 
@@ -56,6 +58,8 @@ class BagRecipe:
                 f"bag: learning_rate must be above 0 and weight_decay at least 0, "
                 f"got {self.learning_rate} and {self.weight_decay}"
             )
+        if not 0 <= self.size_exponent <= 1:
+            raise ValueError(f"bag.size_exponent: must be from 0 to 1, got {self.size_exponent}")
         if not (0 <= self.dropout < 1 and 0 <= self.as_they_were <= 1):
             raise ValueError(
                 f"bag: dropout must be in [0, 1) and as_they_were in [0, 1], got {self.dropout}, {self.as_they_were}"
@@ -77,13 +81,13 @@ Loss = Callable[[Tensor, Batch], Tensor]
 class Bag(nn.Module):
     """Tokens of B listeners -> (B, C); trained by `fit`, asked by `logits`."""
 
-    def __init__(self, vocabulary: Vocabulary, width: int, start_C: Floats, dropout: float) -> None:
+    def __init__(self, vocabulary: Vocabulary, start_C: Floats, recipe: BagRecipe) -> None:
         """`start_C` are the logits of an empty bag."""
         super().__init__()
-        self.vocabulary = vocabulary
-        self.embedding = nn.EmbeddingBag(vocabulary.size, width, mode="sum")
-        self.bend = nn.Sequential(nn.Tanh(), nn.Dropout(dropout))
-        self.head = nn.Linear(width, len(start_C))
+        self.vocabulary, self.size_exponent = vocabulary, recipe.size_exponent
+        self.embedding = nn.EmbeddingBag(vocabulary.size, recipe.width, mode="sum")
+        self.bend = nn.Sequential(nn.Tanh(), nn.Dropout(recipe.dropout))
+        self.head = nn.Linear(recipe.width, len(start_C))
         with torch.no_grad():
             self.embedding.weight.normal_(std=_NOISE)
             self.head.weight.normal_(std=_NOISE)
@@ -91,23 +95,41 @@ class Bag(nn.Module):
 
     def forward(self, tokens_BV: csr_array) -> Tensor:
         """Logits (B, C)."""
-        size = np.maximum(np.diff(tokens_BV.indptr), 1)
+        size_B = torch.from_numpy(np.maximum(np.diff(tokens_BV.indptr), 1).astype(np.float32))
         sums_BH = self.embedding(
             torch.from_numpy(tokens_BV.indices.astype(np.int64)),
             torch.from_numpy(tokens_BV.indptr[:-1].astype(np.int64)),
         )
-        scaled: Tensor = sums_BH / torch.from_numpy(np.sqrt(size).astype(np.float32))[:, None]
-        return self.head(self.bend(scaled))  # type: ignore[no-any-return]
+        logits: Tensor = self.head(self.bend(sums_BH / size_B[:, None] ** self.size_exponent))
+        return logits
 
     def logits(self, tokens_BV: csr_array) -> Iterator[tuple[slice, Floats]]:
         """Rows and their logits (b, C), a chunk at a time; in float64, so that a row is the same in any batch."""
         emb_VH = self.embedding.weight.detach().numpy()
         head_CH, bias_C = self.head.weight.detach().double().T, self.head.bias.detach().double()
-        size_B = np.sqrt(np.maximum(np.diff(tokens_BV.indptr), 1))
+        size_B = np.maximum(np.diff(tokens_BV.indptr), 1) ** self.size_exponent
         for start in range(0, tokens_BV.shape[0], _CHUNK):
             here = slice(start, min(start + _CHUNK, tokens_BV.shape[0]))
             bend_BH = np.tanh((tokens_BV[here] @ emb_VH).astype(np.float64) / size_B[here, None])
             yield here, (torch.from_numpy(bend_BH) @ head_CH + bias_C).float().numpy()
+
+
+class PaddedBag(nn.Module):
+    """A trained bag as one graph: tokens (B, T), V where a place is empty -> logits (B, C)."""
+
+    def __init__(self, bag: Bag) -> None:
+        """Takes the weights over; V itself has an embedding of zero."""
+        super().__init__()
+        known_VH = bag.embedding.weight.detach()
+        self.empty, self.size_exponent = len(known_VH), bag.size_exponent
+        self.embedding = nn.Embedding.from_pretrained(torch.cat([known_VH, known_VH.new_zeros(1, known_VH.shape[1])]))
+        self.head = bag.head
+
+    def forward(self, tokens_BT: Tensor) -> Tensor:
+        """Logits (B, C)."""
+        size_B1 = (tokens_BT < self.empty).sum(dim=1, keepdim=True).clamp(min=1)
+        logits: Tensor = self.head(torch.tanh(self.embedding(tokens_BT).sum(dim=1) / size_B1**self.size_exponent))
+        return logits
 
 
 def fit(
@@ -127,7 +149,7 @@ def fit(
         )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        net = Bag(vocabulary, recipe.width, start_C, recipe.dropout)
+        net = Bag(vocabulary, start_C, recipe)
         if recipe.from_vectors:
             _start(net, warm.track_ND)
         rng = np.random.default_rng(seed)

@@ -6,15 +6,18 @@ Source   weighted mean of scores, each over the listener's highest (CombSUM afte
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from models.input_vector import FirstDays
-from models.methods.autoencoder import FirstDayAutoencoder
-from models.methods.interface import Needs, best_in_chunks, check_k, known_days
-from models.methods.mixture import SegmentMixture
+from models.methods.interface import Needs, Scorer, best_in_chunks, check_k, known_days
 from models.methods.neighbours import Neighbours
 from models.recommend import best
+
+if TYPE_CHECKING:
+    from models.methods.mixture import SegmentMixture  # brings PyTorch in, which an answer does not need
 
 _CHUNK = 256
 
@@ -25,7 +28,7 @@ class Blend:
     name = "blend"
     needs = Needs(days=True)
 
-    def __init__(self, autoencoder: FirstDayAutoencoder, neighbours: Neighbours, share: float = 0.5) -> None:
+    def __init__(self, autoencoder: Scorer, neighbours: Neighbours, share: float = 0.5) -> None:
         """Both of the same catalogue."""
         if not 0 <= share <= 1:
             raise ValueError(f"blend.share: must be from 0 to 1, got {share}")

@@ -18,7 +18,7 @@ from scipy.sparse import csr_array
 
 from models.input_vector import FirstDays
 from models.methods.tokens import Catalogue
-from models.recommend import best
+from models.recommend import best, without
 
 _CHUNK = 256  # listeners
 Predict = Callable[[NDArray[np.float32]], NDArray[np.float32]]
@@ -73,6 +73,27 @@ class Method(Protocol):
         `days` tells what was done on the first day by id; a method that needs.days refuses to go without, the others
         do not look at it.
         """
+
+
+class Scorer(Protocol):
+    """What can be blended: a score for every track, comparable within a listener."""
+
+    @property
+    def n_tracks(self) -> int:
+        """N, the catalogue's size."""
+
+    def scores(self, days: FirstDays) -> NDArray[np.float32]:
+        """(B, N), 0 to 1, highest best."""
+
+
+def lists(
+    method: Method, x_BF: NDArray[np.float32], k: int, days: FirstDays, taken_BN: csr_array | None = None
+) -> NDArray[np.int32]:
+    """What a method recommends, (B, k); without each listener's taken tracks, where any are given."""
+    if taken_BN is None:
+        return method.recommend(x_BF, k, days)
+    longest = int(np.diff(taken_BN.indptr).max(initial=0))
+    return without(method.recommend(x_BF, min(k + longest, taken_BN.shape[1]), days), taken_BN, k)
 
 
 def input_rows(name: str, x_BF: ArrayLike, width: int | None = None) -> NDArray[np.float32]:

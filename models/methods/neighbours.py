@@ -46,19 +46,27 @@ class Neighbours:
 
     needs = Needs(days=True, cold_users=False)
 
-    def __init__(self, warm: Warm, recipe: NeighbourRecipe, name: str = "neighbours") -> None:
+    def __init__(self, vocabulary: Vocabulary, score_VN: csr_array, name: str = "neighbours") -> None:
+        """`score_VN` is what a token says about each track, as `learn` finds it.
+
+        Raises:
+            ValueError: it is not of the vocabulary's size.
+        """
+        if score_VN.shape != (vocabulary.size, vocabulary.n_tracks):
+            wanted = (vocabulary.size, vocabulary.n_tracks)
+            raise ValueError(f"{name}: scores must be {wanted} for this vocabulary, got {score_VN.shape}")
+        self.name, self.vocabulary, self.score_VN, self.n_tracks = name, vocabulary, score_VN, vocabulary.n_tracks
+
+    @classmethod
+    def learn(cls, warm: Warm, recipe: NeighbourRecipe, name: str = "neighbours") -> Neighbours:
         """Count who streams what together."""
-        self.name = name
         catalogue, days = with_ids(name, warm)
-        self.vocabulary = Vocabulary.of(catalogue, days)
+        vocabulary = Vocabulary.of(catalogue, days)
         heard_UN = csr_array(warm.heard_UN)
-        self.n_tracks = heard_UN.shape[1]
-        spans = self.vocabulary.spans
-        tokens_UV = self.vocabulary.tracks(heard_UN)
-        weight_V = np.zeros(self.vocabulary.size, np.float32)
+        weight_V = np.zeros(vocabulary.size, np.float32)
         for kind, weight in (("track", 1.0), ("artist", recipe.artist), ("album", recipe.album)):
-            weight_V[spans[kind]] = weight
-        self.score_VN = _scores(tokens_UV, heard_UN, weight_V, recipe)
+            weight_V[vocabulary.spans[kind]] = weight
+        return cls(vocabulary, _scores(vocabulary.tracks(heard_UN), heard_UN, weight_V, recipe), name)
 
     def scores(self, days: FirstDays) -> NDArray[np.float32]:
         """Score of each track over the listener's highest, (B, N), 0 to 1; by popularity, below all, where it is 0."""

@@ -22,7 +22,7 @@ MOST_EASE = 30_000  # tracks: the inverse of that many squared takes 3.6 GB
 
 def item_knn(warm: Warm) -> Neighbours:
     """Item neighbours by asymmetric cosine: tracks alone."""
-    return Neighbours(warm, NeighbourRecipe(artist=0, album=0), "item_knn")
+    return Neighbours.learn(warm, NeighbourRecipe(artist=0, album=0), "item_knn")
 
 
 class Ease:

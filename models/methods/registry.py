@@ -5,7 +5,7 @@ Importing this brings PyTorch in; models.methods alone does not.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -110,7 +110,7 @@ class Workshop:
     @cached_property
     def neighbours(self) -> Neighbours:
         """Alone and in the blend."""
-        return Neighbours(self.warm, self.parts.ours.neighbours)
+        return Neighbours.learn(self.warm, self.parts.ours.neighbours)
 
     @cached_property
     def blend(self) -> Blend:
@@ -153,13 +153,3 @@ _MAKE: dict[str, Callable[[Workshop, Parts], Method]] = {
 }
 NAMES = tuple(_MAKE)  # the paper's Table 1 in its order, our own, peers
 VECTORS_ALONE = NAMES[: NAMES.index("near_segments") + 1]  # need no ids, so the paper's public data has all they need
-
-
-def build(names: Iterable[str], parts: Parts) -> list[Method]:
-    """The methods of these names, in their order.
-
-    Raises:
-        ValueError: an unknown name; whatever a method refuses to learn from.
-    """
-    workshop = Workshop(parts)
-    return [workshop.method(name) for name in names]

@@ -78,10 +78,15 @@ class Vocabulary:
         """V, the number of tokens."""
         return int(self.spans["age"].stop)
 
+    @property
+    def n_tracks(self) -> int:
+        """N; the first tokens are the tracks, by track_idx."""
+        return len(self.catalogue.track_id_N)
+
     @cached_property
     def of_track_NV(self) -> csr_array:
         """The tokens of each track: itself, its artist, its album; (N, V) of ones."""
-        n = len(self.catalogue.track_id_N)
+        n = self.n_tracks
         columns = [np.arange(n)]
         for kind, ids in (("artist", self.catalogue.artist_id_N), ("album", self.catalogue.album_id_N)):
             known, token = self._tables[kind]
@@ -106,7 +111,7 @@ class Vocabulary:
 
     def days(self, days: FirstDays) -> csr_array:
         """The tokens of first days, (B, V) of ones."""
-        shape = (len(days), len(self.catalogue.track_id_N))
+        shape = (len(days), self.n_tracks)
         rows, columns = [], []
         for kind, names in LIKED.items():
             ids, token = self._tables[kind]
@@ -120,6 +125,14 @@ class Vocabulary:
         found = (direct + self.tracks(_ones(row[songs], column[songs], shape)) + self.people(days)).tocsr()
         found.data[:] = 1
         return found
+
+
+def padded(tokens_BV: csr_array) -> NDArray[np.int64]:
+    """The tokens of each listener side by side, (B, T), T of the fullest bag and at least 1; V where there is none."""
+    sizes = np.diff(tokens_BV.indptr)
+    out = np.full((len(sizes), max(1, int(sizes.max(initial=0)))), tokens_BV.shape[1], np.int64)
+    out[np.arange(out.shape[1]) < sizes[:, None]] = tokens_BV.indices
+    return out
 
 
 def _known(lists: Ragged | None, ids: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from jobs import cli
-from jobs.cold_start.evaluate import judged, our_recipes
+from jobs.cold_start.methods import judged, our_recipes
 from jobs.context import Context
 from jobs.settings import (
     METHODS,

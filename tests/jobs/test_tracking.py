@@ -94,7 +94,7 @@ def test_curves_tables_figures_data_sets_and_networks(context, capfd):
         run.log_figure(figures.popularity_ranks({"popularity": np.arange(20)[None]}, 150), "popularity_ranks.png")
         run.log_table([{"rule": "a", "measured": 1.0}], "gate.json")
         run.log_dataset("catalog", week=context.week.name)
-        uri = run.log_onnx(onnx, "network", net.d_in, net.d_out)
+        uri = run.log_onnx(onnx, "network")
     found = run_of(run)
     assert found.data.params == {"network.hidden": "(16,)", "network.epochs": "3", "users": "10"}
     history = run.tracker.client.get_metric_history(run.run_id, "train_loss")

@@ -113,14 +113,14 @@ def test_near_segments_of_a_sharp_mixture_are_the_nearest_alone():
 
 
 def test_neighbours_by_hand():
-    made = Neighbours(warm(), NeighbourRecipe(0.7, 0.3, 5.0, artist=0.5, album=0.0))
+    made = Neighbours.learn(warm(), NeighbourRecipe(0.7, 0.3, 5.0, artist=0.5, album=0.0))
     scores = made.score_VN.toarray()
     assert scores[0, 1] == pytest.approx(2 / (2**0.7 * 3**0.3 + 5))  # two users stream tracks 0 and 1
     assert scores[1, 0] == pytest.approx(2 / (3**0.7 * 2**0.3 + 5))
     assert (np.diag(scores[TRACKS]) == 0).all()
     assert scores[4, 2] == pytest.approx(0.5 * 2 / (3**0.7 * 3**0.3 + 5))  # three users stream artist 7, two track 2
     assert not scores[ALBUMS].any()
-    few = Neighbours(warm(), NeighbourRecipe(most=1)).score_VN
+    few = Neighbours.learn(warm(), NeighbourRecipe(most=1)).score_VN
     assert (np.diff(few.indptr) <= 1).all()
 
 

@@ -21,7 +21,7 @@ from models.methods.melu import Melu, MeluFull, MeluRecipe, MeluSemi
 from models.methods.mixture import NearSegments, SegmentMixture
 from models.methods.neighbours import NeighbourRecipe, Neighbours
 from models.methods.peers import Ease, IalsFoldIn, item_knn
-from models.methods.registry import NAMES, Ours, Parts, build
+from models.methods.registry import NAMES, Ours, Parts, Workshop
 from models.methods.tokens import Catalogue
 from models.segments import kmeans, rankings
 
@@ -96,7 +96,7 @@ class World:
 
     @cached_property
     def neighbours(self) -> Neighbours:
-        return Neighbours(self.warm, NeighbourRecipe())
+        return Neighbours.learn(self.warm, NeighbourRecipe())
 
     @cached_property
     def dropoutnet(self) -> DropoutNet:
@@ -216,7 +216,7 @@ def test_a_wrong_shape_is_refused(method: Method, world: World) -> None:
         lambda w: MeluFull(Melu(w.warm, replace(MELU, epochs=2), seed=3)),
         lambda w: FirstDayAutoencoder(w.warm, replace(BAG, epochs=2), seed=3),
         lambda w: SegmentMixture(w.warm, replace(BAG, epochs=2), seed=3),
-        lambda w: Neighbours(w.warm, NeighbourRecipe()),
+        lambda w: Neighbours.learn(w.warm, NeighbourRecipe()),
     ],
 )
 def test_the_second_fit_equals_the_first(world: World, fit: Callable[[World], Method]) -> None:
@@ -238,15 +238,16 @@ def test_every_method_is_built_by_its_name(world: World) -> None:
         on_loss=lambda name, epoch, loss: losses.setdefault(name, []).append(loss),
     )  # fmt: skip
     light = [name for name in NAMES if name.endswith("_pers") or name.startswith(("popularity", "registration"))]
-    assert [m.name for m in build(light, parts)] == light
+    shop = Workshop(parts)
+    assert [shop.method(name).name for name in light] == light
     assert not calls  # what learns from nobody asks for nobody
-    assert [m.name for m in build(reversed(NAMES), parts)] == list(reversed(NAMES))
+    assert [shop.method(name).name for name in reversed(NAMES)] == list(reversed(NAMES))
     assert calls == ["warm"]
     assert {name: len(curve) for name, curve in losses.items()} == {
         "dropoutnet": 2, "melu": 3, "first_day_autoencoder": 4, "segment_mixture": 5,  # trained once each
     }  # fmt: skip
     with pytest.raises(ValueError, match="no 'melu'; there are popularity, "):
-        build(["melu"], parts)
+        shop.method("melu")
 
 
 @pytest.mark.parametrize("name", [name for name in MAKE if name in NAMES])

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from models import precision
+from models.input_vector import SCALARS
 from models.network import CODE, PAPER, ColdStartNet, Recipe, _batches, fit, predict, restore, state
 
 SMALL = Recipe(hidden=(32, 16), learning_rate=1e-2, epochs=12, batch_size=32, device="cpu")
@@ -59,6 +60,20 @@ def test_bfloat16_learns_as_well_and_keeps_float32(task, monkeypatch) -> None:
         assert {array.dtype for array in state(net).values()} == {np.dtype(np.float32), np.dtype(np.int64)}
         losses[name] = float(np.square(predict(net, task[0]) - task[1]).mean())
     assert losses["short"] == pytest.approx(losses["whole"], rel=0.05)
+
+
+def test_logarithms_of_counts_and_a_flag_for_an_unknown_age(task) -> None:
+    x = np.hstack([task[0], np.random.default_rng(1).integers(0, 90, (400, len(SCALARS)))]).astype(np.float32)
+    x[::3, 20] = -1
+    recipe = replace(SMALL, log_counts=True)
+    net = fit(x, task[1], recipe, 1)
+    again = restore(state(net), log_counts=True)
+    np.testing.assert_array_equal(predict(net, x), predict(again, x))
+    by_hand = np.hstack([x[:, :20], np.maximum(x[:, 20:21], 0), x[:, 20:21] < 0, np.log1p(x[:, 21:])])
+    plain = restore(state(net))
+    np.testing.assert_allclose(predict(net, x), predict(plain, by_hand.astype(np.float32)), atol=1e-6)
+    with pytest.raises(ValueError, match="input rows end with 19 scalars, got d_in 19"):
+        ColdStartNet(19, 4, log_counts=True)
 
 
 def test_output_is_of_unit_length_only_where_asked(task) -> None:

@@ -1,0 +1,115 @@
+"""What each part of our own methods is worth on real playlists: the method without it, on the validation listeners.
+
+Task    as in benchmarks/playlists.py, one seed, the space tt_svd; the test listeners are not looked at
+Read    each row changes one thing of the method at the head of its group
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import harness
+from harness import Answer, Peer, stopwatch
+from playlists import K, learned
+
+SEED, SPACE = 7, "tt_svd"
+BLEND, MIXTURE, NEAREST = "blend", "segment_mixture_reranked", "near_segments"
+
+
+def variants(context: Any, shop: Any) -> dict[str, dict[str, Callable[[], Any]]]:
+    """How each row is built, by group."""
+    from jobs.cold_start.train import training_set
+    from models.methods import SemiPers
+    from models.methods.autoencoder import FirstDayAutoencoder
+    from models.methods.blend import Blend, RerankedMixture
+    from models.methods.mixture import NearSegments, SegmentMixture
+    from models.methods.neighbours import Neighbours
+    from models.network import Recipe, fit, predict
+
+    parts, ours = shop.parts, shop.parts.ours
+
+    def blend(**changed: Any) -> Blend:
+        recipe = replace(ours.autoencoder, **changed)
+        return Blend(FirstDayAutoencoder(shop.warm, recipe, parts.seed), shop.neighbours, ours.share)
+
+    def mixture(smoothing: float = ours.smoothing, **changed: Any) -> RerankedMixture:
+        made = SegmentMixture(shop.warm, replace(ours.mixture, **changed), smoothing, parts.seed)
+        return RerankedMixture(made, shop.blend, ours.list_length, ours.mixture_share)
+
+    def by_tracks() -> Blend:
+        recipe = replace(ours.neighbours, artist=0.0, album=0.0)
+        return Blend(shop.autoencoder, Neighbours.learn(shop.warm, recipe), ours.share)
+
+    def log_counts() -> SemiPers:
+        settings = context.settings.network.model_dump(exclude={"holdout"})
+        recipe = Recipe(**{**settings, "log_counts": True})
+        net = fit(*training_set(context, SPACE), recipe, context.seed(f"network/{SPACE}"))
+        return SemiPers(lambda x_BF: predict(net, x_BF), parts.centroids_KD, parts.rankings_KL)
+
+    return {
+        BLEND: {
+            "whole": lambda: shop.blend,
+            "autoencoder alone": lambda: shop.autoencoder,
+            "neighbours alone": lambda: shop.neighbours,
+            "autoencoder sees no artists and albums": lambda: blend(kinds=("track", "country", "age")),
+            "neighbours of tracks alone": by_tracks,
+            "first days as they were, none made up": lambda: blend(as_they_were=1.0),
+            "a quarter of first days as they were": lambda: blend(as_they_were=0.25),
+            "embeddings start from noise, not from the space": lambda: blend(from_vectors=False),
+            "mean of the tokens": lambda: blend(size_exponent=1.0),
+            "sum of the tokens": lambda: blend(size_exponent=0.0),
+        },
+        MIXTURE: {
+            "whole": lambda: shop.method(MIXTURE),
+            "in the mixture's own order": lambda: shop.mixture,
+            "small segments hardly smoothed": lambda: mixture(smoothing=0.1),
+            "first days as they were, none made up": lambda: mixture(as_they_were=1.0),
+        },
+        NEAREST: {
+            "whole": lambda: shop.method(NEAREST),
+            "hardly smoothed": lambda: NearSegments(parts.predict, shop.warm, 0.1, ours.sharpness),
+            "the nearest segment's list (semi_pers)": lambda: shop.method("semi_pers"),
+            "semi_pers, counts as logarithms": log_counts,
+        },
+    }  # fmt: skip
+
+
+def rows(data: str, quick: bool) -> Answer:
+    """NDCG@50 of the validation listeners in %, by group/row."""
+    from jobs.cold_start.evaluate import read_cohort
+    from jobs.cold_start.methods import workshop
+    from models.methods import lists
+    from models.metrics import score
+
+    clock = stopwatch()
+    context = learned(data, SEED, quick, (SPACE,))
+    cohort, found = read_cohort(context, SPACE, "validation"), {}
+    for group, made in variants(context, workshop(context, SPACE, lambda *_: None)).items():
+        for name, build in made.items():
+            listed = lists(build(), cohort.x_BF, K, cohort.days, cohort.taken_BN)
+            found[f"{group}: {name}"] = 100 * float(score(listed, cohort.truth, K)["ndcg"].mean())
+            harness.say(f"  {group}: {name}: {found[f'{group}: {name}']:.2f}")
+    return Answer([clock()], found)
+
+
+def main() -> None:
+    """One run, a row a variant."""
+    files = "Spotify Million Playlist Dataset: playlist_track.parquet and track_uri_map.parquet"
+    chosen = harness.options("ablation", (__doc__ or "").splitlines()[0], files, required=True)
+    answer, peak = harness.alone(Peer("rows", rows, {"data": str(chosen.data), "quick": chosen.quick}))
+    cases = []
+    for group in (BLEND, MIXTURE, NEAREST):
+        mine = {name.partition(": ")[2]: v for name, v in answer.quality.items() if name.startswith(f"{group}: ")}
+        peers = {
+            name: harness.summary([(Answer(answer.seconds, {"NDCG, %": v, "change": v - mine["whole"]}), peak)], "")
+            for name, v in mine.items()
+        }
+        about = f"NDCG@{K} on the validation listeners, one seed. Seconds and MiB are those of the whole script."
+        cases.append({"case": f"{group} without a part of it", "about": about, "peers": peers, "ratios": {}})
+    harness.finish(chosen, cases, [], ("validation NDCG@50 of the blend, %", answer.quality[f"{BLEND}: whole"]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,102 @@
+"""The week's methods: which of them are judged in a space, and how each is made from the week's tables and settings.
+
+Input   track_vectors, segments, catalog, work/<week>/<space>/; to train baselines also features, first_day, warm_users,
+        user_vectors, user_track
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+from jobs.cold_start.warm import catalogue, warm_side
+from jobs.context import Context
+from jobs.lake import vectors
+from jobs.release import blend, export
+from jobs.settings import METHODS, PEERS, Settings, Space
+from jobs.tracking import Run
+from models.methods import Method
+from models.methods.bag import BagRecipe
+from models.methods.dropoutnet import DropoutNetRecipe
+from models.methods.melu import MeluRecipe
+from models.methods.neighbours import NeighbourRecipe
+from models.methods.registry import AlsRecipe, OnLoss, Ours, Parts, Workshop
+
+SECTIONS = {"first_day_autoencoder": "autoencoder", "segment_mixture": "mixture"}  # of the settings, by network
+
+
+def judged(context: Context, space: Space) -> tuple[str, ...]:
+    """Names of the methods: those of the settings, in a backtest all but the peers; what is served is always judged.
+
+    A fold-in needs the factors of ALS, so it is judged in their space alone.
+    """
+    gate = context.settings.gate
+    ours = tuple(name for name in METHODS if name not in PEERS)
+    asked = ours if context.week.backtest else context.settings.evaluation.methods
+    served = (gate.method,) if space == gate.space else ()
+    names = tuple(name for name in METHODS if name in (*asked, *served))
+    return tuple(name for name in names if name != "ials_fold_in" or space == "ut_als")
+
+
+def build_methods(context: Context, space: Space, run: Run) -> list[Method]:
+    """The methods of `judged` over one space; how those that are trained here learned is logged to `run`.
+
+    Networks that a release holds are judged as they are served: through onnxruntime.
+    """
+    losses: list[tuple[str, float, int]] = []
+    shop = workshop(context, space, lambda name, epoch, loss: losses.append((f"{name}.loss", loss, epoch)))
+    methods: list[Method] = []
+    for name in judged(context, space):
+        if name == "blend" and context.settings.gate.blended(space):
+            methods.append(blend.read(blend.kept(context, space), catalogue(context)))
+        else:
+            methods.append(shop.method(name))
+    log_learning(run, losses, shop.parts.seed)
+    return methods
+
+
+def log_learning(run: Run, losses: list[tuple[str, float, int]], seed: int) -> None:
+    """Losses by epoch, and the settings of the networks that had any."""
+    if not losses:
+        return
+    run.log_batch(losses)
+    learned = {name.partition(".")[0] for name, _, _ in losses}
+    sections = {SECTIONS.get(name, name) for name in learned}
+    run.log_params({"seed": seed, **run.context.settings.model_dump(include=sections)})
+
+
+def workshop(context: Context, space: Space, on_loss: OnLoss) -> Workshop:
+    """What builds methods over one space of the week."""
+    settings, week = context.settings, context.week
+    tracks_ND = context.lake.matrix("track_vectors", week=week.name, space=space)
+    segments = context.lake.read("segments", week=week.name, space=space).sort_by("segment_id")
+    centroids_KD = vectors(segments, "centroid")
+    ranked = segments.column("ranking").combine_chunks()
+    ranking_KR = ranked.flatten().to_numpy().reshape(len(ranked), -1)
+    network = cache(lambda: export.session(export.kept(context, space).network))
+    return Workshop(Parts(
+        tracks_ND, centroids_KD, ranking_KR,
+        predict=lambda x_BF: export.run(network(), x_BF),
+        warm=lambda: warm_side(context, space, tracks_ND, centroids_KD, ranking_KR),
+        similarity=settings.evaluation.similarity,
+        seed=context.seed(f"methods/{space}"),
+        dropoutnet=DropoutNetRecipe(**settings.dropoutnet.model_dump()),
+        melu=MeluRecipe(**settings.melu.model_dump()),
+        ours=our_recipes(settings),
+        als=AlsRecipe(settings.als.alpha, settings.als.regularisation, settings.als.frequency_exponent),
+        on_loss=on_loss,
+    ))  # fmt: skip
+
+
+def our_recipes(settings: Settings) -> Ours:
+    """How our own methods are made."""
+    mixture = settings.mixture
+    return Ours(
+        autoencoder=BagRecipe(**settings.autoencoder.model_dump()),
+        mixture=BagRecipe(**mixture.model_dump(include=set(type(settings.autoencoder).model_fields))),
+        neighbours=NeighbourRecipe(**settings.neighbours.model_dump()),
+        smoothing=mixture.smoothing,
+        sharpness=mixture.sharpness,
+        share=settings.blend_share,
+        list_length=mixture.list_length,
+        mixture_share=mixture.own_share,
+    )

@@ -1,0 +1,125 @@
+"""The blend as what a release answers with: learned, judged as served, gated against the old champion, published."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from jobs import tracking
+from jobs.cold_start import evaluate, train
+from jobs.cold_start.methods import workshop
+from jobs.context import Context
+from jobs.errors import CheckFailed
+from jobs.release import blend, bundle, gate, pointer, promote, publish
+from jobs.release.opened import open_release
+from jobs.settings import BagSettings
+
+
+@pytest.fixture(scope="module")
+def promoted(finished, tmp_path_factory) -> Context:
+    """A copy of the finished week, gone on with: the champion answers with semi_pers, the new release by the blend."""
+    home = tmp_path_factory.mktemp("blended") / "home"
+    shutil.copytree(finished.home, home)
+    old = finished.settings
+    changed = {
+        "gate": old.gate.model_copy(update={"method": "blend", "max_loss": 0.5}),
+        "evaluation": old.evaluation.model_copy(update={"leave_out_first_day": True}),
+        "autoencoder": BagSettings(width=32, epochs=6, batch_users=64),
+    }
+    context = Context(old.model_copy(update=changed), finished.week, home)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OVERTURE_HOME", str(home))
+        train.run(context, "tt_svd")
+        evaluate.run(context, "tt_svd")
+        bundle.run(context)
+        gate.run(context)
+        promote.run(context)
+        context.__dict__["published"] = publish.run(context)
+    return context
+
+
+def champion(context: Context):
+    return open_release(pointer.releases(context.home) / pointer.read(context.home).release)
+
+
+def test_it_went_through_the_same_gate(promoted, finished):
+    record = gate.record_of(promoted)
+    lines = {line["rule"]: line for line in record["lines"]}
+    assert lines["onnx parity blend"]["verdict"] == "pass"
+    assert lines["onnx parity blend"]["measured"] <= promoted.settings.gate.parity
+    assert record["champion"] == pointer.read(finished.home).release, "judged against a release that has no blend"
+    assert lines["against champion"]["measured"] is not None
+    assert lines["better than popularity"]["verdict"] == "pass"
+    assert pointer.read(promoted.home).release == record["release"] != record["champion"]
+    assert promoted.__dict__["published"]["release"] == record["release"]
+
+
+def test_the_release_answers_as_training_did(promoted):
+    judges, release = gate.read_judges(promoted), champion(promoted)
+    assert release.answers == ("tt_svd", "blend")
+    served = release.spaces["tt_svd"].method("blend")
+    learned = workshop(promoted, "tt_svd", lambda *_: None).blend
+    np.testing.assert_allclose(served.scores(judges.days), learned.scores(judges.days), atol=1e-4)
+    x_BF = release.inputs("tt_svd", judges.days)
+    together = served.recommend(x_BF, 20, judges.days)
+    alone = served.recommend(x_BF[7:8], 20, judges.days.rows(7, 8))
+    np.testing.assert_array_equal(together[7:8], alone)
+
+
+def test_first_day_tracks_are_left_out_where_the_settings_say_so(promoted):
+    judges, release = gate.read_judges(promoted), champion(promoted)
+    taken_BN = release.spaces["tt_svd"].catalogue.streamed(judges.days).toarray() > 0
+    for method in ("blend", "popularity"):
+        with_them = gate.recommend(release, "tt_svd", method, judges, 20)
+        without = gate.recommend(release, "tt_svd", method, judges, 20, leave_out_first_day=True)
+        assert np.take_along_axis(taken_BN, with_them, axis=1).any()
+        assert not np.take_along_axis(taken_BN, without, axis=1).any()
+
+
+def test_it_stands_in_the_table_and_in_mlflow(promoted, finished):
+    week = promoted.week.name
+    rows = promoted.lake.read("evaluation", week=week, space="tt_svd").to_pandas()
+    assert set(rows.method) == {*promoted.settings.evaluation.methods, "blend"}
+    assert "blend" not in set(promoted.lake.read("evaluation", week=week, space="ut_als").to_pandas().method)
+    tracker = tracking.connect(promoted)
+    found = tracker.client.search_runs([tracker.experiment_id], "tags.task = 'train' and tags.space = 'tt_svd'")
+    newest = max(found, key=lambda run: run.info.start_time)
+    assert len(tracker.client.get_metric_history(newest.info.run_id, "first_day_autoencoder.loss")) == 6
+    name = promoted.settings.mlflow.registered_model
+    version = tracker.client.get_model_version_by_alias(name, "champion")
+    assert version.tags["release"] == pointer.read(promoted.home).release
+    import mlflow
+
+    mlflow.set_tracking_uri(tracker.uri)
+    signature = mlflow.models.get_model_info(f"models:/{name}@champion").signature
+    assert [spec.type for spec in signature.inputs.inputs] == [np.dtype(np.int64)]
+    assert signature.outputs.inputs[0].shape == (-1, promoted.lake.rows("catalog", week=week))
+
+
+def test_a_release_without_it_says_so(finished):
+    release = champion(finished)
+    with pytest.raises(CheckFailed, match="holds no blend in tt_svd"):
+        release.spaces["tt_svd"].method("blend")
+
+
+def test_what_does_not_belong_together_is_refused(promoted, finished, tmp_path):
+    kept = blend.kept(promoted, "tt_svd")
+    catalogue = champion(promoted).spaces["tt_svd"].catalogue
+    other = tmp_path / "tt_svd" / "blend"
+    shutil.copytree(kept, other)
+    layout = json.loads((other / "layout.json").read_text())
+    (other / "layout.json").write_text(json.dumps({**layout, "countries": layout["countries"][:-1]}))
+    with pytest.raises(CheckFailed, match=r"tt_svd/blend: layout\.json is of another catalogue"):
+        blend.read(other, catalogue)
+    home = tmp_path / "home"
+    shutil.copytree(promoted.work, home / promoted.work.relative_to(promoted.home))
+    moved = Context(promoted.settings, promoted.week, home)
+    scores = moved.work / "tt_svd" / "blend" / "neighbours.scores.npy"
+    scores.write_bytes(scores.read_bytes()[:-4] + b"\x00\x00\x00\x01")
+    with pytest.raises(CheckFailed, match=r"neighbours\.scores\.npy is damaged; run `overture train --space tt_svd`"):
+        blend.kept(moved, "tt_svd")
+    with pytest.raises(CheckFailed, match="blend: week 2026-11-16 has none in tt_svd"):
+        blend.kept(Context(promoted.settings, promoted.week, tmp_path / "empty"), "tt_svd")
