@@ -9,14 +9,17 @@ its rounding error; their order comes from dot products of one pair at a time. A
 
 from __future__ import annotations
 
+import os
+from concurrent.futures import ThreadPoolExecutor
 from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csr_array
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 Similarity = Literal["dot", "cosine"]
-_BLOCK_SCORES = 3_200_000  # scores held at once: 13 MB, twice
+_BLOCK_SCORES = 3_200_000  # scores a block: 13 MB, twice, a core
 _BLOCK_PAIRS = 1 << 18
 
 
@@ -60,8 +63,16 @@ def top_k(queries: ArrayLike, items: ArrayLike, k: int, similarity: Similarity =
     longest = float(np.sqrt(np.vecdot(items_ND, items_ND).max()))
     out = np.empty((len(q_BD), k), np.int32)
     step = max(1, _BLOCK_SCORES // len(items_ND))
-    for start in range(0, len(q_BD), step):
+
+    def fill(start: int) -> None:
         out[start : start + step] = _top_k_block(q_BD[start : start + step], items_ND, k, longest)
+
+    if len(q_BD) <= step:
+        fill(0)
+        return out
+    # A block a core: selecting, which takes more than half the time, has no threads of its own.
+    with threadpool_limits(1, "blas"), ThreadPoolExecutor(os.cpu_count()) as pool:
+        list(pool.map(fill, range(0, len(q_BD), step)))
     return out
 
 

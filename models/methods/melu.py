@@ -26,7 +26,7 @@ Cost     U / batch_users steps an epoch, each of some 6 users (F E + (S + Q) (D 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,7 +34,6 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csr_array
 from torch import Tensor, nn
-from torch.func import functional_call, grad, vmap
 
 from models.input_vector import FirstDays, Layout
 from models.methods.interface import Needs, Warm, check_k, input_rows
@@ -44,7 +43,6 @@ from models.segments import kmeans, nearest, rankings
 
 Floats = NDArray[np.float32]
 OnEpoch = Callable[[int, float], None]
-Weights = Mapping[str, Tensor]
 
 _LONGEST = 1.0  # gradient
 _CHUNK = 1024
@@ -84,19 +82,46 @@ def dense_layers(embedding: int, hidden: int) -> nn.Sequential:
     )
 
 
-def error(dense: nn.Module, weights: Weights, user_E: Tensor, track_SE: Tensor, affinity_S: Tensor) -> Tensor:
-    """Mean squared error of one listener's affinities, with these weights of the dense layers."""
-    joint_S2E = torch.cat([user_E.expand(len(track_SE), -1), track_SE], dim=1)
-    found_S1: Tensor = functional_call(dense, dict(weights), (joint_S2E,))
-    return (found_S1[:, 0] - affinity_S).square().mean()
+@dataclass(frozen=True)
+class Step:
+    """The slopes of listeners' squared errors on their support sets, factored: B listeners, S examples.
+
+    The slope of a layer's weights is the sum over examples of gap x input, so a layer that took the step answers
+    layer(x) - rate * sum over s of gap_s (x . input_s + 1), the 1 being the bias. No listener's own weights are needed.
+    """
+
+    inputs: tuple[Tensor, Tensor, Tensor]  # of the layers, (B, S, 2 E), (B, S, H), (B, S, H)
+    gaps: tuple[Tensor, Tensor, Tensor]  # behind the layers, (B, S, H), (B, S, H), (B, S, 1)
+
+    def moved(self, layer: int, x_BQX: Tensor) -> Tensor:
+        """How much a whole step lowers what a layer answers to x."""
+        return (x_BQX @ self.inputs[layer].mT + 1) @ self.gaps[layer]
 
 
-def own_weights(
-    dense: nn.Module, weights: Weights, user_E: Tensor, track_SE: Tensor, affinity_S: Tensor, rate: float
-) -> dict[str, Tensor]:
-    """One listener's dense layers: one gradient step on the support set."""
-    slope = grad(error, argnums=1)(dense, dict(weights), user_E, track_SE, affinity_S)
-    return {name: weight - rate * slope[name] for name, weight in weights.items()}
+def joint(user_BE: Tensor, track_BSE: Tensor) -> Tensor:
+    """[listener; track] of each pair, (B, S, 2 E)."""
+    return torch.cat([user_BE[:, None].expand(-1, track_BSE.shape[1], -1), track_BSE], dim=2)
+
+
+def step(dense: nn.Sequential, x_BSX: Tensor, affinity_S: Tensor) -> Step:
+    """Back through the layers by hand, so that training can go back through this as well."""
+    first, second, third = dense[0], dense[2], dense[4]
+    before_BSH: Tensor = first(x_BSX)
+    hidden_BSH = before_BSH.relu()
+    inner_BSH: Tensor = second(hidden_BSH)
+    last_BSH = inner_BSH.relu()
+    gap_BS1 = 2 / x_BSX.shape[1] * (third(last_BSH) - affinity_S[:, None])
+    inner_gap = gap_BS1 * third.weight * (inner_BSH > 0)
+    first_gap = inner_gap @ second.weight * (before_BSH > 0)
+    return Step((x_BSX, hidden_BSH, last_BSH), (first_gap, inner_gap, gap_BS1))
+
+
+def after_step(dense: nn.Sequential, x_BQX: Tensor, taken: Step, rate: float) -> Tensor:
+    """Affinities (B, Q) by the layers of each listener after the step."""
+    hidden_BQH = (dense[0](x_BQX) - rate * taken.moved(0, x_BQX)).relu()
+    last_BQH = (dense[2](hidden_BQH) - rate * taken.moved(1, hidden_BQH)).relu()
+    found: Tensor = dense[4](last_BQH) - rate * taken.moved(2, last_BQH)
+    return found[..., 0]
 
 
 class Melu:
@@ -143,14 +168,9 @@ class Melu:
         users = np.flatnonzero((n_heard > 0) & (n_heard < len(track_NC)))
         if not len(users):
             raise ValueError("melu: no warm user streamed some but not all tracks; there is nothing to learn")
-        affinity_S, affinity_Q = (torch.arange(n) % 2 == 0 for n in (recipe.support, recipe.query))
+        affinity_S, affinity_Q = ((torch.arange(n) % 2 == 0).float() for n in (recipe.support, recipe.query))
         n_steps = -(-len(users) // recipe.batch_users)
 
-        def user_loss(weights: Weights, user_E: Tensor, track_SE: Tensor, track_QE: Tensor) -> Tensor:
-            own = own_weights(self.dense, weights, user_E, track_SE, affinity_S.float(), recipe.inner_rate)
-            return error(self.dense, own, user_E, track_QE, affinity_Q.float())
-
-        losses = vmap(user_loss, in_dims=(None, 0, 0, 0))
         parts = (self.user, self.track, self.dense)
         parameters = [parameter for part in parts for parameter in part.parameters()]
         optimiser = torch.optim.Adam(parameters, lr=recipe.learning_rate, fused=True)
@@ -162,8 +182,10 @@ class Melu:
                 track_BTE = self.track(track_NC[torch.from_numpy(drawn_BT)])
                 user_BE = self.user(torch.from_numpy(self._user_scale(warm.x_UF[user_B])))
                 optimiser.zero_grad()
-                support_BSE, query_BQE = track_BTE.split([recipe.support, recipe.query], dim=1)
-                loss = losses(dict(self.dense.named_parameters()), user_BE, support_BSE, query_BQE).mean()
+                support_BSX, query_BQX = joint(user_BE, track_BTE).split([recipe.support, recipe.query], dim=1)
+                taken = step(self.dense, support_BSX, affinity_S)
+                found_BQ = after_step(self.dense, query_BQX, taken, recipe.inner_rate)
+                loss = (found_BQ - affinity_Q).square().mean()
                 loss.backward()
                 nn.utils.clip_grad_norm_(parameters, _LONGEST)
                 optimiser.step()
@@ -199,27 +221,22 @@ class Melu:
         user_BE = self._embed(x_BF)
         streams_BD = x_BF[:, self.layout.block("streamed_songs")]
         support_BE = self.track(torch.from_numpy(self._track_scale(streams_BD)).double())
-        own = vmap(
-            lambda user_E, track_E: own_weights(
-                self.dense, weights, user_E, track_E[None], torch.ones(1, dtype=torch.float64), rate
-            )
-        )(user_BE, support_BE)
-        silent = torch.from_numpy(~streams_BD.any(axis=1))
-        own = {
-            name: torch.where(silent.view(-1, *[1] * weights[name].ndim), weights[name], one)
-            for name, one in own.items()
-        }
-        # The step moves the first layer by shift x [listener; support] and its bias by shift.
-        shift_BH = own["0.bias"] - weights["0.bias"]
+        taken = step(self.dense, joint(user_BE, support_BE[:, None]), torch.ones(1, dtype=torch.float64))
+        # One example: slopes of rank one. A listener without a stream takes no step.
+        rate_B1 = rate * torch.from_numpy(streams_BD.any(axis=1)).double()[:, None]
+        first_gap, second_gap, third_gap = (rate_B1 * gap[:, 0] for gap in taken.gaps)
+        _, hidden_BH, last_BH = (one[:, 0] for one in taken.inputs)
         first_HE = weights["0.weight"][:, : self.recipe.embedding]
-        base_BH = user_BE @ first_HE.T + shift_BH * (1 + user_BE.square().sum(dim=1, keepdim=True))
-        base_BH, shift_BH, support_BE = base_BH.float(), shift_BH.float(), support_BE.float()
-        own = {name: weight.float() for name, weight in own.items()}
+        base_BH = (user_BE @ first_HE.T - first_gap * (1 + user_BE.square().sum(dim=1, keepdim=True))).float()
+        shift_BH, support_BE = -first_gap.float(), support_BE.float()
+        second_BHH = (weights["2.weight"] - second_gap[:, :, None] * hidden_BH[:, None, :]).float()
+        second_BH = (weights["2.bias"] - second_gap).float()
+        third_BH, third_B = (weights["4.weight"] - third_gap * last_BH).float(), (weights["4.bias"] - third_gap).float()
         for b in range(len(x_BF)):
             # Copies: a product may round differently where its operand lies differently in memory.
             base_H, shift_H, support_E = base_BH[b].clone(), shift_BH[b].clone(), support_BE[b].clone()
-            second_HH, second_H = own["2.weight"][b].clone(), own["2.bias"][b].clone()
-            third_H, third = own["4.weight"][b, 0].clone(), own["4.bias"][b]
+            second_HH, second_H = second_BHH[b].clone(), second_BH[b].clone()
+            third_H, third = third_BH[b].clone(), third_B[b]
             out_N = torch.empty(len(self.track_NH))
             for start in range(0, len(out_N), _TRACKS):
                 here = slice(start, start + _TRACKS)

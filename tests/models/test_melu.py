@@ -7,11 +7,10 @@ import numpy as np
 import pytest
 import torch
 from scipy.sparse import csr_array
-from torch.func import vmap
 
 from models.input_vector import Layout
 from models.methods import Warm
-from models.methods.melu import Melu, MeluRecipe, _draw, best, dense_layers, error, own_weights
+from models.methods.melu import Melu, MeluRecipe, _draw, after_step, best, dense_layers, joint, step
 
 D, N, U = 4, 50, 200
 LAYOUT = Layout(D)
@@ -38,11 +37,9 @@ def test_one_step_and_the_gradient_through_it_equal_a_plain_loop() -> None:
     support_BSE, query_BQE = torch.randn(3, 4, 3, requires_grad=True), torch.randn(3, 2, 3)
     wanted_S, wanted_Q = torch.tensor([1.0, 0, 1, 0]), torch.tensor([1.0, 0])
 
-    def task(weights, user_E, support_SE, query_QE):
-        own = own_weights(dense, weights, user_E, support_SE, wanted_S, rate)
-        return error(dense, own, user_E, query_QE, wanted_Q)
-
-    losses_B = vmap(task, in_dims=(None, 0, 0, 0))(dict(dense.named_parameters()), user_BE, support_BSE, query_BQE)
+    taken = step(dense, joint(user_BE, support_BSE), wanted_S)
+    found_BQ = after_step(dense, joint(user_BE, query_BQE), taken, rate)
+    losses_B = (found_BQ - wanted_Q).square().mean(dim=1)
     inputs = [user_BE, support_BSE, *dense.parameters()]
     slopes = torch.autograd.grad(losses_B.mean(), inputs)
 
@@ -57,8 +54,8 @@ def test_one_step_and_the_gradient_through_it_equal_a_plain_loop() -> None:
 
         weights = list(dense.parameters())
         loss = (forward(weights, support_BSE[b]) - wanted_S).square().mean()
-        step = torch.autograd.grad(loss, weights, create_graph=True)
-        own = [weight - rate * one for weight, one in zip(weights, step, strict=True)]
+        slopes_b = torch.autograd.grad(loss, weights, create_graph=True)
+        own = [weight - rate * one for weight, one in zip(weights, slopes_b, strict=True)]
         plain.append((forward(own, query_BQE[b]) - wanted_Q).square().mean())
     np.testing.assert_allclose(losses_B.detach().numpy(), torch.stack(plain).detach().numpy(), rtol=1e-5)
     for found, wanted in zip(slopes, torch.autograd.grad(torch.stack(plain).mean(), inputs), strict=True):
