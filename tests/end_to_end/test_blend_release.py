@@ -14,8 +14,8 @@ from jobs.cold_start.methods import workshop
 from jobs.context import Context
 from jobs.errors import CheckFailed
 from jobs.release import blend, bundle, gate, pointer, promote, publish
-from jobs.release.opened import open_release
 from jobs.settings import BagSettings
+from serving.release import open_release
 
 
 @pytest.fixture(scope="module")
