@@ -15,6 +15,7 @@ CONFIG ?=
 WEEK ?=
 QUICK ?=
 ONLY ?=
+PORT ?=
 comma := ,
 
 JOBS := .venv/jobs/bin/python
@@ -116,6 +117,10 @@ lint: setup ## style, types, compose file and images
 	MYPYPATH=dags .venv/jobs/bin/mypy --python-executable $(AIRFLOW) dags/*.py
 	.venv/jobs/bin/check-jsonschema --builtin-schema vendor.compose-spec docker/compose*.yaml
 	.venv/jobs/bin/hadolint $$(find docker -name '*Dockerfile*' -type f)
+
+.PHONY: serve
+serve: setup ## the service over the champion: http://127.0.0.1:8600, its API at /docs (PORT=)
+	@.venv/jobs/bin/overture serve $(if $(PORT),--port $(PORT))
 
 .PHONY: up
 up: setup ## Airflow's and MLflow's pages, until `make down`
