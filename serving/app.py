@@ -35,7 +35,7 @@ POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src '
 ABOUT = """\
 First-day recommendations from one release. Every answer names its release in `x-overture-release`, and says under
 `degraded` when something stood in for the network: network -> mean of country and age -> most popular tracks.
-Ids are those of the catalogue; what a release does not know is reported under `unknown`, and only counts.
+Ids are those of the catalogue. What a release does not know is reported under `unknown`: it is counted, no more.
 """
 SHOWN_ERRORS = 20
 EntityId = Annotated[int, InPath(ge=0, le=2**63 - 1, examples=[3])]

@@ -123,12 +123,12 @@ function showList(list) {
 function showWhy(list) {
   at("says").textContent = list.reasons.says;
   const card = list.segment ? list.segment.card : {};
-  const traits = [["Ages", card.ages], ["Countries", card.countries], ["Genres", card.genres], ["Artists", card.artists]];
-  at("card").replaceChildren(...traits.filter(([, found]) => found && found.length).flatMap(([name, found]) => [
-    make("h3", {}, `${name} in segment ${list.segment.segment_id}`),
-    ...found.map((trait) => make("div", { class: "trait" }, make("span", {}, trait.name),
+  const traits = ["ages", "countries", "genres", "artists"].map((kind) => [kind, (card[kind] || []).filter((trait) => trait.lift > 1)]);
+  at("card").replaceChildren(...traits.filter(([, found]) => found.length).flatMap(([name, found]) => [
+    make("h3", {}, `Often in segment ${list.segment.segment_id}: ${name}`),
+    ...found.map((trait) => make("div", { class: "trait" }, make("span", {}, name === "countries" ? country(trait.name) : trait.name),
       make("i", {}, `${Math.round(trait.share * 100)} %, ${trait.lift.toFixed(1)} times as often`),
-      make("meter", { min: 0, max: 1, value: trait.share, "aria-label": `${trait.name}: ${Math.round(trait.share * 100)} %` }))),
+      make("meter", { min: 0, max: 1, value: trait.share, "aria-label": `share of ${trait.name}: ${Math.round(trait.share * 100)} %` }))),
   ]));
   const moved = list.reasons.moved_most || [];
   const most = moved.length ? moved[0].pull : 1;
@@ -148,8 +148,8 @@ function showRow(row) {
   at("row").hidden = !row;
   if (!row) return;
   at("carousel").replaceChildren(...row.playlists.map((one) => make("li", {},
-    colours(make("div", { class: "cover" }, `Playlist ${one.playlist_id}`), one.playlist_id),
-    make("p", {}, one.near.length ? `near ${one.near.map(title).join(", ")}` : ""),
+    colours(make("div", { class: "cover" }, [...new Set(one.near.map(artist))].join(", ") || "Playlist"), one.playlist_id),
+    make("p", {}, `Playlist ${one.playlist_id}${one.near.length ? `, near ${one.near.map(title).join(" and ")}` : ""}`),
     make("meter", { min: 0, max: 1, value: one.exposure, title: `seen by ${Math.round(one.exposure * 100)} %`, "aria-label": `seen by ${Math.round(one.exposure * 100)} percent` }))));
   at("row-facts").textContent = `Bars: how much a place is looked at (${row.exposure_model}). Near to you, weighted by it: ${row.expected_relevance.toFixed(2)}. Like each other: ${row.likeness.toFixed(2)}.`;
 }
