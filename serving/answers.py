@@ -16,7 +16,6 @@ import numpy as np
 
 from contracts.errors import BadArgument
 from models.input_vector import AGE_CLASSES, FirstDays, age_class
-from models.nearest import nearest
 from models.recommend import normalise
 from serving.listener import days_of, unknown
 from serving.ready import Ready
@@ -83,10 +82,10 @@ def recommend(
         raise BadArgument(f"k: {asked.k} places, but the release has {len(ready.tracks)} tracks")
     days = days_of(ready, listeners)
     placed = place(ready, days)
-    segment_B = nearest(normalise(placed.vectors_BD), ready.space.centroids_KD)
+    segment_B = ready.space.segments_of(placed.vectors_BD)
     streamed = ready.leave_out_first_day if asked.leave_out_first_day is None else asked.leave_out_first_day
     taken = [taken_tracks(ready, listener, asked.leave_out, streamed) for listener in listeners]
-    lists, methods, degraded = make_lists(ready, wanted, asked.k, days, placed, taken)
+    lists, methods, degraded = make_lists(ready, wanted, asked.k, days, placed, segment_B, taken)
     answers = []
     for b, listener in enumerate(listeners):
         chosen, filled = filled_up(lists[b], taken[b], asked.k, len(ready.tracks))
@@ -97,17 +96,27 @@ def recommend(
             "tracks": [ready.tracks[i].shown for i in chosen], "filled": filled,
             "segment": None if segment is None else segment_said(ready, segment, placed.vectors_BD[b]),
             "reasons": {
-                "says": says(ready, methods[b], segment), "moved_most": None, "considered": None,
-                **(moved_most(ready, listener, placed.vectors_BD[b], segment)
-                   if explain and segment is not None and placed.origin[b] == NETWORK else {}),
+                "says": says(ready, methods[b], segment),
+                **explained(ready, listener, placed, b, segment if explain else None),
             },
             "unknown": unknown(ready, listener),
         })  # fmt: skip
     return answers
 
 
+def explained(ready: Ready, listener: Listener, placed: Placed, b: int, segment: int | None) -> dict[str, Any]:
+    """{moved_most, considered} of schema.Reasons; nulls where nobody asked or no network answers."""
+    nothing = {"moved_most": None, "considered": None}
+    if segment is None or placed.origin[b] != NETWORK:
+        return nothing
+    try:
+        return moved_most(ready, listener, placed.vectors_BD[b], segment)
+    except Exception:  # whatever onnxruntime throws: the list stands without it
+        return nothing
+
+
 def make_lists(
-    ready: Ready, wanted: str, k: int, days: FirstDays, placed: Placed, taken: Sequence[set[int]]
+    ready: Ready, wanted: str, k: int, days: FirstDays, placed: Placed, segment_B: np.ndarray, taken: Sequence[set[int]]
 ) -> tuple[list[list[int]], list[str], list[dict[str, str] | None]]:
     """For each listener: track_idx, the method that found them, and what stands in for what was asked.
 
@@ -120,8 +129,11 @@ def make_lists(
         wanted = "semi_pers"
 
     def ask(name: str, days: FirstDays, vectors_BD: np.ndarray) -> list[list[int]]:
-        most = ready.space.rankings_KL.shape[1] if name == "semi_pers" else len(ready.tracks)
-        found: list[list[int]] = ready.space.methods[name].recommend(vectors_BD, min(k + n_taken, most), days).tolist()
+        if name == "semi_pers":  # as the method of this name; the segments are known already
+            ranked: list[list[int]] = ready.space.rankings_KL[segment_B][:, : k + n_taken].tolist()
+            return ranked
+        n = min(k + n_taken, len(ready.tracks))
+        found: list[list[int]] = ready.space.methods[name].recommend(vectors_BD, n, days).tolist()
         return found
 
     if wanted == "blend":

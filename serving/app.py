@@ -57,6 +57,7 @@ def make_app(settings: ServiceSettings, home: Path) -> Guard:
         if name == "release":
             assert champion.current is not None
             metrics.release(champion.current)
+            gc.unfreeze()
             gc.collect()
             gc.freeze()  # a release lives long: later collections need not walk through it
         else:
@@ -82,9 +83,9 @@ def make_app(settings: ServiceSettings, home: Path) -> Guard:
         )  # fmt: skip
     add_errors(app)
     add_pages(app)
-    add_health(app, champion, metrics)
     add_lists(app, champion, metrics)
     add_lookups(app, champion)
+    add_health(app, champion, metrics)
     return Guard(app, settings, metrics)
 
 

@@ -47,7 +47,7 @@ class Champion:
             try:
                 now = pointer.read(self.home)
             except (OvertureError, OSError) as error:
-                self.problem = str(error)
+                self.problem = self._why(error)
                 return
             if now is None:
                 folder = pointer.releases(self.home)
@@ -81,13 +81,17 @@ class Champion:
 
     def _refuse(self, now: Pointer, error: Exception) -> None:
         self._refused = (now, time.monotonic())
-        self.problem = str(error) or type(error).__name__
+        self.problem = self._why(error)
         self.event("refused", release=now.release, why=self.problem)
         if self.current is None and now.previous:
             try:
                 self._put(self._open(now.previous, now), self.problem)
             except Exception as second:  # neither can be opened: the first reason counts
-                self.event("refused", release=now.previous, why=str(second))
+                self.event("refused", release=now.previous, why=self._why(second))
+
+    def _why(self, error: Exception) -> str:
+        """For everybody who may ask: without the folders of this machine."""
+        return (str(error) or type(error).__name__).replace(f"{self.home}/", "")
 
     def start(self) -> None:
         """Open the champion, then follow the pointer in a thread."""
@@ -97,7 +101,10 @@ class Champion:
 
     def _watch(self) -> None:
         while not self._stop.wait(self.poll_s):
-            self.refresh()
+            try:
+                self.refresh()
+            except Exception as error:  # this thread outlives whatever a disk can do
+                self.problem = self._why(error)
 
     def stop(self) -> None:
         """End the thread."""

@@ -43,6 +43,8 @@ def completed(ready: Ready, lists: dict[str, list[int]]) -> dict[str, list[int]]
 
 def first_days(who: Sequence[tuple[str | None, int | None]], signals: Sequence[dict[str, list[int]]]) -> FirstDays:
     """Country, age and completed signals of B listeners as training reads them."""
+    if len(who) == 1:
+        return FirstDays.one(*who[0], {block(signal): ids for signal, ids in signals[0].items() if ids})
     country = np.array([country for country, _ in who] or [], object)
     age = np.array([-1 if age is None else age for _, age in who], np.int64)
     names = {block(signal): signal for one in signals for signal, ids in one.items() if ids}

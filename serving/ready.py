@@ -14,7 +14,8 @@ import numpy as np
 from contracts.errors import CheckFailed
 from models.input_vector import KINDS, FirstDays
 from models.methods import Method
-from models.recommend import Items
+from models.nearest import nearest
+from models.recommend import Items, normalise
 from serving.network import finite
 from serving.pointer import Pointer
 from serving.release import OpenSpace, Release
@@ -68,6 +69,10 @@ class ReadySpace:
         if "network" in self.problems:
             raise CheckFailed(self.problems["network"])
         return finite(self.space.predict(x_BF), (len(x_BF), self.d))
+
+    def segments_of(self, vectors_BD: np.ndarray) -> np.ndarray:
+        """Segment of each listener, (B,): the rule of SemiPers."""
+        return nearest(normalise(vectors_BD), self.centroids_KD)
 
     def of_kind(self, kind: str) -> tuple[np.ndarray, Items] | None:
         """Ids (n,) and vectors at unit length of tracks (by track_idx), artists, albums, playlists or segments.

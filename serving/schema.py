@@ -53,12 +53,13 @@ class Listener(Body):
 
     country: Annotated[str, Field(pattern="^[A-Z]{2}$")] | None = Field(None, description="ISO 3166-1 alpha-2")
     age: Annotated[int, Field(strict=True, ge=0, le=130)] | None = Field(None, description="years")
-    onboarding: Onboarding = Onboarding()
-    streams: Heard = Heard()
-    skips: Heard = Heard()
-    bans: Heard = Heard()
-    favourites: Chosen = Chosen()
-    searches: Chosen = Chosen()
+    # Made anew by a call: a default instance would be copied in depth for each request.
+    onboarding: Onboarding = Field(default_factory=Onboarding)
+    streams: Heard = Field(default_factory=Heard)
+    skips: Heard = Field(default_factory=Heard)
+    bans: Heard = Field(default_factory=Heard)
+    favourites: Chosen = Field(default_factory=Chosen)
+    searches: Chosen = Field(default_factory=Chosen)
 
     @model_validator(mode="after")
     def _bounded(self) -> Listener:

@@ -126,6 +126,7 @@ def test_a_newer_contract_a_broken_network_and_a_damaged_pointer_keep_the_old_on
     now = pointer.read(shop.home)
     (pointer.releases(shop.home) / "champion.json").write_text("{")
     live.wait(True, lambda live: "damaged" in live.call("/readyz")[2]["problem"])
+    assert live.call("/readyz")[2]["problem"].startswith("releases/champion.json"), "no folders of this machine"
     assert live.lists()["release"] == shop.first
     text = json.dumps({"release": shop.second, "previous": shop.first, "revision": now.revision + 1, "week": "x"})
     (pointer.releases(shop.home) / "champion.json").write_text(text)
