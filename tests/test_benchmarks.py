@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-SCRIPTS = ("als", "svd", "segments", "paper", "growth", "pairs", "playlists")
+SCRIPTS = ("als", "svd", "segments", "paper", "growth", "pairs", "playlists", "service")
 RESULTS = sorted((BENCHMARKS / "results").glob("*.json"))
 sys.path.append(str(BENCHMARKS))
 
