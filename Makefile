@@ -15,6 +15,7 @@ CONFIG ?=
 WEEK ?=
 QUICK ?=
 ONLY ?=
+PORT ?=
 comma := ,
 
 JOBS := .venv/jobs/bin/python
@@ -117,6 +118,10 @@ lint: setup ## style, types, compose file and images
 	.venv/jobs/bin/check-jsonschema --builtin-schema vendor.compose-spec docker/compose*.yaml
 	.venv/jobs/bin/hadolint $$(find docker -name '*Dockerfile*' -type f)
 
+.PHONY: serve
+serve: setup ## the service over the champion: http://127.0.0.1:8600, its API at /docs (PORT=)
+	@.venv/jobs/bin/overture serve $(if $(PORT),--port $(PORT))
+
 .PHONY: up
 up: setup ## Airflow's and MLflow's pages, until `make down`
 	@$(RUN) jobs.services up
@@ -136,7 +141,7 @@ env: ## lines for a shell in which `overture` and `airflow` work: eval "$$(make 
 
 .PHONY: bench
 bench: setup ## measure against the peers (an hour on two cores; QUICK=1 ONLY=als,svd DATA=<playlists>); writes benchmarks/results
-	@only="$(ONLY)"; only="$${only:-als,svd,segments,paper,growth$(if $(DATA),$(comma)pairs$(comma)playlists$(comma)ablation)}"
+	@only="$(ONLY)"; only="$${only:-als,svd,segments,paper,growth,service$(if $(DATA),$(comma)pairs$(comma)playlists$(comma)ablation)}"
 	for name in $${only//,/ }; do
 	  data=""; case "$$name" in svd | pairs | playlists | ablation) data="$(DATA:%=--data %)" ;; esac
 	  echo "== benchmarks/$$name.py"

@@ -8,6 +8,6 @@ setup(
     description="The reference MLOps system for music recommendation: a listener's first day, and the skips after it",
     python_requires=">=3.11",
     packages=find_packages(include=["jobs*", "models*", "contracts*", "serving*"]),
-    package_data={"contracts": ["*.yaml", "published/*.yaml"]},
+    package_data={"contracts": ["*.yaml", "published/*.yaml"], "serving": ["page/*"]},
     entry_points={"console_scripts": ["overture = jobs.cli:main"]},
 )

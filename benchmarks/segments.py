@@ -68,7 +68,7 @@ def mixture(n: int, d: int, n_heaps: int = 3000) -> np.ndarray:
 
 def quality(x: np.ndarray, centroids: np.ndarray) -> dict[str, float]:
     """The same for every peer: each user at the nearest of the peer's centroids."""
-    from models.segments import nearest
+    from models.nearest import nearest
 
     labels = nearest(x, centroids)
     parts = range(0, len(x), 1 << 14)
@@ -258,7 +258,7 @@ def listeners_cases(folder: Path, sizes: Sizes) -> list[dict[str, Any]]:
     np.save(file, x)
     ratings.data[:] = 1
     sp.save_npz(tracks_file, ratings, compressed=False)
-    from models.segments import nearest
+    from models.nearest import nearest
 
     np.save(labels_file, nearest(x, x[np.random.default_rng(SEED).choice(n, k, replace=False)]))
     size = f"{spaced(n)} users x {spaced(sizes.tracks)} tracks, k = {k}"

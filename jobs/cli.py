@@ -17,7 +17,7 @@ import typer
 
 from jobs.context import Context
 from jobs.errors import BadArgument, OvertureError
-from jobs.settings import SPACES, Space, load
+from jobs.settings import SPACES, Space, home, load
 from jobs.weeks import Week
 
 app = typer.Typer(
@@ -269,6 +269,30 @@ def release_rollback(
     settings = load(config)
     context = Context(settings, Week.parse(settings.week))
     print_json(import_module("jobs.release.rollback").run(context, to=to or None, dry_run=dry_run))
+
+
+@app.command()
+def serve(
+    host: Annotated[str, typer.Option("--host", help="Address to listen on; default: settings.")] = "",
+    port: Annotated[int, typer.Option("--port", help="Port; default: settings.")] = -1,
+    workers: Annotated[int, typer.Option("--workers", help="Processes; default: settings.")] = 0,
+    config: ConfigOption = None,
+) -> None:
+    """Answer over HTTP from the champion, and follow it; the page for people is at /."""
+    from pydantic import ValidationError
+
+    from serving import main as service
+
+    settings = load(config).service
+    given = {"host": host or settings.host, "port": settings.port if port == -1 else port}
+    given |= {"workers": workers or settings.workers}
+    try:
+        settings = type(settings).model_validate({**dict(settings), **given})
+    except ValidationError as error:
+        wrong = "; ".join(f"--{one['loc'][0]}: {one['msg']} (got {one['input']!r})" for one in error.errors())
+        raise BadArgument(f"serve: {wrong}") from None
+    service.serve(settings, home())
+    print_json({"served": f"{settings.host}:{settings.port}"})
 
 
 @app.command()

@@ -1,19 +1,5 @@
-"""What went wrong, and the exit code that tells Airflow whether a second try makes sense."""
+"""What went wrong in a task: one line for people, and the exit code that tells Airflow whether to try again."""
 
+from contracts.errors import BadArgument, CheckFailed, OvertureError
 
-class OvertureError(Exception):
-    """Anything that a person can act on; exit code 1, retried."""
-
-    exit_code = 1
-
-
-class BadArgument(OvertureError):
-    """A wrong argument or setting; exit code 2, not retried."""
-
-    exit_code = 2
-
-
-class CheckFailed(OvertureError):
-    """A contract, a data check or the gate said no; exit code 3, not retried."""
-
-    exit_code = 3
+__all__ = ["BadArgument", "CheckFailed", "OvertureError"]

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from jobs.errors import BadArgument
+from serving.settings import ServiceSettings
 
 Space = Literal["ut_als", "tt_svd"]
 SPACES: tuple[Space, ...] = ("tt_svd", "ut_als")
@@ -331,6 +332,7 @@ class Settings(BaseSettings):
     gate: GateSettings = GateSettings()
     paper: PaperSettings = PaperSettings()
     mlflow: MlflowSettings = MlflowSettings()
+    service: ServiceSettings = ServiceSettings()
 
     @classmethod
     def settings_customise_sources(

@@ -272,7 +272,9 @@ def _parent(context: Context, tracker: Tracker, dag_run: str | None) -> MlflowRu
             name = f"{tags['dag_id']} {context.week.name}"
             found = tracker.client.create_run(tracker.experiment_id, run_name=name, tags=tags)
             run = Run(context, tracker, found.info.run_id)
-            run.log_params(context.settings.model_dump(mode="json", exclude={"mlflow": {"tracking_uri"}}))
+            run.log_params(
+                context.settings.model_dump(mode="json", exclude={"mlflow": {"tracking_uri"}, "service": True})
+            )
         return found
 
 

@@ -42,38 +42,55 @@ def normalise(x_BD: ArrayLike) -> NDArray[np.float32]:
     return unit
 
 
+class Items:
+    """Items to be ranked (N, d), checked and brought to length once: for a service that asks many times.
+
+    Raises:
+        ValueError: an unknown similarity, no item, NaN or infinity.
+    """
+
+    def __init__(self, items: ArrayLike, similarity: Similarity = "cosine") -> None:
+        """Items at unit length give the same answer with "dot", without the cost of normalising them."""
+        if similarity not in ("dot", "cosine"):
+            raise ValueError(f"top_k: similarity must be 'dot' or 'cosine', got {similarity!r}")
+        items_ND = matrix("top_k: items", items)
+        self.similarity, self.items_ND = similarity, normalise(items_ND) if similarity == "cosine" else items_ND
+        self.longest = float(np.sqrt(np.vecdot(self.items_ND, self.items_ND).max(initial=0)))
+
+    def top_k(self, queries: ArrayLike, k: int) -> NDArray[np.int32]:
+        """As the function of this name: queries (B, d) -> (B, k) int32."""
+        q_BD, items_ND = matrix("top_k: queries", queries), self.items_ND
+        if q_BD.shape[1] != items_ND.shape[1]:
+            shapes = f"{q_BD.shape} and {items_ND.shape}"
+            raise ValueError(f"top_k: queries (B, d) and items (N, d) must share d, got {shapes}")
+        if not 1 <= k <= len(items_ND):
+            raise ValueError(f"top_k: k must be from 1 to the number of items ({len(items_ND)}), got {k}")
+        if self.similarity == "cosine":
+            q_BD = normalise(q_BD)
+        out = np.empty((len(q_BD), k), np.int32)
+        step = max(1, _BLOCK_SCORES // len(items_ND))
+
+        def fill(start: int) -> None:
+            out[start : start + step] = _top_k_block(q_BD[start : start + step], items_ND, k, self.longest)
+
+        if len(q_BD) <= step:
+            fill(0)
+            return out
+        # A block a core: selecting, which takes more than half the time, has no threads of its own.
+        with threadpool_limits(1, "blas"), ThreadPoolExecutor(os.cpu_count()) as pool:
+            list(pool.map(fill, range(0, len(q_BD), step)))
+        return out
+
+
 def top_k(queries: ArrayLike, items: ArrayLike, k: int, similarity: Similarity = "cosine") -> NDArray[np.int32]:
     """Indices of the k items with the highest score, best first: queries (B, d), items (N, d) -> (B, k) int32.
 
     A query of zeros scores every item 0 and gets 0, 1 ... k - 1; so does, for cosine, an item of zeros.
-    Items at unit length give the same answer with "dot", without the cost of normalising them.
 
     Raises:
         ValueError: for shapes that do not match, k outside 1..N, an unknown similarity, NaN or infinity.
     """
-    q_BD, items_ND = matrix("top_k: queries", queries), matrix("top_k: items", items)
-    if q_BD.shape[1] != items_ND.shape[1]:
-        raise ValueError(f"top_k: queries (B, d) and items (N, d) must share d, got {q_BD.shape} and {items_ND.shape}")
-    if not 1 <= k <= len(items_ND):
-        raise ValueError(f"top_k: k must be from 1 to the number of items ({len(items_ND)}), got {k}")
-    if similarity not in ("dot", "cosine"):
-        raise ValueError(f"top_k: similarity must be 'dot' or 'cosine', got {similarity!r}")
-    if similarity == "cosine":
-        q_BD, items_ND = normalise(q_BD), normalise(items_ND)
-    longest = float(np.sqrt(np.vecdot(items_ND, items_ND).max()))
-    out = np.empty((len(q_BD), k), np.int32)
-    step = max(1, _BLOCK_SCORES // len(items_ND))
-
-    def fill(start: int) -> None:
-        out[start : start + step] = _top_k_block(q_BD[start : start + step], items_ND, k, longest)
-
-    if len(q_BD) <= step:
-        fill(0)
-        return out
-    # A block a core: selecting, which takes more than half the time, has no threads of its own.
-    with threadpool_limits(1, "blas"), ThreadPoolExecutor(os.cpu_count()) as pool:
-        list(pool.map(fill, range(0, len(q_BD), step)))
-    return out
+    return Items(items, similarity).top_k(queries, k)
 
 
 def _top_k_block(

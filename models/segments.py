@@ -299,31 +299,6 @@ def _inertia(x_UD: Floats, labels: Labels, c_KD: Floats) -> float:
     return total
 
 
-def nearest(x: ArrayLike, centroids: ArrayLike) -> Labels:
-    """Segment of each vector by Euclidean distance: x (B, D), centroids (K, D) -> (B,) int32; ties to the lower index.
-
-    A row's answer does not depend on its batch: near ties are decided by distances of one pair at a time.
-    """
-    x_BD, c_KD = matrix("nearest: x", x), matrix("nearest: centroids", centroids)
-    if not len(c_KD) or x_BD.shape[1] != c_KD.shape[1]:
-        raise ValueError(f"nearest: x (B, D) and centroids (K, D) must share D, got {x_BD.shape} and {c_KD.shape}")
-    half_K = np.vecdot(c_KD, c_KD) / 2
-    # Twice the largest rounding error of a score, on both sides, as in models/recommend.py.
-    longest = np.float32(np.sqrt(2 * half_K.max()))
-    margin_B = np.float32(4 * (x_BD.shape[1] + 2) * 2.0**-24) * longest * (np.sqrt(np.vecdot(x_BD, x_BD)) + longest)
-    labels = np.empty(len(x_BD), np.int32)
-    for start in range(0, len(x_BD), _BLOCK):
-        block = x_BD[start : start + _BLOCK] @ c_KD.T
-        block -= half_K
-        close = block >= (block.max(axis=1) - margin_B[start : start + _BLOCK])[:, None]
-        labels[start : start + _BLOCK] = close.argmax(axis=1)
-        for b in np.flatnonzero(close.sum(axis=1) > 1):
-            among = np.flatnonzero(close[b])
-            gap = x_BD[start + b] - c_KD[among]
-            labels[start + b] = among[np.vecdot(gap, gap).argmin()]
-    return labels
-
-
 def rankings(labels: ArrayLike, user_tracks: Any, k: int, length: int) -> Labels:
     """Most listened tracks of each segment: labels (U,), sparse (U, N) of ones -> (k, length) int32 track_idx.
 

@@ -17,7 +17,7 @@ from jobs.settings import Space
 from models.input_vector import FirstDays
 from models.methods import Warm
 from models.methods.tokens import Catalogue
-from models.segments import nearest
+from models.nearest import nearest
 
 
 def load(context: Context, space: Space, split: str) -> tuple[np.ndarray, np.ndarray]:

@@ -1,59 +1,30 @@
-"""The blend (models/methods/blend.py) as files: its network as ONNX, its neighbours as arrays.
+"""A trained blend, kept for the release: what serving/blend.py reads, and what the gate compares it with.
 
-    network.onnx  layout.json  neighbours.{offsets,tracks,scores}.npy
-
-A week's working folder and the bundle hold these under <space>/blend/; the first also what the gate compares ONNX
-with, PyTorch's scores for some of the cohort (`cohort_user_id.npy`, `cohort_scores.npy`), and facts (`blend.json`).
-Tokens are those of the bundle's own tracks, in the order of models/methods/tokens.py.
+A week's working folder holds under <space>/blend/ the files of serving/blend.py, PyTorch's scores for some of the
+cohort (`cohort_user_id.npy`, `cohort_scores.npy`), and facts (`blend.json`).
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.sparse import csr_array
 
-from jobs.errors import CheckFailed
 from jobs.release import export, files
 from models.input_vector import FirstDays
 from models.methods.blend import Blend
-from models.methods.neighbours import Neighbours
-from models.methods.tokens import Catalogue, Vocabulary, padded
+from serving.blend import FILES, INPUT, LAYOUT, NEIGHBOURS, NETWORK, OUTPUT, layout, read
 
 if TYPE_CHECKING:
     from jobs.context import Context
     from models.methods.autoencoder import FirstDayAutoencoder
 
-INPUT, OUTPUT = "tokens", "logits"
-NETWORK = "network.onnx"
-NEIGHBOURS = tuple(f"neighbours.{part}.npy" for part in ("offsets", "tracks", "scores"))
-LAYOUT = "layout.json"
-FILES = (NETWORK, LAYOUT, *NEIGHBOURS)
+__all__ = ["FILES", "compared", "keep", "kept", "read", "to_onnx"]
+
 COHORT = ("cohort_user_id.npy", "cohort_scores.npy")
 COMPARED = 256  # listeners whose scores of all tracks are kept
-BATCH = 256
-
-
-class OnnxAutoencoder:
-    """The autoencoder as it is served."""
-
-    def __init__(self, network: Path, vocabulary: Vocabulary) -> None:
-        """CheckFailed when onnxruntime cannot open it."""
-        self.network, self.vocabulary, self.n_tracks = export.session(network), vocabulary, vocabulary.n_tracks
-
-    def scores(self, days: FirstDays) -> np.ndarray:
-        """Chance of each track over that of the listener's most likely one, (B, N), above 0 to 1."""
-        out = np.empty((len(days), self.n_tracks), np.float32)
-        tokens_BV = self.vocabulary.days(days)
-        for start in range(0, len(days), BATCH):
-            tokens_BT = padded(tokens_BV[start : start + BATCH])
-            (logits,) = self.network.run([OUTPUT], {INPUT: tokens_BT})
-            out[start : start + BATCH] = np.exp(logits - logits.max(axis=1, keepdims=True))
-        return out
 
 
 def to_onnx(autoencoder: FirstDayAutoencoder) -> bytes:
@@ -101,37 +72,7 @@ def kept(context: Context, space: str) -> Path:
     return folder
 
 
-def layout(vocabulary: Vocabulary, share: float) -> dict[str, object]:
-    """Which token is which, as JSON: what a reader in another language needs."""
-    return {
-        "input": INPUT,
-        "output": OUTPUT,
-        "empty": vocabulary.size,
-        "tokens": {kind: [span.start, span.stop] for kind, span in vocabulary.spans.items()},
-        "countries": list(vocabulary.countries),
-        "share": share,
-    }
-
-
 def compared(folder: Path) -> tuple[np.ndarray, np.ndarray]:
     """User ids (b,) of the cohort and PyTorch's scores for them (b, N)."""
     user_ids, scores = (np.load(folder / name, mmap_mode="r", allow_pickle=False) for name in COHORT)
     return user_ids, scores
-
-
-def read(folder: Path, catalogue: Catalogue) -> Blend:
-    """The blend as it is served: onnxruntime, and neighbours that are read from the disk when they are touched.
-
-    Raises:
-        CheckFailed: a file is not what it should be, or belongs to another catalogue.
-    """
-    try:
-        card = json.loads((folder / LAYOUT).read_text())
-        vocabulary = Vocabulary(catalogue, tuple(card["countries"]))
-        if card != json.loads(files.canonical(layout(vocabulary, card["share"]))):
-            raise ValueError(f"{LAYOUT} is of another catalogue or another program")
-        offsets, tracks, scores = (np.load(folder / name, mmap_mode="r", allow_pickle=False) for name in NEIGHBOURS)
-        score_VN = csr_array((scores, tracks, offsets), shape=(vocabulary.size, vocabulary.n_tracks))
-        return Blend(OnnxAutoencoder(folder / NETWORK, vocabulary), Neighbours(vocabulary, score_VN), card["share"])
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise CheckFailed(f"{folder.parent.name}/blend: {error}") from error

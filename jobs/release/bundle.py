@@ -5,10 +5,10 @@ Output  releases/<digest>/, a version in MLflow's registry, alias `challenger`
 Re-run  the same inputs give the same bytes, so the same name; a bundle that is there is verified and used again
 
     manifest.json  provenance.json  contracts.json  quality.json  evaluation.json
-    tracks/{track_id,artist_id,album_id}.npy                        by track_idx
+    tracks/{track_id,artist_id,album_id}.npy  names.json             by track_idx
     <space>/network.onnx  layout.json  track_vectors.npy  centroids.npy  rankings.npy  segments.json
     <space>/entities/<kind>.{ids,vectors}.npy                       song artist album playlist, ids ascending
-    <space>/blend/                                                  with gate.method blend (jobs/release/blend.py)
+    <space>/blend/                                                  with gate.method blend (serving/blend.py)
     <space>/demographics/{country,age_class,country_age}.npy        rows as named in names.json
 """
 
@@ -26,16 +26,17 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 import contracts
 from jobs.context import Context
 from jobs.errors import CheckFailed
 from jobs.lake import vectors
 from jobs.release import blend, export, files, manifest, pointer, registry
-from jobs.release.opened import bundle_layout
 from jobs.settings import SPACES
 from jobs.tracking import task
 from models.input_vector import AGE_CLASSES, KINDS
+from serving.release import NAMES, bundle_layout
 
 LIBRARIES = ("numpy", "scipy", "torch", "onnx", "onnxruntime", "pyspark", "pyarrow")
 
@@ -149,6 +150,7 @@ def _fill(context: Context, folder: Path) -> None:
     catalog = context.lake.read("catalog", week=week).sort_by("track_idx")
     for column in ("track_id", "artist_id", "album_id"):
         files.write_array(folder / "tracks" / f"{column}.npy", catalog[column].to_numpy())
+    files.write(folder / "tracks" / "names.json", files.canonical(_names(context, catalog["track_id"])))
     evaluation: list[dict[str, Any]] = []
     networks: dict[str, dict[str, object]] = {}
     for space in SPACES:
@@ -160,6 +162,13 @@ def _fill(context: Context, folder: Path) -> None:
     files.write(folder / "quality.json", files.canonical(quality(context)))
     files.write(folder / "contracts.json", files.canonical({n: contracts.load(n).version for n in contracts.names()}))
     files.write(folder / "provenance.json", files.canonical(_provenance(context, networks)))
+
+
+def _names(context: Context, track_ids: pa.ChunkedArray) -> dict[str, list[str | None]]:
+    """What people call the tracks, in this order; null where the tracks table does not know."""
+    tracks = context.lake.read("tracks")
+    rows = pc.index_in(track_ids, value_set=tracks["track_id"].combine_chunks())
+    return {column: tracks[column].take(rows).to_pylist() for column in NAMES}
 
 
 def _fill_space(context: Context, folder: Path, space: str, track_ids: np.ndarray) -> dict[str, object]:
@@ -273,7 +282,7 @@ def _provenance(context: Context, networks: dict[str, dict[str, object]]) -> dic
         "as_of": context.week.as_of.isoformat(),
         "cohort": [context.week.cohort_start.isoformat(), context.week.cohort_end.isoformat()],
         "commit": context.commit,
-        "settings": context.settings.model_dump(mode="json", exclude={"spark", "mlflow", "lake"}),
+        "settings": context.settings.model_dump(mode="json", exclude={"spark", "mlflow", "lake", "service"}),
         "networks": networks,
         "versions": versions,
     }

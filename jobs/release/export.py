@@ -22,17 +22,20 @@ import numpy as np
 
 from jobs.errors import CheckFailed
 from jobs.release import files
+from serving.network import BATCH, INPUT, OUTPUT, run, session
 
 if TYPE_CHECKING:
-    import onnxruntime
     import torch
 
     from jobs.context import Context
     from models.network import ColdStartNet
 
-INPUT, OUTPUT = "x", "vector"
+__all__ = [
+    "BATCH", "FILES", "INPUT", "OUTPUT", "Kept", "graph", "keep", "kept", "parity", "run", "sealed", "sealing",
+    "session", "to_onnx",
+]  # fmt: skip
+
 FILES = ("network.onnx", "cohort_user_id.npy", "cohort_vectors.npy")
-BATCH = 4096
 
 
 def to_onnx(net: ColdStartNet) -> bytes:
@@ -76,35 +79,6 @@ def graph(net: torch.nn.Module, example: torch.Tensor, free: dict[int, Any], nam
         part.ClearField("doc_string")
     inner.ClearField("value_info")
     return bytes(model.SerializeToString(deterministic=True))
-
-
-def session(model: bytes | Path) -> onnxruntime.InferenceSession:
-    """An onnxruntime session on one thread of the CPU: the service's own setting.
-
-    Raises:
-        CheckFailed: the bytes are no network.
-    """
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    try:
-        return onnxruntime.InferenceSession(
-            str(model) if isinstance(model, Path) else model, options, providers=["CPUExecutionProvider"]
-        )
-    except Exception as error:
-        name = model.name if isinstance(model, Path) else "network.onnx"
-        raise CheckFailed(f"{name}: onnxruntime cannot open it: {error}") from error
-
-
-def run(network: onnxruntime.InferenceSession, x_BF: np.ndarray) -> np.ndarray:
-    """Predictions (B, d) float32, in batches that bound the memory."""
-    parts = [
-        network.run([OUTPUT], {INPUT: np.ascontiguousarray(x_BF[start : start + BATCH], np.float32)})[0]
-        for start in range(0, max(len(x_BF), 1), BATCH)
-    ]
-    return np.concatenate(parts)
 
 
 def parity(model: bytes | Path, predictions_BD: np.ndarray, x_BF: np.ndarray) -> float:

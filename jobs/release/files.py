@@ -2,33 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 from pathlib import Path
 
 import numpy as np
 
-CHUNK = 1 << 20
+from serving.files import canonical, digest, file_digest
 
-
-def canonical(data: object) -> bytes:
-    """JSON with one spelling only: sorted keys, no blanks, no NaN."""
-    return json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
-
-
-def digest(content: bytes) -> str:
-    """SHA-256 as 64 hexadecimal digits."""
-    return hashlib.sha256(content).hexdigest()
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file, read in pieces."""
-    found = hashlib.sha256()
-    with path.open("rb") as source:
-        while piece := source.read(CHUNK):
-            found.update(piece)
-    return found.hexdigest()
+__all__ = ["canonical", "digest", "file_digest", "replace", "sync_folder", "write", "write_array"]
 
 
 def sync_folder(folder: Path) -> None:

@@ -23,12 +23,12 @@ from jobs.cold_start.evaluate import slices
 from jobs.context import Context
 from jobs.errors import CheckFailed
 from jobs.release import blend, bundle, export, files, pointer, rules
-from jobs.release.opened import Release, open_release
 from jobs.release.rules import FAIL, PASS, Line
 from jobs.tracking import task
 from models.input_vector import FirstDays, Ragged
 from models.methods import Method, lists
 from models.metrics import score
+from serving.release import Release, open_release
 
 SPLITS = ("validation", "test")
 WARM_UP, N_TIMED = 50, 500

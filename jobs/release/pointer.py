@@ -1,7 +1,6 @@
-"""The champion's pointer: one small file that names the release in service.
+"""The champion's pointer, moved; serving/pointer.py reads it.
 
-`releases/champion.json` holds {release, previous, revision, week}. The service reads nothing else to know what to
-serve. `revision` grows by one with every move; who wants to move it says which revision was seen (compare-and-set).
+`revision` grows by one with every move; who wants to move it says which revision was seen (compare-and-set).
 """
 
 from __future__ import annotations
@@ -9,48 +8,15 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 from jobs.errors import CheckFailed
 from jobs.release import files
 from jobs.tracking_store import locked
+from serving.pointer import NAME, Pointer, read, releases
 
-NAME = "champion.json"
-
-
-@dataclass(frozen=True)
-class Pointer:
-    """Which release serves; `previous` is where a rollback goes, `week` the one the release was learned in."""
-
-    release: str
-    previous: str | None
-    revision: int
-    week: str
-
-
-def releases(home: Path) -> Path:
-    """The folder of all releases."""
-    return home / "releases"
-
-
-def read(home: Path) -> Pointer | None:
-    """The pointer, or None before the first promotion.
-
-    Raises:
-        CheckFailed: the file is there but is no pointer.
-    """
-    file = releases(home) / NAME
-    try:
-        raw = json.loads(file.read_text())
-        pointer = Pointer(**raw)
-    except FileNotFoundError:
-        return None
-    except (ValueError, TypeError) as error:
-        raise CheckFailed(f"{file} is damaged ({error}); write release, previous, revision and week again") from None
-    if not (isinstance(pointer.release, str) and isinstance(pointer.revision, int)):
-        raise CheckFailed(f"{file} is damaged: release must be a text and revision a whole number")
-    return pointer
+__all__ = ["NAME", "Pointer", "move", "moving", "read", "releases", "revision"]
 
 
 def revision(pointer: Pointer | None) -> int:

@@ -16,9 +16,9 @@ import numpy as np
 from jobs.context import Context
 from jobs.errors import CheckFailed
 from jobs.release import files, manifest, pointer
-from jobs.release.opened import open_release
 from jobs.tracking import task
 from models.input_vector import FirstDays
+from serving.release import open_release
 
 NAME = "published.json"
 

@@ -12,10 +12,10 @@ from dataclasses import asdict
 from jobs.context import Context
 from jobs.errors import CheckFailed, OvertureError
 from jobs.release import pointer, registry
-from jobs.release.opened import open_release
 from jobs.release.promote import find
 from jobs.tracking import task
 from jobs.weeks import Week
+from serving.release import open_release
 
 
 def run(context: Context, to: str | None = None, dry_run: bool = False) -> dict[str, object]:

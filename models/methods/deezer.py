@@ -14,8 +14,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from models.input_vector import FirstDays
 from models.methods.interface import Needs, Predict, check_k, input_rows, predicted
-from models.recommend import Similarity, matrix, normalise, top_k
-from models.segments import nearest
+from models.nearest import nearest
+from models.recommend import Items, Similarity, matrix, normalise
 
 
 class FullPers:
@@ -27,13 +27,12 @@ class FullPers:
     def __init__(self, predict: Predict, track_vectors: ArrayLike, similarity: Similarity = "cosine") -> None:
         """Needs `predict` (B, F) -> (B, D) and track_vectors (N, D) by track_idx; the authors' code uses dot."""
         self.predict = predict
-        self.track_vectors = matrix(f"{self.name}: track_vectors", track_vectors)
-        self.similarity = similarity
+        self.tracks = Items(matrix(f"{self.name}: track_vectors", track_vectors), similarity)
 
     def recommend(self, x_BF: ArrayLike, k: int, days: FirstDays | None = None) -> NDArray[np.int32]:
         """Distinct track_idx, best first, (B, k)."""
-        vectors = predicted(self.name, self.predict, input_rows(self.name, x_BF), self.track_vectors.shape[1])
-        return top_k(vectors, self.track_vectors, k, self.similarity)
+        vectors = predicted(self.name, self.predict, input_rows(self.name, x_BF), self.tracks.items_ND.shape[1])
+        return self.tracks.top_k(vectors, k)
 
 
 class SemiPers:

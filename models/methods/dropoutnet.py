@@ -36,9 +36,10 @@ from torch import Tensor, nn
 from models.input_vector import BLOCKS, SCALARS, FirstDays, Layout
 from models.methods.interface import Needs, Warm, check_k, input_rows
 from models.methods.scaling import Scaler
+from models.nearest import nearest
 from models.precision import training
 from models.recommend import Similarity, matrix, normalise, top_k
-from models.segments import kmeans, nearest, rankings
+from models.segments import kmeans, rankings
 
 Floats = NDArray[np.float32]
 OnEpoch = Callable[[int, float], None]

@@ -13,8 +13,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from models.input_vector import FirstDays
 from models.methods.interface import Needs, Warm, check_k, input_rows
+from models.nearest import nearest
 from models.recommend import matrix, normalise
-from models.segments import kmeans, nearest, rankings
+from models.segments import kmeans, rankings
 
 _CHUNK = 4096
 

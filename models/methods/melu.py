@@ -38,8 +38,9 @@ from torch import Tensor, nn
 from models.input_vector import FirstDays, Layout
 from models.methods.interface import Needs, Warm, check_k, input_rows
 from models.methods.scaling import Scaler
+from models.nearest import nearest
 from models.recommend import matrix
-from models.segments import kmeans, nearest, rankings
+from models.segments import kmeans, rankings
 
 Floats = NDArray[np.float32]
 OnEpoch = Callable[[int, float], None]

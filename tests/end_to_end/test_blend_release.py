@@ -7,6 +7,7 @@ import shutil
 
 import numpy as np
 import pytest
+from as_request import listener
 
 from jobs import tracking
 from jobs.cold_start import evaluate, train
@@ -14,8 +15,12 @@ from jobs.cold_start.methods import workshop
 from jobs.context import Context
 from jobs.errors import CheckFailed
 from jobs.release import blend, bundle, gate, pointer, promote, publish
-from jobs.release.opened import open_release
 from jobs.settings import BagSettings
+from models.methods import lists
+from serving import answers
+from serving.ready import Ready
+from serving.release import open_release
+from serving.schema import HowMany
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +82,29 @@ def test_first_day_tracks_are_left_out_where_the_settings_say_so(promoted):
         without = gate.recommend(release, "tt_svd", method, judges, 20, leave_out_first_day=True)
         assert np.take_along_axis(taken_BN, with_them, axis=1).any()
         assert not np.take_along_axis(taken_BN, without, axis=1).any()
+
+
+def test_the_service_answers_with_it_and_falls_back_on_the_segment(promoted, monkeypatch):
+    release, week = champion(promoted), promoted.week.name
+    ready = Ready(release, pointer.read(promoted.home))
+    people = [listener(row) for row in promoted.lake.read("first_day", week=week, split="test").to_pylist()[:30]]
+    days = gate.FirstDays.from_arrow(promoted.lake.read("first_day", week=week, split="test").slice(0, 30))
+    taken_BN = release.spaces["tt_svd"].catalogue.streamed(days)
+    wanted = lists(release.spaces["tt_svd"].method("blend"), release.inputs("tt_svd", days), 20, days, taken_BN)
+    said = answers.recommend(ready, people, HowMany(k=20))
+    assert {(one["method"], one["degraded"] is None) for one in said} == {("blend", True)}
+    found = [[track["track_id"] for track in one["tracks"]] for one in said]
+    assert found == release.track_ids[wanted].tolist()
+    alone = [answers.recommend(ready, [person], HowMany(k=20))[0]["tracks"] for person in people[:5]]
+    assert alone == [one["tracks"] for one in said[:5]]
+
+    def fails(days):
+        raise RuntimeError("no memory")
+
+    monkeypatch.setattr(ready.space.methods["blend"], "scores", fails)
+    one = answers.recommend(ready, people[:1], HowMany(k=5))[0]
+    assert (one["method"], one["degraded"]["to"]) == ("semi_pers", "semi_pers")
+    assert "no memory" in one["degraded"]["why"]
 
 
 def test_it_stands_in_the_table_and_in_mlflow(promoted, finished):

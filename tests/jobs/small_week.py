@@ -112,6 +112,7 @@ def fill(context: Context, taste: float = 1.0, seed: int = 0) -> None:
     idx = np.arange(N_TRACKS, dtype=np.int32)
     catalog = {"track_idx": idx, "track_id": track_ids, "artist_id": 1 + group, "album_id": 1 + group}
     lake.write("catalog", pa.table({**catalog, "n_listeners": 1_000 - idx.astype(np.int64)}), week=week)
+    lake.write("tracks", named(track_ids, group))
     days, truth, _ = cohort()
     split = np.where(np.arange(N_USERS) % 3 == 2, "test", "validation")
     for name in ("validation", "test"):
@@ -125,6 +126,19 @@ def fill(context: Context, taste: float = 1.0, seed: int = 0) -> None:
     for table in ("users", "tracks", "events", "playlists"):
         result = {"table": table, "success": True, "failed": [], "warned": [], "statistics": {"rows": 1}}
         (folder / f"{table}.json").write_text(json.dumps(result))
+
+
+def named(track_ids: np.ndarray, group: np.ndarray) -> pa.Table:
+    """The tracks table: in order of id, every tenth without a title, the third artist without a name."""
+    import contracts
+
+    names = ("Ada", "Bo & the <b>Bs</b>", None)
+    rows = [
+        {"track_id": int(track), "artist_id": int(1 + g), "album_id": int(1 + g), "artist_name": names[g]}
+        | {"title": f"Song {track}" if track % 10 else None, "genre": ("rap", "folk", None)[g]}
+        for track, g in sorted(zip(track_ids, group, strict=True))
+    ]
+    return pa.Table.from_pylist(rows, schema=contracts.load("tracks").arrow_schema())
 
 
 def _fill_space(
@@ -233,3 +247,18 @@ def staged(home, name: str, week: str = FIRST, **gate: object) -> Context:
     """A context over a copy of a stage."""
     shutil.copytree(stage(name), home)
     return context_at(home, week, **gate)
+
+
+def resealed(bundle: Path, changed: dict[str, bytes | None]) -> Path:
+    """A copy of a bundle with other files (None: without one), whole under a name of its own; returns its folder."""
+    from jobs.release import manifest
+
+    copy = bundle.parent / ".copy"
+    shutil.copytree(bundle, copy)
+    for name, content in changed.items():
+        if content is None:
+            (copy / name).unlink()
+        else:
+            (copy / name).write_bytes(content)
+    (copy / manifest.NAME).unlink()
+    return copy.rename(bundle.parent / manifest.write(copy))

@@ -12,8 +12,8 @@ import small_week
 from jobs import tracking
 from jobs.errors import CheckFailed
 from jobs.release import bundle, export, files, manifest, pointer, registry
-from jobs.release.opened import open_release
 from models.input_vector import FirstDays
+from serving.release import open_release
 
 
 @pytest.fixture
@@ -40,6 +40,12 @@ def test_a_bundle_holds_both_spaces_and_says_where_it_comes_from(context, built)
     assert release.document("quality")["users"] == {"success": True, "failed": [], "warned": []}
     assert release.document("contracts")["catalog"] == 1
     assert {row["space"] for row in release.document("evaluation")} == set(small_week.SPACES)
+    assert len(release.names["title"]) == small_week.N_TRACKS
+    for track, title, artist in zip(
+        release.track_ids, release.names["title"], release.names["artist_name"], strict=True
+    ):
+        assert title == (f"Song {track}" if track % 10 else None)
+        assert artist in ("Ada", "Bo & the <b>Bs</b>", None)
     everything = b"".join((built / name).read_bytes() for name in names)
     assert str(context.home).encode() not in everything
     assert b"torch/" not in everything, "the exporter's notes name source files"
@@ -200,3 +206,15 @@ def test_onnx_is_one_file_of_the_same_bytes_for_any_number_of_rows():
 def test_arrays_of_objects_are_never_written(tmp_path):
     with pytest.raises(ValueError, match="allow_pickle"):
         files.write_array(tmp_path / "x.npy", np.array([{}], object))
+
+
+def test_a_bundle_under_newer_contracts_is_refused(context):
+    versions = {"catalog": 1, "segments": 2, "a_table_of_tomorrow": 9}
+    newer = small_week.resealed(bundle.build(context)[0], {"contracts.json": files.canonical(versions)})
+    with pytest.raises(CheckFailed, match="contract segments has version 2, this program knows 1"):
+        open_release(newer)
+
+
+def test_a_bundle_without_names_is_opened_all_the_same(context):
+    older = small_week.resealed(bundle.build(context)[0], {"tracks/names.json": None})
+    assert open_release(older).names["title"] == [None] * small_week.N_TRACKS

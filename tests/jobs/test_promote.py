@@ -12,7 +12,7 @@ import zygote
 from jobs import tracking
 from jobs.errors import BadArgument, CheckFailed, OvertureError
 from jobs.release import bundle, gate, manifest, pointer, promote, publish, registry, rollback
-from jobs.release.opened import open_release
+from serving.release import open_release
 
 FIRST, SECOND, THIRD = small_week.FIRST, small_week.SECOND, "2026-11-30"
 

@@ -8,7 +8,8 @@ from scipy.sparse import coo_array, csr_array
 from sklearn.cluster import KMeans as Reference
 
 from models import segments
-from models.segments import kmeans, nearest, rankings
+from models.nearest import nearest
+from models.segments import kmeans, rankings
 
 
 def blobs(n_blobs: int, each: int, d: int = 8, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jobs.errors import CheckFailed
-from jobs.release import blend, export, manifest
+import contracts
+from contracts.errors import CheckFailed
 from models.input_vector import (
     AGE_CLASSES,
     BLOCKS,
@@ -23,11 +23,17 @@ from models.input_vector import (
     Layout,
     input_vectors,
 )
-from models.methods import FullPers, Method, Popularity, SemiPers
+from models.methods import FullPers, Method, Popularity, Predict, SemiPers
 from models.methods.tokens import Catalogue
+from serving import blend, manifest
+from serving.network import run, session
 
 if TYPE_CHECKING:
     import onnxruntime
+
+NAMES = ("title", "artist_name", "genre")
+# What a bundle is made from: its arrays mean what these contracts say.
+READS = ("catalog", "demographic_vectors", "entity_vectors", "first_day", "segments", "track_vectors", "tracks")
 
 
 @dataclass(frozen=True)
@@ -45,13 +51,25 @@ class OpenSpace:
     @cached_property
     def network(self) -> onnxruntime.InferenceSession:
         """The network (B, F) -> (B, d)."""
-        return export.session(self.folder / "network.onnx")
+        return session(self.folder / "network.onnx")
 
     @cached_property
     def entities(self) -> Entities:
         """Vectors of songs, artists, albums and playlists by id."""
         ids, vectors = ({kind: self.array(f"entities/{kind}.{part}") for kind in KINDS} for part in ("ids", "vectors"))
         return Entities(ids, vectors)
+
+    @cached_property
+    def country_ages(self) -> dict[str, np.ndarray]:
+        """Mean vector (d,) of the warm users of a country and an age class, by "FR/18-24"."""
+        names = json.loads((self.folder / "demographics" / "names.json").read_text())["country_age"]["names"]
+        return dict(zip(names, self.array("demographics/country_age"), strict=True))
+
+    @cached_property
+    def segments(self) -> list[dict[str, Any]]:
+        """What people are told about each segment: {segment_id, size, card}."""
+        found: list[dict[str, Any]] = json.loads((self.folder / "segments.json").read_text())
+        return found
 
     @cached_property
     def demographics(self) -> Demographics:
@@ -63,15 +81,18 @@ class OpenSpace:
 
     def predict(self, x_BF: np.ndarray) -> np.ndarray:
         """Vectors (B, d) of listeners."""
-        return export.run(self.network, x_BF)
+        return run(self.network, x_BF)
 
     @cached_property
     def catalogue(self) -> Catalogue:
         """Ids of the release's tracks."""
         return Catalogue(*(_ids(self.folder.parent, column) for column in ("track_id", "artist_id", "album_id")))
 
-    def method(self, name: str) -> Method:
+    def method(self, name: str, predict: Predict | None = None) -> Method:
         """A way to recommend: popularity, full_pers, semi_pers or blend; answers are this release's own track_idx.
+
+        `predict` (B, F) -> (B, d) stands in for the network; one that hands back what it is given makes a method over
+        listeners' vectors.
 
         Raises:
             CheckFailed: the release does not hold it, or it is damaged.
@@ -79,9 +100,9 @@ class OpenSpace:
         if name == "popularity":
             return Popularity(len(self.array("track_vectors")))
         if name == "full_pers":
-            return FullPers(self.predict, self.array("track_vectors"), self.layout["similarity"])
+            return FullPers(predict or self.predict, self.array("track_vectors"), self.layout["similarity"])
         if name == "semi_pers":
-            return SemiPers(self.predict, self.array("centroids"), self.array("rankings"))
+            return SemiPers(predict or self.predict, self.array("centroids"), self.array("rankings"))
         if name == "blend" and (self.folder / "blend").is_dir():
             return blend.read(self.folder / "blend", self.catalogue)
         raise CheckFailed(f"release {self.folder.parent.name[:12]}: holds no {name} in {self.folder.name}")
@@ -99,6 +120,15 @@ class Release:
     def track_ids(self) -> np.ndarray:
         """(N,) stable ids by track_idx."""
         return _ids(self.folder, "track_id")
+
+    @cached_property
+    def names(self) -> dict[str, list[str | None]]:
+        """What people call the tracks, by track_idx: title, artist_name, genre; all unknown in an older bundle."""
+        try:
+            found: dict[str, list[str | None]] = json.loads((self.folder / "tracks" / "names.json").read_text())
+        except FileNotFoundError:
+            found = {}
+        return {column: found.get(column) or [None] * len(self.track_ids) for column in NAMES}
 
     @property
     def answers(self) -> tuple[str, str]:
@@ -141,13 +171,21 @@ def open_release(folder: Path, check: bool = True) -> Release:
     """Open a bundle; `check` reads every byte against the manifest first.
 
     Raises:
-        CheckFailed: it is damaged, or its input layout is not the one that this program computes.
+        CheckFailed: it is damaged, made under newer contracts than this program knows, or its input layout is not the
+            one that this program computes.
     """
     if check:
         manifest.verify(folder)
     else:
         manifest.read(folder)
     provenance = json.loads((folder / "provenance.json").read_text())
+    made_under = json.loads((folder / "contracts.json").read_text())
+    for table in READS:
+        if made_under.get(table, 0) > contracts.load(table).version:
+            raise CheckFailed(
+                f"release {folder.name[:12]}: contract {table} has version {made_under[table]}, this program knows "
+                f"{contracts.load(table).version}; bring the program up to date"
+            )
     spaces = {}
     for path in sorted(folder.glob("*/layout.json")):
         layout = json.loads(path.read_text())

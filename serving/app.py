@@ -1,0 +1,256 @@
+"""The routes: a request takes the release in service once, answers from it alone, and names it in a header."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import json
+import logging
+from collections.abc import AsyncIterator
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import FastAPI, Query, Request
+from fastapi import Path as InPath
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import Response
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+
+from contracts.errors import BadArgument
+from serving import answers, lookup, playlists, schema
+from serving.champion import Champion
+from serving.guard import LOG, RELEASE, Guard
+from serving.lookup import NotFound
+from serving.metrics import Metrics
+from serving.ready import Ready
+from serving.settings import ServiceSettings
+
+PAGE = Path(__file__).parent / "page"
+TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
+# The page loads nothing from elsewhere, and no name out of the catalogue can become code in it.
+POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:"
+ABOUT = """\
+First-day recommendations from one release. Every answer names its release in `x-overture-release`, and says under
+`degraded` when something stood in for the network: network -> mean of country and age -> most popular tracks.
+Ids are those of the catalogue. What a release does not know is reported under `unknown`: it is counted, no more.
+"""
+SHOWN_ERRORS = 20
+EntityId = Annotated[int, InPath(ge=0, le=2**63 - 1, examples=[3])]
+SpaceName = Annotated[str | None, Query(max_length=40, description="default: the space that answers")]
+WRONG: dict[int | str, dict[str, Any]] = {
+    status: {"model": schema.Problem, "description": why}
+    for status, why in {
+        400: "not JSON", 401: "no or another API key", 413: "body too large", 422: "refused, with the field's name",
+        503: "no release",
+    }.items()
+}  # fmt: skip
+
+
+def make_app(settings: ServiceSettings, home: Path) -> Guard:
+    """The whole service over the releases of one home; it opens the champion when it starts."""
+    metrics = Metrics()
+
+    def event(name: str, **facts: Any) -> None:
+        if name == "release":
+            assert champion.current is not None
+            metrics.release(champion.current)
+            gc.unfreeze()
+            gc.collect()
+            gc.freeze()  # a release lives long: later collections need not walk through it
+        else:
+            metrics.refused.inc()
+        LOG.log(logging.INFO if name == "release" else logging.ERROR, name, extra={"facts": facts})
+
+    champion = Champion(home, settings.poll_s, event)
+
+    @contextlib.asynccontextmanager
+    async def life(_: FastAPI) -> AsyncIterator[None]:
+        champion.start()
+        yield
+        champion.stop()
+
+    app = FastAPI(
+        title="Overture", version="1", description=ABOUT, lifespan=life, docs_url=None, redoc_url=None,
+    )  # fmt: skip
+    app.state.champion = champion
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware, allow_origins=list(settings.cors_origins), allow_methods=["GET", "POST"],
+            allow_headers=["content-type", "x-api-key"], expose_headers=[RELEASE.decode()],
+        )  # fmt: skip
+    add_errors(app)
+    add_pages(app)
+    add_lists(app, champion, metrics)
+    add_lookups(app, champion)
+    add_health(app, champion, metrics)
+    return Guard(app, settings, metrics)
+
+
+def serving(champion: Champion) -> Ready:
+    """The release in service, for one request.
+
+    Raises:
+        HTTPException: 503 with the reason when there is none.
+    """
+    if champion.current is None:
+        raise HTTPException(503, f"no release can be served: {champion.problem}")
+    return champion.current
+
+
+def as_json(data: Any, status: int = 200, release: str | None = None) -> Response:
+    """An answer in one spelling of JSON; refuses NaN."""
+    body = json.dumps(data, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    headers = {RELEASE.decode(): release} if release else None
+    return Response(body, status, headers, "application/json")
+
+
+def add_lists(app: FastAPI, champion: Champion, metrics: Metrics) -> None:
+    """Recommendations, many at once, and carousels."""
+
+    @app.post("/v1/recommendations", responses={200: {"model": schema.Recommendation}, **WRONG}, tags=["lists"])
+    async def recommendations(asked: schema.RecommendationRequest) -> Response:
+        """Tracks for one new listener, with the reason."""
+        ready = serving(champion)
+        if asked.explain:
+            found = await run_in_threadpool(answers.recommend, ready, [asked.listener], asked, True)
+        else:  # under a millisecond or two: a thread would cost more than it frees
+            found = answers.recommend(ready, [asked.listener], asked)
+        metrics.answered(found)
+        return as_json(found[0], release=ready.name)
+
+    @app.post("/v1/recommendations/batch", responses={200: {"model": schema.Batch}, **WRONG}, tags=["lists"])
+    def batch(asked: schema.BatchRequest) -> Response:
+        """Tracks for many new listeners, one answer each, all from one release."""
+        ready = serving(champion)
+        found = answers.recommend(ready, asked.listeners, asked)
+        metrics.answered(found)
+        return as_json({"answers": found}, release=ready.name)
+
+    @app.post("/v1/carousels", responses={200: {"model": schema.Carousel}, **WRONG}, tags=["lists"])
+    def carousels(asked: schema.CarouselRequest) -> Response:
+        """A row of playlists for one new listener, with how much each place is looked at."""
+        ready = serving(champion)
+        found = playlists.carousel(ready, asked)
+        metrics.answered([found])
+        return as_json(found, release=ready.name)
+
+
+def add_lookups(app: FastAPI, champion: Champion) -> None:
+    """What the release holds."""
+
+    @app.get("/v1/release", responses={200: {"model": schema.ReleaseSaid}, **WRONG}, tags=["vectors"])
+    def release() -> Response:
+        """Which release answers, with which methods, over what."""
+        ready = serving(champion)
+        return as_json(lookup.about(ready), release=ready.name)
+
+    @app.get("/v1/search", responses={200: {"model": schema.Search}, **WRONG}, tags=["vectors"])
+    def search(
+        kind: Annotated[str, Query(pattern="^(tracks|artists)$")] = "artists",
+        q: Annotated[str, Query(max_length=100, description="part of a name; empty: all")] = "",
+        limit: Annotated[int, Query(ge=1, le=200)] = 20,
+    ) -> Response:
+        """Tracks or artists by name, most popular first."""
+        ready = serving(champion)
+        return as_json(lookup.search(ready, kind, q, limit), release=ready.name)
+
+    @app.get("/v1/{kind}/{entity_id}", responses={200: {"model": schema.Entity}, **WRONG}, tags=["vectors"])
+    def entity(kind: schema.Kind, entity_id: EntityId, space: SpaceName = None) -> Response:
+        """The vector of a track, an artist, an album, a playlist or a segment; of a segment its card too."""
+        ready = serving(champion)
+        return as_json(lookup.entity(ready, kind, entity_id, space), release=ready.name)
+
+    @app.get(
+        "/v1/{kind}/{entity_id}/neighbours", responses={200: {"model": schema.Neighbourhood}, **WRONG}, tags=["vectors"]
+    )
+    def neighbours(
+        kind: schema.Kind,
+        entity_id: EntityId,
+        k: Annotated[int, Query(ge=1, le=100)] = 10,
+        of: schema.Kind | None = None,
+        space: SpaceName = None,
+    ) -> Response:
+        """What lies nearest by cosine: the same kind, or another one (`of`)."""
+        ready = serving(champion)
+        return as_json(lookup.neighbours(ready, kind, entity_id, k, of or kind, space), release=ready.name)
+
+
+def add_health(app: FastAPI, champion: Champion, metrics: Metrics) -> None:
+    """For those who watch."""
+
+    @app.get("/healthz", tags=["health"])
+    async def healthz() -> Response:
+        """The process lives."""
+        return as_json({"alive": True})
+
+    @app.get("/readyz", tags=["health"])
+    async def readyz() -> Response:
+        """A release answers; `problem` says why another one could not be taken."""
+        ready = champion.current
+        said = {
+            "ready": ready is not None, "problem": champion.problem,
+            "release": ready.name if ready else None, "week": ready.week if ready else None,
+            "degraded": ready.problems if ready else {},
+        }  # fmt: skip
+        return as_json(said, 200 if ready else 503, ready.name if ready else None)
+
+    @app.get("/metrics", tags=["health"])
+    def numbers() -> Response:
+        """For Prometheus."""
+        return Response(metrics.page(), media_type="text/plain; version=0.0.4")
+
+
+def add_pages(app: FastAPI) -> None:
+    """The page for people, and the API's own page; both work without any other address."""
+
+    @cache
+    def content(name: str) -> bytes:
+        return (PAGE / name).read_bytes()
+
+    def page(name: str) -> Response:
+        headers = {"content-security-policy": POLICY, "x-content-type-options": "nosniff", "cache-control": "no-cache"}
+        return Response(content(name), 200, headers, TYPES[Path(name).suffix])
+
+    names = frozenset(path.name for path in PAGE.iterdir())
+
+    @app.get("/", include_in_schema=False)
+    async def index() -> Response:
+        return page("index.html")
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> Response:
+        return page("docs.html")
+
+    @app.get("/page/{name}", include_in_schema=False)
+    async def part(name: str) -> Response:
+        if name not in names:
+            raise HTTPException(404, "no such page")
+        return page(name)
+
+
+def add_errors(app: FastAPI) -> None:
+    """What was wrong, by field; never what was sent."""
+
+    @app.exception_handler(RequestValidationError)
+    async def refused(_: Request, error: RequestValidationError) -> Response:
+        found = error.errors()
+        if any(one["type"] == "json_invalid" for one in found):
+            return as_json({"error": "the body is not JSON", "details": []}, 400)
+        details = [
+            {"where": ".".join(str(part)[:80] for part in one["loc"]), "says": str(one["msg"])}
+            for one in found[:SHOWN_ERRORS]
+        ]
+        return as_json({"error": f"{len(found)} fields were refused", "details": details}, 422)
+
+    @app.exception_handler(HTTPException)
+    async def http(_: Request, error: HTTPException) -> Response:
+        answer = as_json({"error": str(error.detail), "details": []}, error.status_code)
+        answer.headers.update(error.headers or {})
+        return answer
+
+    @app.exception_handler(BadArgument)
+    async def argument(_: Request, error: BadArgument) -> Response:
+        return as_json({"error": str(error), "details": []}, 404 if isinstance(error, NotFound) else 422)

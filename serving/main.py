@@ -1,0 +1,48 @@
+"""Starts the service: `overture serve`. One worker answers in this process; more are processes of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import tempfile
+from pathlib import Path
+
+import uvicorn
+
+from serving.app import make_app
+from serving.guard import Guard, log_to_stderr
+from serving.settings import ServiceSettings
+
+SETTINGS, HOME = "OVERTURE_SERVICE_SETTINGS", "OVERTURE_HOME"
+
+
+def worker() -> Guard:
+    """The application of a worker process: it finds its settings in the environment that the first process left."""
+    log_to_stderr()
+    return make_app(ServiceSettings.model_validate_json(os.environ[SETTINGS]), Path(os.environ[HOME]))
+
+
+def serve(settings: ServiceSettings, home: Path) -> None:
+    """Answer until SIGTERM or SIGINT; what still runs then is finished first."""
+    log_to_stderr()
+    said = settings.model_dump(mode="json") | {"api_key": settings.api_key.get_secret_value()}
+    os.environ |= {SETTINGS: json.dumps(said), HOME: str(home)}
+    # uvicorn ends in order and then hands the signal back to whoever was there before: leave with 0.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    with tempfile.TemporaryDirectory(prefix="overture-metrics-") as numbers:
+        if settings.workers > 1:
+            os.environ["PROMETHEUS_MULTIPROC_DIR"] = numbers
+        uvicorn.run(
+            "serving.main:worker",
+            factory=True,
+            host=settings.host,
+            port=settings.port,
+            workers=settings.workers,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            timeout_graceful_shutdown=settings.stop_s,
+        )

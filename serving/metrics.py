@@ -1,0 +1,67 @@
+"""What Prometheus is told: requests, answers, what degraded, and which release serves.
+
+With several workers the numbers of all are added up through files in PROMETHEUS_MULTIPROC_DIR (serving/main.py).
+"""
+
+from __future__ import annotations
+
+import os
+from datetime import datetime
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
+
+from serving.ready import Ready
+
+SECONDS = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
+
+
+class Metrics:
+    """One set of numbers a process; labels are few and name no listener."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        named: dict[str, Any] = {"registry": self.registry}
+        latest = {**named, "multiprocess_mode": "livemax"}
+        self.requests = Counter("overture_requests", "Requests by route and status", ["route", "status"], **named)
+        self.seconds = Histogram("overture_request_seconds", "Time to answer", ["route"], buckets=SECONDS, **named)
+        self.answers = Counter("overture_answers", "Lists made, by method", ["method", "vector_from"], **named)
+        self.degraded = Counter("overture_degraded_answers", "Answers by something that stood in", ["to"], **named)
+        self.unknown = Counter("overture_unknown_ids", "Ids in requests that the release does not know", **named)
+        self.swaps = Counter("overture_release_swaps", "Releases put into service", **named)
+        self.refused = Counter("overture_release_refused", "Times a promoted release could not be taken", **named)
+        self.serving = Gauge("overture_release", "1 for the release in service", ["release", "week"], **latest)
+        self.as_of = Gauge(
+            "overture_release_as_of_seconds", "When what the release learned from ends; time() - this is its age",
+            **latest,
+        )  # fmt: skip
+        self.revision = Gauge("overture_release_revision", "Revision of the champion's pointer", **latest)
+        self._before: tuple[str, str] | None = None
+
+    def answered(self, answers: list[dict[str, Any]]) -> None:
+        """Count lists."""
+        for answer in answers:
+            self.answers.labels(answer.get("method", "carousel"), answer["vector_from"]).inc()
+            if answer["degraded"]:
+                self.degraded.labels(answer["degraded"]["to"]).inc()
+            if answer["unknown"]:
+                self.unknown.inc(sum(len(ids) for ids in answer["unknown"].values()))
+
+    def release(self, ready: Ready) -> None:
+        """Another release serves."""
+        if self._before:
+            self.serving.labels(*self._before).set(0)
+        self._before = (ready.name[:12], ready.week)
+        self.serving.labels(*self._before).set(1)
+        self.as_of.set(datetime.fromisoformat(ready.release.provenance["as_of"]).timestamp())
+        self.revision.set(ready.pointer.revision)
+        self.swaps.inc()
+
+    def page(self) -> bytes:
+        """The numbers of this process, or of all workers, as Prometheus reads them."""
+        if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
+            return generate_latest(self.registry)
+        everybody = CollectorRegistry()
+        MultiProcessCollector(everybody)
+        return generate_latest(everybody)

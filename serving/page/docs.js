@@ -1,0 +1,53 @@
+"use strict";
+// The API's description, /openapi.json, as a page on which every operation can be tried; nothing is loaded from elsewhere.
+
+const VALUES = { kind: "tracks", q: "", limit: "5", k: "5" };
+
+function make(tag, attributes = {}, ...children) {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+  element.append(...children);
+  return element;
+}
+
+function body(api, operation) {
+  const content = operation.requestBody?.content["application/json"];
+  if (!content) return null;
+  const schema = api.components.schemas[content.schema.$ref.split("/").pop()];
+  return JSON.stringify(schema.example || {}, null, 2);
+}
+
+function operation(api, path, method, found) {
+  const inputs = (found.parameters || []).map((one) => [one, make("input", { value: one.required ? VALUES[one.name] || "0" : "", placeholder: String(one.schema.default ?? "") })]);
+  const example = body(api, found);
+  const text = example === null ? null : make("textarea", { spellcheck: "false", "aria-label": "Body" });
+  if (text) text.value = example;
+  const answer = make("pre", { hidden: "" });
+  const send = make("button", { type: "button" }, "Send");
+  send.addEventListener("click", async () => {
+    const query = new URLSearchParams();
+    let url = path;
+    for (const [one, input] of inputs) {
+      if (one.in === "path") url = url.replace(`{${one.name}}`, encodeURIComponent(input.value));
+      else if (input.value !== "") query.set(one.name, input.value);
+    }
+    const key = document.getElementById("key").value;
+    const headers = { ...(text ? { "content-type": "application/json" } : {}), ...(key ? { "x-api-key": key } : {}) };
+    const said = await fetch(url + (query.size ? `?${query}` : ""), { method: method.toUpperCase(), headers, body: text?.value });
+    const plain = await said.text();
+    let shown = plain;
+    try { shown = JSON.stringify(JSON.parse(plain), null, 2); } catch { /* numbers for Prometheus are no JSON */ }
+    answer.textContent = `${said.status} ${said.headers.get("x-overture-release") || ""}\n${shown}`;
+    answer.hidden = false;
+  });
+  return make("details", {}, make("summary", {}, make("code", {}, `${method.toUpperCase()} ${path}`), ` ${found.summary ? found.description || found.summary : ""}`),
+    ...inputs.map(([one, input]) => make("label", {}, `${one.name}${one.required ? "" : " (may be left out)"} ${one.description || ""} `, input)),
+    ...(text ? [text] : []), send, answer);
+}
+
+(async () => {
+  const api = await (await fetch("/openapi.json")).json();
+  document.getElementById("about").textContent = api.info.description;
+  document.getElementById("operations").append(...Object.entries(api.paths).flatMap(([path, methods]) =>
+    Object.entries(methods).map(([method, found]) => operation(api, path, method, found))));
+})();

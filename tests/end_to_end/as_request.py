@@ -1,0 +1,20 @@
+"""A row of first_day as a request to the service says it, every level by itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from serving.schema import Listener
+
+WORDS = {"streams": "streamed", "skips": "skipped", "bans": "banned", "favourites": "favorite", "searches": "search"}
+
+
+def listener(row: dict[str, Any]) -> Listener:
+    said = {word: _levels(row, prefix) for word, prefix in WORDS.items()}
+    said["onboarding"] = {"artists": row["onboarding_like_artists"]}
+    return Listener.model_validate({"country": row["country"], "age": row["age"], **said})
+
+
+def _levels(row: dict[str, Any], prefix: str) -> dict[str, list[int]]:
+    levels = {"tracks": "songs", "artists": "artists", "albums": "albums", "playlists": "playlists"}
+    return {level: row[f"{prefix}_{name}"] for level, name in levels.items() if f"{prefix}_{name}" in row}

@@ -1,0 +1,45 @@
+"""What the service makes of a listener is what the week's Spark jobs made of the same listener, to the bit."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from as_request import listener
+
+from jobs.lake import vectors
+from jobs.release import pointer
+from serving.champion import Champion
+from serving.listener import days_of
+from serving.ready import Ready
+
+
+@pytest.fixture(scope="module")
+def ready(finished) -> Ready:
+    champion = Champion(finished.home)
+    champion.refresh()
+    assert champion.current is not None, champion.problem
+    assert champion.current.name == pointer.read(finished.home).release
+    return champion.current
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_the_rows_that_trained_and_judged_are_those_that_serve(finished, ready, split):
+    week, lake = finished.week.name, finished.lake
+    rows = lake.read("first_day", week=week, split=split).slice(0, 300).to_pylist()
+    for space in ready.spaces:
+        table = lake.read("features", week=week, space=space, split=split)
+        place = {user: i for i, user in enumerate(table["user_id"].to_pylist())}
+        wanted = vectors(table, "x")[[place[row["user_id"]] for row in rows]]
+        people = [listener(row) for row in rows]
+        assert len(people) > 10
+        np.testing.assert_array_equal(ready.release.inputs(space, days_of(ready, people)), wanted)
+        for person, row in zip(people[:20], wanted, strict=False):
+            np.testing.assert_array_equal(ready.release.inputs(space, days_of(ready, [person]))[0], row)
+
+
+def test_names_and_cards_of_the_week_are_told(finished, ready):
+    tracks = {row["track_id"]: row for row in finished.lake.read("tracks").to_pylist()}
+    for track in ready.tracks:
+        assert (track.title, track.artist) == (tracks[track.track_id]["title"], tracks[track.track_id]["artist_name"])
+    assert {segment["segment_id"] for segment in ready.space.segments} == set(range(len(ready.space.centroids_KD)))
+    assert all(segment["card"]["sentence"] for segment in ready.space.segments)
