@@ -143,7 +143,7 @@ env: ## lines for a shell in which `overture` and `airflow` work: eval "$$(make 
 bench: setup ## measure against the peers (an hour on two cores; QUICK=1 ONLY=als,svd DATA=<playlists>); writes benchmarks/results
 	@only="$(ONLY)"; only="$${only:-als,svd,segments,paper,growth$(if $(DATA),$(comma)pairs$(comma)playlists$(comma)ablation)}"
 	for name in $${only//,/ }; do
-	  data=""; case "$$name" in service) data="--data $${OVERTURE_HOME:-.overture}" ;; svd | pairs | playlists | ablation) data="$(DATA:%=--data %)" ;; esac
+	  data=""; case "$$name" in svd | pairs | playlists | ablation) data="$(DATA:%=--data %)" ;; esac
 	  echo "== benchmarks/$$name.py"
 	  $(JOBS) benchmarks/$$name.py $(if $(QUICK),--quick) $$data
 	done
