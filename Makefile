@@ -141,9 +141,9 @@ env: ## lines for a shell in which `overture` and `airflow` work: eval "$$(make 
 
 .PHONY: bench
 bench: setup ## measure against the peers (an hour on two cores; QUICK=1 ONLY=als,svd DATA=<playlists>); writes benchmarks/results
-	@only="$(ONLY)"; only="$${only:-als,svd,segments,paper,growth$(if $(DATA),$(comma)pairs$(comma)playlists$(comma)ablation)}"
+	@only="$(ONLY)"; only="$${only:-als,svd,segments,paper,growth$(if $(DATA),$(comma)pairs$(comma)playlists$(comma)ablation$(comma)baselines)}"
 	for name in $${only//,/ }; do
-	  data=""; case "$$name" in svd | pairs | playlists | ablation) data="$(DATA:%=--data %)" ;; esac
+	  data=""; case "$$name" in svd | pairs | playlists | ablation | baselines) data="$(DATA:%=--data %)" ;; esac
 	  echo "== benchmarks/$$name.py"
 	  $(JOBS) benchmarks/$$name.py $(if $(QUICK),--quick) $$data
 	done

@@ -1,0 +1,73 @@
+"""The rates of DropoutNet and MeLU on real playlists: a stated budget of settings, on the validation listeners.
+
+Task    as in benchmarks/playlists.py, one seed, the space tt_svd; the test listeners are not looked at
+Budget  four settings of each: DropoutNet's learning rate; MeLU's, and the rate of a listener's own step, 5e-6 in the
+        original. Everything else is as in models/methods/{dropoutnet,melu}.py
+Read    by NDCG@50 of the fully personalised list; the settings in use are marked
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import harness
+from harness import Answer, Peer, stopwatch
+from playlists import K, learned
+
+SEED, SPACE = 7, "tt_svd"
+DROPOUTNET = ({"learning_rate": 0.005}, {"learning_rate": 0.02}, {"learning_rate": 0.05}, {"learning_rate": 0.1})
+MELU = (
+    {"learning_rate": 5e-4, "inner_rate": 5e-6}, {"learning_rate": 5e-4, "inner_rate": 0.05},
+    {"learning_rate": 5e-4, "inner_rate": 0.3}, {"learning_rate": 2e-3, "inner_rate": 0.05},
+)  # fmt: skip
+
+
+def rows(data: str, quick: bool) -> Answer:
+    """NDCG@50 of the validation listeners in %, by method/setting."""
+    from jobs.cold_start.evaluate import read_cohort
+    from jobs.cold_start.methods import workshop
+    from models.methods import lists
+    from models.methods.dropoutnet import DropoutNet, DropoutNetFull
+    from models.methods.melu import Melu, MeluFull
+    from models.metrics import score
+
+    clock = stopwatch()
+    context = learned(data, SEED, quick, (SPACE,))
+    shop = workshop(context, SPACE, lambda *_: None)
+    cohort, found = read_cohort(context, SPACE, "validation"), {}
+
+    def judge(name: str, chosen: Any, changed: dict[str, float], method: Any) -> None:
+        listed = lists(method, cohort.x_BF, K, cohort.days, cohort.taken_BN)
+        mark = ", in use" if replace(chosen, **changed) == chosen else ""
+        said = ", ".join(f"{field} {value:g}" for field, value in changed.items())
+        found[f"{name}: {said}{mark}"] = 100 * float(score(listed, cohort.truth, K)["ndcg"].mean())
+        harness.say(f"  {name}: {said}: {found[f'{name}: {said}{mark}']:.2f}")
+
+    for changed in DROPOUTNET:
+        recipe = replace(shop.parts.dropoutnet, **changed)
+        judge("dropoutnet_full", shop.parts.dropoutnet, changed, DropoutNetFull(DropoutNet(shop.warm, recipe, SEED)))
+    for changed in MELU:
+        recipe = replace(shop.parts.melu, **changed)
+        judge("melu_full", shop.parts.melu, changed, MeluFull(Melu(shop.warm, recipe, SEED)))
+    return Answer([clock()], found)
+
+
+def main() -> None:
+    """One run, a row a setting."""
+    files = "Spotify Million Playlist Dataset: playlist_track.parquet and track_uri_map.parquet"
+    chosen = harness.options("baselines", (__doc__ or "").splitlines()[0], files, required=True)
+    answer, peak = harness.alone(Peer("rows", rows, {"data": str(chosen.data), "quick": chosen.quick}))
+    cases = []
+    for method in ("dropoutnet_full", "melu_full"):
+        mine = {name.partition(": ")[2]: v for name, v in answer.quality.items() if name.startswith(method)}
+        peers = {
+            name: harness.summary([(Answer(answer.seconds, {"NDCG, %": v}), peak)], "") for name, v in mine.items()
+        }
+        about = f"NDCG@{K} on the validation listeners, one seed. Seconds and MiB are those of the whole script."
+        cases.append({"case": f"{method} by its rates", "about": about, "peers": peers, "ratios": {}})
+    harness.finish(chosen, cases, [], ("best validation NDCG@50, %", max(answer.quality.values())))
+
+
+if __name__ == "__main__":
+    main()
