@@ -69,8 +69,9 @@ def got(port: int, path: str) -> Any:
 
 def start(home: str) -> Answer:
     """From the command to the first answer."""
-    with service(home) as (_, ready_s):
-        return Answer([ready_s])
+    with service(home) as (port, ready_s):
+        held = got(port, "/v1/release")
+        return Answer([ready_s], {"tracks": float(held["spaces"][held["space"]]["tracks"])})
 
 
 def load(home: str, method: str, rate: int, seconds: float) -> Answer:
