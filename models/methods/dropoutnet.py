@@ -15,7 +15,8 @@ Differs  a track's content is what its listeners say of it, as the public data h
          Scores to be learned are brought to mean 0 and deviation 1, which changes no ranking: a learning rate then
          means the same in both spaces. It is higher than the original's 0.005, as a step speaks for more pairs, and is
          divided by ten after 60 and after 85 % of the steps instead of after every 50 000 users; a gradient longer than
-         1 is shortened to that. Content is standardised and clipped as preferences are.
+         1 is shortened to that. The rate was chosen within the budget of benchmarks/baselines.py. Content is
+         standardised and clipped as preferences are.
          A user or track without a vector in the space has preference 0, and is not learned from.
          Semi-personalised (the paper: "a warm user segmentation similar to ours"): as many segments as the space has,
          of the user tower's outputs for warm users, with preference, at unit length; the nearest to a cold listener's

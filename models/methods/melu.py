@@ -12,7 +12,7 @@ Differs  content of a listener is the standardised and clipped input vector, of 
          drawn anew each epoch, while the original splits each user's ratings once and has 3 to 90 of them in a support
          set. More users a step than 32, with a higher rate of Adam: step counts were made for GPUs. A gradient longer
          than 1 is shortened to that. The rate of a user's own step is chosen on validation, far above the original's
-         5e-6.
+         5e-6, within the budget of benchmarks/baselines.py.
          Users who streamed nothing, or everything, are not learned from.
          Which tracks a cold listener streamed is not in the input vector (nor in the public data), only the mean of
          their vectors. As a track's embedding is linear, that mean stands for them: it is the support set, with
