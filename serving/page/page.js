@@ -16,6 +16,8 @@ const fresh = () => ({ country: null, age: null, artists: [], streams: [], favou
 let day = fresh();
 let key = sessionStorage.getItem("key") || "";
 let asking = null;
+let later = 0; // the timer of a question that waits for more typing
+let unsaid = []; // what the listener did that no answer has been shown for yet
 let shown = [];
 const named = { tracks: new Map(), artists: new Map() };
 
@@ -64,10 +66,13 @@ function listener() {
   };
 }
 
+// Whatever is asked carries all that was done before it: an earlier question that still waits or runs is not needed.
 async function ask(said) {
+  note(said);
+  clearTimeout(later);
   if (asking) asking.abort();
   const mine = (asking = new AbortController());
-  const who = listener();
+  const who = listener(), words = [...unsaid];
   try {
     const [list, row] = await Promise.all([
       call("/v1/recommendations", { listener: who, k: 15, method: at("method").value || "configured", explain: true }, mine.signal),
@@ -81,12 +86,23 @@ async function ask(said) {
     showWhy(list);
     showRow(row);
     at("release").textContent = `Release ${list.release.slice(0, 12)}, week ${list.week}, ${list.space}, ${METHODS[list.method] || list.method}`;
-    if (said) at("said").textContent = `${said}. First now: ${title(list.tracks[0])}. ${list.reasons.says}`;
+    unsaid = unsaid.slice(words.length);
+    if (words.length) at("said").textContent = `${words.join(". ")}. First now: ${title(list.tracks[0])}. ${list.reasons.says}`;
   } catch (error) {
     if (error.name === "AbortError") return;
     at("trouble").textContent = `No answer: ${error.message}`;
     at("trouble").hidden = false;
   }
+}
+
+function askSoon(said, wait) {
+  note(said);
+  clearTimeout(later);
+  later = setTimeout(ask, wait);
+}
+
+function note(said) {
+  if (said && unsaid.at(-1) !== said) unsaid.push(said);
 }
 
 const title = (track) => (track ? track.title || `Track ${track.track_id}` : "nothing");
@@ -201,11 +217,6 @@ async function showArtists() {
   }));
 }
 
-function settle(action, wait) {
-  let timer = 0;
-  return () => { clearTimeout(timer); timer = setTimeout(action, wait); };
-}
-
 async function begin() {
   try {
     const release = await call("/v1/release");
@@ -214,7 +225,7 @@ async function begin() {
     at("method").replaceChildren(...["configured", ...release.methods].map((name) => make("option", { value: name }, METHODS[name] || name)));
     await showArtists();
     showDay();
-    await ask("");
+    await ask();
   } catch (error) {
     at("trouble").textContent = `No answer: ${error.message}`;
     at("trouble").hidden = false;
@@ -222,13 +233,17 @@ async function begin() {
 }
 
 at("country").addEventListener("change", () => { day.country = at("country").value || null; ask("Country changed"); });
-at("age").addEventListener("input", settle(() => {
+at("age").addEventListener("input", () => {
   day.age = at("age").value === "" || !at("age").checkValidity() ? null : Number(at("age").value);
-  ask("Age changed");
-}, 250));
-at("find").addEventListener("input", settle(() => showArtists().catch(() => {}), 200));
+  askSoon("Age changed", 250);
+});
+let finding = 0;
+at("find").addEventListener("input", () => {
+  clearTimeout(finding);
+  finding = setTimeout(() => showArtists().catch(() => {}), 200);
+});
 at("method").addEventListener("change", () => ask("Method changed"));
-at("diversity").addEventListener("input", settle(() => ask(""), 120));
+at("diversity").addEventListener("input", () => askSoon(null, 120));
 at("reset").addEventListener("click", () => {
   day = fresh();
   for (const id of ["country", "age", "find"]) at(id).value = "";

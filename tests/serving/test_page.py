@@ -51,6 +51,7 @@ def test_a_first_day_with_the_keyboard_alone(live, browser):
     browser.press("Enter")
     browser.wait(f"{TRACKS}.includes({first!r})", False)
     browser.wait("document.activeElement.dataset.act + document.activeElement.dataset.place", "bans0")
+    browser.wait(f"document.getElementById('said').textContent.startsWith('{first} banned')")
     banned = next(track["track_id"] for track in live.lists(day, k=15)["tracks"])
     assert browser.run(TRACKS) == titles(live, {**day, "bans": {"tracks": [banned]}})
     browser.tab_to("it.id === 'reset'")
@@ -88,6 +89,19 @@ def test_nothing_is_loaded_from_elsewhere_and_names_are_text(live, browser):
     browser.open(f"http://127.0.0.1:{live.port}/")
     artists = "[...document.querySelectorAll('#artists button')].map(it => it.innerHTML)"
     browser.wait(artists, ["Ada", "Bo &amp; the &lt;b&gt;Bs&lt;/b&gt;", "Artist 3"])
+
+
+def test_words_of_a_question_that_another_one_overtakes_are_spoken_with_the_next_answer(live, browser):
+    browser.open(f"http://127.0.0.1:{live.port}/")
+    browser.wait(f"{TRACKS}.length", 15)
+    browser.run("""(() => {
+        const age = document.getElementById('age');
+        age.value = '30';
+        age.dispatchEvent(new Event('input'));
+        document.querySelector('[data-act=skips]').click();
+        document.querySelector('[data-act=bans]').click();
+    })()""")
+    browser.wait("/^Age changed\\. .+ skipped\\. .+ banned\\. First now: /.test(document.getElementById('said').textContent)")
 
 
 def test_an_operation_can_be_tried_on_the_page_of_the_api(live, browser):
