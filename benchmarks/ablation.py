@@ -99,15 +99,9 @@ def main() -> None:
     files = "Spotify Million Playlist Dataset: playlist_track.parquet and track_uri_map.parquet"
     chosen = harness.options("ablation", (__doc__ or "").splitlines()[0], files, required=True)
     answer, peak = harness.alone(Peer("rows", rows, {"data": str(chosen.data), "quick": chosen.quick}))
-    cases = []
-    for group in (BLEND, MIXTURE, NEAREST):
-        mine = {name.partition(": ")[2]: v for name, v in answer.quality.items() if name.startswith(f"{group}: ")}
-        peers = {
-            name: harness.summary([(Answer(answer.seconds, {"NDCG, %": v, "change": v - mine["whole"]}), peak)], "")
-            for name, v in mine.items()
-        }
-        about = f"NDCG@{K} on the validation listeners, one seed. Seconds and MiB are those of the whole script."
-        cases.append({"case": f"{group} without a part of it", "about": about, "peers": peers, "ratios": {}})
+    titles = {group: f"{group} without a part of it" for group in (BLEND, MIXTURE, NEAREST)}
+    about = f"NDCG@{K} on the validation listeners, one seed."
+    cases = harness.cases_by_group(answer, peak, titles, "NDCG, %", about, against="whole")
     harness.finish(chosen, cases, [], ("validation NDCG@50 of the blend, %", answer.quality[f"{BLEND}: whole"]))
 
 

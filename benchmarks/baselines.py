@@ -58,14 +58,9 @@ def main() -> None:
     files = "Spotify Million Playlist Dataset: playlist_track.parquet and track_uri_map.parquet"
     chosen = harness.options("baselines", (__doc__ or "").splitlines()[0], files, required=True)
     answer, peak = harness.alone(Peer("rows", rows, {"data": str(chosen.data), "quick": chosen.quick}))
-    cases = []
-    for method in ("dropoutnet_full", "melu_full"):
-        mine = {name.partition(": ")[2]: v for name, v in answer.quality.items() if name.startswith(method)}
-        peers = {
-            name: harness.summary([(Answer(answer.seconds, {"NDCG, %": v}), peak)], "") for name, v in mine.items()
-        }
-        about = f"NDCG@{K} on the validation listeners, one seed. Seconds and MiB are those of the whole script."
-        cases.append({"case": f"{method} by its rates", "about": about, "peers": peers, "ratios": {}})
+    titles = {method: f"{method} by its rates" for method in ("dropoutnet_full", "melu_full")}
+    about = f"NDCG@{K} on the validation listeners, one seed."
+    cases = harness.cases_by_group(answer, peak, titles, "NDCG, %", about)
     harness.finish(chosen, cases, [], ("best validation NDCG@50, %", max(answer.quality.values())))
 
 

@@ -182,6 +182,26 @@ def finish(chosen: argparse.Namespace, cases: list[dict[str, Any]], promises: li
     print(f"{headline[1]:.3g}")
 
 
+def cases_by_group(
+    answer: Answer, peak_mib: float, titles: dict[str, str], measure: str, about: str, against: str | None = None
+) -> list[dict[str, Any]]:
+    """A case a group, a row a variant, of one script that judged them all.
+
+    `answer.quality` holds "group: variant" -> value of `measure`; `titles` names each group's case; with `against`, the
+    difference from that variant of the group stands beside each.
+    """
+    cases = []
+    for group, title in titles.items():
+        found = {name.partition(": ")[2]: v for name, v in answer.quality.items() if name.startswith(f"{group}: ")}
+        peers = {}
+        for name, value in found.items():
+            quality = {measure: value} | ({"change": value - found[against]} if against else {})
+            peers[name] = summary([(Answer(answer.seconds, quality), peak_mib)], "")
+        said = f"{about} Seconds and MiB are those of the whole script."
+        cases.append({"case": title, "about": said, "peers": peers, "ratios": {}})
+    return cases
+
+
 def promise(what: str, bound: float, found: float, *, at_most: bool = False) -> dict[str, Any]:
     """A row of the promises: kept when found is at least (or at most) the bound."""
     kept = found <= bound if at_most else found >= bound
