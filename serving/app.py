@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import json
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from functools import cache
 from pathlib import Path
+from inspect import iscoroutinefunction
 from typing import Annotated, Any
 
-from fastapi import FastAPI, Query, Request
+import orjson
+from fastapi import APIRouter, FastAPI, Query, Request
 from fastapi import Path as InPath
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
+from fastapi.routing import APIRoute
+from pydantic import ValidationError
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
@@ -101,16 +104,46 @@ def serving(champion: Champion) -> Ready:
 
 
 def as_json(data: Any, status: int = 200, release: str | None = None) -> Response:
-    """An answer in one spelling of JSON; refuses NaN."""
-    body = json.dumps(data, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    """An answer as JSON."""
     headers = {RELEASE.decode(): release} if release else None
-    return Response(body, status, headers, "application/json")
+    return Response(orjson.dumps(data), status, headers, "application/json")
+
+
+class WholeBody(APIRoute):
+    """A route whose one argument is its body, read and validated in one pass: half the time of one after the other."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """What answers a request.
+
+        Raises:
+            HTTPException: 415 for a body that does not say that it is JSON.
+            RequestValidationError: for what the body's model refuses.
+        """
+        (field,) = self.dependant.body_params
+        model, endpoint = field.field_info.annotation, self.endpoint
+        assert model is not None
+
+        async def answer(request: Request) -> Response:
+            said = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+            if said != "application/json":
+                raise HTTPException(415, "the header content-type must be application/json")
+            try:
+                asked = model.model_validate_json(await request.body())
+            except ValidationError as error:
+                found = error.errors(include_url=False, include_context=False, include_input=False)
+                raise RequestValidationError([{**one, "loc": ("body", *one["loc"])} for one in found]) from None
+            given: Response = await (endpoint(asked) if own_time else run_in_threadpool(endpoint, asked))
+            return given
+
+        own_time = iscoroutinefunction(endpoint)
+        return answer
 
 
 def add_lists(app: FastAPI, champion: Champion, metrics: Metrics) -> None:
     """Recommendations, many at once, and carousels."""
+    lists = APIRouter(route_class=WholeBody, tags=["lists"])
 
-    @app.post("/v1/recommendations", responses={200: {"model": schema.Recommendation}, **WRONG}, tags=["lists"])
+    @lists.post("/v1/recommendations", responses={200: {"model": schema.Recommendation}, **WRONG})
     async def recommendations(asked: schema.RecommendationRequest) -> Response:
         """Tracks for one new listener, with the reason."""
         ready = serving(champion)
@@ -121,7 +154,7 @@ def add_lists(app: FastAPI, champion: Champion, metrics: Metrics) -> None:
         metrics.answered(found)
         return as_json(found[0], release=ready.name)
 
-    @app.post("/v1/recommendations/batch", responses={200: {"model": schema.Batch}, **WRONG}, tags=["lists"])
+    @lists.post("/v1/recommendations/batch", responses={200: {"model": schema.Batch}, **WRONG})
     def batch(asked: schema.BatchRequest) -> Response:
         """Tracks for many new listeners, one answer each, all from one release."""
         ready = serving(champion)
@@ -129,13 +162,15 @@ def add_lists(app: FastAPI, champion: Champion, metrics: Metrics) -> None:
         metrics.answered(found)
         return as_json({"answers": found}, release=ready.name)
 
-    @app.post("/v1/carousels", responses={200: {"model": schema.Carousel}, **WRONG}, tags=["lists"])
+    @lists.post("/v1/carousels", responses={200: {"model": schema.Carousel}, **WRONG})
     def carousels(asked: schema.CarouselRequest) -> Response:
         """A row of playlists for one new listener, with how much each place is looked at."""
         ready = serving(champion)
         found = playlists.carousel(ready, asked)
         metrics.answered([found])
         return as_json(found, release=ready.name)
+
+    app.include_router(lists)
 
 
 def add_lookups(app: FastAPI, champion: Champion) -> None:

@@ -26,7 +26,7 @@ class Body(BaseModel):
 class Heard(Body):
     """Streams, skips or bans: things done to tracks, seen at three levels as in training."""
 
-    tracks: Ids = []
+    tracks: Ids = Field(default_factory=list)
     artists: Ids | None = Field(
         None, description="one of each track, repeats kept; left out: the artists of the tracks that the release knows"
     )
@@ -36,16 +36,16 @@ class Heard(Body):
 class Chosen(Body):
     """Favourites or searches, each level by itself."""
 
-    tracks: Ids = []
-    artists: Ids = []
-    albums: Ids = []
-    playlists: Ids = []
+    tracks: Ids = Field(default_factory=list)
+    artists: Ids = Field(default_factory=list)
+    albums: Ids = Field(default_factory=list)
+    playlists: Ids = Field(default_factory=list)
 
 
 class Onboarding(Body):
     """What was picked when signing up."""
 
-    artists: Ids = []
+    artists: Ids = Field(default_factory=list)
 
 
 class Listener(Body):
@@ -53,7 +53,7 @@ class Listener(Body):
 
     country: Annotated[str, Field(pattern="^[A-Z]{2}$")] | None = Field(None, description="ISO 3166-1 alpha-2")
     age: Annotated[int, Field(strict=True, ge=0, le=130)] | None = Field(None, description="years")
-    # Made anew by a call: a default instance would be copied in depth for each request.
+    # Defaults are made anew by a call, here and elsewhere: an instance would be copied in depth for each request.
     onboarding: Onboarding = Field(default_factory=Onboarding)
     streams: Heard = Field(default_factory=Heard)
     skips: Heard = Field(default_factory=Heard)
@@ -99,7 +99,7 @@ class HowMany(Body):
     method: MethodAsked = Field("configured", description="configured: what the release was promoted to answer with")
     k: K = 50
     leave_out: Annotated[list[Id], Field(max_length=MAX_LEFT_OUT)] = Field(
-        [], description="tracks that are in no list; banned tracks never are"
+        default_factory=list, description="tracks that are in no list; banned tracks never are"
     )
     leave_out_first_day: bool | None = Field(
         None, description="leave out the tracks streamed on the first day; null: as the release was judged"
@@ -134,7 +134,9 @@ class CarouselRequest(Body):
         0.3, description="0: nearest to the listener first; 1: as unlike each other as can be"
     )
     exposure: Literal["log", "cascade"] = Field("log", description="how much a position is looked at")
-    leave_out: Annotated[list[Id], Field(max_length=MAX_LEFT_OUT)] = Field([], description="playlists to leave out")
+    leave_out: Annotated[list[Id], Field(max_length=MAX_LEFT_OUT)] = Field(
+        default_factory=list, description="playlists to leave out"
+    )
     near: Annotated[int, Field(strict=True, ge=0, le=5)] = Field(0, description="tracks named as nearest to each")
 
 
