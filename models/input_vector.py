@@ -45,6 +45,7 @@ BLOCKS_OF = {kind: tuple(b for b in INTERACTIONS if b.endswith(f"_{kind}s")) for
 AGE_CLASSES = ("under 18", "18-24", "25-34", "35-49", "50+")
 _AGE_STARTS = np.array([0, 18, 25, 35, 50])
 _CHUNK = 2048  # listeners a pass: the block of sums stays in cache and memory stays bounded
+_FEW = 16  # lists of one kind that are summed one by one
 
 
 def age_class(age: int | None) -> int:
@@ -375,8 +376,23 @@ def _fill_means(
         bounds = np.concatenate([np.zeros(1, np.int64), np.cumsum(known)])[bounds]
         at = at[known]
     n_known = bounds[1:] - bounds[:-1]
-    ones = np.ones(at.size, np.float32)
-    sums = csr_array((ones, at, bounds), shape=(n_known.size, len(entities.ids[kind]))) @ entities.vectors[kind]
+    sums = _sums(at, bounds, entities.vectors[kind])
     sums /= np.maximum(n_known, 1).astype(np.float32)[:, None]
-    for name, mean in zip(names, np.split(sums, len(names)), strict=True):
-        rows[:, layout.block(name)] = mean
+    for n, name in enumerate(names):
+        rows[:, layout.block(name)] = sums[n * len(rows) : (n + 1) * len(rows)]
+
+
+def _sums(at: NDArray[np.int64], bounds: NDArray[np.int64], vectors_ND: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Sum of the vectors of each list, (L, D): rows at[bounds[l]:bounds[l + 1]], added in that order, from zero.
+
+    For few lists the making of a sparse matrix would cost several times the sums; both ways give the same bits.
+    """
+    n_lists = bounds.size - 1
+    if n_lists > _FEW:
+        ones = np.ones(at.size, np.float32)
+        found: NDArray[np.float32] = csr_array((ones, at, bounds), shape=(n_lists, len(vectors_ND))) @ vectors_ND
+        return found
+    sums, rows, ends = np.empty((n_lists, vectors_ND.shape[1]), np.float32), vectors_ND[at], bounds.tolist()
+    for n in range(n_lists):
+        np.add.reduce(rows[ends[n] : ends[n + 1]], axis=0, out=sums[n], initial=0)
+    return sums

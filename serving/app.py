@@ -7,8 +7,8 @@ import gc
 import logging
 from collections.abc import AsyncIterator, Callable, Coroutine
 from functools import cache
-from pathlib import Path
 from inspect import iscoroutinefunction
+from pathlib import Path
 from typing import Annotated, Any
 
 import orjson
@@ -30,6 +30,7 @@ from serving.lookup import NotFound
 from serving.metrics import Metrics
 from serving.ready import Ready
 from serving.settings import ServiceSettings
+from serving.together import Together
 
 PAGE = Path(__file__).parent / "page"
 TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
@@ -142,17 +143,18 @@ class WholeBody(APIRoute):
 def add_lists(app: FastAPI, champion: Champion, metrics: Metrics) -> None:
     """Recommendations, many at once, and carousels."""
     lists = APIRouter(route_class=WholeBody, tags=["lists"])
+    together = Together(answers.recommend)
 
     @lists.post("/v1/recommendations", responses={200: {"model": schema.Recommendation}, **WRONG})
     async def recommendations(asked: schema.RecommendationRequest) -> Response:
         """Tracks for one new listener, with the reason."""
         ready = serving(champion)
         if asked.explain:
-            found = await run_in_threadpool(answers.recommend, ready, [asked.listener], asked, True)
+            (found,) = await run_in_threadpool(answers.recommend, ready, [asked.listener], asked, True)
         else:  # under a millisecond or two: a thread would cost more than it frees
-            found = answers.recommend(ready, [asked.listener], asked)
-        metrics.answered(found)
-        return as_json(found[0], release=ready.name)
+            found = await together.ask(ready, asked)
+        metrics.answered([found])
+        return as_json(found, release=ready.name)
 
     @lists.post("/v1/recommendations/batch", responses={200: {"model": schema.Batch}, **WRONG})
     def batch(asked: schema.BatchRequest) -> Response:

@@ -14,7 +14,7 @@ import numpy as np
 from contracts.errors import CheckFailed
 from models.input_vector import KINDS, FirstDays
 from models.methods import Method
-from models.nearest import nearest
+from models.nearest import Centroids
 from models.recommend import Items, normalise
 from serving.network import finite
 from serving.pointer import Pointer
@@ -45,6 +45,7 @@ class ReadySpace:
         shapes = {len(self.centroids_KD), len(self.rankings_KL), len(self.segments)}
         if len(shapes) != 1 or {self.tracks_ND.shape[1], self.centroids_KD.shape[1], self.entities.d} != {self.d}:
             raise CheckFailed(f"{space.folder.name}: vectors, centroids, rankings and segments do not belong together")
+        self._centroids = Centroids(self.centroids_KD)
         self.problems: dict[str, str] = {}
         self._items: dict[str, tuple[np.ndarray, Items] | None] = {}
         self.methods: dict[str, Method] = {"popularity": space.method("popularity")}
@@ -72,7 +73,7 @@ class ReadySpace:
 
     def segments_of(self, vectors_BD: np.ndarray) -> np.ndarray:
         """Segment of each listener, (B,): the rule of SemiPers."""
-        return nearest(normalise(vectors_BD), self.centroids_KD)
+        return self._centroids.nearest(normalise(vectors_BD))
 
     def of_kind(self, kind: str) -> tuple[np.ndarray, Items] | None:
         """Ids (n,) and vectors at unit length of tracks (by track_idx), artists, albums, playlists or segments.

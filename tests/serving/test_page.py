@@ -101,7 +101,9 @@ def test_words_of_a_question_that_another_one_overtakes_are_spoken_with_the_next
         document.querySelector('[data-act=skips]').click();
         document.querySelector('[data-act=bans]').click();
     })()""")
-    browser.wait("/^Age changed\\. .+ skipped\\. .+ banned\\. First now: /.test(document.getElementById('said').textContent)")
+    browser.wait(
+        "/^Age changed\\. .+ skipped\\. .+ banned\\. First now: /.test(document.getElementById('said').textContent)"
+    )
 
 
 def test_an_operation_can_be_tried_on_the_page_of_the_api(live, browser):
