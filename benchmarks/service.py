@@ -33,6 +33,7 @@ from harness import Answer, Peer
 KINDS = 500  # different first days, asked in turn
 WARM_S = 2.0  # of each load, before the clock
 RATE, CONNECTIONS, PROMOTIONS = 500, (1, 8, 32), 8
+SIGNALS = {"streams": 8, "skips": 2, "favourites": 2}
 MLFLOW = "MLflow's server, vector only"
 
 
@@ -105,22 +106,26 @@ def held_mib(process: psutil.Process) -> float:
     return sum(one.memory_full_info().uss for one in (process, *process.children(recursive=True))) / 2**20
 
 
-def closed(home: str, connections: int, seconds: float) -> Answer:
+def closed(home: str, bodies: str, connections: int, seconds: float) -> Answer:
     """Seconds a request with so many connections busy."""
     with service(home) as (process, port, _):
-        sent = load.closed(port, first_days(port), connections, seconds, WARM_S)
+        sent = load.closed(port, requests("/v1/recommendations", bodies), connections, seconds, WARM_S)
         return Answer([seconds / len(sent.taken_s)], {**sent.quality(), "server MiB": held_mib(process)})
 
 
-def closed_mlflow(model: str, connections: int, seconds: float) -> Answer:
+def closed_mlflow(model: str, bodies: str, connections: int, seconds: float) -> Answer:
     """Likewise."""
-    requests = [load.post("/invocations", body) for body in (Path(model) / "requests.jsonl").read_bytes().splitlines()]
     with mlflow(model) as (process, port, _):
-        sent = load.closed(port, requests, connections, seconds, WARM_S)
+        sent = load.closed(port, requests("/invocations", bodies), connections, seconds, WARM_S)
         return Answer([seconds / len(sent.taken_s)], {**sent.quality(), "server MiB": held_mib(process)})
 
 
-def by_the_clock(home: str, rate: int, seconds: float, promotions: int) -> Answer:
+def requests(path: str, bodies: str) -> list[bytes]:
+    """What goes over the wire, from a file with a body a line."""
+    return [load.post(path, body) for body in Path(bodies).read_bytes().splitlines()]
+
+
+def by_the_clock(home: str, bodies: str, rate: int, seconds: float, promotions: int) -> Answer:
     """The 99th percentile at `rate` requests a second, while the champion changes `promotions` times."""
     with service(home) as (process, port, _):
         requests, releases = (
@@ -137,27 +142,23 @@ def by_the_clock(home: str, rate: int, seconds: float, promotions: int) -> Answe
 
         mover = threading.Thread(target=promote)
         mover.start()
-        sent = load.by_the_clock(port, requests, rate, seconds, WARM_S)
+        sent = load.by_the_clock(port, requests("/v1/recommendations", bodies), rate, seconds, WARM_S)
         done.set()
         mover.join()
         quality = {**sent.quality(), "promotions": float(moved), "releases seen": float(len(sent.releases))}
         return Answer([quality["p99 ms"] / 1000], {**quality, "server MiB": held_mib(process)})
 
 
-def first_days(port: int) -> list[bytes]:
-    """Requests for 50 tracks: country, age, three artists, eight streams, two skips, two favourites."""
-    found = {kind: [one["id"] for one in got(port, f"/v1/search?kind={kind}&limit=200")["found"]]
-             for kind in ("tracks", "artists")}  # fmt: skip
-    countries, draw = got(port, "/v1/release")["countries"] or [None], random.Random(7)
-
-    def some(kind: str, n: int) -> dict[str, list[int]]:
-        return {kind: draw.sample(found[kind], min(n, len(found[kind])))}
-
+def first_days(ready: Any) -> list[dict[str, Any]]:
+    """First days of listeners: country, age, three artists, eight streams, two skips, two favourites."""
+    tracks = [track.track_id for track in ready.tracks[:200]]
+    artists = list(dict.fromkeys(track.artist_id for track in ready.tracks))[:200]
+    countries, draw = list(ready.space.demographics.country) or [None], random.Random(7)
     made = []
     for _ in range(KINDS):
-        who = {"country": draw.choice(countries), "age": draw.randrange(14, 70), "onboarding": some("artists", 3)}
-        who |= {"streams": some("tracks", 8), "skips": some("tracks", 2), "favourites": some("tracks", 2)}
-        made.append(load.post("/v1/recommendations", json.dumps({"listener": who, "k": 50}).encode()))
+        who = {"country": draw.choice(countries), "age": draw.randrange(14, 70)}
+        chosen = {name: {"tracks": draw.sample(tracks, n)} for name, n in SIGNALS.items()}
+        made.append({**who, "onboarding": {"artists": draw.sample(artists, min(3, len(artists)))}, **chosen})
     return made
 
 
@@ -201,33 +202,35 @@ def homes(source: Path, at: Path) -> dict[str, str]:
     return {space: str(at / space) for space in names}
 
 
-def as_mlflow(home: str, space: str, at: Path) -> str:
-    """The network of a space saved as a model of MLflow, and bodies of requests for it: input vectors of first days."""
+def save(home: str, space: str, at: Path) -> dict[str, str]:
+    """The network of a space as a model of MLflow, and bodies of requests about the same listeners for both servers."""
     import mlflow.onnx
     import numpy as np
     import onnx
     from mlflow.models import infer_signature
 
-    from models.input_vector import FirstDays
     from serving import pointer
+    from serving.listener import days_of
+    from serving.ready import Ready
     from serving.release import open_release
+    from serving.schema import Listener
 
     now = pointer.read(Path(home))
     assert now is not None
-    release, draw = open_release(pointer.releases(Path(home)) / now.release), np.random.default_rng(7)
-    blocks = ("streamed_songs", "skipped_songs", "favorite_songs")
-    days = [
-        FirstDays.one("FR", 25, {name: draw.choice(release.track_ids[:200], 8 if n == 0 else 2, replace=False).tolist()
-                                 for n, name in enumerate(blocks)}) for _ in range(KINDS)
-    ]  # fmt: skip
-    x_BF = np.concatenate([release.inputs(space, day) for day in days])
+    release = open_release(pointer.releases(Path(home)) / now.release)
+    ready = Ready(release, now)
+    people = first_days(ready)
+    x_BF = release.inputs(space, days_of(ready, [Listener.model_validate(who) for who in people]))
+    vector_BD = release.spaces[space].predict(x_BF)
     network = onnx.load(release.spaces[space].folder / "network.onnx")
-    mlflow.onnx.save_model(
-        network, str(at), signature=infer_signature(x_BF[:2], release.spaces[space].predict(x_BF[:2]))
-    )
-    bodies = [json.dumps({"inputs": [[float(f"{value:.9g}") for value in row]]}) for row in x_BF]
-    (at / "requests.jsonl").write_text("\n".join(bodies))
-    return str(at)
+    mlflow.onnx.save_model(network, str(at / "model"), signature=infer_signature(np.asarray(x_BF), vector_BD))
+    bodies = {
+        "ours": [{"listener": who, "k": 50} for who in people],
+        "theirs": [{"inputs": [[float(f"{value:.9g}") for value in row]]} for row in x_BF],
+    }
+    for name, found in bodies.items():
+        (at / f"{name}.jsonl").write_text("\n".join(map(json.dumps, found)))
+    return {name: str(at / f"{name}.jsonl") for name in bodies} | {"model": str(at / "model")}
 
 
 def main() -> None:
@@ -237,8 +240,8 @@ def main() -> None:
     seconds, runs = (2.0, 1) if chosen.quick else (8.0, 3)
     with tempfile.TemporaryDirectory() as folder:
         spaces = homes(source, Path(folder))
-        model = as_mlflow(spaces["tt_svd"], "tt_svd", Path(folder) / "model")
-        first = spaces["tt_svd"]
+        first, saved = spaces["tt_svd"], save(spaces["tt_svd"], "tt_svd", Path(folder))
+        model = saved["model"]
         peers = harness.compare([
             Peer("overture serve", start, {"home": first}, runs),
             Peer(MLFLOW, start_mlflow, {"model": model}, runs),
@@ -251,14 +254,15 @@ def main() -> None:
         for n in CONNECTIONS:
             busy = {"connections": n, "seconds": seconds}
             peers = harness.compare([
-                *(Peer(space, closed, {"home": home, **busy}, runs) for space, home in spaces.items()),
-                Peer(MLFLOW, closed_mlflow, {"model": model, **busy}, runs),
+                *(Peer(space, closed, {"home": home, "bodies": saved["ours"], **busy}, runs)
+                  for space, home in spaces.items()),
+                Peer(MLFLOW, closed_mlflow, {"model": model, "bodies": saved["theirs"], **busy}, runs),
             ])  # fmt: skip
             cases.append({
                 "case": f"busy connections: {n}", "about": about, "timed": "s a request", "peers": peers,
                 "ratios": harness.ratios(peers, "tt_svd"),
             })  # fmt: skip
-        clock = {"rate": RATE, "seconds": 2.5 * seconds, "promotions": 0}
+        clock = {"bodies": saved["ours"], "rate": RATE, "seconds": 2.5 * seconds, "promotions": 0}
         both, moving = "both in turn, promoted under load", {**clock, "promotions": PROMOTIONS}
         loads = harness.compare([
             *(Peer(space, by_the_clock, {"home": home, **clock}, runs) for space, home in spaces.items()),

@@ -86,8 +86,8 @@ def make_app(settings: ServiceSettings, home: Path) -> Guard:
             allow_headers=["content-type", "x-api-key"], expose_headers=[RELEASE.decode()],
         )  # fmt: skip
     add_errors(app)
-    add_pages(app)
     add_lists(app, champion, metrics)
+    add_pages(app)
     add_lookups(app, champion)
     add_health(app, champion, metrics)
     return Guard(app, settings, metrics)
