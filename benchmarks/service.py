@@ -128,10 +128,7 @@ def requests(path: str, bodies: str) -> list[bytes]:
 def by_the_clock(home: str, bodies: str, rate: int, seconds: float, promotions: int) -> Answer:
     """The 99th percentile at `rate` requests a second, while the champion changes `promotions` times."""
     with service(home) as (process, port, _):
-        requests, releases = (
-            first_days(port),
-            sorted(one.name for one in Path(home, "releases").iterdir() if one.is_dir()),
-        )
+        releases = sorted(one.name for one in Path(home, "releases").iterdir() if one.is_dir())
         done, moved = threading.Event(), 0
 
         def promote() -> None:
