@@ -220,14 +220,15 @@ def relative_rates(arms: Mapping[str, Mapping[str, Any]], control: str, alpha: f
                 axes.text(at, 0.04, "no ratio", ha="center", color=SOFT, rotation=90)
                 continue
             sure = name != control and said["p_value"] <= alpha
-            axes.bar(at, said["ratio"], 0.62, color=OURS if sure else SOFT)
+            axes.bar(at, said["ratio"], 0.62, color=SOFT if not sure else OURS if said["ratio"] > 1 else THEIRS)
             top = said.get("high") or said["ratio"]
             if name != control:
                 reach = [[said["ratio"] - said["low"]], [said["high"] - said["ratio"]]]
                 axes.errorbar(at, said["ratio"], reach, color="#1b1d22", capsize=4, lw=1.2)
             axes.annotate(
-                f"{said['ratio']:.2f}", (at, top), (0, 4), textcoords="offset points", ha="center", fontsize=10
-            )
+                f"{said['ratio']:.2f}", (at, top), (0, 5), textcoords="offset points", ha="center", fontsize=10,
+                bbox={"boxstyle": "square,pad=0.15", "color": "white"},
+            )  # fmt: skip
         axes.axhline(1, color="#1b1d22", lw=0.8, ls="--")
         axes.set_title(title, loc="left", fontsize=11)
         axes.set_xticks(
@@ -241,7 +242,7 @@ def relative_rates(arms: Mapping[str, Mapping[str, Any]], control: str, alpha: f
     users = sum(arms[name]["users"] for name in names)
     figure.supxlabel(
         f"{users:,} listeners; {control.replace('_', ' ')} = 1; whiskers: {100 * (1 - alpha):g} % intervals over "
-        f"listeners; blue: differs at the {100 * alpha:g} % level",
+        f"listeners; at the {100 * alpha:g} % level blue: better, orange: worse, grey: neither shown",
         fontsize=9,
     )
     return figure

@@ -156,13 +156,13 @@ def rates_table(plan: ExperimentSettings, found: dict[str, Any]) -> Table:
     """Rates, and what they are relative to the control's."""
     from jobs.status import make_table
 
-    names = [f"{title}, %" for title in RATES.values()]
     title = (
-        f"Experiment {plan.name}: {plan.first_day} to {plan.last_day}; relative to {plan.control}, "
-        f"{100 * (1 - plan.alpha):g} % interval, p after Holm"
+        f"Experiment {plan.name}: {plan.first_day} to {plan.last_day}; displays streamed and favoured, relative to "
+        f"{plan.control} with {100 * (1 - plan.alpha):g} % interval, p after Holm"
     )
-    heads = ["arm", "listeners", *(head for name in names for head in (name, "relative", "p")), "verdict"]
-    table = make_table(title, *heads, right=tuple(heads[1:-1]))
+    columns = ("streamed, %", "relative", "p", "favoured, %", "relative ", "p ")
+    heads = ("arm", "listeners", *columns, "verdict")
+    table = make_table(title, *heads, right=heads[1:-1])
     for arm, said in found["arms"].items():
         cells = []
         for kind in RATES:
