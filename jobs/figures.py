@@ -203,3 +203,46 @@ def svg(figure: Figure) -> str:
         figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
     found = text.getvalue()
     return found[found.index("<svg") :]
+
+
+def relative_rates(arms: Mapping[str, Mapping[str, Any]], control: str, alpha: float) -> Figure:
+    """Figure 7: display-to-stream and display-to-favourite rates of each arm, the control's being 1.
+
+    arms: name -> {users, stream | favorite: {rate, ratio, low, high, p_value}}; bars with 1 - alpha intervals.
+    """
+    titles = {"stream": "Relative display-to-stream", "favorite": "Relative display-to-favourite"}
+    names = [control, *(name for name in arms if name != control)]
+    figure = Figure(figsize=(10.0, 4.2), layout="constrained")
+    for axes, (kind, title) in zip(figure.subplots(1, 2), titles.items(), strict=True):
+        for at, name in enumerate(names):
+            said = arms[name][kind]
+            if said["ratio"] is None:
+                axes.text(at, 0.04, "no ratio", ha="center", color=SOFT, rotation=90)
+                continue
+            sure = name != control and said["p_value"] <= alpha
+            axes.bar(at, said["ratio"], 0.62, color=SOFT if not sure else OURS if said["ratio"] > 1 else THEIRS)
+            top = said.get("high") or said["ratio"]
+            if name != control:
+                reach = [[said["ratio"] - said["low"]], [said["high"] - said["ratio"]]]
+                axes.errorbar(at, said["ratio"], reach, color="#1b1d22", capsize=4, lw=1.2)
+            axes.annotate(
+                f"{said['ratio']:.2f}", (at, top), (0, 5), textcoords="offset points", ha="center", fontsize=10,
+                bbox={"boxstyle": "square,pad=0.15", "color": "white"},
+            )  # fmt: skip
+        axes.axhline(1, color="#1b1d22", lw=0.8, ls="--")
+        axes.set_title(title, loc="left", fontsize=11)
+        axes.set_xticks(
+            range(len(names)),
+            [f"{name.replace('_', ' ')}\n{100 * arms[name][kind]['rate']:.2f} %" for name in names], fontsize=9,
+        )  # fmt: skip
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(axis="y", alpha=0.25)
+        axes.set_axisbelow(True)
+        axes.margins(y=0.12)
+    users = sum(arms[name]["users"] for name in names)
+    figure.supxlabel(
+        f"{users:,} listeners; {control.replace('_', ' ')} = 1; whiskers: {100 * (1 - alpha):g} % intervals over "
+        f"listeners; at the {100 * alpha:g} % level blue: better, orange: worse, grey: neither shown",
+        fontsize=9,
+    )
+    return figure

@@ -133,7 +133,7 @@ def wide_console(stderr: bool = False) -> Console:
 
 def checks_table(checks: dict[str, Any]) -> Table:
     """Data checks by table."""
-    table = _table("Data checks", "table", "verdict", "what")
+    table = make_table("Data checks", "table", "verdict", "what")
     for name, result in checks.items():
         said = [*result["failed"], *result["warned"]]
         verdict = "fail" if not result["success"] else "warn" if result["warned"] else "pass"
@@ -148,7 +148,7 @@ def evaluation_table(rows: list[dict[str, Any]]) -> Table:
     k = 50 if any(row["k"] == 50 for row in chosen) else max((row["k"] for row in chosen), default=0)
     n_users = max((row.get("n_users", 0) for row in chosen), default=0)
     title = f"Test cohort, {n_users} listeners, @{k}, % and 95 % interval"
-    table = _table(title, "space", "method", *METRICS, right=METRICS)
+    table = make_table(title, "space", "method", *METRICS, right=METRICS)
     by_key = {(row["space"], row["method"], row["metric"]): row for row in chosen if row["k"] == k}
     order: dict[str, int] = {name: place for place, name in enumerate(ORDER)}
     pairs = sorted({key[:2] for key in by_key}, key=lambda p: (p[0], order.get(p[1], len(order)), p[1]))
@@ -168,7 +168,7 @@ def _percent(row: dict[str, Any] | None) -> str:
 
 def gate_table(lines: list[dict[str, Any]], verdict: str | None, title: str = "Gate") -> Table:
     """The gate's lines and its verdict."""
-    table = _table(title, "rule", "measured", "bound", "verdict", "why", right=("measured", "bound"))
+    table = make_table(title, "rule", "measured", "bound", "verdict", "why", right=("measured", "bound"))
     for line in lines:
         colour = COLOURS.get(line["verdict"], "")
         numbers = [_short(line[key]) for key in ("measured", "bound")]
@@ -180,7 +180,7 @@ def gate_table(lines: list[dict[str, Any]], verdict: str | None, title: str = "G
 
 def champion_table(found: dict[str, Any]) -> Table:
     """Which release serves."""
-    table = _table("Champion", "what", "value")
+    table = make_table("Champion", "what", "value")
     versions = ", ".join(f"{name} {number}" for name, number in found["versions"].items())
     agree = {True: "agree", False: "differ: run `overture release promote` again", None: "unknown, MLflow is away"}
     for name, value in {
@@ -200,7 +200,7 @@ def champion_table(found: dict[str, Any]) -> Table:
 
 def where_table(found: dict[str, Any]) -> Table:
     """Where to look next."""
-    table = _table("Where to look next", "what", "where")
+    table = make_table("Where to look next", "what", "where")
     home, week = found["home"], found["week"]
     if found["champion"]:
         table.add_row("the release", found["path"])
@@ -217,7 +217,8 @@ def where_table(found: dict[str, Any]) -> Table:
     return table
 
 
-def _table(title: str, *columns: str, right: tuple[str, ...] = ()) -> Table:
+def make_table(title: str, *columns: str, right: tuple[str, ...] = ()) -> Table:
+    """An empty table in the house style; columns in `right` hold numbers."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table as RichTable
 

@@ -35,11 +35,12 @@ class Placed:
     why: str | None
 
     def degraded(self, b: int) -> dict[str, str] | None:
-        """What stands in for the network, or None."""
-        if self.origin[b] == NETWORK:
+        """What stands in for the network, or None; where the means were asked for, only nothing at all is less."""
+        if self.origin[b] == NETWORK or (self.why is None and self.origin[b] == MEAN):
             return None
         to = MEAN if self.origin[b] == MEAN else POPULAR
-        return {"to": to, "why": f"the network does not answer: {self.why}"}
+        why = "neither country nor age is known" if self.why is None else f"the network does not answer: {self.why}"
+        return {"to": to, "why": why}
 
 
 def place(ready: Ready, days: FirstDays) -> Placed:
@@ -47,9 +48,14 @@ def place(ready: Ready, days: FirstDays) -> Placed:
     try:
         return Placed(ready.space.vectors(ready.inputs(days)), [NETWORK] * len(days), None)
     except Exception as error:  # whatever onnxruntime throws: an answer is better than none
-        means = [mean_of(ready, days.country[b], int(days.age[b])) for b in range(len(days))]
-        vectors = np.stack([np.zeros(ready.space.d, np.float32) if mean is None else mean for mean in means])
-        return Placed(vectors, [NOTHING if mean is None else MEAN for mean in means], first_line(error))
+        return place_by_means(ready, days, first_line(error))
+
+
+def place_by_means(ready: Ready, days: FirstDays, why: str | None) -> Placed:
+    """Vectors of B listeners by the means of their country and age class, of either, or none."""
+    means = [mean_of(ready, days.country[b], int(days.age[b])) for b in range(len(days))]
+    vectors = np.stack([np.zeros(ready.space.d, np.float32) if mean is None else mean for mean in means])
+    return Placed(vectors, [NOTHING if mean is None else MEAN for mean in means], why)
 
 
 def mean_of(ready: Ready, country: str | None, age: int) -> np.ndarray | None:
@@ -67,21 +73,27 @@ def first_line(error: Exception) -> str:
 
 
 def recommend(
-    ready: Ready, listeners: Sequence[Listener], asked: HowMany, explain: bool = False
+    ready: Ready, listeners: Sequence[Listener], asked: HowMany, explain: bool = False, days: FirstDays | None = None
 ) -> list[dict[str, Any]]:
     """An answer for each of B listeners, as schema.Recommendation.
+
+    `days` are their first days where somebody made (and counted) them already.
 
     Raises:
         BadArgument: the release does not hold the method asked for, or fewer tracks than places.
     """
     wanted = ready.configured if asked.method == "configured" else asked.method
+    by_means = wanted == MEAN
+    if by_means:  # the segment nearest to the mean: what the paper calls its former system
+        wanted = "semi_pers"
     if wanted not in ready.space.methods and wanted not in ready.space.problems:
         have = ", ".join(sorted(ready.space.methods))
         raise BadArgument(f"method: release {ready.name[:12]} holds no {wanted}; it has {have}")
     if asked.k > len(ready.tracks):
         raise BadArgument(f"k: {asked.k} places, but the release has {len(ready.tracks)} tracks")
-    days = days_of(ready, listeners)
-    placed = place(ready, days)
+    if days is None:
+        days = ready.watch.seen(days_of(ready, listeners))
+    placed = place_by_means(ready, days, None) if by_means else place(ready, days)
     segment_B = ready.space.segments_of(placed.vectors_BD)
     streamed = ready.leave_out_first_day if asked.leave_out_first_day is None else asked.leave_out_first_day
     taken = [taken_tracks(ready, listener, asked.leave_out, streamed) for listener in listeners]

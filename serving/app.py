@@ -23,7 +23,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
 from contracts.errors import BadArgument
-from serving import answers, lookup, playlists, schema
+from serving import lookup, playlists, schema
 from serving.champion import Champion
 from serving.guard import LOG, RELEASE, Guard
 from serving.lookup import NotFound
@@ -31,6 +31,7 @@ from serving.metrics import Metrics
 from serving.ready import Ready
 from serving.settings import ServiceSettings
 from serving.together import Together
+from serving.trial import Trial
 
 PAGE = Path(__file__).parent / "page"
 TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
@@ -80,13 +81,14 @@ def make_app(settings: ServiceSettings, home: Path) -> Guard:
         title="Overture", version="1", description=ABOUT, lifespan=life, docs_url=None, redoc_url=None,
     )  # fmt: skip
     app.state.champion = champion
+    tried = Trial(settings, home)
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware, allow_origins=list(settings.cors_origins), allow_methods=["GET", "POST"],
             allow_headers=["content-type", "x-api-key"], expose_headers=[RELEASE.decode()],
         )  # fmt: skip
     add_errors(app)
-    add_lists(app, champion, metrics)
+    add_lists(app, champion, metrics, tried)
     add_pages(app)
     add_lookups(app, champion)
     add_health(app, champion, metrics)
@@ -140,17 +142,17 @@ class WholeBody(APIRoute):
         return answer
 
 
-def add_lists(app: FastAPI, champion: Champion, metrics: Metrics) -> None:
+def add_lists(app: FastAPI, champion: Champion, metrics: Metrics, tried: Trial) -> None:
     """Recommendations, many at once, and carousels."""
     lists = APIRouter(route_class=WholeBody, tags=["lists"])
-    together = Together(answers.recommend)
+    together = Together(tried.recommend)
 
     @lists.post("/v1/recommendations", responses={200: {"model": schema.Recommendation}, **WRONG})
     async def recommendations(asked: schema.RecommendationRequest) -> Response:
         """Tracks for one new listener, with the reason."""
         ready = serving(champion)
         if asked.explain:
-            (found,) = await run_in_threadpool(answers.recommend, ready, [asked.listener], asked, True)
+            (found,) = await run_in_threadpool(tried.recommend, ready, [asked.listener], asked, True)
         else:  # under a millisecond or two: a thread would cost more than it frees
             found = await together.ask(ready, asked)
         metrics.answered([found])
@@ -160,7 +162,7 @@ def add_lists(app: FastAPI, champion: Champion, metrics: Metrics) -> None:
     def batch(asked: schema.BatchRequest) -> Response:
         """Tracks for many new listeners, one answer each, all from one release."""
         ready = serving(champion)
-        found = answers.recommend(ready, asked.listeners, asked)
+        found = tried.recommend(ready, asked.listeners, asked)
         metrics.answered(found)
         return as_json({"answers": found}, release=ready.name)
 
@@ -230,7 +232,7 @@ def add_health(app: FastAPI, champion: Champion, metrics: Metrics) -> None:
         said = {
             "ready": ready is not None, "problem": champion.problem,
             "release": ready.name if ready else None, "week": ready.week if ready else None,
-            "degraded": ready.problems if ready else {},
+            "degraded": ready.problems if ready else {}, "notes": ready.notes if ready else {},
         }  # fmt: skip
         return as_json(said, 200 if ready else 503, ready.name if ready else None)
 

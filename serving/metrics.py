@@ -37,7 +37,13 @@ class Metrics:
             **latest,
         )  # fmt: skip
         self.revision = Gauge("overture_release_revision", "Revision of the champion's pointer", **latest)
+        self.drift = Gauge(
+            "overture_input_drift", "Stability index of listeners against the training split; above 0.25: others",
+            ["feature"], **latest,
+        )  # fmt: skip
+        self.drift_listeners = Gauge("overture_input_drift_listeners", "Listeners that the index weighs", **latest)
         self._before: tuple[str, str] | None = None
+        self._ready: Ready | None = None
 
     def answered(self, answers: list[dict[str, Any]]) -> None:
         """Count lists."""
@@ -57,9 +63,21 @@ class Metrics:
         self.as_of.set(datetime.fromisoformat(ready.release.provenance["as_of"]).timestamp())
         self.revision.set(ready.pointer.revision)
         self.swaps.inc()
+        self._ready = ready
+        self.drift.clear()
+        ready.watch.tell(self._drifted)
+
+    def _drifted(self, indices: dict[str, float]) -> None:
+        for feature, index in indices.items():
+            if feature == "listeners":
+                self.drift_listeners.set(index)
+            else:
+                self.drift.labels(feature).set(index)
 
     def page(self) -> bytes:
         """The numbers of this process, or of all workers, as Prometheus reads them."""
+        if self._ready is not None:
+            self._ready.watch.refresh()
         if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
             return generate_latest(self.registry)
         everybody = CollectorRegistry()

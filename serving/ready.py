@@ -16,6 +16,7 @@ from models.input_vector import KINDS, FirstDays
 from models.methods import Method
 from models.nearest import Centroids
 from models.recommend import Items, normalise
+from serving import drift
 from serving.network import finite
 from serving.pointer import Pointer
 from serving.release import OpenSpace, Release
@@ -146,6 +147,19 @@ class Ready:
             self.first_at["artists"].setdefault(track.artist_id, i)
             self.first_at["albums"].setdefault(track.album_id, i)
         self.space.of_kind("playlists")
+        self.notes: dict[str, str] = {}
+        self.watch = self._watch()
+
+    def _watch(self) -> drift.Blind:
+        """What compares listeners with those of training; an older release does not tell of them."""
+        if self.release.training_inputs is None:
+            self.notes["drift"] = f"not measured: this release holds no {drift.NAME}, it was made before there was one"
+            return drift.Blind()
+        try:
+            return drift.Watch(self.release.training_inputs)
+        except (ValueError, KeyError, TypeError) as error:
+            self.notes["drift"] = f"not measured: {error}"
+            return drift.Blind()
 
     @property
     def problems(self) -> dict[str, str]:

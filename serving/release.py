@@ -130,6 +130,15 @@ class Release:
             found = {}
         return {column: found.get(column) or [None] * len(self.track_ids) for column in NAMES}
 
+    @cached_property
+    def training_inputs(self) -> dict[str, Any] | None:
+        """How the first days of training were spread (serving/drift.py); None in an older bundle."""
+        try:
+            found: dict[str, Any] = json.loads((self.folder / "inputs.json").read_text())
+        except FileNotFoundError:
+            return None
+        return found
+
     @property
     def answers(self) -> tuple[str, str]:
         """Space and method that it was promoted to answer with."""

@@ -13,7 +13,7 @@ Id = Annotated[int, Field(strict=True, ge=0, le=2**63 - 1)]
 Ids = Annotated[list[Id], Field(max_length=MAX_LIST)]
 K = Annotated[int, Field(strict=True, ge=1, le=MAX_K)]
 Kind = Literal["tracks", "artists", "albums", "playlists", "segments"]
-MethodAsked = Literal["configured", "semi_pers", "full_pers", "blend", "popularity"]
+MethodAsked = Literal["configured", "semi_pers", "full_pers", "blend", "popularity", "country_age_mean"]
 VectorFrom = Literal["network", "country_age_mean", "nothing"]
 
 
@@ -53,6 +53,7 @@ class Listener(Body):
 
     country: Annotated[str, Field(pattern="^[A-Z]{2}$")] | None = Field(None, description="ISO 3166-1 alpha-2")
     age: Annotated[int, Field(strict=True, ge=0, le=130)] | None = Field(None, description="years")
+    user_id: Id | None = Field(None, description="whom a running experiment assigns; for nothing else")
     # Defaults are made anew by a call, here and elsewhere: an instance would be copied in depth for each request.
     onboarding: Onboarding = Field(default_factory=Onboarding)
     streams: Heard = Field(default_factory=Heard)
@@ -182,6 +183,14 @@ class Degraded(Body):
     why: str
 
 
+class ExperimentSaid(Body):
+    """Which experiment made the list; outcomes are reported with the request_id."""
+
+    experiment: str
+    arm: str
+    request_id: str
+
+
 class Recommendation(Body):
     """A list and where it comes from."""
 
@@ -196,6 +205,7 @@ class Recommendation(Body):
     segment: SegmentSaid | None
     reasons: Reasons
     unknown: dict[str, list[int | str]] = Field(description="ids and country that the release does not know")
+    experiment: ExperimentSaid | None = Field(None, description="absent where no experiment decided")
 
 
 class Batch(Body):

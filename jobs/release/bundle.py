@@ -5,6 +5,7 @@ Output  releases/<digest>/, a version in MLflow's registry, alias `challenger`
 Re-run  the same inputs give the same bytes, so the same name; a bundle that is there is verified and used again
 
     manifest.json  provenance.json  contracts.json  quality.json  evaluation.json
+    inputs.json                                                     how first days of training are spread (drift)
     tracks/{track_id,artist_id,album_id}.npy  names.json             by track_idx
     <space>/network.onnx  layout.json  track_vectors.npy  centroids.npy  rankings.npy  segments.json
     <space>/entities/<kind>.{ids,vectors}.npy                       song artist album playlist, ids ascending
@@ -35,7 +36,8 @@ from jobs.lake import vectors
 from jobs.release import blend, export, files, manifest, pointer, registry
 from jobs.settings import SPACES
 from jobs.tracking import task
-from models.input_vector import AGE_CLASSES, KINDS
+from models.input_vector import AGE_CLASSES, KINDS, FirstDays
+from serving import drift
 from serving.release import NAMES, bundle_layout
 
 LIBRARIES = ("numpy", "scipy", "torch", "onnx", "onnxruntime", "pyspark", "pyarrow")
@@ -151,6 +153,8 @@ def _fill(context: Context, folder: Path) -> None:
     for column in ("track_id", "artist_id", "album_id"):
         files.write_array(folder / "tracks" / f"{column}.npy", catalog[column].to_numpy())
     files.write(folder / "tracks" / "names.json", files.canonical(_names(context, catalog["track_id"])))
+    learned_from = FirstDays.from_arrow(context.lake.read("first_day", week=week, split="train"))
+    files.write(folder / drift.NAME, files.canonical(drift.reference(learned_from)))
     evaluation: list[dict[str, Any]] = []
     networks: dict[str, dict[str, object]] = {}
     for space in SPACES:
@@ -282,7 +286,9 @@ def _provenance(context: Context, networks: dict[str, dict[str, object]]) -> dic
         "as_of": context.week.as_of.isoformat(),
         "cohort": [context.week.cohort_start.isoformat(), context.week.cohort_end.isoformat()],
         "commit": context.commit,
-        "settings": context.settings.model_dump(mode="json", exclude={"spark", "mlflow", "lake", "service"}),
+        "settings": context.settings.model_dump(
+            mode="json", exclude={"spark", "mlflow", "lake", "service", "experiment"}
+        ),
         "networks": networks,
         "versions": versions,
     }

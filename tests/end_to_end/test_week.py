@@ -19,6 +19,7 @@ from jobs.context import Context
 from jobs.settings import SPACES
 
 ROOT = Path(__file__).parents[2]
+OF_EXPERIMENTS = {"exposures", "exposure_contexts", "outcomes"}  # of the running service, not of a week
 METHODS = {"popularity", "registration_day_streams", "full_pers", "semi_pers"}
 
 
@@ -36,7 +37,7 @@ def partitions(context: Context, table: str) -> list[dict[str, str]]:
 
 def test_every_table_of_the_week_is_there(finished):
     made = {table for table in contracts.names() if partitions(finished, table)}
-    assert made == set(contracts.names())
+    assert made == set(contracts.names()) - OF_EXPERIMENTS
 
 
 def test_the_cohort_is_in_no_training_set(finished):

@@ -117,6 +117,7 @@ def fill(context: Context, taste: float = 1.0, seed: int = 0) -> None:
     split = np.where(np.arange(N_USERS) % 3 == 2, "test", "validation")
     for name in ("validation", "test"):
         lake.write("first_day", days.filter(pa.array(split == name)), week=week, split=name)
+    lake.write("first_day", days, week=week, split="train")
     truths = {"user_id": days["user_id"], "split": pa.array(split), "truth": pa.array(truth, pa.list_(pa.int32()))}
     lake.write("cohort", pa.table(truths), week=week)
     for space in SPACES:

@@ -1,0 +1,45 @@
+"""Which arm of an experiment a listener belongs to: a stable hash, so that no table of assignments is kept.
+
+Rule     digest = SHA-256 of the UTF-8 text "<experiment>/<salt>/<user id in decimal>"; bucket = its first eight bytes
+         as a big-endian unsigned integer, modulo 10 000; the arms own the buckets in their order, each as many as its
+         share says
+Why      integers and one hash of everywhere: any language finds the same arm; another name or another salt shuffles
+         everybody anew, so that two experiments do not know of each other (Kohavi, Tang, Xu 2020, chapter 14)
+"""
+
+from __future__ import annotations
+
+import hashlib
+from bisect import bisect_right
+from collections.abc import Sequence
+
+BUCKETS = 10_000
+
+
+def bucket(experiment: str, salt: str, user_id: int) -> int:
+    """The bucket of a listener, 0 to 9 999."""
+    digest = hashlib.sha256(f"{experiment}/{salt}/{user_id}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") % BUCKETS
+
+
+def bounds(shares: Sequence[float]) -> list[int]:
+    """First bucket that each arm no longer owns, in the order of the arms.
+
+    Raises:
+        ValueError: a share is not positive or finer than 1 / 10 000, or the shares do not add up to 1.
+    """
+    parts = [round(share * BUCKETS) for share in shares]
+    for share, part in zip(shares, parts, strict=True):
+        if part <= 0 or abs(share * BUCKETS - part) > 1e-6:
+            raise ValueError(f"shares: {share} must be positive and a multiple of {1 / BUCKETS}")
+    if sum(parts) != BUCKETS:
+        raise ValueError(f"shares: they add up to {sum(parts) / BUCKETS}, not to 1")
+    ends = [0]
+    for part in parts:
+        ends.append(ends[-1] + part)
+    return ends[1:]
+
+
+def arm_of(experiment: str, salt: str, user_id: int, ends: Sequence[int]) -> int:
+    """Place of the listener's arm among the arms; `ends` comes from `bounds`."""
+    return bisect_right(ends, bucket(experiment, salt, user_id))

@@ -1,0 +1,51 @@
+"""The exposure log: one JSON line for each list that an experiment made, in a file for each day and process.
+
+It is no ordinary log: it holds pseudonyms, and first-day signals where the settings ask for them. Its folder is the
+input of `overture ab-ingest`. A line goes out in one write; a process that dies leaves at most one torn line, which the
+ingest counts.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+
+class ExposureLog:
+    """Appends lines; from several threads too."""
+
+    def __init__(self, folder: Path) -> None:
+        """`folder` is made with the first line, readable by this user alone."""
+        self.folder = folder
+        self._lock = threading.Lock()
+        self._open: tuple[str, int] | None = None
+
+    def write(self, lines: Sequence[dict[str, Any]]) -> None:
+        """Append lines of one moment, each with a `ts`.
+
+        Raises:
+            OSError: the disk said no.
+        """
+        if not lines:
+            return
+        text = "".join(json.dumps(line, separators=(",", ":"), allow_nan=False) + "\n" for line in lines)
+        with self._lock:
+            os.write(self._file(lines[0]["ts"][:10]), text.encode())
+
+    def _file(self, day: str) -> int:
+        if self._open is None or self._open[0] != day:
+            self.close()
+            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            path = self.folder / f"exposures-{day}.{os.getpid()}.jsonl"
+            self._open = (day, os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600))
+        return self._open[1]
+
+    def close(self) -> None:
+        """Close the day's file."""
+        if self._open is not None:
+            os.close(self._open[1])
+            self._open = None

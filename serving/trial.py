@@ -1,0 +1,47 @@
+"""What the routes ask for lists: the release's own answer, or an experiment's where one runs, with its exposure log."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from serving import answers
+from serving.experiment import Running
+from serving.exposure_log import ExposureLog
+from serving.guard import LOG
+from serving.ready import Ready
+from serving.schema import HowMany, Listener
+from serving.settings import ServiceSettings
+
+
+class Trial:
+    """The experiment of one service, if there is one."""
+
+    def __init__(self, settings: ServiceSettings, home: Path) -> None:
+        """Open the registered experiment that the settings name.
+
+        Raises:
+            BadArgument: it is not registered.
+            CheckFailed: its plan was changed after it was registered.
+        """
+        name = settings.experiment
+        self.running = Running.of(home, name, settings.exposure_signals) if name else None
+        self.log = ExposureLog(home / settings.exposure_log) if settings.exposure_log else None
+
+    def recommend(
+        self, ready: Ready, listeners: Sequence[Listener], asked: HowMany, explain: bool = False
+    ) -> list[dict[str, Any]]:
+        """Answers as answers.recommend gives them; who is in the experiment gets the arm's, and it is noted."""
+        if self.running is None:
+            return answers.recommend(ready, listeners, asked, explain)
+        shown = self.running.recommend(ready, listeners, asked, datetime.now(UTC), explain)
+        if self.log is not None:
+            try:
+                self.log.write(shown.lines)
+            except OSError as error:  # the listener gets the list; who reads the log learns that displays are missing
+                facts = {"lines": len(shown.lines), "why": f"{type(error).__name__}: {error.strerror}"}
+                LOG.log(logging.ERROR, "exposures not written", extra={"facts": facts})
+        return shown.answers
