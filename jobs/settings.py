@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from jobs.errors import BadArgument
-from serving.settings import ServiceSettings
+from serving.settings import ServiceSettings, StoreSettings
 
 Space = Literal["ut_als", "tt_svd"]
 SPACES: tuple[Space, ...] = ("tt_svd", "ut_als")
@@ -301,6 +301,7 @@ class MlflowSettings(Section):
 
     tracking_uri: str = ""
     experiment: str = "cold_start_weekly"
+    daily_experiment: str = Field("cold_users_daily", description="of the daily runs; must not be the weekly one")
     registered_model: str = "cold_start"
 
 
@@ -333,6 +334,7 @@ class Settings(BaseSettings):
     paper: PaperSettings = PaperSettings()
     mlflow: MlflowSettings = MlflowSettings()
     service: ServiceSettings = ServiceSettings()
+    store: StoreSettings = StoreSettings()
 
     @classmethod
     def settings_customise_sources(

@@ -273,7 +273,9 @@ def _parent(context: Context, tracker: Tracker, dag_run: str | None) -> MlflowRu
             found = tracker.client.create_run(tracker.experiment_id, run_name=name, tags=tags)
             run = Run(context, tracker, found.info.run_id)
             run.log_params(
-                context.settings.model_dump(mode="json", exclude={"mlflow": {"tracking_uri"}, "service": True})
+                context.settings.model_dump(
+                    mode="json", exclude={"mlflow": {"tracking_uri"}, "service": True, "store": True}
+                )
             )
         return found
 

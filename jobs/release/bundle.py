@@ -282,7 +282,7 @@ def _provenance(context: Context, networks: dict[str, dict[str, object]]) -> dic
         "as_of": context.week.as_of.isoformat(),
         "cohort": [context.week.cohort_start.isoformat(), context.week.cohort_end.isoformat()],
         "commit": context.commit,
-        "settings": context.settings.model_dump(mode="json", exclude={"spark", "mlflow", "lake", "service"}),
+        "settings": context.settings.model_dump(mode="json", exclude={"spark", "mlflow", "lake", "service", "store"}),
         "networks": networks,
         "versions": versions,
     }
