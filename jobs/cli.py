@@ -18,7 +18,7 @@ import typer
 from jobs.context import Context
 from jobs.errors import BadArgument, OvertureError
 from jobs.settings import SPACES, Space, home, load
-from jobs.weeks import Week
+from jobs.weeks import Week, parse_day
 from serving.settings import ArmMethod
 
 app = typer.Typer(
@@ -255,9 +255,14 @@ def release_promote(
 
 
 @release.command("publish")
-def release_publish(week: WeekOption, config: ConfigOption = None) -> None:
-    """Open the champion as the service would and record it as published."""
-    run_job("release.publish", week, config)
+def release_publish(
+    week: WeekOption,
+    store: Annotated[str, typer.Option("--store", help="memory, redis or cassandra; default: settings.")] = "",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be written, write nothing.")] = False,
+    config: ConfigOption = None,
+) -> None:
+    """Open the champion as the service would, and write its known listeners to the store."""
+    run_job("release.publish", week, config, store=store or None, dry_run=dry_run)
 
 
 @release.command("rollback")
@@ -272,6 +277,17 @@ def release_rollback(
     print_json(import_module("jobs.release.rollback").run(context, to=to or None, dry_run=dry_run))
 
 
+@app.command("cold-users")
+def cold_users(
+    day: Annotated[str, typer.Option("--day", help="Day of registration (UTC), YYYY-MM-DD.")],
+    config: ConfigOption = None,
+) -> None:
+    """Place those who registered on a day by the champion, and publish them: vector, segment, list."""
+    born = parse_day(day)
+    context = Context(load(config), Week.of(born))
+    print_json(import_module("jobs.cold_start.cold_users").run(context, born))
+
+
 @app.command()
 def serve(
     host: Annotated[str, typer.Option("--host", help="Address to listen on; default: settings.")] = "",
@@ -284,7 +300,8 @@ def serve(
 
     from serving import main as service
 
-    settings = load(config).service
+    everything = load(config)
+    settings = everything.service
     given = {"host": host or settings.host, "port": settings.port if port == -1 else port}
     given |= {"workers": workers or settings.workers}
     try:
@@ -292,7 +309,7 @@ def serve(
     except ValidationError as error:
         wrong = "; ".join(f"--{one['loc'][0]}: {one['msg']} (got {one['input']!r})" for one in error.errors())
         raise BadArgument(f"serve: {wrong}") from None
-    service.serve(settings, home())
+    service.serve(settings, home(), everything.store)
     print_json({"served": f"{settings.host}:{settings.port}"})
 
 

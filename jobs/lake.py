@@ -116,6 +116,19 @@ class Lake:
             return wanted.empty_table()
         return pa.concat_tables(conform(table, part, wanted) for part in parts)
 
+    def batches(self, table: str, rows: int, **partition: str) -> Iterator[pa.Table]:
+        """The partition in pieces of at most so many rows, in no order that means anything: bounded memory."""
+        schema = contracts.load(table).arrow_schema()
+        folder = self._folder(table, partition)
+        version = f"{folder}/{self._pointer(table, folder, partition)['version']}"
+        for file in self._files(version):
+            try:
+                with self.fs.open_input_file(file) as source:
+                    for batch in pq.ParquetFile(source).iter_batches(rows):
+                        yield conform(table, pa.Table.from_batches([batch]), schema)
+            except (pa.ArrowException, OSError) as error:
+                raise CheckFailed(f"{table}: file {file} cannot be read as Parquet: {error}") from None
+
     def matrix(self, table: str, **partition: str) -> np.ndarray:
         """The vectors of a table whose grain is one dense index, row i at place i: (n, d) float32."""
         index = contracts.load(table).grain[0]

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from jobs.errors import BadArgument
-from serving.settings import Experiment, Name, ServiceSettings
+from serving.settings import Experiment, Name, ServiceSettings, StoreSettings
 
 Space = Literal["ut_als", "tt_svd"]
 SPACES: tuple[Space, ...] = ("tt_svd", "ut_als")
@@ -328,6 +328,7 @@ class MlflowSettings(Section):
 
     tracking_uri: str = ""
     experiment: str = "cold_start_weekly"
+    daily_experiment: str = Field("cold_users_daily", description="of the daily runs; must not be the weekly one")
     registered_model: str = "cold_start"
 
 
@@ -361,6 +362,7 @@ class Settings(BaseSettings):
     mlflow: MlflowSettings = MlflowSettings()
     service: ServiceSettings = ServiceSettings()
     experiment: ExperimentSettings = ExperimentSettings()
+    store: StoreSettings = StoreSettings()
 
     @classmethod
     def settings_customise_sources(

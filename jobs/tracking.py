@@ -274,7 +274,8 @@ def _parent(context: Context, tracker: Tracker, dag_run: str | None) -> MlflowRu
             run = Run(context, tracker, found.info.run_id)
             run.log_params(
                 context.settings.model_dump(
-                    mode="json", exclude={"mlflow": {"tracking_uri"}, "service": True, "experiment": True}
+                    mode="json",
+                    exclude={"mlflow": {"tracking_uri"}, "service": True, "experiment": True, "store": True},
                 )
             )
         return found

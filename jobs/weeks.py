@@ -37,6 +37,11 @@ class Week:
             )
         return cls(day, backtest)
 
+    @classmethod
+    def of(cls, day: date) -> Week:
+        """The week that a day lies in."""
+        return cls(day - timedelta(days=day.weekday()))
+
     def __str__(self) -> str:
         return self.monday.isoformat()
 
@@ -73,3 +78,11 @@ class Week:
     def window_start(self, window_days: int) -> datetime:
         """Start of the trailing window that is learned from."""
         return self.as_of - timedelta(days=window_days)
+
+
+def parse_day(text: str) -> date:
+    """Read `YYYY-MM-DD`."""
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        raise BadArgument(f"day: '{text}' is no date; write it as YYYY-MM-DD, such as 2026-11-15") from None

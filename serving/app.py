@@ -29,9 +29,11 @@ from serving.guard import LOG, RELEASE, Guard
 from serving.lookup import NotFound
 from serving.metrics import Metrics
 from serving.ready import Ready
-from serving.settings import ServiceSettings
+from serving.settings import ServiceSettings, StoreSettings
+from serving.stores.circuit import Circuit
 from serving.together import Together
 from serving.trial import Trial
+from serving.users import make_router
 
 PAGE = Path(__file__).parent / "page"
 TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
@@ -54,9 +56,9 @@ WRONG: dict[int | str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-def make_app(settings: ServiceSettings, home: Path) -> Guard:
+def make_app(settings: ServiceSettings, home: Path, store: StoreSettings = StoreSettings()) -> Guard:  # noqa: B008 - frozen
     """The whole service over the releases of one home; it opens the champion when it starts."""
-    metrics = Metrics()
+    metrics, circuit = Metrics(), Circuit(store, home)
 
     def event(name: str, **facts: Any) -> None:
         if name == "release":
@@ -76,6 +78,7 @@ def make_app(settings: ServiceSettings, home: Path) -> Guard:
         champion.start()
         yield
         champion.stop()
+        circuit.store.close()
 
     app = FastAPI(
         title="Overture", version="1", description=ABOUT, lifespan=life, docs_url=None, redoc_url=None,
@@ -90,8 +93,9 @@ def make_app(settings: ServiceSettings, home: Path) -> Guard:
     add_errors(app)
     add_lists(app, champion, metrics, tried)
     add_pages(app)
+    app.include_router(make_router(lambda: serving(champion), as_json, circuit, metrics))  # before /v1/{kind}
     add_lookups(app, champion)
-    add_health(app, champion, metrics)
+    add_health(app, champion, metrics, circuit)
     return Guard(app, settings, metrics)
 
 
@@ -217,7 +221,7 @@ def add_lookups(app: FastAPI, champion: Champion) -> None:
         return as_json(lookup.neighbours(ready, kind, entity_id, k, of or kind, space), release=ready.name)
 
 
-def add_health(app: FastAPI, champion: Champion, metrics: Metrics) -> None:
+def add_health(app: FastAPI, champion: Champion, metrics: Metrics, circuit: Circuit) -> None:
     """For those who watch."""
 
     @app.get("/healthz", tags=["health"])
@@ -226,13 +230,16 @@ def add_health(app: FastAPI, champion: Champion, metrics: Metrics) -> None:
         return as_json({"alive": True})
 
     @app.get("/readyz", tags=["health"])
-    async def readyz() -> Response:
-        """A release answers; `problem` says why another one could not be taken."""
+    def readyz() -> Response:
+        """A release answers; `problem` says why another one could not be taken, `store` whether listeners are known."""
         ready = champion.current
+        store = circuit.state(*((ready.name, ready.space_name) if ready else (None, "")))
+        metrics.store_answers.set(store["answers"])
         said = {
             "ready": ready is not None, "problem": champion.problem,
             "release": ready.name if ready else None, "week": ready.week if ready else None,
             "degraded": ready.problems if ready else {}, "notes": ready.notes if ready else {},
+            "store": store,
         }  # fmt: skip
         return as_json(said, 200 if ready else 503, ready.name if ready else None)
 

@@ -1,4 +1,4 @@
-"""What stands around every request: the key, the size of a body, the clock, one line of log, no traceback outside.
+"""What stands around every request: the key, size and time of a body, the clock, one line of log, no traceback outside.
 
 A line of log is one JSON object: when, which route, status, milliseconds, release. It never holds an id, a body, an
 address or a query: nothing of a listener.
@@ -6,6 +6,7 @@ address or a query: nothing of a listener.
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import json
 import logging
@@ -27,7 +28,7 @@ App = Callable[[Message, Receive, Send], Awaitable[None]]
 
 LOG = logging.getLogger("overture.service")
 RELEASE = b"x-overture-release"
-TOO_LARGE = 413
+TOO_LARGE, TOO_SLOW = 413, 408
 QUIET = ("/healthz", "/readyz", "/metrics")  # asked every few seconds: counted, not logged
 
 
@@ -70,6 +71,8 @@ class Guard:
         """`app` answers what is let through."""
         self.app, self.metrics = app, metrics
         self.too_large = f"the body is larger than {settings.max_body_bytes} bytes"
+        self.too_slow = f"the body did not come within {settings.body_s:g} s"
+        self.body_s = settings.body_s
         self.key, self.most = settings.api_key.get_secret_value().encode(), settings.max_body_bytes
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
@@ -77,12 +80,19 @@ class Guard:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        start, read = time.perf_counter(), 0
+        start, read, whole = time.perf_counter(), 0, False
         seen: dict[str, Any] = {"status": 0, "release": ""}
 
         async def counted() -> Message:
-            nonlocal read
-            message = await receive()
+            nonlocal read, whole
+            if whole:  # what comes next is the end of the connection: nobody is hurried to that
+                return await receive()
+            try:
+                async with asyncio.timeout(start + self.body_s - time.perf_counter()):
+                    message = await receive()
+            except TimeoutError:
+                raise HTTPException(TOO_SLOW, self.too_slow, {"connection": "close"}) from None
+            whole = not message.get("more_body", False)
             read += len(message.get("body", b""))
             if read > self.most:
                 raise HTTPException(TOO_LARGE, self.too_large, {"connection": "close"})

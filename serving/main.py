@@ -10,25 +10,34 @@ import tempfile
 from pathlib import Path
 
 import uvicorn
+from pydantic import SecretStr
 
 from serving.app import make_app
 from serving.guard import Guard, log_to_stderr
-from serving.settings import ServiceSettings
+from serving.settings import ServiceSettings, StoreSettings
+from serving.slow import HEADERS_S
 
-SETTINGS, HOME = "OVERTURE_SERVICE_SETTINGS", "OVERTURE_HOME"
+SETTINGS, STORE, HOME = "OVERTURE_SERVICE_SETTINGS", "OVERTURE_SERVICE_STORE", "OVERTURE_HOME"
 
 
 def worker() -> Guard:
     """The application of a worker process: it finds its settings in the environment that the first process left."""
     log_to_stderr()
-    return make_app(ServiceSettings.model_validate_json(os.environ[SETTINGS]), Path(os.environ[HOME]))
+    store = StoreSettings.model_validate_json(os.environ[STORE])
+    return make_app(ServiceSettings.model_validate_json(os.environ[SETTINGS]), Path(os.environ[HOME]), store)
 
 
-def serve(settings: ServiceSettings, home: Path) -> None:
+def with_secrets(settings: ServiceSettings | StoreSettings) -> str:
+    """Settings as JSON for a worker's environment, secrets readable."""
+    said = {name: value.get_secret_value() for name, value in settings if isinstance(value, SecretStr)}
+    return json.dumps(settings.model_dump(mode="json") | said)
+
+
+def serve(settings: ServiceSettings, home: Path, store: StoreSettings) -> None:
     """Answer until SIGTERM or SIGINT; what still runs then is finished first."""
     log_to_stderr()
-    said = settings.model_dump(mode="json") | {"api_key": settings.api_key.get_secret_value()}
-    os.environ |= {SETTINGS: json.dumps(said), HOME: str(home)}
+    os.environ |= {SETTINGS: with_secrets(settings), STORE: with_secrets(store), HOME: str(home)}
+    os.environ[HEADERS_S] = str(settings.headers_s)
     # uvicorn ends in order and then hands the signal back to whoever was there before: leave with 0.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with tempfile.TemporaryDirectory(prefix="overture-metrics-") as numbers:
@@ -44,5 +53,6 @@ def serve(settings: ServiceSettings, home: Path) -> None:
             access_log=False,
             server_header=False,
             proxy_headers=False,
+            http="serving.slow:Patient",
             timeout_graceful_shutdown=settings.stop_s,
         )

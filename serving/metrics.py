@@ -42,6 +42,13 @@ class Metrics:
             ["feature"], **latest,
         )  # fmt: skip
         self.drift_listeners = Gauge("overture_input_drift_listeners", "Listeners that the index weighs", **latest)
+        self.store_answers = Gauge(
+            "overture_store_answers", "1 when the store of known listeners last answered, 0 when it did not",
+            **named, multiprocess_mode="livemin",
+        )  # fmt: skip
+        self.reads = Counter(
+            "overture_store_reads", "Known listeners looked up, by what the store said", ["said"], **named
+        )
         self._before: tuple[str, str] | None = None
         self._ready: Ready | None = None
 
@@ -53,6 +60,11 @@ class Metrics:
                 self.degraded.labels(answer["degraded"]["to"]).inc()
             if answer["unknown"]:
                 self.unknown.inc(sum(len(ids) for ids in answer["unknown"].values()))
+
+    def store(self, said: str) -> None:
+        """The store was asked for a listener: found, unknown or away."""
+        self.reads.labels(said).inc()
+        self.store_answers.set(said != "away")
 
     def release(self, ready: Ready) -> None:
         """Another release serves."""

@@ -287,7 +287,7 @@ def _provenance(context: Context, networks: dict[str, dict[str, object]]) -> dic
         "cohort": [context.week.cohort_start.isoformat(), context.week.cohort_end.isoformat()],
         "commit": context.commit,
         "settings": context.settings.model_dump(
-            mode="json", exclude={"spark", "mlflow", "lake", "service", "experiment"}
+            mode="json", exclude={"spark", "mlflow", "lake", "service", "experiment", "store"}
         ),
         "networks": networks,
         "versions": versions,

@@ -24,7 +24,7 @@ from jobs.weeks import Week
 from models.input_vector import AGE_CLASSES, INTERACTIONS, Demographics, Entities, FirstDays, Layout, input_vectors
 from models.network import Recipe, fit, predict
 
-D, N_TRACKS, N_GROUPS, N_USERS = 10, 150, 3, 150
+D, N_TRACKS, N_GROUPS, N_USERS, N_WARM = 10, 150, 3, 150, 240
 COUNTRIES = ("BR", "DE", "FR")
 SPACES = ("tt_svd", "ut_als")
 RECIPE = Recipe(hidden=(16,), learning_rate=1e-2, epochs=12, batch_size=64, device="cpu")
@@ -122,11 +122,23 @@ def fill(context: Context, taste: float = 1.0, seed: int = 0) -> None:
     lake.write("cohort", pa.table(truths), week=week)
     for space in SPACES:
         _fill_space(context, space, idx, vectors, group, taste, seed)
+    idx = np.arange(N_WARM, dtype=np.int32)
+    warm = {"user_idx": idx, "user_id": warm_users(seed)[0], "n_tracks": np.full(N_WARM, 30, np.int32)}
+    lake.write("warm_users", pa.table(warm), week=week)
     folder = context.home / "quality" / week
     folder.mkdir(parents=True, exist_ok=True)
     for table in ("users", "tracks", "events", "playlists"):
         result = {"table": table, "success": True, "failed": [], "warned": [], "statistics": {"rows": 1}}
         (folder / f"{table}.json").write_text(json.dumps(result))
+
+
+def warm_users(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """user_id (U,) in no order and vectors (U, d) by user_idx; the last user has no vector."""
+    rng = np.random.default_rng([seed, 9])
+    group = np.arange(N_WARM) % N_GROUPS
+    vectors = np.eye(D, dtype=np.float32)[group] + 0.3 * rng.standard_normal((N_WARM, D)).astype(np.float32)
+    vectors[-1] = 0
+    return 4_000 + rng.permutation(2 * N_WARM)[:N_WARM].astype(np.int64), vectors
 
 
 def named(track_ids: np.ndarray, group: np.ndarray) -> pa.Table:
@@ -149,6 +161,10 @@ def _fill_space(
     lake, rng = context.lake, np.random.default_rng(seed)
     entities, demographics, mean = space_parts()
     lake.write("track_vectors", pa.table({"track_idx": idx, "vector": list_column(vectors)}), **where)
+    users = warm_users(seed)[1]
+    shuffled = np.random.default_rng(seed).permutation(N_WARM)  # as Spark writes them: in no order
+    columns = {"user_idx": shuffled.astype(np.int32), "vector": list_column(users[shuffled])}
+    lake.write("user_vectors", pa.table(columns), **where)
     parts = [
         pa.table({"kind": [kind] * 3, "entity_id": entities.ids[kind], "vector": list_column(entities.vectors[kind])})
         for kind in ("artist", "album", "playlist")

@@ -1,0 +1,78 @@
+"""The store as the service asks it: one that does not answer is left alone for a while.
+
+closed   every question is asked, each bounded by the store's own short timeout
+open     after a failure: questions fail at once with the reason, for `retry_s`; then one is let through, and only its
+         success closes the circuit again
+
+So a store that is away costs one slow question every `retry_s`, not a thread a request.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from serving.settings import StoreSettings
+from serving.stores import open_store
+from serving.stores.interface import Notice, StoreAway, UserRow, UserStore, find
+
+T = TypeVar("T")
+
+
+class Circuit:
+    """One process's way to the store; safe to use from many threads."""
+
+    def __init__(self, settings: StoreSettings, home: Path) -> None:
+        """Nothing is asked yet.
+
+        Raises:
+            BadArgument: an address that is none.
+        """
+        self.store: UserStore = open_store(settings, home)
+        self.retry_s = settings.retry_s
+        self.problem: str | None = None
+        self._next_try = 0.0
+        self._lock = threading.Lock()
+
+    def find(self, release: str, space: str, user_id: int) -> UserRow | None:
+        """What the store knows of a user under this release.
+
+        Raises:
+            NotPublished: it knows nobody under this release.
+            StoreAway: it does not answer.
+            CheckFailed: what it answers is no row.
+        """
+        return self._ask(lambda store: find(store, release, space, user_id))
+
+    def _ask(self, question: Callable[[UserStore], T]) -> T:
+        if self.problem is not None:
+            with self._lock:
+                if time.monotonic() < self._next_try:
+                    raise StoreAway(self.problem)
+                self._next_try = time.monotonic() + self.retry_s
+        try:
+            found = question(self.store)
+        except StoreAway as error:
+            with self._lock:
+                self.problem, self._next_try = str(error), time.monotonic() + self.retry_s
+            raise
+        except Exception:
+            self.problem = None  # it answered, whatever it said
+            raise
+        self.problem = None
+        return found
+
+    def state(self, release: str | None, space: str) -> dict[str, Any]:
+        """For those who watch: whether the store answers, and what it holds of the release in service."""
+        said: dict[str, Any] = {"kind": self.store.name, "answers": True, "problem": None, "parts": {}}
+        try:
+            notices: dict[str, Notice] = self._ask(lambda store: store.notices(release or "none", space))
+        except Exception as error:  # a damaged notice too: whoever watches must hear of it
+            return said | {"answers": not isinstance(error, StoreAway), "problem": str(error)}
+        parts = {part: notice.users for part, notice in sorted(notices.items())}
+        if release and not parts:
+            said["problem"] = f"it holds no users of release {release[:12]}"
+        return said | {"parts": parts}

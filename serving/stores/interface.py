@@ -1,0 +1,208 @@
+"""What a store of known listeners is: rows by release and space, published so that no reader ever sees half of them.
+
+Shapes        B users of a block, U of a part, d width of the space, n places of a list
+part          what is published together: `warm`, the listeners that a release learned from, or a day's newcomers
+publication   one filling of a part; its name carries the release and comes from what it was made of, so a second
+              attempt writes the same rows to the same place, and another filling never touches them
+notice        which publication of a part is in force: written last, in one step
+read          the notices of the release that answers, then the row: warm before cold, a newer day before an older one
+
+A release that has served its time is marked when another one is published and removed once `grace_s` has passed, so
+that requests which began with it still find their rows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+
+from contracts.errors import CheckFailed, OvertureError
+
+WARM = "warm"
+Kind = Literal["warm", "cold"]
+
+
+class StoreAway(OvertureError):
+    """The store does not answer; exit code 1: a second try may help."""
+
+
+class NotPublished(OvertureError):
+    """The store answers, and holds nothing of this release."""
+
+
+@dataclass(frozen=True, eq=False)
+class UserRow:
+    """What is known of one listener: vector (d,) float32, segment, ids of the best tracks (n,) int64, best first.
+
+    `since` is an ISO date: of a warm listener the week in which the vector was learned, of a cold one the day of
+    registration.
+    """
+
+    user_id: int
+    kind: Kind
+    since: str
+    vector_D: np.ndarray
+    segment_id: int
+    track_ids: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """Rows of B users: ids (B,) int64, vectors (B, d) float32, segments (B,) int32, track ids (B, n) int64."""
+
+    user_ids: np.ndarray
+    vectors_BD: np.ndarray
+    segments_B: np.ndarray
+    tracks_Bn: np.ndarray
+
+    def rows(self, filling: Filling) -> list[UserRow]:
+        """One row a user."""
+        columns = zip(self.user_ids.tolist(), self.vectors_BD, self.segments_B.tolist(), self.tracks_Bn, strict=True)
+        return [UserRow(user, filling.kind, filling.since, *rest) for user, *rest in columns]
+
+
+@dataclass(frozen=True, eq=False)
+class Filling:
+    """What is to be published: all its users (U,), distinct, in any order; its blocks bring their rows.
+
+    Raises:
+        ValueError: users that are no distinct whole numbers.
+    """
+
+    release: str
+    space: str
+    part: str
+    since: str
+    user_ids: np.ndarray
+    d: int
+    n: int
+    made_of: str
+
+    def __post_init__(self) -> None:
+        ids = self.user_ids
+        if ids.ndim != 1 or ids.dtype != np.int64 or len(np.unique(ids)) != len(ids):
+            raise ValueError(f"filling {self.part}: user ids must be distinct int64 (U,), got {ids.dtype} {ids.shape}")
+
+    @property
+    def kind(self) -> Kind:
+        """Whom the part holds."""
+        return "warm" if self.part == WARM else "cold"
+
+    @property
+    def publication(self) -> str:
+        """Name of this filling: the release's first digits, and a digest of all that decides about its rows."""
+        said = "/".join((self.release, self.space, self.part, self.since, str(self.d), str(self.n), self.made_of))
+        return f"{self.release[:12]}-{hashlib.sha256(said.encode()).hexdigest()[:12]}"
+
+    @property
+    def notice(self) -> Notice:
+        """What is written last."""
+        return Notice(self.publication, self.since, len(self.user_ids))
+
+
+@dataclass(frozen=True)
+class Notice:
+    """The publication of a part that is in force."""
+
+    publication: str
+    since: str
+    users: int
+
+
+class UserStore(Protocol):
+    """Rows of known listeners. Every method raises StoreAway when the store does not answer."""
+
+    @property
+    def name(self) -> str:
+        """memory, redis or cassandra, and where: without a password."""
+
+    def notices(self, release: str, space: str) -> dict[str, Notice]:
+        """The parts in force, by name; empty where nothing has been published."""
+
+    def row(self, release: str, space: str, user_id: int, notices: dict[str, Notice]) -> UserRow | None:
+        """The user's row in the first of these parts that has one."""
+
+    def publish(self, filling: Filling, blocks: Iterable[Block]) -> None:
+        """Write all rows, then the notice; then remove the publication that it replaces."""
+
+    def releases(self) -> dict[str, float | None]:
+        """Every release that rows have been written for, and when it was marked as retired (seconds since 1970)."""
+
+    def retire(self, release: str, at: float | None) -> None:
+        """Mark a release, or take the mark away."""
+
+    def remove(self, release: str) -> None:
+        """Remove a release's notices, then its rows, then the release."""
+
+    def close(self) -> None:
+        """Let connections and files go."""
+
+
+def find(store: UserStore, release: str, space: str, user_id: int) -> UserRow | None:
+    """What the store knows of a user under this release; None: it does not know the user.
+
+    Raises:
+        NotPublished: it knows nobody under this release.
+        StoreAway: it does not answer.
+    """
+    notices = store.notices(release, space)
+    while notices:
+        found = store.row(release, space, user_id, notices)
+        # A publication may be replaced, and the old one removed, between the two reads: then look again.
+        if found is not None or (now := store.notices(release, space)) == notices:
+            return found
+        notices = now
+    raise NotPublished(
+        f"the {store.name} store holds no users of release {release[:12]}; run `overture release publish`"
+    )
+
+
+def in_order(notices: dict[str, Notice]) -> list[Notice]:
+    """Warm first, then days from the newest to the oldest."""
+    days = sorted((part for part in notices if part != WARM), reverse=True)
+    return [notices[part] for part in (WARM, *days) if part in notices]
+
+
+def counted(filling: Filling, blocks: Iterable[Block]) -> Iterable[Block]:
+    """The blocks as they are, held to what the filling says about them.
+
+    Raises:
+        CheckFailed: rows of other users or of other shapes, a user twice, or a user without a row.
+    """
+    left = np.sort(filling.user_ids)
+    seen = np.zeros(len(left), bool)
+    for block in blocks:
+        size = len(block.user_ids)
+        if block.vectors_BD.shape != (size, filling.d) or block.tracks_Bn.shape != (size, filling.n):
+            shapes = f"vectors {block.vectors_BD.shape}, lists {block.tracks_Bn.shape}"
+            raise CheckFailed(f"publish {filling.part}: {shapes}; wanted {filling.d} and {filling.n} a user")
+        at = np.searchsorted(left, block.user_ids)
+        known = at < len(left)
+        known[known] = left[at[known]] == block.user_ids[known]
+        if not known.all() or seen[at].any() or len(np.unique(at)) != size:
+            raise CheckFailed(f"publish {filling.part}: a block holds a user twice, or one that was not announced")
+        seen[at] = True
+        yield block
+    if not seen.all():
+        raise CheckFailed(f"publish {filling.part}: {int((~seen).sum())} of {len(left)} users have no row")
+
+
+def tidy(store: UserStore, keep: Sequence[str], grace_s: float) -> dict[str, list[str]]:
+    """Mark every release but those kept; remove those that were marked at least `grace_s` seconds ago."""
+    now, done = time.time(), dict[str, list[str]](retired=[], removed=[])
+    for release, since in sorted(store.releases().items()):
+        if release in keep:
+            if since is not None:
+                store.retire(release, None)
+        elif since is None and grace_s > 0:
+            store.retire(release, now)
+            done["retired"].append(release)
+        elif since is None or now - since >= grace_s:
+            store.remove(release)
+            done["removed"].append(release)
+    return done

@@ -1,0 +1,204 @@
+"""The embedded store: arrays of known listeners under the home, memory-mapped, found by binary search.
+
+    stores/<release>/<space>/<part>.json                      the notice: which folder is in force
+    stores/<release>/<space>/<publication>.<token>/           user_ids.npy rising; vectors, segments, tracks by its rows
+    stores/<release>/retired.json                             when it was marked
+
+A folder is filled beside the others under a hidden name, flushed, and renamed; the notice is replaced in one step. Its
+readers share the pages through the operating system, and keep what they have mapped when a folder is removed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import threading
+import uuid
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from contracts.errors import CheckFailed
+from serving.stores.interface import WARM, Block, Filling, Kind, Notice, UserRow, counted, in_order
+
+ARRAYS = ("user_ids", "vectors", "segments", "tracks")
+RETIRED = "retired.json"
+
+
+class Mapped(NamedTuple):
+    """A publication's arrays: (U,) int64 rising, (U, d) float32, (U,) int32, (U, n) int64."""
+
+    user_ids: np.ndarray
+    vectors: np.ndarray
+    segments: np.ndarray
+    tracks: np.ndarray
+
+
+class MemoryMapped:
+    """Rows in files of this machine."""
+
+    name = "memory"
+
+    def __init__(self, home: Path) -> None:
+        """Nothing is made before the first publication."""
+        self.root = home / "stores"
+        self._open: dict[Path, Mapped] = {}
+        self._lock = threading.Lock()
+
+    def notices(self, release: str, space: str) -> dict[str, Notice]:
+        """The parts in force; `publication` is the name of a folder."""
+        found = {}
+        folder = self.root / release / space
+        for path in folder.glob("*.json"):
+            # A release may be removed while we look.
+            with contextlib.suppress(FileNotFoundError):
+                try:
+                    found[path.stem] = Notice(**json.loads(path.read_text()))
+                except (ValueError, TypeError) as error:
+                    raise CheckFailed(f"stores: {path.name} of {release[:12]}/{space} is damaged: {error}") from None
+        return found
+
+    def row(self, release: str, space: str, user_id: int, notices: dict[str, Notice]) -> UserRow | None:
+        """By binary search in each part."""
+        for notice in in_order(notices):
+            try:
+                arrays = self._mapped(self.root / release / space / notice.publication)
+            except FileNotFoundError:
+                if notice in self.notices(release, space).values():
+                    raise CheckFailed(f"stores: {notice.publication} is missing; publish the release again") from None
+                continue  # replaced meanwhile: whoever asks looks at the notices again
+            at = int(np.searchsorted(arrays.user_ids, user_id))
+            if at < len(arrays.user_ids) and arrays.user_ids[at] == user_id:
+                kind: Kind = "warm" if notice == notices.get(WARM) else "cold"
+                segment = int(arrays.segments[at])
+                return UserRow(user_id, kind, notice.since, arrays.vectors[at], segment, arrays.tracks[at])
+        return None
+
+    def _mapped(self, folder: Path) -> Mapped:
+        found = self._open.get(folder)
+        if found is None:
+            with self._lock:
+                # What was replaced or removed is let go when something new is opened.
+                self._open = {path: arrays for path, arrays in self._open.items() if path.is_dir()}
+                try:
+                    found = Mapped(*(_load(folder / f"{name}.npy") for name in ARRAYS))
+                except (ValueError, EOFError) as error:
+                    raise CheckFailed(f"stores: {folder.name} is damaged: {error}") from None
+                if len({len(array) for array in found}) != 1:
+                    raise CheckFailed(f"stores: {folder.name} is damaged: its arrays differ in length")
+                self._open[folder] = found
+        return found
+
+    def publish(self, filling: Filling, blocks: Iterable[Block]) -> None:
+        """Fill a new folder, put it in force, remove the one before."""
+        space = self.root / filling.release / filling.space
+        space.mkdir(parents=True, exist_ok=True)
+        self._sweep(space)
+        folder = space / f"{filling.publication}.{uuid.uuid4().hex[:8]}"
+        hidden = space / f".filling-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        try:
+            _fill(hidden, filling, blocks)
+            os.rename(hidden, folder)
+        finally:
+            shutil.rmtree(hidden, ignore_errors=True)
+        _sync(space)
+        before = self.notices(filling.release, filling.space).get(filling.part)
+        notice = Notice(folder.name, filling.since, len(filling.user_ids))
+        _replace(space / f"{filling.part}.json", asdict(notice))
+        if before:
+            shutil.rmtree(space / before.publication, ignore_errors=True)
+
+    def _sweep(self, space: Path) -> None:
+        """Remove what publishers that died left behind."""
+        for stale in space.glob(".filling-*"):
+            with contextlib.suppress(PermissionError):
+                try:
+                    os.kill(int(stale.name.split("-")[1]), 0)
+                except ProcessLookupError:
+                    shutil.rmtree(stale, ignore_errors=True)
+
+    def releases(self) -> dict[str, float | None]:
+        """The folders under stores/."""
+        found: dict[str, float | None] = {}
+        for folder in self.root.glob("*/"):
+            try:
+                found[folder.name] = float(json.loads((folder / RETIRED).read_text())["at"])
+            except FileNotFoundError:
+                found[folder.name] = None
+        return found
+
+    def retire(self, release: str, at: float | None) -> None:
+        """Write or remove the mark."""
+        mark = self.root / release / RETIRED
+        if at is None:
+            mark.unlink(missing_ok=True)
+        else:
+            _replace(mark, {"at": at})
+
+    def remove(self, release: str) -> None:
+        """Notices first, so that no reader starts on what is being removed."""
+        for notice in (self.root / release).glob("*/*.json"):
+            notice.unlink()
+        shutil.rmtree(self.root / release)
+
+    def close(self) -> None:
+        """Unmap."""
+        self._open = {}
+
+
+def _load(path: Path) -> np.ndarray:
+    found: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
+    return found
+
+
+def _fill(folder: Path, filling: Filling, blocks: Iterable[Block]) -> None:
+    """Arrays in the order of rising user ids; each block goes straight to its rows on the disk."""
+    folder.mkdir()
+    user_ids, size = np.sort(filling.user_ids), len(filling.user_ids)
+    shapes = {"vectors": (size, filling.d), "segments": (size,), "tracks": (size, filling.n)}
+    types = {"vectors": np.float32, "segments": np.int32, "tracks": np.int64}
+    np.save(folder / "user_ids.npy", user_ids, allow_pickle=False)
+    if not size:  # an empty file cannot be mapped for writing
+        for name, shape in shapes.items():
+            np.save(folder / f"{name}.npy", np.zeros(shape, types[name]), allow_pickle=False)
+        list(counted(filling, blocks))
+    else:
+        into = {
+            name: np.lib.format.open_memmap(folder / f"{name}.npy", "w+", np.dtype(types[name]), shape)
+            for name, shape in shapes.items()
+        }
+        for block in counted(filling, blocks):
+            at = np.searchsorted(user_ids, block.user_ids)
+            into["vectors"][at], into["segments"][at] = block.vectors_BD, block.segments_B
+            into["tracks"][at] = block.tracks_Bn
+        for array in into.values():
+            array.flush()
+    for path in folder.iterdir():
+        _sync(path)
+    _sync(folder)
+
+
+def _sync(path: Path) -> None:
+    """Flush a file, or a folder's list of names, to the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _replace(path: Path, said: dict[str, object]) -> None:
+    """A reader sees the old content or the new, whenever the machine stops."""
+    hidden = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    try:
+        hidden.write_text(json.dumps(said))
+        _sync(hidden)
+        os.replace(hidden, path)
+    finally:
+        hidden.unlink(missing_ok=True)
+    _sync(path.parent)

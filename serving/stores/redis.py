@@ -1,0 +1,167 @@
+"""Known listeners in Redis: a value a user, in binary, written by pipelines.
+
+    overture:releases                             hash  release -> when it was marked, or nothing
+    overture:<release>:publications               hash  publication -> nothing: all that was ever begun
+    overture:<release>:<space>:notices            hash  part -> the notice, as JSON
+    overture:<publication>:members                hash  number of a block -> its user ids, so that rows can be removed
+    overture:<publication>:<user id>              the row
+
+A publication's name begins with its release. Redis must not evict keys (maxmemory-policy noeviction, its default): an
+evicted listener is an unknown one. One server, or one that a Sentinel or a proxy stands for; not a Redis Cluster, where
+a user's parts could lie on different nodes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import struct
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+
+from contracts.errors import BadArgument, CheckFailed
+from serving.stores.interface import WARM, Block, Filling, Notice, StoreAway, UserRow, counted, in_order
+
+HEAD = struct.Struct("<BiHH")  # format, segment, width of the vector, places of the list
+FORMAT = 1
+PIPELINE = 1_000
+
+
+class Redis:
+    """Rows in a Redis server."""
+
+    def __init__(self, url: str, timeout_s: float) -> None:
+        """Connects at the first question; each waits at most `timeout_s`, for the connection and for the answer.
+
+        Raises:
+            BadArgument: `url` is no address of a Redis server.
+        """
+        import redis
+        from redis.backoff import NoBackoff
+        from redis.retry import Retry
+
+        try:
+            parts = urlsplit(url)
+            self.name = f"redis {parts.hostname or parts.path}:{parts.port or 6379}"
+            self._redis: Any = redis.Redis.from_url(
+                url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s, retry=Retry(NoBackoff(), 0)
+            )
+        except ValueError:  # what it says may repeat a password
+            raise BadArgument("store.redis_url: write redis://[user:password@]host:port/0, or rediss://...") from None
+        self._errors = (redis.RedisError, OSError)
+
+    @contextlib.contextmanager
+    def _reached(self) -> Iterator[Any]:
+        """The client; whatever it raises becomes one sentence without an address's password."""
+        try:
+            yield self._redis
+        except self._errors as error:
+            kind = type(error).__name__
+            raise StoreAway(f"the {self.name} store does not answer ({kind})") from error
+
+    def notices(self, release: str, space: str) -> dict[str, Notice]:
+        """One hash."""
+        with self._reached() as redis:
+            found = redis.hgetall(f"overture:{release}:{space}:notices")
+        return {part.decode(): Notice(**json.loads(said)) for part, said in found.items()}
+
+    def row(self, release: str, space: str, user_id: int, notices: dict[str, Notice]) -> UserRow | None:
+        """The user's values of all parts in one question."""
+        order = in_order(notices)
+        with self._reached() as redis:
+            values = redis.mget([f"overture:{notice.publication}:{user_id}" for notice in order])
+        for notice, value in zip(order, values, strict=True):
+            if value is not None:
+                return unpack(value, user_id, notice, notice == notices.get(WARM))
+        return None
+
+    def publish(self, filling: Filling, blocks: Iterable[Block]) -> None:
+        """The publication is noted first, so that even half of one can be removed; the notice comes last."""
+        key = f"overture:{filling.publication}"
+        with self._reached() as redis:
+            redis.hsetnx("overture:releases", filling.release, "")
+            redis.hset(f"overture:{filling.release}:publications", filling.publication, "")
+        number = 0
+        for block in counted(filling, blocks):
+            rows = block.rows(filling)
+            for start in range(0, len(rows), PIPELINE):
+                part = rows[start : start + PIPELINE]
+                with self._reached() as redis:
+                    pipeline = redis.pipeline(transaction=False)
+                    pipeline.hset(
+                        f"{key}:members", str(number), np.array([row.user_id for row in part], "<i8").tobytes()
+                    )
+                    for row in part:
+                        pipeline.set(f"{key}:{row.user_id}", pack(row))
+                    pipeline.execute()
+                number += 1
+        before = self.notices(filling.release, filling.space).get(filling.part)
+        with self._reached() as redis:
+            said = json.dumps(asdict(filling.notice))
+            redis.hset(f"overture:{filling.release}:{filling.space}:notices", filling.part, said)
+        if before and before.publication != filling.publication:
+            self._forget(filling.release, before.publication)
+
+    def _forget(self, release: str, publication: str) -> None:
+        """Remove a publication's rows, then what is known about it."""
+        with self._reached() as redis:
+            members = redis.hgetall(f"overture:{publication}:members")
+            for ids in members.values():
+                users = np.frombuffer(ids, "<i8").tolist()
+                redis.unlink(*(f"overture:{publication}:{user}" for user in users))
+            redis.unlink(f"overture:{publication}:members")
+            redis.hdel(f"overture:{release}:publications", publication)
+
+    def releases(self) -> dict[str, float | None]:
+        """One hash."""
+        with self._reached() as redis:
+            found = redis.hgetall("overture:releases")
+        return {release.decode(): float(at) if at else None for release, at in found.items()}
+
+    def retire(self, release: str, at: float | None) -> None:
+        """One field."""
+        with self._reached() as redis:
+            redis.hset("overture:releases", release, "" if at is None else repr(at))
+
+    def remove(self, release: str) -> None:
+        """Notices first, the release last: what dies half-way is ended by the next attempt."""
+        with self._reached() as redis:
+            notices = list(redis.scan_iter(f"overture:{release}:*:notices", 1_000))
+            if notices:
+                redis.unlink(*notices)
+            publications = redis.hkeys(f"overture:{release}:publications")
+        for publication in publications:
+            self._forget(release, publication.decode())
+        with self._reached() as redis:
+            redis.hdel("overture:releases", release)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._redis.close()
+
+
+def pack(row: UserRow) -> bytes:
+    """A row without its id: little-endian, the vector as float32, the list as int64."""
+    head = HEAD.pack(FORMAT, row.segment_id, len(row.vector_D), len(row.track_ids))
+    return head + row.vector_D.astype("<f4").tobytes() + row.track_ids.astype("<i8").tobytes()
+
+
+def unpack(value: bytes, user_id: int, notice: Notice, warm: bool) -> UserRow:
+    """The row that was packed.
+
+    Raises:
+        CheckFailed: the value is no row.
+    """
+    try:
+        number, segment, d, n = HEAD.unpack_from(value)
+        if number != FORMAT or len(value) != HEAD.size + 4 * d + 8 * n:
+            raise ValueError
+        vector_D = np.frombuffer(value, "<f4", d, HEAD.size)
+        track_ids = np.frombuffer(value, "<i8", n, HEAD.size + 4 * d)
+    except (struct.error, ValueError):
+        raise CheckFailed(f"publication {notice.publication}: a row is damaged; publish the release again") from None
+    return UserRow(user_id, "warm" if warm else "cold", notice.since, vector_D, segment, track_ids)
