@@ -10,8 +10,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from jobs.errors import BadArgument
 from jobs.lake import Lake
-from jobs.settings import Settings, home
+from jobs.settings import ENGINES, Engine, Settings, home
 from jobs.weeks import Week
 
 if TYPE_CHECKING:
@@ -20,11 +21,35 @@ if TYPE_CHECKING:
 
 @dataclass
 class Context:
-    """One job's surroundings."""
+    """One job's surroundings.
+
+    `engine` is whose release it is about: each has its own releases, verdicts, experiment and registered model.
+    """
 
     settings: Settings
     week: Week
     home: Path = field(default_factory=home)
+    engine: Engine = "cold_start"
+
+    @classmethod
+    def of(cls, settings: Settings, week: Week, engine: str) -> Context:
+        """Surroundings of an engine's job.
+
+        Raises:
+            BadArgument: there is no such engine.
+        """
+        if engine not in ENGINES:
+            raise BadArgument(f"--engine: '{engine}' is no engine; choose {' or '.join(ENGINES)}")
+        mlflow = settings.mlflow
+        if engine == "skip":
+            told = {"experiment": mlflow.skip_experiment, "registered_model": mlflow.skip_model}
+            settings = settings.model_copy(update={"mlflow": mlflow.model_copy(update=told)})
+        return cls(settings, week, engine=engine)
+
+    @property
+    def release_home(self) -> Path:
+        """The folder above the engine's releases, its weeks' work and the results of its checks."""
+        return self.home if self.engine == "cold_start" else self.home / self.engine
 
     @cached_property
     def lake(self) -> Lake:
@@ -51,7 +76,7 @@ class Context:
     @property
     def work(self) -> Path:
         """The week's own folder for what is no table: networks, verdicts."""
-        folder = self.home / "work" / self.week.name
+        folder = self.release_home / "work" / self.week.name
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 

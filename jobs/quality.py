@@ -238,7 +238,7 @@ def example(values: dict[str, Any]) -> str:
 
 def keep(context: Context, results: list[dict[str, Any]]) -> Path:
     """Write each result and the week's page, each in one step; tasks that check at once take turns."""
-    folder = context.home / "quality" / context.week.name
+    folder = context.release_home / "quality" / context.week.name
     folder.mkdir(parents=True, exist_ok=True)
     with _alone(folder):
         for result in results:

@@ -20,6 +20,8 @@ from serving.settings import Experiment, Name, ServiceSettings, StoreSettings
 
 Space = Literal["ut_als", "tt_svd"]
 SPACES: tuple[Space, ...] = ("tt_svd", "ut_als")
+Engine = Literal["cold_start", "skip"]
+ENGINES: tuple[Engine, ...] = get_args(Engine)
 # models/methods/registry.py builds them; naming them here keeps PyTorch out of what only reads settings.
 MethodName = Literal[
     "popularity", "registration_day_streams", "registration_day_streams_no_fallback", "input_features_clustering",
@@ -330,6 +332,8 @@ class MlflowSettings(Section):
     experiment: str = "cold_start_weekly"
     daily_experiment: str = Field("cold_users_daily", description="of the daily runs; must not be the weekly one")
     registered_model: str = "cold_start"
+    skip_experiment: str = "skip_weekly"
+    skip_model: str = "skip"
 
 
 class Settings(BaseSettings):

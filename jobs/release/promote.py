@@ -9,7 +9,7 @@ Two       at once: one holds the lock; the other then finds its verdict was abou
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from jobs.context import Context
@@ -37,8 +37,8 @@ def run(context: Context, release: str | None = None, approved: bool = False) ->
         raise BadArgument("promote: a backtest judges, it promotes nothing")
     if release is not None:
         context = _of_release(context, find(context, release))
-    with task(context, "promote") as tracked, pointer.moving(context.home):
-        now = pointer.read(context.home)
+    with task(context, "promote") as tracked, pointer.moving(context.release_home):
+        now = pointer.read(context.release_home)
         record = gate.record_of(context, find(context, release) if release else None)
         digest, week = record["release"], record["week"]
         _allowed(record, approved or release is not None)
@@ -56,9 +56,9 @@ def run(context: Context, release: str | None = None, approved: bool = False) ->
                 f"promote: the champion has moved to revision {pointer.revision(now)} since the gate judged release "
                 f"{digest[:12]} against revision {seen}; run `overture release gate --week {week}` again"
             )
-        manifest.verify(pointer.releases(context.home) / digest)
+        manifest.verify(pointer.releases(context.release_home) / digest)
         registry.follow(context, digest, now.release if now else None, tracked.tracker)
-        moved = pointer.move(context.home, seen, digest, week)
+        moved = pointer.move(context.release_home, seen, digest, week)
         return _report(tracked, moved, True, "promoted")
 
 
@@ -68,7 +68,7 @@ def find(context: Context, release: str) -> str:
     Raises:
         BadArgument: none does, or several do.
     """
-    folder = pointer.releases(context.home)
+    folder = pointer.releases(context.release_home)
     found = sorted(path.name for path in folder.glob(f"{release}*") if (path / manifest.NAME).is_file())
     if not release.isalnum() or len(found) != 1:
         known = ", ".join(sorted(path.parent.name[:12] for path in folder.glob(f"*/{manifest.NAME}"))) or "none yet"
@@ -78,8 +78,8 @@ def find(context: Context, release: str) -> str:
 
 def _of_release(context: Context, digest: str) -> Context:
     """The surroundings of the week that the release was learned in."""
-    provenance = json.loads((pointer.releases(context.home) / digest / "provenance.json").read_text())
-    return Context(context.settings, Week.parse(str(provenance["week"])), context.home)
+    provenance = json.loads((pointer.releases(context.release_home) / digest / "provenance.json").read_text())
+    return replace(context, week=Week.parse(str(provenance["week"])))
 
 
 def _allowed(record: dict[str, Any], approved: bool) -> None:

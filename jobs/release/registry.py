@@ -30,7 +30,7 @@ def register(run: Run, release: str, model_uri: str) -> str:
     tags = {"release": release, "week": run.context.week.name, "commit": run.context.commit}
     with guard(run.tracker.uri):
         try:
-            client.create_registered_model(name, description="First-day recommendations: one version a release")
+            client.create_registered_model(name, description=f"{run.context.engine}: one version a release")
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise

@@ -6,16 +6,16 @@ same, and the aliases are set right by the next promote or rollback.
 
 from __future__ import annotations
 
+import json
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from jobs.context import Context
 from jobs.errors import CheckFailed, OvertureError
-from jobs.release import pointer, registry
+from jobs.release import engine, pointer, registry
 from jobs.release.promote import find
 from jobs.tracking import task
 from jobs.weeks import Week
-from serving.release import open_release
 
 
 def run(context: Context, to: str | None = None, dry_run: bool = False) -> dict[str, object]:
@@ -25,8 +25,8 @@ def run(context: Context, to: str | None = None, dry_run: bool = False) -> dict[
         BadArgument: `to` names no release.
         CheckFailed: there is nothing to return to, or that bundle is damaged.
     """
-    with pointer.moving(context.home):
-        now = pointer.read(context.home)
+    with pointer.moving(context.release_home):
+        now = pointer.read(context.release_home)
         if now is None:
             raise CheckFailed("rollback: there is no champion yet; run the weekly pipeline first")
         target = find(context, to) if to else now.previous
@@ -34,8 +34,10 @@ def run(context: Context, to: str | None = None, dry_run: bool = False) -> dict[
             raise CheckFailed(f"rollback: champion {now.release[:12]} is the first one; there is no previous release")
         if target == now.release:
             return {"rolled_back": False, "why": f"{target[:12]} is the champion already", **asdict(now)}
-        opened = open_release(pointer.releases(context.home) / target)
-        change = {"from": now.release, "to": target, "week": opened.week}
+        folder = pointer.releases(context.release_home) / target
+        engine.judging(context).check(folder)
+        week = str(json.loads((folder / "provenance.json").read_text())["week"])
+        change = {"from": now.release, "to": target, "week": week}
         if dry_run:
             return {"rolled_back": False, "why": "dry run: nothing was changed", **change}
         aliases = "moved"
@@ -44,14 +46,14 @@ def run(context: Context, to: str | None = None, dry_run: bool = False) -> dict[
         except OvertureError as error:
             aliases = f"not moved: {error}"
             sys.stderr.write(f"overture: warning: the champion moves, MLflow's aliases do not: {error}\n")
-        moved = pointer.move(context.home, now.revision, target, opened.week)
+        moved = pointer.move(context.release_home, now.revision, target, week)
     report = {"rolled_back": True, "aliases": aliases, **change, **asdict(moved)}
     return report | _note(context, report)
 
 
 def _note(context: Context, report: dict[str, object]) -> dict[str, object]:
     """Keep what was done as a run of the week returned to, where MLflow answers."""
-    week = Context(context.settings, Week.parse(str(report["week"])), context.home)
+    week = replace(context, week=Week.parse(str(report["week"])))
     try:
         with task(week, "rollback") as tracked:
             tracked.set_tags({f"rollback.{key}": value for key, value in report.items()})

@@ -1,4 +1,4 @@
-"""The gate's rules: numbers in, one line each out. Nothing is read or written here.
+"""The gate's rules: numbers in, one line each out. But for opening the champion nothing is read or written here.
 
 A line passes, fails, or is `skip`ped where there is too little to judge. Only the comparison with the champion can be
 `grey`: a proven loss small enough for a person to accept. Intervals are 95 % paired bootstraps over listeners.
@@ -6,16 +6,22 @@ A line passes, fails, or is `skip`ped where there is too little to judge. Only t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 
+from jobs.context import Context
+from jobs.errors import CheckFailed
 from models.metrics import paired_bootstrap
+from serving.pointer import Pointer, releases
 
 PASS, GREY, FAIL, SKIP = "pass", "grey", "fail", "skip"
 REQUIRED = ("users", "tracks", "events", "playlists")
+AGAINST = "against champion"
+Opened = TypeVar("Opened")
 
 
 @dataclass(frozen=True)
@@ -82,7 +88,7 @@ def against_champion(
     A loss is proven when the whole interval is below zero. Proven and within the grey zone: a person decides.
     A loss of more than `max_loss` fails even where the cohort is too small to prove it.
     """
-    rule = "against champion"
+    rule = AGAINST
     if not len(ours_B):
         return Line(rule, None, -grey_zone, FAIL, "the cohort is empty")
     mean, low, high = paired_bootstrap(ours_B, champion_B, n, seed)
@@ -96,6 +102,23 @@ def against_champion(
     if change < -max_loss:
         return Line(rule, change, -max_loss, FAIL, f"{said}: not proven on {len(ours_B)} listeners, but too large")
     return Line(rule, change, -grey_zone, PASS, said if low <= 0 else f"{said}: better")
+
+
+def champion_of(
+    context: Context, release: str, champion: Pointer | None, opened: Callable[[Path], Opened]
+) -> Opened | Line:
+    """The champion to compare a release with, as `opened` gives it; or the line that says why there is none."""
+    if champion is None:
+        return Line(AGAINST, None, None, PASS, "first release: there is no champion yet")
+    if champion.release == release:
+        return Line(AGAINST, 0.0, None, PASS, "same release as the champion")
+    if champion.week[:10] > str(context.week):
+        why = f"the champion is of the later week {champion.week}: it has seen the days that judge; it is kept"
+        return Line(AGAINST, None, None, SKIP, why)
+    try:
+        return opened(releases(context.release_home) / champion.release)
+    except CheckFailed as error:
+        return Line(AGAINST, None, None, FAIL, f"the champion cannot be opened: {error}")
 
 
 def slice_floor(name: str, ours_B: np.ndarray, popularity_B: np.ndarray, floor: float, min_users: int) -> Line:

@@ -10,7 +10,7 @@ import pytest
 from as_request import listener
 
 from jobs import tracking
-from jobs.cold_start import evaluate, train
+from jobs.cold_start import evaluate, judging, train
 from jobs.cold_start.methods import workshop
 from jobs.context import Context
 from jobs.errors import CheckFailed
@@ -30,7 +30,7 @@ def promoted(finished, tmp_path_factory) -> Context:
     shutil.copytree(finished.home, home)
     old = finished.settings
     changed = {
-        "gate": old.gate.model_copy(update={"method": "blend", "max_loss": 0.5}),
+        "gate": old.gate.model_copy(update={"method": "blend", "max_loss": 0.5, "latency_ms": 1000}),
         "evaluation": old.evaluation.model_copy(update={"leave_out_first_day": True}),
         "autoencoder": BagSettings(width=32, epochs=6, batch_users=64),
     }
@@ -63,7 +63,7 @@ def test_it_went_through_the_same_gate(promoted, finished):
 
 
 def test_the_release_answers_as_training_did(promoted):
-    judges, release = gate.read_judges(promoted), champion(promoted)
+    judges, release = judging.read_judges(promoted), champion(promoted)
     assert release.answers == ("tt_svd", "blend")
     served = release.spaces["tt_svd"].method("blend")
     learned = workshop(promoted, "tt_svd", lambda *_: None).blend
@@ -75,11 +75,11 @@ def test_the_release_answers_as_training_did(promoted):
 
 
 def test_first_day_tracks_are_left_out_where_the_settings_say_so(promoted):
-    judges, release = gate.read_judges(promoted), champion(promoted)
+    judges, release = judging.read_judges(promoted), champion(promoted)
     taken_BN = release.spaces["tt_svd"].catalogue.streamed(judges.days).toarray() > 0
     for method in ("blend", "popularity"):
-        with_them = gate.recommend(release, "tt_svd", method, judges, 20)
-        without = gate.recommend(release, "tt_svd", method, judges, 20, leave_out_first_day=True)
+        with_them = judging.recommend(release, "tt_svd", method, judges, 20)
+        without = judging.recommend(release, "tt_svd", method, judges, 20, leave_out_first_day=True)
         assert np.take_along_axis(taken_BN, with_them, axis=1).any()
         assert not np.take_along_axis(taken_BN, without, axis=1).any()
 

@@ -10,6 +10,7 @@ import pytest
 import small_week
 
 from jobs import tracking
+from jobs.cold_start import contents
 from jobs.errors import CheckFailed
 from jobs.release import bundle, export, files, manifest, pointer, registry
 from models.input_vector import FirstDays
@@ -179,7 +180,7 @@ def test_a_release_answers_as_the_week_did(built):
 
 
 def test_a_layout_of_another_program_is_refused(context, monkeypatch):
-    monkeypatch.setattr(bundle, "bundle_layout", lambda d: {"d": d, "size": 20 * d + 19, "blocks": {}, "scalars": {}})
+    monkeypatch.setattr(contents, "bundle_layout", lambda d: {"d": d, "size": 20 * d + 19, "blocks": {}, "scalars": {}})
     built, _ = bundle.build(context)
     with pytest.raises(CheckFailed, match=r"layout\.json is another program's"):
         open_release(built)

@@ -10,10 +10,12 @@ import pytest
 import small_week
 
 from jobs import tracking
+from jobs.cold_start import judging
 from jobs.errors import CheckFailed
 from jobs.lake import list_column
 from jobs.release import bundle, export, gate, promote, rules
 from jobs.release.rules import Line
+from serving.release import open_release
 
 GOOD = {"success": True, "failed": [], "warned": []}
 
@@ -177,9 +179,9 @@ def test_worse_than_the_champion_fails_and_a_small_loss_is_grey(home):
 def test_the_champion_is_judged_by_track_id_on_this_weeks_cohort(home):
     """The same models under another numbering of the tracks are worth exactly the same, less the tracks that left."""
     second = champion_then(home, 1.0)
-    judges = gate.read_judges(second)
-    release = gate.open_release(gate.pointer.releases(home) / bundle.of_week(second))
-    before = gate.recommend(release, "tt_svd", "semi_pers", judges, 20)
+    judges = judging.read_judges(second)
+    release = open_release(gate.pointer.releases(home) / bundle.of_week(second))
+    before = judging.recommend(release, "tt_svd", "semi_pers", judges, 20)
     np.testing.assert_array_equal(
         before, release.spaces["tt_svd"].method("semi_pers").recommend(release.inputs("tt_svd", judges.days), 20)
     )
@@ -187,7 +189,7 @@ def test_the_champion_is_judged_by_track_id_on_this_weeks_cohort(home):
     turned = catalog["track_id"].to_numpy()[::-1].copy()
     turned[turned == catalog["track_id"].to_numpy()[before[0, 0]]] = 77
     second.lake.write("catalog", catalog.set_column(1, "track_id", pa.array(turned)), week="2026-11-23")
-    after = gate.recommend(release, "tt_svd", "semi_pers", gate.read_judges(second), 20)
+    after = judging.recommend(release, "tt_svd", "semi_pers", judging.read_judges(second), 20)
     here = before != before[0, 0]
     np.testing.assert_array_equal(after[here], small_week.N_TRACKS - 1 - before[here])
     assert (after[~here] >= small_week.N_TRACKS).all()
@@ -229,7 +231,7 @@ def test_a_cohort_user_without_truth_is_named(context):
     cohort = context.lake.read("cohort", week="2026-11-16")
     context.lake.write("cohort", cohort.slice(1), week="2026-11-16")
     with pytest.raises(CheckFailed, match="lacks the truth"):
-        gate.read_judges(context)
+        judging.read_judges(context)
 
 
 def test_a_ragged_ranking_is_named(context):

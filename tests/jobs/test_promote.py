@@ -229,7 +229,7 @@ def test_publish_opens_the_champion_and_says_so(first):
     said = publish.run(first)
     record = json.loads((pointer.releases(first.home) / "published.json").read_text())
     assert record["release"] == said["release"] == bundle.of_week(first)
-    assert record["store"] == "memory-mapped"
+    assert record["store"] == "memory"
     assert len(record["first_tracks"]["tt_svd"]) == 3
     victim = pointer.releases(first.home) / record["release"] / "ut_als" / "network.onnx"
     victim.write_bytes(b"")
