@@ -16,6 +16,7 @@ from jobs.context import Context
 from jobs.errors import CheckFailed
 from jobs.release import blend, bundle, gate, pointer, promote, publish
 from jobs.settings import BagSettings
+from models.input_vector import FirstDays
 from models.methods import lists
 from serving import answers
 from serving.ready import Ready
@@ -88,7 +89,7 @@ def test_the_service_answers_with_it_and_falls_back_on_the_segment(promoted, mon
     release, week = champion(promoted), promoted.week.name
     ready = Ready(release, pointer.read(promoted.home))
     people = [listener(row) for row in promoted.lake.read("first_day", week=week, split="test").to_pylist()[:30]]
-    days = gate.FirstDays.from_arrow(promoted.lake.read("first_day", week=week, split="test").slice(0, 30))
+    days = FirstDays.from_arrow(promoted.lake.read("first_day", week=week, split="test").slice(0, 30))
     taken_BN = release.spaces["tt_svd"].catalogue.streamed(days)
     wanted = lists(release.spaces["tt_svd"].method("blend"), release.inputs("tt_svd", days), 20, days, taken_BN)
     said = answers.recommend(ready, people, HowMany(k=20))
