@@ -72,14 +72,17 @@ def known_space(space: str) -> str:
 
 @app.command()
 def ingest(
-    source: Annotated[str, typer.Argument(help="simulate, mpd, lastfm_1k or deezer.")],
+    source: Annotated[str, typer.Argument(help="simulate, mpd, lastfm_1k, deezer or dsg17.")],
     data: Annotated[Path | None, typer.Option("--data", help="Folder in the dataset's public format.")] = None,
     config: ConfigOption = None,
 ) -> None:
-    """Read one real format: into users, tracks, events and playlists; deezer, into arrays. Safe to run again."""
+    """Read one real format: into users, tracks, events and playlists; deezer, into arrays; dsg17, into plays.
+
+    Safe to run again.
+    """
     settings = load(config)
-    if source not in ("simulate", "mpd", "lastfm_1k", "deezer"):
-        raise BadArgument(f"source: '{source}' is no adapter; choose simulate, mpd, lastfm_1k or deezer")
+    if source not in ("simulate", "mpd", "lastfm_1k", "deezer", "dsg17"):
+        raise BadArgument(f"source: '{source}' is no adapter; choose simulate, mpd, lastfm_1k, deezer or dsg17")
     if source != "simulate" and (data is None or not data.is_dir()):
         raise BadArgument(f"--data: {source} needs the folder of its files, got {data}")
     context = Context(settings, Week.parse(settings.week))
