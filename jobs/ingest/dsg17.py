@@ -81,7 +81,9 @@ def find(data: Path) -> dict[str, Path]:
         found = header(file)
         for column in (*NUMBERS, LABEL if name == "train" else "sample_id"):
             if column not in found:
-                raise CheckFailed(f"{file}: column '{column}' is missing; the header has {', '.join(found) or 'nothing'}")
+                raise CheckFailed(
+                    f"{file}: column '{column}' is missing; the header has {', '.join(found) or 'nothing'}"
+                )
     if "test" in files and LABEL in header(files["test"]):
         raise CheckFailed(
             f"{files['test']}: has the column '{LABEL}': rows to judge come without labels; "

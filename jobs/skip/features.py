@@ -70,8 +70,8 @@ def span(context: Context, start: str | None, end: str | None) -> Span:
     states = [p["day"] for p in lake.partitions("skip_state") if earlier[-1] <= p["day"] < first]
     if not states:
         raise CheckFailed(
-            f"skip_state: nothing for {earlier[-1]}, the day of plays before {first}; build from an earlier day, or all: "
-            "overture skip features"
+            f"skip_state: nothing for {earlier[-1]}, the day of plays before {first}; build from an earlier day, or "
+            "all: overture skip features"
         )
     made_with = lake.report("skip_state", day=states[-1]).get("settings")
     if made_with != settings_of(context):
@@ -203,7 +203,7 @@ def run(context: Context, start: str | None = None, end: str | None = None, *, l
     nothing = contracts.load("skip_features").arrow_schema().empty_table()
     for day in set(todo.days) - set(written):
         written[day] = lake.write("skip_features", nothing, report=report, variant=variant, day=day)
-    found = {
+    found: dict[str, Any] = {
         "variant": variant, "rows": {"skip_features": sum(w.rows for w in written.values())}, "n_groups": n_groups,
         "days": {"written": len(written), "first": todo.days[0], "last": todo.days[-1]}, "state_from": todo.state,
         "path": f"{lake.root}/skip_features/variant={variant}",
@@ -250,4 +250,3 @@ def tidy(context: Context, done: Span) -> dict[str, Any]:
         lake.drop("skip_features", variant=PAST, day=day)
     later = [day for day in written if day > done.days[-1] and day in log]
     return {"days_dropped": gone, "later_days": later}
-

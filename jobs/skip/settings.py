@@ -10,7 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 Positive = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 SplitName = Literal["global", "user", "random", "competition"]
-RareColumn = Literal["genre_id", "artist_id", "album_id", "track_id", "context_type", "platform_name", "platform_family"]
+RareColumn = Literal[
+    "genre_id", "artist_id", "album_id", "track_id", "context_type", "platform_name", "platform_family"
+]
 
 
 class Section(BaseModel):

@@ -122,8 +122,8 @@ def carry(rows: Columns, kind: str, before: Carried, last_day: int) -> Carried:
     day = np.concatenate([before.day, days(rows["ts"])])
     by_day = [np.concatenate([before.day_key, rows[first]]), np.concatenate([before.day_other, other]), day]
     recent = day > last_day - WINDOWS[-1]
-    found, (plays,) = totals([key[recent] for key in by_day], [np.concatenate([before.day_plays, one])[recent]])
-    return Carried(at[0], at[1], numbers, *found, plays)
+    found, sums = totals([key[recent] for key in by_day], [np.concatenate([before.day_plays, one])[recent]])
+    return Carried(at[0], at[1], numbers, found[0], found[1], found[2], sums[0])
 
 
 def latest(keys: Sequence[np.ndarray], ts: np.ndarray) -> np.ndarray:

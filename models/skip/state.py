@@ -55,18 +55,19 @@ def pack(kind: str, carried: Carried) -> Rows:
     # Keys with days are some of all keys, in the same order.
     lengths = np.zeros(n, np.int64)
     if len(first):
-        pairs = set_places(carried, first)
+        pairs = places_with_days(carried, first)
         lengths[pairs] = np.diff(np.append(first, len(carried.day)))
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     return Rows(columns, offsets, carried.day.astype(np.int32), carried.day_plays.astype(np.int32))
 
 
-def set_places(carried: Carried, first: np.ndarray) -> np.ndarray:
+def places_with_days(carried: Carried, first: np.ndarray) -> np.ndarray:
     """Places among the keys of the keys that have days; both ascend."""
     width = int(max(carried.other.max(), 0)) + 2
     ranks, key_rank = np.unique(carried.key, return_inverse=True)
     day_rank = np.searchsorted(ranks, carried.day_key[first])
-    return np.searchsorted(key_rank * width + carried.other + 1, day_rank * width + carried.day_other[first] + 1)
+    places = np.searchsorted(key_rank * width + carried.other, day_rank * width + carried.day_other[first])
+    return np.asarray(places)
 
 
 def after(rows: Columns, before: Rows, kinds: tuple[str, ...], last_day: int, gap_s: int) -> list[Rows]:

@@ -49,5 +49,5 @@ def smoothed(part: np.ndarray, whole: np.ndarray, prior: np.ndarray, weight: flo
 
 
 def ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    """part / whole, NaN where whole is 0."""
+    """Part / whole, NaN where whole is 0."""
     return np.asarray(np.where(whole > 0, part / np.maximum(whole, 1), np.nan))

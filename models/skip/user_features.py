@@ -23,7 +23,9 @@ KINDS = ("user", "user_artist", "user_genre", "user_track")
 UNKNOWN_GENRE = -1
 
 
-def user_counts(rows: Columns, carried: dict[str, Carried], gap_s: int, *, leaky: bool = False) -> dict[str, np.ndarray]:
+def user_counts(
+    rows: Columns, carried: dict[str, Carried], gap_s: int, *, leaky: bool = False
+) -> dict[str, np.ndarray]:
     """Counts (N,) int64 that each play sees; times are seconds since 1970, -1 where there is none."""
     user = Log(rows, "user", carried["user"], leaky=leaky)
     found = {
@@ -84,7 +86,7 @@ def last_ts(log: Log) -> np.ndarray:
 
 
 def session(log: Log, gap_s: int) -> dict[str, np.ndarray]:
-    """The state that each play finds: its user's last play, the session of that one, sessions so far, skips in a row."""
+    """The state that each play finds: its user's last play and its session, sessions so far, skips in a row."""
     history, carried = log.history, log.carried.numbers
     order, known = history.order, history.known
 
@@ -106,7 +108,7 @@ def session(log: Log, gap_s: int) -> dict[str, np.ndarray]:
 
     def seen(value: np.ndarray) -> np.ndarray:
         sums = running(value)
-        return sums[history.tie] - sums[history.start]
+        return np.asarray(sums[history.tie] - sums[history.start])
 
     zero, one = np.zeros(log.n, np.int64), log.one
     heard = log.plays["n_listened"]
@@ -127,8 +129,9 @@ def session(log: Log, gap_s: int) -> dict[str, np.ndarray]:
     # The last second may hold several plays: it was listened to when all of them were.
     before = np.maximum(previous, 0)
     group = history.tie[before]
-    plays, fine = running(log.column(np.ones(len(carried["last_ts"]), np.int64), one)[order]), running(
-        sorted_column("last_listened", heard)
+    plays, fine = (
+        running(log.column(np.ones(len(carried["last_ts"]), np.int64), one)[order]),
+        running(sorted_column("last_listened", heard)),
     )
     all_heard = (plays[history.tie] - plays[group]) == (fine[history.tie] - fine[group])
     good = history.last(~is_carried & (sorted_column("last_listened", heard) == 1))
@@ -161,7 +164,9 @@ def top_genre(rows: Columns, carried: Carried, *, leaky: bool = False) -> np.nda
     by_user = Log(rows, "user_genre", carried, ("user_id",), leaky=leaky).history
     span = int(value.max(initial=0)) + 1
     if span * (int(by_user.rank.max(initial=0)) + 1) >= 2**62:
-        raise ValueError(f"too many plays, genres and users at once ({len(value)} rows): lower skip.features.rows_a_group")
+        raise ValueError(
+            f"too many plays, genres and users at once ({len(value)} rows): lower skip.features.rows_a_group"
+        )
     ordered = np.where(by_user.known, value[by_user.order], -1)
     highest = np.maximum.accumulate(ordered + by_user.rank * span) if len(ordered) else ordered
     edge = by_user.seen
