@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from models.skip.history import DAY_S
+from models.skip.past import DAY_S
 
 TIME_BINS = (6, 12, 18)  # night, morning, afternoon, evening (UTC)
 YEAR_BINS = (1970, 1980, 1990, 2000, 2010, 2014, 2016)  # first years of brackets 1 to 7

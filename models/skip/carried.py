@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from models.skip.history import BEFORE, DAY_S, History, days, totals
+from models.skip.past import BEFORE, DAY_S, History, days, totals
 
 Columns = Mapping[str, np.ndarray]
 TOTALS = ("n_plays", "n_listened", "n_flow", "n_flow_listened")

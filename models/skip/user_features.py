@@ -16,7 +16,7 @@ from __future__ import annotations
 import numpy as np
 
 from models.skip.carried import Carried, Columns, Log
-from models.skip.history import AFTER
+from models.skip.past import AFTER
 from models.skip.track_features import ratio, smoothed
 
 KINDS = ("user", "user_artist", "user_genre", "user_track")
