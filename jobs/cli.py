@@ -109,6 +109,18 @@ def make_deezer(
     print_json(deezer_make.run(out, made))
 
 
+@app.command("make-dsg17")
+def make_dsg17(
+    out: Annotated[Path, typer.Option("--out", help="Folder for train.csv and test.csv.")],
+    rows: Annotated[int, typer.Option("--rows", help="Labelled rows; users and tracks grow with them.")] = 7_558_834,
+    seed: Annotated[int, typer.Option("--seed", help="Same rows and seed, same bytes.")] = 7,
+) -> None:
+    """Write made-up files in the form of the DSG17 tables, of any size."""
+    from jobs.ingest import dsg17_make
+
+    print_json(dsg17_make.run(out, rows, seed))
+
+
 @app.command()
 def paper(
     data: Annotated[Path, typer.Option("--data", help="Folder of the eight published files.")],

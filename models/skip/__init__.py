@@ -1,1 +1,1 @@
-"""The mathematics of the skip engine."""
+"""The skip engine's mathematics: will a listener listen to a track for more than 30 seconds?"""
