@@ -98,9 +98,8 @@ def run(out: Path, rows: int = FULL_ROWS, seed: int = 7) -> dict[str, Any]:
     schema = pa.schema([(name, pa.int64()) for name in (*COLUMNS, "is_listened")])
     asked: list[dict[str, np.ndarray]] = []
     listened = written = 0
-    with csv.CSVWriter(
-        str(out / "train.csv.part"), schema, write_options=csv.WriteOptions(quoting_style="none")
-    ) as file:
+    plain = csv.WriteOptions(quoting_style="none")
+    with csv.CSVWriter(str(out / "train.csv.part"), schema, write_options=plain) as file:
         work: Iterator[int] = progress(range(len(edges) - 1), len(edges) - 1, "made-up users in blocks")
         for block in work:
             users = np.arange(edges[block], edges[block + 1])
