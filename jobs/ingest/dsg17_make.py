@@ -131,7 +131,7 @@ def law(n: int, exponent: float, shift: float) -> np.ndarray:
 def choose(weight: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
     """Indices by weight; by the cumulative sum, which is fast for many draws."""
     edge = np.cumsum(weight)
-    return np.searchsorted(edge, rng.random(size) * edge[-1], side="right").clip(max=len(weight) - 1)
+    return np.asarray(np.searchsorted(edge, rng.random(size) * edge[-1], side="right").clip(max=len(weight) - 1))
 
 
 def draw_catalogue(n: int, n_artists: int, rng: np.random.Generator) -> Catalogue:
@@ -224,7 +224,8 @@ def draw_plays(users: np.ndarray, plays_U: np.ndarray, tracks: Catalogue,
 
 def pick(shares: tuple[tuple[int, float], ...], n: int, rng: np.random.Generator) -> np.ndarray:
     """Codes by their shares."""
-    return np.array([code for code, _ in shares])[choose(np.array([share for _, share in shares]), n, rng)]
+    codes, weights = (np.array(column) for column in zip(*shares, strict=True))
+    return np.asarray(codes[choose(weights, n, rng)])
 
 
 def level(odds: np.ndarray, rate: float) -> float:
