@@ -182,7 +182,9 @@ class Lake:
         Returns what was written by day; `partition` holds the table's other keys.
         """
         contract = contracts.load(table)
-        stage = f"{self._base}/{table}/_stage-{uuid.uuid4().hex[:16]}"
+        whole = "/".join([self._base, table, *(f"{key}={partition[key]}" for key in contract.partition[:-1])])
+        stage = f"{whole}/_stage"  # one writer at a time; what a killed one left goes
+        self._remove(stage)
         written = {}
         try:
             held = self._held(table, frame, "day").write.option("compression", "zstd")

@@ -15,6 +15,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import UTC, datetime
+from functools import reduce
+from operator import and_
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -105,28 +107,37 @@ def parsed(spark: SparkSession, file: Path, *, labelled: bool) -> DataFrame:
     reader = spark.read.schema(schema).option("header", True).option("columnNameOfCorruptRecord", "_broken")
     lines = reader.csv(file.absolute().as_uri())
     wanted = (*NUMBERS, LABEL if labelled else "sample_id")
-    trimmed = {name: F.trim(F.col(f"`{name}`")) for name in wanted}
-    numbers = {name: value.try_cast("bigint") for name, value in trimmed.items()}
-    empty = {name: value.isNull() | (value == "") for name, value in trimmed.items()}
-
-    def first(checks: Iterable[tuple[str, Column]]) -> Column:
-        return F.coalesce(*(F.when(wrong, F.lit(reason)) for reason, wrong in checks))
-
+    # Two steps: each text becomes a number once, whatever asks for it afterwards.
+    numbered = lines.select(
+        "_broken",
+        *(F.col(f"`{name}`").alias(f"_{name}") for name in wanted),
+        *(F.col(f"`{name}`").try_cast("bigint").alias(name) for name in wanted),
+    )
     codes = [n for n in wanted if n not in ("ts_listen", "release_date", "listen_type", LABEL)]
     small = ("context_type", "platform_name", "platform_family", "media_duration", "user_gender")
-    reason = first([
+    unreadable = [
         (f"not {len(names)} values", F.col("_broken").isNotNull()),
-        *((f"{name} is missing", empty[name]) for name in wanted),
-        *((f"{name} is no whole number", numbers[name].isNull()) for name in wanted),
-        *([(f"{LABEL} is not 0 or 1", ~numbers[LABEL].isin(0, 1))] if labelled else []),
-        ("listen_type is not 0 or 1", ~numbers["listen_type"].isin(0, 1)),
-        ("ts_listen is not between 1970 and 2100", ~numbers["ts_listen"].between(0, LATEST - 1)),
-        *((f"{name} is negative", numbers[name] < 0) for name in codes),
-        *((f"{name} is too large", numbers[name] > MAX_CODE) for name in small),
-        ("user_age is above 150", numbers["user_age"] > 150),
-    ])  # fmt: skip
-    columns = [numbers.get(name, F.lit(None).cast("bigint")).alias(name) for name in (*NUMBERS, LABEL, "sample_id")]
-    return lines.select(*columns, reason.alias("reason"))
+        *((f"{n} is missing", F.col(f"_{n}").isNull() | (F.trim(f"_{n}") == "")) for n in wanted),
+        *((f"{n} is no whole number", F.col(n).isNull()) for n in wanted),
+    ]
+    wrong = [
+        *([(f"{LABEL} is not 0 or 1", ~F.col(LABEL).isin(0, 1))] if labelled else []),
+        ("listen_type is not 0 or 1", ~F.col("listen_type").isin(0, 1)),
+        ("ts_listen is not between 1970 and 2100", ~F.col("ts_listen").between(0, LATEST - 1)),
+        *((f"{n} is negative", F.col(n) < 0) for n in codes),
+        *((f"{n} is too large", F.col(n) > MAX_CODE) for n in small),
+        ("user_age is above 150", F.col("user_age") > 150),
+    ]
+    read = F.col("_broken").isNull() & reduce(and_, (F.col(n).isNotNull() for n in wanted))
+    reason = F.when(read, first(wrong)).otherwise(first(unreadable))
+    missing = F.lit(None).cast("bigint")
+    columns = [F.col(n) if n in wanted else missing.alias(n) for n in (*NUMBERS, LABEL, "sample_id")]
+    return numbered.select(*columns, reason.alias("reason"))
+
+
+def first(checks: Iterable[tuple[str, Column]]) -> Column:
+    """The reason of the first check that says yes, else null."""
+    return F.coalesce(*(F.when(wrong, F.lit(reason)) for reason, wrong in checks))
 
 
 def examine(rows: DataFrame, file: Path, cleaning: CleaningSettings) -> dict[str, Any]:

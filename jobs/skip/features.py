@@ -193,8 +193,8 @@ def run(context: Context, start: str | None = None, end: str | None = None, *, l
     prior = everybody(daily, (carried["n_plays"], carried["n_listened"]), leaky)
     variant = LEAKY if leaky else PAST
     report = {
-        "plays": {day: lake.version("plays", day=day) for day in todo.days}, "state": todo.state,
-        "settings": settings_of(context), "commit": context.commit,
+        "days": [todo.days[0], todo.days[-1]], "rows_in": n_rows, "state": todo.state, "settings": settings_of(context),
+        "commit": context.commit,
     }  # fmt: skip
     frame = features(plays, before, prior, n_groups, gap_s, chosen.smoothing, leaky)
     written = lake.write_days(
