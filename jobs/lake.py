@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, cast
@@ -176,10 +176,23 @@ class Lake:
     def write_days(
         self, table: str, frame: DataFrame, *, report: dict[str, Any] | None = None, **partition: str
     ) -> dict[str, Written]:
-        """Replace the day partitions that the frame's column `day` (YYYY-MM-DD) names, in one Spark job.
+        """Replace the day partitions that the frame's column `day` (a date; text sorts slowly) names, in one Spark job.
 
-        All days are written aside first; then each is swapped in by itself, in order. Other days stay as they are.
-        Returns what was written by day; `partition` holds the table's other keys.
+        Other days stay as they are. Returns what was written by day; `partition` holds the table's other keys.
+        """
+
+        def fill(stage: str) -> None:
+            held = self._held(table, frame, "day").write.option("compression", "zstd").mode("append")
+            held.partitionBy("day").parquet(self._public(stage))
+
+        return self.swap_days(table, fill, report=report, **partition)
+
+    def swap_days(
+        self, table: str, fill: Callable[[str], None], *, report: dict[str, Any] | None = None, **partition: str
+    ) -> dict[str, Written]:
+        """Let `fill` write days aside, into the folder that it is given; then swap each in by itself, in order.
+
+        For tasks on many machines that write rows where they are made: each calls `put_day` with that folder.
         """
         contract = contracts.load(table)
         whole = "/".join([self._base, table, *(f"{key}={partition[key]}" for key in contract.partition[:-1])])
@@ -187,8 +200,8 @@ class Lake:
         self._remove(stage)
         written = {}
         try:
-            held = self._held(table, frame, "day").write.option("compression", "zstd")
-            held.partitionBy("day").parquet(self._public(stage))
+            self.fs.create_dir(stage, recursive=True)
+            fill(stage)
             found = self.fs.get_file_info(fs.FileSelector(stage))
             for day in sorted(i.base_name[4:] for i in found if i.base_name.startswith("day=")):
                 folder = self._folder(table, {**partition, "day": day})
@@ -211,6 +224,15 @@ class Lake:
         finally:
             self._remove(stage)
         return written
+
+    def put_day(self, table: str, stage: str, day: str, name: str, frame: pa.Table) -> None:
+        """One file of one day of `swap_days`; a task that is run again replaces its own."""
+        folder = f"{stage}/day={day}"
+        self.fs.create_dir(folder, recursive=True)
+        temporary = f"{folder}/{name}.{uuid.uuid4().hex[:8]}"
+        with self.fs.open_output_stream(temporary) as sink:
+            pq.write_table(conform(table, frame, contracts.load(table).arrow_schema()), sink, compression="zstd")
+        self.fs.move(temporary, f"{folder}/{name}.parquet")
 
     def drop(self, table: str, **partition: str) -> None:
         """Remove a partition: first its pointer, so that no reader starts on it, then its versions."""

@@ -197,7 +197,7 @@ def cleaned(rows: DataFrame, cleaning: CleaningSettings) -> DataFrame:
         (F.col("listen_type") == 1).alias("is_flow"),
         *(F.col(name).cast("int") for name in ("user_gender", "user_age")),
         (F.col(LABEL) == 1).alias(LABEL),
-        F.date_format(ts, "yyyy-MM-dd").alias("day"),
+        F.to_date(ts).alias("day"),
     )
 
 

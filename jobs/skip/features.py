@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from datetime import date
 from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
 from pyspark.sql import functions as F
 
 import contracts
@@ -132,27 +131,15 @@ def daily_counts(plays: DataFrame) -> dict[int, tuple[int, int]]:
 
 
 def features(plays: DataFrame, before: DataFrame, prior: dict[int, float], n_groups: int, gap_s: int, smoothing: float,
-             leaky: bool) -> DataFrame:  # fmt: skip
-    """Pure: plays and the state before them, to the columns of the contract and `day`."""
-    counted_schema = ", ".join(f"{name} {kind}" for name, kind in groups.ROW)
-    counted_schema += "".join(f", {name} int" for name in groups.TRACK_COUNTS)
+             leaky: bool, place: tuple[str, str]) -> DataFrame:  # fmt: skip
+    """Plays and the state before them to features, which tasks write at `place` (lake, folder); numbers of rows."""
+    schema = ", ".join(f"{name} {kind}" for name, kind in groups.ROW)
+    schema += "".join(f", {name} int" for name in groups.TRACK_COUNTS)
     counted = groups.together(
-        plays, before, "artist_id", track_features.KINDS, n_groups, groups.by_artist(leaky), counted_schema
+        plays, before, "artist_id", track_features.KINDS, n_groups, groups.by_artist(leaky), schema
     )
-    replaced = {"ts": ("ts", "long"), "is_listened": ("listened", "long")}
-    columns = [replaced.get(c.name, (c.name, c.type)) for c in contracts.load("skip_features").columns.values()]
-    finished = groups.together(
-        counted,
-        before,
-        "user_id",
-        user_features.KINDS,
-        n_groups,
-        groups.by_user(prior, gap_s, smoothing, leaky, pa.schema([(n, contracts.loader.ARROW[t]) for n, t in columns])),
-        ", ".join(f"{name} {SPARK_TYPES[kind]}" for name, kind in columns),
-    )
-    ts = F.timestamp_seconds("ts")
-    labelled = F.when(F.col("listened") >= 0, F.col("listened") == 1)
-    return finished.withColumns({"is_listened": labelled, "day": F.date_format(ts, "yyyy-MM-dd"), "ts": ts})
+    finish = groups.put_away(groups.by_user(prior, gap_s, smoothing, leaky), *place)
+    return groups.together(counted, before, "user_id", user_features.KINDS, n_groups, finish, "rows bigint")
 
 
 def state_after(plays: DataFrame, before: DataFrame, last_day: int, n_groups: int, gap_s: int) -> DataFrame:
@@ -196,10 +183,14 @@ def run(context: Context, start: str | None = None, end: str | None = None, *, l
         "days": [todo.days[0], todo.days[-1]], "rows_in": n_rows, "state": todo.state, "settings": settings_of(context),
         "commit": context.commit,
     }  # fmt: skip
-    frame = features(plays, before, prior, n_groups, gap_s, chosen.smoothing, leaky)
-    written = lake.write_days(
-        "skip_features", frame.sortWithinPartitions("day", "ts", "play_id"), report=report, variant=variant
-    )
+
+    def fill(stage: str) -> None:
+        done = features(plays, before, prior, n_groups, gap_s, chosen.smoothing, leaky, (lake.root, stage))
+        n_out = done.agg(F.sum("rows")).collect()[0][0] or 0
+        if n_out != n_rows:
+            raise AssertionError(f"{n_rows} plays became {n_out} rows of features")
+
+    written = lake.swap_days(groups.TABLE, fill, report=report, variant=variant)
     nothing = contracts.load("skip_features").arrow_schema().empty_table()
     for day in set(todo.days) - set(written):
         written[day] = lake.write("skip_features", nothing, report=report, variant=variant, day=day)

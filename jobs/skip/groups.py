@@ -6,18 +6,22 @@ Spark shuffles plays and state by artist, then by user, into groups of bounded s
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 from pyspark.sql import functions as F
 
+import contracts
+from jobs.lake import Lake
 from models.skip import calendar, state, track_features, user_features
 from models.skip.carried import TOTALS, USER_NUMBERS
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
+TABLE = "skip_features"
 ROW = (
     ("play_id", "bigint"), ("sample_id", "bigint"), ("ts", "bigint"), ("user_id", "bigint"), ("track_id", "bigint"),
     ("artist_id", "bigint"), ("album_id", "bigint"), ("genre_id", "bigint"), ("context_type", "int"),
@@ -83,9 +87,9 @@ def by_artist(leaky: bool) -> Callable[[pa.Table, pa.Table], pa.Table]:
     return counted
 
 
-def by_user(prior: Prior, gap_s: int, smoothing: float, leaky: bool,
-            wanted: pa.Schema) -> Callable[[pa.Table, pa.Table], pa.Table]:  # fmt: skip
-    """Plays of some users with TRACK_COUNTS, and the users' state: every feature, as `wanted` has them."""
+def by_user(prior: Prior, gap_s: int, smoothing: float, leaky: bool) -> Callable[[pa.Table, pa.Table], pa.Table]:
+    """Plays of some users with TRACK_COUNTS, and the users' state: rows of skip_features, by (ts, play_id)."""
+    schema = contracts.load(TABLE).arrow_schema()
 
     def finished(plays: pa.Table, before: pa.Table) -> pa.Table:
         rows, carried = arrays(plays, NEEDED), carried_rows(before)
@@ -102,19 +106,46 @@ def by_user(prior: Prior, gap_s: int, smoothing: float, leaky: bool,
             **calendar.track_age(rows["ts"], more["release_day"]),
             **calendar.duration_groups(more["duration_s"], more["user_gender"]),
         }
+        found["ts"] = rows["ts"] * 1_000_000
+        order = pa.array(np.lexsort((plays.column("play_id").to_numpy(), rows["ts"])))
         columns = []
-        for field in wanted:
-            if field.name in found:
-                value = found[field.name]
-                if pa.types.is_floating(field.type):
-                    columns.append(pa.array(value.astype(np.float32), from_pandas=True))
-                else:
-                    columns.append(pa.array(value.astype(field.type.to_pandas_dtype())))
+        for field in schema:
+            if field.name == "is_listened":
+                column = pa.array(rows["listened"] == 1, mask=rows["listened"] < 0)
+            elif field.name not in found:
+                column = plays.column(field.name)
+            elif pa.types.is_floating(field.type):
+                column = pa.array(found[field.name].astype(np.float32), from_pandas=True)
             else:
-                columns.append(plays.column(field.name))
-        return pa.table(columns, schema=wanted)
+                kind = np.int32 if pa.types.is_int32(field.type) else np.int64
+                column = pa.array(found[field.name].astype(kind)).cast(field.type)
+            columns.append(column.take(order))
+        return pa.table(columns, names=schema.names)
 
     return finished
+
+
+def put_away(work: Callable[[pa.Table, pa.Table], pa.Table], root: str, stage: str) -> Callable[
+    [pa.Table, pa.Table], pa.Table
+]:  # fmt: skip
+    """`work`, its rows written by day where they are made (jobs/lake.py, swap_days); what comes back is how many.
+
+    Seventy columns of every play through Java and back would take longer than all that is computed of them.
+    """
+
+    def written(plays: pa.Table, before: pa.Table) -> pa.Table:
+        if plays.num_rows:
+            table, lake = work(plays, before), Lake(root)
+            day = table.column("ts").cast(pa.int64()).to_numpy() // 86_400_000_000
+            edges = np.concatenate([[0], np.flatnonzero(np.diff(day)) + 1, [len(day)]])
+            name = f"part-{plays.column('_group')[0].as_py():05d}"
+            for start, end in pairwise(edges.tolist()):
+                lake.put_day(
+                    TABLE, stage, str(np.datetime64(int(day[start]), "D")), name, table.slice(start, end - start)
+                )
+        return pa.table({"rows": pa.array([plays.num_rows], pa.int64())})
+
+    return written
 
 
 def left_behind(kinds: tuple[str, ...], last_day: int, gap_s: int) -> Callable[[pa.Table, pa.Table], pa.Table]:
