@@ -7,7 +7,19 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-ORDER = ("als", "svd", "segments", "paper", "growth", "pairs", "playlists", "ablation", "baselines", "service")
+ORDER = (
+    "als",
+    "svd",
+    "segments",
+    "paper",
+    "growth",
+    "pairs",
+    "playlists",
+    "ablation",
+    "baselines",
+    "skip_features",
+    "service",
+)
 HEAD = """# Measurements
 
 Made by `python benchmarks/report.py` from `results/*.json`; do not edit. `make bench` runs every script and this one.

@@ -6,62 +6,43 @@ Exit codes: 0 done; 2 bad arguments or settings; 3 a contract, a check or the ga
 
 from __future__ import annotations
 
-import json
 import sys
 import traceback
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast, get_args
+from typing import Annotated, Literal, cast
 
 import typer
 
+from jobs.commands.experiments import experiments
+from jobs.commands.options import (
+    BacktestOption,
+    ConfigOption,
+    EngineOption,
+    SpaceOption,
+    WeekOption,
+    print_json,
+    run_job,
+    run_tracked,
+)
+from jobs.commands.release import release
+from jobs.commands.skip import skip
 from jobs.context import Context
 from jobs.errors import BadArgument, OvertureError
 from jobs.settings import SPACES, Space, home, load
 from jobs.weeks import Week, parse_day
-from serving.settings import ArmMethod
 
 app = typer.Typer(
-    help="Weekly cold-start models for a music service: learn, judge, release.",
+    help="Models for a music service, learned weekly: a listener's first day, and the skips after it.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
 )
 matrix = typer.Typer(help="From events to the user-track matrix, the track pairs and the first days.")
 factorize = typer.Typer(help="Learn a joint space of users and tracks.")
-release = typer.Typer(help="Bundle, judge, promote, publish and roll back.")
-for group, name in ((matrix, "matrix"), (factorize, "factorize"), (release, "release")):
+for group, name in ((matrix, "matrix"), (factorize, "factorize"), (release, "release"), (skip, "skip")):
     app.add_typer(group, name=name, no_args_is_help=True)
-
-WeekOption = Annotated[str, typer.Option("--week", help="Logical week: a Monday, YYYY-MM-DD.")]
-BacktestOption = Annotated[
-    bool, typer.Option("--backtest", help="Judge on the cohort registered in the week after as_of (paper's protocol).")
-]
-ConfigOption = Annotated[
-    Path | None, typer.Option("--config", help="Settings file; default OVERTURE_CONFIG, else configs/demo.yaml.")
-]
-SpaceOption = Annotated[str, typer.Option("--space", help="tt_svd or ut_als.")]
-
-
-def run_job(module: str, week: str, config: Path | None, backtest: bool = False, **arguments: Any) -> None:
-    """Import one job, run it about one week, and print its report as the last line."""
-    context = Context(load(config), Week.parse(week, backtest=backtest))
-    print_json(import_module(f"jobs.{module}").run(context, **arguments))
-
-
-def run_tracked(module: str, week: str, config: Path | None, backtest: bool, space: str | None = None) -> None:
-    """The same for a job that leaves its child run in MLflow to us."""
-    from jobs import weekly
-
-    context = Context(load(config), Week.parse(week, backtest=backtest))
-    job = import_module(f"jobs.{module}")
-    print_json(weekly.tracked(context, module.split(".")[1], space, job.run))
-
-
-def print_json(report: dict[str, Any]) -> None:
-    """The machine's part of the output: one line of JSON."""
-    sys.stdout.flush()
-    typer.echo(json.dumps(report, sort_keys=True, default=str))
+app.add_typer(experiments)
 
 
 def known_space(space: str) -> str:
@@ -73,14 +54,17 @@ def known_space(space: str) -> str:
 
 @app.command()
 def ingest(
-    source: Annotated[str, typer.Argument(help="simulate, mpd, lastfm_1k or deezer.")],
+    source: Annotated[str, typer.Argument(help="simulate, mpd, lastfm_1k, deezer or dsg17.")],
     data: Annotated[Path | None, typer.Option("--data", help="Folder in the dataset's public format.")] = None,
     config: ConfigOption = None,
 ) -> None:
-    """Read one real format: into users, tracks, events and playlists; deezer, into arrays. Safe to run again."""
+    """Read one real format: into users, tracks, events and playlists; deezer, into arrays; dsg17, into plays.
+
+    Safe to run again.
+    """
     settings = load(config)
-    if source not in ("simulate", "mpd", "lastfm_1k", "deezer"):
-        raise BadArgument(f"source: '{source}' is no adapter; choose simulate, mpd, lastfm_1k or deezer")
+    if source not in ("simulate", "mpd", "lastfm_1k", "deezer", "dsg17"):
+        raise BadArgument(f"source: '{source}' is no adapter; choose simulate, mpd, lastfm_1k, deezer or dsg17")
     if source != "simulate" and (data is None or not data.is_dir()):
         raise BadArgument(f"--data: {source} needs the folder of its files, got {data}")
     context = Context(settings, Week.parse(settings.week))
@@ -104,6 +88,18 @@ def make_deezer(
     spaces = (cast(Space, known_space(space)),) if space else SPACES
     made = deezer_make.Made(users, tracks, seed, cast(Literal["array", "json"], encoding), spaces)
     print_json(deezer_make.run(out, made))
+
+
+@app.command("make-dsg17")
+def make_dsg17(
+    out: Annotated[Path, typer.Option("--out", help="Folder for train.csv and test.csv.")],
+    rows: Annotated[int, typer.Option("--rows", help="Labelled rows; users and tracks grow with them.")] = 7_558_834,
+    seed: Annotated[int, typer.Option("--seed", help="Same rows and seed, same bytes.")] = 7,
+) -> None:
+    """Write made-up files in the form of the DSG17 tables, of any size."""
+    from jobs.ingest import dsg17_make
+
+    print_json(dsg17_make.run(out, rows, seed))
 
 
 @app.command()
@@ -132,16 +128,22 @@ def paper(
 
 
 @app.command()
-def begin(week: WeekOption, config: ConfigOption = None, backtest: BacktestOption = False) -> None:
+def begin(
+    week: WeekOption,
+    engine: EngineOption = "cold_start",
+    config: ConfigOption = None,
+    backtest: BacktestOption = False,
+) -> None:
     """Open the week's parent run in MLflow."""
     from jobs import weekly
 
-    print_json(weekly.begin(Context(load(config), Week.parse(week, backtest=backtest))))
+    print_json(weekly.begin(Context.of(load(config), Week.parse(week, backtest=backtest), engine)))
 
 
 @app.command()
 def complete(
     week: WeekOption,
+    engine: EngineOption = "cold_start",
     config: ConfigOption = None,
     backtest: BacktestOption = False,
     failed: Annotated[bool, typer.Option("--failed", help="Close it as failed.")] = False,
@@ -149,18 +151,19 @@ def complete(
     """Close the week's parent run in MLflow with its summary."""
     from jobs import weekly
 
-    print_json(weekly.complete(Context(load(config), Week.parse(week, backtest=backtest)), failed))
+    print_json(weekly.complete(Context.of(load(config), Week.parse(week, backtest=backtest), engine), failed))
 
 
 @app.command()
 def check(
     tables: Annotated[list[str], typer.Argument(help="Tables to check, such as users tracks events playlists.")],
     week: WeekOption,
+    engine: EngineOption = "cold_start",
     config: ConfigOption = None,
     backtest: BacktestOption = False,
 ) -> None:
     """Run Great Expectations on tables; exit 3 when one fails, before anything downstream sees it."""
-    run_job("quality", week, config, backtest, tables=tables)
+    run_job("quality", week, config, backtest, engine, tables=tables)
 
 
 @matrix.command("catalog")
@@ -229,54 +232,6 @@ def evaluate(
     run_job("cold_start.evaluate", week, config, backtest, space=known_space(space))
 
 
-@release.command("bundle")
-def release_bundle(week: WeekOption, config: ConfigOption = None) -> None:
-    """Build the week's release and register it as challenger."""
-    run_job("release.bundle", week, config)
-
-
-@release.command("gate")
-def release_gate(week: WeekOption, config: ConfigOption = None) -> None:
-    """Judge the challenger; exit 3 when it fails."""
-    run_job("release.gate", week, config)
-
-
-@release.command("promote")
-def release_promote(
-    week: Annotated[str, typer.Option("--week", help="The week whose release it is; not needed with --release.")] = "",
-    digest: Annotated[str, typer.Option("--release", help="Digest of a bundle; default: the week's own.")] = "",
-    approved: Annotated[bool, typer.Option("--approved", help="A person accepted a verdict in the grey zone.")] = False,
-    config: ConfigOption = None,
-) -> None:
-    """Make a release the champion; one of two at once wins, a crash leaves the old one serving."""
-    if not week and not digest:
-        raise BadArgument("release promote: name the week (--week) or the release (--release)")
-    run_job("release.promote", week or load(config).week, config, release=digest or None, approved=approved)
-
-
-@release.command("publish")
-def release_publish(
-    week: WeekOption,
-    store: Annotated[str, typer.Option("--store", help="memory, redis or cassandra; default: settings.")] = "",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be written, write nothing.")] = False,
-    config: ConfigOption = None,
-) -> None:
-    """Open the champion as the service would, and write its known listeners to the store."""
-    run_job("release.publish", week, config, store=store or None, dry_run=dry_run)
-
-
-@release.command("rollback")
-def release_rollback(
-    to: Annotated[str, typer.Option("--to", help="Digest of a former champion; default: the previous one.")] = "",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would change, change nothing.")] = False,
-    config: ConfigOption = None,
-) -> None:
-    """Return to the previous champion."""
-    settings = load(config)
-    context = Context(settings, Week.parse(settings.week))
-    print_json(import_module("jobs.release.rollback").run(context, to=to or None, dry_run=dry_run))
-
-
 @app.command("cold-users")
 def cold_users(
     day: Annotated[str, typer.Option("--day", help="Day of registration (UTC), YYYY-MM-DD.")],
@@ -311,62 +266,6 @@ def serve(
         raise BadArgument(f"serve: {wrong}") from None
     service.serve(settings, home(), everything.store)
     print_json({"served": f"{settings.host}:{settings.port}"})
-
-
-@app.command("ab-plan")
-def ab_plan(config: ConfigOption = None) -> None:
-    """Register the experiment of the settings before its first day: arms, hypothesis, listeners needed, days."""
-    run_experiment("plan", config)
-
-
-@app.command("ab-ingest")
-def ab_ingest(
-    data: Annotated[Path, typer.Option("--data", help="Folder of exposures-<day>*.jsonl and outcomes-<day>*.jsonl.")],
-    config: ConfigOption = None,
-) -> None:
-    """Read the service's exposure log and the app's outcomes into the lake; bad lines are counted by reason."""
-    run_experiment("ingest", config, folder=data)
-
-
-@app.command("ab-test")
-def ab_test(
-    experiment: Annotated[str, typer.Option("--experiment", help="Default: the one of the settings.")] = "",
-    config: ConfigOption = None,
-) -> None:
-    """Judge a registered experiment over its planned days; exit 3 where it cannot give a verdict."""
-    run_experiment("verdict", config, name=experiment or load(config).experiment.name)
-
-
-@app.command("ab-estimate")
-def ab_estimate(
-    policy: Annotated[
-        str, typer.Option("--policy", help="semi_pers, full_pers, blend, popularity or country_age_mean.")
-    ],
-    arm: Annotated[str, typer.Option("--arm", help="The arm whose log carries the estimate: one that explores.")],
-    experiment: Annotated[str, typer.Option("--experiment", help="Default: the one of the settings.")] = "",
-    config: ConfigOption = None,
-) -> None:
-    """Estimate what a method would be worth from an exploring arm's log (IPS, SNIPS); exit 3 where it cannot."""
-    if policy not in get_args(ArmMethod):
-        raise BadArgument(f"--policy: '{policy}' is no method of the service; choose {', '.join(get_args(ArmMethod))}")
-    run_experiment("estimate", config, name=experiment or load(config).experiment.name, arm_name=arm, policy=policy)
-
-
-@app.command("ab-simulate")
-def ab_simulate(
-    listeners: Annotated[int, typer.Option("--listeners", min=100, help="New listeners, about.")] = 8_000,
-    length: Annotated[int, typer.Option("--length", min=1, max=200, help="Tracks that a list displays.")] = 12,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Same seed, same people.")] = 1,
-    config: ConfigOption = None,
-) -> None:
-    """Run the experiment of the settings on new listeners of the made-up service, served by the champion."""
-    run_experiment("simulate", config, listeners=listeners, length=length, seed=seed)
-
-
-def run_experiment(module: str, config: Path | None, **arguments: Any) -> None:
-    """Run one job of jobs/ab/, which is about no week of learning, and print its report as the last line."""
-    settings = load(config)
-    print_json(import_module(f"jobs.ab.{module}").run(Context(settings, Week.parse(settings.week)), **arguments))
 
 
 @app.command()

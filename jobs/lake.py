@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, cast
@@ -186,6 +186,67 @@ class Lake:
         self._forget_old(folder, version)
         return Written(table, self._public(target), rows)
 
+    def write_days(
+        self, table: str, frame: DataFrame, *, report: dict[str, Any] | None = None, **partition: str
+    ) -> dict[str, Written]:
+        """Replace the day partitions that the frame's column `day` (a date; text sorts slowly) names, in one Spark job.
+
+        Other days stay as they are. Returns what was written by day; `partition` holds the table's other keys.
+        """
+
+        def fill(stage: str) -> None:
+            held = self._held(table, frame, "day").write.option("compression", "zstd").mode("append")
+            held.partitionBy("day").parquet(self._public(stage))
+
+        return self.swap_days(table, fill, report=report, **partition)
+
+    def swap_days(
+        self, table: str, fill: Callable[[str], None], *, report: dict[str, Any] | None = None, **partition: str
+    ) -> dict[str, Written]:
+        """Let `fill` write days aside, into the folder that it is given; then swap each in by itself, in order.
+
+        For tasks on many machines that write rows where they are made: each calls `put_day` with that folder.
+        """
+        contract = contracts.load(table)
+        whole = "/".join([self._base, table, *(f"{key}={partition[key]}" for key in contract.partition[:-1])])
+        stage = f"{whole}/_stage"  # one writer at a time; what a killed one left goes
+        self._remove(stage)
+        written = {}
+        try:
+            self.fs.create_dir(stage, recursive=True)
+            fill(stage)
+            found = self.fs.get_file_info(fs.FileSelector(stage))
+            for day in sorted(i.base_name[4:] for i in found if i.base_name.startswith("day=")):
+                folder = self._folder(table, {**partition, "day": day})
+                version = f"v-{uuid.uuid4().hex[:16]}"
+                self.fs.create_dir(f"{folder}/{version}", recursive=True)
+                for file in self._files(f"{stage}/day={day}"):
+                    self.fs.move(file, f"{folder}/{version}/{file.rsplit('/', 1)[1]}")
+                rows = sum(self._footer(file) for file in self._files(f"{folder}/{version}"))
+                pointer = {"version": version, "rows": rows, "contract": contract.version, "report": report or {}}
+                self._replace(f"{folder}/{POINTER}", json.dumps(pointer, indent=1, sort_keys=True).encode())
+                self._forget_old(folder, version)
+                written[day] = Written(table, self._public(f"{folder}/{version}"), rows)
+        except OvertureError:
+            raise
+        except Exception as error:
+            raise OvertureError(
+                f"{table}: could not write days to {self.root}/{table}: {_root_cause(error)}; days that were not "
+                "swapped in hold the old data"
+            ) from error
+        finally:
+            self._remove(stage)
+        return written
+
+    def put_day(self, table: str, stage: str, day: str, name: str, frame: pa.Table) -> None:
+        """One file of one day of `swap_days`; a task that is run again replaces its own."""
+        folder = f"{stage}/day={day}"
+        self.fs.create_dir(folder, recursive=True)
+        temporary = f"{folder}/{name}.{uuid.uuid4().hex[:8]}"
+        with self.fs.open_output_stream(temporary) as sink:
+            pq.write_table(conform(table, frame, contracts.load(table).arrow_schema()), sink, compression="zstd")
+        self.fs.move(temporary, f"{folder}/{name}.parquet")
+
     def drop(self, table: str, **partition: str) -> None:
         """Remove a partition: first its pointer, so that no reader starts on it, then its versions."""
         folder = self._folder(table, partition)
@@ -207,6 +268,11 @@ class Lake:
                 writer.write_table(conform(table, batch, schema))
 
     def _write_spark(self, table: str, frame: DataFrame, target: str) -> None:
+        held = self._held(table, frame)
+        held.write.option("compression", "zstd").parquet(self._public(target))
+
+    def _held(self, table: str, frame: DataFrame, *keys: str) -> DataFrame:
+        """The contract's columns in order, then the keys; a missing column or a wrong type is refused by name."""
         wanted = spark_schema(table)
         found = {f.name: f.dataType for f in frame.schema.fields}
         for column in wanted.fields:
@@ -217,7 +283,7 @@ class Lake:
                     f"{table}: column '{column.name}' is {found[column.name].simpleString()}, "
                     f"the contract says {column.dataType.simpleString()}"
                 )
-        frame.select(*wanted.fieldNames()).write.option("compression", "zstd").parquet(self._public(target))
+        return frame.select(*wanted.fieldNames(), *keys)
 
     def _replace(self, file: str, content: bytes) -> None:
         temporary = f"{file}.{uuid.uuid4().hex[:8]}"

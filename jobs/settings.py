@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from jobs.errors import BadArgument
+from jobs.skip.settings import SkipSettings
 from serving.settings import Experiment, Name, ServiceSettings, StoreSettings
 
 Space = Literal["ut_als", "tt_svd"]
@@ -66,8 +67,9 @@ class SimulateSettings(Section):
 class SourceSettings(Section):
     """Where the first four tables come from."""
 
-    kind: Literal["simulate", "mpd", "lastfm_1k", "deezer"] = Field(
-        "simulate", description="deezer: the public files enter after the spaces; `overture paper` reads them"
+    kind: Literal["simulate", "mpd", "lastfm_1k", "deezer", "dsg17"] = Field(
+        "simulate",
+        description="deezer: the public files enter after the spaces; `overture paper` reads them; dsg17: skip engine",
     )
     seed: int = 7
     max_bad_share: Share = Field(0.01, description="more unreadable lines than this stop the run")
@@ -363,6 +365,7 @@ class Settings(BaseSettings):
     evaluation: EvaluationSettings = EvaluationSettings()
     gate: GateSettings = GateSettings()
     paper: PaperSettings = PaperSettings()
+    skip: SkipSettings = SkipSettings()
     mlflow: MlflowSettings = MlflowSettings()
     service: ServiceSettings = ServiceSettings()
     experiment: ExperimentSettings = ExperimentSettings()

@@ -8,7 +8,7 @@ from typing import Any
 
 from jobs import tracking
 from jobs.context import Context
-from jobs.settings import SPACES
+from jobs.release import engine
 
 
 def begin(context: Context) -> dict[str, Any]:
@@ -48,13 +48,8 @@ def is_number(value: object) -> bool:
 
 
 def complete(context: Context, failed: bool = False) -> dict[str, Any]:
-    """End the parent run: with the test metrics of both spaces and the gate's verdict, or as failed."""
-    metrics: dict[str, float] = {}
-    for space in SPACES:
-        if context.lake.exists("evaluation", week=context.week.name, space=space):
-            for row in context.lake.read("evaluation", week=context.week.name, space=space).to_pylist():
-                if row["split"] == "test" and row["slice"] == "all":
-                    metrics[f"{space}.{row['method']}.{row['metric']}_at_{row['k']}"] = row["value"]
+    """End the parent run: with the engine's test metrics and the gate's verdict, or as failed."""
+    metrics = engine.contents(context).summary(context)
     gate = context.work / "gate.json"
     verdict = json.loads(gate.read_text())["verdict"] if gate.is_file() and not context.week.backtest else None
     run = tracking.finish_week(context, metrics, verdict, failed=failed)

@@ -10,7 +10,19 @@ import psutil
 import pytest
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-SCRIPTS = ("als", "svd", "segments", "paper", "growth", "pairs", "playlists", "ablation", "baselines", "service")
+SCRIPTS = (
+    "als",
+    "svd",
+    "segments",
+    "paper",
+    "growth",
+    "pairs",
+    "playlists",
+    "ablation",
+    "baselines",
+    "skip_features",
+    "service",
+)
 RESULTS = sorted((BENCHMARKS / "results").glob("*.json"))
 sys.path.append(str(BENCHMARKS))
 

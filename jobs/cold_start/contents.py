@@ -57,6 +57,17 @@ def answering(context: Context) -> str:
     return f"{gate.space}/blend" if gate.method == "blend" else gate.space
 
 
+def summary(context: Context) -> dict[str, float]:
+    """Every method's test metrics in both spaces."""
+    metrics: dict[str, float] = {}
+    for space in SPACES:
+        if context.lake.exists("evaluation", week=context.week.name, space=space):
+            for row in context.lake.read("evaluation", week=context.week.name, space=space).to_pylist():
+                if row["split"] == "test" and row["slice"] == "all":
+                    metrics[f"{space}.{row['method']}.{row['metric']}_at_{row['k']}"] = row["value"]
+    return metrics
+
+
 def _names(context: Context, track_ids: pa.ChunkedArray) -> dict[str, list[str | None]]:
     """What people call the tracks, in this order; null where the tracks table does not know."""
     tracks = context.lake.read("tracks")

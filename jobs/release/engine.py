@@ -24,6 +24,9 @@ class Contents(Protocol):
     def answering(self, context: Context) -> str:
         """The folder of the bundle whose network.onnx stands for the release in MLflow's registry."""
 
+    def summary(self, context: Context) -> dict[str, float]:
+        """The week's test metrics by name, as far as they are there, for its parent run."""
+
 
 class Judging(Protocol):
     """How a bundle is judged."""

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+from pyspark.sql import functions as F
 
 from jobs.errors import BadArgument, CheckFailed, OvertureError
 from jobs.lake import Lake, list_column, vectors
@@ -235,3 +236,40 @@ def test_vectors_come_in_the_order_of_their_index(lake):
     lake.write("track_vectors", turned.slice(0, 2), **AT)
     with pytest.raises(CheckFailed, match="'track_idx' does not run from 0 to 1"):
         lake.matrix("track_vectors", **AT)
+
+
+def of_days(spark, **rows):
+    """Plays of an adapter, reduced to a table of days: skip_state has few columns that matter."""
+    from jobs.lake import spark_schema
+
+    schema = spark_schema("skip_state")
+    found = [
+        {"kind": "user", "key": key, "other": -1, "n_plays": 1, "n_listened": 0, "n_flow": 0, "n_flow_listened": 0,
+         "last_ts": 5, "days": [], "plays": [], "day": f"2026-11-{day[1:]}"}
+        for day, keys in rows.items() for key in keys
+    ]  # fmt: skip
+    return spark.createDataFrame(found, schema.add("day", "string"))
+
+
+def test_days_are_swapped_in_one_by_one_and_other_days_stay(lake, spark):
+    written = lake.write_days("skip_state", of_days(spark, d16=[1, 2], d17=[3]), report={"n": 1})
+    assert {day: w.rows for day, w in written.items()} == {"2026-11-16": 2, "2026-11-17": 1}
+    lake.write_days("skip_state", of_days(spark, d17=[4, 5, 6], d18=[7]), report={"n": 2})
+    found = {p["day"]: lake.read("skip_state", **p).column("key").to_pylist() for p in lake.partitions("skip_state")}
+    assert {day: sorted(keys) for day, keys in found.items()} == {
+        "2026-11-16": [1, 2], "2026-11-17": [4, 5, 6], "2026-11-18": [7],
+    }  # fmt: skip
+    assert [lake.report("skip_state", **p)["n"] for p in lake.partitions("skip_state")] == [1, 2, 2]
+    assert not list((Path(lake.root) / "skip_state").glob("_stage*"))
+
+
+def test_days_that_break_the_contract_or_fail_on_the_way_change_nothing(lake, spark):
+    lake.write_days("skip_state", of_days(spark, d16=[1]))
+    wrong = of_days(spark, d16=[9]).withColumn("n_plays", F.lit("x"))
+    with pytest.raises(CheckFailed, match="n_plays"):
+        lake.write_days("skip_state", wrong)
+    broken = of_days(spark, d16=[9]).withColumn("key", F.raise_error(F.lit("away")).cast("bigint"))
+    with pytest.raises(OvertureError, match="away"):
+        lake.write_days("skip_state", broken)
+    assert lake.read("skip_state", day="2026-11-16").column("key").to_pylist() == [1]
+    assert not list((Path(lake.root) / "skip_state").glob("_stage*"))
