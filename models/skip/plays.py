@@ -67,9 +67,7 @@ class Plays:
         if self.listened_N is not None:
             odd = np.flatnonzero((self.listened_N != 0) & (self.listened_N != 1))
             if len(odd):
-                raise ValueError(
-                    f"plays.listened_N: must be 0 or 1, play {odd[0]} has {self.listened_N[odd[0]]}"
-                )
+                raise ValueError(f"plays.listened_N: must be 0 or 1, play {odd[0]} has {self.listened_N[odd[0]]}")
 
     def __len__(self) -> int:
         return len(self.ts_N)
