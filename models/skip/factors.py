@@ -125,8 +125,8 @@ class Pmf(SkipModel):
         for _ in range(recipe.epochs):
             order_N = rng.permutation(len(train))
             loss = _descend(
-                order_N, user_N, track_N, listened_N, np.float32(self.mean), *self.parts.values(),
-                np.float32(recipe.learning_rate), np.float32(recipe.regularisation),
+                order_N, user_N, track_N, listened_N, np.float32(self.mean), np.float32(recipe.learning_rate),
+                np.float32(recipe.regularisation), *self.parts.values(),
             )  # fmt: skip
             history.append(Epoch(loss / len(train), log_loss(valid.labels(), self.predicted(valid))))
             if history[-1].valid <= min(h.valid for h in history):
@@ -166,12 +166,12 @@ def _descend(
     track_N: NDArray[np.int32],
     listened_N: NDArray[np.int8],
     mean: np.float32,
+    rate: np.float32,
+    reg: np.float32,
     user_bias_U: NDArray[np.float32],
     track_bias_T: NDArray[np.float32],
     user_UD: NDArray[np.float32],
     track_TD: NDArray[np.float32],
-    rate: np.float32,
-    reg: np.float32,
 ) -> float:
     """One epoch of stochastic gradient descent on log loss, one play after the other; the sum of losses."""
     loss = 0.0

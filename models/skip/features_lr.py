@@ -50,7 +50,7 @@ class FeatureRegression(SkipModel):
 
     def contributions(self, plays: Plays) -> NDArray[np.float64]:
         """Log odds that each column adds to those of the mean training play, (N, G)."""
-        return (self.dense.columns(plays) - self.centre_G) * self.regression.weights_G
+        return np.asarray((self.dense.columns(plays) - self.centre_G) * self.regression.weights_G, np.float64)
 
     def columns(self) -> tuple[str, ...]:
         """What each column of contributions() tells about, (G,)."""

@@ -71,9 +71,9 @@ class FactorisationMachine(SkipModel):
         best: tuple[np.ndarray, ...] = ()
         for _ in range(recipe.epochs):
             loss = _descend(
-                rng.permutation(len(train)), places_NM, listened_N, self.bias_1, self.linear_W, self.factors_WD,
-                *squares, np.float32(recipe.learning_rate), np.float32(recipe.l2_linear),
-                np.float32(recipe.l2_factors),
+                rng.permutation(len(train)), places_NM, listened_N, np.float32(recipe.learning_rate),
+                np.float32(recipe.l2_linear), np.float32(recipe.l2_factors), self.bias_1, self.linear_W,
+                self.factors_WD, *squares,
             )  # fmt: skip
             history.append(Epoch(loss / len(train), log_loss(valid.labels(), self._score(valid_places))))
             if history[-1].valid <= min(h.valid for h in history):
@@ -150,15 +150,15 @@ def _descend(
     order_N: NDArray[np.int64],
     places_NM: NDArray[np.int32],
     listened_N: NDArray[np.int8],
+    rate: np.float32,
+    l2_w: np.float32,
+    l2_v: np.float32,
     bias_1: NDArray[np.float32],
     linear_W: NDArray[np.float32],
     factors_WD: NDArray[np.float32],
     bias_sq: NDArray[np.float32],
     linear_sq: NDArray[np.float32],
     factors_sq: NDArray[np.float32],
-    rate: np.float32,
-    l2_w: np.float32,
-    l2_v: np.float32,
 ) -> float:
     """One epoch of AdaGrad on log loss, one play after the other; the sum of losses."""
     loss = 0.0

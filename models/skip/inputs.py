@@ -74,7 +74,8 @@ class Numbers:
         args = (train.names, categories, mean, np.asarray(strengths))
         raw_NG = cls(*args, np.empty((0, _KNOTS), np.float32), None, for_whom).raw(some)
         start = len(strengths)
-        flags_G = np.isnan(raw_NG[:, start : raw_NG.shape[1] - 1 - len(categories)]).any(axis=0)
+        plain_NG = raw_NG[:, start : raw_NG.shape[1] - 1 - len(categories)]
+        flags_G = np.asarray(np.isnan(plain_NG).any(axis=0))
         return cls(*args, _quantiles(raw_NG), flags_G, for_whom)
 
     def raw(self, plays: Plays) -> NDArray[np.float32]:
@@ -165,7 +166,7 @@ class Dense:
 
     def columns(self, plays: Plays, dtype: type = np.float32) -> NDArray[np.floating]:
         """(N, G), in steps that bound memory; float16 where many plays are kept for training."""
-        out_NG = np.empty((len(plays), self.width), dtype)
+        out_NG: NDArray[Any] = np.empty((len(plays), self.width), dtype)
         for start in range(0, len(plays), _STEP):
             part = plays.rows(slice(start, start + _STEP))
             to = out_NG[start : start + len(part)]

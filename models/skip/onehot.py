@@ -95,8 +95,8 @@ class OneHot:
         for name in binned:
             known = plays.numbers((name,), for_whom)[some, 0]
             known = known[~np.isnan(known)]
-            quantiles = np.quantile(known, np.arange(1, bins) / bins) if len(known) else []
-            edges.append(np.unique(np.asarray(quantiles, np.float32)))
+            quantiles = np.quantile(known, np.arange(1, bins) / bins) if len(known) else np.empty(0)
+            edges.append(np.unique(quantiles.astype(np.float32)))
         return cls(exact, binned, vocabularies, edges, for_whom)
 
     @property
@@ -127,7 +127,7 @@ class OneHot:
 
     def state(self) -> tuple[dict[str, tuple[str, ...]], dict[str, np.ndarray]]:
         """What restore() takes."""
-        arrays = {f"values.{m}": v.values_V for m, v in enumerate(self.vocabularies)}
+        arrays: dict[str, np.ndarray] = {f"values.{m}": v.values_V for m, v in enumerate(self.vocabularies)}
         arrays |= {f"edges.{m}": e for m, e in enumerate(self.edges)}
         return {"exact": self.exact, "binned": self.binned}, arrays
 
