@@ -59,7 +59,7 @@ def logit(proba_N: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def fold_borders(n: int, folds: int, first_share: float) -> list[int]:
     """Where the K folds begin and end, K + 1 places; the plays before the first are only learned from."""
-    return [int(round(b)) for b in np.linspace(first_share * n, n, folds + 1)]
+    return [round(b) for b in np.linspace(first_share * n, n, folds + 1)]
 
 
 def out_of_fold(make: Make, name: str, train: Plays, borders: Sequence[int], seed: int) -> NDArray[np.float64]:

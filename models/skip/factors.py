@@ -1,8 +1,8 @@
 """Two matrix factorisations of who plays what: truncated SVD with a regression on top, and PMF with biases.
 
 Shapes   N plays, W places of one-hot fields, D factors, U users, T tracks
-Source   the DSG17 report, 4.3 (truncated SVD of users, tracks, context and time of day, 6 components, then logistic
-         regression) and 4.4 (PMF for a binary outcome: sigmoid, biases of user and track, gradient descent, 10
+Source   the DSG17 report, 4.3 (the inputs of collaborative filtering with context and time of day, truncated SVD to
+         6 components, then logistic regression) and 4.4 (PMF for a binary outcome: sigmoid, biases of user and track, gradient descent, 10
          factors, learning rate and regularisation 0.01); Salakhutdinov, Mnih 2007 for PMF
 Differs  PMF starts from the log odds of the mean and stops after the epoch with the best validation loss; ids with
          fewer than `min_count` training plays share one row
@@ -39,18 +39,20 @@ class SvdRecipe:
 
 
 SVD_FIELDS = ("user", "track", "context_type", "hour")
+SVD_NUMBERS = ("avg_song_listened", "skip_score")
+_BINS = 6
 
 
 class TruncatedSvd(SkipModel):
-    """One row a play, its user, track, context and hour as ones; the row's D latent numbers go into a regression."""
+    """One row a play: its user, track, context, hour and the track's shares as ones; D latent numbers of it regress."""
 
     name = "truncated_svd"
-    needs = Needs(ids=("user", "track"), numbers=("hour",), categories=("context_type",))
+    needs = Needs(ids=("user", "track"), numbers=("hour", *SVD_NUMBERS), categories=("context_type",))
     Recipe = SvdRecipe
 
     def _fit(self, train: Plays, valid: Plays, seed: int) -> History:
         recipe = self.recipe
-        self.onehot = OneHot.learn(train, SVD_FIELDS, (), 2, recipe.min_count, self.name)
+        self.onehot = OneHot.learn(train, SVD_FIELDS, SVD_NUMBERS, _BINS, recipe.min_count, self.name)
         x_NW = self.onehot.matrix(train)
         if recipe.components >= min(x_NW.shape):
             raise ValueError(

@@ -66,7 +66,7 @@ def _by_user(placed_N: NDArray[np.float64], y_N: NDArray[np.bool_], user: ArrayL
     p, q = int(y_N.sum()), int((~y_N).sum())
     gap_N = np.where(y_N, (placed_N - placed_N[y_N].mean()) / p, (placed_N - placed_N[~y_N].mean()) / q)
     if user is None:
-        return gap_N
+        return np.asarray(gap_N)
     if np.shape(user) != gap_N.shape:
         raise ValueError(f"skip metrics: a user for each play, got {np.shape(user)} for {gap_N.shape}")
     _, code_N = np.unique(np.asarray(user), return_inverse=True)
