@@ -34,27 +34,6 @@ class Judged:
     report: dict[str, Any]
 
 
-def split_by_time(plays: Plays, train_share: float = 0.7, valid_share: float = 0.15) -> tuple[Plays, Plays, Plays]:
-    """Training, validation and test, one after the other in time, none empty.
-
-    Plays of the second in which a part ends belong to the part that begins: no part sees a play as late as those of
-    the next.
-
-    Raises:
-        ValueError: shares that leave nothing, or too few plays.
-    """
-    if not (train_share > 0 and valid_share > 0 and train_share + valid_share < 1):
-        raise ValueError(f"split: shares must be above 0 and leave some for the test, got {train_share, valid_share}")
-    n = len(plays)
-    cuts = [
-        int(np.searchsorted(plays.ts_N, plays.ts_N[min(int(share * n), n - 1)])) if n else 0
-        for share in (train_share, train_share + valid_share)
-    ]
-    if not 0 < cuts[0] < cuts[1] < n:
-        raise ValueError(f"split: {n} plays are too few, or too many of one second, for three parts")
-    return plays.rows(slice(0, cuts[0])), plays.rows(slice(*cuts)), plays.rows(slice(cuts[1], n))
-
-
 def judged(model: SkipModel, history: History, valid: Plays, test: Plays) -> Judged:
     """A fitted model's answers and report; AUC also on Flow plays and on the others."""
     valid_N = model.predict_proba(valid)

@@ -1,9 +1,9 @@
 """Two matrix factorisations of who plays what: truncated SVD with a regression on top, and PMF with biases.
 
 Shapes   N plays, W places of one-hot fields, D factors, U users, T tracks
-Source   the DSG17 report, 4.3 (the inputs of collaborative filtering with context and time of day, truncated SVD to
-         6 components, then logistic regression) and 4.4 (PMF for a binary outcome: sigmoid, biases of user and track, gradient descent, 10
-         factors, learning rate and regularisation 0.01); Salakhutdinov, Mnih 2007 for PMF
+Source   the DSG17 report, 4.3 (the inputs of collaborative filtering with context and time of day, truncated SVD to 6
+         components, then logistic regression) and 4.4 (PMF for a binary outcome: sigmoid, biases of user and track,
+         gradient descent, 10 factors, learning rate and regularisation 0.01); Salakhutdinov, Mnih 2007 for PMF
 Differs  PMF starts from the log odds of the mean and stops after the epoch with the best validation loss; ids with
          fewer than `min_count` training plays share one row
 """
@@ -38,16 +38,16 @@ class SvdRecipe:
             raise ValueError(f"truncated_svd: components, c and min_count must be positive, got {self}")
 
 
-SVD_FIELDS = ("user", "track", "context_type", "hour")
+SVD_FIELDS = ("user", "track", "context_type", "bin_time")
 SVD_NUMBERS = ("avg_song_listened", "skip_score")
 _BINS = 6
 
 
 class TruncatedSvd(SkipModel):
-    """One row a play: its user, track, context, hour and the track's shares as ones; D latent numbers of it regress."""
+    """A row a play, ones at its user, track, context, time of day and the track's shares; D latent numbers regress."""
 
     name = "truncated_svd"
-    needs = Needs(ids=("user", "track"), numbers=("hour", *SVD_NUMBERS), categories=("context_type",))
+    needs = Needs(ids=("user", "track"), numbers=SVD_NUMBERS, categories=("context_type", "bin_time"))
     Recipe = SvdRecipe
 
     def _fit(self, train: Plays, valid: Plays, seed: int) -> History:

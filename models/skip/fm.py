@@ -64,7 +64,7 @@ class FactorisationMachine(SkipModel):
         self.linear_W = np.zeros(self.onehot.width, np.float32)
         self.factors_WD = (0.02 * rng.standard_normal((self.onehot.width, recipe.rank))).astype(np.float32)
         squares = [np.ones_like(self.bias_1), np.ones_like(self.linear_W), np.ones_like(self.factors_WD)]
-        places_NM, valid_places = self._places(train), self._places(valid)
+        places_NM, valid_places = self.places(train), self.places(valid)
         # A place that no training play has adds nothing.
         self.factors_WD[np.bincount(places_NM.ravel(), minlength=self.onehot.width) == 0] = 0
         history: History = []
@@ -93,7 +93,8 @@ class FactorisationMachine(SkipModel):
         values = {name: getattr(plays, name) for name in plays.__dataclass_fields__}
         return Plays(**(values | {"numbers_NF": self.numbers.raw(plays)[:, :n], "names": self._binned()}))
 
-    def _places(self, plays: Plays) -> NDArray[np.int32]:
+    def places(self, plays: Plays) -> NDArray[np.int32]:
+        """What the machine reads: one place a field, (N, M)."""
         out_NM = np.empty((len(plays), len(self.onehot.fields)), np.int32)
         step = 1 << 18  # the numbers of all plays are never copied at once
         for start in range(0, len(plays), step):
@@ -105,7 +106,7 @@ class FactorisationMachine(SkipModel):
         return sigmoid(_logits(places_NM, self.bias_1, self.linear_W, self.factors_WD))
 
     def _proba(self, plays: Plays) -> NDArray[np.float64]:
-        return self._score(self._places(plays))
+        return self._score(self.places(plays))
 
     def _state(self) -> State:
         facts, arrays = self.numbers.state()

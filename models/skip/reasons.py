@@ -127,6 +127,9 @@ def _words(name: str, good: bool, play: Plays, names: Mapping[int, str] | None) 
 
 
 def _value(play: Plays, name: str) -> float:
+    if name in play.categories:
+        code = int(play.categories[name][0])
+        return float(code) if code >= 0 else float("nan")
     return float(play.numbers((name,))[0, 0]) if name in play.names else float("nan")
 
 

@@ -54,7 +54,7 @@ class SessionNet(nn.Module):
 
     def forward(self, signs_BHS: Tensor, x_BG: Tensor) -> Tensor:
         """Log odds, (B,)."""
-        state_BD = torch.zeros(len(x_BG), self.cell.hidden_size, dtype=signs_BHS.dtype)
+        state_BD = signs_BHS.new_zeros((signs_BHS.shape[0], self.cell.hidden_size))
         for h in range(signs_BHS.shape[1]):
             sign_BS = signs_BHS[:, h]
             state_BD = torch.where(sign_BS[:, -1:] > 0, self.cell(sign_BS, state_BD).to(state_BD.dtype), state_BD)

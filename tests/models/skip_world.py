@@ -29,10 +29,12 @@ def world(n: int = 2400, seed: int = 0, n_users: int = 40, n_tracks: int = 60) -
     numbers["skip_score"] = 1 - numbers["avg_song_listened"]
     numbers["song_age_days"] = np.where(track % 7 == 0, np.nan, 10.0 * track)
     numbers["duration_s"] = 120.0 + 5 * track
-    numbers["hour"] = (ts // 3600 % 24).astype(float)
     return Plays(
         ts, 1000 + user, 5000 + track, 300 + artist, 700 + track // 2, 20 + artist // 5,
-        {"context_type": rng.integers(-1, 3, n).astype(np.int32), "platform_name": (user % 3).astype(np.int32)},
+        {
+            "context_type": rng.integers(-1, 3, n).astype(np.int32), "platform_name": (user % 3).astype(np.int32),
+            "hour": (ts // 3600 % 24).astype(np.int32), "bin_time": (ts // 21_600 % 4).astype(np.int32),
+        },
         np.stack(list(numbers.values()), axis=1).astype(np.float32), tuple(numbers), rng.random(n) < 0.3, listened,
     )  # fmt: skip
 
@@ -51,3 +53,9 @@ def before(columns: list[np.ndarray], ts: np.ndarray, listened: np.ndarray) -> t
 def with_ids(plays: Plays, **ids: int) -> Plays:
     """The same plays, some of their ids all set to one value."""
     return replace(plays, **{f"{name}_N": np.full(len(plays), value, np.int64) for name, value in ids.items()})
+
+
+def in_three(plays: Plays) -> tuple[Plays, Plays, Plays]:
+    """70 % to learn from, then 15 % to validate on, then 15 % to judge."""
+    a, b = int(0.7 * len(plays)), int(0.85 * len(plays))
+    return plays.rows(slice(0, a)), plays.rows(slice(a, b)), plays.rows(slice(b, len(plays)))

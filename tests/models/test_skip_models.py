@@ -6,11 +6,10 @@ from functools import cache
 
 import numpy as np
 import pytest
-from skip_world import with_ids, world
+from skip_world import in_three, with_ids, world
 
 from models.skip import registry
 from models.skip.blend import Blend, BlendRecipe
-from models.skip.compare import split_by_time
 from models.skip.interface import ARRAYS, CARD, SkipModel
 from models.skip.metrics import auc
 from models.skip.plays import IDS, Plays
@@ -27,7 +26,7 @@ QUICK = {
     "neumf": {"epochs": 5, "learning_rate": 0.01},
 }
 NAMES = (*registry.NAMES, "blend")
-TRAIN, VALID, TEST = split_by_time(world())
+TRAIN, VALID, TEST = in_three(world())
 UNSEEN = 999_999
 
 
