@@ -1,7 +1,7 @@
 """A row of playlists for a listener: near to the listener, unlike each other, and how much each place is looked at.
 
 Shapes   P playlists, d width, n places
-Source   maximal marginal relevance (Carbonell, Goldstein 1998); exposure: 1 / log2(1 + position), as in DCG, or a
+Source   maximal marginal relevance (models/diversity.py); exposure: 1 / log2(1 + position), as in DCG, or a
          cascade in which the first `VISIBLE` places are seen and each later one by CONTINUE of those before it, after
          the carousels of Bendada, Salha, Bontempelli 2020
 """
@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from contracts.errors import BadArgument
+from models.diversity import spread
 from models.recommend import normalise
 from serving.answers import NOTHING, place
 from serving.listener import days_of, unknown
@@ -34,22 +35,6 @@ def exposures(model: str, n: int) -> np.ndarray:
     if model == "log":
         return np.asarray(1 / np.log2(1 + position))
     return np.asarray(CONTINUE ** np.maximum(position - VISIBLE, 0))
-
-
-def spread(relevance_P: np.ndarray, unit_PD: np.ndarray, n: int, diversity: float) -> list[int]:
-    """Places of n candidates, best first: (1 - diversity) * relevance - diversity * likeness to the nearest chosen."""
-    chosen: list[int] = []
-    likeness_P = np.zeros(len(relevance_P), np.float32)
-    free = np.ones(len(relevance_P), bool)
-    while len(chosen) < min(n, len(relevance_P)):
-        score_P = np.where(free, (1 - diversity) * relevance_P - diversity * likeness_P, -np.inf)
-        # The first place is the most looked at: it goes to what is most relevant, whatever the diversity.
-        best = int(np.argmax(score_P if chosen else relevance_P))
-        likeness = unit_PD @ unit_PD[best]
-        likeness_P = np.maximum(likeness_P, likeness) if chosen else likeness
-        chosen.append(best)
-        free[best] = False
-    return chosen
 
 
 def carousel(ready: Ready, asked: CarouselRequest) -> dict[str, Any]:

@@ -34,7 +34,8 @@ def to_onnx(autoencoder: FirstDayAutoencoder) -> bytes:
     from models.methods.bag import PaddedBag
 
     free = {0: torch.export.Dim("batch"), 1: torch.export.Dim("places")}
-    return export.graph(PaddedBag(autoencoder.bag), torch.zeros((2, 3), dtype=torch.int64), free, (INPUT, OUTPUT))
+    example = torch.zeros((2, 3), dtype=torch.int64)
+    return export.graph(PaddedBag(autoencoder.bag), (example,), (free,), (INPUT,), OUTPUT)
 
 
 def keep(

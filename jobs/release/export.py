@@ -42,11 +42,17 @@ def to_onnx(net: ColdStartNet) -> bytes:
     """The network (B, F) -> (B, d) float32 as one self-contained ONNX file, B free."""
     import torch
 
-    return graph(net, torch.zeros(2, net.d_in), {0: torch.export.Dim("batch")}, (INPUT, OUTPUT))
+    return graph(net, (torch.zeros(2, net.d_in),), ({0: torch.export.Dim("batch")},), (INPUT,), OUTPUT)
 
 
-def graph(net: torch.nn.Module, example: torch.Tensor, free: dict[int, Any], names: tuple[str, str]) -> bytes:
-    """A network of one input and one output as ONNX; `free` are the input's dimensions of any size.
+def graph(
+    net: torch.nn.Module,
+    examples: tuple[torch.Tensor, ...],
+    free: tuple[dict[int, Any], ...],
+    inputs: tuple[str, ...],
+    output: str,
+) -> bytes:
+    """A network of one output as ONNX; `free` are, of each input, the dimensions of any size.
 
     The same weights give the same bytes: names of source files and other notes of the exporter are taken out.
     """
@@ -61,11 +67,11 @@ def graph(net: torch.nn.Module, example: torch.Tensor, free: dict[int, Any], nam
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
                 net,
-                (example,),
+                examples,
                 dynamo=True,
-                input_names=names[:1],
-                output_names=names[1:],
-                dynamic_shapes=(free,),
+                input_names=inputs,
+                output_names=[output],
+                dynamic_shapes=free,
                 external_data=False,
                 verbose=False,
             )

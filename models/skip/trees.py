@@ -1,0 +1,103 @@
+"""Gradient boosted trees over everything known before a play, and no id: LightGBM.
+
+Shapes   N plays, G columns of models/skip/inputs.py: smoothed rates, numbers with NaN, is_flow, categories as codes
+Source   Ke et al. 2017
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import lightgbm as lgb
+import numpy as np
+from numpy.typing import NDArray
+
+from models.skip.inputs import Numbers
+from models.skip.interface import Epoch, History, Needs, SkipModel, State, prefixed, under
+from models.skip.plays import Plays
+
+_STEP = 1 << 18
+
+
+@dataclass(frozen=True)
+class TreesRecipe:
+    """LightGBM's own numbers; `patience` rounds without a better validation loss end the training."""
+
+    learning_rate: float = 0.03
+    leaves: int = 8
+    least_in_leaf: int = 60
+    column_share: float = 0.5
+    row_share: float = 0.7
+    l2: float = 10.0
+    rounds: int = 600
+    patience: int = 50
+
+    def __post_init__(self) -> None:
+        if not self.learning_rate > 0 or self.leaves < 2 or min(self.least_in_leaf, self.rounds, self.patience) < 1:
+            raise ValueError(f"boosted_trees: learning_rate above 0, leaves at least 2, counts at least 1, got {self}")
+        if not 0 < self.column_share <= 1 or not 0 < self.row_share <= 1 or self.l2 < 0:
+            raise ValueError(f"boosted_trees: shares must be in (0, 1] and l2 not below 0, got {self}")
+
+
+class BoostedTrees(SkipModel):
+    """An unknown number goes where training found it best to; NaN is a value like others."""
+
+    name = "boosted_trees"
+    needs = Needs(numbers=("all",), categories=("all",))
+    Recipe = TreesRecipe
+
+    def _fit(self, train: Plays, valid: Plays, seed: int) -> History:
+        recipe = self.recipe
+        self.numbers = Numbers.learn(train, self.name)
+        settings = {
+            "objective": "binary", "metric": "binary_logloss", "learning_rate": recipe.learning_rate,
+            "num_leaves": recipe.leaves, "min_data_in_leaf": recipe.least_in_leaf,
+            "feature_fraction": recipe.column_share, "bagging_fraction": recipe.row_share, "bagging_freq": 1,
+            "lambda_l2": recipe.l2, "seed": seed, "deterministic": True, "force_row_wise": True, "verbosity": -1,
+        }  # fmt: skip
+        names = [f"c{g}" for g in range(len(self.numbers.columns))]  # LightGBM refuses some characters in names
+        data = lgb.Dataset(self._matrix(train), train.labels(), feature_name=names, params=settings)
+        held = data.create_valid(self._matrix(valid), valid.labels())
+        losses: dict[str, dict[str, list[float]]] = {}
+        self.booster = lgb.train(
+            settings, data, recipe.rounds, valid_sets=[data, held], valid_names=["train", "valid"],
+            callbacks=[
+                lgb.record_evaluation(losses),
+                lgb.early_stopping(recipe.patience, first_metric_only=True, verbose=False),
+            ],
+        )  # fmt: skip
+        text = self.booster.model_to_string(num_iteration=self.booster.best_iteration)
+        self.booster = lgb.Booster(model_str=text)
+        curves = zip(losses["train"]["binary_logloss"], losses["valid"]["binary_logloss"], strict=True)
+        return [Epoch(float(a), float(b)) for a, b in curves]
+
+    def contributions(self, plays: Plays) -> NDArray[np.float64]:
+        """Log odds that each column adds to those of the mean training play (SHAP values of the trees), (N, G)."""
+        return np.asarray(self.booster.predict(self.numbers.raw(plays), pred_contrib=True))[:, :-1]
+
+    def columns(self) -> tuple[str, ...]:
+        """What each column of contributions() tells about, (G,)."""
+        return self.numbers.columns
+
+    def _matrix(self, plays: Plays) -> NDArray[np.float32]:
+        out_NG = np.empty((len(plays), len(self.numbers.columns)), np.float32)
+        for start in range(0, len(plays), _STEP):
+            part = plays.rows(slice(start, start + _STEP))
+            out_NG[start : start + len(part)] = self.numbers.raw(part)
+        return out_NG
+
+    def _proba(self, plays: Plays) -> NDArray[np.float64]:
+        if not len(plays):  # LightGBM refuses an empty matrix
+            return np.empty(0)
+        return np.asarray(self.booster.predict(self.numbers.raw(plays)), np.float64)
+
+    def _state(self) -> State:
+        facts, arrays = self.numbers.state()
+        text = self.booster.model_to_string().encode()
+        return {"numbers": facts}, prefixed("numbers", arrays) | {"trees": np.frombuffer(text, np.uint8)}
+
+    def _restore(self, facts: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
+        self.numbers = Numbers.restore(facts["numbers"], under("numbers", arrays), self.name)
+        self.booster = lgb.Booster(model_str=arrays["trees"].tobytes().decode())
