@@ -15,8 +15,9 @@ from pyspark.sql import functions as F
 
 import contracts
 from jobs.lake import Lake
-from models.skip import calendar, state, track_features, user_features
+from models.skip import state, track_features, user_features
 from models.skip.carried import TOTALS, USER_NUMBERS
+from models.skip.known import known
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -98,14 +99,7 @@ def by_user(prior: Prior, gap_s: int, smoothing: float, leaky: bool) -> Callable
         day, at = np.unique(rows["ts"] // 86_400, return_inverse=True)
         everybody = np.array([prior[int(one)] for one in day], np.float64)[at] if len(day) else np.zeros(0)
         more = arrays(plays, ("release_day", "duration_s", "user_gender"))
-        found: dict[str, np.ndarray] = {
-            **counts,
-            **track_features.track_rates(counts, everybody, smoothing),
-            **user_features.user_rates(rows, counts, everybody, smoothing, gap_s),
-            **calendar.calendar(rows["ts"]),
-            **calendar.track_age(rows["ts"], more["release_day"]),
-            **calendar.duration_groups(more["duration_s"], more["user_gender"]),
-        }
+        found = known(rows | more, counts, everybody, gap_s, smoothing)
         found["ts"] = rows["ts"] * 1_000_000
         order = pa.array(np.lexsort((plays.column("play_id").to_numpy(), rows["ts"])))
         columns = []
