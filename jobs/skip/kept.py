@@ -7,7 +7,7 @@
     work/<week>/blend/  blend.json  members, weights, bias, calibration, and which save of each member it was made of
                         scores.npz  of the blend
 
-Every file is replaced in one step and the JSON comes last: it names the SHA-256 of the others, and half of a training is
+Every file is replaced in one step and the JSON comes last: it names the SHA-256 of the others; half of a training is
 refused when it is read. `plays` is the digest of the labelled plays and their split: scores of other plays never meet.
 """
 
