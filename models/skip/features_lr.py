@@ -24,7 +24,7 @@ from models.skip.plays import Plays
 class FeaturesRecipe:
     """`most`: training plays are thinned evenly to so many, more than a few hundred weights can use."""
 
-    c: float = 0.02
+    c: float = 0.01
     most: int = 1_000_000
 
     def __post_init__(self) -> None:

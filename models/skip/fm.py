@@ -30,9 +30,9 @@ class FmRecipe:
     """`l2_linear` and `l2_factors` are a play's own; `patience` epochs without a better validation loss end it."""
 
     rank: int = 30
-    learning_rate: float = 0.02
+    learning_rate: float = 0.01
     l2_linear: float = 1e-5
-    l2_factors: float = 1e-4
+    l2_factors: float = 1e-3
     epochs: int = 12
     patience: int = 2
     min_count: int = 5

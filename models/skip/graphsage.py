@@ -41,8 +41,8 @@ class GraphSageRecipe(Schedule):
     near: int = 8
     far: int = 4
     dropout: float = 0.2
-    id_dropout: float = 0.2
-    min_count: int = 2
+    id_dropout: float = 0.5
+    min_count: int = 5
     epoch_plays: int = 500_000
     epochs: int = 12
     patience: int = 2

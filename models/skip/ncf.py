@@ -32,8 +32,8 @@ class NetworkRecipe(Schedule):
     """What both share."""
 
     dropout: float = 0.4
-    id_dropout: float = 0.2
-    min_count: int = 2
+    id_dropout: float = 0.5
+    min_count: int = 5
     weight_decay: float = 0.1
 
     def __post_init__(self) -> None:
