@@ -2,7 +2,8 @@
 
 Shapes   N plays, G columns, H places of a history, S signs of an earlier play, M fields of one-hot places
 
-A graph begins where numpy ends: models/skip/feeds.py makes its inputs, the same code for training and for an answer. Its output `listen` (N,) float32 is the chance of a listen.
+A graph begins where numpy ends: models/skip/feeds.py makes its inputs, the same code for training and for an answer.
+Its output `listen` (N,) float32 is the chance of a listen.
 """
 
 from __future__ import annotations
