@@ -52,8 +52,10 @@ def graph(
     inputs: tuple[str, ...],
     output: str,
 ) -> bytes:
-    """A network of one output as ONNX; `free` are, of each input, the dimensions of any size
-    (of a network that takes its inputs as *given, all of them in one tuple more).
+    """A network of one output as ONNX.
+
+    `free` are, of each input, the dimensions of any size; of a network that takes its inputs as *given they are in one
+    tuple more.
 
     The same weights give the same bytes: names of source files and other notes of the exporter are taken out.
     """

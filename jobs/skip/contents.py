@@ -26,7 +26,7 @@ from jobs.errors import CheckFailed
 from jobs.release import bundle, files, pointer
 from jobs.skip import export, features, groups, kept, read
 from models.skip import splits, state
-from models.skip.blend import select
+from models.skip.blend import fold_borders, fold_of, select
 from models.skip.calibration import choose
 from models.skip.cleaning import Cleaning, apply
 from models.skip.features_lr import FeatureRegression
@@ -140,8 +140,10 @@ def served(context: Context, told: Mapping[str, Any]) -> Chosen:
     valid = {name: kept.read_scores(context, name).valid for name in models}
     one_fold, one_valid = next(iter(folds.values())), next(iter(valid.values()))
     held = {name: logit(scores.proba_N) for name, scores in valid.items()}
+    # Folds end where the training plays end: their last place tells how many there were.
+    fold_N = fold_of(fold_borders(int(one_fold.place_N[-1]) + 1, recipe.folds, recipe.first_share))
     names, mix = select(
-        {name: logit(scores.proba_N) for name, scores in folds.items()}, one_fold.listened_N, held,
+        {name: logit(scores.proba_N) for name, scores in folds.items()}, one_fold.listened_N, fold_N, held,
         one_valid.listened_N, recipe.least_gain,
     )  # fmt: skip
     calibration = choose(one_valid.listened_N, mix(np.stack([held[name] for name in names], axis=1)))

@@ -16,7 +16,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -153,16 +153,22 @@ def load_model(context: Context, name: str) -> SkipModel:
     return found
 
 
-def write_blend(context: Context, blend: Blend, scores: Scores, plays: str, report: Mapping[str, Any]) -> Path:
-    """Keep a blend: its weights, not its members, which lie in folders of their own. Returns the folder."""
+def write_blend(
+    context: Context,
+    members: Sequence[str],
+    mix: Mix,
+    calibration: Calibration,
+    scores: Scores,
+    plays: str,
+    report: Mapping[str, Any],
+) -> Path:
+    """Keep a blend: what joins its members, which lie in folders of their own. Returns the folder."""
     to = folder(context, BLEND)
-    made_of = {name: read_report(context, name)["sha256"][MODEL] for name in blend.members}
     learned = {
-        "members": list(blend.members), "method": blend.mix.method, "weights": blend.weights(), "bias": blend.mix.bias,
-        "calibration": {
-            "kind": blend.calibration.kind, "x": blend.calibration.x_K.tolist(), "y": blend.calibration.y_K.tolist(),
-        },
-        "made_of": made_of, "plays": plays,
+        "members": list(members), "method": mix.method, "bias": mix.bias,
+        "weights": dict(zip(members, mix.weights_M.tolist(), strict=True)),
+        "calibration": {"kind": calibration.kind, "x": calibration.x_K.tolist(), "y": calibration.y_K.tolist()},
+        "made_of": {name: read_report(context, name)["sha256"][MODEL] for name in members}, "plays": plays,
     }  # fmt: skip
     digests = {SCORES: _put(to / SCORES, scores)}
     _put_json(to / BLEND_JSON, {**report, **learned, "sha256": digests})

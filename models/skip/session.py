@@ -20,7 +20,7 @@ from models.skip.history import ASKED, COLUMNS, SIGNS, Log, signs
 from models.skip.inputs import Dense
 from models.skip.interface import History, Needs, SkipModel, State, log_loss, prefixed, sigmoid, under
 from models.skip.plays import Plays
-from models.skip.training import Schedule, seeded, set_weights, train_net, weights
+from models.skip.training import STOPPED_ON, Schedule, seeded, set_weights, train_net, weights
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,8 @@ class SessionRecipe(Schedule):
     """`length` earlier plays at most; `hidden` is the width of the GRU and of the layer above it."""
 
     length: int = 20
+    epoch_plays: int = 500_000
+    epochs: int = 12
     hidden: int = 32
     dropout: float = 0.3
     weight_decay: float = 0.1
@@ -74,7 +76,7 @@ class SessionGru(SkipModel):
     def _fit(self, train: Plays, valid: Plays, seed: int) -> History:
         self.dense = Dense.learn(train, self.name)
         self.log = Log.of(train).joined(Log.of(valid))
-        x_NG = self.dense.columns(train, np.float16)
+        x_NG, some = self.dense.columns(train, np.float16), valid.thinned(STOPPED_ON)
         ids = {name: getattr(train, f"{name}_N") for name in ASKED}
 
         def batch(index_B: NDArray[np.int64]) -> tuple[Tensor, ...]:
@@ -84,7 +86,7 @@ class SessionGru(SkipModel):
         with seeded(seed):
             self.net = SessionNet(self.dense.width, self.recipe)
             return train_net(
-                self.net, batch, train.labels(), lambda: log_loss(valid.labels(), self.predicted(valid)), self.recipe,
+                self.net, batch, train.labels(), lambda: log_loss(some.labels(), self.predicted(some)), self.recipe,
                 seed,
             )  # fmt: skip
 

@@ -84,7 +84,7 @@ def test_rates_are_smoothed_by_the_strength_that_forecasts_best():
     assert numbers.strengths[0] in (4.0, 8.0)
     raw = numbers.raw(made)
     assert raw[plays == 0, 0] == pytest.approx(y.mean(), abs=1e-6)
-    assert numbers.columns[:2] == ("user_rate", "user_plays")
+    assert numbers.columns[:2] == ("user_smoothed", "user_plays")
 
 
 def test_scaled_numbers_are_bounded_and_tell_unknown_apart():
@@ -145,7 +145,7 @@ def test_only_members_that_help_are_kept():
     signs = {name: 2.0 * y - 1 + rng.normal(0, 2, 4000) for name in ("one", "two")}
     members = signs | {"noise": rng.normal(0, 3, 4000), "turned": -signs["one"]}
     halves = [{n: v[part] for n, v in members.items()} for part in (slice(0, 2000), slice(2000, 4000))]
-    chosen, mix = select(halves[0], y[:2000], halves[1], y[2000:], least_gain=0.001)
+    chosen, mix = select(halves[0], y[:2000], np.arange(2000) // 1000, halves[1], y[2000:], least_gain=0.001)
     assert sorted(chosen) == ["one", "two"]
     assert (mix.weights_M > 0).all()
     stacked = np.stack([members["one"], members["turned"]], axis=1)
