@@ -190,7 +190,7 @@ def test_a_redis_that_dies_and_comes_back(shop, serve, tmp_path):
         settings = StoreSettings(kind="redis", redis_url=server.url, timeout_s=5, retry_s=0)
         stock(shop, settings)
         shop.promote(shop.first)
-        live = serve(shop.home, settings)
+        live = serve(shop.home, store=settings)
         live.shop = shop
         np.testing.assert_array_equal(np.float32(live.call(f"/v1/users/{USER}")[2]["vector"]), VECTORS[7])
         assert "overture_store_answers 1.0" in live.call("/metrics")[2]
@@ -218,7 +218,7 @@ def test_a_store_that_takes_the_question_and_never_answers_holds_up_nobody(shop,
         url = f"redis://127.0.0.1:{silent.getsockname()[1]}/0"
         settings = StoreSettings(kind="redis", redis_url=url, timeout_s=0.2, retry_s=3600)
         shop.promote(shop.first)
-        live = serve(shop.home, settings)
+        live = serve(shop.home, store=settings)
         live.shop = shop
         for _ in range(3):
             assert_stands_in(live, "does not answer (TimeoutError)")
