@@ -123,7 +123,7 @@ serve: setup ## the service over the champion: http://127.0.0.1:8600, its API at
 	@.venv/jobs/bin/overture serve $(if $(PORT),--port $(PORT))
 
 .PHONY: up
-up: setup ## Airflow's and MLflow's pages, until `make down`
+up: setup ## Airflow's and MLflow's pages and the service, until `make down`
 	@$(RUN) jobs.services up
 
 .PHONY: down
