@@ -98,7 +98,7 @@ def test_a_week_that_was_run_again_since_is_not_mixed_with_the_release(champion)
     after = find(store_of(champion), bundle.of_week(champion), "tt_svd", before.user_id)
     np.testing.assert_array_equal(after.vector_D, before.vector_D)
     lake.drop("user_vectors", **where)
-    with pytest.raises(CheckFailed, match="user_vectors: .* has not been written"):
+    with pytest.raises(CheckFailed, match=r"user_vectors: .* has not been written"):
         publish.run(champion)
 
 
