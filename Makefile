@@ -93,6 +93,7 @@ lock: .venv/tools/made ## resolve requirements/*.in into the locks
 	@$(hand_on)
 	compile="$(UV) pip compile --quiet --no-header --no-annotate --upgrade --python-version 3.11"
 	$$compile requirements/jobs.in -o requirements/jobs.txt
+	$$compile requirements/service.in -c requirements/jobs.txt -o requirements/service.txt
 	$$compile requirements/dev.in -c requirements/jobs.txt -o requirements/dev.txt
 	$$compile requirements/airflow.in -o requirements/airflow.txt
 	$$compile requirements/dev-airflow.in -c requirements/airflow.txt -o requirements/dev-airflow.txt
