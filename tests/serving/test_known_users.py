@@ -150,6 +150,33 @@ def test_rows_are_those_of_the_release_that_answers(stocked):
             )
 
 
+def test_until_a_new_champions_listeners_are_published_the_one_before_answers_for_them_whole(shop, serve):
+    settings = StoreSettings()
+    store = open_store(settings, shop.home)
+    first, second = (
+        warm_users.filling(small_week.context_at(shop.home, week), shop.opened(release), 50)
+        for week, release in ((small_week.FIRST, shop.first), (small_week.SECOND, shop.second))
+    )
+    store.publish(*first)
+    shop.promote(shop.first)
+    live = serve(shop.home)
+    shop.promote(shop.second)
+    live.wait(shop.second)
+    assert live.lists({"country": "FR"})["release"] == shop.second
+    order = ranked(shop, shop.first, VECTORS[7])
+    for _ in range(2):
+        status, headers, said = live.call(f"/v1/users/{USER}/recommendations?k=60&exclude={order[0]}")
+        assert (status, headers["x-overture-release"], said["degraded"]) == (200, shop.first, None)
+        assert track_ids(said) == order[1:61]
+        assert live.call(f"/v1/users/{USER}")[2]["release"] == shop.first
+    store.publish(*second)
+    ids, vectors = small_week.warm_users(5)
+    said = live.call(f"/v1/users/{ids[3]}")[2]
+    assert said["release"] == shop.second
+    np.testing.assert_array_equal(np.float32(said["vector"]), vectors[3])
+    assert 'overture_store_reads_total{said="unpublished"} 4.0' in live.call("/metrics")[2]
+
+
 def assert_stands_in(live: Live, why: str) -> None:
     """Popular tracks and the reason for a list, 503 and the reason for a vector."""
     popular = live.shop.opened(live.shop.first).track_ids[:12].tolist()

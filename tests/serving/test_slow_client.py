@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import select
 import socket
@@ -83,14 +84,14 @@ def test_a_body_drop_by_drop_wins_no_time(service):
     assert 'overture_requests_total{route="/v1/recommendations",status="408"}' in service.call("/metrics")[2]
 
 
-def test_requests_one_after_the_other_on_one_connection_each_have_their_time(service):
-    body = b'{"listener": {}, "k": 1}'
-    request = HEAD + f"content-length: {len(body)}\r\n\r\n".encode() + body
-    with socket.create_connection(("127.0.0.1", service.port), 30) as line:
+@pytest.mark.parametrize("more", [HEAD[:20], b"\r\n"], ids=["half", "blank"])
+def test_requests_one_after_the_other_on_one_connection_each_have_their_time(service, more):
+    line = http.client.HTTPConnection("127.0.0.1", service.port, timeout=30)
+    with contextlib.closing(line):
         for _ in range(3):
-            line.sendall(request[:20])
-            line.sendall(request[20:])
-            assert line.recv(65_536).startswith(b"HTTP/1.1 200")
-        line.sendall(request[:20])  # and then no more
-        assert answer_of(line)[0] == b"HTTP/1.1 408 Request Timeout"
+            line.request("POST", "/v1/recommendations", b'{"listener": {}}', {"content-type": "application/json"})
+            answer = line.getresponse()
+            assert (answer.status, len(json.loads(answer.read())["tracks"])) == (200, 50)
+        line.sock.sendall(more)  # and then no more
+        assert answer_of(line.sock)[0] == b"HTTP/1.1 408 Request Timeout"
     assert service.process.poll() is None
