@@ -62,7 +62,7 @@ class Metrics:
                 self.unknown.inc(sum(len(ids) for ids in answer["unknown"].values()))
 
     def store(self, said: str) -> None:
-        """The store was asked for a listener: found, unknown or away."""
+        """The store was asked for a listener: found, unknown, unpublished (nobody of that release) or away."""
         self.reads.labels(said).inc()
         self.store_answers.set(said != "away")
 

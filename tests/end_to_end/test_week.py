@@ -40,6 +40,35 @@ def test_every_table_of_the_week_is_there(finished):
     assert made == set(contracts.names()) - OF_EXPERIMENTS
 
 
+def test_known_listeners_are_those_of_the_week_and_newcomers_get_what_the_service_would_say(finished):
+    """A warm listener's vector is the lake's; a newcomer's list is that of the same first day sent as a request."""
+    from as_request import listener
+    from one_week import NEWCOMERS
+
+    from serving import answers, users
+    from serving.champion import Champion
+    from serving.schema import HowMany
+    from serving.stores.circuit import Circuit
+
+    champion, circuit = Champion(finished.home), Circuit(finished.settings.store, finished.home)
+    champion.refresh()
+    ready, week, lake = champion.current, finished.week.name, finished.lake
+    warm = lake.read("warm_users", week=week).sort_by("user_idx")["user_id"].to_pylist()
+    vectors = lake.matrix("user_vectors", week=week, space=ready.space_name)
+    for idx in range(0, len(warm), 50):
+        row = circuit.find(ready.name, ready.space_name, warm[idx])
+        assert (row.kind, row.since) == ("warm", week)
+        np.testing.assert_array_equal(row.vector_D, vectors[idx])
+    people = lake.read("cold_first_day", day=str(NEWCOMERS)).to_pylist()
+    assert len(people) > 3
+    said = answers.recommend(ready, [listener(person) for person in people], HowMany(k=50))
+    for person, wanted in zip(people, said, strict=True):
+        row = circuit.find(ready.name, ready.space_name, person["user_id"])
+        users.hold(ready, row)
+        assert row.segment_id == wanted["segment"]["segment_id"]
+        assert users.recommend(ready, row, 50, set())["tracks"] == wanted["tracks"]
+
+
 def test_the_cohort_is_in_no_training_set(finished):
     lake, week = finished.lake, finished.week.name
     cohort = set(lake.read("cohort", week=week)["user_id"].to_pylist())
