@@ -48,11 +48,12 @@ def to_onnx(net: ColdStartNet) -> bytes:
 def graph(
     net: torch.nn.Module,
     examples: tuple[torch.Tensor, ...],
-    free: tuple[dict[int, Any], ...],
+    free: tuple[Any, ...],
     inputs: tuple[str, ...],
     output: str,
 ) -> bytes:
-    """A network of one output as ONNX; `free` are, of each input, the dimensions of any size.
+    """A network of one output as ONNX; `free` are, of each input, the dimensions of any size
+    (of a network that takes its inputs as *given, all of them in one tuple more).
 
     The same weights give the same bytes: names of source files and other notes of the exporter are taken out.
     """

@@ -33,12 +33,12 @@ _CLIP = 6.0  # log odds: a member that is sure of itself does not outweigh all o
 
 @dataclass(frozen=True)
 class BlendRecipe:
-    """Members to choose from, folds, and by how much the validation AUC must rise for one more member."""
+    """Members to choose from, folds, and by how much the mean AUC must rise for one more member."""
 
     members: tuple[str, ...] = ("boosted_trees", "logistic_features", "neumf", "graphsage", "session_gru", "fm")
     folds: int = 3
     first_share: float = 0.4
-    least_gain: float = 0.0005
+    least_gain: float = 0.0003
 
     def __post_init__(self) -> None:
         if not self.members or len(set(self.members)) != len(self.members):
@@ -119,37 +119,49 @@ METHODS: dict[str, Callable[[NDArray[np.float64], NDArray[np.int8]], Mix]] = {
 }  # fmt: skip
 
 
+def fold_of(borders: Sequence[int]) -> NDArray[np.int64]:
+    """Which fold each forecast play is in, (N - borders[0],)."""
+    return np.repeat(np.arange(len(borders) - 1), np.diff(borders))
+
+
 def select(
     folds: Mapping[str, NDArray[np.float64]],
     folds_listened_N: NDArray[np.int8],
+    fold_N: NDArray[np.int64],
     valid: Mapping[str, NDArray[np.float64]],
     valid_listened_N: NDArray[np.int8],
     least_gain: float,
 ) -> tuple[list[str], Mix]:
     """Members that help, best first, and how they are mixed.
 
-    `folds` and `valid` are log odds of every candidate. The mix is learned from the folds and judged by its AUC on
-    validation: begin with the best member, add whichever helps most, stop where none adds `least_gain`.
+    `folds` and `valid` are log odds of every candidate. A mix is judged by its mean AUC over the folds, each with
+    weights learned from the other folds, and validation, with weights from all folds: validation alone is small, and
+    has told the members when to stop, which favours those that bent to it. Begin with the best member, add whichever
+    helps most, stop where none adds `least_gain`.
     """
+
+    def judge(names: list[str], method: str) -> float:
+        logits_NM = np.stack([folds[n] for n in names], axis=1)
+        found = []
+        for fold in np.unique(fold_N):
+            mine = fold_N == fold
+            if not mine.all():
+                mix = METHODS[method](logits_NM[~mine], folds_listened_N[~mine])
+                found.append(auc(folds_listened_N[mine], mix(logits_NM[mine])))
+        whole = METHODS[method](logits_NM, folds_listened_N)
+        found.append(auc(valid_listened_N, whole(np.stack([valid[n] for n in names], axis=1))))
+        return float(np.mean(found))
+
     chosen: list[str] = []
-    best, mix = 0.0, Mix("mean", np.ones(0), 0.0)
+    best, how = 0.0, ""
     while len(chosen) < len(folds):
-        trials: list[tuple[float, str, Mix]] = []
-        for name in folds:
-            if name in chosen:
-                continue
-            names = [*chosen, name]
-            logits_NM = np.stack([folds[n] for n in names], axis=1)
-            for method in METHODS.values():
-                found = method(logits_NM, folds_listened_N)
-                score_N = found(np.stack([valid[n] for n in names], axis=1))
-                trials.append((auc(valid_listened_N, score_N), name, found))
+        trials = [(judge([*chosen, n], method), n, method) for n in folds if n not in chosen for method in METHODS]
         top = max(trials, key=lambda trial: trial[0])
         if chosen and top[0] < best + least_gain:
             break
-        best, mix = top[0], top[2]
+        best, how = top[0], top[2]
         chosen.append(top[1])
-    return chosen, mix
+    return chosen, METHODS[how](np.stack([folds[n] for n in chosen], axis=1), folds_listened_N)
 
 
 class Blend(SkipModel):
@@ -177,7 +189,7 @@ class Blend(SkipModel):
             fitted[name] = self.make(name)
             fitted[name].fit(train, valid, seed)
             held[name] = logit(fitted[name].predict_proba(valid))
-        return self.compose(fitted, folds, held, train.labels()[borders[0] :], valid.labels())
+        return self.compose(fitted, folds, held, train.labels()[borders[0] :], fold_of(borders), valid.labels())
 
     def compose(
         self,
@@ -185,10 +197,11 @@ class Blend(SkipModel):
         folds: Mapping[str, NDArray[np.float64]],
         held: Mapping[str, NDArray[np.float64]],
         folds_listened_N: NDArray[np.int8],
+        fold_N: NDArray[np.int64],
         valid_listened_N: NDArray[np.int8],
     ) -> History:
         """Make the blend from fitted members and their log odds on folds and on validation."""
-        chosen, self.mix = select(folds, folds_listened_N, held, valid_listened_N, self.recipe.least_gain)
+        chosen, self.mix = select(folds, folds_listened_N, fold_N, held, valid_listened_N, self.recipe.least_gain)
         self.members = {name: fitted[name] for name in chosen}
         score_N = self.mix(np.stack([held[name] for name in chosen], axis=1))
         self.calibration = choose(valid_listened_N, score_N)

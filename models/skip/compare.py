@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.skip import registry
-from models.skip.blend import Blend, BlendRecipe, Make, fold_borders, logit, out_of_fold
+from models.skip.blend import Blend, BlendRecipe, Make, fold_borders, fold_of, logit, out_of_fold
 from models.skip.interface import History, SkipModel
 from models.skip.metrics import auc, auc_by_slice, auc_difference, best_threshold, report
 from models.skip.plays import Plays
@@ -88,7 +88,7 @@ def _blended(
     held = {name: logit(found[name].valid_N) for name in recipe.members}
     whole = Blend(recipe, make)
     fitted = {name: found[name].model for name in recipe.members}
-    history = whole.compose(fitted, folds, held, train.labels()[borders[0] :], valid.labels())
+    history = whole.compose(fitted, folds, held, train.labels()[borders[0] :], fold_of(borders), valid.labels())
     result = judged(whole, history, valid, test)
     result.report["weights"] = whole.weights()
     result.report["above"] = {

@@ -24,7 +24,7 @@ from models.skip.plays import Plays
 class FeaturesRecipe:
     """`most`: training plays are thinned evenly to so many, more than a few hundred weights can use."""
 
-    c: float = 0.02
+    c: float = 0.01
     most: int = 1_000_000
 
     def __post_init__(self) -> None:
@@ -41,7 +41,7 @@ class FeatureRegression(SkipModel):
 
     def _fit(self, train: Plays, valid: Plays, seed: int) -> History:
         self.dense = Dense.learn(train, self.name)
-        some = train.rows(slice(None, None, -(-len(train) // self.recipe.most)))
+        some = train.thinned(self.recipe.most)
         x_NG, listened_N = self.dense.columns(some), some.both_classes(self.name)
         self.regression = Regression.learn(x_NG, listened_N, self.recipe.c)
         self.centre_G = x_NG.mean(axis=0, dtype=np.float64)

@@ -4,7 +4,8 @@ Shapes   N plays, M fields, W places of all fields, D factors
 Source   Rendle 2010, eq. 1 and 5; the report's settings: rank 30, fastFM's l2_reg_w = 0.1 and l2_reg_V = 0.01
 Differs  fastFM's 150 iterations are sweeps of its own least squares solver, and its penalties are weighed against a
          sum over all plays; ours is AdaGrad, one play after the other, on log loss (Duchi et al. 2011; the solver of
-         libffm), with the penalty on the weights that a play touches and an early stop on validation
+         libffm), with the penalty on the weights that a play touches and an early stop on validation; of millions of
+         plays an epoch draws a part
 """
 
 from __future__ import annotations
@@ -29,17 +30,20 @@ class FmRecipe:
     """`l2_linear` and `l2_factors` are a play's own; `patience` epochs without a better validation loss end it."""
 
     rank: int = 30
-    learning_rate: float = 0.02
+    learning_rate: float = 0.01
     l2_linear: float = 1e-5
-    l2_factors: float = 1e-4
+    l2_factors: float = 1e-3
     epochs: int = 12
+    epoch_plays: int = 1_000_000
     patience: int = 2
     min_count: int = 5
     bins: int = 12
 
     def __post_init__(self) -> None:
-        if min(self.rank, self.epochs, self.patience, self.min_count) < 1 or self.bins < 2:
-            raise ValueError(f"fm: rank, epochs, patience, min_count at least 1 and bins at least 2, got {self}")
+        if min(self.rank, self.epochs, self.epoch_plays, self.patience, self.min_count) < 1 or self.bins < 2:
+            raise ValueError(
+                f"fm: rank, epochs, epoch_plays, patience, min_count at least 1 and bins at least 2, got {self}"
+            )
         if not self.learning_rate > 0 or min(self.l2_linear, self.l2_factors) < 0:
             raise ValueError(f"fm: learning_rate must be above 0, penalties not below, got {self}")
 
@@ -70,12 +74,13 @@ class FactorisationMachine(SkipModel):
         history: History = []
         best: tuple[np.ndarray, ...] = ()
         for _ in range(recipe.epochs):
+            order_N = rng.permutation(len(train))[: recipe.epoch_plays]
             loss = _descend(
-                rng.permutation(len(train)), places_NM, listened_N, np.float32(recipe.learning_rate),
+                order_N, places_NM, listened_N, np.float32(recipe.learning_rate),
                 np.float32(recipe.l2_linear), np.float32(recipe.l2_factors), self.bias_1, self.linear_W,
                 self.factors_WD, *squares,
             )  # fmt: skip
-            history.append(Epoch(loss / len(train), log_loss(valid.labels(), self._score(valid_places))))
+            history.append(Epoch(loss / len(order_N), log_loss(valid.labels(), self._score(valid_places))))
             if history[-1].valid <= min(h.valid for h in history):
                 best = (self.bias_1.copy(), self.linear_W.copy(), self.factors_WD.copy())
             elif waited(history) >= recipe.patience:

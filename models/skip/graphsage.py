@@ -27,7 +27,7 @@ from models.skip.interface import History, Needs, SkipModel, State, log_loss, pr
 from models.skip.ncf import embedding
 from models.skip.onehot import Vocabulary
 from models.skip.plays import Plays
-from models.skip.training import Schedule, seeded, set_weights, train_net, weights
+from models.skip.training import STOPPED_ON, Schedule, seeded, set_weights, train_net, weights
 
 _CHUNK = 1 << 12  # plays whose neighbourhoods are held at once
 
@@ -38,13 +38,13 @@ class GraphSageRecipe(Schedule):
 
     width: int = 64
     node: int = 16
-    near: int = 8
-    far: int = 4
+    near: int = 6
+    far: int = 3
     dropout: float = 0.2
-    id_dropout: float = 0.2
-    min_count: int = 2
-    epoch_plays: int = 500_000
-    epochs: int = 12
+    id_dropout: float = 0.5
+    min_count: int = 5
+    epoch_plays: int = 200_000
+    epochs: int = 10
     patience: int = 2
     weight_decay: float = 0.1
 
@@ -117,7 +117,7 @@ class GraphSage(SkipModel):
         nodes_N2 = self._nodes(train)
         edge_N = (train.labels() == 1) & (nodes_N2 != 0).all(axis=1)
         self._link(nodes_N2[edge_N], train.ts_N[edge_N])
-        x_NG = self.dense.columns(train, np.float16)
+        x_NG, some = self.dense.columns(train, np.float16), valid.thinned(STOPPED_ON)
         rng = np.random.default_rng(seed)
 
         def batch(index_B: NDArray[np.int64]) -> tuple[Tensor, ...]:
@@ -127,7 +127,7 @@ class GraphSage(SkipModel):
         with seeded(seed):
             self.net = SageNet(self._n_nodes, self.dense.width, recipe)
             return train_net(
-                self.net, batch, train.labels(), lambda: log_loss(valid.labels(), self.predicted(valid)), recipe, seed
+                self.net, batch, train.labels(), lambda: log_loss(some.labels(), self.predicted(some)), recipe, seed
             )
 
     @property

@@ -54,5 +54,5 @@ def permutation_importance(predict: Predict, plays: Plays, draws: int = 3, seed:
 
 def _shuffled(plays: Plays, order_N: NDArray[np.int64], columns: list[int]) -> Plays:
     numbers_NF = plays.numbers_NF.copy()
-    numbers_NF[:, columns] = plays.numbers_NF[np.ix_(order_N, columns)]
+    numbers_NF[:, columns] = plays.numbers_NF[order_N][:, columns]
     return replace(plays, numbers_NF=numbers_NF)

@@ -24,7 +24,7 @@ from models.skip.inputs import Dense
 from models.skip.interface import History, Needs, SkipModel, State, log_loss, prefixed, sigmoid, under
 from models.skip.onehot import Vocabulary
 from models.skip.plays import Plays
-from models.skip.training import Schedule, seeded, set_weights, train_net, weights
+from models.skip.training import STOPPED_ON, Schedule, seeded, set_weights, train_net, weights
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,8 @@ class NetworkRecipe(Schedule):
     """What both share."""
 
     dropout: float = 0.4
-    id_dropout: float = 0.2
-    min_count: int = 2
+    id_dropout: float = 0.5
+    min_count: int = 5
     weight_decay: float = 0.1
 
     def __post_init__(self) -> None:
@@ -129,14 +129,15 @@ class IdNetwork(SkipModel):
         self.users = Vocabulary.learn(train.user_N, recipe.min_count)
         self.tracks = Vocabulary.learn(train.track_N, recipe.min_count)
         inputs = self.inputs(train, np.float16)
-        held = self.inputs(valid, np.float32)
+        some = valid.thinned(STOPPED_ON)
+        held = self.inputs(some, np.float32)
         with seeded(seed):
             self.net = self._made()
             return train_net(
                 self.net,
                 lambda index_B: tuple(_tensor(part[index_B]) for part in inputs),
                 train.labels(),
-                lambda: log_loss(valid.labels(), self._answer(held)),
+                lambda: log_loss(some.labels(), self._answer(held)),
                 recipe,
                 seed,
             )

@@ -82,6 +82,10 @@ class Plays:
         kinds = {name: column[part] for name, column in self.categories.items()}
         return Plays(**(values | taken | {"categories": kinds}))
 
+    def thinned(self, most: int) -> Plays:
+        """Every k-th of the plays, the least k that leaves at most `most` of them; nothing is copied."""
+        return self.rows(slice(None, None, max(1, -(-len(self) // most))))
+
     def numbers(self, names: Iterable[str], for_whom: str = "plays") -> NDArray[np.float32]:
         """Some numbers of every play, (N, len(names)) float32; ValueError names what is missing and for whom."""
         wanted = tuple(names)

@@ -69,7 +69,7 @@ class Rbm(SkipModel):
                 machine.partial_fit(self.onehot.ones(places_NM[order_N[start : start + recipe.batch]]))
         self.components_DW = machine.components_.astype(np.float32)
         self.hidden_D = machine.intercept_hidden_.astype(np.float32)
-        some = train.rows(slice(None, None, -(-len(train) // recipe.most)))
+        some = train.thinned(recipe.most)
         h_ND, listened_N = self.hidden(some), some.both_classes(self.name)
         self.regression = Regression.learn(h_ND, listened_N, recipe.c)
         loss = log_loss(listened_N, self.regression.proba(h_ND))

@@ -53,10 +53,11 @@ def rerank(
     worth = _to_one(listen) * _to_one(relevance)
     if not diversity:
         return np.take_along_axis(tracks, np.argsort(-worth, axis=1, kind="stable"), axis=1)
+    vectors = None if vectors_BLD is None else np.asarray(vectors_BLD, np.float32)
     out = np.empty_like(tracks)
     for row in range(b):
-        if vectors_BLD is not None:
-            unit_LD = _unit(np.asarray(vectors_BLD[row], np.float32), n)
+        if vectors is not None:
+            unit_LD = _unit(vectors[row], n)
         else:
             _, code_L = np.unique(np.asarray(artists_BL)[row], return_inverse=True)
             unit_LD = np.eye(int(code_L.max(initial=0)) + 1, dtype=np.float32)[code_L]
@@ -66,7 +67,7 @@ def rerank(
 
 def _to_one(value_BL: NDArray[np.float32]) -> NDArray[np.float32]:
     top_B1 = value_BL.max(axis=1, keepdims=True, initial=0)
-    return value_BL / np.where(top_B1 > 0, top_B1, 1)
+    return np.asarray(value_BL / np.where(top_B1 > 0, top_B1, 1), np.float32)
 
 
 def _unit(vectors_LD: NDArray[np.float32], n: int) -> NDArray[np.float32]:

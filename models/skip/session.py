@@ -20,7 +20,7 @@ from models.skip.history import COLUMNS, Log
 from models.skip.inputs import Dense
 from models.skip.interface import History, Needs, SkipModel, State, log_loss, prefixed, sigmoid, under
 from models.skip.plays import Plays
-from models.skip.training import Schedule, seeded, set_weights, train_net, weights
+from models.skip.training import STOPPED_ON, Schedule, seeded, set_weights, train_net, weights
 
 SIGNS = ("listened", "skipped", "flow", "days_ago", "log_gap", "track", "artist", "album", "genre", "there")
 _DAY_S = 86_400
@@ -31,6 +31,8 @@ class SessionRecipe(Schedule):
     """`length` earlier plays at most; `hidden` is the width of the GRU and of the layer above it."""
 
     length: int = 20
+    epoch_plays: int = 500_000
+    epochs: int = 12
     hidden: int = 32
     dropout: float = 0.3
     weight_decay: float = 0.1
@@ -77,7 +79,7 @@ class SessionGru(SkipModel):
     def _fit(self, train: Plays, valid: Plays, seed: int) -> History:
         self.dense = Dense.learn(train, self.name)
         self.log = Log.of(train).joined(Log.of(valid))
-        x_NG = self.dense.columns(train, np.float16)
+        x_NG, some = self.dense.columns(train, np.float16), valid.thinned(STOPPED_ON)
         ids = {name: getattr(train, f"{name}_N") for name in ("user", "ts", "track", "artist", "album", "genre")}
 
         def batch(index_B: NDArray[np.int64]) -> tuple[Tensor, ...]:
@@ -87,7 +89,7 @@ class SessionGru(SkipModel):
         with seeded(seed):
             self.net = SessionNet(self.dense.width, self.recipe)
             return train_net(
-                self.net, batch, train.labels(), lambda: log_loss(valid.labels(), self.predicted(valid)), self.recipe,
+                self.net, batch, train.labels(), lambda: log_loss(some.labels(), self.predicted(some)), self.recipe,
                 seed,
             )  # fmt: skip
 

@@ -21,6 +21,7 @@ from models.skip.factors import waited
 from models.skip.interface import Epoch, History
 
 Batch = Callable[[NDArray[np.int64]], tuple[Tensor, ...]]
+STOPPED_ON = 100_000  # validation plays whose loss decides when to stop, after every epoch
 _LEAST, _MOST, _STEPS = 128, 8192, 100  # plays of a step: so many that an epoch has about _STEPS of them
 
 
