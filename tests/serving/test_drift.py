@@ -29,27 +29,25 @@ def test_the_index_by_hand():
 
 
 def test_classes_count_the_unknown_the_other_and_the_missing():
-    found = drift.classes(
-        days(
-            ["FR", "XX", None],
-            [17, -1, 50],
-            streamed_songs=[[1], [1, 2, 3], range(50)],
-            banned_albums=[[], [], [5] * 4],
-        ),
-        {"DE": 0, "FR": 1},
-    )
-    assert found[:, 0].tolist() == [1, 2, 3]
-    assert found[:, 1].tolist() == [0, 5, 4]
-    at = {name: 2 + place for place, name in enumerate(INTERACTIONS)}
-    assert found[:, at["streamed_songs"]].tolist() == [1, 2, 4]
-    assert found[:, at["banned_albums"]].tolist() == [0, 0, 3]
-    assert not found[:, at["search_songs"]].any()
+    classes = drift.Classes(["DE", "FR"])
+    flat = [f"{feature}: {name}" for feature, names in classes.names.items() for name in names]
+    signals = {"streamed_songs": [[1], [1, 2, 3], range(50)], "banned_albums": [[], [], [5] * 4]}
+    three = days(["FR", "XX", None], [17, -1, 50], **signals)
+    said = [[flat[place] for place in at] for at in classes.of(three)]
+    assert said == [
+        ["country: FR", "age: under 18", "streamed_songs: 1"],
+        ["country: other", "age: unknown", "streamed_songs: 2-3"],
+        ["country: unknown", "age: 50+", "streamed_songs: 10+", "banned_albums: 4-9"],
+    ]
+    assert [next(iter(classes.of(three.rows(b, b + 1)))) for b in range(3)] == list(classes.of(three))
+    oldest = days([None], [999])
+    assert flat[next(iter(classes.of(oldest)))[1]] == "age: 50+"
 
 
 def test_the_reference_counts_every_listener_in_every_feature():
     said = drift.reference(days(["FR", "FR", "DE", None], [20, 30, -1, 20], favorite_songs=[[1, 2], [], [], []]))
     assert said["n_users"] == 4
-    assert set(said["features"]) == set(drift.FEATURES)
+    assert set(said["features"]) == {"country", "age", *INTERACTIONS}
     assert all(sum(one["counts"]) == 4 == sum(one["counts"]) for one in said["features"].values())
     assert said["features"]["country"] == {"classes": ["DE", "FR", "other", "unknown"], "counts": [1, 2, 0, 1]}
     assert said["features"]["favorite_songs"]["counts"] == [3, 0, 1, 0, 0]
@@ -79,9 +77,26 @@ def test_the_same_listeners_leave_it_low_and_others_move_only_what_differs():
     assert watch.indices()["country"] < 0.02  # what is long ago is forgotten
 
 
+def test_counting_for_very_long_changes_nothing(monkeypatch):
+    monkeypatch.setattr(drift, "LARGE", 1.5)  # as if many more listeners had come
+    rng = np.random.default_rng(2)
+    often = drift.Watch(drift.reference(crowd(2_000, rng, False)))
+    some = crowd(3_000, rng, True)
+    for start in range(0, 3_000, 100):
+        often.seen(some.rows(start, start + 100))
+    monkeypatch.undo()
+    never = drift.Watch(drift.reference(crowd(2_000, np.random.default_rng(2), False)))
+    never.seen(some)
+    assert often.indices() == pytest.approx(never.indices())
+
+
 def test_a_reference_of_another_format_is_refused():
     with pytest.raises(ValueError, match="format 2"):
         drift.Watch({"format": 2, "features": {}})
+    other = drift.reference(crowd(10, np.random.default_rng(0), False))
+    other["features"]["age"]["classes"][0] = "children"
+    with pytest.raises(ValueError, match="not those of this program"):
+        drift.Watch(other)
 
 
 def test_a_bundle_holds_the_training_split_and_the_service_tells_what_moves(shop, serve):
