@@ -57,7 +57,7 @@ def test_the_estimate_of_another_policy_is_what_its_own_arm_shows(tested):
     chances = tested.__dict__["told"]["chances"]
     for policy in ("popularity", "semi_pers"):
         found = estimate.run(tested, "first_day", "exploring", policy)["estimates"]["stream"]
-        reach = (found["snips"]["high"] - found["snips"]["low"]) / 1.96  # four standard errors each way
+        reach = 2 * (found["snips"]["high"] - found["snips"]["low"]) / 1.96  # four standard errors
         assert abs(found["snips"]["value"] - chances[policy]) < reach, policy
         assert found["clipped_weight"] == 0
 
