@@ -19,8 +19,9 @@ from jobs.context import Context
 from jobs.settings import SPACES
 
 ROOT = Path(__file__).parents[2]
-# Of experiments and of the daily run: no week makes them.
+# Of experiments, of the daily run and of the skip engine: no cold-start week makes them.
 OF_NO_WEEK = {"exposures", "exposure_contexts", "outcomes", "cold_first_day", "cold_users"}
+OF_NO_WEEK |= {"plays", "skip_features", "skip_state"}
 METHODS = {"popularity", "registration_day_streams", "full_pers", "semi_pers"}
 
 
