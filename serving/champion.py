@@ -55,6 +55,7 @@ class Follower(Generic[R]):
         """
         self.home, self.opens, self.poll_s, self.event, self.promote = home, opens, poll_s, event, promote
         self.current: R | None = None
+        self.before: R | None = None  # whose known listeners are served until those of `current` are published
         self.problem: str | None = "the service has not looked for a release yet"
         self._refused: tuple[Pointer, float] | None = None
         self._stop = threading.Event()
@@ -94,7 +95,7 @@ class Follower(Generic[R]):
     def _put(self, found: R, problem: str | None) -> None:
         before = self.current.name if self.current else None
         self.problem = problem
-        self.current = found
+        self.before, self.current = self.current, found
         if problem is None:
             self._refused = None
         self.event("release", release=found.name, before=before, week=found.week, degraded=sorted(found.problems))
