@@ -30,9 +30,9 @@ from serving.lookup import NotFound
 from serving.metrics import Metrics
 from serving.ready import Ready
 from serving.settings import ServiceSettings, StoreSettings
-from serving.stores.circuit import Circuit
 from serving.skip.routes import make_router as make_skip_router
 from serving.skip.routes import skip_champion
+from serving.stores.circuit import Circuit
 from serving.together import Together
 from serving.trial import Trial
 from serving.users import make_router

@@ -1,6 +1,6 @@
 """What a release of the skip engine holds.
 
-Input   skip_features, skip_state, plays, skip_evaluation before as_of; trained models and their blend (jobs/skip/kept.py)
+Input   skip_features, skip_state, plays, skip_evaluation before as_of; the trained models, their blend
 
     answers.json  cleaning.json  members/<name>/  explain/          serving/skip/release.py
     state/  history/  tracks/                                       serving/skip/state.py
@@ -124,7 +124,7 @@ def served(context: Context, told: Mapping[str, Any]) -> Chosen:
     if all(export.can(model) for model in chosen.members.values()):
         return Chosen(chosen.members, chosen.mix, chosen.calibration, {})
     recipe = context.settings.skip.blend
-    left_out = {}
+    left_out: dict[str, str] = {}
     models: dict[str, SkipModel] = {}
     for name in recipe.members:
         model = kept.load_model(context, name)
@@ -236,6 +236,11 @@ def state_day(context: Context) -> str:
         raise CheckFailed(
             f"skip_state: day {days[-1]} was made with {made_with}, the settings say {features.settings_of(context)}; "
             "build all days again: overture skip features"
+        )
+    if lake.report("skip_state", day=days[-1]).get("log") != features.log_of(context, days):
+        raise CheckFailed(
+            f"skip_state: plays of some day up to {days[-1]} were written again after the state of {days[-1]}; build "
+            "all days again: overture skip features"
         )
     return days[-1]
 

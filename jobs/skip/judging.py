@@ -142,7 +142,8 @@ def over_rate(
 ) -> Line:  # fmt: skip
     """AUC above that of the listener's listened share so far; measured: the lower bound of the gain."""
     gain = auc_difference(heard_N, ours_N, rate_N, user_N)
-    why = f"AUC {auc(heard_N, ours_N):.4f} against {auc(heard_N, rate_N):.4f} of the listener's share, {len(heard_N)} plays"
+    said = f"AUC {auc(heard_N, ours_N):.4f} against {auc(heard_N, rate_N):.4f} of the listener's share so far"
+    why = f"{said}, {len(heard_N)} plays"
     return Line("better than a plain rate", gain.low, margin, PASS if gain.low >= margin else FAIL, why)
 
 

@@ -169,9 +169,8 @@ def reranked(release: SkipRelease, asked: RerankRequest) -> dict[str, Any]:
     listen[told.place_N] = told.listen_N
     tracks, _ = release.state.tracks_of(np.asarray(ids, np.int64))
     artists[told.place_N] = tracks["artist_id"]
-    relevance = None
-    if asked.tracks[0].relevance is not None:
-        relevance = [[track.relevance for track in asked.tracks]]
+    told_relevance = [track.relevance for track in asked.tracks if track.relevance is not None]
+    relevance = [told_relevance] if told_relevance else None  # of all tracks or of none
     order = rerank([np.arange(n)], [listen], asked.diversity, relevance, [artists])[0].tolist()
     skip = {int(place): 1 - float(p) for place, p in zip(told.place_N, told.listen_N, strict=True)}
     return {

@@ -18,7 +18,7 @@ from serving import schema
 from serving.champion import Event, Follower
 from serving.skip import answers
 from serving.skip.release import ENGINE, SkipRelease
-from serving.skip.schema import RerankRequest, Reranked, SkipRequest, Skips
+from serving.skip.schema import Reranked, RerankRequest, SkipRequest, Skips
 
 WRONG: dict[int | str, dict[str, Any]] = {
     status: {"model": schema.Problem, "description": why}

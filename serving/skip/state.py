@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from contracts.errors import CheckFailed
-from models.skip.carried import KEYS, NO_KEY, TOTALS, USER_NUMBERS, WITH_DAYS, Carried, Columns
+from models.skip.carried import KEYS, TOTALS, USER_NUMBERS, WITH_DAYS, Carried, Columns
 from models.skip.history import COLUMNS, Log
 from models.skip.state import KINDS
 
