@@ -48,9 +48,12 @@ def run(context: Context, model: str) -> dict[str, Any]:
             watch.lap("fit_s")
             scores = judged(found, fitted)
             watch.lap("score_s")
-            folds = folds_of(context, found, new, model, seed) if model in context.settings.skip.blend.members else None
-            watch.lap("folds_s")
             report = told(found, fitted, history, scores) | {"seed": seed, "commit": context.commit}
+            folds = None
+            if model in context.settings.skip.blend.members:
+                report["borders"] = borders_of(context, found)
+                folds = folds_of(found, new, model, report["borders"], seed)
+                watch.lap("folds_s")
         report |= {"seconds": watch.laps, "peak_mib": watch.peak_mib}
         folder = kept.write(context, fitted, scores, folds, kept.digest(found), report)
         log(context, task, report, watch)
@@ -115,12 +118,15 @@ def judged(found: Labelled, model: SkipModel) -> Scores:
     return kept.Scores.of(found, place_N[order_N], proba_N[order_N])
 
 
-def folds_of(context: Context, found: Labelled, new: Callable[[str], SkipModel], model: str, seed: int) -> Scores:
-    """Training plays forecast by models of the plays before them."""
+def borders_of(context: Context, found: Labelled) -> list[int]:
+    """Where the folds of the training plays begin and end."""
     chosen = context.settings.skip.blend
-    train = found.part(splits.TRAIN)
-    borders = fold_borders(len(train), chosen.folds, chosen.first_share)
-    proba_N = out_of_fold(new, model, train, borders, seed)
+    return fold_borders(int((found.split_N == splits.TRAIN).sum()), chosen.folds, chosen.first_share)
+
+
+def folds_of(found: Labelled, new: Callable[[str], SkipModel], model: str, borders: Sequence[int], seed: int) -> Scores:
+    """Training plays forecast by models of the plays before them."""
+    proba_N = out_of_fold(new, model, found.part(splits.TRAIN), borders, seed)
     return kept.Scores.of(found, np.flatnonzero(found.split_N == splits.TRAIN)[borders[0] :], proba_N)
 
 
