@@ -49,8 +49,8 @@ def run(context: Context) -> dict[str, Any]:
             digest = kept.digest(plays)
             if judged_on.setdefault(split, digest) != digest:
                 raise CheckFailed(
-                    "leakage: variants past and leaky hold other plays; run `overture skip features` and `overture skip "
-                    "features --leaky` on the same table of plays"
+                    "leakage: variants past and leaky hold other plays; run `overture skip features` and "
+                    "`overture skip features --leaky` on the same table of plays"
                 )
             for name in names:
                 with train.refused(f"{name}, {cell}"):
