@@ -126,8 +126,8 @@ def prototype(home: str) -> Answer:
         [fitted],
         {
             "test AUC": reached.value, "low": reached.low, "high": reached.high,
-            "Flow AUC": metrics.auc(y_N[flow], proba_N[flow]), "validation AUC": metrics.auc(y_N[valid], proba_N[valid]),
-            "fit s": fitted,
+            "Flow AUC": metrics.auc(y_N[flow], proba_N[flow]),
+            "validation AUC": metrics.auc(y_N[valid], proba_N[valid]), "fit s": fitted,
         },
     )  # fmt: skip
 
@@ -180,10 +180,8 @@ def on_the_sample(
         },
     ]  # fmt: skip
     promises = [
-        harness.promise(
-            "the blend's test AUC, its best member's being the bound", blend["best member"], blend["test AUC"]
-        ),
-        harness.promise("the blend's test AUC, the prototype's being the bound", PLAIN, blend["test AUC"]),
+        harness.promise("the blend's test AUC, that of its best member", best, blend["test AUC"]),
+        harness.promise("the blend's test AUC, that of the first prototype", PLAIN, blend["test AUC"]),
         harness.promise("the blend's test AUC, the aim", AIM, blend["test AUC"]),
         harness.promise("the blend's AUC on Flow plays of the test", PLAIN_FLOW, blend["Flow AUC"]),
     ]
