@@ -135,7 +135,7 @@ def told(found: Labelled, model: SkipModel, history: History, scores: Scores) ->
     valid, test = scores.valid, scores.test
     reached = metrics.auc_interval(test.listened_N, test.proba_N, test.user_N)
     return {
-        "plays": {name: int((found.split_N == code).sum()) for code, name in PARTS.items()},
+        "sizes": {name: int((found.split_N == code).sum()) for code, name in PARTS.items()},
         "losses": {"train": [epoch.train for epoch in history], "validation": [epoch.valid for epoch in history]},
         "auc": {
             "validation": metrics.auc(valid.listened_N, valid.proba_N), "test": reached.value, "test_low": reached.low,
@@ -153,7 +153,7 @@ def log(context: Context, task: tracking.Run, report: Mapping[str, Any], watch: 
     )
     task.log_metrics({f"{name}_auc" if "_" not in name else name.replace("_", "_auc_"): value
                       for name, value in report["auc"].items()})  # fmt: skip
-    task.log_metrics({**watch.laps, "peak_mib": watch.peak_mib} | {f"plays_{k}": v for k, v in report["plays"].items()})
+    task.log_metrics({**watch.laps, "peak_mib": watch.peak_mib} | {f"plays_{k}": v for k, v in report["sizes"].items()})
     task.log_parts("skip_features", days_of(context))
     task.log_figure(figures.losses(report["losses"]), "loss_curve.png")
     task.log_json(report, "report.json")

@@ -107,7 +107,7 @@ class TestTrain:
         assert told["auc"]["test_low"] < told["auc"]["test"] < told["auc"]["test_high"]
         assert told["recipe"]["rounds"] == 40
         assert reports["boosted_trees"]["auc"] == told["auc"]
-        assert sum(told["plays"].values()) == len(train.plays_of(context, MODELS).plays)
+        assert sum(told["sizes"].values()) == len(train.plays_of(context, MODELS).plays)
 
     def test_only_candidates_of_the_blend_learn_folds(self, whole):
         context, _ = whole
@@ -232,7 +232,7 @@ def test_evaluation_judges_every_model_by_slice(whole):
     frame = context.lake.read("skip_evaluation", week=context.week.name).to_pandas()
     assert set(frame.model) == {*MODELS, "blend"}
     assert not frame.duplicated(["model", "split", "slice", "metric"]).any()
-    assert {"all", "flow=yes", "flow=no", "user=known", "track=new", "platform=0"} <= set(frame.slice)
+    assert {"all", "flow=yes", "flow=no", "user=known", "track=known", "platform=0"} <= set(frame.slice)
     test = frame[(frame.model == "blend") & (frame.split == "test")].set_index(["slice", "metric"])
     scores = kept.read_scores(context, "blend").test
     assert test.value["all", "auc"] == pytest.approx(reports["blend"]["auc"]["test"])
