@@ -33,12 +33,12 @@ _CLIP = 6.0  # log odds: a member that is sure of itself does not outweigh all o
 
 @dataclass(frozen=True)
 class BlendRecipe:
-    """Members to choose from, folds, and by how much the mean AUC must rise for one more member."""
+    """Members to choose from, folds, and by how much the mean log loss must fall for one more."""
 
     members: tuple[str, ...] = ("boosted_trees", "logistic_features", "neumf", "graphsage", "session_gru", "fm")
     folds: int = 3
     first_share: float = 0.4
-    least_gain: float = 0.0003
+    least_gain: float = 0.0002
 
     def __post_init__(self) -> None:
         if not self.members or len(set(self.members)) != len(self.members):
@@ -134,10 +134,10 @@ def select(
 ) -> tuple[list[str], Mix]:
     """Members that help, best first, and how they are mixed.
 
-    `folds` and `valid` are log odds of every candidate. A mix is judged by its mean AUC over the folds, each with
+    `folds` and `valid` are log odds of every candidate. A mix is judged by its mean log loss over the folds, each with
     weights learned from the other folds, and validation, with weights from all folds: validation alone is small, and
     has told the members when to stop, which favours those that bent to it. Begin with the best member, add whichever
-    helps most, stop where none adds `least_gain`.
+    helps most, stop where none takes off `least_gain`. Log loss tells two mixes apart on fewer plays than AUC does.
     """
 
     def judge(names: list[str], method: str) -> float:
@@ -147,17 +147,17 @@ def select(
             mine = fold_N == fold
             if not mine.all():
                 mix = METHODS[method](logits_NM[~mine], folds_listened_N[~mine])
-                found.append(auc(folds_listened_N[mine], mix(logits_NM[mine])))
+                found.append(log_loss(folds_listened_N[mine], sigmoid(mix(logits_NM[mine]))))
         whole = METHODS[method](logits_NM, folds_listened_N)
-        found.append(auc(valid_listened_N, whole(np.stack([valid[n] for n in names], axis=1))))
+        found.append(log_loss(valid_listened_N, sigmoid(whole(np.stack([valid[n] for n in names], axis=1)))))
         return float(np.mean(found))
 
     chosen: list[str] = []
-    best, how = 0.0, ""
+    best, how = np.inf, ""
     while len(chosen) < len(folds):
         trials = [(judge([*chosen, n], method), n, method) for n in folds if n not in chosen for method in METHODS]
-        top = max(trials, key=lambda trial: trial[0])
-        if chosen and top[0] < best + least_gain:
+        top = min(trials, key=lambda trial: trial[0])
+        if chosen and top[0] > best - least_gain:
             break
         best, how = top[0], top[2]
         chosen.append(top[1])

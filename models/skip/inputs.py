@@ -3,10 +3,10 @@
 Shapes   N plays, F numbers of a play, G columns that come out, C categories
 
 A pair of numbers `<key>_plays`, `<key>_listened` says how often something (the user, the artist, this user with this
-genre ...) was played before, and how often listened to. It becomes the rate (listened + a m) / (plays + a), m the mean
-of all training plays: with few plays it stays near the mean. The strength a is the one under which the rate itself,
-used as a forecast, has the least log loss on training plays, which is empirical Bayes with a grid for the maximum. A
-training play's counts hold earlier plays only, so that nothing of its own label is in what is measured.
+genre ...) was played before, and how often listened to. It becomes `<key>_smoothed`, the rate (listened + a m) / (plays
++ a), m the mean of all training plays: with few plays it stays near the mean. The strength a is the one under which the
+rate itself, used as a forecast, has the least log loss on training plays, which is empirical Bayes with a grid for the
+maximum. A training play's counts hold earlier plays only, so that nothing of its own label is in what is measured.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Numbers:
         counted = {key + LISTENED for key in self.keys}
         self.plain = tuple(name for name in names if name not in counted)
         self.flagged = tuple(g for g in range(len(self.plain)) if flags_G is None or flags_G[g])
-        self.columns = (*(f"{key}_rate" for key in self.keys), *self.plain, "is_flow", *categories)
+        self.columns = (*(f"{key}_smoothed" for key in self.keys), *self.plain, "is_flow", *categories)
 
     @classmethod
     def learn(cls, train: Plays, for_whom: str) -> Numbers:
@@ -126,7 +126,7 @@ class Numbers:
 
     def scaled_names(self) -> tuple[str, ...]:
         """What each column of scaled() tells about: a flag stands under the name of its number."""
-        rates = tuple(f"{key}_rate" for key in self.keys)
+        rates = tuple(f"{key}_smoothed" for key in self.keys)
         return (*rates, *self.plain, *(self.plain[g] for g in self.flagged), "is_flow")
 
     def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:

@@ -24,6 +24,7 @@ def world(n: int = 2400, seed: int = 0, n_users: int = 40, n_tracks: int = 60) -
     numbers: dict[str, np.ndarray] = {}
     for key, columns in {"user": [user], "track": [track], "user_artist": [user, artist]}.items():
         numbers[key + PLAYS], numbers[key + LISTENED] = before(columns, ts, listened)
+    numbers["user_rate"] = (numbers["user" + LISTENED] + 1) / (numbers["user" + PLAYS] + 2)  # as a table may have one
     heard, plays = numbers["track" + LISTENED], numbers["track" + PLAYS]
     numbers["avg_song_listened"] = np.where(plays > 0, heard / np.maximum(plays, 1), np.nan)
     numbers["skip_score"] = 1 - numbers["avg_song_listened"]

@@ -83,7 +83,7 @@ def test_rates_are_smoothed_by_the_strength_that_forecasts_best():
     assert numbers.strengths[0] in (4.0, 8.0)
     raw = numbers.raw(made)
     assert raw[plays == 0, 0] == pytest.approx(y.mean(), abs=1e-6)
-    assert numbers.columns[:2] == ("user_rate", "user_plays")
+    assert numbers.columns[:2] == ("user_smoothed", "user_plays")
 
 
 def test_scaled_numbers_are_bounded_and_tell_unknown_apart():
