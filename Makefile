@@ -43,7 +43,7 @@ help: ## list what make can do
 	echo "State lies in $(OVERTURE_HOME) (OVERTURE_HOME)."
 
 .PHONY: setup
-setup: java .venv/jobs/made .venv/jobs/spark.jsa .venv/airflow/made ## both environments and Java; skipped when done and the locks are unchanged
+setup: java openmp .venv/jobs/made .venv/jobs/spark.jsa .venv/airflow/made ## both environments and Java; skipped when done and the locks are unchanged
 
 .venv/tools/made:
 	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info[:2] < (3, 11))' 2>/dev/null || {
@@ -89,11 +89,36 @@ java:
 	echo "set-up: Java 17 or newer is needed by Spark; found '$${JAVA_HOME:-no JAVA_HOME}'. Install it (Debian: apt install openjdk-17-jre-headless) or set JAVA_HOME." >&2
 	exit 1
 
+# For the tests of the Redis store, which are skipped with the reason where it is missing. Only where apt would not start
+# a server of its own: in a container, not on a desk.
+# LightGBM's wheel leaves OpenMP's runtime to the system.
+.PHONY: openmp
+openmp:
+	@if ! command -v ldconfig >/dev/null || ldconfig -p | grep -q 'libgomp[.]so[.]1'; then exit 0; fi
+	root=""; [ "$$(id -u)" = 0 ] || root="sudo -n"
+	echo "set-up: OpenMP's runtime with apt"
+	install="$$root env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends libgomp1"
+	$$install >/dev/null 2>&1 || { $$root apt-get update -qq && $$install >/dev/null; } || true
+	if ldconfig -p | grep -q 'libgomp[.]so[.]1'; then exit 0; fi
+	echo "set-up: libgomp is needed by LightGBM. Install it (Debian: apt install libgomp1)." >&2
+	exit 1
+
+.PHONY: redis
+redis:
+	@if command -v redis-server >/dev/null || [ -d /run/systemd/system ] || ! command -v apt-get >/dev/null; then exit 0; fi
+	root=""; [ "$$(id -u)" = 0 ] || root="sudo -n"
+	if $$root true 2>/dev/null; then
+	  echo "set-up: redis-server with apt, for its tests"
+	  install="$$root env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends redis-server"
+	  $$install >/dev/null 2>&1 || { $$root apt-get update -qq && $$install >/dev/null; } || true
+	fi
+
 .PHONY: lock
 lock: .venv/tools/made ## resolve requirements/*.in into the locks
 	@$(hand_on)
 	compile="$(UV) pip compile --quiet --no-header --no-annotate --upgrade --python-version 3.11"
 	$$compile requirements/jobs.in -o requirements/jobs.txt
+	$$compile requirements/service.in -c requirements/jobs.txt -o requirements/service.txt
 	$$compile requirements/dev.in -c requirements/jobs.txt -o requirements/dev.txt
 	$$compile requirements/airflow.in -o requirements/airflow.txt
 	$$compile requirements/dev-airflow.in -c requirements/airflow.txt -o requirements/dev-airflow.txt
@@ -103,7 +128,7 @@ demo: setup ## one week through Airflow: from raw events to a promoted release (
 	@$(RUN) jobs.demo --source "$(SOURCE)" --data "$(DATA)" --config "$(CONFIG)" --week "$(WEEK)"
 
 .PHONY: test
-test: setup ## every test, in both environments
+test: setup redis ## every test, in both environments
 	@failed=""
 	$(JOBS) -m pytest tests --ignore tests/dags || failed="$$failed jobs"
 	$(AIRFLOW) -m pytest tests/dags -W ignore::pytest.PytestConfigWarning || failed="$$failed airflow"
@@ -124,7 +149,7 @@ serve: setup ## the service over the champion: http://127.0.0.1:8600, its API at
 	@.venv/jobs/bin/overture serve $(if $(PORT),--port $(PORT))
 
 .PHONY: up
-up: setup ## Airflow's and MLflow's pages, until `make down`
+up: setup ## Airflow's and MLflow's pages and the service, until `make down`
 	@$(RUN) jobs.services up
 
 .PHONY: down

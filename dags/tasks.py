@@ -23,6 +23,9 @@ from jinja2 import StrictUndefined
 # A run about neither gets a week that every command refuses (exit code 2).
 WEEK = "{{ params.week or (data_interval_start | ds if data_interval_start is defined else 'none') }}"
 
+# The same for a run about one day: what a person typed, else the day before the one on which the schedule fires.
+DAY = "{{ params.day or (data_interval_start.subtract(days=1) | ds if data_interval_start is defined else 'none') }}"
+
 # A space and the factorisation that makes it.
 SPACES = {"tt_svd": "svd", "ut_als": "als"}
 
@@ -53,6 +56,8 @@ WEEK_SCHEMA: dict[str, Any] = {
     "minLength": 10,
     "maxLength": 10,
 }
+
+DAY_SCHEMA: dict[str, Any] = {**WEEK_SCHEMA, "title": "Day"}
 
 # A release is named by its digest; `$` alone would let a line break through to the shell.
 RELEASE_SCHEMA: dict[str, Any] = {
@@ -135,6 +140,12 @@ def optional_week() -> Param:
 def required_week() -> Param:
     """The form's field of a pipeline that a person starts."""
     return Param(description="A past Monday, such as 2026-11-16.", type="string", **WEEK_SCHEMA)
+
+
+def optional_day() -> Param:
+    """The form's field of a pipeline about one day."""
+    about = "A past day, such as 2026-11-15. Empty: the day before the run."
+    return Param(None, description=about, type=["null", "string"], **DAY_SCHEMA)
 
 
 def learn(flags: str = "") -> list[JobOperator]:

@@ -242,7 +242,7 @@ def relative_rates(arms: Mapping[str, Mapping[str, Any]], control: str, alpha: f
     users = sum(arms[name]["users"] for name in names)
     figure.supxlabel(
         f"{users:,} listeners; {control.replace('_', ' ')} = 1; whiskers: {100 * (1 - alpha):g} % intervals over "
-        f"listeners; at the {100 * alpha:g} % level blue: better, orange: worse, grey: neither shown",
+        f"listeners; blue: better, orange: worse at the {100 * alpha:g} % level (Holm), grey: neither is shown",
         fontsize=9,
     )
     return figure

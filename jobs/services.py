@@ -1,8 +1,9 @@
-"""Airflow's and MLflow's processes on this machine: their environment, how they start, how they end.
+"""Airflow, MLflow and the online service on this machine: their environment, how they start, how they end.
 
 `python -m jobs.services up|down|state|env|clean`. Everything listens on 127.0.0.1; logs and pids: OVERTURE_HOME/run.
 Airflow runs as three processes (scheduler, dag-processor, api-server): `airflow standalone` would add a triggerer that
-nothing here needs, and a log server on every interface.
+nothing here needs, and a log server on every interface. The service starts without a champion too: it answers 503 with
+the reason, and takes the first release that is promoted.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ JOBS_BIN = REPOSITORY / ".venv" / "jobs" / "bin"
 LOGIN = "admin"  # for both name and password: nothing listens beyond this machine
 AIRFLOW_PORT = 8080
 MLFLOW_PORT = 5000
+SERVICE_PORT = 8600
 START_S = 120
 STOP_S = 12
 
@@ -114,6 +116,7 @@ class Running:
     config: str
     port: int
     mlflow_port: int
+    service_port: int = 0  # 0: not started
     pids: dict[str, int] = field(default_factory=dict)
     born: dict[str, str] = field(default_factory=dict)
 
@@ -237,6 +240,13 @@ def start_mlflow(state: Running) -> subprocess.Popen[bytes]:
     return start("mlflow", [str(JOBS_BIN / "mlflow"), "server", *address, *store, *artifacts], env, state)
 
 
+def start_service(state: Running) -> subprocess.Popen[bytes]:
+    """The online service over the champion, on loopback whatever the settings say: `make up` opens nothing."""
+    env = environment(state.port, state.mlflow_port)
+    address = ["--host", "127.0.0.1", "--port", str(state.service_port)]
+    return start("service", [str(JOBS_BIN / "overture"), "serve", *address], env, state)
+
+
 def answers(url: str) -> bool:
     """Whether something answers there, whatever it says."""
     try:
@@ -285,18 +295,20 @@ def stop(state: Running) -> int:
 
 
 def up(console: Console) -> None:
-    """Both UIs, until `down`."""
+    """Both UIs and the service, until `down`."""
     if found := running():
         console.print("Already up.")
         return show(found, console)
     port = free_port(int(os.environ.get("OVERTURE_AIRFLOW_PORT", AIRFLOW_PORT)))
     mlflow_port = free_port(int(os.environ.get("OVERTURE_MLFLOW_PORT", MLFLOW_PORT)))
-    state = Running(str(config_path()), port, mlflow_port)
+    service_port = free_port(int(os.environ.get("OVERTURE_SERVICE_PORT", SERVICE_PORT)))
+    state = Running(str(config_path()), port, mlflow_port, service_port)
     try:
-        with console.status("Starting Airflow and MLflow"):
-            started = start_airflow(state) | {"mlflow": start_mlflow(state)}
+        with console.status("Starting Airflow, MLflow and the service"):
+            started = start_airflow(state) | {"mlflow": start_mlflow(state), "service": start_service(state)}
             wait(lambda: answers(f"http://127.0.0.1:{port}/api/v2/version"), started, "Airflow")
             wait(lambda: answers(f"http://127.0.0.1:{mlflow_port}/health"), started, "MLflow")
+            wait(lambda: answers(f"http://127.0.0.1:{service_port}/healthz"), started, "the service")
     except BaseException:
         stop(state)
         raise
@@ -307,13 +319,35 @@ def show(state: Running, console: Console) -> None:
     """Where to look, and how to get in."""
     alive = state.alive()
     table = Table("", "address", "login", "ended")
-    for title, port, login in (("Airflow", state.port, f"{LOGIN} / {LOGIN}"), ("MLflow", state.mlflow_port, "none")):
-        names = [name for name in state.pids if (name == "mlflow") == (title == "MLflow")]
+    others = {"mlflow": ("MLflow", state.mlflow_port), "service": ("Service", state.service_port)}
+    airflow = [name for name in state.pids if name not in others]
+    for title, port, login, names in (
+        ("Airflow", state.port, f"{LOGIN} / {LOGIN}", airflow),
+        *((title, port, "none", [name]) for name, (title, port) in others.items() if name in state.pids),
+    ):
         if names:
             gone = ", ".join(name for name in names if name not in alive)
             table.add_row(title, f"http://127.0.0.1:{port}", login, gone or "-")
     console.print(table)
+    if "service" in alive:
+        console.print(serving_what(state.service_port), soft_wrap=True)
     console.print(f"settings {state.config}\nlogs     {home() / 'run'}\nend it with: make down", soft_wrap=True)
+
+
+def serving_what(port: int) -> str:
+    """What the service answers from, or why it does not."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=5) as answer:
+            said = json.load(answer)
+    except urllib.error.HTTPError as error:
+        with error:
+            said = json.load(error)
+    except OSError as error:
+        return f"the service does not answer: {error}"
+    if not said["ready"]:
+        return f"the service answers 503: {said['problem']}"
+    store = said["store"]["problem"] or ", ".join(f"{part} {users}" for part, users in said["store"]["parts"].items())
+    return f"the service answers from release {said['release'][:12]} of {said['week']}; known listeners: {store}"
 
 
 def down(console: Console) -> None:
@@ -329,7 +363,7 @@ def state(console: Console) -> None:
     """Whether the services run."""
     if found := running():
         return show(found, console)
-    console.print("Airflow and MLflow are not up (make up).")
+    console.print("Airflow, MLflow and the service are not up (make up).")
 
 
 def print_environment(console: Console) -> None:

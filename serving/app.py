@@ -93,7 +93,7 @@ def make_app(settings: ServiceSettings, home: Path, store: StoreSettings = Store
     add_errors(app)
     add_lists(app, champion, metrics, tried)
     add_pages(app)
-    app.include_router(make_router(lambda: serving(champion), as_json, circuit, metrics))  # before /v1/{kind}
+    app.include_router(make_router(champion, serving, as_json, circuit, metrics))  # before /v1/{kind}
     add_lookups(app, champion)
     add_health(app, champion, metrics, circuit)
     return Guard(app, settings, metrics)

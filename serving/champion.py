@@ -35,6 +35,7 @@ class Champion:
         """`event(name, **facts)` is told of swaps and refusals."""
         self.home, self.poll_s, self.event = home, poll_s, event
         self.current: Ready | None = None
+        self.before: Ready | None = None  # whose known listeners are served until those of `current` are published
         self.problem: str | None = "the service has not looked for a release yet"
         self._refused: tuple[Pointer, float] | None = None
         self._stop = threading.Event()
@@ -74,7 +75,7 @@ class Champion:
     def _put(self, found: Ready, problem: str | None) -> None:
         before = self.current.name if self.current else None
         self.problem = problem
-        self.current = found
+        self.before, self.current = self.current, found
         if problem is None:
             self._refused = None
         self.event("release", release=found.name, before=before, week=found.week, degraded=sorted(found.problems))

@@ -16,6 +16,7 @@ import traceback
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
+import orjson
 from starlette.exceptions import HTTPException
 
 from serving.metrics import Metrics
@@ -46,7 +47,7 @@ class JsonLines(logging.Formatter):
         }
         if record.exc_info and record.exc_info[1]:
             said |= trouble(record.exc_info[1])
-        return json.dumps(said, default=str)
+        return orjson.dumps(said, default=str).decode()
 
 
 def log_to_stderr(level: int = logging.INFO) -> None:

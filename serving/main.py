@@ -12,6 +12,7 @@ from pathlib import Path
 import uvicorn
 from pydantic import SecretStr
 
+from serving import experiment
 from serving.app import make_app
 from serving.guard import Guard, log_to_stderr
 from serving.settings import ServiceSettings, StoreSettings
@@ -34,7 +35,14 @@ def with_secrets(settings: ServiceSettings | StoreSettings) -> str:
 
 
 def serve(settings: ServiceSettings, home: Path, store: StoreSettings) -> None:
-    """Answer until SIGTERM or SIGINT; what still runs then is finished first."""
+    """Answer until SIGTERM or SIGINT; what still runs then is finished first.
+
+    Raises:
+        BadArgument: the settings name an experiment that is not registered.
+        CheckFailed: its plan was changed after it was registered.
+    """
+    if settings.experiment:  # before there are workers, which would fail again and again
+        experiment.read(home, settings.experiment)
     log_to_stderr()
     os.environ |= {SETTINGS: with_secrets(settings), STORE: with_secrets(store), HOME: str(home)}
     os.environ[HEADERS_S] = str(settings.headers_s)

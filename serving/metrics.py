@@ -5,6 +5,7 @@ With several workers the numbers of all are added up through files in PROMETHEUS
 
 from __future__ import annotations
 
+import math
 import os
 from datetime import datetime
 from typing import Any
@@ -51,6 +52,7 @@ class Metrics:
         )
         self._before: tuple[str, str] | None = None
         self._ready: Ready | None = None
+        self._told: set[str] = set()
 
     def answered(self, answers: list[dict[str, Any]]) -> None:
         """Count lists."""
@@ -62,7 +64,7 @@ class Metrics:
                 self.unknown.inc(sum(len(ids) for ids in answer["unknown"].values()))
 
     def store(self, said: str) -> None:
-        """The store was asked for a listener: found, unknown or away."""
+        """The store was asked for a listener: found, unknown, unpublished (nobody of that release) or away."""
         self.reads.labels(said).inc()
         self.store_answers.set(said != "away")
 
@@ -76,7 +78,8 @@ class Metrics:
         self.revision.set(ready.pointer.revision)
         self.swaps.inc()
         self._ready = ready
-        self.drift.clear()
+        for feature in self._told:  # of the release before: not known of this one yet
+            self.drift.labels(feature).set(math.nan)
         ready.watch.tell(self._drifted)
 
     def _drifted(self, indices: dict[str, float]) -> None:
@@ -85,6 +88,7 @@ class Metrics:
                 self.drift_listeners.set(index)
             else:
                 self.drift.labels(feature).set(index)
+                self._told.add(feature)
 
     def page(self) -> bytes:
         """The numbers of this process, or of all workers, as Prometheus reads them."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -70,7 +71,11 @@ class Listener(Body):
         return self
 
     def lists(self) -> dict[str, list[int]]:
-        """Ids by "streams.tracks", "onboarding.artists" ...; lists that were left out are not there."""
+        """Ids by "streams.tracks", "onboarding.artists" ...; lists left out are not there. To be read only."""
+        return self._lists
+
+    @cached_property
+    def _lists(self) -> dict[str, list[int]]:
         found = {"onboarding.artists": self.onboarding.artists}
         for name in ("streams", "skips", "bans"):
             heard: Heard = getattr(self, name)

@@ -2,7 +2,8 @@
 
 uvicorn waits for the rest of a request's headers as long as the connection stands, and calls the application only when
 they are whole: only here can a client that sends them drop by drop be let go. A body is watched by serving/guard.py.
-From the connection, or the first byte of a later request, to the end of its headers a client has `headers_s` seconds.
+From the connection, or the first byte after an answer, to the end of the next headers a client has `headers_s` seconds.
+What comes while an answer is still being made (a pipeline) waits for that answer without a clock of its own.
 """
 
 from __future__ import annotations
@@ -36,11 +37,11 @@ class Patient(HttpToolsProtocol):
         super().connection_made(transport)
         self._wait()
 
-    def on_message_begin(self) -> None:
-        """A request begins."""
-        super().on_message_begin()
-        if self._waiting is None:
+    def data_received(self, data: bytes) -> None:
+        """Something comes after an answer: a request, or blank lines before one."""
+        if self._waiting is None and self.cycle is not None and self.cycle.response_complete:
             self._wait()
+        super().data_received(data)
 
     def on_headers_complete(self) -> None:
         """Its headers are whole."""
@@ -62,7 +63,5 @@ class Patient(HttpToolsProtocol):
 
     def _too_slow(self) -> None:
         self._waiting = None
-        # Between the answers of a pipeline nothing may be written: then the connection just ends.
-        if self.cycle is None or self.cycle.response_complete:
-            self.transport.write(TOO_SLOW)
+        self.transport.write(TOO_SLOW)
         self.transport.close()

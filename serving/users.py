@@ -2,7 +2,8 @@
 
 Order   in which a list degrades, and says so: the kept list, longer ones computed from the kept vector -> the most
         popular tracks. A vector has nothing to stand in for it: without the store it is a 503 with the reason
-Mixed   never: rows are read under the release that answers the request, to which their tracks and segments belong
+Mixed   never: rows are read under the release that answers the request, to which their tracks and segments belong. A
+        release is promoted before its listeners are published: in between the one before answers for them, whole
 
 The store is asked in a thread, with a short timeout, through a circuit: the loop that answers others does not wait.
 """
@@ -20,12 +21,13 @@ from pydantic import Field
 from contracts.errors import BadArgument, CheckFailed, OvertureError
 from serving import schema
 from serving.answers import POPULAR, filled_up, says, segment_said
+from serving.champion import Champion
 from serving.lookup import NotFound
 from serving.metrics import Metrics
 from serving.ready import Ready
 from serving.schema import Body, Degraded, Reasons, SegmentSaid, TrackSaid
 from serving.stores.circuit import Circuit
-from serving.stores.interface import UserRow
+from serving.stores.interface import NotPublished, UserRow
 
 MAX_EXCLUDED = 200
 STORED = "stored"
@@ -77,17 +79,33 @@ class KnownRecommendation(Body):
 
 
 def make_router(
-    serving: Callable[[], Ready], say: Callable[..., Response], circuit: Circuit, metrics: Metrics
+    champion: Champion,
+    serving: Callable[[Champion], Ready],
+    say: Callable[..., Response],
+    circuit: Circuit,
+    metrics: Metrics,
 ) -> APIRouter:
-    """The two routes; `serving()` is the release of one request, `say(data, release=...)` an answer in JSON."""
+    """The two routes; `serving` gives the release in service, `say(data, release=...)` an answer in JSON."""
     router = APIRouter(tags=["users"])
+
+    def asked(ready: Ready, user_id: int) -> tuple[Ready, UserRow]:
+        """The release that answers for this listener, and its row."""
+        try:
+            row = known(ready, circuit, metrics, user_id)
+        except NotPublished:
+            before = champion.before
+            if before is None or champion.current is not ready:
+                raise
+            return before, known(before, circuit, metrics, user_id)
+        if champion.current is ready:
+            champion.before = None  # this one's listeners are there: the one before is needed no more
+        return ready, row
 
     @router.get("/v1/users/{user_id}", responses={200: {"model": KnownUser}, **WRONG})
     def user(user_id: UserId) -> Response:
         """Vector and segment of a listener whom the store knows."""
-        ready = serving()
         try:
-            row = known(ready, circuit, metrics, user_id)
+            ready, row = asked(serving(champion), user_id)
         except NotFound:
             raise
         except OvertureError as error:
@@ -101,20 +119,25 @@ def make_router(
         exclude: Excluded = [],  # noqa: B006 - FastAPI copies it
     ) -> Response:
         """Tracks for a listener whom the store knows."""
-        ready = serving()
+        ready = serving(champion)
         if k > len(ready.tracks):
             raise BadArgument(f"k: {k} places, but the release has {len(ready.tracks)} tracks")
-        taken = {ready.track_at[track] for track in exclude if track in ready.track_at}
         try:
-            found = recommend(ready, known(ready, circuit, metrics, user_id), k, taken)
+            ready, row = asked(ready, user_id)
+            found = recommend(ready, row, min(k, len(ready.tracks)), left_out(ready, exclude))
         except NotFound:
             raise
         except OvertureError as error:
-            found = stand_in(ready, user_id, k, taken, str(error))
+            found = stand_in(ready, user_id, k, left_out(ready, exclude), str(error))
         metrics.answered([{**found, "unknown": {}}])
         return say(found, release=ready.name)
 
     return router
+
+
+def left_out(ready: Ready, track_ids: list[int]) -> set[int]:
+    """Their track_idx; ids that the release does not know are in no list anyway."""
+    return {ready.track_at[track] for track in track_ids if track in ready.track_at}
 
 
 def known(ready: Ready, circuit: Circuit, metrics: Metrics, user_id: int) -> UserRow:
@@ -128,6 +151,9 @@ def known(ready: Ready, circuit: Circuit, metrics: Metrics, user_id: int) -> Use
         row = circuit.find(ready.name, ready.space_name, user_id)
         if row is not None:
             hold(ready, row)
+    except NotPublished:
+        metrics.store("unpublished")
+        raise
     except OvertureError:
         metrics.store("away")
         raise

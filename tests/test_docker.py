@@ -27,7 +27,9 @@ def test_every_variable_is_explained_and_every_secret_is_empty():
 def test_services_are_watched_pinned_and_nobodys_root(name):
     service = COMPOSE["services"][name]
     assert "healthcheck" in service
-    assert service["image"] in ("overture-jobs", "overture-airflow") or re.search(r":\d+\.\d+", service["image"])
+    assert service["image"] in ("overture-jobs", "overture-airflow", "overture-service") or re.search(
+        r":\d+\.\d+", service["image"]
+    )
     assert name == "postgres" or service["user"] == "10001:10001"
     assert all(port.startswith("127.0.0.1:") for port in service.get("ports", []))
     for other in service.get("depends_on", {}):
@@ -52,7 +54,8 @@ def test_images_copy_what_is_there_and_run_as_nobody(file):
 
 
 def test_the_jobs_environment_is_the_same_in_both_images():
-    stages = [re.search(r"^FROM \S+ AS jobs\n.*?(?=\n\n)", file.read_text(), re.M | re.S) for file in FILES]
+    files = [file for file in FILES if file.suffix != ".service"]
+    stages = [re.search(r"^FROM \S+ AS jobs\n.*?(?=\n\n)", file.read_text(), re.M | re.S) for file in files]
     assert len(stages) == 2
     assert stages[0][0] == stages[1][0]
 
@@ -60,6 +63,24 @@ def test_the_jobs_environment_is_the_same_in_both_images():
 def test_the_servers_driver_is_airflows():
     pinned = [line for line in (DOCKER / "requirements-server.txt").read_text().splitlines() if "==" in line]
     assert set(pinned) <= set((ROOT / "requirements" / "airflow.txt").read_text().splitlines())
+
+
+def test_the_services_image_is_small_and_its_versions_are_the_jobs():
+    pinned = set((ROOT / "requirements" / "service.txt").read_text().split())
+    assert pinned <= set((ROOT / "requirements" / "jobs.txt").read_text().split())
+    names = {line.partition("==")[0] for line in pinned}
+    assert names & {"pyspark", "torch", "mlflow", "pandas", "onnx", "scikit-learn", "great-expectations"} == set()
+    assert "openjdk" not in (DOCKER / "Dockerfile.service").read_text()
+
+
+def test_a_store_of_its_own_is_started_by_its_profile_alone():
+    services = COMPOSE["services"]
+    assert {name: service["profiles"] for name, service in services.items() if "profiles" in service} == {
+        "redis": ["redis"], "cassandra": ["cassandra"],
+    }  # fmt: skip
+    assert all("ports" not in services[name] for name in ("redis", "cassandra"))
+    for name in ("service", "airflow-scheduler", "redis", "cassandra"):
+        assert "stores" in services[name]["networks"]
 
 
 def test_settings_in_the_environment_are_settings():

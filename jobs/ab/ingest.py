@@ -6,7 +6,7 @@ Writes   exposures, exposure_contexts (where lines hold signals), outcomes, part
 Re-run   safe: the folder is the whole truth of the days that it names, each is replaced
 Bad      lines are counted by reason and left out; more than source.max_bad_share of them stop the run before it writes.
          Repeated lines are counted and left out too, but senders repeat: they stop nothing
-Memory   one day of lines
+Memory   the request ids of a day, a day of outcomes, and a piece of its other rows
 """
 
 from __future__ import annotations
@@ -35,6 +35,8 @@ FILE = re.compile(r"^(exposures|outcomes)-(\d{4}-\d{2}-\d{2})[^/]*\.jsonl$")
 KINDS = ("stream", "favorite")
 BIGGEST = 2**63 - 1
 REPEATED = "repeated"
+TABLES = {"exposures": ("exposures", "exposure_contexts"), "outcomes": ("outcomes",)}
+PIECE = 50_000  # rows held as Python objects
 Rows = dict[str, list[dict[str, Any]]]
 
 
@@ -59,52 +61,65 @@ def run(context: Context, folder: Path) -> dict[str, Any]:
         by_day.setdefault((found[1], found[2]), []).append(path)
     read: Counter[str] = Counter()
     bad: Counter[str] = Counter()
-    # Twice over the lines, so that nothing is written where too many are bad.
+    held: dict[tuple[str, str], Counter[str]] = {}
+    # First all lines are looked at, so that nothing is written where too many are bad.
     for (kind, day), paths in progress(by_day.items(), len(by_day), "logs checked"):
-        _day(kind, day, paths, read, bad)
+        held[kind, day] = Counter(dict.fromkeys(TABLES[kind], 0))
+        for rows in _good(kind, day, paths, read, bad):
+            held[kind, day].update({table: len(found) for table, found in rows.items()})
     wrong = Counter({reason: n for reason, n in bad.items() if not reason.endswith(REPEATED)})
     n_bad, share = sum(wrong.values()), context.settings.source.max_bad_share
     if n_bad > share * sum(read.values()):
         reasons = ", ".join(f"{reason}: {n}" for reason, n in wrong.most_common())
         raise CheckFailed(f"{folder}: {n_bad} of {sum(read.values())} lines are bad, more than {share:.1%} ({reasons})")
-    rows: Counter[str] = Counter()
+    written: Counter[str] = Counter()
     for (kind, day), paths in progress(by_day.items(), len(by_day), "logs written"):
-        unused: Counter[str] = Counter()
         report = {"commit": context.commit, "files": [path.name for path in paths]}
-        for table, found_rows in _day(kind, day, paths, Counter(), unused).items():
-            schema = contracts.load(table).arrow_schema()
-            if found_rows:
-                frame = pa.Table.from_pylist(found_rows, schema)
-                rows[table] += context.lake.write(table, frame, report=report | {"bad": dict(unused)}, day=day).rows
+        for table, n in held[kind, day].items():
+            if n:
+                frame = _batches(table, _good(kind, day, paths, Counter(), Counter()))
+                written[table] += context.lake.write(table, frame, report=report, day=day).rows
             elif context.lake.exists(table, day=day):
                 context.lake.drop(table, day=day)
     days = sorted({day for _, day in by_day})
-    counts = {"rows": dict(rows), "lines": dict(read), "bad": dict(bad)}
+    counts = {"rows": dict(written), "lines": dict(read), "bad": dict(bad)}
     return {**counts, "days": len(days), "first": days[0], "last": days[-1]}
 
 
-def _day(kind: str, day: str, paths: list[Path], read: Counter[str], bad: Counter[str]) -> Rows:
-    """All rows of a day by table; counts lines into `read` and bad ones into `bad`."""
+def _good(kind: str, day: str, paths: list[Path], read: Counter[str], bad: Counter[str]) -> Iterator[Rows]:
+    """The rows of each good line of a day, by table; counts lines into `read` and bad ones into `bad`."""
     parse = exposure_rows if kind == "exposures" else outcome_rows
-    tables: Rows = {"exposures": [], "exposure_contexts": []} if kind == "exposures" else {"outcomes": []}
     seen: set[Any] = set()
     for text in _lines(paths):
         read[kind] += 1
         try:
-            key, found = _parsed(text, day, parse)
+            key, rows = _parsed(text, day, parse)
             if key in seen:
                 raise BadLine(REPEATED)
             seen.add(key)
-            for table, rows in found.items():
-                tables[table] += rows
+            yield rows
         except BadLine as reason:
             bad[f"{kind}: {reason}"] += 1
-    if kind == "outcomes":  # what happened more than once counts the first time, whatever the order of the lines
+
+
+def _batches(table: str, lines: Iterator[Rows]) -> Iterator[pa.RecordBatch]:
+    """The rows of one table in pieces; what happened more than once counts the first time."""
+    schema = contracts.load(table).arrow_schema()
+    if table == "outcomes":
         first: dict[Any, dict[str, Any]] = {}
-        for row in sorted(tables["outcomes"], key=lambda row: row["ts"]):
-            first.setdefault((row["request_id"], row["track_id"], row["kind"]), row)
-        tables["outcomes"] = list(first.values())
-    return tables
+        for rows in lines:
+            for row in rows[table]:
+                known = first.setdefault((row["request_id"], row["track_id"], row["kind"]), row)
+                known["ts"] = min(known["ts"], row["ts"])
+        lines = iter([{table: list(first.values())}])
+    waiting: list[dict[str, Any]] = []
+    for rows in lines:
+        waiting += rows.get(table, [])
+        if len(waiting) >= PIECE:
+            yield pa.RecordBatch.from_pylist(waiting, schema)
+            waiting = []
+    if waiting:
+        yield pa.RecordBatch.from_pylist(waiting, schema)
 
 
 def _lines(paths: list[Path]) -> Iterator[bytes]:

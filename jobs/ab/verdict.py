@@ -67,19 +67,20 @@ def run(context: Context, name: str) -> dict[str, Any]:
             tracked.log_json({**facts, "refused": reasons}, "verdict.json")
             _print(people_table(plan, people, kept["users_per_arm"]))
             raise CheckFailed(f"experiment {name}: no verdict\n" + "\n".join(f"  {reason}" for reason in reasons))
-        found = {**facts, "verdicts": {}, **compare(plan, counted)}
-        found["verdicts"] = verdicts(plan, found["arms"])
-        for arm, said in found["arms"].items():
+        arms = compare(plan, counted)
+        found = {**facts, "arms": arms, "verdicts": verdicts(plan, arms)}
+        for arm, said in arms.items():
             for kind in KINDS:
                 numbers = {f"{kind}.{key}.{arm}": value for key, value in said[kind].items() if value is not None}
                 tracked.log_metrics(numbers)
         tracked.set_tags({f"verdict.{arm}": said for arm, said in found["verdicts"].items()})
-        tracked.log_figure(figures.relative_rates(found["arms"], plan.control, plan.alpha), "relative_rates.png")
+        figure = figures.relative_rates(arms, plan.control, plan.alpha)
+        tracked.log_figure(figure, "relative_rates.png")
         tracked.log_json(found, "verdict.json")
         path = context.home / "experiments" / f"{name}.verdict.json"
         files.replace(path, files.canonical(found) + b"\n")
         picture = path.with_suffix(".png")
-        figures.relative_rates(found["arms"], plan.control, plan.alpha).savefig(picture, dpi=120)
+        figure.savefig(picture, dpi=120)
         _print(rates_table(plan, found))
         return {**found, "path": str(path), "picture": str(picture), **tracked.links}
 
@@ -106,7 +107,7 @@ def refusals(
     return found
 
 
-def compare(plan: ExperimentSettings, counted: Counted) -> dict[str, Any]:
+def compare(plan: ExperimentSettings, counted: Counted) -> dict[str, dict[str, Any]]:
     """Rates by arm, relative to the control; p-values are those of Holm among the arms."""
     arms: dict[str, dict[str, Any]] = {arm.name: {} for arm in plan.arms}
     for kind in KINDS:
@@ -127,7 +128,7 @@ def compare(plan: ExperimentSettings, counted: Counted) -> dict[str, Any]:
             }  # fmt: skip
             arms[name]["users"] = found.users
             arms[name]["displays_per_user"] = found.displays / found.users
-    return {"arms": {name: {**said} for name, said in arms.items()}}
+    return arms
 
 
 def verdicts(plan: ExperimentSettings, arms: dict[str, dict[str, Any]]) -> dict[str, str]:

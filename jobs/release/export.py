@@ -52,11 +52,9 @@ def graph(
     inputs: tuple[str, ...],
     output: str,
 ) -> bytes:
-    """A network of one output as ONNX.
+    """A network of one output as ONNX; `free` are, of each input, the dimensions of any size.
 
-    `free` are, of each input, the dimensions of any size; of a network that takes its inputs as *given they are in one
-    tuple more.
-
+    Those of a network that takes its inputs as *given stand in one tuple more.
     The same weights give the same bytes: names of source files and other notes of the exporter are taken out.
     """
     import torch

@@ -15,7 +15,9 @@ mistake, features of the whole table with the row's own label in them, under a v
 
 from __future__ import annotations
 
+import hashlib
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
 from typing import TYPE_CHECKING, Any
@@ -78,7 +80,18 @@ def span(context: Context, start: str | None, end: str | None) -> Span:
             f"skip_state: day {states[-1]} was made with {made_with}, the settings say {settings_of(context)}; "
             "build all days again: overture skip features"
         )
+    if lake.report("skip_state", day=states[-1]).get("log") != log_of(context, earlier):
+        raise CheckFailed(
+            f"skip_state: plays of some day up to {earlier[-1]} were written again after the state of {states[-1]}; "
+            "build all days again: overture skip features"
+        )
     return Span(days, states[-1])
+
+
+def log_of(context: Context, days: Sequence[str]) -> str:
+    """A digest of which versions of plays these days hold."""
+    versions = "\n".join(f"{day} {context.lake.version('plays', day=day)}" for day in days)
+    return hashlib.sha256(versions.encode()).hexdigest()
 
 
 def checked(name: str, day: str) -> str:
@@ -208,6 +221,8 @@ def run(context: Context, start: str | None = None, end: str | None = None, *, l
     total = totals_of(plays, carried)
     rest = state_after(plays, before, last, n_groups, gap_s)
     whole = spark.createDataFrame([total], spark_schema("skip_state"))
+    upto = [p["day"] for p in lake.partitions("plays") if p["day"] <= todo.days[-1]]
+    report["log"] = log_of(context, upto)
     state = lake.write("skip_state", rest.unionByName(whole), report=report, day=todo.days[-1])
     found["rows"]["skip_state"] = state.rows
     return found | tidy(context, todo)
@@ -233,7 +248,8 @@ def tidy(context: Context, done: Span) -> dict[str, Any]:
     lake = context.lake
     log = {p["day"] for p in lake.partitions("plays")}
     states = [p["day"] for p in lake.partitions("skip_state")]
-    for day in [d for d in states if d not in log] + [d for d in states if d in log][:-KEPT_STATES]:
+    old = [d for d in states if d in log and d <= done.days[-1]][:-KEPT_STATES]
+    for day in [d for d in states if d not in log] + old:
         lake.drop("skip_state", day=day)
     written = [p["day"] for p in lake.partitions("skip_features") if p["variant"] == PAST]
     gone = [day for day in written if day not in log]

@@ -19,6 +19,8 @@ RUNS = {
     "cold_start_weekly.by_hand": {"monday": datetime(2026, 11, 21, 9, tzinfo=UTC), "conf": {"week": "2026-09-07"}},
     "cold_start_weekly.approved": {"monday": MONDAY, "approved": {"chosen_options": ["Approve"]}},
     "backtest.by_hand": {"conf": {"week": "2026-09-07"}},
+    "cold_users_daily.scheduled": {"monday": datetime(2026, 11, 16, 2, tzinfo=UTC)},
+    "cold_users_daily.by_hand": {"monday": datetime(2026, 11, 21, 9, tzinfo=UTC), "conf": {"day": "2026-09-09"}},
     "rollback.by_hand": {},
     "rollback.to": {"conf": {"to": RELEASE}},
     "promote.by_hand": {"conf": {"release": RELEASE}},
@@ -52,6 +54,16 @@ def test_a_run_about_no_week_gives_a_week_that_every_command_refuses(render):
     assert render("cold_start_weekly")["begin"] == "overture begin --week none"
 
 
+def test_a_run_about_no_day_gives_a_day_that_the_command_refuses(render):
+    assert render("cold_users_daily")["cold_users_daily"] == "overture cold-users --day none"
+
+
+@pytest.mark.parametrize(("start", "day"), [("2026-03-01", "2026-02-28"), ("2026-01-01", "2025-12-31")])
+def test_a_daily_run_is_about_the_day_before(render, start, day):
+    commands = render("cold_users_daily", monday=datetime.fromisoformat(f"{start}T02:00:00+00:00"))
+    assert commands == {"cold_users_daily": f"overture cold-users --day {day}"}
+
+
 @pytest.mark.parametrize("hour", [0, 9])
 def test_a_run_by_hand_keeps_its_own_day_for_the_command_to_judge(render, hour):
     wednesday = datetime(2026, 11, 18, hour, tzinfo=UTC)
@@ -71,6 +83,22 @@ def test_the_schedule_fires_on_the_monday_that_names_the_week(bag, render):
     )
     assert str(info.run_after) == "2026-03-02 00:00:00+00:00"
     assert render("cold_start_weekly", monday=info.data_interval.start)["begin"] == "overture begin --week 2026-03-02"
+
+
+def test_the_daily_schedule_fires_two_hours_after_the_day_that_it_is_about(bag, render):
+    import pendulum
+    from airflow.serialization.serialized_objects import DagSerialization
+    from airflow.timetables.base import DataInterval, TimeRestriction
+
+    timetable = DagSerialization.from_dict(DagSerialization.to_dict(bag.dags["cold_users_daily"])).timetable
+    last = pendulum.datetime(2026, 2, 28, 2)
+    info = timetable.next_dagrun_info(
+        last_automated_data_interval=DataInterval(last, last),
+        restriction=TimeRestriction(earliest=None, latest=None, catchup=True),
+    )
+    assert str(info.run_after) == "2026-03-01 02:00:00+00:00"
+    commands = render("cold_users_daily", monday=info.data_interval.start)
+    assert commands == {"cold_users_daily": "overture cold-users --day 2026-02-28"}
 
 
 @pytest.mark.usefixtures("database")

@@ -49,6 +49,12 @@ def test_rubbish_is_no_week(accept, dag_id, week):
         accept(dag_id, week=week)
 
 
+@pytest.mark.parametrize("day", NO_WEEK, ids=repr)
+def test_rubbish_is_no_day(accept, day):
+    with pytest.raises(Exception, match="day"):
+        accept("cold_users_daily", day=day)
+
+
 @pytest.mark.parametrize("release", NO_RELEASE, ids=repr)
 @pytest.mark.parametrize(("dag_id", "name"), [("promote", "release"), ("rollback", "to")])
 def test_rubbish_is_no_release(accept, dag_id, name, release):
@@ -67,6 +73,8 @@ def test_a_week_may_be_left_to_the_schedule_only_where_there_is_one(accept):
 def test_good_words_pass(accept):
     assert accept("cold_start_weekly", week="2026-11-16") == {"week": "2026-11-16"}
     assert accept("backtest", week="2026-11-16") == {"week": "2026-11-16"}
+    assert accept("cold_users_daily") == {"day": None}
+    assert accept("cold_users_daily", day="2026-11-15") == {"day": "2026-11-15"}
     assert accept("rollback") == {"to": None}
     assert accept("rollback", to=DIGEST)["to"] == DIGEST
     assert accept("promote", release=DIGEST) == {"release": DIGEST}

@@ -11,7 +11,7 @@ import pytest
 from conftest import DAGS
 
 FILES = sorted(DAGS.glob("*.py"))
-PIPELINES = ("cold_start_weekly", "backtest", "rollback", "promote")
+PIPELINES = ("cold_start_weekly", "backtest", "rollback", "promote", "cold_users_daily")
 LIGHT = {"airflow", "jinja2", "tasks"}
 
 

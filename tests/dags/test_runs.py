@@ -116,3 +116,11 @@ def test_only_a_person_decides_in_the_grey_zone(bag):
         branch("fail")
     assert dag.get_task("release.promote").upstream_task_ids == {"release.verdict", "release.approve"}
     assert dag.get_task("complete").trigger_rule == "none_failed"  # after a no the week is closed all the same
+
+
+@pytest.mark.parametrize(("code", "state"), [(0, "success"), (3, "failed")])
+def test_the_daily_pipeline_is_one_command_about_the_day_before(bag, overture, code, state):
+    overture.answer("cold-users", code)
+    run = fresh(bag.dags["cold_users_daily"]).test(logical_date=MONDAY + timedelta(days=code, hours=2))
+    assert str(run.state) == state
+    assert overture.calls == [f"cold-users --day 2026-11-{15 + code}"]

@@ -1,19 +1,22 @@
-"""The tasks of a whole week, one after the other."""
+"""The tasks of a whole week, one after the other, and of the day before its Monday."""
 
 from __future__ import annotations
 
+from datetime import date
 from pathlib import Path
 
 from jobs import quality, weekly
-from jobs.cold_start import evaluate, features, segments, train
+from jobs.cold_start import cold_users, evaluate, features, segments, train
 from jobs.context import Context
 from jobs.factorize import als, svd
 from jobs.matrix import catalog, first_day, track_pairs, user_track
 from jobs.release import bundle, gate, promote, publish
 from jobs.settings import SPACES
+from jobs.weeks import Week
 
 ROOT = Path(__file__).parents[2]
 TINY = ROOT / "configs" / "tiny.yaml"
+NEWCOMERS = date(2026, 11, 15)
 SOURCES = ["users", "tracks", "events", "playlists"]
 
 
@@ -27,7 +30,7 @@ def spark_stage(context: Context) -> None:
 
 
 def whole_week(context: Context) -> dict[str, object]:
-    """All of cold_start_weekly, task by task."""
+    """All of cold_start_weekly, then a run of cold_users_daily, task by task."""
     weekly.begin(context)
     quality.run(context, SOURCES)
     spark_stage(context)
@@ -39,4 +42,5 @@ def whole_week(context: Context) -> dict[str, object]:
     promoted = promote.run(context)
     publish.run(context)
     weekly.complete(context)
+    cold_users.run(Context(context.settings, Week.of(NEWCOMERS), context.home), NEWCOMERS)
     return promoted

@@ -230,6 +230,7 @@ def test_publish_opens_the_champion_and_says_so(first):
     record = json.loads((pointer.releases(first.home) / "published.json").read_text())
     assert record["release"] == said["release"] == bundle.of_week(first)
     assert record["store"] == "memory"
+    assert record["users"] == {"warm": small_week.N_WARM, "cold": 0}
     assert len(record["first_tracks"]["tt_svd"]) == 3
     victim = pointer.releases(first.home) / record["release"] / "ut_als" / "network.onnx"
     victim.write_bytes(b"")

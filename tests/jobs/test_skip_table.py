@@ -153,6 +153,10 @@ def test_a_day_without_the_day_before_is_refused_and_so_are_other_settings(copy)
     copy.settings = copy.settings.model_copy(update={"skip": other})
     with pytest.raises(CheckFailed, match=r"session_gap_min.*build all days again"):
         features.run(copy, NEXT, NEXT)
+    copy.settings = copy.settings.model_copy(update={"skip": skip})
+    copy.lake.write("plays", copy.lake.read("plays", day=CUT), day=CUT)
+    with pytest.raises(CheckFailed, match=f"plays of some day up to {CUT} were written again"):
+        features.run(copy, NEXT, NEXT)
 
 
 class TestReader:

@@ -59,7 +59,7 @@ def test_propensities_of_the_shuffled_list_are_how_often_it_comes():
 
 
 def world(n_users: int, rng: np.random.Generator):
-    """A log of n listeners with 1 to 3 lists of 4 out of 8 tracks; the chance of a stream is by listener, track, place."""
+    """A log of n listeners with 1 to 3 lists of 4 out of 8 tracks; streams come by listener, track and place."""
     taste = rng.beta(1, 5, (n_users, 8))
     look = np.array([1.0, 0.8, 0.6, 0.4])
     greedy = np.argsort(-taste + 0.3 * rng.random(taste.shape), axis=1)[:, :4]

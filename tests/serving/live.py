@@ -19,7 +19,7 @@ import small_week
 import uvicorn
 
 from serving.app import make_app
-from serving.settings import ServiceSettings
+from serving.settings import ServiceSettings, StoreSettings
 
 WORDS = {
     "streams": "streamed",
@@ -93,8 +93,9 @@ class Caller:
 class Live(Caller):
     """A service in a thread."""
 
-    def __init__(self, home: Path, **settings) -> None:
-        self.app = make_app(ServiceSettings(**{"poll_s": 0.02, **settings}), home)
+    def __init__(self, home: Path, store: StoreSettings | None = None, **settings) -> None:
+        chosen = ServiceSettings(**{"poll_s": 0.02, **settings})
+        self.app = make_app(chosen, home, store or StoreSettings())
         config = uvicorn.Config(self.app, host="127.0.0.1", port=0, log_config=None, access_log=False)
         self.server = uvicorn.Server(config)
         self.thread = threading.Thread(target=self.server.run, daemon=True)

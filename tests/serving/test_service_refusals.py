@@ -155,7 +155,8 @@ def test_pages_of_other_addresses_may_call_only_where_the_settings_say_so(live, 
 def test_every_example_of_the_description_is_answered(live):
     _, _, api = live.call("/openapi.json")
     paths = {"/v1/recommendations", "/v1/recommendations/batch", "/v1/carousels", "/v1/{kind}/{entity_id}",
-             "/v1/{kind}/{entity_id}/neighbours", "/v1/search", "/v1/release", "/healthz", "/readyz",
+             "/v1/{kind}/{entity_id}/neighbours", "/v1/search", "/v1/release", "/v1/users/{user_id}",
+             "/v1/users/{user_id}/recommendations", "/healthz", "/readyz",
              "/metrics"}  # fmt: skip
     assert set(api["paths"]) == paths
     tried = 0

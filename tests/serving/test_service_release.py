@@ -205,6 +205,7 @@ def test_the_numbers_tell_release_methods_and_routes(shop, serve):
     live.call("/v1/tracks/5")
     shop.promote(shop.second)
     live.wait(shop.second)
+    live.wait(True, lambda live: "overture_release_swaps_total 2.0" in live.call("/metrics")[2])  # told after the swap
     numbers = live.call("/metrics")[2]
     for line in (
         'overture_requests_total{route="/v1/recommendations",status="200"} 2.0',

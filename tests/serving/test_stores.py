@@ -379,7 +379,7 @@ def test_a_cassandra_that_is_away_is_said_within_seconds(tmp_path):
         closed.bind(("127.0.0.1", 0))
         port = closed.getsockname()[1]
         store = Cassandra(["127.0.0.1"], port, "overture", "datacenter1", 1, ("me", "sesame"), 0.2, False)
-        with pytest.raises(StoreAway, match="cassandra 127.0.0.1:") as raised:
+        with pytest.raises(StoreAway, match=r"cassandra 127\.0\.0\.1:") as raised:
             store.notices(A, SPACE)
     assert "sesame" not in str(raised.value)
 

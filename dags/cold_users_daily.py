@@ -1,0 +1,26 @@
+"""Yesterday's newcomers: vector, segment and list by the champion, at the end of their first day.
+
+| | |
+|---|---|
+| Reads | users, tracks, the day's events; the champion's release. Nothing after the day's end, 24:00 UTC |
+| Writes | cold_first_day and cold_users of the day, the day's part of the store, one MLflow run |
+| When | every day 02:00 UTC about the day before; by hand for any past day; many: `airflow backfill create` |
+| Re-run | safe: a day replaces itself, in the lake and in the store |
+| Owner | recommendations |
+
+Fails with exit code 3 when there is no champion, or when the day's events have not been ingested. A new champion places
+the newcomers of the last weeks again by itself, in `release.publish` of the weekly pipeline.
+"""
+
+from airflow.sdk import DAG, CronTriggerTimetable
+from tasks import DAG_DEFAULTS, DAY, job, optional_day
+
+with DAG(
+    "cold_users_daily",
+    schedule=CronTriggerTimetable("0 2 * * *", timezone="UTC"),
+    params={"day": optional_day()},
+    doc_md=__doc__,
+    tags=["cold start", "daily"],
+    **DAG_DEFAULTS,
+):
+    cold_users_daily = job("cold_users_daily", f"cold-users --day {DAY}")
