@@ -212,7 +212,7 @@ def weights(of: Mapping[str, float], alone: Mapping[str, float], together: float
     right.xaxis.set_major_locator(MaxNLocator(nbins=5))
     plain(left, "Weights of log odds", "", "", "x")
     plain(right, "Validation AUC alone (grey: left out)", "", "", "x")
-    right.legend(frameon=False, fontsize=8, loc="lower left")
+    right.legend(frameon=False, fontsize=8, loc="upper left")
     return figure
 
 
