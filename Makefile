@@ -11,6 +11,7 @@ export OVERTURE_HOME
 
 SOURCE ?= simulate
 DATA ?=
+DSG17 ?=
 CONFIG ?=
 WEEK ?=
 QUICK ?=
@@ -42,7 +43,7 @@ help: ## list what make can do
 	echo "State lies in $(OVERTURE_HOME) (OVERTURE_HOME)."
 
 .PHONY: setup
-setup: java .venv/jobs/made .venv/jobs/spark.jsa .venv/airflow/made ## both environments and Java; skipped when done and the locks are unchanged
+setup: java openmp .venv/jobs/made .venv/jobs/spark.jsa .venv/airflow/made ## both environments and Java; skipped when done and the locks are unchanged
 
 .venv/tools/made:
 	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info[:2] < (3, 11))' 2>/dev/null || {
@@ -90,6 +91,18 @@ java:
 
 # For the tests of the Redis store, which are skipped with the reason where it is missing. Only where apt would not start
 # a server of its own: in a container, not on a desk.
+# LightGBM's wheel leaves OpenMP's runtime to the system.
+.PHONY: openmp
+openmp:
+	@if ! command -v ldconfig >/dev/null || ldconfig -p | grep -q 'libgomp[.]so[.]1'; then exit 0; fi
+	root=""; [ "$$(id -u)" = 0 ] || root="sudo -n"
+	echo "set-up: OpenMP's runtime with apt"
+	install="$$root env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends libgomp1"
+	$$install >/dev/null 2>&1 || { $$root apt-get update -qq && $$install >/dev/null; } || true
+	if ldconfig -p | grep -q 'libgomp[.]so[.]1'; then exit 0; fi
+	echo "set-up: libgomp is needed by LightGBM. Install it (Debian: apt install libgomp1)." >&2
+	exit 1
+
 .PHONY: redis
 redis:
 	@if command -v redis-server >/dev/null || [ -d /run/systemd/system ] || ! command -v apt-get >/dev/null; then exit 0; fi
@@ -153,10 +166,10 @@ env: ## lines for a shell in which `overture` and `airflow` work: eval "$$(make 
 	@$(RUN) jobs.services env
 
 .PHONY: bench
-bench: setup ## measure against the peers (an hour on two cores; QUICK=1 ONLY=als,svd DATA=<playlists>); writes benchmarks/results
-	@only="$(ONLY)"; only="$${only:-als,svd,segments,paper,growth$(if $(DATA),$(comma)pairs$(comma)playlists$(comma)ablation$(comma)baselines)}"
+bench: setup ## measure against the peers (hours on two cores; QUICK=1 ONLY=als,svd DATA=<playlists> DSG17=<folder>); writes benchmarks/results
+	@only="$(ONLY)"; only="$${only:-als,svd,segments,paper,growth,skip_features,skip$(if $(DATA),$(comma)pairs$(comma)playlists$(comma)ablation$(comma)baselines)}"
 	for name in $${only//,/ }; do
-	  data=""; case "$$name" in svd | pairs | playlists | ablation | baselines) data="$(DATA:%=--data %)" ;; esac
+	  data=""; case "$$name" in svd | pairs | playlists | ablation | baselines) data="$(DATA:%=--data %)" ;; skip) data="$(DSG17:%=--data %)" ;; esac
 	  echo "== benchmarks/$$name.py"
 	  $(JOBS) benchmarks/$$name.py $(if $(QUICK),--quick) $$data
 	done

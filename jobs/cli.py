@@ -220,7 +220,7 @@ def features(
 
 @app.command()
 def train(week: WeekOption, space: SpaceOption, config: ConfigOption = None, backtest: BacktestOption = False) -> None:
-    """Train the network from first-day inputs to warm users' vectors; export it to ONNX."""
+    """Train the network from first-day inputs to warm users' vectors, and the blend where a release answers with it."""
     run_job("cold_start.train", week, config, backtest, space=known_space(space))
 
 

@@ -29,7 +29,7 @@ def skip_features(
     week: Annotated[
         str,
         typer.Option(
-            "--week", help="Days before this Monday alone, in this week's MLflow run; default: all, settings."
+            "--week", help="Only days before this Monday, in its MLflow run; default: all days."
         ),
     ] = "",
     config: ConfigOption = None,

@@ -2,8 +2,8 @@
 
 Input   work/<week>/<candidate>/{folds,scores}.npz of every candidate (skip.blend.members)
 Output  work/<week>/blend/ (jobs/skip/kept.py)
-Time    weights are learned from folds of the training plays; who stays, the method (logistic or weighted mean) and the
-        calibration from validation; the test is only looked at
+Time    weights are learned from folds of the training plays; who stays and the method (logistic or weighted mean) from
+        the folds and validation, the calibration from validation; the test is only looked at
 Source  models/skip/blend.py, models/skip/calibration.py
 """
 
@@ -20,7 +20,7 @@ from jobs.skip import figures, kept
 from jobs.skip.kept import Scores
 from jobs.skip.train import refused
 from models.skip import metrics
-from models.skip.blend import METHODS, select
+from models.skip.blend import METHODS, fold_of, select
 from models.skip.calibration import choose
 from models.skip.mix import logit
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 def run(context: Context) -> dict[str, Any]:
     """Choose, calibrate, keep; the report for Airflow."""
     names: tuple[str, ...] = context.settings.skip.blend.members
-    plays = same_plays(context, names)
+    plays, borders = same_plays(context, names)
     with tracking.task(context, "blend") as task, refused("blend"):
         folds = {name: kept.read_folds(context, name) for name in names}
         scores = {name: kept.read_scores(context, name) for name in names}
@@ -41,7 +41,7 @@ def run(context: Context) -> dict[str, Any]:
         fold_logits = {name: logit(found.proba_N) for name, found in folds.items()}
         held = {name: logit(found.valid.proba_N) for name, found in scores.items()}
         least = context.settings.skip.blend.least_gain
-        chosen, mix = select(fold_logits, learned_N, held, valid.listened_N, least)
+        chosen, mix = select(fold_logits, learned_N, fold_of(borders), held, valid.listened_N, least)
         calibration = choose(valid.listened_N, mix(stacked(held, chosen)))
         proba_N = calibration(mix(stacked({name: logit(found.proba_N) for name, found in scores.items()}, chosen)))
         blended = Scores(
@@ -75,16 +75,21 @@ def run(context: Context) -> dict[str, Any]:
         }  # fmt: skip
 
 
-def same_plays(context: Context, names: tuple[str, ...]) -> str:
-    """The digest of the plays that all candidates were trained on; CheckFailed where they differ."""
-    found = {name: kept.read_report(context, name)["plays"] for name in names}
-    if len(set(found.values())) > 1:
-        odd = [name for name in names if found[name] != found[names[0]]]
+def same_plays(context: Context, names: tuple[str, ...]) -> tuple[str, list[int]]:
+    """The digest of the plays that all candidates were trained on, and the borders of their folds.
+
+    Raises:
+        CheckFailed: a candidate has not been trained, not as a candidate, or on other plays or folds than the first.
+    """
+    reports = {name: kept.read_report(context, name) for name in names}
+    found = {name: (str(report["plays"]), report.get("borders")) for name, report in reports.items()}
+    odd = [name for name in names if found[name] != found[names[0]]]
+    if odd or found[names[0]][1] is None:
         raise CheckFailed(
-            f"blend: {', '.join(odd)} learned other plays, or another split, than {names[0]}; train every candidate "
-            "again on the same skip_features"
+            f"blend: {', '.join(odd or names)} learned other plays, split or folds than {names[0]} or none at all; "
+            "train every candidate again on the same skip_features and settings"
         )
-    return str(found[names[0]])
+    return found[names[0]][0], list(found[names[0]][1] or ())
 
 
 def stacked(logits: Mapping[str, np.ndarray], names: list[str]) -> np.ndarray:

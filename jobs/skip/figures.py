@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from jobs.figures import OURS, SOFT, THEIRS
 
@@ -30,6 +31,12 @@ def plain(axes: Axes, title: str, x: str, y: str, grid: str = "both") -> None:
     axes.set_axisbelow(True)
 
 
+def whole(axes: Axes, last: int) -> None:
+    """Whole numbers from 1 on the x axis; a lone 1 in the middle."""
+    axes.set_xlim(*((0.5, 1.5) if last == 1 else (1 - 0.03 * last, last * 1.03)))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6, min_n_ticks=1))
+
+
 def words(name: str) -> str:
     """A model's or slice's name for people."""
     return name.replace("_", " ")
@@ -44,7 +51,8 @@ def losses(curves: Mapping[str, Sequence[float]]) -> Figure:
     best = int(np.argmin(curves["validation"])) + 1
     if len(curves["validation"]) > 1:
         axes.axvline(best, color=SOFT, ls="--", lw=1, label=f"kept: {best}")
-    plain(axes, "Loss over epochs", "epoch", "log loss")
+    plain(axes, "Loss over epochs", "epoch (round, for trees)", "log loss")
+    whole(axes, len(curves["validation"]))
     axes.legend(frameon=False)
     return figure
 
@@ -62,6 +70,7 @@ def all_losses(models: Mapping[str, Sequence[float]]) -> Figure:
         axes.plot(range(1, len(values) + 1), values, color=OURS)
         axes.plot(int(np.argmin(values)) + 1, min(values), "o", color=THEIRS)
         plain(axes, words(name), "", "")
+        whole(axes, len(values))
     figure.suptitle("Validation log loss by epoch (rounds for trees); the dot is the one that is kept", fontsize=11)
     return figure
 
@@ -200,9 +209,10 @@ def weights(of: Mapping[str, float], alone: Mapping[str, float], together: float
             f"{alone[name]:.4f}", (alone[name], at), (0, 6), textcoords="offset points", ha="center", fontsize=8
         )
     right.margins(x=0.15, y=0.15)
+    right.xaxis.set_major_locator(MaxNLocator(nbins=5))
     plain(left, "Weights of log odds", "", "", "x")
     plain(right, "Validation AUC alone (grey: left out)", "", "", "x")
-    right.legend(frameon=False, fontsize=8, loc="lower left")
+    right.legend(frameon=False, fontsize=8, loc="upper left")
     return figure
 
 
@@ -219,6 +229,7 @@ def trials(values: Sequence[tuple[int, float | None]], given: float | None) -> F
     if given is not None:
         axes.axhline(given, color=INK, lw=0.8, ls="--", label="recipe of the settings")
     plain(axes, "Trials", "trial", "validation AUC")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(frameon=False, fontsize=8)
     return figure
 
@@ -236,11 +247,10 @@ def leakage(rows: Sequence[Mapping[str, Any]], published: Mapping[str, float]) -
         axes.plot([min(values), max(values)], [at, at], color="0.85", lw=2, zorder=1)
         for cell, (marker, colour) in zip(CELLS, drawn, strict=True):
             axes.scatter(row[cell], at, marker=marker, color=colour, s=42, label=cell if not at else None, zorder=3)
-        if row["model"] in published:
-            axes.scatter(
-                published[row["model"]], at, marker="D", s=60, facecolor="none", edgecolor=INK, zorder=4,
-                label="published" if not at or row["model"] == next(iter(published)) else None,
-            )  # fmt: skip
+    known = [(published[row["model"]], at) for at, row in enumerate(reversed(rows)) if row["model"] in published]
+    if known:
+        x, y = zip(*known, strict=True)
+        axes.scatter(x, y, marker="D", s=60, facecolor="none", edgecolor=INK, zorder=4, label="published")
     axes.axvline(0.5, color=INK, lw=0.8, ls=":")
     axes.set_yticks(range(len(rows)), [words(row["model"]) for row in reversed(rows)])
     axes.tick_params(axis="y", length=0)

@@ -83,7 +83,7 @@ class BlendSettings(Section):
     )
     folds: Positive = Field(3, description="later parts of the training plays, each forecast from what is before it")
     first_share: float = Field(0.4, gt=0, lt=1, description="of the training plays, before the first fold")
-    least_gain: float = Field(0.0005, ge=0, description="validation AUC that one more member must add")
+    least_gain: float = Field(0.0002, ge=0, description="log loss that one more member must take off")
 
 
 class TuningSettings(Section):

@@ -48,9 +48,12 @@ def run(context: Context, model: str) -> dict[str, Any]:
             watch.lap("fit_s")
             scores = judged(found, fitted)
             watch.lap("score_s")
-            folds = folds_of(context, found, new, model, seed) if model in context.settings.skip.blend.members else None
-            watch.lap("folds_s")
             report = told(found, fitted, history, scores) | {"seed": seed, "commit": context.commit}
+            folds = None
+            if model in context.settings.skip.blend.members:
+                report["borders"] = borders_of(context, found)
+                folds = folds_of(found, new, model, report["borders"], seed)
+                watch.lap("folds_s")
         report |= {"seconds": watch.laps, "peak_mib": watch.peak_mib}
         folder = kept.write(context, fitted, scores, folds, kept.digest(found), report)
         log(context, task, report, watch)
@@ -115,12 +118,15 @@ def judged(found: Labelled, model: SkipModel) -> Scores:
     return kept.Scores.of(found, place_N[order_N], proba_N[order_N])
 
 
-def folds_of(context: Context, found: Labelled, new: Callable[[str], SkipModel], model: str, seed: int) -> Scores:
-    """Training plays forecast by models of the plays before them."""
+def borders_of(context: Context, found: Labelled) -> list[int]:
+    """Where the folds of the training plays begin and end."""
     chosen = context.settings.skip.blend
-    train = found.part(splits.TRAIN)
-    borders = fold_borders(len(train), chosen.folds, chosen.first_share)
-    proba_N = out_of_fold(new, model, train, borders, seed)
+    return fold_borders(int((found.split_N == splits.TRAIN).sum()), chosen.folds, chosen.first_share)
+
+
+def folds_of(found: Labelled, new: Callable[[str], SkipModel], model: str, borders: Sequence[int], seed: int) -> Scores:
+    """Training plays forecast by models of the plays before them."""
+    proba_N = out_of_fold(new, model, found.part(splits.TRAIN), borders, seed)
     return kept.Scores.of(found, np.flatnonzero(found.split_N == splits.TRAIN)[borders[0] :], proba_N)
 
 
@@ -129,7 +135,7 @@ def told(found: Labelled, model: SkipModel, history: History, scores: Scores) ->
     valid, test = scores.valid, scores.test
     reached = metrics.auc_interval(test.listened_N, test.proba_N, test.user_N)
     return {
-        "plays": {name: int((found.split_N == code).sum()) for code, name in PARTS.items()},
+        "sizes": {name: int((found.split_N == code).sum()) for code, name in PARTS.items()},
         "losses": {"train": [epoch.train for epoch in history], "validation": [epoch.valid for epoch in history]},
         "auc": {
             "validation": metrics.auc(valid.listened_N, valid.proba_N), "test": reached.value, "test_low": reached.low,
@@ -147,7 +153,7 @@ def log(context: Context, task: tracking.Run, report: Mapping[str, Any], watch: 
     )
     task.log_metrics({f"{name}_auc" if "_" not in name else name.replace("_", "_auc_"): value
                       for name, value in report["auc"].items()})  # fmt: skip
-    task.log_metrics({**watch.laps, "peak_mib": watch.peak_mib} | {f"plays_{k}": v for k, v in report["plays"].items()})
+    task.log_metrics({**watch.laps, "peak_mib": watch.peak_mib} | {f"plays_{k}": v for k, v in report["sizes"].items()})
     task.log_parts("skip_features", days_of(context))
     task.log_figure(figures.losses(report["losses"]), "loss_curve.png")
     task.log_json(report, "report.json")

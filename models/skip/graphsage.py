@@ -44,7 +44,7 @@ class GraphSageRecipe(Schedule):
     id_dropout: float = 0.5
     min_count: int = 5
     epoch_plays: int = 200_000
-    epochs: int = 10
+    epochs: int = 8
     patience: int = 2
     weight_decay: float = 0.1
 

@@ -29,7 +29,7 @@ class SessionRecipe(Schedule):
 
     length: int = 20
     epoch_plays: int = 500_000
-    epochs: int = 12
+    epochs: int = 8
     hidden: int = 32
     dropout: float = 0.3
     weight_decay: float = 0.1
