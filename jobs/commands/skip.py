@@ -28,9 +28,7 @@ def skip_features(
     ] = False,
     week: Annotated[
         str,
-        typer.Option(
-            "--week", help="Only days before this Monday, in its MLflow run; default: all days."
-        ),
+        typer.Option("--week", help="Only days before this Monday, in its MLflow run; default: all days."),
     ] = "",
     config: ConfigOption = None,
 ) -> None:

@@ -25,8 +25,9 @@ import pyarrow.compute as pc
 from jobs.errors import CheckFailed
 from jobs.release import bundle, files, pointer
 from jobs.skip import export, features, groups, kept, read
+from jobs.skip.blend import same_plays
 from models.skip import splits, state
-from models.skip.blend import fold_borders, fold_of, select
+from models.skip.blend import fold_of, select
 from models.skip.calibration import choose
 from models.skip.cleaning import Cleaning, apply
 from models.skip.features_lr import FeatureRegression
@@ -66,7 +67,7 @@ def fill(context: Context, folder: Path) -> dict[str, object]:
             f"skip: the labelled plays have changed since the blend of week {context.week} learned; run `overture skip "
             "train` for each model, then `overture skip blend`, again"
         )
-    chosen = served(context, told)
+    chosen = served(context)
     feeds = {name: export.feeds(model) for name, model in chosen.members.items()}
     for name, model in chosen.members.items():
         files.write(folder / MEMBERS / name / NETWORK, export.to_onnx(model))
@@ -118,7 +119,7 @@ def before(context: Context) -> str:
     return f"{context.week.as_of:%Y-%m-%d}"
 
 
-def served(context: Context, told: Mapping[str, Any]) -> Chosen:
+def served(context: Context) -> Chosen:
     """The week's blend; without those of its members that no service can answer with."""
     chosen = kept.load_blend(context)
     if all(export.can(model) for model in chosen.members.values()):
@@ -130,8 +131,6 @@ def served(context: Context, told: Mapping[str, Any]) -> Chosen:
         model = kept.load_model(context, name)
         if not export.can(model):
             left_out[name] = "has no ONNX form"
-        elif kept.read_report(context, name)["plays"] != told["plays"]:
-            raise CheckFailed(f"{name}: was trained on other plays than the blend; train it and blend again")
         else:
             models[name] = model
     if not models:
@@ -140,10 +139,9 @@ def served(context: Context, told: Mapping[str, Any]) -> Chosen:
     valid = {name: kept.read_scores(context, name).valid for name in models}
     one_fold, one_valid = next(iter(folds.values())), next(iter(valid.values()))
     held = {name: logit(scores.proba_N) for name, scores in valid.items()}
-    # Folds end where the training plays end: their last place tells how many there were.
-    fold_N = fold_of(fold_borders(int(one_fold.place_N[-1]) + 1, recipe.folds, recipe.first_share))
+    _, borders = same_plays(context, tuple(models))
     names, mix = select(
-        {name: logit(scores.proba_N) for name, scores in folds.items()}, one_fold.listened_N, fold_N, held,
+        {name: logit(scores.proba_N) for name, scores in folds.items()}, one_fold.listened_N, fold_of(borders), held,
         one_valid.listened_N, recipe.least_gain,
     )  # fmt: skip
     calibration = choose(one_valid.listened_N, mix(np.stack([held[name] for name in names], axis=1)))
