@@ -62,7 +62,9 @@ class Line(asyncio.Protocol):
         return self.answer
 
     def data_received(self, data: bytes) -> None:
-        """More of an answer."""
+        """More of an answer; what is said without being asked, such as a goodbye, is nobody's."""
+        if self.answer is None or self.answer.done():
+            return
         if self.left < 0:
             self.got += data
             head, end, body = self.got.partition(b"\r\n\r\n")
@@ -92,8 +94,6 @@ class Line(asyncio.Protocol):
 async def _lines(port: int, n: int, said: Sent) -> list[Line]:
     loop = asyncio.get_running_loop()
     made = [await loop.create_connection(lambda: Line(said), HOST, port) for _ in range(n)]
-    gc.collect()
-    gc.freeze()
     return [line for _, line in made]
 
 
@@ -102,12 +102,15 @@ def by_the_clock(port: int, requests: list[bytes], rate: float, seconds: float, 
 
     async def run() -> Sent:
         said = Sent([], seconds)
-        free: asyncio.LifoQueue[Line] = asyncio.LifoQueue()
+        gc.freeze()
+        free: asyncio.Queue[Line] = asyncio.Queue()
         for line in await _lines(port, LINES, said):
             free.put_nowait(line)
 
         async def one(due: float, request: bytes) -> float:
             line = await free.get()
+            if line.transport.is_closing():  # a server may let go of who is silent for long
+                (line,) = await _lines(port, 1, said)
             await line.ask(request)
             free.put_nowait(line)
             return time.perf_counter() - due
@@ -129,6 +132,7 @@ def closed(port: int, requests: list[bytes], connections: int, seconds: float, w
 
     async def run() -> Sent:
         said = Sent([], seconds)
+        gc.freeze()
         began = time.perf_counter() + warm_s
 
         async def one(line: Line, n: int) -> None:

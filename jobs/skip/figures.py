@@ -149,7 +149,7 @@ def forest(rows: Sequence[Mapping[str, Any]], title: str, mark: Mapping[str, flo
     figure = Figure(figsize=(8.4, 0.32 * len(rows) + 1.5), layout="constrained")
     axes = figure.subplots()
     for at, row in enumerate(reversed(rows)):
-        strong = row["name"].split(",")[0] in ("blend", "all")
+        strong = row["name"] in ("blend", "all")
         reach = [[row["value"] - row["low"]], [row["high"] - row["value"]]]
         axes.errorbar(row["value"], at, xerr=reach, fmt="o", color=OURS if strong else SOFT, capsize=3, ms=6)
         axes.annotate(
