@@ -65,13 +65,13 @@ class History:
         sums = self.sums(value)
         return self.back(sums[self.seen] - sums[self.start])
 
-    def count_days(self, value: np.ndarray, day: np.ndarray, n_days: int) -> np.ndarray:
-        """The same from midnight (UTC), n_days before the row's day, on; day: int64 (N,) since 1970."""
-        ordered = day[self.order]
-        base = int(ordered.min()) - n_days if len(ordered) else 0
+    def count_since(self, value: np.ndarray, when: np.ndarray, back: int) -> np.ndarray:
+        """The same from `back` before the row on; when: int64 (N,), seconds or days since 1970, never falls with ts."""
+        ordered = when[self.order]
+        base = int(ordered.min()) - back if len(ordered) else 0
         width = int(ordered.max()) - base + 1 if len(ordered) else 1
         at = self.rank * width + (ordered - base)
-        low = np.searchsorted(at, at - n_days)
+        low = np.searchsorted(at, at - back)
         sums = self.sums(value)
         return self.back(sums[self.seen] - sums[low])
 
