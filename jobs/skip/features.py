@@ -2,7 +2,8 @@
 
 Input   plays, days from..to; skip_state of the day before   Output  skip_features, partition variant, day; skip_state
 Grain   exactly one row a play                               Re-run  safe: replaces its own days
-Time    a play sees labelled plays of an earlier second; windows reach back to midnight 7, 30 or 90 days before its day
+Time    a play sees labelled plays of an earlier second; windows reach back to midnight 7, 30 or 90 days before its day,
+        or an hour; of keys that many listeners share (genre, context ...) it sees earlier days (jobs/skip/shared.py)
 
 A day on top of the state of the day before gives, bit for bit, what all days at once give: everything that is counted
 is a whole number, and rates come from the numbers by one formula (models/skip). Rows without a label, such as a test
