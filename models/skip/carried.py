@@ -139,26 +139,14 @@ def carry(rows: Columns, kind: str, before: Carried, last_day: int) -> Carried:
     flow = rows["is_flow"].astype(np.int64)
     here = {"n_plays": one, "n_listened": rows["listened"], "n_flow": flow, "n_flow_listened": flow * rows["listened"]}
     keys = [np.concatenate([before.key, rows[first]]), np.concatenate([before.other, other])]
-    at, sums = totals(keys, [np.concatenate([before.numbers[name], here[name]]) for name in TOTALS])
-    last = latest(keys, np.concatenate([before.numbers["last_ts"], rows["ts"]]))
-    numbers = dict(zip(TOTALS, sums, strict=True)) | {"last_ts": last}
+    values = [np.concatenate([before.numbers[name], here[name]]) for name in TOTALS]
+    at, found = totals(keys, values, np.concatenate([before.numbers["last_ts"], rows["ts"]]))
+    numbers = dict(zip((*TOTALS, "last_ts"), found, strict=True))
     none = np.zeros(0, np.int64)
     if kind not in WITH_DAYS:
         return Carried(at[0], at[1], numbers, none, none, none, none)
     day = np.concatenate([before.day, days(rows["ts"])])
     by_day = [np.concatenate([before.day_key, rows[first]]), np.concatenate([before.day_other, other]), day]
     recent = day > last_day - WINDOWS[-1]
-    found, sums = totals([key[recent] for key in by_day], [np.concatenate([before.day_plays, one])[recent]])
-    return Carried(at[0], at[1], numbers, found[0], found[1], found[2], sums[0])
-
-
-def latest(keys: Sequence[np.ndarray], ts: np.ndarray) -> np.ndarray:
-    """The last second of each distinct key, in the order of `totals`."""
-    order = np.lexsort((ts, *reversed(keys)))
-    end = np.ones(len(order), bool)
-    if len(order):
-        end[:-1] = False
-        for key in keys:
-            ordered = key[order]
-            end[:-1] |= ordered[1:] != ordered[:-1]
-    return ts[order][end]
+    listed, sums = totals([key[recent] for key in by_day], [np.concatenate([before.day_plays, one])[recent]])
+    return Carried(at[0], at[1], numbers, listed[0], listed[1], listed[2], sums[0])

@@ -95,8 +95,9 @@ def days(ts: np.ndarray) -> np.ndarray:
     return np.asarray(np.floor_divide(ts, DAY_S), np.int64)
 
 
-def totals(keys: Sequence[np.ndarray], values: Sequence[np.ndarray]) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Distinct keys, ascending, and the sums of each value over them."""
+def totals(keys: Sequence[np.ndarray], values: Sequence[np.ndarray],
+           last: np.ndarray | None = None) -> tuple[list[np.ndarray], list[np.ndarray]]:  # fmt: skip
+    """Distinct keys, ascending, and the sums of each value over them; then, where `last` is given, its largest."""
     order = np.lexsort(tuple(reversed(keys)))
     n = len(order)
     new = np.zeros(n, bool)
@@ -105,4 +106,6 @@ def totals(keys: Sequence[np.ndarray], values: Sequence[np.ndarray]) -> tuple[li
         new[1:] |= key[order][1:] != key[order][:-1]
     first = np.flatnonzero(new)
     summed = [np.add.reduceat(value[order], first) if n else value[:0] for value in values]
+    if last is not None:
+        summed.append(np.maximum.reduceat(last[order], first) if n else last[:0])
     return [key[order][first] for key in keys], summed

@@ -8,12 +8,11 @@ Source   counts by genre and by context of the report's section 3.2, step 6
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from models.skip.carried import NO_KEY, TOTALS, Carried, Columns, latest
+from models.skip.carried import NO_KEY, TOTALS, Carried, Columns
 from models.skip.past import totals
 
 KEYS = {
@@ -99,7 +98,7 @@ def shared_counts(rows: Columns, day: np.ndarray, known: dict[str, Daily], *,
 def carry_shared(entries: Columns, before: Carried) -> Carried:
     """What the days leave behind; entries: columns key, other, the totals and last_ts."""
     keys = [np.concatenate([getattr(before, name), entries[name]]) for name in ("key", "other")]
-    (key, other), sums = totals(keys, [np.concatenate([before.numbers[name], entries[name]]) for name in TOTALS])
-    last = latest(keys, np.concatenate([before.numbers["last_ts"], entries["last_ts"]]))
-    none: Sequence[np.ndarray] = [np.zeros(0, np.int64)] * 4
-    return Carried(key, other, {**dict(zip(TOTALS, sums, strict=True)), "last_ts": last}, *none)
+    names, none = (*TOTALS, "last_ts"), np.zeros(0, np.int64)
+    *values, last = (np.concatenate([before.numbers[name], entries[name]]) for name in names)
+    (key, other), found = totals(keys, values, last)
+    return Carried(key, other, dict(zip(names, found, strict=True)), none, none, none, none)
