@@ -148,7 +148,7 @@ def daily_counts(plays: DataFrame) -> dict[int, tuple[int, int]]:
     return {int(row["day"]): (int(row["n"]), int(row["listened"])) for row in by_day.collect()}
 
 
-def features(plays: DataFrame, before: DataFrame, prior: dict[int, float], shared: dict[str, Daily], n_groups: int,
+def features(plays: DataFrame, before: DataFrame, prior: dict[int, float], seen: dict[str, Daily], n_groups: int,
              gap_s: int, smoothing: float, leaky: bool, place: tuple[str, str]) -> DataFrame:  # fmt: skip
     """Plays and the state before them to features, which tasks write at `place` (lake, folder); numbers of rows."""
     schema = ", ".join(f"{name} {kind}" for name, kind in groups.ROW)
@@ -156,7 +156,7 @@ def features(plays: DataFrame, before: DataFrame, prior: dict[int, float], share
     counted = groups.together(
         plays, before, "artist_id", track_features.KINDS, n_groups, groups.by_artist(leaky), schema
     )
-    finish = groups.put_away(groups.by_user(prior, shared, gap_s, smoothing, leaky), *place)
+    finish = groups.put_away(groups.by_user(prior, seen, gap_s, smoothing, leaky), *place)
     return groups.together(counted, before, "user_id", user_features.KINDS, n_groups, finish, "rows bigint")
 
 

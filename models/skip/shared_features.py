@@ -3,7 +3,7 @@
 Shapes   N plays; E entries, each the plays of one key on one day
 Time     a play sees the days before its own, not the hours of its own day: a key is shared by up to all plays, so that
          no machine may be asked to hold its plays in order. Few keys, though, and days: their counts go everywhere
-Source   counts by genre and by context of the report's section 3.2, step 6
+Source   ours; the report has no such counts
 """
 
 from __future__ import annotations
