@@ -11,6 +11,7 @@ export OVERTURE_HOME
 
 SOURCE ?= simulate
 DATA ?=
+DSG17 ?=
 CONFIG ?=
 WEEK ?=
 QUICK ?=
@@ -165,10 +166,10 @@ env: ## lines for a shell in which `overture` and `airflow` work: eval "$$(make 
 	@$(RUN) jobs.services env
 
 .PHONY: bench
-bench: setup ## measure against the peers (an hour on two cores; QUICK=1 ONLY=als,svd DATA=<playlists>); writes benchmarks/results
-	@only="$(ONLY)"; only="$${only:-als,svd,segments,paper,growth$(if $(DATA),$(comma)pairs$(comma)playlists$(comma)ablation$(comma)baselines)}"
+bench: setup ## measure against the peers (hours on two cores; QUICK=1 ONLY=als,svd DATA=<playlists> DSG17=<folder>); writes benchmarks/results
+	@only="$(ONLY)"; only="$${only:-als,svd,segments,paper,growth,skip_features,skip$(if $(DATA),$(comma)pairs$(comma)playlists$(comma)ablation$(comma)baselines)}"
 	for name in $${only//,/ }; do
-	  data=""; case "$$name" in svd | pairs | playlists | ablation | baselines) data="$(DATA:%=--data %)" ;; esac
+	  data=""; case "$$name" in svd | pairs | playlists | ablation | baselines) data="$(DATA:%=--data %)" ;; skip) data="$(DSG17:%=--data %)" ;; esac
 	  echo "== benchmarks/$$name.py"
 	  $(JOBS) benchmarks/$$name.py $(if $(QUICK),--quick) $$data
 	done

@@ -18,6 +18,7 @@ ORDER = (
     "ablation",
     "baselines",
     "skip_features",
+    "skip",
     "service",
 )
 HEAD = """# Measurements

@@ -184,20 +184,26 @@ class Run:
         entry = [{"path": path, "type": "table"}]
         self.tracker.client.set_tag(self.run_id, "mlflow.loggedArtifacts", json.dumps(entry))
 
-    @_guarded
     def log_dataset(self, table: str, use: str = "training", **partition: str) -> None:
-        """Note a table of the lake as an input: its place, version, rows and contract."""
+        """Note a partition of the lake as an input: its place, version, rows and contract."""
+        self.log_parts(table, [partition], use)
+
+    @_guarded
+    def log_parts(self, table: str, parts: Sequence[Mapping[str, str]], use: str = "training") -> None:
+        """Note several partitions of a table, such as its days, as one input."""
         lake, contract = self.context.lake, contracts.load(table)
-        version = lake.version(table, **partition)
+        version = ",".join(lake.version(table, **part) for part in parts)
         columns = [{"name": column.name, "type": column.type} for column in contract.columns.values()]
-        name = "/".join([table, *(f"{key}={value}" for key, value in partition.items())])
+        spans = [(key, parts[0][key], parts[-1][key]) for key in parts[0]]
+        name = "/".join([table, *(f"{key}={low}" + (f"..{high}" if high != low else "") for key, low, high in spans)])
+        place = lake.path(table, **parts[0]) if len(parts) == 1 else f"{lake.root}/{table}"
         dataset = Dataset(
             name=name,
             digest=hashlib.sha256(f"{name}@{version}".encode()).hexdigest()[:16],
             source_type="local",
-            source=json.dumps({"uri": lake.path(table, **partition), "contract": contract.version}),
+            source=json.dumps({"uri": place, "contract": contract.version}),
             schema=json.dumps({"mlflow_colspec": columns}),
-            profile=json.dumps({"num_rows": lake.rows(table, **partition)}),
+            profile=json.dumps({"num_rows": sum(lake.rows(table, **part) for part in parts)}),
         )
         entry = DatasetInput(dataset, [InputTag("mlflow.data.context", use)])
         self.tracker.client.log_inputs(self.run_id, [entry])
@@ -301,18 +307,38 @@ def task(context: Context, name: str, space: str | None = None) -> Iterator[Run]
                 tracker.client.set_tag(old.info.run_id, "superseded_by", run_id)
                 if old.info.status == "RUNNING":
                     tracker.client.set_terminated(old.info.run_id, "KILLED")
-    run = Run(context, tracker, run_id)
+    with _open(Run(context, tracker, run_id)) as run:
+        try:
+            yield run
+        except BaseException:
+            with contextlib.suppress(Exception):
+                tracker.client.set_tag(parent_id, "failed_task", title)
+            raise
+
+
+@contextlib.contextmanager
+def trial(parent: Run, name: str) -> Iterator[Run]:
+    """A child run of a task's own run, for one of many tries."""
+    tracker = parent.tracker
+    tags = _common_tags(parent.context) | {"kind": "trial", "mlflow.parentRunId": parent.run_id}
+    with guard(tracker.uri):
+        run_id = tracker.client.create_run(tracker.experiment_id, run_name=name, tags=tags).info.run_id
+    with _open(Run(parent.context, tracker, run_id)) as run:
+        yield run
+
+
+@contextlib.contextmanager
+def _open(run: Run) -> Iterator[Run]:
+    """FINISHED at the end; FAILED, or KILLED from outside, with the error as a tag."""
     try:
         yield run
     except BaseException as error:
         with contextlib.suppress(Exception):
-            status = "FAILED" if isinstance(error, Exception) else "KILLED"
             run.set_tags({"error": str(error) or repr(error), "error_type": type(error).__name__})
-            tracker.client.set_terminated(run_id, status)
-            tracker.client.set_tag(parent_id, "failed_task", title)
+            run.tracker.client.set_terminated(run.run_id, "FAILED" if isinstance(error, Exception) else "KILLED")
         raise
-    with guard(tracker.uri):
-        tracker.client.set_terminated(run_id, "FINISHED")
+    with guard(run.tracker.uri):
+        run.tracker.client.set_terminated(run.run_id, "FINISHED")
 
 
 @contextlib.contextmanager
@@ -324,16 +350,8 @@ def experiment(context: Context, experiment: str, name: str, tags: Mapping[str, 
     common = {key: value for key, value in _common_tags(context).items() if key not in ("week", "dag_id", "run_id")}
     with guard(tracker.uri):
         run_id = tracker.client.create_run(tracker.experiment_id, run_name=name, tags=common | dict(tags)).info.run_id
-    run = Run(context, tracker, run_id)
-    try:
+    with _open(Run(context, tracker, run_id)) as run:
         yield run
-    except BaseException as error:
-        with contextlib.suppress(Exception):
-            run.set_tags({"error": str(error) or repr(error), "error_type": type(error).__name__})
-            tracker.client.set_terminated(run_id, "FAILED" if isinstance(error, Exception) else "KILLED")
-        raise
-    with guard(tracker.uri):
-        tracker.client.set_terminated(run_id, "FINISHED")
 
 
 def finish_week(

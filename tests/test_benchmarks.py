@@ -21,6 +21,7 @@ SCRIPTS = (
     "ablation",
     "baselines",
     "skip_features",
+    "skip",
     "service",
 )
 RESULTS = sorted((BENCHMARKS / "results").glob("*.json"))

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from jobs.commands.options import ConfigOption, print_json
+from jobs.commands.options import ConfigOption, WeekOption, print_json, run_job
 from jobs.context import Context
 from jobs.errors import BadArgument
 from jobs.settings import load
@@ -37,3 +37,42 @@ def skip_features(
     first, last = (day or start) or None, (day or end) or None
     name = "skip_features_leaky" if leaky else "skip_features"
     print_json(weekly.tracked(context, name, None, lambda one: job.run(one, first, last, leaky=leaky)))
+
+
+ModelOption = Annotated[str, typer.Option("--model", help="Its name, such as boosted_trees; skip.models has them all.")]
+
+
+@skip.command("train")
+def train(model: ModelOption, week: WeekOption, config: ConfigOption = None) -> None:
+    """Fit one model on plays before the week's Monday; a candidate of the blend learns its folds as well."""
+    run_job("skip.train", week, config, engine="skip", model=model)
+
+
+@skip.command("blend")
+def blend(week: WeekOption, config: ConfigOption = None) -> None:
+    """Join the trained candidates, each only if it helps, and calibrate what they say together."""
+    run_job("skip.blend", week, config, engine="skip")
+
+
+@skip.command("tune")
+def tune(
+    model: ModelOption,
+    week: WeekOption,
+    trials: Annotated[int, typer.Option("--trials", help="Trials in all, earlier ones included; 0: settings.")] = 0,
+    minutes: Annotated[float, typer.Option("--minutes", help="Of this call; 0: settings.")] = 0.0,
+    config: ConfigOption = None,
+) -> None:
+    """Search a better recipe on validation plays; a second call goes on. The report's `yaml` is for the settings."""
+    run_job("skip.tune", week, config, engine="skip", model=model, trials=trials, minutes=minutes)
+
+
+@skip.command("evaluate")
+def evaluate(week: WeekOption, config: ConfigOption = None) -> None:
+    """Judge every trained model and the blend: AUC with intervals, decisions, slices; the table and the pictures."""
+    run_job("skip.evaluate", week, config, engine="skip")
+
+
+@skip.command("leakage")
+def leakage(week: WeekOption, config: ConfigOption = None) -> None:
+    """Each model with honest and leaky features, split by time and at random: where high numbers come from."""
+    run_job("skip.leakage", week, config, engine="skip")

@@ -1,9 +1,12 @@
-"""The section `skip` of configs/*.yaml: cleaning, features and splits of the skip engine."""
+"""The section `skip` of configs/*.yaml: cleaning, features, splits, models and their judging, of the skip engine.
+
+Nothing heavy is imported here: every command reads settings. What a recipe may say is checked where a model is made.
+"""
 
 from __future__ import annotations
 
 from datetime import date
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -13,6 +16,12 @@ SplitName = Literal["global", "user", "random", "competition"]
 RareColumn = Literal[
     "genre_id", "artist_id", "album_id", "track_id", "context_type", "platform_name", "platform_family"
 ]
+ModelName = Literal[
+    "content_based", "collaborative", "truncated_svd", "pmf", "rbm", "fm", "ncf", "neumf", "graphsage",
+    "logistic_features", "boosted_trees", "session_gru",
+]  # fmt: skip
+EVERY: tuple[ModelName, ...] = get_args(ModelName)
+RecipeValue = bool | int | float | str | tuple[int | float, ...]
 
 
 class Section(BaseModel):
@@ -65,9 +74,72 @@ class SplitSettings(Section):
         return self
 
 
+class BlendSettings(Section):
+    """Which models the blend chooses from, and how it learns (models/skip/blend.py)."""
+
+    members: tuple[ModelName, ...] = Field(
+        ("boosted_trees", "logistic_features", "neumf", "graphsage", "session_gru", "fm"),
+        description="candidates; each also learns folds of the training plays, those that help are kept",
+    )
+    folds: Positive = Field(3, description="later parts of the training plays, each forecast from what is before it")
+    first_share: float = Field(0.4, gt=0, lt=1, description="of the training plays, before the first fold")
+    least_gain: float = Field(0.0002, ge=0, description="log loss that one more member must take off")
+
+
+class TuningSettings(Section):
+    """The budget of a search; both bounds hold, whichever is met first."""
+
+    trials: Positive = 40
+    minutes: float = Field(20.0, gt=0)
+    first_look: float = Field(0.3, gt=0, lt=1, description="newest share of training plays that a trial learns first")
+    unpruned: Positive = Field(5, description="trials before the first is given up at its first look")
+
+
+class EvaluationSettings(Section):
+    """How models are judged."""
+
+    bootstrap: Positive = Field(300, description="resamples of users, for intervals of what is not an AUC")
+    least: Positive = Field(50, description="plays of either class that a slice needs")
+    new_plays: Positive = Field(3, description="a user or track with fewer earlier plays is new")
+    explained: Literal["boosted_trees", "logistic_features"] = Field(
+        "boosted_trees", description="whose importance, learning curve and reasons are shown"
+    )
+    importance_plays: Positive = Field(20_000, description="newest test plays that columns are shuffled among, at most")
+    importance_draws: Positive = 3
+    learning_steps: Positive = Field(5, ge=2, description="sizes of training, each twice the one before")
+    learning_plays: Positive = Field(1_000_000, description="the largest of them, at most")
+
+
+class LeakageSettings(Section):
+    """The report that shows what features of the future feign."""
+
+    models: tuple[ModelName, ...] = EVERY
+    most: Positive = Field(500_000, description="plays, of users drawn whole, that every model learns and answers")
+
+
 class SkipSettings(Section):
-    """All of the skip engine's data."""
+    """All of the skip engine."""
 
     cleaning: CleaningSettings = CleaningSettings()
     features: FeatureSettings = FeatureSettings()
     split: SplitSettings = SplitSettings()
+    models: tuple[ModelName, ...] = Field(EVERY, description="trained every week")
+    recipes: dict[ModelName, dict[str, RecipeValue]] = Field(
+        default_factory=dict, description="fields of a model's recipe that differ from its defaults"
+    )
+    blend: BlendSettings = BlendSettings()
+    tuning: TuningSettings = TuningSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
+    leakage: LeakageSettings = LeakageSettings()
+
+    @model_validator(mode="after")
+    def _blend_what_is_trained(self) -> SkipSettings:
+        for name, models in (("models", self.models), ("blend.members", self.blend.members)):
+            if not models or len(set(models)) < len(models):
+                raise ValueError(f"{name}: at least one, each once, got {', '.join(models) or 'none'}")
+        missing = [name for name in self.blend.members if name not in self.models]
+        if missing:
+            raise ValueError(f"blend.members: {', '.join(missing)} is not among models, so it is not trained")
+        if self.evaluation.explained not in self.models:
+            raise ValueError(f"evaluation.explained: {self.evaluation.explained} is not among models")
+        return self

@@ -214,6 +214,13 @@ class Blend(SkipModel):
             )
         ]
 
+    @classmethod
+    def of(cls, members: Mapping[str, SkipModel], mix: Mix, calibration: Calibration) -> Blend:
+        """A blend of fitted members whose weights and calibration were learned before."""
+        blend = cls(BlendRecipe(members=tuple(members)))
+        blend.members, blend.mix, blend.calibration, blend._fitted = dict(members), mix, calibration, True
+        return blend
+
     def weights(self) -> dict[str, float]:
         """Of each member that was kept."""
         return dict(zip(self.members, self.mix.weights_M.tolist(), strict=True))

@@ -1,0 +1,123 @@
+"""What features of the future feign: every model with honest and with leaky features, split by time and at random.
+
+Input   skip_features, variants past and leaky, days before as_of
+Output  work/<week>/leakage.json; a run with the table and its picture; the table on stderr
+Source  the report's 0.79 to 0.82 (NCF, NeuMF, GraphSAGE) against its 0.49 to 0.58: shared/reference, section 5
+
+The four columns judge the same models on the same plays; only what a play is said to have known, and which plays are
+held back, differ. The leaky variant counts whole tables, the play's own label among them (jobs/skip/features.py).
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from jobs import tracking
+from jobs.errors import CheckFailed
+from jobs.skip import figures, kept, train
+from jobs.skip.read import Labelled
+from jobs.skip.watch import watched
+from models.skip import metrics, splits
+from models.skip.interface import replace
+
+if TYPE_CHECKING:
+    from jobs.context import Context
+
+PUBLISHED = {
+    "content_based": 0.5274, "collaborative": 0.5383, "truncated_svd": 0.5383, "pmf": 0.4850, "rbm": 0.5187, "fm": 0.58,
+    "ncf": 0.79, "neumf": 0.80, "graphsage": 0.82,
+}  # fmt: skip
+HIGH = min(PUBLISHED[name] for name in ("ncf", "neumf", "graphsage"))
+WAYS = {cell: (cell.split(",")[0], cell.split(" ")[-1]) for cell in figures.CELLS}
+VARIANTS, KINDS = {"honest": "past", "leaky": "leaky"}, {"time": "global", "random": "random"}
+
+
+def run(context: Context) -> dict[str, Any]:
+    """Fit every model four times; the table and what it says."""
+    settings = context.settings.skip
+    names: tuple[str, ...] = settings.leakage.models
+    new = train.maker(context)
+    for name in names:
+        new(name)
+    with tracking.task(context, "leakage") as task, watched("skip leakage") as watch:
+        found: dict[str, dict[str, Any]] = {name: {"model": name} for name in names}
+        judged_on: dict[str, str] = {}
+        for cell, (features, split) in WAYS.items():
+            plays = thinned(context, names, VARIANTS[features], KINDS[split])
+            digest = kept.digest(plays)
+            if judged_on.setdefault(split, digest) != digest:
+                raise CheckFailed(
+                    "leakage: variants past and leaky hold other plays; run `overture skip features` and "
+                    "`overture skip features --leaky` on the same table of plays"
+                )
+            for name in names:
+                with train.refused(f"{name}, {cell}"):
+                    model, _ = train.fit(plays, new(name), context.seed(f"skip/{name}"))
+                    test = train.judged(plays, model).test
+                    reached = metrics.auc_interval(test.listened_N, test.proba_N, test.user_N)
+                found[name] |= {cell: reached.value, f"{cell}, low": reached.low, f"{cell}, high": reached.high}
+                watch.say(f"{name}, {cell}: {reached.value:.4f}")
+        rows = [{**row, "published": PUBLISHED.get(name)} for name, row in found.items()]
+        said = sentence(rows)
+        watch.say(f"done\n{table(rows)}\n{said}")
+        report = {"rows": rows, "sentence": said, "plays": judged_on, "commit": context.commit}
+        path = context.work / "leakage.json"
+        replace(path, json.dumps(report, indent=1, sort_keys=True).encode())
+        task.log_params({"models": ", ".join(names), "most": settings.leakage.most})
+        task.log_metrics({f"{row['model']}.{cell.replace(', ', '.')}": row[cell] for row in rows for cell in WAYS})
+        task.log_table(rows, "leakage.json")
+        task.log_figure(figures.leakage(rows, PUBLISHED), "leakage.png")
+        task.set_tags({"sentence": said})
+        return {"path": str(path), "rows": len(rows), "sentence": said, **task.links}
+
+
+def thinned(context: Context, models: tuple[str, ...], variant: str, kind: str) -> Labelled:
+    """The labelled plays of one variant and split; where there are more than `most`, those of users drawn whole."""
+    settings = context.settings.skip
+    split = settings.split.model_copy(update={"kind": kind})
+    found = train.plays_of(context, models, variant=variant, split=split)
+    n, most = len(found.plays), settings.leakage.most
+    if n <= most:
+        return found
+    users = np.unique(found.plays.user_N)
+    rng = np.random.default_rng(context.seed("leakage"))
+    drawn = rng.permutation(users)[: max(int(len(users) * most / n), 1)]
+    mine = np.isin(found.plays.user_N, drawn)
+    sizes = [int((found.split_N[mine] == code).sum()) for code in (splits.TRAIN, splits.VALIDATION, splits.TEST)]
+    if not all(sizes):
+        raise CheckFailed(f"leakage: {len(drawn)} users drawn leave a part without plays: {sizes}; raise leakage.most")
+    return Labelled(found.plays.rows(mine), found.split_N[mine], found.cleaning)
+
+
+def sentence(rows: list[dict[str, Any]]) -> str:
+    """Where high numbers come from, computed from the rows: medians over models, and which ways reach the published."""
+    cells = {cell: np.asarray([row[cell] for row in rows]) for cell in figures.CELLS}
+    honest_M = cells["honest, by time"]
+    moved = {cell: float(np.median(values_M - honest_M)) for cell, values_M in cells.items()}
+    reach = [
+        f"{cell} ({int((cells[cell] >= HIGH).sum())} of {len(rows)})" for cell in cells if cells[cell].max() >= HIGH
+    ]
+    top = max(((cell, row) for cell in cells for row in rows), key=lambda pair: float(pair[1][pair[0]]))
+    told = (
+        f"models reach the published {HIGH:.2f} {'; '.join(reach)}"
+        if reach
+        else f"no way reaches the published {HIGH:.2f}"
+    )
+    return (
+        f"Honest and by time the best of {len(rows)} models has {honest_M.max():.3f}. Splitting at random moves AUC by "
+        f"{moved['honest, at random']:+.3f} (median of the models), features that know the future by "
+        f"{moved['leaky, by time']:+.3f}, both by {moved['leaky, at random']:+.3f}; {told}, the highest being "
+        f"{top[1]['model']}, {top[0]}, with {top[1][top[0]]:.3f}."
+    )
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """The rows as aligned text."""
+    lines = [f"{'':20}" + "".join(f"{cell:>20}" for cell in (*figures.CELLS, "published"))]
+    for row in rows:
+        cells = "".join(f"{row[cell]:>20.4f}" for cell in figures.CELLS)
+        lines.append(f"{row['model']:20}{cells}" + (f"{row['published']:>20.4f}" if row["published"] else ""))
+    return "\n".join(lines)
