@@ -15,8 +15,9 @@ from pyspark.sql import functions as F
 
 import contracts
 from jobs.lake import Lake
-from models.skip import calendar, state, track_features, user_features
+from models.skip import state, track_features, user_features
 from models.skip.carried import TOTALS, USER_NUMBERS
+from models.skip.known import known
 from models.skip.shared_features import Daily, shared_counts
 
 if TYPE_CHECKING:
@@ -103,14 +104,7 @@ def by_user(prior: Prior, shared: dict[str, Daily], gap_s: int, smoothing: float
         day, at = np.unique(of_day, return_inverse=True)
         everybody = np.array([prior[int(one)] for one in day], np.float64)[at] if len(day) else np.zeros(0)
         more = arrays(plays, ("release_day", "duration_s", "user_gender"))
-        found: dict[str, np.ndarray] = {
-            **counts,
-            **track_features.track_rates(counts, everybody, smoothing),
-            **user_features.user_rates(rows, counts, everybody, smoothing, gap_s),
-            **calendar.calendar(rows["ts"]),
-            **calendar.track_age(rows["ts"], more["release_day"]),
-            **calendar.duration_groups(more["duration_s"], more["user_gender"]),
-        }
+        found = known(rows | more, counts, everybody, gap_s, smoothing)
         found["ts"] = rows["ts"] * 1_000_000
         order = pa.array(np.lexsort((plays.column("play_id").to_numpy(), rows["ts"])))
         columns = []
