@@ -10,7 +10,10 @@ import harness
 from harness import Answer, Peer, stopwatch
 
 CONFIG = Path(__file__).parents[1] / "configs" / "skip.yaml"
-TOLD = ("user_plays", "track_plays_7d", "session_plays", "user_top_genre", "avg_song_listened", "since_last_s")
+TOLD = (
+    "user_plays", "track_plays_7d", "session_plays", "user_top_genre", "avg_song_listened", "since_last_s",
+    "user_platform_listened", "user_kind_listened", "user_listened_1h", "context_platform_listened",
+)  # fmt: skip
 
 
 def context_at(home: str) -> Any:

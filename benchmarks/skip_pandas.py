@@ -9,7 +9,16 @@ DAY = pd.Timedelta(days=1).as_unit("us")
 KINDS = {
     "artist": ["artist_id"], "track": ["artist_id", "track_id"], "album": ["artist_id", "album_id"],
     "user": ["user_id"], "user_artist": ["user_id", "artist_id"], "user_genre": ["user_id", "genre_id"],
-    "user_track": ["user_id", "track_id"],
+    "user_track": ["user_id", "track_id"], "user_album": ["user_id", "album_id"],
+    "user_context": ["user_id", "context_type"], "user_platform": ["user_id", "platform_name"],
+    "user_family": ["user_id", "platform_family"], "user_daypart": ["user_id", "daypart"],
+    "track_kind": ["artist_id", "track_id", "is_flow"], "artist_kind": ["artist_id", "is_flow"],
+    "user_kind": ["user_id", "is_flow"],
+}  # fmt: skip
+SHARED = {
+    "context": ["context_type"], "genre": ["genre_id"], "genre_context": ["genre_id", "context_type"],
+    "genre_gender": ["genre_id", "user_gender"], "genre_age": ["genre_id", "user_age"],
+    "context_platform": ["context_type", "platform_name", "is_flow"],
 }  # fmt: skip
 
 
@@ -19,7 +28,7 @@ def features(plays: pd.DataFrame, gap_s: int, smoothing: float) -> pd.DataFrame:
     rows["known"] = rows.is_listened.notna().astype("int64")
     rows["heard"] = rows.is_listened.eq(True).astype("int64")
     rows["flow"], rows["flow_heard"] = rows.known * rows.is_flow, rows.heard * rows.is_flow
-    rows["day"] = rows.ts.dt.floor("D")
+    rows["day"], rows["daypart"] = rows.ts.dt.floor("D"), rows.ts.dt.hour // 6
     names = {"known": "plays", "heard": "listened", "flow": "flow_plays", "flow_heard": "flow_listened"}
     for kind, keys in KINDS.items():
         wanted = names if kind in ("track", "user") else {"known": "plays", "heard": "listened"}
@@ -29,6 +38,13 @@ def features(plays: pd.DataFrame, gap_s: int, smoothing: float) -> pd.DataFrame:
         if kind in ("track", "artist"):
             for days in (7, 30, 90):
                 rows[f"{kind}_plays_{days}d"] = window(rows, keys, rows[f"{kind}_plays"], days)
+    for kind, keys in SHARED.items():
+        daily = rows.groupby([*keys, "day"])[["known", "heard"]].sum()
+        before = daily.groupby(level=keys).cumsum() - daily
+        found = rows[[*keys, "day"]].merge(before, left_on=[*keys, "day"], right_index=True, how="left")
+        rows[f"{kind}_plays"] = found.known.astype("int32")
+        rows[f"{kind}_listened"] = found.heard.astype("int32")
+    last_hour(rows)
     return rates(with_calendar(with_users(rows, gap_s)), smoothing, gap_s)
 
 
@@ -45,6 +61,16 @@ def window(rows: pd.DataFrame, keys: list[str], so_far: pd.Series, days: int) ->
     asked = rows[[*keys, "day"]].assign(day=rows.day - (days + 1) * DAY, place=rows.index)
     found = pd.merge_asof(asked, daily[[*keys, "day", "upto"]], on="day", by=keys).sort_values("place")
     return (so_far - found.upto.fillna(0).to_numpy()).astype("int32")
+
+
+def last_hour(rows: pd.DataFrame) -> None:
+    """The user's plays in the hour before: those so far less those of an hour ago."""
+    sums = rows.groupby(["user_id", "ts"], sort=False)[["known", "heard"]].sum().reset_index()
+    sums[["known", "heard"]] = sums.groupby("user_id", sort=False)[["known", "heard"]].cumsum()
+    asked = rows[["user_id"]].assign(ts=rows.ts - pd.Timedelta(hours=1).as_unit("us"))
+    old = pd.merge_asof(asked, sums, on="ts", by="user_id", allow_exact_matches=False).fillna(0)
+    rows["user_plays_1h"] = (rows.user_plays - old.known).astype("int32")
+    rows["user_listened_1h"] = (rows.user_listened - old.heard).astype("int32")
 
 
 def with_users(rows: pd.DataFrame, gap_s: int) -> pd.DataFrame:

@@ -14,16 +14,8 @@ is asked in **approve**; no answer within three days means no. **complete** clos
 too.
 """
 
-from datetime import timedelta
-
-from airflow.providers.standard.operators.hitl import ApprovalOperator
-from airflow.providers.standard.operators.python import BranchPythonOperator
 from airflow.sdk import DAG, CronTriggerTimetable, TaskGroup
-from tasks import DAG_DEFAULTS, WEEK, branch, job, learn, optional_week
-
-GATE = "ti.xcom_pull(task_ids='release.gate')"
-# Only a person's yes puts the flag there: a no skips the promotion.
-APPROVED = "{{ ' --approved' if ti.xcom_pull(task_ids='release.approve') else '' }}"
+from tasks import DAG_DEFAULTS, WEEK, job, learn, optional_week, release
 
 with DAG(
     "cold_start_weekly",
@@ -35,26 +27,9 @@ with DAG(
 ):
     evaluations = learn()
     with TaskGroup("release", tooltip="Bundle, judge, promote"):
-        bundle = job("bundle", f"release bundle --week {WEEK}")
-        gate = job("gate", f"release gate --week {WEEK}")
-        verdict = BranchPythonOperator(
-            task_id="verdict", python_callable=branch, op_args=["{{ " + GATE + "['verdict'] }}"]
-        )
-        approve = ApprovalOperator(
-            task_id="approve",
-            subject="Promote the release of " + WEEK + "? The gate is not sure.",
-            body="```json\n{{ " + GATE + " | tojson(indent=2) }}\n```",
-            defaults="Reject",
-            response_timeout=timedelta(days=3),
-            execution_timeout=None,
-        )
-        promote = job(
-            "promote",
-            f"release promote --week {WEEK}{APPROVED}",
-            trigger_rule="none_failed_min_one_success",
-        )
+        bundle, promote = release()
         publish = job("publish", f"release publish --week {WEEK}")
     complete = job("complete", f"complete --week {WEEK}", trigger_rule="none_failed")
 
-    evaluations >> bundle >> gate >> verdict >> [approve, promote]
-    approve >> promote >> publish >> complete
+    evaluations >> bundle
+    promote >> publish >> complete

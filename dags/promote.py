@@ -12,12 +12,13 @@ Naming a release is a person's yes: a verdict in the grey zone is accepted, a fa
 """
 
 from airflow.sdk import DAG, Param
-from tasks import DAG_DEFAULTS, RELEASE_SCHEMA, job
+from tasks import DAG_DEFAULTS, RELEASE_SCHEMA, engine_choice, job
 
 with DAG(
     "promote",
     schedule=None,
     params={
+        "engine": engine_choice(),
         "release": Param(
             type="string",
             description="The release's digest, or its first twelve characters or more; `overture status` shows it.",
@@ -25,7 +26,7 @@ with DAG(
         ),
     },
     doc_md=__doc__,
-    tags=["cold start", "by hand", "release"],
+    tags=["cold start", "skip", "by hand", "release"],
     **DAG_DEFAULTS,
 ):
-    promote = job("promote", "release promote --release {{ params.release }}")
+    promote = job("promote", "release promote --engine {{ params.engine }} --release {{ params.release }}")

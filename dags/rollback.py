@@ -10,21 +10,26 @@
 """
 
 from airflow.sdk import DAG, Param
-from tasks import DAG_DEFAULTS, RELEASE_SCHEMA, job
+from tasks import DAG_DEFAULTS, RELEASE_SCHEMA, engine_choice, job
 
 with DAG(
     "rollback",
     schedule=None,
     params={
+        "engine": engine_choice(),
         "to": Param(
             None,
             type=["null", "string"],
             description="Digest of a former champion, or its first twelve characters or more. Empty: the previous one.",
             **RELEASE_SCHEMA,
-        )
+        ),
     },
     doc_md=__doc__,
-    tags=["cold start", "by hand", "release"],
+    tags=["cold start", "skip", "by hand", "release"],
     **DAG_DEFAULTS,
 ):
-    rollback = job("rollback", "release rollback{{ ' --to ' ~ params.to if params.to else '' }}", retries=0)
+    rollback = job(
+        "rollback",
+        "release rollback --engine {{ params.engine }}{{ ' --to ' ~ params.to if params.to else '' }}",
+        retries=0,
+    )

@@ -15,6 +15,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from airflow.providers.standard.operators.bash import BashOperator
+from airflow.providers.standard.operators.hitl import ApprovalOperator
+from airflow.providers.standard.operators.python import BranchPythonOperator
 from airflow.sdk import BaseOperator, BaseOperatorLink, Context, Param, TaskGroup
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 from jinja2 import StrictUndefined
@@ -28,6 +30,19 @@ DAY = "{{ params.day or (data_interval_start.subtract(days=1) | ds if data_inter
 
 # A space and the factorisation that makes it.
 SPACES = {"tt_svd": "svd", "ut_als": "als"}
+
+# The skip engine's models; each is trained by a task of its own (a test holds them equal to skip.models).
+SKIP_MODELS = (
+    "content_based", "collaborative", "truncated_svd", "pmf", "rbm", "fm", "ncf", "neumf", "graphsage",
+    "logistic_features", "boosted_trees", "session_gru",
+)  # fmt: skip
+
+# Whose release a form is about.
+ENGINES = ("cold_start", "skip")
+
+# What the gate said, and the flag that only a person's yes puts there: a no skips the promotion.
+GATE = "ti.xcom_pull(task_ids='release.gate')"
+APPROVED = "{{ ' --approved' if ti.xcom_pull(task_ids='release.approve') else '' }}"
 
 # What a second try cannot mend.
 FINAL = {2: "wrong arguments or settings", 3: "a contract, a data check or the gate said no"}
@@ -148,6 +163,15 @@ def optional_day() -> Param:
     return Param(None, description=about, type=["null", "string"], **DAY_SCHEMA)
 
 
+def engine_choice() -> Param:
+    """The form's field of whose release it is."""
+    about = "Whose release: of the first-day recommendations, or of the skip engine."
+    # The pattern is what every word for a shell has; `enum` makes a list to choose from.
+    return Param(
+        "cold_start", type="string", description=about, title="Engine", enum=list(ENGINES), pattern="^[a-z_]+$"
+    )
+
+
 def learn(flags: str = "") -> list[JobOperator]:
     """From the check of the input to the evaluation of every space; returns the evaluations.
 
@@ -176,6 +200,33 @@ def learn(flags: str = "") -> list[JobOperator]:
         [first_day, track_pairs] >> features
         evaluations.append(evaluate)
     return evaluations
+
+
+def release(flags: str = "") -> tuple[JobOperator, JobOperator]:
+    """Bundle, judge, ask where the gate is not sure, promote; to be called within the task group `release`.
+
+    Args:
+        flags: what every command gets beside its week, such as " --engine skip".
+
+    Returns:
+        The first task and the last.
+    """
+    about = f"--week {WEEK}{flags}"
+    bundle = job("bundle", f"release bundle {about}")
+    gate = job("gate", f"release gate {about}")
+    verdict = BranchPythonOperator(task_id="verdict", python_callable=branch, op_args=["{{ " + GATE + "['verdict'] }}"])
+    approve = ApprovalOperator(
+        task_id="approve",
+        subject="Promote the release of " + WEEK + "? The gate is not sure.",
+        body="```json\n{{ " + GATE + " | tojson(indent=2) }}\n```",
+        defaults="Reject",
+        response_timeout=timedelta(days=3),
+        execution_timeout=None,
+    )
+    promote = job("promote", f"release promote {about}{APPROVED}", trigger_rule="none_failed_min_one_success")
+    bundle >> gate >> verdict >> [approve, promote]
+    approve >> promote
+    return bundle, promote
 
 
 def branch(verdict: str) -> str:

@@ -335,6 +335,7 @@ class MlflowSettings(Section):
     daily_experiment: str = Field("cold_users_daily", description="of the daily runs; must not be the weekly one")
     registered_model: str = "cold_start"
     skip_experiment: str = "skip_weekly"
+    skip_daily_experiment: str = Field("skip_daily", description="of the skip engine's daily updates")
     skip_model: str = "skip"
 
 

@@ -14,14 +14,19 @@ from jobs.errors import BadArgument
 COHORT_AGE_DAYS = 37
 COHORT_DAYS = 7
 TRUTH_DAYS = 30
+DAILY = "-daily"
 
 
 @dataclass(frozen=True, order=True)
 class Week:
-    """One logical week; `backtest` moves the cohort to [as_of, as_of + 7 d), the paper's protocol."""
+    """One logical week; `backtest` moves the cohort to [as_of, as_of + 7 d), the paper's protocol.
+
+    A daily update is about everything before the end of a day: `monday` is then the day after, whichever it is.
+    """
 
     monday: date
     backtest: bool = False
+    daily: bool = False
 
     @classmethod
     def parse(cls, text: str, *, backtest: bool = False) -> Week:
@@ -38,6 +43,18 @@ class Week:
         return cls(day, backtest)
 
     @classmethod
+    def after(cls, day: date) -> Week:
+        """What an update on top of a day is about."""
+        return cls(day + timedelta(days=1), daily=True)
+
+    @classmethod
+    def named(cls, name: str) -> Week:
+        """The one with this name, of a week or of a daily update."""
+        if name.endswith(DAILY):
+            return cls(parse_day(name.removesuffix(DAILY)), daily=True)
+        return cls.parse(name)
+
+    @classmethod
     def of(cls, day: date) -> Week:
         """The week that a day lies in."""
         return cls(day - timedelta(days=day.weekday()))
@@ -47,7 +64,9 @@ class Week:
 
     @property
     def name(self) -> str:
-        """The value of the `week` partition: a backtest keeps to tables of its own."""
+        """The value of the `week` partition: a backtest, or a daily update, keeps to its own."""
+        if self.daily:
+            return f"{self.monday}{DAILY}"
         return f"{self.monday}-backtest" if self.backtest else str(self.monday)
 
     @property

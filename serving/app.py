@@ -30,6 +30,8 @@ from serving.lookup import NotFound
 from serving.metrics import Metrics
 from serving.ready import Ready
 from serving.settings import ServiceSettings, StoreSettings
+from serving.skip.routes import make_router as make_skip_router
+from serving.skip.routes import skip_champion
 from serving.stores.circuit import Circuit
 from serving.together import Together
 from serving.trial import Trial
@@ -71,12 +73,17 @@ def make_app(settings: ServiceSettings, home: Path, store: StoreSettings = Store
             metrics.refused.inc()
         LOG.log(logging.INFO if name == "release" else logging.ERROR, name, extra={"facts": facts})
 
-    champion = Champion(home, settings.poll_s, event)
+    def skip_event(name: str, **facts: Any) -> None:
+        LOG.log(logging.INFO if name == "release" else logging.ERROR, f"skip {name}", extra={"facts": facts})
+
+    champion, skips = Champion(home, settings.poll_s, event), skip_champion(home, settings.poll_s, skip_event)
 
     @contextlib.asynccontextmanager
     async def life(_: FastAPI) -> AsyncIterator[None]:
         champion.start()
+        skips.start()
         yield
+        skips.stop()
         champion.stop()
         circuit.store.close()
 
@@ -94,6 +101,7 @@ def make_app(settings: ServiceSettings, home: Path, store: StoreSettings = Store
     add_lists(app, champion, metrics, tried)
     add_pages(app)
     app.include_router(make_router(champion, serving, as_json, circuit, metrics))  # before /v1/{kind}
+    app.include_router(make_skip_router(skips, as_json, WholeBody))
     add_lookups(app, champion)
     add_health(app, champion, metrics, circuit)
     return Guard(app, settings, metrics)

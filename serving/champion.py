@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 from contracts.errors import OvertureError
 from serving import pointer
@@ -28,14 +28,34 @@ def silent(event: str, **facts: Any) -> None:
     """Tells nobody."""
 
 
-class Champion:
-    """Holds one release and follows the pointer."""
+class Serves(Protocol):
+    """An opened release of any engine."""
 
-    def __init__(self, home: Path, poll_s: float = 1.0, event: Event = silent) -> None:
-        """`event(name, **facts)` is told of swaps and refusals."""
-        self.home, self.poll_s, self.event = home, poll_s, event
-        self.current: Ready | None = None
-        self.before: Ready | None = None  # whose known listeners are served until those of `current` are published
+    name: str
+    week: str
+    pointer: Any
+
+    @property
+    def problems(self) -> Mapping[str, str]:
+        """What of it does not work, by part."""
+
+
+R = TypeVar("R", bound=Serves)
+
+
+class Follower(Generic[R]):
+    """Holds one release of an engine and follows its pointer."""
+
+    def __init__(
+        self, home: Path, opens: Callable[[Path, Pointer], R], poll_s: float, event: Event, promote: str
+    ) -> None:
+        """`opens(folder, pointer)` opens a release; `event(name, **facts)` is told of swaps and refusals.
+
+        `promote` is the command that would help where there is no release yet.
+        """
+        self.home, self.opens, self.poll_s, self.event, self.promote = home, opens, poll_s, event, promote
+        self.current: R | None = None
+        self.before: R | None = None  # whose known listeners are served until those of `current` are published
         self.problem: str | None = "the service has not looked for a release yet"
         self._refused: tuple[Pointer, float] | None = None
         self._stop = threading.Event()
@@ -52,7 +72,7 @@ class Champion:
                 return
             if now is None:
                 folder = pointer.releases(self.home)
-                self.problem = f"no release has been promoted under {folder.name}/; run `overture release promote`"
+                self.problem = f"no release has been promoted under {folder.name}/; run `{self.promote}`"
             elif self.current is not None and self.current.name == now.release:
                 self.current.pointer, self.problem, self._refused = now, None, None
             elif self._refused is None or self._refused[0] != now or time.monotonic() - self._refused[1] > RETRY_S:
@@ -69,10 +89,10 @@ class Champion:
             return
         self._put(found, None)
 
-    def _open(self, release: str, now: Pointer) -> Ready:
-        return Ready(open_release(pointer.releases(self.home) / release), now)
+    def _open(self, release: str, now: Pointer) -> R:
+        return self.opens(pointer.releases(self.home) / release, now)
 
-    def _put(self, found: Ready, problem: str | None) -> None:
+    def _put(self, found: R, problem: str | None) -> None:
         before = self.current.name if self.current else None
         self.problem = problem
         self.before, self.current = self.current, found
@@ -97,7 +117,7 @@ class Champion:
     def start(self) -> None:
         """Open the champion, then follow the pointer in a thread."""
         self.refresh()
-        self._thread = threading.Thread(target=self._watch, name="champion", daemon=True)
+        self._thread = threading.Thread(target=self._watch, name="follower", daemon=True)
         self._thread.start()
 
     def _watch(self) -> None:
@@ -112,3 +132,13 @@ class Champion:
         self._stop.set()
         if self._thread:
             self._thread.join()
+
+
+class Champion(Follower[Ready]):
+    """The release that recommends."""
+
+    def __init__(self, home: Path, poll_s: float = 1.0, event: Event = silent) -> None:
+        """Of the service's home."""
+        super().__init__(
+            home, lambda folder, now: Ready(open_release(folder), now), poll_s, event, "overture release promote"
+        )

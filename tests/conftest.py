@@ -71,3 +71,11 @@ def data_dir() -> Callable[[str], Path]:
         return base / name
 
     return find
+
+
+@pytest.fixture(scope="session")
+def skip_week_home(spark, tmp_path_factory) -> Path:
+    """A home with the champion of a small skip week; tests copy it before they change it."""
+    import skip_week
+
+    return skip_week.make(tmp_path_factory.mktemp("skip_week")).home

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+from importlib import import_module
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -10,7 +13,7 @@ from jobs.commands.options import ConfigOption, WeekOption, print_json, run_job
 from jobs.context import Context
 from jobs.errors import BadArgument
 from jobs.settings import load
-from jobs.weeks import Week
+from jobs.weeks import Week, parse_day
 
 skip = typer.Typer(help="Will a listener skip the track? Data, features and models of the skip engine.")
 
@@ -23,7 +26,10 @@ def skip_features(
     leaky: Annotated[
         bool, typer.Option("--leaky", help="Repeat the report's mistake: features that know the future, put apart.")
     ] = False,
-    week: Annotated[str, typer.Option("--week", help="Whose MLflow run this belongs to; default: settings.")] = "",
+    week: Annotated[
+        str,
+        typer.Option("--week", help="Only days before this Monday, in its MLflow run; default: all days."),
+    ] = "",
     config: ConfigOption = None,
 ) -> None:
     """What was known of each play before it began, from the table plays; days are added without the past."""
@@ -33,7 +39,9 @@ def skip_features(
     if day and (start or end):
         raise BadArgument("--day: stands for --from and --to; give one or the other")
     settings = load(config)
-    context = Context(settings, Week.parse(week or settings.week))
+    context = Context.of(settings, Week.parse(week or settings.week), "skip")
+    if week and not (day or end or leaky):
+        end = str(context.week.monday - timedelta(days=1))
     first, last = (day or start) or None, (day or end) or None
     name = "skip_features_leaky" if leaky else "skip_features"
     print_json(weekly.tracked(context, name, None, lambda one: job.run(one, first, last, leaky=leaky)))
@@ -76,3 +84,27 @@ def evaluate(week: WeekOption, config: ConfigOption = None) -> None:
 def leakage(week: WeekOption, config: ConfigOption = None) -> None:
     """Each model with honest and leaky features, split by time and at random: where high numbers come from."""
     run_job("skip.leakage", week, config, engine="skip")
+
+
+@skip.command("submit")
+def submit(
+    data: Annotated[Path, typer.Option("--data", help="Folder of test.csv, whose rows are answered.")],
+    out: Annotated[Path, typer.Option("--out", help="The file to write: sample_id,is_listened.")],
+    week: WeekOption,
+    config: ConfigOption = None,
+) -> None:
+    """Answer the competition's rows by the week's blend: the chance of a listen of each, checked, in one file."""
+    run_job("skip.submit", week, config, engine="skip", data=data, out=out)
+
+
+@skip.command("update")
+def update(
+    day: Annotated[str, typer.Option("--day", help="Day of plays (UTC), YYYY-MM-DD.")],
+    config: ConfigOption = None,
+) -> None:
+    """A day on top of the champion: features, memory, mix and calibration; a release through the gate, then promoted.
+
+    The models themselves are not trained. Whatever fails, the champion stays.
+    """
+    settings, when = load(config), parse_day(day)
+    print_json(import_module("jobs.skip.update").run(settings, when))

@@ -46,7 +46,7 @@ def run(context: Context, release: str | None = None, approved: bool = False) ->
         if now and now.release == digest:
             repaired = registry.follow(context, now.release, now.previous, tracked.tracker)
             return _report(tracked, now, False, f"already the champion; {repaired} aliases set right")
-        if release is None and now and now.week > week:
+        if release is None and now and now.week[:10] > week[:10]:  # an update of a day is named by its end too
             registry.follow(context, now.release, now.previous, tracked.tracker)
             why = f"the champion is of the later week {now.week} and stays; --release {digest[:12]} would force it"
             return _report(tracked, now, False, why)
@@ -79,7 +79,7 @@ def find(context: Context, release: str) -> str:
 def _of_release(context: Context, digest: str) -> Context:
     """The surroundings of the week that the release was learned in."""
     provenance = json.loads((pointer.releases(context.release_home) / digest / "provenance.json").read_text())
-    return replace(context, week=Week.parse(str(provenance["week"])))
+    return replace(context, week=Week.named(str(provenance["week"])))
 
 
 def _allowed(record: dict[str, Any], approved: bool) -> None:

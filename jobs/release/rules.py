@@ -88,20 +88,26 @@ def against_champion(
     A loss is proven when the whole interval is below zero. Proven and within the grey zone: a person decides.
     A loss of more than `max_loss` fails even where the cohort is too small to prove it.
     """
-    rule = AGAINST
     if not len(ours_B):
-        return Line(rule, None, -grey_zone, FAIL, "the cohort is empty")
+        return Line(AGAINST, None, -grey_zone, FAIL, "the cohort is empty")
     mean, low, high = paired_bootstrap(ours_B, champion_B, n, seed)
     base = float(champion_B.mean())
     change = mean / base if base else float(mean > 0)
     said = f"{_number(ours_B.mean())} against {_number(base)}, change {_signed(low)} to {_signed(high)}"
+    return judged_change(change, low, high, grey_zone, max_loss, said, f"{len(ours_B)} listeners")
+
+
+def judged_change(
+    change: float, low: float, high: float, grey_zone: float, max_loss: float, said: str, whom: str
+) -> Line:
+    """The line about a change against the champion whose interval is low to high; `whom`: who it was measured on."""
     if high < 0 and change >= -grey_zone:
-        return Line(rule, change, -grey_zone, GREY, f"{said}: a small, proven loss; a person decides")
+        return Line(AGAINST, change, -grey_zone, GREY, f"{said}: a small, proven loss; a person decides")
     if high < 0:
-        return Line(rule, change, -grey_zone, FAIL, f"{said}: a proven loss")
+        return Line(AGAINST, change, -grey_zone, FAIL, f"{said}: a proven loss")
     if change < -max_loss:
-        return Line(rule, change, -max_loss, FAIL, f"{said}: not proven on {len(ours_B)} listeners, but too large")
-    return Line(rule, change, -grey_zone, PASS, said if low <= 0 else f"{said}: better")
+        return Line(AGAINST, change, -max_loss, FAIL, f"{said}: not proven on {whom}, but too large")
+    return Line(AGAINST, change, -grey_zone, PASS, said if low <= 0 else f"{said}: better")
 
 
 def champion_of(

@@ -20,8 +20,9 @@ from jobs.skip import figures, kept
 from jobs.skip.kept import Scores
 from jobs.skip.train import refused
 from models.skip import metrics
-from models.skip.blend import METHODS, fold_of, logit, select
+from models.skip.blend import METHODS, fold_of, select
 from models.skip.calibration import choose
+from models.skip.mix import logit
 
 if TYPE_CHECKING:
     from jobs.context import Context

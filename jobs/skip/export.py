@@ -2,8 +2,8 @@
 
 Shapes   N plays, G columns, H places of a history, S signs of an earlier play, M fields of one-hot places
 
-A graph begins where numpy ends: models/skip/inputs.py, onehot.py and history.py make its inputs, which are the same
-code for training and for an answer. Its output `listen` (N,) float32 is the chance of a listen.
+A graph begins where numpy ends: models/skip/feeds.py makes its inputs, the same code for training and for an answer.
+Its output `listen` (N,) float32 is the chance of a listen.
 """
 
 from __future__ import annotations
@@ -17,11 +17,13 @@ import numpy as np
 from jobs.errors import BadArgument
 from jobs.release.export import graph
 from models.skip.features_lr import FeatureRegression
+from models.skip.feeds import Feeds
 from models.skip.fm import FactorisationMachine
+from models.skip.history import COLUMNS, SIGNS, Log
 from models.skip.interface import SkipModel
 from models.skip.ncf import IdNetwork
 from models.skip.plays import Plays
-from models.skip.session import SIGNS, SessionGru
+from models.skip.session import SessionGru
 from models.skip.trees import BoostedTrees
 from serving.network import BATCH, session
 
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     import torch
 
 OUTPUT = "listen"
+NOTHING = Log({name: np.zeros(0, np.int64) for name in COLUMNS})
 TOLERANCE = 1e-4  # of a probability: what the gate allows ONNX to differ from the model
 
 
@@ -41,13 +44,27 @@ def to_onnx(model: SkipModel) -> bytes:
     return _kind(model)[0](model)
 
 
-def inputs(model: SkipModel, plays: Plays) -> dict[str, np.ndarray]:
-    """What the graph of a model reads of plays, by the name of the input.
+def can(model: SkipModel) -> bool:
+    """Has this kind of model an ONNX form?"""
+    return isinstance(model, tuple(_WAYS))
+
+
+def feeds(model: SkipModel) -> Feeds:
+    """How plays become what the graph of a fitted model reads.
 
     Raises:
         BadArgument: as to_onnx().
     """
-    return _kind(model)[1](model, plays)
+    return _kind(model)[1](model)
+
+
+def inputs(model: SkipModel, plays: Plays) -> dict[str, np.ndarray]:
+    """What the graph of a model reads of plays, by the name of the input; of earlier plays those that it has seen.
+
+    Raises:
+        BadArgument: as to_onnx().
+    """
+    return feeds(model)(plays, model.log if isinstance(model, SessionGru) else NOTHING)
 
 
 def run(network: bytes | Path, feeds: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -67,7 +84,7 @@ def parity(model: SkipModel, network: bytes | Path, plays: Plays) -> float:
     return float(np.abs(found_N - model.predict_proba(plays)).max(initial=0))
 
 
-def _kind(model: SkipModel) -> tuple[Callable[[Any], bytes], Callable[[Any, Plays], dict[str, np.ndarray]]]:
+def _kind(model: SkipModel) -> tuple[Callable[[Any], bytes], Callable[[Any], Feeds]]:
     for kind, ways in _WAYS.items():
         if isinstance(model, kind):
             return ways
@@ -156,15 +173,10 @@ def _trees(model: BoostedTrees) -> bytes:
     return bytes(found.SerializeToString(deterministic=True))
 
 
-_WAYS: dict[type[SkipModel], tuple[Callable[[Any], bytes], Callable[[Any, Plays], dict[str, np.ndarray]]]] = {
-    FeatureRegression: (_regression, lambda m, plays: {"x": m.dense.columns(plays)}),
-    BoostedTrees: (_trees, lambda m, plays: {"x": m.numbers.raw(plays)}),
-    IdNetwork: (_ids, lambda m, plays: _named(("user", "track", "x"), m.inputs(plays))),
-    SessionGru: (_session, lambda m, plays: _named(("signs", "x"), m.inputs(plays))),
-    FactorisationMachine: (_machine, lambda m, plays: {"places": m.places(plays).astype(np.int64)}),
+_WAYS: dict[type[SkipModel], tuple[Callable[[Any], bytes], Callable[[Any], Feeds]]] = {
+    FeatureRegression: (_regression, lambda m: Feeds("columns", dense=m.dense)),
+    BoostedTrees: (_trees, lambda m: Feeds("raw", numbers=m.numbers)),
+    IdNetwork: (_ids, lambda m: Feeds("ids", dense=m.dense, users=m.users, tracks=m.tracks)),
+    SessionGru: (_session, lambda m: Feeds("signs", dense=m.dense, length=m.recipe.length)),
+    FactorisationMachine: (_machine, lambda m: Feeds("places", numbers=m.numbers, onehot=m.onehot)),
 }
-
-
-def _named(names: tuple[str, ...], columns: tuple[np.ndarray, ...]) -> dict[str, np.ndarray]:
-    kinds = {"i": np.int64, "f": np.float32}
-    return {name: column.astype(kinds[column.dtype.kind]) for name, column in zip(names, columns, strict=True)}

@@ -2,7 +2,8 @@
 
 Input   plays, days from..to; skip_state of the day before   Output  skip_features, partition variant, day; skip_state
 Grain   exactly one row a play                               Re-run  safe: replaces its own days
-Time    a play sees labelled plays of an earlier second; windows reach back to midnight 7, 30 or 90 days before its day
+Time    a play sees labelled plays of an earlier second; windows reach back to midnight 7, 30 or 90 days before its day,
+        or an hour; of keys that many listeners share (genre, context ...) it sees earlier days (jobs/skip/shared.py)
 
 A day on top of the state of the day before gives, bit for bit, what all days at once give: everything that is counted
 is a whole number, and rates come from the numbers by one formula (models/skip). Rows without a label, such as a test
@@ -27,13 +28,14 @@ from pyspark.sql import functions as F
 import contracts
 from jobs.errors import BadArgument, CheckFailed
 from jobs.lake import SPARK_TYPES, spark_schema
-from jobs.skip import groups
+from jobs.skip import groups, shared
 from models.skip import track_features, user_features
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
     from jobs.context import Context
+    from models.skip.shared_features import Daily
 
 PAST, LEAKY = "past", "leaky"
 KEPT_STATES = 8  # a week can be run again, day by day
@@ -105,7 +107,8 @@ def checked(name: str, day: str) -> str:
 def settings_of(context: Context) -> dict[str, Any]:
     """What features depend on."""
     chosen = context.settings.skip.features
-    return {"session_gap_min": chosen.session_gap_min, "smoothing": chosen.smoothing}
+    made_for = contracts.load("skip_state").version  # what is carried; an older state lacks kinds of keys
+    return {"session_gap_min": chosen.session_gap_min, "smoothing": chosen.smoothing, "skip_state": made_for}
 
 
 def plays_of(context: Context, days: tuple[str, ...]) -> DataFrame:
@@ -117,6 +120,8 @@ def plays_of(context: Context, days: tuple[str, ...]) -> DataFrame:
             "ts": F.unix_seconds("ts"),
             "release_day": F.unix_date("release_date").cast("double"),
             "listened": F.coalesce(F.col("is_listened").cast("bigint"), F.lit(-1).cast("bigint")),
+            "daypart": F.floor(F.pmod(F.unix_seconds("ts"), F.lit(86_400)) / 21_600).cast("int"),
+            "platform_flow": F.col("platform_name") * 2 + F.col("is_flow").cast("int"),
         }
     ).select(*(name for name, _ in groups.ROW))
 
@@ -143,26 +148,30 @@ def daily_counts(plays: DataFrame) -> dict[int, tuple[int, int]]:
     return {int(row["day"]): (int(row["n"]), int(row["listened"])) for row in by_day.collect()}
 
 
-def features(plays: DataFrame, before: DataFrame, prior: dict[int, float], n_groups: int, gap_s: int, smoothing: float,
-             leaky: bool, place: tuple[str, str]) -> DataFrame:  # fmt: skip
+def features(plays: DataFrame, before: DataFrame, prior: dict[int, float], seen: dict[str, Daily], n_groups: int,
+             gap_s: int, smoothing: float, leaky: bool, place: tuple[str, str]) -> DataFrame:  # fmt: skip
     """Plays and the state before them to features, which tasks write at `place` (lake, folder); numbers of rows."""
     schema = ", ".join(f"{name} {kind}" for name, kind in groups.ROW)
     schema += "".join(f", {name} int" for name in groups.TRACK_COUNTS)
     counted = groups.together(
         plays, before, "artist_id", track_features.KINDS, n_groups, groups.by_artist(leaky), schema
     )
-    finish = groups.put_away(groups.by_user(prior, gap_s, smoothing, leaky), *place)
+    finish = groups.put_away(groups.by_user(prior, seen, gap_s, smoothing, leaky), *place)
     return groups.together(counted, before, "user_id", user_features.KINDS, n_groups, finish, "rows bigint")
 
 
 def state_after(plays: DataFrame, before: DataFrame, last_day: int, n_groups: int, gap_s: int) -> DataFrame:
-    """Pure: the state at the end of last_day, of all kinds but `all`."""
+    """Pure: the state at the end of last_day, of tracks and users and what is theirs."""
     columns = contracts.load("skip_state").columns.values()
     schema = ", ".join(f"{c.name} {SPARK_TYPES[c.type]}" for c in columns)
-    needed = plays.select(*groups.NEEDED)
+    todo = (
+        ("artist_id", track_features.KINDS, groups.TRACK_NEEDED), ("user_id", user_features.KINDS, groups.USER_NEEDED),
+    )  # fmt: skip
     parts = [
-        groups.together(needed, before, key, kinds, n_groups, groups.left_behind(kinds, last_day, gap_s), schema)
-        for key, kinds in (("artist_id", track_features.KINDS), ("user_id", user_features.KINDS))
+        groups.together(
+            plays.select(*needed), before, key, kinds, n_groups, groups.left_behind(kinds, last_day, gap_s), schema
+        )
+        for key, kinds, needed in todo
     ]
     return parts[0].unionByName(parts[1])
 
@@ -191,6 +200,7 @@ def run(context: Context, start: str | None = None, end: str | None = None, *, l
     plays = plays_of(context, todo.days)
     daily = daily_counts(plays)
     prior = everybody(daily, (carried["n_plays"], carried["n_listened"]), leaky)
+    seen, shared_after = shared.known_of(plays, before)
     variant = LEAKY if leaky else PAST
     report = {
         "days": [todo.days[0], todo.days[-1]], "rows_in": n_rows, "state": todo.state, "settings": settings_of(context),
@@ -198,7 +208,7 @@ def run(context: Context, start: str | None = None, end: str | None = None, *, l
     }  # fmt: skip
 
     def fill(stage: str) -> None:
-        done = features(plays, before, prior, n_groups, gap_s, chosen.smoothing, leaky, (lake.root, stage))
+        done = features(plays, before, prior, seen, n_groups, gap_s, chosen.smoothing, leaky, (lake.root, stage))
         n_out = done.agg(F.sum("rows")).collect()[0][0] or 0
         if n_out != n_rows:
             raise AssertionError(f"{n_rows} plays became {n_out} rows of features")
@@ -220,7 +230,9 @@ def run(context: Context, start: str | None = None, end: str | None = None, *, l
     last = (date.fromisoformat(todo.days[-1]) - EPOCH).days
     total = totals_of(plays, carried)
     rest = state_after(plays, before, last, n_groups, gap_s)
-    whole = spark.createDataFrame([total], spark_schema("skip_state"))
+    whole = spark.createDataFrame([total], spark_schema("skip_state")).unionByName(
+        spark.createDataFrame(groups.state_table(shared_after), spark_schema("skip_state"))
+    )
     upto = [p["day"] for p in lake.partitions("plays") if p["day"] <= todo.days[-1]]
     report["log"] = log_of(context, upto)
     state = lake.write("skip_state", rest.unionByName(whole), report=report, day=todo.days[-1])

@@ -15,8 +15,10 @@ from pyspark.sql import functions as F
 
 import contracts
 from jobs.lake import Lake
-from models.skip import calendar, state, track_features, user_features
+from models.skip import state, track_features, user_features
 from models.skip.carried import TOTALS, USER_NUMBERS
+from models.skip.known import known
+from models.skip.shared_features import Daily, shared_counts
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -27,19 +29,20 @@ ROW = (
     ("artist_id", "bigint"), ("album_id", "bigint"), ("genre_id", "bigint"), ("context_type", "int"),
     ("platform_name", "int"), ("platform_family", "int"), ("user_gender", "int"), ("user_age", "int"),
     ("duration_s", "int"), ("release_day", "double"), ("is_flow", "boolean"), ("listened", "bigint"),
+    ("daypart", "int"), ("platform_flow", "int"),
 )  # fmt: skip
-NEEDED = ("ts", "user_id", "track_id", "artist_id", "album_id", "genre_id", "is_flow", "listened")
+TRACK_NEEDED = ("ts", "track_id", "artist_id", "album_id", "is_flow", "listened")
+USER_NEEDED = (
+    *TRACK_NEEDED, "user_id", "genre_id", "context_type", "platform_name", "platform_family", "daypart",
+)  # fmt: skip
 STATE = ("kind", "key", "other", *TOTALS, "last_ts", *USER_NUMBERS)
 TRACK_COUNTS = (
     "artist_plays", "artist_listened", "track_plays", "track_listened", "album_plays", "album_listened",
     "track_flow_plays", "track_flow_listened", "track_plays_7d", "track_plays_30d", "track_plays_90d",
-    "artist_plays_7d", "artist_plays_30d", "artist_plays_90d",
+    "artist_plays_7d", "artist_plays_30d", "artist_plays_90d", "track_kind_plays", "track_kind_listened",
+    "artist_kind_plays", "artist_kind_listened",
 )  # fmt: skip
-USER_COUNTS = (
-    "user_plays", "user_listened", "user_flow_plays", "user_flow_listened", "user_artist_plays",
-    "user_artist_listened", "user_genre_plays", "user_genre_listened", "user_track_plays", "user_track_listened",
-    "n_sessions", "skips_in_a_row",
-)  # fmt: skip
+SHARED_NEEDED = ("user_gender", "user_age", "platform_flow")
 Prior = dict[int, float]
 
 
@@ -77,7 +80,7 @@ def by_artist(leaky: bool) -> Callable[[pa.Table, pa.Table], pa.Table]:
     """Plays of some artists and their state: the same plays with TRACK_COUNTS."""
 
     def counted(plays: pa.Table, before: pa.Table) -> pa.Table:
-        rows, carried = arrays(plays, NEEDED), carried_rows(before)
+        rows, carried = arrays(plays, TRACK_NEEDED), carried_rows(before)
         kinds = {kind: state.unpack(carried, kind) for kind in track_features.KINDS}
         found = track_features.track_counts(rows, kinds, leaky=leaky)
         columns = [plays.column(name) for name, _ in ROW]
@@ -87,25 +90,21 @@ def by_artist(leaky: bool) -> Callable[[pa.Table, pa.Table], pa.Table]:
     return counted
 
 
-def by_user(prior: Prior, gap_s: int, smoothing: float, leaky: bool) -> Callable[[pa.Table, pa.Table], pa.Table]:
+def by_user(prior: Prior, shared: dict[str, Daily], gap_s: int, smoothing: float,
+            leaky: bool) -> Callable[[pa.Table, pa.Table], pa.Table]:  # fmt: skip
     """Plays of some users with TRACK_COUNTS, and the users' state: rows of skip_features, by (ts, play_id)."""
     schema = contracts.load(TABLE).arrow_schema()
 
     def finished(plays: pa.Table, before: pa.Table) -> pa.Table:
-        rows, carried = arrays(plays, NEEDED), carried_rows(before)
+        rows, carried = arrays(plays, USER_NEEDED), carried_rows(before)
         kinds = {kind: state.unpack(carried, kind) for kind in user_features.KINDS}
         counts = user_features.user_counts(rows, kinds, gap_s, leaky=leaky) | arrays(plays, TRACK_COUNTS)
-        day, at = np.unique(rows["ts"] // 86_400, return_inverse=True)
+        of_day = rows["ts"] // 86_400
+        counts |= shared_counts(rows | arrays(plays, SHARED_NEEDED), of_day, shared, leaky=leaky)
+        day, at = np.unique(of_day, return_inverse=True)
         everybody = np.array([prior[int(one)] for one in day], np.float64)[at] if len(day) else np.zeros(0)
         more = arrays(plays, ("release_day", "duration_s", "user_gender"))
-        found: dict[str, np.ndarray] = {
-            **counts,
-            **track_features.track_rates(counts, everybody, smoothing),
-            **user_features.user_rates(rows, counts, everybody, smoothing, gap_s),
-            **calendar.calendar(rows["ts"]),
-            **calendar.track_age(rows["ts"], more["release_day"]),
-            **calendar.duration_groups(more["duration_s"], more["user_gender"]),
-        }
+        found = known(rows | more, counts, everybody, gap_s, smoothing)
         found["ts"] = rows["ts"] * 1_000_000
         order = pa.array(np.lexsort((plays.column("play_id").to_numpy(), rows["ts"])))
         columns = []
@@ -130,7 +129,7 @@ def put_away(work: Callable[[pa.Table, pa.Table], pa.Table], root: str, stage: s
 ]:  # fmt: skip
     """`work`, its rows written by day where they are made (jobs/lake.py, swap_days); what comes back is how many.
 
-    Seventy columns of every play through Java and back would take longer than all that is computed of them.
+    A hundred columns of every play through Java and back would take longer than all that is computed of them.
     """
 
     def written(plays: pa.Table, before: pa.Table) -> pa.Table:
@@ -152,7 +151,8 @@ def left_behind(kinds: tuple[str, ...], last_day: int, gap_s: int) -> Callable[[
     """Plays of some artists, or users, and their state: their state at the end of last_day."""
 
     def carried_on(plays: pa.Table, before: pa.Table) -> pa.Table:
-        return state_table(state.after(arrays(plays, NEEDED), carried_rows(before), kinds, last_day, gap_s))
+        rows = arrays(plays, (name for name in plays.column_names if name != "_group"))
+        return state_table(state.after(rows, carried_rows(before), kinds, last_day, gap_s))
 
     return carried_on
 

@@ -26,9 +26,9 @@ from numpy.typing import NDArray
 
 from jobs.errors import CheckFailed
 from models.skip import registry, splits
-from models.skip.blend import Blend, Mix
-from models.skip.calibration import Calibration
+from models.skip.blend import Blend
 from models.skip.interface import SkipModel, read_card, replace
+from models.skip.mix import Calibration, Mix
 
 if TYPE_CHECKING:
     from jobs.context import Context

@@ -22,7 +22,7 @@ from jobs.errors import BadArgument, CheckFailed
 from jobs.skip.settings import CleaningSettings, SplitSettings
 from models.skip import cleaning as rules
 from models.skip import splits
-from models.skip.cleaning import Cleaning
+from models.skip.cleaning import Cleaning, apply
 from models.skip.plays import IDS, Plays
 
 if TYPE_CHECKING:
@@ -182,16 +182,3 @@ def learn(plays: Plays, train: np.ndarray, names: tuple[str, ...], chosen: Clean
     if chosen.durations == "iqr" and "duration_s" in names:
         bounds = rules.iqr_bounds(plays.numbers(("duration_s",))[train, 0])
     return Cleaning(kept, *bounds)
-
-
-def apply(plays: Plays, cleaning: Cleaning) -> Plays:
-    """The plays with rare values as -1 and durations cut; numbers are changed in place, they are nobody else's yet."""
-    categories = {name: cleaning.category(name, values) for name, values in plays.categories.items()}
-    ids = {f"{name}_N": cleaning.category(f"{name}_id", getattr(plays, f"{name}_N")) for name in IDS}
-    if "duration_s" in plays.names:
-        at = plays.names.index("duration_s")
-        plays.numbers_NF[:, at] = cleaning.durations(plays.numbers_NF[:, at])
-    return Plays(
-        ts_N=plays.ts_N, **ids, categories=categories, numbers_NF=plays.numbers_NF, names=plays.names,
-        is_flow_N=plays.is_flow_N, listened_N=plays.listened_N,
-    )  # fmt: skip

@@ -117,6 +117,30 @@ class LeakageSettings(Section):
     most: Positive = Field(500_000, description="plays, of users drawn whole, that every model learns and answers")
 
 
+class GateSettings(Section):
+    """What a release of the skip engine must show."""
+
+    parity: float = Field(1e-4, gt=0, description="largest difference of ONNX from the model, in chances")
+    margin_over_rate: float = Field(0.01, ge=0, description="AUC above that of the listener's listened share so far")
+    grey_zone: float = Field(0.003, ge=0, description="AUC lost against the champion that a person may accept")
+    max_loss: float = Field(0.01, gt=0, description="AUC lost that fails even where the plays cannot prove it")
+    calibration_error: Share = Field(0.05, description="mean gap of said and happened")
+    flow_floor: Share = Field(0.55, description="AUC on plays that the recommender chose")
+    slice_min_plays: Positive = Field(50, description="plays of the rarer class that a slice needs to be judged")
+    min_plays: Positive = Field(1_000, description="plays that a release, or a champion, must be judged on")
+    bootstrap: Positive = Field(500, description="resamples of users")
+    latency_tracks: Annotated[int, Field(ge=1, le=500)] = Field(50, description="tracks of a timed request")
+    latency_ms: float = Field(100.0, gt=0, description="p99 of one request, from its arrival to the chances")
+
+
+class UpdateSettings(Section):
+    """What a day adds to the champion (jobs/skip/update.py)."""
+
+    window_days: Positive = Field(7, description="days before the day whose plays may teach mix and calibration")
+    min_plays: Positive = Field(2_000, description="fewer plays since training leave mix and calibration as they are")
+    decides: float = Field(0.3, gt=0, lt=1, description="newest share of them that decides whether the new ones stay")
+
+
 class SkipSettings(Section):
     """All of the skip engine."""
 
@@ -131,6 +155,8 @@ class SkipSettings(Section):
     tuning: TuningSettings = TuningSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     leakage: LeakageSettings = LeakageSettings()
+    gate: GateSettings = GateSettings()
+    update: UpdateSettings = UpdateSettings()
 
     @model_validator(mode="after")
     def _blend_what_is_trained(self) -> SkipSettings:

@@ -22,13 +22,13 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 
 from models.skip import registry
-from models.skip.calibration import Calibration, choose
+from models.skip.calibration import choose
 from models.skip.interface import Epoch, History, Needs, SkipModel, State, log_loss, prefixed, read_card, sigmoid, under
 from models.skip.metrics import auc
+from models.skip.mix import Calibration, Mix, logit
 from models.skip.plays import Plays
 
 Make = Callable[[str], SkipModel]
-_CLIP = 6.0  # log odds: a member that is sure of itself does not outweigh all others
 
 
 @dataclass(frozen=True)
@@ -50,13 +50,6 @@ class BlendRecipe:
             raise ValueError(f"blend: folds at least 1, first_share in (0, 1), least_gain not below 0, got {self}")
 
 
-def logit(proba_N: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Log odds within -_CLIP and _CLIP."""
-    low = 1 / (1 + np.exp(_CLIP))
-    p_N = np.clip(proba_N, low, 1 - low)
-    return np.asarray(np.log(p_N) - np.log1p(-p_N))
-
-
 def fold_borders(n: int, folds: int, first_share: float) -> list[int]:
     """Where the K folds begin and end, K + 1 places; the plays before the first are only learned from."""
     return [round(b) for b in np.linspace(first_share * n, n, folds + 1)]
@@ -76,19 +69,6 @@ def out_of_fold(make: Make, name: str, train: Plays, borders: Sequence[int], see
         model.observe(fold)
         parts.append(model.predict_proba(fold))
     return np.concatenate(parts)
-
-
-@dataclass(frozen=True, eq=False)
-class Mix:
-    """Log odds of members -> score (N,): weights (M,) not below 0, and a bias."""
-
-    method: str
-    weights_M: NDArray[np.float64]
-    bias: float
-
-    def __call__(self, logits_NM: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Log odds of the mix, (N,)."""
-        return logits_NM @ self.weights_M + self.bias
 
 
 def logistic(logits_NM: NDArray[np.float64], listened_N: NDArray[np.int8]) -> Mix:

@@ -6,10 +6,6 @@ Source   Platt 1999 (with its smoothed targets); Zadrozny, Elkan 2002 for isoton
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal
-
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
@@ -17,33 +13,9 @@ from sklearn.isotonic import IsotonicRegression
 
 from models.skip.interface import sigmoid
 from models.skip.metrics import brier
+from models.skip.mix import Calibration, Kind
 
-Kind = Literal["platt", "isotonic"]
 KINDS: tuple[Kind, ...] = ("platt", "isotonic")
-
-
-@dataclass(frozen=True, eq=False)
-class Calibration:
-    """Score -> probability: never falling, so that the order of plays stays (isotonic may tie some)."""
-
-    kind: Kind
-    x_K: NDArray[np.float64]  # platt: (slope, shift); isotonic: scores where the staircase turns
-    y_K: NDArray[np.float64]  # platt: empty; isotonic: probabilities there
-
-    def __call__(self, score_N: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Probabilities, (N,)."""
-        if self.kind == "platt":
-            return sigmoid(self.x_K[0] * score_N + self.x_K[1])
-        return np.interp(score_N, self.x_K, self.y_K)
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        """What of() takes, beside the kind."""
-        return {"x": self.x_K, "y": self.y_K}
-
-    @classmethod
-    def of(cls, kind: Kind, arrays: Mapping[str, np.ndarray]) -> Calibration:
-        """What arrays() gave."""
-        return cls(kind, arrays["x"], arrays["y"])
 
 
 def calibrate(kind: Kind, listened_N: NDArray[np.int8], score_N: NDArray[np.float64]) -> Calibration:

@@ -1,8 +1,10 @@
 """Rows of the skip log and what is carried of the days before, as arrays by name.
 
 Shapes   N plays; S carried rows of one kind
-Kinds    artist; track and album of an artist; user; artist, genre and track of a user
-Log      artist_id track_id album_id genre_id user_id ts, is_flow (bool), listened: int64, -1 where it is not known
+Kinds    artist; track and album of an artist; user; artist, genre, track, album, context, platform, device family and
+         daypart of a user, and second, of the last hour alone; models/skip/shared_features.py has more
+Log      artist_id track_id album_id genre_id user_id ts, is_flow (bool), listened: int64, -1 where it is not known;
+         context_type platform_name platform_family, daypart (hour // 6, UTC): int
 
 A carried row holds totals of one key. Of tracks and artists it also holds plays by day, for windows.
 """
@@ -22,10 +24,14 @@ WINDOWS = (7, 30, 90)  # days
 KEYS = {
     "artist": ("artist_id", None), "track": ("artist_id", "track_id"), "album": ("artist_id", "album_id"),
     "user": ("user_id", None), "user_artist": ("user_id", "artist_id"), "user_genre": ("user_id", "genre_id"),
-    "user_track": ("user_id", "track_id"),
+    "user_track": ("user_id", "track_id"), "user_album": ("user_id", "album_id"),
+    "user_context": ("user_id", "context_type"), "user_platform": ("user_id", "platform_name"),
+    "user_family": ("user_id", "platform_family"), "user_daypart": ("user_id", "daypart"),
+    "user_second": ("user_id", "ts"),
 }  # fmt: skip
 WITH_DAYS = ("artist", "track")
 NO_KEY = -1
+HOUR_S = 3_600
 
 
 @dataclass(frozen=True)
@@ -39,6 +45,13 @@ class Carried:
     day_other: np.ndarray
     day: np.ndarray
     day_plays: np.ndarray
+
+    def some(self, mask: np.ndarray) -> Carried:
+        """Some of the totals, of a kind without days."""
+        numbers = {name: value[mask] for name, value in self.numbers.items()}
+        return Carried(
+            self.key[mask], self.other[mask], numbers, self.day_key, self.day_other, self.day, self.day_plays
+        )
 
 
 def nothing() -> Carried:
@@ -77,7 +90,8 @@ class Log:
         self.is_carried = np.arange(len(self.ts)) < n_carried
         self.is_day = ~self.is_carried & (np.arange(len(self.ts)) < self.skip)
         self.history = History(kept, self.ts, known, leaky=leaky)
-        flow = rows["is_flow"].astype(np.int64)
+        self.is_flow = rows["is_flow"]
+        flow = self.is_flow.astype(np.int64)
         heard = np.maximum(listened, 0)
         self.one = is_play.astype(np.int64)
         self.plays = {
@@ -92,12 +106,21 @@ class Log:
         """How many plays of this sort each play at hand sees (N,) int64."""
         return self.history.count(self.column(self.carried.numbers[name], self.plays[name]))[self.skip :]
 
+    def of_kind(self) -> tuple[np.ndarray, np.ndarray]:
+        """Plays, and listened plays, seen of the play's own kind: Flow for a Flow play, all others for another."""
+        flow = self.is_flow
+        n_flow, n_heard = self.total("n_flow"), self.total("n_flow_listened")
+        return (
+            np.where(flow, n_flow, self.total("n_plays") - n_flow),
+            np.where(flow, n_heard, self.total("n_listened") - n_heard),
+        )
+
     def window(self, n_days: int) -> np.ndarray:
         """Plays seen since midnight n_days before the play's day."""
         value = np.concatenate([np.zeros(len(self.carried.key), np.int64), self.carried.day_plays, self.one])
         day = days(self.ts)
         day[self.is_carried] = day[~self.is_carried].min(initial=0) - 1
-        return self.history.count_days(value, day, n_days)[self.skip :]
+        return self.history.count_since(value, day, n_days)[self.skip :]
 
 
 def carry(rows: Columns, kind: str, before: Carried, last_day: int) -> Carried:
@@ -106,6 +129,9 @@ def carry(rows: Columns, kind: str, before: Carried, last_day: int) -> Carried:
     Users' sessions are not here (models/skip/user_features.py): they are no sums.
     """
     known = rows["listened"] >= 0
+    if kind == "user_second":
+        since = (last_day + 1) * DAY_S - HOUR_S
+        known, before = known & (rows["ts"] >= since), before.some(before.other >= since)
     rows = {name: value[known] for name, value in rows.items()}
     first, second = KEYS[kind]
     one = np.ones(len(rows["ts"]), np.int64)
@@ -113,26 +139,14 @@ def carry(rows: Columns, kind: str, before: Carried, last_day: int) -> Carried:
     flow = rows["is_flow"].astype(np.int64)
     here = {"n_plays": one, "n_listened": rows["listened"], "n_flow": flow, "n_flow_listened": flow * rows["listened"]}
     keys = [np.concatenate([before.key, rows[first]]), np.concatenate([before.other, other])]
-    at, sums = totals(keys, [np.concatenate([before.numbers[name], here[name]]) for name in TOTALS])
-    last = latest(keys, np.concatenate([before.numbers["last_ts"], rows["ts"]]))
-    numbers = dict(zip(TOTALS, sums, strict=True)) | {"last_ts": last}
+    values = [np.concatenate([before.numbers[name], here[name]]) for name in TOTALS]
+    at, found = totals(keys, values, np.concatenate([before.numbers["last_ts"], rows["ts"]]))
+    numbers = dict(zip((*TOTALS, "last_ts"), found, strict=True))
     none = np.zeros(0, np.int64)
     if kind not in WITH_DAYS:
         return Carried(at[0], at[1], numbers, none, none, none, none)
     day = np.concatenate([before.day, days(rows["ts"])])
     by_day = [np.concatenate([before.day_key, rows[first]]), np.concatenate([before.day_other, other]), day]
     recent = day > last_day - WINDOWS[-1]
-    found, sums = totals([key[recent] for key in by_day], [np.concatenate([before.day_plays, one])[recent]])
-    return Carried(at[0], at[1], numbers, found[0], found[1], found[2], sums[0])
-
-
-def latest(keys: Sequence[np.ndarray], ts: np.ndarray) -> np.ndarray:
-    """The last second of each distinct key, in the order of `totals`."""
-    order = np.lexsort((ts, *reversed(keys)))
-    end = np.ones(len(order), bool)
-    if len(order):
-        end[:-1] = False
-        for key in keys:
-            ordered = key[order]
-            end[:-1] |= ordered[1:] != ordered[:-1]
-    return ts[order][end]
+    listed, sums = totals([key[recent] for key in by_day], [np.concatenate([before.day_plays, one])[recent]])
+    return Carried(at[0], at[1], numbers, listed[0], listed[1], listed[2], sums[0])

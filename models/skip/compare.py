@@ -15,9 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.skip import registry
-from models.skip.blend import Blend, BlendRecipe, Make, fold_borders, fold_of, logit, out_of_fold
+from models.skip.blend import Blend, BlendRecipe, Make, fold_borders, fold_of, out_of_fold
 from models.skip.interface import History, SkipModel
 from models.skip.metrics import auc, auc_by_slice, auc_difference, best_threshold, report
+from models.skip.mix import logit
 from models.skip.plays import Plays
 
 OnModel = Callable[[str, dict[str, Any]], None]

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from models.compiled import kernel
 from models.skip.factors import waited
+from models.skip.feeds import machine_places, rated, with_rates
 from models.skip.inputs import Numbers
 from models.skip.interface import Epoch, History, Needs, SkipModel, State, log_loss, prefixed, sigmoid, under
 from models.skip.onehot import OneHot
@@ -59,8 +60,9 @@ class FactorisationMachine(SkipModel):
         recipe, listened_N = self.recipe, train.labels()
         self.numbers = Numbers.learn(train, self.name)
         exact = (*IDS, *sorted(train.categories), "is_flow")
+        binned = rated(self.numbers.columns, self.numbers.categories)
         self.onehot = OneHot.learn(
-            self._binnable(train), exact, self._binned(), recipe.bins, recipe.min_count, self.name
+            with_rates(self.numbers, train), exact, binned, recipe.bins, recipe.min_count, self.name
         )
         rng = np.random.default_rng(seed)
         mean = listened_N.mean(dtype=np.float64)
@@ -89,23 +91,9 @@ class FactorisationMachine(SkipModel):
             self.bias_1, self.linear_W, self.factors_WD = best
         return history
 
-    def _binned(self) -> tuple[str, ...]:
-        return tuple(name for name in self.numbers.columns if name not in ("is_flow", *self.numbers.categories))
-
-    def _binnable(self, plays: Plays) -> Plays:
-        """The same plays with smoothed rates in place of the counts of what was listened to."""
-        n = len(self._binned())
-        values = {name: getattr(plays, name) for name in plays.__dataclass_fields__}
-        return Plays(**(values | {"numbers_NF": self.numbers.raw(plays)[:, :n], "names": self._binned()}))
-
     def places(self, plays: Plays) -> NDArray[np.int32]:
         """What the machine reads: one place a field, (N, M)."""
-        out_NM = np.empty((len(plays), len(self.onehot.fields)), np.int32)
-        step = 1 << 18  # the numbers of all plays are never copied at once
-        for start in range(0, len(plays), step):
-            part = plays.rows(slice(start, start + step))
-            out_NM[start : start + len(part)] = self.onehot.places(self._binnable(part))
-        return out_NM
+        return machine_places(self.numbers, self.onehot, plays)
 
     def _score(self, places_NM: NDArray[np.int32]) -> NDArray[np.float64]:
         return sigmoid(_logits(places_NM, self.bias_1, self.linear_W, self.factors_WD))

@@ -65,13 +65,13 @@ class History:
         sums = self.sums(value)
         return self.back(sums[self.seen] - sums[self.start])
 
-    def count_days(self, value: np.ndarray, day: np.ndarray, n_days: int) -> np.ndarray:
-        """The same from midnight (UTC), n_days before the row's day, on; day: int64 (N,) since 1970."""
-        ordered = day[self.order]
-        base = int(ordered.min()) - n_days if len(ordered) else 0
+    def count_since(self, value: np.ndarray, when: np.ndarray, back: int) -> np.ndarray:
+        """The same from `back` before the row on; when: int64 (N,), seconds or days since 1970, never falls with ts."""
+        ordered = when[self.order]
+        base = int(ordered.min()) - back if len(ordered) else 0
         width = int(ordered.max()) - base + 1 if len(ordered) else 1
         at = self.rank * width + (ordered - base)
-        low = np.searchsorted(at, at - n_days)
+        low = np.searchsorted(at, at - back)
         sums = self.sums(value)
         return self.back(sums[self.seen] - sums[low])
 
@@ -95,8 +95,9 @@ def days(ts: np.ndarray) -> np.ndarray:
     return np.asarray(np.floor_divide(ts, DAY_S), np.int64)
 
 
-def totals(keys: Sequence[np.ndarray], values: Sequence[np.ndarray]) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Distinct keys, ascending, and the sums of each value over them."""
+def totals(keys: Sequence[np.ndarray], values: Sequence[np.ndarray],
+           last: np.ndarray | None = None) -> tuple[list[np.ndarray], list[np.ndarray]]:  # fmt: skip
+    """Distinct keys, ascending, and the sums of each value over them; then, where `last` is given, its largest."""
     order = np.lexsort(tuple(reversed(keys)))
     n = len(order)
     new = np.zeros(n, bool)
@@ -105,4 +106,6 @@ def totals(keys: Sequence[np.ndarray], values: Sequence[np.ndarray]) -> tuple[li
         new[1:] |= key[order][1:] != key[order][:-1]
     first = np.flatnonzero(new)
     summed = [np.add.reduceat(value[order], first) if n else value[:0] for value in values]
+    if last is not None:
+        summed.append(np.maximum.reduceat(last[order], first) if n else last[:0])
     return [key[order][first] for key in keys], summed

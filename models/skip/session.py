@@ -16,14 +16,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from models.skip.history import COLUMNS, Log
+from models.skip.history import ASKED, COLUMNS, SIGNS, Log, signs
 from models.skip.inputs import Dense
 from models.skip.interface import History, Needs, SkipModel, State, log_loss, prefixed, sigmoid, under
 from models.skip.plays import Plays
 from models.skip.training import STOPPED_ON, Schedule, seeded, set_weights, train_net, weights
-
-SIGNS = ("listened", "skipped", "flow", "days_ago", "log_gap", "track", "artist", "album", "genre", "there")
-_DAY_S = 86_400
 
 
 @dataclass(frozen=True)
@@ -80,7 +77,7 @@ class SessionGru(SkipModel):
         self.dense = Dense.learn(train, self.name)
         self.log = Log.of(train).joined(Log.of(valid))
         x_NG, some = self.dense.columns(train, np.float16), valid.thinned(STOPPED_ON)
-        ids = {name: getattr(train, f"{name}_N") for name in ("user", "ts", "track", "artist", "album", "genre")}
+        ids = {name: getattr(train, f"{name}_N") for name in ASKED}
 
         def batch(index_B: NDArray[np.int64]) -> tuple[Tensor, ...]:
             signs_BHS = self.signs({name: column[index_B] for name, column in ids.items()})
@@ -95,17 +92,7 @@ class SessionGru(SkipModel):
 
     def signs(self, ids: Mapping[str, NDArray[np.int64]]) -> NDArray[np.float32]:
         """What the GRU reads of the earlier plays of user, at ts, for a track of artist, album, genre: (B, H, S)."""
-        place_BH = self.log.recent(ids["user"], ids["ts"], self.recipe.length)
-        there_BH = place_BH >= 0
-        if not len(self.log):
-            return np.zeros((*place_BH.shape, len(SIGNS)), np.float32)
-        log = {name: column[place_BH] for name, column in self.log.columns.items()}
-        gap_BH = np.maximum(ids["ts"][:, None] - log["ts"], 1)
-        signs = [log["listened"], 1 - log["listened"], log["is_flow"], np.minimum(gap_BH / _DAY_S, 30) / 30]
-        signs += [np.log(gap_BH) / 10]
-        signs += [log[name] == ids[name][:, None] for name in ("track", "artist", "album", "genre")]
-        signs_BHS = np.stack([*signs, there_BH], axis=2).astype(np.float32)
-        return np.where(there_BH[:, :, None], signs_BHS, np.float32(0))
+        return signs(self.log, ids, self.recipe.length)
 
     def _observe(self, plays: Plays) -> None:
         self.log = self.log.joined(Log.of(plays))
@@ -121,7 +108,7 @@ class SessionGru(SkipModel):
 
     def inputs(self, plays: Plays) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """What the network reads: signs (N, H, S) and columns (N, G)."""
-        ids = {name: getattr(plays, f"{name}_N") for name in ("user", "ts", "track", "artist", "album", "genre")}
+        ids = {name: getattr(plays, f"{name}_N") for name in ASKED}
         return self.signs(ids), self.dense.columns(plays).astype(np.float32)
 
     def _state(self) -> State:

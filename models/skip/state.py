@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from models.skip import track_features, user_features
+from models.skip import shared_features, track_features, user_features
 from models.skip.carried import TOTALS, USER_NUMBERS, Carried, Columns, carry, nothing
 from models.skip.user_features import carry_sessions
 
@@ -88,4 +88,4 @@ def after(rows: Columns, before: Rows, kinds: tuple[str, ...], last_day: int, ga
 
 def empty() -> dict[str, Carried]:
     """Nothing carried, of any kind."""
-    return {kind: nothing() for kind in KINDS}
+    return {kind: nothing() for kind in (*KINDS, *shared_features.KINDS)}

@@ -25,6 +25,7 @@ def track_counts(rows: Columns, carried: dict[str, Carried], *, leaky: bool = Fa
     found["track_flow_plays"] = logs["track"].total("n_flow")
     found["track_flow_listened"] = logs["track"].total("n_flow_listened")
     for kind in ("track", "artist"):
+        found[f"{kind}_kind_plays"], found[f"{kind}_kind_listened"] = logs[kind].of_kind()
         found |= {f"{kind}_plays_{n}d": logs[kind].window(n) for n in WINDOWS}
     return found
 

@@ -25,8 +25,8 @@ _STEP = 1 << 18
 class TreesRecipe:
     """LightGBM's own numbers; `patience` rounds without a better validation loss end the training.
 
-    `most`: training plays are thinned evenly to so many, since a round costs in proportion and small trees over some
-    seventy columns gain little from more; the smoothing is learned from all.
+    `most`: training plays are thinned evenly to so many, since a round costs in proportion and small trees over a
+    hundred columns gain little from more; the smoothing is learned from all.
     """
 
     learning_rate: float = 0.03

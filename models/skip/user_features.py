@@ -15,11 +15,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from models.skip.carried import Carried, Columns, Log
-from models.skip.past import AFTER
+from models.skip.carried import HOUR_S, Carried, Columns, Log
+from models.skip.past import AFTER, History
 from models.skip.track_features import ratio, smoothed
 
-KINDS = ("user", "user_artist", "user_genre", "user_track")
+WITHIN = (
+    "user_artist", "user_genre", "user_track", "user_album", "user_context", "user_platform", "user_family",
+    "user_daypart",
+)  # fmt: skip
+KINDS = ("user", *WITHIN, "user_second")
 UNKNOWN_GENRE = -1
 
 
@@ -32,13 +36,14 @@ def user_counts(
         "user_plays": user.total("n_plays"), "user_listened": user.total("n_listened"),
         "user_flow_plays": user.total("n_flow"), "user_flow_listened": user.total("n_flow_listened"),
     }  # fmt: skip
-    for kind in KINDS[1:]:
+    found["user_kind_plays"], found["user_kind_listened"] = user.of_kind()
+    for kind in WITHIN:
         log = Log(rows, kind, carried[kind], leaky=leaky)
         found[f"{kind}_plays"], found[f"{kind}_listened"] = log.total("n_plays"), log.total("n_listened")
-        if kind != "user_genre":
+        if kind in ("user_artist", "user_track"):
             found[f"{kind}_last_ts"] = last_ts(log)
     found["user_top_genre"] = top_genre(rows, carried["user_genre"], leaky=leaky)
-    return found | session(user, gap_s)
+    return found | last_hour(rows, carried["user_second"], leaky=leaky) | session(user, gap_s)
 
 
 def user_rates(rows: Columns, counts: Columns, everybody: np.ndarray, smoothing: float,
@@ -83,6 +88,18 @@ def last_ts(log: Log) -> np.ndarray:
     when = log.column(log.carried.numbers["last_ts"], log.ts[log.skip :])[history.order]
     at = history.last()
     return history.back(np.where(at >= 0, when[at], -1))[log.skip :]
+
+
+def last_hour(rows: Columns, carried: Carried, *, leaky: bool = False) -> dict[str, np.ndarray]:
+    """The user's plays in the 3600 seconds before each play, whatever silence or midnight is between them."""
+    n, label = len(carried.key), rows["listened"]
+    user, ts = np.concatenate([carried.key, rows["user_id"]]), np.concatenate([carried.other, rows["ts"]])
+    history = History([user], ts, np.concatenate([np.ones(n, bool), label >= 0]), leaky=leaky)
+    values = {
+        "user_plays_1h": np.concatenate([carried.numbers["n_plays"], np.ones(len(label), np.int64)]),
+        "user_listened_1h": np.concatenate([carried.numbers["n_listened"], np.maximum(label, 0)]),
+    }
+    return {name: history.count_since(value, ts, HOUR_S)[n:] for name, value in values.items()}
 
 
 def session(log: Log, gap_s: int) -> dict[str, np.ndarray]:

@@ -21,9 +21,16 @@ RUNS = {
     "backtest.by_hand": {"conf": {"week": "2026-09-07"}},
     "cold_users_daily.scheduled": {"monday": datetime(2026, 11, 16, 2, tzinfo=UTC)},
     "cold_users_daily.by_hand": {"monday": datetime(2026, 11, 21, 9, tzinfo=UTC), "conf": {"day": "2026-09-09"}},
+    "skip_weekly.scheduled": {"monday": MONDAY},
+    "skip_weekly.by_hand": {"monday": datetime(2026, 11, 21, 9, tzinfo=UTC), "conf": {"week": "2016-12-05"}},
+    "skip_weekly.approved": {"monday": MONDAY, "approved": {"chosen_options": ["Approve"]}},
+    "skip_daily.scheduled": {"monday": datetime(2026, 11, 16, 2, 30, tzinfo=UTC)},
+    "skip_daily.by_hand": {"monday": datetime(2026, 11, 21, 9, tzinfo=UTC), "conf": {"day": "2016-12-05"}},
     "rollback.by_hand": {},
+    "rollback.skip": {"conf": {"engine": "skip", "to": RELEASE}},
     "rollback.to": {"conf": {"to": RELEASE}},
     "promote.by_hand": {"conf": {"release": RELEASE}},
+    "promote.skip": {"conf": {"engine": "skip", "release": RELEASE}},
 }
 
 

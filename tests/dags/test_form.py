@@ -75,10 +75,18 @@ def test_good_words_pass(accept):
     assert accept("backtest", week="2026-11-16") == {"week": "2026-11-16"}
     assert accept("cold_users_daily") == {"day": None}
     assert accept("cold_users_daily", day="2026-11-15") == {"day": "2026-11-15"}
-    assert accept("rollback") == {"to": None}
+    assert accept("rollback") == {"engine": "cold_start", "to": None}
+    assert accept("rollback", engine="skip") == {"engine": "skip", "to": None}
     assert accept("rollback", to=DIGEST)["to"] == DIGEST
-    assert accept("promote", release=DIGEST) == {"release": DIGEST}
+    assert accept("promote", release=DIGEST) == {"engine": "cold_start", "release": DIGEST}
     assert accept("promote", release=DIGEST * 5)["release"] == DIGEST * 5
+
+
+@pytest.mark.parametrize("engine", ["", "Skip", "skip\n", "skip; ls", "cold start", None, True])
+@pytest.mark.parametrize("dag_id", ["promote", "rollback"])
+def test_an_engine_is_one_of_those_there_are(accept, dag_id, engine):
+    with pytest.raises(Exception, match="engine"):
+        accept(dag_id, engine=engine, **({"release": DIGEST} if dag_id == "promote" else {}))
 
 
 def test_a_release_to_promote_must_be_named(accept):

@@ -11,7 +11,7 @@ import pytest
 from conftest import DAGS
 
 FILES = sorted(DAGS.glob("*.py"))
-PIPELINES = ("cold_start_weekly", "backtest", "rollback", "promote", "cold_users_daily")
+PIPELINES = ("cold_start_weekly", "backtest", "rollback", "promote", "cold_users_daily", "skip_weekly", "skip_daily")
 LIGHT = {"airflow", "jinja2", "tasks"}
 
 

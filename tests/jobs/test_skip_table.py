@@ -73,6 +73,29 @@ def test_counts_on_spark_are_those_of_pandas(made):
         week = row.ts.normalize() - pd.Timedelta(days=7)
         assert row.track_plays_7d == (track.ts >= week).sum()
         day = past[past.ts < row.ts.normalize()]
+        hour = user[user.ts >= row.ts - pd.Timedelta(hours=1)]
+        daypart = user.ts.dt.hour // 6 == row.ts.hour // 6
+        pairs = {
+            "user_platform": user[user.platform_name == row.platform_name], "user_daypart": user[daypart],
+            "user_family": user[user.platform_family == row.platform_family],
+            "user_context": user[user.context_type == row.context_type],
+            "user_album": user[user.album_id == row.album_id], "user_kind": user[user.is_flow == row.is_flow],
+            "track_kind": track[track.is_flow == row.is_flow], "genre": day[day.genre_id == row.genre_id],
+            "artist_kind": past[(past.artist_id == row.artist_id) & (past.is_flow == row.is_flow)],
+            "context": day[day.context_type == row.context_type],
+        }  # fmt: skip
+        genre, context = pairs["genre"], pairs["context"]
+        pairs |= {
+            "genre_context": genre[genre.context_type == row.context_type],
+            "genre_gender": genre[genre.user_gender == row.user_gender],
+            "genre_age": genre[genre.user_age == row.user_age],
+            "context_platform": context[
+                (context.platform_name == row.platform_name) & (context.is_flow == row.is_flow)
+            ],
+        }  # fmt: skip
+        for key, mine in pairs.items():
+            assert (row[f"{key}_plays"], row[f"{key}_listened"]) == (len(mine), mine.is_listened.sum()), key
+        assert (row.user_plays_1h, row.user_listened_1h) == (len(hour), hour.is_listened.sum())
         everybody = (day.is_listened.sum() + 1) / (len(day) + 2)
         assert row.user_rate == pytest.approx((user.is_listened.sum() + 20 * everybody) / (len(user) + 20), rel=1e-6)
 
@@ -99,6 +122,9 @@ def test_poison_from_a_moment_on_changes_nothing_before_it(made, copy):
             frame["is_listened"] = ~frame.is_listened.fillna(False).astype(bool)
             frame["track_id"], frame["artist_id"] = frame.track_id.to_numpy()[::-1], frame.artist_id.to_numpy()[::-1]
             frame["is_flow"] = ~frame.is_flow
+            for name in ("album_id", "genre_id", "context_type", "platform_name", "platform_family", "user_gender"):
+                frame[name] = frame[name].to_numpy()[::-1]
+            frame["user_age"] += 1
             schema = copy.lake.read("plays", **p).schema
             copy.lake.write("plays", pa.Table.from_pandas(frame, schema, preserve_index=False), **p)
     features.run(copy)
@@ -125,6 +151,8 @@ def test_leaky_is_kept_apart_and_knows_the_label(made):
     assert (known.track_plays == known.groupby("track_id").track_id.transform("size")).all()
     assert (known.user_listened == known.groupby("user_id").is_listened.transform("sum")).all()
     assert (past.track_plays <= leaky.track_plays).all()
+    assert (known.genre_age_plays == known.groupby(["genre_id", "user_age"]).genre_id.transform("size")).all()
+    assert (known.user_daypart_plays == known.groupby(["user_id", known.hour // 6]).user_id.transform("size")).all()
     with pytest.raises(BadArgument, match="--leaky"):
         features.run(context, CUT, leaky=True)
 
@@ -136,6 +164,8 @@ def test_an_empty_day_has_features_of_no_rows_and_hands_the_state_on(copy):
     assert features.run(copy, NEXT, NEXT)["rows"]["skip_features"] == 0
     assert copy.lake.rows("skip_features", variant="past", day=NEXT) == 0
     before, after = (table(copy, "skip_state", day=day).to_pandas() for day in (CUT, NEXT))
+    assert (before.kind == "user_second").any()  # of the last hour, which is a day ago now
+    before = before[before.kind != "user_second"].reset_index(drop=True)
     pd.testing.assert_frame_equal(before.drop(columns=["days", "plays"]), after.drop(columns=["days", "plays"]))
 
 
@@ -154,6 +184,12 @@ def test_a_day_without_the_day_before_is_refused_and_so_are_other_settings(copy)
     with pytest.raises(CheckFailed, match=r"session_gap_min.*build all days again"):
         features.run(copy, NEXT, NEXT)
     copy.settings = copy.settings.model_copy(update={"skip": skip})
+    state, report = copy.lake.read("skip_state", day=CUT), copy.lake.report("skip_state", day=CUT)
+    older = report | {"settings": report["settings"] | {"skip_state": 1}}
+    copy.lake.write("skip_state", state, report=older, day=CUT)
+    with pytest.raises(CheckFailed, match=r"'skip_state': 1.*build all days again"):
+        features.run(copy, NEXT, NEXT)
+    copy.lake.write("skip_state", state, report=report, day=CUT)
     copy.lake.write("plays", copy.lake.read("plays", day=CUT), day=CUT)
     with pytest.raises(CheckFailed, match=f"plays of some day up to {CUT} were written again"):
         features.run(copy, NEXT, NEXT)

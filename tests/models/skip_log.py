@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from models.skip import state, track_features, user_features
+from models.skip import shared_features, state, track_features, user_features
 
 DAY = 86_400
 START = 17_100 * DAY
 GAP_S = 1_200
+CODES = {
+    "context_type": 3, "platform_name": 2, "platform_family": 2, "daypart": 4, "platform_flow": 4, "user_gender": 2,
+    "user_age": 3,
+}  # fmt: skip
 
 
 def random_log(seed=0, n=300, n_users=4, n_days=5, unknown=0.15):
@@ -22,14 +26,29 @@ def random_log(seed=0, n=300, n_users=4, n_days=5, unknown=0.15):
         "ts": ts, "user_id": rng.integers(0, n_users, n), "track_id": track, "artist_id": track % 4,
         "album_id": track % 7, "genre_id": track % 3, "listened": listened,
     }  # fmt: skip
+    rows |= {name: rng.integers(0, size, n) for name, size in CODES.items()}
     return {name: value.astype(np.int64) for name, value in rows.items()} | {"is_flow": rng.random(n) < 0.4}
 
 
 def kernels(rows, before=None, leaky=False):
     """All counts by the code under test; before: carried by kind, or nothing."""
     before = before or state.empty()
-    tracks = track_features.track_counts(rows, before, leaky=leaky)
-    return tracks | user_features.user_counts(rows, before, GAP_S, leaky=leaky)
+    found = track_features.track_counts(rows, before, leaky=leaky)
+    found |= user_features.user_counts(rows, before, GAP_S, leaky=leaky)
+    known = {k: shared_features.Daily.of(entries(rows, k), before[k]) for k in shared_features.KINDS}
+    return found | shared_features.shared_counts(rows, rows["ts"] // DAY, known, leaky=leaky)
+
+
+def entries(rows, kind):
+    """Labelled plays as the shared counts take them, each by itself."""
+    mine = take(rows, rows["listened"] >= 0)
+    first, second = shared_features.KEYS[kind]
+    one, flow = np.ones(len(mine["ts"]), np.int64), mine["is_flow"].astype(np.int64)
+    return {
+        "key": mine[first], "other": mine[second] if second else -one, "day": mine["ts"] // DAY, "n_plays": one,
+        "n_listened": mine["listened"], "n_flow": flow, "n_flow_listened": flow * mine["listened"],
+        "last_ts": mine["ts"],
+    }  # fmt: skip
 
 
 def take(rows, mask):
@@ -56,8 +75,23 @@ def one_row(rows, i):
         "artist": same("artist_id"), "track": same("artist_id", "track_id"), "album": same("artist_id", "album_id"),
         "user": same("user_id"), "user_artist": same("user_id", "artist_id"),
         "user_genre": same("user_id", "genre_id"), "user_track": same("user_id", "track_id"),
+        "user_album": same("user_id", "album_id"), "user_context": same("user_id", "context_type"),
+        "user_platform": same("user_id", "platform_name"), "user_family": same("user_id", "platform_family"),
+        "user_daypart": same("user_id", "daypart"), "user_kind": same("user_id", "is_flow"),
+        "artist_kind": same("artist_id", "is_flow"), "track_kind": same("artist_id", "track_id", "is_flow"),
     }  # fmt: skip
     for name, mine in sets.items():
+        found[f"{name}_plays"], found[f"{name}_listened"] = (mine & seen).sum(), (mine & heard).sum()
+    hour = sets["user"] & (rows["ts"] >= me["ts"] - 3_600)
+    found["user_plays_1h"], found["user_listened_1h"] = (hour & seen).sum(), (hour & heard).sum()
+    shared = {
+        "context": same("context_type"), "genre": same("genre_id"), "genre_context": same("genre_id", "context_type"),
+        "genre_gender": same("genre_id", "user_gender"), "genre_age": same("genre_id", "user_age"),
+        "context_platform": same("context_type", "platform_flow"),
+    }  # fmt: skip
+    days_before = rows["ts"] // DAY < me["ts"] // DAY
+    for name, mine in shared.items():
+        mine = mine & days_before
         found[f"{name}_plays"], found[f"{name}_listened"] = (mine & seen).sum(), (mine & heard).sum()
     for name in ("track", "user"):
         found[f"{name}_flow_plays"] = (sets[name] & seen & flow).sum()

@@ -2,11 +2,12 @@
 
 import numpy as np
 import pytest
-from skip_log import DAY, GAP_S, START, by_definition, kernels, random_log, take
+from skip_log import CODES, DAY, GAP_S, START, by_definition, entries, kernels, random_log, take
 
-from models.skip import state
+from models.skip import shared_features, state
 from models.skip.calendar import calendar, duration_groups, track_age
-from models.skip.carried import Carried, carry
+from models.skip.carried import Carried, carry, nothing
+from models.skip.shared_features import carry_shared
 from models.skip.state import Rows
 from models.skip.track_features import track_rates
 from models.skip.user_features import carry_sessions, user_rates
@@ -58,9 +59,9 @@ def test_nothing_later_or_in_the_same_second_is_seen(seed):
         poisoned["listened"][unseen] = 1 - np.abs(poisoned["listened"][unseen])
         others = unseen.copy()
         others[i] = False
-        for name in ("user_id", "track_id", "artist_id", "album_id", "genre_id"):
+        for name in ("user_id", "track_id", "artist_id", "album_id", "genre_id", *CODES):
             poisoned[name][others] = rng.permutation(poisoned[name][others])
-        poisoned["is_flow"][unseen] ^= True
+        poisoned["is_flow"][others] ^= True  # its own kind is told with the question
         poisoned["ts"][others] += rng.integers(0, 3 * DAY, others.sum())
         found = kernels(poisoned)
         for name in clean:
@@ -84,12 +85,14 @@ def test_day_by_day_gives_the_same_as_all_days_at_once(seed):
     rows = random_log(seed, n=400, n_days=6)
     rows["ts"][: len(rows["ts"]) // 3] -= 95 * DAY  # plays that leave the longest window on the way
     whole = kernels(rows)
-    before = no_rows()
+    before, shared = no_rows(), {kind: nothing() for kind in shared_features.KINDS}
     for day in np.unique(rows["ts"] // DAY):
         mine = rows["ts"] // DAY == day
-        found = kernels(take(rows, mine), {kind: state.unpack(before, kind) for kind in state.KINDS})
+        today = take(rows, mine)
+        found = kernels(today, {kind: state.unpack(before, kind) for kind in state.KINDS} | shared)
         same({name: value[mine] for name, value in whole.items()}, found)
-        before = carried_after(take(rows, mine), before, int(day))
+        before = carried_after(today, before, int(day))
+        shared = {kind: carry_shared(entries(today, kind), old) for kind, old in shared.items()}
     last = int(rows["ts"].max() // DAY)
     for kind in state.KINDS:
         at_once = state.unpack(carried_after(rows, no_rows(), last), kind)
@@ -98,6 +101,25 @@ def test_day_by_day_gives_the_same_as_all_days_at_once(seed):
         for name in ("key", "other", "day_key", "day_other", "day", "day_plays"):
             np.testing.assert_array_equal(getattr(at_once, name), getattr(by_days, name), err_msg=f"{kind} {name}")
         assert at_once.day.min(initial=last) > last - 90
+    for kind, by_days in shared.items():
+        at_once = carry_shared(entries(rows, kind), nothing())
+        same(at_once.numbers, by_days.numbers)
+        np.testing.assert_array_equal(at_once.key, by_days.key)
+        np.testing.assert_array_equal(at_once.other, by_days.other)
+    assert state.unpack(before, "user_second").other.min() >= (last + 1) * DAY - 3_600
+
+
+def test_the_last_hour_reaches_over_midnight_and_no_further():
+    ts = START + np.array([DAY - 3_601, DAY - 3_600, DAY - 1, DAY - 1, DAY, DAY + 3_599])
+    rows = {**take(random_log(0, n=6), slice(None)), "ts": ts, "listened": np.array([1, 1, 0, -1, 1, 1])}
+    rows["user_id"] = np.zeros(6, np.int64)
+    assert kernels(rows)["user_plays_1h"].tolist() == [0, 1, 2, 2, 2, 2]
+    assert kernels(rows)["user_listened_1h"].tolist() == [0, 1, 2, 2, 1, 1]
+    first = ts < START + DAY
+    before = carried_after(take(rows, first), no_rows(), START // DAY)
+    carried = state.empty() | {kind: state.unpack(before, kind) for kind in state.KINDS}
+    assert kernels(take(rows, ~first), carried)["user_plays_1h"].tolist() == [2, 2]
+    assert kernels(rows, leaky=True)["user_plays_1h"].tolist() == [5, 5, 5, 5, 4, 3]
 
 
 def test_leaky_sees_all_of_its_key_and_its_own_label():
@@ -111,6 +133,10 @@ def test_leaky_sees_all_of_its_key_and_its_own_label():
     changed["listened"][0] ^= 1
     assert kernels(changed, leaky=True)["track_listened"][0] != found["track_listened"][0]
     assert kernels(changed)["track_listened"][0] == kernels(rows)["track_listened"][0]
+    genre = rows["genre_id"] == rows["genre_id"][0]
+    assert found["genre_plays"][0] == genre.sum()
+    assert kernels(changed, leaky=True)["genre_listened"][0] != found["genre_listened"][0]
+    assert kernels(changed)["genre_listened"][0] == kernels(rows)["genre_listened"][0]
 
 
 def test_a_user_with_one_row_and_no_rows_at_all():
@@ -123,9 +149,9 @@ def test_a_user_with_one_row_and_no_rows_at_all():
 def test_only_unknown_rows_leave_nothing_behind():
     rows = random_log(1)
     rows["listened"][:] = -1
-    nothing = state.empty()
-    assert all(len(carry(rows, kind, nothing[kind], 0).key) == 0 for kind in state.KINDS)
-    users, _ = carry_sessions(rows, nothing["user"], GAP_S)
+    assert all(len(carry(rows, kind, nothing(), 0).key) == 0 for kind in state.KINDS)
+    assert all(len(carry_shared(entries(rows, kind), nothing()).key) == 0 for kind in shared_features.KINDS)
+    users, _ = carry_sessions(rows, nothing(), GAP_S)
     assert len(users) == 0
 
 
@@ -145,7 +171,7 @@ def test_rates_by_hand():
 
 def test_a_session_is_over_after_the_gap():
     ts = START + np.array([0, 1_200, 2_401])
-    rows = {name: np.zeros(3, np.int64) for name in ("user_id", "track_id", "artist_id", "album_id", "genre_id")}
+    rows = {name: np.zeros(3, np.int64) for name in random_log(n=1)}
     rows |= {"ts": ts, "listened": np.array([1, 0, 0]), "is_flow": np.zeros(3, bool)}
     found = user_rates(rows, kernels(rows), np.full(3, 0.5), 20.0, GAP_S)
     assert found["session_plays"].tolist() == [0, 1, 0]

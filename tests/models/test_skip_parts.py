@@ -7,12 +7,13 @@ import pytest
 from skip_world import in_three, world
 
 from models.skip import registry
-from models.skip.blend import fold_borders, logistic, logit, out_of_fold, select, weighted_mean
+from models.skip.blend import fold_borders, logistic, out_of_fold, select, weighted_mean
 from models.skip.compare import compare
 from models.skip.graph import NOBODY, Graph
 from models.skip.history import Log
 from models.skip.inputs import Dense, Numbers
 from models.skip.interface import sigmoid
+from models.skip.mix import logit
 from models.skip.onehot import OneHot, Vocabulary
 from models.skip.plays import joined
 from models.skip.reasons import reasons, sentence, theme

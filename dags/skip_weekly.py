@@ -1,0 +1,43 @@
+"""Weekly skip models: what was known of each play, every model, their blend, its verdict, perhaps a new champion.
+
+| | |
+|---|---|
+| Reads | plays: only what happened before the week's Monday, 00:00 UTC |
+| Writes | skip_features, skip_state, the week's models and blend, one MLflow parent run, a release of the skip engine |
+| When | Mondays 03:00 UTC; by hand for any past Monday; for many: `airflow backfill create --max-active-runs 1` |
+| Re-run | safe: every task replaces its own days, models or week |
+| Owner | recommendations |
+
+**check** stops the run before anything downstream sees bad data. Models are trained one after the other: each may use
+the whole machine. **gate** compares the release with the listener's plain listened share and with the champion on the
+newest plays: it passes, it fails (exit code 3, the old champion stays), or it lands in the grey zone, and then a person
+is asked in **approve**; no answer within three days means no. The service takes a new champion by itself.
+"""
+
+from airflow.sdk import DAG, CronTriggerTimetable, TaskGroup, chain
+from tasks import DAG_DEFAULTS, SKIP_MODELS, WEEK, job, optional_week, release
+
+ABOUT = f"--week {WEEK}"
+ENGINE = " --engine skip"
+
+with DAG(
+    "skip_weekly",
+    schedule=CronTriggerTimetable("0 3 * * 1", timezone="UTC"),
+    params={"week": optional_week()},
+    doc_md=__doc__,
+    tags=["skip", "weekly"],
+    **DAG_DEFAULTS,
+):
+    begin = job("begin", f"begin {ABOUT}{ENGINE}")
+    check = job("check", f"check plays {ABOUT}{ENGINE}")
+    features = job("features", f"skip features {ABOUT}")
+    with TaskGroup("train", tooltip="Each model by itself, one after the other"):
+        models = [job(name, f"skip train --model {name} {ABOUT}") for name in SKIP_MODELS]
+    blend = job("blend", f"skip blend {ABOUT}")
+    evaluate = job("evaluate", f"skip evaluate {ABOUT}")
+    with TaskGroup("release", tooltip="Bundle, judge, promote"):
+        bundle, promote = release(ENGINE)
+    complete = job("complete", f"complete {ABOUT}{ENGINE}", trigger_rule="none_failed")
+
+    chain(begin, check, features, *models, blend, evaluate, bundle)
+    promote >> complete

@@ -1,0 +1,189 @@
+"""Chances of a skip, and lists in the order in which they will be listened to: one release in, one answer out.
+
+Shapes   N asked tracks, R recent plays that the release does not know yet
+
+What was known before the asked moment is counted by models/skip over the release's state and the recent plays of the
+request: the code, and the bits, of the table that training reads. Recent plays that the state holds already are left
+out, so that none counts twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from contracts.errors import BadArgument
+from models.skip.history import COLUMNS, Log
+from models.skip.known import as_plays, known
+from models.skip.plays import Plays
+from models.skip.reasons import reasons, sentence
+from models.skip.rerank import rerank
+from models.skip.track_features import track_counts
+from models.skip.user_features import user_counts
+from serving.skip.release import SkipRelease
+from serving.skip.schema import Asked, RerankRequest, SkipRequest
+
+UNKNOWN = -1
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a release says of the tracks that it knows: places in the request, the plays, and chances of a listen."""
+
+    place_N: NDArray[np.int64]
+    plays: Plays
+    listen_N: NDArray[np.float64]
+    unknown: list[int]
+    recent: dict[str, int]
+
+
+def moment(asked: Asked) -> int:
+    """The second that is asked about; now, where none is."""
+    return int((asked.at or datetime.now(UTC)).timestamp())
+
+
+def predict(release: SkipRelease, asked: Asked, track_ids: Sequence[int]) -> Told:
+    """Chances of a listen of the known ones among these tracks.
+
+    Raises:
+        BadArgument: the asked moment, or a recent play, does not fit the release and its time.
+    """
+    at = moment(asked)
+    if at < release.state_until:
+        until = datetime.fromtimestamp(release.state_until, UTC).isoformat()
+        raise BadArgument(f"at: release {release.name[:12]} knows plays up to {until}; ask about a later moment")
+    wrong = sum(int(play.at.timestamp()) >= at for play in asked.recent)
+    if wrong:
+        raise BadArgument(f"recent: {wrong} plays are not before the asked moment")
+    wanted = np.asarray(track_ids, np.int64)
+    tracks, there = release.state.tracks_of(wanted)
+    recent, told = recent_rows(release, asked)
+    rows = joined(recent, described(asked, tracks, at))
+    n_recent = len(recent["ts"])
+    carried = release.state.carried(rows)
+    counts = track_counts(rows, carried) | user_counts(rows, carried, release.gap_s)
+    everybody = np.full(len(rows["ts"]), release.everybody)
+    found = known(rows, counts, everybody, release.gap_s, release.smoothing)
+    if asked.gender is None:
+        found["md_mf_group"] = np.full(len(rows["ts"]), UNKNOWN)
+    mine = {name: column[n_recent:] for name, column in rows.items()}
+    plays = as_plays(mine, {n: c[n_recent:] for n, c in found.items()}, release.names, release.categories)
+    plays = release.cleaned(plays)
+    log = history(release, asked.user_id, recent)
+    listen_N = release.predict(plays, log) if len(plays) else np.zeros(0)
+    return Told(np.flatnonzero(there), plays, listen_N, wanted[~there].tolist(), told)
+
+
+def described(asked: Asked, tracks: dict[str, np.ndarray], at: int) -> dict[str, np.ndarray]:
+    """Known tracks as rows without an outcome, all at one second."""
+    n = len(tracks["track_id"])
+    same = {
+        "ts": at, "user_id": asked.user_id, "listened": UNKNOWN, "context_type": code(asked.context_type),
+        "platform_name": code(asked.platform_name), "platform_family": code(asked.platform_family),
+        "user_gender": code(asked.gender),
+    }  # fmt: skip
+    rows = {name: np.full(n, value, np.int64) for name, value in same.items()}
+    age = np.nan if asked.age is None else asked.age
+    rows |= {"user_age": np.full(n, age, np.float64), "is_flow": np.full(n, asked.is_flow)}
+    return rows | tracks
+
+
+def code(value: int | None) -> int:
+    """A category; -1 where it is not told."""
+    return UNKNOWN if value is None else value
+
+
+def recent_rows(release: SkipRelease, asked: Asked) -> tuple[dict[str, np.ndarray], dict[str, int]]:
+    """The request's earlier plays that the state does not hold, by time; and how many were used and why others not."""
+    since = max(release.state_until, release.state.last_ts(asked.user_id) + 1)
+    new = sorted((play for play in asked.recent if play.at.timestamp() >= since), key=lambda play: play.at)
+    tracks, there = release.state.tracks_of(np.asarray([play.track_id for play in new], np.int64))
+    used = [play for play, is_known in zip(new, there, strict=True) if is_known]
+    rows = described(asked, tracks, 0)
+    rows["ts"] = np.asarray([int(play.at.timestamp()) for play in used], np.int64)
+    rows["listened"] = np.asarray([int(play.listened) for play in used], np.int64)
+    rows["is_flow"] = np.asarray([play.is_flow for play in used], bool)
+    told = {"used": len(used), "known_already": len(asked.recent) - len(new), "unknown_tracks": len(new) - len(used)}
+    return rows, told
+
+
+def joined(first: dict[str, np.ndarray], second: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Rows one after the other."""
+    return {name: np.concatenate([first[name], second[name]]) for name in second}
+
+
+def history(release: SkipRelease, user_id: int, recent: dict[str, np.ndarray]) -> Log:
+    """The user's earlier plays, those of the request among them; empty where no member looks at them.
+
+    As training keeps them: ids cleaned, so that rare ones are alike.
+    """
+    if not release.looks_back:
+        return Log({name: np.zeros(0, np.int64) for name in COLUMNS})
+    columns = {
+        name: release.cleaning.category(f"{name}_id", recent[f"{name}_id"])
+        for name in ("user", "track", "artist", "album", "genre")
+    }
+    columns |= {name: recent[name] for name in ("ts", "is_flow", "listened")}
+    return release.state.history(user_id).joined(Log(columns))
+
+
+def skips(release: SkipRelease, asked: SkipRequest) -> dict[str, Any]:
+    """The answer of POST /v1/skips."""
+    told = predict(release, asked, asked.tracks)
+    why: list[str | None] = [None] * len(told.listen_N)
+    if asked.explain and release.explanation is not None:
+        found = reasons(release.explanation, told.plays)
+        why = [sentence(one, float(p)) for one, p in zip(found, told.listen_N, strict=True)]
+    tracks = [
+        {"track_id": asked.tracks[int(place)], "skip": 1 - float(p), "reason": reason}
+        for place, p, reason in zip(told.place_N, told.listen_N, why, strict=True)
+    ]
+    return {**about(release, asked), "tracks": tracks, "unknown": told.unknown, "recent": told.recent}
+
+
+def about(release: SkipRelease, asked: Asked) -> dict[str, Any]:
+    """Which release answers, and whether it knows the listener."""
+    return {
+        "release": release.name, "week": release.week, "user_id": asked.user_id,
+        "known_user": release.state.last_ts(asked.user_id) >= 0,
+        "knows_plays_until": datetime.fromtimestamp(release.state_until, UTC).isoformat(),
+    }  # fmt: skip
+
+
+def reranked(release: SkipRelease, asked: RerankRequest) -> dict[str, Any]:
+    """The answer of POST /v1/rerank.
+
+    A track that the release does not know stands for an average one: with the mean chance of the known ones (of all
+    plays, where none is known), and an artist of its own.
+    """
+    ids = [track.track_id for track in asked.tracks]
+    told = predict(release, asked, ids)
+    n = len(ids)
+    mean = float(told.listen_N.mean()) if len(told.listen_N) else release.everybody
+    listen, artists = np.full(n, mean), -2 - np.arange(n)
+    listen[told.place_N] = told.listen_N
+    tracks, _ = release.state.tracks_of(np.asarray(ids, np.int64))
+    artists[told.place_N] = tracks["artist_id"]
+    told_relevance = [track.relevance for track in asked.tracks if track.relevance is not None]
+    relevance = [told_relevance] if told_relevance else None  # of all tracks or of none
+    order = rerank([np.arange(n)], [listen], asked.diversity, relevance, [artists])[0].tolist()
+    skip = {int(place): 1 - float(p) for place, p in zip(told.place_N, told.listen_N, strict=True)}
+    return {
+        **about(release, asked), "tracks": [{"track_id": ids[i], "skip": skip.get(i)} for i in order],
+        "unknown": told.unknown, "recent": told.recent, "degraded": None,
+    }  # fmt: skip
+
+
+def as_given(asked: RerankRequest, why: str) -> dict[str, Any]:
+    """The list as it came: what stands in where no release answers."""
+    return {
+        "release": None, "week": None, "user_id": asked.user_id, "known_user": False, "knows_plays_until": None,
+        "tracks": [{"track_id": track.track_id, "skip": None} for track in asked.tracks], "unknown": [],
+        "recent": {"used": 0, "known_already": 0, "unknown_tracks": 0},
+        "degraded": {"to": "the order given", "why": why},
+    }  # fmt: skip

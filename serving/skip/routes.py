@@ -1,0 +1,62 @@
+"""The skip engine's routes; they follow a champion of their own, under `skip/` of the service's home.
+
+Order   in which an answer degrades, and says so: /v1/rerank without a release gives the list as it came. A chance of a
+        skip has nothing to stand in for it: without a release /v1/skips is a 503 with the reason
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from fastapi import APIRouter, HTTPException
+from fastapi.responses import Response
+from fastapi.routing import APIRoute
+
+from serving import schema
+from serving.champion import Event, Follower
+from serving.skip import answers
+from serving.skip.release import ENGINE, SkipRelease
+from serving.skip.schema import Reranked, RerankRequest, SkipRequest, Skips
+
+WRONG: dict[int | str, dict[str, Any]] = {
+    status: {"model": schema.Problem, "description": why}
+    for status, why in {
+        400: "not JSON", 401: "no or another API key", 413: "body too large", 422: "refused, with the field's name",
+    }.items()
+}  # fmt: skip
+NO_RELEASE: dict[int | str, dict[str, Any]] = {503: {"model": schema.Problem, "description": "no release"}}
+
+
+PROMOTE = "overture release promote --engine skip"
+
+
+def skip_champion(home: Path, poll_s: float, event: Event) -> Follower[SkipRelease]:
+    """Follows the skip engine's pointer."""
+    return Follower(home / ENGINE, SkipRelease, poll_s, event, PROMOTE)
+
+
+def make_router(
+    champion: Follower[SkipRelease], say: Callable[..., Response], route_class: type[APIRoute]
+) -> APIRouter:
+    """The two routes; `say(data, release=...)` is an answer in JSON, `route_class` reads a body as the service does."""
+    router = APIRouter(route_class=route_class, tags=["skips"])
+
+    @router.post("/v1/skips", responses={200: {"model": Skips}, **WRONG, **NO_RELEASE})
+    def skips(asked: SkipRequest) -> Response:
+        """The chance that a listener skips each of these tracks."""
+        release = champion.current
+        if release is None:
+            raise HTTPException(503, f"no release of the skip engine can be served: {champion.problem}")
+        return say(answers.skips(release, asked), release=release.name)
+
+    @router.post("/v1/rerank", responses={200: {"model": Reranked}, **WRONG})
+    def rerank(asked: RerankRequest) -> Response:
+        """A list in the order in which it will be listened to, as diverse as asked for."""
+        release = champion.current
+        if release is None:
+            return say(answers.as_given(asked, f"no release of the skip engine can be served: {champion.problem}"))
+        return say(answers.reranked(release, asked), release=release.name)
+
+    return router

@@ -1,0 +1,120 @@
+"""What the skip routes take and give: shapes, bounds, examples. Everything that is not named here is refused."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import AwareDatetime, Field, model_validator
+
+from serving.schema import Body, Degraded, Id
+
+MAX_TRACKS, MAX_RECENT, LARGEST_CODE = 500, 200, 2**31 - 1
+
+Code = Annotated[int, Field(strict=True, ge=0, le=LARGEST_CODE)]
+At = Annotated[AwareDatetime, Field(description="with a time zone", examples=["2016-12-05T08:30:00Z"])]
+
+
+class RecentPlay(Body):
+    """A play of this session that the release cannot know yet."""
+
+    track_id: Id
+    at: At
+    listened: bool = Field(description="for more than 30 seconds")
+    is_flow: bool = False
+
+
+class Asked(Body):
+    """Who listens, when and where; codes are those of the table plays."""
+
+    user_id: Id
+    gender: Code | None = None
+    age: Annotated[int, Field(strict=True, ge=0, le=150)] | None = Field(None, description="years")
+    context_type: Code | None = Field(None, description="where it is played from")
+    platform_name: Code | None = None
+    platform_family: Code | None = None
+    is_flow: bool = Field(False, description="did the recommender choose the tracks?")
+    at: At | None = Field(None, description="the moment that is asked about; default: now")
+    recent: Annotated[list[RecentPlay], Field(max_length=MAX_RECENT)] = Field(
+        default_factory=list, description="earlier plays of this listener, in any order"
+    )
+
+
+class SkipRequest(Asked):
+    """Which of these tracks would be skipped?"""
+
+    tracks: Annotated[list[Id], Field(min_length=1, max_length=MAX_TRACKS)]
+    explain: bool = Field(False, description="with a sentence of reasons for each track")
+
+
+class Candidate(Body):
+    """A track of a list."""
+
+    track_id: Id
+    relevance: Annotated[float, Field(ge=0)] | None = Field(
+        None, description="highest best; of all tracks or of none, then the list's own order counts"
+    )
+
+
+class RerankRequest(Asked):
+    """A list to be put in order."""
+
+    tracks: Annotated[list[Candidate], Field(min_length=1, max_length=MAX_TRACKS)]
+    diversity: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.0, description="0: worth alone; 1: after the first track another artist whenever there is one"
+    )
+
+    @model_validator(mode="after")
+    def _all_or_none(self) -> RerankRequest:
+        if len({track.relevance is None for track in self.tracks}) > 1:
+            raise ValueError("tracks: relevance must be told of all of them or of none")
+        return self
+
+
+class RecentSaid(Body):
+    """What became of the request's recent plays."""
+
+    used: int
+    known_already: int = Field(description="left out: the release's state reaches beyond them")
+    unknown_tracks: int
+
+
+class SkipSaid(Body):
+    """One track."""
+
+    track_id: int
+    skip: float = Field(description="chance of a skip, calibrated")
+    reason: str | None
+
+
+class Skips(Body):
+    """Chances of a skip."""
+
+    release: str
+    week: str
+    user_id: int
+    known_user: bool = Field(description="has the release seen plays of this listener?")
+    knows_plays_until: str
+    tracks: list[SkipSaid] = Field(description="the known ones, in the order asked for")
+    unknown: list[int]
+    recent: RecentSaid
+
+
+class Placed(Body):
+    """One track of a list in its new place."""
+
+    track_id: int
+    skip: float | None = Field(description="null for a track that the release does not know")
+
+
+class Reranked(Body):
+    """A list in its new order."""
+
+    release: str | None
+    week: str | None
+    user_id: int
+    known_user: bool
+    knows_plays_until: str | None
+    tracks: list[Placed]
+    unknown: list[int]
+    recent: RecentSaid
+    degraded: Degraded | None

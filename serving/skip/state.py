@@ -1,0 +1,162 @@
+"""What was known at the end of a release's last day: totals by key, users' recent plays, tracks; memory-mapped.
+
+Shapes   S rows of one kind, K and O distinct keys and others, P plays of the log, T tracks, N plays at hand
+
+    state/<kind>/keys.npy (K,) others.npy (O,)   distinct ids, ascending
+                 code.npy (S,)                   place in keys * O + place in others, ascending: one row a pair
+                 <number>.npy (S,)               totals, last_ts, of users their session
+                 offsets.npy (S + 1,) days.npy day_plays.npy      of artists and tracks
+    history/<column>.npy (P,)                    by user, then time: what session models look back at
+    tracks/<column>.npy (T,)                     by track_id, ascending; release_day is NaN where unknown
+
+A request takes the few rows that it is about, and models/skip counts over them as it does over a whole day.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from contracts.errors import CheckFailed
+from models.skip.carried import KEYS, TOTALS, USER_NUMBERS, WITH_DAYS, Carried, Columns
+from models.skip.history import COLUMNS, Log
+from models.skip.state import KINDS
+
+TRACK_COLUMNS = ("track_id", "artist_id", "album_id", "genre_id", "duration_s", "release_day")
+NONE = np.zeros(0, np.int64)
+
+
+def opened(file: Path) -> np.ndarray:
+    """A memory-mapped array; CheckFailed where it cannot be read."""
+    try:
+        found: np.ndarray = np.load(file, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise CheckFailed(f"{file.parent.name}/{file.name}: cannot be read: {error}") from None
+    return found
+
+
+def find(sorted_S: np.ndarray, wanted_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Places of values in a rising array (N,), and which are there (N,) bool."""
+    if not len(sorted_S):
+        return np.zeros(len(wanted_N), np.int64), np.zeros(len(wanted_N), bool)
+    at = np.minimum(np.searchsorted(sorted_S, wanted_N), len(sorted_S) - 1)
+    return at, np.asarray(sorted_S[at] == wanted_N)
+
+
+def numbers_of(kind: str) -> tuple[str, ...]:
+    """Which numbers a row of this kind has."""
+    return (*TOTALS, "last_ts", *(USER_NUMBERS if kind == "user" else ()))
+
+
+def arrays_of(kind: str, carried: Carried) -> dict[str, np.ndarray]:
+    """The files of one kind by name: what Totals opens.
+
+    Raises:
+        ValueError: more pairs of ids than a code of 64 bits can tell apart.
+    """
+    keys, key_S = np.unique(carried.key, return_inverse=True)
+    others, other_S = np.unique(carried.other, return_inverse=True)
+    if len(keys) * max(len(others), 1) >= 2**62:
+        raise ValueError(f"skip state: {len(keys)} x {len(others)} pairs of {kind} are too many for one code")
+    code_S = key_S * len(others) + other_S
+    order = np.argsort(code_S, kind="stable")
+    found = {"keys": keys, "others": others, "code": code_S[order]}
+    found |= {name: carried.numbers[name][order] for name in numbers_of(kind)}
+    if kind in WITH_DAYS:
+        day_code = np.searchsorted(keys, carried.day_key) * len(others) + np.searchsorted(others, carried.day_other)
+        by = np.lexsort((carried.day, day_code))
+        found["offsets"] = np.append(np.searchsorted(day_code[by], found["code"]), len(by))
+        found["days"] = carried.day[by].astype(np.int32)
+        found["day_plays"] = carried.day_plays[by].astype(np.int32)
+    return found
+
+
+class Totals:
+    """Rows of one kind."""
+
+    def __init__(self, folder: Path) -> None:
+        """Open state/<kind>."""
+        self.kind = folder.name
+        self.keys, self.others, self.code = (opened(folder / f"{name}.npy") for name in ("keys", "others", "code"))
+        self.numbers = {name: opened(folder / f"{name}.npy") for name in numbers_of(self.kind)}
+        self.days = (
+            [opened(folder / f"{name}.npy") for name in ("offsets", "days", "day_plays")]
+            if self.kind in WITH_DAYS
+            else None
+        )
+        sizes = {len(self.code), *(len(column) for column in self.numbers.values())}
+        if len(sizes) != 1 or (self.days and len(self.days[0]) != len(self.code) + 1):
+            raise CheckFailed(f"state/{self.kind}: its files are not of one make")
+
+    def around(self, rows: Columns) -> Carried:
+        """What is carried of the keys of these plays; of a user's genres all, for the top one is asked for."""
+        first, second = KEYS[self.kind]
+        width = max(len(self.others), 1)
+        key_N, there_N = find(self.keys, rows[first])
+        if self.kind == "user_genre":
+            spans = [self.span(int(key)) for key in np.unique(key_N[there_N])]
+            at = np.concatenate([np.arange(*span) for span in spans]) if spans else NONE
+        else:
+            other_N, known_N = np.zeros(len(key_N), np.int64), there_N
+            if second is not None:
+                other_N, other_there = find(self.others, rows[second])
+                known_N = there_N & other_there
+            code, there = find(self.code, np.unique((key_N * width + other_N)[known_N]))
+            at = code[there]
+        key, other = np.divmod(np.asarray(self.code[at]), width)
+        numbers = {name: np.asarray(column[at], np.int64) for name, column in self.numbers.items()}
+        key, other = np.asarray(self.keys[key]), np.asarray(self.others[other]) if len(at) else NONE
+        if self.days is None:
+            return Carried(key, other, numbers, NONE, NONE, NONE, NONE)
+        offsets, days, plays = self.days
+        starts, lengths = offsets[at], offsets[at + 1] - offsets[at]
+        ends = np.cumsum(lengths)
+        listed = np.arange(int(ends[-1]) if len(ends) else 0) + np.repeat(starts - (ends - lengths), lengths)
+        return Carried(
+            key, other, numbers, np.repeat(key, lengths), np.repeat(other, lengths),
+            np.asarray(days[listed], np.int64), np.asarray(plays[listed], np.int64),
+        )  # fmt: skip
+
+    def span(self, key_place: int) -> tuple[int, int]:
+        """First row and end of the rows of a key."""
+        width = max(len(self.others), 1)
+        start, end = np.searchsorted(self.code, (key_place * width, (key_place + 1) * width))
+        return int(start), int(end)
+
+
+class State:
+    """All of a release's memory."""
+
+    def __init__(self, folder: Path) -> None:
+        """Open the release in a folder.
+
+        Raises:
+            CheckFailed: a file is missing or does not belong to the others.
+        """
+        self.totals = {kind: Totals(folder / "state" / kind) for kind in KINDS}
+        self.log = {name: opened(folder / "history" / f"{name}.npy") for name in COLUMNS}
+        self.tracks = {name: opened(folder / "tracks" / f"{name}.npy") for name in TRACK_COLUMNS}
+        for part, columns in (("history", self.log), ("tracks", self.tracks)):
+            if len({len(column) for column in columns.values()}) != 1:
+                raise CheckFailed(f"{part}: its files are not of one make")
+
+    def carried(self, rows: Columns) -> dict[str, Carried]:
+        """By kind what is carried of the keys of these plays."""
+        return {kind: totals.around(rows) for kind, totals in self.totals.items()}
+
+    def last_ts(self, user_id: int) -> int:
+        """Second of a user's last play that the state knows, -1 without one."""
+        totals = self.totals["user"]
+        at, there = find(totals.keys, np.asarray([user_id]))
+        return int(totals.numbers["last_ts"][at[0]]) if there[0] else -1
+
+    def history(self, user_id: int) -> Log:
+        """A user's recent plays, as far as a session model looks back."""
+        start, end = np.searchsorted(self.log["user"], (user_id, user_id + 1))
+        return Log({name: np.asarray(column[start:end]) for name, column in self.log.items()})
+
+    def tracks_of(self, track_ids: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """Columns of the tracks that are known, in the order asked for, and which those are (N,) bool."""
+        at, there = find(self.tracks["track_id"], track_ids)
+        return {name: np.asarray(column[at[there]]) for name, column in self.tracks.items()}, there
