@@ -35,7 +35,7 @@ from models.skip.feeds import Feeds
 from models.skip.history import COLUMNS, Log
 from models.skip.mix import Calibration, Mix, logit
 from serving.skip.release import ANSWERS, CLEANING, EXPLAIN, INPUTS, MEMBERS, NETWORK, read_json
-from serving.skip.state import arrays_of
+from serving.skip.state import KINDS, arrays_of
 
 if TYPE_CHECKING:
     from jobs.context import Context
@@ -196,7 +196,7 @@ def write_memory(context: Context, folder: Path, log: Log, lengths: Iterable[int
     """State, history and tracks as of as_of; returns what answers.json tells about them."""
     day = state_day(context)
     table = context.lake.read("skip_state", day=day)
-    for kind in state.KINDS:
+    for kind in KINDS:
         mine = table.filter(pc.equal(table.column("kind"), kind))
         carried = state.unpack(groups.carried_rows(mine), kind)
         for name, array in arrays_of(kind, carried).items():

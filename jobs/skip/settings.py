@@ -121,7 +121,12 @@ class GateSettings(Section):
     """What a release of the skip engine must show."""
 
     parity: float = Field(1e-4, gt=0, description="largest difference of ONNX from the model, in chances")
-    margin_over_rate: float = Field(0.01, ge=0, description="AUC above that of the listener's listened share so far")
+    margin_over_rate: float = Field(
+        0.01,
+        ge=-1,
+        le=1,
+        description="AUC above that of the listener's listened share so far, at the interval's low end",
+    )
     grey_zone: float = Field(0.003, ge=0, description="AUC lost against the champion that a person may accept")
     max_loss: float = Field(0.01, gt=0, description="AUC lost that fails even where the plays cannot prove it")
     calibration_error: Share = Field(0.05, description="mean gap of said and happened")

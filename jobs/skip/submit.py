@@ -49,8 +49,8 @@ def run(context: Context, data: Path, out: Path) -> dict[str, Any]:
         if len(missing):
             raise CheckFailed(
                 f"skip submit: {len(missing)} of {len(wanted)} rows have no features (sample_id "
-                f"{', '.join(map(str, missing[:5]))} ...) before {contents.before(context)}, the week's Monday; ingest "
-                "this folder, run `overture skip features` again, or answer by a later week"
+                f"{', '.join(map(str, missing[:5]))} ...) before {contents.before(context)}, the week's Monday; "
+                "ingest this folder, run `overture skip features` again, or answer by a later week"
             )
         twice = len(sample_N) - len(known_N)
         if twice:

@@ -18,11 +18,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from contracts.errors import BadArgument
+from models.skip.carried import HOUR_S, NO_KEY, Carried
 from models.skip.history import COLUMNS, Log
 from models.skip.known import as_plays, known
+from models.skip.past import DAY_S
 from models.skip.plays import Plays
 from models.skip.reasons import reasons, sentence
 from models.skip.rerank import rerank
+from models.skip.shared_features import KEYS as SHARED
+from models.skip.shared_features import Daily, shared_counts
 from models.skip.track_features import track_counts
 from models.skip.user_features import user_counts
 from serving.skip.release import SkipRelease
@@ -67,8 +71,11 @@ def predict(release: SkipRelease, asked: Asked, track_ids: Sequence[int]) -> Tol
     n_recent = len(recent["ts"])
     carried = release.state.carried(rows)
     counts = track_counts(rows, carried) | user_counts(rows, carried, release.gap_s)
+    counts |= shared_counts(rows, rows["ts"] // DAY_S, shared(recent, carried))
     everybody = np.full(len(rows["ts"]), release.everybody)
     found = known(rows, counts, everybody, release.gap_s, release.smoothing)
+    if asked.age is None:
+        found["user_age"] = np.full(len(rows["ts"]), np.nan)
     if asked.gender is None:
         found["md_mf_group"] = np.full(len(rows["ts"]), UNKNOWN)
     mine = {name: column[n_recent:] for name, column in rows.items()}
@@ -85,12 +92,30 @@ def described(asked: Asked, tracks: dict[str, np.ndarray], at: int) -> dict[str,
     same = {
         "ts": at, "user_id": asked.user_id, "listened": UNKNOWN, "context_type": code(asked.context_type),
         "platform_name": code(asked.platform_name), "platform_family": code(asked.platform_family),
-        "user_gender": code(asked.gender),
+        "user_gender": code(asked.gender), "user_age": code(asked.age),
     }  # fmt: skip
     rows = {name: np.full(n, value, np.int64) for name, value in same.items()}
-    age = np.nan if asked.age is None else asked.age
-    rows |= {"user_age": np.full(n, age, np.float64), "is_flow": np.full(n, asked.is_flow)}
-    return rows | tracks
+    return timed(rows | {"is_flow": np.full(n, asked.is_flow)} | tracks)
+
+
+def timed(rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Rows with the keys that follow from their second and from Flow, as jobs/skip/features.py has them."""
+    return rows | {
+        "daypart": rows["ts"] % DAY_S // (6 * HOUR_S),
+        "platform_flow": rows["platform_name"] * 2 + rows["is_flow"],
+    }
+
+
+def shared(recent: dict[str, np.ndarray], carried: dict[str, Carried]) -> dict[str, Daily]:
+    """Plays of keys that many listeners share, by day: the state's, and the recent plays of the request."""
+    found, one = {}, np.ones(len(recent["ts"]), np.int64)
+    for kind, (first, second) in SHARED.items():
+        entries = {
+            "key": recent[first], "other": recent[second] if second is not None else np.full(len(one), NO_KEY),
+            "day": recent["ts"] // DAY_S, "n_plays": one, "n_listened": recent["listened"],
+        }  # fmt: skip
+        found[kind] = Daily.of(entries, carried[kind])
+    return found
 
 
 def code(value: int | None) -> int:
@@ -108,8 +133,11 @@ def recent_rows(release: SkipRelease, asked: Asked) -> tuple[dict[str, np.ndarra
     rows["ts"] = np.asarray([int(play.at.timestamp()) for play in used], np.int64)
     rows["listened"] = np.asarray([int(play.listened) for play in used], np.int64)
     rows["is_flow"] = np.asarray([play.is_flow for play in used], bool)
+    for name in ("context_type", "platform_name", "platform_family"):
+        own = [getattr(play, name) for play in used]
+        rows[name] = np.where([one is None for one in own], rows[name], [code(one) for one in own]).astype(np.int64)
     told = {"used": len(used), "known_already": len(asked.recent) - len(new), "unknown_tracks": len(new) - len(used)}
-    return rows, told
+    return timed(rows), told
 
 
 def joined(first: dict[str, np.ndarray], second: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

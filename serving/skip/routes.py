@@ -1,7 +1,7 @@
 """The skip engine's routes; they follow a champion of their own, under `skip/` of the service's home.
 
-Order   in which an answer degrades, and says so: /v1/rerank without a release gives the list as it came. A chance of a
-        skip has nothing to stand in for it: without a release /v1/skips is a 503 with the reason
+Order   in which an answer degrades, and says so: /v1/rerank without a release, or with one that fails, gives the list
+        as it came. A chance of a skip has nothing to stand in for it: there /v1/skips is a 503 with the reason
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ from fastapi import APIRouter, HTTPException
 from fastapi.responses import Response
 from fastapi.routing import APIRoute
 
+from contracts.errors import BadArgument, CheckFailed
 from serving import schema
 from serving.champion import Event, Follower
+from serving.guard import LOG, trouble
 from serving.skip import answers
 from serving.skip.release import ENGINE, SkipRelease
 from serving.skip.schema import Reranked, RerankRequest, SkipRequest, Skips
@@ -49,7 +51,10 @@ def make_router(
         release = champion.current
         if release is None:
             raise HTTPException(503, f"no release of the skip engine can be served: {champion.problem}")
-        return say(answers.skips(release, asked), release=release.name)
+        try:
+            return say(answers.skips(release, asked), release=release.name)
+        except CheckFailed as error:
+            raise HTTPException(503, f"release {release.name[:12]} does not answer: {error}") from None
 
     @router.post("/v1/rerank", responses={200: {"model": Reranked}, **WRONG})
     def rerank(asked: RerankRequest) -> Response:
@@ -57,6 +62,13 @@ def make_router(
         release = champion.current
         if release is None:
             return say(answers.as_given(asked, f"no release of the skip engine can be served: {champion.problem}"))
-        return say(answers.reranked(release, asked), release=release.name)
+        try:
+            return say(answers.reranked(release, asked), release=release.name)
+        except BadArgument:
+            raise
+        except Exception as error:  # whatever onnxruntime throws: a list is better than none
+            why = f"release {release.name[:12]} does not answer: {type(error).__name__}"
+            LOG.error("skip rerank", extra={"facts": trouble(error)})
+            return say(answers.as_given(asked, why))
 
     return router

@@ -21,6 +21,9 @@ class RecentPlay(Body):
     at: At
     listened: bool = Field(description="for more than 30 seconds")
     is_flow: bool = False
+    context_type: Code | None = Field(None, description="default, as of the next two: those of the request")
+    platform_name: Code | None = None
+    platform_family: Code | None = None
 
 
 class Asked(Body):

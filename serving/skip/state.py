@@ -19,10 +19,14 @@ from pathlib import Path
 import numpy as np
 
 from contracts.errors import CheckFailed
-from models.skip.carried import KEYS, TOTALS, USER_NUMBERS, WITH_DAYS, Carried, Columns
+from models.skip import carried as of_one
+from models.skip import shared_features, state
+from models.skip.carried import TOTALS, USER_NUMBERS, WITH_DAYS, Carried, Columns
 from models.skip.history import COLUMNS, Log
-from models.skip.state import KINDS
 
+KINDS = (*state.KINDS, *shared_features.KINDS)
+KEYS = of_one.KEYS | shared_features.KEYS
+WHOLE = ("user_genre", "user_second")  # of a user all rows are asked for: the top genre, the last hour
 TRACK_COLUMNS = ("track_id", "artist_id", "album_id", "genre_id", "duration_s", "release_day")
 NONE = np.zeros(0, np.int64)
 
@@ -90,11 +94,11 @@ class Totals:
             raise CheckFailed(f"state/{self.kind}: its files are not of one make")
 
     def around(self, rows: Columns) -> Carried:
-        """What is carried of the keys of these plays; of a user's genres all, for the top one is asked for."""
+        """What is carried of the keys of these plays."""
         first, second = KEYS[self.kind]
         width = max(len(self.others), 1)
         key_N, there_N = find(self.keys, rows[first])
-        if self.kind == "user_genre":
+        if self.kind in WHOLE:
             spans = [self.span(int(key)) for key in np.unique(key_N[there_N])]
             at = np.concatenate([np.arange(*span) for span in spans]) if spans else NONE
         else:

@@ -24,7 +24,7 @@ SMALL = {
     "recipes": {"boosted_trees": {"rounds": 60}, "session_gru": {"epochs": 1, "hidden": 8, "length": 5}},
     "blend": {"members": ["boosted_trees", "logistic_features", "session_gru"], "folds": 2},
     "evaluation": {"bootstrap": 20, "least": 20, "importance_draws": 1, "learning_steps": 2, "importance_plays": 200},
-    "gate": {"min_plays": 50, "slice_min_plays": 10, "bootstrap": 50, "margin_over_rate": 0, "flow_floor": 0.4,
+    "gate": {"min_plays": 50, "slice_min_plays": 10, "bootstrap": 50, "margin_over_rate": -0.2, "flow_floor": 0.4,
              "calibration_error": 0.2, "latency_ms": 10_000, "max_loss": 0.2, "grey_zone": 0.2},
     "update": {"min_plays": 100},
 }  # fmt: skip

@@ -17,6 +17,8 @@ from jobs.settings import load
 from jobs.skip import contents, features, groups, judging, kept, read, submit, update
 from jobs.skip.settings import SkipSettings
 from models.skip.known import as_plays
+from models.skip.shared_features import KINDS, Daily
+from models.skip.state import unpack
 from serving.skip import answers
 from serving.skip.release import ANSWERS, SkipRelease
 from serving.skip.schema import RecentPlay, SkipRequest
@@ -155,8 +157,11 @@ def day_rows(context, labels):
     plays = context.lake.read("plays", day=DAY).sort_by([("ts", "ascending"), ("play_id", "ascending")])
     heard = plays.column("is_listened").cast(pa.int64())
     seconds = pc.divide(plays.column("ts").cast(pa.int64()), 1_000_000)
+    flow = plays.column("is_flow").cast(pa.int32())
     columns = {
+        "platform_flow": pa.array(flow.to_numpy() + 2 * plays.column("platform_name").to_numpy()),
         "ts": seconds, "release_day": plays.column("release_date").cast(pa.int32()).cast(pa.float64()),
+        "daypart": pa.array(seconds.to_numpy() % 86_400 // 21_600),
         "listened": pc.fill_null(heard, -1) if labels else pa.array(np.full(plays.num_rows, -1)),
     }  # fmt: skip
     return pa.table({name: columns.get(name, plays.column(name) if name in plays.column_names else None)
@@ -171,7 +176,10 @@ def by_kernels(context, rows):
     chosen = context.settings.skip.features
     counted = groups.by_artist(False)(rows, state)
     gap_s, day = chosen.session_gap_min * 60, int(rows.column("ts")[0].as_py()) // 86_400
-    return groups.by_user({day: prior}, gap_s, chosen.smoothing, False)(counted, state)
+    nothing = dict.fromkeys(("key", "other", "day", "n_plays", "n_listened"), np.zeros(0, np.int64))
+    carried = groups.carried_rows(state)
+    shared = {kind: Daily.of(nothing, unpack(carried, kind)) for kind in KINDS}  # a play sees the days before alone
+    return groups.by_user({day: prior}, shared, gap_s, chosen.smoothing, False)(counted, state)
 
 
 def cleaned(release, table):
@@ -225,7 +233,14 @@ def test_recent_plays_of_the_session_count_as_the_table_counts_them(context):
     table = by_kernels(context, rows)
     plays = table.to_pylist()
     recent = [
-        RecentPlay(track_id=p["track_id"], at=p["ts"], listened=p["is_listened"], is_flow=p["is_flow"]) for p in plays
+        RecentPlay(
+            track_id=p["track_id"],
+            at=p["ts"],
+            listened=p["is_listened"],
+            is_flow=p["is_flow"],
+            **{name: p[name] for name in ("context_type", "platform_name", "platform_family")},
+        )
+        for p in plays
     ]
     requests = [asked(row, [one for one in recent if one.at < row["ts"]]) for row in plays]
     assert same(release, table, requests) > 5
