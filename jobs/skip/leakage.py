@@ -45,6 +45,7 @@ def run(context: Context) -> dict[str, Any]:
     with tracking.task(context, "leakage") as task, watched("skip leakage") as watch:
         found: dict[str, dict[str, Any]] = {name: {"model": name} for name in names}
         judged_on: dict[str, str] = {}
+        alone = 0.0
         for cell, (features, split) in WAYS.items():
             plays = thinned(context, names, VARIANTS[features], KINDS[split])
             digest = kept.digest(plays)
@@ -53,6 +54,8 @@ def run(context: Context) -> dict[str, Any]:
                     "leakage: variants past and leaky hold other plays; run `overture skip features` and "
                     "`overture skip features --leaky` on the same table of plays"
                 )
+            if cell == figures.CELLS[0]:
+                alone = only_ones(plays)
             for name in names:
                 with train.refused(f"{name}, {cell}"):
                     model, _ = train.fit(plays, new(name), context.seed(f"skip/{name}"))
@@ -61,9 +64,9 @@ def run(context: Context) -> dict[str, Any]:
                 found[name] |= {cell: reached.value, f"{cell}, low": reached.low, f"{cell}, high": reached.high}
                 watch.say(f"{name}, {cell}: {reached.value:.4f}")
         rows = [{**row, "published": PUBLISHED.get(name)} for name, row in found.items()]
-        said = sentence(rows)
+        said = sentence(rows, alone)
         watch.say(f"done\n{table(rows)}\n{said}")
-        report = {"rows": rows, "sentence": said, "plays": judged_on, "commit": context.commit}
+        report = {"rows": rows, "sentence": said, "plays": judged_on, "only_ones": alone, "commit": context.commit}
         path = context.work / "leakage.json"
         replace(path, json.dumps(report, indent=1, sort_keys=True).encode())
         task.log_params({"models": ", ".join(names), "most": settings.leakage.most})
@@ -92,8 +95,17 @@ def thinned(context: Context, models: tuple[str, ...], variant: str, kind: str) 
     return Labelled(found.plays.rows(mine), found.split_N[mine], found.cleaning)
 
 
-def sentence(rows: list[dict[str, Any]]) -> str:
-    """Where high numbers come from, computed from the rows: medians over models, and which ways reach the published."""
+def only_ones(found: Labelled) -> float:
+    """Share of test plays whose track is in no other play: there a count over the whole table is the label itself."""
+    _, code_N, n_T = np.unique(found.plays.track_N, return_inverse=True, return_counts=True)
+    return float((n_T[code_N[found.split_N == splits.TEST]] == 1).mean())
+
+
+def sentence(rows: list[dict[str, Any]], alone: float) -> str:
+    """Where high numbers come from, computed from the rows: medians over models, and which ways reach the published.
+
+    `alone`: of only_ones().
+    """
     cells = {cell: np.asarray([row[cell] for row in rows]) for cell in figures.CELLS}
     honest_M = cells["honest, by time"]
     moved = {cell: float(np.median(values_M - honest_M)) for cell, values_M in cells.items()}
@@ -110,7 +122,8 @@ def sentence(rows: list[dict[str, Any]]) -> str:
         f"Honest and by time the best of {len(rows)} models has {honest_M.max():.3f}. Splitting at random moves AUC by "
         f"{moved['honest, at random']:+.3f} (median of the models), features that know the future by "
         f"{moved['leaky, by time']:+.3f}, both by {moved['leaky, at random']:+.3f}; {told}, the highest being "
-        f"{top[1]['model']}, {top[0]}, with {top[1][top[0]]:.3f}."
+        f"{top[1]['model']}, {top[0]}, with {top[1][top[0]]:.3f}. {100 * alone:.0f} % of the test plays by time are "
+        "their track's only one: a count over the whole table then is the label itself."
     )
 
 
