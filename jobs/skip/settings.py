@@ -125,7 +125,7 @@ class GateSettings(Section):
         0.01,
         ge=-1,
         le=1,
-        description="AUC above that of the listener's listened share so far, at the interval's low end",
+        description="low end of the AUC gained over the listener's listened share",
     )
     grey_zone: float = Field(0.003, ge=0, description="AUC lost against the champion that a person may accept")
     max_loss: float = Field(0.01, gt=0, description="AUC lost that fails even where the plays cannot prove it")
