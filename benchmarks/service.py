@@ -234,7 +234,7 @@ def main() -> None:
     """Start; connections that are always busy; requests by the clock; promotions meanwhile."""
     chosen = harness.options("service", __doc__ or "", "a home with a champion (default: OVERTURE_HOME)")
     source = (chosen.data or Path(os.environ.get("OVERTURE_HOME", ".overture"))).absolute()
-    seconds, runs = (2.0, 1) if chosen.quick else (8.0, 3)
+    seconds, runs = (2.0, 1) if chosen.quick else (5.0, 3)
     with tempfile.TemporaryDirectory() as folder:
         spaces = homes(source, Path(folder))
         first, saved = spaces["tt_svd"], save(spaces["tt_svd"], "tt_svd", Path(folder))
