@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import AwareDatetime, Field, model_validator
+from pydantic import AwareDatetime, ConfigDict, Field, model_validator
 
 from serving.schema import Body, Degraded, Id
 
@@ -42,8 +42,13 @@ class Asked(Body):
     )
 
 
+WHO = {"user_id": 12, "gender": 1, "age": 24, "context_type": 0, "platform_name": 1, "is_flow": True}
+
+
 class SkipRequest(Asked):
     """Which of these tracks would be skipped?"""
+
+    model_config = ConfigDict(json_schema_extra={"example": {**WHO, "tracks": [1003, 1044], "explain": True}})
 
     tracks: Annotated[list[Id], Field(min_length=1, max_length=MAX_TRACKS)]
     explain: bool = Field(False, description="with a sentence of reasons for each track")
@@ -60,6 +65,10 @@ class Candidate(Body):
 
 class RerankRequest(Asked):
     """A list to be put in order."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"example": {**WHO, "tracks": [{"track_id": 1003}, {"track_id": 1044}], "diversity": 0.2}}
+    )
 
     tracks: Annotated[list[Candidate], Field(min_length=1, max_length=MAX_TRACKS)]
     diversity: Annotated[float, Field(ge=0, le=1)] = Field(

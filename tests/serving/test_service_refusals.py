@@ -156,7 +156,7 @@ def test_every_example_of_the_description_is_answered(live):
     _, _, api = live.call("/openapi.json")
     paths = {"/v1/recommendations", "/v1/recommendations/batch", "/v1/carousels", "/v1/{kind}/{entity_id}",
              "/v1/{kind}/{entity_id}/neighbours", "/v1/search", "/v1/release", "/v1/users/{user_id}",
-             "/v1/users/{user_id}/recommendations", "/healthz", "/readyz",
+             "/v1/users/{user_id}/recommendations", "/v1/skips", "/v1/rerank", "/healthz", "/readyz",
              "/metrics"}  # fmt: skip
     assert set(api["paths"]) == paths
     tried = 0
@@ -165,6 +165,6 @@ def test_every_example_of_the_description_is_answered(live):
         if body:
             name = body["content"]["application/json"]["schema"]["$ref"].rsplit("/", 1)[-1]
             status, _, said = live.call(path, api["components"]["schemas"][name]["example"])
-            assert status == 200, said
+            assert status == (503 if path == "/v1/skips" else 200), said  # no release of the skip engine stands here
             tried += 1
-    assert tried == 3
+    assert tried == 5
