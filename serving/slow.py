@@ -31,6 +31,7 @@ class Patient(HttpToolsProtocol):
         super().__init__(*args, **kwargs)
         self.headers_s = float(os.environ[HEADERS_S])
         self._waiting: asyncio.TimerHandle | None = None
+        self._said = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """The clock runs from here, for a client that says nothing at all too."""
@@ -41,6 +42,7 @@ class Patient(HttpToolsProtocol):
         """Something comes after an answer: a request, or blank lines before one."""
         if self._waiting is None and self.cycle is not None and self.cycle.response_complete:
             self._wait()
+        self._said = True
         super().data_received(data)
 
     def on_headers_complete(self) -> None:
@@ -63,5 +65,8 @@ class Patient(HttpToolsProtocol):
 
     def _too_slow(self) -> None:
         self._waiting = None
-        self.transport.write(TOO_SLOW)
+        if (
+            self._said
+        ):  # browsers connect ahead: words on a silent line would be taken for the answer to what comes next
+            self.transport.write(TOO_SLOW)
         self.transport.close()

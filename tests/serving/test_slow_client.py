@@ -47,7 +47,13 @@ def drop_by_drop(line: socket.socket, drop: bytes) -> None:
             line.sendall(drop)
 
 
-@pytest.mark.parametrize("start", [b"", b"P", HEAD, HEAD + b"x-half: "], ids=["nothing", "a letter", "a line", "half"])
+def test_a_silent_connection_ends_without_a_word(service):
+    """Browsers connect ahead; what they read on such a line they take for the answer to their next request."""
+    with socket.create_connection(("127.0.0.1", service.port), 30) as line:
+        assert line.recv(65_536) == b""
+
+
+@pytest.mark.parametrize("start", [b"P", HEAD, HEAD + b"x-half: "], ids=["a letter", "a line", "half"])
 def test_headers_that_do_not_come_end_the_connection(service, start):
     with socket.create_connection(("127.0.0.1", service.port), 30) as line:
         line.sendall(start)
