@@ -51,7 +51,7 @@ def test_a_first_day_with_the_keyboard_alone(live, browser):
     browser.press("Enter")
     browser.wait(f"{TRACKS}.includes({first!r})", False)
     browser.wait("document.activeElement.dataset.act + document.activeElement.dataset.place", "bans0")
-    browser.wait(f"document.getElementById('said').textContent.startsWith('{first} banned')")
+    browser.wait(f"document.getElementById('said').textContent.includes('{first} banned. First now: ')")
     banned = next(track["track_id"] for track in live.lists(day, k=15)["tracks"])
     assert browser.run(TRACKS) == titles(live, {**day, "bans": {"tracks": [banned]}})
     browser.tab_to("it.id === 'reset'")
