@@ -125,7 +125,7 @@ def as_json(data: Any, status: int = 200, release: str | None = None) -> Respons
 
 
 class WholeBody(APIRoute):
-    """A route whose one argument is its body, read and validated in one pass: half the time of one after the other."""
+    """A route whose one argument is its body, read and validated in one pass."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """What answers a request.
