@@ -10,20 +10,6 @@ import psutil
 import pytest
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-SCRIPTS = (
-    "als",
-    "svd",
-    "segments",
-    "paper",
-    "growth",
-    "pairs",
-    "playlists",
-    "ablation",
-    "baselines",
-    "skip_features",
-    "skip",
-    "service",
-)
 RESULTS = sorted((BENCHMARKS / "results").glob("*.json"))
 sys.path.append(str(BENCHMARKS))
 
@@ -52,7 +38,7 @@ def test_a_result_tells_how_it_came_about(file):
             assert peer["quality"]
 
 
-@pytest.mark.parametrize("name", SCRIPTS)
+@pytest.mark.parametrize("name", report.ORDER)
 def test_every_script_teaches(name):
     done = subprocess.run(
         [sys.executable, str(BENCHMARKS / f"{name}.py"), "--help"], capture_output=True, text=True, check=True
