@@ -1,7 +1,8 @@
 """`make demo`: from raw events to a promoted release, through Airflow, on this machine.
 
-Ingests a source, starts Airflow (or uses the one that `make up` started), runs `cold_start_weekly` for one week, shows
-how it goes, ends what it started, and prints `overture status`. When nothing changed since the last demo it says so.
+Ingests a source, starts Airflow (or uses the one that `make up` started), runs the weekly pipeline of the source's
+engine for one week, shows how it goes, ends what it started, and prints `overture status`. When nothing changed since
+the last demo it says so.
 
 `python -m jobs.demo --source mpd --data DIR [--config FILE] [--week MONDAY]`
 """
@@ -30,9 +31,12 @@ from rich.table import Table
 
 from jobs import services, settings
 from jobs.errors import BadArgument, OvertureError
+from jobs.release import pointer
+from jobs.settings import Engine
 from jobs.weeks import Week
 
-DAG = "cold_start_weekly"
+SOURCES = ("simulate", "mpd", "lastfm_1k", "dsg17")
+MADE_UP_PLAYS = 60_000
 POLL_S = 1.0
 DONE = {"success", "failed", "skipped", "upstream_failed", "removed"}
 STYLES = {"success": "green", "running": "cyan", "failed": "red", "up_for_retry": "yellow", "awaiting_input": "magenta"}
@@ -40,9 +44,10 @@ STYLES = {"success": "green", "running": "cyan", "failed": "red", "up_for_retry"
 
 @dataclass
 class Airflow:
-    """The few calls of Airflow's REST API that a demo needs."""
+    """The few calls of Airflow's REST API that a demo of one DAG needs."""
 
     base: str
+    dag: str
     token: str = ""
 
     def call(self, method: str, path: str, body: object = None) -> Any:
@@ -70,44 +75,44 @@ class Airflow:
             for broken in self.call("GET", "/api/v2/importErrors")["import_errors"]:
                 last = broken["stack_trace"].strip().splitlines()[-1]
                 raise OvertureError(f"Airflow cannot read {broken['filename']}: {last}")
-            return bool(self.call("GET", f"/api/v2/dags/{DAG}")["dag_id"])
+            return bool(self.call("GET", f"/api/v2/dags/{self.dag}")["dag_id"])
         except OSError:  # not up yet, or 404: not parsed yet
             return False
 
     def pause(self, paused: bool) -> bool:
         """Pause or start the DAG; returns how it was."""
-        was = bool(self.call("GET", f"/api/v2/dags/{DAG}")["is_paused"])
-        self.call("PATCH", f"/api/v2/dags/{DAG}", {"is_paused": paused})
+        was = bool(self.call("GET", f"/api/v2/dags/{self.dag}")["is_paused"])
+        self.call("PATCH", f"/api/v2/dags/{self.dag}", {"is_paused": paused})
         return was
 
     def trigger(self, week: Week) -> str:
         """Ask for a run of the week; returns its id."""
         body = {"logical_date": None, "conf": {"week": str(week)}, "note": "make demo"}
-        return str(self.call("POST", f"/api/v2/dags/{DAG}/dagRuns", body)["dag_run_id"])
+        return str(self.call("POST", f"/api/v2/dags/{self.dag}/dagRuns", body)["dag_run_id"])
 
     def unfinished(self) -> list[str]:
         """Ids of the DAG's runs that have not ended."""
-        found = self.call("GET", f"/api/v2/dags/{DAG}/dagRuns?state=running&state=queued&limit=100")
+        found = self.call("GET", f"/api/v2/dags/{self.dag}/dagRuns?state=running&state=queued&limit=100")
         return [run["dag_run_id"] for run in found["dag_runs"]]
 
     def fail(self, run: str) -> None:
         """Mark a run as failed: nothing more of it is started."""
-        self.call("PATCH", f"/api/v2/dags/{DAG}/dagRuns/{run}", {"state": "failed"})
+        self.call("PATCH", f"/api/v2/dags/{self.dag}/dagRuns/{run}", {"state": "failed"})
 
     def run(self, run: str) -> str:
         """State of a run."""
-        return str(self.call("GET", f"/api/v2/dags/{DAG}/dagRuns/{run}")["state"])
+        return str(self.call("GET", f"/api/v2/dags/{self.dag}/dagRuns/{run}")["state"])
 
     def tasks(self, run: str) -> list[dict[str, Any]]:
         """The run's tasks, in the order in which they started."""
-        found = self.call("GET", f"/api/v2/dags/{DAG}/dagRuns/{run}/taskInstances?limit=100")["task_instances"]
+        found = self.call("GET", f"/api/v2/dags/{self.dag}/dagRuns/{run}/taskInstances?limit=100")["task_instances"]
         return sorted(found, key=lambda task: (task["start_date"] or "9", task["task_id"]))
 
     def log(self, run: str, task: dict[str, Any], lines: int) -> list[str]:
         """The last lines of a task's last try."""
-        path = f"/api/v2/dags/{DAG}/dagRuns/{run}/taskInstances/{task['task_id']}/logs/{max(task['try_number'], 1)}"
         found = []
-        for line in self.call("GET", path)["content"]:
+        tries = f"/api/v2/dags/{self.dag}/dagRuns/{run}/taskInstances/{task['task_id']}/logs"
+        for line in self.call("GET", f"{tries}/{max(task['try_number'], 1)}")["content"]:
             found.append(str(line.get("event")))
             found += [f"{error['exc_type']}: {error['exc_value']}" for error in line.get("error_detail") or ()]
         return [line for line in found if not line.startswith("::")][-lines:]
@@ -131,6 +136,11 @@ class Memory:
                     now[env["AIRFLOW_CTX_TASK_ID"]] = now.get(env["AIRFLOW_CTX_TASK_ID"], 0) + used
         for task, used in now.items():
             self.peak[task] = max(used, self.peak.get(task, 0))
+
+
+def engine(source: str) -> Engine:
+    """Whose weekly pipeline a source is for."""
+    return "skip" if source == "dsg17" else "cold_start"
 
 
 def fingerprint(source: str, data: str, week: Week) -> str:
@@ -158,32 +168,29 @@ def complain(text: str) -> None:
     Console(stderr=True).print(text, style="red", markup=False, highlight=False, soft_wrap=True)
 
 
-def stands() -> dict[str, Any]:
-    """Champion and week as `overture status --json` tells them; empty when there is none."""
-    made = subprocess.run(["overture", "status", "--json"], env=services.environment(), capture_output=True, text=True)
-    try:
-        found = json.loads(made.stdout.strip().rpartition("\n")[2])
-    except ValueError:
-        return {}
-    return {"champion": found.get("champion"), "week": found.get("week")}
+def stands(source: str) -> dict[str, str]:
+    """Champion of the source's engine and its week; empty when there is none."""
+    home = settings.home()
+    now = pointer.read(home if engine(source) == "cold_start" else home / engine(source))
+    return {"champion": now.release, "week": now.week} if now else {}
 
 
 @contextmanager
-def airflow(console: Console) -> Iterator[tuple[Airflow, dict[str, subprocess.Popen[bytes]]]]:
+def airflow(dag: str, console: Console) -> Iterator[tuple[Airflow, dict[str, subprocess.Popen[bytes]]]]:
     """Airflow, starting: the one of `make up` when it runs on the same settings, else one that ends with us."""
     found = services.running()
     if found and found.config != str(services.config_path()):
         raise OvertureError(f"Airflow is up with {found.config}; run `make down` first, then the demo again")
     if found:
         console.print(f"Using the Airflow that is up at port {found.port}.")
-        yield Airflow(f"http://127.0.0.1:{found.port}"), {}
+        yield Airflow(f"http://127.0.0.1:{found.port}", dag), {}
         return
     mlflow_port = int(os.environ.get("OVERTURE_MLFLOW_PORT", services.MLFLOW_PORT))
     state = services.Running(str(services.config_path()), services.free_port(), mlflow_port)
     # The schedule is not for a demo: only the run that we ask for.
     os.environ["AIRFLOW__SCHEDULER__USE_JOB_SCHEDULE"] = "False"
     try:
-        yield Airflow(f"http://127.0.0.1:{state.port}"), services.start_airflow(state)
+        yield Airflow(f"http://127.0.0.1:{state.port}", dag), services.start_airflow(state)
     finally:
         services.stop(state)
 
@@ -193,7 +200,7 @@ def follow(api: Airflow, run: str, memory: Memory, console: Console) -> str:
     seen: dict[str, str] = {}
     columns = (TextColumn("[bold]{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, TextColumn("{task.fields[now]}"), console=console, disable=not console.is_terminal) as bar:
-        line = bar.add_task(DAG, total=None, now="")
+        line = bar.add_task(api.dag, total=None, now="")
         while True:
             state, tasks = api.run(run), api.tasks(run)
             for task in tasks:
@@ -238,12 +245,20 @@ def explain(api: Airflow, run: str, console: Console) -> None:
                 console.print("  " + line, markup=False, highlight=False, soft_wrap=True)
 
 
+def ingest(source: str, data: str) -> None:
+    """Read the source into the lake; plays are made up where no folder of real ones was named."""
+    if source == "dsg17" and not data:
+        data = str(settings.home() / "raw" / "dsg17")
+        overture("make-dsg17", "--out", data, "--rows", str(MADE_UP_PLAYS), stdout=subprocess.DEVNULL)
+    overture("ingest", source, *(["--data", data] if data else []), stdout=subprocess.DEVNULL)
+
+
 def pipeline(source: str, data: str, week: Week, console: Console) -> str:
     """Ingest while Airflow starts, run the DAG, tell how it went; returns the run's state."""
     began = time.monotonic()
     memory = Memory()
-    with airflow(console) as (api, started):
-        overture("ingest", source, *(["--data", data] if data else []), stdout=subprocess.DEVNULL)
+    with airflow(f"{engine(source)}_weekly", console) as (api, started):
+        ingest(source, data)
         console.print(f"Ingested {source} in {time.monotonic() - began:.0f} s (start of Airflow included).")
         services.wait(api.knows, started, "Airflow")
         if started:
@@ -270,11 +285,11 @@ def demo(source: str, data: str, week_text: str, console: Console) -> int:
     """All of it; returns the exit code."""
     chosen = settings.load(services.config_path())
     week = Week.parse(week_text or chosen.week)
-    mark = settings.home() / "run" / "demo.json"
+    mark = settings.home() / "run" / f"demo_{engine(source)}.json"
     now = fingerprint(source, data, week)
     with suppress(OSError, ValueError):
         before = json.loads(mark.read_text())
-        if before["fingerprint"] == now and before["stands"] and before["stands"] == stands():
+        if before["fingerprint"] == now and before["stands"] and before["stands"] == stands(source):
             console.print(f"Nothing changed since the last demo: same data, settings and code, week {week}.\n")
             overture("status")
             return 0
@@ -282,7 +297,7 @@ def demo(source: str, data: str, week_text: str, console: Console) -> int:
     overture("status")
     if state != "success":
         return 1
-    mark.write_text(json.dumps({"fingerprint": now, "stands": stands()}) + "\n")
+    mark.write_text(json.dumps({"fingerprint": now, "stands": stands(source)}) + "\n")
     return 0
 
 
@@ -294,12 +309,13 @@ def interrupted(*_: object) -> NoReturn:
 def main() -> int:
     """Read the command line."""
     parser = argparse.ArgumentParser(prog="make demo", description="One week, from raw events to a promoted release.")
-    parser.add_argument("--source", choices=("simulate", "mpd", "lastfm_1k"), default="simulate")
+    parser.add_argument("--source", choices=SOURCES, default="simulate")
     parser.add_argument("--data", default="", help="folder of the source's files")
     parser.add_argument("--config", default="", help="settings; default configs/demo.yaml, or configs/SOURCE.yaml")
     parser.add_argument("--week", default="", help="a Monday; default: the settings' week")
     given = parser.parse_args()
-    preset = services.REPOSITORY / "configs" / f"{'demo' if given.source == 'simulate' else given.source}.yaml"
+    named = {"simulate": "demo", "dsg17": "skip"}.get(given.source, given.source)
+    preset = services.REPOSITORY / "configs" / f"{named}.yaml"
     os.environ["OVERTURE_CONFIG"] = str(Path(given.config or os.environ.get("OVERTURE_CONFIG") or preset).absolute())
     signal.signal(signal.SIGTERM, interrupted)
     try:
