@@ -18,6 +18,7 @@ ORDER = (
     "ablation",
     "baselines",
     "skip_features",
+    "skip_scale",
     "skip",
     "service",
 )

@@ -1,4 +1,7 @@
-"""Skip models: every model and the blend on real plays by time, what leaks feign, and training at the size of DSG17."""
+"""Skip models on real plays: every model and the blend by time, and what leaks feign.
+
+`--quick` trains the blend's candidates alone: the same plays, the same last line.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,9 @@ from typing import Any
 
 import harness
 from harness import Answer, Peer, stopwatch
-from skip_features import context_at, fill
+from skip_features import context_at
 
-FULL, QUICK = 7_558_834, 60_000
 PLAIN, AIM, PLAIN_FLOW = 0.670, 0.69, 0.710
-LIMIT_S, LIMIT_MIB = 600, 12 * 1024
 
 
 def skip_context(home: str) -> Any:
@@ -35,21 +36,15 @@ def read_in(home: str, data: str) -> Answer:
     return Answer([clock()], {"plays": float(told["files"]["train"]["kept"])})
 
 
-def featured(home: str) -> Answer:
-    """Honest features of all days; benchmarks/skip_features.py measures them."""
-    from jobs.skip import features
-
-    context, clock = context_at(home), stopwatch()
-    features.run(context)
-    context.spark.stop()
-    return Answer([clock()], {})
-
-
-def trained(home: str, model: str) -> Answer:
-    """`overture skip train`: reading, fitting and answering are timed; folds for the blend beside."""
+def trained(home: str, model: str, *, folds: bool = True) -> Answer:
+    """`overture skip train`: reading, fitting and answering are timed; folds for the blend beside, or none of them."""
     from jobs.skip import kept, train
 
     context = skip_context(home)
+    if not folds:
+        skip = context.settings.skip
+        alone = skip.model_copy(update={"blend": skip.blend.model_copy(update={"members": ()})})
+        context.settings = context.settings.model_copy(update={"skip": alone})
     train.run(context, model)
     told = kept.read_report(context, model)
     seconds = told["seconds"]
@@ -196,50 +191,24 @@ def weighted(found: dict[str, dict[str, Any]]) -> None:
     found["blend"]["quality"] = {key: value for key, value in blend.items() if not key.startswith("weight")}
 
 
-def at_scale(folder: Path, n_rows: int, names: tuple[str, ...]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """The case and the promises of made-up plays, as many as DSG17 has."""
-    home = {"home": str(folder / "scale")}
-    harness.alone(Peer("fill", fill, {**home, "n_rows": n_rows}))
-    harness.alone(Peer("features", featured, home))
-    found = harness.compare([Peer(name, trained, {**home, "model": name}, 1) for name in names])
-    found |= harness.compare([Peer("blend", blended, home, 1, "seconds are its own, without its members'")])
-    weighted(found)
-    slowest = max(peer["seconds"]["median"] for peer in found.values())
-    most = max(peer["peak_mib"] for peer in found.values())
-    case = {
-        "case": f"{n_rows} made-up plays",
-        "about": "`overture skip train`: reading, fitting and answering validation and test; folds for the blend "
-        "beside. Which model finds most in made-up plays says nothing of real ones.",
-        "peers": found, "ratios": {},
-    }  # fmt: skip
-    promises = [
-        harness.promise(f"seconds of the slowest training, {n_rows} plays", LIMIT_S, slowest, at_most=True),
-        harness.promise(f"peak MiB of any training, {n_rows} plays", LIMIT_MIB, most, at_most=True),
-    ]
-    return case, promises
-
-
 def main() -> None:
-    """The real sample where it is at hand, and scale."""
+    """Both tables of real plays."""
     chosen = harness.options(
-        "skip", __doc__ or "", "folder of the DSG17 CSVs, for the tables of real plays (default: scale alone)"
+        "skip",
+        (__doc__ or "").splitlines()[0],
+        "folder of the DSG17 files train_sample.csv or train.csv",
+        required=True,
     )
     from jobs.settings import load
     from skip_features import CONFIG
     from spark_peers import scratch
 
-    names = load(CONFIG).skip.models
-    cases: list[dict[str, Any]] = []
-    promises: list[dict[str, Any]] = []
     with scratch() as folder:
-        if chosen.data:
-            cases, promises = on_the_sample(folder, chosen.data.resolve(), names)
-        case, more = at_scale(folder, QUICK if chosen.quick else FULL, names)
-    if chosen.data:
-        headline = ("the blend's test AUC on real plays by time", cases[0]["peers"]["blend"]["quality"]["test AUC"])
-    else:
-        headline = ("seconds of the slowest training", more[0]["found"])
-    harness.finish(chosen, [*cases, case], [*promises, *more], headline)
+        skip = load(CONFIG).skip
+        names = skip.blend.members if chosen.quick else skip.models
+        cases, promises = on_the_sample(folder, chosen.data.resolve(), names)
+    reached = cases[0]["peers"]["blend"]["quality"]["test AUC"]
+    harness.finish(chosen, cases, promises, ("the blend's test AUC on real plays by time", reached))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,66 @@
+"""The skip engine at the size of DSG17: features of all plays, then every model trained on them, on made-up plays.
+
+Folds for the blend are left out: they repeat the training on earlier parts of the same plays.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import harness
+from harness import Answer, Peer, stopwatch
+from skip import trained
+from skip_features import CONFIG, context_at, fill
+
+FULL, QUICK = 7_558_834, 60_000
+LIMIT_S, LIMIT_MIB = 600, 12 * 1024
+
+
+def featured(home: str) -> Answer:
+    """`overture skip features` over all days; benchmarks/skip_features.py compares it with pandas."""
+    from jobs.skip import features
+
+    context = context_at(home)
+    context.spark.range(10).count()
+    clock = stopwatch()
+    features.run(context)
+    seconds = clock()
+    context.spark.stop()
+    return Answer([seconds], {"days": float(len(context.lake.partitions("plays")))})
+
+
+def main() -> None:
+    """One table: the features, then a row a model."""
+    chosen = harness.options("skip_scale", (__doc__ or "").splitlines()[0])
+    from jobs.settings import load
+    from spark_peers import scratch
+
+    n_rows = QUICK if chosen.quick else FULL
+    with scratch() as folder:
+        home = {"home": str(folder)}
+        filled, peak = harness.alone(Peer("fill", fill, {**home, "n_rows": n_rows}))
+        harness.say(f"skip_scale: made and read in: {filled.quality}, {peak:.0f} MiB")
+        features = harness.compare([Peer("features", featured, home, 1, "all days, the state of the last one too")])
+        models = harness.compare(
+            [Peer(name, trained, {**home, "model": name, "folds": False}, 1) for name in load(CONFIG).skip.models]
+        )
+    for peer in models.values():
+        peer["quality"] = {name: peer["quality"][name] for name in ("fit s", "test AUC")}
+    cases: list[dict[str, Any]] = [{
+        "case": f"{n_rows} made-up plays",
+        "about": "Features on Spark (local[2]), then `overture skip train`: reading, fitting, answering validation and "
+        "test. Which model finds most in made-up plays says nothing of real ones.",
+        "peers": features | models, "ratios": {},
+    }]  # fmt: skip
+    slowest = max(peer["seconds"]["median"] for peer in models.values())
+    most = max(peer["peak_mib"] for peer in (features | models).values())
+    promises = [
+        harness.promise("seconds of the features", LIMIT_S, features["features"]["seconds"]["median"], at_most=True),
+        harness.promise("seconds of the slowest training", LIMIT_S, slowest, at_most=True),
+        harness.promise("peak MiB of any of them", LIMIT_MIB, most, at_most=True),
+    ]
+    harness.finish(chosen, cases, promises, ("seconds of the slowest training", slowest))
+
+
+if __name__ == "__main__":
+    main()
