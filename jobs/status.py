@@ -9,10 +9,10 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jobs.cold_start.settings import METHODS as ORDER
 from jobs.context import Context
 from jobs.errors import OvertureError
 from jobs.release import manifest, pointer
-from jobs.settings import METHODS as ORDER
 from jobs.tracking_store import shown
 
 if TYPE_CHECKING:

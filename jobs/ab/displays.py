@@ -15,9 +15,9 @@ from datetime import date, timedelta
 import pandas as pd
 
 from jobs.ab.ingest import KINDS
+from jobs.ab.settings import ExperimentSettings
 from jobs.errors import CheckFailed
 from jobs.lake import Lake
-from jobs.settings import ExperimentSettings
 from models.assignment import arm_of, bounds
 
 EXPOSED = [

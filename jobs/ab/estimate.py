@@ -20,11 +20,11 @@ import pyarrow.compute as pc
 from jobs import tracking
 from jobs.ab.displays import Displays
 from jobs.ab.ingest import KINDS
+from jobs.ab.settings import ExperimentSettings
 from jobs.ab.verdict import RATES, plan_of
 from jobs.context import Context
 from jobs.errors import BadArgument, CheckFailed
 from jobs.release import pointer
-from jobs.settings import ExperimentSettings
 from models.experiments import rate
 from models.off_policy import OffPolicy, estimate
 from serving import answers

@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any
 from jobs import figures, tracking
 from jobs.ab.displays import Counted, count, misplaced
 from jobs.ab.ingest import KINDS
+from jobs.ab.settings import ExperimentSettings
 from jobs.context import Context
 from jobs.errors import CheckFailed
 from jobs.release import files
-from jobs.settings import ExperimentSettings
 from models.experiments import Rate, holm, lift, rate, sample_ratio
 from serving import experiment
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from functools import cache
 
+from jobs.cold_start.settings import METHODS, PEERS
 from jobs.cold_start.warm import catalogue, warm_side
 from jobs.context import Context
 from jobs.lake import vectors
 from jobs.release import blend, export
-from jobs.settings import METHODS, PEERS, Settings, Space
+from jobs.settings import Settings, Space
 from jobs.tracking import Run
 from models.methods import Method
 from models.methods.bag import BagRecipe

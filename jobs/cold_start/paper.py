@@ -36,11 +36,12 @@ from jobs.cold_start.paper_published import (
     TITLES,
     TOP_TRACKS,
 )
+from jobs.cold_start.settings import PaperSettings
 from jobs.context import Context
 from jobs.errors import BadArgument, CheckFailed
 from jobs.ingest import deezer
 from jobs.ingest.deezer_files import CONTRACT, Files, count_of, inspect
-from jobs.settings import PaperSettings, Space
+from jobs.settings import Space
 from models.methods import Method
 from models.methods.dropoutnet import DropoutNetRecipe
 from models.methods.melu import MeluRecipe

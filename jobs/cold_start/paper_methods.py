@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
+from jobs.cold_start.settings import PaperSettings
 from jobs.ingest.deezer import PublicData
-from jobs.settings import PaperSettings
 from models.methods import Method, Predict, Warm
 from models.methods.dropoutnet import DropoutNetRecipe
 from models.methods.melu import MeluRecipe
