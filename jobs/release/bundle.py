@@ -24,6 +24,7 @@ import contracts
 from jobs.context import Context
 from jobs.errors import CheckFailed
 from jobs.release import engine, files, manifest, pointer, registry
+from jobs.scratch import scratch
 from jobs.tracking import task
 
 LIBRARIES = ("numpy", "scipy", "torch", "scikit-learn", "lightgbm", "onnx", "onnxruntime", "pyspark", "pyarrow")
@@ -78,17 +79,14 @@ def of_week(context: Context) -> str:
 
 
 def build(context: Context) -> tuple[Path, bool]:
-    """Write the bundle beside the others and rename it into place.
+    """Write the bundle aside and rename it into place.
 
     Returns:
         Its folder, and whether it was there already.
     """
     folder = pointer.releases(context.release_home)
     folder.mkdir(parents=True, exist_ok=True)
-    _sweep(folder)
-    temporary = folder / f".building-{os.getpid()}-{uuid.uuid4().hex[:8]}"
-    try:
-        temporary.mkdir()
+    with scratch(context, "bundle") as temporary:
         _fill(context, temporary)
         final = folder / manifest.write(temporary)
         for inner in sorted(path for path in temporary.rglob("*") if path.is_dir()):
@@ -96,8 +94,6 @@ def build(context: Context) -> tuple[Path, bool]:
         files.sync_folder(temporary)
         reused = _place(temporary, final)
         files.sync_folder(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return final, reused
 
 
@@ -117,18 +113,6 @@ def _place(temporary: Path, final: Path) -> bool:
         manifest.verify(final)  # somebody else built the same release meanwhile
         return True
     return False
-
-
-def _sweep(folder: Path) -> None:
-    """Remove what builders that died left behind."""
-    for stale in folder.glob(".building-*"):
-        owner = int(stale.name.split("-")[1])
-        try:
-            os.kill(owner, 0)
-        except ProcessLookupError:
-            shutil.rmtree(stale, ignore_errors=True)
-        except PermissionError:
-            continue
 
 
 def _fill(context: Context, folder: Path) -> None:
