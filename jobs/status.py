@@ -37,7 +37,7 @@ def data(context: Context) -> dict[str, Any]:
     found: dict[str, Any] = {
         "champion": None, "week": None, "verdict": None, "revision": 0, "previous": None, "path": None,
         "commit": None, "evaluation": [], "gate": [], "checks": {}, "versions": {}, "contracts": {}, "problem": None,
-        "published": _json(pointer.releases(context.home) / "published.json"),
+        "published": _json(pointer.releases(context.home) / pointer.PUBLISHED),
         "latest": None, "home": str(context.home),
     }  # fmt: skip
     if now:

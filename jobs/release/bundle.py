@@ -67,14 +67,19 @@ def of_week(context: Context) -> str:
     """The release that the week's bundle task built.
 
     Raises:
-        CheckFailed: it has not run.
+        CheckFailed: it has not run, or its release was removed since.
     """
     try:
         release: str = json.loads((context.work / "bundle.json").read_text())["release"]
     except FileNotFoundError:
-        raise CheckFailed(
-            f"week {context.week.name} has no release; run `overture release bundle --week {context.week}` first"
-        ) from None
+        release = ""
+    if not release or not (pointer.releases(context.release_home) / release / manifest.NAME).is_file():
+        what = (
+            f"release {release[:12]} of week {context.week.name} was removed"
+            if release
+            else (f"week {context.week.name} has no release")
+        )
+        raise CheckFailed(f"{what}; run `overture release bundle --week {context.week}` first")
     return release
 
 
@@ -101,6 +106,7 @@ def _place(temporary: Path, final: Path) -> bool:
     """Rename the new bundle into place; a whole one of the same name is kept, a damaged one replaced."""
     if final.exists():
         try:
+            os.utime(final)  # built last: `overture release prune` goes by this
             manifest.verify(final)
             return True
         except CheckFailed:
