@@ -14,7 +14,7 @@ from jobs.context import Context
 from jobs.lake import vectors
 from jobs.release import blend, export
 from jobs.settings import Settings, Space
-from jobs.tracking import Run
+from jobs.tracking_run import Run
 from models.methods import Method
 from models.methods.bag import BagRecipe
 from models.methods.dropoutnet import DropoutNetRecipe

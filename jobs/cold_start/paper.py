@@ -42,6 +42,7 @@ from jobs.errors import BadArgument, CheckFailed
 from jobs.ingest import deezer
 from jobs.ingest.deezer_files import CONTRACT, Files, count_of, inspect
 from jobs.settings import Space
+from jobs.tracking_run import Run
 from models.methods import Method
 from models.methods.dropoutnet import DropoutNetRecipe
 from models.methods.melu import MeluRecipe
@@ -266,7 +267,7 @@ def draw(report: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def log(run: tracking.Run, report: Mapping[str, Any], folder: Path) -> None:
+def log(run: Run, report: Mapping[str, Any], folder: Path) -> None:
     """Metrics, the table, the figures and the page to MLflow."""
     rows = []
     for name, found in report["methods"].items():

@@ -62,7 +62,7 @@ def built(folder: Path) -> list[Path]:
 
 def named(context: Context) -> dict[str, str]:
     """What is needed however old it is: release -> why."""
-    found = {}
+    found: dict[str, str] = {}
     if context.engine == "cold_start":
         for partition in context.lake.partitions("exposures"):
             column = context.lake.read("exposures", columns=["release"], **partition)["release"]
