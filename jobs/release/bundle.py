@@ -45,13 +45,11 @@ def run(context: Context) -> dict[str, object]:
         if not context.week.backtest:
             version = registry.version_of(context, tracked.tracker, release)
             if version is None:
-                models = {
-                    path.parent.relative_to(folder).as_posix(): tracked.log_onnx(
-                        path.read_bytes(), "_".join(("network", *path.parent.relative_to(folder).parts))
-                    )
-                    for path in sorted(folder.glob("**/network.onnx"))
-                }
-                version = registry.register(tracked, release, models[engine.contents(context).answering(context)])
+                # The one that the version needs; the others lie in the release, and with the runs that trained them.
+                answering = engine.contents(context).answering(context)
+                network = (folder / answering / "network.onnx").read_bytes()
+                model = tracked.log_onnx(network, "_".join(("network", *answering.split("/"))))
+                version = registry.register(tracked, release, model)
             registry.set_alias(context, tracked.tracker, registry.CHALLENGER, version)
         return {
             "release": release,

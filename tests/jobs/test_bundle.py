@@ -123,6 +123,8 @@ def test_run_registers_one_version_a_release_as_challenger(context):
     assert registry.aliases(context, tracker) == {"challenger": first["release"]}
     version = tracker.client.get_model_version_by_alias("cold_start", "challenger")
     assert version.tags == {"release": first["release"], "week": "2026-11-16", "commit": context.commit}
+    logged = tracker.client.search_logged_models([tracker.experiment_id])
+    assert [model.name for model in logged] == ["network_tt_svd"]
     import mlflow
 
     mlflow.set_tracking_uri(tracker.uri)
