@@ -164,12 +164,20 @@ class GateSettings(Section):
         return self.method == "blend" and space == self.space
 
 
+class MonitorSettings(Section):
+    """When a week's newcomers count as others than the listeners of training."""
+
+    limit: float = Field(0.25, gt=0, description="population stability index; 0.1: worth a look, 0.25: others")
+    chance: float = Field(0.001, gt=0, lt=0.5, description="how often chance alone may say so of a feature")
+
+
 class MlflowSettings(Section):
     """Tracking server; empty = a database under OVERTURE_HOME."""
 
     tracking_uri: str = ""
     experiment: str = "cold_start_weekly"
     daily_experiment: str = Field("cold_users_daily", description="of the daily runs; must not be the weekly one")
+    monitor_experiment: str = Field("monitor_weekly", description="of `overture monitor`")
     registered_model: str = "cold_start"
     skip_experiment: str = "skip_weekly"
     skip_daily_experiment: str = Field("skip_daily", description="of the skip engine's daily updates")
@@ -202,6 +210,7 @@ class Settings(BaseSettings):
     checks: CheckSettings = CheckSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     gate: GateSettings = GateSettings()
+    monitor: MonitorSettings = MonitorSettings()
     paper: PaperSettings = PaperSettings()
     skip: SkipSettings = SkipSettings()
     mlflow: MlflowSettings = MlflowSettings()
