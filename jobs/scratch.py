@@ -20,8 +20,6 @@ from jobs.tracking_store import locked
 if TYPE_CHECKING:
     from jobs.context import Context
 
-GATE = ".gate"  # held while folders are made and removed, so that none is taken for a dead run's before it is locked
-
 
 @contextlib.contextmanager
 def scratch(context: Context, name: str) -> Iterator[Path]:
@@ -29,7 +27,9 @@ def scratch(context: Context, name: str) -> Iterator[Path]:
     root = context.home / "scratch"
     folder = root / f"{name}-{uuid.uuid4().hex[:8]}"
     with contextlib.ExitStack() as alive:
-        with locked(root / GATE):
+        # One at a time makes or removes folders, so that none is taken for a dead run's before it is locked.
+        with locked(context.home / "scratch.lock"):
+            root.mkdir(exist_ok=True)
             _sweep(root)
             alive.enter_context(locked(_lock(folder)))
             folder.mkdir()
@@ -50,6 +50,6 @@ def _remove(folder: Path) -> None:
 
 def _sweep(root: Path) -> None:
     """Remove what dead runs left: whatever nobody holds a lock on."""
-    for name in sorted({path.name.removesuffix(".lock") for path in root.iterdir()} - {GATE}):
+    for name in sorted({path.name.removesuffix(".lock") for path in root.iterdir()}):
         with contextlib.suppress(OvertureError), locked(_lock(root / name), wait_s=0):
             _remove(root / name)
