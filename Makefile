@@ -90,8 +90,6 @@ java:
 	echo "set-up: Java 17 or newer is needed by Spark; found '$${JAVA_HOME:-no JAVA_HOME}'. Install it (Debian: apt install openjdk-17-jre-headless) or set JAVA_HOME." >&2
 	exit 1
 
-# For the tests of the Redis store, which are skipped with the reason where it is missing. Only where apt would not start
-# a server of its own: in a container, not on a desk.
 # LightGBM's wheel leaves OpenMP's runtime to the system.
 .PHONY: openmp
 openmp:
@@ -104,6 +102,8 @@ openmp:
 	echo "set-up: libgomp is needed by LightGBM. Install it (Debian: apt install libgomp1)." >&2
 	exit 1
 
+# For the tests of the Redis store, which are skipped with the reason where it is missing. Only where apt would not start
+# a server of its own: in a container, not on a desk.
 .PHONY: redis
 redis:
 	@if command -v redis-server >/dev/null || [ -d /run/systemd/system ] || ! command -v apt-get >/dev/null; then exit 0; fi

@@ -47,7 +47,7 @@ def opened(folder: str) -> Any:
 def task(folder: str, sizes: Sizes, epochs: int = 1) -> Any:
     """What the methods are built from."""
     from jobs.cold_start.paper_methods import Task
-    from jobs.settings import PaperSettings
+    from jobs.cold_start.settings import PaperSettings
 
     return Task(opened(folder), PaperSettings(segments=sizes.segments, epochs=epochs), 7)
 
@@ -128,8 +128,9 @@ def evaluation(folder: str, sizes: Sizes, method: str) -> Answer:
 def whole(data: str, sizes: Sizes, space: str, nets: bool) -> Answer:
     """`overture paper`, page and MLflow included: every method of the paper, or all but DropoutNet and MeLU."""
     from jobs.cold_start import paper
+    from jobs.cold_start.settings import PaperSettings
     from jobs.context import Context
-    from jobs.settings import PaperSettings, Settings
+    from jobs.settings import Settings
     from jobs.weeks import Week
 
     settings = Settings(name="bench", week="2026-11-16", paper=PaperSettings(segments=sizes.segments))

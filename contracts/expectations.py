@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import contracts.loader as loader
+from contracts.arrow import ARROW
 from contracts.loader import Column, Contract
 
 Severity = Literal["fail", "warn"]
@@ -111,7 +112,7 @@ def expectations(contract: Contract) -> list[Expectation]:
 
 def _of_column(contract: Contract, column: Column) -> list[Expectation]:
     one, q = (column.name,), f"`{column.name}`"
-    found = [Expectation("type", "fail", one, f"is stored as {loader.ARROW[column.type]} in every file")]
+    found = [Expectation("type", "fail", one, f"is stored as {ARROW[column.type]} in every file")]
     if not column.nullable:
         found.append(Expectation("never_null", "fail", one, "is never null", violation=f"{q} IS NULL"))
     infinite = f"isnan({q}) OR abs({q}) = double('inf')"

@@ -9,26 +9,18 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
 import yaml
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 FOLDER = Path(__file__).parent
-ARROW: dict[str, pa.DataType] = {
-    "long": pa.int64(),
-    "int": pa.int32(),
-    "short": pa.int16(),
-    "float": pa.float32(),
-    "double": pa.float64(),
-    "string": pa.string(),
-    "bool": pa.bool_(),
-    "timestamp": pa.timestamp("us", tz="UTC"),
-    "date": pa.date32(),
-    "list<int>": pa.list_(pa.int32()),
-    "list<long>": pa.list_(pa.int64()),
-    "list<float>": pa.list_(pa.float32()),
-}
+TYPES = (
+    "long", "int", "short", "float", "double", "string", "bool", "timestamp", "date", "list<int>", "list<long>",
+    "list<float>",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -70,7 +62,9 @@ class Contract:
 
     def arrow_schema(self) -> pa.Schema:
         """The declared columns, in order."""
-        return pa.schema([pa.field(c.name, ARROW[c.type], nullable=c.nullable) for c in self.columns.values()])
+        from contracts.arrow import schema
+
+        return schema(self)
 
 
 def names() -> list[str]:
@@ -110,10 +104,10 @@ def load(table: str) -> Contract:
 def _column(file: Path, name: str, raw: dict[str | None, Any]) -> Column:
     spec = {key or "null": value for key, value in raw.items()}  # YAML reads the bare key `null` as None
     unknown = set(spec) - {f.name for f in fields(Column)}
-    if unknown or spec.get("type") not in ARROW or "null" not in spec:
+    if unknown or spec.get("type") not in TYPES or "null" not in spec:
         raise ValueError(
             f"{file.name}: column '{name}': unknown fields {sorted(unknown)}, or no known type, or no word on nulls; "
-            f"types are {', '.join(ARROW)}"
+            f"types are {', '.join(TYPES)}"
         )
     values = tuple(spec["values"]) if "values" in spec else None
     return Column(name=name, **{**spec, "values": values})

@@ -244,6 +244,12 @@ def cold_users(
 
 
 @app.command()
+def monitor(week: WeekOption, config: ConfigOption = None) -> None:
+    """Compare the newcomers of the seven days before a Monday with those that the champion learned from: drift."""
+    run_job("monitor", week, config)
+
+
+@app.command()
 def serve(
     host: Annotated[str, typer.Option("--host", help="Address to listen on; default: settings.")] = "",
     port: Annotated[int, typer.Option("--port", help="Port; default: settings.")] = -1,

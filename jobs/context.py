@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jobs.errors import BadArgument
-from jobs.lake import Lake
 from jobs.settings import ENGINES, Engine, Settings, home
 from jobs.weeks import Week
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
+
+    from jobs.lake import Lake
 
 
 @dataclass
@@ -54,6 +55,8 @@ class Context:
     @cached_property
     def lake(self) -> Lake:
         """The lake that the settings name, else the one under home."""
+        from jobs.lake import Lake  # Arrow, which the service can do without
+
         return Lake(self.settings.lake or str(self.home / "lake"))
 
     @cached_property

@@ -18,8 +18,8 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 
 from contracts import Contract
+from contracts.arrow import ARROW
 from contracts.expectations import FILE_RULES, Expectation
-from contracts.loader import ARROW
 from jobs.lake import Lake
 from jobs.weeks import Week
 

@@ -12,44 +12,40 @@ from pathlib import Path
 from typing import Annotated, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from jobs.ab.settings import ExperimentSettings
+from jobs.cold_start.settings import (
+    BagSettings,
+    DropoutNetSettings,
+    EvaluationSettings,
+    MeluSettings,
+    MixtureSettings,
+    NeighbourSettings,
+    NetworkSettings,
+    PaperSettings,
+    SegmentSettings,
+)
 from jobs.errors import BadArgument
+from jobs.sections import Positive, Section, Share
 from jobs.skip.settings import SkipSettings
-from serving.settings import Experiment, Name, ServiceSettings, StoreSettings
+from serving.settings import ServiceSettings, StoreSettings
 
 Space = Literal["ut_als", "tt_svd"]
 SPACES: tuple[Space, ...] = ("tt_svd", "ut_als")
 Engine = Literal["cold_start", "skip"]
 ENGINES: tuple[Engine, ...] = get_args(Engine)
-# models/methods/registry.py builds them; naming them here keeps PyTorch out of what only reads settings.
-MethodName = Literal[
-    "popularity", "registration_day_streams", "registration_day_streams_no_fallback", "input_features_clustering",
-    "dropoutnet_full", "dropoutnet_semi", "melu_full", "melu_semi", "full_pers", "semi_pers",
-    "near_segments", "segment_mixture", "segment_mixture_reranked", "neighbours", "first_day_autoencoder", "blend",
-    "item_knn", "ease", "ials_fold_in",
-]  # fmt: skip
-METHODS: tuple[MethodName, ...] = get_args(MethodName)
-PEERS: tuple[MethodName, ...] = ("item_knn", "ease", "ials_fold_in")
-Positive = Annotated[int, Field(gt=0)]
-Share = Annotated[float, Field(ge=0, le=1)]
-
-
-class Section(BaseModel):
-    """A frozen part of the settings that refuses unknown fields."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class SparkSettings(Section):
-    """How a session is made; `extra` is handed to Spark as it stands."""
+    """How a session is made."""
 
     master: str = "local[2]"
     driver_memory: str = "2g"
     executor_memory: str = "1g"
     partitions: Positive = Field(4, description="shuffle partitions and blocks of users")
-    extra: dict[str, str] = {}
+    extra: dict[str, str] = Field({}, description="handed to Spark as it stands")
 
 
 class SimulateSettings(Section):
@@ -134,144 +130,12 @@ class SvdSettings(Section):
     exponent: float = Field(0.5, ge=0, le=1, description="tracks are rows of U * S^p")
 
 
-class SegmentSettings(Section):
-    """k-means segments of warm users."""
-
-    k: Positive = 1_000
-    max_iter: Positive = 20
-    n_init: Positive = 1
-    ranking: Positive = Field(200, description="tracks kept in a segment's ranking")
-    card_floor: Positive = Field(10, description="fewest listeners behind anything that a segment's card tells")
-
-
-class NetworkSettings(Section):
-    """The network over first-day signals; reference/paper section 3.2.3."""
-
-    hidden: tuple[Positive, ...] = (400, 300, 200)
-    optimiser: Literal["sgd", "adam"] = "adam"
-    learning_rate: float = Field(1e-5, gt=0)
-    epochs: Positive = 130
-    batch_size: Positive = 512
-    drop_last: bool = True
-    normalise_output: bool = True
-    log_counts: bool = Field(
-        False, description="our own addition: counts as logarithms, and an unknown age as a flag instead of -1"
-    )
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    holdout: Annotated[float, Field(ge=0, lt=1)] = Field(
-        0.05, description="share of warm users kept out of training to show the loss on unseen ones; the paper: 0"
-    )
-
-
-class DropoutNetSettings(Section):
-    """The baseline DropoutNet (models/methods/dropoutnet.py); trained only where evaluation.methods asks for it."""
-
-    hidden: tuple[Positive, ...] = (800, 400)
-    rank: Positive = 200
-    dropout: float = Field(0.5, ge=0, lt=1, description="share of users, and of tracks, whose preference is hidden")
-    epochs: Positive = 10
-    learning_rate: float = Field(0.05, gt=0)
-    batch_users: Annotated[int, Field(ge=2)] = 128
-    batch_tracks: Annotated[int, Field(ge=2)] = Field(512, description="tracks that a batch of users is scored on")
-
-
-class MeluSettings(Section):
-    """The baseline MeLU (models/methods/melu.py); trained only where evaluation.methods asks for it."""
-
-    embedding: Positive = 64
-    hidden: Positive = Field(64, description="width of the two dense layers")
-    epochs: Positive = 20
-    learning_rate: float = Field(5e-4, gt=0)
-    inner_rate: float = Field(0.05, gt=0, description="of the one step towards a listener")
-    batch_users: Positive = 128
-    support: Annotated[int, Field(ge=2, multiple_of=2)] = Field(10, description="tracks of a user's step, half heard")
-    query: Annotated[int, Field(ge=2, multiple_of=2)] = Field(10, description="tracks of the loss, half heard")
-
-
-class BagSettings(Section):
-    """A network over first-day tokens (models/methods/bag.py); trained only where evaluation.methods asks for it."""
-
-    width: Positive = 256
-    epochs: Positive = 25
-    learning_rate: float = Field(3e-3, gt=0)
-    weight_decay: float = Field(0.02, ge=0)
-    dropout: float = Field(0.5, ge=0, lt=1)
-    batch_users: Positive = 256
-    as_they_were: Share = Field(0.25, description="share of first days learned from as they were; the rest is made up")
-
-
-class MixtureSettings(BagSettings):
-    """Segments mixed by a network (models/methods/mixture.py), and its list ordered by the blend."""
-
-    epochs: Positive = 16
-    dropout: float = Field(0.3, ge=0, lt=1)
-    smoothing: float = Field(20.0, gt=0, description="streams by popularity that are added to those of a segment")
-    sharpness: float = Field(10.0, gt=0, description="near_segments: weight exp(-sharpness * squared distance)")
-    list_length: Positive = Field(200, description="segment_mixture_reranked: tracks that the blend may order")
-    own_share: Share = Field(0.25, description="segment_mixture_reranked: share of the mixture's own score")
-
-
-class NeighbourSettings(Section):
-    """Neighbours of first-day tracks, artists and albums (models/methods/neighbours.py)."""
-
-    token_exponent: float = Field(0.7, ge=0)
-    track_exponent: float = Field(0.3, ge=0)
-    shrinkage: float = Field(5.0, ge=0)
-    artist: float = Field(0.5, ge=0, description="weight of an artist's neighbours; a track's is 1")
-    album: float = Field(0.5, ge=0)
-    most: Positive = Field(1_000, description="neighbours kept of each")
-
-
 class CheckSettings(Section):
     """How data checks are run."""
 
     spark_from_mb: Annotated[int, Field(ge=0)] = Field(
         512, description="tables of at least so many MB of Parquet are measured on Spark, smaller ones in the process"
     )
-
-
-class EvaluationSettings(Section):
-    """How methods are judged."""
-
-    methods: tuple[MethodName, ...] = Field(
-        ("popularity", "registration_day_streams", "full_pers", "semi_pers"),
-        description="what the weekly run judges, popularity always; a backtest judges every method but the peers",
-    )
-    k: tuple[Positive, ...] = (50,)
-    similarity: Literal["dot", "cosine"] = "cosine"
-    leave_out_first_day: bool = Field(
-        False, description="take first-day streams out of every list: for data in which no track comes twice"
-    )
-    bootstrap: Positive = 1_000
-    min_slice: Positive = Field(30, description="smaller slices are not reported")
-
-    @field_validator("methods")
-    @classmethod
-    def _with_popularity(cls, methods: tuple[MethodName, ...]) -> tuple[MethodName, ...]:
-        """Each once, in one order, popularity first."""
-        return tuple(name for name in METHODS if name == "popularity" or name in methods)
-
-
-class PaperSettings(Section):
-    """`overture paper`: the experiment of Briand et al. 2021 on their public files."""
-
-    recipe: Literal["paper", "code"] = Field(
-        "code",
-        description="paper: section 3.2.3 (SGD, raw output); code: the authors' published code (Adam, unit length)",
-    )
-    epochs: Positive | None = Field(None, description="null: as many as the recipe says")
-    similarity: Literal["dot", "cosine"] = Field(
-        "cosine", description="of fully personalised lists: the paper says cosine, its code takes the dot product"
-    )
-    segments: Positive = 1_000
-    max_iter: Positive = 20
-    n_init: Positive = 1
-    k: Positive = Field(50, description="length of the lists that are judged")
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    min_described: Positive = Field(
-        20, description="smaller segments are not described: too few people stand behind them"
-    )
-    experiment: str = Field("paper", description="MLflow experiment of these runs")
 
 
 class GateSettings(Section):
@@ -300,31 +164,11 @@ class GateSettings(Section):
         return self.method == "blend" and space == self.space
 
 
-class ExperimentSettings(Experiment):
-    """An A/B test as it is planned; `overture ab-plan` registers it, `service.experiment` lets the service run it."""
+class MonitorSettings(Section):
+    """When a week's newcomers count as others than the listeners of training."""
 
-    hypothesis: str = "The semi-personalised lists are streamed more often than those of the former system"
-    control: Name = Field("default", description="the arm that the others are compared with")
-    metric: Literal["stream", "favorite"] = Field("stream", description="decides; the other one is reported beside it")
-    alpha: float = Field(0.01, gt=0, lt=0.5, description="two-sided, over all comparisons (Holm); the paper: 1 %")
-    power: float = Field(0.9, ge=0.5, lt=1)
-    baseline_rate: float = Field(0.045, gt=0, lt=1, description="of the control, as far as it is known beforehand")
-    min_effect: float = Field(0.25, gt=0, description="smallest relative effect that the test must find")
-    displays_per_user: float = Field(24.0, gt=0, description="tracks that a listener is shown over the whole test")
-    design_effect: float = Field(2.5, ge=1, description="variance against displays that do not hang together")
-    within_hours: Annotated[int, Field(gt=0, le=168)] = Field(24, description="an outcome counts so long after")
-    sample_ratio_alpha: float = Field(0.001, gt=0, lt=1, description="below: listeners got lost in some arm")
-    min_effective_users: Positive = Field(300, description="off-policy estimates that rest on fewer are refused")
-    max_weight: float = Field(1_000.0, gt=1, description="off-policy weights are cut to this; what it costs is told")
-    tracking: str = Field("ab_tests", description="MLflow experiment of these runs")
-
-    @model_validator(mode="after")
-    def _can_be_tested(self) -> ExperimentSettings:
-        if self.control not in {arm.name for arm in self.arms}:
-            raise ValueError(f"control: no arm {self.control}")
-        if self.baseline_rate * (1 + self.min_effect) >= 1:
-            raise ValueError(f"min_effect: a rate of {self.baseline_rate} cannot grow by {self.min_effect:.0%}")
-        return self
+    limit: float = Field(0.25, gt=0, description="population stability index; 0.1: worth a look, 0.25: others")
+    chance: float = Field(0.001, gt=0, lt=0.5, description="how often chance alone may say so of a feature")
 
 
 class MlflowSettings(Section):
@@ -333,6 +177,7 @@ class MlflowSettings(Section):
     tracking_uri: str = ""
     experiment: str = "cold_start_weekly"
     daily_experiment: str = Field("cold_users_daily", description="of the daily runs; must not be the weekly one")
+    monitor_experiment: str = Field("monitor_weekly", description="of `overture monitor`")
     registered_model: str = "cold_start"
     skip_experiment: str = "skip_weekly"
     skip_daily_experiment: str = Field("skip_daily", description="of the skip engine's daily updates")
@@ -365,6 +210,7 @@ class Settings(BaseSettings):
     checks: CheckSettings = CheckSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     gate: GateSettings = GateSettings()
+    monitor: MonitorSettings = MonitorSettings()
     paper: PaperSettings = PaperSettings()
     skip: SkipSettings = SkipSettings()
     mlflow: MlflowSettings = MlflowSettings()
@@ -401,10 +247,14 @@ def load(path: Path | None = None) -> Settings:
         raw = yaml.safe_load(file.read_text())
     except FileNotFoundError:
         raise BadArgument(f"settings: no such file {file}; choose one of configs/*.yaml with --config") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadArgument(f"settings: {file} cannot be read: {error}") from None
     except yaml.YAMLError as error:
         raise BadArgument(f"settings: {file} is not YAML: {error}") from None
+    if not isinstance(raw, dict) or not all(isinstance(name, str) for name in raw):
+        raise BadArgument(f"settings: {file} holds no names with values, such as `name: mine`")
     try:
-        return Settings(**(raw or {}))
+        return Settings(**raw)
     except ValidationError as error:
         lines = [f"  {'.'.join(map(str, e['loc']))}: {e['msg']} (got {e['input']!r})" for e in error.errors()]
         raise BadArgument(f"settings: {file}\n" + "\n".join(lines)) from None

@@ -9,10 +9,10 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jobs.cold_start.settings import METHODS as ORDER
 from jobs.context import Context
 from jobs.errors import OvertureError
 from jobs.release import manifest, pointer
-from jobs.settings import METHODS as ORDER
 from jobs.tracking_store import shown
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def data(context: Context) -> dict[str, Any]:
     found: dict[str, Any] = {
         "champion": None, "week": None, "verdict": None, "revision": 0, "previous": None, "path": None,
         "commit": None, "evaluation": [], "gate": [], "checks": {}, "versions": {}, "contracts": {}, "problem": None,
-        "published": _json(pointer.releases(context.home) / "published.json"),
+        "published": _json(pointer.releases(context.home) / pointer.PUBLISHED),
         "latest": None, "home": str(context.home),
     }  # fmt: skip
     if now:

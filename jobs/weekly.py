@@ -9,12 +9,13 @@ from typing import Any
 from jobs import tracking
 from jobs.context import Context
 from jobs.release import engine
+from jobs.tracking_run import Run
 
 
 def begin(context: Context) -> dict[str, Any]:
     """Create the experiment and the week's parent run, once."""
     run_id = tracking.start_week(context)
-    return {"week": context.week.name, **tracking.Run(context, tracking.connect(context), run_id).links}
+    return {"week": context.week.name, **Run(context, tracking.connect(context), run_id).links}
 
 
 def tracked(context: Context, name: str, space: str | None, job: Callable[[Context], dict[str, Any]]) -> dict[str, Any]:

@@ -102,6 +102,35 @@ def psi(seen: np.ndarray, expected: np.ndarray, starts: np.ndarray) -> np.ndarra
     return found
 
 
+def opened(reference: dict[str, Any]) -> tuple[Classes, np.ndarray]:
+    """The classes of a reference and its counts, features end to end.
+
+    Raises:
+        ValueError: it is of another format or has other classes.
+    """
+    if reference["format"] != 1:
+        raise ValueError(f"{NAME}: format {reference['format']} is not known here")
+    features = reference["features"]
+    classes = Classes(features["country"]["classes"][:-2])
+    if {name: features[name]["classes"] for name in features} != classes.names:
+        raise ValueError(f"{NAME}: its features or classes are not those of this program")
+    return classes, np.concatenate([np.asarray(features[name]["counts"], float) for name in classes.names])
+
+
+def compare(reference: dict[str, Any], days: FirstDays) -> dict[str, float]:
+    """Stability index by feature of B listeners, each counting the same.
+
+    Raises:
+        ValueError: as `opened`.
+    """
+    classes, expected = opened(reference)
+    counts = np.zeros(classes.size)
+    for at in classes.of(days):
+        counts[at] += 1
+    found = psi(classes.with_none(counts, len(days)), expected, classes.starts)
+    return dict(zip(classes.names, found.tolist(), strict=True))
+
+
 class Blind:
     """Stands where a release tells nothing of its training inputs: it sees nothing and has nothing to say."""
 
@@ -129,13 +158,7 @@ class Watch(Blind):
         Raises:
             ValueError: it is of another format or has other classes.
         """
-        if reference["format"] != 1:
-            raise ValueError(f"{NAME}: format {reference['format']} is not known here")
-        features = reference["features"]
-        self._classes = Classes(features["country"]["classes"][:-2])
-        if {name: features[name]["classes"] for name in features} != self._classes.names:
-            raise ValueError(f"{NAME}: its features or classes are not those of this program")
-        self._expected = np.concatenate([np.asarray(features[name]["counts"], float) for name in self._classes.names])
+        self._classes, self._expected = opened(reference)
         self._counts, self._total, self._step = [0.0] * self._classes.size, 0.0, 1.0
         self._grow = WINDOW / (WINDOW - 1)
         self._since = 0

@@ -41,13 +41,16 @@ def read(home: Path, name: str) -> dict[str, Any]:
 
     Raises:
         BadArgument: there is none of this name.
-        CheckFailed: it was changed after it was registered.
+        CheckFailed: it is damaged, or was changed after it was registered.
     """
     try:
         found: dict[str, Any] = json.loads(registered(home, name).read_text())
+        digest = files.digest(files.canonical(found["plan"]))
     except FileNotFoundError:
         raise BadArgument(f"experiment: {name} is not registered here; run `overture ab-plan` first") from None
-    if files.digest(files.canonical(found["plan"])) != found["digest"]:
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckFailed(f"{registered(home, name)} is no registered plan: {error!r}") from None
+    if digest != found.get("digest"):
         raise CheckFailed(f"experiment {name}: its plan was changed after it was registered; its digest does not fit")
     return found
 

@@ -15,9 +15,9 @@ from datetime import date, timedelta
 import pandas as pd
 
 from jobs.ab.ingest import KINDS
+from jobs.ab.settings import ExperimentSettings
 from jobs.errors import CheckFailed
 from jobs.lake import Lake
-from jobs.settings import ExperimentSettings
 from models.assignment import arm_of, bounds
 
 EXPOSED = [
@@ -43,11 +43,15 @@ def days(plan: ExperimentSettings) -> list[str]:
 
 @dataclass
 class Displays:
-    """Reads one experiment; `missing` and `unused` fill up while days are read."""
+    """Reads one experiment; `missing`, `untold` and `unused` fill up while days are read.
+
+    missing: planned days without a display; untold: days with displays of which the app has told nothing.
+    """
 
     lake: Lake
     plan: ExperimentSettings
     missing: list[str] = field(default_factory=list)
+    untold: list[str] = field(default_factory=list)
     unused: Counter[str] = field(default_factory=Counter)
 
     def by_day(self, arm: str | None = None) -> Iterator[tuple[str, pd.DataFrame]]:
@@ -66,6 +70,8 @@ class Displays:
             yield day, self._with_outcomes(day, shown.reset_index(drop=True))
 
     def _with_outcomes(self, day: str, shown: pd.DataFrame) -> pd.DataFrame:
+        if not self.lake.exists("outcomes", day=day):
+            self.untold.append(day)
         reach = timedelta(hours=self.plan.within_hours)
         later = [str(date.fromisoformat(day) + timedelta(days=n)) for n in range(1 + -(-reach // timedelta(days=1)))]
         there = [
@@ -94,6 +100,7 @@ class Counted:
     users: pd.DataFrame
     first: pd.Timestamp | None
     missing: list[str]
+    untold: list[str]
     unused: dict[str, int]
     requests: int
     stood_in: int  # displays that the arm's method could not make
@@ -120,7 +127,9 @@ def count(lake: Lake, plan: ExperimentSettings) -> Counted:
             "run `overture ab-ingest` over the exposure log first"
         )
     users = pd.concat(parts).groupby(["user_id", "arm"], as_index=False).sum()
-    return Counted(users, first_exposure(lake, plan), displays.missing, dict(displays.unused), requests, stood_in)
+    return Counted(
+        users, first_exposure(lake, plan), displays.missing, displays.untold, dict(displays.unused), requests, stood_in
+    )
 
 
 def first_exposure(lake: Lake, plan: ExperimentSettings) -> pd.Timestamp | None:

@@ -4,8 +4,8 @@ Input   exposures, exposure_contexts and outcomes of the plan's days; the releas
 Output  a run in MLflow: IPS and SNIPS with intervals, and what they rest on (models/off_policy.py)
 Policy  one method over the same release: its list is made again by the service's own code from the signals that the log
         kept, and compared with what was shown, place by place
-Refuses exit 3 where a propensity or a context is missing, the method would have shown tracks that the arm never shows
-        (outside its pool), the propensities do not fit the lists, or too few listeners carry the weight
+Refuses exit 3 where outcomes, a propensity or a context are missing, the method would have shown tracks that the arm
+        never shows (outside its pool), the propensities do not fit the lists, or too few listeners carry the weight
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ import pyarrow.compute as pc
 from jobs import tracking
 from jobs.ab.displays import Displays
 from jobs.ab.ingest import KINDS
-from jobs.ab.verdict import RATES, plan_of
+from jobs.ab.settings import ExperimentSettings
+from jobs.ab.verdict import RATES, plan_of, without_outcome
 from jobs.context import Context
 from jobs.errors import BadArgument, CheckFailed
 from jobs.release import pointer
-from jobs.settings import ExperimentSettings
 from models.experiments import rate
 from models.off_policy import OffPolicy, estimate
 from serving import answers
@@ -115,7 +115,8 @@ def weighed(context: Context, plan: ExperimentSettings, arm: Arm, policy: str) -
     parts: list[pd.DataFrame] = []
     opened: dict[str, Ready] = {}
     outside = 0
-    for day, shown in Displays(context.lake, plan).by_day(arm.name):
+    displays = Displays(context.lake, plan)
+    for day, shown in displays.by_day(arm.name):
         if shown["propensity"].isna().any():
             raise CheckFailed(f"exposures of {day}: {int(shown['propensity'].isna().sum())} have no propensity")
         if not context.lake.exists("exposure_contexts", day=day):
@@ -142,6 +143,8 @@ def weighed(context: Context, plan: ExperimentSettings, arm: Arm, policy: str) -
         parts.append(shown)
     if not parts:
         raise CheckFailed(f"experiment {plan.name}: arm {arm.name} has no exposures; run `overture ab-ingest` first")
+    if displays.untold:
+        raise CheckFailed(without_outcome(displays.untold))
     found = pd.concat(parts, ignore_index=True)
     if outside:
         raise CheckFailed(
@@ -180,10 +183,9 @@ def remade(
             ]
             for b, at in enumerate(some):
                 lists[at] = wanted[b]
-                pool = {track for one in (own, *others) for track in one[b]} if arm.explore else set()
-                always = arm.explore is None or arm.explore.share < 1
+                pool = {track for one in (own, *others) for track in one[b]}  # each may stand at any place
                 outside += sum(
-                    track not in pool and not (always and track == mine)
+                    track not in pool if arm.explore else track != mine
                     for track, mine in zip(wanted[b], own[b], strict=True)
                 )
     return lists, outside

@@ -26,7 +26,7 @@ from pydantic import ValidationError
 import contracts
 from jobs.context import Context
 from jobs.errors import BadArgument, CheckFailed
-from jobs.ingest.landing import progress
+from jobs.progress import progress
 from models.input_vector import INTERACTIONS
 from serving.listener import block
 from serving.schema import Listener

@@ -12,10 +12,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 from jobs import tracking
+from jobs.ab.settings import ExperimentSettings
 from jobs.context import Context
 from jobs.errors import BadArgument
 from jobs.release import files
-from jobs.settings import ExperimentSettings
 from models.experiments import required_users
 from serving import experiment
 

@@ -22,9 +22,11 @@ from jobs.ab import ingest, plan
 from jobs.ab.displays import days
 from jobs.context import Context
 from jobs.errors import BadArgument, CheckFailed
-from jobs.ingest.landing import day_name, progress, workspace
+from jobs.ingest.landing import day_name
 from jobs.ingest.listeners import Span
 from jobs.ingest.newcomers import Newcomers
+from jobs.progress import progress
+from jobs.scratch import scratch
 from serving.champion import Champion
 from serving.experiment import Running
 from serving.exposure_log import ExposureLog
@@ -66,7 +68,7 @@ def run(context: Context, listeners: int, length: int, seed: int) -> dict[str, A
     first_day = int(np.datetime64(planned.first_day, "D").astype(np.int64))
     # Lists are made from a whole first day: who registers on the eve of the experiment is its first listener.
     people = Newcomers(context.settings.simulate, Span(first_day - 1, len(span_days)), listeners, seed)
-    with workspace(context) as folder:
+    with scratch(context, "ingest") as folder:
         told = show(ready, planned, people, range(first_day, first_day + len(span_days)), length, seed, folder)
         read = ingest.run(context, folder)
     return {**registered, **read, "listeners": len(people.people), "release": ready.name, "chances": told}

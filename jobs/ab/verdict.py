@@ -3,9 +3,10 @@
 Input   a registered plan; exposures and outcomes of its days        Output  experiments/<name>.verdict.json, MLflow
 Rates   display-to-stream and display-to-favourite: displays that were streamed (favoured) within the planned hours, out
         of all displays, by arm; errors over listeners, relative to the control (models/experiments.py)
-Refuses exit 3, and tells no rate, where the plan came after the first display, days are missing, an arm has fewer
-        listeners than planned, listeners came to the arms in other shares than planned (chi-squared), or one was shown
-        another arm than the hash says. To look before the end and stop when it looks good is what this prevents
+Refuses exit 3, and tells no rate, where the plan came after the first display, days are missing, the app told nothing
+        of one, an arm has fewer listeners than planned, listeners came to the arms in other shares than planned
+        (chi-squared), or one was shown another arm than the hash says. To look before the end and stop when it looks
+        good is what this prevents
 Differs the paper displays playlists in carousels; here a display is a track at a place of a list. Like the paper, every
         display counts, whatever its place
 """
@@ -18,10 +19,10 @@ from typing import TYPE_CHECKING, Any
 from jobs import figures, tracking
 from jobs.ab.displays import Counted, count, misplaced
 from jobs.ab.ingest import KINDS
+from jobs.ab.settings import ExperimentSettings
 from jobs.context import Context
 from jobs.errors import CheckFailed
 from jobs.release import files
-from jobs.settings import ExperimentSettings
 from models.experiments import Rate, holm, lift, rate, sample_ratio
 from serving import experiment
 
@@ -94,8 +95,9 @@ def refusals(
     if counted.first is not None and counted.first <= registered:
         found.append(f"the plan was registered at {registered:%F %T}, after the first display at {counted.first:%F %T}")
     if counted.missing:
-        more = f" and {len(counted.missing) - 3} more" if len(counted.missing) > 3 else ""
-        found.append(f"planned days without a display: {', '.join(counted.missing[:3])}{more}; the test is not over")
+        found.append(f"planned days without a display: {some(counted.missing)}; the test is not over")
+    if counted.untold:
+        found.append(f"{without_outcome(counted.untold)}: their rates would be too low")
     short = [f"{arm} {n}" for arm, n in people.items() if n < kept["users_per_arm"]]
     if short:
         found.append(f"the plan needs {kept['users_per_arm']} listeners in each arm; there are {', '.join(short)}")
@@ -105,6 +107,17 @@ def refusals(
     if wrong := misplaced(counted.users, plan):
         found.append(f"{wrong} listeners were shown another arm than their own")
     return found
+
+
+def some(days: list[str]) -> str:
+    """The first few of many days."""
+    more = f" and {len(days) - 3} more" if len(days) > 3 else ""
+    return ", ".join(days[:3]) + more
+
+
+def without_outcome(days: list[str]) -> str:
+    """What is wrong with days that were shown lists and told nothing."""
+    return f"days with displays and without an outcome: {some(days)}; run `overture ab-ingest` over the app's log"
 
 
 def compare(plan: ExperimentSettings, counted: Counted) -> dict[str, dict[str, Any]]:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, date, datetime, time, timedelta
 from typing import TYPE_CHECKING, Any
@@ -26,7 +27,7 @@ import pyarrow as pa
 import contracts
 from jobs import tracking
 from jobs.context import Context
-from jobs.errors import CheckFailed
+from jobs.errors import CheckFailed, OvertureError
 from jobs.lake import list_column, vectors
 from models.input_vector import FirstDays
 from serving import answers, pointer
@@ -66,7 +67,8 @@ def run(context: Context, day: date) -> dict[str, Any]:
             tracked.log_metrics({"users": report["users"], "without_interaction": report["without_interaction"]})
             tracked.log_json(report, "report.json")
     except BaseException:
-        tracking.finish_week(daily, failed=True)
+        with suppress(OvertureError):  # where MLflow is away too, the first error is the one to tell
+            tracking.finish_week(daily, failed=True)
         raise
     tracking.finish_week(daily)
     return {**report, **tracked.links}

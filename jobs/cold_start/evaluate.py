@@ -25,7 +25,7 @@ from jobs.cold_start.warm import catalogue, first_days, load
 from jobs.context import Context
 from jobs.errors import CheckFailed
 from jobs.settings import Space
-from jobs.tracking import Run
+from jobs.tracking_run import Run
 from models.input_vector import AGE_CLASSES, INTERACTIONS, FirstDays, Ragged, age_classes
 from models.methods import lists
 from models.metrics import bootstrap, score

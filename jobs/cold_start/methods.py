@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from functools import cache
 
+from jobs.cold_start.settings import METHODS, PEERS
 from jobs.cold_start.warm import catalogue, warm_side
 from jobs.context import Context
 from jobs.lake import vectors
 from jobs.release import blend, export
-from jobs.settings import METHODS, PEERS, Settings, Space
-from jobs.tracking import Run
+from jobs.settings import Settings, Space
+from jobs.tracking_run import Run
 from models.methods import Method
 from models.methods.bag import BagRecipe
 from models.methods.dropoutnet import DropoutNetRecipe

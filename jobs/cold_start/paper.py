@@ -36,11 +36,13 @@ from jobs.cold_start.paper_published import (
     TITLES,
     TOP_TRACKS,
 )
+from jobs.cold_start.settings import PaperSettings
 from jobs.context import Context
 from jobs.errors import BadArgument, CheckFailed
 from jobs.ingest import deezer
 from jobs.ingest.deezer_files import CONTRACT, Files, count_of, inspect
-from jobs.settings import PaperSettings, Space
+from jobs.settings import Space
+from jobs.tracking_run import Run
 from models.methods import Method
 from models.methods.dropoutnet import DropoutNetRecipe
 from models.methods.melu import MeluRecipe
@@ -265,7 +267,7 @@ def draw(report: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def log(run: tracking.Run, report: Mapping[str, Any], folder: Path) -> None:
+def log(run: Run, report: Mapping[str, Any], folder: Path) -> None:
     """Metrics, the table, the figures and the page to MLflow."""
     rows = []
     for name, found in report["methods"].items():

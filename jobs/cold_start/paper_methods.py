@@ -6,7 +6,6 @@ no ids. What methods share, such as a network, is made when the first of them is
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -17,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
+from jobs.cold_start.settings import PaperSettings
 from jobs.ingest.deezer import PublicData
-from jobs.settings import PaperSettings
+from jobs.progress import say
 from models.methods import Method, Predict, Warm
 from models.methods.dropoutnet import DropoutNetRecipe
 from models.methods.melu import MeluRecipe
@@ -56,7 +56,7 @@ class Clock:
 
     def say(self, text: str) -> None:
         """A line for people."""
-        print(f"paper: {text}", file=sys.stderr, flush=True)  # noqa: T201
+        say(f"paper: {text}")
 
 
 @dataclass(eq=False)

@@ -20,6 +20,7 @@ from jobs.errors import CheckFailed
 from jobs.release import blend
 from jobs.release.export import keep, to_onnx
 from jobs.settings import Space
+from jobs.tracking_run import Run
 from models.network import Recipe, fit, predict
 
 
@@ -54,7 +55,7 @@ def run(context: Context, space: Space) -> dict[str, Any]:
         return {"rows": len(x), "path": str(folder), **curves[-1], **run.links}
 
 
-def train_blend(context: Context, space: Space, run: tracking.Run) -> None:
+def train_blend(context: Context, space: Space, run: Run) -> None:
     """Fit and keep the blend, which the release answers with where gate.method says so."""
     losses: list[tuple[str, float, int]] = []
     shop = workshop(context, space, lambda name, epoch, loss: losses.append((f"{name}.loss", loss, epoch)))

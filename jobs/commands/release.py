@@ -1,4 +1,4 @@
-"""Releases: bundle, judge, promote, publish, roll back."""
+"""Releases: bundle, judge, promote, publish, roll back, prune."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from jobs.commands.options import ConfigOption, EngineOption, WeekOption, run_jo
 from jobs.errors import BadArgument
 from jobs.settings import load
 
-release = typer.Typer(help="Bundle, judge, promote, publish and roll back.")
+release = typer.Typer(help="Bundle, judge, promote, publish, roll back and prune.")
 
 
 @release.command("bundle")
@@ -60,3 +60,14 @@ def release_rollback(
 ) -> None:
     """Return to the previous champion."""
     run_job("release.rollback", load(config).week, config, engine=engine, to=to or None, dry_run=dry_run)
+
+
+@release.command("prune")
+def release_prune(
+    keep: Annotated[int, typer.Option("--keep", min=1, help="Releases to keep, those that were built last.")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would go, remove nothing.")] = False,
+    engine: EngineOption = "cold_start",
+    config: ConfigOption = None,
+) -> None:
+    """Remove old releases; never the champion, its predecessor, or what the store or an experiment needs."""
+    run_job("release.prune", load(config).week, config, engine=engine, keep=keep, dry_run=dry_run)

@@ -38,6 +38,8 @@ from jobs.factorize import blocks
 from jobs.factorize.blocks import Block, Matrix
 from jobs.factorize.crew import Crew, crew, one_thread
 from jobs.lake import list_column
+from jobs.progress import say
+from jobs.scratch import scratch
 from models import als
 
 if TYPE_CHECKING:
@@ -305,11 +307,11 @@ def first_items(context: Context) -> np.ndarray | int:
     if not settings.warm_start:
         return context.seed("als")
     if not lake.exists("track_vectors", week=last, space=SPACE):
-        blocks.say(f"als  no warm start: track_vectors week={last} space={SPACE} is not in the lake")
+        say(f"als  no warm start: track_vectors week={last} space={SPACE} is not in the lake")
         return context.seed("als")
     vectors = lake.matrix("track_vectors", week=last, space=SPACE)
     if vectors.shape[1] != settings.d:
-        blocks.say(f"als  no warm start: week {last} has {vectors.shape[1]} factors, als.d is {settings.d}")
+        say(f"als  no warm start: week {last} has {vectors.shape[1]} factors, als.d is {settings.d}")
         return context.seed("als")
     now, before = (
         lake.read("catalog", columns=["track_idx", "track_id"], week=week).sort_by("track_idx").column("track_id")
@@ -318,7 +320,7 @@ def first_items(context: Context) -> np.ndarray | int:
     found = pc.index_in(now, before).fill_null(-1).to_numpy()
     start = np.zeros((len(now), settings.d), np.float32)  # a new track is found in the first iteration
     start[found >= 0] = vectors[found[found >= 0]]
-    blocks.say(f"als  {(found >= 0).sum()} of {len(now)} tracks start from week {last}")
+    say(f"als  {(found >= 0).sum()} of {len(now)} tracks start from week {last}")
     return start
 
 
@@ -333,14 +335,14 @@ def run(context: Context) -> dict[str, object]:
     entries = lake.spark(spark, "user_track", week=week).select(
         F.col("user_idx").alias("row"), F.col("track_idx").alias("column"), F.col("affinity").alias("value")
     )
-    with blocks.scratch(context, SPACE) as folder:
+    with scratch(context, f"{SPACE}-{context.week.name}") as folder:
         ratings = blocks.pack(entries, "user_track", shape, settings.spark.partitions, folder, positive=True)
         if not ratings.n_entries:
             raise CheckFailed(f"user_track: week={week} has no row; run `overture matrix user-track` first")
         total = settings.als.iterations
 
         def tell(number: int, loss: float, seconds: float) -> None:
-            blocks.say(f"als {number}/{total}  loss {loss:.6g}  {seconds:.2f} s")
+            say(f"als {number}/{total}  loss {loss:.6g}  {seconds:.2f} s")
 
         start = first_items(context)
         fit = train(spark, ratings, settings.als, start, tell)

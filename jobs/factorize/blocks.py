@@ -11,11 +11,8 @@ from __future__ import annotations
 
 import math
 import os
-import shutil
-import sys
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,7 +26,6 @@ from jobs.errors import CheckFailed
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
-    from jobs.context import Context
 
 PACKED = "block int, n_entries long, total double, squares double, problem string"
 
@@ -227,24 +223,7 @@ def write_rows(path: str, start: int, rows: np.ndarray) -> None:
         sink.write(np.ascontiguousarray(rows, np.float32).data)
 
 
-@contextmanager
-def scratch(context: Context, name: str) -> Iterator[Path]:
-    """A folder of this run alone; it goes when the run ends, well or badly."""
-    folder = context.home / "scratch" / f"{name}-{context.week.name}-{uuid.uuid4().hex[:8]}"
-    folder.mkdir(parents=True)
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
 # -- small things --------------------------------------------------------------------------------------------------
-
-
-def say(text: str) -> None:
-    """One line of progress; stdout belongs to the report."""
-    sys.stderr.write(f"{text}\n")
-    sys.stderr.flush()
 
 
 def unit_rows(x: np.ndarray) -> np.ndarray:

@@ -33,6 +33,8 @@ from jobs.factorize.als import user_rows
 from jobs.factorize.blocks import Block, Matrix
 from jobs.factorize.crew import Crew, crew
 from jobs.lake import list_column
+from jobs.progress import say
+from jobs.scratch import scratch
 from models import svd
 from models.als import gram
 
@@ -222,17 +224,17 @@ def run(context: Context) -> dict[str, object]:
     lake, week, settings, spark = context.lake, context.week.name, context.settings, context.spark
     n_tracks, n_users = lake.rows("catalog", week=week), lake.rows("warm_users", week=week)
     parts = settings.spark.partitions
-    with blocks.scratch(context, SPACE) as folder:
+    with scratch(context, f"{SPACE}-{context.week.name}") as folder:
         pairs = lake.spark(spark, "track_pairs", week=week)
         matrix = blocks.pack(symmetric(pairs), "track_pairs", (n_tracks, n_tracks), parts, folder, spread=True)
         if not matrix.n_entries:
             raise CheckFailed(f"track_pairs: week={week} has no row; run `overture matrix track-pairs` first")
-        blocks.say(f"svd  {n_tracks} x {n_tracks}, {matrix.n_entries} entries, rank {settings.svd.d}")
+        say(f"svd  {n_tracks} x {n_tracks}, {matrix.n_entries} entries, rank {settings.svd.d}")
         factors = factorise(spark, matrix, matrix, settings.svd, context.seed("svd"))
         vectors = svd.embed(factors.u(), factors.values, settings.svd.exponent)
         empty = np.flatnonzero(~_paired(matrix))
         vectors[empty] = 0
-        blocks.say(
+        say(
             f"svd  sigma {factors.values[0]:.4g} to {factors.values[-1]:.4g}, residual {factors.residual:.1e}, "
             f"{factors.unexplained:.0%} of the matrix is beyond the rank, {len(empty)} tracks without a pair"
         )

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,7 +38,7 @@ from jobs.ingest.deezer_files import (
     read_truth,
     read_vectors,
 )
-from jobs.ingest.landing import progress
+from jobs.progress import progress, say
 from jobs.settings import SPACES, Space
 from models.input_vector import Layout, Ragged
 
@@ -230,8 +229,3 @@ def _manifest(folder: Path) -> dict[str, Any]:
         return found
     except (OSError, ValueError):
         return {}
-
-
-def say(text: str) -> None:
-    """A line for people; stdout belongs to the result."""
-    print(text, file=sys.stderr, flush=True)  # noqa: T201

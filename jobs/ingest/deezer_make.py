@@ -25,8 +25,8 @@ from scipy.sparse import csr_array
 from jobs.errors import BadArgument
 from jobs.ingest.deezer_files import CONTRACT, KEY, MADE_UP, SONGS, SPLITS, TRUTH, USERS
 from jobs.ingest.deezer_people import People, Taste, draw_people
-from jobs.ingest.landing import progress
 from jobs.ingest.service import COUNTRIES, World, build
+from jobs.progress import progress
 from jobs.settings import SPACES, SimulateSettings, Space
 from models.input_vector import (
     AGE_CLASSES,

@@ -24,7 +24,7 @@ from pyspark.sql import functions as F
 from pyspark.sql.window import Window
 
 from jobs.errors import BadArgument, CheckFailed
-from jobs.ingest.landing import workspace
+from jobs.scratch import scratch
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame, SparkSession
@@ -48,7 +48,7 @@ def run(context: Context, data: Path | None) -> dict[str, Any]:
         raise BadArgument("--data: dsg17 needs the folder of train.csv (or train_sample.csv) and test.csv")
     files = find(data)
     spark, lake, cleaning = context.spark, context.lake, context.settings.skip.cleaning
-    with workspace(context) as folder:
+    with scratch(context, "ingest") as folder:
         facts: dict[str, Any] = {}
         for name, file in files.items():
             parsed(spark, file, labelled=name == "train").write.parquet(str(folder / name))

@@ -25,7 +25,7 @@ import pyarrow as pa
 from pyarrow import csv
 
 from jobs.errors import BadArgument
-from jobs.ingest.landing import progress
+from jobs.progress import progress
 
 FULL_ROWS, FULL_USERS, FULL_TRACKS, FULL_ARTISTS = 7_558_834, 19_918, 300_000, 60_000
 MIN_ROWS = 1_000

@@ -6,52 +6,19 @@ they are dropped last and named in the report. A second run leaves the same rows
 
 from __future__ import annotations
 
-import shutil
-import sys
-import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from tempfile import mkdtemp
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
 
 from jobs.ingest.spill import DAY_US, Spill, event_table, sort_day
+from jobs.progress import progress
 
 if TYPE_CHECKING:
     from jobs.context import Context
 
-Item = TypeVar("Item")
 Frame: TypeAlias = "pa.Table | Iterable[pa.RecordBatch]"
-
-
-@contextmanager
-def workspace(context: Context) -> Iterator[Path]:
-    """A temporary folder under OVERTURE_HOME, removed at the end whatever happens."""
-    context.home.mkdir(parents=True, exist_ok=True)
-    folder = Path(mkdtemp(prefix="ingest-", dir=context.home))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def progress(items: Iterable[Item], total: int | None, label: str) -> Iterator[Item]:
-    """Items as they are, with a bar on a terminal and one line a minute in a log; on stderr."""
-    if sys.stderr.isatty():
-        from rich.console import Console
-        from rich.progress import track
-
-        yield from track(items, label, total, console=Console(stderr=True))
-        return
-    said = time.monotonic()
-    for done, item in enumerate(items):
-        if time.monotonic() - said >= 60:
-            said = time.monotonic()
-            print(f"{label}: {done}{f' of {total}' if total else ''}", file=sys.stderr, flush=True)  # noqa: T201
-        yield item
 
 
 def day_name(day: int) -> str:

@@ -31,9 +31,11 @@ import pyarrow.compute as pc
 
 from jobs.errors import BadArgument
 from jobs.ingest.ids import MADE, stable_ids
-from jobs.ingest.landing import land, progress, workspace
+from jobs.ingest.landing import land
 from jobs.ingest.lastfm_lines import BadLines, Profile, read_blocks, read_profile
 from jobs.ingest.spill import DAY_US, Spill, code, events, times
+from jobs.progress import progress
+from jobs.scratch import scratch
 
 if TYPE_CHECKING:
     from jobs.context import Context
@@ -54,7 +56,7 @@ def run(context: Context, data: Path | None) -> dict[str, Any]:
     bad = BadLines(file)
     names = Names()
     first_seen: dict[int, int] = {}
-    with workspace(context) as folder:
+    with scratch(context, "ingest") as folder:
         log, by_listener = Spill(folder, "events"), Spill(folder, "listeners")
         for block in progress(read_blocks(file, bad), None, "blocks of lines"):
             track_id = names.add(block)

@@ -30,8 +30,9 @@ import pyarrow.parquet as pq
 
 from jobs.errors import BadArgument, CheckFailed
 from jobs.ingest.ids import MADE, stable_ids
-from jobs.ingest.landing import land, workspace
+from jobs.ingest.landing import land
 from jobs.ingest.spill import DAY_US, Spill, code, events, times
+from jobs.scratch import scratch
 
 if TYPE_CHECKING:
     from jobs.context import Context
@@ -82,7 +83,7 @@ def run(context: Context, data: Path | None) -> dict[str, Any]:
     member, track, ts = member[inside], track[inside], ts[inside]
     order = np.lexsort((track, ts, member))
     member, track, ts = member[order], track[order], ts[order]
-    with workspace(context) as folder:
+    with scratch(context, "ingest") as folder:
         log = Spill(folder, "events")
         for first in range(0, len(ts), RUN):
             part = slice(first, first + RUN)

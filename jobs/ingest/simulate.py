@@ -19,10 +19,12 @@ import pyarrow as pa
 
 import contracts
 from jobs.errors import BadArgument
-from jobs.ingest.landing import land, progress, workspace
+from jobs.ingest.landing import land
 from jobs.ingest.listeners import BLOCK, Block, Ids, Span, draw_block
 from jobs.ingest.service import PLAYLIST, World, build, track_table
 from jobs.ingest.spill import Batches, Spill, times
+from jobs.progress import progress
+from jobs.scratch import scratch
 from jobs.settings import SimulateSettings
 
 if TYPE_CHECKING:
@@ -39,7 +41,7 @@ def run(context: Context, data: Path | None = None) -> dict[str, Any]:
     ids = Ids.of(world, settings)
     n_blocks = -(-settings.n_users // BLOCK)
     per_chunk = max(1, settings.chunk_users // BLOCK)
-    with workspace(context) as folder:
+    with scratch(context, "ingest") as folder:
         users = Batches(folder, "users", contracts.load("users").arrow_schema())
         playlists = Batches(folder, "playlists", contracts.load("playlists").arrow_schema())
         log = Spill(folder, "events")

@@ -24,6 +24,7 @@ import contracts
 from jobs.context import Context
 from jobs.errors import CheckFailed
 from jobs.release import engine, files, manifest, pointer, registry
+from jobs.scratch import scratch
 from jobs.tracking import task
 
 LIBRARIES = ("numpy", "scipy", "torch", "scikit-learn", "lightgbm", "onnx", "onnxruntime", "pyspark", "pyarrow")
@@ -44,13 +45,11 @@ def run(context: Context) -> dict[str, object]:
         if not context.week.backtest:
             version = registry.version_of(context, tracked.tracker, release)
             if version is None:
-                models = {
-                    path.parent.relative_to(folder).as_posix(): tracked.log_onnx(
-                        path.read_bytes(), "_".join(("network", *path.parent.relative_to(folder).parts))
-                    )
-                    for path in sorted(folder.glob("**/network.onnx"))
-                }
-                version = registry.register(tracked, release, models[engine.contents(context).answering(context)])
+                # The one that the version needs; the others lie in the release, and with the runs that trained them.
+                answering = engine.contents(context).answering(context)
+                network = (folder / answering / "network.onnx").read_bytes()
+                model = tracked.log_onnx(network, "_".join(("network", *answering.split("/"))))
+                version = registry.register(tracked, release, model)
             registry.set_alias(context, tracked.tracker, registry.CHALLENGER, version)
         return {
             "release": release,
@@ -66,29 +65,31 @@ def of_week(context: Context) -> str:
     """The release that the week's bundle task built.
 
     Raises:
-        CheckFailed: it has not run.
+        CheckFailed: it has not run, or its release was removed since.
     """
     try:
         release: str = json.loads((context.work / "bundle.json").read_text())["release"]
     except FileNotFoundError:
-        raise CheckFailed(
-            f"week {context.week.name} has no release; run `overture release bundle --week {context.week}` first"
-        ) from None
+        release = ""
+    if not release or not (pointer.releases(context.release_home) / release / manifest.NAME).is_file():
+        what = (
+            f"release {release[:12]} of week {context.week.name} was removed"
+            if release
+            else (f"week {context.week.name} has no release")
+        )
+        raise CheckFailed(f"{what}; run `overture release bundle --week {context.week}` first")
     return release
 
 
 def build(context: Context) -> tuple[Path, bool]:
-    """Write the bundle beside the others and rename it into place.
+    """Write the bundle aside and rename it into place.
 
     Returns:
         Its folder, and whether it was there already.
     """
     folder = pointer.releases(context.release_home)
     folder.mkdir(parents=True, exist_ok=True)
-    _sweep(folder)
-    temporary = folder / f".building-{os.getpid()}-{uuid.uuid4().hex[:8]}"
-    try:
-        temporary.mkdir()
+    with scratch(context, "bundle") as temporary:
         _fill(context, temporary)
         final = folder / manifest.write(temporary)
         for inner in sorted(path for path in temporary.rglob("*") if path.is_dir()):
@@ -96,8 +97,6 @@ def build(context: Context) -> tuple[Path, bool]:
         files.sync_folder(temporary)
         reused = _place(temporary, final)
         files.sync_folder(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return final, reused
 
 
@@ -105,6 +104,7 @@ def _place(temporary: Path, final: Path) -> bool:
     """Rename the new bundle into place; a whole one of the same name is kept, a damaged one replaced."""
     if final.exists():
         try:
+            os.utime(final)  # built last: `overture release prune` goes by this
             manifest.verify(final)
             return True
         except CheckFailed:
@@ -117,18 +117,6 @@ def _place(temporary: Path, final: Path) -> bool:
         manifest.verify(final)  # somebody else built the same release meanwhile
         return True
     return False
-
-
-def _sweep(folder: Path) -> None:
-    """Remove what builders that died left behind."""
-    for stale in folder.glob(".building-*"):
-        owner = int(stale.name.split("-")[1])
-        try:
-            os.kill(owner, 0)
-        except ProcessLookupError:
-            shutil.rmtree(stale, ignore_errors=True)
-        except PermissionError:
-            continue
 
 
 def _fill(context: Context, folder: Path) -> None:
@@ -174,7 +162,7 @@ def _provenance(context: Context, facts: dict[str, object]) -> dict[str, object]
         "as_of": context.week.as_of.isoformat(),
         "commit": context.commit,
         "settings": context.settings.model_dump(
-            mode="json", exclude={"spark", "mlflow", "lake", "service", "experiment", "store"}
+            mode="json", exclude={"spark", "mlflow", "lake", "service", "experiment", "store", "monitor"}
         ),
         "versions": versions,
         **facts,

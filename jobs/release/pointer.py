@@ -16,7 +16,9 @@ from jobs.release import files
 from jobs.tracking_store import locked
 from serving.pointer import NAME, Pointer, read, releases
 
-__all__ = ["NAME", "Pointer", "move", "moving", "read", "releases", "revision"]
+PUBLISHED = "published.json"  # beside the pointer: what `overture release publish` did last
+
+__all__ = ["NAME", "PUBLISHED", "Pointer", "move", "moving", "read", "releases", "revision"]
 
 
 def revision(pointer: Pointer | None) -> int:

@@ -16,7 +16,8 @@ from jobs.context import Context
 from jobs.errors import BadArgument, CheckFailed
 from jobs.release import gate, manifest, pointer, registry
 from jobs.release.rules import FAIL, GREY
-from jobs.tracking import Run, task
+from jobs.tracking import task
+from jobs.tracking_run import Run
 from jobs.weeks import Week
 
 

@@ -31,8 +31,6 @@ from serving.settings import StoreSettings
 from serving.stores import open_store
 from serving.stores.interface import tidy
 
-NAME = "published.json"
-
 
 def run(context: Context, store: str | None = None, dry_run: bool = False) -> dict[str, object]:
     """Publish the champion to the settings' store, or to the one named.
@@ -52,9 +50,9 @@ def run(context: Context, store: str | None = None, dry_run: bool = False) -> di
         checked = check(release)
         stored = _store(context, release, now)
         record = {**stored, **asdict(now), **checked}
-        file = pointer.releases(context.home) / NAME
+        file = pointer.releases(context.home) / pointer.PUBLISHED
         files.replace(file, json.dumps(record, indent=1, sort_keys=True).encode() + b"\n")
-        tracked.log_json(record, NAME)
+        tracked.log_json(record, pointer.PUBLISHED)
         tracked.set_tags({"release": now.release, "store": stored["store"]})
         tracked.log_metrics({f"users/{kind}": users for kind, users in stored["users"].items()})
         return {**record, "path": str(file), **tracked.links}

@@ -11,7 +11,8 @@ from mlflow.exceptions import MlflowException
 from jobs.context import Context
 from jobs.errors import CheckFailed
 from jobs.release.pointer import Pointer
-from jobs.tracking import Run, Tracker, connect, guard
+from jobs.tracking import connect
+from jobs.tracking_run import Run, Tracker, guard
 
 CHALLENGER, CHAMPION, PREVIOUS = "challenger", "champion", "previous"
 

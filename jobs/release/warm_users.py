@@ -16,8 +16,8 @@ import numpy as np
 
 from jobs.context import Context
 from jobs.errors import CheckFailed
-from jobs.ingest.landing import progress
 from jobs.lake import vectors
+from jobs.progress import progress
 from models.nearest import nearest
 from models.recommend import Items, normalise
 from serving.release import OpenSpace, Release

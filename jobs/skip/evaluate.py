@@ -21,6 +21,7 @@ from jobs import tracking
 from jobs.errors import CheckFailed
 from jobs.skip import explain, figures, kept, train
 from jobs.skip.watch import watched
+from jobs.tracking_run import Run
 from models.skip import metrics, splits
 
 if TYPE_CHECKING:
@@ -149,7 +150,7 @@ def picked(rows: list[dict[str, Any]], split: str, slice_: str, metric: str) -> 
     return sorted(chosen, key=lambda row: -row["value"])
 
 
-def log(context: Context, task: tracking.Run, rows: list[dict[str, Any]], scores: Mapping[str, Scores]) -> None:
+def log(context: Context, task: Run, rows: list[dict[str, Any]], scores: Mapping[str, Scores]) -> None:
     """The table, the numbers of the whole splits as metrics, and the pictures of the test."""
     whole = [row for row in rows if row["slice"] == "all" and row["metric"] not in COUNTS]
     task.log_metrics({f"{row['split']}.{row['model']}.{row['metric']}": row["value"] for row in whole})

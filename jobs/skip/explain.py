@@ -16,7 +16,7 @@ from models.skip import importance, metrics, reasons, splits
 if TYPE_CHECKING:
     from jobs.context import Context
     from jobs.skip.read import Labelled
-    from jobs.tracking import Run
+    from jobs.tracking_run import Run
 
 EXAMPLES = 6  # predictions told in words, from the least to the most likely
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 from datetime import date
 from typing import Annotated, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-Positive = Annotated[int, Field(gt=0)]
-Share = Annotated[float, Field(ge=0, le=1)]
+from jobs.sections import Positive, Section, Share
+
 SplitName = Literal["global", "user", "random", "competition"]
 RareColumn = Literal[
     "genre_id", "artist_id", "album_id", "track_id", "context_type", "platform_name", "platform_family"
@@ -22,12 +22,6 @@ ModelName = Literal[
 ]  # fmt: skip
 EVERY: tuple[ModelName, ...] = get_args(ModelName)
 RecipeValue = bool | int | float | str | tuple[int | float, ...]
-
-
-class Section(BaseModel):
-    """A frozen part of the settings that refuses unknown fields."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class CleaningSettings(Section):

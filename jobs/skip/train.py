@@ -23,6 +23,7 @@ from jobs import tracking
 from jobs.errors import BadArgument, CheckFailed
 from jobs.skip import figures, kept, read
 from jobs.skip.watch import Watch, watched
+from jobs.tracking_run import Run
 from models.skip import metrics, registry, splits
 from models.skip.blend import fold_borders, out_of_fold
 
@@ -145,7 +146,7 @@ def told(found: Labelled, model: SkipModel, history: History, scores: Scores) ->
     }  # fmt: skip
 
 
-def log(context: Context, task: tracking.Run, report: Mapping[str, Any], watch: Watch) -> None:
+def log(context: Context, task: Run, report: Mapping[str, Any], watch: Watch) -> None:
     """Recipe, curves, numbers and the days learned from, to MLflow."""
     task.log_params({**report["recipe"], "seed": report["seed"], "split": context.settings.skip.split.kind})
     task.log_batch(

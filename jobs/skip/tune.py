@@ -26,6 +26,7 @@ from jobs import tracking
 from jobs.errors import BadArgument, CheckFailed
 from jobs.skip import figures, kept, train
 from jobs.skip.watch import watched
+from jobs.tracking_run import Run
 from models.skip import metrics, registry, splits
 from models.skip.tuning import SPACES, Choice, Space, grid, is_grid
 
@@ -109,7 +110,7 @@ def suggested(trial: optuna.Trial, space: Space) -> dict[str, Any]:
 
 
 def objective(
-    context: Context, model: str, learn: Plays, valid: Plays, task: tracking.Run, say: Callable[[str], None]
+    context: Context, model: str, learn: Plays, valid: Plays, task: Run, say: Callable[[str], None]
 ) -> Callable[[optuna.Trial], float]:
     """One trial: a child run, the newest training plays first, then all of them."""
     settings = context.settings.skip

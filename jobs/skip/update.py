@@ -14,6 +14,7 @@ The release goes through the same gate as a week's. Whatever fails, the champion
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -23,7 +24,7 @@ import numpy as np
 
 from jobs import quality, tracking
 from jobs.context import Context
-from jobs.errors import CheckFailed
+from jobs.errors import CheckFailed, OvertureError
 from jobs.release import bundle, files, gate, pointer, promote
 from jobs.skip import contents, features, judging, read
 from jobs.weeks import Week
@@ -56,7 +57,8 @@ def run(settings: Settings, day: date) -> dict[str, Any]:
         judged = gate.run(context)
         moved = promote.run(context)
     except BaseException:
-        tracking.finish_week(context, failed=True)
+        with suppress(OvertureError):  # where MLflow is away too, the first error is the one to tell
+            tracking.finish_week(context, failed=True)
         raise
     parent = tracking.finish_week(context, verdict=str(judged["verdict"]))
     return {

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import resource
-import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+
+from jobs.progress import say
 
 EVERY_S = 60.0
 
@@ -27,10 +28,9 @@ class Watch:
         self.say(f"{name.removesuffix('_s')} done")
 
     def say(self, text: str) -> None:
-        """A line on stderr; stdout belongs to the result."""
+        """A line, with the time and the memory that it took so far."""
         seconds = time.monotonic() - self.began
-        sys.stderr.write(f"{self.label}: {text} ({seconds:.0f} s, {self.peak_mib} MiB at most)\n")
-        sys.stderr.flush()
+        say(f"{self.label}: {text} ({seconds:.0f} s, {self.peak_mib} MiB at most)")
 
     @property
     def peak_mib(self) -> int:

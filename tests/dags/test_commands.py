@@ -26,6 +26,8 @@ RUNS = {
     "skip_weekly.approved": {"monday": MONDAY, "approved": {"chosen_options": ["Approve"]}},
     "skip_daily.scheduled": {"monday": datetime(2026, 11, 16, 2, 30, tzinfo=UTC)},
     "skip_daily.by_hand": {"monday": datetime(2026, 11, 21, 9, tzinfo=UTC), "conf": {"day": "2016-12-05"}},
+    "monitor_weekly.scheduled": {"monday": datetime(2026, 11, 16, 4, tzinfo=UTC)},
+    "monitor_weekly.by_hand": {"monday": datetime(2026, 11, 21, 9, tzinfo=UTC), "conf": {"week": "2026-09-07"}},
     "rollback.by_hand": {},
     "rollback.skip": {"conf": {"engine": "skip", "to": RELEASE}},
     "rollback.to": {"conf": {"to": RELEASE}},

@@ -23,6 +23,7 @@ from benchmarks.cluster import HOST, SHORT_LIVED, executors, standalone
 from jobs.context import Context
 from jobs.factorize import als, blocks, svd
 from jobs.factorize.crew import Crew
+from jobs.scratch import scratch
 from jobs.settings import load
 from jobs.weeks import Week
 
@@ -66,7 +67,7 @@ def als_with_a_death(context: Context, worker: psutil.Process) -> dict[str, obje
         F.col("user_idx").alias("row"), F.col("track_idx").alias("column"), F.col("affinity").alias("value")
     )
     settings = context.settings.als.model_copy(update={"iterations": 8, "tolerance": 0.0})
-    with blocks.scratch(context, "death") as folder:
+    with scratch(context, "death") as folder:
         ratings = blocks.pack(entries, "user_track", shape, 4, folder, positive=True)
 
         def factors() -> list[np.ndarray]:
@@ -81,7 +82,7 @@ def svd_with_a_death(context: Context, worker: psutil.Process) -> dict[str, obje
     lake, week = context.lake, context.week.name
     n = lake.rows("catalog", week=week)
     settings = context.settings.svd.model_copy(update={"power_iterations": 8})
-    with blocks.scratch(context, "death") as folder:
+    with scratch(context, "death") as folder:
         pairs = svd.symmetric(lake.spark(context.spark, "track_pairs", week=week))
         matrix = blocks.pack(pairs, "track_pairs", (n, n), 4, folder, spread=True)
 

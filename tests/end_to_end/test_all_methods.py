@@ -9,11 +9,11 @@ import pytest
 
 from jobs import tracking
 from jobs.cold_start import evaluate
+from jobs.cold_start.settings import METHODS, BagSettings, DropoutNetSettings, MeluSettings, MixtureSettings
 from jobs.cold_start.warm import warm_side
 from jobs.context import Context
 from jobs.errors import CheckFailed
 from jobs.lake import vectors
-from jobs.settings import METHODS, BagSettings, DropoutNetSettings, MeluSettings, MixtureSettings
 
 
 @pytest.fixture

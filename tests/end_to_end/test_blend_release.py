@@ -12,10 +12,10 @@ from as_request import listener
 from jobs import tracking
 from jobs.cold_start import evaluate, judging, train
 from jobs.cold_start.methods import workshop
+from jobs.cold_start.settings import BagSettings
 from jobs.context import Context
 from jobs.errors import CheckFailed
 from jobs.release import blend, bundle, gate, pointer, promote, publish
-from jobs.settings import BagSettings
 from models.input_vector import FirstDays
 from models.methods import lists
 from serving import answers

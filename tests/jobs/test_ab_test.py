@@ -126,6 +126,13 @@ def test_before_the_last_day_there_is_no_verdict(planned, capfd):
     assert "planned days without a display: 2026-11-26; the test is not over" in refused(planned, capfd)
 
 
+def test_a_day_of_which_the_app_told_nothing_is_no_verdict(planned, capfd):
+    plan.register(planned, BEFORE)
+    show(planned)
+    planned.lake.drop("outcomes", day="2026-11-25")
+    assert "without an outcome: 2026-11-25; run `overture ab-ingest`" in refused(planned, capfd)
+
+
 def test_listeners_that_got_lost_are_no_verdict(planned, capfd):
     plan.register(planned, BEFORE)
     show(planned, n=3_000, keep=lambda user, arm: arm != "b" or user % 4)
@@ -174,6 +181,15 @@ def test_a_plan_that_was_changed_is_refused(planned, capfd):
     path = experiment.registered(planned.home, "first_day")
     path.write_text(path.read_text().replace('"alpha":0.05', '"alpha":0.25'))
     assert "changed after it was registered" in refused(planned, capfd)
+
+
+@pytest.mark.parametrize("content", ["", "[1]", "{}", '{"plan": {}}', "\\"])
+def test_a_damaged_plan_is_refused_by_name(home, content):
+    path = experiment.registered(home, "first_day")
+    path.parent.mkdir(parents=True)
+    path.write_text(content)
+    with pytest.raises(CheckFailed, match="first_day"):
+        experiment.read(home, "first_day")
 
 
 def test_without_displays_or_a_plan_it_says_what_to_run(planned, capfd):

@@ -208,3 +208,16 @@ def test_the_command_names_a_day_that_is_none(command, world, tmp_path):
     code, out, err = command("cold-users", "--day", BORN, "--config", settings)
     assert code == 0, err
     assert json.loads(out.splitlines()[-1])["users"] == 3
+
+
+def test_what_went_wrong_first_is_told_even_where_mlflow_goes_away_meanwhile(home, monkeypatch):
+    """No session is needed: the job ends before it reads a table."""
+    context = small_week.context_at(home)
+
+    def stops(*_: object) -> None:
+        (home / "mlflow" / "mlflow.db").write_bytes(b"no database")
+        raise CheckFailed("the champion is damaged")
+
+    monkeypatch.setattr(cold_users, "champion", stops)
+    with pytest.raises(CheckFailed, match="the champion is damaged"):
+        cold_users.run(context, BORN)

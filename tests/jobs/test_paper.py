@@ -12,10 +12,10 @@ from scipy.sparse import csr_matrix
 from jobs.cold_start import paper, paper_views
 from jobs.cold_start.paper_methods import METHODS, Clock, Task, segment_levels
 from jobs.cold_start.paper_published import EXACT_POPULARITY, METRICS, TABLE_1, TITLES
+from jobs.cold_start.settings import PaperSettings
 from jobs.errors import CheckFailed
 from jobs.ingest import deezer
 from jobs.ingest.deezer_files import inspect
-from jobs.settings import PaperSettings
 from models.input_vector import Layout
 from models.metrics import score
 

@@ -127,7 +127,7 @@ def test_an_unknown_store_and_a_store_that_is_away_are_named(champion, monkeypat
     with pytest.raises(StoreAway, match=r"the redis 127\.0\.0\.1:1 store does not answer") as raised:
         publish.run(type(champion)(settings, champion.week, champion.home))
     assert raised.value.exit_code == 1
-    assert not (pointer.releases(champion.home) / publish.NAME).exists()
+    assert not (pointer.releases(champion.home) / pointer.PUBLISHED).exists()
     assert "sesame" not in str(raised.value)
 
 

@@ -8,15 +8,10 @@ import pytest
 
 from jobs import cli
 from jobs.cold_start.methods import judged, our_recipes
+from jobs.cold_start.settings import METHODS, PEERS, DropoutNetSettings, EvaluationSettings, MeluSettings
 from jobs.context import Context
-from jobs.settings import (
-    METHODS,
-    PEERS,
-    DropoutNetSettings,
-    EvaluationSettings,
-    MeluSettings,
-    Settings,
-)
+from jobs.errors import BadArgument
+from jobs.settings import Settings, load
 from jobs.weeks import Week
 from models.methods.dropoutnet import DropoutNetRecipe
 from models.methods.melu import MeluRecipe
@@ -81,3 +76,17 @@ def test_a_wrong_setting_ends_with_two_and_names_the_field(section, named, home,
     for word in named:
         assert word in said
     assert "Traceback" not in said
+
+
+@pytest.mark.parametrize(
+    "content", [b"- a\n- b\n", b"only words\n", b"", b"1: 2\n", b"\xff\xfe\x00", b"week: [1\n"], ids=repr
+)
+def test_a_file_that_holds_no_settings_is_refused_by_name(tmp_path, content):
+    (tmp_path / "own.yaml").write_bytes(content)
+    with pytest.raises(BadArgument, match=r"settings: .*own\.yaml"):
+        load(tmp_path / "own.yaml")
+
+
+def test_a_folder_is_no_settings_file(tmp_path):
+    with pytest.raises(BadArgument, match="cannot be read"):
+        load(tmp_path)

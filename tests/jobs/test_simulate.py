@@ -87,7 +87,7 @@ def test_a_smaller_span_leaves_no_stale_day_and_no_workspace(tmp_path):
     assert report["days_dropped"] == ["2026-11-14", "2026-11-15"]
     lake = context_at(tmp_path).lake
     assert [p["day"] for p in lake.partitions("events")] == [f"2026-11-{d:02d}" for d in range(8, 14)]
-    assert not list(tmp_path.glob("ingest-*"))
+    assert not list((tmp_path / "scratch").glob("ingest*"))
 
 
 def test_the_report_counts_what_the_lake_holds(made, log):

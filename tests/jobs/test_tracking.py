@@ -10,7 +10,7 @@ import pytest
 import small_week
 import zygote
 
-from jobs import figures, tracking
+from jobs import figures, tracking, tracking_run
 from jobs.errors import BadArgument, OvertureError
 
 
@@ -194,4 +194,4 @@ def test_settings_win_over_the_environment(context, monkeypatch):
     assert tracking.tracking_uri(context) == "http://elsewhere"
     assert tracking.tracking_uri(at(context, "http://chosen")) == "http://chosen"
     monkeypatch.setenv("OVERTURE_MLFLOW_UI", "http://ui/")
-    assert tracking.run_url("3", "abc") == "http://ui/#/experiments/3/runs/abc"
+    assert tracking_run.run_url("3", "abc") == "http://ui/#/experiments/3/runs/abc"

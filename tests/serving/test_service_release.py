@@ -242,4 +242,5 @@ def test_the_service_brings_in_nothing_that_learns(shop):
     found = set(done.stdout.split())
     assert {"onnxruntime", "fastapi", "numpy"} <= found
     heavy = {"torch", "pandas", "pyspark", "mlflow", "numba", "sklearn", "great_expectations", "matplotlib", "onnx"}
+    heavy |= {"pyarrow"}
     assert found & heavy == set()
