@@ -6,8 +6,8 @@ Input   skip_features, skip_state, plays, skip_evaluation before as_of; the trai
     state/  history/  tracks/                                       serving/skip/state.py
 
 A member without an ONNX form is not served: then the other candidates are chosen and weighed anew, on the same folds
-and validation plays as the blend, and answers.json says who was left out. Of a day's update the members are the
-champion's, byte for byte, and the rest is made anew (jobs/skip/update.py).
+and validation plays as the blend, and answers.json says who was left out. A day's update starts from the champion's
+files (jobs/skip/update.py).
 """
 
 from __future__ import annotations
@@ -77,9 +77,10 @@ def fill(context: Context, folder: Path) -> dict[str, object]:
     judged_from = int(found.plays.ts_N[found.split_N == splits.TEST].min())
     if context.settings.skip.split.kind != "global":  # then plays of every moment have been learned from
         judged_from = int(found.plays.ts_N.max()) + 1
+    states = {name: kept.state_of(context, name) for name in chosen.members}
     facts = {
         **needed(needs), "method": chosen.mix.method, "bias": chosen.mix.bias,
-        "members": weighed(chosen.members, chosen.mix), "calibration": as_json(chosen.calibration),
+        "members": weighed(states, chosen.mix), "calibration": as_json(chosen.calibration),
         "left_out": dict(chosen.left_out), "trained_until": judged_from, "learned_until": judged_from,
     }  # fmt: skip
     files.write(folder / CLEANING, files.canonical(found.cleaning.to_json()))
@@ -148,9 +149,10 @@ def served(context: Context) -> Chosen:
     return Chosen({name: models[name] for name in names}, mix, calibration, left_out)
 
 
-def weighed(names: Iterable[str], mix: Mix) -> list[dict[str, Any]]:
-    """Members in order with their weights, for answers.json."""
-    return [{"name": name, "weight": float(w)} for name, w in zip(names, mix.weights_M, strict=True)]
+def weighed(states: Mapping[str, Mapping[str, str]], mix: Mix) -> list[dict[str, Any]]:
+    """Members in order with their weights and which save of each model it is (kept.state_of), for answers.json."""
+    pairs = zip(states.items(), mix.weights_M, strict=True)
+    return [{"name": name, "weight": float(w), "state": dict(state)} for (name, state), w in pairs]
 
 
 def as_json(calibration: Calibration) -> dict[str, Any]:
@@ -203,7 +205,7 @@ def write_memory(context: Context, folder: Path, log: Log, lengths: Iterable[int
             files.write_array(folder / "state" / kind / f"{name}.npy", array)
     (whole,) = table.filter(pc.equal(table.column("kind"), "all")).to_pylist()
     length = max(lengths, default=0)
-    recent = log.newest(length) if length else Log({name: np.zeros(0, np.int64) for name in COLUMNS})
+    recent = log.newest(length) if length else Log.empty()
     for name in COLUMNS:
         files.write_array(folder / "history" / f"{name}.npy", recent.columns[name])
     for name, array in tracks(context).items():
