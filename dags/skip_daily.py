@@ -9,10 +9,9 @@
 | Owner | recommendations |
 
 Members, what mixes and what calibrates them learn from plays before the day, and each change stays only where newer
-plays are forecast better. The release goes through the gate of the weekly pipeline, judged by the day's own plays.
-Exit code 3: there is no
-champion, the day's plays have not been ingested, or the gate said no, a grey verdict included; the champion stays and
-answers.
+plays are forecast better. The release goes through the gate of the weekly pipeline, judged by the day's own plays. Exit
+code 3: there is no champion, the day's plays have not been ingested, or the gate said no, a grey verdict included; the
+champion stays and answers.
 """
 
 from airflow.sdk import DAG, CronTriggerTimetable

@@ -116,8 +116,10 @@ def evaluation(context: Context, found: Relearned, day: str, log: Log) -> list[d
     """AUC and Brier's score of the day's plays, as rows of skip_evaluation have them."""
     plays, _ = read.load(context, found.old.names, "past", day, contents.before(context), asked=False)
     heard_N = plays.labels()
+    if not len(plays):
+        raise CheckFailed(f"skip update: {day} has no labelled plays, and they are what judges the release")
     if len(np.unique(heard_N)) < 2:
-        raise CheckFailed(f"skip update: the {len(plays)} labelled plays of {day} are not of both classes")
+        raise CheckFailed(f"skip update: the {len(plays)} labelled plays of {day} are of one class; no AUC can be told")
     listen_N = found.predict(found.old.cleaned(plays), log)
     reached = auc_interval(heard_N, listen_N, plays.user_N)
     same = {"model": "blend", "split": "day", "slice": "all", "n": len(plays)}
