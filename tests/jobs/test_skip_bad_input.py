@@ -39,6 +39,7 @@ def several(n=60, **columns):
 
 SPOILED = {
     "a column is missing": ("train.csv", several(), [n for n in NAMES if n != "media_id"], "'media_id' is missing"),
+    "a column is there twice": ("train.csv", several(), (*NAMES, "user_id"), "column 'user_id' is there twice"),
     "a label is neither 0 nor 1": (
         "train.csv", several(is_listened=[2] * 60), NAMES, "60 of 60 rows cannot be used",
     ),
