@@ -86,7 +86,7 @@ def test_a_release_of_members_that_learned_on_is_compared_with_the_models_themse
     shifted(context, lambda rows: rows.column("is_flow"))
     came_from, day = champion(context).name, replace(context, week=Week.after(date.fromisoformat(DAY)))
     quality.run(day, ["plays"])
-    features.run(day)
+    features.run(day, end=DAY)
     release = SkipRelease(pointer.releases(day.release_home) / bundle.run(day)["release"])
     learned_on = release.provenance["learned"]["learned_on"]
     plays = judging.judges(day, release)
