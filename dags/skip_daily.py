@@ -1,4 +1,4 @@
-"""Yesterday's plays and skips on top of the skip engine's champion: memory, mix and calibration; no model is trained.
+"""Yesterday's plays and skips on top of the skip engine's champion: memory, and what its members can learn on.
 
 | | |
 |---|---|
@@ -8,9 +8,10 @@
 | Re-run | safe: a day replaces itself, and the same inputs give the same release |
 | Owner | recommendations |
 
-The release goes through the gate of the weekly pipeline, judged by the day's own plays. Exit code 3: there is no
-champion, the day's plays have not been ingested, or the gate said no, a grey verdict included; the champion stays and
-answers.
+Members, what mixes and what calibrates them learn from plays before the day, and each change stays only where newer
+plays are forecast better. The release goes through the gate of the weekly pipeline, judged by the day's own plays. Exit
+code 3: there is no champion, the day's plays have not been ingested, or the gate said no, a grey verdict included; the
+champion stays and answers.
 """
 
 from airflow.sdk import DAG, CronTriggerTimetable

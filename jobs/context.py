@@ -43,7 +43,8 @@ class Context:
             raise BadArgument(f"--engine: '{engine}' is no engine; choose {' or '.join(ENGINES)}")
         mlflow = settings.mlflow
         if engine == "skip":
-            told = {"experiment": mlflow.skip_experiment, "registered_model": mlflow.skip_model}
+            experiment = mlflow.skip_daily_experiment if week.daily else mlflow.skip_experiment
+            told = {"experiment": experiment, "registered_model": mlflow.skip_model}
             settings = settings.model_copy(update={"mlflow": mlflow.model_copy(update=told)})
         return cls(settings, week, engine=engine)
 

@@ -345,9 +345,15 @@ def serving_what(port: int) -> str:
     except OSError as error:
         return f"the service does not answer: {error}"
     if not said["ready"]:
-        return f"the service answers 503: {said['problem']}"
+        return f"the service answers 503: {said['problem']}; skip engine: {said['skip']['problem']}"
+    skip = said["skip"]
+    skips = f"skips from release {skip['release'][:12]} of {skip['week']}" if skip["ready"] else ""
+    if "cold_start" not in said["engines"]:
+        return f"the service answers {skips}; nothing else: {said['problem']}"
     store = said["store"]["problem"] or ", ".join(f"{part} {users}" for part, users in said["store"]["parts"].items())
-    return f"the service answers from release {said['release'][:12]} of {said['week']}; known listeners: {store}"
+    return f"the service answers from release {said['release'][:12]} of {said['week']}; known listeners: {store}" + (
+        f"; {skips}" if skips else ""
+    )
 
 
 def down(console: Console) -> None:

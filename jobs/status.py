@@ -1,11 +1,12 @@
-"""What stands: the champion, its metrics, the gate line by line, the data checks, and where to look next.
+"""What stands: each engine's champion, its metrics, the gate line by line, the data checks, and where to look next.
 
-The champion's own bundle answers, so this works while MLflow, the lake or the network are away.
+A champion's own bundle answers, so this works while MLflow, the lake or the network are away.
 """
 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from jobs.context import Context
 from jobs.errors import OvertureError
 from jobs.release import manifest, pointer
 from jobs.tracking_store import shown
+from jobs.weeks import Week
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -21,7 +23,9 @@ if TYPE_CHECKING:
 
 LOG_WIDTH = 140
 METRICS = ("precision", "recall", "ndcg")
-SHOWN = ("space", "method", "split", "slice", "metric", "k", "n_users", "value", "low", "high")
+SHOWN = ("space", "method", "model", "split", "slice", "metric", "k", "n_users", "n", "value", "low", "high")
+SKIP_METRICS = ("auc", "brier", "calibration_error")
+AGREE = {True: "agree", False: "differ: run `overture release promote` again", None: "unknown, MLflow is away"}
 COLOURS = {"pass": "green", "grey": "yellow", "fail": "bold red", "skip": "dim"}
 
 
@@ -31,17 +35,25 @@ def data(context: Context) -> dict[str, Any]:
     `champion`, `week`, `verdict`, `revision`, `previous`: the pointer and the gate's word about that release;
     `evaluation`: rows {space, method, split, slice, metric, k, n_users, value, low, high}; `gate`: its lines; `checks`:
     table -> result; `versions`: libraries, commit; `latest`: the newest judged week when it is not the champion's;
-    `published`; `mlflow`: address, parent run, and whether the aliases agree with the pointer (None while it is away).
+    `published`; `mlflow`: address, parent run, and whether the aliases agree with the pointer (None while it is away);
+    `skip`: the same of the skip engine, whose rows are {model, split, slice, metric, n, value, low, high}.
     """
-    now = pointer.read(context.home)
+    skip = replace(Context.of(context.settings, context.week, "skip"), home=context.home)
+    return {**of_engine(context), "skip": of_engine(skip)}
+
+
+def of_engine(context: Context) -> dict[str, Any]:
+    """What data() says of one engine."""
+    home = context.release_home
+    now = pointer.read(home)
     found: dict[str, Any] = {
         "champion": None, "week": None, "verdict": None, "revision": 0, "previous": None, "path": None,
         "commit": None, "evaluation": [], "gate": [], "checks": {}, "versions": {}, "contracts": {}, "problem": None,
-        "published": _json(pointer.releases(context.home) / pointer.PUBLISHED),
-        "latest": None, "home": str(context.home),
+        "published": _json(pointer.releases(home) / pointer.PUBLISHED),
+        "latest": None, "home": str(home),
     }  # fmt: skip
     if now:
-        folder = pointer.releases(context.home) / now.release
+        folder = pointer.releases(home) / now.release
         found |= {"champion": now.release, "week": now.week, "revision": now.revision, "previous": now.previous}
         found |= {"path": str(folder)}
         try:
@@ -56,17 +68,20 @@ def data(context: Context) -> dict[str, Any]:
                 "evaluation": [{key: row[key] for key in SHOWN if key in row} for row in rows],
             }
         except (OvertureError, OSError, ValueError, KeyError) as error:
-            found["problem"] = (
-                f"the champion cannot be read: {error}; `overture release rollback` goes one release back"
-            )
-        gate = _json(pointer.releases(context.home) / "verdicts" / f"{now.release}.json")
+            found["problem"] = f"the champion cannot be read: {error}; `{back(context)}` goes one release back"
+        gate = _json(pointer.releases(home) / "verdicts" / f"{now.release}.json")
         if gate:
             found |= {"verdict": gate["verdict"], "gate": gate["lines"]}
-    latest = _latest_gate(context.home)
+    latest = _latest_gate(home)
     if latest and latest["release"] != found["champion"]:
         found["latest"] = {key: latest[key] for key in ("week", "release", "verdict", "lines")}
     found["mlflow"] = _mlflow(context, now)
     return found
+
+
+def back(context: Context) -> str:
+    """The command that returns to the engine's release before."""
+    return "overture release rollback" + (" --engine skip" if context.engine == "skip" else "")
 
 
 def _json(path: Path) -> Any:
@@ -77,18 +92,23 @@ def _json(path: Path) -> Any:
 
 
 def _latest_gate(home: Path) -> dict[str, Any] | None:
-    """The verdict about the newest week that the gate has judged; backtests have none."""
-    found = sorted((home / "work").glob("????-??-??/gate.json"), key=lambda path: path.parent.name)
-    return _json(found[-1]) if found else None
+    """The verdict about the newest week, or day, that the gate has judged; backtests do not count."""
+    found = [path for path in (home / "work").glob("????-??-??*/gate.json") if "backtest" not in path.parent.name]
+    return _json(max(found, key=lambda path: path.parent.name)) if found else None
 
 
 def _mlflow(context: Context, now: pointer.Pointer | None) -> dict[str, Any]:
     from jobs import tracking
 
+    if now and context.engine == "skip":  # a day's update is tracked beside the weeks
+        at = Week.named(now.week)
+        context = replace(context, week=at, settings=Context.of(context.settings, at, "skip").settings)
     uri = tracking.tracking_uri(context)
     said: dict[str, Any] = {"uri": shown(uri), "aliases_agree": None, "parent": None, "aliases": {}, "away": None}
     if uri.startswith("sqlite:///") and not Path(uri[len("sqlite:///") :]).exists():
         return said  # nothing was tracked yet: do not make a database by looking
+    if now is None and context.engine == "skip":
+        return said  # nor an experiment of an engine that nobody runs here
     try:
         from jobs.release import registry
 
@@ -103,11 +123,11 @@ def _mlflow(context: Context, now: pointer.Pointer | None) -> dict[str, Any]:
 
 def render(found: dict[str, Any]) -> None:
     """Print it as tables on stdout."""
-    console = wide_console()
+    console, skip = wide_console(), found["skip"]
     if not found["champion"]:
         console.print("No champion yet. `make demo` runs a whole week on a made-up service and promotes its release.")
-    if found["checks"]:
-        console.print(checks_table(found["checks"]))
+    if found["checks"] or skip["checks"]:
+        console.print(checks_table(found["checks"] | skip["checks"]))
     if found["evaluation"]:
         console.print(evaluation_table(found["evaluation"]))
     if found["gate"]:
@@ -116,11 +136,23 @@ def render(found: dict[str, Any]) -> None:
         latest = found["latest"]
         title = f"Gate of week {latest['week']}: not the champion"
         console.print(gate_table(latest["lines"], latest["verdict"], title))
+    if skip["evaluation"]:
+        console.print(skip_table(skip["evaluation"]))
+    if skip["gate"]:
+        console.print(gate_table(skip["gate"], skip["verdict"], "Gate of the skip engine"))
+    if skip["latest"]:
+        latest = skip["latest"]
+        title = f"Gate of the skip engine, {latest['week']}: not the champion"
+        console.print(gate_table(latest["lines"], latest["verdict"], title))
     if found["champion"]:
         console.print(champion_table(found))
+    if skip["champion"]:
+        console.print(champion_table(skip, "Champion of the skip engine"))
+    console.print(engines_table(found))
     console.print(where_table(found))
-    if found["problem"]:
-        console.print(found["problem"], style="bold red", markup=False)
+    for engine in (found, skip):
+        if engine["problem"]:
+            console.print(engine["problem"], style="bold red", markup=False)
 
 
 def wide_console(stderr: bool = False) -> Console:
@@ -178,11 +210,44 @@ def gate_table(lines: list[dict[str, Any]], verdict: str | None, title: str = "G
     return table
 
 
-def champion_table(found: dict[str, Any]) -> Table:
+def skip_table(rows: list[dict[str, Any]]) -> Table:
+    """Every skip model, and the blend, on the plays that judge: AUC with its interval first, best first."""
+    split = "day" if any(row["split"] == "day" for row in rows) else "test"
+    chosen = [row for row in rows if row["split"] == split and row["slice"] == "all"]
+    by_key = {(row["model"], row["metric"]): row for row in chosen}
+    auc = sorted((row for row in chosen if row["metric"] == "auc"), key=lambda row: -row["value"])
+    plays = "plays of the day" if split == "day" else "test plays"
+    title = f"Skip engine, {max((row['n'] for row in auc), default=0)} {plays}, 95 % interval"
+    table = make_table(title, "model", *SKIP_METRICS, right=SKIP_METRICS)
+    for best in auc:
+        cells = [by_key.get((best["model"], metric)) for metric in SKIP_METRICS]
+        table.add_row(best["model"].replace("_", " "), *[_number(cell) for cell in cells])
+    return table
+
+
+def _number(row: dict[str, Any] | None) -> str:
+    if row is None:
+        return ""
+    interval = "" if row["low"] is None else f" [dim]({row['low']:.4f}-{row['high']:.4f})[/dim]"
+    return f"{row['value']:.4f}{interval}"
+
+
+def engines_table(found: dict[str, Any]) -> Table:
+    """Both engines, a line each: what serves."""
+    table = make_table("Engines", "engine", "release", "week", "verdict", "revision", "previous", right=("revision",))
+    for name, one in (("cold start", found), ("skip", found["skip"])):
+        if one["champion"]:
+            verdict, previous = one["verdict"] or "not judged here", (one["previous"] or "none")[:12]
+            table.add_row(name, one["champion"][:12], one["week"], verdict, str(one["revision"]), previous)
+        else:
+            table.add_row(name, "none yet", "", "", "", "")
+    return table
+
+
+def champion_table(found: dict[str, Any], title: str = "Champion") -> Table:
     """Which release serves."""
-    table = make_table("Champion", "what", "value")
+    table = make_table(title, "what", "value")
     versions = ", ".join(f"{name} {number}" for name, number in found["versions"].items())
-    agree = {True: "agree", False: "differ: run `overture release promote` again", None: "unknown, MLflow is away"}
     for name, value in {
         "release": found["champion"],
         "week": found["week"],
@@ -191,23 +256,23 @@ def champion_table(found: dict[str, Any]) -> Table:
         "previous": found["previous"] or "none",
         "commit": found["commit"],
         "published": "yes" if (found["published"] or {}).get("release") == found["champion"] else "not yet",
-        "MLflow aliases": agree[found["mlflow"]["aliases_agree"]],
+        "MLflow aliases": AGREE[found["mlflow"]["aliases_agree"]],
         "versions": versions,
     }.items():
-        table.add_row(name, _plain(str(value)))
+        if name != "published" or "skip" in found:  # only listeners of the cold-start engine go into a store
+            table.add_row(name, _plain(str(value)))
     return table
 
 
 def where_table(found: dict[str, Any]) -> Table:
     """Where to look next."""
     table = make_table("Where to look next", "what", "where")
-    home, week = found["home"], found["week"]
-    if found["champion"]:
-        table.add_row("the release", found["path"])
-        table.add_row("data checks, as a page", f"{home}/quality/{week}/index.html")
-    parent = found["mlflow"]["parent"]
-    if parent:
-        table.add_row("the week in MLflow", parent["url"])
+    for of, one in (("", found), (" of the skip engine", found["skip"])):
+        if one["champion"]:
+            table.add_row(f"the release{of}", one["path"])
+            table.add_row(f"data checks{of}, as a page", f"{one['home']}/quality/{one['week']}/index.html")
+        if one["mlflow"]["parent"]:
+            table.add_row(f"the week{of} in MLflow", one["mlflow"]["parent"]["url"])
     if found["mlflow"]["away"]:
         table.add_row("MLflow", _plain(found["mlflow"]["away"]))
     table.add_row("Airflow's and MLflow's pages", "make up")

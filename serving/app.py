@@ -24,14 +24,17 @@ from starlette.middleware.cors import CORSMiddleware
 
 from contracts.errors import BadArgument
 from serving import lookup, playlists, schema
-from serving.champion import Champion
+from serving.champion import Champion, Follower
 from serving.guard import LOG, RELEASE, Guard
 from serving.lookup import NotFound
 from serving.metrics import Metrics
 from serving.ready import Ready
 from serving.settings import ServiceSettings, StoreSettings
+from serving.skip.metrics import SkipMetrics
+from serving.skip.release import SkipRelease
 from serving.skip.routes import make_router as make_skip_router
 from serving.skip.routes import skip_champion
+from serving.skip.routes import state as skip_state
 from serving.stores.circuit import Circuit
 from serving.together import Together
 from serving.trial import Trial
@@ -61,6 +64,7 @@ WRONG: dict[int | str, dict[str, Any]] = {
 def make_app(settings: ServiceSettings, home: Path, store: StoreSettings = StoreSettings()) -> Guard:  # noqa: B008 - frozen
     """The whole service over the releases of one home; it opens the champion when it starts."""
     metrics, circuit = Metrics(), Circuit(store, home)
+    skip_metrics = SkipMetrics(metrics.registry)
 
     def event(name: str, **facts: Any) -> None:
         if name == "release":
@@ -74,6 +78,11 @@ def make_app(settings: ServiceSettings, home: Path, store: StoreSettings = Store
         LOG.log(logging.INFO if name == "release" else logging.ERROR, name, extra={"facts": facts})
 
     def skip_event(name: str, **facts: Any) -> None:
+        if name == "release":
+            assert skips.current is not None
+            skip_metrics.release(skips.current)
+        else:
+            skip_metrics.refused.inc()
         LOG.log(logging.INFO if name == "release" else logging.ERROR, f"skip {name}", extra={"facts": facts})
 
     champion, skips = Champion(home, settings.poll_s, event), skip_champion(home, settings.poll_s, skip_event)
@@ -101,9 +110,9 @@ def make_app(settings: ServiceSettings, home: Path, store: StoreSettings = Store
     add_lists(app, champion, metrics, tried)
     add_pages(app)
     app.include_router(make_router(champion, serving, as_json, circuit, metrics))  # before /v1/{kind}
-    app.include_router(make_skip_router(skips, as_json, WholeBody))
+    app.include_router(make_skip_router(skips, as_json, WholeBody, skip_metrics))
     add_lookups(app, champion)
-    add_health(app, champion, metrics, circuit)
+    add_health(app, champion, skips, metrics, circuit)
     return Guard(app, settings, metrics)
 
 
@@ -229,7 +238,9 @@ def add_lookups(app: FastAPI, champion: Champion) -> None:
         return as_json(lookup.neighbours(ready, kind, entity_id, k, of or kind, space), release=ready.name)
 
 
-def add_health(app: FastAPI, champion: Champion, metrics: Metrics, circuit: Circuit) -> None:
+def add_health(
+    app: FastAPI, champion: Champion, skips: Follower[SkipRelease], metrics: Metrics, circuit: Circuit
+) -> None:
     """For those who watch."""
 
     @app.get("/healthz", tags=["health"])
@@ -239,17 +250,21 @@ def add_health(app: FastAPI, champion: Champion, metrics: Metrics, circuit: Circ
 
     @app.get("/readyz", tags=["health"])
     def readyz() -> Response:
-        """A release answers; `problem` says why another one could not be taken, `store` whether listeners are known."""
-        ready = champion.current
+        """A release of one engine answers at least: `engines` says which; `problem` why another could not be taken.
+
+        `skip` is about the skip engine, `store` about known listeners, all else about lists for new listeners.
+        """
+        ready, skip = champion.current, skip_state(skips)
+        engines = [name for name, answers in (("cold_start", ready is not None), ("skip", skip["ready"])) if answers]
         store = circuit.state(*((ready.name, ready.space_name) if ready else (None, "")))
         metrics.store_answers.set(store["answers"])
         said = {
-            "ready": ready is not None, "problem": champion.problem,
+            "ready": bool(engines), "engines": engines, "problem": champion.problem,
             "release": ready.name if ready else None, "week": ready.week if ready else None,
             "degraded": ready.problems if ready else {}, "notes": ready.notes if ready else {},
-            "store": store,
+            "store": store, "skip": skip,
         }  # fmt: skip
-        return as_json(said, 200 if ready else 503, ready.name if ready else None)
+        return as_json(said, 200 if engines else 503, ready.name if ready else None)
 
     @app.get("/metrics", tags=["health"])
     def numbers() -> Response:

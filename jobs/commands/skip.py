@@ -102,9 +102,10 @@ def update(
     day: Annotated[str, typer.Option("--day", help="Day of plays (UTC), YYYY-MM-DD.")],
     config: ConfigOption = None,
 ) -> None:
-    """A day on top of the champion: features, memory, mix and calibration; a release through the gate, then promoted.
+    """A day on top of the champion: features, memory, what its members learn on; through the gate, then promoted.
 
-    The models themselves are not trained. Whatever fails, the champion stays.
+    Members, mix and calibration learn from plays before the day, each only where it helps. Whatever fails, the champion
+    stays.
     """
     settings, when = load(config), parse_day(day)
     print_json(import_module("jobs.skip.update").run(settings, when))

@@ -73,7 +73,7 @@ def find(data: Path) -> dict[str, Path]:
 
     Raises:
         BadArgument: no training file.
-        CheckFailed: a column is missing, or the rows to judge carry labels.
+        CheckFailed: a column is missing or there twice, or the rows to judge carry labels.
     """
     train = next((data / name for name in ("train.csv", "train_sample.csv") if (data / name).is_file()), None)
     if train is None:
@@ -81,6 +81,9 @@ def find(data: Path) -> dict[str, Path]:
     files = {"train": train} | ({"test": data / "test.csv"} if (data / "test.csv").is_file() else {})
     for name, file in files.items():
         found = header(file)
+        twice = sorted({column for column in found if found.count(column) > 1})
+        if twice:
+            raise CheckFailed(f"{file}: column '{twice[0]}' is there twice; which of them counts cannot be told")
         for column in (*NUMBERS, LABEL if name == "train" else "sample_id"):
             if column not in found:
                 raise CheckFailed(

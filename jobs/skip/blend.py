@@ -22,7 +22,7 @@ from jobs.skip.train import refused
 from models.skip import metrics
 from models.skip.blend import METHODS, fold_of, select
 from models.skip.calibration import choose
-from models.skip.mix import logit
+from models.skip.mix import Calibration, Mix, logit
 
 if TYPE_CHECKING:
     from jobs.context import Context
@@ -41,8 +41,7 @@ def run(context: Context) -> dict[str, Any]:
         fold_logits = {name: logit(found.proba_N) for name, found in folds.items()}
         held = {name: logit(found.valid.proba_N) for name, found in scores.items()}
         least = context.settings.skip.blend.least_gain
-        chosen, mix = select(fold_logits, learned_N, fold_of(borders), held, valid.listened_N, least)
-        calibration = choose(valid.listened_N, mix(stacked(held, chosen)))
+        chosen, mix, calibration = joined(folds, scores, borders, least)
         proba_N = calibration(mix(stacked({name: logit(found.proba_N) for name, found in scores.items()}, chosen)))
         blended = Scores(
             first.place_N, first.split_N, proba_N, first.listened_N, first.user_N, first.is_flow_N
@@ -90,6 +89,18 @@ def same_plays(context: Context, names: tuple[str, ...]) -> tuple[str, list[int]
             "train every candidate again on the same skip_features and settings"
         )
     return found[names[0]][0], list(found[names[0]][1] or ())
+
+
+def joined(
+    folds: Mapping[str, Scores], scores: Mapping[str, Scores], borders: list[int], least_gain: float
+) -> tuple[list[str], Mix, Calibration]:
+    """Which of these candidates stay, what mixes them, learned from folds, and what calibrates, from validation."""
+    learned_N = next(iter(folds.values())).listened_N
+    valid_N = next(iter(scores.values())).valid.listened_N
+    held = {name: logit(found.valid.proba_N) for name, found in scores.items()}
+    fold_logits = {name: logit(found.proba_N) for name, found in folds.items()}
+    chosen, mix = select(fold_logits, learned_N, fold_of(borders), held, valid_N, least_gain)
+    return chosen, mix, choose(valid_N, mix(stacked(held, chosen)))
 
 
 def stacked(logits: Mapping[str, np.ndarray], names: list[str]) -> np.ndarray:

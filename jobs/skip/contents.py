@@ -6,8 +6,8 @@ Input   skip_features, skip_state, plays, skip_evaluation before as_of; the trai
     state/  history/  tracks/                                       serving/skip/state.py
 
 A member without an ONNX form is not served: then the other candidates are chosen and weighed anew, on the same folds
-and validation plays as the blend, and answers.json says who was left out. Of a day's update the members are the
-champion's, byte for byte, and the rest is made anew (jobs/skip/update.py).
+and validation plays as the blend, and answers.json says who was left out. A day's update starts from the champion's
+files (jobs/skip/update.py).
 """
 
 from __future__ import annotations
@@ -25,20 +25,19 @@ import pyarrow.compute as pc
 from jobs.errors import CheckFailed
 from jobs.release import bundle, files, pointer
 from jobs.skip import export, features, groups, kept, read
-from jobs.skip.blend import same_plays
+from jobs.skip.blend import joined, same_plays
 from models.skip import splits, state
-from models.skip.blend import fold_of, select
-from models.skip.calibration import choose
 from models.skip.cleaning import Cleaning, apply
 from models.skip.features_lr import FeatureRegression
 from models.skip.feeds import Feeds
 from models.skip.history import COLUMNS, Log
-from models.skip.mix import Calibration, Mix, logit
+from models.skip.mix import Calibration, Mix
 from serving.skip.release import ANSWERS, CLEANING, EXPLAIN, INPUTS, MEMBERS, NETWORK, read_json
 from serving.skip.state import KINDS, arrays_of
 
 if TYPE_CHECKING:
     from jobs.context import Context
+    from jobs.skip.read import Labelled
     from models.skip.interface import SkipModel
 
 EPOCH = date(1970, 1, 1)
@@ -60,26 +59,21 @@ def fill(context: Context, folder: Path) -> dict[str, object]:
         from jobs.skip import update
 
         return update.fill(context, folder)
-    told = kept.read_blend(context)
-    found = read.labelled(context, ("duration_s",), end=before(context))
-    if kept.digest(found) != told["plays"]:
-        raise CheckFailed(
-            f"skip: the labelled plays have changed since the blend of week {context.week} learned; run `overture skip "
-            "train` for each model, then `overture skip blend`, again"
-        )
+    found, plays = learned_from(context)
     chosen = served(context)
     feeds = {name: export.feeds(model) for name, model in chosen.members.items()}
     for name, model in chosen.members.items():
         files.write(folder / MEMBERS / name / NETWORK, export.to_onnx(model))
         write_feeds(folder / MEMBERS / name, feeds[name])
-    explained = explain(context, folder / EXPLAIN, told["plays"])
+    explained = explain(context, folder / EXPLAIN, plays)
     needs = list(feeds.values()) + ([explained] if explained else [])
     judged_from = int(found.plays.ts_N[found.split_N == splits.TEST].min())
     if context.settings.skip.split.kind != "global":  # then plays of every moment have been learned from
         judged_from = int(found.plays.ts_N.max()) + 1
+    states = {name: kept.state_of(context, name) for name in chosen.members}
     facts = {
         **needed(needs), "method": chosen.mix.method, "bias": chosen.mix.bias,
-        "members": weighed(chosen.members, chosen.mix), "calibration": as_json(chosen.calibration),
+        "members": weighed(states, chosen.mix), "calibration": as_json(chosen.calibration),
         "left_out": dict(chosen.left_out), "trained_until": judged_from, "learned_until": judged_from,
     }  # fmt: skip
     files.write(folder / CLEANING, files.canonical(found.cleaning.to_json()))
@@ -87,7 +81,23 @@ def fill(context: Context, folder: Path) -> dict[str, object]:
     files.write(folder / ANSWERS, files.canonical(facts | memory))
     rows = evaluation(context)
     files.write(folder / "evaluation.json", files.canonical(rows))
-    return {"members": list(chosen.members), "left_out": dict(chosen.left_out), "plays": told["plays"]}
+    return {"members": list(chosen.members), "left_out": dict(chosen.left_out), "plays": plays}
+
+
+def learned_from(context: Context) -> tuple[Labelled, str]:
+    """The plays that the week's blend learned from, without numbers but duration_s, and their digest.
+
+    Raises:
+        CheckFailed: there is no blend, or the plays have changed since.
+    """
+    plays: str = kept.read_blend(context)["plays"]
+    found = read.labelled(context, ("duration_s",), end=before(context))
+    if kept.digest(found) != plays:
+        raise CheckFailed(
+            f"skip: the labelled plays have changed since the blend of week {context.week} learned; run `overture skip "
+            "train` for each model, then `overture skip blend`, again"
+        )
+    return found, plays
 
 
 def answering(context: Context) -> str:
@@ -136,21 +146,16 @@ def served(context: Context) -> Chosen:
     if not models:
         raise CheckFailed("skip.blend.members: none has an ONNX form; name one that has, such as boosted_trees")
     folds = {name: kept.read_folds(context, name) for name in models}
-    valid = {name: kept.read_scores(context, name).valid for name in models}
-    one_fold, one_valid = next(iter(folds.values())), next(iter(valid.values()))
-    held = {name: logit(scores.proba_N) for name, scores in valid.items()}
+    scores = {name: kept.read_scores(context, name) for name in models}
     _, borders = same_plays(context, tuple(models))
-    names, mix = select(
-        {name: logit(scores.proba_N) for name, scores in folds.items()}, one_fold.listened_N, fold_of(borders), held,
-        one_valid.listened_N, recipe.least_gain,
-    )  # fmt: skip
-    calibration = choose(one_valid.listened_N, mix(np.stack([held[name] for name in names], axis=1)))
+    names, mix, calibration = joined(folds, scores, borders, recipe.least_gain)
     return Chosen({name: models[name] for name in names}, mix, calibration, left_out)
 
 
-def weighed(names: Iterable[str], mix: Mix) -> list[dict[str, Any]]:
-    """Members in order with their weights, for answers.json."""
-    return [{"name": name, "weight": float(w)} for name, w in zip(names, mix.weights_M, strict=True)]
+def weighed(states: Mapping[str, Mapping[str, str]], mix: Mix) -> list[dict[str, Any]]:
+    """Members in order with their weights and which save of each model it is (kept.state_of), for answers.json."""
+    pairs = zip(states.items(), mix.weights_M, strict=True)
+    return [{"name": name, "weight": float(w), "state": dict(state)} for (name, state), w in pairs]
 
 
 def as_json(calibration: Calibration) -> dict[str, Any]:
@@ -203,7 +208,7 @@ def write_memory(context: Context, folder: Path, log: Log, lengths: Iterable[int
             files.write_array(folder / "state" / kind / f"{name}.npy", array)
     (whole,) = table.filter(pc.equal(table.column("kind"), "all")).to_pylist()
     length = max(lengths, default=0)
-    recent = log.newest(length) if length else Log({name: np.zeros(0, np.int64) for name in COLUMNS})
+    recent = log.newest(length) if length else Log.empty()
     for name in COLUMNS:
         files.write_array(folder / "history" / f"{name}.npy", recent.columns[name])
     for name, array in tracks(context).items():

@@ -19,7 +19,7 @@ from jobs.release.export import graph
 from models.skip.features_lr import FeatureRegression
 from models.skip.feeds import Feeds
 from models.skip.fm import FactorisationMachine
-from models.skip.history import COLUMNS, SIGNS, Log
+from models.skip.history import SIGNS, Log
 from models.skip.interface import SkipModel
 from models.skip.ncf import IdNetwork
 from models.skip.plays import Plays
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     import torch
 
 OUTPUT = "listen"
-NOTHING = Log({name: np.zeros(0, np.int64) for name in COLUMNS})
 TOLERANCE = 1e-4  # of a probability: what the gate allows ONNX to differ from the model
 
 
@@ -64,7 +63,7 @@ def inputs(model: SkipModel, plays: Plays) -> dict[str, np.ndarray]:
     Raises:
         BadArgument: as to_onnx().
     """
-    return feeds(model)(plays, model.log if isinstance(model, SessionGru) else NOTHING)
+    return feeds(model)(plays, model.log if isinstance(model, SessionGru) else Log.empty())
 
 
 def run(network: bytes | Path, feeds: Mapping[str, np.ndarray]) -> np.ndarray:

@@ -25,7 +25,7 @@ from jobs.release.files import file_digest
 from jobs.release.rules import FAIL, PASS, SKIP, Line
 from jobs.skip import contents, kept, read
 from models.skip.cleaning import Cleaning
-from models.skip.history import COLUMNS, Log
+from models.skip.history import Log
 from models.skip.metrics import auc, auc_difference, auc_interval, bootstrap_difference, brier, calibration_error
 from models.skip.mix import logit
 from models.skip.plays import Plays
@@ -63,7 +63,10 @@ def judge(context: Context, folder: Path, champion: pointer.Pointer | None) -> l
     heard_N, user_N = plays.labels(), plays.user_N
     rate_N = np.asarray(plays.numbers((RATE,))[:, 0], np.float64)
     lines = [rules.data_checks(release.document("quality"), REQUIRED)]
-    lines += same_members(context, release, champion) if context.week.daily else parity(context, release, ours)
+    if context.week.daily:
+        lines += updated(context, release, champion, plays, ours)
+    else:
+        lines += parity(context, release, ours)
     lines.append(over_rate(heard_N, ours.listen_N, rate_N, user_N, gate.margin_over_rate))
     lines.append(champion_line(context, release, champion, plays, ours))
     lines += calibrated(heard_N, ours.listen_N, rate_N, gate)
@@ -98,10 +101,15 @@ def judges(context: Context, release: SkipRelease) -> Plays:
 
 def judged(context: Context, release: SkipRelease, plays: Plays) -> Judged:
     """What a release says of plays, each seen as it would have been before it began."""
-    cleaned = release.cleaned(replace(plays, numbers_NF=plays.numbers_NF.copy()))
-    log = history(context, release.cleaning) if release.looks_back else Log({n: np.zeros(0, np.int64) for n in COLUMNS})
+    cleaned = seen(release, plays)
+    log = history(context, release.cleaning) if release.looks_back else Log.empty()
     members_NM = np.stack([member.predict(cleaned, log) for member in release.members], axis=1)
     return Judged(members_NM, release.calibration(release.mix(logit(members_NM))))
+
+
+def seen(release: SkipRelease, plays: Plays) -> Plays:
+    """Plays as the release's members want them; the given ones stay as they are."""
+    return release.cleaned(replace(plays, numbers_NF=plays.numbers_NF.copy()))
 
 
 def history(context: Context, cleaning: Cleaning) -> Log:
@@ -122,17 +130,28 @@ def parity(context: Context, release: SkipRelease, ours: Judged) -> list[Line]:
     return lines
 
 
-def same_members(context: Context, release: SkipRelease, champion: pointer.Pointer | None) -> list[Line]:
-    """An update's members are the champion's, whose parity its own gate has measured."""
-    if champion is None:
-        return [Line("members of the champion", None, None, FAIL, "an update needs a champion, and there is none")]
-    theirs = pointer.releases(context.release_home) / champion.release
-    lines = []
-    for member in release.members:
+def updated(
+    context: Context, release: SkipRelease, champion: pointer.Pointer | None, plays: Plays, ours: Judged
+) -> list[Line]:
+    """An update's members: of the release that it came from, whose own gate has measured them, or ones that learned on.
+
+    The latter are compared with the models that the update kept, on the plays that judge.
+    """
+    came_from, rule = str(release.provenance.get("updates")), "update of the champion"
+    if champion is None or champion.release not in (came_from, release.name):
+        now = "there is none" if champion is None else f"the champion is {champion.release[:12]}"
+        return [Line(rule, None, None, FAIL, f"it was made from {came_from[:12]}, {now}; run the update again")]
+    theirs, lines = pointer.releases(context.release_home) / came_from, []
+    bound, log = context.settings.skip.gate.parity, history(context, release.cleaning)
+    for m, (member, told) in enumerate(zip(release.members, release.told["members"], strict=True)):
         file = Path(MEMBERS) / member.name / NETWORK
-        same = (theirs / file).is_file() and file_digest(theirs / file) == file_digest(release.folder / file)
-        why = "the champion's network, byte for byte" if same else "is not the champion's network"
-        lines.append(Line(f"member {member.name}", float(not same), 0, PASS if same else FAIL, why))
+        if (theirs / file).is_file() and file_digest(theirs / file) == file_digest(release.folder / file):
+            why = "the network that it came from, byte for byte"
+            lines.append(Line(f"onnx parity {member.name}", 0.0, bound, PASS, why))
+            continue
+        model = kept.load_state(context, member.name, told["state"], log)
+        said_N = model.predict_proba(seen(release, plays))
+        lines.append(rules.parity(member.name, float(np.abs(said_N - ours.members_NM[:, m]).max()), bound))
     return lines
 
 

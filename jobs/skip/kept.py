@@ -4,6 +4,7 @@
                         scores.npz  what it says of every validation and test play: Scores, a column an array
                         folds.npz   the same of training plays forecast by models of earlier plays; members of the blend
                         report.json recipe, losses, AUC, seconds, and the digests that hold the folder together
+    work/<day>/<model>/model/       of a day's update: a member of the champion that learned on, without its history
     work/<week>/blend/  blend.json  members, weights, bias, calibration, and which save of each member it was made of
                         scores.npz  of the blend
 
@@ -27,8 +28,10 @@ from numpy.typing import NDArray
 from jobs.errors import CheckFailed
 from models.skip import registry, splits
 from models.skip.blend import Blend
+from models.skip.history import Log
 from models.skip.interface import SkipModel, read_card, replace
 from models.skip.mix import Calibration, Mix
+from models.skip.session import SessionGru
 
 if TYPE_CHECKING:
     from jobs.context import Context
@@ -143,13 +146,33 @@ def read_folds(context: Context, name: str) -> Scores:
 def load_model(context: Context, name: str) -> SkipModel:
     """The fitted model; CheckFailed where it is damaged or of another training than the report."""
     told, at = read_report(context, name), folder(context, name) / MODEL
-    try:
-        found = registry.load(at)
-        kept = read_card(at)["sha256"]
-    except ValueError as error:
-        raise CheckFailed(f"skip: {error}; train it again") from error
-    if kept != told["sha256"][MODEL]:
-        raise CheckFailed(f"{at}: is of another training than {REPORT} beside it; train it again")
+    return _model(at, told["sha256"][MODEL], f"is of another training than {REPORT} beside it; train it again")
+
+
+def state_of(context: Context, name: str) -> dict[str, str]:
+    """Which save of a model it is that a release answers with, for load_state(): {week, sha256}."""
+    return {"week": context.week.name, "sha256": read_report(context, name)["sha256"][MODEL]}
+
+
+def write_state(context: Context, model: SkipModel) -> dict[str, str]:
+    """Keep a model that learned on; returns which save it is. Earlier plays are not kept again: the lake has them."""
+    if isinstance(model, SessionGru):
+        model.log = Log.empty()
+    to = folder(context, model.name) / MODEL
+    model.save(to)
+    return {"week": context.week.name, "sha256": read_card(to)["sha256"]}
+
+
+def load_state(context: Context, name: str, state: Mapping[str, str], log: Log) -> SkipModel:
+    """The model that a release answers with, looking back at `log`.
+
+    Raises:
+        CheckFailed: it is not kept on this machine, it is damaged, or it was trained again since.
+    """
+    at = context.release_home / "work" / state["week"] / name / MODEL
+    found = _model(at, state["sha256"], "was trained again since the release was made")
+    if isinstance(found, SessionGru):
+        found.log = log
     return found
 
 
@@ -196,6 +219,16 @@ def load_blend(context: Context) -> Blend:
     calibration = Calibration.of(kept["kind"], {key: np.asarray(kept[key], np.float64) for key in ("x", "y")})
     members = {name: load_model(context, name) for name in told["members"]}
     return Blend.of(members, Mix(told["method"], weights_M, told["bias"]), calibration)
+
+
+def _model(at: Path, sha256: str, otherwise: str) -> SkipModel:
+    try:
+        found, saved = registry.load(at), read_card(at)["sha256"]
+    except ValueError as error:
+        raise CheckFailed(f"skip: {error}; train it again") from error
+    if saved != sha256:
+        raise CheckFailed(f"{at}: {otherwise}")
+    return found
 
 
 def _put(file: Path, scores: Scores) -> str:

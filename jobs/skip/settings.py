@@ -133,11 +133,11 @@ class GateSettings(Section):
 
 
 class UpdateSettings(Section):
-    """What a day adds to the champion (jobs/skip/update.py)."""
+    """What a day adds to the champion (jobs/skip/update.py, relearn.py)."""
 
-    window_days: Positive = Field(7, description="days before the day whose plays may teach mix and calibration")
-    min_plays: Positive = Field(2_000, description="fewer plays since training leave mix and calibration as they are")
-    decides: float = Field(0.3, gt=0, lt=1, description="newest share of them that decides whether the new ones stay")
+    window_days: Positive = Field(7, description="days before the day whose plays may teach")
+    min_plays: Positive = Field(2_000, description="fewer plays since training teach nothing")
+    decides: float = Field(0.3, gt=0, lt=1, description="newest share of them that decides what stays")
 
 
 class SkipSettings(Section):

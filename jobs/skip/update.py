@@ -1,13 +1,16 @@
 """A day on top of the champion: what can be learned in a day is learned, the rest waits for the week.
 
 Input   plays and skip_state of the day before, the champion      Output  the day's skip_features, skip_state; a release
-Time    a release of day D knows plays up to the end of D; its mix and calibration learned from plays before D, and the
-        plays of D judge it
-Re-run  safe: the day's tables are replaced, the same inputs give the same release
+Time    a release of day D knows plays up to the end of D; its members, mix and calibration learned from plays before D,
+        and the plays of D judge it
+Re-run  safe: the day's tables are replaced; a second run starts from the same release as the first and gives the same
 
-    made anew     totals, rates, popularity, sessions and histories of listeners, tracks; the weights of the members and
-                  the calibration, where the plays since training are enough and they do better on the newest of these
-    as they were  the members themselves (networks, trees, regression, machine), cleaning, the regression behind reasons
+    made anew     totals, rates, popularity, sessions and histories of listeners, tracks
+    learned on    members: trees get more trees, regression and machine move by what a play is worth beside those of
+                  training, networks take a few small steps; what mixes and calibrates them is learned anew. Each only
+                  where it does better on newer plays (jobs/skip/relearn.py)
+    as it was     what a member has of all plays together: ids with a row of their own, ranks, smoothing, one-hot
+                  fields; cleaning. A listener or track that training has not met is known by its counts until the week
 
 The release goes through the same gate as a week's. Whatever fails, the champion stays and answers.
 """
@@ -15,7 +18,6 @@ The release goes through the same gate as a week's. Whatever fails, the champion
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,16 +28,16 @@ from jobs import quality, tracking
 from jobs.context import Context
 from jobs.errors import CheckFailed, OvertureError
 from jobs.release import bundle, files, gate, pointer, promote
-from jobs.skip import contents, features, judging, read
+from jobs.skip import contents, export, features, judging, kept, read, relearn
 from jobs.weeks import Week
-from models.skip.blend import logistic
-from models.skip.calibration import choose
+from models.skip.features_lr import FeatureRegression
 from models.skip.metrics import auc_interval, brier
-from models.skip.mix import Calibration, Mix, logit
-from serving.skip.release import ANSWERS, CLEANING, EXPLAIN, MEMBERS, SkipRelease
+from serving.skip.release import ANSWERS, CLEANING, EXPLAIN, MEMBERS, NETWORK, SkipRelease
 
 if TYPE_CHECKING:
     from jobs.settings import Settings
+    from jobs.skip.relearn import Relearned
+    from models.skip.history import Log
 
 
 def run(settings: Settings, day: date) -> dict[str, Any]:
@@ -44,8 +46,8 @@ def run(settings: Settings, day: date) -> dict[str, Any]:
     Raises:
         CheckFailed: no champion, no plays of the day, or the gate says no: the champion stays.
     """
-    context = of_day(settings, day)
-    champion(context)  # before a session is started
+    context = Context.of(settings, Week.after(day), "skip")
+    base(context)  # before a session is started
     if not context.lake.exists("plays", day=str(day)):
         raise CheckFailed(f"plays: day={day} has not been written; ingest the day first")
     try:
@@ -67,16 +69,8 @@ def run(settings: Settings, day: date) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def of_day(settings: Settings, day: date) -> Context:
-    """Surroundings of an update: the skip engine's, with an experiment of its own."""
-    context = Context.of(settings, Week.after(day), "skip")
-    told = {"experiment": settings.mlflow.skip_daily_experiment}
-    mlflow = context.settings.mlflow.model_copy(update=told)
-    return replace(context, settings=context.settings.model_copy(update={"mlflow": mlflow}))
-
-
-def champion(context: Context) -> SkipRelease:
-    """The release in service, opened as the service opens it.
+def base(context: Context) -> SkipRelease:
+    """The release that the day is added to: the one in service; where that is of this day already, what it came from.
 
     Raises:
         CheckFailed: there is none, it is damaged, or of a later day.
@@ -86,75 +80,52 @@ def champion(context: Context) -> SkipRelease:
         raise CheckFailed("skip update: there is no champion yet; run the weekly pipeline of the skip engine first")
     if now.week[:10] > str(context.week):
         raise CheckFailed(f"skip update: the champion is of {now.week} already, later than the end of this day")
-    return SkipRelease(pointer.releases(context.release_home) / now.release, now)
+    release = SkipRelease(pointer.releases(context.release_home) / now.release)
+    if release.week != context.week.name:
+        return release
+    return SkipRelease(release.folder.with_name(release.provenance["updates"]))
 
 
 def fill(context: Context, folder: Path) -> dict[str, object]:
-    """Write an update's bundle: the champion's members, everything else as of the day's end."""
-    old = champion(context)
+    """Write an update's bundle: the champion's, what learned on put in its place, memory as of the day's end."""
+    old = base(context)
     for file in sorted(path for path in old.folder.rglob("*") if path.is_file()):
-        name = file.relative_to(old.folder)
-        if name.parts[0] in (MEMBERS, EXPLAIN, CLEANING):
-            files.write(folder / name, file.read_bytes())
+        place = file.relative_to(old.folder)
+        if place.parts[0] in (MEMBERS, EXPLAIN, CLEANING):
+            files.write(folder / place, file.read_bytes())
     day = f"{context.week.as_of - timedelta(days=1):%Y-%m-%d}"
-    mix, calibration, how = learned(context, old, day)
-    names = [member.name for member in old.members]
-    start = int(datetime.combine(date.fromisoformat(day), datetime.min.time(), UTC).timestamp())
     log = contents.log_of(context, old.cleaning)
+    found = relearn.relearn(context, old, day, log)
+    rows = evaluation(context, found, day, log)
+    for name, model in found.members.items():
+        files.write(folder / MEMBERS / name / NETWORK, export.to_onnx(model))
+        if isinstance(model, FeatureRegression) and old.explanation is not None:
+            files.write_array(folder / EXPLAIN / "weights.npy", model.regression.weights_G)
+    states = {one["name"]: one.get("state", {}) for one in old.told["members"]}
+    states |= {name: kept.write_state(context, model) for name, model in found.members.items()}
     memory = contents.write_memory(context, folder, log, [member.feeds.length for member in old.members])
     changed = {
-        "method": mix.method, "bias": mix.bias, "members": contents.weighed(names, mix),
-        "calibration": contents.as_json(calibration), "learned_until": start,
+        "method": found.mix.method, "bias": found.mix.bias, "members": contents.weighed(states, found.mix),
+        "calibration": contents.as_json(found.calibration), "trained_until": found.trained_until,
+        "learned_until": int(datetime.combine(date.fromisoformat(day), datetime.min.time(), UTC).timestamp()),
     }  # fmt: skip
     files.write(folder / ANSWERS, files.canonical(old.told | changed | memory))
-    files.write(folder / "evaluation.json", files.canonical(evaluation(context, old, mix, calibration, day)))
-    return {"updates": old.name, "members": names, "mix": how}
+    files.write(folder / "evaluation.json", files.canonical(rows))
+    return {"updates": old.name, "members": list(states), "learned": dict(found.told)}
 
 
-def learned(context: Context, old: SkipRelease, day: str) -> tuple[Mix, Calibration, dict[str, Any]]:
-    """The mix and calibration for the day, and how it came to them.
-
-    The last days before the day that no member was trained on: the earlier part learns weights and calibration, the
-    newer part decides by Brier's score whether they replace the champion's.
-    """
-    chosen = context.settings.skip.update
-    first = date.fromisoformat(day) - timedelta(days=chosen.window_days)
-    as_it_was = {"kept": "the champion's"}
-    if not [p for p in context.lake.partitions("skip_features") if str(first) <= p["day"] < day]:
-        return old.mix, old.calibration, as_it_was | {"why": f"no plays in the {chosen.window_days} days before {day}"}
-    plays, _ = read.load(context, old.names, "past", str(first), day, asked=False)
-    plays = plays.rows(slice(int(np.searchsorted(plays.ts_N, old.told["trained_until"])), None))
-    if len(plays) < chosen.min_plays:
-        why = f"{len(plays)} plays since training, skip.update.min_plays asks for {chosen.min_plays}"
-        return old.mix, old.calibration, as_it_was | {"why": why}
-    heard_N = plays.labels()
-    logits_NM = logit(judging.judged(context, old, plays).members_NM)
-    cut = int((1 - chosen.decides) * len(plays))
-    half = cut // 2
-    if any(len(np.unique(part)) < 2 for part in (heard_N[:half], heard_N[half:cut], heard_N[cut:])):
-        return old.mix, old.calibration, as_it_was | {"why": "the plays since training are of one class"}
-    mix = logistic(logits_NM[:half], heard_N[:half])
-    calibration = choose(heard_N[half:cut], mix(logits_NM[half:cut]))
-    new = brier(heard_N[cut:], calibration(mix(logits_NM[cut:])))
-    was = brier(heard_N[cut:], old.calibration(old.mix(logits_NM[cut:])))
-    told = {"plays": len(plays), "brier": new, "brier_of_champion": was}
-    if new >= was:
-        return old.mix, old.calibration, as_it_was | told
-    return mix, calibration, {"kept": "learned anew"} | told
-
-
-def evaluation(
-    context: Context, old: SkipRelease, mix: Mix, calibration: Calibration, day: str
-) -> list[dict[str, Any]]:
+def evaluation(context: Context, found: Relearned, day: str, log: Log) -> list[dict[str, Any]]:
     """AUC and Brier's score of the day's plays, as rows of skip_evaluation have them."""
-    plays, _ = read.load(context, old.names, "past", day, contents.before(context), asked=False)
+    plays, _ = read.load(context, found.old.names, "past", day, contents.before(context), asked=False)
     heard_N = plays.labels()
+    if not len(plays):
+        raise CheckFailed(f"skip update: {day} has no labelled plays, and they are what judges the release")
     if len(np.unique(heard_N)) < 2:
-        raise CheckFailed(f"skip update: the {len(plays)} labelled plays of {day} are not of both classes")
-    listen_N = calibration(mix(logit(judging.judged(context, old, plays).members_NM)))
-    found = auc_interval(heard_N, listen_N, plays.user_N)
+        raise CheckFailed(f"skip update: the {len(plays)} labelled plays of {day} are of one class; no AUC can be told")
+    listen_N = found.predict(found.old.cleaned(plays), log)
+    reached = auc_interval(heard_N, listen_N, plays.user_N)
     same = {"model": "blend", "split": "day", "slice": "all", "n": len(plays)}
     return [
-        {**same, "metric": "auc", "value": found.value, "low": found.low, "high": found.high},
+        {**same, "metric": "auc", "value": reached.value, "low": reached.low, "high": reached.high},
         {**same, "metric": "brier", "value": brier(heard_N, listen_N), "low": None, "high": None},
     ]

@@ -25,6 +25,8 @@ from models.skip.interface import Epoch, History, Needs, SkipModel, State, log_l
 from models.skip.onehot import OneHot
 from models.skip.plays import IDS, Plays
 
+LEARNED = ("bias_1", "linear_W", "factors_WD", "bias_sq", "linear_sq", "factors_sq")  # as _descend() takes them
+
 
 @dataclass(frozen=True)
 class FmRecipe:
@@ -55,6 +57,9 @@ class FactorisationMachine(SkipModel):
     name = "fm"
     needs = Needs(ids=IDS, numbers=("all",), categories=("all",))
     Recipe = FmRecipe
+    bias_1: NDArray[np.float32]
+    linear_W: NDArray[np.float32]
+    factors_WD: NDArray[np.float32]
 
     def _fit(self, train: Plays, valid: Plays, seed: int) -> History:
         recipe, listened_N = self.recipe, train.labels()
@@ -69,26 +74,38 @@ class FactorisationMachine(SkipModel):
         self.bias_1 = np.asarray([np.log(mean / (1 - mean))], np.float32)
         self.linear_W = np.zeros(self.onehot.width, np.float32)
         self.factors_WD = (0.02 * rng.standard_normal((self.onehot.width, recipe.rank))).astype(np.float32)
-        squares = [np.ones_like(self.bias_1), np.ones_like(self.linear_W), np.ones_like(self.factors_WD)]
-        places_NM, valid_places = self.places(train), self.places(valid)
+        # AdaGrad's sums: what has been met often moves little; learn_more() goes on with them.
+        self.bias_sq, self.linear_sq = np.ones_like(self.bias_1), np.ones_like(self.linear_W)
+        self.factors_sq = np.ones_like(self.factors_WD)
+        places_NM = self.places(train)
         # A place that no training play has adds nothing.
         self.factors_WD[np.bincount(places_NM.ravel(), minlength=self.onehot.width) == 0] = 0
+        return self._descended(places_NM, listened_N, valid, rng, recipe.epochs)
+
+    def _learn_more(self, new: Plays, valid: Plays, seed: int) -> History:
+        return self._descended(self.places(new), new.labels(), valid, np.random.default_rng(seed), 1)
+
+    def _descended(
+        self, places_NM: NDArray[np.int32], listened_N: NDArray[np.int8], valid: Plays, rng: np.random.Generator,
+        epochs: int,
+    ) -> History:  # fmt: skip
+        """Passes over plays, until validation has waited long enough; the best one's weights stay."""
+        recipe, valid_places = self.recipe, self.places(valid)
         history: History = []
-        best: tuple[np.ndarray, ...] = ()
-        for _ in range(recipe.epochs):
-            order_N = rng.permutation(len(train))[: recipe.epoch_plays]
+        best: dict[str, np.ndarray] = {}
+        for _ in range(epochs):
+            order_N = rng.permutation(len(listened_N))[: recipe.epoch_plays]
             loss = _descend(
                 order_N, places_NM, listened_N, np.float32(recipe.learning_rate),
-                np.float32(recipe.l2_linear), np.float32(recipe.l2_factors), self.bias_1, self.linear_W,
-                self.factors_WD, *squares,
+                np.float32(recipe.l2_linear), np.float32(recipe.l2_factors), *(getattr(self, n) for n in LEARNED),
             )  # fmt: skip
             history.append(Epoch(loss / len(order_N), log_loss(valid.labels(), self._score(valid_places))))
             if history[-1].valid <= min(h.valid for h in history):
-                best = (self.bias_1.copy(), self.linear_W.copy(), self.factors_WD.copy())
+                best = {name: getattr(self, name).copy() for name in LEARNED}
             elif waited(history) >= recipe.patience:
                 break
-        if best:
-            self.bias_1, self.linear_W, self.factors_WD = best
+        for name, array in best.items():
+            setattr(self, name, array)
         return history
 
     def places(self, plays: Plays) -> NDArray[np.int32]:
@@ -104,13 +121,14 @@ class FactorisationMachine(SkipModel):
     def _state(self) -> State:
         facts, arrays = self.numbers.state()
         fields, places = self.onehot.state()
-        weights = {"bias": self.bias_1, "linear": self.linear_W, "factors": self.factors_WD}
-        return {"numbers": facts, "fields": fields}, prefixed("numbers", arrays) | prefixed("onehot", places) | weights
+        learned = {name: getattr(self, name) for name in LEARNED}
+        return {"numbers": facts, "fields": fields}, prefixed("numbers", arrays) | prefixed("onehot", places) | learned
 
     def _restore(self, facts: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
         self.numbers = Numbers.restore(facts["numbers"], under("numbers", arrays), self.name)
         self.onehot = OneHot.restore(facts["fields"], under("onehot", arrays), self.name)
-        self.bias_1, self.linear_W, self.factors_WD = arrays["bias"], arrays["linear"], arrays["factors"]
+        for name in LEARNED:
+            setattr(self, name, np.array(arrays[name]))
 
 
 @kernel

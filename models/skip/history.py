@@ -42,6 +42,11 @@ class Log:
         columns = {name: getattr(plays, f"{name}_N") for name in COLUMNS if name != "listened"}
         return cls(columns | {"listened": plays.labels("log")})
 
+    @classmethod
+    def empty(cls) -> Log:
+        """Of no play."""
+        return cls({name: np.zeros(0, np.int64) for name in COLUMNS})
+
     def __len__(self) -> int:
         return len(self.keys_L)
 

@@ -13,7 +13,7 @@ import io
 import json
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -84,15 +84,22 @@ class SkipModel(ABC):
             ValueError: labels are missing, `train` is of one class only, `valid` is empty, a number or category that
                 the model needs is not there, or a loss is no longer finite.
         """
-        train.both_classes(self.name)
-        if not len(valid):
-            raise ValueError(f"{self.name}: needs plays to validate on, got none")
-        valid.labels(f"{self.name}, validation")
-        history = self._fit(train, valid, seed)
-        if not history or not all(np.isfinite([h.train, h.valid]).all() for h in history):
-            raise ValueError(f"{self.name}: the loss is no longer finite: {history}; is the learning rate too high?")
+        history = self._learned(self._fit, train, valid, seed)
         self._fitted = True
         return history
+
+    def learn_more(self, new: Plays, valid: Plays, seed: int = 0) -> History:
+        """Go on from what fit() has learned, by later plays alone; their outcomes must have been observed before.
+
+        What fit() made of the plays as a whole stays: vocabularies, ranks, strengths, fields. So an id that it has not
+        met is answered as before. `valid` comes after `new` and decides when to stop. Losses by epoch.
+
+        Raises:
+            ValueError: as fit(), and for a model that can only be fitted anew: factorisations, RBM, graph and one-hot
+                regressions, whose fields and rows would have to grow with the ids.
+        """
+        self._must_be_fitted()
+        return self._learned(self._learn_more, new, valid, seed)
 
     def predict_proba(self, plays: Plays) -> NDArray[np.float64]:
         """How likely each play is to be listened to, (N,) float64 in 0 to 1.
@@ -127,19 +134,33 @@ class SkipModel(ABC):
         """The model that save() wrote.
 
         Raises:
-            ValueError: no model there, another one, or its files are not of one save.
+            ValueError: no model there, another one, of another version, or its files are not of one save.
         """
         card = read_card(folder)
         if card.get("model") != cls.name:
             raise ValueError(f"{folder}: holds {card.get('model')!r}, not {cls.name!r}")
         model = cls(cls.Recipe(**tuples(card["recipe"])))
-        model._restore(card["facts"], read_arrays(folder, card["sha256"]))
+        try:
+            model._restore(card["facts"], read_arrays(folder, card["sha256"]))
+        except KeyError as error:
+            raise ValueError(f"{folder}: holds no {error}; another version of this program saved it") from None
         model._fitted = True
         return model
 
     def _must_be_fitted(self) -> None:
         if not self._fitted:
             raise ValueError(f"{self.name}: not fitted yet; fit() or load() comes first")
+
+    def _learned(self, learn: Callable[[Plays, Plays, int], History], train: Plays, valid: Plays, seed: int) -> History:
+        """What `learn` reached, its plays and its losses checked."""
+        train.both_classes(self.name)
+        if not len(valid):
+            raise ValueError(f"{self.name}: needs plays to validate on, got none")
+        valid.labels(f"{self.name}, validation")
+        history = learn(train, valid, seed)
+        if not history or not all(np.isfinite([h.train, h.valid]).all() for h in history):
+            raise ValueError(f"{self.name}: the loss is no longer finite: {history}; is the learning rate too high?")
+        return history
 
     def predicted(self, plays: Plays) -> NDArray[np.float64]:
         """Answers chunk by chunk, (N,) float64; what a fit says about validation plays on its way."""
@@ -148,6 +169,9 @@ class SkipModel(ABC):
             part = plays.rows(slice(start, start + _CHUNK))
             out_N[start : start + len(part)] = self._proba(part)
         return out_N
+
+    def _learn_more(self, new: Plays, valid: Plays, seed: int) -> History:
+        raise ValueError(f"{self.name}: does not learn on from what it is; fit it anew")
 
     def _observe(self, plays: Plays) -> None:
         raise AssertionError(f"{self.name} needs a history, and does not take one")

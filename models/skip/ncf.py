@@ -24,7 +24,7 @@ from models.skip.inputs import Dense
 from models.skip.interface import History, Needs, SkipModel, State, log_loss, prefixed, sigmoid, under
 from models.skip.onehot import Vocabulary
 from models.skip.plays import Plays
-from models.skip.training import STOPPED_ON, Schedule, seeded, set_weights, train_net, weights
+from models.skip.training import STOPPED_ON, Schedule, gently, seeded, set_weights, train_net, weights
 
 
 @dataclass(frozen=True)
@@ -128,19 +128,25 @@ class IdNetwork(SkipModel):
         self.dense = Dense.learn(train, self.name)
         self.users = Vocabulary.learn(train.user_N, recipe.min_count)
         self.tracks = Vocabulary.learn(train.track_N, recipe.min_count)
-        inputs = self.inputs(train, np.float16)
-        some = valid.thinned(STOPPED_ON)
-        held = self.inputs(some, np.float32)
         with seeded(seed):
             self.net = self._made()
-            return train_net(
-                self.net,
-                lambda index_B: tuple(_tensor(part[index_B]) for part in inputs),
-                train.labels(),
-                lambda: log_loss(some.labels(), self._answer(held)),
-                recipe,
-                seed,
-            )
+            return self._train(train, valid, recipe, seed)
+
+    def _learn_more(self, new: Plays, valid: Plays, seed: int) -> History:
+        with seeded(seed):
+            return self._train(new, valid, gently(self.recipe), seed)
+
+    def _train(self, train: Plays, valid: Plays, recipe: Schedule, seed: int) -> History:
+        inputs, some = self.inputs(train, np.float16), valid.thinned(STOPPED_ON)
+        held = self.inputs(some, np.float32)
+        return train_net(
+            self.net,
+            lambda index_B: tuple(_tensor(part[index_B]) for part in inputs),
+            train.labels(),
+            lambda: log_loss(some.labels(), self._answer(held)),
+            recipe,
+            seed,
+        )
 
     def inputs(self, plays: Plays, dtype: type = np.float32) -> tuple[np.ndarray, ...]:
         """What the network reads: user (N,) and track (N,) places, columns (N, G)."""

@@ -20,7 +20,7 @@ from models.skip.history import ASKED, COLUMNS, SIGNS, Log, signs
 from models.skip.inputs import Dense
 from models.skip.interface import History, Needs, SkipModel, State, log_loss, prefixed, sigmoid, under
 from models.skip.plays import Plays
-from models.skip.training import STOPPED_ON, Schedule, seeded, set_weights, train_net, weights
+from models.skip.training import STOPPED_ON, Schedule, gently, seeded, set_weights, train_net, weights
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,15 @@ class SessionGru(SkipModel):
     def _fit(self, train: Plays, valid: Plays, seed: int) -> History:
         self.dense = Dense.learn(train, self.name)
         self.log = Log.of(train).joined(Log.of(valid))
+        with seeded(seed):
+            self.net = SessionNet(self.dense.width, self.recipe)
+            return self._train(train, valid, self.recipe, seed)
+
+    def _learn_more(self, new: Plays, valid: Plays, seed: int) -> History:
+        with seeded(seed):
+            return self._train(new, valid, gently(self.recipe), seed)
+
+    def _train(self, train: Plays, valid: Plays, recipe: Schedule, seed: int) -> History:
         x_NG, some = self.dense.columns(train, np.float16), valid.thinned(STOPPED_ON)
         ids = {name: getattr(train, f"{name}_N") for name in ASKED}
 
@@ -83,12 +92,9 @@ class SessionGru(SkipModel):
             signs_BHS = self.signs({name: column[index_B] for name, column in ids.items()})
             return torch.from_numpy(signs_BHS), torch.from_numpy(x_NG[index_B].astype(np.float32))
 
-        with seeded(seed):
-            self.net = SessionNet(self.dense.width, self.recipe)
-            return train_net(
-                self.net, batch, train.labels(), lambda: log_loss(some.labels(), self.predicted(some)), self.recipe,
-                seed,
-            )  # fmt: skip
+        return train_net(
+            self.net, batch, train.labels(), lambda: log_loss(some.labels(), self.predicted(some)), recipe, seed
+        )
 
     def signs(self, ids: Mapping[str, NDArray[np.int64]]) -> NDArray[np.float32]:
         """What the GRU reads of the earlier plays of user, at ts, for a track of artist, album, genre: (B, H, S)."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -48,6 +48,11 @@ class Schedule:
             raise ValueError(f"network: learning_rate must be above 0 and weight_decay not below, got {self}")
         if min(self.epochs, self.patience, self.epoch_plays) < 1:
             raise ValueError(f"network: epochs, patience and epoch_plays must be at least 1, got {self}")
+
+
+def gently(recipe: Schedule) -> Schedule:
+    """The recipe to go on with from a trained network, by few plays: they must not undo what many have taught."""
+    return replace(recipe, learning_rate=recipe.learning_rate / 10, epochs=min(recipe.epochs, 3))
 
 
 def train_net(

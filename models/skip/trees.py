@@ -19,6 +19,7 @@ from models.skip.interface import Epoch, History, Needs, SkipModel, State, prefi
 from models.skip.plays import Plays
 
 _STEP = 1 << 18
+MORE = 10  # learn_more() adds at most one tree for so many of the recipe's rounds
 
 
 @dataclass(frozen=True)
@@ -58,8 +59,15 @@ class BoostedTrees(SkipModel):
     Recipe = TreesRecipe
 
     def _fit(self, train: Plays, valid: Plays, seed: int) -> History:
-        recipe = self.recipe
         self.numbers = Numbers.learn(train, self.name)
+        return self._grow(train, valid, seed, self.recipe.rounds, None)
+
+    def _learn_more(self, new: Plays, valid: Plays, seed: int) -> History:
+        """A few trees more on top of the others, which stay as they are: leaves refitted to a day would forget."""
+        return self._grow(new, valid, seed, max(1, self.recipe.rounds // MORE), self.booster)
+
+    def _grow(self, train: Plays, valid: Plays, seed: int, rounds: int, on_top_of: lgb.Booster | None) -> History:
+        recipe = self.recipe
         settings = {
             "objective": "binary", "metric": "binary_logloss", "learning_rate": recipe.learning_rate,
             "num_leaves": recipe.leaves, "min_data_in_leaf": recipe.least_in_leaf,
@@ -71,15 +79,14 @@ class BoostedTrees(SkipModel):
         data = lgb.Dataset(self._matrix(some), some.both_classes(self.name), feature_name=names, params=settings)
         held = data.create_valid(self._matrix(valid), valid.labels())
         losses: dict[str, dict[str, list[float]]] = {}
-        self.booster = lgb.train(
-            settings, data, recipe.rounds, valid_sets=[data, held], valid_names=["train", "valid"],
+        booster = lgb.train(
+            settings, data, rounds, valid_sets=[data, held], valid_names=["train", "valid"], init_model=on_top_of,
             callbacks=[
                 lgb.record_evaluation(losses),
                 lgb.early_stopping(recipe.patience, first_metric_only=True, verbose=False),
             ],
         )  # fmt: skip
-        text = self.booster.model_to_string(num_iteration=self.booster.best_iteration)
-        self.booster = lgb.Booster(model_str=text)
+        self.booster = lgb.Booster(model_str=booster.model_to_string(num_iteration=booster.best_iteration))
         curves = zip(losses["train"]["binary_logloss"], losses["valid"]["binary_logloss"], strict=True)
         return [Epoch(float(a), float(b)) for a, b in curves]
 

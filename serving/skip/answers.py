@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from contracts.errors import BadArgument
 from models.skip.carried import HOUR_S, NO_KEY, Carried
-from models.skip.history import COLUMNS, Log
+from models.skip.history import Log
 from models.skip.known import as_plays, known
 from models.skip.past import DAY_S
 from models.skip.plays import Plays
@@ -151,7 +151,7 @@ def history(release: SkipRelease, user_id: int, recent: dict[str, np.ndarray]) -
     As training keeps them: ids cleaned, so that rare ones are alike.
     """
     if not release.looks_back:
-        return Log({name: np.zeros(0, np.int64) for name in COLUMNS})
+        return Log.empty()
     columns = {
         name: release.cleaning.category(f"{name}_id", recent[f"{name}_id"])
         for name in ("user", "track", "artist", "album", "genre")

@@ -7,6 +7,7 @@ Order   in which an answer degrades, and says so: /v1/rerank without a release, 
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from serving import schema
 from serving.champion import Event, Follower
 from serving.guard import LOG, trouble
 from serving.skip import answers
+from serving.skip.metrics import SkipMetrics
 from serving.skip.release import ENGINE, SkipRelease
 from serving.skip.schema import Reranked, RerankRequest, SkipRequest, Skips
 
@@ -39,10 +41,28 @@ def skip_champion(home: Path, poll_s: float, event: Event) -> Follower[SkipRelea
     return Follower(home / ENGINE, SkipRelease, poll_s, event, PROMOTE)
 
 
+def state(champion: Follower[SkipRelease]) -> dict[str, Any]:
+    """What /readyz says of the skip engine; `age_s`: since the last play that the release can know."""
+    release = champion.current
+    until = release and datetime.fromtimestamp(release.state_until, UTC)
+    return {
+        "ready": release is not None, "problem": champion.problem,
+        "release": release.name if release else None, "week": release.week if release else None,
+        "knows_plays_until": until.isoformat() if until else None,
+        "age_s": int((datetime.now(UTC) - until).total_seconds()) if until else None,
+    }  # fmt: skip
+
+
 def make_router(
-    champion: Follower[SkipRelease], say: Callable[..., Response], route_class: type[APIRoute]
+    champion: Follower[SkipRelease], say: Callable[..., Response], route_class: type[APIRoute], metrics: SkipMetrics
 ) -> APIRouter:
     """The two routes; `say(data, release=...)` is an answer in JSON, `route_class` reads a body as the service does."""
+
+    def as_given(asked: RerankRequest, why: str) -> Response:
+        found = answers.as_given(asked, why)
+        metrics.stood_in(found["degraded"]["to"])
+        return say(found)
+
     router = APIRouter(route_class=route_class, tags=["skips"])
 
     @router.post("/v1/skips", responses={200: {"model": Skips}, **WRONG, **NO_RELEASE})
@@ -61,7 +81,7 @@ def make_router(
         """A list in the order in which it will be listened to, as diverse as asked for."""
         release = champion.current
         if release is None:
-            return say(answers.as_given(asked, f"no release of the skip engine can be served: {champion.problem}"))
+            return as_given(asked, f"no release of the skip engine can be served: {champion.problem}")
         try:
             return say(answers.reranked(release, asked), release=release.name)
         except BadArgument:
@@ -69,6 +89,6 @@ def make_router(
         except Exception as error:  # whatever onnxruntime throws: a list is better than none
             why = f"release {release.name[:12]} does not answer: {type(error).__name__}"
             LOG.error("skip rerank", extra={"facts": trouble(error)})
-            return say(answers.as_given(asked, why))
+            return as_given(asked, why)
 
     return router

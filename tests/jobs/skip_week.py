@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy as np
 from jobs import quality
 from jobs.context import Context
 from jobs.ingest import dsg17, dsg17_make
-from jobs.release import bundle, gate, promote
+from jobs.release import bundle, gate, pointer, promote
 from jobs.settings import load
 from jobs.skip import blend, evaluate, features, kept, train
 from jobs.skip.settings import SkipSettings
@@ -17,6 +18,7 @@ from jobs.weeks import Week
 from models.skip import splits
 from models.skip.calibration import choose
 from models.skip.mix import Mix, logit
+from serving.skip.release import SkipRelease
 
 MODELS = ("boosted_trees", "logistic_features", "session_gru", "collaborative")
 SMALL = {
@@ -30,6 +32,7 @@ SMALL = {
 }  # fmt: skip
 ROWS = 8_000
 WEEK = "2016-11-28"
+DAY, BEFORE = "2016-11-28", "2016-11-27"  # the first day after the week's plays, and the last of them
 
 
 def at(home, week=WEEK, **changes):
@@ -40,6 +43,26 @@ def at(home, week=WEEK, **changes):
         Context.of(settings.model_copy(update={"skip": skip}), Week.parse(week), "skip").settings,
         Week.parse(week), home, "skip",
     )  # fmt: skip
+
+
+def copied(home, tmp_path, monkeypatch):
+    """A week with a champion, in a home of a test's own."""
+    monkeypatch.setenv("OVERTURE_HOME", str(tmp_path / "home"))
+    shutil.copytree(home, tmp_path / "home")
+    return at(tmp_path / "home")
+
+
+def champion(context):
+    """The release in service."""
+    now = pointer.read(context.release_home)
+    return SkipRelease(pointer.releases(context.release_home) / now.release, now)
+
+
+def gated(context, **changes):
+    """The same with another gate."""
+    skip = context.settings.skip
+    asked = skip.model_copy(update={"gate": skip.gate.model_copy(update=changes)})
+    return replace(context, settings=context.settings.model_copy(update={"skip": asked}))
 
 
 def learn(context):

@@ -1,8 +1,7 @@
-"""A release of the skip engine: the same twice, judged, promoted, updated by a day; and features, bit for bit."""
+"""A release of the skip engine: the same twice, judged, promoted; features, bit for bit; the submission."""
 
-import shutil
 from dataclasses import replace
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -10,39 +9,24 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 import skip_week
+from skip_week import BEFORE, DAY, champion, gated
 
 from jobs.errors import BadArgument, CheckFailed
 from jobs.release import bundle, gate, pointer, promote, rollback
 from jobs.settings import load
-from jobs.skip import contents, features, groups, judging, read, submit, update
+from jobs.skip import contents, features, groups, judging, read, submit
 from jobs.skip.settings import SkipSettings
 from models.skip.known import as_plays
 from models.skip.shared_features import KINDS, Daily
 from models.skip.state import unpack
 from serving.skip import answers
-from serving.skip.release import ANSWERS, SkipRelease
+from serving.skip.release import ANSWERS
 from serving.skip.schema import RecentPlay, SkipRequest
-
-DAY, BEFORE = "2016-11-28", "2016-11-27"
 
 
 @pytest.fixture
 def context(skip_week_home, tmp_path, monkeypatch):
-    """A week with a champion, in a home of this test's own."""
-    monkeypatch.setenv("OVERTURE_HOME", str(tmp_path / "home"))
-    shutil.copytree(skip_week_home, tmp_path / "home")
-    return skip_week.at(tmp_path / "home")
-
-
-def champion(context):
-    now = pointer.read(context.release_home)
-    return SkipRelease(pointer.releases(context.release_home) / now.release, now)
-
-
-def gated(context, **changes):
-    skip = context.settings.skip
-    asked = skip.model_copy(update={"gate": skip.gate.model_copy(update=changes)})
-    return replace(context, settings=context.settings.model_copy(update={"skip": asked}))
+    return skip_week.copied(skip_week_home, tmp_path, monkeypatch)
 
 
 def test_the_same_week_learned_again_gives_the_same_release(context):
@@ -257,40 +241,6 @@ def replace_week(context):
     return skip_week.at(context.home, week="2016-12-05")
 
 
-# -- a day's update ------------------------------------------------------------------------------------------------
-
-
-def test_a_day_on_top_of_the_champion_is_judged_and_promoted(context):
-    before = champion(context)
-    report = update.run(context.settings, date.fromisoformat(DAY))
-    after = champion(context)
-    assert (report["promoted"], report["verdict"], after.name) == (True, "pass", report["release"])
-    assert after.state_until == before.state_until + 86_400
-    assert after.learned_until == before.state_until
-    assert after.week == "2016-11-29-daily"
-    assert {row["split"] for row in after.document("evaluation")} == {"day"}
-    for member in before.members:
-        file = f"members/{member.name}/network.onnx"
-        assert (after.folder / file).read_bytes() == (before.folder / file).read_bytes()
-    again = update.run(context.settings, date.fromisoformat(DAY))
-    assert (again["promoted"], champion(context).members[0].name) == (True, before.members[0].name)
-    assert rollback.run(context, to=before.name)["rolled_back"]
-
-
-def test_whatever_fails_in_an_update_the_champion_stays(context):
-    before = pointer.read(context.release_home)
-    with pytest.raises(CheckFailed, match="slice flow"):
-        update.run(gated(context, flow_floor=1.0, slice_min_plays=1).settings, date.fromisoformat(DAY))
-    assert pointer.read(context.release_home) == before
-    with pytest.raises(CheckFailed, match="plays: day=2017-03-01 has not been written"):
-        update.run(context.settings, date(2017, 3, 1))
-    with pytest.raises(CheckFailed, match="already, later than"):
-        update.run(context.settings, date(2016, 11, 20))
-    shutil.rmtree(context.release_home / "releases")
-    with pytest.raises(CheckFailed, match="there is no champion yet"):
-        update.run(context.settings, date.fromisoformat(DAY))
-
-
 # -- the submission ------------------------------------------------------------------------------------------------
 
 
@@ -332,8 +282,6 @@ def test_a_submission_refuses_what_it_cannot_answer(context, tmp_path, command, 
     assert not (tmp_path / "out.csv").exists()
     code, _, err = command("skip", "submit", "--data", tmp_path / "no", "--out", tmp_path / "o", "--week", DAY)
     assert (code, "test.csv" in err) == (2, True)
-    code, _, err = command("skip", "update", "--day", "2016-11-31")
-    assert (code, "no date" in err) == (2, True)
 
 
 def test_pipelines_name_the_models_that_the_settings_train():

@@ -43,7 +43,9 @@ def test_without_a_release_it_says_so_and_takes_the_first_one_that_comes(shop, s
     assert live.call("/")[0] == 200
     shop.promote(shop.first)
     live.wait(shop.first)
-    assert live.call("/readyz")[::2][0] == 200
+    status, _, said = live.call("/readyz")
+    assert (status, said["ready"], said["engines"], said["skip"]["ready"]) == (200, True, ["cold_start"], False)
+    assert "promote --engine skip" in said["skip"]["problem"]
     assert live.lists()["release"] == shop.first
 
 

@@ -160,8 +160,28 @@ def test_without_a_release_it_says_so_then_follows_the_pointer_to_the_first(home
     status, _, said = live.call("/v1/rerank", body)
     assert (status, [track["track_id"] for track in said["tracks"]]) == (200, [3, 2, NOBODY])
     assert (said["degraded"]["to"], said["release"]) == ("the order given", None)
+    ready, page = live.call("/readyz"), live.call("/metrics")[2]
+    assert (ready[0], ready[2]["ready"], ready[2]["engines"], ready[2]["skip"]["release"]) == (503, False, [], None)
+    assert "run `overture release promote --engine skip`" in ready[2]["skip"]["problem"]
+    assert 'overture_skip_degraded_answers_total{to="the order given"} 1.0' in page
+    assert "overture_skip_release{" not in page
     file.write_bytes(champion)
     live.wait(release.name, lambda one: one.call("/v1/rerank", body)[2]["release"])
     assert live.call("/v1/skips", asked(release))[0] == 200
+    status, headers, said = live.call("/readyz")
+    assert (status, said["ready"], said["engines"], said["release"]) == (200, True, ["skip"], None)
+    assert "x-overture-release" not in headers
+    assert "overture release promote" in said["problem"]
+    skip = said["skip"]
+    assert (skip["ready"], skip["problem"], skip["release"], skip["week"]) == (True, None, release.name, release.week)
+    assert skip["knows_plays_until"] == "2016-11-28T00:00:00+00:00"
+    assert skip["age_s"] > 9 * 365 * 86_400
+    page = live.call("/metrics")[2]
+    assert f'overture_skip_release{{release="{release.name[:12]}",week="{release.week}"}} 1.0' in page
+    (until,) = [
+        line.split()[1] for line in page.splitlines() if line.startswith("overture_skip_release_as_of_seconds ")
+    ]
+    assert float(until) == release.state_until
+    assert "overture_skip_release_revision 1.0" in page
     file.write_text('{"release": "%s", "previous": null, "revision": 9, "week": "2016-12-05"}' % ("0" * 64))
     assert live.call("/v1/skips", asked(release))[2]["release"] == release.name

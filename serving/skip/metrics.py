@@ -1,0 +1,42 @@
+"""What Prometheus is told of the skip engine: which release answers, how old it is, and what stood in for it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter, Gauge
+
+from serving.skip.release import SkipRelease
+
+
+class SkipMetrics:
+    """One set of numbers a process, in the service's registry."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        named: dict[str, Any] = {"registry": registry}
+        latest = {**named, "multiprocess_mode": "livemax"}
+        self.serving = Gauge("overture_skip_release", "1 for the skip engine's release", ["release", "week"], **latest)
+        self.until = Gauge(
+            "overture_skip_release_as_of_seconds",
+            "When the plays that the skip engine's release knows end; time() - this is its age", **latest,
+        )  # fmt: skip
+        self.revision = Gauge("overture_skip_release_revision", "Revision of the skip champion's pointer", **latest)
+        self.refused = Counter("overture_skip_release_refused", "Times a promoted one could not be taken", **named)
+        self.degraded = Counter(
+            "overture_skip_degraded_answers", "Answers of the skip routes by something that stood in", ["to"], **named
+        )  # fmt: skip
+        self._before: tuple[str, str] | None = None
+
+    def release(self, now: SkipRelease) -> None:
+        """Another release serves."""
+        if self._before:
+            self.serving.labels(*self._before).set(0)
+        self._before = (now.name[:12], now.week)
+        self.serving.labels(*self._before).set(1)
+        self.until.set(now.state_until)
+        if now.pointer is not None:
+            self.revision.set(now.pointer.revision)
+
+    def stood_in(self, to: str) -> None:
+        """Something answered in place of the release."""
+        self.degraded.labels(to).inc()
