@@ -56,6 +56,10 @@ class FeatureRegression(SkipModel):
         """What each column of contributions() tells about, (G,)."""
         return self.dense.column_names()
 
+    def mean(self) -> float:
+        """Share of the training plays that were listened to."""
+        return self.dense.numbers.mean
+
     def _proba(self, plays: Plays) -> NDArray[np.float64]:
         return self.regression.proba(self.dense.columns(plays))
 

@@ -91,6 +91,10 @@ class BoostedTrees(SkipModel):
         """What each column of contributions() tells about, (G,)."""
         return self.numbers.columns
 
+    def mean(self) -> float:
+        """Share of the training plays that were listened to."""
+        return self.numbers.mean
+
     def _matrix(self, plays: Plays) -> NDArray[np.float32]:
         out_NG = np.empty((len(plays), len(self.numbers.columns)), np.float32)
         for start in range(0, len(plays), _STEP):

@@ -1,4 +1,4 @@
-"""Parts of skip models: plays, one-hot places, smoothed rates, histories, graphs, folds, reasons, re-ranking."""
+"""Parts of skip models: plays, one-hot places, smoothed rates, histories, graphs, folds, re-ranking."""
 
 from dataclasses import replace
 
@@ -16,7 +16,6 @@ from models.skip.interface import sigmoid
 from models.skip.mix import logit
 from models.skip.onehot import OneHot, Vocabulary
 from models.skip.plays import joined
-from models.skip.reasons import reasons, sentence, theme
 from models.skip.rerank import rerank
 
 PLAYS = world(600)
@@ -169,33 +168,6 @@ def test_comparison_judges_all_on_the_same_plays():
     assert set(found["blend"].report["above"]) == set(recipe.members)
     with pytest.raises(ValueError, match="boosted_trees are not among"):
         compare(train, valid, test, ("logistic_features",), recipe)
-
-
-def test_reasons_tell_what_moved_the_answer():
-    train, valid, test = in_three(world())
-    for name in ("boosted_trees", "logistic_features"):
-        model = registry.make(name)
-        model.fit(train, valid)
-        found = reasons(model, test, 3, {int(test.artist_N[0]): "Air"})
-        assert len(found) == len(test)
-        flat = [reason for row in found for reason in row]
-        assert max(flat, key=lambda r: abs(r.added)).theme in ("habit", "artist", "track_all")
-        habit = [(r.text, r.added) for r in flat if r.theme == "habit"]
-        assert {text for text, added in habit if added > 0} == {"you finish most of what you play"}
-        sums = model.contributions(test).sum(axis=1)
-        z = np.log(model.predict_proba(test) / (1 - model.predict_proba(test)))
-        np.testing.assert_allclose(z - sums, (z - sums).mean(), atol=1e-4)  # the parts add up to the answer
-        line = sentence(found[0], float(model.predict_proba(test)[0]))
-        assert line.startswith(("likely to listen (", "likely to skip ("))
-    with pytest.raises(ValueError, match="n must be at least 1"):
-        reasons(model, test, 0)
-
-
-def test_every_column_has_a_theme_or_none():
-    assert theme("user_artist_rate") == "artist"
-    assert theme("user_plays") == "habit"
-    assert theme("track_plays_7d") == "track_all"
-    assert theme("something") == "other"
 
 
 def test_reranking_weighs_listens_relevance_and_difference():
