@@ -8,7 +8,6 @@ from skip_world import in_three, world
 
 from models.skip import registry
 from models.skip.blend import fold_borders, logistic, out_of_fold, select, weighted_mean
-from models.skip.compare import compare
 from models.skip.graph import NOBODY, Graph
 from models.skip.history import Log
 from models.skip.inputs import Dense, Numbers
@@ -151,23 +150,6 @@ def test_only_members_that_help_are_kept():
     assert (logistic(stacked, y).weights_M >= 0).all()
     assert weighted_mean(stacked, y).weights_M.sum() == pytest.approx(1)
     assert np.isfinite(logit(np.asarray([0.0, 1.0]))).all()
-
-
-def test_comparison_judges_all_on_the_same_plays():
-    from models.skip.blend import BlendRecipe
-
-    train, valid, test = in_three(world())
-    told: list[str] = []
-    names = ("pmf", "logistic_features", "boosted_trees")
-    recipe = BlendRecipe(("logistic_features", "boosted_trees"), folds=2)
-    found = compare(train, valid, test, names, recipe, on_model=lambda name, report: told.append(name))
-    assert list(found) == told == [*names, "blend"]
-    for result in found.values():
-        assert result.report["plays"] == len(test)
-        assert result.report["auc"]["low"] < result.report["auc"]["value"] < result.report["auc"]["high"]
-    assert set(found["blend"].report["above"]) == set(recipe.members)
-    with pytest.raises(ValueError, match="boosted_trees are not among"):
-        compare(train, valid, test, ("logistic_features",), recipe)
 
 
 def test_reranking_weighs_listens_relevance_and_difference():
