@@ -23,6 +23,7 @@ from models.skip.interface import Epoch, History, Needs, SkipModel, State, log_l
 from models.skip.linear import Regression
 from models.skip.onehot import OneHot, Vocabulary
 from models.skip.plays import Plays
+from models.skip.stopping import stop_early
 
 
 @dataclass(frozen=True)
@@ -122,21 +123,19 @@ class Pmf(SkipModel):
             table[0] = 0
         self.parts = dict(zip(self._PARTS, (*bias, *factors), strict=True))
         user_N, track_N = self.users.place(train.user_N), self.tracks.place(train.track_N)
-        history: History = []
-        best = self.parts
-        for _ in range(recipe.epochs):
+
+        def epoch() -> float:
             order_N = rng.permutation(len(train))
             loss = _descend(
                 order_N, user_N, track_N, listened_N, np.float32(self.mean), np.float32(recipe.learning_rate),
                 np.float32(recipe.regularisation), *self.parts.values(),
             )  # fmt: skip
-            history.append(Epoch(loss / len(train), log_loss(valid.labels(), self.predicted(valid))))
-            if history[-1].valid <= min(h.valid for h in history):
-                best = {name: table.copy() for name, table in self.parts.items()}
-            elif waited(history) >= recipe.patience:
-                break
-        self.parts = best
-        return history
+            return loss / len(train)
+
+        return stop_early(
+            epoch, lambda: log_loss(valid.labels(), self.predicted(valid)), tuple(self.parts.values()), recipe.epochs,
+            recipe.patience,
+        )  # fmt: skip
 
     def _proba(self, plays: Plays) -> NDArray[np.float64]:
         user_N, track_N = self.users.place(plays.user_N), self.tracks.place(plays.track_N)
@@ -153,12 +152,6 @@ class Pmf(SkipModel):
         self.mean = facts["mean"]
         parts = under("part", arrays)
         self.parts = {name: parts[name] for name in self._PARTS}
-
-
-def waited(history: History) -> int:
-    """Epochs since the best validation loss."""
-    losses = [h.valid for h in history]
-    return len(losses) - 1 - int(np.argmin(losses))
 
 
 @kernel

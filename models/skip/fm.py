@@ -18,12 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.compiled import kernel
-from models.skip.factors import waited
 from models.skip.feeds import machine_places, rated, with_rates
 from models.skip.inputs import Numbers
-from models.skip.interface import Epoch, History, Needs, SkipModel, State, log_loss, prefixed, sigmoid, under
+from models.skip.interface import History, Needs, SkipModel, State, log_loss, prefixed, sigmoid, under
 from models.skip.onehot import OneHot
 from models.skip.plays import IDS, Plays
+from models.skip.stopping import stop_early
 
 
 @dataclass(frozen=True)
@@ -73,23 +73,19 @@ class FactorisationMachine(SkipModel):
         places_NM, valid_places = self.places(train), self.places(valid)
         # A place that no training play has adds nothing.
         self.factors_WD[np.bincount(places_NM.ravel(), minlength=self.onehot.width) == 0] = 0
-        history: History = []
-        best: tuple[np.ndarray, ...] = ()
-        for _ in range(recipe.epochs):
+        learned = (self.bias_1, self.linear_W, self.factors_WD)
+
+        def epoch() -> float:
             order_N = rng.permutation(len(train))[: recipe.epoch_plays]
             loss = _descend(
-                order_N, places_NM, listened_N, np.float32(recipe.learning_rate),
-                np.float32(recipe.l2_linear), np.float32(recipe.l2_factors), self.bias_1, self.linear_W,
-                self.factors_WD, *squares,
+                order_N, places_NM, listened_N, np.float32(recipe.learning_rate), np.float32(recipe.l2_linear),
+                np.float32(recipe.l2_factors), *learned, *squares,
             )  # fmt: skip
-            history.append(Epoch(loss / len(order_N), log_loss(valid.labels(), self._score(valid_places))))
-            if history[-1].valid <= min(h.valid for h in history):
-                best = (self.bias_1.copy(), self.linear_W.copy(), self.factors_WD.copy())
-            elif waited(history) >= recipe.patience:
-                break
-        if best:
-            self.bias_1, self.linear_W, self.factors_WD = best
-        return history
+            return loss / len(order_N)
+
+        return stop_early(
+            epoch, lambda: log_loss(valid.labels(), self._score(valid_places)), learned, recipe.epochs, recipe.patience
+        )
 
     def places(self, plays: Plays) -> NDArray[np.int32]:
         """What the machine reads: one place a field, (N, M)."""

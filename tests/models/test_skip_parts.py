@@ -16,6 +16,7 @@ from models.skip.mix import logit
 from models.skip.onehot import OneHot, Vocabulary
 from models.skip.plays import joined
 from models.skip.rerank import rerank
+from models.skip.stopping import stop_early
 
 PLAYS = world(600)
 
@@ -124,6 +125,29 @@ def test_neighbours_are_those_of_earlier_edges():
     assert set(drawn.ravel().tolist()) == {5, 6, 7}
     none = Graph(np.empty((0, 2), np.int64), np.empty(0, np.int64), 3)
     assert (none.neighbours(np.asarray([1]), np.asarray([5]), 2) == NOBODY).all()
+
+
+@pytest.mark.parametrize(
+    ("losses", "epochs", "patience", "called", "kept"),
+    [
+        ([3, 2, 1], 3, 1, 3, 2),
+        ([3, 1, 2, 0], 4, 1, 3, 1),  # the third was worse: what a fourth would have brought nobody knows
+        ([3, 1, 2, 0], 4, 2, 4, 3),
+        ([1, 1, 1, 1], 9, 2, 3, 0),  # as good is not better
+        ([2, 1, np.nan], 9, 5, 3, 1),
+    ],
+)
+def test_training_ends_with_the_weights_of_the_best_epoch(losses, epochs, patience, called, kept):
+    weights, ran = np.asarray([-1.0]), []
+
+    def epoch():
+        weights[0] = len(ran)
+        ran.append(len(ran))
+        return losses[len(ran) - 1]
+
+    history = stop_early(epoch, lambda: losses[len(ran) - 1], [weights], epochs, patience)
+    assert len(history) == len(ran) == called
+    assert weights.tolist() == [kept]
 
 
 def test_folds_are_forecast_from_what_came_before():
