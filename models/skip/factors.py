@@ -122,7 +122,8 @@ class Pmf(SkipModel):
         for table in factors:
             table[0] = 0
         self.parts = dict(zip(self._PARTS, (*bias, *factors), strict=True))
-        user_N, track_N = self.users.place(train.user_N), self.tracks.place(train.track_N)
+        user_N, track_N = self._places(train)
+        held = self._places(valid)
 
         def epoch() -> float:
             order_N = rng.permutation(len(train))
@@ -133,12 +134,17 @@ class Pmf(SkipModel):
             return loss / len(train)
 
         return stop_early(
-            epoch, lambda: log_loss(valid.labels(), self.predicted(valid)), tuple(self.parts.values()), recipe.epochs,
+            epoch, lambda: log_loss(valid.labels(), self._score(*held)), tuple(self.parts.values()), recipe.epochs,
             recipe.patience,
         )  # fmt: skip
 
+    def _places(self, plays: Plays) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        return self.users.place(plays.user_N), self.tracks.place(plays.track_N)
+
     def _proba(self, plays: Plays) -> NDArray[np.float64]:
-        user_N, track_N = self.users.place(plays.user_N), self.tracks.place(plays.track_N)
+        return self._score(*self._places(plays))
+
+    def _score(self, user_N: NDArray[np.int32], track_N: NDArray[np.int32]) -> NDArray[np.float64]:
         user_bias_U, track_bias_T, user_UD, track_TD = self.parts.values()
         dot_N = np.vecdot(user_UD[user_N], track_TD[track_N])
         return sigmoid(self.mean + user_bias_U[user_N] + track_bias_T[track_N] + dot_N)

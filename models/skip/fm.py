@@ -62,8 +62,9 @@ class FactorisationMachine(SkipModel):
         exact = (*IDS, *sorted(train.categories), "is_flow")
         binned = rated(self.numbers.columns, self.numbers.categories)
         self.onehot = OneHot.learn(
-            with_rates(self.numbers, train), exact, binned, recipe.bins, recipe.min_count, self.name
-        )
+            train, exact, binned, recipe.bins, recipe.min_count, self.name,
+            prepared=lambda some: with_rates(self.numbers, some),
+        )  # fmt: skip
         rng = np.random.default_rng(seed)
         mean = listened_N.mean(dtype=np.float64)
         self.bias_1 = np.asarray([np.log(mean / (1 - mean))], np.float32)
@@ -71,8 +72,10 @@ class FactorisationMachine(SkipModel):
         self.factors_WD = (0.02 * rng.standard_normal((self.onehot.width, recipe.rank))).astype(np.float32)
         squares = [np.ones_like(self.bias_1), np.ones_like(self.linear_W), np.ones_like(self.factors_WD)]
         places_NM, valid_places = self.places(train), self.places(valid)
-        # A place that no training play has adds nothing.
-        self.factors_WD[np.bincount(places_NM.ravel(), minlength=self.onehot.width) == 0] = 0
+        met_W = np.zeros(self.onehot.width, bool)
+        for place_N in places_NM.T:
+            met_W[place_N] = True
+        self.factors_WD[~met_W] = 0  # a place that no training play has adds nothing
         learned = (self.bias_1, self.linear_W, self.factors_WD)
 
         def epoch() -> float:
