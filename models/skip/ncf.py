@@ -29,8 +29,9 @@ from models.skip.training import STOPPED_ON, Schedule, seeded, set_weights, trai
 
 @dataclass(frozen=True)
 class NetworkRecipe(Schedule):
-    """What both share."""
+    """What both share; on millions of plays half a million are an epoch, so that a stop is asked about in time."""
 
+    epoch_plays: int = 500_000
     dropout: float = 0.4
     id_dropout: float = 0.5
     min_count: int = 5
