@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from sklearn.utils.extmath import randomized_svd
 
 from models.compiled import kernel
-from models.skip.interface import Epoch, History, Needs, SkipModel, State, log_loss, prefixed, sigmoid, under
+from models.skip.interface import Epoch, Losses, Needs, SkipModel, State, log_loss, prefixed, sigmoid, under
 from models.skip.linear import Regression
 from models.skip.onehot import OneHot, Vocabulary
 from models.skip.plays import Plays
@@ -51,7 +51,7 @@ class TruncatedSvd(SkipModel):
     needs = Needs(ids=("user", "track"), numbers=SVD_NUMBERS, categories=("context_type", "bin_time"))
     Recipe = SvdRecipe
 
-    def _fit(self, train: Plays, valid: Plays, seed: int) -> History:
+    def _fit(self, train: Plays, valid: Plays, seed: int) -> Losses:
         recipe = self.recipe
         self.onehot = OneHot.learn(train, SVD_FIELDS, SVD_NUMBERS, _BINS, recipe.min_count, self.name)
         x_NW = self.onehot.matrix(train)
@@ -108,7 +108,7 @@ class Pmf(SkipModel):
     Recipe = PmfRecipe
     _PARTS = ("user_bias", "track_bias", "user", "track")
 
-    def _fit(self, train: Plays, valid: Plays, seed: int) -> History:
+    def _fit(self, train: Plays, valid: Plays, seed: int) -> Losses:
         recipe, listened_N = self.recipe, train.labels()
         self.users = Vocabulary.learn(train.user_N, recipe.min_count)
         self.tracks = Vocabulary.learn(train.track_N, recipe.min_count)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.skip.inputs import Dense
-from models.skip.interface import Epoch, History, Needs, SkipModel, State, log_loss, prefixed, under
+from models.skip.interface import Epoch, Losses, Needs, SkipModel, State, log_loss, prefixed, under
 from models.skip.linear import Regression
 from models.skip.plays import Plays
 
@@ -39,7 +39,7 @@ class FeatureRegression(SkipModel):
     needs = Needs(numbers=("all",), categories=("all",))
     Recipe = FeaturesRecipe
 
-    def _fit(self, train: Plays, valid: Plays, seed: int) -> History:
+    def _fit(self, train: Plays, valid: Plays, seed: int) -> Losses:
         self.dense = Dense.learn(train, self.name)
         some = train.thinned(self.recipe.most)
         x_NG, listened_N = self.dense.columns(some), some.both_classes(self.name)

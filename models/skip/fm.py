@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from models.compiled import kernel
 from models.skip.feeds import machine_places, rated, with_rates
 from models.skip.inputs import Numbers
-from models.skip.interface import History, Needs, SkipModel, State, log_loss, prefixed, sigmoid, under
+from models.skip.interface import Losses, Needs, SkipModel, State, log_loss, prefixed, sigmoid, under
 from models.skip.onehot import OneHot
 from models.skip.plays import IDS, Plays
 from models.skip.stopping import stop_early
@@ -56,7 +56,7 @@ class FactorisationMachine(SkipModel):
     needs = Needs(ids=IDS, numbers=("all",), categories=("all",))
     Recipe = FmRecipe
 
-    def _fit(self, train: Plays, valid: Plays, seed: int) -> History:
+    def _fit(self, train: Plays, valid: Plays, seed: int) -> Losses:
         recipe, listened_N = self.recipe, train.labels()
         self.numbers = Numbers.learn(train, self.name)
         exact = (*IDS, *sorted(train.categories), "is_flow")

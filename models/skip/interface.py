@@ -55,7 +55,7 @@ class Epoch:
     valid: float
 
 
-History = list[Epoch]
+Losses = list[Epoch]
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class SkipModel(ABC):
             raise ValueError(f"{self.name}: recipe must be a {self.Recipe.__name__}, got {type(recipe).__name__}")
         self._fitted = False
 
-    def fit(self, train: Plays, valid: Plays, seed: int = 0) -> History:
+    def fit(self, train: Plays, valid: Plays, seed: int = 0) -> Losses:
         """Learn from `train`; `valid` decides when to stop, where that is a question. Losses by epoch.
 
         Raises:
@@ -153,7 +153,7 @@ class SkipModel(ABC):
         raise AssertionError(f"{self.name} needs a history, and does not take one")
 
     @abstractmethod
-    def _fit(self, train: Plays, valid: Plays, seed: int) -> History:
+    def _fit(self, train: Plays, valid: Plays, seed: int) -> Losses:
         """Learn; both have labels, train both classes."""
 
     @abstractmethod

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from models.skip.inputs import Dense
-from models.skip.interface import History, Needs, SkipModel, State, log_loss, prefixed, sigmoid, under
+from models.skip.interface import Losses, Needs, SkipModel, State, log_loss, prefixed, sigmoid, under
 from models.skip.onehot import Vocabulary
 from models.skip.plays import Plays
 from models.skip.training import STOPPED_ON, Schedule, seeded, set_weights, train_net, weights
@@ -124,7 +124,7 @@ class IdNetwork(SkipModel):
     Net: type[_IdNet]
     net: _IdNet
 
-    def _fit(self, train: Plays, valid: Plays, seed: int) -> History:
+    def _fit(self, train: Plays, valid: Plays, seed: int) -> Losses:
         recipe = self.recipe
         self.dense = Dense.learn(train, self.name)
         self.users = Vocabulary.learn(train.user_N, recipe.min_count)

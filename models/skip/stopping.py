@@ -6,27 +6,27 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from models.skip.interface import Epoch, History
+from models.skip.interface import Epoch, Losses
 
 
 def stop_early(
     epoch: Callable[[], float], valid_loss: Callable[[], float], weights: Sequence[np.ndarray], epochs: int,
     patience: int,
-) -> History:  # fmt: skip
+) -> Losses:  # fmt: skip
     """Losses by epoch; `weights`, which `epoch` changes in place, end as they were after the best.
 
     `epoch` trains once through its plays and gives their mean loss. It is called at most `epochs` times, and no more
     after `patience` calls without a better validation loss, or after a loss that is not finite.
     """
-    history: History = []
+    losses: Losses = []
     best: list[np.ndarray] = []
     for _ in range(epochs):
-        history.append(Epoch(epoch(), valid_loss()))
-        waited = len(history) - 1 - int(np.argmin([h.valid for h in history]))
-        if not np.isfinite(history[-1].train) or waited >= patience:
+        losses.append(Epoch(epoch(), valid_loss()))
+        waited = len(losses) - 1 - int(np.argmin([h.valid for h in losses]))
+        if not np.isfinite(losses[-1].train) or waited >= patience:
             break
         if not waited:
             best = [array.copy() for array in weights]
     for array, kept in zip(weights, best, strict=False):
         array[...] = kept
-    return history
+    return losses

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from models.precision import training
-from models.skip.interface import History
+from models.skip.interface import Losses
 from models.skip.stopping import stop_early
 
 Batch = Callable[[NDArray[np.int64]], tuple[Tensor, ...]]
@@ -53,7 +53,7 @@ class Schedule:
 def train_net(
     net: nn.Module, batch: Batch, listened_N: NDArray[np.int8], valid_loss: Callable[[], float], recipe: Schedule,
     seed: int,
-) -> History:  # fmt: skip
+) -> Losses:  # fmt: skip
     """Train `net` in place; it ends in eval mode with the weights of the best validation loss.
 
     `batch` gives the network's inputs for some of the N plays; the network gives their log odds, (B,). torch's global

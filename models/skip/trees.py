@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.skip.inputs import Numbers
-from models.skip.interface import Epoch, History, Needs, SkipModel, State, prefixed, under
+from models.skip.interface import Epoch, Losses, Needs, SkipModel, State, prefixed, under
 from models.skip.plays import Plays
 
 _STEP = 1 << 18
@@ -57,7 +57,7 @@ class BoostedTrees(SkipModel):
     needs = Needs(numbers=("all",), categories=("all",))
     Recipe = TreesRecipe
 
-    def _fit(self, train: Plays, valid: Plays, seed: int) -> History:
+    def _fit(self, train: Plays, valid: Plays, seed: int) -> Losses:
         recipe = self.recipe
         self.numbers = Numbers.learn(train, self.name)
         settings = {
