@@ -17,7 +17,7 @@ import contracts
 from jobs.lake import Lake
 from models.skip import state, track_features, user_features
 from models.skip.carried import TOTALS, USER_NUMBERS
-from models.skip.known import known
+from models.skip.features import known
 from models.skip.shared_features import Daily, shared_counts
 
 if TYPE_CHECKING:

@@ -218,7 +218,7 @@ def load_blend(context: Context) -> Blend:
     kept = told["calibration"]
     calibration = Calibration.of(kept["kind"], {key: np.asarray(kept[key], np.float64) for key in ("x", "y")})
     members = {name: load_model(context, name) for name in told["members"]}
-    return Blend.of(members, Mix(told["method"], weights_M, told["bias"]), calibration)
+    return Blend(members, Mix(told["method"], weights_M, told["bias"]), calibration)
 
 
 def _model(at: Path, sha256: str, otherwise: str) -> SkipModel:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from jobs.context import Context
     from jobs.skip.kept import Scores
     from jobs.skip.read import Labelled
-    from models.skip.interface import History, SkipModel
+    from models.skip.interface import Losses, SkipModel
 
 PARTS = {splits.TRAIN: "train", splits.VALIDATION: "validation", splits.TEST: "test"}
 
@@ -102,7 +102,7 @@ def plays_of(context: Context, models: Sequence[str], **chosen: Any) -> Labelled
     return found
 
 
-def fit(found: Labelled, model: SkipModel, seed: int) -> tuple[SkipModel, History]:
+def fit(found: Labelled, model: SkipModel, seed: int) -> tuple[SkipModel, Losses]:
     """The model, fitted on training plays, and its losses."""
     return model, model.fit(found.part(splits.TRAIN), found.part(splits.VALIDATION), seed)
 
@@ -131,7 +131,7 @@ def folds_of(found: Labelled, new: Callable[[str], SkipModel], model: str, borde
     return kept.Scores.of(found, np.flatnonzero(found.split_N == splits.TRAIN)[borders[0] :], proba_N)
 
 
-def told(found: Labelled, model: SkipModel, history: History, scores: Scores) -> dict[str, Any]:
+def told(found: Labelled, model: SkipModel, history: Losses, scores: Scores) -> dict[str, Any]:
     """A training's numbers: plays by part, losses by epoch, AUC, recipe."""
     valid, test = scores.valid, scores.test
     reached = metrics.auc_interval(test.listened_N, test.proba_N, test.user_N)

@@ -1,4 +1,4 @@
-"""All models together: a logistic regression over what they say, or a weighted mean, then calibrated.
+"""Models joined: a logistic regression over what they say, or a weighted mean; then models/skip/calibration.py.
 
 Shapes   N plays, M members, K folds
 Source   stacked generalisation (Wolpert 1992), as section 6.1 of the DSG17 report proposes; greedy choice of members
@@ -14,40 +14,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
-from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 
-from models.skip import registry
-from models.skip.calibration import choose
-from models.skip.interface import Epoch, History, Needs, SkipModel, State, log_loss, prefixed, read_card, sigmoid, under
+from models.skip.interface import SkipModel, log_loss, sigmoid
 from models.skip.metrics import auc
 from models.skip.mix import Calibration, Mix, logit
 from models.skip.plays import Plays
-
-Make = Callable[[str], SkipModel]
-
-
-@dataclass(frozen=True)
-class BlendRecipe:
-    """Members to choose from, folds, and by how much the mean log loss must fall for one more."""
-
-    members: tuple[str, ...] = ("boosted_trees", "logistic_features", "neumf", "graphsage", "session_gru", "fm")
-    folds: int = 3
-    first_share: float = 0.4
-    least_gain: float = 0.0002
-
-    def __post_init__(self) -> None:
-        if not self.members or len(set(self.members)) != len(self.members):
-            raise ValueError(f"blend.members: at least one, each once, got {', '.join(self.members) or 'none'}")
-        unknown = [name for name in self.members if name not in registry.NAMES]
-        if unknown:
-            raise ValueError(f"blend.members: no {', '.join(unknown)}; there are {', '.join(registry.NAMES)}")
-        if self.folds < 1 or not 0 < self.first_share < 1 or self.least_gain < 0:
-            raise ValueError(f"blend: folds at least 1, first_share in (0, 1), least_gain not below 0, got {self}")
 
 
 def fold_borders(n: int, folds: int, first_share: float) -> list[int]:
@@ -55,7 +30,9 @@ def fold_borders(n: int, folds: int, first_share: float) -> list[int]:
     return [round(b) for b in np.linspace(first_share * n, n, folds + 1)]
 
 
-def out_of_fold(make: Make, name: str, train: Plays, borders: Sequence[int], seed: int) -> NDArray[np.float64]:
+def out_of_fold(
+    make: Callable[[str], SkipModel], name: str, train: Plays, borders: Sequence[int], seed: int
+) -> NDArray[np.float64]:
     """What a model says about each fold after learning from what came before it: (N - borders[0],) probabilities.
 
     A tenth of what came before is its validation.
@@ -144,94 +121,15 @@ def select(
     return chosen, METHODS[how](np.stack([folds[n] for n in chosen], axis=1), folds_listened_N)
 
 
-class Blend(SkipModel):
-    """Reads what its members read; only members that help are kept, and fitted on all training plays."""
+@dataclass(frozen=True, eq=False)
+class Blend:
+    """Fitted members by name, in the order of the mix's weights, and what joins their answers."""
 
-    name = "blend"
-    needs = Needs(
-        ids=("user", "track", "artist", "album", "genre"), numbers=("all",), categories=("all",), history=True
-    )
-    Recipe = BlendRecipe
+    members: Mapping[str, SkipModel]
+    mix: Mix
+    calibration: Calibration
 
-    def __init__(self, recipe: BlendRecipe | None = None, make: Make = registry.make) -> None:
-        """`make` makes a member, not fitted, by its name: with other recipes than the default, where wanted."""
-        super().__init__(recipe)
-        self.make = make
-        self.members: dict[str, SkipModel] = {}
-
-    def _fit(self, train: Plays, valid: Plays, seed: int) -> History:
-        recipe = self.recipe
-        borders = fold_borders(len(train), recipe.folds, recipe.first_share)
-        folds = {name: logit(out_of_fold(self.make, name, train, borders, seed)) for name in recipe.members}
-        fitted: dict[str, SkipModel] = {}
-        held: dict[str, NDArray[np.float64]] = {}
-        for name in recipe.members:
-            fitted[name] = self.make(name)
-            fitted[name].fit(train, valid, seed)
-            held[name] = logit(fitted[name].predict_proba(valid))
-        return self.compose(fitted, folds, held, train.labels()[borders[0] :], fold_of(borders), valid.labels())
-
-    def compose(
-        self,
-        fitted: Mapping[str, SkipModel],
-        folds: Mapping[str, NDArray[np.float64]],
-        held: Mapping[str, NDArray[np.float64]],
-        folds_listened_N: NDArray[np.int8],
-        fold_N: NDArray[np.int64],
-        valid_listened_N: NDArray[np.int8],
-    ) -> History:
-        """Make the blend from fitted members and their log odds on folds and on validation."""
-        chosen, self.mix = select(folds, folds_listened_N, fold_N, held, valid_listened_N, self.recipe.least_gain)
-        self.members = {name: fitted[name] for name in chosen}
-        score_N = self.mix(np.stack([held[name] for name in chosen], axis=1))
-        self.calibration = choose(valid_listened_N, score_N)
-        folds_N = self.mix(np.stack([folds[name] for name in chosen], axis=1))
-        self._fitted = True
-        return [
-            Epoch(
-                log_loss(folds_listened_N, self.calibration(folds_N)),
-                log_loss(valid_listened_N, self.calibration(score_N)),
-            )
-        ]
-
-    @classmethod
-    def of(cls, members: Mapping[str, SkipModel], mix: Mix, calibration: Calibration) -> Blend:
-        """A blend of fitted members whose weights and calibration were learned before."""
-        blend = cls(BlendRecipe(members=tuple(members)))
-        blend.members, blend.mix, blend.calibration, blend._fitted = dict(members), mix, calibration, True
-        return blend
-
-    def weights(self) -> dict[str, float]:
-        """Of each member that was kept."""
-        return dict(zip(self.members, self.mix.weights_M.tolist(), strict=True))
-
-    def _observe(self, plays: Plays) -> None:
-        for member in self.members.values():
-            member.observe(plays)
-
-    def _proba(self, plays: Plays) -> NDArray[np.float64]:
+    def predict_proba(self, plays: Plays) -> NDArray[np.float64]:
+        """How likely each play is to be listened to, (N,); ValueError as of the members."""
         logits_NM = np.stack([logit(member.predict_proba(plays)) for member in self.members.values()], axis=1)
         return self.calibration(self.mix(logits_NM))
-
-    def save(self, folder: Path) -> None:
-        """Members in folders of their own, then what joins them."""
-        self._must_be_fitted()
-        for name, member in self.members.items():
-            member.save(folder / name)
-        super().save(folder)
-
-    @classmethod
-    def load(cls, folder: Path) -> Self:
-        """What save() wrote; ValueError as of any model, and for a member that is missing."""
-        blend = super().load(folder)
-        blend.members = {name: registry.load(folder / name) for name in read_card(folder)["facts"]["members"]}
-        return blend
-
-    def _state(self) -> State:
-        facts = {"members": list(self.members), "method": self.mix.method, "calibration": self.calibration.kind}
-        arrays = {"weights": self.mix.weights_M, "bias": np.asarray(self.mix.bias)}
-        return facts, arrays | prefixed("calibration", self.calibration.arrays())
-
-    def _restore(self, facts: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
-        self.mix = Mix(facts["method"], arrays["weights"], float(arrays["bias"]))
-        self.calibration = Calibration.of(facts["calibration"], under("calibration", arrays))

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from models.skip.past import BEFORE, DAY_S, History, days, totals
+from models.skip.past import BEFORE, DAY_S, Past, days, totals
 
 Columns = Mapping[str, np.ndarray]
 TOTALS = ("n_plays", "n_listened", "n_flow", "n_flow_listened")
@@ -67,7 +67,7 @@ USER_NUMBERS = (
 )  # fmt: skip
 
 
-class Log:
+class Timeline:
     """Carried rows of one kind, its plays by day, then the plays at hand: one set of arrays to count over."""
 
     def __init__(self, rows: Columns, kind: str, carried: Carried, keys: Sequence[str] | None = None, *,
@@ -89,7 +89,7 @@ class Log:
         known = np.concatenate([np.ones(self.skip, bool), is_play])
         self.is_carried = np.arange(len(self.ts)) < n_carried
         self.is_day = ~self.is_carried & (np.arange(len(self.ts)) < self.skip)
-        self.history = History(kept, self.ts, known, leaky=leaky)
+        self.past = Past(kept, self.ts, known, leaky=leaky)
         self.is_flow = rows["is_flow"]
         flow = self.is_flow.astype(np.int64)
         heard = np.maximum(listened, 0)
@@ -104,7 +104,7 @@ class Log:
 
     def total(self, name: str) -> np.ndarray:
         """How many plays of this sort each play at hand sees (N,) int64."""
-        return self.history.count(self.column(self.carried.numbers[name], self.plays[name]))[self.skip :]
+        return self.past.count(self.column(self.carried.numbers[name], self.plays[name]))[self.skip :]
 
     def of_kind(self) -> tuple[np.ndarray, np.ndarray]:
         """Plays, and listened plays, seen of the play's own kind: Flow for a Flow play, all others for another."""
@@ -120,7 +120,7 @@ class Log:
         value = np.concatenate([np.zeros(len(self.carried.key), np.int64), self.carried.day_plays, self.one])
         day = days(self.ts)
         day[self.is_carried] = day[~self.is_carried].min(initial=0) - 1
-        return self.history.count_since(value, day, n_days)[self.skip :]
+        return self.past.count_since(value, day, n_days)[self.skip :]
 
 
 def carry(rows: Columns, kind: str, before: Carried, last_day: int) -> Carried:

@@ -19,10 +19,11 @@ from numpy.typing import NDArray
 from sklearn.utils.extmath import randomized_svd
 
 from models.compiled import kernel
-from models.skip.interface import Epoch, History, Needs, SkipModel, State, log_loss, prefixed, sigmoid, under
+from models.skip.interface import Epoch, Losses, Needs, SkipModel, State, log_loss, prefixed, sigmoid, under
 from models.skip.linear import Regression
 from models.skip.onehot import OneHot, Vocabulary
 from models.skip.plays import Plays
+from models.skip.stopping import stop_early
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class TruncatedSvd(SkipModel):
     needs = Needs(ids=("user", "track"), numbers=SVD_NUMBERS, categories=("context_type", "bin_time"))
     Recipe = SvdRecipe
 
-    def _fit(self, train: Plays, valid: Plays, seed: int) -> History:
+    def _fit(self, train: Plays, valid: Plays, seed: int) -> Losses:
         recipe = self.recipe
         self.onehot = OneHot.learn(train, SVD_FIELDS, SVD_NUMBERS, _BINS, recipe.min_count, self.name)
         x_NW = self.onehot.matrix(train)
@@ -107,7 +108,7 @@ class Pmf(SkipModel):
     Recipe = PmfRecipe
     _PARTS = ("user_bias", "track_bias", "user", "track")
 
-    def _fit(self, train: Plays, valid: Plays, seed: int) -> History:
+    def _fit(self, train: Plays, valid: Plays, seed: int) -> Losses:
         recipe, listened_N = self.recipe, train.labels()
         self.users = Vocabulary.learn(train.user_N, recipe.min_count)
         self.tracks = Vocabulary.learn(train.track_N, recipe.min_count)
@@ -121,25 +122,29 @@ class Pmf(SkipModel):
         for table in factors:
             table[0] = 0
         self.parts = dict(zip(self._PARTS, (*bias, *factors), strict=True))
-        user_N, track_N = self.users.place(train.user_N), self.tracks.place(train.track_N)
-        history: History = []
-        best = self.parts
-        for _ in range(recipe.epochs):
+        user_N, track_N = self._places(train)
+        held = self._places(valid)
+
+        def epoch() -> float:
             order_N = rng.permutation(len(train))
             loss = _descend(
                 order_N, user_N, track_N, listened_N, np.float32(self.mean), np.float32(recipe.learning_rate),
                 np.float32(recipe.regularisation), *self.parts.values(),
             )  # fmt: skip
-            history.append(Epoch(loss / len(train), log_loss(valid.labels(), self.predicted(valid))))
-            if history[-1].valid <= min(h.valid for h in history):
-                best = {name: table.copy() for name, table in self.parts.items()}
-            elif waited(history) >= recipe.patience:
-                break
-        self.parts = best
-        return history
+            return loss / len(train)
+
+        return stop_early(
+            epoch, lambda: log_loss(valid.labels(), self._score(*held)), tuple(self.parts.values()), recipe.epochs,
+            recipe.patience,
+        )  # fmt: skip
+
+    def _places(self, plays: Plays) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        return self.users.place(plays.user_N), self.tracks.place(plays.track_N)
 
     def _proba(self, plays: Plays) -> NDArray[np.float64]:
-        user_N, track_N = self.users.place(plays.user_N), self.tracks.place(plays.track_N)
+        return self._score(*self._places(plays))
+
+    def _score(self, user_N: NDArray[np.int32], track_N: NDArray[np.int32]) -> NDArray[np.float64]:
         user_bias_U, track_bias_T, user_UD, track_TD = self.parts.values()
         dot_N = np.vecdot(user_UD[user_N], track_TD[track_N])
         return sigmoid(self.mean + user_bias_U[user_N] + track_bias_T[track_N] + dot_N)
@@ -153,12 +158,6 @@ class Pmf(SkipModel):
         self.mean = facts["mean"]
         parts = under("part", arrays)
         self.parts = {name: parts[name] for name in self._PARTS}
-
-
-def waited(history: History) -> int:
-    """Epochs since the best validation loss."""
-    losses = [h.valid for h in history]
-    return len(losses) - 1 - int(np.argmin(losses))
 
 
 @kernel

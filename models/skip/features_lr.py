@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 
 from models.skip.inputs import Dense
-from models.skip.interface import Epoch, History, Needs, SkipModel, State, log_loss, prefixed, sigmoid, under
+from models.skip.interface import Epoch, Losses, Needs, SkipModel, State, log_loss, prefixed, sigmoid, under
 from models.skip.linear import Regression
 from models.skip.plays import Plays
 
@@ -42,7 +42,7 @@ class FeatureRegression(SkipModel):
     needs = Needs(numbers=("all",), categories=("all",))
     Recipe = FeaturesRecipe
 
-    def _fit(self, train: Plays, valid: Plays, seed: int) -> History:
+    def _fit(self, train: Plays, valid: Plays, seed: int) -> Losses:
         self.dense = Dense.learn(train, self.name)
         some = train.thinned(self.recipe.most)
         x_NG, listened_N = self.dense.columns(some), some.both_classes(self.name)
@@ -53,7 +53,7 @@ class FeatureRegression(SkipModel):
         loss = log_loss(listened_N, self.regression.proba(x_NG))
         return [Epoch(loss, log_loss(valid.labels(), self.predicted(valid)))]
 
-    def _learn_more(self, new: Plays, valid: Plays, seed: int) -> History:
+    def _learn_more(self, new: Plays, valid: Plays, seed: int) -> Losses:
         some = new.thinned(self.recipe.most)
         x_NG, listened_N = self.dense.columns(some), some.labels()
         self.regression = moved(self.regression, self.precision_G, x_NG, listened_N)
@@ -68,6 +68,10 @@ class FeatureRegression(SkipModel):
     def columns(self) -> tuple[str, ...]:
         """What each column of contributions() tells about, (G,)."""
         return self.dense.column_names()
+
+    def mean(self) -> float:
+        """Share of the training plays that were listened to."""
+        return self.dense.numbers.mean
 
     def _proba(self, plays: Plays) -> NDArray[np.float64]:
         return self.regression.proba(self.dense.columns(plays))

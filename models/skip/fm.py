@@ -18,12 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.compiled import kernel
-from models.skip.factors import waited
 from models.skip.feeds import machine_places, rated, with_rates
 from models.skip.inputs import Numbers
-from models.skip.interface import Epoch, History, Needs, SkipModel, State, log_loss, prefixed, sigmoid, under
+from models.skip.interface import Losses, Needs, SkipModel, State, log_loss, prefixed, sigmoid, under
 from models.skip.onehot import OneHot
 from models.skip.plays import IDS, Plays
+from models.skip.stopping import stop_early
 
 LEARNED = ("bias_1", "linear_W", "factors_WD", "bias_sq", "linear_sq", "factors_sq")  # as _descend() takes them
 
@@ -61,14 +61,15 @@ class FactorisationMachine(SkipModel):
     linear_W: NDArray[np.float32]
     factors_WD: NDArray[np.float32]
 
-    def _fit(self, train: Plays, valid: Plays, seed: int) -> History:
+    def _fit(self, train: Plays, valid: Plays, seed: int) -> Losses:
         recipe, listened_N = self.recipe, train.labels()
         self.numbers = Numbers.learn(train, self.name)
         exact = (*IDS, *sorted(train.categories), "is_flow")
         binned = rated(self.numbers.columns, self.numbers.categories)
         self.onehot = OneHot.learn(
-            with_rates(self.numbers, train), exact, binned, recipe.bins, recipe.min_count, self.name
-        )
+            train, exact, binned, recipe.bins, recipe.min_count, self.name,
+            prepared=lambda some: with_rates(self.numbers, some),
+        )  # fmt: skip
         rng = np.random.default_rng(seed)
         mean = listened_N.mean(dtype=np.float64)
         self.bias_1 = np.asarray([np.log(mean / (1 - mean))], np.float32)
@@ -78,35 +79,34 @@ class FactorisationMachine(SkipModel):
         self.bias_sq, self.linear_sq = np.ones_like(self.bias_1), np.ones_like(self.linear_W)
         self.factors_sq = np.ones_like(self.factors_WD)
         places_NM = self.places(train)
-        # A place that no training play has adds nothing.
-        self.factors_WD[np.bincount(places_NM.ravel(), minlength=self.onehot.width) == 0] = 0
+        met_W = np.zeros(self.onehot.width, bool)
+        for place_N in places_NM.T:
+            met_W[place_N] = True
+        self.factors_WD[~met_W] = 0  # a place that no training play has adds nothing
         return self._descended(places_NM, listened_N, valid, rng, recipe.epochs)
 
-    def _learn_more(self, new: Plays, valid: Plays, seed: int) -> History:
+    def _learn_more(self, new: Plays, valid: Plays, seed: int) -> Losses:
         return self._descended(self.places(new), new.labels(), valid, np.random.default_rng(seed), 1)
 
     def _descended(
         self, places_NM: NDArray[np.int32], listened_N: NDArray[np.int8], valid: Plays, rng: np.random.Generator,
         epochs: int,
-    ) -> History:  # fmt: skip
+    ) -> Losses:  # fmt: skip
         """Passes over plays, until validation has waited long enough; the best one's weights stay."""
         recipe, valid_places = self.recipe, self.places(valid)
-        history: History = []
-        best: dict[str, np.ndarray] = {}
-        for _ in range(epochs):
+        learned = tuple(getattr(self, name) for name in LEARNED)
+
+        def epoch() -> float:
             order_N = rng.permutation(len(listened_N))[: recipe.epoch_plays]
             loss = _descend(
-                order_N, places_NM, listened_N, np.float32(recipe.learning_rate),
-                np.float32(recipe.l2_linear), np.float32(recipe.l2_factors), *(getattr(self, n) for n in LEARNED),
+                order_N, places_NM, listened_N, np.float32(recipe.learning_rate), np.float32(recipe.l2_linear),
+                np.float32(recipe.l2_factors), *learned,
             )  # fmt: skip
-            history.append(Epoch(loss / len(order_N), log_loss(valid.labels(), self._score(valid_places))))
-            if history[-1].valid <= min(h.valid for h in history):
-                best = {name: getattr(self, name).copy() for name in LEARNED}
-            elif waited(history) >= recipe.patience:
-                break
-        for name, array in best.items():
-            setattr(self, name, array)
-        return history
+            return loss / len(order_N)
+
+        return stop_early(
+            epoch, lambda: log_loss(valid.labels(), self._score(valid_places)), learned, epochs, recipe.patience
+        )
 
     def places(self, plays: Plays) -> NDArray[np.int32]:
         """What the machine reads: one place a field, (N, M)."""

@@ -23,7 +23,7 @@ from torch_geometric.nn import SAGEConv
 
 from models.skip.graph import NOBODY, Graph
 from models.skip.inputs import Dense
-from models.skip.interface import History, Needs, SkipModel, State, log_loss, prefixed, sigmoid, under
+from models.skip.interface import Losses, Needs, SkipModel, State, log_loss, prefixed, sigmoid, under
 from models.skip.ncf import embedding
 from models.skip.onehot import Vocabulary
 from models.skip.plays import Plays
@@ -109,7 +109,7 @@ class GraphSage(SkipModel):
     needs = Needs(ids=("user", "track"), numbers=("all",), categories=("all",))
     Recipe = GraphSageRecipe
 
-    def _fit(self, train: Plays, valid: Plays, seed: int) -> History:
+    def _fit(self, train: Plays, valid: Plays, seed: int) -> Losses:
         recipe = self.recipe
         self.dense = Dense.learn(train, self.name)
         self.users = Vocabulary.learn(train.user_N, recipe.min_count)

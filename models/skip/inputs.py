@@ -51,6 +51,7 @@ class Numbers:
         self.names, self.categories, self.mean, self.for_whom = names, categories, mean, for_whom
         self.keys = pairs(names)
         self.strengths, self.knots_GK = strengths, knots_GK
+        self.ranks = [_ranks(knots_K) for knots_K in knots_GK]
         counted = {key + LISTENED for key in self.keys}
         self.plain = tuple(name for name in names if name not in counted)
         self.flagged = tuple(g for g in range(len(self.plain)) if flags_G is None or flags_G[g])
@@ -111,14 +112,8 @@ class Numbers:
         out_NW = np.empty((len(plays), self.width), np.float32)
         rate = np.clip(raw_NG[:, :k], 1e-3, 1 - 1e-3)
         out_NW[:, :k] = np.log(rate / (1 - rate)) - np.float32(np.log(self.mean / (1 - self.mean)))
-        ranks = np.linspace(-1, 1, _KNOTS)
-        for g in range(p):
-            column, knots = raw_NG[:, k + g], self.knots_GK[k + g]
-            unknown = np.isnan(column)
-            # Ties among knots: the middle of their ranks, which interpolation from both sides gives.
-            low = np.interp(column, *_first(knots, ranks))
-            high = np.interp(column, *_last(knots, ranks))
-            out_NW[:, k + g] = np.where(unknown, 0, (low + high) / 2)
+        for g in range(k, k + p):
+            out_NW[:, g] = np.where(np.isnan(raw_NG[:, g]), 0, np.interp(raw_NG[:, g], *self.ranks[g]))
         for at, g in enumerate(self.flagged, k + p):
             out_NW[:, at] = np.isnan(raw_NG[:, k + g])
         out_NW[:, -1] = raw_NG[:, k + p]
@@ -201,11 +196,7 @@ def _quantiles(raw_NG: NDArray[np.float32]) -> NDArray[np.float32]:
     return knots_GK
 
 
-def _first(knots: NDArray[np.float32], ranks: NDArray[np.float64]) -> tuple[np.ndarray, np.ndarray]:
-    fresh = np.concatenate([[True], np.diff(knots) > 0])
-    return knots[fresh], ranks[fresh]
-
-
-def _last(knots: NDArray[np.float32], ranks: NDArray[np.float64]) -> tuple[np.ndarray, np.ndarray]:
-    fresh = np.concatenate([np.diff(knots) > 0, [True]])
-    return knots[fresh], ranks[fresh]
+def _ranks(knots_K: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    """Distinct knots and their ranks, -1 to 1: of equal ones the middle."""
+    distinct, first, n = np.unique(knots_K, return_index=True, return_counts=True)
+    return distinct, (2 * first + n - 1) / (len(knots_K) - 1) - 1

@@ -55,7 +55,7 @@ class Epoch:
     valid: float
 
 
-History = list[Epoch]
+Losses = list[Epoch]
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class SkipModel(ABC):
             raise ValueError(f"{self.name}: recipe must be a {self.Recipe.__name__}, got {type(recipe).__name__}")
         self._fitted = False
 
-    def fit(self, train: Plays, valid: Plays, seed: int = 0) -> History:
+    def fit(self, train: Plays, valid: Plays, seed: int = 0) -> Losses:
         """Learn from `train`; `valid` decides when to stop, where that is a question. Losses by epoch.
 
         Raises:
@@ -88,7 +88,7 @@ class SkipModel(ABC):
         self._fitted = True
         return history
 
-    def learn_more(self, new: Plays, valid: Plays, seed: int = 0) -> History:
+    def learn_more(self, new: Plays, valid: Plays, seed: int = 0) -> Losses:
         """Go on from what fit() has learned, by later plays alone; their outcomes must have been observed before.
 
         What fit() made of the plays as a whole stays: vocabularies, ranks, strengths, fields. So an id that it has not
@@ -151,7 +151,7 @@ class SkipModel(ABC):
         if not self._fitted:
             raise ValueError(f"{self.name}: not fitted yet; fit() or load() comes first")
 
-    def _learned(self, learn: Callable[[Plays, Plays, int], History], train: Plays, valid: Plays, seed: int) -> History:
+    def _learned(self, learn: Callable[[Plays, Plays, int], Losses], train: Plays, valid: Plays, seed: int) -> Losses:
         """What `learn` reached, its plays and its losses checked."""
         train.both_classes(self.name)
         if not len(valid):
@@ -170,14 +170,14 @@ class SkipModel(ABC):
             out_N[start : start + len(part)] = self._proba(part)
         return out_N
 
-    def _learn_more(self, new: Plays, valid: Plays, seed: int) -> History:
+    def _learn_more(self, new: Plays, valid: Plays, seed: int) -> Losses:
         raise ValueError(f"{self.name}: does not learn on from what it is; fit it anew")
 
     def _observe(self, plays: Plays) -> None:
         raise AssertionError(f"{self.name} needs a history, and does not take one")
 
     @abstractmethod
-    def _fit(self, train: Plays, valid: Plays, seed: int) -> History:
+    def _fit(self, train: Plays, valid: Plays, seed: int) -> Losses:
         """Learn; both have labels, train both classes."""
 
     @abstractmethod

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 from sklearn.linear_model import LogisticRegression
 
-from models.skip.interface import Epoch, History, Needs, SkipModel, State, log_loss, prefixed, sigmoid, under
+from models.skip.interface import Epoch, Losses, Needs, SkipModel, State, log_loss, prefixed, sigmoid, under
 from models.skip.onehot import OneHot
 from models.skip.plays import Plays
 
@@ -71,7 +71,7 @@ class _OneHotRegression(SkipModel):
     exact: tuple[str, ...]
     binned: tuple[str, ...]
 
-    def _fit(self, train: Plays, valid: Plays, seed: int) -> History:
+    def _fit(self, train: Plays, valid: Plays, seed: int) -> Losses:
         recipe = self.recipe
         self.onehot = OneHot.learn(train, self.exact, self.binned, recipe.bins, recipe.min_count, self.name)
         x_NW: csr_matrix = self.onehot.matrix(train)

@@ -8,8 +8,7 @@ Source   AUC's variance by DeLong, DeLong, Clarke-Pearson 1988, with the midrank
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -239,18 +238,3 @@ def auc_by_slice(
         who = None if user_N is None else user_N[mask_N]
         out[name] = auc_interval(y_N[mask_N], s_N[mask_N], who) if enough else None
     return out
-
-
-def report(listened: ArrayLike, proba: ArrayLike, threshold: float, user: ArrayLike | None = None) -> dict[str, Any]:
-    """The numbers of a model on some plays, as JSON: AUC with interval, decisions at 0.5 and at `threshold`, Brier.
-
-    `threshold` was chosen elsewhere (best_threshold on validation).
-    """
-    return {
-        "plays": len(np.asarray(listened)),
-        "auc": asdict(auc_interval(listened, proba, user)),
-        "at_half": asdict(decisions(listened, proba, 0.5)),
-        "at_threshold": asdict(decisions(listened, proba, threshold)),
-        "brier": brier(listened, proba),
-        "calibration_error": calibration_error(listened, proba),
-    }

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from models.skip.inputs import Dense
-from models.skip.interface import History, Needs, SkipModel, State, log_loss, prefixed, sigmoid, under
+from models.skip.interface import Losses, Needs, SkipModel, State, log_loss, prefixed, sigmoid, under
 from models.skip.onehot import Vocabulary
 from models.skip.plays import Plays
 from models.skip.training import STOPPED_ON, Schedule, gently, seeded, set_weights, train_net, weights
@@ -29,8 +29,9 @@ from models.skip.training import STOPPED_ON, Schedule, gently, seeded, set_weigh
 
 @dataclass(frozen=True)
 class NetworkRecipe(Schedule):
-    """What both share."""
+    """What both share; on millions of plays half a million are an epoch, so that a stop is asked about in time."""
 
+    epoch_plays: int = 500_000
     dropout: float = 0.4
     id_dropout: float = 0.5
     min_count: int = 5
@@ -123,7 +124,7 @@ class IdNetwork(SkipModel):
     Net: type[_IdNet]
     net: _IdNet
 
-    def _fit(self, train: Plays, valid: Plays, seed: int) -> History:
+    def _fit(self, train: Plays, valid: Plays, seed: int) -> Losses:
         recipe = self.recipe
         self.dense = Dense.learn(train, self.name)
         self.users = Vocabulary.learn(train.user_N, recipe.min_count)
@@ -132,11 +133,11 @@ class IdNetwork(SkipModel):
             self.net = self._made()
             return self._train(train, valid, recipe, seed)
 
-    def _learn_more(self, new: Plays, valid: Plays, seed: int) -> History:
+    def _learn_more(self, new: Plays, valid: Plays, seed: int) -> Losses:
         with seeded(seed):
             return self._train(new, valid, gently(self.recipe), seed)
 
-    def _train(self, train: Plays, valid: Plays, recipe: Schedule, seed: int) -> History:
+    def _train(self, train: Plays, valid: Plays, recipe: Schedule, seed: int) -> Losses:
         inputs, some = self.inputs(train, np.float16), valid.thinned(STOPPED_ON)
         held = self.inputs(some, np.float32)
         return train_net(

@@ -9,7 +9,7 @@ there; where training met none of them, that weight stays 0 and an unknown value
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -86,14 +86,20 @@ class OneHot:
     @classmethod
     def learn(
         cls, plays: Plays, exact: tuple[str, ...], binned: tuple[str, ...], bins: int, min_count: int, for_whom: str,
-        most: int | None = None,
+        most: int | None = None, prepared: Callable[[Plays], Plays] | None = None,
     ) -> OneHot:  # fmt: skip
-        """From training plays: a value needs `min_count` of them; bins hold about equally many."""
+        """From training plays: a value needs `min_count` of them; bins hold about equally many.
+
+        `prepared` makes of plays those with the numbers to bin: bins are learned from some plays alone, so that the
+        numbers of all are never made at once.
+        """
         vocabularies = [Vocabulary.learn(field(plays, name, for_whom), min_count, most) for name in exact]
-        some = slice(None, None, max(1, len(plays) // _LEARNED_FROM))
+        some = plays.rows(slice(None, None, max(1, len(plays) // _LEARNED_FROM)))
+        if prepared is not None:
+            some = prepared(some)
         edges = []
         for name in binned:
-            known = plays.numbers((name,), for_whom)[some, 0]
+            known = some.numbers((name,), for_whom)[:, 0]
             known = known[~np.isnan(known)]
             quantiles = np.quantile(known, np.arange(1, bins) / bins) if len(known) else np.empty(0)
             edges.append(np.unique(quantiles.astype(np.float32)))

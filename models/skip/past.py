@@ -20,7 +20,7 @@ AFTER = np.iinfo(np.int64).max  # the second of a question about the end
 DAY_S = 86_400
 
 
-class History:
+class Past:
     """Rows in the order of (keys, second), with the place where each row's past ends."""
 
     def __init__(self, keys: Sequence[np.ndarray], ts: np.ndarray, known: np.ndarray, *, leaky: bool = False) -> None:

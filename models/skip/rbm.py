@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.neural_network import BernoulliRBM
 
-from models.skip.interface import Epoch, History, Needs, SkipModel, State, log_loss, prefixed, sigmoid, under
+from models.skip.interface import Epoch, Losses, Needs, SkipModel, State, log_loss, prefixed, sigmoid, under
 from models.skip.linear import CONTENT_IDS, CONTENT_NUMBERS, Regression
 from models.skip.onehot import OneHot
 from models.skip.plays import Plays
@@ -54,7 +54,7 @@ class Rbm(SkipModel):
     needs = Needs(ids=CONTENT_IDS, numbers=CONTENT_NUMBERS)
     Recipe = RbmRecipe
 
-    def _fit(self, train: Plays, valid: Plays, seed: int) -> History:
+    def _fit(self, train: Plays, valid: Plays, seed: int) -> Losses:
         recipe = self.recipe
         self.onehot = OneHot.learn(train, CONTENT_IDS, CONTENT_NUMBERS, recipe.bins, 1, self.name, most=recipe.values)
         machine = BernoulliRBM(

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from models.skip.history import ASKED, COLUMNS, SIGNS, Log, signs
 from models.skip.inputs import Dense
-from models.skip.interface import History, Needs, SkipModel, State, log_loss, prefixed, sigmoid, under
+from models.skip.interface import Losses, Needs, SkipModel, State, log_loss, prefixed, sigmoid, under
 from models.skip.plays import Plays
 from models.skip.training import STOPPED_ON, Schedule, gently, seeded, set_weights, train_net, weights
 
@@ -73,18 +73,18 @@ class SessionGru(SkipModel):
     )
     Recipe = SessionRecipe
 
-    def _fit(self, train: Plays, valid: Plays, seed: int) -> History:
+    def _fit(self, train: Plays, valid: Plays, seed: int) -> Losses:
         self.dense = Dense.learn(train, self.name)
         self.log = Log.of(train).joined(Log.of(valid))
         with seeded(seed):
             self.net = SessionNet(self.dense.width, self.recipe)
             return self._train(train, valid, self.recipe, seed)
 
-    def _learn_more(self, new: Plays, valid: Plays, seed: int) -> History:
+    def _learn_more(self, new: Plays, valid: Plays, seed: int) -> Losses:
         with seeded(seed):
             return self._train(new, valid, gently(self.recipe), seed)
 
-    def _train(self, train: Plays, valid: Plays, recipe: Schedule, seed: int) -> History:
+    def _train(self, train: Plays, valid: Plays, recipe: Schedule, seed: int) -> Losses:
         x_NG, some = self.dense.columns(train, np.float16), valid.thinned(STOPPED_ON)
         ids = {name: getattr(train, f"{name}_N") for name in ASKED}
 

@@ -11,22 +11,22 @@ from __future__ import annotations
 
 import numpy as np
 
-from models.skip.carried import WINDOWS, Carried, Columns, Log
+from models.skip.carried import WINDOWS, Carried, Columns, Timeline
 
 KINDS = ("artist", "track", "album")
 
 
 def track_counts(rows: Columns, carried: dict[str, Carried], *, leaky: bool = False) -> dict[str, np.ndarray]:
     """Counts (N,) int64 that each play sees, of plays that are all of these artists."""
-    logs = {kind: Log(rows, kind, carried[kind], leaky=leaky) for kind in KINDS}
+    timelines = {kind: Timeline(rows, kind, carried[kind], leaky=leaky) for kind in KINDS}
     found = {}
-    for kind, log in logs.items():
-        found[f"{kind}_plays"], found[f"{kind}_listened"] = log.total("n_plays"), log.total("n_listened")
-    found["track_flow_plays"] = logs["track"].total("n_flow")
-    found["track_flow_listened"] = logs["track"].total("n_flow_listened")
+    for kind, timeline in timelines.items():
+        found[f"{kind}_plays"], found[f"{kind}_listened"] = timeline.total("n_plays"), timeline.total("n_listened")
+    found["track_flow_plays"] = timelines["track"].total("n_flow")
+    found["track_flow_listened"] = timelines["track"].total("n_flow_listened")
     for kind in ("track", "artist"):
-        found[f"{kind}_kind_plays"], found[f"{kind}_kind_listened"] = logs[kind].of_kind()
-        found |= {f"{kind}_plays_{n}d": logs[kind].window(n) for n in WINDOWS}
+        found[f"{kind}_kind_plays"], found[f"{kind}_kind_listened"] = timelines[kind].of_kind()
+        found |= {f"{kind}_plays_{n}d": timelines[kind].window(n) for n in WINDOWS}
     return found
 
 

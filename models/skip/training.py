@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from models.precision import training
-from models.skip.factors import waited
-from models.skip.interface import Epoch, History
+from models.skip.interface import Losses
+from models.skip.stopping import stop_early
 
 Batch = Callable[[NDArray[np.int64]], tuple[Tensor, ...]]
 STOPPED_ON = 100_000  # validation plays whose loss decides when to stop, after every epoch
@@ -58,7 +58,7 @@ def gently(recipe: Schedule) -> Schedule:
 def train_net(
     net: nn.Module, batch: Batch, listened_N: NDArray[np.int8], valid_loss: Callable[[], float], recipe: Schedule,
     seed: int,
-) -> History:  # fmt: skip
+) -> Losses:  # fmt: skip
     """Train `net` in place; it ends in eval mode with the weights of the best validation loss.
 
     `batch` gives the network's inputs for some of the N plays; the network gives their log odds, (B,). torch's global
@@ -71,10 +71,10 @@ def train_net(
     labels_N = torch.from_numpy(listened_N.astype(np.float32))
     n = min(len(listened_N), recipe.epoch_plays)
     size = min(max(n // _STEPS, _LEAST), _MOST)
-    history: History = []
-    best: dict[str, Tensor] = {}
     order_N, at = rng.permutation(len(listened_N)), 0
-    for _ in range(recipe.epochs):
+
+    def epoch() -> float:
+        nonlocal order_N, at
         if at + n > len(order_N):
             order_N, at = rng.permutation(len(listened_N)), 0
         net.train()
@@ -90,15 +90,10 @@ def train_net(
             total += float(loss.detach()) * len(index_B)
         at += n
         net.eval()
-        history.append(Epoch(total / n, valid_loss()))
-        if not np.isfinite(total) or waited(history) >= recipe.patience:
-            break
-        if waited(history) == 0:
-            best = {name: tensor.clone() for name, tensor in net.state_dict().items()}
-    if best:
-        net.load_state_dict(best)
-    net.eval()
-    return history
+        return total / n
+
+    shared = [tensor.numpy() for tensor in net.state_dict().values()]  # the network's own memory
+    return stop_early(epoch, valid_loss, shared, recipe.epochs, recipe.patience)
 
 
 @contextmanager

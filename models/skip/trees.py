@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.skip.inputs import Numbers
-from models.skip.interface import Epoch, History, Needs, SkipModel, State, prefixed, under
+from models.skip.interface import Epoch, Losses, Needs, SkipModel, State, prefixed, under
 from models.skip.plays import Plays
 
 _STEP = 1 << 18
@@ -58,15 +58,15 @@ class BoostedTrees(SkipModel):
     needs = Needs(numbers=("all",), categories=("all",))
     Recipe = TreesRecipe
 
-    def _fit(self, train: Plays, valid: Plays, seed: int) -> History:
+    def _fit(self, train: Plays, valid: Plays, seed: int) -> Losses:
         self.numbers = Numbers.learn(train, self.name)
         return self._grow(train, valid, seed, self.recipe.rounds, None)
 
-    def _learn_more(self, new: Plays, valid: Plays, seed: int) -> History:
+    def _learn_more(self, new: Plays, valid: Plays, seed: int) -> Losses:
         """A few trees more on top of the others, which stay as they are: leaves refitted to a day would forget."""
         return self._grow(new, valid, seed, max(1, self.recipe.rounds // MORE), self.booster)
 
-    def _grow(self, train: Plays, valid: Plays, seed: int, rounds: int, on_top_of: lgb.Booster | None) -> History:
+    def _grow(self, train: Plays, valid: Plays, seed: int, rounds: int, on_top_of: lgb.Booster | None) -> Losses:
         recipe = self.recipe
         settings = {
             "objective": "binary", "metric": "binary_logloss", "learning_rate": recipe.learning_rate,
@@ -97,6 +97,10 @@ class BoostedTrees(SkipModel):
     def columns(self) -> tuple[str, ...]:
         """What each column of contributions() tells about, (G,)."""
         return self.numbers.columns
+
+    def mean(self) -> float:
+        """Share of the training plays that were listened to."""
+        return self.numbers.mean
 
     def _matrix(self, plays: Plays) -> NDArray[np.float32]:
         out_NG = np.empty((len(plays), len(self.numbers.columns)), np.float32)

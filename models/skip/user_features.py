@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from models.skip.carried import HOUR_S, Carried, Columns, Log
-from models.skip.past import AFTER, History
+from models.skip.carried import HOUR_S, Carried, Columns, Timeline
+from models.skip.past import AFTER, Past
 from models.skip.track_features import ratio, smoothed
 
 WITHIN = (
@@ -31,17 +31,17 @@ def user_counts(
     rows: Columns, carried: dict[str, Carried], gap_s: int, *, leaky: bool = False
 ) -> dict[str, np.ndarray]:
     """Counts (N,) int64 that each play sees; times are seconds since 1970, -1 where there is none."""
-    user = Log(rows, "user", carried["user"], leaky=leaky)
+    user = Timeline(rows, "user", carried["user"], leaky=leaky)
     found = {
         "user_plays": user.total("n_plays"), "user_listened": user.total("n_listened"),
         "user_flow_plays": user.total("n_flow"), "user_flow_listened": user.total("n_flow_listened"),
     }  # fmt: skip
     found["user_kind_plays"], found["user_kind_listened"] = user.of_kind()
     for kind in WITHIN:
-        log = Log(rows, kind, carried[kind], leaky=leaky)
-        found[f"{kind}_plays"], found[f"{kind}_listened"] = log.total("n_plays"), log.total("n_listened")
+        timeline = Timeline(rows, kind, carried[kind], leaky=leaky)
+        found[f"{kind}_plays"], found[f"{kind}_listened"] = timeline.total("n_plays"), timeline.total("n_listened")
         if kind in ("user_artist", "user_track"):
-            found[f"{kind}_last_ts"] = last_ts(log)
+            found[f"{kind}_last_ts"] = last_ts(timeline)
     found["user_top_genre"] = top_genre(rows, carried["user_genre"], leaky=leaky)
     return found | last_hour(rows, carried["user_second"], leaky=leaky) | session(user, gap_s)
 
@@ -82,41 +82,41 @@ def user_rates(rows: Columns, counts: Columns, everybody: np.ndarray, smoothing:
     }
 
 
-def last_ts(log: Log) -> np.ndarray:
+def last_ts(timeline: Timeline) -> np.ndarray:
     """Second of the last play that each play sees, -1 without one; it stays in the past in the leaky form too."""
-    history = log.history
-    when = log.column(log.carried.numbers["last_ts"], log.ts[log.skip :])[history.order]
-    at = history.last()
-    return history.back(np.where(at >= 0, when[at], -1))[log.skip :]
+    past = timeline.past
+    when = timeline.column(timeline.carried.numbers["last_ts"], timeline.ts[timeline.skip :])[past.order]
+    at = past.last()
+    return past.back(np.where(at >= 0, when[at], -1))[timeline.skip :]
 
 
 def last_hour(rows: Columns, carried: Carried, *, leaky: bool = False) -> dict[str, np.ndarray]:
     """The user's plays in the 3600 seconds before each play, whatever silence or midnight is between them."""
     n, label = len(carried.key), rows["listened"]
     user, ts = np.concatenate([carried.key, rows["user_id"]]), np.concatenate([carried.other, rows["ts"]])
-    history = History([user], ts, np.concatenate([np.ones(n, bool), label >= 0]), leaky=leaky)
+    past = Past([user], ts, np.concatenate([np.ones(n, bool), label >= 0]), leaky=leaky)
     values = {
         "user_plays_1h": np.concatenate([carried.numbers["n_plays"], np.ones(len(label), np.int64)]),
         "user_listened_1h": np.concatenate([carried.numbers["n_listened"], np.maximum(label, 0)]),
     }
-    return {name: history.count_since(value, ts, HOUR_S)[n:] for name, value in values.items()}
+    return {name: past.count_since(value, ts, HOUR_S)[n:] for name, value in values.items()}
 
 
-def session(log: Log, gap_s: int) -> dict[str, np.ndarray]:
+def session(timeline: Timeline, gap_s: int) -> dict[str, np.ndarray]:
     """The state that each play finds: its user's last play and its session, sessions so far, skips in a row."""
-    history, carried = log.history, log.carried.numbers
-    order, known = history.order, history.known
+    past, carried = timeline.past, timeline.carried.numbers
+    order, known = past.order, past.known
 
     def sorted_column(name: str, here: np.ndarray) -> np.ndarray:
-        return log.column(carried[name], here)[order]
+        return timeline.column(carried[name], here)[order]
 
-    here = log.ts[log.skip :]
-    is_carried = log.is_carried[order]
+    here = timeline.ts[timeline.skip :]
+    is_carried = timeline.is_carried[order]
     when = sorted_column("last_ts", here)
-    previous = history.last()
-    silence = np.where(previous >= 0, history.ts - when[previous], 0)
+    previous = past.last()
+    silence = np.where(previous >= 0, past.ts - when[previous], 0)
     counted = np.concatenate([[0], np.cumsum(known)])
-    first_of_second = known & ~is_carried & (counted[history.place] == counted[history.tie])
+    first_of_second = known & ~is_carried & (counted[past.place] == counted[past.tie])
     begins = first_of_second & ((previous < 0) | (silence > gap_s))
     goes_on = first_of_second & ~begins
 
@@ -125,35 +125,35 @@ def session(log: Log, gap_s: int) -> dict[str, np.ndarray]:
 
     def seen(value: np.ndarray) -> np.ndarray:
         sums = running(value)
-        return np.asarray(sums[history.tie] - sums[history.start])
+        return np.asarray(sums[past.tie] - sums[past.start])
 
-    zero, one = np.zeros(log.n, np.int64), log.one
-    heard = log.plays["n_listened"]
-    opened = history.last(is_carried | begins)
+    zero, one = np.zeros(timeline.n, np.int64), timeline.one
+    heard = timeline.plays["n_listened"]
+    opened = past.last(is_carried | begins)
     at = np.maximum(opened, 0)
     none = opened < 0
 
     def of_session(name: str, value: np.ndarray) -> np.ndarray:
         sums = running(sorted_column(name, value))
-        return np.where(none, 0, sums[history.tie] - sums[at])
+        return np.where(none, 0, sums[past.tie] - sums[at])
 
     start = sorted_column("session_start", here)
     n_sessions = seen(sorted_column("n_sessions", zero) + begins)
     total_s = seen(sorted_column("session_s", zero) + np.where(goes_on, silence, 0))
     first = sorted_column("first_ts", here)
-    first_known = np.searchsorted(counted, counted[history.start], side="right") - 1  # first known row of the user
+    first_known = np.searchsorted(counted, counted[past.start], side="right") - 1  # first known row of the user
     has_past = previous >= 0
     # The last second may hold several plays: it was listened to when all of them were.
     before = np.maximum(previous, 0)
-    group = history.tie[before]
+    group = past.tie[before]
     plays, fine = (
-        running(log.column(np.ones(len(carried["last_ts"]), np.int64), one)[order]),
+        running(timeline.column(np.ones(len(carried["last_ts"]), np.int64), one)[order]),
         running(sorted_column("last_listened", heard)),
     )
-    all_heard = (plays[history.tie] - plays[group]) == (fine[history.tie] - fine[group])
-    good = history.last(~is_carried & (sorted_column("last_listened", heard) == 1))
+    all_heard = (plays[past.tie] - plays[group]) == (fine[past.tie] - fine[group])
+    good = past.last(~is_carried & (sorted_column("last_listened", heard) == 1))
     streak = running(sorted_column("skips_in_a_row", one))
-    since = np.where(good >= 0, history.tie_end[np.maximum(good, 0)], history.start)
+    since = np.where(good >= 0, past.tie_end[np.maximum(good, 0)], past.start)
     found = {
         "last_ts": np.where(has_past, when[before], -1),
         "first_ts": np.where(has_past, first[np.minimum(first_known, len(first) - 1)] if len(first) else first, -1),
@@ -163,22 +163,22 @@ def session(log: Log, gap_s: int) -> dict[str, np.ndarray]:
         "n_sessions": n_sessions,
         "session_s": total_s,
         "last_listened": (has_past & all_heard).astype(np.int64),
-        "skips_in_a_row": streak[history.tie] - streak[since],
+        "skips_in_a_row": streak[past.tie] - streak[since],
     }
-    return {name: history.back(value)[log.skip :] for name, value in found.items()}
+    return {name: past.back(value)[timeline.skip :] for name, value in found.items()}
 
 
 def top_genre(rows: Columns, carried: Carried, *, leaky: bool = False) -> np.ndarray:
     """The genre that the user played most often so far; of equals the smallest id; UNKNOWN_GENRE without a play."""
-    by_genre = Log(rows, "user_genre", carried)
-    history = by_genre.history
-    sums = history.sums(by_genre.column(carried.numbers["n_plays"], by_genre.one))
+    by_genre = Timeline(rows, "user_genre", carried)
+    past = by_genre.past
+    sums = past.sums(by_genre.column(carried.numbers["n_plays"], by_genre.one))
     # plays of this genre up to and with each row: the largest of them among earlier rows is the top genre's count
-    upto = history.back(sums[history.place + 1] - sums[history.start])
+    upto = past.back(sums[past.place + 1] - sums[past.start])
     genres, rank = np.unique(by_genre.keys[1], return_inverse=True)
     width = max(len(genres), 1)
     value = upto * width + (width - 1 - rank)
-    by_user = Log(rows, "user_genre", carried, ("user_id",), leaky=leaky).history
+    by_user = Timeline(rows, "user_genre", carried, ("user_id",), leaky=leaky).past
     span = int(value.max(initial=0)) + 1
     if span * (int(by_user.rank.max(initial=0)) + 1) >= 2**62:
         raise ValueError(
@@ -198,5 +198,5 @@ def carry_sessions(rows: Columns, before: Carried, gap_s: int) -> tuple[np.ndarr
     asked = {name: np.concatenate([value, np.zeros(len(users), value.dtype)]) for name, value in rows.items()}
     n = len(rows["ts"])
     asked["user_id"][n:], asked["ts"][n:], asked["listened"][n:] = users, AFTER, -1
-    found = session(Log(asked, "user", before), gap_s)
+    found = session(Timeline(asked, "user", before), gap_s)
     return users, {name: value[n:] for name, value in found.items()}

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from contracts.errors import BadArgument
 from models.skip.carried import HOUR_S, NO_KEY, Carried
+from models.skip.features import as_plays, known
 from models.skip.history import Log
-from models.skip.known import as_plays, known
 from models.skip.past import DAY_S
 from models.skip.plays import Plays
 from models.skip.reasons import reasons, sentence

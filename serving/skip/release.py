@@ -97,6 +97,11 @@ class Explanation:
         assert self.feeds.dense is not None
         return self.feeds.dense.column_names()
 
+    def mean(self) -> float:
+        """Share of the training plays that were listened to."""
+        assert self.feeds.dense is not None
+        return self.feeds.dense.numbers.mean
+
 
 class SkipRelease:
     """An opened bundle that answers.

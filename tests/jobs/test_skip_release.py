@@ -16,7 +16,7 @@ from jobs.release import bundle, gate, pointer, promote, rollback
 from jobs.settings import load
 from jobs.skip import contents, features, groups, judging, read, submit
 from jobs.skip.settings import SkipSettings
-from models.skip.known import as_plays
+from models.skip.features import as_plays
 from models.skip.shared_features import KINDS, Daily
 from models.skip.state import unpack
 from serving.skip import answers

@@ -17,7 +17,6 @@ from jobs.settings import load
 from jobs.skip import blend, evaluate, features, kept, leakage, read, train, tune
 from jobs.skip.settings import EVERY, SkipSettings
 from models.skip import metrics, registry, splits
-from models.skip.blend import BlendRecipe
 from models.skip.tuning import Choice
 
 MODELS = ("boosted_trees", "logistic_features", "session_gru", "collaborative")
@@ -66,11 +65,6 @@ def runs(context, **tags):
 class TestSettings:
     def test_the_names_are_those_of_the_registry(self):
         assert EVERY == registry.NAMES
-
-    def test_the_blend_is_that_of_the_models_room(self):
-        ours, theirs = SkipSettings().blend, BlendRecipe()
-        assert (ours.members, ours.folds, ours.first_share) == (theirs.members, theirs.folds, theirs.first_share)
-        assert ours.least_gain == theirs.least_gain
 
     def test_what_is_blended_or_explained_must_be_trained(self):
         for changes, said in (

@@ -1,4 +1,4 @@
-"""Laws that every skip model passes, and the blend of them."""
+"""Laws that every skip model passes."""
 
 import json
 from dataclasses import replace
@@ -9,7 +9,6 @@ import pytest
 from skip_world import in_three, with_ids, world
 
 from models.skip import registry
-from models.skip.blend import Blend, BlendRecipe
 from models.skip.interface import ARRAYS, CARD, SkipModel
 from models.skip.metrics import auc
 from models.skip.plays import IDS, Plays
@@ -25,20 +24,13 @@ QUICK = {
     "ncf": {"epochs": 5, "learning_rate": 0.01},
     "neumf": {"epochs": 5, "learning_rate": 0.01},
 }
-NAMES = (*registry.NAMES, "blend")
+NAMES = registry.NAMES
 TRAIN, VALID, TEST = in_three(world())
 UNSEEN = 999_999
 
 
-def quick(name: str) -> SkipModel:
-    return registry.make(name, QUICK.get(name))
-
-
 def made(name: str) -> SkipModel:
-    if name == "blend":
-        recipe = BlendRecipe(("boosted_trees", "logistic_features", "pmf", "session_gru"), folds=2)
-        return Blend(recipe, quick)
-    return quick(name)
+    return registry.make(name, QUICK.get(name))
 
 
 @cache

@@ -1,4 +1,4 @@
-"""Parts of skip models: plays, one-hot places, smoothed rates, histories, graphs, folds, reasons, re-ranking."""
+"""Parts of skip models: plays, one-hot places, smoothed rates, histories, graphs, folds, re-ranking."""
 
 from dataclasses import replace
 
@@ -8,7 +8,6 @@ from skip_world import in_three, world
 
 from models.skip import registry
 from models.skip.blend import fold_borders, logistic, out_of_fold, select, weighted_mean
-from models.skip.compare import compare
 from models.skip.graph import NOBODY, Graph
 from models.skip.history import Log
 from models.skip.inputs import Dense, Numbers
@@ -16,8 +15,8 @@ from models.skip.interface import sigmoid
 from models.skip.mix import logit
 from models.skip.onehot import OneHot, Vocabulary
 from models.skip.plays import joined
-from models.skip.reasons import reasons, sentence, theme
 from models.skip.rerank import rerank
+from models.skip.stopping import stop_early
 
 PLAYS = world(600)
 
@@ -128,6 +127,29 @@ def test_neighbours_are_those_of_earlier_edges():
     assert (none.neighbours(np.asarray([1]), np.asarray([5]), 2) == NOBODY).all()
 
 
+@pytest.mark.parametrize(
+    ("losses", "epochs", "patience", "called", "kept"),
+    [
+        ([3, 2, 1], 3, 1, 3, 2),
+        ([3, 1, 2, 0], 4, 1, 3, 1),  # the third was worse: what a fourth would have brought nobody knows
+        ([3, 1, 2, 0], 4, 2, 4, 3),
+        ([1, 1, 1, 1], 9, 2, 3, 0),  # as good is not better
+        ([2, 1, np.nan], 9, 5, 3, 1),
+    ],
+)
+def test_training_ends_with_the_weights_of_the_best_epoch(losses, epochs, patience, called, kept):
+    weights, ran = np.asarray([-1.0]), []
+
+    def epoch():
+        weights[0] = len(ran)
+        ran.append(len(ran))
+        return losses[len(ran) - 1]
+
+    history = stop_early(epoch, lambda: losses[len(ran) - 1], [weights], epochs, patience)
+    assert len(history) == len(ran) == called
+    assert weights.tolist() == [kept]
+
+
 def test_folds_are_forecast_from_what_came_before():
     train, _, _ = in_three(world())
     borders = fold_borders(len(train), 2, 0.5)
@@ -152,50 +174,6 @@ def test_only_members_that_help_are_kept():
     assert (logistic(stacked, y).weights_M >= 0).all()
     assert weighted_mean(stacked, y).weights_M.sum() == pytest.approx(1)
     assert np.isfinite(logit(np.asarray([0.0, 1.0]))).all()
-
-
-def test_comparison_judges_all_on_the_same_plays():
-    from models.skip.blend import BlendRecipe
-
-    train, valid, test = in_three(world())
-    told: list[str] = []
-    names = ("pmf", "logistic_features", "boosted_trees")
-    recipe = BlendRecipe(("logistic_features", "boosted_trees"), folds=2)
-    found = compare(train, valid, test, names, recipe, on_model=lambda name, report: told.append(name))
-    assert list(found) == told == [*names, "blend"]
-    for result in found.values():
-        assert result.report["plays"] == len(test)
-        assert result.report["auc"]["low"] < result.report["auc"]["value"] < result.report["auc"]["high"]
-    assert set(found["blend"].report["above"]) == set(recipe.members)
-    with pytest.raises(ValueError, match="boosted_trees are not among"):
-        compare(train, valid, test, ("logistic_features",), recipe)
-
-
-def test_reasons_tell_what_moved_the_answer():
-    train, valid, test = in_three(world())
-    for name in ("boosted_trees", "logistic_features"):
-        model = registry.make(name)
-        model.fit(train, valid)
-        found = reasons(model, test, 3, {int(test.artist_N[0]): "Air"})
-        assert len(found) == len(test)
-        flat = [reason for row in found for reason in row]
-        assert max(flat, key=lambda r: abs(r.added)).theme in ("habit", "artist", "track_all")
-        habit = [(r.text, r.added) for r in flat if r.theme == "habit"]
-        assert {text for text, added in habit if added > 0} == {"you finish most of what you play"}
-        sums = model.contributions(test).sum(axis=1)
-        z = np.log(model.predict_proba(test) / (1 - model.predict_proba(test)))
-        np.testing.assert_allclose(z - sums, (z - sums).mean(), atol=1e-4)  # the parts add up to the answer
-        line = sentence(found[0], float(model.predict_proba(test)[0]))
-        assert line.startswith(("likely to listen (", "likely to skip ("))
-    with pytest.raises(ValueError, match="n must be at least 1"):
-        reasons(model, test, 0)
-
-
-def test_every_column_has_a_theme_or_none():
-    assert theme("user_artist_rate") == "artist"
-    assert theme("user_plays") == "habit"
-    assert theme("track_plays_7d") == "track_all"
-    assert theme("something") == "other"
 
 
 def test_reranking_weighs_listens_relevance_and_difference():
