@@ -217,7 +217,7 @@ def weights(of: Mapping[str, float], alone: Mapping[str, float], together: float
 
 
 def trials(values: Sequence[tuple[int, float | None]], given: float | None) -> Figure:
-    """Validation AUC by trial (None: given up early), the best so far a line, that of the settings' recipe dashed."""
+    """AUC by trial (None: given up early), the best so far a line, that of the settings' recipe dashed."""
     figure = Figure(figsize=(7.6, 4.0), layout="constrained")
     axes = figure.subplots()
     done, reached = zip(*((number, value) for number, value in values if value is not None), strict=True)
@@ -228,7 +228,7 @@ def trials(values: Sequence[tuple[int, float | None]], given: float | None) -> F
         axes.scatter(early, [min(reached)] * len(early), marker="x", s=18, color=SOFT, label="given up early")
     if given is not None:
         axes.axhline(given, color=INK, lw=0.8, ls="--", label="recipe of the settings")
-    plain(axes, "Trials", "trial", "validation AUC")
+    plain(axes, "Trials", "trial", "AUC, mean of folds and validation")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(frameon=False, fontsize=8)
     return figure
