@@ -68,7 +68,7 @@ def run(context: Context, model: str, trials: int | None = None, minutes: float 
         task.log_figure(figures.trials(values, best["given_auc"]), "trials.png")
         task.log_json(best, "best.json")
         text = yaml.safe_dump({"skip": {"recipes": {model: best["recipe"]}}}, sort_keys=False)
-        watch.say(f"best of {len(finished(study))} trials, AUC {best['auc']:.4f}; for the settings:\n{text}")
+        watch.say(f"best of {len(finished(study))} trials, AUC {best['auc']:.4f}; for the settings:\n{text.rstrip()}")
         return {**best, "yaml": text, "made": len(finished(study)) - before, **task.links}
 
 
@@ -77,21 +77,22 @@ def open_study(context: Context, model: str, plays: str) -> optuna.Study:
     folder = context.release_home / "tuning"
     folder.mkdir(parents=True, exist_ok=True)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    space, seed = SPACES[model], context.seed(f"tuning/{model}")
-    folds = context.settings.skip.blend
-    sampler: optuna.samplers.BaseSampler = (
-        optuna.samplers.GridSampler({name: list(part.values) for name, part in choices(space).items()}, seed=seed)
-        if is_grid(space)
-        else optuna.samplers.TPESampler(seed=seed)
-    )
-    return optuna.create_study(
+    space, folds = SPACES[model], context.settings.skip.blend
+    study = optuna.create_study(
         study_name=f"{model}/{plays[:16]}/{folds.folds} folds from {folds.first_share}",  # what a trial is worth
         storage=JournalStorage(JournalFileBackend(str(folder / f"{model}.log"))),
-        sampler=sampler,
         pruner=optuna.pruners.MedianPruner(n_startup_trials=context.settings.skip.tuning.unpruned, n_warmup_steps=1),
         direction="maximize",
         load_if_exists=True,
     )
+    if is_grid(space):
+        # Points are numbered in an order drawn from the seed, so that every call needs the same.
+        points = {name: list(part.values) for name, part in choices(space).items()}
+        study.sampler = optuna.samplers.GridSampler(points, seed=context.seed(f"tuning/{model}"))
+    else:
+        # A call that goes on with the first call's seed would draw the first call's trials again.
+        study.sampler = optuna.samplers.TPESampler(seed=context.seed(f"tuning/{model}/{len(study.trials)}"))
+    return study
 
 
 def choices(space: Space) -> dict[str, Choice]:
