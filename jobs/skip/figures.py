@@ -216,7 +216,7 @@ def weights(of: Mapping[str, float], alone: Mapping[str, float], together: float
     return figure
 
 
-def trials(values: Sequence[tuple[int, float | None]], given: float | None) -> Figure:
+def trials(name: str, values: Sequence[tuple[int, float | None]], given: float | None) -> Figure:
     """AUC by trial (None: given up early), the best so far a line, that of the settings' recipe dashed."""
     figure = Figure(figsize=(7.6, 4.0), layout="constrained")
     axes = figure.subplots()
@@ -228,9 +228,9 @@ def trials(values: Sequence[tuple[int, float | None]], given: float | None) -> F
         axes.scatter(early, [min(reached)] * len(early), marker="x", s=18, color=SOFT, label="given up early")
     if given is not None:
         axes.axhline(given, color=INK, lw=0.8, ls="--", label="recipe of the settings")
-    plain(axes, "Trials", "trial", "AUC, mean of folds and validation")
+    plain(axes, f"{words(name)}: trials of recipes", "trial", "AUC, mean of folds and validation")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.legend(frameon=False, fontsize=8)
+    figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=8)
     return figure
 
 

@@ -65,7 +65,7 @@ def run(context: Context, model: str, trials: int | None = None, minutes: float 
         task.log_params({"trials": trials, "minutes": minutes, "plays": plays, **best["recipe"]})
         task.log_metrics({"mean_auc": best["auc"], "trials_made": len(finished(study)) - before})
         values = [(t.number, t.value if t.state == TrialState.COMPLETE else None) for t in finished(study)]
-        task.log_figure(figures.trials(values, best["given_auc"]), "trials.png")
+        task.log_figure(figures.trials(model, values, best["given_auc"]), "trials.png")
         task.log_json(best, "best.json")
         text = yaml.safe_dump({"skip": {"recipes": {model: best["recipe"]}}}, sort_keys=False)
         watch.say(f"best of {len(finished(study))} trials, AUC {best['auc']:.4f}; for the settings:\n{text.rstrip()}")
