@@ -39,7 +39,7 @@ def whole(axes: Axes, last: int) -> None:
 
 def words(name: str) -> str:
     """A model's or slice's name for people."""
-    return name.replace("_", " ")
+    return name.replace("_", " ").replace("=", ": ")
 
 
 def losses(curves: Mapping[str, Sequence[float]]) -> Figure:
@@ -58,7 +58,7 @@ def losses(curves: Mapping[str, Sequence[float]]) -> Figure:
 
 
 def all_losses(models: Mapping[str, Sequence[float]]) -> Figure:
-    """Validation loss of every model that has epochs, small panels on one scale."""
+    """Validation loss of every model that has epochs, a small panel each with a scale of its own."""
     shown = {name: values for name, values in models.items() if len(values) > 1}
     columns = 4
     rows = max(-(-len(shown) // columns), 1)
@@ -169,8 +169,8 @@ def forest(rows: Sequence[Mapping[str, Any]], title: str, mark: Mapping[str, flo
 
 
 def importance(falls: Mapping[str, float], name: str, n: int = 20) -> Figure:
-    """How much AUC falls when a column is shuffled, the n largest."""
-    top = list(falls.items())[:n][::-1]
+    """How much AUC falls when a column is shuffled, the n largest; a column that makes no difference is left out."""
+    top = [(column, fall) for column, fall in falls.items() if fall][:n][::-1]
     figure = Figure(figsize=(7.6, 0.27 * len(top) + 1.2), layout="constrained")
     axes = figure.subplots()
     axes.barh(range(len(top)), [fall for _, fall in top], color=[OURS if fall > 0 else SOFT for _, fall in top])
