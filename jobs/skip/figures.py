@@ -253,6 +253,7 @@ def leakage(rows: Sequence[Mapping[str, Any]], published: Mapping[str, float]) -
         axes.scatter(x, y, marker="D", s=60, facecolor="none", edgecolor=INK, zorder=4, label="published")
     axes.axvline(0.5, color=INK, lw=0.8, ls=":")
     axes.set_yticks(range(len(rows)), [words(row["model"]) for row in reversed(rows)])
+    axes.set_ylim(-0.6, len(rows) - 0.4)
     axes.tick_params(axis="y", length=0)
     plain(axes, "Test AUC by features and split", "ROC AUC", "", "x")
     figure.legend(loc="outside lower center", ncols=5, frameon=False, fontsize=8)
