@@ -70,7 +70,7 @@ def tune(
     minutes: Annotated[float, typer.Option("--minutes", help="Of this call; 0: settings.")] = 0.0,
     config: ConfigOption = None,
 ) -> None:
-    """Search a better recipe on validation plays; a second call goes on. The report's `yaml` is for the settings."""
+    """Search a better recipe by folds and validation; a second call goes on. The `yaml` is for the settings."""
     run_job("skip.tune", week, config, engine="skip", model=model, trials=trials, minutes=minutes)
 
 

@@ -39,7 +39,7 @@ def whole(axes: Axes, last: int) -> None:
 
 def words(name: str) -> str:
     """A model's or slice's name for people."""
-    return name.replace("_", " ")
+    return name.replace("_", " ").replace("=", ": ")
 
 
 def losses(curves: Mapping[str, Sequence[float]]) -> Figure:
@@ -58,7 +58,7 @@ def losses(curves: Mapping[str, Sequence[float]]) -> Figure:
 
 
 def all_losses(models: Mapping[str, Sequence[float]]) -> Figure:
-    """Validation loss of every model that has epochs, small panels on one scale."""
+    """Validation loss of every model that has epochs, a small panel each with a scale of its own."""
     shown = {name: values for name, values in models.items() if len(values) > 1}
     columns = 4
     rows = max(-(-len(shown) // columns), 1)
@@ -169,8 +169,8 @@ def forest(rows: Sequence[Mapping[str, Any]], title: str, mark: Mapping[str, flo
 
 
 def importance(falls: Mapping[str, float], name: str, n: int = 20) -> Figure:
-    """How much AUC falls when a column is shuffled, the n largest."""
-    top = list(falls.items())[:n][::-1]
+    """How much AUC falls when a column is shuffled, the n largest; a column that makes no difference is left out."""
+    top = [(column, fall) for column, fall in falls.items() if fall][:n][::-1]
     figure = Figure(figsize=(7.6, 0.27 * len(top) + 1.2), layout="constrained")
     axes = figure.subplots()
     axes.barh(range(len(top)), [fall for _, fall in top], color=[OURS if fall > 0 else SOFT for _, fall in top])
@@ -216,8 +216,8 @@ def weights(of: Mapping[str, float], alone: Mapping[str, float], together: float
     return figure
 
 
-def trials(values: Sequence[tuple[int, float | None]], given: float | None) -> Figure:
-    """Validation AUC by trial (None: given up early), the best so far a line, that of the settings' recipe dashed."""
+def trials(name: str, values: Sequence[tuple[int, float | None]], given: float | None) -> Figure:
+    """AUC by trial (None: given up early), the best so far a line, that of the settings' recipe dashed."""
     figure = Figure(figsize=(7.6, 4.0), layout="constrained")
     axes = figure.subplots()
     done, reached = zip(*((number, value) for number, value in values if value is not None), strict=True)
@@ -228,9 +228,9 @@ def trials(values: Sequence[tuple[int, float | None]], given: float | None) -> F
         axes.scatter(early, [min(reached)] * len(early), marker="x", s=18, color=SOFT, label="given up early")
     if given is not None:
         axes.axhline(given, color=INK, lw=0.8, ls="--", label="recipe of the settings")
-    plain(axes, "Trials", "trial", "validation AUC")
+    plain(axes, f"{words(name)}: trials of recipes", "trial", "AUC, mean of folds and validation")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.legend(frameon=False, fontsize=8)
+    figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=8)
     return figure
 
 
@@ -253,6 +253,7 @@ def leakage(rows: Sequence[Mapping[str, Any]], published: Mapping[str, float]) -
         axes.scatter(x, y, marker="D", s=60, facecolor="none", edgecolor=INK, zorder=4, label="published")
     axes.axvline(0.5, color=INK, lw=0.8, ls=":")
     axes.set_yticks(range(len(rows)), [words(row["model"]) for row in reversed(rows)])
+    axes.set_ylim(-0.6, len(rows) - 0.4)
     axes.tick_params(axis="y", length=0)
     plain(axes, "Test AUC by features and split", "ROC AUC", "", "x")
     figure.legend(loc="outside lower center", ncols=5, frameon=False, fontsize=8)

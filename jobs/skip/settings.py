@@ -85,8 +85,7 @@ class TuningSettings(Section):
 
     trials: Positive = 40
     minutes: float = Field(20.0, gt=0)
-    first_look: float = Field(0.3, gt=0, lt=1, description="newest share of training plays that a trial learns first")
-    unpruned: Positive = Field(5, description="trials before the first is given up at its first look")
+    unpruned: Positive = Field(5, description="trials before the first is given up half-way")
 
 
 class EvaluationSettings(Section):

@@ -1,4 +1,4 @@
-"""Search a better recipe for one model: judged by its AUC on validation, never on test.
+"""Search a better recipe for one model: judged by its AUC on later and later plays, never on test.
 
 Input   skip_features, variant past, days before as_of
 Output  OVERTURE_HOME/skip/tuning/<model>.log, Optuna's journal; a run with a child run a trial; the best recipe as YAML
@@ -6,8 +6,9 @@ Budget  skip.tuning.trials and minutes, or the command's; whichever is met first
 Re-run  goes on: the trials that were made of the same plays count
 
 Baselines go through their grid; other models are searched with Optuna's tree-structured Parzen estimator, the recipe of
-the settings first. Every trial learns the newest part of the training plays, and is given up there if its AUC is below
-the median of the others at that point; else it learns all of them. Networks and trees stop by themselves besides.
+the settings first. A trial is worth the mean of its AUC on each fold of the blend (skip.blend: training plays forecast
+from those before them) and on validation: one stretch of some thousand plays, looked at dozens of times, would choose
+what suits it by chance. From its second fold on, a trial below the median of the others at that point is given up.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import optuna
 import yaml
 from optuna.storages import JournalStorage
@@ -28,10 +30,11 @@ from jobs.skip import figures, kept, train
 from jobs.skip.watch import watched
 from jobs.tracking_run import Run
 from models.skip import metrics, registry, splits
+from models.skip.blend import forecasts
 from models.skip.tuning import SPACES, Choice, Space, grid, is_grid
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator, Sequence
 
     from jobs.context import Context
     from models.skip.interface import SkipModel
@@ -54,19 +57,19 @@ def run(context: Context, model: str, trials: int | None = None, minutes: float 
             study.enqueue_trial({name: value for name, value in asdict(given.recipe).items() if name in space})
         learn, valid = found.part(splits.TRAIN), found.part(splits.VALIDATION)
         before, deadline = len(finished(study)), time.monotonic() + 60 * minutes
-        try_one = objective(context, model, learn, valid, task, watch.say)
+        try_one = objective(context, model, learn, valid, train.borders_of(context, found), task, watch.say)
         left = trials - before
         while left > 0 and time.monotonic() < deadline and not exhausted(study, space):
             study.optimize(try_one, n_trials=1, catch=(ValueError,))
             left -= 1
         best = told(context, study, model, plays)
         task.log_params({"trials": trials, "minutes": minutes, "plays": plays, **best["recipe"]})
-        task.log_metrics({"validation_auc": best["auc"], "trials_made": len(finished(study)) - before})
+        task.log_metrics({"mean_auc": best["auc"], "trials_made": len(finished(study)) - before})
         values = [(t.number, t.value if t.state == TrialState.COMPLETE else None) for t in finished(study)]
-        task.log_figure(figures.trials(values, best["given_auc"]), "trials.png")
+        task.log_figure(figures.trials(model, values, best["given_auc"]), "trials.png")
         task.log_json(best, "best.json")
         text = yaml.safe_dump({"skip": {"recipes": {model: best["recipe"]}}}, sort_keys=False)
-        watch.say(f"best of {len(finished(study))} trials, AUC {best['auc']:.4f}; for the settings:\n{text}")
+        watch.say(f"best of {len(finished(study))} trials, AUC {best['auc']:.4f}; for the settings:\n{text.rstrip()}")
         return {**best, "yaml": text, "made": len(finished(study)) - before, **task.links}
 
 
@@ -75,20 +78,22 @@ def open_study(context: Context, model: str, plays: str) -> optuna.Study:
     folder = context.release_home / "tuning"
     folder.mkdir(parents=True, exist_ok=True)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    space, seed = SPACES[model], context.seed(f"tuning/{model}")
-    sampler: optuna.samplers.BaseSampler = (
-        optuna.samplers.GridSampler({name: list(part.values) for name, part in choices(space).items()}, seed=seed)
-        if is_grid(space)
-        else optuna.samplers.TPESampler(seed=seed)
-    )
-    return optuna.create_study(
-        study_name=f"{model}/{plays[:16]}",
+    space, folds = SPACES[model], context.settings.skip.blend
+    study = optuna.create_study(
+        study_name=f"{model}/{plays[:16]}/{folds.folds} folds from {folds.first_share}",  # what a trial is worth
         storage=JournalStorage(JournalFileBackend(str(folder / f"{model}.log"))),
-        sampler=sampler,
-        pruner=optuna.pruners.MedianPruner(n_startup_trials=context.settings.skip.tuning.unpruned, n_warmup_steps=0),
+        pruner=optuna.pruners.MedianPruner(n_startup_trials=context.settings.skip.tuning.unpruned, n_warmup_steps=1),
         direction="maximize",
         load_if_exists=True,
     )
+    if is_grid(space):
+        # Points are numbered in an order drawn from the seed, so that every call needs the same.
+        points = {name: list(part.values) for name, part in choices(space).items()}
+        study.sampler = optuna.samplers.GridSampler(points, seed=context.seed(f"tuning/{model}"))
+    else:
+        # A call that goes on with the first call's seed would draw the first call's trials again.
+        study.sampler = optuna.samplers.TPESampler(seed=context.seed(f"tuning/{model}/{len(study.trials)}"))
+    return study
 
 
 def choices(space: Space) -> dict[str, Choice]:
@@ -110,35 +115,48 @@ def suggested(trial: optuna.Trial, space: Space) -> dict[str, Any]:
 
 
 def objective(
-    context: Context, model: str, learn: Plays, valid: Plays, task: Run, say: Callable[[str], None]
+    context: Context,
+    model: str,
+    learn: Plays,
+    valid: Plays,
+    borders: Sequence[int],
+    task: Run,
+    say: Callable[[str], None],
 ) -> Callable[[optuna.Trial], float]:
-    """One trial: a child run, the newest training plays first, then all of them."""
+    """One trial: a child run; folds from the earliest on, validation last."""
     settings = context.settings.skip
     seed = context.seed(f"skip/{model}")
 
-    def reached(recipe: dict[str, Any], part: Plays) -> float:
-        fresh: SkipModel = registry.make(model, {**settings.recipes.get(model, {}), **recipe})  # type: ignore[call-overload]
-        fresh.fit(part, valid, seed)
-        return metrics.auc(valid.labels(), fresh.predict_proba(valid))
+    def reached(recipe: dict[str, Any]) -> Iterator[float]:
+        def fresh(name: str) -> SkipModel:
+            return registry.make(name, {**settings.recipes.get(name, {}), **recipe})  # type: ignore[call-overload]
+
+        for fold, proba_N in forecasts(fresh, model, learn, borders, seed):
+            yield metrics.auc(fold.labels(), proba_N)
+        whole = fresh(model)
+        whole.fit(learn, valid, seed)
+        yield metrics.auc(valid.labels(), whole.predict_proba(valid))
 
     def try_one(trial: optuna.Trial) -> float:
         recipe = suggested(trial, SPACES[model])
         with tracking.trial(task, f"{model} {trial.number}") as run:
             run.log_params(recipe)
-            newest = learn.rows(slice(int(len(learn) * (1 - settings.tuning.first_look)), None))
-            first = reached(recipe, newest)
-            run.log_metrics({"validation_auc_first_look": first})
-            trial.report(first, 0)
-            pruned = trial.should_prune()
+            auc_F: list[float] = []
+            pruned = False
+            for step, auc in enumerate(reached(recipe)):
+                auc_F.append(auc)
+                run.log_batch([("auc", auc, step)])
+                trial.report(float(np.mean(auc_F)), step)
+                pruned = step < len(borders) - 1 and trial.should_prune()
+                if pruned:
+                    break
             run.set_tags({"state": "pruned" if pruned else "complete"})
-            if not pruned:
-                value = reached(recipe, learn)
-                run.log_metrics({"validation_auc": value})
+            run.log_metrics({"mean_auc": float(np.mean(auc_F))})
+        parts = " ".join(f"{auc:.4f}" for auc in auc_F)
+        say(f"trial {trial.number}: {'given up' if pruned else f'{np.mean(auc_F):.4f}'} ({parts})")
         if pruned:
-            say(f"trial {trial.number} given up at {first:.4f}")
             raise optuna.TrialPruned
-        say(f"trial {trial.number}: {value:.4f}")
-        return value
+        return float(np.mean(auc_F))
 
     return try_one
 

@@ -11,7 +11,7 @@ Differs  weights are not negative: a member that would be turned round is left o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -33,19 +33,21 @@ def fold_borders(n: int, folds: int, first_share: float) -> list[int]:
 def out_of_fold(
     make: Callable[[str], SkipModel], name: str, train: Plays, borders: Sequence[int], seed: int
 ) -> NDArray[np.float64]:
-    """What a model says about each fold after learning from what came before it: (N - borders[0],) probabilities.
+    """What a model says about each fold after learning from what came before it: (N - borders[0],) probabilities."""
+    return np.concatenate([proba_N for _, proba_N in forecasts(make, name, train, borders, seed)])
 
-    A tenth of what came before is its validation.
-    """
-    parts = []
+
+def forecasts(
+    make: Callable[[str], SkipModel], name: str, train: Plays, borders: Sequence[int], seed: int
+) -> Iterator[tuple[Plays, NDArray[np.float64]]]:
+    """Fold by fold, its plays and what out_of_fold() says of them; the newest tenth before a fold is its validation."""
     for start, stop in pairwise(borders):
         cut = int(0.9 * start)
         model = make(name)
         model.fit(train.rows(slice(0, cut)), train.rows(slice(cut, start)), seed)
         fold = train.rows(slice(start, stop))
         model.observe(fold)
-        parts.append(model.predict_proba(fold))
-    return np.concatenate(parts)
+        yield fold, model.predict_proba(fold)
 
 
 def logistic(logits_NM: NDArray[np.float64], listened_N: NDArray[np.int8]) -> Mix:

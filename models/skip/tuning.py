@@ -1,7 +1,8 @@
 """What may be tried for each model: search spaces as plain data, which a job turns into Optuna distributions.
 
 A space names fields of the model's recipe. The baselines have the report's kind of search, a grid; networks and trees
-are sampled at random, and stop early by themselves. A trial is judged by its AUC on validation, never on test.
+are sampled at random, and stop early by themselves. A trial is judged by its AUC on folds of the
+training plays and on validation, never on test.
 """
 
 from __future__ import annotations
@@ -64,9 +65,9 @@ SPACES: dict[str, Space] = {
     "ncf": {**_NETWORK, **_IDS, "embedding": Choice((8, 16, 32)), "units": Choice((16, 32, 64))},
     "neumf": {**_NETWORK, **_IDS, "gmf": Choice((8, 16, 24)), "mlp": Choice((16, 24, 32))},
     "graphsage": {**_NETWORK, **_IDS, "width": Choice((32, 64)), "near": Whole(4, 12), "far": Whole(2, 6)},
-    "logistic_features": {"c": Real(1e-3, 1.0, log=True)},
+    "logistic_features": {"c": Real(1e-4, 1.0, log=True)},
     "boosted_trees": {
-        "learning_rate": Real(0.01, 0.1, log=True), "leaves": Whole(4, 63, log=True),
+        "learning_rate": Real(0.01, 0.1, log=True), "leaves": Whole(2, 63, log=True),
         "least_in_leaf": Whole(20, 400, log=True), "column_share": Real(0.3, 1.0), "row_share": Real(0.5, 1.0),
         "l2": Real(0.1, 100.0, log=True),
     },

@@ -1,6 +1,7 @@
 """From features to a blend that is judged: train, blend, evaluate, tune and leakage on a small made-up service."""
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -254,13 +255,26 @@ def test_tuning_goes_on_where_it_stopped_and_keeps_every_trial_as_a_run(whole, t
     more = tune.run(context, "boosted_trees", trials=4, minutes=5)
     assert (first["made"], more["made"], more["trials"]) == (2, 2, 4)
     assert more["auc"] >= first["auc"] >= first["given_auc"]
-    assert len(runs(context, kind="trial")) == 4
+    tried = runs(context, kind="trial")
+    assert len({tuple(sorted(run.data.params.items())) for run in tried}) == len(tried) == 4  # none is made again
     assert tune.run(context, "boosted_trees", trials=4, minutes=5)["made"] == 0
     said = yaml.safe_load(more["yaml"])["skip"]["recipes"]["boosted_trees"]
     assert said["rounds"] == 40
     registry.make("boosted_trees", said)
     with pytest.raises(BadArgument, match="--trials: at least 1"):
         tune.run(context, "boosted_trees", trials=-1)
+
+
+def test_a_trial_is_worth_the_mean_of_its_folds_and_validation(whole, tmp_path, monkeypatch):
+    monkeypatch.setitem(tune.SPACES, "logistic_features", {"c": Choice((0.01,))})
+    context = other(whole, tmp_path)
+    report = tune.run(context, "logistic_features", trials=1, minutes=5)
+    trained = train.run(context, "logistic_features")  # the default recipe is the same
+    folds = kept.read_folds(context, "logistic_features")
+    borders = np.asarray(kept.read_report(context, "logistic_features")["borders"])
+    edges = borders - borders[0]
+    parts = [metrics.auc(folds.listened_N[a:b], folds.proba_N[a:b]) for a, b in pairwise(edges)]
+    assert report["auc"] == pytest.approx(np.mean([*parts, trained["auc"]["validation"]]))
 
 
 def test_a_grid_is_gone_through_once(whole, tmp_path, monkeypatch):
