@@ -18,6 +18,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
 from serving import lookup, playlists, schema
+from serving.answers import written
 from serving.champion import Champion
 from serving.front import Front, WholeBody, as_json
 from serving.guard import LOG, RELEASE, Guard
@@ -122,7 +123,7 @@ def make_lists(champion: Champion, metrics: Metrics, tried: Trial) -> APIRouter:
         else:  # under a millisecond or two: a thread would cost more than it frees
             found = await together.ask(ready, asked)
         metrics.answered([found])
-        return as_json(found, release=ready.name)
+        return as_json(written(ready, found), release=ready.name)
 
     @lists.post("/v1/recommendations/batch", responses={200: {"model": schema.Batch}, **WRONG})
     def batch(asked: schema.BatchRequest) -> Response:
@@ -130,7 +131,7 @@ def make_lists(champion: Champion, metrics: Metrics, tried: Trial) -> APIRouter:
         ready = serving(champion)
         found = tried.recommend(ready, asked.listeners, asked)
         metrics.answered(found)
-        return as_json({"answers": found}, release=ready.name)
+        return as_json({"answers": [written(ready, one) for one in found]}, release=ready.name)
 
     @lists.post("/v1/carousels", responses={200: {"model": schema.Carousel}, **WRONG})
     def carousels(asked: schema.CarouselRequest) -> Response:
