@@ -65,7 +65,7 @@ def unknown(ready: Ready, listener: Listener) -> dict[str, list[int | str]]:
         found["country"] = [listener.country]
     for signal, ids in listener.lists().items():
         if ids:
-            here = ready.known(signal.split(".")[1], ids)
-            if not here.all():
-                found[signal] = list(dict.fromkeys(i for i, known in zip(ids, here.tolist(), strict=True) if not known))
+            known = ready.known[signal.split(".")[1]]
+            if not known.issuperset(ids):
+                found[signal] = list(dict.fromkeys(i for i in ids if i not in known))
     return found
