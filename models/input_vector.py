@@ -119,7 +119,7 @@ class Ragged:
         if offsets.ndim != 1 or ids.ndim != 1 or offsets.size < 1 or offsets.dtype.kind not in "iu":
             raise ValueError(f"ragged: offsets (B + 1,) and ids (n,) must be flat, got {offsets.shape} and {ids.shape}")
         offsets = offsets.astype(np.int64, copy=False)
-        if offsets[0] != 0 or offsets[-1] != ids.size or (offsets[1:] < offsets[:-1]).any():
+        if offsets[0] != 0 or offsets[-1] != ids.size or (offsets.size > 2 and (offsets[1:] < offsets[:-1]).any()):
             raise ValueError(
                 f"ragged: offsets must rise from 0 to the number of ids ({ids.size}), got {offsets[0]} to {offsets[-1]}"
             )
