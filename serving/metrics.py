@@ -88,7 +88,7 @@ class Metrics:
         self.revision.set(ready.pointer.revision)
         self.swaps.inc()
         self._ready = ready
-        for feature in self._told:  # of the release before: not known of this one yet
+        for feature in tuple(self._told):  # of the release before: not known of this one yet
             self.drift.labels(feature).set(math.nan)
         ready.watch.tell(self._drifted)
 
