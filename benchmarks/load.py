@@ -47,7 +47,7 @@ class Line(asyncio.Protocol):
 
     def __init__(self, said: Sent) -> None:
         """`said` is told of what failed and which release answered."""
-        self.said, self.got, self.left = said, b"", -1
+        self.said, self.got, self.left, self.last = said, b"", -1, False
         self.answer: asyncio.Future[None] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -75,6 +75,7 @@ class Line(asyncio.Protocol):
             if b"x-overture-release" in headers:
                 self.said.releases.add(headers[b"x-overture-release"])
             self.left = int(headers[b"content-length"]) - len(body)
+            self.last = headers.get(b"connection") == b"close"
         else:
             self.left -= len(data)
         if self.left == 0:
@@ -88,6 +89,8 @@ class Line(asyncio.Protocol):
 
     def _done(self) -> None:
         assert self.answer is not None
+        if self.last:
+            self.transport.close()
         self.answer.set_result(None)
 
 
@@ -95,6 +98,13 @@ async def _lines(port: int, n: int, said: Sent) -> list[Line]:
     loop = asyncio.get_running_loop()
     made = [await loop.create_connection(lambda: Line(said), HOST, port) for _ in range(n)]
     return [line for _, line in made]
+
+
+async def _open(line: Line, port: int) -> Line:
+    """The same line, or a new one where the server has let go of it."""
+    if line.transport.is_closing():
+        (line,) = await _lines(port, 1, line.said)
+    return line
 
 
 def by_the_clock(port: int, requests: list[bytes], rate: float, seconds: float, warm_s: float) -> Sent:
@@ -108,9 +118,7 @@ def by_the_clock(port: int, requests: list[bytes], rate: float, seconds: float, 
             free.put_nowait(line)
 
         async def one(due: float, request: bytes) -> float:
-            line = await free.get()
-            if line.transport.is_closing():  # a server may let go of who is silent for long
-                (line,) = await _lines(port, 1, said)
+            line = await _open(await free.get(), port)
             await line.ask(request)
             free.put_nowait(line)
             return time.perf_counter() - due
@@ -137,6 +145,7 @@ def closed(port: int, requests: list[bytes], connections: int, seconds: float, w
 
         async def one(line: Line, n: int) -> None:
             while (sent := time.perf_counter()) < began + seconds:
+                line = await _open(line, port)
                 await line.ask(requests[n % len(requests)])
                 n += connections
                 if sent >= began:

@@ -109,15 +109,25 @@ def held_mib(process: psutil.Process) -> float:
 def closed(home: str, bodies: str, connections: int, seconds: float) -> Answer:
     """Seconds a request with so many connections busy."""
     with service(home) as (process, port, _):
-        sent = load.closed(port, requests("/v1/recommendations", bodies), connections, seconds, WARM_S)
-        return Answer([seconds / len(sent.taken_s)], {**sent.quality(), "server MiB": held_mib(process)})
+        return busy(process, port, requests("/v1/recommendations", bodies), connections, seconds)
 
 
 def closed_mlflow(model: str, bodies: str, connections: int, seconds: float) -> Answer:
     """Likewise."""
     with mlflow(model) as (process, port, _):
-        sent = load.closed(port, requests("/invocations", bodies), connections, seconds, WARM_S)
-        return Answer([seconds / len(sent.taken_s)], {**sent.quality(), "server MiB": held_mib(process)})
+        return busy(process, port, requests("/invocations", bodies), connections, seconds)
+
+
+def busy(process: psutil.Process, port: int, asked: list[bytes], connections: int, seconds: float) -> Answer:
+    """Seconds a request with so many connections busy.
+
+    Raises:
+        RuntimeError: a request failed: a refusal may well be faster than an answer.
+    """
+    sent = load.closed(port, asked, connections, seconds, WARM_S)
+    if sent.failed:
+        raise RuntimeError(f"{sent.failed} requests failed")
+    return Answer([seconds / len(sent.taken_s)], {**sent.quality(), "server MiB": held_mib(process)})
 
 
 def requests(path: str, bodies: str) -> list[bytes]:

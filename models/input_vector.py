@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate, chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -38,6 +39,7 @@ SCALARS = (
     "nb_search_songs", "nb_search_albums", "nb_search_artists", "nb_search_playlists", "nb_onboarding_like_artists",
 )
 # fmt: on
+_BLOCK_AT, _SCALAR_AT = ({name: at for at, name in enumerate(names)} for names in (BLOCKS, SCALARS))
 KINDS = ("song", "artist", "album", "playlist")
 # song -> favorite_songs, skipped_songs ...: the blocks that are looked up together.
 BLOCKS_OF = {kind: tuple(b for b in INTERACTIONS if b.endswith(f"_{kind}s")) for kind in KINDS}
@@ -86,16 +88,16 @@ class Layout:
 
     def block(self, name: str) -> slice:
         """Columns of one of BLOCKS."""
-        if name not in BLOCKS:
+        if name not in _BLOCK_AT:
             raise ValueError(f"layout: no block {name!r}; there are {', '.join(BLOCKS)}")
-        start = BLOCKS.index(name) * self.d
+        start = _BLOCK_AT[name] * self.d
         return slice(start, start + self.d)
 
     def scalar(self, name: str) -> int:
         """Column of one of SCALARS."""
-        if name not in SCALARS:
+        if name not in _SCALAR_AT:
             raise ValueError(f"layout: no scalar {name!r}; there are {', '.join(SCALARS)}")
-        return len(BLOCKS) * self.d + SCALARS.index(name)
+        return len(BLOCKS) * self.d + _SCALAR_AT[name]
 
     def names(self) -> list[str]:
         """One name a column, F of them, spelt as in the public dataset: age_embedding0, age_embedding1 ..."""
@@ -117,7 +119,7 @@ class Ragged:
         if offsets.ndim != 1 or ids.ndim != 1 or offsets.size < 1 or offsets.dtype.kind not in "iu":
             raise ValueError(f"ragged: offsets (B + 1,) and ids (n,) must be flat, got {offsets.shape} and {ids.shape}")
         offsets = offsets.astype(np.int64, copy=False)
-        if offsets[0] != 0 or offsets[-1] != ids.size or (offsets[1:] < offsets[:-1]).any():
+        if offsets[0] != 0 or offsets[-1] != ids.size or (offsets.size > 2 and (offsets[1:] < offsets[:-1]).any()):
             raise ValueError(
                 f"ragged: offsets must rise from 0 to the number of ids ({ids.size}), got {offsets[0]} to {offsets[-1]}"
             )
@@ -155,10 +157,10 @@ class Ragged:
     @classmethod
     def of(cls, lists: Sequence[Sequence[int] | NDArray[Any]]) -> Ragged:
         """From Python lists."""
-        lengths = np.fromiter(map(len, lists), np.int64, len(lists))
-        parts = [np.asarray(one) for one in lists if len(one)]
-        ids = np.concatenate(parts) if parts else np.empty(0, np.int64)
-        return cls(np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)]), ids)
+        offsets = np.fromiter(accumulate(map(len, lists), initial=0), np.int64, len(lists) + 1)
+        if any(isinstance(one, np.ndarray) for one in lists):
+            return cls(offsets, np.concatenate([np.asarray(one) for one in lists if len(one)] or [offsets[:0]]))
+        return cls(offsets, np.array(list(chain.from_iterable(lists)) or offsets[:0]))
 
     @classmethod
     def from_arrow(cls, column: pa.ChunkedArray | pa.Array, name: str = "column") -> Ragged:

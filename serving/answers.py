@@ -75,7 +75,7 @@ def first_line(error: Exception) -> str:
 def recommend(
     ready: Ready, listeners: Sequence[Listener], asked: HowMany, explain: bool = False, days: FirstDays | None = None
 ) -> list[dict[str, Any]]:
-    """An answer for each of B listeners, as schema.Recommendation.
+    """An answer for each of B listeners, as schema.Recommendation but for "tracks": those are track_idx, see `written`.
 
     `days` are their first days where somebody made (and counted) them already.
 
@@ -95,6 +95,7 @@ def recommend(
         days = ready.watch.seen(days_of(ready, listeners))
     placed = place_by_means(ready, days, None) if by_means else place(ready, days)
     segment_B = ready.space.segments_of(placed.vectors_BD)
+    distance_B = distances(ready, placed.vectors_BD, segment_B)
     streamed = ready.leave_out_first_day if asked.leave_out_first_day is None else asked.leave_out_first_day
     taken = [taken_tracks(ready, listener, asked.leave_out, streamed) for listener in listeners]
     lists, methods, degraded = make_lists(ready, wanted, asked.k, days, placed, segment_B, taken)
@@ -105,8 +106,8 @@ def recommend(
         answers.append({
             "release": ready.name, "week": ready.week, "space": ready.space_name, "method": methods[b],
             "vector_from": placed.origin[b], "degraded": degraded[b],
-            "tracks": [ready.tracks[i].shown for i in chosen], "filled": filled,
-            "segment": None if segment is None else segment_said(ready, segment, placed.vectors_BD[b]),
+            "tracks": chosen, "filled": filled,
+            "segment": None if segment is None else segment_said(ready, segment, distance_B[b]),
             "reasons": {
                 "says": says(ready, methods[b], segment),
                 **explained(ready, listener, placed, b, segment if explain else None),
@@ -183,14 +184,21 @@ def filled_up(found: Sequence[int], taken: set[int], k: int, n_tracks: int) -> t
     return chosen, min(short, max(0, len(chosen) - (k - short)))
 
 
-def segment_said(ready: Ready, segment: int, vector_D: np.ndarray) -> dict[str, Any]:
+def distances(ready: Ready, vectors_BD: np.ndarray, segment_B: np.ndarray) -> list[float]:
+    """From each of B vectors, at unit length, to the centroid of its segment."""
+    gap_BD = normalise(vectors_BD) - ready.space.centroids_KD[segment_B]
+    found: list[float] = np.sqrt(np.vecdot(gap_BD, gap_BD)).tolist()
+    return found
+
+
+def segment_said(ready: Ready, segment: int, distance: float) -> dict[str, Any]:
     """A segment for people: never its exact size, which the card tells where it may."""
-    gap = normalise(vector_D[None])[0] - ready.space.centroids_KD[segment]
-    return {
-        "segment_id": segment,
-        "distance": round(float(np.sqrt(np.vecdot(gap, gap))), 6),
-        "card": ready.space.segments[segment]["card"],
-    }
+    return {"segment_id": segment, "distance": round(distance, 6), "card": ready.space.cards[segment]}
+
+
+def written(ready: Ready, answer: dict[str, Any]) -> dict[str, Any]:
+    """An answer with its tracks as schema.TrackSaid, in JSON already."""
+    return {**answer, "tracks": [ready.shown[i] for i in answer["tracks"]]}
 
 
 def says(ready: Ready, method: str, segment: int | None) -> str:

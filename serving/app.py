@@ -5,28 +5,23 @@ from __future__ import annotations
 import contextlib
 import gc
 import logging
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator
 from functools import cache
-from inspect import iscoroutinefunction
 from pathlib import Path
 from typing import Annotated, Any
 
-import orjson
-from fastapi import APIRouter, FastAPI, Query, Request
+from fastapi import APIRouter, FastAPI, Query
 from fastapi import Path as InPath
-from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
-from fastapi.routing import APIRoute
-from pydantic import ValidationError
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
-from contracts.errors import BadArgument
 from serving import lookup, playlists, schema
+from serving.answers import written
 from serving.champion import Champion, Follower
+from serving.front import Front, WholeBody, as_json
 from serving.guard import LOG, RELEASE, Guard
-from serving.lookup import NotFound
 from serving.metrics import Metrics
 from serving.ready import Ready
 from serving.settings import ServiceSettings, StoreSettings
@@ -49,7 +44,6 @@ First-day recommendations from one release. Every answer names its release in `x
 `degraded` when something stood in for the network: network -> mean of country and age -> most popular tracks.
 Ids are those of the catalogue. What a release does not know is reported under `unknown`: it is counted, no more.
 """
-SHOWN_ERRORS = 20
 EntityId = Annotated[int, InPath(ge=0, le=2**63 - 1, examples=[3])]
 SpaceName = Annotated[str | None, Query(max_length=40, description="default: the space that answers")]
 WRONG: dict[int | str, dict[str, Any]] = {
@@ -96,24 +90,21 @@ def make_app(settings: ServiceSettings, home: Path, store: StoreSettings = Store
         champion.stop()
         circuit.store.close()
 
-    app = FastAPI(
-        title="Overture", version="1", description=ABOUT, lifespan=life, docs_url=None, redoc_url=None,
-    )  # fmt: skip
+    app = Front(title="Overture", version="1", description=ABOUT, lifespan=life, docs_url=None, redoc_url=None)
     app.state.champion = champion
-    tried = Trial(settings, home)
-    if settings.cors_origins:
-        app.add_middleware(
-            CORSMiddleware, allow_origins=list(settings.cors_origins), allow_methods=["GET", "POST"],
-            allow_headers=["content-type", "x-api-key"], expose_headers=[RELEASE.decode()],
-        )  # fmt: skip
-    add_errors(app)
-    add_lists(app, champion, metrics, tried)
+    app.straight(make_lists(champion, metrics, Trial(settings, home)))
     add_pages(app)
     app.include_router(make_router(champion, serving, as_json, circuit, metrics))  # before /v1/{kind}
-    app.include_router(make_skip_router(skips, as_json, WholeBody, skip_metrics))
+    app.straight(make_skip_router(skips, as_json, WholeBody, skip_metrics))
     add_lookups(app, champion)
     add_health(app, champion, skips, metrics, circuit)
-    return Guard(app, settings, metrics)
+    if not settings.cors_origins:
+        return Guard(app, settings, metrics)
+    shared = CORSMiddleware(
+        app, allow_origins=list(settings.cors_origins), allow_methods=["GET", "POST"],
+        allow_headers=["content-type", "x-api-key"], expose_headers=[RELEASE.decode()],
+    )  # fmt: skip
+    return Guard(shared, settings, metrics)
 
 
 def serving(champion: Champion) -> Ready:
@@ -127,43 +118,7 @@ def serving(champion: Champion) -> Ready:
     return champion.current
 
 
-def as_json(data: Any, status: int = 200, release: str | None = None) -> Response:
-    """An answer as JSON."""
-    headers = {RELEASE.decode(): release} if release else None
-    return Response(orjson.dumps(data), status, headers, "application/json")
-
-
-class WholeBody(APIRoute):
-    """A route whose one argument is its body, read and validated in one pass."""
-
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """What answers a request.
-
-        Raises:
-            HTTPException: 415 for a body that does not say that it is JSON.
-            RequestValidationError: for what the body's model refuses.
-        """
-        (field,) = self.dependant.body_params
-        model, endpoint = field.field_info.annotation, self.endpoint
-        assert model is not None
-
-        async def answer(request: Request) -> Response:
-            said = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-            if said != "application/json":
-                raise HTTPException(415, "the header content-type must be application/json")
-            try:
-                asked = model.model_validate_json(await request.body())
-            except ValidationError as error:
-                found = error.errors(include_url=False, include_context=False, include_input=False)
-                raise RequestValidationError([{**one, "loc": ("body", *one["loc"])} for one in found]) from None
-            given: Response = await (endpoint(asked) if own_time else run_in_threadpool(endpoint, asked))
-            return given
-
-        own_time = iscoroutinefunction(endpoint)
-        return answer
-
-
-def add_lists(app: FastAPI, champion: Champion, metrics: Metrics, tried: Trial) -> None:
+def make_lists(champion: Champion, metrics: Metrics, tried: Trial) -> APIRouter:
     """Recommendations, many at once, and carousels."""
     lists = APIRouter(route_class=WholeBody, tags=["lists"])
     together = Together(tried.recommend)
@@ -177,7 +132,7 @@ def add_lists(app: FastAPI, champion: Champion, metrics: Metrics, tried: Trial) 
         else:  # under a millisecond or two: a thread would cost more than it frees
             found = await together.ask(ready, asked)
         metrics.answered([found])
-        return as_json(found, release=ready.name)
+        return as_json(written(ready, found), release=ready.name)
 
     @lists.post("/v1/recommendations/batch", responses={200: {"model": schema.Batch}, **WRONG})
     def batch(asked: schema.BatchRequest) -> Response:
@@ -185,7 +140,7 @@ def add_lists(app: FastAPI, champion: Champion, metrics: Metrics, tried: Trial) 
         ready = serving(champion)
         found = tried.recommend(ready, asked.listeners, asked)
         metrics.answered(found)
-        return as_json({"answers": found}, release=ready.name)
+        return as_json({"answers": [written(ready, one) for one in found]}, release=ready.name)
 
     @lists.post("/v1/carousels", responses={200: {"model": schema.Carousel}, **WRONG})
     def carousels(asked: schema.CarouselRequest) -> Response:
@@ -195,7 +150,7 @@ def add_lists(app: FastAPI, champion: Champion, metrics: Metrics, tried: Trial) 
         metrics.answered([found])
         return as_json(found, release=ready.name)
 
-    app.include_router(lists)
+    return lists
 
 
 def add_lookups(app: FastAPI, champion: Champion) -> None:
@@ -298,28 +253,3 @@ def add_pages(app: FastAPI) -> None:
         if name not in names:
             raise HTTPException(404, "no such page")
         return page(name)
-
-
-def add_errors(app: FastAPI) -> None:
-    """What was wrong, by field; never what was sent."""
-
-    @app.exception_handler(RequestValidationError)
-    async def refused(_: Request, error: RequestValidationError) -> Response:
-        found = error.errors()
-        if any(one["type"] == "json_invalid" for one in found):
-            return as_json({"error": "the body is not JSON", "details": []}, 400)
-        details = [
-            {"where": ".".join(str(part)[:80] for part in one["loc"]), "says": str(one["msg"])}
-            for one in found[:SHOWN_ERRORS]
-        ]
-        return as_json({"error": f"{len(found)} fields were refused", "details": details}, 422)
-
-    @app.exception_handler(HTTPException)
-    async def http(_: Request, error: HTTPException) -> Response:
-        answer = as_json({"error": str(error.detail), "details": []}, error.status_code)
-        answer.headers.update(error.headers or {})
-        return answer
-
-    @app.exception_handler(BadArgument)
-    async def argument(_: Request, error: BadArgument) -> Response:
-        return as_json({"error": str(error), "details": []}, 404 if isinstance(error, NotFound) else 422)

@@ -114,7 +114,7 @@ class Running:
             said = answers.recommend(ready, people, as_arm(ready, arm.method, asked), explain, days)
             propensities = self._explore(ready, arm, people, asked, days, said)
             for b, who, answer, propensity in zip(mine, people, said, propensities, strict=True):
-                line = self._line(arm, who, asked, answer, propensity, at)
+                line = self._line(ready, arm, who, asked, answer, propensity, at)
                 answer["experiment"] = {key: line[key] for key in ("experiment", "arm", "request_id")}
                 lines.append(line)
                 found[b] = answer
@@ -132,21 +132,17 @@ class Running:
         propensities = []
         for b, answer in enumerate(said):
             own = answer["tracks"]
-            pool = {
-                track["track_id"]: track for one in (answer, *(other[b] for other in others)) for track in one["tracks"]
-            }
-            shown = own
+            pool = dict.fromkeys(i for one in (answer, *(other[b] for other in others)) for i in one["tracks"])
             if self._rng.random() < arm.explore.share:
-                drawn = self._rng.permutation(np.fromiter(pool, np.int64, len(pool)))[: len(own)]
-                shown = [pool[i] for i in drawn.tolist()]
-                answer |= {"tracks": shown, "filled": 0}
-            ids, greedy = ([track["track_id"] for track in row] for row in (shown, own))
-            propensities.append(slate_propensities(ids, greedy, len(pool), arm.explore.share).tolist())
+                drawn = self._rng.permutation(np.fromiter(pool, np.int64, len(pool)))[: len(own)].tolist()
+                answer |= {"tracks": drawn, "filled": 0}
+            propensities.append(slate_propensities(answer["tracks"], own, len(pool), arm.explore.share).tolist())
         return propensities
 
     def _line(
-        self, arm: Arm, who: Listener, asked: HowMany, answer: dict[str, Any], propensity: list[float], at: datetime
-    ) -> dict[str, Any]:
+        self, ready: Ready, arm: Arm, who: Listener, asked: HowMany, answer: dict[str, Any], propensity: list[float],
+        at: datetime,
+    ) -> dict[str, Any]:  # fmt: skip
         """One line of the exposure log; contracts/exposures.yaml and exposure_contexts.yaml say what is in it."""
         said: dict[str, Any] = {
             "request_id": uuid.UUID(bytes=self._rng.bytes(16), version=4).hex,
@@ -156,7 +152,7 @@ class Running:
             "arm": arm.name,
             "method": answer["method"] if answer["vector_from"] != answers.MEAN else answers.MEAN,
             "release": answer["release"],
-            "tracks": [track["track_id"] for track in answer["tracks"]],
+            "tracks": [ready.tracks[i].track_id for i in answer["tracks"]],
             "propensities": propensity,
         }
         if self.signals:

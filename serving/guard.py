@@ -131,8 +131,7 @@ class Guard:
 
     def _note(self, scope: Message, seen: dict[str, Any], seconds: float, error: Exception | None) -> None:
         route = getattr(scope.get("route"), "path", None) or "other"
-        self.metrics.requests.labels(route, str(seen["status"])).inc()
-        self.metrics.seconds.labels(route).observe(seconds)
+        self.metrics.answered_in(route, seen["status"], seconds)
         if error is not None or (route not in QUIET and LOG.isEnabledFor(logging.INFO)):
             facts = {
                 "route": route, "method": scope["method"], "status": seen["status"],
@@ -140,7 +139,9 @@ class Guard:
             }  # fmt: skip
             if error is not None:
                 facts |= trouble(error)
-            LOG.log(logging.ERROR if error is not None else logging.INFO, "request", extra={"facts": facts})
+            level = logging.ERROR if error is not None else logging.INFO
+            # As LOG.log, but for looking up the line of code that speaks: no line of log names it.
+            LOG.handle(LOG.makeRecord(LOG.name, level, __file__, 0, "request", (), None, extra={"facts": facts}))
 
 
 async def _say(send: Send, status: int, error: str) -> None:

@@ -7,6 +7,7 @@ request that names tracks alone is completed from the release's catalogue.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import product
 
 import numpy as np
 
@@ -21,12 +22,13 @@ WORDS = {
 LEVELS = {"tracks": "songs", "artists": "artists", "albums": "albums", "playlists": "playlists"}
 ON_TRACKS = ("streams", "skips", "bans")
 OTHER_LEVELS = ("artists", "albums")
-
-
-def block(signal: str) -> str:
-    """The name in INTERACTIONS of "streams.tracks" and its like."""
-    word, level = signal.split(".")
-    return f"{WORDS[word]}_{LEVELS[level]}"
+# The name in INTERACTIONS of "streams.tracks" and its like, in the order of INTERACTIONS.
+BLOCK = {
+    f"{word}.{level}": name
+    for name in INTERACTIONS
+    for word, level in product(WORDS, LEVELS)
+    if name == f"{WORDS[word]}_{LEVELS[level]}"
+}
 
 
 def completed(ready: Ready, lists: dict[str, list[int]]) -> dict[str, list[int]]:
@@ -44,11 +46,14 @@ def completed(ready: Ready, lists: dict[str, list[int]]) -> dict[str, list[int]]
 def first_days(who: Sequence[tuple[str | None, int | None]], signals: Sequence[dict[str, list[int]]]) -> FirstDays:
     """Country, age and completed signals of B listeners as training reads them."""
     if len(who) == 1:
-        return FirstDays.one(*who[0], {block(signal): ids for signal, ids in signals[0].items() if ids})
+        return FirstDays.one(*who[0], {BLOCK[signal]: ids for signal, ids in signals[0].items() if ids})
     country = np.array([country for country, _ in who] or [], object)
     age = np.array([-1 if age is None else age for _, age in who], np.int64)
-    names = {block(signal): signal for one in signals for signal, ids in one.items() if ids}
-    blocks = {name: Ragged.of([one.get(names[name], []) for one in signals]) for name in INTERACTIONS if name in names}
+    blocks = {}
+    for signal, name in BLOCK.items():
+        lists = [one.get(signal, ()) for one in signals]
+        if any(lists):
+            blocks[name] = Ragged.of(lists)
     return FirstDays(country, age, blocks)
 
 
@@ -65,7 +70,7 @@ def unknown(ready: Ready, listener: Listener) -> dict[str, list[int | str]]:
         found["country"] = [listener.country]
     for signal, ids in listener.lists().items():
         if ids:
-            here = ready.known(signal.split(".")[1], ids)
-            if not here.all():
-                found[signal] = list(dict.fromkeys(i for i, known in zip(ids, here.tolist(), strict=True) if not known))
+            known = ready.known[signal.split(".")[1]]
+            if not known.issuperset(ids):
+                found[signal] = list(dict.fromkeys(i for i in ids if i not in known))
     return found

@@ -55,7 +55,7 @@ def entity(ready: Ready, kind: str, entity_id: int, space: str | None) -> dict[s
         "release": ready.name, "space": name, "kind": kind, "id": entity_id,
         "name": ready.label(kind, entity_id), "vector": [float(value) for value in vector],
         "card": room.segments[entity_id]["card"] if segment else None,
-        "tracks": [ready.tracks[i].shown for i in room.rankings_KL[entity_id][:HEAD]] if segment else [],
+        "tracks": [ready.shown[i] for i in room.rankings_KL[entity_id][:HEAD]] if segment else [],
     }  # fmt: skip
 
 

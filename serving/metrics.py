@@ -50,9 +50,19 @@ class Metrics:
         self.reads = Counter(
             "overture_store_reads", "Known listeners looked up, by what the store said", ["said"], **named
         )
+        self._asked: dict[tuple[str, int], tuple[Counter, Histogram]] = {}  # labels are looked up once
         self._before: tuple[str, str] | None = None
         self._ready: Ready | None = None
         self._told: set[str] = set()
+
+    def answered_in(self, route: str, status: int, seconds: float) -> None:
+        """Count a request."""
+        at = (route, status)
+        if at not in self._asked:
+            self._asked[at] = self.requests.labels(route, str(status)), self.seconds.labels(route)
+        count, took = self._asked[at]
+        count.inc()
+        took.observe(seconds)
 
     def answered(self, answers: list[dict[str, Any]]) -> None:
         """Count lists."""
@@ -78,7 +88,7 @@ class Metrics:
         self.revision.set(ready.pointer.revision)
         self.swaps.inc()
         self._ready = ready
-        for feature in self._told:  # of the release before: not known of this one yet
+        for feature in tuple(self._told):  # of the release before: not known of this one yet
             self.drift.labels(feature).set(math.nan)
         ready.watch.tell(self._drifted)
 

@@ -79,4 +79,4 @@ def nearest_tracks(ready: Ready, vectors_PD: np.ndarray, k: int) -> list[list[di
     tracks = ready.space.of_kind("tracks")
     if not k or tracks is None:
         return [[] for _ in vectors_PD]
-    return [[ready.tracks[i].shown for i in row] for row in tracks[1].top_k(vectors_PD, min(k, len(ready.tracks)))]
+    return [[ready.shown[i] for i in row] for row in tracks[1].top_k(vectors_PD, min(k, len(ready.tracks)))]

@@ -49,19 +49,22 @@ class Onboarding(Body):
     artists: Ids = Field(default_factory=list)
 
 
+NOTHING_PICKED, NOTHING_HEARD, NOTHING_CHOSEN = Onboarding(), Heard(), Chosen()
+
+
 class Listener(Body):
     """What is known of a new listener at the end of the first day; nothing needs to be."""
 
     country: Annotated[str, Field(pattern="^[A-Z]{2}$")] | None = Field(None, description="ISO 3166-1 alpha-2")
     age: Annotated[int, Field(strict=True, ge=0, le=130)] | None = Field(None, description="years")
     user_id: Id | None = Field(None, description="whom a running experiment assigns; for nothing else")
-    # Defaults are made anew by a call, here and elsewhere: an instance would be copied in depth for each request.
-    onboarding: Onboarding = Field(default_factory=Onboarding)
-    streams: Heard = Field(default_factory=Heard)
-    skips: Heard = Field(default_factory=Heard)
-    bans: Heard = Field(default_factory=Heard)
-    favourites: Chosen = Field(default_factory=Chosen)
-    searches: Chosen = Field(default_factory=Chosen)
+    # One and the same of each by a call: a default given as it is would be copied in depth for each request.
+    onboarding: Onboarding = Field(default_factory=lambda: NOTHING_PICKED)
+    streams: Heard = Field(default_factory=lambda: NOTHING_HEARD)
+    skips: Heard = Field(default_factory=lambda: NOTHING_HEARD)
+    bans: Heard = Field(default_factory=lambda: NOTHING_HEARD)
+    favourites: Chosen = Field(default_factory=lambda: NOTHING_CHOSEN)
+    searches: Chosen = Field(default_factory=lambda: NOTHING_CHOSEN)
 
     @model_validator(mode="after")
     def _bounded(self) -> Listener:

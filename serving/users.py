@@ -20,7 +20,7 @@ from pydantic import Field
 
 from contracts.errors import BadArgument, CheckFailed, OvertureError
 from serving import schema
-from serving.answers import POPULAR, filled_up, says, segment_said
+from serving.answers import POPULAR, distances, filled_up, says, segment_said, written
 from serving.champion import Champion
 from serving.lookup import NotFound
 from serving.metrics import Metrics
@@ -130,7 +130,7 @@ def make_router(
         except OvertureError as error:
             found = stand_in(ready, user_id, k, left_out(ready, exclude), str(error))
         metrics.answered([{**found, "unknown": {}}])
-        return say(found, release=ready.name)
+        return say(written(ready, found), release=ready.name)
 
     return router
 
@@ -179,37 +179,43 @@ def about(ready: Ready, row: UserRow) -> dict[str, Any]:
     return {
         "release": ready.name, "week": ready.week, "space": ready.space_name, "user_id": row.user_id,
         "kind": row.kind, "since": row.since, "vector": [float(value) for value in row.vector_D],
-        "segment": segment_said(ready, row.segment_id, row.vector_D),
+        "segment": nearest(ready, row),
     }  # fmt: skip
 
 
+def nearest(ready: Ready, row: UserRow) -> dict[str, Any]:
+    """The segment of a row."""
+    (distance,) = distances(ready, row.vector_D[None], np.array([row.segment_id]))
+    return segment_said(ready, row.segment_id, distance)
+
+
 def recommend(ready: Ready, row: UserRow, k: int, taken: set[int]) -> dict[str, Any]:
-    """An answer as KnownRecommendation: the kept list; where more is asked, what else is nearest to the vector."""
+    """An answer as KnownRecommendation, tracks as track_idx: the kept list, then what else is nearest to the vector."""
     kept = [ready.track_at[int(track)] for track in row.track_ids if track >= 0]
     chosen = [i for i in kept if i not in taken][:k]
     short = k - len(chosen)
     if short:
         unwanted = taken.union(kept)
         n = min(len(ready.tracks), len(unwanted) + short)
-        nearest = ready.space.methods["full_pers"].recommend(row.vector_D[None], n)[0].tolist()
-        chosen += [i for i in nearest if i not in unwanted][:short]
+        others = ready.space.methods["full_pers"].recommend(row.vector_D[None], n)[0].tolist()
+        chosen += [i for i in others if i not in unwanted][:short]
     return {
         "release": ready.name, "week": ready.week, "space": ready.space_name, "user_id": row.user_id,
         "method": STORED, "kind": row.kind, "since": row.since, "vector_from": "store", "degraded": None,
-        "tracks": [ready.tracks[i].shown for i in chosen],
+        "tracks": chosen,
         "computed": max(0, len(chosen) - (k - short)),
-        "segment": segment_said(ready, row.segment_id, row.vector_D),
+        "segment": nearest(ready, row),
         "reasons": {"says": says(ready, "full_pers", row.segment_id), "moved_most": None, "considered": None},
     }  # fmt: skip
 
 
 def stand_in(ready: Ready, user_id: int, k: int, taken: set[int], why: str) -> dict[str, Any]:
-    """An answer as KnownRecommendation, of the most popular tracks."""
+    """An answer as KnownRecommendation, of the most popular tracks, as track_idx."""
     chosen, _ = filled_up([], taken, k, len(ready.tracks))
     return {
         "release": ready.name, "week": ready.week, "space": ready.space_name, "user_id": user_id,
         "method": POPULAR, "kind": None, "since": None, "vector_from": "nothing",
         "degraded": {"to": POPULAR, "why": why},
-        "tracks": [ready.tracks[i].shown for i in chosen], "computed": 0, "segment": None,
+        "tracks": chosen, "computed": 0, "segment": None,
         "reasons": {"says": says(ready, POPULAR, None), "moved_most": None, "considered": None},
     }  # fmt: skip

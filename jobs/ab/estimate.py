@@ -192,7 +192,7 @@ def remade(
 
 
 def _lists(ready: Ready, people: list[Listener], asked: HowMany) -> list[list[int]]:
-    return [[track["track_id"] for track in one["tracks"]] for one in answers.recommend(ready, people, asked)]
+    return [ready.release.track_ids[one["tracks"]].tolist() for one in answers.recommend(ready, people, asked)]
 
 
 def listener_of(row: dict[str, Any]) -> Listener:

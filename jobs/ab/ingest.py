@@ -28,7 +28,7 @@ from jobs.context import Context
 from jobs.errors import BadArgument, CheckFailed
 from jobs.progress import progress
 from models.input_vector import INTERACTIONS
-from serving.listener import block
+from serving.listener import BLOCK
 from serving.schema import Listener
 
 FILE = re.compile(r"^(exposures|outcomes)-(\d{4}-\d{2}-\d{2})[^/]*\.jsonl$")
@@ -186,7 +186,7 @@ def context_row(request: str, user: int, context: Any) -> dict[str, Any]:
     """What was known of the listener, as exposure_contexts holds it."""
     try:
         listener = Listener.model_validate(context["listener"])
-        lists = {block(signal): ids for signal, ids in listener.lists().items()}
+        lists = {BLOCK[signal]: ids for signal, ids in listener.lists().items()}
         leave_out = [_id(track, "leave_out") for track in context["leave_out"]]
         streamed = context["leave_out_first_day"]
     except (ValidationError, KeyError, TypeError):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 
 import pytest
+from fastapi import FastAPI
 
 from serving import schema
 
@@ -148,8 +150,57 @@ def test_pages_of_other_addresses_may_call_only_where_the_settings_say_so(live, 
     shop.promote(shop.first)
     opened = serve(shop.home, cors_origins=("https://music.example",))
     assert opened.call("/v1/release", headers=ask)[1]["access-control-allow-origin"] == "https://music.example"
+    asked = opened.call("/v1/recommendations", {"listener": {}}, headers=ask)
+    assert (asked[0], asked[1]["access-control-allow-origin"]) == (200, "https://music.example")
+    before = opened.raw(
+        b"OPTIONS /v1/recommendations HTTP/1.1\r\nhost: x\r\norigin: https://music.example\r\nconnection: close\r\n"
+        b"access-control-request-method: POST\r\naccess-control-request-headers: content-type\r\n\r\n"
+    )
+    assert before.startswith(b"HTTP/1.1 200")
     other = opened.call("/v1/release", headers={"origin": "https://other.example"})
     assert other[1]["access-control-allow-origin"] is None
+
+
+@pytest.mark.parametrize(
+    ("status", "content_type", "body"),
+    [
+        (200, b"application/json; charset=utf-8", b'{"listener": {"country": "FR"}, "k": 3}'),
+        (200, b"application/json", b'{"listener": {"country": "FR"}, "k": 3, "explain": true}'),
+        (422, b"application/json", b'{"listener": {"age": -1}}'),
+        (422, b"application/json", b'{"listener": {}, "k": 151}'),
+        (400, b"application/json", b"{"),
+        (415, b"text/plain", b"{}"),
+    ],
+)
+def test_the_short_way_to_a_route_says_what_the_long_way_says(live, status, content_type, body):
+    """The look-up at the front against FastAPI's own routing, body in two pieces."""
+    front = live.app.app
+
+    def said(app) -> tuple[int, dict, object]:
+        pieces = [
+            {"type": "http.request", "body": part, "more_body": part == body[:1]} for part in (body[:1], body[1:])
+        ]
+        sent = []
+
+        async def receive():
+            return pieces.pop(0)
+
+        async def send(message):
+            sent.append(message)
+
+        headers = [(b"content-type", content_type), (b"content-length", b"%d" % len(body))]
+        scope = {
+            "type": "http", "method": "POST", "path": "/v1/recommendations", "raw_path": b"/v1/recommendations",
+            "query_string": b"", "root_path": "", "scheme": "http", "http_version": "1.1", "headers": headers,
+            "client": None, "server": ("127.0.0.1", 80), "asgi": {"version": "3.0"},
+        }  # fmt: skip
+        asyncio.run(app(scope, receive, send))
+        start, end = sent
+        return start["status"], dict(start["headers"]), json.loads(end["body"])
+
+    short = said(front)
+    assert short == said(lambda *asgi: FastAPI.__call__(front, *asgi))
+    assert short[0] == status
 
 
 def test_every_example_of_the_description_is_answered(live):
