@@ -36,6 +36,9 @@ def test_without_a_release_it_says_so_and_takes_the_first_one_that_comes(shop, s
     for path, body in (("/v1/recommendations", {"listener": {}}), ("/v1/release", None), ("/v1/tracks/1", None)):
         status, _, said = live.call(path, body)
         assert (status, "no release has been promoted" in said["error"]) == (503, True)
+    counted = live.call("/metrics")[2]
+    for route in ("/v1/recommendations", "/v1/release", "/v1/{kind}/{entity_id}"):
+        assert f'overture_requests_total{{route="{route}",status="503"}} 1.0' in counted
     status, _, said = live.call("/readyz")
     assert (status, said["ready"]) == (503, False)
     assert "overture release promote" in said["problem"]
