@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import subprocess
 import sys
 import threading
+import weakref
 
 import numpy as np
 import small_week
@@ -15,7 +17,7 @@ from live import ROOT, Process, cohort_requests
 from jobs.release import files, pointer
 from models.input_vector import FirstDays
 from models.recommend import normalise
-from serving.champion import Champion
+from serving.champion import Champion, Follower
 
 
 def expected(shop, release: str, n: int) -> list[list[int]]:
@@ -48,6 +50,25 @@ def test_without_a_release_it_says_so_and_takes_the_first_one_that_comes(shop, s
     live.wait(shop.first)
     assert live.call("/readyz")[::2][0] == 200
     assert live.lists()["release"] == shop.first
+
+
+def test_a_release_is_let_go_when_another_one_serves(shop):
+    """Only the recommender keeps one release beside the one in service: its known listeners are answered from it."""
+
+    class Opened:
+        def __init__(self, folder, now):
+            self.name, self.week, self.pointer, self.problems = folder.name, now.week, now, {}
+
+    follower, champion = Follower(shop.home, Opened, 1.0, lambda *_, **__: None, "promote"), Champion(shop.home)
+    gone = []
+    for release in (shop.first, shop.second, shop.first):
+        shop.promote(release)
+        gone.append([weakref.ref(one.current) for one in (follower, champion) if one.current])
+        follower.refresh()
+        champion.refresh()
+    gc.collect()
+    assert [[found() is None for found in those] for those in gone] == [[], [True, True], [True, False]]
+    assert champion.current.before.name == shop.second
 
 
 def test_two_processes_follow_promotions_and_rollbacks_while_requests_run(shop):
