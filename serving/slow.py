@@ -70,6 +70,6 @@ class Patient(HttpToolsProtocol):
         # Browsers connect ahead: words on a silent line would be taken for the answer to what comes next.
         if self._said:
             self.transport.write(TOO_SLOW)
-            guard: Guard = self.app
-            guard.note_unread(self.headers_s)
+            assert isinstance(self.app, Guard)
+            self.app.note_unread(self.headers_s)
         self.transport.close()
