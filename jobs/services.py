@@ -21,16 +21,18 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from jobs.errors import BadArgument, OvertureError
+from jobs.processes import NOBODY, birth, family, processes
+from jobs.release import files
 from jobs.settings import home
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -123,7 +125,7 @@ class Running:
     def write(self) -> None:
         """Keep it under OVERTURE_HOME/run."""
         state_file().parent.mkdir(parents=True, exist_ok=True)
-        state_file().write_text(json.dumps(asdict(self), indent=2) + "\n")
+        files.replace(state_file(), json.dumps(asdict(self), indent=2).encode() + b"\n")
 
     def alive(self) -> dict[str, int]:
         """The processes that still run; a pid that another process got since does not count."""
@@ -142,59 +144,6 @@ def running() -> Running | None:
     except FileNotFoundError:
         return None
     return found if found.alive() else None
-
-
-class Process(NamedTuple):
-    """What we need to know of a process; `born`, the system's words, tells it from a later one with its pid."""
-
-    parent: int
-    group: int
-    born: str
-
-
-NOBODY = Process(0, 0, "")
-
-
-def processes() -> dict[int, Process]:
-    """Every process by pid; zombies left out."""
-    found: dict[int, Process] = {}
-    if not Path("/proc/self/stat").exists():
-        columns = ["ps", "-axo", "pid=,ppid=,pgid=,stat=,lstart="]
-        listing = subprocess.run(columns, capture_output=True, text=True, check=True)
-        for pid, parent, group, state, born in (line.split(None, 4) for line in listing.stdout.splitlines()):
-            if not state.startswith("Z"):
-                found[int(pid)] = Process(int(parent), int(group), born)
-        return found
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdigit():
-            try:
-                after_name = (folder / "stat").read_text().rpartition(")")[2].split()
-            except OSError:
-                continue  # it ended while we looked
-            if after_name[0] != "Z":
-                found[int(folder.name)] = Process(int(after_name[1]), int(after_name[2]), after_name[19])
-    return found
-
-
-def birth(pid: int) -> str:
-    """When a process began, in words of the system; empty when it is gone."""
-    return processes().get(pid, NOBODY).born
-
-
-def family(roots: Iterable[int]) -> dict[int, Process]:
-    """The given processes and all that they started."""
-    everyone = processes()
-    children: dict[int, list[int]] = {}
-    for pid, process in everyone.items():
-        children.setdefault(process.parent, []).append(pid)
-    found: dict[int, Process] = {}
-    queue = [pid for pid in roots if pid in everyone]
-    while queue:
-        pid = queue.pop()
-        if pid not in found:
-            found[pid] = everyone[pid]
-            queue += children.get(pid, [])
-    return found
 
 
 def start(name: str, command: list[str], env: dict[str, str], state: Running) -> subprocess.Popen[bytes]:

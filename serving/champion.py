@@ -55,7 +55,6 @@ class Follower(Generic[R]):
         """
         self.home, self.opens, self.poll_s, self.event, self.promote = home, opens, poll_s, event, promote
         self.current: R | None = None
-        self.before: R | None = None  # whose known listeners are served until those of `current` are published
         self.problem: str | None = "the service has not looked for a release yet"
         self._refused: tuple[Pointer, float] | None = None
         self._stop = threading.Event()
@@ -95,7 +94,7 @@ class Follower(Generic[R]):
     def _put(self, found: R, problem: str | None) -> None:
         before = self.current.name if self.current else None
         self.problem = problem
-        self.before, self.current = self.current, found
+        self.current = found
         if problem is None:
             self._refused = None
         self.event("release", release=found.name, before=before, week=found.week, degraded=sorted(found.problems))
@@ -142,3 +141,10 @@ class Champion(Follower[Ready]):
         super().__init__(
             home, lambda folder, now: Ready(open_release(folder), now), poll_s, event, "overture release promote"
         )
+
+    def _put(self, found: Ready, problem: str | None) -> None:
+        """The one before stays open beside this one, and none before that."""
+        if self.current is not None:
+            self.current.before = None
+        found.before = self.current
+        super()._put(found, problem)

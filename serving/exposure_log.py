@@ -1,7 +1,7 @@
 """The exposure log: one JSON line for each list that an experiment made, in a file for each day and process.
 
 It is no ordinary log: it holds pseudonyms, and first-day signals where the settings ask for them. Its folder is the
-input of `overture ab-ingest`. A line goes out in one write; a process that dies leaves at most one torn line, which the
+input of `overture ab-ingest`. A process that dies, or a disk that fills up, leaves at most one torn line, which the
 ingest counts.
 """
 
@@ -34,7 +34,9 @@ class ExposureLog:
             return
         text = "".join(json.dumps(line, separators=(",", ":"), allow_nan=False) + "\n" for line in lines)
         with self._lock:
-            os.write(self._file(lines[0]["ts"][:10]), text.encode())
+            left = memoryview(text.encode())
+            while left:  # a disk that fills up takes a part and refuses the rest
+                left = left[os.write(self._file(lines[0]["ts"][:10]), left) :]
 
     def _file(self, day: str) -> int:
         if self._open is None or self._open[0] != day:

@@ -1,9 +1,13 @@
-"""What a file is known by: one spelling of JSON, and SHA-256."""
+"""Files: known by SHA-256 of one spelling of JSON, and written so that they survive a crash.
+
+What is written is flushed to the disk before it is renamed into its place.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 
 CHUNK = 1 << 20
@@ -26,3 +30,32 @@ def file_digest(path: Path) -> str:
         while piece := source.read(CHUNK):
             found.update(piece)
     return found.hexdigest()
+
+
+def sync(path: Path) -> None:
+    """Flush a file, or a folder's list of names, to the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write(path: Path, content: bytes) -> None:
+    """Write and flush a new file; its folder is made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as sink:
+        sink.write(content)
+        sink.flush()
+        os.fsync(sink.fileno())
+
+
+def replace(path: Path, content: bytes) -> None:
+    """Replace a file in one step: a reader sees the old content or the new, whenever the machine stops."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        write(temporary, content)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    sync(path.parent)

@@ -129,6 +129,10 @@ class Guard:
                 return 401, "the header x-api-key is missing or wrong"
         return None
 
+    def note_unread(self, seconds: float) -> None:
+        """Count a request whose headers did not come in time: its connection was answered before it reached us."""
+        self._note({"method": None}, {"status": TOO_SLOW, "release": ""}, seconds, None)
+
     def _note(self, scope: Message, seen: dict[str, Any], seconds: float, error: Exception | None) -> None:
         route = getattr(scope.get("route"), "path", None) or "other"
         self.metrics.answered_in(route, seen["status"], seconds)

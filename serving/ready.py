@@ -158,6 +158,7 @@ class Ready:
         self.space.of_kind("playlists")
         self.notes: dict[str, str] = {}
         self.watch = self._watch()
+        self.before: Ready | None = None  # whose known listeners are served until this one's are published
 
     def _watch(self) -> drift.Blind:
         """What compares listeners with those of training; an older release does not tell of them."""

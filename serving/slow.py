@@ -15,6 +15,8 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from serving.guard import Guard
+
 HEADERS_S = "OVERTURE_SERVICE_HEADERS_S"
 _BODY = json.dumps({"error": "the request's headers did not come in time", "details": []}).encode()
 TOO_SLOW = (
@@ -65,8 +67,9 @@ class Patient(HttpToolsProtocol):
 
     def _too_slow(self) -> None:
         self._waiting = None
-        if (
-            self._said
-        ):  # browsers connect ahead: words on a silent line would be taken for the answer to what comes next
+        # Browsers connect ahead: words on a silent line would be taken for the answer to what comes next.
+        if self._said:
             self.transport.write(TOO_SLOW)
+            assert isinstance(self.app, Guard)
+            self.app.note_unread(self.headers_s)
         self.transport.close()

@@ -93,12 +93,11 @@ def make_router(
         try:
             row = known(ready, circuit, metrics, user_id)
         except NotPublished:
-            before = champion.before
-            if before is None or champion.current is not ready:
+            before = ready.before
+            if before is None:
                 raise
             return before, known(before, circuit, metrics, user_id)
-        if champion.current is ready:
-            champion.before = None  # this one's listeners are there: the one before is needed no more
+        ready.before = None  # this one's listeners are there: the one before is needed no more
         return ready, row
 
     @router.get("/v1/users/{user_id}", responses={200: {"model": KnownUser}, **WRONG})

@@ -93,10 +93,10 @@ def build(context: Context) -> tuple[Path, bool]:
         _fill(context, temporary)
         final = folder / manifest.write(temporary)
         for inner in sorted(path for path in temporary.rglob("*") if path.is_dir()):
-            files.sync_folder(inner)
-        files.sync_folder(temporary)
+            files.sync(inner)
+        files.sync(temporary)
         reused = _place(temporary, final)
-        files.sync_folder(folder)
+        files.sync(folder)
     return final, reused
 
 

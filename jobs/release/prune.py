@@ -83,7 +83,7 @@ def named(context: Context) -> dict[str, str]:
 
 def _sweep(folder: Path) -> None:
     """Remove from the disk what is out of sight; also a damaged bundle that a builder put aside and died."""
-    files.sync_folder(folder)
+    files.sync(folder)
     for left in [*folder.glob(f"{REMOVED}*"), *folder.glob(".damaged-*")]:
         shutil.rmtree(left, ignore_errors=True)
         if left.exists():

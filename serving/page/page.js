@@ -18,6 +18,7 @@ let key = sessionStorage.getItem("key") || "";
 let asking = null;
 let later = 0; // the timer of a question that waits for more typing
 let unsaid = []; // what the listener did that no answer has been shown for yet
+let searching = null;
 let shown = [];
 const named = { tracks: new Map(), artists: new Map() };
 
@@ -58,8 +59,16 @@ async function call(path, body, signal) {
   });
   at("key").hidden = answer.status !== 401;
   const data = await answer.json();
-  if (!answer.ok) throw new Error([data.error, ...data.details.map((one) => `${one.where}: ${one.says}`)].join("; "));
+  if (!answer.ok) {
+    const why = [data.error, ...data.details.map((one) => `${one.where}: ${one.says}`)].join("; ");
+    throw Object.assign(new Error(why), { status: answer.status });
+  }
   return data;
+}
+
+function trouble(error) {
+  at("trouble").textContent = error ? `No answer: ${error.message}` : "";
+  at("trouble").hidden = !error;
 }
 
 function listener() {
@@ -72,7 +81,7 @@ function listener() {
 
 // Whatever is asked carries all that was done before it: an earlier question that still waits or runs is not needed.
 async function ask(said) {
-  note(said);
+  if (said) unsaid.push(said);
   clearTimeout(later);
   if (asking) asking.abort();
   const mine = (asking = new AbortController());
@@ -82,32 +91,28 @@ async function ask(said) {
       call("/v1/recommendations", { listener: who, k: 15, method: at("method").value || "configured", explain: true }, mine.signal),
       call("/v1/carousels", { listener: who, diversity: Number(at("diversity").value), near: 2 }, mine.signal).catch((error) => {
         if (error.name === "AbortError") throw error;
-        return null; // a release without playlists has no row; the list stands all the same
+        return error; // the list stands without it
       }),
     ]);
     if (asking !== mine) return; // it came in the same moment in which another question took its place
-    at("trouble").hidden = true;
+    const without = row instanceof Error;
+    trouble(without && row.status !== 422 ? row : null); // 422: a release without playlists, which is no trouble
     showList(list);
     showWhy(list);
-    showRow(row);
+    showRow(without ? null : row);
     at("release").textContent = `Release ${list.release.slice(0, 12)}, week ${list.week}, ${list.space}, ${METHODS[list.method] || list.method}`;
     unsaid = unsaid.slice(words.length);
-    if (words.length) at("said").textContent = `${words.join(". ")}. First now: ${title(list.tracks[0])}. ${list.reasons.says}`;
+    const heard = words.filter((word, i) => word !== words[i - 1]); // an age is typed digit by digit
+    if (words.length) at("said").textContent = `${heard.join(". ")}. First now: ${title(list.tracks[0])}. ${list.reasons.says}`;
   } catch (error) {
-    if (error.name === "AbortError") return;
-    at("trouble").textContent = `No answer: ${error.message}`;
-    at("trouble").hidden = false;
+    if (error.name !== "AbortError") trouble(error);
   }
 }
 
 function askSoon(said, wait) {
-  note(said);
+  if (said) unsaid.push(said);
   clearTimeout(later);
   later = setTimeout(ask, wait);
-}
-
-function note(said) {
-  if (said && unsaid.at(-1) !== said) unsaid.push(said);
 }
 
 const title = (track) => (track ? track.title || `Track ${track.track_id}` : "nothing");
@@ -186,11 +191,14 @@ function act_on(act, track) {
 function showDay() {
   const lines = Object.entries(SIGNALS).flatMap(([act, word]) => day[act].map((track, i) => make("li", {}, icon(act),
     make("span", {}, title(track)),
-    make("button", { type: "button", "aria-label": `Undo: ${word} ${title(track)}`, onclick: () => {
+    make("button", { type: "button", "aria-label": `Undo: ${word} ${title(track)}`, onclick: (event) => {
+      const place = [...at("done").querySelectorAll("button")].indexOf(event.currentTarget);
       day[act] = day[act].filter((_, other) => other !== i);
       showDay();
       ask(`Undone: ${title(track)}`);
-      at("reset").focus();
+      // Never on "Start again": one more Enter would undo the whole day.
+      const left = at("done").querySelectorAll("button");
+      (left[Math.min(place, left.length - 1)] || at("done")).focus();
     } }, "×"))));
   for (const line of lines) line.querySelector("svg").setAttribute("width", "14");
   at("done").replaceChildren(...(lines.length ? lines : [make("li", { class: "none" }, "Nothing played yet")]));
@@ -205,11 +213,21 @@ function country(code) {
 }
 
 async function showArtists() {
+  if (searching) searching.abort(); // what is slow to come must not stand over what was typed since
+  const mine = (searching = new AbortController());
   const text = at("find").value.trim();
-  const found = (await call(`/v1/search?kind=artists&limit=24&q=${encodeURIComponent(text)}`)).found;
+  let found;
+  try {
+    found = (await call(`/v1/search?kind=artists&limit=24&q=${encodeURIComponent(text)}`, null, mine.signal)).found;
+  } catch (error) {
+    if (error.name === "AbortError") return;
+    throw error;
+  }
+  if (searching !== mine) return;
   for (const one of found) named.artists.set(one.id, one.name || `Artist ${one.id}`);
   const picked = day.artists.map((id) => ({ id, name: named.artists.get(id) }));
   const others = found.filter((one) => !day.artists.includes(one.id));
+  const focused = document.activeElement?.dataset?.artist;
   at("artists").replaceChildren(...[...picked, ...others].map((one) => {
     const on = day.artists.includes(one.id);
     const button = make("button", { type: "button", "aria-pressed": String(on), title: one.genre || null, onclick: () => {
@@ -218,8 +236,10 @@ async function showArtists() {
       button.setAttribute("aria-pressed", String(!now));
       ask(`${button.textContent} ${now ? "no longer picked" : "picked"}`);
     } }, one.name || `Artist ${one.id}`);
+    button.dataset.artist = String(one.id);
     return button;
   }));
+  if (focused) (at("artists").querySelector(`[data-artist="${focused}"]`) || at("find")).focus();
 }
 
 async function begin() {
@@ -232,8 +252,7 @@ async function begin() {
     showDay();
     await ask();
   } catch (error) {
-    at("trouble").textContent = `No answer: ${error.message}`;
-    at("trouble").hidden = false;
+    trouble(error);
   }
 }
 
@@ -245,14 +264,14 @@ at("age").addEventListener("input", () => {
 let finding = 0;
 at("find").addEventListener("input", () => {
   clearTimeout(finding);
-  finding = setTimeout(() => showArtists().catch(() => {}), 200);
+  finding = setTimeout(() => showArtists().catch(trouble), 200);
 });
 at("method").addEventListener("change", () => ask("Method changed"));
 at("diversity").addEventListener("input", () => askSoon(null, 120));
 at("reset").addEventListener("click", () => {
   day = fresh();
   for (const id of ["country", "age", "find"]) at(id).value = "";
-  showArtists().catch(() => {});
+  showArtists().catch(trouble);
   showDay();
   ask("Started again");
 });

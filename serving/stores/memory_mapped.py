@@ -24,6 +24,7 @@ from typing import NamedTuple
 import numpy as np
 
 from contracts.errors import CheckFailed
+from serving import files
 from serving.stores.interface import WARM, Block, Filling, Kind, Notice, UserRow, counted, in_order
 
 ARRAYS = ("user_ids", "vectors", "segments", "tracks")
@@ -106,10 +107,10 @@ class MemoryMapped:
             os.rename(hidden, folder)
         finally:
             shutil.rmtree(hidden, ignore_errors=True)
-        _sync(space)
+        files.sync(space)
         before = self.notices(filling.release, filling.space).get(filling.part)
         notice = Notice(folder.name, filling.since, len(filling.user_ids))
-        _replace(space / f"{filling.part}.json", asdict(notice))
+        files.replace(space / f"{filling.part}.json", files.canonical(asdict(notice)))
         if before:
             shutil.rmtree(space / before.publication, ignore_errors=True)
 
@@ -138,7 +139,7 @@ class MemoryMapped:
         if at is None:
             mark.unlink(missing_ok=True)
         else:
-            _replace(mark, {"at": at})
+            files.replace(mark, files.canonical({"at": at}))
 
     def remove(self, release: str) -> None:
         """Notices first, so that no reader starts on what is being removed."""
@@ -179,26 +180,5 @@ def _fill(folder: Path, filling: Filling, blocks: Iterable[Block]) -> None:
         for array in into.values():
             array.flush()
     for path in folder.iterdir():
-        _sync(path)
-    _sync(folder)
-
-
-def _sync(path: Path) -> None:
-    """Flush a file, or a folder's list of names, to the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _replace(path: Path, said: dict[str, object]) -> None:
-    """A reader sees the old content or the new, whenever the machine stops."""
-    hidden = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
-    try:
-        hidden.write_text(json.dumps(said))
-        _sync(hidden)
-        os.replace(hidden, path)
-    finally:
-        hidden.unlink(missing_ok=True)
-    _sync(path.parent)
+        files.sync(path)
+    files.sync(folder)

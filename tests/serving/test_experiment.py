@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
@@ -220,3 +221,13 @@ def test_the_log_starts_a_file_a_day(tmp_path):
     log.write([])
     log.close()
     assert sorted(len(path.read_text().splitlines()) for path in (tmp_path / "log").iterdir()) == [1, 2]
+
+
+def test_a_disk_that_takes_half_of_a_line_is_told(tmp_path):
+    log, limits = ExposureLog(tmp_path / "shown"), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))  # as a disk with so much room
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            log.write([{"ts": "2026-11-24T10:00:00+00:00", "tracks": list(range(100))}])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)

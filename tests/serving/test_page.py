@@ -6,6 +6,8 @@ import pytest
 from browser import Browser, chromium
 
 TRACKS = "[...document.querySelectorAll('#tracks b')].map(it => it.textContent)"
+SAID = "document.getElementById('said').textContent"
+FOCUS = "(document.activeElement.dataset.act || '') + (document.activeElement.dataset.place || '')"
 
 
 @pytest.fixture(scope="module")
@@ -33,30 +35,34 @@ def test_a_first_day_with_the_keyboard_alone(live, browser):
     browser.wait(TRACKS, titles(live, {}))
     browser.tab_to("it.id === 'country'")
     browser.press("F")  # France is the only one with this letter
-    browser.wait(TRACKS, titles(live, {"country": "FR"}))
+    # What was spoken tells that the answer to a key is shown: the lists of these listeners are much alike.
+    browser.wait(f"{SAID}.startsWith('Country changed. First now: ')")
+    assert browser.run(TRACKS) == titles(live, {"country": "FR"})
     browser.tab_to("it.id === 'age'")
     for digit in "23":
         browser.press(digit)
     browser.tab_to("it.closest('#artists') !== null")
     browser.press(" ")
     day = {"country": "FR", "age": 23, "onboarding": {"artists": [1]}}
-    browser.wait(TRACKS, titles(live, day))
-    browser.wait("document.activeElement.getAttribute('aria-pressed')", "true")
+    browser.wait(f"{SAID}.includes('Ada picked. First now: ')")
+    assert browser.run(TRACKS) == titles(live, day)
+    assert browser.run("document.activeElement.getAttribute('aria-pressed')") == "true"
     moved = "[...document.querySelectorAll('#moved span')].map(it => it.textContent)"
     wanted = [one["signal"] for one in live.lists(day, explain=True)["reasons"]["moved_most"]]
     spoken = {"country": "France", "age": "age 23", "onboarding.artists": "Ada"}
-    browser.wait(moved, [spoken[signal] for signal in wanted])
+    assert browser.run(moved) == [spoken[signal] for signal in wanted]
     browser.tab_to("it.dataset.act === 'bans'")
     first = titles(live, day)[0]
     browser.press("Enter")
-    browser.wait(f"{TRACKS}.includes({first!r})", False)
-    browser.wait("document.activeElement.dataset.act + document.activeElement.dataset.place", "bans0")
-    browser.wait(f"document.getElementById('said').textContent.includes('{first} banned. First now: ')")
+    browser.wait(f"{SAID}.startsWith('{first} banned. First now: ')")
+    assert first not in browser.run(TRACKS)
+    assert browser.run(FOCUS) == "bans0"
     banned = next(track["track_id"] for track in live.lists(day, k=15)["tracks"])
     assert browser.run(TRACKS) == titles(live, {**day, "bans": {"tracks": [banned]}})
     browser.tab_to("it.id === 'reset'")
     browser.press("Enter")
-    browser.wait(TRACKS, titles(live, {}))
+    browser.wait(f"{SAID}.startsWith('Started again. First now: ')")
+    assert browser.run(TRACKS) == titles(live, {})
     assert browser.run("document.getElementById('trouble').hidden")
 
 
@@ -105,6 +111,78 @@ def test_words_of_a_question_that_another_one_overtakes_are_spoken_with_the_next
     browser.wait(
         "/^Age changed\\. .+ skipped\\. .+ banned\\. First now: /.test(document.getElementById('said').textContent)"
     )
+
+
+def test_keys_pressed_while_an_answer_is_on_its_way_are_all_heard_and_the_focus_stays(live, browser):
+    browser.open(f"http://127.0.0.1:{live.port}/")
+    browser.wait(f"{TRACKS}.length", 15)
+    browser.hold("/v1/recommendations")
+    browser.tab_to("it.dataset.act === 'favourites' && it.dataset.place === '2'")
+    liked = browser.run(TRACKS)[2]
+    browser.press("Enter")
+    browser.wait_for_held(1)
+    browser.tab_to("it.dataset.act === 'bans' && it.dataset.place === '3'")
+    banned = browser.run(TRACKS)[3]
+    browser.press("Enter")
+    browser.wait_for_held(2)
+    browser.tab_to("it.dataset.act === 'skips' && it.dataset.place === '4'")
+    browser.let_go()
+    browser.wait(f"{SAID}.startsWith({f'{liked} liked. {banned} banned. First now: '!r})")
+    assert browser.run(FOCUS) == "skips4"
+    browser.press("Tab")
+    assert browser.run(FOCUS) == "bans4"
+
+
+def test_an_age_typed_on_while_its_first_digit_is_answered_is_heard_twice(live, browser):
+    browser.open(f"http://127.0.0.1:{live.port}/")
+    browser.wait(f"{TRACKS}.length", 15)
+    browser.run("window.setTimeout = (what) => { window.due = what; }")  # the test says when typing has paused
+    browser.hold("/v1/recommendations")
+    browser.tab_to("it.id === 'age'")
+    browser.press("2")
+    browser.run("void due()")
+    browser.wait_for_held(1)
+    browser.press("3")
+    browser.let_go()
+    browser.wait(f"{SAID}.startsWith('Age changed. First now: ')")
+    browser.run(f"{SAID} = ''")
+    browser.run("void due()")
+    browser.wait(f"{SAID}.startsWith('Age changed. First now: ')")
+
+
+def test_the_focus_stays_on_an_artist_while_others_are_found_and_the_last_search_counts(live, browser):
+    browser.open(f"http://127.0.0.1:{live.port}/")
+    browser.wait(f"{TRACKS}.length", 15)
+    names = "[...document.querySelectorAll('#artists button')].map(it => it.textContent)"
+    everybody = browser.run(names)
+    browser.hold("/v1/search?*")
+    browser.tab_to("it.id === 'find'")
+    browser.press("b")
+    browser.wait_for_held(1)
+    browser.tab_to("it.textContent.startsWith('Bo &')")
+    browser.let_go()
+    browser.wait(names, [name for name in everybody if "b" in name.casefold()])
+    assert browser.run("document.activeElement.textContent").startswith("Bo &")
+    browser.hold("/v1/search?*")
+    for text in ("ada", "zzz"):
+        browser.run(f"(it => {{ it.value = {text!r}; it.dispatchEvent(new Event('input')) }})(at('find'))")
+        browser.wait_for_held(1 if text == "ada" else 2)
+    browser.let_go()
+    browser.wait(names, [])
+    assert browser.run("document.activeElement.id") == "find"
+
+
+def test_an_undone_signal_leaves_the_focus_in_the_day_and_never_on_start_again(live, browser):
+    browser.open(f"http://127.0.0.1:{live.port}/")
+    browser.wait(f"{TRACKS}.length", 15)
+    browser.run("for (const place of [0, 1]) document.querySelectorAll('#tracks [data-act=streams]')[place].click()")
+    browser.tab_to("it.closest('#done') !== null")
+    browser.press("Enter")
+    browser.wait("document.querySelectorAll('#done button').length", 1)
+    assert browser.run("document.activeElement.matches('#done button')")
+    browser.press("Enter")
+    browser.wait("document.querySelectorAll('#done button').length", 0)
+    assert browser.run("document.activeElement.id") == "done"
 
 
 def test_an_operation_can_be_tried_on_the_page_of_the_api(live, browser):

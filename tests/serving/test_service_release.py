@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import subprocess
 import sys
 import threading
+import weakref
 
 import numpy as np
 import small_week
@@ -15,7 +17,7 @@ from live import ROOT, Process, cohort_requests
 from jobs.release import files, pointer
 from models.input_vector import FirstDays
 from models.recommend import normalise
-from serving.champion import Champion
+from serving.champion import Champion, Follower
 
 
 def expected(shop, release: str, n: int) -> list[list[int]]:
@@ -36,6 +38,9 @@ def test_without_a_release_it_says_so_and_takes_the_first_one_that_comes(shop, s
     for path, body in (("/v1/recommendations", {"listener": {}}), ("/v1/release", None), ("/v1/tracks/1", None)):
         status, _, said = live.call(path, body)
         assert (status, "no release has been promoted" in said["error"]) == (503, True)
+    counted = live.call("/metrics")[2]
+    for route in ("/v1/recommendations", "/v1/release", "/v1/{kind}/{entity_id}"):
+        assert f'overture_requests_total{{route="{route}",status="503"}} 1.0' in counted
     status, _, said = live.call("/readyz")
     assert (status, said["ready"]) == (503, False)
     assert "overture release promote" in said["problem"]
@@ -47,6 +52,25 @@ def test_without_a_release_it_says_so_and_takes_the_first_one_that_comes(shop, s
     assert (status, said["ready"], said["engines"], said["skip"]["ready"]) == (200, True, ["cold_start"], False)
     assert "promote --engine skip" in said["skip"]["problem"]
     assert live.lists()["release"] == shop.first
+
+
+def test_a_release_is_let_go_when_another_one_serves(shop):
+    """Only the recommender keeps one release beside the one in service: its known listeners are answered from it."""
+
+    class Opened:
+        def __init__(self, folder, now):
+            self.name, self.week, self.pointer, self.problems = folder.name, now.week, now, {}
+
+    follower, champion = Follower(shop.home, Opened, 1.0, lambda *_, **__: None, "promote"), Champion(shop.home)
+    gone = []
+    for release in (shop.first, shop.second, shop.first):
+        shop.promote(release)
+        gone.append([weakref.ref(one.current) for one in (follower, champion) if one.current])
+        follower.refresh()
+        champion.refresh()
+    gc.collect()
+    assert [[found() is None for found in those] for those in gone] == [[], [True, True], [True, False]]
+    assert champion.current.before.name == shop.second
 
 
 def test_two_processes_follow_promotions_and_rollbacks_while_requests_run(shop):

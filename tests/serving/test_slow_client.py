@@ -40,6 +40,14 @@ def answer_of(line: socket.socket) -> tuple[bytes, dict]:
     return head.split(b"\r\n")[0], json.loads(body) if body else {}
 
 
+def counted(service, route: str, status: int) -> float:
+    """How many such answers the service says it has given."""
+    line = f'overture_requests_total{{route="{route}",status="{status}"}} '
+    return next(
+        (float(one.removeprefix(line)) for one in service.call("/metrics")[2].splitlines() if one.startswith(line)), 0
+    )
+
+
 def drop_by_drop(line: socket.socket, drop: bytes) -> None:
     """Send the same few bytes over and over until the service has something to say."""
     with contextlib.suppress(ConnectionError):
@@ -51,18 +59,22 @@ def drop_by_drop(line: socket.socket, drop: bytes) -> None:
 
 def test_a_silent_connection_ends_without_a_word(service):
     """Browsers connect ahead; what they read on such a line they take for the answer to their next request."""
+    before = counted(service, "other", 408)
     with socket.create_connection(("127.0.0.1", service.port), 30) as line:
         assert line.recv(65_536) == b""
+    assert counted(service, "other", 408) == before
 
 
 @pytest.mark.parametrize("start", [b"P", HEAD, HEAD + b"x-half: "], ids=["a letter", "a line", "half"])
 def test_headers_that_do_not_come_end_the_connection(service, start):
+    before = counted(service, "other", 408)
     with socket.create_connection(("127.0.0.1", service.port), 30) as line:
         line.sendall(start)
         status, said = answer_of(line)
     assert status == b"HTTP/1.1 408 Request Timeout"
     assert said["error"] == "the request's headers did not come in time"
     assert service.lists(k=1)["tracks"]
+    assert counted(service, "other", 408) == before + 1
 
 
 def test_headers_drop_by_drop_win_no_time(service):
@@ -89,7 +101,7 @@ def test_a_body_drop_by_drop_wins_no_time(service):
         line.sendall(HEAD + b"content-length: 2000000\r\n\r\n")
         drop_by_drop(line, b" ")
         assert answer_of(line)[0] == b"HTTP/1.1 408 Request Timeout"
-    assert 'overture_requests_total{route="/v1/recommendations",status="408"}' in service.call("/metrics")[2]
+    assert counted(service, "/v1/recommendations", 408)
 
 
 @pytest.mark.parametrize("more", [HEAD[:20], b"\r\n"], ids=["half", "blank"])

@@ -11,18 +11,14 @@ import time
 import numpy as np
 import pytest
 from live import ROOT
+from store_rows import SPACE, A, B, D, N, assert_is, filled, rows_of
 from store_servers import cassandra_settings, drop_keyspace, redis_server
 
-from contracts.errors import BadArgument, CheckFailed
+from contracts.errors import CheckFailed
+from serving.main import with_secrets
 from serving.settings import StoreSettings
 from serving.stores import open_store
-from serving.stores.cassandra import SCHEMA, STATEMENTS, Cassandra, as_row, as_values
-from serving.stores.circuit import Circuit
-from serving.stores.interface import WARM, Block, Filling, NotPublished, StoreAway, find, tidy
-from serving.stores.redis import pack, unpack
-
-A, B = "a" * 64, "b" * 64
-SPACE, D, N = "tt_svd", 6, 4
+from serving.stores.interface import WARM, Block, Filling, NotPublished, find, tidy
 
 
 @pytest.fixture(scope="module")
@@ -56,37 +52,14 @@ def store(settings, tmp_path):
     found.close()
 
 
-def filled(release=A, part=WARM, since="2026-11-16", n_users=300, seed=0, made_of="1"):
-    """A filling whose rows follow from (seed, user_id), and its blocks: users in no order."""
-    ids = 10 + np.random.default_rng(1).permutation(10 * n_users)[:n_users].astype(np.int64)
-    blocks = [rows_of(ids[start : start + 64], seed) for start in range(0, n_users, 64)]
-    return Filling(release, SPACE, part, since, ids, D, N, f"{made_of}/{seed}"), blocks
-
-
-def rows_of(ids, seed):
-    random = [np.random.default_rng([seed, user]) for user in ids.tolist()]
-    vectors = np.stack([rng.standard_normal(D) for rng in random]).astype(np.float32)
-    segments = np.array([rng.integers(9) for rng in random], np.int32)
-    tracks = np.stack([rng.integers(-1, 2**62, N) for rng in random])
-    return Block(ids, vectors, segments, tracks)
-
-
-def assert_is(row, user, seed, kind="warm", since="2026-11-16"):
-    want = rows_of(np.array([user]), seed)
-    assert (row.user_id, row.kind, row.since, row.segment_id) == (user, kind, since, int(want.segments_B[0]))
-    np.testing.assert_array_equal(row.vector_D, want.vectors_BD[0])
-    np.testing.assert_array_equal(row.track_ids, want.tracks_Bn[0])
-    assert row.vector_D.dtype == np.float32
-
-
 def test_every_user_is_found_with_the_own_row_and_nobody_else_is(store, settings, tmp_path):
     filling, blocks = filled()
     store.publish(filling, iter(blocks))
     reader = open_store(settings, tmp_path)
     for user in filling.user_ids.tolist():
         assert_is(find(reader, A, SPACE, user), user, 0)
-    strangers = set(range(12)) | {10**6, 2**63 - 1} - set(filling.user_ids.tolist())
-    assert all(find(reader, A, SPACE, user) is None for user in sorted(strangers - set(filling.user_ids.tolist())))
+    strangers = {*range(12), 10**6, 2**63 - 1}.difference(filling.user_ids.tolist())
+    assert all(find(reader, A, SPACE, user) is None for user in sorted(strangers))
     reader.close()
 
 
@@ -258,11 +231,12 @@ def test_blocks_that_are_not_what_was_announced_are_refused(store, wrong):
 
 
 KILLED = """
-import sys
+import os, sys
 from pathlib import Path
 sys.path[:0] = sys.argv[4:]
-from test_stores import filled, open_store, StoreSettings
-import os
+from store_rows import filled
+from serving.settings import StoreSettings
+from serving.stores import open_store
 filling, blocks = filled(release=sys.argv[3], seed=9)
 def dies():
     yield from blocks[:2]
@@ -276,12 +250,9 @@ store.publish(filling, dies())
 def test_a_publisher_that_is_killed_between_two_writes_leaves_every_release_as_it_was(
     store, settings, tmp_path, release
 ):
-    from serving.main import with_secrets
-
     first, blocks = filled()
     store.publish(first, blocks)
-    words = [with_secrets(settings), str(tmp_path), release, str(ROOT), str(ROOT / "tests" / "serving"),
-             str(ROOT / "tests" / "jobs")]  # fmt: skip
+    words = [with_secrets(settings), str(tmp_path), release, str(ROOT), str(ROOT / "tests" / "serving")]
     done = subprocess.run([sys.executable, "-c", KILLED, *words], env={**os.environ}, capture_output=True, text=True)
     assert done.returncode == 9, done.stderr
     for user in first.user_ids[:30].tolist():
@@ -294,135 +265,3 @@ def test_a_publisher_that_is_killed_between_two_writes_leaves_every_release_as_i
     assert_is(find(store, release, SPACE, int(second.user_ids[0])), int(second.user_ids[0]), 9)
     if settings.kind == "memory":
         assert not list((tmp_path / "stores").glob("*/*/.filling-*")), "what the dead one left is gone"
-
-
-# -- what one store alone can do
-
-
-def test_damaged_files_are_named(tmp_path):
-    store = open_store(StoreSettings(), tmp_path)
-    filling, blocks = filled(n_users=20)
-    store.publish(filling, blocks)
-    user = int(filling.user_ids[0])
-    folder = next((tmp_path / "stores" / A / SPACE).glob("*.*/"))
-    (folder / "vectors.npy").write_bytes(b"")
-    with pytest.raises(CheckFailed, match="is damaged"):
-        find(open_store(StoreSettings(), tmp_path), A, SPACE, user)
-    (folder / "vectors.npy").unlink()
-    with pytest.raises(CheckFailed, match="is missing; publish the release again"):
-        find(open_store(StoreSettings(), tmp_path), A, SPACE, user)
-    (tmp_path / "stores" / A / SPACE / "warm.json").write_text("{")
-    with pytest.raises(CheckFailed, match=r"warm\.json .* is damaged"):
-        find(store, A, SPACE, user)
-
-
-def test_a_row_in_redis_is_its_own_bytes_and_a_damaged_one_is_refused():
-    filling, blocks = filled(n_users=3)
-    row = blocks[0].rows(filling)[0]
-    packed = pack(row)
-    assert len(packed) == 9 + 4 * D + 8 * N
-    assert_is(unpack(packed, row.user_id, filling.notice, True), row.user_id, 0)
-    for damaged in (b"", packed[:-1], packed + b"x", b"\x02" + packed[1:]):
-        with pytest.raises(CheckFailed, match="damaged"):
-            unpack(damaged, row.user_id, filling.notice, True)
-
-
-def test_an_address_that_is_none_is_refused_without_its_password(tmp_path):
-    with pytest.raises(BadArgument, match=r"store\.redis_url") as raised:
-        open_store(StoreSettings(kind="redis", redis_url="http://:sesame@here"), tmp_path)
-    assert "sesame" not in str(raised.value)
-    assert "sesame" not in repr(StoreSettings(redis_url="redis://:sesame@here"))
-
-
-def test_cassandras_values_are_those_of_the_row_and_their_types_are_the_columns():
-    """Bound by the driver's own codecs, without a server."""
-    from cassandra.cqltypes import BytesType, Int32Type, LongType, UTF8Type
-
-    filling, blocks = filled(n_users=3)
-    row = blocks[0].rows(filling)[1]
-    values = as_values(filling, row)
-    types = (UTF8Type, UTF8Type, LongType, UTF8Type, Int32Type, BytesType, BytesType)
-    back = [kind.deserialize(kind.serialize(value, 5), 5) for kind, value in zip(types, values, strict=True)]
-    assert back == list(values)
-    assert_is(as_row(row.user_id, filling.notice, True, *back[4:]), row.user_id, 0)
-    with pytest.raises(CheckFailed, match="damaged"):
-        as_row(1, filling.notice, True, 0, b"123", b"")
-
-
-def test_cassandras_statements_name_the_schemas_columns_and_keys():
-    """Every column is one that the schema has; what is looked for by equality begins with the partition's key."""
-    import re
-
-    tables = {}
-    for statement in SCHEMA[1:]:
-        name = re.search(r"\.(\w+) \(", statement)[1]
-        tables[name] = set(re.findall(r"(\w+) (?:text|bigint|int|blob|double)\b", statement))
-    for name, cql in STATEMENTS.items():
-        table = re.search(r"\{keyspace\}\.(\w+)", cql)[1]
-        used = re.search(r"SELECT (.+?) FROM|\((.+?)\) VALUES|DELETE", cql)
-        columns = {word.strip() for word in (used[1] or used[2] or "").split(",") if word.strip()}
-        columns |= set(re.findall(r"(\w+) = \?", cql))
-        assert columns <= tables[table], name
-        if cql.startswith("INSERT"):
-            assert cql.count("?") == len(columns), name
-    assert (
-        SCHEMA[0]
-        .format(keyspace="k", datacenter="dc", replicas=3)
-        .endswith("{'class': 'NetworkTopologyStrategy', 'dc': 3}")
-    )
-
-
-def test_a_cassandra_that_is_away_is_said_within_seconds(tmp_path):
-    from store_servers import socket
-
-    with socket.socket() as closed:
-        closed.bind(("127.0.0.1", 0))
-        port = closed.getsockname()[1]
-        store = Cassandra(["127.0.0.1"], port, "overture", "datacenter1", 1, ("me", "sesame"), 0.2, False)
-        with pytest.raises(StoreAway, match=r"cassandra 127\.0\.0\.1:") as raised:
-            store.notices(A, SPACE)
-    assert "sesame" not in str(raised.value)
-
-
-# -- the circuit
-
-
-def test_a_store_that_is_away_is_asked_once_and_then_left_alone(tmp_path):
-    server = redis_server(tmp_path)
-    try:
-        settings = StoreSettings(kind="redis", redis_url=server.url, timeout_s=5, retry_s=3600)
-        writer = open_store(settings, tmp_path, publishing=True)
-        filling, blocks = filled(n_users=3)
-        writer.publish(filling, blocks)
-        user = int(filling.user_ids[0])
-        circuit = Circuit(settings, tmp_path)
-        assert_is(circuit.find(A, SPACE, user), user, 0)
-        assert circuit.state(A, SPACE)["parts"] == {WARM: 3}
-        server.stop()
-        asked = []
-        row = circuit.store.notices
-        circuit.store.notices = lambda *words: asked.append(words) or row(*words)
-        for _ in range(5):
-            with pytest.raises(StoreAway, match="does not answer") as raised:
-                circuit.find(A, SPACE, user)
-            assert "sesame" not in str(raised.value)
-        assert len(asked) == 1
-        assert circuit.state(A, SPACE)["answers"] is False
-        server.start()
-        circuit.store.publish(filling, blocks)
-        with pytest.raises(StoreAway):
-            circuit.find(A, SPACE, user)
-        circuit._next_try = 0.0  # as if retry_s had passed
-        assert_is(circuit.find(A, SPACE, user), user, 0)
-        assert_is(circuit.find(A, SPACE, user), user, 0)
-    finally:
-        server.stop()
-
-
-def test_what_the_store_says_wrong_does_not_open_the_circuit(tmp_path):
-    circuit = Circuit(StoreSettings(), tmp_path)
-    with pytest.raises(NotPublished):
-        circuit.find(A, SPACE, 1)
-    assert circuit.problem is None
-    said = circuit.state(A, SPACE)
-    assert (said["answers"], said["problem"]) == (True, f"it holds no users of release {A[:12]}")
