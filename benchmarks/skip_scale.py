@@ -8,25 +8,12 @@ from __future__ import annotations
 from typing import Any
 
 import harness
-from harness import Answer, Peer, stopwatch
+from harness import Peer
 from skip import trained
-from skip_features import CONFIG, context_at, fill
+from skip_features import CONFIG, fill, on_spark
 
 FULL, QUICK = 7_558_834, 60_000
 LIMIT_S, LIMIT_MIB = 600, 12 * 1024
-
-
-def featured(home: str) -> Answer:
-    """`overture skip features` over all days; benchmarks/skip_features.py compares it with pandas."""
-    from jobs.skip import features
-
-    context = context_at(home)
-    context.spark.range(10).count()
-    clock = stopwatch()
-    features.run(context)
-    seconds = clock()
-    context.spark.stop()
-    return Answer([seconds], {"days": float(len(context.lake.partitions("plays")))})
 
 
 def main() -> None:
@@ -40,12 +27,14 @@ def main() -> None:
         home = {"home": str(folder)}
         filled, peak = harness.alone(Peer("fill", fill, {**home, "n_rows": n_rows}))
         harness.say(f"skip_scale: made and read in: {filled.quality}, {peak:.0f} MiB")
-        features = harness.compare([Peer("features", featured, home, 1, "all days, the state of the last one too")])
+        features = harness.compare([Peer("features", on_spark, home, 1, "all days, the state of the last one too")])
         models = harness.compare(
             [Peer(name, trained, {**home, "model": name, "folds": False}, 1) for name in load(CONFIG).skip.models]
         )
-    for peer in models.values():
-        peer["quality"] = {name: peer["quality"][name] for name in ("fit s", "test AUC")}
+    for peer in (features | models).values():
+        peer["quality"] = {
+            name: peer["quality"][name] for name in ("rows", "fit s", "test AUC") if name in peer["quality"]
+        }
     cases: list[dict[str, Any]] = [{
         "case": f"{n_rows} made-up plays",
         "about": "Features on Spark (local[2]), then `overture skip train`: reading, fitting, answering validation and "
