@@ -148,7 +148,7 @@ class GateSettings(Section):
     )
     metric: Literal["precision", "recall", "ndcg"] = "ndcg"
     k: Positive = 50
-    parity: float = Field(1e-4, gt=0, description="largest difference of ONNX from PyTorch on the cohort")
+    parity: float = Field(1e-4, gt=0, description="largest difference of ONNX from the model")
     margin_over_popularity: float = Field(0.05, ge=0, description="relative")
     grey_zone: float = Field(0.02, ge=0, description="relative loss against the champion that a person may accept")
     max_loss: float = Field(

@@ -125,7 +125,8 @@ def render(found: dict[str, Any]) -> None:
     """Print it as tables on stdout."""
     console, skip = wide_console(), found["skip"]
     if not found["champion"]:
-        console.print("No champion yet. `make demo` runs a whole week on a made-up service and promotes its release.")
+        which = "No champion of the cold start yet." if skip["champion"] else "No champion yet."
+        console.print(f"{which} `make demo` runs a whole week on a made-up service and promotes its release.")
     if found["checks"] or skip["checks"]:
         console.print(checks_table(found["checks"] | skip["checks"]))
     if found["evaluation"]:

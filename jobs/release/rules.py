@@ -48,7 +48,7 @@ def data_checks(results: Mapping[str, Mapping[str, Any]], required: Sequence[str
     missing = [table for table in required if table not in results]
     failed = sorted(table for table, result in results.items() if not result["success"])
     warned = sorted(table for table, result in results.items() if result["warned"])
-    why = f"{len(results)} tables checked" + (f"; warnings in {', '.join(warned)}" if warned else "")
+    why = f"checked: {', '.join(sorted(results))}" + (f"; warnings in {', '.join(warned)}" if warned else "")
     if missing:
         why = f"not checked: {', '.join(missing)}; run `overture check {' '.join(missing)}`"
     if failed:
@@ -57,9 +57,9 @@ def data_checks(results: Mapping[str, Mapping[str, Any]], required: Sequence[str
 
 
 def parity(space: str, difference: float, bound: float) -> Line:
-    """The bundle's ONNX network, fed by the bundle's own inputs, against PyTorch's predictions on the cohort."""
+    """The bundle's ONNX network, fed by the bundle's own inputs, against the model's own predictions."""
     fine = difference <= bound
-    why = "largest difference of ONNX from PyTorch" + ("" if fine else ": export or inputs differ from training")
+    why = "largest difference of ONNX from the model" + ("" if fine else ": export or inputs differ from training")
     return Line(f"onnx parity {space}", difference, bound, PASS if fine else FAIL, why)
 
 
