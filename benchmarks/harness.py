@@ -87,12 +87,13 @@ def compare(peers: list[Peer]) -> dict[str, dict[str, Any]]:
 
 def summary(answers: list[tuple[Answer, float]], note: str) -> dict[str, Any]:
     """One peer's runs as a record; the quality is the last run's (all runs learn from the same seed and data)."""
-    seconds = [value for answer, _ in answers for value in answer.seconds]
+    # By significant digits: of a fraction of a millisecond four decimals would leave one, and ratios of it nothing.
+    seconds = [float(f"{value:.6g}") for answer, _ in answers for value in answer.seconds]
     record = {
         "seconds": {
-            "runs": [round(value, 4) for value in seconds],
-            "median": round(statistics.median(seconds), 4),
-            "range": [round(min(seconds), 4), round(max(seconds), 4)],
+            "runs": seconds,
+            "median": float(f"{statistics.median(seconds):.6g}"),
+            "range": [min(seconds), max(seconds)],
         },
         "peak_mib": round(max(peak for _, peak in answers)),
         "quality": {name: float(f"{value:.6g}") for name, value in answers[-1][0].quality.items()},

@@ -67,6 +67,11 @@ def test_peers_take_turns_and_their_runs_are_summed_up():
     assert harness.ratios(peers, "a") == {"b": 2.0}
 
 
+def test_short_times_keep_their_digits():
+    told = harness.summary([(harness.Answer([0.000214, 0.00149], {}), 1.0)], "")
+    assert told["seconds"] == {"runs": [0.000214, 0.00149], "median": 0.000852, "range": [0.000214, 0.00149]}
+
+
 def test_a_peer_that_fails_ends_the_benchmark_with_its_reason():
     with pytest.raises(SystemExit, match=r"(?s)b failed: .*ValueError: no such thing"):
         harness.compare([harness.Peer("b", broken, {})])
