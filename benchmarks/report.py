@@ -86,7 +86,20 @@ def page() -> str:
     """The whole page."""
     found = results()
     picture = ["![seconds of each peer over ours, and seconds over events](results/overview.png)\n"] if found else []
+    if "skip" in found:
+        picture.append("![AUC of the skip models with honest and with leaky features](results/skip.png)\n")
     return "\n".join([HEAD, *picture, *(section(found[name]) for name in ORDER if name in found)])
+
+
+def feigned(found: dict[str, Any]) -> None:
+    """A picture of what features of the future feign, from the skip engine's second table."""
+    from jobs.skip import figures
+
+    peers = found["cases"][1]["peers"]
+    rows = [{"model": name, **peer["quality"]} for name, peer in peers.items()]
+    published = {row["model"]: row["published"] for row in rows if "published" in row}
+    figure = figures.leakage(rows, published)
+    figure.savefig(HERE / "results" / "skip.png", dpi=110, metadata={"Software": None})
 
 
 def results() -> dict[str, dict[str, Any]]:
@@ -139,4 +152,6 @@ def overview(found: dict[str, dict[str, Any]]) -> None:
 
 if __name__ == "__main__":
     overview(results())
+    if "skip" in results():
+        feigned(results()["skip"])
     (HERE / "README.md").write_text(page())

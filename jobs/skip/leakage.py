@@ -2,7 +2,7 @@
 
 Input   skip_features, variants past and leaky, days before as_of
 Output  work/<week>/leakage.json; a run with the table and its picture; the table on stderr
-Source  the report's 0.79 to 0.82 (NCF, NeuMF, GraphSAGE) against its 0.49 to 0.58: shared/reference, section 5
+Source  the report's 0.79 to 0.82 (NCF, NeuMF, GraphSAGE) against its 0.49 to 0.58, section 5
 
 The four columns judge the same models on the same plays; only what a play is said to have known, and which plays are
 held back, differ. The leaky variant counts whole tables, the play's own label among them (jobs/skip/features.py).
