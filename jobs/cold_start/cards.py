@@ -129,11 +129,11 @@ def sentence(card: dict[str, Any]) -> str:
     kinds = ("ages", "countries", "genres", "artists")
     over = {kind: [t["name"] for t in card[kind] if t["lift"] > TYPICAL] for kind in kinds}
     said = f"{card['size']} listeners"
-    if over["ages"]:
-        said += f" often aged {over['ages'][0]}"
-    if over["countries"]:
-        said += f" often in {' or '.join(over['countries'][:2])}"
+    often = [f"aged {over['ages'][0]}"] if over["ages"] else []
+    often += [f"in {' or '.join(over['countries'][:2])}"] if over["countries"] else []
     liked = over["genres"][:2] or over["artists"][:2]
+    if often:
+        said += f", often {' and '.join(often)}{',' if liked else ''}"
     if liked:
         said += f" who play more {' and '.join(liked)} than others"
     if card["tracks"]:

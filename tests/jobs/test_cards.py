@@ -48,4 +48,7 @@ def test_sentences():
     assert sentence({**empty, "size": 12, "artists": trait, "tracks": track}) == (
         "12 listeners who play more X than others; first track: One by A"
     )
-    assert sentence({**empty, "size": 12, "countries": trait}) == "12 listeners often in X"
+    assert sentence({**empty, "size": 12, "countries": trait}) == "12 listeners, often in X"
+    assert sentence({**empty, "size": 12, "ages": trait, "countries": trait, "genres": trait}) == (
+        "12 listeners, often aged X and in X, who play more X than others"
+    )
