@@ -24,8 +24,8 @@ ORDER = (
 )
 HEAD = """# Measurements
 
-Made by `python benchmarks/report.py` from `results/*.json`; do not edit. `make bench` runs the scripts and this one
-(`make bench ONLY=service` over the champion of OVERTURE_HOME).
+Made by `python benchmarks/report.py` from `results/*.json`; do not edit. `make bench` runs this one and the scripts
+whose input is at hand: `DATA=` real playlists, `DSG17=` real plays; `service` where OVERTURE_HOME has a champion.
 Peers run side by side, each run in a process of its own, one after the other, taking turns, on the same data and the
 same cores. Seconds are medians of several runs (lowest to highest); MiB is the peak of the whole process tree, Java and
 Python workers included, pages of mapped files not. `of ours` is the peer's median over ours. `--quick` answers in about
