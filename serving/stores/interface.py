@@ -14,6 +14,7 @@ that requests which began with it still find their rows.
 from __future__ import annotations
 
 import hashlib
+import json
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -112,6 +113,18 @@ class Notice:
     publication: str
     since: str
     users: int
+
+    @classmethod
+    def read(cls, text: str | bytes, what: str) -> Notice:
+        """The notice that was written as JSON.
+
+        Raises:
+            CheckFailed: `what` holds none.
+        """
+        try:
+            return cls(**json.loads(text))
+        except (ValueError, TypeError) as error:
+            raise CheckFailed(f"stores: {what} is damaged: {error}; publish the release again") from None
 
 
 class UserStore(Protocol):

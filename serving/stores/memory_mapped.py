@@ -58,10 +58,7 @@ class MemoryMapped:
         for path in folder.glob("*.json"):
             # A release may be removed while we look.
             with contextlib.suppress(FileNotFoundError):
-                try:
-                    found[path.stem] = Notice(**json.loads(path.read_text()))
-                except (ValueError, TypeError) as error:
-                    raise CheckFailed(f"stores: {path.name} of {release[:12]}/{space} is damaged: {error}") from None
+                found[path.stem] = Notice.read(path.read_text(), f"{path.name} of {release[:12]}/{space}")
         return found
 
     def row(self, release: str, space: str, user_id: int, notices: dict[str, Notice]) -> UserRow | None:

@@ -67,7 +67,8 @@ class Redis:
         """One hash."""
         with self._reached() as redis:
             found = redis.hgetall(f"overture:{release}:{space}:notices")
-        return {part.decode(): Notice(**json.loads(said)) for part, said in found.items()}
+        parts = ((part.decode(), said) for part, said in found.items())
+        return {part: Notice.read(said, f"the notice of {part}, {release[:12]}/{space}") for part, said in parts}
 
     def row(self, release: str, space: str, user_id: int, notices: dict[str, Notice]) -> UserRow | None:
         """The user's values of all parts in one question."""

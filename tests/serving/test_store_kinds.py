@@ -46,6 +46,19 @@ def test_a_row_in_redis_is_its_own_bytes_and_a_damaged_one_is_refused():
             unpack(damaged, row.user_id, filling.notice, True)
 
 
+def test_a_damaged_notice_in_redis_is_named(tmp_path):
+    server = redis_server(tmp_path)
+    try:
+        store = open_store(StoreSettings(kind="redis", redis_url=server.url), tmp_path, publishing=True)
+        filling, blocks = filled(n_users=3)
+        store.publish(filling, blocks)
+        store._redis.hset(f"overture:{A}:{SPACE}:notices", WARM, b"\xff{")
+        with pytest.raises(CheckFailed, match=r"the notice of warm, .* is damaged: .*publish the release again"):
+            find(store, A, SPACE, int(filling.user_ids[0]))
+    finally:
+        server.stop()
+
+
 def test_an_address_that_is_none_is_refused_without_its_password(tmp_path):
     with pytest.raises(BadArgument, match=r"store\.redis_url") as raised:
         open_store(StoreSettings(kind="redis", redis_url="http://:sesame@here"), tmp_path)
