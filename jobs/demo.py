@@ -30,6 +30,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from jobs import services, settings
+from jobs.context import Context
 from jobs.errors import BadArgument, OvertureError
 from jobs.release import pointer
 from jobs.settings import Engine
@@ -168,10 +169,9 @@ def complain(text: str) -> None:
     Console(stderr=True).print(text, style="red", markup=False, highlight=False, soft_wrap=True)
 
 
-def stands(source: str) -> dict[str, str]:
-    """Champion of the source's engine and its week; empty when there is none."""
-    home = settings.home()
-    now = pointer.read(home if engine(source) == "cold_start" else home / engine(source))
+def stands(context: Context) -> dict[str, str]:
+    """Champion of the engine and its week; empty when there is none."""
+    now = pointer.read(context.release_home)
     return {"champion": now.release, "week": now.week} if now else {}
 
 
@@ -285,11 +285,12 @@ def demo(source: str, data: str, week_text: str, console: Console) -> int:
     """All of it; returns the exit code."""
     chosen = settings.load(services.config_path())
     week = Week.parse(week_text or chosen.week)
-    mark = settings.home() / "run" / f"demo_{engine(source)}.json"
+    context = Context.of(chosen, week, engine(source))
+    mark = context.home / "run" / f"demo_{context.engine}.json"
     now = fingerprint(source, data, week)
     with suppress(OSError, ValueError):
         before = json.loads(mark.read_text())
-        if before["fingerprint"] == now and before["stands"] and before["stands"] == stands(source):
+        if before["fingerprint"] == now and before["stands"] and before["stands"] == stands(context):
             console.print(f"Nothing changed since the last demo: same data, settings and code, week {week}.\n")
             overture("status")
             return 0
@@ -297,7 +298,7 @@ def demo(source: str, data: str, week_text: str, console: Console) -> int:
     overture("status")
     if state != "success":
         return 1
-    mark.write_text(json.dumps({"fingerprint": now, "stands": stands(source)}) + "\n")
+    mark.write_text(json.dumps({"fingerprint": now, "stands": stands(context)}) + "\n")
     return 0
 
 

@@ -31,6 +31,7 @@ from jobs.context import Context
 from jobs.errors import BadArgument, CheckFailed, OvertureError
 from jobs.quality_measure import N_EXAMPLES, Measured, block, inspect_files, read_through
 from jobs.quality_page import page
+from jobs.release import files
 
 if TYPE_CHECKING:
     from great_expectations import ExpectationSuite
@@ -242,9 +243,9 @@ def keep(context: Context, results: list[dict[str, Any]]) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     with _alone(folder):
         for result in results:
-            _replace(folder / f"{result['table']}.json", json.dumps(result, indent=1) + "\n")
+            files.replace(folder / f"{result['table']}.json", json.dumps(result, indent=1).encode() + b"\n")
         kept = [json.loads(file.read_text()) for file in sorted(folder.glob("*.json"))]
-        _replace(folder / "index.html", page(context.week.name, kept))
+        files.replace(folder / "index.html", page(context.week.name, kept).encode())
     return folder
 
 
@@ -253,9 +254,3 @@ def _alone(folder: Path) -> Iterator[None]:
     with (folder / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
-
-
-def _replace(file: Path, text: str) -> None:
-    temporary = file.with_name(f".{file.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(file)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import uuid
 from pathlib import Path
 
 CHUNK = 1 << 20
@@ -52,7 +53,8 @@ def write(path: Path, content: bytes) -> None:
 
 def replace(path: Path, content: bytes) -> None:
     """Replace a file in one step: a reader sees the old content or the new, whenever the machine stops."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    # No process id: a folder may be shared by containers that count alike.
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
     try:
         write(temporary, content)
         os.replace(temporary, path)

@@ -14,7 +14,7 @@ import json
 from dataclasses import asdict
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
@@ -61,7 +61,7 @@ def run(context: Context, store: str | None = None, dry_run: bool = False) -> di
 def _with_store(context: Context, kind: str | None) -> Context:
     if kind is None:
         return context
-    kinds = StoreSettings.model_fields["kind"].annotation.__args__  # type: ignore[union-attr]
+    kinds = get_args(StoreSettings.model_fields["kind"].annotation)
     if kind not in kinds:
         raise BadArgument(f"--store: '{kind}' is no store; choose {', '.join(kinds)}")
     chosen = context.settings.store.model_copy(update={"kind": kind})

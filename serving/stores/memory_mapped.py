@@ -58,7 +58,7 @@ class MemoryMapped:
         for path in folder.glob("*.json"):
             # A release may be removed while we look.
             with contextlib.suppress(FileNotFoundError):
-                found[path.stem] = Notice.read(path.read_text(), f"{path.name} of {release[:12]}/{space}")
+                found[path.stem] = Notice.read(path.read_bytes(), f"{path.name} of {release[:12]}/{space}")
         return found
 
     def row(self, release: str, space: str, user_id: int, notices: dict[str, Notice]) -> UserRow | None:

@@ -4,7 +4,7 @@ import pyarrow as pa
 import pytest
 
 import contracts
-from contracts import loader
+from contracts import arrow, loader
 
 
 @pytest.mark.parametrize("name", contracts.names())
@@ -15,6 +15,10 @@ def test_every_contract_loads(name):
     assert contract.about
     assert all(column.about for column in contract.columns.values())
     assert any("unique" in check for check in contract.fail)
+
+
+def test_every_type_of_the_grammar_has_its_arrow_type():
+    assert tuple(arrow.ARROW) == loader.TYPES
 
 
 def test_schema_follows_the_declared_order_and_nulls():

@@ -30,9 +30,10 @@ def test_damaged_files_are_named(tmp_path):
     (folder / "vectors.npy").unlink()
     with pytest.raises(CheckFailed, match="is missing; publish the release again"):
         find(open_store(StoreSettings(), tmp_path), A, SPACE, user)
-    (tmp_path / "stores" / A / SPACE / "warm.json").write_text("{")
-    with pytest.raises(CheckFailed, match=r"warm\.json .* is damaged"):
-        find(store, A, SPACE, user)
+    for damaged in (b"{", b"\xff{"):
+        (tmp_path / "stores" / A / SPACE / "warm.json").write_bytes(damaged)
+        with pytest.raises(CheckFailed, match=r"warm\.json .* is damaged"):
+            find(store, A, SPACE, user)
 
 
 def test_a_row_in_redis_is_its_own_bytes_and_a_damaged_one_is_refused():
