@@ -15,6 +15,7 @@ from typing import Annotated, Literal, cast
 import typer
 
 from jobs.commands.experiments import experiments
+from jobs.commands.lake import lake
 from jobs.commands.options import (
     BacktestOption,
     ConfigOption,
@@ -40,7 +41,7 @@ app = typer.Typer(
 )
 matrix = typer.Typer(help="From events to the user-track matrix, the track pairs and the first days.")
 factorize = typer.Typer(help="Learn a joint space of users and tracks.")
-for group, name in ((matrix, "matrix"), (factorize, "factorize"), (release, "release"), (skip, "skip")):
+for group, name in ((matrix, "matrix"), (factorize, "factorize"), (release, "release"), (skip, "skip"), (lake, "lake")):
     app.add_typer(group, name=name, no_args_is_help=True)
 app.add_typer(experiments)
 
