@@ -74,7 +74,7 @@ endef
 
 # Java's classes for Spark in one file: sessions on one machine start faster.
 .venv/jobs/spark.jsa: .venv/jobs/made | java
-	@$(RUN) jobs.session 2>&1 | grep set-up; touch $@
+	@$(RUN) jobs.platform.spark 2>&1 | grep set-up; touch $@
 
 .PHONY: java
 java:
@@ -126,7 +126,7 @@ lock: .venv/tools/made ## resolve requirements/*.in into the locks
 
 .PHONY: demo
 demo: setup ## one week through Airflow: from raw events to a promoted release (SOURCE=simulate|mpd|lastfm_1k|dsg17 DATA= CONFIG= WEEK=)
-	@$(RUN) jobs.demo --source "$(SOURCE)" --data "$(DATA)" --config "$(CONFIG)" --week "$(WEEK)"
+	@$(RUN) jobs.local.demo --source "$(SOURCE)" --data "$(DATA)" --config "$(CONFIG)" --week "$(WEEK)"
 
 .PHONY: test
 test: setup redis ## every test, in both environments
@@ -151,20 +151,20 @@ serve: setup ## the service over the champion: http://127.0.0.1:8600, its API at
 
 .PHONY: up
 up: setup ## Airflow's and MLflow's pages and the service, until `make down`
-	@$(RUN) jobs.services up
+	@$(RUN) jobs.local.services up
 
 .PHONY: down
 down: ## end what `make up` started
-	@if [ -x $(JOBS) ]; then $(RUN) jobs.services down; else echo "Nothing is running."; fi
+	@if [ -x $(JOBS) ]; then $(RUN) jobs.local.services down; else echo "Nothing is running."; fi
 
 .PHONY: status
 status: setup ## champion, week, metrics, verdict, versions; and what is up
 	@.venv/jobs/bin/overture status
-	$(RUN) jobs.services state
+	$(RUN) jobs.local.services state
 
 .PHONY: env
 env: ## lines for a shell in which `overture` and `airflow` work: eval "$$(make -s env)"
-	@$(RUN) jobs.services env
+	@$(RUN) jobs.local.services env
 
 .PHONY: bench
 bench: setup ## measure against the peers (hours on two cores; QUICK=1 ONLY=als,svd DATA=<playlists> DSG17=<folder>; the service where a champion is); writes benchmarks/results
@@ -178,4 +178,4 @@ bench: setup ## measure against the peers (hours on two cores; QUICK=1 ONLY=als,
 
 .PHONY: clean
 clean: ## list all state and caches; YES=1 deletes them: lake, releases, MLflow and Airflow databases
-	@if [ -x $(JOBS) ]; then YES="$(YES)" $(RUN) jobs.services clean; else echo "Nothing to delete."; fi
+	@if [ -x $(JOBS) ]; then YES="$(YES)" $(RUN) jobs.local.services clean; else echo "Nothing to delete."; fi

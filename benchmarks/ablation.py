@@ -21,12 +21,12 @@ BLEND, MIXTURE, NEAREST = "blend", "segment_mixture_reranked", "near_segments"
 def variants(context: Any, shop: Any) -> dict[str, dict[str, Callable[[], Any]]]:
     """How each row is built, by group."""
     from jobs.cold_start.train import training_set
-    from models.methods import SemiPers
-    from models.methods.autoencoder import FirstDayAutoencoder
-    from models.methods.blend import Blend, RerankedMixture
-    from models.methods.mixture import NearSegments, SegmentMixture
-    from models.methods.neighbours import Neighbours
-    from models.network import Recipe, fit, predict
+    from models.cold_start.methods import SemiPers
+    from models.cold_start.methods.autoencoder import FirstDayAutoencoder
+    from models.cold_start.methods.blend import Blend, RerankedMixture
+    from models.cold_start.methods.mixture import NearSegments, SegmentMixture
+    from models.cold_start.methods.neighbours import Neighbours
+    from models.cold_start.network import Recipe, fit, predict
 
     parts, ours = shop.parts, shop.parts.ours
 
@@ -80,8 +80,8 @@ def rows(data: str, quick: bool) -> Answer:
     """NDCG@50 of the validation listeners in %, by group/row."""
     from jobs.cold_start.evaluate import read_cohort
     from jobs.cold_start.methods import workshop
-    from models.methods import lists
-    from models.metrics import score
+    from models.cold_start.methods import lists
+    from models.evaluation.metrics import score
 
     clock = stopwatch()
     context = learned(data, SEED, quick, (SPACE,))

@@ -21,9 +21,9 @@ def overture(data: str, held_out: str, d: int, iterations: int, ridge: tuple[flo
     """This project on local Spark."""
     from pathlib import Path
 
+    from blockfactor import csr_blocks
     from jobs.factorize import als as job
-    from jobs.factorize import blocks
-    from jobs.settings import AlsSettings
+    from jobs.settings.settings import AlsSettings
     from spark_peers import CORES, entries, local, scratch
 
     matrix = sp.load_npz(data)
@@ -33,7 +33,7 @@ def overture(data: str, held_out: str, d: int, iterations: int, ridge: tuple[flo
     with scratch() as folder, local() as spark:
         frame = entries(spark, matrix, str(folder))
         clock = stopwatch()
-        packed = blocks.pack(frame, "ratings", matrix.shape, CORES, Path(folder), positive=True)
+        packed = csr_blocks.pack(frame, "ratings", matrix.shape, CORES, Path(folder), positive=True)
         loading = clock()
         fit = job.train(spark, packed, settings, 1)
         whole = clock()
@@ -117,9 +117,9 @@ def judge(
     matrix: sp.csr_matrix, held_out: str, users: np.ndarray, items: np.ndarray, ridge: tuple[float, float]
 ) -> dict[str, float]:
     """Loss by definition, and recall@50 of the entries held out for some users."""
-    from models import als
+    from blockfactor import als_kernels
 
-    ratings = als.Ratings(matrix.indptr.astype(np.int64), matrix.indices, matrix.data)
+    ratings = als_kernels.Ratings(matrix.indptr.astype(np.int64), matrix.indices, matrix.data)
     truth = sp.load_npz(held_out)
     some = np.flatnonzero(np.diff(truth.indptr))[:JUDGED]
     found = []
@@ -129,7 +129,7 @@ def judge(
         best = np.argpartition(-scores, K)[:K]
         right = truth.indices[truth.indptr[user] : truth.indptr[user + 1]]
         found.append(np.isin(right, best).mean())
-    return {"loss": als.loss(ratings, users, items, ALPHA, *ridge), f"recall@{K}": float(np.mean(found))}
+    return {"loss": als_kernels.loss(ratings, users, items, ALPHA, *ridge), f"recall@{K}": float(np.mean(found))}
 
 
 def split(matrix: sp.csr_matrix, share: float = 0.05) -> tuple[sp.csr_matrix, sp.csr_matrix]:

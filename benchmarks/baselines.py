@@ -27,10 +27,10 @@ def rows(data: str, quick: bool) -> Answer:
     """NDCG@50 of the validation listeners in %, by method/setting."""
     from jobs.cold_start.evaluate import read_cohort
     from jobs.cold_start.methods import workshop
-    from models.methods import lists
-    from models.methods.dropoutnet import DropoutNet, DropoutNetFull
-    from models.methods.melu import Melu, MeluFull
-    from models.metrics import score
+    from models.cold_start.methods import lists
+    from models.cold_start.methods.dropoutnet import DropoutNet, DropoutNetFull
+    from models.cold_start.methods.melu import Melu, MeluFull
+    from models.evaluation.metrics import score
 
     clock = stopwatch()
     context = learned(data, SEED, quick, (SPACE,))

@@ -32,7 +32,7 @@ QUICK_JAVA = "-XX:+UseSerialGC -XX:TieredStopAtLevel=1"  # compiles less: better
 
 def fill(homes: dict[int, str], n_users: int, days: int, java: str) -> Answer:
     """A made-up service of every size, each in a lake of its own."""
-    from jobs.ingest import simulate
+    from jobs.ingest.simulate import adapter as simulate
 
     for factor, home in homes.items():
         harness.say(f"growth: making a service of {n_users * factor} users")
@@ -68,9 +68,9 @@ def _week(home: str, n_users: int, days: int, java: str) -> Any:
     """A context over the demo's settings at another size: as many people register a day, so cohorts grow alike."""
     from datetime import date, timedelta
 
-    from jobs.context import Context
-    from jobs.settings import load
-    from jobs.weeks import Week
+    from jobs.platform.context import Context
+    from jobs.platform.week import Week
+    from jobs.settings.settings import load
 
     os.environ["OVERTURE_HOME"] = home
     settings = load(CONFIG)
@@ -88,10 +88,11 @@ def factorise(n_workers: int, size: tuple[int, int, int], d: int, iterations: in
     """ALS and SVD with so many workers of one core: a standalone cluster, or threads of one Java where it is not."""
     from contextlib import nullcontext
 
+    from blockfactor import csr_blocks
     from cluster import SHORT_LIVED, standalone
-    from jobs.factorize import als, blocks, svd
-    from jobs.session import session
-    from jobs.settings import AlsSettings, SparkSettings, SvdSettings
+    from jobs.factorize import als, svd
+    from jobs.platform.spark import session
+    from jobs.settings.settings import AlsSettings, SparkSettings, SvdSettings
     from spark_peers import entries, scratch
 
     matrix, pairs = made_up.ratings(*size), made_up.pairs(size[1] // 2, size[0] // 2)
@@ -102,9 +103,11 @@ def factorise(n_workers: int, size: tuple[int, int, int], d: int, iterations: in
             settings = SparkSettings(master=master, partitions=4, extra=extra)
             os.environ["SPARK_LOCAL_IP"] = "127.0.0.1"
             spark = session(settings, "growth")
-            packed = blocks.pack(entries(spark, matrix, str(folder)), "ratings", matrix.shape, 4, folder, positive=True)
+            packed = csr_blocks.pack(
+                entries(spark, matrix, str(folder)), "ratings", matrix.shape, 4, folder, positive=True
+            )
             fit = als.train(spark, packed, AlsSettings(d=d, iterations=iterations, tolerance=0), 1)
-            packed = blocks.pack(entries(spark, pairs, str(folder)), "pairs", pairs.shape, 4, folder, spread=True)
+            packed = csr_blocks.pack(entries(spark, pairs, str(folder)), "pairs", pairs.shape, 4, folder, spread=True)
             clock = stopwatch()
             svd.factorise(spark, packed, packed, SvdSettings(d=d), 1)
             took = clock()

@@ -1,6 +1,6 @@
 """Which settings of the track pairs make the better space, swept on real playlists; and what capping collections costs.
 
-Task     playlists as listeners, exactly as the product takes them: jobs/ingest/mpd.py with configs/mpd.yaml, then the
+Task     playlists as listeners, exactly as the product takes them: jobs/ingest/mpd/adapter.py with configs/mpd.yaml, then the
          jobs matrix catalog, user-track, track-pairs (smoothing and shift of the setting) and first-day
 Space    symmetric positive PMI, truncated SVD of rank `svd.d`, tracks are rows of U S^p at unit length
 Judged   NDCG@50 as in jobs/cold_start/evaluate.py: lists may hold first-day tracks, which are no part of the truth
@@ -65,9 +65,9 @@ class World:
 
     def context(self, setting: Setting) -> Any:
         """What a job is handed, for one setting."""
-        from jobs.context import Context
-        from jobs.settings import load
-        from jobs.weeks import Week
+        from jobs.platform.context import Context
+        from jobs.platform.week import Week
+        from jobs.settings.settings import load
 
         settings = load(CONFIG)
         changes = {"smoothing": setting.smoothing, "shift": setting.shift, "max_collection": setting.longest}
@@ -88,7 +88,7 @@ class World:
 
     def cohort(self, split: str) -> tuple[sp.csr_matrix, Any]:
         """First-day streams (B, N), repeats counted, and the truths of the same B listeners."""
-        from models.input_vector import Ragged
+        from models.cold_start.input_vector import Ragged
 
         lake, week = self.plain.lake, self.plain.week.name
         days = lake.read("first_day", columns=["user_id", "streamed_songs"], week=week, split=split)
@@ -126,10 +126,10 @@ class World:
 
     def judge(self, vectors_ND: np.ndarray, first_BN: sp.csr_matrix, truth: Any) -> dict[str, np.ndarray]:
         """NDCG@50 of each of B listeners by both methods, (B,) each."""
-        from models.methods import SemiPers
-        from models.metrics import score
-        from models.recommend import normalise, top_k
-        from models.segments import kmeans, rankings
+        from models.cold_start.methods import SemiPers
+        from models.cold_start.segments import kmeans, rankings
+        from models.cold_start.top_k import normalise, top_k
+        from models.evaluation.metrics import score
 
         settings = self.plain.settings.segments
         mean_BD = (first_BN @ vectors_ND) / np.maximum(first_BN.sum(axis=1).A, 1).astype(np.float32)
@@ -146,7 +146,7 @@ class World:
 
 
 def _lists(column: pa.ChunkedArray) -> Any:
-    from models.input_vector import Ragged
+    from models.cold_start.input_vector import Ragged
 
     lists = column.combine_chunks()
     return Ragged(lists.offsets.to_numpy().astype(np.int64), lists.flatten().to_numpy().astype(np.int64))
@@ -157,7 +157,7 @@ def _lists(column: pa.ChunkedArray) -> Any:
 
 def prepare(data: str, folder: str, playlists: int | None) -> Answer:
     """Ingest, then every matrix job but the pairs; leaves facts.json with the counts of dataset and task."""
-    from jobs.ingest import mpd
+    from jobs.ingest.mpd import adapter as mpd
     from jobs.matrix import catalog, first_day, user_track
 
     watch = stopwatch()
@@ -178,7 +178,7 @@ def prepare(data: str, folder: str, playlists: int | None) -> Answer:
 
 def subset(source: Path, target: Path, playlists: int) -> Path:
     """The first playlists alone, in the same format."""
-    from jobs.ingest import mpd
+    from jobs.ingest.mpd import adapter as mpd
 
     target.mkdir()
     pairs = pq.read_table(source / mpd.PAIRS)
@@ -195,7 +195,7 @@ def sweep(folder: str, settings: list[Setting]) -> Answer:
 
     world = World(folder)
     first_BN, truth = world.cohort("validation")
-    from models.svd import embed
+    from blockfactor.svd_kernels import embed
 
     total, rows = stopwatch(), []
     ways = sorted({(setting.smoothing, setting.shift) for setting in settings}, reverse=True)
@@ -225,8 +225,8 @@ def measure(folder: str, setting: Setting, splits: tuple[str, ...]) -> Answer:
     Of each split, NDCG@50 of every listener is left in a file; their means are the quality. `counting s` is the
     counting step alone, in the session that the job has warmed.
     """
+    from blockfactor.svd_kernels import embed
     from jobs.matrix import track_pairs
-    from models.svd import embed
 
     world = World(folder)
     context = world.context(setting)
@@ -292,7 +292,7 @@ def only(peers: dict[str, dict[str, Any]], names: dict[str, str], quality: tuple
 
 def gain_case(folder: str, peers: dict[str, dict[str, Any]], chosen: Setting) -> tuple[dict[str, Any], float]:
     """Plain against chosen on the test cohort, and the relative gain in percent."""
-    from models.metrics import paired_bootstrap
+    from models.evaluation.metrics import paired_bootstrap
 
     files = [np.load(kept(folder, setting, "test")) for setting in (chosen, Setting())]
     said, gains = [], {}

@@ -39,23 +39,23 @@ AS_PUBLISHED = "The authors state {} s for theirs on their machine."
 
 def opened(folder: str) -> Any:
     """The dataset as `overture paper` maps it."""
-    from jobs.ingest.deezer import open_folder
+    from jobs.ingest.deezer.adapter import open_folder
 
     return open_folder(Path(folder), SPACE)
 
 
 def task(folder: str, sizes: Sizes, epochs: int = 1) -> Any:
     """What the methods are built from."""
-    from jobs.cold_start.paper_methods import Task
-    from jobs.cold_start.settings import PaperSettings
+    from jobs.paper.methods import Task
+    from jobs.settings.cold_start import PaperSettings
 
     return Task(opened(folder), PaperSettings(segments=sizes.segments, epochs=epochs), 7)
 
 
 def read(data: str, home: str) -> Answer:
     """The published files into arrays, every check included."""
-    from jobs.ingest.deezer import convert
-    from jobs.ingest.deezer_files import inspect
+    from jobs.ingest.deezer.adapter import convert
+    from jobs.ingest.deezer.files import inspect
 
     Path(home).mkdir(parents=True)
     elapsed = harness.stopwatch()
@@ -69,8 +69,8 @@ def read(data: str, home: str) -> Answer:
 
 def input_rows(sizes: Sizes) -> Answer:
     """Input rows of everybody from what they did on their first day, a chunk at a time, as the files are made."""
-    from jobs.ingest import deezer_make
-    from models.input_vector import input_vectors
+    from jobs.ingest.deezer import generate as deezer_make
+    from models.cold_start.input_vector import input_vectors
 
     made = deezer_make.Made(sizes.users, sizes.tracks)
     found = deezer_make.prepare(made)
@@ -86,7 +86,7 @@ def input_rows(sizes: Sizes) -> Answer:
 
 def segments(folder: str, sizes: Sizes) -> Answer:
     """k-means of the warm users and the rankings of all segments, long enough that no tie at place 50 is cut."""
-    from models.segments import kmeans
+    from models.cold_start.segments import kmeans
 
     found = task(folder, sizes)
     kmeans(found.data.user_UD[:1000], 20)  # compiled before the clock
@@ -99,7 +99,7 @@ def segments(folder: str, sizes: Sizes) -> Answer:
 
 def epochs(folder: str, sizes: Sizes) -> Answer:
     """The network: the recipe of the authors' code; the first epoch, which reads the file, is left out."""
-    from models.network import Recipe, fit
+    from models.cold_start.network import Recipe, fit
 
     found, ends, losses = opened(folder), [time.perf_counter()], []
 
@@ -114,8 +114,8 @@ def epochs(folder: str, sizes: Sizes) -> Answer:
 
 def evaluation(folder: str, sizes: Sizes, method: str) -> Answer:
     """Predict, recommend and score for every test listener, one method."""
-    from jobs.cold_start.paper import judge
-    from jobs.cold_start.paper_methods import METHODS
+    from jobs.paper.methods import METHODS
+    from jobs.paper.run import judge
 
     found = task(folder, sizes)
     built = METHODS[method](found)
@@ -127,11 +127,11 @@ def evaluation(folder: str, sizes: Sizes, method: str) -> Answer:
 
 def whole(data: str, sizes: Sizes, space: str, nets: bool) -> Answer:
     """`overture paper`, page and MLflow included: every method of the paper, or all but DropoutNet and MeLU."""
-    from jobs.cold_start import paper
-    from jobs.cold_start.settings import PaperSettings
-    from jobs.context import Context
-    from jobs.settings import Settings
-    from jobs.weeks import Week
+    from jobs.paper import run as paper
+    from jobs.platform.context import Context
+    from jobs.platform.week import Week
+    from jobs.settings.cold_start import PaperSettings
+    from jobs.settings.settings import Settings
 
     settings = Settings(name="bench", week="2026-11-16", paper=PaperSettings(segments=sizes.segments))
     if sizes != FULL:  # full size learns as long as the settings say
@@ -163,7 +163,7 @@ def main() -> None:
     chosen = harness.options("paper", __doc__ or "")
     sizes = QUICK if chosen.quick else FULL
     with tempfile.TemporaryDirectory() as name:
-        from jobs.ingest import deezer_make
+        from jobs.ingest.deezer import generate as deezer_make
 
         data, folder = str(Path(name) / "data"), str(Path(name) / SPACE)
         elapsed = harness.stopwatch()

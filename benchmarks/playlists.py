@@ -1,6 +1,6 @@
 """Cold start on real playlists: the paper's methods, our own and the peers, over seeds of the whole procedure.
 
-Task     playlists as listeners, as the product takes them (jobs/ingest/mpd.py, configs/mpd.yaml): each seed draws its
+Task     playlists as listeners, as the product takes them (jobs/ingest/mpd/adapter.py, configs/mpd.yaml): each seed draws its
          own first days, and every factorisation, segment and network starts from it
 Judged   as in jobs/cold_start/evaluate.py, on the test cohort; first-day tracks are left out of every list, as a
          playlist holds no track twice. Settings are those of configs/, chosen on the validation cohort
@@ -52,12 +52,12 @@ def learned(data: str, seed: int, quick: bool, spaces: tuple[str, ...] = SPACES)
 
     The blend is judged as it is learned, with the others, and not learned once more to be served.
     """
-    from jobs import weekly
     from jobs.cold_start import features, segments, train
-    from jobs.context import Context
-    from jobs.ingest import mpd
-    from jobs.settings import load
-    from jobs.weeks import Week
+    from jobs.ingest.mpd import adapter as mpd
+    from jobs.platform.context import Context
+    from jobs.platform.week import Week
+    from jobs.release import weekly_run
+    from jobs.settings.settings import load
 
     changed = {"SEED": str(seed), "SOURCE__SEED": str(seed), "GATE__METHOD": "semi_pers"}
     os.environ |= {f"OVERTURE__{name}": value for name, value in changed.items()} | (QUICK if quick else {})
@@ -65,7 +65,7 @@ def learned(data: str, seed: int, quick: bool, spaces: tuple[str, ...] = SPACES)
     context = Context(settings, Week.parse(settings.week), home)
     source = subset(Path(data), home / "few", QUICK_PLAYLISTS) if quick else Path(data)
     mpd.run(context, source)
-    weekly.begin(context)
+    weekly_run.begin(context)
     for name in LEARN:
         import_module(f"jobs.{name}").run(context)
     context.spark.stop()
@@ -78,7 +78,7 @@ def learned(data: str, seed: int, quick: bool, spaces: tuple[str, ...] = SPACES)
 def week(data: str, seed: int, quick: bool) -> Answer:
     """The whole procedure from one seed: values of both cohorts by space/method/metric."""
     from jobs.cold_start import evaluate
-    from jobs.context import Context
+    from jobs.platform.context import Context
 
     clock = stopwatch()
     quality: dict[str, float] = {}

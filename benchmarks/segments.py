@@ -68,7 +68,7 @@ def mixture(n: int, d: int, n_heaps: int = 3000) -> np.ndarray:
 
 def quality(x: np.ndarray, centroids: np.ndarray) -> dict[str, float]:
     """The same for every peer: each user at the nearest of the peer's centroids."""
-    from models.nearest import nearest
+    from models.cold_start.nearest_centroid import nearest
 
     labels = nearest(x, centroids)
     parts = range(0, len(x), 1 << 14)
@@ -79,7 +79,7 @@ def quality(x: np.ndarray, centroids: np.ndarray) -> dict[str, float]:
 
 def overture(x: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     """Ours as the jobs call it."""
-    from models.segments import kmeans
+    from models.cold_start.segments import kmeans
 
     found = kmeans(x, k, SEED)
     return found.centroids, found.labels
@@ -180,7 +180,7 @@ def both(how: Callable[..., Any], then: Callable[..., np.ndarray], file: str, tr
 
 def ours_rankings(labels: np.ndarray, user_tracks: sp.csr_matrix, k: int, length: int) -> np.ndarray:
     """Ours; imported in the peer's process."""
-    from models.segments import rankings
+    from models.cold_start.segments import rankings
 
     return rankings(labels, user_tracks, k, length)
 
@@ -258,7 +258,7 @@ def listeners_cases(folder: Path, sizes: Sizes) -> list[dict[str, Any]]:
     np.save(file, x)
     ratings.data[:] = 1
     sp.save_npz(tracks_file, ratings, compressed=False)
-    from models.nearest import nearest
+    from models.cold_start.nearest_centroid import nearest
 
     np.save(labels_file, nearest(x, x[np.random.default_rng(SEED).choice(n, k, replace=False)]))
     size = f"{spaced(n)} users x {spaced(sizes.tracks)} tracks, k = {k}"

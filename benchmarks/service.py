@@ -172,7 +172,7 @@ def first_days(ready: Any) -> list[dict[str, Any]]:
 def point(home: str, release: str) -> None:
     """Make a release the champion."""
     from jobs.release import pointer
-    from serving.release import open_release
+    from serving.release.bundle import open_release
 
     folder = pointer.releases(Path(home))
     with pointer.moving(Path(home)):
@@ -182,9 +182,10 @@ def point(home: str, release: str) -> None:
 
 def homes(source: Path, at: Path) -> dict[str, str]:
     """A home for each space of the champion: it answers from that space, and the other's release lies beside it."""
-    from jobs.release import files, manifest
-    from serving import pointer
-    from serving.release import open_release
+    from jobs.platform import files
+    from jobs.release import manifest
+    from serving.release import pointer
+    from serving.release.bundle import open_release
 
     now = pointer.read(source)
     if now is None:
@@ -216,10 +217,10 @@ def save(home: str, space: str, at: Path) -> dict[str, str]:
     import onnx
     from mlflow.models import infer_signature
 
-    from serving import pointer
-    from serving.listener import days_of
-    from serving.ready import Ready
-    from serving.release import open_release
+    from serving.recommend.signals import days_of
+    from serving.release import pointer
+    from serving.release.bundle import open_release
+    from serving.release.loaded import Ready
     from serving.schema import Listener
 
     now = pointer.read(Path(home))

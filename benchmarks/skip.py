@@ -17,7 +17,7 @@ PLAIN, AIM, PLAIN_FLOW = 0.670, 0.69, 0.710
 
 def skip_context(home: str) -> Any:
     """The skip engine's context over configs/skip.yaml, its lake in `home`."""
-    from jobs.context import Context
+    from jobs.platform.context import Context
 
     base = context_at(home)
     return Context(Context.of(base.settings, base.week, "skip").settings, base.week, base.home, "skip")
@@ -25,20 +25,20 @@ def skip_context(home: str) -> Any:
 
 def read_in(home: str, data: str) -> Answer:
     """The real sample in the lake, with honest and with leaky features."""
-    from jobs.ingest import dsg17
-    from jobs.skip import features
+    from jobs.ingest.dsg17 import adapter as dsg17
+    from jobs.skip import build_features
 
     context, clock = context_at(home), stopwatch()
     told = dsg17.run(context, Path(data))
-    features.run(context)
-    features.run(context, leaky=True)
+    build_features.run(context)
+    build_features.run(context, leaky=True)
     context.spark.stop()
     return Answer([clock()], {"plays": float(told["files"]["train"]["kept"])})
 
 
 def trained(home: str, model: str, *, folds: bool = True) -> Answer:
     """`overture skip train`: reading, fitting and answering are timed; folds for the blend beside, or none of them."""
-    from jobs.skip import kept, train
+    from jobs.skip import artifacts, train
 
     context = skip_context(home)
     if not folds:
@@ -46,7 +46,7 @@ def trained(home: str, model: str, *, folds: bool = True) -> Answer:
         alone = skip.model_copy(update={"blend": skip.blend.model_copy(update={"members": ()})})
         context.settings = context.settings.model_copy(update={"skip": alone})
     train.run(context, model)
-    told = kept.read_report(context, model)
+    told = artifacts.read_report(context, model)
     seconds = told["seconds"]
     took = seconds["read_s"] + seconds["fit_s"] + seconds["score_s"]
     return Answer(
@@ -56,8 +56,8 @@ def trained(home: str, model: str, *, folds: bool = True) -> Answer:
 
 def quality(context: Any, name: str, told: dict[str, Any]) -> dict[str, float]:
     """Test AUC with its interval, on Flow plays alone, and validation AUC."""
-    from jobs.skip import kept
-    from models.skip import metrics
+    from jobs.skip import artifacts as kept
+    from models.skip.evaluation import metrics
 
     found, test = told["auc"], kept.read_scores(context, name).test
     flow = test.is_flow_N
@@ -69,7 +69,8 @@ def quality(context: Any, name: str, told: dict[str, Any]) -> dict[str, float]:
 
 def blended(home: str) -> Answer:
     """`overture skip blend`, once its candidates are trained; also each member's weight."""
-    from jobs.skip import blend, kept
+    from jobs.skip import artifacts as kept
+    from jobs.skip import blend
 
     context, clock = skip_context(home), stopwatch()
     blend.run(context)
@@ -85,7 +86,8 @@ def prototype(home: str) -> Answer:
     import numpy as np
     import pyarrow as pa
 
-    from models.skip import metrics, splits
+    from models.skip.data import splits
+    from models.skip.evaluation import metrics
 
     context, clock = context_at(home), stopwatch()
     plays = pa.concat_tables([context.lake.read("plays", **p) for p in context.lake.partitions("plays")]).to_pandas()
@@ -199,7 +201,7 @@ def main() -> None:
         "folder of the DSG17 files train_sample.csv or train.csv",
         required=True,
     )
-    from jobs.settings import load
+    from jobs.settings.settings import load
     from skip_features import CONFIG
     from spark_peers import scratch
 

@@ -18,9 +18,9 @@ TOLD = (
 
 def context_at(home: str) -> Any:
     """A context over configs/skip.yaml with its lake in `home`."""
-    from jobs.context import Context
-    from jobs.settings import load
-    from jobs.weeks import Week
+    from jobs.platform.context import Context
+    from jobs.platform.week import Week
+    from jobs.settings.settings import load
 
     os.environ["OVERTURE_HOME"] = home
     settings = load(CONFIG)
@@ -29,7 +29,8 @@ def context_at(home: str) -> Any:
 
 def fill(home: str, n_rows: int) -> Answer:
     """Made-up plays in the lake."""
-    from jobs.ingest import dsg17, dsg17_make
+    from jobs.ingest.dsg17 import adapter as dsg17
+    from jobs.ingest.dsg17 import generate as dsg17_make
 
     context = context_at(home)
     clock = stopwatch()
@@ -55,12 +56,12 @@ def told(context: Any, days: list[str]) -> dict[str, float]:
 
 def on_spark(home: str) -> Answer:
     """All days at once, features and state written; a session is started before the clock."""
-    from jobs.skip import features
+    from jobs.skip import build_features
 
     context = context_at(home)
     context.spark.range(10).count()
     clock = stopwatch()
-    features.run(context)
+    build_features.run(context)
     seconds = clock()
     context.spark.stop()
     return Answer([seconds], told(context, [p["day"] for p in context.lake.partitions("plays")]))
@@ -87,7 +88,7 @@ def in_pandas(home: str) -> Answer:
 
 def one_more_day(home: str, again: bool) -> Answer:
     """The last day on top of the state of the day before, or (again) all days once more."""
-    from jobs.skip import features
+    from jobs.skip import build_features as features
 
     context = context_at(home)
     days = [p["day"] for p in context.lake.partitions("plays")]

@@ -19,7 +19,7 @@ LIMIT_S, LIMIT_MIB = 600, 12 * 1024
 def main() -> None:
     """One table: the features, then a row a model."""
     chosen = harness.options("skip_scale", (__doc__ or "").splitlines()[0])
-    from jobs.settings import load
+    from jobs.settings.settings import load
     from spark_peers import scratch
 
     n_rows = QUICK if chosen.quick else FULL

@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import scipy.sparse as sp
 
-from jobs.session import session
-from jobs.settings import SparkSettings
+from jobs.platform.spark import session
+from jobs.settings.settings import SparkSettings
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession

@@ -19,16 +19,16 @@ POWER_ITERATIONS = 3
 
 def overture(data: str, truth: str, d: int) -> Answer:
     """This project on local Spark; packing is loading, as caching rows is for RowMatrix."""
-    from jobs.factorize import blocks
+    from blockfactor import csr_blocks
     from jobs.factorize import svd as job
-    from jobs.settings import SvdSettings
+    from jobs.settings.settings import SvdSettings
     from spark_peers import CORES, entries, local, scratch
 
     def factorise(matrix: sp.csr_matrix, name: str, d: int) -> tuple[job.Factors, float, float]:
         settings = SvdSettings(d=d, oversampling=OVERSAMPLING, power_iterations=POWER_ITERATIONS)
         frame = entries(spark, matrix, str(folder))
         clock = stopwatch()
-        packed = blocks.pack(frame, name, matrix.shape, CORES, Path(folder), spread=True)
+        packed = csr_blocks.pack(frame, name, matrix.shape, CORES, Path(folder), spread=True)
         loading = clock()
         clock = stopwatch()
         found = job.factorise(spark, packed, packed, settings, seed=1)
@@ -128,11 +128,11 @@ def exact(matrix: sp.csr_matrix, d: int) -> tuple[np.ndarray, np.ndarray]:
 
 def real(data: str, home: str, out: str, playlists: int | None) -> Answer:
     """The week's PMI of configs/mpd.yaml, from the playlists on: left as a matrix in `out`."""
-    from jobs.context import Context
-    from jobs.ingest import mpd
+    from jobs.ingest.mpd import adapter as mpd
     from jobs.matrix import catalog, track_pairs
-    from jobs.settings import load
-    from jobs.weeks import Week
+    from jobs.platform.context import Context
+    from jobs.platform.week import Week
+    from jobs.settings.settings import load
 
     settings = load(Path(__file__).parents[1] / "configs" / "mpd.yaml")
     context = Context(settings, Week.parse(settings.week), Path(home))

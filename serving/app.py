@@ -17,13 +17,16 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
-from serving import lookup, playlists, schema
-from serving.answers import written
-from serving.champion import Champion, Follower
-from serving.front import Front, WholeBody, as_json
-from serving.guard import LOG, RELEASE, Guard
-from serving.metrics import Metrics
-from serving.ready import Ready
+from serving import schema
+from serving.http.fast_routes import Front, WholeBody, as_json
+from serving.http.micro_batching import Together
+from serving.http.middleware import LOG, RELEASE, Guard
+from serving.http.prometheus import Metrics
+from serving.recommend import carousel, entity_lookup
+from serving.recommend.known_users import make_router
+from serving.recommend.recommender import written
+from serving.release.loaded import Ready
+from serving.release.watcher import Champion, Follower
 from serving.settings import ServiceSettings, StoreSettings
 from serving.skip.metrics import SkipMetrics
 from serving.skip.release import SkipRelease
@@ -31,9 +34,7 @@ from serving.skip.routes import make_router as make_skip_router
 from serving.skip.routes import skip_champion
 from serving.skip.routes import state as skip_state
 from serving.stores.circuit import Circuit
-from serving.together import Together
 from serving.trial import Trial
-from serving.users import make_router
 
 PAGE = Path(__file__).parent / "page"
 TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
@@ -146,7 +147,7 @@ def make_lists(champion: Champion, metrics: Metrics, tried: Trial) -> APIRouter:
     def carousels(asked: schema.CarouselRequest) -> Response:
         """A row of playlists for one new listener, with how much each place is looked at."""
         ready = serving(champion)
-        found = playlists.carousel(ready, asked)
+        found = carousel.carousel(ready, asked)
         metrics.answered([found])
         return as_json(found, release=ready.name)
 
@@ -160,7 +161,7 @@ def add_lookups(app: FastAPI, champion: Champion) -> None:
     def release() -> Response:
         """Which release answers, with which methods, over what."""
         ready = serving(champion)
-        return as_json(lookup.about(ready), release=ready.name)
+        return as_json(entity_lookup.about(ready), release=ready.name)
 
     @app.get("/v1/search", responses={200: {"model": schema.Search}, **WRONG}, tags=["vectors"])
     def search(
@@ -170,13 +171,13 @@ def add_lookups(app: FastAPI, champion: Champion) -> None:
     ) -> Response:
         """Tracks or artists by name, most popular first."""
         ready = serving(champion)
-        return as_json(lookup.search(ready, kind, q, limit), release=ready.name)
+        return as_json(entity_lookup.search(ready, kind, q, limit), release=ready.name)
 
     @app.get("/v1/{kind}/{entity_id}", responses={200: {"model": schema.Entity}, **WRONG}, tags=["vectors"])
     def entity(kind: schema.Kind, entity_id: EntityId, space: SpaceName = None) -> Response:
         """The vector of a track, an artist, an album, a playlist or a segment; of a segment its card too."""
         ready = serving(champion)
-        return as_json(lookup.entity(ready, kind, entity_id, space), release=ready.name)
+        return as_json(entity_lookup.entity(ready, kind, entity_id, space), release=ready.name)
 
     @app.get(
         "/v1/{kind}/{entity_id}/neighbours", responses={200: {"model": schema.Neighbourhood}, **WRONG}, tags=["vectors"]
@@ -190,7 +191,7 @@ def add_lookups(app: FastAPI, champion: Champion) -> None:
     ) -> Response:
         """What lies nearest by cosine: the same kind, or another one (`of`)."""
         ready = serving(champion)
-        return as_json(lookup.neighbours(ready, kind, entity_id, k, of or kind, space), release=ready.name)
+        return as_json(entity_lookup.neighbours(ready, kind, entity_id, k, of or kind, space), release=ready.name)
 
 
 def add_health(

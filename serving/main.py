@@ -12,11 +12,11 @@ from pathlib import Path
 import uvicorn
 from pydantic import SecretStr
 
-from serving import experiment
 from serving.app import make_app
-from serving.guard import Guard, log_to_stderr
+from serving.experiment import assignment
+from serving.http.header_timeout import HEADERS_S
+from serving.http.middleware import Guard, log_to_stderr
 from serving.settings import ServiceSettings, StoreSettings
-from serving.slow import HEADERS_S
 
 SETTINGS, STORE, HOME = "OVERTURE_SERVICE_SETTINGS", "OVERTURE_SERVICE_STORE", "OVERTURE_HOME"
 
@@ -42,7 +42,7 @@ def serve(settings: ServiceSettings, home: Path, store: StoreSettings) -> None:
         CheckFailed: its plan was changed after it was registered.
     """
     if settings.experiment:  # before there are workers, which would fail again and again
-        experiment.read(home, settings.experiment)
+        assignment.read(home, settings.experiment)
     log_to_stderr()
     os.environ |= {SETTINGS: with_secrets(settings), STORE: with_secrets(store), HOME: str(home)}
     os.environ[HEADERS_S] = str(settings.headers_s)
@@ -61,6 +61,6 @@ def serve(settings: ServiceSettings, home: Path, store: StoreSettings) -> None:
             access_log=False,
             server_header=False,
             proxy_headers=False,
-            http="serving.slow:Patient",
+            http="serving.http.header_timeout:Patient",
             timeout_graceful_shutdown=settings.stop_s,
         )

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 
-from models.assignment import bounds
+from models.evaluation.assignment import bounds
 
 ArmMethod = Literal["semi_pers", "full_pers", "blend", "popularity", "country_age_mean"]
 Name = Annotated[str, Field(pattern="^[a-z0-9][a-z0-9_-]{0,39}$")]

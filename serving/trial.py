@@ -8,11 +8,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from serving import answers
-from serving.experiment import Running
-from serving.exposure_log import ExposureLog
-from serving.guard import LOG
-from serving.ready import Ready
+from serving.experiment.assignment import Running
+from serving.experiment.exposure_log import ExposureLog
+from serving.http.middleware import LOG
+from serving.recommend import recommender
+from serving.release.loaded import Ready
 from serving.schema import HowMany, Listener
 from serving.settings import ServiceSettings
 
@@ -36,7 +36,7 @@ class Trial:
     ) -> list[dict[str, Any]]:
         """Answers as answers.recommend gives them; who is in the experiment gets the arm's, and it is noted."""
         if self.running is None:
-            return answers.recommend(ready, listeners, asked, explain)
+            return recommender.recommend(ready, listeners, asked, explain)
         shown = self.running.recommend(ready, listeners, asked, datetime.now(UTC), explain)
         if self.log is not None:
             try:

@@ -16,8 +16,8 @@ os.environ.setdefault("OVERTURE_CONFIG", str(ROOT / "configs" / "tiny.yaml"))
 def spark(tmp_path_factory):
     """The suite's only session: local[2], UTC, few partitions."""
     os.environ["OVERTURE_HOME"] = str(tmp_path_factory.mktemp("home"))
-    from jobs.session import session
-    from jobs.settings import SparkSettings, load
+    from jobs.platform.spark import session
+    from jobs.settings.settings import SparkSettings, load
 
     extra = load(ROOT / "configs" / "tiny.yaml").spark.extra
     found = session(SparkSettings(master="local[2]", partitions=2, driver_memory="2g", extra=extra), "tests")
@@ -35,9 +35,9 @@ def home(tmp_path, monkeypatch) -> Path:
 @pytest.fixture
 def context(home):
     """A context over the tiny settings, week 2026-11-16, with an empty lake."""
-    from jobs.context import Context
-    from jobs.settings import load
-    from jobs.weeks import Week
+    from jobs.platform.context import Context
+    from jobs.platform.week import Week
+    from jobs.settings.settings import load
 
     return Context(load(ROOT / "configs" / "tiny.yaml"), Week.parse("2026-11-16"), home)
 
@@ -45,7 +45,7 @@ def context(home):
 @pytest.fixture
 def command(monkeypatch, capfd) -> Callable[..., tuple[int, str, str]]:
     """Type an `overture` command; returns exit code, stdout and stderr."""
-    from jobs import cli
+    from jobs.cli import main as cli
 
     def run(*arguments: object) -> tuple[int, str, str]:
         monkeypatch.setattr("sys.argv", ["overture", *map(str, arguments)])
@@ -76,6 +76,6 @@ def data_dir() -> Callable[[str], Path]:
 @pytest.fixture(scope="session")
 def skip_week_home(spark, tmp_path_factory) -> Path:
     """A home with the champion of a small skip week; tests copy it before they change it."""
-    import skip_week
+    from tests.helpers import skip_week
 
     return skip_week.make(tmp_path_factory.mktemp("skip_week")).home

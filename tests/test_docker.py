@@ -84,7 +84,7 @@ def test_a_store_of_its_own_is_started_by_its_profile_alone():
 
 
 def test_settings_in_the_environment_are_settings():
-    from jobs.settings import Settings
+    from jobs.settings.settings import Settings
 
     environment = COMPOSE["x-airflow"]["environment"]
     for name in (n for n in environment if n.startswith("OVERTURE__")):

@@ -1,12 +1,12 @@
 """Judge methods on the validation and the test cohort, by slice, with bootstrap intervals.
 
 The weekly run judges evaluation.methods, a backtest all but the peers; those of
-models/methods/registry.py that learn are trained here.
+models/cold_start/methods/registry.py that learn are trained here.
 
 Input   features, cohort, first_day, track_vectors, segments, catalog, work/<week>/<space>/network.onnx; to train
         baselines also warm_users, user_vectors, user_track
 Output  evaluation, partition week=<week> space=<space>
-Source  paper 4.1; metrics in models/metrics.py. The network is judged as it is served: through onnxruntime.
+Source  paper 4.1; metrics in models/evaluation/metrics.py. The network is judged as it is served: through onnxruntime.
 """
 
 from __future__ import annotations
@@ -19,16 +19,17 @@ import pandas as pd
 import pyarrow as pa
 from scipy.sparse import csr_array
 
-from jobs import figures, tracking
+from contracts.errors import CheckFailed
 from jobs.cold_start.methods import build_methods
-from jobs.cold_start.warm import catalogue, first_days, load
-from jobs.context import Context
-from jobs.errors import CheckFailed
-from jobs.settings import Space
-from jobs.tracking_run import Run
-from models.input_vector import AGE_CLASSES, INTERACTIONS, FirstDays, Ragged, age_classes
-from models.methods import lists
-from models.metrics import bootstrap, score
+from jobs.cold_start.training_data import catalogue, first_days, load
+from jobs.platform import figures
+from jobs.platform.context import Context
+from jobs.settings.settings import Space
+from jobs.tracking import runs
+from jobs.tracking.run_logger import Run
+from models.cold_start.input_vector import AGE_CLASSES, INTERACTIONS, FirstDays, Ragged, age_classes
+from models.cold_start.methods import lists
+from models.evaluation.metrics import bootstrap, score
 
 METRICS = ("precision", "recall", "ndcg")
 MAX_COUNTRIES = 5
@@ -53,7 +54,7 @@ class Cohort:
 def run(context: Context, space: Space) -> dict[str, Any]:
     """Recommend, score, slice, write; the report for Airflow."""
     settings = context.settings.evaluation
-    with tracking.task(context, "evaluate", space) as run:
+    with runs.task(context, "evaluate", space) as run:
         methods = build_methods(context, space, run)
         rows: list[dict[str, Any]] = []
         recommended: dict[str, np.ndarray] = {}

@@ -2,7 +2,7 @@
 
 Input   track_vectors, user_vectors, catalog, collections, warm_users, users, first_day (each split)
 Output  entity_vectors, demographic_vectors, features (split = train, validation, test)
-Source  paper 3.2.2; layout in models/input_vector.py, the same function that serves
+Source  paper 3.2.2; layout in models/cold_start/input_vector.py, the same function that serves
 Time    everything read was cut at as_of by the jobs that wrote it; first days end with the registration day
 """
 
@@ -15,12 +15,12 @@ import numpy as np
 import pyarrow as pa
 
 import contracts
-from jobs import tracking
 from jobs.cold_start.people import warm_people
-from jobs.context import Context
-from jobs.lake import list_column
-from jobs.settings import Space
-from models.input_vector import AGE_CLASSES, Demographics, Entities, FirstDays, input_vectors
+from jobs.platform.context import Context
+from jobs.platform.lake import list_column
+from jobs.settings.settings import Space
+from jobs.tracking import runs
+from models.cold_start.input_vector import AGE_CLASSES, Demographics, Entities, FirstDays, input_vectors
 
 SPLITS = ("train", "validation", "test")
 CHUNK = 16_384
@@ -29,7 +29,7 @@ CHUNK = 16_384
 def run(context: Context, space: Space) -> dict[str, Any]:
     """Write the vectors and the inputs of all three splits; the report for Airflow."""
     lake, week = context.lake, context.week.name
-    with tracking.task(context, "features", space) as run:
+    with runs.task(context, "features", space) as run:
         entities = entity_vectors(context, space)
         demographics = demographic_vectors(context, space)
         rows: dict[str, int] = {}

@@ -8,19 +8,19 @@ from __future__ import annotations
 
 from functools import cache
 
-from jobs.cold_start.settings import METHODS, PEERS
-from jobs.cold_start.warm import catalogue, warm_side
-from jobs.context import Context
-from jobs.lake import vectors
-from jobs.release import blend, export
-from jobs.settings import Settings, Space
-from jobs.tracking_run import Run
-from models.methods import Method
-from models.methods.bag import BagRecipe
-from models.methods.dropoutnet import DropoutNetRecipe
-from models.methods.melu import MeluRecipe
-from models.methods.neighbours import NeighbourRecipe
-from models.methods.registry import AlsRecipe, OnLoss, Ours, Parts, Workshop
+from jobs.cold_start import blend_artifacts, onnx_export
+from jobs.cold_start.training_data import catalogue, warm_side
+from jobs.platform.context import Context
+from jobs.platform.lake import vectors
+from jobs.settings.cold_start import METHODS, PEERS
+from jobs.settings.settings import Settings, Space
+from jobs.tracking.run_logger import Run
+from models.cold_start.methods import Method
+from models.cold_start.methods.dropoutnet import DropoutNetRecipe
+from models.cold_start.methods.first_day_network import BagRecipe
+from models.cold_start.methods.melu import MeluRecipe
+from models.cold_start.methods.neighbours import NeighbourRecipe
+from models.cold_start.methods.registry import AlsRecipe, OnLoss, Ours, Parts, Workshop
 
 SECTIONS = {"first_day_autoencoder": "autoencoder", "segment_mixture": "mixture"}  # of the settings, by network
 
@@ -48,7 +48,7 @@ def build_methods(context: Context, space: Space, run: Run) -> list[Method]:
     methods: list[Method] = []
     for name in judged(context, space):
         if name == "blend" and context.settings.gate.blended(space):
-            methods.append(blend.read(blend.kept(context, space), catalogue(context)))
+            methods.append(blend_artifacts.read(blend_artifacts.kept(context, space), catalogue(context)))
         else:
             methods.append(shop.method(name))
     log_learning(run, losses, shop.parts.seed)
@@ -73,10 +73,10 @@ def workshop(context: Context, space: Space, on_loss: OnLoss) -> Workshop:
     centroids_KD = vectors(segments, "centroid")
     ranked = segments.column("ranking").combine_chunks()
     ranking_KR = ranked.flatten().to_numpy().reshape(len(ranked), -1)
-    network = cache(lambda: export.session(export.kept(context, space).network))
+    network = cache(lambda: onnx_export.session(onnx_export.kept(context, space).network))
     return Workshop(Parts(
         tracks_ND, centroids_KD, ranking_KR,
-        predict=lambda x_BF: export.run(network(), x_BF),
+        predict=lambda x_BF: onnx_export.run(network(), x_BF),
         warm=lambda: warm_side(context, space, tracks_ND, centroids_KD, ranking_KR),
         similarity=settings.evaluation.similarity,
         seed=context.seed(f"methods/{space}"),

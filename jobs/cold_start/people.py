@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from jobs.context import Context
-from models.input_vector import AGE_CLASSES, age_classes
+from jobs.platform.context import Context
+from models.cold_start.input_vector import AGE_CLASSES, age_classes
 
 
 def warm_people(context: Context) -> pd.DataFrame:

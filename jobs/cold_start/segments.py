@@ -18,19 +18,20 @@ import numpy as np
 import pyarrow as pa
 from scipy.sparse import csr_matrix
 
-from jobs import figures, tracking
-from jobs.cold_start.cards import cards
-from jobs.context import Context
-from jobs.lake import list_column
-from jobs.settings import Space
-from models.segment_match import match
-from models.segments import kmeans, rankings
+from jobs.cold_start.segment_cards import cards
+from jobs.platform import figures
+from jobs.platform.context import Context
+from jobs.platform.lake import list_column
+from jobs.settings.settings import Space
+from jobs.tracking import runs
+from models.cold_start.segment_match import match
+from models.cold_start.segments import kmeans, rankings
 
 
 def run(context: Context, space: Space) -> dict[str, Any]:
     """Cluster, rank, describe, write; the report for Airflow."""
     settings, week = context.settings.segments, context.week.name
-    with tracking.task(context, "segments", space) as run:
+    with runs.task(context, "segments", space) as run:
         x = context.lake.matrix("user_vectors", week=week, space=space)
         found = kmeans(x, settings.k, context.seed(f"segments/{space}"), settings.max_iter, settings.n_init)
         user_tracks = listened(context, len(x))

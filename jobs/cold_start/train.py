@@ -1,9 +1,9 @@
 """Train the network from first-day inputs to the vectors of warm users, and export it.
 
 Input   features (train, validation, test), user_vectors, warm_users
-Output  work/<week>/<space>/: network.onnx and PyTorch's own predictions for the cohort (jobs/release/export.py);
-        with gate.method blend, that too (jobs/release/blend.py)
-Source  paper 3.2.3; recipes in models/network.py
+Output  work/<week>/<space>/: network.onnx and PyTorch's own predictions for the cohort (jobs/cold_start/onnx_export.py);
+        with gate.method blend, that too (jobs/cold_start/blend_artifacts.py)
+Source  paper 3.2.3; recipes in models/cold_start/network.py
 """
 
 from __future__ import annotations
@@ -12,22 +12,23 @@ from typing import Any
 
 import numpy as np
 
-from jobs import figures, tracking
+from contracts.errors import CheckFailed
+from jobs.cold_start import blend_artifacts
 from jobs.cold_start.methods import log_learning, workshop
-from jobs.cold_start.warm import first_days, load
-from jobs.context import Context
-from jobs.errors import CheckFailed
-from jobs.release import blend
-from jobs.release.export import keep, to_onnx
-from jobs.settings import Space
-from jobs.tracking_run import Run
-from models.network import Recipe, fit, predict
+from jobs.cold_start.onnx_export import keep, to_onnx
+from jobs.cold_start.training_data import first_days, load
+from jobs.platform import figures
+from jobs.platform.context import Context
+from jobs.settings.settings import Space
+from jobs.tracking import runs
+from jobs.tracking.run_logger import Run
+from models.cold_start.network import Recipe, fit, predict
 
 
 def run(context: Context, space: Space) -> dict[str, Any]:
     """Fit, export, keep; the report for Airflow."""
     settings = context.settings.network
-    with tracking.task(context, "train", space) as run:
+    with runs.task(context, "train", space) as run:
         x, y = training_set(context, space)
         rng = np.random.default_rng(context.seed(f"holdout/{space}"))
         held = rng.random(len(x)) < settings.holdout
@@ -63,7 +64,7 @@ def train_blend(context: Context, space: Space, run: Run) -> None:
     user_ids, _ = load(context, space, "validation")
     facts = {"seed": shop.parts.seed, "loss": losses[-1][1], "epochs": len(losses)}
     days = first_days(context, "validation", user_ids)
-    run.log_onnx(blend.keep(context, space, found, shop.autoencoder, user_ids, days, facts), f"{space}_blend")
+    run.log_onnx(blend_artifacts.keep(context, space, found, shop.autoencoder, user_ids, days, facts), f"{space}_blend")
     log_learning(run, losses, shop.parts.seed)
 
 

@@ -33,20 +33,19 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyspark.sql import functions as F
 
-from jobs.errors import BadArgument, CheckFailed, OvertureError
-from jobs.factorize import blocks
-from jobs.factorize.blocks import Block, Matrix
-from jobs.factorize.crew import Crew, crew, one_thread
-from jobs.lake import list_column
-from jobs.progress import say
-from jobs.scratch import scratch
-from models import als
+from blockfactor import als_kernels, csr_blocks
+from blockfactor.csr_blocks import Block, Matrix
+from blockfactor.worker_pool import Crew, crew, one_thread
+from contracts.errors import BadArgument, CheckFailed, OvertureError
+from jobs.platform.lake import list_column
+from jobs.platform.progress import say
+from jobs.platform.temp_dirs import scratch
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
-    from jobs.context import Context
-    from jobs.settings import AlsSettings
+    from jobs.platform.context import Context
+    from jobs.settings.settings import AlsSettings
 
 SPACE = "ut_als"
 ROWS_A_BATCH = 4096
@@ -93,11 +92,11 @@ class Fit:
 
     def items(self) -> np.ndarray:
         """Item factors (N, d) float32, memory-mapped."""
-        return blocks.load(self.plan.state("y"))
+        return csr_blocks.load(self.plan.state("y"))
 
     def users(self, block: Block) -> np.ndarray:
         """User factors (rows of the block, d) float32, memory-mapped."""
-        return blocks.load(self.plan.users(block, self.plan.round))
+        return csr_blocks.load(self.plan.users(block, self.plan.round))
 
 
 def train(
@@ -131,28 +130,28 @@ def train(
     )
     n_items = ratings.n_columns
     for name in ("y0", "y1", "p0", "p1", "r0", "r1"):
-        blocks.make_rows(plan.file(name), n_items, plan.d)
+        csr_blocks.make_rows(plan.file(name), n_items, plan.d)
     for block in ratings.blocks:
-        blocks.make_rows(plan.sums(block), n_items, plan.d)
-    parts = blocks.spans(n_items, len(ratings.blocks))
+        csr_blocks.make_rows(plan.sums(block), n_items, plan.d)
+    parts = csr_blocks.spans(n_items, len(ratings.blocks))
     losses: list[float] = []
     seconds: list[float] = []
     with crew(spark, len(ratings.blocks)) as workers:
         counts = sum(workers.each(partial(count_items, plan), ratings.blocks), np.zeros(n_items, np.int64))
-        ridge_N = als.ridges(counts, plan.regularisation, plan.exponent)
-        blocks.save(plan.file("ridge"), ridge_N)
+        ridge_N = als_kernels.ridges(counts, plan.regularisation, plan.exponent)
+        csr_blocks.save(plan.file("ridge"), ridge_N)
         if isinstance(start, int):
             gram, penalty = _spectral_start(workers, plan, parts, start)
         else:
-            blocks.write_rows(plan.state("y"), 0, start)
-            gram, penalty = als.gram(start), als.penalty(start, ridge_N)
+            csr_blocks.write_rows(plan.state("y"), 0, start)
+            gram, penalty = als_kernels.gram(start), als_kernels.penalty(start, ridge_N)
         for number in range(1, settings.iterations + 1):
             began = time.perf_counter()
             plan = replace(plan, round=number)
-            blocks.save(plan.file("gram-y"), gram.astype(np.float32))
+            csr_blocks.save(plan.file("gram-y"), gram.astype(np.float32))
             solved = workers.each(partial(solve_users, plan), ratings.blocks)
             loss = sum(part for part, _ in solved) + penalty
-            blocks.save(plan.file("gram-x"), _sum(part for _, part in solved).astype(np.float32))
+            csr_blocks.save(plan.file("gram-x"), _sum(part for _, part in solved).astype(np.float32))
             workers.each(partial(open_items, plan), parts)
             for _ in range(plan.steps):
                 workers.each(partial(spread, plan), ratings.blocks)
@@ -177,9 +176,9 @@ def train(
 
 def _spectral_start(workers: Crew, plan: Plan, parts: list[tuple[int, int]], seed: int) -> tuple[np.ndarray, float]:
     """Start the items at the main directions of the binary matrix; their Gram matrix and ridge penalty."""
-    blocks.save(plan.file("noise"), als.noise(plan.ratings.n_columns, plan.d, seed))
+    csr_blocks.save(plan.file("noise"), als_kernels.noise(plan.ratings.n_columns, plan.d, seed))
     workers.each(partial(project, plan), plan.ratings.blocks)
-    turn = als.whiten(_sum(workers.each(partial(gram_of_sums, plan), parts)), plan.ratings.n_columns)
+    turn = als_kernels.whiten(_sum(workers.each(partial(gram_of_sums, plan), parts)), plan.ratings.n_columns)
     found = workers.each(partial(start_items, plan, turn), parts)
     return _sum(part for part, _ in found), sum(part for _, part in found)
 
@@ -200,23 +199,23 @@ def count_items(plan: Plan, block: Block) -> np.ndarray:
 def project(plan: Plan, block: Block) -> None:
     """What a block adds to the items' start."""
     offsets, items, _ = plan.ratings.csr(block)
-    noise = blocks.load(plan.file("noise"))
+    noise = csr_blocks.load(plan.file("noise"))
     out = np.zeros(noise.shape, np.float32)
-    als.project(offsets, items, noise, out)
-    blocks.write_rows(plan.sums(block), 0, out)
+    als_kernels.project(offsets, items, noise, out)
+    csr_blocks.write_rows(plan.sums(block), 0, out)
 
 
 def gram_of_sums(plan: Plan, part: tuple[int, int]) -> np.ndarray:
     """Gram matrix (d, d) of what the blocks left for a range of tracks."""
-    return als.gram(_added(plan, *part))
+    return als_kernels.gram(_added(plan, *part))
 
 
 def start_items(plan: Plan, turn: np.ndarray, part: tuple[int, int]) -> tuple[np.ndarray, float]:
     """Write the start of a range of tracks: its Gram matrix and ridge penalty."""
     start, stop = part
     y = _added(plan, start, stop) @ turn
-    blocks.write_rows(plan.state("y"), start, y)
-    return als.gram(y), als.penalty(y, blocks.load(plan.file("ridge"))[start:stop])
+    csr_blocks.write_rows(plan.state("y"), start, y)
+    return als_kernels.gram(y), als_kernels.penalty(y, csr_blocks.load(plan.file("ridge"))[start:stop])
 
 
 def solve_users(plan: Plan, block: Block) -> tuple[float, np.ndarray]:
@@ -225,49 +224,51 @@ def solve_users(plan: Plan, block: Block) -> tuple[float, np.ndarray]:
     if plan.round == 1:
         x = np.zeros((block.stop - block.start, plan.d), np.float32)
     else:
-        x = np.array(blocks.load(plan.users(block, plan.round - 1)))
-    y, gram = blocks.load(plan.state("y")), blocks.load(plan.file("gram-y"))
-    ridge = als.ridges(np.diff(offsets), plan.regularisation, plan.exponent)
+        x = np.array(csr_blocks.load(plan.users(block, plan.round - 1)))
+    y, gram = csr_blocks.load(plan.state("y")), csr_blocks.load(plan.file("gram-y"))
+    ridge = als_kernels.ridges(np.diff(offsets), plan.regularisation, plan.exponent)
     out = np.zeros(y.shape, np.float32)
-    loss = als.solve_users(offsets, items, affinities, x, y, gram, ridge, np.float32(plan.alpha), plan.steps, out)
-    blocks.save(plan.users(block, plan.round), x)
-    blocks.write_rows(plan.sums(block), 0, out)
-    return loss, als.gram(x)
+    loss = als_kernels.solve_users(
+        offsets, items, affinities, x, y, gram, ridge, np.float32(plan.alpha), plan.steps, out
+    )
+    csr_blocks.save(plan.users(block, plan.round), x)
+    csr_blocks.write_rows(plan.sums(block), 0, out)
+    return loss, als_kernels.gram(x)
 
 
 def open_items(plan: Plan, part: tuple[int, int]) -> None:
     """The first residual of a range of tracks, which is also the first direction."""
     start, stop = part
-    y = blocks.load(plan.state("y"))[start:stop]
+    y = csr_blocks.load(plan.state("y"))[start:stop]
     residual = _added(plan, start, stop) - _ridged(plan, start, stop, y)
     for name in ("r", "p"):
-        blocks.write_rows(plan.state(name), start, residual)
+        csr_blocks.write_rows(plan.state(name), start, residual)
 
 
 def spread(plan: Plan, block: Block) -> None:
     """One pass over a block's ratings for the items' direction."""
     offsets, items, affinities = plan.ratings.csr(block)
-    x, p = blocks.load(plan.users(block, plan.round)), blocks.load(plan.state("p"))
+    x, p = csr_blocks.load(plan.users(block, plan.round)), csr_blocks.load(plan.state("p"))
     out = np.zeros(p.shape, np.float32)
-    als.spread(offsets, items, affinities, x, p, np.float32(plan.alpha), out)
-    blocks.write_rows(plan.sums(block), 0, out)
+    als_kernels.spread(offsets, items, affinities, x, p, np.float32(plan.alpha), out)
+    csr_blocks.write_rows(plan.sums(block), 0, out)
 
 
 def step_items(plan: Plan, part: tuple[int, int]) -> tuple[float, np.ndarray, float]:
     """One conjugate gradient step of a range of tracks: the fall of the loss, the new Gram matrix and ridge penalty."""
     start, stop = part
-    y, r, p = (np.array(blocks.load(plan.state(name))[start:stop]) for name in ("y", "r", "p"))
+    y, r, p = (np.array(csr_blocks.load(plan.state(name))[start:stop]) for name in ("y", "r", "p"))
     q = _added(plan, start, stop) + _ridged(plan, start, stop, p)
-    gain = als.step_items(y, r, p, q)
+    gain = als_kernels.step_items(y, r, p, q)
     for name, rows in (("y", y), ("r", r), ("p", p)):
-        blocks.write_rows(plan.state(name, 1), start, rows)
-    return gain, als.gram(y), als.penalty(y, blocks.load(plan.file("ridge"))[start:stop])
+        csr_blocks.write_rows(plan.state(name, 1), start, rows)
+    return gain, als_kernels.gram(y), als_kernels.penalty(y, csr_blocks.load(plan.file("ridge"))[start:stop])
 
 
 def _ridged(plan: Plan, start: int, stop: int, rows: np.ndarray) -> np.ndarray:
     """Rows of a range of tracks times the Gram matrix of the users, plus their ridge."""
-    out: np.ndarray = rows @ blocks.load(plan.file("gram-x"))
-    out += blocks.load(plan.file("ridge"))[start:stop, None] * rows
+    out: np.ndarray = rows @ csr_blocks.load(plan.file("gram-x"))
+    out += csr_blocks.load(plan.file("ridge"))[start:stop, None] * rows
     return out
 
 
@@ -275,7 +276,7 @@ def _added(plan: Plan, start: int, stop: int) -> np.ndarray:
     """What all blocks left for a range of tracks, in the order of the blocks."""
     total = np.zeros((stop - start, plan.d), np.float32)
     for block in plan.ratings.blocks:
-        total += blocks.load(plan.sums(block))[start:stop]
+        total += csr_blocks.load(plan.sums(block))[start:stop]
     return total
 
 
@@ -325,7 +326,7 @@ def first_items(context: Context) -> np.ndarray | int:
 
 
 def _unit_users(fit: Fit, block: Block) -> np.ndarray:
-    return blocks.unit_rows(fit.users(block))
+    return csr_blocks.unit_rows(fit.users(block))
 
 
 def run(context: Context) -> dict[str, object]:
@@ -336,7 +337,7 @@ def run(context: Context) -> dict[str, object]:
         F.col("user_idx").alias("row"), F.col("track_idx").alias("column"), F.col("affinity").alias("value")
     )
     with scratch(context, f"{SPACE}-{context.week.name}") as folder:
-        ratings = blocks.pack(entries, "user_track", shape, settings.spark.partitions, folder, positive=True)
+        ratings = csr_blocks.pack(entries, "user_track", shape, settings.spark.partitions, folder, positive=True)
         if not ratings.n_entries:
             raise CheckFailed(f"user_track: week={week} has no row; run `overture matrix user-track` first")
         total = settings.als.iterations

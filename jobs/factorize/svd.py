@@ -27,22 +27,21 @@ import numpy as np
 import pyarrow as pa
 from pyspark.sql import functions as F
 
-from jobs.errors import BadArgument, CheckFailed
-from jobs.factorize import blocks
+from blockfactor import csr_blocks, svd_kernels
+from blockfactor.als_kernels import gram
+from blockfactor.csr_blocks import Block, Matrix
+from blockfactor.worker_pool import Crew, crew
+from contracts.errors import BadArgument, CheckFailed
 from jobs.factorize.als import user_rows
-from jobs.factorize.blocks import Block, Matrix
-from jobs.factorize.crew import Crew, crew
-from jobs.lake import list_column
-from jobs.progress import say
-from jobs.scratch import scratch
-from models import svd
-from models.als import gram
+from jobs.platform.lake import list_column
+from jobs.platform.progress import say
+from jobs.platform.temp_dirs import scratch
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
-    from jobs.context import Context
-    from jobs.settings import SvdSettings
+    from jobs.platform.context import Context
+    from jobs.settings.settings import SvdSettings
 
 SPACE = "tt_svd"
 
@@ -72,7 +71,7 @@ class Factors:
 
 
 def _settled(file: str, places: np.ndarray, sign: np.ndarray) -> np.ndarray:
-    rows: np.ndarray = blocks.load(file)[places] * sign.astype(np.float32)
+    rows: np.ndarray = csr_blocks.load(file)[places] * sign.astype(np.float32)
     return rows
 
 
@@ -93,13 +92,13 @@ def factorise(spark: SparkSession, matrix: Matrix, transposed: Matrix, settings:
     width = min(settings.d + settings.oversampling, m, n)
     folder = matrix.folder
     with crew(spark, max(len(matrix.blocks), len(transposed.blocks))) as workers:
-        lefts, rights, corners = _powers(workers, matrix, transposed, svd.start(n, width, seed), settings)
+        lefts, rights, corners = _powers(workers, matrix, transposed, svd_kernels.start(n, width, seed), settings)
         left_gram = np.sum(workers.each(partial(_gram, lefts), matrix.blocks), axis=0)
         right_gram = np.sum(workers.each(partial(_gram, rights), transposed.blocks), axis=0)
-        turns, mixed = (np.split(x, len(lefts)) for x in svd.leading(left_gram, right_gram, corners, width))
+        turns, mixed = (np.split(x, len(lefts)) for x in svd_kernels.leading(left_gram, right_gram, corners, width))
         right, r = _orthogonal(workers, transposed, partial(_add, rights, mixed), width, f"{folder}/right")
-        small = svd.small_svd(r, settings.d)
-        u, v = (blocks.make_rows(f"{folder}/{name}.npy", size, settings.d) for name, size in (("u", m), ("v", n)))
+        small = svd_kernels.small_svd(r, settings.d)
+        u, v = (csr_blocks.make_rows(f"{folder}/{name}.npy", size, settings.d) for name, size in (("u", m), ("v", n)))
         write = partial(_write_sum, u, lefts, [turn @ small.left for turn in turns])
         peaks = workers.each(write, matrix.blocks)
         workers.each(partial(_write_sum, v, [right], [small.right]), transposed.blocks)
@@ -108,16 +107,16 @@ def factorise(spark: SparkSession, matrix: Matrix, transposed: Matrix, settings:
     residual = float(np.sqrt(np.sum(errors, axis=0)).max()) / first
     unexplained = max(0.0, 1.0 - float((small.values**2).sum()) / matrix.squares) if matrix.squares else 0.0
     places = matrix.row_places(), transposed.row_places()
-    return Factors(u, v, small.values, svd.signs(peaks), residual, unexplained, places)
+    return Factors(u, v, small.values, svd_kernels.signs(peaks), residual, unexplained, places)
 
 
 def _powers(
     workers: Crew, matrix: Matrix, transposed: Matrix, omega: np.ndarray, settings: SvdSettings
 ) -> tuple[list[str], list[str], list[np.ndarray]]:
-    """Q_j, Z_j (files) and C_j of the last two power iterations; `models/svd.py` says which is which."""
+    """Q_j, Z_j (files) and C_j of the last two power iterations; `blockfactor/svd_kernels.py` says which is which."""
     width = omega.shape[1]
     dense = f"{matrix.folder}/omega.npy"
-    blocks.save(dense, omega)
+    csr_blocks.save(dense, omega)
     lefts, rights, corners = [], [], []
     for power in range(settings.power_iterations + 1):
         name = f"{matrix.folder}/{{}}-{power}"
@@ -137,9 +136,9 @@ def _orthogonal(
     workers: Crew, matrix: Matrix, rows: Callable[[Block], np.ndarray], width: int, name: str
 ) -> tuple[str, np.ndarray]:
     """QR of what `rows` gives for each block of the matrix's rows: the file of Q (rows, K), and R (K, width)."""
-    raw = blocks.make_rows(f"{name}-raw.npy", matrix.n_rows, width)
-    turns, r = svd.stack_qr(workers.each(partial(_block_qr, rows, raw), matrix.blocks))
-    done = blocks.make_rows(f"{name}.npy", matrix.n_rows, len(r))
+    raw = csr_blocks.make_rows(f"{name}-raw.npy", matrix.n_rows, width)
+    turns, r = svd_kernels.stack_qr(workers.each(partial(_block_qr, rows, raw), matrix.blocks))
+    done = csr_blocks.make_rows(f"{name}.npy", matrix.n_rows, len(r))
     workers.each(partial(_turn, raw, done), list(zip(matrix.blocks, turns, strict=True)))
     Path(raw).unlink()
     return done, r
@@ -150,16 +149,16 @@ def _orthogonal(
 
 def _multiply(matrix: Matrix, dense: str, block: Block) -> np.ndarray:
     """A block of rows of matrix @ dense."""
-    x = blocks.load(dense)
+    x = csr_blocks.load(dense)
     out = np.zeros((block.stop - block.start, x.shape[1]), np.float32)
-    svd.multiply(*matrix.csr(block), x, out)
+    svd_kernels.multiply(*matrix.csr(block), x, out)
     return out
 
 
 def _add(sources: list[str], turns: list[np.ndarray], block: Block) -> np.ndarray:
     """A block of rows of the sum of source @ turn."""
     parts = (
-        blocks.load(source)[block.start : block.stop] @ turn.astype(np.float32)
+        csr_blocks.load(source)[block.start : block.stop] @ turn.astype(np.float32)
         for source, turn in zip(sources, turns, strict=True)
     )
     total: np.ndarray = reduce(np.add, parts)
@@ -169,36 +168,36 @@ def _add(sources: list[str], turns: list[np.ndarray], block: Block) -> np.ndarra
 def _block_qr(rows: Callable[[Block], np.ndarray], target: str, block: Block) -> np.ndarray:
     """R of a block's own QR; its Q goes into the file, with zeros where the block has fewer rows than columns."""
     x = rows(block)
-    q, r = svd.thin_qr(x)
+    q, r = svd_kernels.thin_qr(x)
     x[:, : q.shape[1]] = q
     x[:, q.shape[1] :] = 0
-    blocks.write_rows(target, block.start, x)
+    csr_blocks.write_rows(target, block.start, x)
     return r
 
 
 def _turn(source: str, target: str, task: tuple[Block, np.ndarray]) -> None:
     block, turn = task
-    rows = blocks.load(source)[block.start : block.stop, : len(turn)]
-    blocks.write_rows(target, block.start, rows @ turn.astype(np.float32))
+    rows = csr_blocks.load(source)[block.start : block.stop, : len(turn)]
+    csr_blocks.write_rows(target, block.start, rows @ turn.astype(np.float32))
 
 
 def _write_sum(target: str, sources: list[str], turns: list[np.ndarray], block: Block) -> np.ndarray:
     """Peaks of the columns of a block of rows of the sum of source @ turn, which goes into the file."""
     rows = _add(sources, turns, block)
-    blocks.write_rows(target, block.start, rows)
-    return svd.peaks(rows)
+    csr_blocks.write_rows(target, block.start, rows)
+    return svd_kernels.peaks(rows)
 
 
 def _gram(sources: list[str], block: Block) -> np.ndarray:
     """A block's part of the Gram matrix of all columns of the sources."""
-    return gram(np.hstack([blocks.load(source)[block.start : block.stop] for source in sources]))
+    return gram(np.hstack([csr_blocks.load(source)[block.start : block.stop] for source in sources]))
 
 
 def _residual(matrix: Matrix, left: str, right: str, values: np.ndarray, block: Block) -> np.ndarray:
     """Sum of squares of A v - sigma u over the block's rows (d,)."""
-    v, u = blocks.load(right), blocks.load(left)[block.start : block.stop]
+    v, u = csr_blocks.load(right), csr_blocks.load(left)[block.start : block.stop]
     out = np.zeros(u.shape, np.float32)
-    svd.multiply(*matrix.csr(block), v, out)
+    svd_kernels.multiply(*matrix.csr(block), v, out)
     error = out - u * values.astype(np.float32)
     total: np.ndarray = np.einsum("nd,nd->d", error, error, dtype=np.float64)
     return total
@@ -206,7 +205,7 @@ def _residual(matrix: Matrix, left: str, right: str, values: np.ndarray, block: 
 
 def _mean_of_tracks(heard: Matrix, vectors: str, block: Block) -> np.ndarray:
     offsets, columns, _ = heard.csr(block)
-    return svd.mean_rows(offsets, columns, blocks.load(vectors))
+    return svd_kernels.mean_rows(offsets, columns, csr_blocks.load(vectors))
 
 
 # -- the job -------------------------------------------------------------------------------------------------------
@@ -226,12 +225,12 @@ def run(context: Context) -> dict[str, object]:
     parts = settings.spark.partitions
     with scratch(context, f"{SPACE}-{context.week.name}") as folder:
         pairs = lake.spark(spark, "track_pairs", week=week)
-        matrix = blocks.pack(symmetric(pairs), "track_pairs", (n_tracks, n_tracks), parts, folder, spread=True)
+        matrix = csr_blocks.pack(symmetric(pairs), "track_pairs", (n_tracks, n_tracks), parts, folder, spread=True)
         if not matrix.n_entries:
             raise CheckFailed(f"track_pairs: week={week} has no row; run `overture matrix track-pairs` first")
         say(f"svd  {n_tracks} x {n_tracks}, {matrix.n_entries} entries, rank {settings.svd.d}")
         factors = factorise(spark, matrix, matrix, settings.svd, context.seed("svd"))
-        vectors = svd.embed(factors.u(), factors.values, settings.svd.exponent)
+        vectors = svd_kernels.embed(factors.u(), factors.values, settings.svd.exponent)
         empty = np.flatnonzero(~_paired(matrix))
         vectors[empty] = 0
         say(
@@ -251,12 +250,12 @@ def run(context: Context) -> dict[str, object]:
         tracks = pa.table({"track_idx": np.arange(n_tracks, dtype=np.int32), "vector": list_column(vectors)})
         track_vectors = lake.write("track_vectors", tracks, report=report, week=week, space=SPACE)
         shared = f"{folder}/vectors.npy"
-        blocks.save(shared, vectors)
+        csr_blocks.save(shared, vectors)
         streamed = lake.spark(spark, "user_track", week=week).where(F.col("n_streams") > 0)
         entries = streamed.select(
             F.col("user_idx").alias("row"), F.col("track_idx").alias("column"), F.lit(1.0).cast("float").alias("value")
         )
-        heard = blocks.pack(entries, "user_track", (n_users, n_tracks), parts, folder)
+        heard = csr_blocks.pack(entries, "user_track", (n_users, n_tracks), parts, folder)
         users = user_rows(spark, heard, partial(_mean_of_tracks, heard, shared))
         user_vectors = lake.write("user_vectors", users, report=report, week=week, space=SPACE)
     return {

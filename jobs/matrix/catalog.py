@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any
 from pyspark.sql import Window
 from pyspark.sql import functions as F
 
-from jobs.errors import CheckFailed
+from contracts.errors import CheckFailed
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
 
-    from jobs.context import Context
+    from jobs.platform.context import Context
 
 BUCKETS = 64
 

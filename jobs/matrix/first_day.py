@@ -19,14 +19,14 @@ from typing import TYPE_CHECKING, Any
 
 from pyspark.sql import functions as F
 
-from jobs.errors import CheckFailed
+from contracts.errors import CheckFailed
 from jobs.matrix.catalog import moment
-from jobs.weeks import TRUTH_DAYS
+from jobs.platform.week import TRUTH_DAYS
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
 
-    from jobs.context import Context
+    from jobs.platform.context import Context
 
 LEVELS = {"songs": "entity_id", "artists": "artist_id", "albums": "album_id"}
 ON_TRACKS = {"skip": "skipped", "stream": "streamed", "ban": "banned"}

@@ -25,14 +25,14 @@ import numpy as np
 import pyarrow as pa
 from pyspark.sql import functions as F
 
-from jobs.errors import CheckFailed
+from blockfactor import pmi
+from contracts.errors import CheckFailed
 from jobs.matrix.catalog import moment
-from models import pmi
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
-    from jobs.context import Context
+    from jobs.platform.context import Context
 
 Batches = Iterator[pa.RecordBatch]
 NEIGHBOURS = "track_idx int, others array<int>, together array<int>, cut_count int, cut_idx int"

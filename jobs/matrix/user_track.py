@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING
 
 from pyspark.sql import functions as F
 
-from jobs.errors import CheckFailed
+from contracts.errors import CheckFailed
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
 
-    from jobs.context import Context
-    from jobs.settings import AffinityWeights
+    from jobs.platform.context import Context
+    from jobs.settings.settings import AffinityWeights
 
 
 def signals(events: DataFrame, catalog: DataFrame, warm: DataFrame) -> DataFrame:

@@ -3,7 +3,7 @@
 Output  releases/<digest>/, a version in MLflow's registry, alias `challenger`
 Re-run  the same inputs give the same bytes, so the same name; a bundle that is there is verified and used again
 
-What is in it is its engine's matter (jobs/cold_start/contents.py, jobs/skip/contents.py); each has besides
+What is in it is its engine's matter (jobs/release/cold_start/bundle.py, jobs/release/skip/bundle.py); each has besides
 
     manifest.json  provenance.json  contracts.json  quality.json  evaluation.json
 """
@@ -21,11 +21,12 @@ from pathlib import Path
 from typing import Any
 
 import contracts
-from jobs.context import Context
-from jobs.errors import CheckFailed
-from jobs.release import engine, files, manifest, pointer, registry
-from jobs.scratch import scratch
-from jobs.tracking import task
+from contracts.errors import CheckFailed
+from jobs.platform import files
+from jobs.platform.context import Context
+from jobs.platform.temp_dirs import scratch
+from jobs.release import engines, manifest, pointer, registry
+from jobs.tracking.runs import task
 
 LIBRARIES = ("numpy", "scipy", "torch", "scikit-learn", "lightgbm", "onnx", "onnxruntime", "pyspark", "pyarrow")
 
@@ -46,7 +47,7 @@ def run(context: Context) -> dict[str, object]:
             version = registry.version_of(context, tracked.tracker, release)
             if version is None:
                 # The one that the version needs; the others lie in the release, and with the runs that trained them.
-                answering = engine.contents(context).answering(context)
+                answering = engines.contents(context).answering(context)
                 network = (folder / answering / "network.onnx").read_bytes()
                 model = tracked.log_onnx(network, "_".join(("network", *answering.split("/"))))
                 version = registry.register(tracked, release, model)
@@ -120,7 +121,7 @@ def _place(temporary: Path, final: Path) -> bool:
 
 
 def _fill(context: Context, folder: Path) -> None:
-    facts = engine.contents(context).fill(context, folder)
+    facts = engines.contents(context).fill(context, folder)
     files.write(folder / "quality.json", files.canonical(quality(context)))
     files.write(folder / "contracts.json", files.canonical({n: contracts.load(n).version for n in contracts.names()}))
     files.write(folder / "provenance.json", files.canonical(_provenance(context, facts)))

@@ -12,11 +12,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from jobs.context import Context
-from jobs.errors import CheckFailed
-from jobs.release import bundle, engine, files, pointer, rules
+from contracts.errors import CheckFailed
+from jobs.platform import files
+from jobs.platform.context import Context
+from jobs.release import bundle, engines, pointer, rules
 from jobs.release.rules import FAIL, Line
-from jobs.tracking import task
+from jobs.tracking.runs import task
 
 
 def run(context: Context) -> dict[str, object]:
@@ -28,7 +29,7 @@ def run(context: Context) -> dict[str, object]:
     with task(context, "gate") as tracked:
         release = pointer.releases(context.release_home) / bundle.of_week(context)
         seen = pointer.read(context.release_home)
-        lines = engine.judging(context).judge(context, release, seen)
+        lines = engines.judging(context).judge(context, release, seen)
         verdict = rules.verdict(lines)
         record = {
             "release": release.name,
@@ -72,6 +73,6 @@ def record_of(context: Context, release: str | None = None) -> dict[str, Any]:
 
 def show(lines: list[Line], verdict: str) -> None:
     """The verdict as a table on stderr."""
-    from jobs.status import gate_table, wide_console
+    from jobs.cli.status import gate_table, wide_console
 
     wide_console(stderr=True).print(gate_table([asdict(line) for line in lines], verdict))

@@ -1,11 +1,11 @@
-"""The manifest of a bundle, written once; serving/manifest.py reads it."""
+"""The manifest of a bundle, written once; serving/release/manifest.py reads it."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from jobs.release import files
-from serving.manifest import FORMAT, NAME, read, verify
+from jobs.platform import files
+from serving.release.manifest import FORMAT, NAME, read, verify
 
 __all__ = ["FORMAT", "NAME", "read", "verify", "write"]
 

@@ -1,4 +1,4 @@
-"""The champion's pointer, moved; serving/pointer.py reads it.
+"""The champion's pointer, moved; serving/release/pointer.py reads it.
 
 `revision` grows by one with every move; who wants to move it says which revision was seen (compare-and-set).
 """
@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
-from jobs.errors import CheckFailed
-from jobs.release import files
-from jobs.tracking_store import locked
-from serving.pointer import NAME, Pointer, read, releases
+from contracts.errors import CheckFailed
+from jobs.platform import files
+from jobs.tracking.store import locked
+from serving.release.pointer import NAME, Pointer, read, releases
 
 PUBLISHED = "published.json"  # beside the pointer: what `overture release publish` did last
 

@@ -12,13 +12,13 @@ import json
 from dataclasses import asdict, replace
 from typing import Any
 
-from jobs.context import Context
-from jobs.errors import BadArgument, CheckFailed
+from contracts.errors import BadArgument, CheckFailed
+from jobs.platform.context import Context
+from jobs.platform.week import Week
 from jobs.release import gate, manifest, pointer, registry
 from jobs.release.rules import FAIL, GREY
-from jobs.tracking import task
-from jobs.tracking_run import Run
-from jobs.weeks import Week
+from jobs.tracking.run_logger import Run
+from jobs.tracking.runs import task
 
 
 def run(context: Context, release: str | None = None, approved: bool = False) -> dict[str, object]:

@@ -20,10 +20,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from jobs.context import Context
-from jobs.errors import CheckFailed, OvertureError
-from jobs.release import files, manifest, pointer
-from jobs.status import make_table, wide_console
+from contracts.errors import CheckFailed, OvertureError
+from jobs.cli.status import make_table, wide_console
+from jobs.platform import files
+from jobs.platform.context import Context
+from jobs.release import manifest, pointer
 
 REMOVED = ".removed-"
 

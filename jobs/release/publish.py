@@ -18,15 +18,16 @@ from typing import Any, get_args
 
 import numpy as np
 
-from jobs.cold_start.cold_users import answer_day
-from jobs.context import Context
-from jobs.errors import BadArgument, CheckFailed
-from jobs.release import files, manifest, pointer, warm_users
-from jobs.tracking import task
-from jobs.weeks import Week
-from models.input_vector import FirstDays
-from serving.ready import Ready
-from serving.release import Release, open_release
+from contracts.errors import BadArgument, CheckFailed
+from jobs.platform import files
+from jobs.platform.context import Context
+from jobs.platform.week import Week
+from jobs.release import known_users, manifest, pointer
+from jobs.release.place_new_users import answer_day
+from jobs.tracking.runs import task
+from models.cold_start.input_vector import FirstDays
+from serving.release.bundle import Release, open_release
+from serving.release.loaded import Ready
 from serving.settings import StoreSettings
 from serving.stores import open_store
 from serving.stores.interface import tidy
@@ -110,7 +111,7 @@ def cold_days(context: Context) -> list[date]:
 def _store(context: Context, release: Release, now: pointer.Pointer) -> dict[str, Any]:
     settings, context = context.settings.store, _of_week(context, release)
     store = open_store(settings, context.home, publishing=True)
-    part, blocks = warm_users.filling(context, release, settings.list_length)
+    part, blocks = known_users.filling(context, release, settings.list_length)
     store.publish(part, blocks)
     days = cold_days(context)
     ready = Ready(release, now)
@@ -127,7 +128,7 @@ def _would(context: Context) -> dict[str, object]:
     folder: Path = pointer.releases(context.home) / now.release
     settings, release = context.settings.store, open_release(folder)
     context = _of_week(context, release)
-    part, _ = warm_users.filling(context, release, settings.list_length)
+    part, _ = known_users.filling(context, release, settings.list_length)
     days = cold_days(context)
     cold = sum(context.lake.rows("cold_first_day", day=str(day)) for day in days)
     users = {"warm": len(part.user_ids), "cold": cold}

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from mlflow.exceptions import MlflowException
 
-from jobs.context import Context
-from jobs.errors import CheckFailed
+from contracts.errors import CheckFailed
+from jobs.platform.context import Context
 from jobs.release.pointer import Pointer
-from jobs.tracking import connect
-from jobs.tracking_run import Run, Tracker, guard
+from jobs.tracking.run_logger import Run, Tracker, guard
+from jobs.tracking.runs import connect
 
 CHALLENGER, CHAMPION, PREVIOUS = "challenger", "champion", "previous"
 

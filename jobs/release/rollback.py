@@ -10,12 +10,12 @@ import json
 import sys
 from dataclasses import asdict, replace
 
-from jobs.context import Context
-from jobs.errors import CheckFailed, OvertureError
-from jobs.release import engine, pointer, registry
+from contracts.errors import CheckFailed, OvertureError
+from jobs.platform.context import Context
+from jobs.platform.week import Week
+from jobs.release import engines, pointer, registry
 from jobs.release.promote import find
-from jobs.tracking import task
-from jobs.weeks import Week
+from jobs.tracking.runs import task
 
 
 def run(context: Context, to: str | None = None, dry_run: bool = False) -> dict[str, object]:
@@ -35,7 +35,7 @@ def run(context: Context, to: str | None = None, dry_run: bool = False) -> dict[
         if target == now.release:
             return {"rolled_back": False, "why": f"{target[:12]} is the champion already", **asdict(now)}
         folder = pointer.releases(context.release_home) / target
-        engine.judging(context).check(folder)
+        engines.judging(context).check(folder)
         week = str(json.loads((folder / "provenance.json").read_text())["week"])
         change = {"from": now.release, "to": target, "week": week}
         if dry_run:

@@ -13,10 +13,10 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from jobs.context import Context
-from jobs.errors import CheckFailed
-from models.metrics import paired_bootstrap
-from serving.pointer import Pointer, releases
+from contracts.errors import CheckFailed
+from jobs.platform.context import Context
+from models.evaluation.metrics import paired_bootstrap
+from serving.release.pointer import Pointer, releases
 
 PASS, GREY, FAIL, SKIP = "pass", "grey", "fail", "skip"
 REQUIRED = ("users", "tracks", "events", "playlists")

@@ -1,10 +1,10 @@
 """Join the trained models: weights from folds, members and method by validation, then probabilities to be believed.
 
 Input   work/<week>/<candidate>/{folds,scores}.npz of every candidate (skip.blend.members)
-Output  work/<week>/blend/ (jobs/skip/kept.py)
+Output  work/<week>/blend/ (jobs/skip/artifacts.py)
 Time    weights are learned from folds of the training plays; who stays and the method (logistic or weighted mean) from
         the folds and validation, the calibration from validation; the test is only looked at
-Source  models/skip/blend.py, models/skip/calibration.py
+Source  models/skip/ensemble/fit.py, models/skip/ensemble/calibration.py
 """
 
 from __future__ import annotations
@@ -14,27 +14,27 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jobs import tracking
-from jobs.errors import CheckFailed
-from jobs.skip import figures, kept
-from jobs.skip.kept import Scores
+from contracts.errors import CheckFailed
+from jobs.skip import artifacts, figures
+from jobs.skip.artifacts import Scores
 from jobs.skip.train import refused
-from models.skip import metrics
-from models.skip.blend import METHODS, fold_of, select
-from models.skip.calibration import choose
-from models.skip.mix import Calibration, Mix, logit
+from jobs.tracking import runs
+from models.skip.ensemble.calibration import choose
+from models.skip.ensemble.ensemble import Calibration, Mix, logit
+from models.skip.ensemble.fit import METHODS, fold_of, select
+from models.skip.evaluation import metrics
 
 if TYPE_CHECKING:
-    from jobs.context import Context
+    from jobs.platform.context import Context
 
 
 def run(context: Context) -> dict[str, Any]:
     """Choose, calibrate, keep; the report for Airflow."""
     names: tuple[str, ...] = context.settings.skip.blend.members
     plays, borders = same_plays(context, names)
-    with tracking.task(context, "blend") as task, refused("blend"):
-        folds = {name: kept.read_folds(context, name) for name in names}
-        scores = {name: kept.read_scores(context, name) for name in names}
+    with runs.task(context, "blend") as task, refused("blend"):
+        folds = {name: artifacts.read_folds(context, name) for name in names}
+        scores = {name: artifacts.read_scores(context, name) for name in names}
         first = scores[names[0]]
         valid, test = first.valid, first.test
         learned_N = folds[names[0]].listened_N
@@ -48,8 +48,8 @@ def run(context: Context) -> dict[str, Any]:
         )  # fmt: skip
         report = told(chosen, blended, scores) | {"methods": by_method(chosen, fold_logits, learned_N, held, valid)}
         report["commit"] = context.commit
-        folder = kept.write_blend(context, chosen, mix, calibration, blended, plays, report)
-        found = kept.read_blend(context)
+        folder = artifacts.write_blend(context, chosen, mix, calibration, blended, plays, report)
+        found = artifacts.read_blend(context)
         task.log_params({
             "candidates": ", ".join(names), "members": ", ".join(chosen), "method": mix.method,
             "calibration": calibration.kind, "least_gain": least,
@@ -80,7 +80,7 @@ def same_plays(context: Context, names: tuple[str, ...]) -> tuple[str, list[int]
     Raises:
         CheckFailed: a candidate has not been trained, not as a candidate, or on other plays or folds than the first.
     """
-    reports = {name: kept.read_report(context, name) for name in names}
+    reports = {name: artifacts.read_report(context, name) for name in names}
     found = {name: (str(report["plays"]), report.get("borders")) for name, report in reports.items()}
     odd = [name for name in names if found[name] != found[names[0]]]
     if odd or found[names[0]][1] is None:

@@ -17,17 +17,18 @@ import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from jobs import tracking
-from jobs.errors import CheckFailed
-from jobs.skip import explain, figures, kept, train
-from jobs.skip.watch import watched
-from jobs.tracking_run import Run
-from models.skip import metrics, splits
+from contracts.errors import CheckFailed
+from jobs.platform.stopwatch import watched
+from jobs.skip import artifacts, figures, importance, train
+from jobs.tracking import runs
+from jobs.tracking.run_logger import Run
+from models.skip.data import splits
+from models.skip.evaluation import metrics
 
 if TYPE_CHECKING:
-    from jobs.context import Context
-    from jobs.skip.kept import Scores
-    from jobs.skip.read import Labelled
+    from jobs.platform.context import Context
+    from jobs.skip.artifacts import Scores
+    from jobs.skip.dataset import Labelled
 
 SPLITS = {"validation": splits.VALIDATION, "test": splits.TEST}
 COUNTS = ("true_positives", "false_positives", "false_negatives", "true_negatives")
@@ -37,7 +38,7 @@ RATES = ("precision", "recall", "f1", "accuracy")
 
 def run(context: Context) -> dict[str, Any]:
     """Judge, write, draw; the report for Airflow."""
-    with tracking.task(context, "evaluate") as task, watched("skip evaluate") as watch:
+    with runs.task(context, "evaluate") as task, watched("skip evaluate") as watch:
         found = train.plays_of(context, (context.settings.skip.evaluation.explained,))
         watch.lap("read_s")
         scores = all_scores(context, found)
@@ -51,7 +52,7 @@ def run(context: Context) -> dict[str, Any]:
             week=context.week.name,
         )
         log(context, task, rows, scores)
-        told = explain.run(context, task, found)
+        told = importance.run(context, task, found)
         watch.lap("explain_s")
         best = {row["model"]: round(row["value"], 4) for row in picked(rows, "test", "all", "auc")}
         return {"rows": written.rows, "path": written.path, "auc": best, "reasons": told, **task.links}
@@ -59,16 +60,18 @@ def run(context: Context) -> dict[str, Any]:
 
 def all_scores(context: Context, found: Labelled) -> dict[str, Scores]:
     """Of every model that the settings train, then of the blend; all of these plays."""
-    plays = kept.digest(found)
-    told: dict[str, dict[str, Any]] = {name: kept.read_report(context, name) for name in context.settings.skip.models}
-    told["blend"] = kept.read_blend(context)
+    plays = artifacts.digest(found)
+    told: dict[str, dict[str, Any]] = {
+        name: artifacts.read_report(context, name) for name in context.settings.skip.models
+    }
+    told["blend"] = artifacts.read_blend(context)
     odd = [name for name, report in told.items() if report["plays"] != plays]
     if odd:
         raise CheckFailed(
             f"evaluate: {', '.join(odd)} learned other plays, or another split, than skip_features and the settings "
             "have now; train and blend again"
         )
-    return {name: kept.read_scores(context, name) for name in told}
+    return {name: artifacts.read_scores(context, name) for name in told}
 
 
 def slices(context: Context, found: Labelled) -> dict[str, NDArray[np.bool_]]:
@@ -193,7 +196,7 @@ def log(context: Context, task: Run, rows: list[dict[str, Any]], scores: Mapping
             for value in (0.5, limit)
         }
         task.log_figure(figures.confusion(name, at), f"confusion_{name}.png")
-    reports = {name: kept.read_report(context, name) for name in scores if name != "blend"}
+    reports = {name: artifacts.read_report(context, name) for name in scores if name != "blend"}
     task.log_figure(
         figures.all_losses({name: report["losses"]["validation"] for name, report in reports.items()}), "losses.png"
     )

@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from jobs.figures import OURS, SOFT, THEIRS
+from jobs.platform.figures import OURS, SOFT, THEIRS
 
 INK = "#1b1d22"
 SHOWN = 4  # models with a colour of their own, beside the blend
@@ -76,7 +76,7 @@ def all_losses(models: Mapping[str, Sequence[float]]) -> Figure:
 
 
 def curves(models: Mapping[str, Mapping[str, Any]], share: float) -> Figure:
-    """ROC and PR curves: model -> {auc, roc, pr} of models/skip/metrics.py; `share` of plays was listened to."""
+    """ROC and PR curves: model -> {auc, roc, pr} of models/skip/evaluation/metrics.py; `share` of plays was listened to."""
     figure = Figure(figsize=(11.5, 5.0), layout="constrained")
     left, right = figure.subplots(1, 2)
     for name, style in styles({name: found["auc"] for name, found in models.items()}).items():

@@ -5,7 +5,7 @@ Output  work/<week>/leakage.json; a run with the table and its picture; the tabl
 Source  the report's 0.79 to 0.82 (NCF, NeuMF, GraphSAGE) against its 0.49 to 0.58, section 5
 
 The four columns judge the same models on the same plays; only what a play is said to have known, and which plays are
-held back, differ. The leaky variant counts whole tables, the play's own label among them (jobs/skip/features.py).
+held back, differ. The leaky variant counts whole tables, the play's own label among them (jobs/skip/build_features.py).
 """
 
 from __future__ import annotations
@@ -15,16 +15,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jobs import tracking
-from jobs.errors import CheckFailed
-from jobs.skip import figures, kept, train
-from jobs.skip.read import Labelled
-from jobs.skip.watch import watched
-from models.skip import metrics, splits
-from models.skip.interface import replace
+from contracts.errors import CheckFailed
+from jobs.platform.stopwatch import watched
+from jobs.skip import artifacts, figures, train
+from jobs.skip.dataset import Labelled
+from jobs.tracking import runs
+from models.skip.data import splits
+from models.skip.estimators.base import replace
+from models.skip.evaluation import metrics
 
 if TYPE_CHECKING:
-    from jobs.context import Context
+    from jobs.platform.context import Context
 
 PUBLISHED = {
     "content_based": 0.5274, "collaborative": 0.5383, "truncated_svd": 0.5383, "pmf": 0.4850, "rbm": 0.5187, "fm": 0.58,
@@ -42,13 +43,13 @@ def run(context: Context) -> dict[str, Any]:
     new = train.maker(context)
     for name in names:
         new(name)
-    with tracking.task(context, "leakage") as task, watched("skip leakage") as watch:
+    with runs.task(context, "leakage") as task, watched("skip leakage") as watch:
         found: dict[str, dict[str, Any]] = {name: {"model": name} for name in names}
         judged_on: dict[str, str] = {}
         alone = 0.0
         for cell, (features, split) in WAYS.items():
             plays = thinned(context, names, VARIANTS[features], KINDS[split])
-            digest = kept.digest(plays)
+            digest = artifacts.digest(plays)
             if judged_on.setdefault(split, digest) != digest:
                 raise CheckFailed(
                     "leakage: variants past and leaky hold other plays; run `overture skip features` and "

@@ -1,6 +1,6 @@
 """Train one skip model on the plays before as_of, and keep what it says of those it did not learn from.
 
-Input   skip_features, variant past, days before as_of       Output  work/<week>/<model>/ (jobs/skip/kept.py)
+Input   skip_features, variant past, days before as_of       Output  work/<week>/<model>/ (jobs/skip/artifacts.py)
 Time    learns from the earliest plays, stops by the next, is judged on the latest (skip.split); its history then
         reaches to as_of
 Memory  the numbers that the model needs, once, as float32
@@ -19,19 +19,21 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jobs import tracking
-from jobs.errors import BadArgument, CheckFailed
-from jobs.skip import figures, kept, read
-from jobs.skip.watch import Watch, watched
-from jobs.tracking_run import Run
-from models.skip import metrics, registry, splits
-from models.skip.blend import fold_borders, out_of_fold
+from contracts.errors import BadArgument, CheckFailed
+from jobs.platform.stopwatch import Watch, watched
+from jobs.skip import artifacts, dataset, figures
+from jobs.tracking import runs
+from jobs.tracking.run_logger import Run
+from models.skip.data import splits
+from models.skip.ensemble.fit import fold_borders, out_of_fold
+from models.skip.estimators import registry
+from models.skip.evaluation import metrics
 
 if TYPE_CHECKING:
-    from jobs.context import Context
-    from jobs.skip.kept import Scores
-    from jobs.skip.read import Labelled
-    from models.skip.interface import Losses, SkipModel
+    from jobs.platform.context import Context
+    from jobs.skip.artifacts import Scores
+    from jobs.skip.dataset import Labelled
+    from models.skip.estimators.base import Losses, SkipModel
 
 PARTS = {splits.TRAIN: "train", splits.VALIDATION: "validation", splits.TEST: "test"}
 
@@ -40,7 +42,7 @@ def run(context: Context, model: str) -> dict[str, Any]:
     """Fit, forecast, keep; the report for Airflow."""
     new = maker(context)
     new(model)  # a name or recipe that is refused stops here, before anything is read
-    with tracking.task(context, "train", model) as task, watched(f"skip train {model}") as watch:
+    with runs.task(context, "train", model) as task, watched(f"skip train {model}") as watch:
         found = plays_of(context, (model,))
         watch.lap("read_s")
         seed = context.seed(f"skip/{model}")
@@ -56,7 +58,7 @@ def run(context: Context, model: str) -> dict[str, Any]:
                 folds = folds_of(found, new, model, report["borders"], seed)
                 watch.lap("folds_s")
         report |= {"seconds": watch.laps, "peak_mib": watch.peak_mib}
-        folder = kept.write(context, fitted, scores, folds, kept.digest(found), report)
+        folder = artifacts.write(context, fitted, scores, folds, artifacts.digest(found), report)
         log(context, task, report, watch)
         return {"model": model, "path": str(folder), "auc": report["auc"], "peak_mib": watch.peak_mib, **task.links}
 
@@ -90,8 +92,8 @@ def plays_of(context: Context, models: Sequence[str], **chosen: Any) -> Labelled
         CheckFailed: none, no features, training plays of one class, or a part to judge of one class.
     """
     needs = [registry.MODELS[name].needs.numbers for name in models]
-    names = read.NUMBERS if any("all" in some for some in needs) else tuple(dict.fromkeys(sum(needs, ())))
-    found = read.labelled(context, names, end=f"{context.week.as_of:%Y-%m-%d}", **chosen)
+    names = dataset.NUMBERS if any("all" in some for some in needs) else tuple(dict.fromkeys(sum(needs, ())))
+    found = dataset.labelled(context, names, end=f"{context.week.as_of:%Y-%m-%d}", **chosen)
     for code in (splits.VALIDATION, splits.TEST):
         heard_N = found.plays.labels()[found.split_N == code]
         if heard_N.min() == heard_N.max():
@@ -116,7 +118,7 @@ def judged(found: Labelled, model: SkipModel) -> Scores:
     places = [np.flatnonzero(found.split_N == code) for code in (splits.VALIDATION, splits.TEST)]
     place_N, proba_N = np.concatenate(places), np.concatenate([valid_N, test_N])
     order_N = np.argsort(place_N, kind="stable")  # a split that is not by time interleaves the two
-    return kept.Scores.of(found, place_N[order_N], proba_N[order_N])
+    return artifacts.Scores.of(found, place_N[order_N], proba_N[order_N])
 
 
 def borders_of(context: Context, found: Labelled) -> list[int]:
@@ -128,7 +130,7 @@ def borders_of(context: Context, found: Labelled) -> list[int]:
 def folds_of(found: Labelled, new: Callable[[str], SkipModel], model: str, borders: Sequence[int], seed: int) -> Scores:
     """Training plays forecast by models of the plays before them."""
     proba_N = out_of_fold(new, model, found.part(splits.TRAIN), borders, seed)
-    return kept.Scores.of(found, np.flatnonzero(found.split_N == splits.TRAIN)[borders[0] :], proba_N)
+    return artifacts.Scores.of(found, np.flatnonzero(found.split_N == splits.TRAIN)[borders[0] :], proba_N)
 
 
 def told(found: Labelled, model: SkipModel, history: Losses, scores: Scores) -> dict[str, Any]:

@@ -24,21 +24,23 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
-from jobs import tracking
-from jobs.errors import BadArgument, CheckFailed
-from jobs.skip import figures, kept, train
-from jobs.skip.watch import watched
-from jobs.tracking_run import Run
-from models.skip import metrics, registry, splits
-from models.skip.blend import forecasts
-from models.skip.tuning import SPACES, Choice, Space, grid, is_grid
+from contracts.errors import BadArgument, CheckFailed
+from jobs.platform.stopwatch import watched
+from jobs.skip import artifacts, figures, train
+from jobs.tracking import runs
+from jobs.tracking.run_logger import Run
+from models.skip.data import splits
+from models.skip.ensemble.fit import forecasts
+from models.skip.estimators import registry
+from models.skip.estimators.search_spaces import SPACES, Choice, Space, grid, is_grid
+from models.skip.evaluation import metrics
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from jobs.context import Context
-    from models.skip.interface import SkipModel
-    from models.skip.plays import Plays
+    from jobs.platform.context import Context
+    from models.skip.data.plays import Plays
+    from models.skip.estimators.base import SkipModel
 
 
 def run(context: Context, model: str, trials: int | None = None, minutes: float | None = None) -> dict[str, Any]:
@@ -48,9 +50,9 @@ def run(context: Context, model: str, trials: int | None = None, minutes: float 
     if trials < 1 or not minutes > 0:
         raise BadArgument(f"--trials: at least 1, and --minutes above 0, got {trials} and {minutes}")
     given = train.maker(context)(model)
-    with tracking.task(context, "tune", model) as task, watched(f"skip tune {model}") as watch:
+    with runs.task(context, "tune", model) as task, watched(f"skip tune {model}") as watch:
         found = train.plays_of(context, (model,))
-        plays = kept.digest(found)
+        plays = artifacts.digest(found)
         study = open_study(context, model, plays)
         space = SPACES[model]
         if not study.trials and not is_grid(space):
@@ -139,7 +141,7 @@ def objective(
 
     def try_one(trial: optuna.Trial) -> float:
         recipe = suggested(trial, SPACES[model])
-        with tracking.trial(task, f"{model} {trial.number}") as run:
+        with runs.trial(task, f"{model} {trial.number}") as run:
             run.log_params(recipe)
             auc_F: list[float] = []
             pruned = False

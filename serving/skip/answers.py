@@ -18,17 +18,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from contracts.errors import BadArgument
-from models.skip.carried import HOUR_S, NO_KEY, Carried
-from models.skip.features import as_plays, known
-from models.skip.history import Log
-from models.skip.past import DAY_S
-from models.skip.plays import Plays
-from models.skip.reasons import reasons, sentence
-from models.skip.rerank import rerank
-from models.skip.shared_features import KEYS as SHARED
-from models.skip.shared_features import Daily, shared_counts
-from models.skip.track_features import track_counts
-from models.skip.user_features import user_counts
+from models.skip.data.play_history import Log
+from models.skip.data.plays import Plays
+from models.skip.features.columns import as_plays, known
+from models.skip.features.counters import HOUR_S, NO_KEY, Carried
+from models.skip.features.point_in_time import DAY_S
+from models.skip.features.shared import KEYS as SHARED
+from models.skip.features.shared import Daily, shared_counts
+from models.skip.features.track import track_counts
+from models.skip.features.user import user_counts
+from models.skip.ranking.reasons import reasons, sentence
+from models.skip.ranking.rerank import rerank
 from serving.skip.release import SkipRelease
 from serving.skip.schema import Asked, RerankRequest, SkipRequest
 
@@ -99,7 +99,7 @@ def described(asked: Asked, tracks: dict[str, np.ndarray], at: int) -> dict[str,
 
 
 def timed(rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Rows with the keys that follow from their second and from Flow, as jobs/skip/features.py has them."""
+    """Rows with the keys that follow from their second and from Flow, as jobs/skip/build_features.py has them."""
     return rows | {
         "daypart": rows["ts"] % DAY_S // (6 * HOUR_S),
         "platform_flow": rows["platform_name"] * 2 + rows["is_flow"],

@@ -3,8 +3,8 @@
 Shapes   N plays, M members
 
     answers.json                       members in order, weights, bias, calibration, names of numbers and categories
-    cleaning.json                      what is rare, how long a track may be (models/skip/cleaning.py)
-    members/<name>/network.onnx  inputs.json  inputs/<array>.npy        models/skip/feeds.py
+    cleaning.json                      what is rare, how long a track may be (models/skip/data/cleaning.py)
+    members/<name>/network.onnx  inputs.json  inputs/<array>.npy        models/skip/encoding/model_inputs.py
     explain/inputs.json  inputs/  weights.npy  centre.npy               a regression that tells reasons
     state/  history/  tracks/                                           serving/skip/state.py
 """
@@ -22,14 +22,14 @@ from numpy.typing import NDArray
 
 import contracts
 from contracts.errors import CheckFailed
-from models.skip.cleaning import Cleaning, apply
-from models.skip.feeds import Feeds
-from models.skip.history import Log
-from models.skip.mix import Calibration, Mix, logit
-from models.skip.plays import Plays
-from serving import manifest
-from serving.network import BATCH, session
-from serving.pointer import Pointer
+from models.skip.data.cleaning import Cleaning, apply
+from models.skip.data.play_history import Log
+from models.skip.data.plays import Plays
+from models.skip.encoding.model_inputs import Feeds
+from models.skip.ensemble.ensemble import Calibration, Mix, logit
+from serving.release import manifest
+from serving.release.onnx_session import BATCH, session
+from serving.release.pointer import Pointer
 from serving.skip.state import State, opened
 
 ANSWERS, CLEANING, MEMBERS, EXPLAIN = "answers.json", "cleaning.json", "members", "explain"
@@ -80,7 +80,7 @@ class Member:
 
 
 class Explanation:
-    """A regression's additions by column: what models/skip/reasons.py turns into words."""
+    """A regression's additions by column: what models/skip/ranking/reasons.py turns into words."""
 
     def __init__(self, folder: Path) -> None:
         """Open explain/."""

@@ -17,8 +17,8 @@ from fastapi.routing import APIRoute
 
 from contracts.errors import BadArgument, CheckFailed
 from serving import schema
-from serving.champion import Event, Follower
-from serving.guard import LOG, trouble
+from serving.http.middleware import LOG, trouble
+from serving.release.watcher import Event, Follower
 from serving.skip import answers
 from serving.skip.metrics import SkipMetrics
 from serving.skip.release import ENGINE, SkipRelease

@@ -19,13 +19,13 @@ from pathlib import Path
 import numpy as np
 
 from contracts.errors import CheckFailed
-from models.skip import carried as of_one
-from models.skip import shared_features, state
-from models.skip.carried import TOTALS, USER_NUMBERS, WITH_DAYS, Carried, Columns
-from models.skip.history import COLUMNS, Log
+from models.skip.data.play_history import COLUMNS, Log
+from models.skip.features import counter_state, shared
+from models.skip.features import counters as of_one
+from models.skip.features.counters import TOTALS, USER_NUMBERS, WITH_DAYS, Carried, Columns
 
-KINDS = (*state.KINDS, *shared_features.KINDS)
-KEYS = of_one.KEYS | shared_features.KEYS
+KINDS = (*counter_state.KINDS, *shared.KINDS)
+KEYS = of_one.KEYS | shared.KEYS
 WHOLE = ("user_genre", "user_second")  # of a user all rows are asked for: the top genre, the last hour
 TRACK_COLUMNS = ("track_id", "artist_id", "album_id", "genre_id", "duration_s", "release_day")
 NONE = np.zeros(0, np.int64)

@@ -24,7 +24,7 @@ from typing import NamedTuple
 import numpy as np
 
 from contracts.errors import CheckFailed
-from serving import files
+from serving.release import files
 from serving.stores.interface import WARM, Block, Filling, Kind, Notice, UserRow, counted, in_order
 
 ARRAYS = ("user_ids", "vectors", "segments", "tracks")

@@ -3,7 +3,7 @@
 import pytest
 
 from contracts import published
-from models.input_vector import Layout
+from models.cold_start.input_vector import Layout
 
 
 def test_the_papers_dataset():

@@ -9,7 +9,7 @@ import os
 from datetime import UTC, datetime
 
 import pytest
-from conftest import ROOT
+from tests.dags.conftest import ROOT
 
 GOLDEN = ROOT / "tests" / "golden"
 MONDAY = datetime(2026, 11, 16, tzinfo=UTC)

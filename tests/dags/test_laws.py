@@ -8,7 +8,7 @@ import time
 from datetime import timedelta
 
 import pytest
-from conftest import DAGS
+from tests.dags.conftest import DAGS
 
 FILES = sorted(DAGS.glob("*.py"))
 PIPELINES = (

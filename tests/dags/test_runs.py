@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from conftest import fresh
+from tests.dags.conftest import fresh
 
 pytestmark = pytest.mark.usefixtures("database")
 MONDAY = datetime(2026, 11, 16, tzinfo=UTC)

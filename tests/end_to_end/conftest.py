@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 
 import pytest
-from one_week import TINY, whole_week
 
-from jobs.context import Context
-from jobs.ingest import simulate
-from jobs.settings import load
-from jobs.weeks import Week
+from jobs.ingest.simulate import adapter as simulate
+from jobs.platform.context import Context
+from jobs.platform.week import Week
+from jobs.settings.settings import load
+from tests.helpers.one_week import TINY, whole_week
 
 
 @pytest.fixture(scope="session")

@@ -7,13 +7,13 @@ import shutil
 import numpy as np
 import pytest
 
-from jobs import tracking
+from contracts.errors import CheckFailed
 from jobs.cold_start import evaluate
-from jobs.cold_start.settings import METHODS, BagSettings, DropoutNetSettings, MeluSettings, MixtureSettings
-from jobs.cold_start.warm import warm_side
-from jobs.context import Context
-from jobs.errors import CheckFailed
-from jobs.lake import vectors
+from jobs.cold_start.training_data import warm_side
+from jobs.platform.context import Context
+from jobs.platform.lake import vectors
+from jobs.settings.cold_start import METHODS, BagSettings, DropoutNetSettings, MeluSettings, MixtureSettings
+from jobs.tracking import runs as tracking
 
 
 @pytest.fixture

@@ -9,9 +9,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
-from one_week import TINY
 
-from jobs.context import Context
+from jobs.platform.context import Context
+from tests.helpers.one_week import TINY
 
 WEEK = ["--week", "2026-11-16"]
 CHECK = ["check", "users", "tracks", "events", "playlists", *WEEK]

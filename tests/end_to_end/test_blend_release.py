@@ -7,21 +7,22 @@ import shutil
 
 import numpy as np
 import pytest
-from as_request import listener
 
-from jobs import tracking
-from jobs.cold_start import evaluate, judging, train
+from contracts.errors import CheckFailed
+from jobs.cold_start import blend_artifacts, evaluate, train
 from jobs.cold_start.methods import workshop
-from jobs.cold_start.settings import BagSettings
-from jobs.context import Context
-from jobs.errors import CheckFailed
-from jobs.release import blend, bundle, gate, pointer, promote, publish
-from models.input_vector import FirstDays
-from models.methods import lists
-from serving import answers
-from serving.ready import Ready
-from serving.release import open_release
+from jobs.platform.context import Context
+from jobs.release import bundle, gate, pointer, promote, publish
+from jobs.release.cold_start import gate as judging
+from jobs.settings.cold_start import BagSettings
+from jobs.tracking import runs
+from models.cold_start.input_vector import FirstDays
+from models.cold_start.methods import lists
+from serving.recommend import recommender
+from serving.release.bundle import open_release
+from serving.release.loaded import Ready
 from serving.schema import HowMany
+from tests.helpers.as_request import listener
 
 
 @pytest.fixture(scope="module")
@@ -92,17 +93,17 @@ def test_the_service_answers_with_it_and_falls_back_on_the_segment(promoted, mon
     days = FirstDays.from_arrow(promoted.lake.read("first_day", week=week, split="test").slice(0, 30))
     taken_BN = release.spaces["tt_svd"].catalogue.streamed(days)
     wanted = lists(release.spaces["tt_svd"].method("blend"), release.inputs("tt_svd", days), 20, days, taken_BN)
-    said = answers.recommend(ready, people, HowMany(k=20))
+    said = recommender.recommend(ready, people, HowMany(k=20))
     assert {(one["method"], one["degraded"] is None) for one in said} == {("blend", True)}
     assert [one["tracks"] for one in said] == wanted.tolist()
-    alone = [answers.recommend(ready, [person], HowMany(k=20))[0]["tracks"] for person in people[:5]]
+    alone = [recommender.recommend(ready, [person], HowMany(k=20))[0]["tracks"] for person in people[:5]]
     assert alone == [one["tracks"] for one in said[:5]]
 
     def fails(days):
         raise RuntimeError("no memory")
 
     monkeypatch.setattr(ready.space.methods["blend"], "scores", fails)
-    one = answers.recommend(ready, people[:1], HowMany(k=5))[0]
+    one = recommender.recommend(ready, people[:1], HowMany(k=5))[0]
     assert (one["method"], one["degraded"]["to"]) == ("semi_pers", "semi_pers")
     assert "no memory" in one["degraded"]["why"]
 
@@ -112,7 +113,7 @@ def test_it_stands_in_the_table_and_in_mlflow(promoted, finished):
     rows = promoted.lake.read("evaluation", week=week, space="tt_svd").to_pandas()
     assert set(rows.method) == {*promoted.settings.evaluation.methods, "blend"}
     assert "blend" not in set(promoted.lake.read("evaluation", week=week, space="ut_als").to_pandas().method)
-    tracker = tracking.connect(promoted)
+    tracker = runs.connect(promoted)
     found = tracker.client.search_runs([tracker.experiment_id], "tags.task = 'train' and tags.space = 'tt_svd'")
     newest = max(found, key=lambda run: run.info.start_time)
     assert len(tracker.client.get_metric_history(newest.info.run_id, "first_day_autoencoder.loss")) == 6
@@ -134,20 +135,20 @@ def test_a_release_without_it_says_so(finished):
 
 
 def test_what_does_not_belong_together_is_refused(promoted, finished, tmp_path):
-    kept = blend.kept(promoted, "tt_svd")
+    kept = blend_artifacts.kept(promoted, "tt_svd")
     catalogue = champion(promoted).spaces["tt_svd"].catalogue
     other = tmp_path / "tt_svd" / "blend"
     shutil.copytree(kept, other)
     layout = json.loads((other / "layout.json").read_text())
     (other / "layout.json").write_text(json.dumps({**layout, "countries": layout["countries"][:-1]}))
     with pytest.raises(CheckFailed, match=r"tt_svd/blend: layout\.json is of another catalogue"):
-        blend.read(other, catalogue)
+        blend_artifacts.read(other, catalogue)
     home = tmp_path / "home"
     shutil.copytree(promoted.work, home / promoted.work.relative_to(promoted.home))
     moved = Context(promoted.settings, promoted.week, home)
     scores = moved.work / "tt_svd" / "blend" / "neighbours.scores.npy"
     scores.write_bytes(scores.read_bytes()[:-4] + b"\x00\x00\x00\x01")
     with pytest.raises(CheckFailed, match=r"neighbours\.scores\.npy is damaged; run `overture train --space tt_svd`"):
-        blend.kept(moved, "tt_svd")
+        blend_artifacts.kept(moved, "tt_svd")
     with pytest.raises(CheckFailed, match="blend: week 2026-11-16 has none in tt_svd"):
-        blend.kept(Context(promoted.settings, promoted.week, tmp_path / "empty"), "tt_svd")
+        blend_artifacts.kept(Context(promoted.settings, promoted.week, tmp_path / "empty"), "tt_svd")

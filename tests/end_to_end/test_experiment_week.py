@@ -6,9 +6,9 @@ import shutil
 
 import pytest
 
-from jobs.ab import estimate, simulate, verdict
-from jobs.context import Context
-from jobs.errors import BadArgument, CheckFailed
+from contracts.errors import BadArgument, CheckFailed
+from jobs.experiments import analyse, off_policy, simulate
+from jobs.platform.context import Context
 
 SECTION = {
     "last_day": "2026-11-30", "min_effect": 0.8, "baseline_rate": 0.08, "alpha": 0.05, "min_effective_users": 100,
@@ -41,7 +41,7 @@ def test_the_verdict_finds_what_the_listeners_taste_is(tested):
     told = tested.__dict__["told"]
     assert told["bad"] == {}
     assert told["days"] == 8
-    found = verdict.run(tested, "first_day")
+    found = analyse.run(tested, "first_day")
     chances = told["chances"]
     for arm, said in found["arms"].items():
         assert abs(said["stream"]["rate"] - chances[arm]) < 4 * said["stream"]["error"], arm
@@ -56,7 +56,7 @@ def test_the_verdict_finds_what_the_listeners_taste_is(tested):
 def test_the_estimate_of_another_policy_is_what_its_own_arm_shows(tested):
     chances = tested.__dict__["told"]["chances"]
     for policy in ("popularity", "semi_pers"):
-        found = estimate.run(tested, "first_day", "exploring", policy)["estimates"]["stream"]
+        found = off_policy.run(tested, "first_day", "exploring", policy)["estimates"]["stream"]
         reach = 2 * (found["snips"]["high"] - found["snips"]["low"]) / 1.96  # four standard errors
         assert abs(found["snips"]["value"] - chances[policy]) < reach, policy
         assert found["clipped_weight"] == 0
@@ -64,24 +64,24 @@ def test_the_estimate_of_another_policy_is_what_its_own_arm_shows(tested):
 
 def test_what_the_arm_never_shows_cannot_be_estimated(tested):
     with pytest.raises(CheckFailed, match="never shows"):
-        estimate.run(tested, "first_day", "exploring", "full_pers")
+        off_policy.run(tested, "first_day", "exploring", "full_pers")
     with pytest.raises(CheckFailed, match="never shows"):
-        estimate.run(tested, "first_day", "semi_pers", "popularity")
+        off_policy.run(tested, "first_day", "semi_pers", "popularity")
     with pytest.raises(BadArgument, match="holds no blend"):
-        estimate.run(tested, "first_day", "exploring", "blend")
+        off_policy.run(tested, "first_day", "exploring", "blend")
 
 
 def test_too_few_effective_listeners_are_refused(tested):
     """The registered plan counts, not the settings of today: so the plan in force is made stricter by hand."""
-    plan, _ = verdict.plan_of(tested, "first_day")
+    plan, _ = analyse.plan_of(tested, "first_day")
     strict = plan.model_copy(update={"min_effective_users": 100_000})
     arm = next(arm for arm in strict.arms if arm.name == "exploring")
-    shown = estimate.weighed(tested, strict, arm, "popularity")
+    shown = off_policy.weighed(tested, strict, arm, "popularity")
     with pytest.raises(CheckFailed, match="effective listeners"):
-        estimate.judged(strict, shown, "stream")
+        off_policy.judged(strict, shown, "stream")
     wrong = shown.assign(propensity=shown["propensity"] / 2)
     with pytest.raises(CheckFailed, match="propensities do not fit"):
-        estimate.judged(plan, wrong, "stream")
+        off_policy.judged(plan, wrong, "stream")
 
 
 def test_the_same_seed_gives_the_same_rows(tested):

@@ -17,10 +17,10 @@ import pyarrow.compute as pc
 import pytest
 
 from jobs.cold_start import features, segments, train
-from jobs.context import Context
 from jobs.factorize import als, svd
 from jobs.matrix import catalog, first_day, track_pairs, user_track
-from jobs.settings import SPACES
+from jobs.platform.context import Context
+from jobs.settings.settings import SPACES
 
 LEARNED = (
     ("catalog", {}),

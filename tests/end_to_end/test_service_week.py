@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from as_request import listener
 
-from jobs.lake import vectors
+from jobs.platform.lake import vectors
 from jobs.release import pointer
-from serving.champion import Champion
-from serving.listener import days_of
-from serving.ready import Ready
+from serving.recommend.signals import days_of
+from serving.release.loaded import Ready
+from serving.release.watcher import Champion
+from tests.helpers.as_request import listener
 
 
 @pytest.fixture(scope="module")

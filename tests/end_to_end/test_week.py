@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from one_week import whole_week
 
 import contracts
-from jobs.context import Context
-from jobs.settings import SPACES
+from jobs.platform.context import Context
+from jobs.settings.settings import SPACES
+from tests.helpers.one_week import whole_week
 
 ROOT = Path(__file__).parents[2]
 # Of experiments and of the skip engine: no cold-start week makes them.
@@ -29,7 +29,12 @@ def overture(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """The command as a person types it."""
     env = os.environ | {"OVERTURE_HOME": str(home), "OVERTURE_CONFIG": str(ROOT / "configs" / "tiny.yaml")}
     return subprocess.run(
-        [sys.executable, "-m", "jobs.cli", *arguments], cwd=ROOT, env=env, capture_output=True, text=True, check=False
+        [sys.executable, "-m", "jobs.cli", *arguments],
+        cwd=ROOT,
+        env=env,
+        capture_output=True,
+        text=True,
+        check=False,
     )
 
 
@@ -44,13 +49,12 @@ def test_every_table_of_the_week_is_there(finished):
 
 def test_known_listeners_are_those_of_the_week_and_newcomers_get_what_the_service_would_say(finished):
     """A warm listener's vector is the lake's; a newcomer's list is that of the same first day sent as a request."""
-    from as_request import listener
-    from one_week import NEWCOMERS
-
-    from serving import answers, users
-    from serving.champion import Champion
+    from serving.recommend import known_users, recommender
+    from serving.release.watcher import Champion
     from serving.schema import HowMany
     from serving.stores.circuit import Circuit
+    from tests.helpers.as_request import listener
+    from tests.helpers.one_week import NEWCOMERS
 
     champion, circuit = Champion(finished.home), Circuit(finished.settings.store, finished.home)
     champion.refresh()
@@ -63,12 +67,12 @@ def test_known_listeners_are_those_of_the_week_and_newcomers_get_what_the_servic
         np.testing.assert_array_equal(row.vector_D, vectors[idx])
     people = lake.read("cold_first_day", day=str(NEWCOMERS)).to_pylist()
     assert len(people) > 3
-    said = answers.recommend(ready, [listener(person) for person in people], HowMany(k=50))
+    said = recommender.recommend(ready, [listener(person) for person in people], HowMany(k=50))
     for person, wanted in zip(people, said, strict=True):
         row = circuit.find(ready.name, ready.space_name, person["user_id"])
-        users.hold(ready, row)
+        known_users.hold(ready, row)
         assert row.segment_id == wanted["segment"]["segment_id"]
-        assert users.recommend(ready, row, 50, set())["tracks"] == wanted["tracks"]
+        assert known_users.recommend(ready, row, 50, set())["tracks"] == wanted["tracks"]
 
 
 def test_the_cohort_is_in_no_training_set(finished):
@@ -117,7 +121,7 @@ def test_status_is_a_table_for_people(finished):
 
 
 def test_mlflow_holds_one_parent_and_a_child_a_task(finished):
-    from jobs import tracking
+    from jobs.tracking import runs as tracking
 
     tracker = tracking.connect(finished)
     runs = tracker.client.search_runs([tracker.experiment_id], max_results=1000)

@@ -8,9 +8,9 @@ import shutil
 import numpy as np
 import pytest
 
-from jobs import tracking
 from jobs.cold_start import segments
-from jobs.context import Context
+from jobs.platform.context import Context
+from jobs.tracking import runs as tracking
 
 
 @pytest.fixture

@@ -8,13 +8,11 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "jobs"))
-
-import small_week
-from live import Live
 
 from jobs.release import bundle, pointer
-from serving.release import open_release
+from serving.release.bundle import open_release
+from tests.helpers import small_week
+from tests.helpers.live import Live
 
 
 @pytest.fixture(scope="session")

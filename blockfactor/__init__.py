@@ -1,0 +1,1 @@
+"""Matrix factorisation on Spark: implicit ALS, randomised SVD, PMI and k-means."""

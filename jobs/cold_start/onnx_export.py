@@ -1,0 +1,183 @@
+"""PyTorch's network as ONNX, and what a week keeps of it until the release is built.
+
+A week's working folder holds, for each space, `network.onnx`, the cohort's predictions by PyTorch
+(`cohort_user_id.npy`, `cohort_vectors.npy`: what the gate compares ONNX with) and, written last, `network.json` with
+facts and digests.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import json
+import logging
+import sys
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from contracts.errors import CheckFailed
+from jobs.platform import files
+from serving.release.onnx_session import BATCH, INPUT, OUTPUT, run, session
+
+if TYPE_CHECKING:
+    import torch
+
+    from jobs.platform.context import Context
+    from models.cold_start.network import ColdStartNet
+
+__all__ = [
+    "BATCH", "FILES", "INPUT", "OUTPUT", "Kept", "graph", "keep", "kept", "parity", "run", "sealed", "sealing",
+    "session", "to_onnx",
+]  # fmt: skip
+
+FILES = ("network.onnx", "cohort_user_id.npy", "cohort_vectors.npy")
+
+
+def to_onnx(net: ColdStartNet) -> bytes:
+    """The network (B, F) -> (B, d) float32 as one self-contained ONNX file, B free."""
+    import torch
+
+    return graph(net, (torch.zeros(2, net.d_in),), ({0: torch.export.Dim("batch")},), (INPUT,), OUTPUT)
+
+
+def graph(
+    net: torch.nn.Module,
+    examples: tuple[torch.Tensor, ...],
+    free: tuple[Any, ...],
+    inputs: tuple[str, ...],
+    output: str,
+) -> bytes:
+    """A network of one output as ONNX; `free` are, of each input, the dimensions of any size.
+
+    Those of a network that takes its inputs as *given stand in one tuple more.
+    The same weights give the same bytes: names of source files and other notes of the exporter are taken out.
+    """
+    import torch
+
+    net = copy.deepcopy(net).to("cpu").eval()
+    log = logging.getLogger("torch.onnx")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(sys.stderr), torch.no_grad():
+            warnings.simplefilter("ignore")
+            program = torch.onnx.export(
+                net,
+                examples,
+                dynamo=True,
+                input_names=inputs,
+                output_names=[output],
+                dynamic_shapes=free,
+                external_data=False,
+                verbose=False,
+            )
+    finally:
+        log.setLevel(level)
+    assert program is not None  # dynamo=True gives a program
+    model = program.model_proto
+    inner = model.graph
+    for part in (model, inner, *inner.node, *inner.input, *inner.output, *inner.initializer):
+        part.ClearField("metadata_props")
+        part.ClearField("doc_string")
+    inner.ClearField("value_info")
+    return bytes(model.SerializeToString(deterministic=True))
+
+
+def parity(model: bytes | Path, predictions_BD: np.ndarray, x_BF: np.ndarray) -> float:
+    """Largest absolute difference of ONNX from PyTorch's predictions on the same rows.
+
+    Raises:
+        ValueError: the shapes do not fit.
+    """
+    found_BD = run(session(model), x_BF)
+    if found_BD.shape != predictions_BD.shape:
+        raise ValueError(f"predictions: shape {predictions_BD.shape}, ONNX gives {found_BD.shape}")
+    return float(np.abs(found_BD - predictions_BD).max()) if len(found_BD) else 0.0
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What training left for the release."""
+
+    network: bytes
+    user_ids: np.ndarray
+    vectors: np.ndarray
+    facts: dict[str, object]
+
+
+def keep(
+    context: Context,
+    space: str,
+    network: bytes,
+    user_ids: np.ndarray,
+    vectors_BD: np.ndarray,
+    facts: Mapping[str, object],
+) -> Path:
+    """Keep a trained network, and PyTorch's predictions for the whole cohort, for bundle and gate.
+
+    Args:
+        context: names the week.
+        space: ut_als or tt_svd.
+        network: what to_onnx() gave.
+        user_ids: (B,) the cohort users, validation and test, in any order.
+        vectors_BD: (B, d) their predictions by PyTorch, in the same order.
+        facts: what belongs into the release's provenance (recipe, seed, parameters, final losses): JSON, no times.
+
+    Returns:
+        The folder.
+    """
+    if len(user_ids) != len(vectors_BD):
+        raise ValueError(f"user_ids: {len(user_ids)} users, but {len(vectors_BD)} predictions")
+    folder = context.work / space
+    with sealing(folder, "network.json", FILES, facts):
+        files.write(folder / FILES[0], network)
+        files.write_array(folder / FILES[1], np.asarray(user_ids, np.int64))
+        files.write_array(folder / FILES[2], np.asarray(vectors_BD, np.float32))
+    return folder
+
+
+@contextlib.contextmanager
+def sealing(folder: Path, card: str, names: Sequence[str], facts: Mapping[str, object]) -> Iterator[None]:
+    """Files of one training are written inside; the card with facts and digests comes last, so that half is none."""
+    folder.mkdir(parents=True, exist_ok=True)
+    files.write(folder / card, b"{}")
+    yield
+    digests = {name: files.file_digest(folder / name) for name in names}
+    files.replace(folder / card, files.canonical({"facts": dict(facts), "sha256": digests}))
+
+
+def sealed(context: Context, folder: Path, card: str) -> dict[str, object]:
+    """Facts of what a space's training kept in `folder`, all files verified.
+
+    Raises:
+        CheckFailed: there is none, it was cut off, or a file is damaged.
+    """
+    name, space = card.removesuffix(".json"), folder.relative_to(context.work).parts[0]
+    try:
+        found = json.loads((folder / card).read_text())
+        for file, wanted in found["sha256"].items():
+            if files.file_digest(folder / file) != wanted:
+                raise CheckFailed(f"{folder / file} is damaged; run `overture train --space {space}` again")
+        facts: dict[str, object] = found["facts"]
+    except (FileNotFoundError, KeyError, ValueError):
+        raise CheckFailed(
+            f"{name}: week {context.week.name} has none in {space}; run `overture train --space {space}` first"
+        ) from None
+    return facts
+
+
+def kept(context: Context, space: str) -> Kept:
+    """What keep() kept.
+
+    Raises:
+        CheckFailed: the week has no network in this space, or its training was cut off.
+    """
+    folder = context.work / space
+    facts = sealed(context, folder, "network.json")
+    user_ids, vectors = (np.load(folder / name, allow_pickle=False) for name in FILES[1:])
+    return Kept((folder / FILES[0]).read_bytes(), user_ids, vectors, facts)

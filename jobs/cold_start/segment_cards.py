@@ -1,0 +1,141 @@
+"""What people are told about a segment: who its members are, and what they play more than others.
+
+Source   Briand et al. 2021, section 4.2.3 and Table 2: countries, age classes and genres by lift
+Privacy  nothing is said that fewer than `segments.card_floor` listeners stand behind: a smaller segment has an empty
+         card, a trait or a track with fewer of them is left out
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy.sparse import csr_matrix
+
+from jobs.cold_start.people import warm_people
+from jobs.platform.context import Context
+from models.cold_start.segments import members
+
+CARD_TRACKS = 5
+CARD_TRAITS = 3
+MIN_TRAIT_SHARE = 0.05
+TYPICAL = 1.1  # a sentence names what is at least so much more frequent than among all listeners
+
+
+@dataclass(frozen=True, eq=False)
+class Trait:
+    """One kind of trait of K segments: `weight` (K, T) is shared out, `listeners` (K, T) counts who stand behind it."""
+
+    names: list[str]
+    weight: np.ndarray
+    listeners: np.ndarray
+
+
+def cards(context: Context, labels: np.ndarray, heard_UN: csr_matrix, ranking: np.ndarray) -> list[str]:
+    """One JSON card a segment: traits by lift, the most heard tracks, the most typical ones, a sentence."""
+    week, k, floor = context.week.name, len(ranking), context.settings.segments.card_floor
+    people = warm_people(context)
+    tracks = context.lake.read("tracks").to_pandas().set_index("track_id")
+    tracks = tracks.loc[context.lake.read("catalog", week=week).to_pandas().sort_values("track_idx").track_id]
+    member_KU = csr_matrix(members(labels, k))
+    artists = [a or f"artist {b}" for a, b in zip(tracks.artist_name, tracks.artist_id, strict=True)]
+    traits = {
+        "countries": of_people(member_KU, people.country.tolist()),
+        "ages": of_people(member_KU, people.age_class.tolist()),
+        "genres": of_tracks(member_KU, heard_UN, tracks.genre.tolist()),
+        "artists": of_tracks(member_KU, heard_UN, artists),
+    }
+    best = {name: lifts(trait, floor) for name, trait in traits.items()}
+    titles = [
+        {"track_id": int(i), "title": title or f"track {i}", "artist": artist}
+        for i, title, artist in zip(tracks.index, tracks.title, artists, strict=True)
+    ]
+    heard_KN = (member_KU @ heard_UN).tocsr()
+    popularity_N = np.asarray(heard_UN.sum(axis=0)).ravel() / max(len(labels), 1)
+    sizes = np.bincount(labels, minlength=k)
+    found = []
+    for s in range(k):
+        card: dict[str, Any] = {"size": int(sizes[s])} if sizes[s] >= floor else {"size_below": floor}
+        card |= {name: of_kind[s] if sizes[s] >= floor else [] for name, of_kind in best.items()}
+        row = heard_KN[s]
+        enough = row.data >= floor if sizes[s] >= floor else np.zeros(row.nnz, bool)
+        heard, count = row.indices[enough], row.data[enough]
+        known = set(heard.tolist())
+        card["tracks"] = [titles[i] for i in ranking[s] if i in known][:CARD_TRACKS]
+        lift = count / sizes[s] / popularity_N[heard]
+        card["exemplars"] = [
+            {**titles[heard[j]], "lift": round(float(lift[j]), 2)} for j in np.lexsort((heard, -lift))[:CARD_TRACKS]
+        ]
+        card["sentence"] = sentence(card)
+        found.append(json.dumps(card, sort_keys=True, ensure_ascii=False))
+    return found
+
+
+def of_people(member_KU: csr_matrix, names_U: list[str | None]) -> Trait:
+    """Members by a trait of theirs; unknown ones are left out of the shares."""
+    known, hot_UT = one_hot(names_U)
+    counts = np.asarray((member_KU @ hot_UT).todense(), np.float64)
+    return Trait(known, counts, counts)
+
+
+def of_tracks(member_KU: csr_matrix, heard_UN: csr_matrix, names_N: list[str | None]) -> Trait:
+    """What members hear by a trait of the tracks: weight in tracks heard, listeners with at least one of them."""
+    known, hot_NT = one_hot(names_N)
+    played_UT = (heard_UN @ hot_NT).tocsr()
+    weight = np.asarray((member_KU @ played_UT).todense(), np.float64)
+    played_UT.data[:] = 1
+    return Trait(known, weight, np.asarray((member_KU @ played_UT).todense(), np.float64))
+
+
+def one_hot(names: list[str | None]) -> tuple[list[str], csr_matrix]:
+    """The distinct names (T), sorted, and which row has which: (n, T), a zero row where the name is unknown."""
+    known = sorted({name for name in names if isinstance(name, str)})
+    index = {name: i for i, name in enumerate(known)}
+    rows = [i for i, name in enumerate(names) if isinstance(name, str)]
+    columns = [index[str(names[i])] for i in rows]
+    return known, csr_matrix((np.ones(len(rows), np.float32), (rows, columns)), shape=(len(names), len(known)))
+
+
+def lifts(trait: Trait, floor: int) -> list[list[dict[str, Any]]]:
+    """For each segment, the traits that are most over-represented against the whole: share and lift.
+
+    A trait needs `floor` listeners, and MIN_TRAIT_SHARE of the segment or half of its largest share where that is less.
+    """
+    if not trait.names:
+        return [[] for _ in trait.weight]
+    share = trait.weight / np.maximum(trait.weight.sum(1, keepdims=True), 1)
+    overall = trait.weight.sum(0) / max(trait.weight.sum(), 1)
+    lift = np.divide(share, overall, out=np.zeros_like(share), where=overall > 0)
+    shown = (trait.listeners >= floor) & (share > 0)
+    # Of a few traits (ages) some have a large share; of thousands (artists) none has.
+    shown &= share >= np.minimum(MIN_TRAIT_SHARE, share.max(1, keepdims=True) / 2)
+    ranked = np.argsort(-np.where(shown, lift, 0), axis=1, kind="stable")[:, :CARD_TRAITS]
+    return [
+        [
+            {"name": trait.names[j], "share": round(float(share[s, j]), 4), "lift": round(float(lift[s, j]), 2)}
+            for j in ranked[s]
+            if shown[s, j]
+        ]
+        for s in range(len(share))
+    ]
+
+
+def sentence(card: dict[str, Any]) -> str:
+    """The card in one sentence: the traits that lift the segment above the average listener."""
+    if "size" not in card:
+        return f"fewer than {card['size_below']} listeners: too few to describe"
+    kinds = ("ages", "countries", "genres", "artists")
+    over = {kind: [t["name"] for t in card[kind] if t["lift"] > TYPICAL] for kind in kinds}
+    said = f"{card['size']} listeners"
+    often = [f"aged {over['ages'][0]}"] if over["ages"] else []
+    often += [f"in {' or '.join(over['countries'][:2])}"] if over["countries"] else []
+    liked = over["genres"][:2] or over["artists"][:2]
+    if often:
+        said += f", often {' and '.join(often)}{',' if liked else ''}"
+    if liked:
+        said += f" who play more {' and '.join(liked)} than others"
+    if card["tracks"]:
+        said += f"; first track: {card['tracks'][0]['title']} by {card['tracks'][0]['artist']}"
+    return said

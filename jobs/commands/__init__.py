@@ -1,1 +1,0 @@
-"""The commands of `overture` by room; jobs/cli.py puts them together."""

@@ -1,0 +1,1 @@
+"""Adapter for the public dataset of the cold-start paper."""

@@ -1,0 +1,231 @@
+"""The paper's public dataset: eight files that enter after the spaces, as arrays that training and judging can map.
+
+Reads    DATA/*.parquet as published (jobs/ingest/deezer/files.py)
+Writes   OVERTURE_HOME/deezer/<space>/: vectors, lists and input rows as .npy, and manifest.json
+Grain    one row a warm user by user_index, one a track by popularity, one a listener of each split by user_index
+Memory   the lists of songs and the vectors; input rows go from a batch to a memory-mapped array
+Checks   first all footers, then ids and lists, then vectors, then input rows: an error comes before hours are spent
+
+The lake's tables would hold the same rows, but reading 70 000 rows of 5139 values back would take twice their size in
+memory. What is read is joined by user_index, never by position: the feature files are not sorted.
+
+track_idx is the popularity rank, as everywhere: tracks are put in the order of how many warm users heard them on days 1
+to 30, then of song_index. That is how the authors' code ranks for its Popularity; `song_index_N` leads back.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from contracts.errors import BadArgument, CheckFailed
+from jobs.ingest.deezer.files import (
+    CONTRACT,
+    KEY,
+    SPLITS,
+    Files,
+    Missing,
+    input_rows,
+    inspect,
+    md5,
+    read_truth,
+    read_vectors,
+)
+from jobs.platform.progress import progress, say
+from jobs.settings.settings import SPACES, Space
+from models.cold_start.input_vector import Layout, Ragged
+
+if TYPE_CHECKING:
+    from jobs.platform.context import Context
+
+FORMAT = 1  # of the written folder; another number makes it anew
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """Listeners of one split by user_index: ids (B,), input rows (B, F) mapped, tracks heard on days 1 to 30."""
+
+    user_index: np.ndarray
+    x_BF: np.ndarray
+    truth: Ragged
+
+
+@dataclass(frozen=True, eq=False)
+class PublicData:
+    """One space of the dataset: track_ND by track_idx, user_UD in the order of `train`, three splits, and facts."""
+
+    space: Space
+    song_index_N: np.ndarray
+    track_ND: np.ndarray
+    user_UD: np.ndarray
+    parts: Mapping[str, Part]
+    facts: dict[str, Any]
+
+    @property
+    def layout(self) -> Layout:
+        """Where each value of an input row lives."""
+        return Layout(int(self.track_ND.shape[1]))
+
+
+def run(context: Context, data: Path | None) -> dict[str, Any]:
+    """Read all eight files; returns rows and facts of each space."""
+    if data is None:
+        raise BadArgument("--data: deezer needs the folder of the eight published files")
+    for space in SPACES:  # both before either is read: a missing file is told at once
+        inspect(data, space)
+    found = {space: load(context, inspect(data, space)).facts for space in SPACES}
+    return {"source": "deezer", "spaces": found, "path": str(context.home / "deezer")}
+
+
+def load(context: Context, files: Files) -> PublicData:
+    """The dataset in one space; read from the files when they are not those of the folder that is there.
+
+    Raises:
+        CheckFailed: the files break the contract; names file, column and row.
+    """
+    folder = context.home / "deezer" / files.space
+    now = {"format": FORMAT, "contract": CONTRACT.version, "files": _stamp(files)}
+    if _manifest(folder).get("made_from") != now:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        made = Path(mkdtemp(prefix=f".{files.space}-", dir=folder.parent))
+        try:
+            facts = convert(files, made)
+            (made / "manifest.json").write_text(json.dumps({"made_from": now, "facts": facts}, indent=1))
+            shutil.rmtree(folder, ignore_errors=True)
+            made.replace(folder)
+        except BaseException:
+            shutil.rmtree(made, ignore_errors=True)
+            raise
+    else:
+        say(f"deezer: {folder} was made from these files and is used again")
+    found = open_folder(folder, files.space)
+    wanted = context.settings.source.song_md5
+    if wanted and found.facts["song_md5"] != wanted:
+        say(
+            f"deezer: warning: {files.songs}: md5 is {found.facts['song_md5']}, source.song_md5 says {wanted}; "
+            "perhaps another version, or damaged on its way"
+        )
+    return found
+
+
+def open_folder(folder: Path, space: Space) -> PublicData:
+    """What `convert` wrote; input rows stay on disk."""
+
+    def array(name: str) -> np.ndarray:
+        return np.asarray(np.load(folder / f"{name}.npy", allow_pickle=False))
+
+    parts = {
+        split: Part(
+            array(f"{split}_user_index"),
+            np.load(folder / f"{split}_x.npy", mmap_mode="r", allow_pickle=False),
+            Ragged(array(f"{split}_offsets"), array(f"{split}_tracks")),
+        )
+        for split in SPLITS
+    }
+    facts = _manifest(folder)["facts"]
+    return PublicData(space, array("song_index"), array("tracks"), array("users"), parts, facts)
+
+
+def convert(files: Files, folder: Path) -> dict[str, Any]:
+    """Check everything and write the arrays of one space; returns what was found."""
+    spec, layout = CONTRACT.spaces[files.space], Layout(CONTRACT.spaces[files.space].width)
+    n_songs = files.rows["songs"]
+    users, truth = {}, {}
+    for split in SPLITS:
+        users[split], truth[split] = read_truth(files.features(split), n_songs)
+    _disjoint(files, users)
+    song_index, songs, unusual = read_vectors(files.songs, "song_index", spec.songs)
+    if not np.array_equal(song_index, np.arange(n_songs)):
+        gap = int(np.argmax(song_index != np.arange(n_songs)))
+        raise CheckFailed(f"{files.songs}: column 'song_index' must run from 0 to {n_songs - 1}; {gap} is missing")
+    warm, vectors, _ = read_vectors(files.users, KEY, spec.users)
+    if not np.array_equal(warm, np.sort(users["train"])):
+        strangers = np.setxor1d(warm, users["train"])
+        raise CheckFailed(
+            f"{files.features('train')}: its users and those of {files.users.name} are not the same; "
+            f"{KEY} {strangers[0]} is in one of them only ({strangers.size} such users)"
+        )
+    n_listeners = np.bincount(truth["train"].ids, minlength=n_songs)
+    by_popularity = np.lexsort((np.arange(n_songs), -n_listeners))
+    track_of = np.empty(n_songs, np.int32)
+    track_of[by_popularity] = np.arange(n_songs, dtype=np.int32)
+    np.save(folder / "song_index.npy", by_popularity)
+    np.save(folder / "tracks.npy", songs[by_popularity])
+    np.save(folder / "users.npy", vectors)
+    missing = Missing()
+    for split in SPLITS:
+        order = np.argsort(users[split])
+        ordered = truth[split].take(order)
+        np.save(folder / f"{split}_user_index.npy", users[split][order])
+        np.save(folder / f"{split}_offsets.npy", ordered.offsets)
+        np.save(folder / f"{split}_tracks.npy", track_of[ordered.ids])
+        _write_rows(files, split, users[split][order], layout, missing, folder / f"{split}_x.npy")
+    short = sum(int((truth[split].lengths < CONTRACT.usual_min_truth).sum()) for split in SPLITS)
+    facts = {
+        "space": files.space, "folder": str(files.folder), "made_up": files.made_up, "claims": files.claims,
+        "songs": n_songs, "features": layout.size, **{split: len(users[split]) for split in SPLITS},
+        "missing_counts": missing.counts, "missing_values": missing.values, "missing_ages": missing.ages,
+        "ages_unknown": _unknown_ages(folder, layout), "ages_unusual": missing.old, "songs_unusual_length": unusual,
+        "lists_below_50": short, "song_md5": md5(files.songs),
+    }  # fmt: skip
+    for name, what in (
+        ("songs_unusual_length", f"song vectors are not {spec.songs.usual_norm} long"),
+        ("ages_unusual", f"ages are above {CONTRACT.usual_max_age}"),
+        ("lists_below_50", f"lists of songs are shorter than {CONTRACT.usual_min_truth}"),
+        ("missing_values", "values of vectors are missing and read as 0"),
+    ):
+        if facts[name]:
+            say(f"deezer: warning: {facts[name]} {what}")
+    return facts
+
+
+def _write_rows(files: Files, split: str, users: np.ndarray, layout: Layout, missing: Missing, target: Path) -> None:
+    """Input rows in the order of `users` (ascending), whatever the order of the file."""
+    out = np.lib.format.open_memmap(target, mode="w+", dtype=np.float32, shape=(len(users), layout.size))
+    filled = np.zeros(len(users), bool)
+    rows = input_rows(files.features(split), layout, missing)
+    for found, x_BF in progress(rows, None, f"deezer: batches of {files.features(split).name}"):
+        at = np.searchsorted(users, found)
+        out[at] = x_BF
+        filled[at] = True
+    out.flush()
+    if not filled.all():
+        raise AssertionError(f"{files.features(split)}: a row was not read")
+
+
+def _unknown_ages(folder: Path, layout: Layout) -> dict[str, int]:
+    age = layout.scalar("age_value")
+    return {split: int((np.load(folder / f"{split}_x.npy", mmap_mode="r")[:, age] < 0).sum()) for split in SPLITS}
+
+
+def _disjoint(files: Files, users: dict[str, np.ndarray]) -> None:
+    """Nobody is in two splits: a test listener must be in no training set."""
+    for n, one in enumerate(SPLITS):
+        for other in SPLITS[n + 1 :]:
+            both = np.intersect1d(users[one], users[other])
+            if both.size:
+                raise CheckFailed(
+                    f"{files.features(other)}: {KEY} {both[0]} is also in {files.features(one).name} "
+                    f"({both.size} such users)"
+                )
+
+
+def _stamp(files: Files) -> dict[str, list[int | str]]:
+    """What tells one set of files from another without reading them: place, size, time of the last change."""
+    paths = [files.songs, files.users, *(files.features(split) for split in SPLITS)]
+    return {str(path.resolve()): [path.stat().st_size, path.stat().st_mtime_ns] for path in paths}
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads((folder / "manifest.json").read_text())
+        return found
+    except (OSError, ValueError):
+        return {}

@@ -1,0 +1,281 @@
+"""`overture make-deezer`: eight files in the form of the paper's public dataset, of any size, all values made up.
+
+Writes   OUT/song_embeddings.parquet, user_embeddings.parquet, user_features_{train,validation,test}_{svd,mf}.parquet
+Same     sizes and seed, same values
+Memory   lists of tracks and vectors of everybody; input rows a chunk at a time
+
+Tastes hang together with country, age and first-day signals, and warm listeners fall into segments, so that methods
+differ; by how much, and in which order, says nothing about real listeners. Every footer says that the file is made up,
+so that nobody takes it for the published one.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from scipy.sparse import csr_array
+
+from contracts.errors import BadArgument
+from jobs.ingest.deezer.files import CONTRACT, KEY, MADE_UP, SONGS, SPLITS, TRUTH, USERS
+from jobs.ingest.deezer.generate_users import People, Taste, draw_people
+from jobs.ingest.simulate.catalogue import COUNTRIES, World, build
+from jobs.platform.progress import progress
+from jobs.settings.settings import SPACES, SimulateSettings, Space
+from models.cold_start.input_vector import (
+    AGE_CLASSES,
+    BLOCKS,
+    SCALARS,
+    Demographics,
+    Entities,
+    FirstDays,
+    Layout,
+    Ragged,
+    age_classes,
+    input_vectors,
+)
+from models.cold_start.top_k import normalise
+
+MIN_TRACKS, MIN_USERS = 200, 50
+CHUNK = 4_096
+SHARES = {"train": 0.7, "validation": 0.2, "test": 0.1}
+
+
+@dataclass(frozen=True)
+class Made:
+    """How many listeners and tracks, from which seed, in which of the two encodings, for which spaces."""
+
+    users: int = 100_000
+    tracks: int = 50_000
+    seed: int = 7
+    encoding: Literal["array", "json"] = "array"
+    spaces: tuple[Space, ...] = SPACES
+
+    def __post_init__(self) -> None:
+        if self.users < MIN_USERS:
+            raise BadArgument(f"--users: must be at least {MIN_USERS}, got {self.users}")
+        if self.tracks < MIN_TRACKS:
+            raise BadArgument(f"--tracks: must be at least {MIN_TRACKS}, got {self.tracks}")
+        if self.encoding not in ("array", "json"):
+            raise BadArgument(f"--encoding: must be array or json, got {self.encoding!r}")
+
+    @property
+    def split_of(self) -> np.ndarray:
+        """Index into SPLITS of each listener (U,): train first, as in the published files."""
+        sizes = [round(self.users * SHARES[name]) for name in SPLITS[:2]]
+        return np.repeat(np.arange(3), [*sizes, self.users - sum(sizes)])
+
+    def rng(self, use: int) -> np.random.Generator:
+        """A generator for one use."""
+        return np.random.default_rng(np.random.SeedSequence((self.seed, 100 + use)))
+
+
+@dataclass(frozen=True, eq=False)
+class Service:
+    """Everything but the input rows: who is there, what they hear and do, with ids of songs, and vectors by space."""
+
+    world: World
+    people: People
+    warm: np.ndarray
+    heard: Ragged
+    days: dict[str, Ragged]
+    song_of: np.ndarray
+    songs: dict[Space, np.ndarray]
+    users: dict[Space, np.ndarray]
+
+
+def prepare(made: Made) -> Service:
+    """Draw everybody and make the vectors of both spaces."""
+    world = build(SimulateSettings(n_tracks=made.tracks, n_playlists=max(20, made.tracks // 10), seed=made.seed))
+    people = draw_people(world, made.users, made.rng(0))
+    taste = Taste(world, made.rng(1))
+    heard = taste.heard(people)
+    warm = made.split_of == 0
+    days = taste.first_days(people, heard, warm)
+    # Songs are numbered by how many people hear them: cold ones too, so that the order is not quite the warm users'.
+    song_of = np.empty(made.tracks, np.int64)
+    song_of[np.argsort(-np.bincount(heard.ids, minlength=made.tracks), kind="stable")] = np.arange(made.tracks)
+    heard = sorted_lists(Ragged(heard.offsets, song_of[heard.ids]), made.tracks)
+    for name in [n for n in days if n.endswith("_songs")]:
+        days[name] = Ragged(days[name].offsets, song_of[days[name].ids])
+    songs = {space: song_vectors(world, song_of, space, made) for space in SPACES}
+    users = {space: user_vectors(heard, warm, vectors, made) for space, vectors in songs.items()}
+    return Service(world, people, warm, heard, days, song_of, songs, users)
+
+
+def run(out: Path, made: Made) -> dict[str, Any]:
+    """Write the files; returns what was made."""
+    out.mkdir(parents=True, exist_ok=True)
+    found = prepare(made)
+    songs, users = found.songs, found.users
+    _write_vectors(out / SONGS, "song_index", {CONTRACT.spaces[s].songs.column: songs[s] for s in SPACES}, made)
+    _write_vectors(out / USERS, KEY, {CONTRACT.spaces[s].users.column: users[s] for s in SPACES}, made)
+    files = [SONGS, USERS]
+    for space in made.spaces:
+        entities, demographics = item_vectors(found, space, made), mean_vectors(found.people, found.warm, users[space])
+        for part, split in enumerate(SPLITS):
+            name = f"user_features_{split}_{CONTRACT.spaces[space].suffix}.parquet"
+            who = made.rng(10 + part).permutation(np.flatnonzero(made.split_of == part))
+            _write_features(out / name, who, found, entities, demographics, made)
+            files.append(name)
+    return {
+        "path": str(out), "files": files, "bytes": sum((out / name).stat().st_size for name in files),
+        "songs": made.tracks, **{split: int((made.split_of == n).sum()) for n, split in enumerate(SPLITS)},
+        "songs_heard": int(found.heard.ids.size), "seed": made.seed, "encoding": made.encoding,
+    }  # fmt: skip
+
+
+def sorted_lists(lists: Ragged, n: int) -> Ragged:
+    """Each list ascending; ids below n."""
+    key = np.repeat(np.arange(len(lists)), lists.lengths) * n + lists.ids
+    key.sort()
+    return Ragged(lists.offsets, key % n)
+
+
+# -- vectors -------------------------------------------------------------------------------------------------------
+
+
+def song_vectors(world: World, song_of: np.ndarray, space: Space, made: Made) -> np.ndarray:
+    """Vectors (N, d) by song_index: those of a genre, a scene and an artist are near each other.
+
+    tt_svd has unit length; ut_als is 10 to 13 long, longer for popular songs.
+    """
+    d, rng = CONTRACT.spaces[space].width, made.rng(2 + SPACES.index(space))
+
+    def noise(n: int) -> np.ndarray:
+        return np.asarray(rng.standard_normal((n, d), np.float32))
+
+    genre = noise(int(world.scene_genre.max()) + 1)
+    scene = 0.6 * genre[world.scene_genre] + 0.8 * noise(world.n_scenes)
+    artist = scene[world.artist_scene] + 0.5 * noise(len(world.artist_scene))
+    # Popular songs are heard with everything of their scene, so they lie near its middle; rare ones anywhere around it.
+    far = (0.3 + 0.9 * (song_of / made.tracks) ** 0.4).astype(np.float32)
+    vectors = normalise(artist[world.track_artist] + far[:, None] * noise(made.tracks))
+    by_song = np.empty_like(vectors)
+    by_song[song_of] = vectors
+    if space == "ut_als":
+        rank = np.arange(made.tracks, dtype=np.float32) / made.tracks
+        by_song *= (12.9 - 2.8 * rank)[:, None].astype(np.float32)
+    return by_song
+
+
+def user_vectors(heard: Ragged, warm: np.ndarray, song_ND: np.ndarray, made: Made) -> np.ndarray:
+    """Unit vectors of warm listeners: the mean of what they hear and a little noise."""
+    mine = heard.take(warm)
+    ones = np.ones(mine.ids.size, np.float32)
+    sums = csr_array((ones, mine.ids, mine.offsets), shape=(len(mine), len(song_ND))) @ song_ND
+    d = song_ND.shape[1]
+    noise = made.rng(6).standard_normal((len(mine), d), np.float32)
+    return normalise(normalise(sums) + np.float32(0.3 / np.sqrt(d)) * noise)
+
+
+def item_vectors(found: Service, space: Space, made: Made) -> Entities:
+    """Songs as they are; artists and albums as means of theirs, playlists as means of 30 songs of their scene."""
+    world, song_of, song_ND = found.world, found.song_of, found.songs[space]
+    song_of_artist = csr_array(
+        (np.ones(made.tracks, np.float32), (world.track_artist, song_of)), shape=(len(world.artist_scene), made.tracks)
+    )
+    n_albums = int(world.track_album[-1]) + 1
+    song_of_album = csr_array(
+        (np.ones(made.tracks, np.float32), (world.track_album, song_of)), shape=(n_albums, made.tracks)
+    )
+    n_playlists, rng = max(world.n_editorial, world.n_scenes), made.rng(7)
+    in_playlist = np.repeat(np.arange(n_playlists), 30)
+    held = song_of[world.draw_in_scene(in_playlist % world.n_scenes, rng.random(len(in_playlist)))]
+    ones = np.ones(len(held), np.float32)
+    song_of_playlist = csr_array((ones, (in_playlist, held)), shape=(n_playlists, made.tracks))
+    vectors = {
+        kind: np.asarray((matrix @ song_ND) / matrix.sum(axis=1)[:, None], np.float32)
+        for kind, matrix in (("artist", song_of_artist), ("album", song_of_album), ("playlist", song_of_playlist))
+    }
+    vectors["song"] = song_ND
+    return Entities({kind: np.arange(len(v)) for kind, v in vectors.items()}, vectors)
+
+
+def mean_vectors(people: People, warm: np.ndarray, user_UD: np.ndarray) -> Demographics:
+    """Means of warm listeners by country and by the age class that they told."""
+    country, age = people.country[warm], age_classes(people.told_age[warm])
+    zero = np.zeros(user_UD.shape[1], np.float32)
+
+    def mean(of: np.ndarray) -> np.ndarray:
+        return np.asarray(user_UD[of].mean(axis=0) if of.any() else zero)
+
+    return Demographics(
+        country={name: mean(country == n) for n, name in enumerate(COUNTRIES)},
+        age_class=np.stack([mean(age == n) for n in range(len(AGE_CLASSES))]),
+    )
+
+
+# -- files ---------------------------------------------------------------------------------------------------------
+
+
+def _mark(schema: pa.Schema, made: Made) -> pa.Schema:
+    return schema.with_metadata({MADE_UP: f"users={made.users} tracks={made.tracks} seed={made.seed}".encode()})
+
+
+def _write_vectors(path: Path, key: str, columns: dict[str, np.ndarray], made: Made) -> None:
+    """A key and columns of vectors, as arrays or as JSON text in bytes."""
+    kind = pa.list_(pa.float32()) if made.encoding == "array" else pa.binary()
+    schema = _mark(pa.schema([(key, pa.int32()), *((name, kind) for name in columns)]), made)
+    n = len(next(iter(columns.values())))
+    with pq.ParquetWriter(path, schema, use_dictionary=False) as writer:
+        for start in range(0, n, CHUNK):
+            parts: list[pa.Array] = [pa.array(np.arange(start, min(start + CHUNK, n), dtype=np.int32))]
+            for values in columns.values():
+                rows = values[start : start + CHUNK]
+                if made.encoding == "json":
+                    parts.append(pa.array([json.dumps(row).encode() for row in rows.tolist()], pa.binary()))
+                else:
+                    offsets = np.arange(0, rows.size + 1, rows.shape[1], dtype=np.int32)
+                    parts.append(pa.ListArray.from_arrays(offsets, np.ascontiguousarray(rows).ravel()))
+            writer.write_table(pa.table(parts, schema=schema))
+
+
+def _write_features(
+    path: Path, who: np.ndarray, found: Service, entities: Entities, demographics: Demographics, made: Made
+) -> None:
+    """Input rows of the listeners `who`, in that order; a count of nothing is missing, as in the published files."""
+    layout = Layout(entities.d)
+    count = pa.int64() if made.encoding == "array" else pa.float64()
+    fields = [(KEY, pa.int32()), (TRUTH, pa.list_(pa.int32()))]
+    fields += [(name, pa.float64()) for name in layout.names()[: len(BLOCKS) * layout.d]]
+    fields += [(name, pa.int32() if name == "age_value" else count) for name in SCALARS]
+    schema = _mark(pa.schema(fields), made)
+    starts = range(0, len(who), CHUNK)
+    with pq.ParquetWriter(path, schema, use_dictionary=False, write_statistics=False) as writer:
+        for start in progress(starts, len(starts), f"make-deezer: batches of {path.name}"):
+            some = who[start : start + CHUNK]
+            x_BF = input_vectors(first_days(found.people, found.days, some), entities, demographics)
+            truth = found.heard.take(some)
+            lists = pa.ListArray.from_arrays(truth.offsets.astype(np.int32), truth.ids.astype(np.int32))
+            columns = [pa.array(some.astype(np.int32)), lists, *_columns(x_BF, layout, schema)]
+            writer.write_table(pa.table(columns, schema=schema))
+
+
+def first_days(people: People, days: dict[str, Ragged], who: np.ndarray) -> FirstDays:
+    """What the listeners `who` did on their first day."""
+    names = np.array(list(COUNTRIES), object)
+    return FirstDays(
+        names[people.country[who]], people.told_age[who], {n: lists.take(who) for n, lists in days.items()}
+    )
+
+
+def _columns(x_BF: np.ndarray, layout: Layout, schema: pa.Schema) -> Iterator[pa.Array]:
+    """One Arrow column a feature."""
+    x_FB = np.ascontiguousarray(x_BF.T, np.float64)
+    for column in range(len(BLOCKS) * layout.d):
+        yield pa.array(x_FB[column])
+    for name in SCALARS:
+        values = x_FB[layout.scalar(name)]
+        if name == "age_value":
+            yield pa.array(values.astype(np.int32))
+        elif pa.types.is_integer(schema.field(name).type):
+            yield pa.array(values.astype(np.int64), mask=values == 0)
+        else:
+            yield pa.array(np.where(values == 0, np.nan, values))

@@ -1,0 +1,169 @@
+"""Made-up listeners for `overture make-deezer`: who they are, what they hear, what they do on their first day.
+
+Shapes   U listeners, N tracks of a made-up catalogue (jobs/ingest/simulate/catalogue.py), n things drawn
+Source   COUNTRIES and the catalogue's scenes and tribes of the simulated service: country and age say which tribes are
+         likely, a tribe says which scenes are heard, popularity is long-tailed within a scene
+
+The numbers below are made up too; where the paper tells one (5 % without any interaction, 77 % with a stream, ages
+unknown, at least 50 tracks in the month after) it is that one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from jobs.ingest.simulate.catalogue import AGES, COUNTRIES, World
+from models.cold_start.input_vector import Ragged, age_classes
+
+NO_INTERACTION, STREAMS_AMONG_ACTIVE, AGE_UNKNOWN = 0.05, 0.81, 0.14
+MIN_HEARD = 50
+# Where a track is heard from: charts and the tribe together, anywhere else; hits may replace either.
+CHARTS_AND_TRIBE, HITS = 0.85, 0.04
+CHART = 400  # tracks in the charts of a country and an age class
+TYPICAL_AGES = np.array([15, 21, 29, 41, 57])  # one an age class
+# block -> share of active listeners who do it, and how often on average
+FIRST_DAY = {
+    "streamed": (STREAMS_AMONG_ACTIVE, 22.0), "skipped": (0.6, 9.0), "banned": (0.03, 1.5),
+    "onboarding_like_artists": (0.75, 7.0),
+    "search_songs": (0.25, 2.0), "search_artists": (0.35, 1.8), "search_albums": (0.2, 1.6),
+    "search_playlists": (0.15, 1.4),
+}  # fmt: skip
+# Filled for warm listeners only, as in the published files.
+FAVOURITES = {
+    "favorite_songs": (0.25, 5.0), "favorite_artists": (0.2, 3.0), "favorite_albums": (0.1, 2.0),
+    "favorite_playlists": (0.1, 1.5),
+}  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class People:
+    """Country index (U,) into COUNTRIES, age (U,) years, what is told of it (-1: nothing), tribe (U,).
+
+    devotion (U,) is how often a listener plays what the tribe likes rather than the charts.
+    """
+
+    country: np.ndarray
+    age: np.ndarray
+    told_age: np.ndarray
+    tribe: np.ndarray
+    devotion: np.ndarray
+
+
+def draw_people(world: World, n: int, rng: np.random.Generator) -> People:
+    """U listeners: country by its share, age around 30, a tribe that fits both."""
+    shares = np.array(list(COUNTRIES.values()))
+    country = rng.choice(len(shares), n, p=shares / shares.sum())
+    age = np.clip(np.round(13 + rng.gamma(2.4, 8.0, n)), 13, AGES[-1]).astype(np.int64)
+    told = np.where(rng.random(n) < AGE_UNKNOWN, -1, age)
+    tribe = world.draw_tribe(country, age, rng.random(n))
+    return People(country, age, told, tribe, 0.1 + 0.6 * rng.beta(1.0, 1.4, n))
+
+
+class Taste:
+    """Draws tracks as listeners would: from their tribe's scenes, their country's and age's charts, hits, anywhere."""
+
+    def __init__(self, world: World, rng: np.random.Generator) -> None:
+        """Over one catalogue; `rng` also chooses which tracks everybody knows and what is in the charts."""
+        n = len(world.track_artist)
+        self.world, self.rng = world, rng
+        self.hits = rng.permutation(n)
+        self.hit_cum = np.cumsum(1.0 / (np.arange(n) + 8.0))
+        self.slots = np.cumsum(world.tribe_weights[0])
+        country = np.repeat(np.arange(len(COUNTRIES)), len(TYPICAL_AGES) * CHART)
+        age = np.tile(np.repeat(TYPICAL_AGES, CHART), len(COUNTRIES))
+        self.charts = self._of_tribe(world.draw_tribe(country, age, rng.random(len(age)))).reshape(-1, CHART)
+        self.chart_cum = np.cumsum(1.0 / (np.arange(CHART) + 8.0))
+
+    def _of_tribe(self, tribe: np.ndarray) -> np.ndarray:
+        """A track (n,) of a scene that each tribe (n,) likes."""
+        world, rng, n = self.world, self.rng, len(tribe)
+        slot = np.minimum(np.searchsorted(self.slots, rng.random(n) * self.slots[-1]), len(self.slots) - 1)
+        return world.draw_in_scene(world.tribe_scenes[tribe, slot], rng.random(n))
+
+    def draw(self, people: People, who: np.ndarray) -> np.ndarray:
+        """One track (n,) for each of the listeners `who` (n,)."""
+        world, rng = self.world, self.rng
+        track = self._of_tribe(people.tribe[who])
+        u = rng.random(len(who)) - people.devotion[who]
+        charts = (u >= 0) & (u < CHARTS_AND_TRIBE - people.devotion[who])
+        chart = people.country[who[charts]] * len(TYPICAL_AGES) + age_classes(people.age[who[charts]])
+        track[charts] = self.charts[chart, _place(self.chart_cum, rng.random(int(charts.sum())))]
+        anywhere = u >= CHARTS_AND_TRIBE - people.devotion[who]
+        scene = rng.integers(0, world.n_scenes, int(anywhere.sum()))
+        track[anywhere] = world.draw_in_scene(scene, rng.random(len(scene)))
+        hit = rng.random(len(who)) < HITS
+        track[hit] = self.hits[_place(self.hit_cum, rng.random(int(hit.sum())))]
+        return np.asarray(track)
+
+    def heard(self, people: People, block: int = 10_000) -> Ragged:
+        """Distinct tracks of each listener's days 1 to 30, at least MIN_HEARD, ascending."""
+        n_tracks, parts, lengths = len(self.world.track_artist), [], []
+        for start in range(0, len(people.age), block):
+            who = np.arange(start, min(start + block, len(people.age)))
+            plays = np.maximum(75, self.rng.lognormal(5.2, 0.6, len(who))).astype(np.int64)
+            key = np.unique(np.repeat(who - start, plays) * n_tracks + self.draw(people, np.repeat(who, plays)))
+            while (short := np.flatnonzero(np.bincount(key // n_tracks, minlength=len(who)) < MIN_HEARD)).size:
+                more = np.repeat(short, MIN_HEARD)
+                key = np.unique(np.concatenate([key, more * n_tracks + self.rng.integers(0, n_tracks, len(more))]))
+            parts.append((key % n_tracks).astype(np.int32))
+            lengths.append(np.bincount(key // n_tracks, minlength=len(who)))
+        return ragged(np.concatenate(lengths), np.concatenate(parts))
+
+    def first_days(self, people: People, heard: Ragged, warm: np.ndarray) -> dict[str, Ragged]:
+        """The interaction blocks of all listeners; `warm` (U,) tells who has favourites."""
+        rng, n = self.rng, len(people.age)
+        active = rng.random(n) >= NO_INTERACTION
+        counts = {name: self._counts(active, *how) for name, how in FIRST_DAY.items()}
+        counts |= {name: self._counts(active & warm, *how) for name, how in FAVOURITES.items()}
+        idle = active & (np.sum(list(counts.values()), axis=0) == 0)
+        counts["streamed"][idle] = 1
+        found: dict[str, Ragged] = {}
+        for name, count in counts.items():
+            tracks = self._of_the_day(people, heard, np.repeat(np.arange(n), count), name)
+            levels = ("songs", "artists", "albums") if name in ("streamed", "skipped", "banned") else ("",)
+            for level in levels:
+                block = f"{name}_{level}" if level else name
+                found[block] = ragged(count, self._entities(block.rsplit("_", 1)[1], tracks))
+        return found
+
+    def _of_the_day(self, people: People, heard: Ragged, who: np.ndarray, name: str) -> np.ndarray:
+        """Tracks (n,) that stand for what the listeners `who` (n,) do; a fifth is heard again later, skips are not."""
+        tracks = self.draw(people, who)
+        if name in ("skipped", "banned"):
+            strange = self.rng.random(len(who)) < 0.6
+            tracks[strange] = self.world.draw_in_scene(
+                self.rng.integers(0, self.world.n_scenes, int(strange.sum())), self.rng.random(int(strange.sum()))
+            )
+            return tracks
+        again = self.rng.random(len(who)) < 0.2
+        place = (self.rng.random(int(again.sum())) * heard.lengths[who[again]]).astype(np.int64)
+        tracks[again] = heard.ids[heard.offsets[who[again]] + place]
+        return tracks
+
+    def _entities(self, level: str, tracks: np.ndarray) -> np.ndarray:
+        """Ids of the level (songs, artists, albums, playlists) that tracks (n,) belong to."""
+        world = self.world
+        if level == "songs":
+            return tracks
+        if level == "albums":
+            return np.asarray(world.track_album[tracks])
+        artist = world.track_artist[tracks]
+        if level == "artists":
+            return np.asarray(artist)
+        return world.editorial(world.artist_scene[artist], self.rng.random(len(tracks)))
+
+    def _counts(self, who: np.ndarray, share: float, mean: float) -> np.ndarray:
+        n = len(who)
+        return np.where(who & (self.rng.random(n) < share), self.rng.geometric(1 / mean, n), 0)
+
+
+def _place(cum: np.ndarray, u: np.ndarray) -> np.ndarray:
+    """A place (n,) by the ascending weights `cum`, from uniform u (n,)."""
+    return np.asarray(np.minimum(np.searchsorted(cum, u * cum[-1]), len(cum) - 1))
+
+
+def ragged(lengths: np.ndarray, ids: np.ndarray) -> Ragged:
+    """Lists of these lengths (U,), end to end."""
+    return Ragged(np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)]), np.asarray(ids))

@@ -1,0 +1,1 @@
+"""Adapter for the tables of the DSG17 skip-prediction challenge."""

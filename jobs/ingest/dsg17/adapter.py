@@ -1,0 +1,217 @@
+"""The DSG17 tables (Deezer, 2016): plays of a streaming service, labelled in train.csv, to be judged in test.csv.
+
+Reads    DATA/train.csv (else train_sample.csv), DATA/test.csv where it is: comma separated, with a header, any order
+Writes   plays, partition day: what the files hold replaces every day of the lake
+Grain    one row a play; exact repeats are left out and counted
+Memory   Spark reads the files in blocks; nothing is collected but counts by reason
+
+A row that cannot be read is counted for its first reason; more than skip.cleaning.max_bad_share of them stop the run.
+Listens before skip.cleaning.first_day are dropped. A release date that is no date, a placeholder (the data uses
+1900-01-01 and the like), or later than the listen becomes null. Durations and rare categories are cleaned where the
+training rows are known (models/skip/data/cleaning.py): their bounds must not be learned from rows that judge.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from functools import reduce
+from operator import and_
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pyspark.sql import functions as F
+from pyspark.sql.window import Window
+
+from contracts.errors import BadArgument, CheckFailed
+from jobs.platform.temp_dirs import scratch
+
+if TYPE_CHECKING:
+    from pyspark.sql import Column, DataFrame, SparkSession
+
+    from jobs.platform.context import Context
+    from jobs.settings.skip import CleaningSettings
+
+LABEL = "is_listened"
+NUMBERS = (
+    "genre_id", "ts_listen", "media_id", "album_id", "context_type", "release_date", "platform_name", "platform_family",
+    "media_duration", "listen_type", "user_gender", "user_id", "artist_id", "user_age",
+)  # fmt: skip
+MILLISECONDS = 10**11  # as seconds: the year 5138
+LATEST = 4_102_444_800  # 2100-01-01
+MAX_CODE = 2**31 - 1
+
+
+def run(context: Context, data: Path | None) -> dict[str, Any]:
+    """Write plays; returns rows, days, and what was left out and why."""
+    if data is None:
+        raise BadArgument("--data: dsg17 needs the folder of train.csv (or train_sample.csv) and test.csv")
+    files = find(data)
+    spark, lake, cleaning = context.spark, context.lake, context.settings.skip.cleaning
+    with scratch(context, "ingest") as folder:
+        facts: dict[str, Any] = {}
+        for name, file in files.items():
+            parsed(spark, file, labelled=name == "train").write.parquet(str(folder / name))
+            facts[name] = examine(spark.read.parquet(str(folder / name)), file, cleaning)
+        staged = [spark.read.parquet(str(folder / name)) for name in files]
+        rows = cleaned(staged[0] if len(staged) == 1 else staged[0].unionByName(staged[1]), cleaning)
+        report = {"source": "dsg17", "files": facts, "commit": context.commit}
+        days = lake.write_days("plays", by_day(rows), report=report)
+    dropped = [p["day"] for p in lake.partitions("plays") if p["day"] not in days]
+    for day in dropped:
+        lake.drop("plays", day=day)
+    written = sum(day.rows for day in days.values())
+    return {
+        "source": "dsg17", "files": facts, "rows": {"plays": written}, "path": f"{lake.root}/plays",
+        "repeats": sum(f["kept"] for f in facts.values()) - written,
+        "days": {"written": len(days), "first": min(days), "last": max(days)}, "days_dropped": dropped,
+    }  # fmt: skip
+
+
+def find(data: Path) -> dict[str, Path]:
+    """The files to read by name, their columns checked.
+
+    Raises:
+        BadArgument: no training file.
+        CheckFailed: a column is missing or there twice, or the rows to judge carry labels.
+    """
+    train = next((data / name for name in ("train.csv", "train_sample.csv") if (data / name).is_file()), None)
+    if train is None:
+        raise BadArgument(f"--data: {data} holds neither train.csv nor train_sample.csv")
+    files = {"train": train} | ({"test": data / "test.csv"} if (data / "test.csv").is_file() else {})
+    for name, file in files.items():
+        found = header(file)
+        twice = sorted({column for column in found if found.count(column) > 1})
+        if twice:
+            raise CheckFailed(f"{file}: column '{twice[0]}' is there twice; which of them counts cannot be told")
+        for column in (*NUMBERS, LABEL if name == "train" else "sample_id"):
+            if column not in found:
+                raise CheckFailed(
+                    f"{file}: column '{column}' is missing; the header has {', '.join(found) or 'nothing'}"
+                )
+    if "test" in files and LABEL in header(files["test"]):
+        raise CheckFailed(
+            f"{files['test']}: has the column '{LABEL}': rows to judge come without labels; "
+            "put labelled rows into train.csv, or leave the column out"
+        )
+    return files
+
+
+def header(file: Path) -> list[str]:
+    """Names of the first line."""
+    with file.open(encoding="utf-8", errors="replace") as lines:
+        return [name.strip().strip('"') for name in lines.readline().strip().lstrip("\ufeff").split(",")]
+
+
+def parsed(spark: SparkSession, file: Path, *, labelled: bool) -> DataFrame:
+    """Every line with its numbers (null where there is none) and `reason`: why it cannot be used, null if it can."""
+    names = header(file)
+    schema = ", ".join(f"`{name}` string" for name in (*names, "_broken"))
+    reader = spark.read.schema(schema).option("header", True).option("columnNameOfCorruptRecord", "_broken")
+    lines = reader.csv(file.absolute().as_uri())
+    wanted = (*NUMBERS, LABEL if labelled else "sample_id")
+    # Two steps: each text becomes a number once, whatever asks for it afterwards.
+    numbered = lines.select(
+        "_broken",
+        *(F.col(f"`{name}`").alias(f"_{name}") for name in wanted),
+        *(F.col(f"`{name}`").try_cast("bigint").alias(name) for name in wanted),
+    )
+    codes = [n for n in wanted if n not in ("ts_listen", "release_date", "listen_type", LABEL)]
+    small = ("context_type", "platform_name", "platform_family", "media_duration", "user_gender")
+    unreadable = [
+        (f"not {len(names)} values", F.col("_broken").isNotNull()),
+        *((f"{n} is missing", F.col(f"_{n}").isNull() | (F.trim(f"_{n}") == "")) for n in wanted),
+        *((f"{n} is no whole number", F.col(n).isNull()) for n in wanted),
+    ]
+    wrong = [
+        *([(f"{LABEL} is not 0 or 1", ~F.col(LABEL).isin(0, 1))] if labelled else []),
+        ("listen_type is not 0 or 1", ~F.col("listen_type").isin(0, 1)),
+        ("ts_listen is not between 1970 and 2100", ~F.col("ts_listen").between(0, LATEST - 1)),
+        *((f"{n} is negative", F.col(n) < 0) for n in codes),
+        *((f"{n} is too large", F.col(n) > MAX_CODE) for n in small),
+        ("user_age is above 150", F.col("user_age") > 150),
+    ]
+    read = F.col("_broken").isNull() & reduce(and_, (F.col(n).isNotNull() for n in wanted))
+    reason = F.when(read, first(wrong)).otherwise(first(unreadable))
+    missing = F.lit(None).cast("bigint")
+    columns = [F.col(n) if n in wanted else missing.alias(n) for n in (*NUMBERS, LABEL, "sample_id")]
+    return numbered.select(*columns, reason.alias("reason"))
+
+
+def first(checks: Iterable[tuple[str, Column]]) -> Column:
+    """The reason of the first check that says yes, else null."""
+    return F.coalesce(*(F.when(wrong, F.lit(reason)) for reason, wrong in checks))
+
+
+def examine(rows: DataFrame, file: Path, cleaning: CleaningSettings) -> dict[str, Any]:
+    """Counts of one file: read, bad by reason, dropped, kept, labels.
+
+    Raises:
+        CheckFailed: times in milliseconds; too many bad rows; nothing to use.
+    """
+    early = F.col("ts_listen") < epoch(cleaning)
+    fine = F.col("reason").isNull() & ~early
+    counted = rows.groupBy("reason").agg(
+        F.count(F.lit(1)).alias("n"),
+        F.count(F.when(F.col("ts_listen") >= MILLISECONDS, 1)).alias("large"),
+        F.count(F.when(fine, 1)).alias("kept"),
+        F.count(F.when(fine & (F.col(LABEL) == 1), 1)).alias("listened"),
+    )
+    found = counted.collect()
+    n = sum(row["n"] for row in found)
+    bad = {row["reason"]: row["n"] for row in found if row["reason"] is not None}
+    if 2 * sum(row["large"] for row in found) > n:
+        raise CheckFailed(
+            f"{file}: column 'ts_listen' holds milliseconds (most values are {MILLISECONDS} or more); "
+            "divide it by 1000: the format has seconds since 1970"
+        )
+    n_bad, kept = sum(bad.values()), sum(row["kept"] for row in found)
+    if not n or n_bad > cleaning.max_bad_share * n:
+        reasons = ", ".join(f"{reason}: {count}" for reason, count in sorted(bad.items(), key=lambda item: -item[1]))
+        raise CheckFailed(
+            f"{file}: {n_bad} of {n} rows cannot be used, more than skip.cleaning.max_bad_share = "
+            f"{cleaning.max_bad_share:g} allows ({reasons or 'the file has no rows'}); nothing was written"
+        )
+    if not kept:
+        raise CheckFailed(f"{file}: no row on or after skip.cleaning.first_day = {cleaning.first_day}; nothing written")
+    facts = {"file": file.name, "read": n, "bad": dict(sorted(bad.items())), "early": n - n_bad - kept, "kept": kept}
+    return facts | ({"listened": sum(row["listened"] for row in found)} if file.name != "test.csv" else {})
+
+
+def cleaned(rows: DataFrame, cleaning: CleaningSettings) -> DataFrame:
+    """The good rows as the table has them; `day` beside."""
+    good = rows.where(F.col("reason").isNull() & (F.col("ts_listen") >= epoch(cleaning)))
+    ts = F.timestamp_seconds("ts_listen")
+    released = F.to_date(F.try_to_timestamp(F.col("release_date").cast("string"), F.lit("yyyyMMdd")))
+    odd = (released < F.lit(cleaning.oldest_release)) | (released > F.to_date(ts))
+    identity = F.xxhash64(*NUMBERS, "sample_id")
+    return good.select(
+        identity.bitwiseAND(F.lit(2**63 - 1)).alias("play_id"),
+        "sample_id",
+        ts.alias("ts"),
+        "user_id",
+        F.col("media_id").alias("track_id"),
+        "artist_id",
+        "album_id",
+        "genre_id",
+        *(F.col(name).cast("int") for name in ("context_type", "platform_name", "platform_family")),
+        F.col("media_duration").cast("int").alias("duration_s"),
+        F.when(~odd, released).alias("release_date"),
+        (F.col("listen_type") == 1).alias("is_flow"),
+        *(F.col(name).cast("int") for name in ("user_gender", "user_age")),
+        (F.col(LABEL) == 1).alias(LABEL),
+        F.to_date(ts).alias("day"),
+    )
+
+
+def by_day(rows: DataFrame) -> DataFrame:
+    """Each play once, in order of time; of repeats that differ in the label alone, the one not listened to stays."""
+    same = Window.partitionBy("day").orderBy("ts", "play_id", LABEL)
+    before = F.lag("play_id").over(same)
+    numbered = rows.withColumn("_before", before)
+    return numbered.where(F.col("_before").isNull() | (F.col("_before") != F.col("play_id"))).drop("_before")
+
+
+def epoch(cleaning: CleaningSettings) -> int:
+    """First second that is kept."""
+    return int(datetime.combine(cleaning.first_day, datetime.min.time(), UTC).timestamp())

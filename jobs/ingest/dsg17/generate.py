@@ -1,0 +1,238 @@
+"""`overture make-dsg17`: made-up files in the form of the DSG17 tables, of any size up to the real one and beyond.
+
+Writes   OUT/train.csv (labelled rows), OUT/test.csv (each user's last Flow play, no label)
+Same     rows and seed, same bytes
+Memory   a block of users at a time
+
+The facts below were measured on a random sample of 15 974 rows of the real table and on its whole test table (means and
+quantiles with pandas; the two popularity laws were fitted to how many distinct tracks and artists, and how many tracks
+played once, 15 970 draws must give: 9 878 and 8 136 where the sample has 9 669 and 7 449; 4 112 artists where it has
+4 231). A sample of rows says nothing of sessions and repeats: SESSION_PLAYS, REPEAT and the listeners' moods are
+assumptions. Whether a play is listened to follows from listener, artist, track, listener and genre, Flow, context,
+platform, age and the session's mood, so a model that learns these has something to find; which model finds most of it
+says nothing about real listeners.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from pyarrow import csv
+
+from contracts.errors import BadArgument
+from jobs.platform.progress import progress
+
+FULL_ROWS, FULL_USERS, FULL_TRACKS, FULL_ARTISTS = 7_558_834, 19_918, 300_000, 60_000
+MIN_ROWS = 1_000
+BLOCK_ROWS = 500_000
+TRACK_LAW, ARTIST_LAW, GENRE_LAW = (1.0, 40.0), (1.3, 20.0), (1.3, 1.0)  # weight of rank r: (r + shift) ^ -exponent
+N_GENRES, GENRE_0, GENRE_1 = 500, 0.485, 0.124
+SESSION_PLAYS, REPEAT, REPEAT_FLOW, FAVOURITES = 12, 0.35, 0.1, 30
+# Of all plays, this share comes from users below this share of all users, most active first.
+ACTIVITY = (
+    (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0),
+    tuple(
+        user / FULL_USERS
+        for user in (0, 97, 247, 652, 1175, 1878, 2740, 3768, 5201, 7039, 10017, 12432, 16043, FULL_USERS)
+    ),
+)  # fmt: skip
+FIRST_DAY = 1_477_958_400  # 2016-11-01
+DAYS = (
+    610, 704, 741, 712, 646, 555, 589, 610, 548, 689, 596, 599, 449, 535, 528, 550, 502, 550, 517, 416, 496, 480, 457,
+    426, 468, 417, 339, 339, 341, 298,
+)  # fmt: skip
+HOURS = (
+    20, 14, 10, 8, 8, 13, 33, 46, 42, 51, 58, 56, 58, 56, 59, 63, 74, 77, 64, 49, 44, 39, 32, 28,
+)  # fmt: skip
+QUANTILES = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
+DURATIONS = (8, 159, 174, 190, 202, 212, 222, 233, 246, 264, 294, 335, 449, 3612)
+RELEASES = (
+    "1950-01-01", "1998-12-31", "2003-02-03", "2008-01-01", "2011-04-27", "2013-07-01", "2014-11-07", "2015-10-16",
+    "2016-04-22", "2016-07-29", "2016-10-12", "2016-11-04", "2016-11-18", "2017-02-03",
+)  # fmt: skip
+EARLY, OLD_RELEASE, HUGE = 4 / 15_974, 0.002, 1e-5  # shares of odd rows, and of durations of 65 535 s
+DEVICES = ((0, 0, 0.613), (0, 2, 0.037), (1, 0, 0.229), (1, 2, 0.018), (2, 1, 0.103))  # platform name, family, share
+WOMEN, AGES, FLOW = 0.416, (18, 30), 0.305
+CONTEXT_FLOW = ((1, 0.70), (4, 0.101), (5, 0.071), (6, 0.044), (7, 0.036), (20, 0.03), (23, 0.018))
+CONTEXT = ((0, 0.611), (2, 0.201), (3, 0.083), (8, 0.02), (9, 0.02), (10, 0.02), (11, 0.02), (12, 0.015), (13, 0.01))
+LISTENED, LISTENED_FLOW = 0.722, 0.601
+# Log-odds: spread between users, artists, tracks; between genres of a user; of a user's liking of Flow; of moods.
+SPREAD = {"user": 0.9, "artist": 0.29, "track": 0.36, "genre": 0.5, "flow": 0.4, "mood": 0.6}
+FAVOURITE, PER_YEAR, PLATFORM, CONTEXT_5, CONTEXT_7 = 0.8, 0.04, (0.0, 0.25, 1.1), -0.3, 1.8
+COLUMNS = (
+    "genre_id", "ts_listen", "media_id", "album_id", "context_type", "release_date", "platform_name", "platform_family",
+    "media_duration", "listen_type", "user_gender", "user_id", "artist_id", "user_age",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """T tracks by popularity rank: raw ids, and what a listener may like or not."""
+
+    weight_T: np.ndarray
+    artist_T: np.ndarray
+    album_T: np.ndarray
+    genre_T: np.ndarray
+    duration_T: np.ndarray
+    release_T: np.ndarray
+    effect_T: np.ndarray
+
+
+def run(out: Path, rows: int = FULL_ROWS, seed: int = 7) -> dict[str, Any]:
+    """Write both files; returns what was made."""
+    if rows < MIN_ROWS:
+        raise BadArgument(f"--rows: must be at least {MIN_ROWS}, got {rows}")
+    out.mkdir(parents=True, exist_ok=True)
+    scale = rows / FULL_ROWS
+    n_users = max(round(FULL_USERS * scale), 20)
+    rng = np.random.default_rng(np.random.SeedSequence((seed, 17)))
+    catalogue = draw_catalogue(max(round(FULL_TRACKS * scale), 200), max(round(FULL_ARTISTS * scale), 50), rng)
+    plays_U = draw_activity(n_users, rows, rng) + 1  # one more: the last one is asked about
+    blocks = np.searchsorted(np.cumsum(plays_U), np.arange(BLOCK_ROWS, rows + n_users, BLOCK_ROWS))
+    edges = np.unique(np.concatenate([[0], blocks, [n_users]]))
+    schema = pa.schema([(name, pa.int64()) for name in (*COLUMNS, "is_listened")])
+    asked: list[dict[str, np.ndarray]] = []
+    listened = written = 0
+    plain = csv.WriteOptions(quoting_style="none")
+    with csv.CSVWriter(str(out / "train.csv.part"), schema, write_options=plain) as file:
+        work: Iterator[int] = progress(range(len(edges) - 1), len(edges) - 1, "made-up users in blocks")
+        for block in work:
+            users = np.arange(edges[block], edges[block + 1])
+            part = np.random.default_rng(np.random.SeedSequence((seed, 18, block)))
+            found, last = draw_plays(users, plays_U[users], catalogue, part)
+            train = part.permutation(np.flatnonzero(~last))
+            file.write_table(pa.table({name: found[name][train] for name in schema.names}))
+            listened += int(found["is_listened"][train].sum())
+            written += len(train)
+            asked.append({name: found[name][last] for name in COLUMNS})
+    tests = {name: np.concatenate([part[name] for part in asked]) for name in COLUMNS}
+    order = rng.permutation(n_users)
+    table = pa.table({"sample_id": np.arange(n_users)} | {name: tests[name][order] for name in COLUMNS})
+    csv.write_csv(table, str(out / "test.csv.part"), plain)
+    for name in ("train.csv", "test.csv"):
+        (out / f"{name}.part").replace(out / name)
+    return {
+        "out": str(out), "made_up": True, "seed": seed, "rows": {"train": written, "test": n_users}, "users": n_users,
+        "tracks": len(catalogue.weight_T), "listened": round(listened / written, 4),
+    }  # fmt: skip
+
+
+def law(n: int, exponent: float, shift: float) -> np.ndarray:
+    """Weights of n ranks, sum 1."""
+    weight = (np.arange(n) + shift) ** -exponent
+    return np.asarray(weight / weight.sum())
+
+
+def choose(weight: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
+    """Indices by weight; by the cumulative sum, which is fast for many draws."""
+    edge = np.cumsum(weight)
+    return np.asarray(np.searchsorted(edge, rng.random(size) * edge[-1], side="right").clip(max=len(weight) - 1))
+
+
+def draw_catalogue(n: int, n_artists: int, rng: np.random.Generator) -> Catalogue:
+    """Tracks of artists; an artist has a main genre, albums of about ten tracks, a day of release an album."""
+    artist = choose(law(n_artists, *ARTIST_LAW), n, rng)
+    genre_weight = np.concatenate([[GENRE_0, GENRE_1], (1 - GENRE_0 - GENRE_1) * law(N_GENRES - 2, *GENRE_LAW)])
+    main = choose(genre_weight, n_artists, rng)
+    genre_ids = np.concatenate([[0, 7], 10 + 17 * np.arange(N_GENRES - 2)])
+    n_albums = np.bincount(artist, minlength=n_artists) // 10 + 1
+    first = np.concatenate([[0], np.cumsum(n_albums)[:-1]])
+    album = first[artist] + (rng.random(n) * n_albums[artist]).astype(np.int64)
+    total = int(n_albums.sum())
+    of_album = np.repeat(main, n_albums)
+    stray = rng.random(total) < 0.15
+    of_album[stray] = choose(genre_weight, int(stray.sum()), rng)
+    days = np.array(RELEASES, "datetime64[D]").astype(np.float64)
+    released = np.interp(rng.random(total), QUANTILES, days).astype(np.int64)
+    duration = np.interp(rng.random(n), QUANTILES, DURATIONS).astype(np.int64)
+    duration[rng.random(n) < HUGE] = 65_535
+    date = released.astype("datetime64[D]")
+    year, month = date.astype("datetime64[Y]"), date.astype("datetime64[M]")
+    number = (year.astype(np.int64) + 1970) * 10_000 + (month.astype(np.int64) % 12 + 1) * 100
+    number = number + (date - month).astype(np.int64) + 1
+    number[rng.random(total) < OLD_RELEASE] = 19_000_101
+    effect = rng.normal(0, SPREAD["artist"], n_artists)[artist] + rng.normal(0, SPREAD["track"], n)
+    return Catalogue(law(n, *TRACK_LAW), artist, album, genre_ids[of_album[album]], duration, number[album], effect)
+
+
+def draw_activity(n_users: int, rows: int, rng: np.random.Generator) -> np.ndarray:
+    """Plays of each user, the most active first, `rows` in all and at least one each."""
+    share = np.diff(np.interp(np.arange(n_users + 1) / n_users, ACTIVITY[1], ACTIVITY[0]))
+    return np.asarray(1 + rng.multinomial(rows - n_users, share / share.sum()), np.int64)
+
+
+def draw_plays(users: np.ndarray, plays_U: np.ndarray, tracks: Catalogue,
+               rng: np.random.Generator) -> tuple[dict[str, np.ndarray], np.ndarray]:  # fmt: skip
+    """All columns of a block of users, in order of user and time, and which row is each user's last (always Flow)."""
+    n_users, n = len(users), int(plays_U.sum())
+    user = np.repeat(np.arange(n_users), plays_U)
+    new = rng.random(n) < 1 / SESSION_PLAYS
+    new[np.cumsum(plays_U) - plays_U] = True
+    session = np.cumsum(new) - 1
+    n_sessions = int(session[-1]) + 1
+    owner = user[new]
+    start = FIRST_DAY + 86_400 * choose(np.array(DAYS, float), n_sessions, rng)
+    start += 3600 * choose(np.array(HOURS, float), n_sessions, rng) + rng.integers(0, 3600, n_sessions)
+    start = start[np.lexsort((start, owner))]
+    flow_U = np.clip(rng.beta(1.2, 1.2 * (1 - FLOW) / FLOW, n_users), 0.0, 1.0)
+    flow = (rng.random(n_sessions) < flow_U[owner])[session]
+    last = np.zeros(n, bool)
+    last[np.cumsum(plays_U) - 1] = True
+    flow[last] = True
+
+    favourites = choose(tracks.weight_T, n_users * FAVOURITES, rng).reshape(n_users, FAVOURITES)
+    track = choose(tracks.weight_T, n, rng)
+    again = rng.random(n) < np.where(flow, REPEAT_FLOW, REPEAT)
+    track[again] = favourites[user[again], rng.integers(0, FAVOURITES, int(again.sum()))]
+    context = pick(CONTEXT, n, rng)
+    context[flow] = pick(CONTEXT_FLOW, int(flow.sum()), rng)
+    device = choose(np.array([share for *_, share in DEVICES]), n_users, rng)[user]
+    platform, family = (np.array([row[i] for row in DEVICES])[device] for i in (0, 1))
+    age, gender = rng.integers(AGES[0], AGES[1] + 1, n_users), (rng.random(n_users) < WOMEN).astype(np.int64)
+
+    taste = rng.normal(0, SPREAD["genre"], (n_users, 64))
+    odds = rng.normal(0, SPREAD["user"], n_users)[user] + tracks.effect_T[track]
+    odds += taste[user, tracks.genre_T[track] % 64] + rng.normal(0, SPREAD["mood"], n_sessions)[session]
+    odds += rng.normal(0, SPREAD["flow"], n_users)[user] * flow + FAVOURITE * again + PER_YEAR * (age[user] - 24)
+    odds += np.array(PLATFORM)[platform] + CONTEXT_5 * (context == 5) + CONTEXT_7 * (context == 7)
+    for which, rate in ((~flow, LISTENED), (flow, LISTENED_FLOW)):
+        odds[which] += level(odds[which], rate)
+    listened = rng.random(n) < 1 / (1 + np.exp(-odds))
+
+    heard = np.where(listened, tracks.duration_T[track].clip(31, 600), rng.integers(2, 31, n))
+    before = np.cumsum(heard) - heard
+    ts = start[session] + before - before[new][session]
+    ahead = user * 2**34 - np.arange(n)  # a session begins after the one before it, no two plays in one second
+    ts = np.maximum.accumulate(ts + ahead) - ahead
+    early = (rng.random(n) < EARLY) & ~last
+    ts[early] = rng.integers(0, 10**9, int(early.sum()))
+    found = {
+        "genre_id": tracks.genre_T[track], "ts_listen": ts, "media_id": 200_000 + 457 * track,
+        "album_id": 20_000 + 61 * tracks.album_T[track], "context_type": context,
+        "release_date": tracks.release_T[track], "platform_name": platform, "platform_family": family,
+        "media_duration": tracks.duration_T[track], "listen_type": flow.astype(np.int64), "user_gender": gender[user],
+        "user_id": users[user], "artist_id": 1 + 37 * tracks.artist_T[track], "user_age": age[user],
+        "is_listened": listened.astype(np.int64),
+    }  # fmt: skip
+    return found, last
+
+
+def pick(shares: tuple[tuple[int, float], ...], n: int, rng: np.random.Generator) -> np.ndarray:
+    """Codes by their shares."""
+    codes, weights = (np.array(column) for column in zip(*shares, strict=True))
+    return np.asarray(codes[choose(weights, n, rng)])
+
+
+def level(odds: np.ndarray, rate: float) -> float:
+    """What to add to log-odds so that their mean probability is `rate`; bisection on at most 20 000 of them."""
+    some = odds[:: max(len(odds) // 20_000, 1)]
+    low, high = -10.0, 10.0
+    while high - low > 1e-4 and len(some):
+        middle = (low + high) / 2
+        low, high = (middle, high) if (1 / (1 + np.exp(-some - middle))).mean() < rate else (low, middle)
+    return (low + high) / 2

@@ -1,0 +1,1 @@
+"""Adapter for the Last.fm 1K dataset."""

@@ -1,0 +1,227 @@
+"""Last.fm 1K: the listening histories of about a thousand real people, with profiles.
+
+Reads    DATA/userid-timestamp-artid-artname-traid-traname*.tsv   user, ISO time, artist mbid, artist, track mbid, track
+         DATA/userid-profile.tsv                                  #id, gender, age, country, registered
+Writes   users, tracks, playlists, events (a partition a day)
+Memory   one block of lines, one day of events, one 64th of the listeners, and the distinct tracks; never the log
+
+Rules
+- A line is an event of kind stream; how long it was heard is unknown. Exact repeats are left out and counted.
+- A line that cannot be read is counted by reason, the first ones with file and line; more than
+  `source.max_bad_share` of a file stops the run before anything is written.
+- A track or an artist without mbid is known by its name (artist and title), trimmed and in small letters.
+- An artist has one made album: the dataset names none. Of several titles or artists of a track the first line's count.
+- Listeners: everybody in either file. Without a profile country and age are null. `registered_at` is the profile's day,
+  or the first event where that is earlier or the profile has none; a listener with neither is left out and counted.
+- A country name without a code, and an age outside the contract, become null and are counted. Gender is not kept.
+
+Differs  Last.fm has no playlists: a listening session (no gap above 30 minutes) with at least two distinct tracks
+         stands for one, owned by its listener, each track dated when it was heard.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from contracts.errors import BadArgument
+from jobs.ingest.event_buffer import DAY_US, Spill, code, events, times
+from jobs.ingest.ids import MADE, stable_ids
+from jobs.ingest.lastfm_1k.parse import BadLines, Profile, read_blocks, read_profile
+from jobs.ingest.write_tables import land
+from jobs.platform.progress import progress
+from jobs.platform.temp_dirs import scratch
+
+if TYPE_CHECKING:
+    from jobs.platform.context import Context
+
+EVENTS, PROFILE = "userid-timestamp-artid-artname-traid-traname*.tsv", "userid-profile.tsv"
+GAP_US = 30 * 60 * 1_000_000
+BUCKETS = 64
+
+
+def run(context: Context, data: Path | None) -> dict[str, Any]:
+    """Write the four tables; returns rows, paths, and what was left out and why."""
+    if data is None:
+        raise BadArgument(f"--data: lastfm_1k needs the folder that holds {EVENTS} and {PROFILE}")
+    file, profile_file = find_files(data)
+    limit = context.settings.source.max_bad_share
+    profiles, profile_facts, profile_bad = read_profile(profile_file)
+    profile_bad.enforce(limit)
+    bad = BadLines(file)
+    names = Names()
+    first_seen: dict[int, int] = {}
+    with scratch(context, "ingest") as folder:
+        log, by_listener = Spill(folder, "events"), Spill(folder, "listeners")
+        for block in progress(read_blocks(file, bad), None, "blocks of lines"):
+            track_id = names.add(block)
+            user, ts = block["user_id"].to_numpy(), block["ts_us"].to_numpy()
+            for listener, moment in earliest(user, ts):
+                first_seen[listener] = min(moment, first_seen.get(listener, moment))
+            rows = events(user, ts, code("stream", "track"), track_id)
+            log.add(ts // DAY_US, rows)
+            by_listener.add(user % BUCKETS, rows)
+        bad.enforce(limit)
+        users, user_facts = user_table(profiles, first_seen)
+        return land(
+            context,
+            users=users,
+            tracks=names.table(),
+            playlists=sessions(by_listener),
+            events=log,
+            facts={
+                "source": "lastfm_1k",
+                "lines": bad.report(),
+                "profile_lines": profile_bad.report(),
+                **profile_facts,
+                **user_facts,
+            },
+        )
+
+
+def find_files(data: Path) -> tuple[Path, Path]:
+    """The file of events and the file of profiles; a missing one is named."""
+    found = sorted(data.glob(EVENTS))
+    if len(found) != 1:
+        said = ", ".join(f.name for f in found) or "none"
+        raise BadArgument(f"{data}: needs exactly one file {EVENTS}, found {said}")
+    if not (data / PROFILE).is_file():
+        raise BadArgument(f"{data / PROFILE}: no such file; it is part of the dataset")
+    return found[0], data / PROFILE
+
+
+def earliest(user: np.ndarray, ts: np.ndarray) -> Iterator[tuple[int, int]]:
+    """Each user's first moment in a block."""
+    order = np.lexsort((ts, user))
+    found, at = np.unique(user[order], return_index=True)
+    return zip(found.tolist(), ts[order][at].tolist(), strict=True)
+
+
+class Names:
+    """The distinct tracks seen so far, each as its first line named it."""
+
+    def __init__(self) -> None:
+        self._parts: list[pa.Table] = []
+        self._pending, self._known = 0, 0
+
+    def add(self, block: pa.Table) -> np.ndarray:
+        """Track ids (n,) of a block with the columns artist_mbid, artist, track_mbid, title."""
+        artist_key = _key(block["artist_mbid"], _fold(block["artist"]))
+        track_key = _key(
+            block["track_mbid"], pc.binary_join_element_wise(_fold(block["artist"]), _fold(block["title"]), "\x1f")
+        )
+        artist_id, track_id = stable_ids(artist_key), stable_ids(track_key)
+        _, once = np.unique(track_id, return_index=True)
+        part = pa.table(
+            {
+                "track_id": pa.array(track_id[once]),
+                "artist_id": pa.array(artist_id[once]),
+                "title": block["title"].take(pa.array(once)),
+                "artist_name": block["artist"].take(pa.array(once)),
+            }
+        )
+        self._parts.append(part)
+        self._pending += part.num_rows
+        if self._pending > self._known + 200_000:
+            self._compact()
+        return track_id
+
+    def _compact(self) -> None:
+        if not self._parts:
+            return
+        table = pa.concat_tables(self._parts)
+        _, once = np.unique(table["track_id"].to_numpy(), return_index=True)
+        self._parts = [table.take(pa.array(once)).combine_chunks()]
+        self._known, self._pending = len(once), 0
+
+    def table(self) -> pa.Table:
+        """Table `tracks`, by id."""
+        self._compact()
+        if not self._parts:
+            raise AssertionError("no line was read")
+        found = self._parts[0]
+        n = found.num_rows
+        return pa.table(
+            {
+                "track_id": found["track_id"],
+                "artist_id": found["artist_id"],
+                "album_id": pa.array(MADE + found["artist_id"].to_numpy()),
+                "genre": pa.nulls(n, pa.string()),
+                "duration_s": pa.nulls(n, pa.int32()),
+                "release_date": pa.nulls(n, pa.date32()),
+                "title": _null_if_empty(found["title"]),
+                "artist_name": _null_if_empty(found["artist_name"]),
+            }
+        )
+
+
+def _fold(text: pa.ChunkedArray) -> pa.ChunkedArray:
+    return pc.utf8_lower(pc.utf8_trim_whitespace(text))
+
+
+def _key(mbid: pa.ChunkedArray, name: pa.ChunkedArray) -> pa.ChunkedArray:
+    """The mbid, or the name behind a mark that no mbid has."""
+    named = pc.binary_join_element_wise("name", name, "\x1f")
+    return pc.if_else(pc.equal(mbid, ""), named, mbid)
+
+
+def _null_if_empty(text: pa.ChunkedArray) -> pa.ChunkedArray:
+    return pc.if_else(pc.equal(text, ""), pa.scalar(None, pa.string()), text)
+
+
+def user_table(profiles: dict[int, Profile], first_seen: dict[int, int]) -> tuple[pa.Table, dict[str, int]]:
+    """Table `users` by id, and how many had no profile, no date, or events before their date."""
+    empty = Profile(None, None, None)
+    facts = {"users_without_profile": 0, "users_without_date": 0, "users_heard_before_registration": 0}
+    rows: list[tuple[int, str | None, int | None, int]] = []
+    for user_id in sorted(profiles.keys() | first_seen.keys()):
+        profile, heard = profiles.get(user_id, empty), first_seen.get(user_id)
+        facts["users_without_profile"] += user_id not in profiles
+        moments = [m for m in (profile.registered_us, heard) if m is not None]
+        if not moments:
+            facts["users_without_date"] += 1
+            continue
+        if profile.registered_us is not None and heard is not None and heard < profile.registered_us:
+            facts["users_heard_before_registration"] += 1
+        rows.append((user_id, profile.country, profile.age, min(moments)))
+    table = pa.table(
+        {
+            "user_id": pa.array([row[0] for row in rows], pa.int64()),
+            "country": pa.array([row[1] for row in rows], pa.string()),
+            "age": pa.array([row[2] for row in rows], pa.int32()),
+            "registered_at": times(np.array([row[3] for row in rows], np.int64)),
+        }
+    )
+    return table, facts
+
+
+def sessions(by_listener: Spill) -> Iterator[pa.RecordBatch]:
+    """Rows of the table `playlists`: sessions of at least two distinct tracks, a bucket of listeners at a time."""
+    for _, rows in by_listener.groups():
+        rows = rows[np.lexsort((rows["entity_id"], rows["ts"], rows["user_id"]))]
+        user, ts, track = rows["user_id"], rows["ts"], rows["entity_id"]
+        new = np.concatenate([[True], (user[1:] != user[:-1]) | (np.diff(ts) > GAP_US)])
+        session = np.cumsum(new) - 1
+        start = ts[np.flatnonzero(new)]
+        # A session holds each track once, where it was heard first.
+        order = np.lexsort((np.arange(len(rows)), track, session))
+        once = np.concatenate(
+            [[True], (session[order][1:] != session[order][:-1]) | (track[order][1:] != track[order][:-1])]
+        )
+        keep = np.sort(order[once])
+        keep = keep[np.bincount(session[keep])[session[keep]] >= 2]
+        session, user, ts, track = session[keep], user[keep], ts[keep], track[keep]
+        yield pa.record_batch(
+            {
+                "playlist_id": pa.array((user << 33) | (start[session] // 1_000_000)),
+                "position": pa.array((np.arange(len(keep)) - np.searchsorted(session, session)).astype(np.int32)),
+                "track_id": pa.array(track),
+                "user_id": pa.array(user),
+                "added_at": times(ts),
+            }
+        )

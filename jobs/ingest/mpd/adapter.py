@@ -1,0 +1,238 @@
+"""Playlists of the Spotify Million Playlist Dataset as listeners: a real cold-start task.
+
+Reads    DATA/playlist_track.parquet (row, track), DATA/track_uri_map.parquet (track, track_uri, artist_uri, album_uri)
+Writes   users, tracks, playlists, events (a partition a day)
+Memory   all pairs at once, about 100 bytes each
+
+A playlist stands for a listener (user_id = playlist_id = row) and each of its tracks is streamed once.
+- The first three quarters of the playlists, by row, are warm. They register at an even pace in the part of the trailing
+  window (`matrix.window_days`) that lies at least 31 days before the week's as_of and before its cohort.
+- The catalogue is the `source.catalogue_tracks` tracks that most warm playlists hold; ties go to the smaller number.
+- Each other playlist with at least `source.min_playlist_tracks` catalogue tracks is cold: it registers in the cohort
+  window of the week. The rest are left out and counted.
+- 1 to 5 tracks, at random, are streamed on the registration day, from the catalogue while it lasts; all others
+  on days 1 to 30 after it: for a cold listener, the ground truth.
+
+Differs  The dataset has no listeners and no times: both are made as said, from `source.seed`. Country, age, genre and
+         length are null. A track without a row in the map gets an artist and an album of its own. A collection's rows
+         are dated like its streams, so a cold listener's are kept out of learning by the ordinary rule.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from contracts.errors import BadArgument, CheckFailed
+from jobs.ingest.event_buffer import DAY_US, Spill, code, events, times
+from jobs.ingest.ids import MADE, stable_ids
+from jobs.ingest.write_tables import land
+from jobs.platform.temp_dirs import scratch
+
+if TYPE_CHECKING:
+    from jobs.platform.context import Context
+
+PAIRS, MAP = "playlist_track.parquet", "track_uri_map.parquet"
+TRUTH_DAYS = 30
+MAX_FIRST_DAY = 5
+RUN = 5_000_000
+
+
+def run(context: Context, data: Path | None) -> dict[str, Any]:
+    """Write the task of the settings' week; returns rows, paths, and who was left out."""
+    if data is None:
+        raise BadArgument(f"--data: mpd needs the folder that holds {PAIRS} and {MAP}")
+    source, week = context.settings.source, context.week
+    window_days = context.settings.matrix.window_days
+    window_start = week.window_start(window_days)
+    warm_days = days_between(window_start, week.cohort_start)
+    settled = days_between(window_start, week.as_of) - TRUTH_DAYS - 1
+    if min(warm_days, settled) < 1:
+        raise BadArgument(
+            f"matrix.window_days: {window_days} leaves warm listeners no day to register before "
+            "the cohort and 31 days before as_of; use at least 38"
+        )
+    row, track, repeated = read_pairs(data / PAIRS)
+    uris = read_map(data / MAP)
+    playlist, member = np.unique(row, return_inverse=True)
+    rng = np.random.default_rng(np.random.SeedSequence((source.seed, 3)))
+    # In the catalogue: by warm playlists that hold the track, then by number.
+    n_warm = len(playlist) * 3 // 4
+    warm = member < n_warm
+    number, count = np.unique(track[warm], return_counts=True)
+    catalogue = number[np.lexsort((number, -count))][: source.catalogue_tracks]
+    known = np.isin(track, catalogue)
+    size = np.bincount(member[known], minlength=len(playlist))
+    kept = (np.arange(len(playlist)) < n_warm) | (size >= source.min_playlist_tracks)
+    if not kept[n_warm:].any():
+        raise CheckFailed(
+            f"{data / PAIRS}: no playlist of the last quarter has {source.min_playlist_tracks} catalogue tracks; "
+            "lower source.min_playlist_tracks or bring more playlists"
+        )
+    registered = registrations(
+        np.arange(len(playlist)) < n_warm, microseconds(window_start),
+        min(warm_days, settled), microseconds(week.cohort_start), days_between(week.cohort_start, week.cohort_end), rng,
+    )  # fmt: skip
+    ts = stream_times(member, known, registered, rng)
+    inside = kept[member]
+    member, track, ts = member[inside], track[inside], ts[inside]
+    order = np.lexsort((track, ts, member))
+    member, track, ts = member[order], track[order], ts[order]
+    with scratch(context, "ingest") as folder:
+        log = Spill(folder, "events")
+        for first in range(0, len(ts), RUN):
+            part = slice(first, first + RUN)
+            found = events(playlist[member[part]], ts[part], code("stream", "track"), track[part])
+            log.add(ts[part] // DAY_US, found)
+        tracks, named = track_table(np.unique(track), uris)
+        return land(
+            context,
+            users=user_table(playlist[kept], registered[kept]),
+            tracks=tracks,
+            playlists=collections(playlist[member], track, ts, np.arange(len(ts)) - np.searchsorted(member, member)),
+            events=log,
+            facts={
+                "source": "mpd",
+                "week": str(week),
+                "warm": n_warm,
+                "cold": int(kept[n_warm:].sum()),
+                "cold_left_out": int((~kept).sum()),
+                "catalogue": len(catalogue),
+                "pairs_repeated": repeated,
+                "tracks_with_known_artist": named,
+            },
+        )
+
+
+def registrations(
+    warm: np.ndarray, window_us: int, warm_days: int, cohort_us: int, cohort_days: int, rng: np.random.Generator
+) -> np.ndarray:
+    """Moments of registration (U,), microseconds: warm and cold ones at random days of their windows, before 22:00."""
+    n = len(warm)
+    day = (rng.random(n) * np.where(warm, warm_days, cohort_days)).astype(np.int64)
+    midnight = np.where(warm, window_us, cohort_us) + day * DAY_US
+    return np.add(midnight, rng.integers(0, 22 * 3600, n) * 1_000_000)
+
+
+def stream_times(member: np.ndarray, known: np.ndarray, registered: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Moments (n,) at which each track of a listener (n,) is streamed.
+
+    The 1 to 5 first-day tracks are drawn at random, catalogue tracks (`known`, (n,) bool) before all others.
+    """
+    n, n_users = len(member), len(registered)
+    first = rng.integers(1, MAX_FIRST_DAY + 1, n_users)
+    order = np.lexsort((rng.random(n), ~known, member))
+    starts = np.searchsorted(member[order], np.arange(n_users))
+    place = np.empty(n, np.int64)
+    place[order] = np.arange(n) - starts[member[order]]
+    at = np.take(registered, member)
+    soon = at + (60 + 300 * place + rng.integers(0, 240, n)) * 1_000_000
+    later = (at // DAY_US + rng.integers(1, TRUTH_DAYS + 1, n)) * DAY_US + rng.integers(0, 86_400, n) * 1_000_000
+    return np.where(place < first[member], soon, later)
+
+
+def user_table(user_id: np.ndarray, registered: np.ndarray) -> pa.Table:
+    """Table `users`; country and age are not known."""
+    n = len(user_id)
+    return pa.table(
+        {
+            "user_id": pa.array(user_id),
+            "country": pa.nulls(n, pa.string()),
+            "age": pa.nulls(n, pa.int32()),
+            "registered_at": times(registered),
+        }
+    )
+
+
+def track_table(track: np.ndarray, uris: pa.Table) -> tuple[pa.Table, int]:
+    """Table `tracks` of the numbers (N,) ascending, and how many have a known artist."""
+    at = np.searchsorted(uris["track"].to_numpy(), track)
+    at = np.minimum(at, max(0, uris.num_rows - 1))
+    named = uris["track"].to_numpy()[at] == track if uris.num_rows else np.zeros(len(track), bool)
+    columns: dict[str, pa.Array] = {"track_id": pa.array(track)}
+    for name in ("artist", "album"):
+        found = MADE + track
+        found[named] = stable_ids(uris[f"{name}_uri"].take(pa.array(at[named])))
+        columns[f"{name}_id"] = pa.array(found)
+    empty = {"genre": pa.string(), "duration_s": pa.int32(), "release_date": pa.date32(), "title": pa.string()}
+    columns |= {name: pa.nulls(len(track), kind) for name, kind in (empty | {"artist_name": pa.string()}).items()}
+    return pa.table(columns), int(named.sum())
+
+
+def collections(playlist_id: np.ndarray, track: np.ndarray, ts: np.ndarray, position: np.ndarray) -> pa.Table:
+    """Table `playlists`: each listener's tracks in the order in which they were streamed."""
+    return pa.table(
+        {
+            "playlist_id": pa.array(playlist_id),
+            "position": pa.array(position.astype(np.int32)),
+            "track_id": pa.array(track),
+            "user_id": pa.array(playlist_id),
+            "added_at": times(ts),
+        }
+    )
+
+
+def read_pairs(file: Path) -> tuple[np.ndarray, np.ndarray, int]:
+    """Columns row and track (n,) int64 without repeats, ordered; and how many repeats there were."""
+    table = read_columns(file, {"row": "integer", "track": "integer"})
+    row, track = (table[name].to_numpy().astype(np.int64) for name in ("row", "track"))
+    if not len(row):
+        raise CheckFailed(f"{file}: holds no rows")
+    for name, values in (("row", row), ("track", track)):
+        if values.min() < 0 or values.max() >= MADE:
+            raise CheckFailed(f"{file}: column '{name}' must be 0 or more, found {values.min()} to {values.max()}")
+    order = np.lexsort((track, row))
+    row, track = row[order], track[order]
+    new = np.concatenate([[True], (row[1:] != row[:-1]) | (track[1:] != track[:-1])])
+    return row[new], track[new], int((~new).sum())
+
+
+def read_map(file: Path) -> pa.Table:
+    """track, artist_uri, album_uri, one row a track, ascending; of repeated tracks the first row counts."""
+    table = read_columns(file, {"track": "integer", "artist_uri": "text", "album_uri": "text"})
+    _, once = np.unique(table["track"].to_numpy(), return_index=True)
+    return table.take(pa.array(once))
+
+
+def read_columns(file: Path, wanted: dict[str, str]) -> pa.Table:
+    """The named columns without nulls; what is wrong is said with the file and the column."""
+    if not file.is_file():
+        raise BadArgument(f"{file}: no such file; the folder of --data must hold {PAIRS} and {MAP}")
+    try:
+        found = pq.ParquetFile(file)
+        missing = [name for name in wanted if name not in found.schema_arrow.names]
+        if missing:
+            raise CheckFailed(
+                f"{file}: column '{missing[0]}' is missing; found {', '.join(found.schema_arrow.names)}, "
+                f"needed {', '.join(wanted)}"
+            )
+        table = found.read(columns=list(wanted))
+    except (pa.ArrowException, OSError) as error:
+        raise CheckFailed(f"{file}: cannot be read as Parquet, perhaps cut short: {error}") from None
+    for name, kind in wanted.items():
+        column = table[name]
+        is_kind = pa.types.is_integer if kind == "integer" else _is_text
+        if not is_kind(column.type):
+            raise CheckFailed(f"{file}: column '{name}' must be {kind}, found {column.type}")
+        if column.null_count:
+            raise CheckFailed(f"{file}: column '{name}' has {column.null_count} nulls; none are allowed")
+    return table
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
+def days_between(start: datetime, end: datetime) -> int:
+    """Whole days from start to end."""
+    return (end - start).days
+
+
+def microseconds(moment: datetime) -> int:
+    """A moment as microseconds since 1970."""
+    return round(moment.timestamp()) * 1_000_000

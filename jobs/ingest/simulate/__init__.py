@@ -1,0 +1,1 @@
+"""A simulated streaming service: listeners, catalogue, events and experiment users."""

@@ -1,0 +1,106 @@
+"""New listeners of the made-up service, whom nobody has learned from: their first day, and what they do with a list.
+
+Same     the world of the settings' seed, so the tastes that the lake's events came from; other people than the lake's
+Hidden   whether a listener streams a displayed track depends on the taste behind it and on its place: nothing that a
+         policy could look up. Only outcomes leave this file, and the mean chance by display, for tests of estimators
+Chance   look(place) * (NOISE + SCENE * [share of the scene in the listener's taste] + ARTIST * [a favourite artist]);
+         a stream becomes a favourite with LIKE, or LIKE_ARTIST for a favourite artist. look: the first three places are
+         seen and each later one by 85 % of those before it (the carousel of serving/recommend/carousel.py)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from jobs.ingest.event_buffer import DAY_US, code
+from jobs.ingest.simulate.catalogue import COUNTRIES, World, build
+from jobs.ingest.simulate.listeners import BACKLOG, BLOCK, DAY, Ids, People, Span, draw_events, draw_people
+from jobs.settings.settings import SimulateSettings
+from serving.recommend.carousel import exposures
+
+NOISE, SCENE, ARTIST = 0.03, 0.5, 0.2
+LIKE, LIKE_ARTIST = 0.05, 0.3
+FIRST_ID = 10**9  # far above the lake's listeners
+NO_COUNTRY, NO_AGE = 0.06, 0.14
+SIGNALS = {
+    ("onboarding", "artist"): ("onboarding", "artists"), ("stream", "track"): ("streams", "tracks"),
+    ("skip", "track"): ("skips", "tracks"), ("ban", "track"): ("bans", "tracks"),
+    **{("favorite", one): ("favourites", f"{one}s") for one in ("track", "artist", "album", "playlist")},
+    **{("search", one): ("searches", f"{one}s") for one in ("track", "artist", "album", "playlist")},
+}  # fmt: skip
+WORDS = {code(*event): words for event, words in SIGNALS.items()}
+LONGEST = 1_000  # ids of one kind that a request takes
+
+
+@dataclass(frozen=True)
+class Newcomer:
+    """What the service may know: who, the day of registration (days since 1970), the first day as a request says it."""
+
+    user_id: int
+    day: int
+    listener: dict[str, Any]
+
+
+class Newcomers:
+    """Listeners who register over the days of a span, and their hidden taste."""
+
+    def __init__(self, settings: SimulateSettings, span: Span, n: int, seed: int) -> None:
+        """About `n` of them; the same for the same settings, span, number and seed."""
+        self._world = build(settings)
+        ids = Ids.of(self._world, settings)
+        order = np.argsort(ids.track)
+        self._public, self._hidden = ids.track[order], order
+        total = round(n / (1 - BACKLOG))
+        self.people: list[Newcomer] = []
+        self._taste: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+        for block in range(-(-total // BLOCK)):
+            rng = np.random.default_rng(np.random.SeedSequence((settings.seed, 200, seed, block)))
+            user = np.arange(block * BLOCK, min((block + 1) * BLOCK, total))
+            people = draw_people(self._world, user, span, total, rng)
+            self._add(self._world, ids, people, FIRST_ID + user, span, rng)
+
+    def _add(
+        self, world: World, ids: Ids, people: People, user_id: np.ndarray, span: Span, rng: np.random.Generator
+    ) -> None:
+        registered = people.registered // DAY
+        _, events = draw_events(world, ids, people, user_id, span, rng)
+        on_first = events["ts"] // DAY_US - span.first == registered[events["user_id"] - user_id[0]]
+        said: list[dict[str, dict[str, list[int]]]] = [{} for _ in user_id]
+        for user, what, entity in zip(
+            (events["user_id"] - user_id[0])[on_first].tolist(), events["code"][on_first].tolist(),
+            events["entity_id"][on_first].tolist(), strict=True,
+        ):  # fmt: skip
+            word, level = WORDS[what]
+            ids_of = said[user].setdefault(word, {}).setdefault(level, [])
+            if len(ids_of) < LONGEST:
+                ids_of.append(entity)
+        countries, hide = list(COUNTRIES), rng.random((2, len(user_id)))
+        k = people.scenes.shape[1]
+        cum = people.scene_cum.reshape(-1, k) - np.arange(len(user_id))[:, None]
+        weights = np.diff(cum, axis=1, prepend=0.0)
+        for at in np.flatnonzero(registered >= 0).tolist():
+            country = None if hide[0, at] < NO_COUNTRY else countries[int(people.country[at])]
+            age = None if hide[1, at] < NO_AGE else int(people.age[at])
+            listener = {"country": country, "age": age, **said[at]}
+            self.people.append(Newcomer(int(user_id[at]), span.first + int(registered[at]), listener))
+            self._taste.append((people.scenes[at], weights[at], people.artists[at].ravel()))
+
+    def chances(self, at: int, tracks: list[int]) -> np.ndarray:
+        """Chance that listener `at` of `people` streams each of these displayed tracks (k,), by place."""
+        scenes, weights, artists = self._taste[at]
+        artist = self._world.track_artist[self._hidden[np.searchsorted(self._public, tracks)]]
+        scene = self._world.artist_scene[artist]
+        share = ((scene[:, None] == scenes) * weights).sum(1)
+        look = exposures("cascade", len(tracks))
+        chance: np.ndarray = np.minimum(look * (NOISE + SCENE * share + ARTIST * np.isin(artist, artists)), 1.0)
+        return chance
+
+    def react(self, at: int, tracks: list[int], rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """What the listener does with the list: streamed (k,), favoured (k,), both bool."""
+        streamed = rng.random(len(tracks)) < self.chances(at, tracks)
+        artist = self._world.track_artist[self._hidden[np.searchsorted(self._public, tracks)]]
+        like = np.where(np.isin(artist, self._taste[at][2]), LIKE_ARTIST, LIKE)
+        return streamed, streamed & (rng.random(len(tracks)) < like)

@@ -1,0 +1,61 @@
+"""The last step of every source: write users, tracks, playlists, then events a day at a time, and drop other days.
+
+A source replaces the whole log: days of the lake that it did not write come from an earlier source or other settings;
+they are dropped last and named in the report. A second run leaves the same rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+import pyarrow as pa
+
+from jobs.ingest.event_buffer import DAY_US, Spill, event_table, sort_day
+from jobs.platform.progress import progress
+
+if TYPE_CHECKING:
+    from jobs.platform.context import Context
+
+Frame: TypeAlias = "pa.Table | Iterable[pa.RecordBatch]"
+
+
+def day_name(day: int) -> str:
+    """Days since 1970 as YYYY-MM-DD."""
+    return str(np.datetime64(day, "D"))
+
+
+def land(
+    context: Context, *, users: Frame, tracks: Frame, playlists: Frame, events: Spill, facts: dict[str, Any]
+) -> dict[str, Any]:
+    """Write the four tables; `events` is keyed by day since 1970.
+
+    Returns rows and paths by table, `facts`, exact repeats left out, and the days of the lake that were dropped.
+    """
+    lake, report = context.lake, {"source": facts.get("source"), "commit": context.commit}
+    written = {
+        "users": lake.write("users", users, report=report),
+        "tracks": lake.write("tracks", tracks, report=report),
+        "playlists": lake.write("playlists", playlists, report=report),
+    }
+    rows, repeats, kept = 0, 0, set()
+    for day, found in progress(events.groups(), len(events.keys()), "events by day"):
+        part, repeated = sort_day(found)
+        if int(part["ts"].min()) // DAY_US != day or int(part["ts"].max()) // DAY_US != day:
+            raise AssertionError(f"events of another day in the group {day_name(day)}")
+        name = day_name(day)
+        rows += lake.write("events", event_table(part), report=report | {"repeats": repeated}, day=name).rows
+        repeats += repeated
+        kept.add(name)
+    dropped = [p["day"] for p in lake.partitions("events") if p["day"] not in kept]
+    for name in dropped:
+        lake.drop("events", day=name)
+    return {
+        **facts,
+        "rows": {table: w.rows for table, w in written.items()} | {"events": rows},
+        "paths": {table: w.path for table, w in written.items()},
+        "days": {"written": len(kept), "first": min(kept, default=None), "last": max(kept, default=None)},
+        "events_repeated": repeats,
+        "days_dropped": dropped,
+    }

@@ -1,0 +1,1 @@
+"""Weekly monitoring: drift of the newcomers' signals."""

@@ -1,0 +1,1 @@
+"""The cold-start paper's experiment on its public files."""

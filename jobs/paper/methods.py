@@ -1,0 +1,170 @@
+"""The methods of the paper's Table 1 over the public files: one builder a name, fitted on the warm users.
+
+A builder takes a `Task` and gives a `Method`; METHODS is a plain mapping of all in models/cold_start/methods/registry.py that need
+no ids. What methods share, such as a network, is made when the first of them is built.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import csr_array
+
+from jobs.ingest.deezer.adapter import PublicData
+from jobs.platform.progress import say
+from jobs.settings.cold_start import PaperSettings
+from models.cold_start.methods import Method, Predict, Warm
+from models.cold_start.methods.dropoutnet import DropoutNetRecipe
+from models.cold_start.methods.melu import MeluRecipe
+from models.cold_start.methods.registry import VECTORS_ALONE, Parts, Workshop
+from models.cold_start.network import CODE, PAPER, Recipe, fit, predict
+from models.cold_start.segments import KMeans, kmeans, listener_counts, rankings
+from models.evaluation.ties import levels, tie_end
+
+RANKING = 200  # places of a segment's ranking at least
+UT_ALS_EPOCHS = 130  # the paper's; TT-SVD takes 100
+SAY_EVERY_S = 30.0
+
+
+@dataclass
+class Clock:
+    """Seconds by stage, a line on stderr when one ends; what a stage does inside another counts for itself alone."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+    _inner: list[float] = field(default_factory=list)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time what is inside."""
+        began = time.perf_counter()
+        self._inner.append(0.0)
+        try:
+            yield
+        finally:
+            whole = time.perf_counter() - began
+            own = whole - self._inner.pop()
+            if self._inner:
+                self._inner[-1] += whole
+            self.seconds[name] = self.seconds.get(name, 0.0) + own
+        self.say(f"{name}: {own:.1f} s")
+
+    def say(self, text: str) -> None:
+        """A line for people."""
+        say(f"paper: {text}")
+
+
+@dataclass(eq=False)
+class Task:
+    """What builders learn from, and what they share."""
+
+    data: PublicData
+    settings: PaperSettings
+    seed: int
+    clock: Clock = field(default_factory=Clock)
+    losses: list[float] = field(default_factory=list)
+    dropoutnet: DropoutNetRecipe = field(default_factory=DropoutNetRecipe)
+    melu: MeluRecipe = field(default_factory=MeluRecipe)
+
+    @cached_property
+    def heard_UN(self) -> csr_array:
+        """A one for each track that a warm user heard on days 1 to 30."""
+        truth = self.data.parts["train"].truth
+        ones = np.ones(truth.ids.size, np.float32)
+        shape = (len(truth), len(self.data.track_ND))
+        return csr_array((ones, truth.ids.astype(np.int32), truth.offsets), shape=shape)
+
+    @cached_property
+    def clusters(self) -> KMeans:
+        """Segments of the warm users, by their vectors."""
+        settings = self.settings
+        return kmeans(self.data.user_UD, settings.segments, self.seed, settings.max_iter, settings.n_init)
+
+    @cached_property
+    def counts_KN(self) -> csr_array:
+        """How many members of a segment heard each track."""
+        return listener_counts(self.clusters.labels, self.heard_UN, self.settings.segments)
+
+    @cached_property
+    def warm(self) -> Warm:
+        """What `fit` of a method takes; rankings are long enough that no tie at place k is cut."""
+        clusters, n = self.clusters, len(self.data.track_ND)
+        length = min(n, max(RANKING, self.settings.k, tie_end(self.counts_KN, self.settings.k)))
+        return Warm(
+            x_UF=self.data.parts["train"].x_BF,
+            user_UD=self.data.user_UD,
+            track_ND=self.data.track_ND,
+            heard_UN=self.heard_UN,
+            labels_U=clusters.labels,
+            centroids_KD=clusters.centroids,
+            rankings_KL=rankings(clusters.labels, self.heard_UN, self.settings.segments, length),
+        )
+
+    @cached_property
+    def levels_KL(self) -> NDArray[np.int32]:
+        """Members who heard each listed track: where it is the same for two, they tie."""
+        return levels(self.counts_KN, self.warm.rankings_KL)
+
+    @property
+    def recipe(self) -> Recipe:
+        """How the network is trained."""
+        found = {"paper": PAPER, "code": CODE}[self.settings.recipe]
+        if self.data.space == "ut_als":
+            found = replace(found, epochs=UT_ALS_EPOCHS)
+        return replace(found, device=self.settings.device, epochs=self.settings.epochs or found.epochs)
+
+    @cached_property
+    def network(self) -> Predict:
+        """The trained network, as a function."""
+        recipe, said = self.recipe, time.monotonic()
+
+        def on_epoch(epoch: int, loss: float, _: float | None) -> None:
+            nonlocal said
+            self.losses.append(loss)
+            if time.monotonic() - said >= SAY_EVERY_S:
+                said = time.monotonic()
+                self.clock.say(f"network: epoch {epoch + 1} of {recipe.epochs}, mean squared error {loss:.6f}")
+
+        with self.clock.stage("train the network"):
+            net = fit(self.warm.x_UF, self.warm.user_UD, recipe, self.seed, on_epoch)
+        return lambda x_BF: predict(net, x_BF)
+
+    @cached_property
+    def workshop(self) -> Workshop:
+        """Where methods are built."""
+
+        def on_loss(network: str, epoch: int, loss: float) -> None:
+            self.clock.say(f"{network}: epoch {epoch + 1}, loss {loss:.6f}")
+
+        warm = self.warm
+        return Workshop(Parts(
+            warm.track_ND, warm.centroids_KD, warm.rankings_KL, lambda x_BF: self.network(x_BF), lambda: warm,
+            self.settings.similarity, self.seed, dropoutnet=self.dropoutnet, melu=self.melu, on_loss=on_loss,
+        ))  # fmt: skip
+
+
+Builder = Callable[[Task], Method]
+
+
+def _builder(name: str) -> Builder:
+    def build(task: Task) -> Method:
+        if name in ("full_pers", "semi_pers", "near_segments"):
+            _ = task.network  # trained while the method is built, not when it is first asked
+        return task.workshop.method(name)
+
+    return build
+
+
+METHODS: Mapping[str, Builder] = {name: _builder(name) for name in VECTORS_ALONE}
+
+
+def segment_levels(task: Task, method: Method) -> NDArray[np.int32] | None:
+    """The levels of a method that answers with the rankings of `task.warm`; None where lists come from elsewhere."""
+    lists = getattr(method, "rankings", None)
+    shared = isinstance(lists, np.ndarray) and np.shares_memory(lists, task.warm.rankings_KL)
+    return task.levels_KL if shared else None

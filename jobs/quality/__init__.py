@@ -1,0 +1,1 @@
+"""Data quality: Great Expectations over every table."""

@@ -1,0 +1,1 @@
+"""What a release of the cold-start engine contains and how its gate evaluates it."""

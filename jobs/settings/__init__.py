@@ -1,0 +1,1 @@
+"""Every setting of the jobs, with its default, bounds and description."""

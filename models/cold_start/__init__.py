@@ -1,0 +1,1 @@
+"""The cold-start engine: input vector, network, segments and recommendation methods."""

@@ -1,0 +1,53 @@
+"""Input Features Clustering: the ablation without a network, segments of the input vectors themselves.
+
+Shapes   as in models/cold_start/methods/base.py
+Source   Briand et al. 2021, section 4.1.3; 100 clusters of rows at unit length as in the authors' code
+Differs  k-means of models/cold_start/segments.py instead of scikit-learn's: other seeds, swaps out of local minima
+Memory   the rows at unit length are one copy of x_UF; the search among a quarter of them adds a third of that
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from models.cold_start.input_vector import FirstDays
+from models.cold_start.methods.base import Needs, Warm, check_k, input_rows
+from models.cold_start.nearest_centroid import nearest
+from models.cold_start.segments import kmeans, rankings
+from models.cold_start.top_k import matrix, normalise
+
+_CHUNK = 4096
+
+
+class InputFeaturesClustering:
+    """The ranking of the cluster of warm users whose input vectors are nearest by angle."""
+
+    name = "input_features_clustering"
+    needs = Needs(signals=("all",))
+
+    def __init__(self, warm: Warm, k: int = 100, seed: int = 0) -> None:
+        """Cluster the input vectors of warm users; rankings are as long as the segments'.
+
+        Raises:
+            ValueError: k is not in 1..U; a row holds NaN or infinity.
+        """
+        x_UF = warm.x_UF
+        if not 1 <= k <= len(x_UF):
+            raise ValueError(f"{self.name}: k must be from 1 to the number of warm users ({len(x_UF)}), got {k}")
+        unit_UF = np.empty(x_UF.shape, np.float32)
+        for start in range(0, len(x_UF), _CHUNK):
+            unit_UF[start : start + _CHUNK] = normalise(x_UF[start : start + _CHUNK])
+        clusters = kmeans(unit_UF, k, seed)
+        self.centroids = clusters.centroids
+        self.rankings = rankings(clusters.labels, warm.heard_UN, k, warm.rankings_KL.shape[1])
+
+    def segments(self, x_BF: ArrayLike) -> NDArray[np.int32]:
+        """Cluster of each listener, (B,)."""
+        x = input_rows(self.name, x_BF, self.centroids.shape[1])
+        return nearest(normalise(matrix(f"{self.name}: x", x)), self.centroids)
+
+    def recommend(self, x_BF: ArrayLike, k: int, days: FirstDays | None = None) -> NDArray[np.int32]:
+        """Distinct track_idx, best first, (B, k)."""
+        check_k(self.name, k, self.rankings.shape[1], "the length of a ranking")
+        return self.rankings[self.segments(x_BF), :k]

@@ -1,0 +1,155 @@
+"""Every method by its name in the evaluation table, and how it is built; the two of one network share its training.
+
+Importing this brings PyTorch in; models.cold_start.methods alone does not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.cold_start.methods.autoencoder import FirstDayAutoencoder
+from models.cold_start.methods.base import Method, Predict, Warm
+from models.cold_start.methods.baselines import Popularity, RegistrationDayStreams
+from models.cold_start.methods.blend import Blend, RerankedMixture
+from models.cold_start.methods.dropoutnet import DropoutNet, DropoutNetFull, DropoutNetRecipe, DropoutNetSemi
+from models.cold_start.methods.first_day_network import BagRecipe
+from models.cold_start.methods.input_clusters import InputFeaturesClustering
+from models.cold_start.methods.melu import Melu, MeluFull, MeluRecipe, MeluSemi
+from models.cold_start.methods.mixture import NearSegments, SegmentMixture
+from models.cold_start.methods.neighbours import NeighbourRecipe, Neighbours
+from models.cold_start.methods.peers import Ease, IalsFoldIn, item_knn
+from models.cold_start.methods.semi_personalised import FullPers, SemiPers
+from models.cold_start.top_k import Similarity
+
+OnLoss = Callable[[str, int, float], None]
+
+
+@dataclass(frozen=True)
+class Ours:
+    """How our own methods are made; every number is explained in models/methods."""
+
+    autoencoder: BagRecipe = field(default_factory=BagRecipe)
+    mixture: BagRecipe = field(default_factory=lambda: BagRecipe(epochs=16, dropout=0.3))
+    neighbours: NeighbourRecipe = field(default_factory=NeighbourRecipe)
+    smoothing: float = 20.0
+    sharpness: float = 10.0
+    share: float = 0.5
+    list_length: int = 200
+    mixture_share: float = 0.25
+
+
+@dataclass(frozen=True)
+class AlsRecipe:
+    """How the factors of ut_als were trained: what a fold-in into them must repeat."""
+
+    alpha: float = 10.0
+    regularisation: float = 20.0
+    exponent: float = 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class Parts:
+    """What methods are built from: all of it is cheap to hand over, `warm` and `predict` are called only when needed.
+
+    `similarity` is that of the methods over the space's own vectors; DropoutNet's score is a dot product by definition.
+    `on_loss(network, epoch, loss)` is called while dropoutnet or melu is trained.
+    """
+
+    track_ND: NDArray[np.float32]
+    centroids_KD: NDArray[np.float32]
+    rankings_KL: NDArray[np.int32]
+    predict: Predict
+    warm: Callable[[], Warm]
+    similarity: Similarity = "cosine"
+    seed: int = 0
+    dropoutnet: DropoutNetRecipe = field(default_factory=DropoutNetRecipe)
+    melu: MeluRecipe = field(default_factory=MeluRecipe)
+    ours: Ours = field(default_factory=Ours)
+    als: AlsRecipe = field(default_factory=AlsRecipe)
+    on_loss: OnLoss | None = None
+
+
+class Workshop:
+    """Builds methods by name and makes each thing that they share once."""
+
+    def __init__(self, parts: Parts) -> None:
+        self.parts = parts
+
+    @cached_property
+    def warm(self) -> Warm:
+        """What is learned from."""
+        return self.parts.warm()
+
+    @cached_property
+    def dropoutnet(self) -> DropoutNet:
+        """Trained once for Full and Semi."""
+        return DropoutNet(self.warm, self.parts.dropoutnet, self.parts.seed, self._report("dropoutnet"))
+
+    @cached_property
+    def melu(self) -> Melu:
+        """Trained once for Full and Semi."""
+        return Melu(self.warm, self.parts.melu, self.parts.seed, self._report("melu"))
+
+    @cached_property
+    def autoencoder(self) -> FirstDayAutoencoder:
+        """Alone and in the blend."""
+        report = self._report("first_day_autoencoder")
+        return FirstDayAutoencoder(self.warm, self.parts.ours.autoencoder, self.parts.seed, report)
+
+    @cached_property
+    def mixture(self) -> SegmentMixture:
+        """Alone and in the order of the blend."""
+        ours, report = self.parts.ours, self._report("segment_mixture")
+        return SegmentMixture(self.warm, ours.mixture, ours.smoothing, self.parts.seed, report)
+
+    @cached_property
+    def neighbours(self) -> Neighbours:
+        """Alone and in the blend."""
+        return Neighbours.learn(self.warm, self.parts.ours.neighbours)
+
+    @cached_property
+    def blend(self) -> Blend:
+        """Alone and as the order of the mixture."""
+        return Blend(self.autoencoder, self.neighbours, self.parts.ours.share)
+
+    def method(self, name: str) -> Method:
+        """The method of this name; ValueError for an unknown one, and for whatever it refuses to learn from."""
+        if name not in _MAKE:
+            raise ValueError(f"methods: no {name!r}; there are {', '.join(NAMES)}")
+        return _MAKE[name](self, self.parts)
+
+    def _report(self, network: str) -> Callable[[int, float], None] | None:
+        on_loss = self.parts.on_loss
+        return None if on_loss is None else lambda epoch, loss: on_loss(network, epoch, loss)
+
+
+_MAKE: dict[str, Callable[[Workshop, Parts], Method]] = {
+    "popularity": lambda w, p: Popularity(len(p.track_ND)),
+    "registration_day_streams": lambda w, p: RegistrationDayStreams(p.track_ND, p.similarity),
+    "registration_day_streams_no_fallback": lambda w, p: RegistrationDayStreams(p.track_ND, p.similarity, False),
+    "input_features_clustering": lambda w, p: InputFeaturesClustering(w.warm, seed=p.seed),
+    "dropoutnet_full": lambda w, p: DropoutNetFull(w.dropoutnet),
+    "dropoutnet_semi": lambda w, p: DropoutNetSemi(w.dropoutnet, w.warm, p.seed),
+    "melu_full": lambda w, p: MeluFull(w.melu),
+    "melu_semi": lambda w, p: MeluSemi(w.melu, w.warm, p.seed),
+    "full_pers": lambda w, p: FullPers(p.predict, p.track_ND, p.similarity),
+    "semi_pers": lambda w, p: SemiPers(p.predict, p.centroids_KD, p.rankings_KL),
+    "near_segments": lambda w, p: NearSegments(p.predict, w.warm, p.ours.smoothing, p.ours.sharpness),
+    "segment_mixture": lambda w, p: w.mixture,
+    "segment_mixture_reranked": lambda w, p: RerankedMixture(
+        w.mixture, w.blend, p.ours.list_length, p.ours.mixture_share
+    ),
+    "neighbours": lambda w, p: w.neighbours,
+    "first_day_autoencoder": lambda w, p: w.autoencoder,
+    "blend": lambda w, p: w.blend,
+    "item_knn": lambda w, p: item_knn(w.warm),
+    "ease": lambda w, p: Ease(w.warm),
+    "ials_fold_in": lambda w, p: IalsFoldIn(w.warm, p.als.alpha, p.als.regularisation, p.als.exponent),
+}
+NAMES = tuple(_MAKE)  # the paper's Table 1 in its order, our own, peers
+VECTORS_ALONE = NAMES[: NAMES.index("near_segments") + 1]  # need no ids, so the paper's public data has all they need

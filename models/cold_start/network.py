@@ -1,0 +1,272 @@
+"""The network that places a new listener: first-day signals in, a vector of the space out.
+
+Shapes   B listeners of a batch, U users to learn from, F values of an input vector, D width of the space
+Source   Briand et al. 2021, section 3.2.3: three hidden layers of 400, 300, 200, each Linear -> ReLU -> BatchNorm,
+         then Linear to D; mean squared error to the warm user's own vector
+Recipes  PAPER: SGD, raw output. CODE: the authors' published code: Adam, output at unit length, partial batch dropped
+Differs  products are in bfloat16 while training, where the CPU has them (models/mixed_precision.py); a last batch of one row
+         joins the batch before it (BatchNorm needs two); fewer users than a batch are one batch
+
+A network is kept as named arrays (`state`, `restore`) and never pickled. On a CPU with the same number of threads the
+same seed gives the same bits.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor, nn
+
+from models.cold_start.input_vector import SCALARS
+from models.mixed_precision import training
+
+Validation = tuple[ArrayLike, ArrayLike]
+OnEpoch = Callable[[int, float, float | None], None]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a network is made and trained; checked once, here."""
+
+    hidden: tuple[int, ...] = (400, 300, 200)
+    optimiser: Literal["sgd", "adam"] = "adam"
+    learning_rate: float = 1e-5
+    epochs: int = 130
+    batch_size: int = 512
+    drop_last: bool = True
+    normalise_output: bool = True
+    log_counts: bool = False
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+    def __post_init__(self) -> None:
+        if any(width < 1 for width in self.hidden):
+            raise ValueError(f"network.hidden: widths must be at least 1, got {self.hidden}")
+        if self.optimiser not in ("sgd", "adam"):
+            raise ValueError(f"network.optimiser: must be 'sgd' or 'adam', got {self.optimiser!r}")
+        if not self.learning_rate > 0:
+            raise ValueError(f"network.learning_rate: must be above 0, got {self.learning_rate}")
+        if self.epochs < 1:
+            raise ValueError(f"network.epochs: must be at least 1, got {self.epochs}")
+        if self.batch_size < 2:
+            raise ValueError(f"network.batch_size: must be at least 2, got {self.batch_size}")
+        if self.device not in ("auto", "cpu", "cuda"):
+            raise ValueError(f"network.device: must be 'auto', 'cpu' or 'cuda', got {self.device!r}")
+
+
+# The paper trains UT-ALS for 130 epochs instead: dataclasses.replace(PAPER, epochs=130).
+PAPER = Recipe(optimiser="sgd", learning_rate=1e-4, epochs=100, drop_last=False, normalise_output=False)
+CODE = Recipe()
+
+
+class ColdStartNet(nn.Module):
+    """(B, d_in) -> (B, d_out); with `normalise_output` rows have unit length.
+
+    With `log_counts`, our own addition, the counts at the end of an input row enter as log(1 + count), and an unknown
+    age as 0 and a flag instead of -1 among the years.
+    """
+
+    def __init__(
+        self,
+        d_in: int,
+        d_out: int,
+        hidden: tuple[int, ...] = (400, 300, 200),
+        normalise_output: bool = True,
+        log_counts: bool = False,
+    ) -> None:
+        """Weights are drawn from torch's global generator; `fit` seeds it and puts it back."""
+        super().__init__()
+        if d_in < 1 or d_out < 1:
+            raise ValueError(f"network: d_in and d_out must be at least 1, got {d_in} and {d_out}")
+        if log_counts and d_in <= len(SCALARS):
+            raise ValueError(f"network.log_counts: input rows end with {len(SCALARS)} scalars, got d_in {d_in}")
+        self.d_in, self.d_out, self.normalise_output, self.log_counts = d_in, d_out, normalise_output, log_counts
+        layers: list[nn.Module] = []
+        width = d_in + log_counts
+        for n in hidden:
+            layers += [nn.Linear(width, n), nn.ReLU(), nn.BatchNorm1d(n)]
+            width = n
+        self.layers = nn.Sequential(*layers, nn.Linear(width, d_out))
+
+    def forward(self, x_BF: Tensor) -> Tensor:
+        """Predicted vectors, (B, d_out)."""
+        y_BD: Tensor = self.layers(_flagged(x_BF) if self.log_counts else x_BF).float()
+        return nn.functional.normalize(y_BD, dim=1) if self.normalise_output else y_BD
+
+    @property
+    def n_parameters(self) -> int:
+        """Trainable numbers: 1 240 028 for 2579 -> 128, 2 289 756 for 5139 -> 256."""
+        return sum(p.numel() for p in self.parameters())
+
+
+def fit(
+    x: ArrayLike,
+    y: ArrayLike,
+    recipe: Recipe = CODE,
+    seed: int = 0,
+    on_epoch: OnEpoch | None = None,
+    validation: Validation | None = None,
+) -> ColdStartNet:
+    """Train on x (U, F) and the users' vectors y (U, D); the network comes back on the CPU, in eval mode.
+
+    After each epoch, counted from 0, `on_epoch(epoch, train_loss, validation_loss or None)` is called; losses are mean
+    squared errors, the first as it was while training. On a CPU x is read batch by batch, never copied as a whole.
+
+    Raises:
+        ValueError: for shapes that do not match, fewer than two users, a row with NaN or infinity, cuda without a GPU,
+            a loss that is no longer finite.
+    """
+    device = _device(recipe.device)
+    x_UF, y_UD = _pair("x", x, "y", y)
+    if len(x_UF) < 2:
+        raise ValueError(f"network: needs at least 2 users to learn from, got {len(x_UF)}")
+    held = None
+    if validation is not None:
+        held = _pair("validation x", validation[0], "validation y", validation[1])
+        if held[0].shape[1] != x_UF.shape[1] or held[1].shape[1] != y_UD.shape[1] or not len(held[0]):
+            raise ValueError(
+                f"network: validation must have rows as wide as x and y, got {held[0].shape} and {held[1].shape}"
+            )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        widths = (x_UF.shape[1], y_UD.shape[1], recipe.hidden)
+        net = ColdStartNet(*widths, recipe.normalise_output, recipe.log_counts).to(device)
+    shuffle = torch.Generator().manual_seed(seed)
+    x_UF, y_UD = x_UF.to(device), y_UD.to(device)
+    optimiser: torch.optim.Optimizer
+    if recipe.optimiser == "adam":
+        optimiser = torch.optim.Adam(net.parameters(), lr=recipe.learning_rate, fused=True)
+    else:
+        optimiser = torch.optim.SGD(net.parameters(), lr=recipe.learning_rate, fused=True)
+
+    net.train()
+    for epoch in range(recipe.epochs):
+        total, n_seen = torch.zeros((), device=device, dtype=torch.float64), 0
+        for index_B in _batches(torch.randperm(len(x_UF), generator=shuffle), recipe):
+            index_B = index_B.to(device)
+            optimiser.zero_grad()
+            with training(device):
+                found_BD = net(x_UF.index_select(0, index_B))
+            loss = nn.functional.mse_loss(found_BD, y_UD.index_select(0, index_B))
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimiser.step()
+            total += loss.detach() * len(index_B)
+            n_seen += len(index_B)
+        train_loss = float(total) / n_seen
+        if not np.isfinite(train_loss):
+            raise ValueError(
+                f"network.learning_rate: {recipe.learning_rate} is too high: the loss is {train_loss} in epoch {epoch}"
+            )
+        if on_epoch is not None:
+            on_epoch(epoch, train_loss, None if held is None else _loss(net, *held))
+    return net.cpu().eval()
+
+
+def _batches(order_U: Tensor, recipe: Recipe) -> Iterator[Tensor]:
+    """Cut a permutation into batches of at least two."""
+    size, n = recipe.batch_size, len(order_U)
+    rest = n % size
+    if n <= size or (not recipe.drop_last and rest == 1):
+        stops = [*range(size, n - 1, size), n]
+    else:
+        stops = [*range(size, n + 1, size)]
+        if rest and not recipe.drop_last:
+            stops.append(n)
+    start = 0
+    for stop in stops:
+        yield order_U[start:stop]
+        start = stop
+
+
+def predict(net: ColdStartNet, x: ArrayLike, batch: int = 4096) -> NDArray[np.float32]:
+    """Vectors of x (B, F) -> (B, D) float32, in eval mode; the network's own mode is put back.
+
+    Raises:
+        ValueError: for a wrong width, NaN or infinity, batch < 1.
+    """
+    x_BF = _tensor("x", x)
+    if x_BF.shape[1] != net.d_in:
+        raise ValueError(f"network: x must have {net.d_in} columns, got {x_BF.shape[1]}")
+    if batch < 1:
+        raise ValueError(f"network: batch must be at least 1, got {batch}")
+    device = next(net.parameters()).device
+    out = np.empty((len(x_BF), net.d_out), np.float32)
+    was_training = net.training
+    net.eval()
+    try:
+        with torch.inference_mode():
+            for start in range(0, len(x_BF), batch):
+                out[start : start + batch] = net(x_BF[start : start + batch].to(device)).cpu().numpy()
+    finally:
+        net.train(was_training)
+    return out
+
+
+def _loss(net: ColdStartNet, x_BF: Tensor, y_BD: Tensor) -> float:
+    gap = predict(net, x_BF.numpy()) - y_BD.numpy()
+    return float(np.square(gap, dtype=np.float64).mean())
+
+
+def state(net: ColdStartNet) -> dict[str, np.ndarray]:
+    """Weights and BatchNorm statistics by name, as copies: what `np.savez` or a digest wants."""
+    return {name: tensor.detach().cpu().numpy().copy() for name, tensor in net.state_dict().items()}
+
+
+def _flagged(x_BF: Tensor) -> Tensor:
+    """Counts as logarithms, unknown age as a flag: (B, F) -> (B, F + 1). The scalars are last, age first of them."""
+    vectors, age, counts = x_BF.tensor_split([x_BF.shape[1] - len(SCALARS), x_BF.shape[1] - len(SCALARS) + 1], dim=1)
+    unknown = (age < 0).to(x_BF.dtype)
+    return torch.cat([vectors, age.clamp(min=0), unknown, torch.log1p(counts.clamp(min=0))], dim=1)
+
+
+def restore(arrays: Mapping[str, np.ndarray], normalise_output: bool = True, log_counts: bool = False) -> ColdStartNet:
+    """The network of `state`, in eval mode; widths are read off the weights.
+
+    Raises:
+        ValueError: when an array is missing, too many or of a wrong shape.
+    """
+    weights = [np.shape(a) for name, a in arrays.items() if name.endswith(".weight") and np.ndim(a) == 2]
+    if not weights:
+        raise ValueError(f"network: no weights among {', '.join(arrays) or 'no arrays'}")
+    hidden = tuple(shape[0] for shape in weights[:-1])
+    with torch.random.fork_rng(devices=[]):
+        net = ColdStartNet(weights[0][1] - log_counts, weights[-1][0], hidden, normalise_output, log_counts)
+    try:
+        net.load_state_dict({name: torch.tensor(np.asarray(a)) for name, a in arrays.items()})
+    except RuntimeError as error:
+        raise ValueError(f"network: arrays do not fit together: {error}") from None
+    return net.eval()
+
+
+def _device(name: str) -> torch.device:
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError("network.device: cuda asked for, but torch sees no GPU; use auto or cpu")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def _tensor(name: str, values: ArrayLike) -> Tensor:
+    """Finite float32 (rows, columns); shares memory with a float32 array."""
+    array = np.ascontiguousarray(values, np.float32)
+    if array.ndim != 2:
+        raise ValueError(f"network: {name} must be a matrix, got shape {array.shape}")
+    if not np.isfinite(array.sum()):
+        fine = np.isfinite(array).all(axis=1)
+        if not fine.all():
+            raise ValueError(f"network: {name} row {int(np.argmin(fine))} holds NaN or infinity")
+    with warnings.catch_warnings():  # a read-only array (Arrow, memory map) is fine: nothing here writes
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(array)
+
+
+def _pair(x_name: str, x: ArrayLike, y_name: str, y: ArrayLike) -> tuple[Tensor, Tensor]:
+    x_UF, y_UD = _tensor(x_name, x), _tensor(y_name, y)
+    if len(x_UF) != len(y_UD):
+        raise ValueError(
+            f"network: {x_name} has {len(x_UF)} rows and {y_name} {len(y_UD)}; row u must be the same user"
+        )
+    return x_UF, y_UD

@@ -1,0 +1,1 @@
+"""Metrics and statistics: ranking metrics, experiments, off-policy estimates."""

@@ -1,0 +1,1 @@
+"""Plays: schema, cleaning, splits and the history they come from."""

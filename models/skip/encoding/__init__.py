@@ -1,0 +1,1 @@
+"""Model inputs: one-hot and numeric encodings of plays."""

@@ -1,0 +1,1 @@
+"""The calibrated ensemble of the skip models."""

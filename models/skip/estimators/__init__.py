@@ -1,0 +1,1 @@
+"""The skip models, one file per estimator, behind one interface."""

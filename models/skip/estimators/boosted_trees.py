@@ -1,0 +1,124 @@
+"""Gradient boosted trees over everything known before a play, and no id: LightGBM.
+
+Shapes   N plays, G columns of models/skip/encoding/numeric.py: smoothed rates, numbers with NaN, is_flow, categories as codes
+Source   Ke et al. 2017
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import lightgbm as lgb
+import numpy as np
+from numpy.typing import NDArray
+
+from models.skip.data.plays import Plays
+from models.skip.encoding.numeric import Numbers
+from models.skip.estimators.base import Epoch, Losses, Needs, SkipModel, State, prefixed, under
+
+_STEP = 1 << 18
+MORE = 10  # learn_more() adds at most one tree for so many of the recipe's rounds
+
+
+@dataclass(frozen=True)
+class TreesRecipe:
+    """LightGBM's own numbers; `patience` rounds without a better validation loss end the training.
+
+    `most`: training plays are thinned evenly to so many, since a round costs in proportion and small trees over a
+    hundred columns gain little from more; the smoothing is learned from all.
+    """
+
+    learning_rate: float = 0.03
+    leaves: int = 8
+    least_in_leaf: int = 60
+    column_share: float = 0.5
+    row_share: float = 0.7
+    l2: float = 10.0
+    rounds: int = 600
+    patience: int = 50
+    most: int = 1_500_000
+
+    def __post_init__(self) -> None:
+        if (
+            not self.learning_rate > 0
+            or self.leaves < 2
+            or min(self.least_in_leaf, self.rounds, self.patience, self.most) < 1
+        ):
+            raise ValueError(f"boosted_trees: learning_rate above 0, leaves at least 2, counts at least 1, got {self}")
+        if not 0 < self.column_share <= 1 or not 0 < self.row_share <= 1 or self.l2 < 0:
+            raise ValueError(f"boosted_trees: shares must be in (0, 1] and l2 not below 0, got {self}")
+
+
+class BoostedTrees(SkipModel):
+    """An unknown number goes where training found it best to; NaN is a value like others."""
+
+    name = "boosted_trees"
+    needs = Needs(numbers=("all",), categories=("all",))
+    Recipe = TreesRecipe
+
+    def _fit(self, train: Plays, valid: Plays, seed: int) -> Losses:
+        self.numbers = Numbers.learn(train, self.name)
+        return self._grow(train, valid, seed, self.recipe.rounds, None)
+
+    def _learn_more(self, new: Plays, valid: Plays, seed: int) -> Losses:
+        """A few trees more on top of the others, which stay as they are: leaves refitted to a day would forget."""
+        return self._grow(new, valid, seed, max(1, self.recipe.rounds // MORE), self.booster)
+
+    def _grow(self, train: Plays, valid: Plays, seed: int, rounds: int, on_top_of: lgb.Booster | None) -> Losses:
+        recipe = self.recipe
+        settings = {
+            "objective": "binary", "metric": "binary_logloss", "learning_rate": recipe.learning_rate,
+            "num_leaves": recipe.leaves, "min_data_in_leaf": recipe.least_in_leaf,
+            "feature_fraction": recipe.column_share, "bagging_fraction": recipe.row_share, "bagging_freq": 1,
+            "lambda_l2": recipe.l2, "seed": seed, "deterministic": True, "force_row_wise": True, "verbosity": -1,
+        }  # fmt: skip
+        names = [f"c{g}" for g in range(len(self.numbers.columns))]  # LightGBM refuses some characters in names
+        some = train.thinned(self.recipe.most)
+        data = lgb.Dataset(self._matrix(some), some.both_classes(self.name), feature_name=names, params=settings)
+        held = data.create_valid(self._matrix(valid), valid.labels())
+        losses: dict[str, dict[str, list[float]]] = {}
+        booster = lgb.train(
+            settings, data, rounds, valid_sets=[data, held], valid_names=["train", "valid"], init_model=on_top_of,
+            callbacks=[
+                lgb.record_evaluation(losses),
+                lgb.early_stopping(recipe.patience, first_metric_only=True, verbose=False),
+            ],
+        )  # fmt: skip
+        self.booster = lgb.Booster(model_str=booster.model_to_string(num_iteration=booster.best_iteration))
+        curves = zip(losses["train"]["binary_logloss"], losses["valid"]["binary_logloss"], strict=True)
+        return [Epoch(float(a), float(b)) for a, b in curves]
+
+    def contributions(self, plays: Plays) -> NDArray[np.float64]:
+        """Log odds that each column adds to those of the mean training play (SHAP values of the trees), (N, G)."""
+        return np.asarray(self.booster.predict(self.numbers.raw(plays), pred_contrib=True))[:, :-1]
+
+    def columns(self) -> tuple[str, ...]:
+        """What each column of contributions() tells about, (G,)."""
+        return self.numbers.columns
+
+    def mean(self) -> float:
+        """Share of the training plays that were listened to."""
+        return self.numbers.mean
+
+    def _matrix(self, plays: Plays) -> NDArray[np.float32]:
+        out_NG = np.empty((len(plays), len(self.numbers.columns)), np.float32)
+        for start in range(0, len(plays), _STEP):
+            part = plays.rows(slice(start, start + _STEP))
+            out_NG[start : start + len(part)] = self.numbers.raw(part)
+        return out_NG
+
+    def _proba(self, plays: Plays) -> NDArray[np.float64]:
+        if not len(plays):  # LightGBM refuses an empty matrix
+            return np.empty(0)
+        return np.asarray(self.booster.predict(self.numbers.raw(plays)), np.float64)
+
+    def _state(self) -> State:
+        facts, arrays = self.numbers.state()
+        text = self.booster.model_to_string().encode()
+        return {"numbers": facts}, prefixed("numbers", arrays) | {"trees": np.frombuffer(text, np.uint8)}
+
+    def _restore(self, facts: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
+        self.numbers = Numbers.restore(facts["numbers"], under("numbers", arrays), self.name)
+        self.booster = lgb.Booster(model_str=arrays["trees"].tobytes().decode())

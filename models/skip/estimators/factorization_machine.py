@@ -1,0 +1,210 @@
+"""Factorisation machine over the ids, categories and binned numbers of a play.
+
+Shapes   N plays, M fields, W places of all fields, D factors
+Source   Rendle 2010, eq. 1 and 5; the report's settings: rank 30, fastFM's l2_reg_w = 0.1 and l2_reg_V = 0.01
+Differs  fastFM's 150 iterations are sweeps of its own least squares solver, and its penalties are weighed against a
+         sum over all plays; ours is AdaGrad, one play after the other, on log loss (Duchi et al. 2011; the solver of
+         libffm), with the penalty on the weights that a play touches and an early stop on validation; of millions of
+         plays an epoch draws a part
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from blockfactor.compiled import kernel
+from models.skip.data.plays import IDS, Plays
+from models.skip.encoding.model_inputs import machine_places, rated, with_rates
+from models.skip.encoding.numeric import Numbers
+from models.skip.encoding.one_hot import OneHot
+from models.skip.estimators.base import Losses, Needs, SkipModel, State, log_loss, prefixed, sigmoid, under
+from models.skip.estimators.early_stopping import stop_early
+
+LEARNED = ("bias_1", "linear_W", "factors_WD", "bias_sq", "linear_sq", "factors_sq")  # as _descend() takes them
+
+
+@dataclass(frozen=True)
+class FmRecipe:
+    """`l2_linear` and `l2_factors` are a play's own; `patience` epochs without a better validation loss end it."""
+
+    rank: int = 30
+    learning_rate: float = 0.01
+    l2_linear: float = 1e-5
+    l2_factors: float = 1e-3
+    epochs: int = 12
+    epoch_plays: int = 1_000_000
+    patience: int = 2
+    min_count: int = 5
+    bins: int = 12
+
+    def __post_init__(self) -> None:
+        if min(self.rank, self.epochs, self.epoch_plays, self.patience, self.min_count) < 1 or self.bins < 2:
+            raise ValueError(
+                f"fm: rank, epochs, epoch_plays, patience, min_count at least 1 and bins at least 2, got {self}"
+            )
+        if not self.learning_rate > 0 or min(self.l2_linear, self.l2_factors) < 0:
+            raise ValueError(f"fm: learning_rate must be above 0, penalties not below, got {self}")
+
+
+class FactorisationMachine(SkipModel):
+    """All five ids, all categories, is_flow, and every number by its bin, smoothed rates among them."""
+
+    name = "fm"
+    needs = Needs(ids=IDS, numbers=("all",), categories=("all",))
+    Recipe = FmRecipe
+    bias_1: NDArray[np.float32]
+    linear_W: NDArray[np.float32]
+    factors_WD: NDArray[np.float32]
+
+    def _fit(self, train: Plays, valid: Plays, seed: int) -> Losses:
+        recipe, listened_N = self.recipe, train.labels()
+        self.numbers = Numbers.learn(train, self.name)
+        exact = (*IDS, *sorted(train.categories), "is_flow")
+        binned = rated(self.numbers.columns, self.numbers.categories)
+        self.onehot = OneHot.learn(
+            train, exact, binned, recipe.bins, recipe.min_count, self.name,
+            prepared=lambda some: with_rates(self.numbers, some),
+        )  # fmt: skip
+        rng = np.random.default_rng(seed)
+        mean = listened_N.mean(dtype=np.float64)
+        self.bias_1 = np.asarray([np.log(mean / (1 - mean))], np.float32)
+        self.linear_W = np.zeros(self.onehot.width, np.float32)
+        self.factors_WD = (0.02 * rng.standard_normal((self.onehot.width, recipe.rank))).astype(np.float32)
+        # AdaGrad's sums: what has been met often moves little; learn_more() goes on with them.
+        self.bias_sq, self.linear_sq = np.ones_like(self.bias_1), np.ones_like(self.linear_W)
+        self.factors_sq = np.ones_like(self.factors_WD)
+        places_NM = self.places(train)
+        met_W = np.zeros(self.onehot.width, bool)
+        for place_N in places_NM.T:
+            met_W[place_N] = True
+        self.factors_WD[~met_W] = 0  # a place that no training play has adds nothing
+        return self._descended(places_NM, listened_N, valid, rng, recipe.epochs)
+
+    def _learn_more(self, new: Plays, valid: Plays, seed: int) -> Losses:
+        return self._descended(self.places(new), new.labels(), valid, np.random.default_rng(seed), 1)
+
+    def _descended(
+        self, places_NM: NDArray[np.int32], listened_N: NDArray[np.int8], valid: Plays, rng: np.random.Generator,
+        epochs: int,
+    ) -> Losses:  # fmt: skip
+        """Passes over plays, until validation has waited long enough; the best one's weights stay."""
+        recipe, valid_places = self.recipe, self.places(valid)
+        learned = tuple(getattr(self, name) for name in LEARNED)
+
+        def epoch() -> float:
+            order_N = rng.permutation(len(listened_N))[: recipe.epoch_plays]
+            loss = _descend(
+                order_N, places_NM, listened_N, np.float32(recipe.learning_rate), np.float32(recipe.l2_linear),
+                np.float32(recipe.l2_factors), *learned,
+            )  # fmt: skip
+            return loss / len(order_N)
+
+        return stop_early(
+            epoch, lambda: log_loss(valid.labels(), self._score(valid_places)), learned, epochs, recipe.patience
+        )
+
+    def places(self, plays: Plays) -> NDArray[np.int32]:
+        """What the machine reads: one place a field, (N, M)."""
+        return machine_places(self.numbers, self.onehot, plays)
+
+    def _score(self, places_NM: NDArray[np.int32]) -> NDArray[np.float64]:
+        return sigmoid(_logits(places_NM, self.bias_1, self.linear_W, self.factors_WD))
+
+    def _proba(self, plays: Plays) -> NDArray[np.float64]:
+        return self._score(self.places(plays))
+
+    def _state(self) -> State:
+        facts, arrays = self.numbers.state()
+        fields, places = self.onehot.state()
+        learned = {name: getattr(self, name) for name in LEARNED}
+        return {"numbers": facts, "fields": fields}, prefixed("numbers", arrays) | prefixed("onehot", places) | learned
+
+    def _restore(self, facts: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
+        self.numbers = Numbers.restore(facts["numbers"], under("numbers", arrays), self.name)
+        self.onehot = OneHot.restore(facts["fields"], under("onehot", arrays), self.name)
+        for name in LEARNED:
+            setattr(self, name, np.array(arrays[name]))
+
+
+@kernel
+def _logits(
+    places_NM: NDArray[np.int32],
+    bias_1: NDArray[np.float32],
+    linear_W: NDArray[np.float32],
+    factors_WD: NDArray[np.float32],
+) -> NDArray[np.float32]:
+    """Eq. 5: bias + linear + half of (square of the sum - sum of the squares) of the factors, (N,)."""
+    n, m = places_NM.shape
+    out_N = np.empty(n, np.float32)
+    for i in range(n):
+        z = bias_1[0]
+        for j in range(m):
+            z += linear_W[places_NM[i, j]]
+        for d in range(factors_WD.shape[1]):
+            total = np.float32(0)
+            squares = np.float32(0)
+            for j in range(m):
+                v = factors_WD[places_NM[i, j], d]
+                total += v
+                squares += v * v
+            z += np.float32(0.5) * (total * total - squares)
+        out_N[i] = z
+    return out_N
+
+
+@kernel
+def _descend(
+    order_N: NDArray[np.int64],
+    places_NM: NDArray[np.int32],
+    listened_N: NDArray[np.int8],
+    rate: np.float32,
+    l2_w: np.float32,
+    l2_v: np.float32,
+    bias_1: NDArray[np.float32],
+    linear_W: NDArray[np.float32],
+    factors_WD: NDArray[np.float32],
+    bias_sq: NDArray[np.float32],
+    linear_sq: NDArray[np.float32],
+    factors_sq: NDArray[np.float32],
+) -> float:
+    """One epoch of AdaGrad on log loss, one play after the other; the sum of losses."""
+    loss = 0.0
+    m, rank = places_NM.shape[1], factors_WD.shape[1]
+    total_D = np.empty(rank, np.float32)
+    for n in order_N:
+        total_D[:] = 0
+        z = bias_1[0]
+        squares = np.float32(0)
+        for j in range(m):
+            w = places_NM[n, j]
+            z += linear_W[w]
+            for d in range(rank):
+                v = factors_WD[w, d]
+                total_D[d] += v
+                squares += v * v
+        pair = -squares
+        for d in range(rank):
+            pair += total_D[d] * total_D[d]
+        z += np.float32(0.5) * pair
+        p = np.float32(1 / (1 + np.exp(-z)))
+        y = np.float32(listened_N[n])
+        loss -= np.log(max(p if y > 0 else 1 - p, np.float32(1e-7)))
+        g = p - y
+        bias_sq[0] += g * g
+        bias_1[0] -= rate * g / np.sqrt(bias_sq[0])
+        for j in range(m):
+            w = places_NM[n, j]
+            slope = g + l2_w * linear_W[w]
+            linear_sq[w] += slope * slope
+            linear_W[w] -= rate * slope / np.sqrt(linear_sq[w])
+            for d in range(rank):
+                v = factors_WD[w, d]
+                slope = g * (total_D[d] - v) + l2_v * v
+                factors_sq[w, d] += slope * slope
+                factors_WD[w, d] = v - rate * slope / np.sqrt(factors_sq[w, d])
+    return loss

@@ -1,0 +1,194 @@
+"""Two matrix factorisations of who plays what: truncated SVD with a regression on top, and PMF with biases.
+
+Shapes   N plays, W places of one-hot fields, D factors, U users, T tracks
+Source   the DSG17 report, 4.3 (the inputs of collaborative filtering with context and time of day, truncated SVD to 6
+         components, then logistic regression) and 4.4 (PMF for a binary outcome: sigmoid, biases of user and track,
+         gradient descent, 10 factors, learning rate and regularisation 0.01); Salakhutdinov, Mnih 2007 for PMF
+Differs  PMF starts from the log odds of the mean and stops after the epoch with the best validation loss; ids with
+         fewer than `min_count` training plays share one row
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.utils.extmath import randomized_svd
+
+from blockfactor.compiled import kernel
+from models.skip.data.plays import Plays
+from models.skip.encoding.one_hot import OneHot, Vocabulary
+from models.skip.estimators.base import Epoch, Losses, Needs, SkipModel, State, log_loss, prefixed, sigmoid, under
+from models.skip.estimators.early_stopping import stop_early
+from models.skip.estimators.onehot_regression import Regression
+
+
+@dataclass(frozen=True)
+class SvdRecipe:
+    """`components` of the report; c is the regression's."""
+
+    components: int = 6
+    c: float = 1.0
+    min_count: int = 1
+
+    def __post_init__(self) -> None:
+        if self.components < 1 or not self.c > 0 or self.min_count < 1:
+            raise ValueError(f"truncated_svd: components, c and min_count must be positive, got {self}")
+
+
+SVD_FIELDS = ("user", "track", "context_type", "bin_time")
+SVD_NUMBERS = ("avg_song_listened", "skip_score")
+_BINS = 6
+
+
+class TruncatedSvd(SkipModel):
+    """A row a play, ones at its user, track, context, time of day and the track's shares; D latent numbers regress."""
+
+    name = "truncated_svd"
+    needs = Needs(ids=("user", "track"), numbers=SVD_NUMBERS, categories=("context_type", "bin_time"))
+    Recipe = SvdRecipe
+
+    def _fit(self, train: Plays, valid: Plays, seed: int) -> Losses:
+        recipe = self.recipe
+        self.onehot = OneHot.learn(train, SVD_FIELDS, SVD_NUMBERS, _BINS, recipe.min_count, self.name)
+        x_NW = self.onehot.matrix(train)
+        if recipe.components >= min(x_NW.shape):
+            raise ValueError(
+                f"truncated_svd.components: must be below the rank, at most {min(x_NW.shape) - 1} for these plays, "
+                f"got {recipe.components}"
+            )
+        _, sigma_D, v_DW = randomized_svd(x_NW, recipe.components, n_iter=5, random_state=seed)
+        # Scaled so that each latent number has mean square 1 over training: the penalty then weighs all alike.
+        self.v_WD = np.ascontiguousarray(v_DW.T * (np.sqrt(len(train)) / sigma_D), np.float32)
+        latent_ND = x_NW @ self.v_WD
+        self.regression = Regression.learn(latent_ND, train.labels(), recipe.c)
+        loss = log_loss(train.labels(), self.regression.proba(latent_ND))
+        return [Epoch(loss, log_loss(valid.labels(), self.predicted(valid)))]
+
+    def _proba(self, plays: Plays) -> NDArray[np.float64]:
+        return self.regression.proba(self.onehot.matrix(plays) @ self.v_WD)
+
+    def _state(self) -> State:
+        fields, arrays = self.onehot.state()
+        kept = prefixed("onehot", arrays) | prefixed("regression", self.regression.arrays()) | {"v": self.v_WD}
+        return {"fields": fields}, kept
+
+    def _restore(self, facts: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
+        self.onehot = OneHot.restore(facts["fields"], under("onehot", arrays), self.name)
+        self.regression = Regression.of(under("regression", arrays))
+        self.v_WD = arrays["v"]
+
+
+@dataclass(frozen=True)
+class PmfRecipe:
+    """The report's numbers; `patience` epochs without a better validation loss end the training."""
+
+    factors: int = 10
+    learning_rate: float = 0.01
+    regularisation: float = 0.01
+    epochs: int = 30
+    patience: int = 3
+    min_count: int = 1
+
+    def __post_init__(self) -> None:
+        if min(self.factors, self.epochs, self.patience, self.min_count) < 1:
+            raise ValueError(f"pmf: factors, epochs, patience and min_count must be at least 1, got {self}")
+        if not self.learning_rate > 0 or self.regularisation < 0:
+            raise ValueError(f"pmf: learning_rate must be above 0, regularisation not below, got {self}")
+
+
+class Pmf(SkipModel):
+    """Log odds = mean + bias of user + bias of track + user's factors . track's factors."""
+
+    name = "pmf"
+    needs = Needs(ids=("user", "track"))
+    Recipe = PmfRecipe
+    _PARTS = ("user_bias", "track_bias", "user", "track")
+
+    def _fit(self, train: Plays, valid: Plays, seed: int) -> Losses:
+        recipe, listened_N = self.recipe, train.labels()
+        self.users = Vocabulary.learn(train.user_N, recipe.min_count)
+        self.tracks = Vocabulary.learn(train.track_N, recipe.min_count)
+        rng = np.random.default_rng(seed)
+        mean = listened_N.mean(dtype=np.float64)
+        self.mean = float(np.log(mean / (1 - mean)))
+        sizes = (len(self.users), len(self.tracks))
+        bias = [np.zeros(n, np.float32) for n in sizes]
+        factors = [(0.1 * rng.standard_normal((n, recipe.factors))).astype(np.float32) for n in sizes]
+        # Nobody has trained the row of the unknown ids where every id is kept: it must add nothing.
+        for table in factors:
+            table[0] = 0
+        self.parts = dict(zip(self._PARTS, (*bias, *factors), strict=True))
+        user_N, track_N = self._places(train)
+        held = self._places(valid)
+
+        def epoch() -> float:
+            order_N = rng.permutation(len(train))
+            loss = _descend(
+                order_N, user_N, track_N, listened_N, np.float32(self.mean), np.float32(recipe.learning_rate),
+                np.float32(recipe.regularisation), *self.parts.values(),
+            )  # fmt: skip
+            return loss / len(train)
+
+        return stop_early(
+            epoch, lambda: log_loss(valid.labels(), self._score(*held)), tuple(self.parts.values()), recipe.epochs,
+            recipe.patience,
+        )  # fmt: skip
+
+    def _places(self, plays: Plays) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        return self.users.place(plays.user_N), self.tracks.place(plays.track_N)
+
+    def _proba(self, plays: Plays) -> NDArray[np.float64]:
+        return self._score(*self._places(plays))
+
+    def _score(self, user_N: NDArray[np.int32], track_N: NDArray[np.int32]) -> NDArray[np.float64]:
+        user_bias_U, track_bias_T, user_UD, track_TD = self.parts.values()
+        dot_N = np.vecdot(user_UD[user_N], track_TD[track_N])
+        return sigmoid(self.mean + user_bias_U[user_N] + track_bias_T[track_N] + dot_N)
+
+    def _state(self) -> State:
+        ids = {"users": self.users.values_V, "tracks": self.tracks.values_V}
+        return {"mean": self.mean}, ids | prefixed("part", self.parts)
+
+    def _restore(self, facts: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
+        self.users, self.tracks = Vocabulary(arrays["users"]), Vocabulary(arrays["tracks"])
+        self.mean = facts["mean"]
+        parts = under("part", arrays)
+        self.parts = {name: parts[name] for name in self._PARTS}
+
+
+@kernel
+def _descend(
+    order_N: NDArray[np.int64],
+    user_N: NDArray[np.int32],
+    track_N: NDArray[np.int32],
+    listened_N: NDArray[np.int8],
+    mean: np.float32,
+    rate: np.float32,
+    reg: np.float32,
+    user_bias_U: NDArray[np.float32],
+    track_bias_T: NDArray[np.float32],
+    user_UD: NDArray[np.float32],
+    track_TD: NDArray[np.float32],
+) -> float:
+    """One epoch of stochastic gradient descent on log loss, one play after the other; the sum of losses."""
+    loss = 0.0
+    for n in order_N:
+        u, t = user_N[n], track_N[n]
+        z = mean + user_bias_U[u] + track_bias_T[t]
+        for d in range(user_UD.shape[1]):
+            z += user_UD[u, d] * track_TD[t, d]
+        p = np.float32(1 / (1 + np.exp(-z)))
+        y = np.float32(listened_N[n])
+        loss -= np.log(max(p if y > 0 else 1 - p, np.float32(1e-7)))
+        step = rate * (y - p)
+        user_bias_U[u] += step - rate * reg * user_bias_U[u]
+        track_bias_T[t] += step - rate * reg * track_bias_T[t]
+        for d in range(user_UD.shape[1]):
+            a, b = user_UD[u, d], track_TD[t, d]
+            user_UD[u, d] += step * b - rate * reg * a
+            track_TD[t, d] += step * a - rate * reg * b
+    return loss

@@ -1,0 +1,120 @@
+"""The report's two logistic regressions: by what a track is, and by who plays it.
+
+Shapes   N plays, W places of one-hot fields, G numbers
+Source   the DSG17 report, 4.1 (content-based: genre, artist, album, release date; C = 1) and 4.2 (collaborative: user
+         and track with the track's listened and skipped share; C = 0.1)
+Differs  shares hold earlier plays only, where the report's hold the play's own label; ids enter as one-hot fields,
+         where the report's may have been numbers; an id needs `min_count` plays for a weight of its own
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
+from sklearn.linear_model import LogisticRegression
+
+from models.skip.data.plays import Plays
+from models.skip.encoding.one_hot import OneHot
+from models.skip.estimators.base import Epoch, Losses, Needs, SkipModel, State, log_loss, prefixed, sigmoid, under
+
+_ITERATIONS = 200
+
+
+@dataclass(frozen=True)
+class Regression:
+    """What a logistic regression has learned: logit = x w + b."""
+
+    weights_G: NDArray[np.float64]
+    bias: float
+
+    @classmethod
+    def learn(cls, x_NG: Any, listened_N: NDArray[np.int8], c: float) -> Regression:
+        """By L-BFGS; `c` is the inverse of the L2 penalty on the summed loss, as in scikit-learn."""
+        found = LogisticRegression(C=c, max_iter=_ITERATIONS).fit(x_NG, listened_N)
+        return cls(found.coef_[0].astype(np.float64), float(found.intercept_[0]))
+
+    def proba(self, x_NG: Any) -> NDArray[np.float64]:
+        """(N,)."""
+        return sigmoid(np.asarray(x_NG @ self.weights_G) + self.bias)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """What of() takes."""
+        return {"weights": self.weights_G, "bias": np.asarray(self.bias)}
+
+    @classmethod
+    def of(cls, arrays: Mapping[str, np.ndarray]) -> Regression:
+        """What arrays() gave."""
+        return cls(arrays["weights"], float(arrays["bias"]))
+
+
+@dataclass(frozen=True)
+class LinearRecipe:
+    """Penalty and pruning; checked once, here."""
+
+    c: float = 1.0
+    min_count: int = 2
+    bins: int = 16
+
+    def __post_init__(self) -> None:
+        if not self.c > 0 or self.min_count < 1 or self.bins < 2:
+            raise ValueError(f"linear: c must be above 0, min_count at least 1, bins at least 2, got {self}")
+
+
+class _OneHotRegression(SkipModel):
+    """Logistic regression over one-hot fields and bins of numbers."""
+
+    exact: tuple[str, ...]
+    binned: tuple[str, ...]
+
+    def _fit(self, train: Plays, valid: Plays, seed: int) -> Losses:
+        recipe = self.recipe
+        self.onehot = OneHot.learn(train, self.exact, self.binned, recipe.bins, recipe.min_count, self.name)
+        x_NW: csr_matrix = self.onehot.matrix(train)
+        self.regression = Regression.learn(x_NW, train.labels(), recipe.c)
+        fit_loss = log_loss(train.labels(), self.regression.proba(x_NW))
+        return [Epoch(fit_loss, log_loss(valid.labels(), self.predicted(valid)))]
+
+    def _proba(self, plays: Plays) -> NDArray[np.float64]:
+        return self.regression.proba(self.onehot.matrix(plays))
+
+    def _state(self) -> State:
+        fields, arrays = self.onehot.state()
+        return {"fields": fields}, prefixed("onehot", arrays) | prefixed("regression", self.regression.arrays())
+
+    def _restore(self, facts: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
+        self.onehot = OneHot.restore(facts["fields"], under("onehot", arrays), self.name)
+        self.regression = Regression.of(under("regression", arrays))
+
+
+CONTENT_IDS = ("genre", "artist", "album")
+CONTENT_NUMBERS = ("song_age_days", "duration_s")
+
+
+class ContentBased(_OneHotRegression):
+    """Genre, artist, album, the track's age and length; the user does not matter."""
+
+    name = "content_based"
+    needs = Needs(ids=CONTENT_IDS, numbers=CONTENT_NUMBERS)
+    Recipe = LinearRecipe
+    exact, binned = CONTENT_IDS, CONTENT_NUMBERS
+
+
+@dataclass(frozen=True)
+class CollaborativeRecipe(LinearRecipe):
+    """As the linear one, with the report's C."""
+
+    c: float = 0.1
+
+
+class Collaborative(_OneHotRegression):
+    """User and track, and the shares of the track's earlier plays that were listened to and skipped."""
+
+    name = "collaborative"
+    needs = Needs(ids=("user", "track"), numbers=("avg_song_listened", "skip_score"))
+    Recipe = CollaborativeRecipe
+    exact, binned = ("user", "track"), ("avg_song_listened", "skip_score")

@@ -1,0 +1,131 @@
+"""A session model: a GRU reads the user's earlier plays, each as seen from the track that is asked about.
+
+Shapes   B plays, H places of a history, S signs of an earlier play, G columns of what is known before a play
+Source   Hidasi et al. 2016 for a GRU over plays; signs relative to the asked track as in the target attention of Zhou
+         et al. 2018; section 6.2 of the DSG17 report asks for such a model
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from models.skip.data.play_history import ASKED, COLUMNS, SIGNS, Log, signs
+from models.skip.data.plays import Plays
+from models.skip.encoding.numeric import Dense
+from models.skip.estimators.base import Losses, Needs, SkipModel, State, log_loss, prefixed, sigmoid, under
+from models.skip.estimators.torch_training import STOPPED_ON, Schedule, gently, seeded, set_weights, train_net, weights
+
+
+@dataclass(frozen=True)
+class SessionRecipe(Schedule):
+    """`length` earlier plays at most; `hidden` is the width of the GRU and of the layer above it."""
+
+    length: int = 20
+    epoch_plays: int = 500_000
+    epochs: int = 8
+    hidden: int = 32
+    dropout: float = 0.3
+    weight_decay: float = 0.1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.length < 1 or self.hidden < 1 or not 0 <= self.dropout < 1:
+            raise ValueError(f"session_gru: length and hidden at least 1, dropout in [0, 1), got {self}")
+
+
+class SessionNet(nn.Module):
+    """signs (B, H, S) and x (B, G) -> log odds (B,). Places in front of a short history leave the state untouched."""
+
+    def __init__(self, width: int, recipe: SessionRecipe) -> None:
+        super().__init__()
+        self.cell = nn.GRUCell(len(SIGNS), recipe.hidden)
+        self.layers = nn.Sequential(
+            nn.Linear(recipe.hidden + width, recipe.hidden), nn.ReLU(), nn.Dropout(recipe.dropout),
+            nn.Linear(recipe.hidden, 1),
+        )  # fmt: skip
+
+    def forward(self, signs_BHS: Tensor, x_BG: Tensor) -> Tensor:
+        """Log odds, (B,)."""
+        state_BD = signs_BHS.new_zeros((signs_BHS.shape[0], self.cell.hidden_size))
+        for h in range(signs_BHS.shape[1]):
+            sign_BS = signs_BHS[:, h]
+            state_BD = torch.where(sign_BS[:, -1:] > 0, self.cell(sign_BS, state_BD).to(state_BD.dtype), state_BD)
+        logit_B: Tensor = self.layers(torch.cat([state_BD, x_BG], dim=1)).squeeze(1)
+        return logit_B
+
+
+class SessionGru(SkipModel):
+    """Knows no id by heart: an earlier play counts by its outcome, its age, and what it shares with the asked track.
+
+    fit() notes the plays of training and validation; observe() adds later ones.
+    """
+
+    name = "session_gru"
+    needs = Needs(
+        ids=("user", "track", "artist", "album", "genre"), numbers=("all",), categories=("all",), history=True
+    )
+    Recipe = SessionRecipe
+
+    def _fit(self, train: Plays, valid: Plays, seed: int) -> Losses:
+        self.dense = Dense.learn(train, self.name)
+        self.log = Log.of(train).joined(Log.of(valid))
+        with seeded(seed):
+            self.net = SessionNet(self.dense.width, self.recipe)
+            return self._train(train, valid, self.recipe, seed)
+
+    def _learn_more(self, new: Plays, valid: Plays, seed: int) -> Losses:
+        with seeded(seed):
+            return self._train(new, valid, gently(self.recipe), seed)
+
+    def _train(self, train: Plays, valid: Plays, recipe: Schedule, seed: int) -> Losses:
+        x_NG, some = self.dense.columns(train, np.float16), valid.thinned(STOPPED_ON)
+        ids = {name: getattr(train, f"{name}_N") for name in ASKED}
+
+        def batch(index_B: NDArray[np.int64]) -> tuple[Tensor, ...]:
+            signs_BHS = self.signs({name: column[index_B] for name, column in ids.items()})
+            return torch.from_numpy(signs_BHS), torch.from_numpy(x_NG[index_B].astype(np.float32))
+
+        return train_net(
+            self.net, batch, train.labels(), lambda: log_loss(some.labels(), self.predicted(some)), recipe, seed
+        )
+
+    def signs(self, ids: Mapping[str, NDArray[np.int64]]) -> NDArray[np.float32]:
+        """What the GRU reads of the earlier plays of user, at ts, for a track of artist, album, genre: (B, H, S)."""
+        return signs(self.log, ids, self.recipe.length)
+
+    def _observe(self, plays: Plays) -> None:
+        self.log = self.log.joined(Log.of(plays))
+
+    def _proba(self, plays: Plays) -> NDArray[np.float64]:
+        step, out_N = 1 << 14, np.empty(len(plays))
+        for start in range(0, len(plays), step):
+            part = plays.rows(slice(start, start + step))
+            inputs = self.inputs(part)
+            with torch.inference_mode():
+                out_N[start : start + step] = sigmoid(self.net(*map(torch.from_numpy, inputs)).numpy())
+        return out_N
+
+    def inputs(self, plays: Plays) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """What the network reads: signs (N, H, S) and columns (N, G)."""
+        ids = {name: getattr(plays, f"{name}_N") for name in ASKED}
+        return self.signs(ids), self.dense.columns(plays).astype(np.float32)
+
+    def _state(self) -> State:
+        facts, arrays = self.dense.state()
+        parts = prefixed("dense", arrays) | prefixed("net", weights(self.net)) | prefixed("log", self.log.columns)
+        return facts, parts
+
+    def _restore(self, facts: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
+        self.dense = Dense.restore(facts, under("dense", arrays), self.name)
+        columns = under("log", arrays)
+        self.log = Log({name: columns[name] for name in COLUMNS})
+        with seeded(0):
+            self.net = SessionNet(self.dense.width, self.recipe)
+        set_weights(self.net, under("net", arrays))

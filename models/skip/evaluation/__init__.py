@@ -1,0 +1,1 @@
+"""Metrics and feature importance of the skip models."""

@@ -1,0 +1,1 @@
+"""HTTP: middleware, fast routes, micro-batching, time limits, Prometheus metrics."""

@@ -1,0 +1,111 @@
+"""What Prometheus is told: requests, answers, what degraded, and which release serves.
+
+With several workers the numbers of all are added up through files in PROMETHEUS_MULTIPROC_DIR (serving/main.py).
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from datetime import datetime
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
+
+from serving.release.loaded import Ready
+
+SECONDS = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
+
+
+class Metrics:
+    """One set of numbers a process; labels are few and name no listener."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        named: dict[str, Any] = {"registry": self.registry}
+        latest = {**named, "multiprocess_mode": "livemax"}
+        self.requests = Counter("overture_requests", "Requests by route and status", ["route", "status"], **named)
+        self.seconds = Histogram("overture_request_seconds", "Time to answer", ["route"], buckets=SECONDS, **named)
+        self.answers = Counter("overture_answers", "Lists made, by method", ["method", "vector_from"], **named)
+        self.degraded = Counter("overture_degraded_answers", "Answers by something that stood in", ["to"], **named)
+        self.unknown = Counter("overture_unknown_ids", "Ids in requests that the release does not know", **named)
+        self.swaps = Counter("overture_release_swaps", "Releases put into service", **named)
+        self.refused = Counter("overture_release_refused", "Times a promoted release could not be taken", **named)
+        self.serving = Gauge("overture_release", "1 for the release in service", ["release", "week"], **latest)
+        self.as_of = Gauge(
+            "overture_release_as_of_seconds", "When what the release learned from ends; time() - this is its age",
+            **latest,
+        )  # fmt: skip
+        self.revision = Gauge("overture_release_revision", "Revision of the champion's pointer", **latest)
+        self.drift = Gauge(
+            "overture_input_drift", "Stability index of listeners against the training split; above 0.25: others",
+            ["feature"], **latest,
+        )  # fmt: skip
+        self.drift_listeners = Gauge("overture_input_drift_listeners", "Listeners that the index weighs", **latest)
+        self.store_answers = Gauge(
+            "overture_store_answers", "1 when the store of known listeners last answered, 0 when it did not",
+            **named, multiprocess_mode="livemin",
+        )  # fmt: skip
+        self.reads = Counter(
+            "overture_store_reads", "Known listeners looked up, by what the store said", ["said"], **named
+        )
+        self._asked: dict[tuple[str, int], tuple[Counter, Histogram]] = {}  # labels are looked up once
+        self._before: tuple[str, str] | None = None
+        self._ready: Ready | None = None
+        self._told: set[str] = set()
+
+    def answered_in(self, route: str, status: int, seconds: float) -> None:
+        """Count a request."""
+        at = (route, status)
+        if at not in self._asked:
+            self._asked[at] = self.requests.labels(route, str(status)), self.seconds.labels(route)
+        count, took = self._asked[at]
+        count.inc()
+        took.observe(seconds)
+
+    def answered(self, answers: list[dict[str, Any]]) -> None:
+        """Count lists."""
+        for answer in answers:
+            self.answers.labels(answer.get("method", "carousel"), answer["vector_from"]).inc()
+            if answer["degraded"]:
+                self.degraded.labels(answer["degraded"]["to"]).inc()
+            if answer["unknown"]:
+                self.unknown.inc(sum(len(ids) for ids in answer["unknown"].values()))
+
+    def store(self, said: str) -> None:
+        """The store was asked for a listener: found, unknown, unpublished (nobody of that release) or away."""
+        self.reads.labels(said).inc()
+        self.store_answers.set(said != "away")
+
+    def release(self, ready: Ready) -> None:
+        """Another release serves."""
+        if self._before:
+            self.serving.labels(*self._before).set(0)
+        self._before = (ready.name[:12], ready.week)
+        self.serving.labels(*self._before).set(1)
+        self.as_of.set(datetime.fromisoformat(ready.release.provenance["as_of"]).timestamp())
+        self.revision.set(ready.pointer.revision)
+        self.swaps.inc()
+        self._ready = ready
+        for feature in tuple(self._told):  # of the release before: not known of this one yet
+            self.drift.labels(feature).set(math.nan)
+        ready.watch.tell(self._drifted)
+
+    def _drifted(self, indices: dict[str, float]) -> None:
+        for feature, index in indices.items():
+            if feature == "listeners":
+                self.drift_listeners.set(index)
+            else:
+                self.drift.labels(feature).set(index)
+                self._told.add(feature)
+
+    def page(self) -> bytes:
+        """The numbers of this process, or of all workers, as Prometheus reads them."""
+        if self._ready is not None:
+            self._ready.watch.refresh()
+        if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
+            return generate_latest(self.registry)
+        everybody = CollectorRegistry()
+        MultiProcessCollector(everybody)
+        return generate_latest(everybody)

@@ -1,0 +1,1 @@
+"""Recommendations from one release: signals, lookup, lists and reasons."""

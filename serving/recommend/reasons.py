@@ -1,0 +1,68 @@
+"""Which signals of the first day moved a listener most.
+
+One signal after the other is left out, the network asked again, all in one batch. A signal's pull is how much farther
+from the centroid of the chosen segment the listener stands without it: it is measured, not guessed from weights.
+Leaving out a streamed track leaves out its artist and its album too, where the release filled those in.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from models.cold_start.top_k import normalise
+from serving.recommend.signals import completed, first_days
+from serving.release.loaded import Ready
+from serving.schema import Listener
+
+CONSIDERED = 60  # signals left out one at a time; those of a longer day beyond these are not judged
+SHOWN = 5
+
+
+def moved_most(ready: Ready, listener: Listener, vector_D: np.ndarray, segment: int) -> dict[str, Any]:
+    """{moved_most, considered} of schema.Reasons.
+
+    Raises:
+        Exception: whatever the network throws.
+    """
+    lists = {signal: ids for signal, ids in listener.lists().items() if ids}
+    given = listener.lists()
+    items: list[tuple[str, int | str]] = []
+    if listener.country is not None:
+        items.append(("country", listener.country))
+    if listener.age is not None:
+        items.append(("age", listener.age))
+    items += [(signal, i) for signal, ids in lists.items() for i in dict.fromkeys(ids)]
+    items = items[:CONSIDERED]
+    if not items:
+        return {"moved_most": [], "considered": 0}
+    who, signals = [], []
+    for signal, item in items:
+        who.append((None if signal == "country" else listener.country, None if signal == "age" else listener.age))
+        without = given if signal in ("country", "age") else {
+            **given, signal: [i for i in given[signal] if i != item]
+        }  # fmt: skip
+        signals.append(completed(ready, without))
+    found_BD = ready.space.vectors(ready.inputs(first_days(who, signals)))
+    gap_BD = normalise(np.concatenate([vector_D[None], found_BD])) - ready.space.centroids_KD[segment]
+    distance = np.sqrt(np.vecdot(gap_BD, gap_BD))
+    pull = distance[1:] - distance[0]
+    order = [int(i) for i in np.argsort(-pull, kind="stable")[:SHOWN] if pull[i] > 0]
+    return {
+        "moved_most": [
+            {
+                "signal": items[i][0], "id": items[i][1], "name": name_of(ready, *items[i]),
+                "pull": round(float(pull[i]), 6),
+            }
+            for i in order
+        ],
+        "considered": len(items),
+    }  # fmt: skip
+
+
+def name_of(ready: Ready, signal: str, item: int | str) -> str | None:
+    """What people call it."""
+    if isinstance(item, str) or "." not in signal:
+        return str(item)
+    return ready.label(signal.split(".")[1], item)

@@ -1,0 +1,76 @@
+"""From what a request says about listeners to the first days that training knows.
+
+Streams, skips and bans are done to tracks; training sees each at three levels: the track, its artist, its album. A
+request that names tracks alone is completed from the release's catalogue.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import product
+
+import numpy as np
+
+from models.cold_start.input_vector import INTERACTIONS, FirstDays, Ragged
+from serving.release.loaded import Ready
+from serving.schema import Listener
+
+WORDS = {
+    "onboarding": "onboarding_like", "streams": "streamed", "skips": "skipped", "bans": "banned",
+    "favourites": "favorite", "searches": "search",
+}  # fmt: skip
+LEVELS = {"tracks": "songs", "artists": "artists", "albums": "albums", "playlists": "playlists"}
+ON_TRACKS = ("streams", "skips", "bans")
+OTHER_LEVELS = ("artists", "albums")
+# The name in INTERACTIONS of "streams.tracks" and its like, in the order of INTERACTIONS.
+BLOCK = {
+    f"{word}.{level}": name
+    for name in INTERACTIONS
+    for word, level in product(WORDS, LEVELS)
+    if name == f"{WORDS[word]}_{LEVELS[level]}"
+}
+
+
+def completed(ready: Ready, lists: dict[str, list[int]]) -> dict[str, list[int]]:
+    """The same signals with the artists and albums of tracks, where the request left them out."""
+    found = dict(lists)
+    for word in ON_TRACKS:
+        missing = [level for level in OTHER_LEVELS if f"{word}.{level}" not in found]
+        if missing and found[f"{word}.tracks"]:
+            tracks = [ready.tracks[ready.track_at[i]] for i in found[f"{word}.tracks"] if i in ready.track_at]
+            for level in missing:
+                found[f"{word}.{level}"] = [t.artist_id if level == "artists" else t.album_id for t in tracks]
+    return found
+
+
+def first_days(who: Sequence[tuple[str | None, int | None]], signals: Sequence[dict[str, list[int]]]) -> FirstDays:
+    """Country, age and completed signals of B listeners as training reads them."""
+    if len(who) == 1:
+        return FirstDays.one(*who[0], {BLOCK[signal]: ids for signal, ids in signals[0].items() if ids})
+    country = np.array([country for country, _ in who] or [], object)
+    age = np.array([-1 if age is None else age for _, age in who], np.int64)
+    blocks = {}
+    for signal, name in BLOCK.items():
+        lists = [one.get(signal, ()) for one in signals]
+        if any(lists):
+            blocks[name] = Ragged.of(lists)
+    return FirstDays(country, age, blocks)
+
+
+def days_of(ready: Ready, listeners: Sequence[Listener]) -> FirstDays:
+    """First days of B listeners."""
+    signals = [completed(ready, listener.lists()) for listener in listeners]
+    return first_days([(listener.country, listener.age) for listener in listeners], signals)
+
+
+def unknown(ready: Ready, listener: Listener) -> dict[str, list[int | str]]:
+    """What the release has no vector for: ids by signal, each once, and the country."""
+    found: dict[str, list[int | str]] = {}
+    if listener.country is not None and listener.country not in ready.space.demographics.country:
+        found["country"] = [listener.country]
+    for signal, ids in listener.lists().items():
+        if ids:
+            known = ready.known[signal.split(".")[1]]
+            if not known.issuperset(ids):
+                found[signal] = list(dict.fromkeys(i for i in ids if i not in known))
+    return found

@@ -1,0 +1,1 @@
+"""Loading a release: manifest, bundle, ONNX session, and the watcher that follows the champion."""

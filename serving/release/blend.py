@@ -1,0 +1,78 @@
+"""The blend (models/cold_start/methods/blend.py) as files: its network as ONNX, its neighbours as arrays.
+
+    network.onnx  layout.json  neighbours.{offsets,tracks,scores}.npy
+
+A release holds these under <space>/blend/. Tokens are those of the release's own tracks, in the order of
+models/cold_start/methods/vocabulary.py.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+from scipy.sparse import csr_array
+
+from contracts.errors import CheckFailed
+from models.cold_start.input_vector import FirstDays
+from models.cold_start.methods.blend import Blend
+from models.cold_start.methods.neighbours import Neighbours
+from models.cold_start.methods.vocabulary import Catalogue, Vocabulary, padded
+from serving.release import files
+from serving.release.onnx_session import session
+
+INPUT, OUTPUT = "tokens", "logits"
+NETWORK = "network.onnx"
+NEIGHBOURS = tuple(f"neighbours.{part}.npy" for part in ("offsets", "tracks", "scores"))
+LAYOUT = "layout.json"
+FILES = (NETWORK, LAYOUT, *NEIGHBOURS)
+BATCH = 256
+
+
+class OnnxAutoencoder:
+    """The autoencoder as it is served."""
+
+    def __init__(self, network: Path, vocabulary: Vocabulary) -> None:
+        """CheckFailed when onnxruntime cannot open it."""
+        self.network, self.vocabulary, self.n_tracks = session(network), vocabulary, vocabulary.n_tracks
+
+    def scores(self, days: FirstDays) -> np.ndarray:
+        """Chance of each track over that of the listener's most likely one, (B, N), above 0 to 1."""
+        out = np.empty((len(days), self.n_tracks), np.float32)
+        tokens_BV = self.vocabulary.days(days)
+        for start in range(0, len(days), BATCH):
+            tokens_BT = padded(tokens_BV[start : start + BATCH])
+            (logits,) = self.network.run([OUTPUT], {INPUT: tokens_BT})
+            out[start : start + BATCH] = np.exp(logits - logits.max(axis=1, keepdims=True))
+        return out
+
+
+def layout(vocabulary: Vocabulary, share: float) -> dict[str, object]:
+    """Which token is which, as JSON: what a reader in another language needs."""
+    return {
+        "input": INPUT,
+        "output": OUTPUT,
+        "empty": vocabulary.size,
+        "tokens": {kind: [span.start, span.stop] for kind, span in vocabulary.spans.items()},
+        "countries": list(vocabulary.countries),
+        "share": share,
+    }
+
+
+def read(folder: Path, catalogue: Catalogue) -> Blend:
+    """The blend as it is served: onnxruntime, and neighbours that are read from the disk when they are touched.
+
+    Raises:
+        CheckFailed: a file is not what it should be, or belongs to another catalogue.
+    """
+    try:
+        card = json.loads((folder / LAYOUT).read_text())
+        vocabulary = Vocabulary(catalogue, tuple(card["countries"]))
+        if card != json.loads(files.canonical(layout(vocabulary, card["share"]))):
+            raise ValueError(f"{LAYOUT} is of another catalogue or another program")
+        offsets, tracks, scores = (np.load(folder / name, mmap_mode="r", allow_pickle=False) for name in NEIGHBOURS)
+        score_VN = csr_array((scores, tracks, offsets), shape=(vocabulary.size, vocabulary.n_tracks))
+        return Blend(OnnxAutoencoder(folder / NETWORK, vocabulary), Neighbours(vocabulary, score_VN), card["share"])
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise CheckFailed(f"{folder.parent.name}/blend: {error}") from error

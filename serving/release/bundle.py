@@ -1,0 +1,204 @@
+"""A release, opened as the service opens it: memory-mapped arrays, onnxruntime, the input function of training."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+import contracts
+from contracts.errors import CheckFailed
+from models.cold_start.input_vector import (
+    AGE_CLASSES,
+    BLOCKS,
+    KINDS,
+    SCALARS,
+    Demographics,
+    Entities,
+    FirstDays,
+    Layout,
+    input_vectors,
+)
+from models.cold_start.methods import FullPers, Method, Popularity, Predict, SemiPers
+from models.cold_start.methods.vocabulary import Catalogue
+from serving.release import blend, manifest
+from serving.release.onnx_session import run, session
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+NAMES = ("title", "artist_name", "genre")
+# What a bundle is made from: its arrays mean what these contracts say.
+READS = ("catalog", "demographic_vectors", "entity_vectors", "first_day", "segments", "track_vectors", "tracks")
+
+
+@dataclass(frozen=True)
+class OpenSpace:
+    """One space of a release; arrays are read from the disk when they are touched."""
+
+    folder: Path
+    layout: dict[str, Any]
+
+    def array(self, name: str) -> np.ndarray:
+        """An array of the space, memory-mapped, such as track_vectors (N, d)."""
+        found: np.ndarray = np.load(self.folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+        return found
+
+    @cached_property
+    def network(self) -> onnxruntime.InferenceSession:
+        """The network (B, F) -> (B, d)."""
+        return session(self.folder / "network.onnx")
+
+    @cached_property
+    def entities(self) -> Entities:
+        """Vectors of songs, artists, albums and playlists by id."""
+        ids, vectors = ({kind: self.array(f"entities/{kind}.{part}") for kind in KINDS} for part in ("ids", "vectors"))
+        return Entities(ids, vectors)
+
+    @cached_property
+    def country_ages(self) -> dict[str, np.ndarray]:
+        """Mean vector (d,) of the warm users of a country and an age class, by "FR/18-24"."""
+        names = json.loads((self.folder / "demographics" / "names.json").read_text())["country_age"]["names"]
+        return dict(zip(names, self.array("demographics/country_age"), strict=True))
+
+    @cached_property
+    def segments(self) -> list[dict[str, Any]]:
+        """What people are told about each segment: {segment_id, size, card}."""
+        found: list[dict[str, Any]] = json.loads((self.folder / "segments.json").read_text())
+        return found
+
+    @cached_property
+    def demographics(self) -> Demographics:
+        """Mean vectors by country and age class."""
+        names = json.loads((self.folder / "demographics" / "names.json").read_text())
+        countries = self.array("demographics/country")
+        by_name = {name: countries[row] for row, name in enumerate(names["country"]["names"])}
+        return Demographics(by_name, self.array("demographics/age_class"))
+
+    def predict(self, x_BF: np.ndarray) -> np.ndarray:
+        """Vectors (B, d) of listeners."""
+        return run(self.network, x_BF)
+
+    @cached_property
+    def catalogue(self) -> Catalogue:
+        """Ids of the release's tracks."""
+        return Catalogue(*(_ids(self.folder.parent, column) for column in ("track_id", "artist_id", "album_id")))
+
+    def method(self, name: str, predict: Predict | None = None) -> Method:
+        """A way to recommend: popularity, full_pers, semi_pers or blend; answers are this release's own track_idx.
+
+        `predict` (B, F) -> (B, d) stands in for the network; one that hands back what it is given makes a method over
+        listeners' vectors.
+
+        Raises:
+            CheckFailed: the release does not hold it, or it is damaged.
+        """
+        if name == "popularity":
+            return Popularity(len(self.array("track_vectors")))
+        if name == "full_pers":
+            return FullPers(predict or self.predict, self.array("track_vectors"), self.layout["similarity"])
+        if name == "semi_pers":
+            return SemiPers(predict or self.predict, self.array("centroids"), self.array("rankings"))
+        if name == "blend" and (self.folder / "blend").is_dir():
+            return blend.read(self.folder / "blend", self.catalogue)
+        raise CheckFailed(f"release {self.folder.parent.name[:12]}: holds no {name} in {self.folder.name}")
+
+
+@dataclass(frozen=True)
+class Release:
+    """An opened bundle."""
+
+    folder: Path
+    provenance: dict[str, Any]
+    spaces: dict[str, OpenSpace]
+
+    @cached_property
+    def track_ids(self) -> np.ndarray:
+        """(N,) stable ids by track_idx."""
+        return _ids(self.folder, "track_id")
+
+    @cached_property
+    def names(self) -> dict[str, list[str | None]]:
+        """What people call the tracks, by track_idx: title, artist_name, genre; all unknown in an older bundle."""
+        try:
+            found: dict[str, list[str | None]] = json.loads((self.folder / "tracks" / "names.json").read_text())
+        except FileNotFoundError:
+            found = {}
+        return {column: found.get(column) or [None] * len(self.track_ids) for column in NAMES}
+
+    @cached_property
+    def training_inputs(self) -> dict[str, Any] | None:
+        """How the first days of training were spread (serving/release/input_drift.py); None in an older bundle."""
+        try:
+            found: dict[str, Any] = json.loads((self.folder / "inputs.json").read_text())
+        except FileNotFoundError:
+            return None
+        return found
+
+    @property
+    def answers(self) -> tuple[str, str]:
+        """Space and method that it was promoted to answer with."""
+        gate = self.provenance["settings"]["gate"]
+        return gate["space"], gate["method"]
+
+    @property
+    def week(self) -> str:
+        """The week it was learned in."""
+        return str(self.provenance["week"])
+
+    def document(self, name: str) -> Any:
+        """One of its JSON documents: evaluation, quality, contracts."""
+        return json.loads((self.folder / f"{name}.json").read_text())
+
+    def inputs(self, space: str, days: FirstDays) -> np.ndarray:
+        """Input vectors (B, F) of listeners, made from this release's own entities."""
+        return input_vectors(days, self.spaces[space].entities, self.spaces[space].demographics)
+
+
+def _ids(release: Path, column: str) -> np.ndarray:
+    found: np.ndarray = np.load(release / "tracks" / f"{column}.npy", mmap_mode="r", allow_pickle=False)
+    return found
+
+
+def bundle_layout(d: int) -> dict[str, Any]:
+    """Where each value of an input vector lives, as JSON: what a reader in another language needs."""
+    layout = Layout(d)
+    return {
+        "d": d,
+        "size": layout.size,
+        "blocks": {name: [layout.block(name).start, layout.block(name).stop] for name in BLOCKS},
+        "scalars": {name: layout.scalar(name) for name in SCALARS},
+        "age_classes": list(AGE_CLASSES),
+    }
+
+
+def open_release(folder: Path, check: bool = True) -> Release:
+    """Open a bundle; `check` reads every byte against the manifest first.
+
+    Raises:
+        CheckFailed: it is damaged, made under newer contracts than this program knows, or its input layout is not the
+            one that this program computes.
+    """
+    if check:
+        manifest.verify(folder)
+    else:
+        manifest.read(folder)
+    provenance = json.loads((folder / "provenance.json").read_text())
+    made_under = json.loads((folder / "contracts.json").read_text())
+    for table in READS:
+        if made_under.get(table, 0) > contracts.load(table).version:
+            raise CheckFailed(
+                f"release {folder.name[:12]}: contract {table} has version {made_under[table]}, this program knows "
+                f"{contracts.load(table).version}; bring the program up to date"
+            )
+    spaces = {}
+    for path in sorted(folder.glob("*/layout.json")):
+        layout = json.loads(path.read_text())
+        if any(layout.get(key) != wanted for key, wanted in bundle_layout(layout["d"]).items()):
+            raise CheckFailed(f"release {folder.name[:12]}: {path.parent.name}/layout.json is another program's layout")
+        spaces[path.parent.name] = OpenSpace(path.parent, layout)
+    return Release(folder, provenance, spaces)

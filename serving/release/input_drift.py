@@ -1,0 +1,204 @@
+"""Drift of inputs: are the listeners of today like those that the network learned from?
+
+Measure  population stability index, sum of (p - q) * ln(p / q) over the classes of a feature: 0 the same, above 0.1
+         worth a look, above 0.25 others (Siddiqi 2006); p is what the service sees, q the training split
+Features country, age class, and for each of the 18 blocks of first-day signals how many ids it holds; "none" and
+         "unknown" are classes, so that a signal that stops coming shows
+Window   exponential decay over answered listeners; the reference and the window are counted by `Classes`
+Cost     some microseconds a listener; indices are worked out every `EVERY` listeners and when somebody reads them
+"""
+
+from __future__ import annotations
+
+import threading
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from models.cold_start.input_vector import AGE_CLASSES, INTERACTIONS, FirstDays, age_class
+
+NAME = "inputs.json"
+AGES = (*AGE_CLASSES, "unknown")
+STARTS = (1, 2, 4, 10)
+NUMBERS = ("none", "1", "2-3", "4-9", "10+")
+OTHER, UNKNOWN = "other", "unknown"
+COUNTRIES = 30  # most frequent ones with a class of their own
+EVERY = 64
+LARGE = 1e100  # counts that grow so large are brought down
+WINDOW = 2_000  # listeners that the window weighs in the end; the oldest count least
+_NUMBER = tuple(bisect_right(STARTS, n) for n in range(STARTS[-1] + 1))  # class of 0 to 10 ids
+_AGE = tuple(age_class(age) for age in range(131))
+
+
+class Classes:
+    """Where each class of each feature stands in one row of counts: country, age, then the blocks.
+
+    Plain Python on purpose: for one listener it is several times as fast as arrays.
+    """
+
+    def __init__(self, countries: Sequence[str]) -> None:
+        """`countries` have classes of their own, in this order; then come others and the unknown."""
+        self._country = {code: place for place, code in enumerate(countries)}
+        self._other, self._ages = len(countries), len(countries) + 2
+        first = self._ages + len(AGES)
+        self.names = {"country": [*countries, OTHER, UNKNOWN], "age": list(AGES)}
+        self.names |= {name: list(NUMBERS) for name in INTERACTIONS}
+        self._block = {name: first + place * len(NUMBERS) for place, name in enumerate(INTERACTIONS)}
+        self.starts = np.array([0, self._ages, *self._block.values()])
+        self.size = first + len(INTERACTIONS) * len(NUMBERS)
+
+    def of(self, days: FirstDays) -> Iterator[list[int]]:
+        """For each of B listeners where it counts: country, age, and each block that holds something."""
+        one = len(days) == 1
+        sizes = [
+            (self._block[name], [len(ragged.ids)] if one else ragged.lengths.tolist())
+            for name, ragged in days.blocks.items()
+        ]
+        for b, (code, age) in enumerate(zip(days.country.tolist(), days.age.tolist(), strict=True)):
+            country = self._other + 1 if code is None else self._country.get(code, self._other)
+            at = [country, self._ages + (len(AGE_CLASSES) if age < 0 else _AGE[min(age, len(_AGE) - 1)])]
+            for block, n in sizes:
+                if n[b]:
+                    at.append(block + _NUMBER[min(n[b], STARTS[-1])])
+            yield at
+
+    def with_none(self, counts: np.ndarray, total: float) -> np.ndarray:
+        """Counts by class, where a block's "none" is whoever is in no other class of it."""
+        found = counts.copy()
+        for start in self._block.values():
+            found[start] = total - counts[start + 1 : start + len(NUMBERS)].sum()
+        return found
+
+
+def reference(days: FirstDays) -> dict[str, Any]:
+    """What goes into a release: how many listeners of the training split are in each class, by feature."""
+    often = Counter(code for code in days.country.tolist() if code is not None)
+    known = sorted(sorted(often, key=lambda code: (-often[code], code))[:COUNTRIES])
+    classes = Classes(known)
+    counts = np.zeros(classes.size)
+    for at in classes.of(days):
+        counts[at] += 1
+    parts = np.split(classes.with_none(counts, len(days)), classes.starts[1:])
+    features = {
+        name: {"classes": named, "counts": [int(n) for n in part]}
+        for (name, named), part in zip(classes.names.items(), parts, strict=True)
+    }
+    return {"format": 1, "split": "train", "n_users": len(days), "features": features}
+
+
+def psi(seen: np.ndarray, expected: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    """Stability index of each feature from weights by class, features end to end; `starts` is where each begins.
+
+    Half a listener is added to every class on both sides, so that an empty one weighs little and divides by nothing.
+    """
+    sizes = np.diff(np.append(starts, seen.size))
+    p, q = (
+        (counts + 0.5) / np.repeat(np.add.reduceat(counts, starts) + 0.5 * sizes, sizes) for counts in (seen, expected)
+    )
+    found: np.ndarray = np.add.reduceat((p - q) * np.log(p / q), starts)
+    return found
+
+
+def opened(reference: dict[str, Any]) -> tuple[Classes, np.ndarray]:
+    """The classes of a reference and its counts, features end to end.
+
+    Raises:
+        ValueError: it is of another format or has other classes.
+    """
+    if reference["format"] != 1:
+        raise ValueError(f"{NAME}: format {reference['format']} is not known here")
+    features = reference["features"]
+    classes = Classes(features["country"]["classes"][:-2])
+    if {name: features[name]["classes"] for name in features} != classes.names:
+        raise ValueError(f"{NAME}: its features or classes are not those of this program")
+    return classes, np.concatenate([np.asarray(features[name]["counts"], float) for name in classes.names])
+
+
+def compare(reference: dict[str, Any], days: FirstDays) -> dict[str, float]:
+    """Stability index by feature of B listeners, each counting the same.
+
+    Raises:
+        ValueError: as `opened`.
+    """
+    classes, expected = opened(reference)
+    counts = np.zeros(classes.size)
+    for at in classes.of(days):
+        counts[at] += 1
+    found = psi(classes.with_none(counts, len(days)), expected, classes.starts)
+    return dict(zip(classes.names, found.tolist(), strict=True))
+
+
+class Blind:
+    """Stands where a release tells nothing of its training inputs: it sees nothing and has nothing to say."""
+
+    def seen(self, days: FirstDays) -> FirstDays:
+        """The days as they are."""
+        return days
+
+    def tell(self, to: Callable[[dict[str, float]], None]) -> None:
+        """Nothing to tell."""
+
+    def refresh(self) -> None:
+        """Nothing to work out."""
+
+
+class Watch(Blind):
+    """Counts the listeners of one release against its training split.
+
+    A window that forgets: instead of making every count smaller with each listener, each listener counts a little more
+    than the one before; only ratios matter.
+    """
+
+    def __init__(self, reference: dict[str, Any]) -> None:
+        """`reference` as `reference()` made it.
+
+        Raises:
+            ValueError: it is of another format or has other classes.
+        """
+        self._classes, self._expected = opened(reference)
+        self._counts, self._total, self._step = [0.0] * self._classes.size, 0.0, 1.0
+        self._grow = WINDOW / (WINDOW - 1)
+        self._since = 0
+        self._tell: Callable[[dict[str, float]], None] | None = None
+        self._lock = threading.Lock()
+
+    def seen(self, days: FirstDays) -> FirstDays:
+        """Count these listeners; the days as they are."""
+        with self._lock:
+            counts, step = self._counts, self._step
+            for at in self._classes.of(days):
+                step *= self._grow
+                for place in at:
+                    counts[place] += step
+                self._total += step
+            self._step = step
+            if step > LARGE:
+                self._counts, self._total, self._step = [n / step for n in counts], self._total / step, 1.0
+            self._since += len(days)
+            due = self._since >= EVERY
+        if due:
+            self.refresh()
+        return days
+
+    def tell(self, to: Callable[[dict[str, float]], None]) -> None:
+        """Who is told the indices when they were worked out."""
+        self._tell = to
+
+    def indices(self) -> dict[str, float]:
+        """Stability index by feature, and under `listeners` how many the window weighs; empty before the first."""
+        with self._lock:
+            total = self._total / self._step
+            counts = np.array(self._counts) / self._step
+        if not total:
+            return {}
+        found = psi(self._classes.with_none(counts, total), self._expected, self._classes.starts)
+        return {**dict(zip(self._classes.names, found.tolist(), strict=True)), "listeners": total}
+
+    def refresh(self) -> None:
+        """Work the indices out and tell them."""
+        self._since = 0
+        if self._tell is not None and (found := self.indices()):
+            self._tell(found)

@@ -1,0 +1,1 @@
+"""Factories, small worlds and servers that tests share."""

@@ -1,0 +1,140 @@
+"""Processes that may die: a helper that has imported everything, opened nothing, and forks a child for each order.
+
+An order is a line of JSON {"calls": [[function, arguments], ...]}: one child each, started together. The answer is a
+line with their exit codes. Forking after the imports makes a killed process cost a second instead of ten.
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+HERE = Path(__file__).parent
+
+
+def promote(home: str, week: str, die_at: int, answer: str) -> None:
+    """Promote; die with exit code 9 right before write number `die_at` (-1: never, and tell how many there were)."""
+    from contracts.errors import OvertureError
+    from jobs.release import promote as job
+    from jobs.release import registry
+    from jobs.tracking import runs
+    from tests.helpers.small_week import context_at
+
+    writes, context = count_writes(die_at), context_at(Path(home), week)
+    try:
+        said = job.run(context)
+    except OvertureError as error:
+        said = {"error": str(error), "exit_code": error.exit_code}
+    found = registry.aliases(context, runs.connect(context))
+    Path(answer).write_text(json.dumps({**said, "writes": writes, "aliases": found}))
+
+
+def start(home: str, week: str, answer: str) -> None:
+    """Begin the week and run one task."""
+    from jobs.tracking import runs as tracking
+    from tests.helpers.small_week import context_at
+
+    context = context_at(Path(home), week)
+    with tracking.task(context, "race") as run:
+        parent = run.tracker.client.get_run(run.run_id).data.tags["mlflow.parentRunId"]
+    Path(answer).write_text(json.dumps({"experiment": run.tracker.experiment_id, "parent": parent}))
+
+
+def count_writes(die_at: int) -> list[str]:
+    """Count every durable write of this process, and die before the one that is wanted."""
+    from mlflow import MlflowClient
+
+    names: list[str] = []
+
+    def watched(name, function):
+        def call(*args, **kwargs):
+            if len(names) == die_at:
+                os._exit(9)
+            names.append(name)
+            return function(*args, **kwargs)
+
+        return call
+
+    for name in ("replace", "rename", "fsync"):
+        setattr(os, name, watched(name, getattr(os, name)))
+    for name in (
+        "create_run",
+        "log_batch",
+        "set_tag",
+        "set_terminated",
+        "set_registered_model_alias",
+        "delete_registered_model_alias",
+    ):
+        setattr(MlflowClient, name, watched(name, getattr(MlflowClient, name)))
+    return names
+
+
+class Zygote:
+    """The helper process, from the outside."""
+
+    def __init__(self) -> None:
+        root = HERE.parent.parent
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(root), str(HERE)])}
+        self.process = subprocess.Popen(
+            [sys.executable, str(HERE / "fork_server.py")],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=root,
+            env=environment,
+        )
+
+    def run(self, *calls: tuple[str, dict[str, object]]) -> list[int]:
+        """Fork one child a call, at once; their exit codes."""
+        assert self.process.stdin
+        assert self.process.stdout
+        print(json.dumps({"calls": calls}), file=self.process.stdin, flush=True)
+        return json.loads(self.process.stdout.readline())
+
+    def close(self) -> None:
+        """End it."""
+        assert self.process.stdin
+        self.process.stdin.close()
+        self.process.wait()
+
+
+@cache
+def shared() -> Zygote:
+    """The suite's only one; it ends with the suite."""
+    found = Zygote()
+    atexit.register(found.close)
+    return found
+
+
+def main() -> None:
+    from sqlalchemy.orm import configure_mappers
+
+    import jobs.release.promote  # noqa: F401
+    from tests.helpers import small_week  # noqa: F401
+
+    configure_mappers()
+    for line in sys.stdin:
+        children = []
+        for name, arguments in json.loads(line)["calls"]:
+            child = os.fork()
+            if child == 0:
+                code = 1
+                try:
+                    os.dup2(2, 1)
+                    globals()[name](**arguments)
+                    code = 0
+                finally:
+                    os._exit(code)
+            children.append(child)
+        codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+        sys.stdout.write(json.dumps(codes) + "\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

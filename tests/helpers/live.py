@@ -1,0 +1,151 @@
+"""A service on a loopback port: in a thread of this process, or as the command that people type."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import uvicorn
+
+from serving.app import make_app
+from serving.settings import ServiceSettings, StoreSettings
+from tests.helpers import small_week
+
+WORDS = {
+    "streams": "streamed",
+    "skips": "skipped",
+    "bans": "banned",
+    "favourites": "favorite",
+    "searches": "search",
+}
+ROOT = Path(__file__).parent.parent.parent
+
+
+def cohort_request(row: dict) -> dict:
+    """A row of first_day as a request says it, every level by itself."""
+    found = {"country": row["country"], "age": row["age"]}
+    found["onboarding"] = {"artists": row["onboarding_like_artists"]}
+    for word, prefix in WORDS.items():
+        levels = ("tracks", "artists", "albums", *(("playlists",) if word in ("favourites", "searches") else ()))
+        found[word] = {level: row[f"{prefix}_{'songs' if level == 'tracks' else level}"] for level in levels}
+    return found
+
+
+def cohort_requests() -> list[dict]:
+    return [cohort_request(row) for row in small_week.cohort()[0].to_pylist()]
+
+
+class Caller:
+    """Asks a service."""
+
+    port: int
+
+    def call(self, path: str, body: object = None, headers: dict | None = None, raw: bytes | None = None):
+        """Status, headers, and the answer: JSON where it is, else text."""
+        data = raw if raw is not None else None if body is None else json.dumps(body).encode()
+        sent = {"content-type": "application/json", **(headers or {})}
+        request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", data=data, headers=sent)
+        try:
+            with urllib.request.urlopen(request, timeout=30) as answer:
+                status, said, text = answer.status, answer.headers, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            with error:
+                status, said, text = error.code, error.headers, error.read().decode()
+        return status, said, json.loads(text) if said["content-type"] == "application/json" else text
+
+    def lists(self, listener: dict | None = None, **asked):
+        """A recommendation that must succeed."""
+        status, headers, said = self.call("/v1/recommendations", {"listener": listener or {}, **asked})
+        assert status == 200, said
+        assert headers["x-overture-release"] == said["release"]
+        return said
+
+    def raw(self, *pieces: bytes) -> bytes:
+        """What comes back on a plain connection, even when the service stops listening half-way."""
+        with socket.create_connection(("127.0.0.1", self.port), 30) as line:
+            with contextlib.suppress(ConnectionError):
+                for piece in pieces:
+                    line.sendall(piece)
+            found = b""
+            with contextlib.suppress(ConnectionError):
+                while piece := line.recv(65_536):
+                    found += piece
+        return found
+
+    def wait(self, wanted, of=lambda self: self.call("/readyz")[2]["release"]):
+        """Ask until the answer is the wanted one."""
+        end = time.monotonic() + 30
+        while (seen := of(self)) != wanted:
+            assert time.monotonic() < end, f"still {seen}, not {wanted}"
+            time.sleep(0.02)
+
+
+class Live(Caller):
+    """A service in a thread."""
+
+    def __init__(self, home: Path, store: StoreSettings | None = None, **settings) -> None:
+        chosen = ServiceSettings(**{"poll_s": 0.02, **settings})
+        self.app = make_app(chosen, home, store or StoreSettings())
+        config = uvicorn.Config(self.app, host="127.0.0.1", port=0, log_config=None, access_log=False)
+        self.server = uvicorn.Server(config)
+        self.thread = threading.Thread(target=self.server.run, daemon=True)
+        self.thread.start()
+        end = time.monotonic() + 30
+        while not self.server.started:
+            assert self.thread.is_alive()
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        self.port = self.server.servers[0].sockets[0].getsockname()[1]
+
+    def stop(self) -> None:
+        self.server.should_exit = True
+        self.thread.join()
+
+
+class Process(Caller):
+    """`overture serve` as a process."""
+
+    def __init__(self, home: Path, *arguments: str, **environment: str) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.log = home / f"service-{self.port}.log"
+        known = {**os.environ, "OVERTURE_HOME": str(home), "PYTHONPATH": str(ROOT), "OVERTURE__SERVICE__POLL_S": "0.02"}
+        with self.log.open("wb") as sink:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "jobs.cli", "serve", "--port", str(self.port), *arguments],
+                cwd=ROOT, env={**known, **environment}, stdout=sink, stderr=sink,
+            )  # fmt: skip
+        end = time.monotonic() + 60
+        while True:
+            try:
+                self.call("/healthz")
+                return
+            except (urllib.error.URLError, ConnectionError):
+                assert self.process.poll() is None, self.log.read_text()
+                assert time.monotonic() < end, self.log.read_text()
+                time.sleep(0.02)
+
+    def takes_anybody(self) -> bool:
+        """Whether it still listens."""
+        try:
+            socket.create_connection(("127.0.0.1", self.port), 30).close()
+        except OSError:
+            return False
+        return True
+
+    def stop(self) -> int:
+        """Ask it to end; its exit code."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(60)

@@ -1,0 +1,120 @@
+"""The Spark stage of the tiny week on a master and two workers; then a factorisation during which an executor dies."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+from pyspark.sql import functions as F
+
+from tests.helpers.one_week import TINY, spark_stage
+
+sys.path.append(str(Path(__file__).parents[2]))
+
+from benchmarks.cluster import HOST, SHORT_LIVED, executors, standalone
+from blockfactor import csr_blocks
+from blockfactor.worker_pool import Crew
+from jobs.factorize import als, svd
+from jobs.platform.context import Context
+from jobs.platform.temp_dirs import scratch
+from jobs.platform.week import Week
+from jobs.settings.settings import load
+
+FATAL_CALL = 20  # which of a factorisation's calls to its workers an executor does not live through
+
+
+@contextmanager
+def a_death(worker: psutil.Process) -> Iterator[list[psutil.Process]]:
+    """Kill the worker's executor as it is about to be given work: on the way, however fast the machine is."""
+    killed: list[psutil.Process] = []
+    calls = count(1)
+
+    def each(self: Crew, *arguments: Any) -> list[Any]:
+        if next(calls) == FATAL_CALL:
+            killed.extend(executors(worker)[:1])
+            killed[0].kill()
+        return hand_out(self, *arguments)
+
+    hand_out, Crew.each = Crew.each, each  # type: ignore[method-assign]
+    try:
+        yield killed
+    finally:
+        Crew.each = hand_out  # type: ignore[method-assign]
+
+
+def twice(worker: psutil.Process, factorise: Callable[[], list[np.ndarray]]) -> dict[str, object]:
+    """Factorise, and again with a death: who died, and are the factors the same bits?"""
+    one = factorise()
+    with a_death(worker) as killed:
+        two = factorise()
+    _, alive = psutil.wait_procs(killed, timeout=30)
+    same = all(np.array_equal(left, right) for left, right in zip(one, two, strict=True))
+    return {"killed": len(killed), "gone": not alive, "same": same}
+
+
+def als_with_a_death(context: Context, worker: psutil.Process) -> dict[str, object]:
+    """An executor dies among the iterations of ALS."""
+    spark, week = context.spark, context.week.name
+    shape = (context.lake.rows("warm_users", week=week), context.lake.rows("catalog", week=week))
+    entries = context.lake.spark(spark, "user_track", week=week).select(
+        F.col("user_idx").alias("row"), F.col("track_idx").alias("column"), F.col("affinity").alias("value")
+    )
+    settings = context.settings.als.model_copy(update={"iterations": 8, "tolerance": 0.0})
+    with scratch(context, "death") as folder:
+        ratings = csr_blocks.pack(entries, "user_track", shape, 4, folder, positive=True)
+
+        def factors() -> list[np.ndarray]:
+            fit = als.train(spark, ratings, settings, 1, lambda *_: None)
+            return [np.array(fit.items()), *(np.array(fit.users(block)) for block in ratings.blocks)]
+
+        return twice(worker, factors)
+
+
+def svd_with_a_death(context: Context, worker: psutil.Process) -> dict[str, object]:
+    """An executor dies among the power iterations of the SVD."""
+    lake, week = context.lake, context.week.name
+    n = lake.rows("catalog", week=week)
+    settings = context.settings.svd.model_copy(update={"power_iterations": 8})
+    with scratch(context, "death") as folder:
+        pairs = svd.symmetric(lake.spark(context.spark, "track_pairs", week=week))
+        matrix = csr_blocks.pack(pairs, "track_pairs", (n, n), 4, folder, spread=True)
+
+        def factors() -> list[np.ndarray]:
+            found = svd.factorise(context.spark, matrix, matrix, settings, 1)
+            return [found.u(), found.values]
+
+        return twice(worker, factors)
+
+
+def main(logs: Path) -> None:
+    """Run it; the last line of stdout is what the test reads."""
+    with standalone(logs, 2) as (master, workers):
+        os.environ["OVERTURE__SPARK__MASTER"] = master
+        os.environ["SPARK_LOCAL_IP"] = HOST
+        os.environ["PYSPARK_PYTHON"] = sys.executable
+        settings = load(TINY)
+        settings.spark.extra["spark.executor.extraJavaOptions"] = SHORT_LIVED
+        context = Context(settings, Week.parse(settings.week))
+        spark = context.spark
+        until = time.monotonic() + 60
+        status = spark.sparkContext._jsc.sc().getExecutorMemoryStatus  # one entry is the driver's
+        while status().size() < 3 and time.monotonic() < until:
+            time.sleep(0.2)
+        n_executors = status().size() - 1
+        spark_stage(context)
+        deaths = {"als": als_with_a_death(context, workers[0]), "svd": svd_with_a_death(context, workers[1])}
+        spark.stop()
+        print(json.dumps({"executors": n_executors, **deaths}))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,33 @@
+"""A small made-up DSG17 folder and the settings to work on it."""
+
+from __future__ import annotations
+
+import csv
+
+from jobs.platform.context import Context
+from jobs.platform.week import Week
+from jobs.settings.settings import load
+from jobs.settings.skip import SkipSettings
+
+NAMES = (
+    "genre_id", "ts_listen", "media_id", "album_id", "context_type", "release_date", "platform_name", "platform_family",
+    "media_duration", "listen_type", "user_gender", "user_id", "artist_id", "user_age", "is_listened",
+)  # fmt: skip
+VALID = dict(zip(NAMES, (7, 1_478_000_000, 11, 12, 1, 20160101, 0, 0, 200, 1, 0, 3, 13, 25, 1), strict=True))
+
+
+def write_rows(file, rows, names=NAMES):
+    """Rows that state only what they are about; a value of None is an empty field."""
+    with file.open("w", newline="") as lines:
+        writer = csv.writer(lines)
+        writer.writerow(names)
+        for n, row in enumerate(rows):
+            full = {**VALID, "sample_id": n, "ts_listen": VALID["ts_listen"] + n, **row}
+            writer.writerow([full[name] for name in names])
+
+
+def skip_context(home, **cleaning):
+    """The tiny settings with a cleaning section; OVERTURE_HOME is `home` already."""
+    settings = load()
+    skip = SkipSettings.model_validate({"cleaning": cleaning, "features": {"rows_a_group": 2_000}})
+    return Context(settings.model_copy(update={"skip": skip}), Week.parse("2016-12-05"), home)

@@ -1,0 +1,101 @@
+"""A small skip week on made-up plays: learned, blended, judged; what tests of releases and of the service share."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+
+import numpy as np
+
+from jobs.ingest.dsg17 import adapter as dsg17
+from jobs.ingest.dsg17 import generate as dsg17_make
+from jobs.platform.context import Context
+from jobs.platform.week import Week
+from jobs.quality import check
+from jobs.release import bundle, gate, pointer, promote
+from jobs.settings.settings import load
+from jobs.settings.skip import SkipSettings
+from jobs.skip import artifacts, blend, build_features, evaluate, train
+from models.skip.data import splits
+from models.skip.ensemble.calibration import choose
+from models.skip.ensemble.ensemble import Mix, logit
+from serving.skip.release import SkipRelease
+
+MODELS = ("boosted_trees", "logistic_features", "session_gru", "collaborative")
+SMALL = {
+    "models": MODELS, "features": {"rows_a_group": 4_000}, "cleaning": {"rare_below": 5},
+    "recipes": {"boosted_trees": {"rounds": 60}, "session_gru": {"epochs": 1, "hidden": 8, "length": 5}},
+    "blend": {"members": ["boosted_trees", "logistic_features", "session_gru"], "folds": 2},
+    "evaluation": {"bootstrap": 20, "least": 20, "importance_draws": 1, "learning_steps": 2, "importance_plays": 200},
+    "gate": {"min_plays": 50, "slice_min_plays": 10, "bootstrap": 50, "margin_over_rate": -0.2, "flow_floor": 0.4,
+             "calibration_error": 0.2, "latency_ms": 10_000, "max_loss": 0.2, "grey_zone": 0.2},
+    "update": {"min_plays": 100},
+}  # fmt: skip
+ROWS = 8_000
+WEEK = "2016-11-28"
+DAY, BEFORE = "2016-11-28", "2016-11-27"  # the first day after the week's plays, and the last of them
+
+
+def at(home, week=WEEK, **changes):
+    """The skip engine's context over this home."""
+    settings = load()
+    skip = SkipSettings.model_validate({**SMALL, **changes})
+    return Context(
+        Context.of(settings.model_copy(update={"skip": skip}), Week.parse(week), "skip").settings,
+        Week.parse(week), home, "skip",
+    )  # fmt: skip
+
+
+def copied(home, tmp_path, monkeypatch):
+    """A week with a champion, in a home of a test's own."""
+    monkeypatch.setenv("OVERTURE_HOME", str(tmp_path / "home"))
+    shutil.copytree(home, tmp_path / "home")
+    return at(tmp_path / "home")
+
+
+def champion(context):
+    """The release in service."""
+    now = pointer.read(context.release_home)
+    return SkipRelease(pointer.releases(context.release_home) / now.release, now)
+
+
+def gated(context, **changes):
+    """The same with another gate."""
+    skip = context.settings.skip
+    asked = skip.model_copy(update={"gate": skip.gate.model_copy(update=changes)})
+    return replace(context, settings=context.settings.model_copy(update={"skip": asked}))
+
+
+def learn(context):
+    """From plays in the lake to what a release is made of."""
+    check.run(context, ["plays"])
+    build_features.run(context, end="2016-11-27")
+    for name in MODELS:
+        train.run(context, name)
+    blend.run(context)
+    with_every_member(context)
+    evaluate.run(context)
+
+
+def with_every_member(context):
+    """The blend again with all candidates in equal parts: which of them help so few plays is another test's matter."""
+    told, scores = artifacts.read_blend(context), artifacts.read_scores(context, "blend")
+    members = context.settings.skip.blend.members
+    said = np.stack([logit(artifacts.read_scores(context, name).proba_N) for name in members], axis=1)
+    mix = Mix("mean", np.full(len(members), 1 / len(members)), 0.0)
+    valid = scores.split_N == splits.VALIDATION
+    calibration = choose(scores.listened_N[valid], mix(said[valid]))
+    together = replace(scores, proba_N=calibration(mix(said)))
+    artifacts.write_blend(context, list(members), mix, calibration, together, told["plays"], {})
+
+
+def make(home):
+    """Plays of November, and a week learned on those before its Monday."""
+    context = at(home)
+    dsg17_make.run(home / "data", ROWS)
+    dsg17.run(context, home / "data")
+    learn(context)
+    bundle.run(context)
+    gate.run(context)
+    promote.run(context)
+    return context

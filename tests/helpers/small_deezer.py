@@ -1,0 +1,50 @@
+"""Small made-up files in the form of the public dataset, made once a process; and ways to break them."""
+
+from __future__ import annotations
+
+import atexit
+import shutil
+import tempfile
+from functools import cache
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from jobs.ingest.deezer import generate as deezer_make
+
+USERS, TRACKS = 400, 300
+SPACES = ("tt_svd", "ut_als")
+
+
+@cache
+def folder(encoding: str = "array", users: int = USERS, tracks: int = TRACKS, spaces: tuple[str, ...] = SPACES) -> Path:
+    """A folder with the files."""
+    found = Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, found, ignore_errors=True)
+    deezer_make.run(found, deezer_make.Made(users, tracks, 3, encoding, spaces))
+    return found
+
+
+def copied(target: Path, **sizes: object) -> Path:
+    """The files once more, to be broken: links, so that nothing is copied that stays as it is."""
+    target.mkdir(parents=True)
+    for file in folder(**sizes).iterdir():
+        (target / file.name).symlink_to(file)
+    return target
+
+
+def rewrite(file: Path, change) -> None:
+    """Replace a file by what `change` makes of its table; the mark of made-up files stays."""
+    table = pq.ParquetFile(file).read()
+    changed = change(table)
+    file.unlink()
+    pq.write_table(changed.replace_schema_metadata(table.schema.metadata), file)
+
+
+def with_value(table: pa.Table, column: str, row: int, value: object) -> pa.Table:
+    """The table with one value changed."""
+    values = table.column(column).to_pylist()
+    values[row] = value
+    field = table.schema.field(column)
+    return table.set_column(table.schema.get_field_index(column), field, pa.array(values, field.type))

@@ -1,0 +1,81 @@
+"""What `overture status` says of the skip engine, beside the other one."""
+
+import json
+from datetime import date
+
+import pytest
+
+from contracts.errors import CheckFailed
+from jobs.cli import status
+from jobs.platform.context import Context
+from jobs.platform.week import Week
+from jobs.release.skip import daily_update
+from jobs.settings.settings import load
+from tests.helpers import skip_week
+from tests.helpers.skip_week import DAY, champion, gated
+
+
+@pytest.fixture
+def context(skip_week_home, tmp_path, monkeypatch):
+    return skip_week.copied(skip_week_home, tmp_path, monkeypatch)
+
+
+def told(context):
+    return status.data(Context(load(), Week.parse(skip_week.WEEK), context.home))
+
+
+def printed(found, capsys):
+    capsys.readouterr()
+    status.render(found)
+    return capsys.readouterr().out
+
+
+def test_the_skip_engine_stands_beside_one_without_a_champion(context, capsys):
+    found = told(context)
+    assert json.loads(json.dumps(found)) == found
+    release, skip = champion(context), found["skip"]
+    assert (found["champion"], skip["champion"], skip["week"], skip["verdict"]) == (
+        None,
+        release.name,
+        "2016-11-28",
+        "pass",
+    )
+    assert skip["mlflow"]["aliases_agree"] is True
+    assert {row["model"] for row in skip["evaluation"]} >= {"blend", "boosted_trees"}
+    assert skip["checks"]["plays"]["success"] is True
+    out = printed(found, capsys)
+    for word in ("none yet", "Gate of the skip engine", "better than a plain rate", "Champion of the skip engine",
+                 release.name, "boosted trees", "of the skip engine in MLflow"):  # fmt: skip
+        assert word in out, word
+    assert "skip/quality/2016-11-28/index.html" in "".join(out.split())  # however the terminal folds it
+    auc = next(
+        r
+        for r in skip["evaluation"]
+        if (r["model"], r["split"], r["slice"], r["metric"]) == ("blend", "test", "all", "auc")
+    )
+    assert f"{auc['value']:.4f} ({auc['low']:.4f}-{auc['high']:.4f})" in out
+    assert f"Skip engine, {auc['n']} test plays" in out
+
+
+def test_a_day_that_failed_is_shown_beside_the_champion_then_the_day_that_passed(context, capsys):
+    with pytest.raises(CheckFailed):
+        daily_update.run(gated(context, calibration_error=0.0).settings, date.fromisoformat(DAY))
+    found = told(context)["skip"]
+    assert (found["week"], found["latest"]["week"], found["latest"]["verdict"]) == (
+        "2016-11-28",
+        "2016-11-29-daily",
+        "fail",
+    )
+    assert "Gate of the skip engine, 2016-11-29-daily: not the champion" in printed(told(context), capsys)
+    daily_update.run(context.settings, date.fromisoformat(DAY))
+    found = told(context)
+    assert (found["skip"]["week"], found["skip"]["latest"]) == ("2016-11-29-daily", None)
+    assert found["skip"]["mlflow"]["parent"]["verdict"] == "pass"
+    assert "plays of the day, 95 % interval" in printed(found, capsys)
+
+
+def test_a_damaged_release_is_said(context, capsys):
+    (champion(context).folder / "answers.json").write_text("{}")
+    found = told(context)
+    assert "answers.json" in found["skip"]["problem"]
+    assert "overture release rollback --engine skip" in printed(found, capsys)

@@ -1,0 +1,216 @@
+"""The task on real playlists is the one that its description says, recomputed here in another way."""
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from contracts.errors import BadArgument, CheckFailed
+from jobs.ingest.ids import MADE, stable_id
+from jobs.ingest.mpd import adapter as mpd
+from jobs.platform.context import Context
+from jobs.platform.week import Week
+from jobs.settings.settings import Settings
+
+WEEK = Week.parse("2026-11-16")
+
+
+def context_at(home, week=WEEK, **sections):
+    return Context(Settings.model_validate({"name": "t", "week": str(week), **sections}), week, home)
+
+
+def small(folder, n_playlists=8, n_tracks=6):
+    """Playlist p holds the tracks 0 to n - 1; only even tracks are in the map."""
+    folder.mkdir(exist_ok=True)
+    row, track = np.divmod(np.arange(n_playlists * n_tracks), n_tracks)
+    pq.write_table(pa.table({"row": row.astype(np.int32), "track": track.astype(np.int32)}), folder / mpd.PAIRS)
+    even = np.arange(0, n_tracks, 2)
+    uris = pa.table(
+        {
+            "track": even,
+            "track_uri": [f"t{i}" for i in even],
+            "artist_uri": [f"artist{i % 4}" for i in even],
+            "album_uri": [f"album{i}" for i in even],
+        }
+    )
+    pq.write_table(uris, folder / mpd.MAP)
+    return folder
+
+
+SMALL = {"source": {"kind": "mpd", "catalogue_tracks": 5, "min_playlist_tracks": 5}}
+
+
+def log_of(context):
+    return pd.concat(
+        [context.lake.read("events", **p).to_pandas() for p in context.lake.partitions("events")], ignore_index=True
+    )
+
+
+class TestRealPlaylists:
+    @pytest.fixture(scope="class")
+    def made(self, data_dir, tmp_path_factory):
+        context = context_at(
+            tmp_path_factory.mktemp("mpd"), source={"kind": "mpd"}, matrix={"window_days": 120, "n_catalog": 20_000}
+        )
+        data = data_dir("spotify_mpd_15k")
+        report = mpd.run(context, data)
+        return context, report, log_of(context), pd.read_parquet(data / mpd.PAIRS).astype("int64"), data
+
+    @pytest.fixture(scope="class")
+    def task(self, made):
+        """The task from its description, with pandas alone: catalogue, cold rows."""
+        pairs = made[3]
+        rows = sorted(pairs.row.unique())
+        warm = pairs[pairs.row.isin(rows[: len(rows) * 3 // 4])]
+        count = warm.groupby("track").size().reset_index(name="n")
+        catalogue = set(count.sort_values(["n", "track"], ascending=[False, True]).track[:20_000])
+        rest = pairs[pairs.row.isin(rows[len(rows) * 3 // 4 :]) & pairs.track.isin(catalogue)]
+        size = rest.groupby("row").size()
+        return set(warm.row), catalogue, set(size.index[size >= 15])
+
+    def test_counts(self, made, task):
+        _, report, log, pairs, _ = made
+        warm, catalogue, cold = task
+        assert (report["warm"], report["cold"], report["catalogue"]) == (len(warm), len(cold), len(catalogue))
+        assert report["cold_left_out"] == pairs.row.nunique() - len(warm) - len(cold)
+        assert report["rows"]["events"] == len(log) == pairs.row.isin(warm | cold).sum()
+
+    def test_each_track_of_a_playlist_is_streamed_once(self, made, task):
+        _, _, log, pairs, _ = made
+        warm, _, cold = task
+        wanted = pairs[pairs.row.isin(warm | cold)].sort_values(["row", "track"]).to_numpy()
+        assert np.array_equal(log.sort_values(["user_id", "entity_id"])[["user_id", "entity_id"]].to_numpy(), wanted)
+
+    def test_the_pipelines_own_rule_finds_the_same_catalogue(self, made, task):
+        context, _, log, _, _ = made
+        users = context.lake.read("users").to_pandas()
+        learners = users.user_id[users.registered_at < WEEK.cohort_start]
+        seen = log[log.user_id.isin(learners) & (log.ts >= WEEK.window_start(120)) & (log.ts < WEEK.as_of)]
+        n = seen.groupby("entity_id").user_id.nunique().reset_index(name="n")
+        assert set(n.sort_values(["n", "entity_id"], ascending=[False, True]).entity_id[:20_000]) == task[1]
+
+    def test_first_days_and_truth(self, made, task):
+        context, _, log, _, _ = made
+        warm, catalogue, cold = task
+        users = context.lake.read("users").to_pandas()
+        assert users.country.isna().all()
+        assert users.age.isna().all()
+        registered = users.set_index("user_id").registered_at
+        in_cohort = registered.between(WEEK.cohort_start, WEEK.cohort_end, inclusive="left")
+        assert set(registered.index[in_cohort]) == cold
+        assert (registered[~in_cohort] < WEEK.cohort_start).all()
+        assert (registered >= WEEK.window_start(120)).all()
+        since = (log.ts.dt.floor("D") - log.user_id.map(registered).dt.floor("D")).dt.days
+        assert (log.ts > log.user_id.map(registered)).all()
+        assert since.between(0, 30).all()
+        first = log[since == 0].groupby("user_id").size()
+        assert set(first.index) == warm | cold
+        assert set(first) == {1, 2, 3, 4, 5}
+        assert abs(first.mean() - 3) < 0.05
+        assert set(log.entity_id[(since == 0) & log.user_id.isin(cold)]) <= catalogue
+        truth = log[since.gt(0) & log.user_id.isin(cold) & log.entity_id.isin(catalogue)].groupby("user_id").size()
+        assert truth.min() >= 10
+        assert set(truth.index) == cold
+
+    def test_collections_of_cold_listeners_are_kept_out_by_their_owner(self, made, task):
+        found = made[0].lake.read("playlists").to_pandas()
+        streams = made[2].rename(columns={"entity_id": "track_id", "ts": "added_at"})
+        same = found.merge(streams, on=["user_id", "track_id", "added_at"], how="outer", indicator=True)
+        assert (same._merge == "both").all()
+        assert (found.user_id == found.playlist_id).all()
+        ordered = found.sort_values(["playlist_id", "position"])
+        assert (ordered.groupby("playlist_id").cumcount() == ordered.position).all()
+        step = ordered.groupby("playlist_id").added_at.diff().dropna()
+        assert (step >= pd.Timedelta(0)).all()
+        assert task[2] <= set(found.user_id)
+
+    def test_artists_come_from_the_map(self, made):
+        context, report, log, _, data = made
+        tracks = context.lake.read("tracks").to_pandas().set_index("track_id")
+        uris = pd.read_parquet(data / mpd.MAP).set_index("track")
+        assert set(tracks.index) == set(log.entity_id)
+        known = tracks.index.intersection(uris.index)
+        assert report["tracks_with_known_artist"] == len(known)
+        for name in ("artist", "album"):
+            column = tracks[f"{name}_id"]
+            assert column.loc[known].nunique() == uris.loc[known, f"{name}_uri"].nunique()
+            assert column.loc[known[7]] == stable_id(uris.loc[known[7], f"{name}_uri"])
+            assert column.loc[known].max() < MADE
+            made_up = column.drop(known)
+            assert made_up.is_unique
+            assert made_up.min() >= MADE
+
+
+def test_a_second_run_and_another_seed(tmp_path):
+    data = small(tmp_path / "data")
+    context = context_at(tmp_path / "home", **SMALL)
+    first = mpd.run(context, data)
+    before = log_of(context)
+    second = mpd.run(context, data)
+    assert {**first, "paths": None} == {**second, "paths": None}
+    pd.testing.assert_frame_equal(log_of(context), before)
+    other = context_at(tmp_path / "other", source={**SMALL["source"], "seed": 8})
+    mpd.run(other, data)
+    assert not log_of(other).equals(before)
+
+
+def test_ties_go_to_the_smaller_track_and_small_cold_playlists_are_left_out(tmp_path):
+    data = small(tmp_path / "data")
+    pairs = pq.read_table(data / mpd.PAIRS).to_pandas()
+    pairs = pairs[~((pairs.row == 7) & (pairs.track == 0))]
+    doubled = pd.concat([pairs, pairs[:3]])
+    pq.write_table(pa.Table.from_pandas(doubled, preserve_index=False), data / mpd.PAIRS)
+    report = mpd.run(context_at(tmp_path / "home", **SMALL), data)
+    # Playlist 7 holds the tracks 1 to 5, of which the catalogue (0 to 4) knows four.
+    assert (report["warm"], report["cold"], report["cold_left_out"], report["pairs_repeated"]) == (6, 1, 1, 3)
+
+
+def test_a_backtest_puts_the_cohort_after_the_monday(tmp_path):
+    week = Week.parse("2026-10-05", backtest=True)
+    context = context_at(tmp_path / "home", week, **SMALL)
+    mpd.run(context, small(tmp_path / "data"))
+    users = context.lake.read("users").to_pandas().set_index("user_id").registered_at
+    assert users.loc[[6, 7]].between(week.cohort_start, week.cohort_end, inclusive="left").all()
+    log = log_of(context)
+    assert (log.ts[log.user_id < 6] < week.as_of).all()
+
+
+def replace(file, **columns):
+    table = pq.read_table(file)
+    for name, values in columns.items():
+        table = table.drop_columns(name)
+        if values is not None:
+            table = table.append_column(name, values)
+    pq.write_table(table, file)
+
+
+def test_broken_files_are_named_with_their_column(tmp_path):
+    context = context_at(tmp_path / "home", **SMALL)
+    cases = {
+        "no map": (lambda d: (d / mpd.MAP).unlink(), BadArgument, "track_uri_map.parquet: no such file"),
+        "no pairs": (lambda d: (d / mpd.PAIRS).unlink(), BadArgument, "playlist_track.parquet: no such file"),
+        "cut": (
+            lambda d: (d / mpd.PAIRS).write_bytes((d / mpd.PAIRS).read_bytes()[:-200]), CheckFailed, "cut short",
+        ),
+        "column": (lambda d: replace(d / mpd.MAP, artist_uri=None), CheckFailed, "'artist_uri' is missing"),
+        "type": (lambda d: replace(d / mpd.PAIRS, track=pa.array(["a"] * 48)), CheckFailed, "'track' must be integer"),
+        "null": (lambda d: replace(d / mpd.MAP, album_uri=pa.array(["a", None, "b"])), CheckFailed, "1 nulls"),
+        "negative": (lambda d: replace(d / mpd.PAIRS, track=pa.array([-1] * 48)), CheckFailed, "must be 0 or more"),
+    }  # fmt: skip
+    for name, (breaking, error, words) in cases.items():
+        data = small(tmp_path / name)
+        breaking(data)
+        with pytest.raises(error, match=words):
+            mpd.run(context, data)
+    assert not context.lake.exists("users")
+
+
+def test_impossible_settings_are_refused(tmp_path):
+    data = small(tmp_path / "data")
+    with pytest.raises(BadArgument, match=r"matrix.window_days: 37"):
+        mpd.run(context_at(tmp_path / "home", matrix={"window_days": 37}, **SMALL), data)
+    with pytest.raises(CheckFailed, match="min_playlist_tracks"):
+        mpd.run(context_at(tmp_path / "home", source={"kind": "mpd"}), data)
+    with pytest.raises(BadArgument, match="--data"):
+        mpd.run(context_at(tmp_path / "home"), None)

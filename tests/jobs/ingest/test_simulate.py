@@ -1,0 +1,285 @@
+"""The made-up service keeps its promises: same seed same bytes, honest shares, cohorts each week, learnable taste."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+
+import contracts
+from contracts.errors import BadArgument
+from jobs.ingest.event_buffer import Spill, event_table, events, sort_day
+from jobs.ingest.simulate import adapter as simulate
+from jobs.platform.context import Context
+from jobs.platform.week import Week
+from jobs.settings.settings import Settings
+
+SIZES = {
+    "n_users": 9000, "n_tracks": 3000, "n_playlists": 900, "first_day": "2026-09-28", "last_day": "2026-11-15",
+}  # fmt: skip
+
+
+def context_at(home, **changes):
+    settings = Settings.model_validate({"name": "t", "week": "2026-11-16", "simulate": {**SIZES, **changes}})
+    return Context(settings, Week.parse("2026-11-16"), home)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    found = context_at(tmp_path_factory.mktemp("simulate"))
+    return found, simulate.run(found, None)
+
+
+@pytest.fixture(scope="module")
+def users(made):
+    return made[0].lake.read("users").to_pandas()
+
+
+@pytest.fixture(scope="module")
+def log(made, users):
+    lake = made[0].lake
+    parts = []
+    for partition in lake.partitions("events"):
+        parts.append(lake.read("events", **partition).to_pandas().assign(day=partition["day"]))
+    found = pd.concat(parts, ignore_index=True).merge(users, on="user_id", how="left", validate="many_to_one")
+    since = found.ts.dt.floor("D") - found.registered_at.dt.floor("D")
+    return found.assign(since=since.dt.days)
+
+
+@pytest.fixture(scope="module")
+def tracks(made):
+    return made[0].lake.read("tracks").to_pandas()
+
+
+def digest(context):
+    """One hash of all Parquet bytes of the lake, by table and partition."""
+    found = hashlib.sha256()
+    for table in ("users", "tracks", "playlists", "events"):
+        for partition in context.lake.partitions(table):
+            for file in sorted(Path(context.lake.path(table, **partition)).glob("*.parquet")):
+                found.update(json.dumps(partition).encode() + file.read_bytes())
+    return found.hexdigest()
+
+
+SMALL = {"n_users": 8500, "n_tracks": 300, "n_playlists": 60, "first_day": "2026-11-08"}
+
+
+def test_same_seed_and_sizes_give_the_same_bytes_whatever_the_chunk(tmp_path):
+    found = {
+        name: context_at(tmp_path / name, **SMALL, **changes)
+        for name, changes in {"a": {}, "b": {"chunk_users": 1}, "c": {"seed": 8}}.items()
+    }
+    for context in found.values():
+        simulate.run(context)
+    before = digest(found["a"])
+    assert before == digest(found["b"])
+    assert before != digest(found["c"])
+    simulate.run(found["a"])
+    assert digest(found["a"]) == before
+
+
+def test_a_smaller_span_leaves_no_stale_day_and_no_workspace(tmp_path):
+    simulate.run(context_at(tmp_path, **SMALL))
+    report = simulate.run(context_at(tmp_path, **SMALL | {"n_users": 500, "last_day": "2026-11-13"}))
+    assert report["days_dropped"] == ["2026-11-14", "2026-11-15"]
+    lake = context_at(tmp_path).lake
+    assert [p["day"] for p in lake.partitions("events")] == [f"2026-11-{d:02d}" for d in range(8, 14)]
+    assert not list((tmp_path / "scratch").glob("ingest*"))
+
+
+def test_the_report_counts_what_the_lake_holds(made, log):
+    context, report = made
+    assert report["rows"] == {
+        "users": 9000, "tracks": 3000, "events": len(log), "playlists": context.lake.rows("playlists"),
+    }  # fmt: skip
+    assert report["days"] == {"written": 49, "first": "2026-09-28", "last": "2026-11-15"}
+    assert report["events_repeated"] == 0
+
+
+def test_events_are_unique_sorted_within_their_day_and_never_outside_the_span(log):
+    tied = log[log.duplicated(["user_id", "ts"], keep=False)]
+    assert len(tied) > 0
+    assert not tied.duplicated(list(contracts.load("events").grain)).any()
+    assert (log.ts.dt.strftime("%Y-%m-%d") == log.day).all()
+    assert log.ts.min() >= pd.Timestamp("2026-09-28", tz="UTC")
+    assert log.ts.max() < pd.Timestamp("2026-11-16", tz="UTC")
+    by_day, ts, user = log.day.to_numpy(), log.ts.astype("int64").to_numpy(), log.user_id.to_numpy()
+    later = (ts[1:] > ts[:-1]) | ((ts[1:] == ts[:-1]) & (user[1:] >= user[:-1]))
+    assert (later | (by_day[1:] != by_day[:-1])).all()
+
+
+def test_nobody_acts_before_registering(log):
+    assert (log.ts >= log.registered_at).all()
+
+
+def test_every_reference_exists_at_its_level(made, log, tracks):
+    playlists = made[0].lake.read("playlists").to_pandas()
+    known = {
+        "track": set(tracks.track_id), "artist": set(tracks.artist_id), "album": set(tracks.album_id),
+        "playlist": set(playlists.playlist_id),
+    }  # fmt: skip
+    for entity, ids in known.items():
+        assert set(log.entity_id[log.entity == entity]) <= ids
+    for one, other in (("track", "artist"), ("artist", "album"), ("album", "playlist")):
+        assert not known[one] & known[other]
+    assert set(playlists.track_id) <= known["track"]
+    assert tracks.groupby("album_id").artist_id.nunique().max() == 1
+
+
+def test_all_kinds_and_levels_occur_and_only_allowed_pairs(log):
+    pairs = {kind: set(part.entity) for kind, part in log.groupby("kind")}
+    all_levels = {"track", "artist", "album", "playlist"}
+    assert pairs == {
+        "stream": {"track"}, "skip": {"track"}, "ban": {"track"}, "favorite": all_levels, "search": all_levels,
+        "onboarding": {"artist"},
+    }  # fmt: skip
+    assert (log.listened_s.notna() == log.kind.isin(["stream", "skip"])).all()
+    assert log.listened_s[log.kind == "skip"].max() < 30 <= log.listened_s[log.kind == "stream"].min()
+    assert set(log.since[log.kind == "onboarding"]) == {0}
+
+
+def test_shares_of_the_first_day(log, users):
+    new = users[users.registered_at >= pd.Timestamp("2026-09-28", tz="UTC")]
+    first = log[log.since == 0]
+    assert first.user_id[first.kind == "stream"].nunique() / len(new) == pytest.approx(0.77, abs=0.015)
+    assert first.user_id.nunique() / len(new) == pytest.approx(0.95, abs=0.01)
+
+
+def test_people_are_a_realistic_mix(users):
+    shares = users.country.value_counts(normalize=True)
+    assert len(shares) == 12
+    assert shares.iloc[0] > 5 * shares.iloc[-1]
+    assert users.country.isna().mean() == pytest.approx(0.06, abs=0.01)
+    assert users.age.isna().mean() == pytest.approx(0.14, abs=0.015)
+    assert users.age.min() >= 5
+    assert users.age.max() <= 90
+    classes = np.histogram(users.age.dropna(), [0, 18, 25, 35, 50, 200])[0] / users.age.notna().sum()
+    assert classes.min() > 0.05
+
+
+def test_every_week_has_a_cohort_of_the_same_size_and_there_is_a_backlog(users):
+    since = (users.registered_at - pd.Timestamp("2026-09-28", tz="UTC")).dt.days
+    weeks = (since[since >= 0] // 7).value_counts()
+    assert len(weeks) == 7
+    assert weeks.max() - weeks.min() <= 4
+    assert (since < 0).sum() == round(0.12 * 9000)
+
+
+def test_most_new_listeners_have_a_ground_truth(log, users):
+    first_week = users.registered_at.between(
+        pd.Timestamp("2026-09-28", tz="UTC"), pd.Timestamp("2026-10-05", tz="UTC"), inclusive="left"
+    )
+    heard = log[(log.kind == "stream") & log.since.between(1, 30) & log.user_id.isin(users.user_id[first_week])]
+    n_tracks = heard.groupby("user_id").entity_id.nunique().reindex(users.user_id[first_week], fill_value=0)
+    assert (n_tracks >= 20).mean() >= 0.70
+    assert n_tracks.std() > 10
+
+
+def hits_at_50(rankings, truth):
+    return np.mean([len(set(rankings[user]) & found) / min(len(found), 50) for user, found in truth.items()])
+
+
+def test_taste_can_be_learned_from_the_first_day_and_a_little_from_country_and_age(log, tracks, users):
+    streams = log[log.kind == "stream"]
+    cut = pd.Timestamp("2026-10-12", tz="UTC")
+    warm = streams[streams.registered_at < cut].drop_duplicates(["user_id", "entity_id"])
+    late = streams[(streams.registered_at >= cut) & streams.since.between(1, 30) & (streams.user_id % 7 == 0)]
+    first = streams[(streams.since == 0) & (streams.user_id % 7 == 0)].groupby("user_id").entity_id
+    truth = {user: set(found) for user, found in late.groupby("user_id").entity_id if found.nunique() >= 20}
+    truth = {user: truth[user] for user in truth.keys() & first.groups.keys()}
+    column = {track: i for i, track in enumerate(tracks.track_id)}
+    rows, inverse = np.unique(warm.user_id, return_inverse=True)
+    matrix = np.zeros((len(rows), len(column)), np.float32)
+    matrix[inverse, warm.entity_id.map(column)] = 1
+    total = matrix.sum(0)
+
+    def top(score):
+        return tracks.track_id.to_numpy()[np.argsort(-score)[:50]]
+
+    by_popularity = hits_at_50(dict.fromkeys(truth, top(total)), truth)
+    normal = matrix / np.sqrt(total + 1) / np.sqrt(matrix.sum(1, keepdims=True) + 1)
+    near = {}
+    for user in truth:
+        likeness = normal[:, first.get_group(user).map(column)].sum(1)
+        peers = np.argsort(-likeness)[:60]
+        near[user] = top(likeness[peers] @ matrix[peers])
+    by_first_day = hits_at_50(near, truth)
+
+    facts = users.assign(age_class=pd.cut(users.age, [0, 18, 25, 35, 50, 200], right=False, labels=False))
+    facts = facts.set_index("user_id")[["country", "age_class"]]
+    known, means = facts.loc[rows], {}
+    for name in facts:
+        for value in known[name].dropna().unique():
+            peers = (known[name] == value).to_numpy()
+            means[name, value] = (matrix[peers].sum(0) + 50 * total / len(rows)) / (peers.sum() + 50)
+    alike = {}
+    for user in truth:
+        own = [means[key] for key in facts.loc[user].items() if key in means]
+        alike[user] = top(np.prod(own, axis=0)) if own else top(total)
+    by_facts = hits_at_50(alike, truth)
+
+    assert by_popularity * 1.1 < by_facts < by_first_day
+    assert by_first_day > 2.2 * by_popularity
+    assert 0.2 < by_first_day < 0.6
+
+
+def test_playlists_are_dense_dated_and_of_their_owners(made, users):
+    found = made[0].lake.read("playlists").to_pandas()
+    assert not found.duplicated(["playlist_id", "position"]).any()
+    assert not found.duplicated(["playlist_id", "track_id"]).any()
+    assert (found.groupby("playlist_id").position.max() + 1 == found.groupby("playlist_id").size()).all()
+    assert found.playlist_id.nunique() == 900
+    assert found.groupby("playlist_id").user_id.nunique().max() == 1
+    assert found.added_at.max() < pd.Timestamp("2026-11-16", tz="UTC")
+    owned = found.dropna(subset="user_id").merge(users, on="user_id", how="left")
+    assert (owned.added_at >= owned.registered_at).all()
+    assert 0.1 < 1 - len(owned) / len(found) < 0.5
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [({"last_day": "2026-02-30"}, "simulate.last_day"), ({"first_day": "2026-11-15"}, "after first_day")],
+)
+def test_a_wrong_span_is_refused_by_name(tmp_path, changes, word):
+    with pytest.raises(BadArgument, match=word):
+        simulate.run(context_at(tmp_path, **changes))
+
+
+def test_data_is_refused(tmp_path):
+    with pytest.raises(BadArgument, match="--data"):
+        simulate.run(context_at(tmp_path), tmp_path)
+
+
+def test_a_service_smaller_than_a_block_and_a_one_track_scene_work(tmp_path):
+    report = simulate.run(context_at(tmp_path, n_users=30, n_tracks=25, n_playlists=1))
+    assert report["rows"]["users"] == 30
+    assert report["rows"]["tracks"] == 25
+
+
+def test_spilled_groups_do_not_depend_on_the_runs(tmp_path):
+    rng = np.random.default_rng(0)
+    keys = rng.integers(0, 5, 1000)
+    rows = events(rng.integers(0, 50, 1000), keys * 86_400_000_000 + rng.integers(0, 99, 1000), 0, np.arange(1000))
+    one, many = Spill(tmp_path, "one"), Spill(tmp_path, "many")
+    one.add(keys, rows)
+    for part in np.array_split(np.arange(1000), 7):
+        many.add(keys[part], rows[part])
+    for (key, a), (other, b) in zip(one.groups(), many.groups(), strict=True):
+        assert key == other
+        assert np.array_equal(a, b)
+        assert np.array_equal(np.sort(a["entity_id"]), np.flatnonzero(keys == key))
+
+
+def test_sorting_a_day_drops_exact_repeats_only():
+    rows = events(
+        np.array([2, 1, 2, 2, 1]), np.array([5, 5, 5, 5, 4]), np.array([0, 0, 0, 4, 0]), np.array([9, 9, 9, 9, 8])
+    )
+    found, repeats = sort_day(rows)
+    assert repeats == 1
+    assert found[["ts", "user_id", "code"]].tolist() == [(4, 1, 0), (5, 1, 0), (5, 2, 0), (5, 2, 4)]
+    assert event_table(found)["listened_s"].null_count == 4
+    assert event_table(found)["kind"].to_pylist() == ["stream", "stream", "stream", "skip"]
+    assert event_table(found).schema.field("ts").type == pa.timestamp("us", "UTC")

@@ -1,0 +1,89 @@
+"""Who is warm and which tracks are in, on a lake of a few rows."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from contracts.errors import CheckFailed
+from jobs.matrix import catalog
+from tests.helpers.small_tables import DAY, SECOND, fill, streams, table
+
+
+@pytest.fixture
+def world(spark, context):
+    week = context.week
+    old = week.cohort_start - 10 * DAY
+    inside = week.as_of - DAY
+    users = [{"user_id": u, "registered_at": old} for u in (7, 3, 900_000_000_000)]
+    users.append({"user_id": 5, "registered_at": week.cohort_start - SECOND})
+    users.append({"user_id": 8, "registered_at": week.cohort_start})
+    events = [
+        *streams(7, [1, 2, 2, 2], inside),
+        *streams(3, [2, 9], inside + DAY / 4),
+        *streams(900_000_000_000, [1, 4], inside + DAY / 3),
+        *streams(5, [2], inside),
+        *streams(8, [4, 5, 6, 1], inside),
+        {"user_id": 5, "entity_id": 9, "ts": week.window_start(90)},
+        {"user_id": 5, "entity_id": 1, "ts": week.window_start(90) - SECOND},
+        {"user_id": 5, "entity_id": 1, "ts": week.as_of},
+        {"user_id": 5, "entity_id": 4, "ts": week.as_of - timedelta(microseconds=1), "kind": "skip"},
+    ]
+    fill(context, users=users, events=events, n_catalog=3)
+    return context
+
+
+def test_rank_is_by_listeners_then_id_and_only_the_window_and_known_users_count(world):
+    catalog.run(world)
+    got = world.lake.read("catalog", week=world.week.name).to_pylist()
+    assert [(r["track_idx"], r["track_id"], r["n_listeners"]) for r in got] == [(0, 2, 3), (1, 1, 2), (2, 9, 2)]
+    assert got[0]["artist_id"] == 101
+
+
+def test_warm_users_are_dense_in_the_order_of_user_id(world):
+    report = catalog.run(world)
+    got = world.lake.read("warm_users", week=world.week.name).sort_by("user_idx").to_pydict()
+    assert got == {"user_idx": [0, 1, 2], "user_id": [3, 5, 7], "n_tracks": [2, 2, 2]}
+    assert report["rows"] == {"catalog": 3, "warm_users": 3}
+    kept = world.lake.report("warm_users", week=world.week.name)
+    assert (kept["rows_in"], kept["rows_out"]) == (4, 3)
+
+
+def test_a_second_run_gives_the_same_rows(world):
+    catalog.run(world)
+    first = [world.lake.read(t, week=world.week.name) for t in ("catalog", "warm_users")]
+    catalog.run(world)
+    again = [world.lake.read(t, week=world.week.name) for t in ("catalog", "warm_users")]
+    assert [t.sort_by(t.column_names[0]) for t in first] == [t.sort_by(t.column_names[0]) for t in again]
+
+
+@pytest.mark.parametrize("keys", [[5], [0, 1, 2, 3], [10**18, 3, 5, 2**62, 7], list(range(1000, 5000, 7))])
+def test_dense_index_follows_the_key_however_it_is_spread(spark, keys):
+    frame = spark.createDataFrame([(k,) for k in keys], "user_id long").repartition(3)
+    rows = catalog.dense_index(frame, "user_id", "user_idx").collect()
+    assert {r["user_id"]: r["user_idx"] for r in rows} == {k: n for n, k in enumerate(sorted(keys))}
+
+
+def test_an_empty_week_names_the_table_and_the_window(world):
+    from jobs.platform.week import Week
+
+    world.week = Week.parse("2025-03-03")
+    with pytest.raises(CheckFailed, match=r"events: no day of week 2025-03-03.*2024-12-03 <= ts < 2025-03-03"):
+        catalog.run(world)
+
+
+def test_nobody_warm_is_said_and_leaves_no_table(world):
+    matrix = world.settings.matrix.model_copy(update={"min_tracks": 50})
+    world.settings = world.settings.model_copy(update={"matrix": matrix})
+    with pytest.raises(CheckFailed, match="warm_users: nobody streamed 50 distinct"):
+        catalog.run(world)
+    assert not world.lake.exists("warm_users", week=world.week.name)
+
+
+def test_a_stream_before_the_cohort_but_by_a_user_of_it_moves_nothing(world):
+    catalog.run(world)
+    before = world.lake.read("catalog", week=world.week.name)
+    poison = streams(8, range(20), datetime(2026, 11, 12, tzinfo=UTC))
+    rows = [{"kind": "stream", "entity": "track", **e} for e in poison]
+    world.lake.write("events", table("events", rows), day="2026-11-12")
+    catalog.run(world)
+    assert world.lake.read("catalog", week=world.week.name) == before

@@ -1,0 +1,169 @@
+"""Co-occurrence, its cuts and PMI by hand and against a sparse product."""
+
+import math
+from datetime import timedelta
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+from pyspark.sql.classic.dataframe import DataFrame
+
+from blockfactor import pmi
+from contracts.errors import CheckFailed
+from jobs.matrix import catalog, track_pairs
+from tests.helpers.small_tables import DAY, SECOND, fill, streams, table
+
+
+def collection(number, tracks, added_at, owner=None):
+    return [
+        {"playlist_id": number, "position": n, "track_id": t, "user_id": owner, "added_at": added_at}
+        for n, t in enumerate(tracks)
+    ]
+
+
+@pytest.fixture
+def world(spark, context):
+    """Catalogue = tracks 1..5, all streamed by two users; track_idx = track_id - 1."""
+    week = context.week
+    users = [{"user_id": u, "registered_at": week.cohort_start - DAY} for u in (10, 20)]
+    users.append({"user_id": 30, "registered_at": week.cohort_start})
+    events = [e for u in (10, 20) for e in streams(u, range(1, 6), week.as_of - DAY)]
+    old = week.as_of - SECOND
+    playlists = [
+        *collection(1, [1, 2, 3, 19], old),
+        *collection(2, [2, 1], old, owner=10),
+        *collection(3, [3, 4, 3], old),
+        *collection(4, [4, 5], old),
+        *collection(5, [1, 2, 4], week.as_of),
+        *collection(6, [1, 2, 4], old, owner=30),
+        *collection(7, [1, 2, 4], old, owner=99),
+        *collection(8, [18, 19], old),
+    ]
+    fill(context, users=users, events=events, playlists=playlists)
+    catalog.run(context)
+    return context
+
+
+def settle(world, **changes):
+    matrix = world.settings.matrix.model_copy(update=changes)
+    world.settings = world.settings.model_copy(update={"matrix": matrix})
+    return world
+
+
+def pairs_of(world):
+    rows = world.lake.read("track_pairs", week=world.week.name).to_pylist()
+    return {(r["track_idx_i"] + 1, r["track_idx_j"] + 1): (r["n_together"], r["pmi"]) for r in rows}
+
+
+def test_pmi_by_hand_only_from_what_may_be_seen(world):
+    """Four collections are visible; n: 1, 2, 3, 4 are in two each, 5 in one; (3, 4) has PMI ln 1 = 0."""
+    track_pairs.run(settle(world, min_together=1))
+    assert pairs_of(world) == {
+        (1, 2): (2, pytest.approx(math.log(4 * 2 / 4))),
+        (4, 5): (1, pytest.approx(math.log(4 * 1 / 2))),
+    }
+
+
+def test_min_together_and_shift(world):
+    track_pairs.run(settle(world, min_together=2))
+    assert set(pairs_of(world)) == {(1, 2)}
+    with pytest.raises(CheckFailed, match=r"lower matrix\.min_together or matrix\.shift"):
+        track_pairs.run(settle(world, shift=1.0))
+    assert set(pairs_of(world)) == {(1, 2)}, "a failed run leaves the table as it was"
+
+
+def test_smoothing_is_the_mean_of_both_directions(world):
+    track_pairs.run(settle(world, min_together=1, smoothing=0.75))
+    n = np.array([2, 2, 2, 2, 1]) ** 0.75
+    share, plain = n / n.sum(), np.array([2, 2, 2, 2, 1]) / 9
+    expected = math.log(4 * 1 / 2) - 0.5 * (math.log(share[3] / plain[3]) + math.log(share[4] / plain[4]))
+    assert pairs_of(world)[4, 5][1] == pytest.approx(expected, rel=1e-5)
+
+
+def test_long_collections_are_cut_to_their_first_catalogue_tracks(world):
+    track_pairs.run(settle(world, min_together=1, max_collection=2))
+    assert (1, 3) not in pairs_of(world)
+    report = world.lake.report("track_pairs", week=world.week.name)
+    assert report["rows_in"] == 8
+    assert (report["collections"], report["collections_cut"], report["sum_of_squared_lengths"]) == (4, 1, 16)
+    assert report["dropped"] == {
+        "later than as_of, owner not yet known, or track outside the catalogue": 12,
+        "twice in its collection": 1,
+        "past the first 2 of its collection": 1,
+    }
+
+
+def test_a_pair_stays_only_if_each_is_among_the_strongest_of_the_other(world):
+    """Of one neighbour each: 2 has only 3, but 3 is more with 1; 4 has only 1, but 1 is more with 3."""
+    lists = [[1, 3], [1, 3], [2, 3], [1, 4], *[[5]] * 4]
+    old = world.week.as_of - SECOND
+    rows = [row for n, tracks in enumerate(lists) for row in collection(n, tracks, old)]
+    world.lake.write("playlists", table("playlists", rows))
+    track_pairs.run(settle(world, min_together=1))
+    assert set(pairs_of(world)) == {(1, 3), (1, 4), (2, 3)}
+    track_pairs.run(settle(world, min_together=1, max_neighbours=1))
+    assert set(pairs_of(world)) == {(1, 3)}
+
+
+def test_what_passes_through_the_driver_is_as_small_as_the_catalogue(world, monkeypatch):
+    """Rows of what the job asks Spark for: at most one a track (5), never one a collection (50) or a pair (6)."""
+    sizes = []
+    for name in ("toArrow", "collect", "toPandas"):
+        original = getattr(DataFrame, name)
+
+        def watched(frame, original=original):
+            result = original(frame)
+            sizes.append(len(result))
+            return result
+
+        monkeypatch.setattr(DataFrame, name, watched)
+    old = world.week.as_of - SECOND
+    rows = [row for n in range(50) for row in collection(n, [1, 2, 3, 4] if n % 2 else [5], old)]
+    world.lake.write("playlists", table("playlists", rows))
+    done = track_pairs.run(world)
+    assert done["rows"]["track_pairs"] == 6
+    assert sizes
+    assert max(sizes) <= 5
+
+
+def test_no_collection_is_said(world):
+    world.lake.drop("playlists")
+    world.lake.write("playlists", table("playlists", collection(5, [1, 2, 4], world.week.as_of + timedelta(days=1))))
+    with pytest.raises(CheckFailed, match="playlists: no collection added before 2026-11-16"):
+        track_pairs.run(world)
+
+
+@pytest.mark.parametrize(("most", "tasks"), [(1000, 1), (1000, 3), (6, 1), (6, 4)])
+def test_counts_and_cuts_equal_a_sparse_product(spark, most, tasks):
+    rng = np.random.default_rng(3)
+    lists = [sorted({int(t) for t in rng.zipf(1.3, 12) if t <= 40}, reverse=True) for _ in range(300)]
+    lists = [[t - 1 for t in ts] for ts in lists if ts]
+    frame = spark.createDataFrame([(ts,) for ts in lists], "tracks array<int>").persist()
+    held, total = track_pairs.counts(frame, 40)
+    found = track_pairs.neighbours(frame, 40, 2, most, tasks).persist()
+    got = {(r[0], r[1]): (r[2], r[3]) for r in track_pairs.pairs(found, held, total, 1.0, 0.0).collect()}
+
+    rows = np.repeat(np.arange(len(lists)), [len(ts) for ts in lists])
+    x = sp.csr_matrix((np.ones(len(rows), int), (rows, np.concatenate(lists))), shape=(len(lists), 40))
+    c = (x.T @ x).toarray()
+    n = c.diagonal().copy()
+    np.fill_diagonal(c, 0)
+    np.testing.assert_array_equal(held, n)
+    c[c < 2] = 0
+    strongest = [set(np.lexsort((np.arange(40), -c[i]))[:most][c[i][np.lexsort((np.arange(40), -c[i]))[:most]] > 0])
+                 for i in range(40)]  # fmt: skip
+    expected = {}
+    for i in range(40):
+        for j in range(i + 1, 40):
+            if c[i, j] and j in strongest[i] and i in strongest[j]:
+                value = math.log(len(lists) * c[i, j] / (n[i] * n[j]))
+                if value > 0:
+                    expected[i, j] = (c[i, j], pytest.approx(value, rel=1e-5, abs=1e-6))
+    assert got == expected
+    assert most > 100 or all(sum(i in pair for pair in got) <= most for i in range(40))
+
+
+def test_smoothed_is_zero_without_smoothing_and_favours_rare_tracks():
+    counts = np.array([100, 10, 1])
+    np.testing.assert_allclose(pmi.smoothed(counts, 1.0), 0, atol=1e-12)
+    assert (np.diff(pmi.smoothed(counts, 0.75)) > 0).all()

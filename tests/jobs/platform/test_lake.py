@@ -1,0 +1,275 @@
+"""The lake: held to the contract, atomic, safe to re-run, whole after a crash."""
+
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from pyspark.sql import functions as F
+
+from contracts.errors import BadArgument, CheckFailed, OvertureError
+from jobs.platform.lake import Lake, list_column, vectors
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture
+def lake(tmp_path):
+    return Lake(str(tmp_path / "lake"))
+
+
+def frame(values):
+    values = np.asarray(values, np.float32)
+    return pa.table({"track_idx": pa.array(range(len(values)), pa.int32()), "vector": list_column(values)})
+
+
+AT = {"week": "2026-11-16", "space": "tt_svd"}
+
+
+def test_what_is_written_is_read(lake):
+    written = lake.write("track_vectors", frame([[1, 2], [3, 4]]), report={"why": "test"}, **AT)
+    assert written.rows == lake.rows("track_vectors", **AT) == 2
+    assert lake.report("track_vectors", **AT) == {"why": "test"}
+    assert vectors(lake.read("track_vectors", **AT)).tolist() == [[1, 2], [3, 4]]
+    assert lake.partitions("track_vectors") == [AT]
+
+
+def test_a_second_write_replaces_and_the_third_forgets_the_first(lake):
+    for n in (1, 2, 3, 4):
+        lake.write("track_vectors", frame(np.full((n, 2), n)), **AT)
+    assert vectors(lake.read("track_vectors", **AT)).tolist() == [[4, 4]] * 4
+    versions = list((Path(lake.root) / "track_vectors/week=2026-11-16/space=tt_svd").glob("v-*"))
+    assert len(versions) == 2
+
+
+def test_an_empty_re_run_leaves_no_stale_rows(lake, spark):
+    lake.write("track_vectors", frame([[1, 2]]), **AT)
+    empty = lake.spark(spark, "track_vectors", **AT).where("track_idx > 5")
+    lake.write("track_vectors", empty, **AT)
+    assert lake.read("track_vectors", **AT).num_rows == 0
+    assert lake.spark(spark, "track_vectors", **AT).count() == 0
+
+
+def test_spark_and_arrow_write_the_same_table(lake, spark):
+    lake.write("track_vectors", frame([[1, 2], [3, 4]]), **AT)
+    other = AT | {"space": "ut_als"}
+    lake.write("track_vectors", lake.spark(spark, "track_vectors", **AT), **other)
+    assert lake.read("track_vectors", **other).equals(lake.read("track_vectors", **AT))
+
+
+def test_columns_are_selected_in_the_contracts_order(lake):
+    table = frame([[1, 2]]).append_column("noise", pa.array([1])).select(["noise", "vector", "track_idx"])
+    lake.write("track_vectors", table, **AT)
+    assert lake.read("track_vectors", **AT).schema.names == ["track_idx", "vector"]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda t: t.drop_columns("vector"), "column 'vector' is missing"),
+        (lambda t: t.set_column(0, "track_idx", pa.array([0.5])), "column 'track_idx' is double"),
+        (lambda t: t.set_column(0, "track_idx", pa.array([None], pa.int32())), "column 'track_idx' has 1 nulls"),
+    ],
+)
+def test_a_frame_that_breaks_the_contract_is_refused_and_the_old_one_stays(lake, spark, spoil, message):
+    lake.write("track_vectors", frame([[7, 7]]), **AT)
+    bad = spoil(frame([[1, 2]]))
+    with pytest.raises(CheckFailed, match=f"track_vectors: {message}"):
+        lake.write("track_vectors", bad, **AT)
+    if "nulls" not in message:
+        with pytest.raises(CheckFailed, match=f"track_vectors: {message}"):
+            lake.write(
+                "track_vectors",
+                spark.createDataFrame(
+                    bad.to_pandas(),
+                ),
+                **AT,
+            )
+    assert vectors(lake.read("track_vectors", **AT)).tolist() == [[7, 7]]
+
+
+def test_a_missing_partition_says_what_to_do(lake):
+    with pytest.raises(CheckFailed, match=r"track_vectors: week=2026-11-16 space=tt_svd has not been written"):
+        lake.read("track_vectors", **AT)
+    with pytest.raises(BadArgument, match=r"partition is \(week, space\), got \(week\)"):
+        lake.read("track_vectors", week="2026-11-16")
+
+
+def test_a_truncated_file_is_named(lake):
+    lake.write("track_vectors", frame([[1, 2]]), **AT)
+    file = next(Path(lake.path("track_vectors", **AT)).glob("*.parquet"))
+    file.write_bytes(file.read_bytes()[:-20])
+    with pytest.raises(CheckFailed, match=rf"{file.name} cannot be read as Parquet"):
+        lake.read("track_vectors", **AT)
+
+
+def event(ts, user_id=1):
+    columns = {"user_id": [user_id], "ts": [ts], "kind": ["stream"], "entity": ["track"], "entity_id": [5]}
+    types = [pa.int64(), pa.timestamp("us", "UTC"), pa.string(), pa.string(), pa.int64()]
+    arrays = {name: pa.array(v, t) for (name, v), t in zip(columns.items(), types, strict=True)}
+    return pa.table(arrays | {"listened_s": pa.array([None], pa.int32())})
+
+
+def test_events_are_half_open(lake, spark):
+    start, end = datetime(2026, 11, 2, tzinfo=UTC), datetime(2026, 11, 4, tzinfo=UTC)
+    moments = {
+        "2026-11-01": datetime(2026, 11, 1, 23, 59, 59, 999999, UTC),
+        "2026-11-02": start,
+        "2026-11-03": datetime(2026, 11, 3, 23, 59, 59, 999999, UTC),
+        "2026-11-04": end,
+    }
+    for day, moment in moments.items():
+        lake.write("events", event(moment, int(day[-1])), day=day)
+    assert sorted(r.user_id for r in lake.events(spark, start, end).collect()) == [2, 3]
+
+
+def test_events_of_days_nobody_wrote_are_none(lake, spark):
+    moment = datetime(2026, 11, 2, tzinfo=UTC)
+    assert lake.events(spark, moment, moment.replace(day=5)).count() == 0
+
+
+# Ends the process at the nth filesystem call of a write, as a pulled plug would.
+CRASH = """
+import os, sys
+import numpy as np, pyarrow as pa
+from pyarrow import fs
+from jobs.lake import Lake, list_column
+lake = Lake(sys.argv[1])
+left = int(sys.argv[2])
+class Plug:
+    def __init__(self, inner): self.inner = inner
+    def __getattr__(self, name):
+        found = getattr(self.inner, name)
+        def call(*args, **kwargs):
+            global left
+            if left == 0: os._exit(9)
+            left -= 1
+            return found(*args, **kwargs)
+        return call if name in ("create_dir", "open_output_stream", "move", "delete_dir", "delete_file") else found
+lake.fs = Plug(lake.fs)
+table = pa.table({"track_idx": pa.array([0, 1], pa.int32()), "vector": list_column(np.ones((2, 2), np.float32))})
+lake.write("track_vectors", table, week="2026-11-16", space="tt_svd")
+"""
+
+
+def test_a_crash_between_any_two_steps_leaves_one_whole_table(lake):
+    old, new = [[7, 7]], [[1, 1], [1, 1]]
+    seen = set()
+    for n in range(12):
+        lake.write("track_vectors", frame(old), **AT)
+        done = subprocess.run([sys.executable, "-c", CRASH, lake.root, str(n)], cwd=ROOT, check=False)
+        found = vectors(lake.read("track_vectors", **AT)).tolist()
+        assert found in (old, new)
+        seen.add((done.returncode, len(found)))
+        if done.returncode == 0:
+            break
+    assert {(9, 1), (0, 2)} <= seen
+
+
+FULL = """
+import resource, signal, sys
+import numpy as np, pyarrow as pa
+from jobs.lake import Lake, list_column
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+n = 50_000
+table = pa.table({"track_idx": pa.array(np.arange(n, dtype=np.int32)),
+                  "vector": list_column(np.random.default_rng(0).random((n, 16), np.float32))})
+try:
+    Lake(sys.argv[1]).write("track_vectors", table, week="2026-11-16", space="tt_svd")
+except Exception as error:
+    print(type(error).__name__, error)
+"""
+
+
+def test_a_full_disk_leaves_the_old_data_and_no_rubbish(lake):
+    lake.write("track_vectors", frame([[7, 7]]), **AT)
+    done = subprocess.run([sys.executable, "-c", FULL, lake.root], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("OvertureError track_vectors: could not write")
+    assert "the old data is untouched" in done.stdout
+    assert vectors(lake.read("track_vectors", **AT)).tolist() == [[7, 7]]
+    assert len(list((Path(lake.root) / "track_vectors/week=2026-11-16/space=tt_svd").glob("v-*"))) == 1
+
+
+def test_spark_failing_halfway_leaves_the_old_data(lake, spark):
+    from pyspark.sql import functions as F
+
+    lake.write("track_vectors", frame([[7, 7]]), **AT)
+    bad = lake.spark(spark, "track_vectors", **AT).select(
+        F.raise_error(F.lit("the disk is full")).cast("int").alias("track_idx"), "vector"
+    )
+    with pytest.raises(OvertureError, match="the old data is untouched"):
+        lake.write("track_vectors", bad, **AT)
+    assert vectors(lake.read("track_vectors", **AT)).tolist() == [[7, 7]]
+
+
+def test_drop_removes_a_partition(lake):
+    lake.write("track_vectors", frame([[7, 7]]), **AT)
+    lake.drop("track_vectors", **AT)
+    lake.drop("track_vectors", **AT)
+    assert not lake.exists("track_vectors", **AT)
+    assert lake.partitions("track_vectors") == []
+
+
+def test_the_lake_may_be_a_uri(tmp_path):
+    lake = Lake((tmp_path / "lake").as_uri())
+    lake.write("track_vectors", frame([[7, 7]]), **AT)
+    assert lake.path("track_vectors", **AT).startswith("file://")
+    assert vectors(lake.read("track_vectors", **AT)).tolist() == [[7, 7]]
+
+
+def test_ragged_vectors_are_refused(lake):
+    table = pa.table(
+        {"track_idx": pa.array([0, 1], pa.int32()), "vector": pa.array([[1.0], [1.0, 2.0]], pa.list_(pa.float32()))}
+    )
+    with pytest.raises(CheckFailed, match="lengths, 1 to 2"):
+        vectors(table)
+
+
+def test_vectors_come_in_the_order_of_their_index(lake):
+    turned = frame([[0, 0], [1, 1], [2, 2]]).take(pa.array([2, 0, 1]))
+    lake.write("track_vectors", turned, **AT)
+    assert lake.matrix("track_vectors", **AT).tolist() == [[0, 0], [1, 1], [2, 2]]
+    lake.write("track_vectors", turned.slice(0, 2), **AT)
+    with pytest.raises(CheckFailed, match="'track_idx' does not run from 0 to 1"):
+        lake.matrix("track_vectors", **AT)
+
+
+def of_days(spark, **rows):
+    """Plays of an adapter, reduced to a table of days: skip_state has few columns that matter."""
+    from jobs.platform.lake import spark_schema
+
+    schema = spark_schema("skip_state")
+    found = [
+        {"kind": "user", "key": key, "other": -1, "n_plays": 1, "n_listened": 0, "n_flow": 0, "n_flow_listened": 0,
+         "last_ts": 5, "days": [], "plays": [], "day": f"2026-11-{day[1:]}"}
+        for day, keys in rows.items() for key in keys
+    ]  # fmt: skip
+    return spark.createDataFrame(found, schema.add("day", "string"))
+
+
+def test_days_are_swapped_in_one_by_one_and_other_days_stay(lake, spark):
+    written = lake.write_days("skip_state", of_days(spark, d16=[1, 2], d17=[3]), report={"n": 1})
+    assert {day: w.rows for day, w in written.items()} == {"2026-11-16": 2, "2026-11-17": 1}
+    lake.write_days("skip_state", of_days(spark, d17=[4, 5, 6], d18=[7]), report={"n": 2})
+    found = {p["day"]: lake.read("skip_state", **p).column("key").to_pylist() for p in lake.partitions("skip_state")}
+    assert {day: sorted(keys) for day, keys in found.items()} == {
+        "2026-11-16": [1, 2], "2026-11-17": [4, 5, 6], "2026-11-18": [7],
+    }  # fmt: skip
+    assert [lake.report("skip_state", **p)["n"] for p in lake.partitions("skip_state")] == [1, 2, 2]
+    assert not list((Path(lake.root) / "skip_state").glob("_stage*"))
+
+
+def test_days_that_break_the_contract_or_fail_on_the_way_change_nothing(lake, spark):
+    lake.write_days("skip_state", of_days(spark, d16=[1]))
+    wrong = of_days(spark, d16=[9]).withColumn("n_plays", F.lit("x"))
+    with pytest.raises(CheckFailed, match="n_plays"):
+        lake.write_days("skip_state", wrong)
+    broken = of_days(spark, d16=[9]).withColumn("key", F.raise_error(F.lit("away")).cast("bigint"))
+    with pytest.raises(OvertureError, match="away"):
+        lake.write_days("skip_state", broken)
+    assert lake.read("skip_state", day="2026-11-16").column("key").to_pylist() == [1]
+    assert not list((Path(lake.root) / "skip_state").glob("_stage*"))

@@ -1,0 +1,294 @@
+"""A release of the skip engine: the same twice, judged, promoted; features, bit for bit; the submission."""
+
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+
+from contracts.errors import BadArgument, CheckFailed
+from jobs.release import bundle, gate, pointer, promote, rollback
+from jobs.release.skip import bundle as contents
+from jobs.release.skip import gate as judging
+from jobs.release.skip import submission
+from jobs.settings.settings import load
+from jobs.settings.skip import SkipSettings
+from jobs.skip import build_features, dataset, spark_groups
+from models.skip.features.columns import as_plays
+from models.skip.features.counter_state import unpack
+from models.skip.features.shared import KINDS, Daily
+from serving.skip import answers
+from serving.skip.release import ANSWERS
+from serving.skip.schema import RecentPlay, SkipRequest
+from tests.helpers import skip_week
+from tests.helpers.skip_week import BEFORE, DAY, champion, gated
+
+
+@pytest.fixture
+def context(skip_week_home, tmp_path, monkeypatch):
+    return skip_week.copied(skip_week_home, tmp_path, monkeypatch)
+
+
+def test_the_same_week_learned_again_gives_the_same_release(context):
+    before = bundle.of_week(context)
+    skip_week.learn(context)
+    assert bundle.run(context)["release"] == before
+
+
+def test_a_release_passes_the_gate_line_by_line(context):
+    lines = {line["rule"]: line for line in gate.record_of(context)["lines"]}
+    members = [one["name"] for one in champion(context).told["members"]]
+    assert members == list(skip_week.SMALL["blend"]["members"])
+    assert {f"onnx parity {name}" for name in members} < set(lines)
+    assert max(lines[f"onnx parity {name}"]["measured"] for name in members) <= 1e-4
+    assert {line["verdict"] for line in lines.values()} == {"pass"}
+    weighty = max(champion(context).told["members"], key=lambda one: one["weight"])["name"]
+    assert contents.answering(context) == f"members/{weighty}"
+    assert "blend.auc" in contents.summary(context)
+
+
+@pytest.mark.parametrize(
+    ("change", "rule"),
+    [
+        ({"margin_over_rate": 0.5}, "better than a plain rate"), ({"flow_floor": 1.0}, "slice flow"),
+        ({"calibration_error": 0.0}, "calibration error"), ({"parity": 1e-12}, "onnx parity session_gru"),
+        ({"latency_ms": 1e-6}, "latency p99 ms"),
+    ],
+)  # fmt: skip
+def test_each_rule_bites(context, change, rule):
+    with pytest.raises(CheckFailed, match=rule):
+        gate.run(gated(context, **change))
+    with pytest.raises(CheckFailed, match="the gate failed release"):
+        promote.run(context)
+
+
+def test_too_few_plays_judge_nothing(context):
+    with pytest.raises(CheckFailed, match="min_plays asks for 1000000"):
+        gate.run(gated(context, min_plays=1_000_000))
+
+
+def test_a_worse_release_does_not_pass_the_champion(context):
+    release = champion(context)
+    plays = judging.judges(context, release)
+    ours = judging.judged(context, release, plays)
+    other = replace(pointer.read(context.release_home), release=release.name, week="2016-11-21")
+    line = judging.champion_line(context, release, other, plays, ours)
+    assert (line.verdict, line.why) == ("pass", "same release as the champion")
+    folder = release.folder.with_name("x" * 64)
+    noise = judging.Judged(ours.members_NM, np.random.default_rng(0).random(len(plays)))
+    line = judging.champion_line(
+        gated(context, grey_zone=0.0, max_loss=0.01), _as(release, folder), other, plays, noise
+    )
+    assert (line.verdict, "proven" in line.why) == ("fail", True)
+
+
+def _as(release, folder):
+    release.folder = folder
+    return release
+
+
+def test_a_crash_between_two_writes_leaves_the_champion_answering(context, monkeypatch):
+    before = champion(context).name
+    skip = context.settings.skip.model_copy(update={"recipes": {"boosted_trees": {"rounds": 5}}})
+    context.settings = context.settings.model_copy(update={"skip": skip})
+    from jobs.skip import blend, train
+
+    train.run(context, "boosted_trees")
+    blend.run(context)
+    new = bundle.run(context)["release"]
+    assert new != before
+    gate.run(context)
+
+    def dies(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pointer, "move", dies)
+    with pytest.raises(KeyboardInterrupt):
+        promote.run(context)
+    monkeypatch.undo()
+    monkeypatch.setenv("OVERTURE_HOME", str(context.home))
+    assert champion(context).name == before
+    assert promote.run(context)["champion"] == new
+    assert rollback.run(context)["to"] == before
+
+
+def test_a_damaged_release_is_not_opened(context):
+    release = champion(context)
+    (release.folder / ANSWERS).write_text("{}")
+    with pytest.raises(CheckFailed, match=ANSWERS):
+        judging.check(release.folder)
+
+
+def test_a_member_without_onnx_is_left_out_and_said(context, monkeypatch):
+    monkeypatch.setattr(contents.export, "can", lambda model: model.name != "session_gru")
+    chosen = contents.served(context)
+    assert "session_gru" not in chosen.members
+    assert chosen.left_out == {"session_gru": "has no ONNX form"}
+
+
+def test_plays_that_changed_since_training_make_no_release(context):
+    table = context.lake.read("skip_features", variant="past", day="2016-11-03")
+    context.lake.write("skip_features", table.slice(1), variant="past", day="2016-11-03")
+    with pytest.raises(CheckFailed, match="have changed since the blend"):
+        bundle.run(context)
+
+
+# -- features ------------------------------------------------------------------------------------------------------
+
+
+def day_rows(context, labels):
+    """The day's plays as Spark hands them to the kernels; without labels all of them are questions."""
+    plays = context.lake.read("plays", day=DAY).sort_by([("ts", "ascending"), ("play_id", "ascending")])
+    heard = plays.column("is_listened").cast(pa.int64())
+    seconds = pc.divide(plays.column("ts").cast(pa.int64()), 1_000_000)
+    flow = plays.column("is_flow").cast(pa.int32())
+    columns = {
+        "platform_flow": pa.array(flow.to_numpy() + 2 * plays.column("platform_name").to_numpy()),
+        "ts": seconds, "release_day": plays.column("release_date").cast(pa.int32()).cast(pa.float64()),
+        "daypart": pa.array(seconds.to_numpy() % 86_400 // 21_600),
+        "listened": pc.fill_null(heard, -1) if labels else pa.array(np.full(plays.num_rows, -1)),
+    }  # fmt: skip
+    return pa.table({name: columns.get(name, plays.column(name) if name in plays.column_names else None)
+                     for name, _ in spark_groups.ROW})  # fmt: skip
+
+
+def by_kernels(context, rows):
+    """What the feature table would hold of these plays on top of the state of the day before."""
+    state = context.lake.read("skip_state", day=BEFORE)
+    (whole,) = state.filter(pc.equal(state.column("kind"), "all")).to_pylist()
+    prior = (whole["n_listened"] + 1) / (whole["n_plays"] + 2)
+    chosen = context.settings.skip.features
+    counted = spark_groups.by_artist(False)(rows, state)
+    gap_s, day = chosen.session_gap_min * 60, int(rows.column("ts")[0].as_py()) // 86_400
+    nothing = dict.fromkeys(("key", "other", "day", "n_plays", "n_listened"), np.zeros(0, np.int64))
+    carried = spark_groups.carried_rows(state)
+    shared = {kind: Daily.of(nothing, unpack(carried, kind)) for kind in KINDS}  # a play sees the days before alone
+    return spark_groups.by_user({day: prior}, shared, gap_s, chosen.smoothing, False)(counted, state)
+
+
+def cleaned(release, table):
+    """Rows of the feature table as the jobs' reader gives them, cleaned as the release says."""
+    columns = {name: dataset.column(table, name) for name in table.column_names}
+    columns |= {name: table.column(name).to_numpy() for name in release.names}
+    return release.cleaned(as_plays(columns, {}, release.names, release.categories))
+
+
+def asked(row, recent=()):
+    at = datetime.fromtimestamp(row["ts"].timestamp(), UTC)
+    return SkipRequest(
+        user_id=row["user_id"], gender=row["user_gender"], age=row["user_age"], context_type=row["context_type"],
+        platform_name=row["platform_name"], platform_family=row["platform_family"], is_flow=row["is_flow"], at=at,
+        tracks=[row["track_id"]], recent=list(recent),
+    )  # fmt: skip
+
+
+def same(release, table, requests):
+    """How many plays the service sees bit for bit as the table does; those of unknown tracks are left out."""
+    wanted, n = cleaned(release, table), 0
+    metadata = ("artist_id", "album_id", "genre_id", "duration_s")
+    for i, (row, request) in enumerate(zip(table.to_pylist(), requests, strict=True)):
+        known, there = release.state.tracks_of(np.asarray([row["track_id"]]))
+        if not there[0] or any(known[name][0] != row[name] for name in metadata):
+            continue
+        if np.isnan(known["release_day"][0]) != (row["song_age_days"] is None):
+            continue
+        found = answers.predict(release, request, request.tracks).plays
+        np.testing.assert_array_equal(found.numbers_NF[0], wanted.numbers_NF[i])
+        for name in release.categories:
+            assert found.categories[name][0] == wanted.categories[name][i], name
+        n += 1
+    return n
+
+
+def test_a_request_is_seen_bit_for_bit_as_the_table_sees_the_play(context):
+    release = champion(context)
+    table = by_kernels(context, day_rows(context, labels=False))
+    assert same(release, table, [asked(row) for row in table.to_pylist()]) > 30
+
+
+def test_recent_plays_of_the_session_count_as_the_table_counts_them(context):
+    release = champion(context)
+    rows = day_rows(context, labels=True)
+    rows = rows.filter(pc.greater_equal(rows.column("listened"), 0))
+    known = pa.array(release.state.tracks["track_id"])
+    rows = rows.filter(pc.is_in(rows.column("track_id"), known))
+    users, n = np.unique(rows.column("user_id").to_numpy(), return_counts=True)
+    rows = rows.filter(pc.equal(rows.column("user_id"), int(users[np.argmax(n)])))
+    table = by_kernels(context, rows)
+    plays = table.to_pylist()
+    recent = [
+        RecentPlay(
+            track_id=p["track_id"],
+            at=p["ts"],
+            listened=p["is_listened"],
+            is_flow=p["is_flow"],
+            **{name: p[name] for name in ("context_type", "platform_name", "platform_family")},
+        )
+        for p in plays
+    ]
+    requests = [asked(row, [one for one in recent if one.at < row["ts"]]) for row in plays]
+    assert same(release, table, requests) > 5
+    told = answers.predict(release, requests[-1], requests[-1].tracks).recent
+    assert told["used"] == len(requests[-1].recent)
+    log = judging.history(replace_week(context), release.cleaning)
+    features_of = cleaned(release, table.slice(len(plays) - 1))
+    listen = release.predict(features_of, log)
+    assert answers.predict(release, requests[-1], requests[-1].tracks).listen_N == pytest.approx(listen, abs=1e-6)
+
+
+def replace_week(context):
+    build_features.run(context, DAY, DAY)
+    return skip_week.at(context.home, week="2016-12-05")
+
+
+# -- the submission ------------------------------------------------------------------------------------------------
+
+
+def questions(context):
+    plays = [
+        context.lake.read("plays", **p) for p in context.lake.partitions("plays") if p["day"] < contents.before(context)
+    ]
+    ids = pa.concat_tables(plays).column("sample_id").drop_null().to_pylist()
+    assert ids
+    return ids
+
+
+def test_a_submission_answers_every_row_in_the_order_asked(context, tmp_path):
+    ids = questions(context)[::-1]
+    (tmp_path / "test.csv").write_text("sample_id,x\n" + "".join(f"{one},1\n" for one in ids))
+    out = tmp_path / "out.csv"
+    report = submission.run(context, tmp_path, out)
+    rows = [line.split(",") for line in out.read_text().splitlines()]
+    assert rows[0] == ["sample_id", "is_listened"]
+    assert [int(one) for one, _ in rows[1:]] == ids
+    assert all(0 < float(p) < 1 for _, p in rows[1:])
+    assert report["rows"] == len(ids)
+    first = out.read_bytes()
+    submission.run(context, tmp_path, out)
+    assert out.read_bytes() == first
+
+
+def test_a_submission_refuses_what_it_cannot_answer(context, tmp_path, command, monkeypatch):
+    with pytest.raises(BadArgument, match=r"holds no test\.csv"):
+        submission.run(context, tmp_path, tmp_path / "out.csv")
+    test = tmp_path / "test.csv"
+    for text, said in (
+        ("sample_id\n999999\n", "1 of 1 rows have no features"), ("sample_id\n1\n1\n", "are there twice"),
+        ("x\n1\n", "column 'sample_id' is missing"), ("sample_id\nx\n", "no whole number"), ("sample_id\n", "no rows"),
+    ):  # fmt: skip
+        test.write_text(text)
+        with pytest.raises(CheckFailed, match=said):
+            submission.run(context, tmp_path, tmp_path / "out.csv")
+    assert not (tmp_path / "out.csv").exists()
+    code, _, err = command("skip", "submit", "--data", tmp_path / "no", "--out", tmp_path / "o", "--week", DAY)
+    assert (code, "test.csv" in err) == (2, True)
+
+
+def test_pipelines_name_the_models_that_the_settings_train():
+    source = (Path(__file__).parents[4] / "dags" / "tasks.py").read_text()
+    names = source.split("SKIP_MODELS = (")[1].split(")")[0].replace('"', "").split(",")
+    assert tuple(name.strip() for name in names if name.strip()) == SkipSettings().models
+    assert load(Path(__file__).parents[4] / "configs" / "skip.yaml").skip.models == SkipSettings().models

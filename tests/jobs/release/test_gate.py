@@ -1,0 +1,249 @@
+"""The gate: each rule by itself at its bound, then the whole verdict on a small real week."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from contracts.errors import CheckFailed
+from jobs.cold_start import onnx_export
+from jobs.platform.lake import list_column
+from jobs.release import bundle, gate, promote, rules
+from jobs.release.cold_start import gate as judging
+from jobs.release.rules import Line
+from jobs.tracking import runs
+from serving.release.bundle import open_release
+from tests.helpers import small_week
+
+GOOD = {"success": True, "failed": [], "warned": []}
+
+
+def line(verdict: str) -> Line:
+    return Line("any", 1.0, 1.0, verdict, "")
+
+
+def test_a_verdict_is_its_worst_line():
+    assert rules.verdict([line("pass"), line("skip")]) == "pass"
+    assert rules.verdict([line("pass"), line("grey")]) == "grey"
+    assert rules.verdict([line("grey"), line("fail")]) == "fail"
+    assert rules.verdict([]) == "fail"
+
+
+def test_data_checks_must_all_be_there_and_pass():
+    results = {table: dict(GOOD) for table in rules.REQUIRED}
+    assert rules.data_checks(results).verdict == "pass"
+    results["catalog"] = {**GOOD, "warned": ["few rows"]}
+    assert "warnings in catalog" in rules.data_checks(results).why
+    results["catalog"] = {**GOOD, "success": False}
+    assert (rules.data_checks(results).verdict, rules.data_checks(results).why) == ("fail", "failed: catalog")
+    del results["catalog"], results["events"]
+    assert rules.data_checks(results).verdict == "fail"
+    assert "overture check events" in rules.data_checks(results).why
+
+
+@pytest.mark.parametrize(("difference", "verdict"), [(1e-4, "pass"), (1.01e-4, "fail"), (float("nan"), "fail")])
+def test_parity_at_its_bound(difference, verdict):
+    assert rules.parity("tt_svd", difference, 1e-4).verdict == verdict
+
+
+def test_a_gain_over_popularity_must_reach_the_margin_at_its_lower_bound():
+    popularity = np.full(100, 0.2)
+    assert rules.over_popularity(popularity * 1.06, popularity, 0.05).verdict == "pass"
+    assert rules.over_popularity(popularity * 1.04, popularity, 0.05).verdict == "fail"
+    noisy = popularity * 1.06 + np.tile([0.2, -0.2], 50)
+    assert rules.over_popularity(noisy, popularity, 0.05).verdict == "fail", "the mean gain is there, but not proven"
+    assert rules.over_popularity(popularity, popularity, 0.0).verdict == "fail", "equal is not better"
+    assert rules.over_popularity(popularity[:0], popularity[:0], 0.0).verdict == "fail"
+
+
+@pytest.mark.parametrize(
+    ("factor", "noise", "verdict"),
+    [
+        (1.00, 0.0, "pass"),
+        (1.10, 0.0, "pass"),
+        (0.99, 0.0, "grey"),
+        (0.97, 0.0, "fail"),
+        (0.99, 0.2, "pass"),
+        (0.95, 0.4, "pass"),
+        (0.80, 0.9, "fail"),
+    ],
+)
+def test_against_the_champion(factor, noise, verdict):
+    """Worse is proven when the whole interval is below zero; a large loss fails without a proof."""
+    champion = np.full(100, 0.2)
+    ours = champion * factor + noise * np.tile([1.0, -1.0], 50)
+    assert rules.against_champion(ours, champion, grey_zone=0.02, max_loss=0.1).verdict == verdict
+
+
+def test_slices_have_a_floor_and_small_ones_are_not_judged():
+    popularity = np.full(50, 0.2)
+    assert rules.slice_floor("country=FR", popularity * 0.5, popularity, 0.5, 50).verdict == "pass"
+    assert rules.slice_floor("country=FR", popularity * 0.49, popularity, 0.5, 50).verdict == "fail"
+    assert rules.slice_floor("country=FR", popularity[1:] * 0, popularity[1:], 0.5, 50).verdict == "skip"
+    assert rules.slice_floor("country=FR", popularity * 0, popularity * 0, 0.5, 50).verdict == "pass"
+
+
+def test_guardrails():
+    assert rules.popularity_share(np.tile(np.arange(4), (5, 1)), 200, 0.5).measured == 0.5
+    assert rules.popularity_share(np.tile(np.arange(4), (5, 1)), 200, 0.49).verdict == "fail"
+    assert rules.latency(9.9, 10).verdict == "pass"
+    assert rules.latency(10.1, 10).verdict == "fail"
+
+
+# -- the whole ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def context(home):
+    return small_week.ready(home)
+
+
+def lines_of(context) -> dict[str, dict]:
+    return {line["rule"]: line for line in gate.record_of(context)["lines"]}
+
+
+def test_a_good_first_release_passes_and_everything_is_recorded(context, capfd):
+    release = bundle.run(context)["release"]
+    said = gate.run(context)
+    assert (said["verdict"], said["release"], said["champion"], said["revision"]) == ("pass", release, None, 0)
+    assert json.loads(json.dumps(said)) == said
+    assert gate.record_of(context) == gate.record_of(context, release)
+    found = lines_of(context)
+    assert found.keys() >= {
+        "data checks", "onnx parity tt_svd", "onnx parity ut_als", "better than popularity", "against champion",
+        "slice interactions=none", "slice country=FR", "slice age=18-24", "popularity bias", "latency p99 ms",
+    }  # fmt: skip
+    assert found["against champion"]["why"].startswith("first release")
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert "better than popularity" in err
+    client = runs.connect(context).client
+    run = client.get_run(said["mlflow_run"])
+    assert run.data.tags["verdict"] == "pass"
+    assert run.data.metrics["gate/better than popularity"] == found["better than popularity"]["measured"]
+    assert "gate.json" in {file.path for file in client.list_artifacts(said["mlflow_run"])}
+
+
+def test_a_release_no_better_than_popularity_fails_after_it_is_recorded(home):
+    context = small_week.ready(home, taste=0.0)
+    bundle.run(context)
+    with pytest.raises(CheckFailed, match="better than popularity") as raised:
+        gate.run(context)
+    assert raised.value.exit_code == 3
+    assert gate.record_of(context)["verdict"] == "fail"
+    with pytest.raises(CheckFailed, match="the gate failed release"):
+        promote.run(context, approved=True)
+
+
+def test_predictions_that_differ_from_training_fail(context):
+    _, onnx, predictions = small_week.trained()
+    ids = small_week.cohort()[0]["user_id"].to_numpy()
+    onnx_export.keep(context, "ut_als", onnx, ids[::-1], predictions[::-1] + 1e-3, {})
+    onnx_export.keep(context, "tt_svd", onnx, ids[::-1], predictions[::-1], {})
+    bundle.run(context)
+    with pytest.raises(CheckFailed, match="onnx parity ut_als"):
+        gate.run(context)
+    assert lines_of(context)["onnx parity tt_svd"]["verdict"] == "pass", "paired by user, not by position"
+
+
+def test_a_missing_check_fails(context):
+    (context.home / "quality" / "2026-11-16" / "events.json").unlink()
+    bundle.run(context)
+    with pytest.raises(CheckFailed, match="not checked: events"):
+        gate.run(context)
+
+
+def champion_then(home, taste: float, **gate_settings) -> small_week.Context:
+    """Week one is champion; week two is bundled and waits for the gate."""
+    small_week.staged(home, "champion")
+    second = small_week.ready(home, "2026-11-23", taste, seed=5, **gate_settings)
+    bundle.run(second)
+    return second
+
+
+def test_worse_than_the_champion_fails_and_a_small_loss_is_grey(home):
+    second = champion_then(home, 0.75)
+    with pytest.raises(CheckFailed, match="a proven loss"):
+        gate.run(second)
+    loss = lines_of(second)["against champion"]["measured"]
+    assert -0.5 < loss < -0.05
+    wider = small_week.context_at(home, "2026-11-23", grey_zone=-loss + 0.01)
+    assert gate.run(wider)["verdict"] == "grey"
+    with pytest.raises(CheckFailed, match="--approved"):
+        promote.run(wider)
+    assert promote.run(wider, approved=True)["promoted"] is True
+
+
+def test_the_champion_is_judged_by_track_id_on_this_weeks_cohort(home):
+    """The same models under another numbering of the tracks are worth exactly the same, less the tracks that left."""
+    second = champion_then(home, 1.0)
+    judges = judging.read_judges(second)
+    release = open_release(gate.pointer.releases(home) / bundle.of_week(second))
+    before = judging.recommend(release, "tt_svd", "semi_pers", judges, 20)
+    np.testing.assert_array_equal(
+        before, release.spaces["tt_svd"].method("semi_pers").recommend(release.inputs("tt_svd", judges.days), 20)
+    )
+    catalog = second.lake.read("catalog", week="2026-11-23")
+    turned = catalog["track_id"].to_numpy()[::-1].copy()
+    turned[turned == catalog["track_id"].to_numpy()[before[0, 0]]] = 77
+    second.lake.write("catalog", catalog.set_column(1, "track_id", pa.array(turned)), week="2026-11-23")
+    after = judging.recommend(release, "tt_svd", "semi_pers", judging.read_judges(second), 20)
+    here = before != before[0, 0]
+    np.testing.assert_array_equal(after[here], small_week.N_TRACKS - 1 - before[here])
+    assert (after[~here] >= small_week.N_TRACKS).all()
+
+
+def test_the_same_release_and_an_older_week_are_not_compared(home):
+    second = champion_then(home, 1.0)
+    assert gate.run(second)["verdict"] == "pass"
+    promote.run(second)
+    again = gate.run(second)
+    assert lines_of(second)["against champion"]["why"].startswith("same release")
+    assert again["verdict"] == "pass"
+    older = small_week.ready(home, "2026-11-09")
+    bundle.run(older)
+    assert gate.run(older)["verdict"] == "pass"
+    assert lines_of(older)["against champion"]["verdict"] == "skip"
+
+
+def test_a_champion_that_cannot_be_opened_is_named(home):
+    second = champion_then(home, 1.0)
+    champion = gate.pointer.read(home).release
+    (gate.pointer.releases(home) / champion / "tt_svd" / "rankings.npy").unlink()
+    with pytest.raises(CheckFailed, match=r"the champion cannot be opened.*tt_svd/rankings.npy is missing"):
+        gate.run(second)
+
+
+def test_an_empty_cohort_and_a_missing_bundle_are_named(context):
+    with pytest.raises(CheckFailed, match="overture release bundle"):
+        gate.run(context)
+    empty = context.lake.read("first_day", week="2026-11-16", split="test").slice(0, 0)
+    for split in ("validation", "test"):
+        context.lake.write("first_day", empty, week="2026-11-16", split=split)
+    bundle.run(context)
+    with pytest.raises(CheckFailed, match="empty cohort"):
+        gate.run(context)
+
+
+def test_a_cohort_user_without_truth_is_named(context):
+    cohort = context.lake.read("cohort", week="2026-11-16")
+    context.lake.write("cohort", cohort.slice(1), week="2026-11-16")
+    with pytest.raises(CheckFailed, match="lacks the truth"):
+        judging.read_judges(context)
+
+
+def test_a_ragged_ranking_is_named(context):
+    segments = context.lake.read("segments", week="2026-11-16", space="tt_svd")
+    short = pa.array([[1, 2], [1], [2, 3]], pa.list_(pa.int32()))
+    place = segments.schema.get_field_index("ranking")
+    context.lake.write("segments", segments.set_column(place, "ranking", short), week="2026-11-16", space="tt_svd")
+    with pytest.raises(CheckFailed, match="'ranking' has lists of different lengths"):
+        bundle.build(context)
+    narrow = list_column(np.zeros((3, 4), np.float32))
+    place = segments.schema.get_field_index("centroid")
+    context.lake.write("segments", segments.set_column(place, "centroid", narrow), week="2026-11-16", space="tt_svd")
+    with pytest.raises(CheckFailed, match="centroids 4"):
+        bundle.build(context)

@@ -1,0 +1,222 @@
+"""A day's newcomers: who they are at the day's end, what the champion says, and that nothing later is seen."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, date, datetime, timedelta
+
+import numpy as np
+import pytest
+
+from contracts.errors import CheckFailed
+from jobs.platform.context import Context
+from jobs.platform.lake import vectors
+from jobs.platform.week import Week
+from jobs.release import bundle, place_new_users, pointer, promote, publish
+from jobs.tracking import runs as tracking
+from models.cold_start.input_vector import FirstDays
+from serving.release.bundle import open_release
+from serving.stores import open_store
+from serving.stores.interface import find
+from tests.helpers import small_week
+from tests.helpers.small_tables import DAY, SECOND, event, streams, table
+
+BORN = date(2026, 11, 15)
+START = datetime(2026, 11, 15, tzinfo=UTC)
+HOUR = timedelta(hours=1)
+
+
+def users(*more) -> list[dict]:
+    return [
+        {"user_id": 1, "registered_at": START + 20 * HOUR, "country": "FR", "age": 20},
+        {"user_id": 2, "registered_at": START, "country": "BR"},
+        {"user_id": 3, "registered_at": START - SECOND, "country": "DE"},
+        {"user_id": 4, "registered_at": START + DAY, "country": "DE"},
+        {"user_id": 5, "registered_at": START + DAY - SECOND},
+        *more,
+    ]
+
+
+def events() -> list[dict]:
+    ids = small_week.tracks()[0].tolist()
+    return [
+        *streams(1, ids[:3], START + 21 * HOUR),
+        event(1, "ban", "track", ids[2], START + 22 * HOUR),
+        event(1, "onboarding", "artist", 3, START + 20 * HOUR),
+        event(1, "stream", "track", ids[9], START + 20 * HOUR - SECOND),  # before registration
+        event(5, "stream", "track", ids[4], START + DAY - timedelta(microseconds=1)),
+        *streams(3, ids[5:7], START + HOUR),
+    ]
+
+
+def ingest(context, people, log) -> None:
+    context.lake.write("users", table("users", people))
+    days: dict[str, list] = {}
+    for one in log:
+        days.setdefault(str(one["ts"].date()), []).append({"kind": "stream", "entity": "track", **one})
+    for day, rows in days.items():
+        context.lake.write("events", table("events", rows), day=day)
+
+
+@pytest.fixture
+def world(home, spark) -> Context:
+    """The first week is champion; the day has been ingested."""
+    small_week.staged(home, "champion")
+    context = Context(small_week.settings(), Week.of(BORN), home)
+    ingest(context, users(), events())
+    return context
+
+
+def kept(context, name="cold_users", day=BORN) -> list[dict]:
+    return context.lake.read(name, day=str(day)).sort_by("user_id").to_pylist()
+
+
+def known(context, release, user):
+    return find(open_store(context.settings.store, context.home), release, "tt_svd", user)
+
+
+def test_those_who_registered_on_the_day_are_placed_as_the_release_places_them(world):
+    report = place_new_users.run(world, BORN)
+    release = open_release(pointer.releases(world.home) / pointer.read(world.home).release)
+    assert (report["users"], report["without_interaction"], report["day"]) == (3, 1, "2026-11-15")
+    people = world.lake.read("cold_first_day", day=str(BORN)).sort_by("user_id")
+    assert people.column("user_id").to_pylist() == [1, 2, 5]
+    ids = small_week.tracks()[0].tolist()
+    assert people.column("streamed_songs").to_pylist() == [ids[:3], [], [ids[4]]]
+    assert people.column("onboarding_like_artists").to_pylist() == [[3], [], []]
+    x = release.inputs("tt_svd", FirstDays.from_arrow(people))
+    space = release.spaces["tt_svd"]
+    lists = release.track_ids[space.method("semi_pers").recommend(x, 51)].tolist()
+    lists[0] = [track for track in lists[0] if track != ids[2]]  # banned
+    table_ = world.lake.read("cold_users", day=str(BORN)).sort_by("user_id")
+    np.testing.assert_array_equal(vectors(table_), space.predict(x))
+    for row, wanted, vector in zip(kept(world), lists, space.predict(x), strict=True):
+        assert row["tracks"] == wanted[:50]
+        assert (row["release"], row["space"], row["method"]) == (release.folder.name, "tt_svd", "semi_pers")
+        found = known(world, release.folder.name, row["user_id"])
+        assert (found.kind, found.since, found.segment_id) == ("cold", "2026-11-15", row["segment_id"])
+        np.testing.assert_array_equal(found.vector_D, vector)
+        assert found.track_ids.tolist() == wanted[:50]
+    assert known(world, release.folder.name, 3) is None
+
+
+def test_nothing_after_the_days_end_is_seen(world):
+    place_new_users.run(world, BORN)
+    before = [kept(world, name) for name in ("cold_first_day", "cold_users")]
+    ids = small_week.tracks()[0].tolist()
+    later = [
+        event(user, kind, "track", ids[n], START + DAY + n * SECOND)
+        for user in (1, 2, 5)
+        for n, kind in enumerate(("stream", "skip", "ban", "favorite"))
+    ]
+    newer = [{"user_id": 6 + n, "registered_at": START + DAY + n * HOUR, "country": "FR"} for n in range(3)]
+    ingest(world, users(*newer), events() + later)
+    again = place_new_users.run(world, BORN)
+    assert [kept(world, name) for name in ("cold_first_day", "cold_users")] == before
+    assert again["users"] == 3
+
+
+def test_a_day_without_newcomers_is_an_empty_part_and_nobody_stays_from_an_earlier_run(world):
+    release = place_new_users.run(world, BORN)["release"]
+    assert known(world, release, 1)
+    ingest(world, users()[2:4], events())
+    report = place_new_users.run(world, BORN)
+    assert (report["users"], report["why"]) == (0, "nobody registered on 2026-11-15")
+    assert kept(world) == kept(world, "cold_first_day") == []
+    assert known(world, release, 1) is None
+
+
+def test_what_is_refused(world, home):
+    with pytest.raises(CheckFailed, match=r"events: day=2026-11-18 has not been written; ingest the day first"):
+        place_new_users.run(world, date(2026, 11, 18))
+    (pointer.releases(home) / "champion.json").unlink()
+    with pytest.raises(CheckFailed, match="there is no champion yet"):
+        place_new_users.run(world, BORN)
+    client = tracking.connect(daily(world)).client
+    runs = client.search_runs([tracking.connect(daily(world)).experiment_id])
+    assert {run.info.status for run in runs} == {"FAILED"}
+
+
+def daily(context) -> Context:
+    mlflow = context.settings.mlflow.model_copy(update={"experiment": "cold_users_daily"})
+    return Context(context.settings.model_copy(update={"mlflow": mlflow}), context.week, context.home)
+
+
+def test_a_champion_that_is_not_whole_places_nobody(world):
+    whole = pointer.releases(world.home) / pointer.read(world.home).release
+    broken = small_week.resealed(whole, {"tt_svd/network.onnx": b"not a network"}).name
+    pointer.move(world.home, 1, broken, small_week.FIRST)
+    with pytest.raises(CheckFailed, match="is not whole"):
+        place_new_users.run(world, BORN)
+    assert not world.lake.exists("cold_users", day=str(BORN))
+
+
+def test_a_new_champion_knows_the_newcomers_of_the_weeks_before(world):
+    first = place_new_users.run(world, BORN)["release"]
+    second = small_week.judge(small_week.ready(world.home, small_week.SECOND))
+    promote.run(second)
+    said = publish.run(second)
+    assert said["users"] == {"warm": small_week.N_WARM, "cold": 3}
+    assert said["days"] == ["2026-11-15"]
+    new = bundle.of_week(second)
+    assert new != first
+    for release in (first, new):
+        assert known(world, release, 1).since == "2026-11-15"
+    assert {row["release"] for row in kept(world)} == {new}
+    old = Context(world.settings, Week.parse("2027-01-04"), world.home)
+    assert publish.cold_days(old) == [], "by then they had 37 days to become warm"
+
+
+def test_a_champion_that_changes_meanwhile_gets_the_day_too(world, monkeypatch):
+    second = small_week.judge(small_week.ready(world.home, small_week.SECOND))
+    first, honest = pointer.read(world.home).release, place_new_users.keep_first_days
+
+    def keep(context, day):
+        promote.run(second)
+        publish.run(second)  # finds no such day yet
+        return honest(context, day)
+
+    monkeypatch.setattr(place_new_users, "keep_first_days", keep)
+    assert place_new_users.run(world, BORN)["release"] == bundle.of_week(second) != first
+    for release in (first, bundle.of_week(second)):
+        assert known(world, release, 5)
+
+
+def test_mlflow_holds_a_parent_a_run_of_the_daily_experiment_and_a_child_a_day(world, monkeypatch):
+    monkeypatch.setenv("OVERTURE_DAG_ID", "cold_users_daily")
+    monkeypatch.setenv("OVERTURE_DAG_RUN_ID", "scheduled__2026-11-16")
+    report = place_new_users.run(world, BORN)
+    tracker = tracking.connect(daily(world))
+    assert tracker.experiment_id != tracking.connect(world).experiment_id
+    runs = {run.data.tags["kind"]: run for run in tracker.client.search_runs([tracker.experiment_id])}
+    child, parent = runs["task"], runs["parent"]
+    assert {child.info.status, parent.info.status} == {"FINISHED"}
+    assert child.data.tags["mlflow.parentRunId"] == parent.info.run_id
+    assert (child.data.tags["task"], child.data.tags["day"]) == ("cold_users 2026-11-15", "2026-11-15")
+    assert child.data.metrics["users"] == 3
+    assert report["mlflow_run"] == child.info.run_id
+    assert parent.data.tags["dag_id"] == "cold_users_daily"
+
+
+def test_the_command_names_a_day_that_is_none(command, world, tmp_path):
+    settings = tmp_path / "small.yaml"
+    settings.write_text(json.dumps(small_week.settings().model_dump(mode="json", exclude={"service", "store"})))
+    for wrong in ("2026-02-30", "none", "yesterday"):
+        code, _, err = command("cold-users", "--day", wrong, "--config", settings)
+        assert (code, f"'{wrong}' is no date" in err) == (2, True)
+    code, out, err = command("cold-users", "--day", BORN, "--config", settings)
+    assert code == 0, err
+    assert json.loads(out.splitlines()[-1])["users"] == 3
+
+
+def test_what_went_wrong_first_is_told_even_where_mlflow_goes_away_meanwhile(home, monkeypatch):
+    """No session is needed: the job ends before it reads a table."""
+    context = small_week.context_at(home)
+
+    def stops(*_: object) -> None:
+        (home / "mlflow" / "mlflow.db").write_bytes(b"no database")
+        raise CheckFailed("the champion is damaged")
+
+    monkeypatch.setattr(place_new_users, "champion", stops)
+    with pytest.raises(CheckFailed, match="the champion is damaged"):
+        place_new_users.run(context, BORN)

@@ -1,0 +1,260 @@
+"""Promotion, rollback, publication: whatever dies, whoever races, a whole champion serves."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+
+from contracts.errors import BadArgument, CheckFailed, OvertureError
+from jobs.release import bundle, gate, manifest, pointer, promote, publish, registry, rollback
+from jobs.tracking import runs
+from serving.release.bundle import open_release
+from tests.helpers import fork_server as zygote
+from tests.helpers import small_week
+
+FIRST, SECOND, THIRD = small_week.FIRST, small_week.SECOND, "2026-11-30"
+
+
+def judged(home, week: str, seed: int = 0):
+    """A week whose release has been built and has passed the gate."""
+    return small_week.judge(small_week.ready(home, week, seed=seed))
+
+
+@pytest.fixture
+def first(home):
+    """The first week waits for its promotion."""
+    return small_week.staged(home, "judged")
+
+
+@pytest.fixture
+def second(home):
+    """The first week is champion, the second waits for its promotion."""
+    return small_week.staged(home, "waiting", SECOND)
+
+
+def aliases(context) -> dict[str, str]:
+    found = registry.aliases(context, runs.connect(context))
+    return {name: found[name] for name in ("champion", "previous") if name in found}
+
+
+def test_promotion_moves_aliases_and_pointer(first):
+    assert pointer.read(first.home) is None
+    said = promote.run(first)
+    release = bundle.of_week(first)
+    assert (said["promoted"], said["champion"], said["revision"]) == (True, release, 1)
+    assert pointer.read(first.home) == pointer.Pointer(release, None, 1, FIRST)
+    assert aliases(first) == {"champion": release}
+    again = promote.run(first)
+    assert (again["promoted"], again["revision"]) == (False, 1)
+    assert "already the champion" in again["why"]
+
+
+def test_a_kill_between_any_two_writes_leaves_a_whole_champion_and_a_second_run_ends_the_work(second, tmp_path):
+    home = second.home
+    old, new = pointer.read(home).release, bundle.of_week(second)
+    clean = tmp_path / "clean"
+    for name in ("mlflow", "releases"):
+        shutil.copytree(home / name, clean / name)
+    answer = tmp_path / "answer.json"
+
+    def restore() -> None:
+        for name in ("mlflow", "releases"):
+            shutil.rmtree(home / name)
+            shutil.copytree(clean / name, home / name)
+
+    def attempt(die_at: int = -1) -> int:
+        order = {"home": str(home), "week": SECOND, "die_at": die_at, "answer": str(answer)}
+        return zygote.shared().run(("promote", order))[0]
+
+    assert attempt() == 0
+    writes = json.loads(answer.read_text())["writes"]
+    assert writes.count("set_registered_model_alias") == 2
+    assert writes.count("replace") == 1
+    moved = writes.index("replace")
+    assert max(n for n, name in enumerate(writes) if name == "set_registered_model_alias") < moved
+    for die_at in range(len(writes)):
+        restore()
+        assert attempt(die_at) == 9, f"write {die_at} of {writes}"
+        serving = pointer.read(home)
+        assert serving.release.bundle == (old if die_at <= moved else new), f"killed before write {die_at} of {writes}"
+        open_release(pointer.releases(home) / serving.release.bundle)
+        assert attempt() == 0
+        said = json.loads(answer.read_text())
+        assert said["promoted"] == (die_at <= moved)
+        assert pointer.read(home) == pointer.Pointer(new, old, 2, SECOND)
+        assert said["aliases"] == {"champion": new, "previous": old, "challenger": new}
+
+
+def test_two_promotes_at_once_one_wins_the_other_is_told(second, tmp_path):
+    """Both weeks were judged against the same champion; whoever comes second must be judged again."""
+    third = judged(second.home, THIRD)
+    orders = [
+        ("promote", {"home": str(second.home), "week": week, "die_at": -1, "answer": str(tmp_path / f"{week}.json")})
+        for week in (SECOND, THIRD)
+    ]
+    assert zygote.shared().run(*orders) == [0, 0]
+    said = [json.loads((tmp_path / f"{week}.json").read_text()) for week in (SECOND, THIRD)]
+    won = [one for one in said if one.get("promoted")]
+    lost = [one for one in said if not one.get("promoted")]
+    assert len(won) == 1
+    assert won[0]["revision"] == 2
+    # The later week wins: the earlier one is kept out. The earlier week wins: the later one's verdict is stale.
+    told = lost[0].get("why") or lost[0]["error"]
+    assert "later week" in told or "the champion has moved to revision 2" in told
+    assert pointer.read(second.home).release == won[0]["champion"]
+    assert aliases(third)["champion"] == won[0]["champion"]
+
+
+def test_a_verdict_about_an_older_champion_is_refused(second):
+    third = judged(second.home, THIRD)
+    promote.run(second)
+    with pytest.raises(CheckFailed, match="the champion has moved to revision 2 since the gate judged") as raised:
+        promote.run(third)
+    assert raised.value.exit_code == 3
+    assert aliases(third)["champion"] == bundle.of_week(second)
+    gate.run(third)
+    assert promote.run(third)["revision"] == 3
+
+
+def test_compare_and_set(second):
+    with pytest.raises(CheckFailed, match="moved to revision 1"):
+        pointer.move(second.home, 0, "x", FIRST)
+    assert pointer.read(second.home).revision == 1
+
+
+def test_an_older_week_never_replaces_a_newer_champion_unless_a_person_names_it(second):
+    promote.run(second)
+    newest = pointer.read(second.home)
+    older = judged(second.home, "2026-11-09", seed=1)
+    said = promote.run(older)
+    assert (said["promoted"], said["champion"]) == (False, newest.release)
+    assert "later week 2026-11-23" in said["why"]
+    release = bundle.of_week(older)
+    assert promote.run(second, release=release[:12])["champion"] == release
+    assert pointer.read(second.home) == pointer.Pointer(release, newest.release, 3, "2026-11-09")
+
+
+def test_what_is_refused(second):
+    unjudged = small_week.ready(second.home, THIRD)
+    with pytest.raises(CheckFailed, match="no verdict about week 2026-11-30"):
+        promote.run(unjudged)
+    release = bundle.run(unjudged)["release"]
+    with pytest.raises(CheckFailed, match=f"no verdict about release {release[:12]}"):
+        promote.run(unjudged, release=release)
+    for name in ("", "*", "../x", "0" * 12):
+        with pytest.raises(BadArgument, match="names"):
+            promote.run(second, release=name)
+    backtest = type(second)(second.settings, type(second.week)(second.week.monday, True), second.home)
+    with pytest.raises(BadArgument, match="backtest"):
+        promote.run(backtest)
+
+
+def test_a_damaged_bundle_is_never_promoted(second):
+    before = pointer.read(second.home), aliases(second)
+    victim = pointer.releases(second.home) / bundle.of_week(second) / "tt_svd" / "network.onnx"
+    victim.write_bytes(victim.read_bytes() + b"x")
+    with pytest.raises(CheckFailed, match=r"tt_svd/network\.onnx has"):
+        promote.run(second)
+    assert (pointer.read(second.home), aliases(second)) == before
+
+
+def test_mlflow_away_promotes_nothing(second):
+    before = pointer.read(second.home)
+    database = second.home / "mlflow" / "mlflow.db"
+    database.rename(database.with_suffix(".away"))
+    database.mkdir()
+    for job in (promote, gate, bundle, publish):
+        with pytest.raises(OvertureError, match="MLflow does not answer at sqlite") as raised:
+            job.run(second)
+        assert raised.value.exit_code == 1
+    assert pointer.read(second.home) == before
+
+
+def test_rollback_there_and_back_and_to_a_name(second):
+    promote.run(second)
+    new, old = pointer.read(second.home).release, pointer.read(second.home).previous
+    dry = rollback.run(second, dry_run=True)
+    assert (dry["rolled_back"], dry["to"]) == (False, old)
+    assert pointer.read(second.home).release == new
+    said = rollback.run(second)
+    assert (said["rolled_back"], said["aliases"]) == (True, "moved")
+    assert pointer.read(second.home) == pointer.Pointer(old, new, 3, FIRST)
+    assert aliases(second) == {"champion": old, "previous": new}
+    rollback.run(second)
+    assert pointer.read(second.home).release == new
+    assert rollback.run(second, to=old[:16])["to"] == old
+    assert rollback.run(second, to=old)["why"].endswith("is the champion already")
+
+
+def test_rollback_does_not_wait_for_mlflow(second, capsys):
+    promote.run(second)
+    new, old = pointer.read(second.home).release, pointer.read(second.home).previous
+    database = second.home / "mlflow" / "mlflow.db"
+    database.rename(database.with_suffix(".away"))
+    database.mkdir()
+    assert rollback.run(second)["aliases"].startswith("not moved: MLflow does not answer")
+    assert pointer.read(second.home).release == old
+    assert "aliases do not" in capsys.readouterr().err
+    database.rmdir()
+    database.with_suffix(".away").rename(database)
+    assert aliases(second)["champion"] == new
+    gate.run(small_week.context_at(second.home, FIRST))
+    assert promote.run(small_week.context_at(second.home, FIRST))["promoted"] is False
+    assert aliases(second) == {"champion": old, "previous": new}
+
+
+def test_rollback_needs_something_to_return_to(first):
+    with pytest.raises(CheckFailed, match="no champion yet"):
+        rollback.run(first)
+    promote.run(first)
+    with pytest.raises(CheckFailed, match="no previous release"):
+        rollback.run(first)
+
+
+def test_rollback_refuses_a_damaged_release(second):
+    promote.run(second)
+    now = pointer.read(second.home)
+    (pointer.releases(second.home) / now.previous / "provenance.json").unlink()
+    with pytest.raises(CheckFailed, match=r"provenance\.json is missing"):
+        rollback.run(second)
+    assert pointer.read(second.home) == now
+
+
+def test_publish_opens_the_champion_and_says_so(first):
+    with pytest.raises(CheckFailed, match="no champion yet"):
+        publish.run(first)
+    promote.run(first)
+    said = publish.run(first)
+    record = json.loads((pointer.releases(first.home) / "published.json").read_text())
+    assert record["release"] == said["release"] == bundle.of_week(first)
+    assert record["store"] == "memory"
+    assert record["users"] == {"warm": small_week.N_WARM, "cold": 0}
+    assert len(record["first_tracks"]["tt_svd"]) == 3
+    victim = pointer.releases(first.home) / record["release"] / "ut_als" / "network.onnx"
+    victim.write_bytes(b"")
+    with pytest.raises(CheckFailed, match=r"ut_als/network\.onnx"):
+        publish.run(first)
+
+
+def test_a_damaged_pointer_is_named(first):
+    for text in (
+        "{",
+        "[]",
+        '{"release": 1, "previous": null, "revision": 1, "week": "2026-11-16"}',
+        '{"release": "x"}',
+    ):
+        (pointer.releases(first.home) / "champion.json").write_text(text)
+        with pytest.raises(CheckFailed, match=r"champion\.json is damaged"):
+            pointer.read(first.home)
+
+
+def test_a_release_that_mlflow_does_not_know_is_not_promoted(second):
+    client = runs.connect(second).client
+    version = registry.version_of(second, runs.connect(second), bundle.of_week(second))
+    client.delete_model_version("cold_start", version)
+    with pytest.raises(CheckFailed, match="overture release bundle"):
+        promote.run(second)
+    assert pointer.read(second.home).week == FIRST
+    manifest.verify(pointer.releases(second.home) / pointer.read(second.home).release)

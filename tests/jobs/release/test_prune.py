@@ -1,0 +1,125 @@
+"""Old releases: what nothing names goes, everything that is named stays."""
+
+from __future__ import annotations
+
+import json
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+import contracts
+from contracts.errors import CheckFailed
+from jobs.platform import files
+from jobs.platform.context import Context
+from jobs.platform.week import Week
+from jobs.release import bundle, manifest, pointer, prune
+from jobs.settings.settings import load
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture(params=["cold_start", "skip"])
+def engine(request, home) -> Context:
+    return Context.of(load(ROOT / "configs" / "tiny.yaml"), Week.parse("2026-11-16"), request.param)
+
+
+def release(context: Context, number: int) -> str:
+    """A small release that was built `number` seconds after the first."""
+    aside = context.home / "aside"
+    files.write(aside / "provenance.json", json.dumps({"week": "2026-11-16", "n": number}).encode())
+    folder = pointer.releases(context.release_home)
+    folder.mkdir(parents=True, exist_ok=True)
+    name = manifest.write(aside)
+    aside.rename(folder / name)
+    os.utime(folder / name, (1_790_000_000 + number,) * 2)
+    return name
+
+
+def there(context: Context) -> set[str]:
+    return {path.name for path in pointer.releases(context.release_home).iterdir() if path.is_dir()}
+
+
+def promoted(context: Context, *releases: str) -> None:
+    for seen, name in enumerate(releases):
+        with pointer.moving(context.release_home):
+            pointer.move(context.release_home, seen, name, "2026-11-16")
+
+
+def test_the_newest_stay_and_whatever_the_pointer_names(engine):
+    names = [release(engine, number) for number in range(6)]
+    promoted(engine, names[3], names[0], names[1])
+    would = prune.run(engine, keep=2, dry_run=True)
+    assert there(engine) == set(names)
+    assert would["removed"] == [names[3], names[2]]
+    assert would["kept"][names[1]] == "the champion"
+    assert would["kept"][names[0]] == "a rollback returns to it"
+    did = prune.run(engine, keep=2)
+    assert did == would | {"dry_run": False}
+    assert there(engine) == {names[0], names[1], names[4], names[5]}
+    assert prune.run(engine, keep=2)["removed"] == []
+    for name in there(engine):
+        manifest.verify(pointer.releases(engine.release_home) / name)
+
+
+def test_without_a_champion_and_without_a_release_nothing_breaks(engine):
+    assert prune.run(engine, keep=1) == {"removed": [], "kept": {}, "bytes": 0, "dry_run": False}
+    names = [release(engine, number) for number in range(2)]
+    assert prune.run(engine, keep=1)["removed"] == names[:1]
+
+
+def test_what_the_store_or_an_experiment_needs_stays(context):
+    names = [release(context, number) for number in range(4)]
+    (pointer.releases(context.home) / "published.json").write_text(json.dumps({"release": names[0]}))
+    row = {
+        "request_id": "a", "user_id": 1, "ts": datetime(2026, 11, 23, tzinfo=UTC), "experiment": "e", "arm": "a",
+        "position": 1, "track_id": 1, "propensity": 1.0, "method": "semi_pers", "release": names[1],
+    }  # fmt: skip
+    shown = pa.Table.from_pylist([row], contracts.load("exposures").arrow_schema())
+    context.lake.write("exposures", shown, report={}, day="2026-11-23")
+    assert prune.run(context, keep=1)["kept"] == {
+        names[3]: "one of the 1 built last",
+        names[1]: "answered in an experiment",
+        names[0]: "its listeners are in the store",
+    }
+    assert there(context) == {names[0], names[1], names[3]}
+
+
+@pytest.mark.parametrize("file", ["champion.json", "published.json"])
+def test_a_damaged_record_removes_nothing(context, file):
+    names = {release(context, number) for number in range(3)}
+    (pointer.releases(context.home) / file).write_text("{}")
+    with pytest.raises(CheckFailed, match=file):
+        prune.run(context, keep=1)
+    assert there(context) == names
+
+
+def test_what_a_killed_run_left_goes(engine):
+    kept = release(engine, 1)
+    folder = pointer.releases(engine.release_home)
+    for left in (".removed-aaa", ".damaged-bbb"):
+        (folder / left).mkdir()
+        (folder / left / manifest.NAME).touch()
+    assert list(prune.run(engine, keep=1)["kept"]) == [kept]
+    assert there(engine) == {kept}
+
+
+def test_the_gate_says_what_to_do_about_a_removed_release(context):
+    name = release(context, 1)
+    (context.work / "bundle.json").write_text(json.dumps({"release": name}))
+    assert bundle.of_week(context) == name
+    release(context, 2)
+    prune.run(context, keep=1)
+    with pytest.raises(CheckFailed, match="was removed; run `overture release bundle"):
+        bundle.of_week(context)
+
+
+def test_the_command_wants_a_number(home, command):
+    code, _, said = command("release", "prune", "--keep", 0)
+    assert code == 2
+    assert "--keep" in said
+    code, out, _ = command("release", "prune", "--keep", 1, "--dry-run", "--engine", "skip")
+    assert code == 0
+    assert json.loads(out.splitlines()[-1])["removed"] == []

@@ -1,0 +1,150 @@
+"""What publish writes about known listeners: the rows of the champion's own week, under the champion, or nothing."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from contracts.errors import BadArgument, CheckFailed
+from jobs.platform.lake import list_column
+from jobs.release import bundle, known_users, pointer, promote, publish, rollback
+from models.cold_start.top_k import normalise, top_k
+from serving.release.bundle import open_release
+from serving.settings import StoreSettings
+from serving.stores import open_store
+from serving.stores.interface import NotPublished, StoreAway, find
+from tests.helpers import small_week
+
+
+@pytest.fixture
+def champion(home):
+    """The first week is champion."""
+    return small_week.staged(home, "champion")
+
+
+def store_of(context):
+    return open_store(context.settings.store, context.home)
+
+
+def test_a_warm_listener_has_the_vector_as_learned_the_nearest_segment_and_the_best_tracks(champion, monkeypatch):
+    monkeypatch.setattr(known_users, "BLOCK", 100)  # more than one block, the last one short
+    said = publish.run(champion)
+    assert said["users"] == {"warm": small_week.N_WARM, "cold": 0}
+    release = open_release(pointer.releases(champion.home) / said["release"])
+    ids, vectors = small_week.warm_users()
+    space = release.spaces["tt_svd"]
+    lists = release.track_ids[top_k(vectors, space.array("track_vectors"), 50, space.layout["similarity"])]
+    gaps = normalise(vectors)[:, None] - space.array("centroids")[None]
+    segments = (gaps**2).sum(2).argmin(1)
+    store = store_of(champion)
+    for u in range(small_week.N_WARM):
+        row = find(store, release.folder.name, "tt_svd", int(ids[u]))
+        assert (row.kind, row.since) == ("warm", small_week.FIRST)
+        np.testing.assert_array_equal(row.vector_D, vectors[u])
+        np.testing.assert_array_equal(row.track_ids, lists[u])
+        if u < small_week.N_WARM - 1:  # all centroids are equally far from no vector
+            assert row.segment_id == segments[u]
+    assert find(store, release.folder.name, "tt_svd", 9_000) is None
+
+
+def test_publishing_twice_gives_the_same_rows_and_keeps_champion_and_previous(champion):
+    first = publish.run(champion)
+    again = publish.run(champion)
+    assert {**again, "mlflow_run": "", "mlflow_url": ""} == {**first, "mlflow_run": "", "mlflow_url": ""}
+    second = small_week.judge(small_week.ready(champion.home, small_week.SECOND))
+    promote.run(second)
+    assert publish.run(second)["retired"] == []
+    store, user = store_of(champion), int(small_week.warm_users()[0][0])
+    assert find(store, first["release"], "tt_svd", user), "a rollback finds its listeners"
+    assert find(store, bundle.of_week(second), "tt_svd", user)
+    rollback.run(second)
+    assert publish.run(second)["release"] == first["release"]
+
+
+def test_a_third_release_retires_the_first(champion):
+    """It goes at the next publication after its grace."""
+    publish.run(champion)
+    first, user = bundle.of_week(champion), int(small_week.warm_users()[0][0])
+    for n, week in enumerate((small_week.SECOND, "2026-11-30")):
+        context = small_week.judge(small_week.ready(champion.home, week))
+        promote.run(context)
+        said = publish.run(context)
+        assert said["retired"] == ([first] if n else [])
+    assert find(store_of(champion), first, "tt_svd", user)
+    now = context.settings.model_copy(update={"store": StoreSettings(grace_s=0)})
+    assert publish.run(type(context)(now, context.week, context.home))["removed"] == [first]
+    with pytest.raises(NotPublished):
+        find(store_of(champion), first, "tt_svd", user)
+
+
+def test_a_week_that_was_run_again_since_is_not_mixed_with_the_release(champion):
+    lake, where = champion.lake, {"week": small_week.FIRST, "space": "tt_svd"}
+    publish.run(champion)
+    before = find(store_of(champion), bundle.of_week(champion), "tt_svd", int(small_week.warm_users()[0][0]))
+    for table, column in (("track_vectors", "vector"), ("segments", "centroid")):
+        found = lake.read(table, **where)
+        at = found.schema.get_field_index(column)
+        other = np.stack(found.column(column).to_pylist()).astype(np.float32)
+        other[0] += 0.5
+        lake.write(table, found.set_column(at, found.schema.field(at), list_column(other)), **where)
+        with pytest.raises(CheckFailed, match="the week was run again since"):
+            publish.run(champion)
+        lake.write(table, found, **where)
+    lake.write("user_vectors", lake.read("user_vectors", **where).slice(5), **where)
+    with pytest.raises(CheckFailed, match=r"5 of 240 users have no row"):
+        publish.run(champion)
+    after = find(store_of(champion), bundle.of_week(champion), "tt_svd", before.user_id)
+    np.testing.assert_array_equal(after.vector_D, before.vector_D)
+    lake.drop("user_vectors", **where)
+    with pytest.raises(CheckFailed, match=r"user_vectors: .* has not been written"):
+        publish.run(champion)
+
+
+def test_lists_are_as_long_as_the_settings_say_but_never_longer_than_the_catalogue(champion):
+    for wanted, length in ((7, 7), (1_000, small_week.N_TRACKS)):
+        settings = champion.settings.model_copy(update={"store": StoreSettings(list_length=wanted)})
+        said = publish.run(type(champion)(settings, champion.week, champion.home))
+        row = find(store_of(champion), said["release"], "tt_svd", int(small_week.warm_users()[0][3]))
+        assert len(row.track_ids) == length
+
+
+def test_a_dry_run_says_what_would_be_written_and_writes_nothing(champion):
+    before = sorted(str(path) for path in champion.home.rglob("*"))
+    said = publish.run(champion, dry_run=True)
+    assert (said["users"], said["bytes"]) == ({"warm": 240, "cold": 0}, 240 * (8 + 4 + 4 * 10 + 8 * 50))
+    assert publish.run(champion, "redis", dry_run=True)["store"] == "redis 127.0.0.1:6379"
+    assert sorted(str(path) for path in champion.home.rglob("*")) == before
+
+
+def test_an_unknown_store_and_a_store_that_is_away_are_named(champion, monkeypatch):
+    with pytest.raises(BadArgument, match="--store: 'cassette' is no store; choose memory, redis, cassandra"):
+        publish.run(champion, "cassette")
+    settings = champion.settings.model_copy(
+        update={"store": StoreSettings(kind="redis", redis_url="redis://:sesame@127.0.0.1:1/0")}
+    )
+    with pytest.raises(StoreAway, match=r"the redis 127\.0\.0\.1:1 store does not answer") as raised:
+        publish.run(type(champion)(settings, champion.week, champion.home))
+    assert raised.value.exit_code == 1
+    assert not (pointer.releases(champion.home) / pointer.PUBLISHED).exists()
+    assert "sesame" not in str(raised.value)
+
+
+def test_the_command_publishes_to_the_store_that_is_named(champion, command, monkeypatch, tmp_path):
+    settings = tmp_path / "small.yaml"
+    settings.write_text(json.dumps(small_week.settings().model_dump(mode="json", exclude={"service", "store"})))
+    code, out, err = command("release", "publish", "--week", small_week.FIRST, "--config", settings, "--dry-run")
+    assert code == 0, err
+    assert json.loads(out.splitlines()[-1])["users"]["warm"] == small_week.N_WARM
+    code, _, err = command("release", "publish", "--week", small_week.FIRST, "--config", settings, "--store", "x")
+    assert (code, "--store" in err) == (2, True)
+
+
+def test_neither_addresses_nor_the_store_change_a_releases_name(home, tmp_path):
+    names = set()
+    for n, store in enumerate((StoreSettings(), StoreSettings(kind="redis", redis_url="redis://elsewhere:1/0"))):
+        context = small_week.ready(tmp_path / str(n))
+        context.settings = context.settings.model_copy(update={"store": store})
+        names.add(bundle.build(context)[0].name)
+    assert len(names) == 1

@@ -1,0 +1,42 @@
+"""Skip models as ONNX answer as the models do."""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from contracts.errors import BadArgument
+from jobs.skip import onnx_export
+from models.skip.estimators import registry
+from tests.helpers.skip_world import in_three, with_ids, world
+
+TRAIN, VALID, TEST = in_three(world())
+SETTINGS = {
+    "logistic_features": {}, "boosted_trees": {"rounds": 40, "learning_rate": 0.1, "least_in_leaf": 20},
+    "ncf": {"epochs": 2}, "neumf": {"epochs": 2}, "session_gru": {"epochs": 2, "length": 5, "hidden": 8},
+    "fm": {"rank": 5, "epochs": 3},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_onnx_answers_as_the_model_does(name, tmp_path):
+    model = registry.make(name, SETTINGS[name])
+    model.fit(TRAIN, VALID, seed=1)
+    model.observe(TEST)
+    network = onnx_export.to_onnx(model)
+    file = tmp_path / "skip.onnx"
+    file.write_bytes(network)
+    nothing = replace(TEST, numbers_NF=np.full_like(TEST.numbers_NF, np.nan))
+    for plays in (TEST, nothing, with_ids(TEST, user=7, track=7), TEST.rows(slice(0, 1)), TEST.rows(slice(0, 0))):
+        assert onnx_export.parity(model, file, plays) <= onnx_export.TOLERANCE
+    found = onnx_export.run(network, onnx_export.inputs(model, TEST))
+    assert found.std() > 0.01  # and it says something
+    assert onnx_export.to_onnx(model) == network
+
+
+def test_what_has_no_onnx_form_is_named():
+    model = registry.make("pmf")
+    with pytest.raises(BadArgument, match="pmf: has no ONNX form; FeatureRegression, BoostedTrees, "):
+        onnx_export.to_onnx(model)

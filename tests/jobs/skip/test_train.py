@@ -1,0 +1,308 @@
+"""From features to a blend that is judged: train, blend, evaluate, tune and leakage on a small made-up service."""
+
+import json
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import yaml
+
+from contracts.errors import BadArgument, CheckFailed
+from jobs.ingest.dsg17 import adapter as dsg17
+from jobs.ingest.dsg17 import generate as dsg17_make
+from jobs.platform.context import Context
+from jobs.settings.settings import load
+from jobs.settings.skip import EVERY, SkipSettings
+from jobs.skip import artifacts, blend, build_features, dataset, evaluate, leakage, train, tune
+from jobs.tracking import runs as tracking
+from models.skip.data import splits
+from models.skip.estimators import registry
+from models.skip.estimators.search_spaces import Choice
+from models.skip.evaluation import metrics
+from tests.helpers.skip_tables import skip_context
+
+MODELS = ("boosted_trees", "logistic_features", "session_gru", "collaborative")
+SMALL = {
+    "models": MODELS, "features": {"rows_a_group": 2_000},
+    "recipes": {"boosted_trees": {"rounds": 40}, "session_gru": {"epochs": 2, "hidden": 8, "length": 5}},
+    "blend": {"members": ["boosted_trees", "logistic_features", "session_gru"], "folds": 2},
+    "evaluation": {"bootstrap": 40, "least": 20, "importance_draws": 1, "learning_steps": 2, "importance_plays": 300},
+    "leakage": {"models": ["boosted_trees", "logistic_features"], "most": 3_000},
+    "tuning": {"unpruned": 2},
+}  # fmt: skip
+
+
+def at(home, **changes):
+    """The skip engine's context over this home, with settings that differ from the small ones as told."""
+    base = skip_context(home)
+    settings = base.settings.model_copy(update={"skip": SkipSettings.model_validate({**SMALL, **changes})})
+    return Context(Context.of(settings, base.week, "skip").settings, base.week, home, "skip")
+
+
+@pytest.fixture(scope="module")
+def whole(spark, tmp_path_factory):
+    """A week trained and blended, and what the jobs reported."""
+    folder = tmp_path_factory.mktemp("skip")
+    dsg17_make.run(folder / "data", 4_000)
+    context = at(folder / "home")
+    dsg17.run(context, folder / "data")
+    build_features.run(context)
+    build_features.run(context, leaky=True)
+    reports = {name: train.run(context, name) for name in MODELS}
+    return context, reports | {"blend": blend.run(context)}
+
+
+def other(whole, tmp_path, **changes):
+    """A home of its own over the same lake, so that nothing is trained yet."""
+    context = at(tmp_path / "home", **changes)
+    context.lake = whole[0].lake
+    return context
+
+
+def runs(context, **tags):
+    tracker = tracking.connect(context)
+    return tracking._search(tracker, {key: str(value) for key, value in tags.items()})
+
+
+class TestSettings:
+    def test_the_names_are_those_of_the_registry(self):
+        assert EVERY == registry.NAMES
+
+    def test_what_is_blended_or_explained_must_be_trained(self):
+        for changes, said in (
+            ({"models": ["boosted_trees"]}, "blend.members: logistic_features"),
+            ({"models": ["boosted_trees", "boosted_trees"]}, "models: at least one, each once"),
+            ({"models": ["fm"], "blend": {"members": ["fm"]}}, "evaluation.explained: boosted_trees"),
+        ):
+            with pytest.raises(ValueError, match=said):
+                SkipSettings.model_validate(changes)
+
+    def test_every_recipe_of_the_skip_config_is_accepted(self):
+        chosen = load(Path(__file__).parents[3] / "configs" / "skip.yaml").skip
+        for name in chosen.models:
+            registry.make(name, chosen.recipes.get(name))
+
+
+class TestTrain:
+    def test_scores_are_those_of_the_kept_model_on_the_plays_they_name(self, whole):
+        context, _ = whole
+        found = train.plays_of(context, MODELS)
+        for name in MODELS:
+            scores, model = artifacts.read_scores(context, name), artifacts.load_model(context, name)
+            assert (found.split_N[scores.place_N] == scores.split_N).all()
+            assert set(np.unique(scores.split_N)) == {splits.VALIDATION, splits.TEST}
+            np.testing.assert_array_equal(scores.listened_N, found.plays.labels()[scores.place_N])
+            test = found.part(splits.TEST)
+            np.testing.assert_allclose(scores.test.proba_N, model.predict_proba(test), atol=1e-7)
+            np.testing.assert_array_equal(scores.test.user_N, test.user_N)
+
+    def test_the_report_tells_auc_and_the_recipe_of_the_settings(self, whole):
+        context, reports = whole
+        told, scores = artifacts.read_report(context, "boosted_trees"), artifacts.read_scores(context, "boosted_trees")
+        assert told["auc"]["test"] == pytest.approx(metrics.auc(scores.test.listened_N, scores.test.proba_N))
+        assert told["auc"]["test_low"] < told["auc"]["test"] < told["auc"]["test_high"]
+        assert told["recipe"]["rounds"] == 40
+        assert reports["boosted_trees"]["auc"] == told["auc"]
+        assert sum(told["sizes"].values()) == len(train.plays_of(context, MODELS).plays)
+
+    def test_only_candidates_of_the_blend_learn_folds(self, whole):
+        context, _ = whole
+        folds = artifacts.read_folds(context, "boosted_trees")
+        train_places = np.flatnonzero(train.plays_of(context, MODELS).split_N == splits.TRAIN)
+        np.testing.assert_array_equal(folds.place_N, train_places[-len(folds.place_N) :])
+        with pytest.raises(CheckFailed, match="collaborative: was trained without folds"):
+            artifacts.read_folds(context, "collaborative")
+
+    def test_a_second_training_leaves_the_same(self, whole, tmp_path):
+        context = other(whole, tmp_path)
+        for _ in range(2):
+            train.run(context, "logistic_features")
+            for first, second in zip(
+                vars(artifacts.read_scores(whole[0], "logistic_features")).values(),
+                vars(artifacts.read_scores(context, "logistic_features")).values(), strict=True,
+            ):  # fmt: skip
+                np.testing.assert_array_equal(first, second)
+
+    def test_plays_from_as_of_on_are_not_seen(self, whole, tmp_path):
+        context = other(whole, tmp_path)
+        earlier = Context(context.settings, type(context.week).parse("2016-11-21"), context.home, "skip")
+        earlier.lake = context.lake
+        train.run(earlier, "logistic_features")
+        place = artifacts.read_scores(earlier, "logistic_features").place_N.max()
+        plays = dataset.labelled(context, ()).plays
+        cut = int(earlier.week.as_of.timestamp())
+        assert plays.ts_N[place] < cut <= plays.ts_N[place + 1]
+
+    def test_the_run_has_recipe_curves_and_the_days_learned_from(self, whole):
+        context, reports = whole
+        run = tracking.connect(context).client.get_run(reports["boosted_trees"]["mlflow_run"])
+        assert run.data.params["rounds"] == "40"
+        assert {"validation_loss", "train_loss", "validation_auc", "test_auc", "fit_s", "peak_mib"} <= set(
+            run.data.metrics
+        )
+        assert run.inputs.dataset_inputs[0].dataset.name.startswith("skip_features/variant=past/day=")
+        assert context.settings.mlflow.experiment == "skip_weekly"
+
+    def test_an_unknown_model_or_recipe_is_a_wrong_argument(self, whole, tmp_path):
+        context = other(whole, tmp_path, recipes={"boosted_trees": {"branches": 3}, "logistic_features": {"c": -1}})
+        for name, said in (
+            ("bosted_trees", "no 'bosted_trees'; there are"),
+            ("boosted_trees", "its recipe has no branches"),
+            ("logistic_features", "c must be above 0"),
+        ):
+            with pytest.raises(BadArgument, match=said):
+                train.run(context, name)
+
+    def test_without_features_the_command_is_named(self, tmp_path):
+        with pytest.raises(CheckFailed, match="run `overture skip features`"):
+            train.run(at(tmp_path / "home"), "boosted_trees")
+
+    def test_one_class_in_a_part_is_refused(self, whole, tmp_path):
+        context = other(whole, tmp_path)
+        source = context.lake
+        days = [p for p in source.partitions("skip_features") if p["variant"] == "past"]
+        context = at(tmp_path / "other")
+        for place, p in enumerate(days):
+            table = source.read("skip_features", **p)
+            if place > len(days) // 2:  # the test, and more, was listened to
+                heard = pa.array([None if v is None else True for v in table.column("is_listened").to_pylist()])
+                table = table.set_column(table.schema.get_field_index("is_listened"), "is_listened", heard)
+            context.lake.write("skip_features", table, **p)
+        with pytest.raises(CheckFailed, match=r"all \d+ (validation|test) plays were listened to"):
+            train.run(context, "logistic_features")
+
+
+class TestKept:
+    def test_files_of_two_trainings_are_never_read_together(self, whole, tmp_path):
+        context = other(whole, tmp_path)
+        train.run(context, "logistic_features")
+        file = artifacts.folder(context, "logistic_features") / artifacts.SCORES
+        file.write_bytes((artifacts.folder(whole[0], "boosted_trees") / artifacts.SCORES).read_bytes())
+        with pytest.raises(CheckFailed, match="is of another run"):
+            artifacts.read_scores(context, "logistic_features")
+        file.unlink()
+        with pytest.raises(CheckFailed, match="missing"):
+            artifacts.read_scores(context, "logistic_features")
+
+    def test_what_was_never_trained_names_its_command(self, whole, tmp_path):
+        context = other(whole, tmp_path)
+        with pytest.raises(CheckFailed, match="overture skip train --model fm --week 2016-12-05"):
+            artifacts.read_report(context, "fm")
+        with pytest.raises(CheckFailed, match="overture skip blend"):
+            artifacts.read_blend(context)
+
+
+class TestBlend:
+    def test_the_kept_blend_says_what_its_scores_say(self, whole):
+        context, _ = whole
+        found, scores = train.plays_of(context, MODELS), artifacts.read_scores(context, "blend")
+        whole_blend = artifacts.load_blend(context)
+        np.testing.assert_allclose(whole_blend.predict_proba(found.part(splits.TEST)), scores.test.proba_N, atol=1e-6)
+        told = artifacts.read_blend(context)
+        assert list(whole_blend.members) == told["members"]
+        assert set(told["members"]) | set(told["left_out"]) == set(context.settings.skip.blend.members)
+
+    def test_a_member_trained_since_stops_what_reads_the_blend(self, whole, tmp_path):
+        context = other(whole, tmp_path, blend={"members": ["logistic_features"], "folds": 2})
+        train.run(context, "logistic_features")
+        blend.run(context)
+        changed = {"c": 0.5}
+        again = other(whole, tmp_path, blend={"members": ["logistic_features"], "folds": 2},
+                      recipes={"logistic_features": changed})  # fmt: skip
+        train.run(again, "logistic_features")
+        with pytest.raises(CheckFailed, match="logistic_features was trained again since"):
+            artifacts.read_scores(again, "blend")
+
+    def test_candidates_of_other_plays_do_not_meet(self, whole, tmp_path):
+        members = {"members": ["boosted_trees", "logistic_features"], "folds": 2}
+        context = other(whole, tmp_path, blend=members)
+        train.run(context, "boosted_trees")
+        train.run(other(whole, tmp_path, blend=members, split={"train": 0.6, "validation": 0.2}), "logistic_features")
+        with pytest.raises(CheckFailed, match="logistic_features learned other plays"):
+            blend.run(context)
+
+
+def test_evaluation_judges_every_model_by_slice(whole):
+    context, reports = whole
+    report = evaluate.run(context)
+    frame = context.lake.read("skip_evaluation", week=context.week.name).to_pandas()
+    assert set(frame.model) == {*MODELS, "blend"}
+    assert not frame.duplicated(["model", "split", "slice", "metric"]).any()
+    assert {"all", "flow=yes", "flow=no", "user=known", "track=known", "platform=0"} <= set(frame.slice)
+    test = frame[(frame.model == "blend") & (frame.split == "test")].set_index(["slice", "metric"])
+    scores = artifacts.read_scores(context, "blend").test
+    assert test.value["all", "auc"] == pytest.approx(reports["blend"]["auc"]["test"])
+    assert test.n["flow=yes", "auc"] == scores.is_flow_N.sum()
+    cells = [test.value["all", name] for name in evaluate.COUNTS]
+    assert sum(cells) == len(scores.proba_N)
+    assert cells[0] == ((scores.proba_N >= 0.5) & (scores.listened_N == 1)).sum()
+    for name in ("f1", "brier", "accuracy_best"):
+        row = test.loc[("all", name)]
+        assert row.low <= row.value <= row.high
+    client = tracking.connect(context).client
+    names = {item.path for item in client.list_artifacts(report["mlflow_run"])}
+    assert {
+        "auc.png", "slices.png", "curves.png", "reliability.png", "confusion_blend.png", "losses.png", "importance.png",
+        "learning_curve.png", "reasons.json", "evaluation.json",
+    } <= names  # fmt: skip
+    assert all("likely to" in line for line in report["reasons"])
+    again = evaluate.run(context)
+    assert again["auc"] == report["auc"]
+
+
+def test_tuning_goes_on_where_it_stopped_and_keeps_every_trial_as_a_run(whole, tmp_path):
+    context = other(whole, tmp_path)
+    first = tune.run(context, "boosted_trees", trials=2, minutes=5)
+    more = tune.run(context, "boosted_trees", trials=4, minutes=5)
+    assert (first["made"], more["made"], more["trials"]) == (2, 2, 4)
+    assert more["auc"] >= first["auc"] >= first["given_auc"]
+    tried = runs(context, kind="trial")
+    assert len({tuple(sorted(run.data.params.items())) for run in tried}) == len(tried) == 4  # none is made again
+    assert tune.run(context, "boosted_trees", trials=4, minutes=5)["made"] == 0
+    said = yaml.safe_load(more["yaml"])["skip"]["recipes"]["boosted_trees"]
+    assert said["rounds"] == 40
+    registry.make("boosted_trees", said)
+    with pytest.raises(BadArgument, match="--trials: at least 1"):
+        tune.run(context, "boosted_trees", trials=-1)
+
+
+def test_a_trial_is_worth_the_mean_of_its_folds_and_validation(whole, tmp_path, monkeypatch):
+    monkeypatch.setitem(tune.SPACES, "logistic_features", {"c": Choice((0.01,))})
+    context = other(whole, tmp_path)
+    report = tune.run(context, "logistic_features", trials=1, minutes=5)
+    trained = train.run(context, "logistic_features")  # the default recipe is the same
+    folds = artifacts.read_folds(context, "logistic_features")
+    borders = np.asarray(artifacts.read_report(context, "logistic_features")["borders"])
+    edges = borders - borders[0]
+    parts = [metrics.auc(folds.listened_N[a:b], folds.proba_N[a:b]) for a, b in pairwise(edges)]
+    assert report["auc"] == pytest.approx(np.mean([*parts, trained["auc"]["validation"]]))
+
+
+def test_a_grid_is_gone_through_once(whole, tmp_path, monkeypatch):
+    monkeypatch.setitem(tune.SPACES, "logistic_features", {"c": Choice((0.001, 0.01, 0.1))})
+    report = tune.run(other(whole, tmp_path), "logistic_features", trials=10, minutes=5)
+    assert report["trials"] == report["made"] == 3
+
+
+def test_leaky_features_feign_what_honest_ones_cannot(whole):
+    context, _ = whole
+    report = leakage.run(context)
+    found = json.loads((context.work / "leakage.json").read_text())
+    rows = {row["model"]: row for row in found["rows"]}
+    assert set(rows) == {"boosted_trees", "logistic_features"}
+    trees = rows["boosted_trees"]
+    assert trees["leaky, by time"] > trees["honest, by time, high"]
+    assert f"{max(row['honest, by time'] for row in rows.values()):.3f}" in report["sentence"]
+
+
+def test_the_commands_tell_what_is_wrong_by_their_exit_code(command, home, monkeypatch):
+    code, _, said = command("skip", "train", "--model", "boosted", "--week", "2016-12-05")
+    assert code == 2
+    assert "boosted_trees" in said
+    code, _, said = command("skip", "train", "--model", "boosted_trees", "--week", "2016-12-06")
+    assert code == 2
+    for name in ("blend", "evaluate", "leakage"):
+        code, _, said = command("skip", name, "--week", "2016-12-05")
+        assert code == 3, said

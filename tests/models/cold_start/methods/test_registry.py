@@ -1,0 +1,340 @@
+"""Laws that every method passes, and what is particular to each."""
+
+from collections.abc import Callable
+from copy import copy
+from dataclasses import replace
+from functools import cache, cached_property
+
+import numpy as np
+import pytest
+from numpy.typing import ArrayLike
+from scipy.sparse import csr_array
+
+from models.cold_start.input_vector import FirstDays, Layout, Ragged
+from models.cold_start.methods import FullPers, Method, Needs, Popularity, RegistrationDayStreams, SemiPers, Warm
+from models.cold_start.methods.autoencoder import FirstDayAutoencoder
+from models.cold_start.methods.blend import Blend, RerankedMixture
+from models.cold_start.methods.dropoutnet import DropoutNet, DropoutNetFull, DropoutNetRecipe, DropoutNetSemi
+from models.cold_start.methods.first_day_network import BagRecipe
+from models.cold_start.methods.input_clusters import InputFeaturesClustering
+from models.cold_start.methods.melu import Melu, MeluFull, MeluRecipe, MeluSemi
+from models.cold_start.methods.mixture import NearSegments, SegmentMixture
+from models.cold_start.methods.neighbours import NeighbourRecipe, Neighbours
+from models.cold_start.methods.peers import Ease, IalsFoldIn, item_knn
+from models.cold_start.methods.registry import NAMES, Ours, Parts, Workshop
+from models.cold_start.methods.vocabulary import Catalogue
+from models.cold_start.segments import kmeans, rankings
+
+D, N, B, U = 6, 40, 24, 200
+DROPOUTNET = DropoutNetRecipe(hidden=(32, 16), rank=8, epochs=15, batch_users=50, batch_tracks=N)
+BAG = BagRecipe(width=16, epochs=30, learning_rate=0.02, batch_users=50, dropout=0.1)
+MELU = MeluRecipe(embedding=8, hidden=8, epochs=25, learning_rate=1e-2, batch_users=50)
+LAYOUT = Layout(D)
+TRACK_ID = 1000 + np.random.default_rng(9).permutation(N)
+STREAMS = LAYOUT.block("streamed_songs")
+
+
+class World:
+    """A checkerboard: even tracks belong to one taste, odd tracks to the other; so do listeners."""
+
+    def __init__(self) -> None:
+        rng = np.random.default_rng(0)
+        poles = np.zeros((2, D), np.float32)
+        poles[0, 0] = poles[1, 1] = 1
+        self.tracks = (poles[np.arange(N) % 2] + 0.1 * rng.standard_normal((N, D))).astype(np.float32)
+        self.tracks /= np.linalg.norm(self.tracks, axis=1, keepdims=True)
+        warm = (poles[np.arange(U) % 2] + 0.1 * rng.standard_normal((U, D))).astype(np.float32)
+        heard = csr_array((rng.random((U, N)) < 0.6) & (np.arange(U)[:, None] % 2 == np.arange(N) % 2))
+        clusters = kmeans(warm, 6, seed=0)
+        self.centroids, self.rankings = clusters.centroids, rankings(clusters.labels, heard, 6, 30)
+        # Cold listeners: a few streams of their taste; the last two have done nothing.
+        self.taste = np.arange(B) % 2
+        self.poles = poles
+        self.x, self.days = self.first_days(rng, self.taste, silent=np.arange(B) >= B - 2)
+        warm_x, warm_days = self.first_days(rng, np.arange(U) % 2, silent=rng.random(U) < 0.3)
+        place = np.arange(N)
+        self.warm = Warm(
+            x_UF=warm_x,
+            user_UD=warm,
+            track_ND=self.tracks,
+            heard_UN=heard.astype(np.float32),
+            labels_U=clusters.labels,
+            centroids_KD=self.centroids,
+            rankings_KL=self.rankings,
+            catalogue=Catalogue(TRACK_ID, 10 * (place % 2) + place // 8, 10 * (place % 2) + place // 4),
+            days=warm_days,
+        )
+
+    def ask(self, method: Method, k: int, rows: ArrayLike = range(B)) -> np.ndarray:
+        """Lists for some of the cold listeners."""
+        index = np.asarray(rows, np.int64)
+        blocks = {name: ragged.take(index) for name, ragged in self.days.blocks.items()}
+        days = FirstDays(self.days.country[index], self.days.age[index], blocks)
+        return method.recommend(self.x[index], k, days)
+
+    def first_days(
+        self, rng: np.random.Generator, taste: np.ndarray, silent: np.ndarray
+    ) -> tuple[np.ndarray, FirstDays]:
+        streams: list[np.ndarray] = [np.empty(0, np.int64)] * len(taste)
+        x = np.zeros((len(taste), LAYOUT.size), np.float32)
+        for b in np.flatnonzero(~silent):
+            mine = rng.choice(np.arange(taste[b], N, 2), 3, replace=False)
+            streams[b] = TRACK_ID[mine]
+            x[b, STREAMS] = self.tracks[mine].mean(axis=0)
+            x[b, LAYOUT.scalar("nb_streamed_songs")] = 3
+        x[:, LAYOUT.block("country")] = 0.3 * self.poles[taste]
+        country = np.array(["FR", "BR"], object)[taste]
+        return x, FirstDays(country, np.full(len(taste), -1), {"streamed_songs": Ragged.of(streams)})
+
+    @cached_property
+    def autoencoder(self) -> FirstDayAutoencoder:
+        return FirstDayAutoencoder(self.warm, BAG, seed=1)
+
+    @cached_property
+    def mixture(self) -> SegmentMixture:
+        return SegmentMixture(self.warm, BAG, seed=1)
+
+    @cached_property
+    def neighbours(self) -> Neighbours:
+        return Neighbours.learn(self.warm, NeighbourRecipe())
+
+    @cached_property
+    def dropoutnet(self) -> DropoutNet:
+        return DropoutNet(self.warm, DROPOUTNET, seed=1)
+
+    @cached_property
+    def melu(self) -> Melu:
+        return Melu(self.warm, MELU, seed=1)
+
+    def predict(self, x_BF: np.ndarray) -> np.ndarray:
+        """A stand-in for the network: twice the streams, and the country."""
+        return 2 * x_BF[:, STREAMS] + x_BF[:, LAYOUT.block("country")]
+
+
+@pytest.fixture(scope="module")
+def world() -> World:
+    return World()
+
+
+MAKE: dict[str, Callable[[World], Method]] = {
+    "popularity": lambda w: Popularity(N),
+    "registration_day_streams": lambda w: RegistrationDayStreams(w.tracks),
+    "full_pers": lambda w: FullPers(w.predict, w.tracks),
+    "full_pers_dot": lambda w: FullPers(w.predict, w.tracks, "dot"),
+    "semi_pers": lambda w: SemiPers(w.predict, w.centroids, w.rankings),
+    "no_fallback": lambda w: RegistrationDayStreams(w.tracks, fallback=False),
+    "input_features_clustering": lambda w: InputFeaturesClustering(w.warm, k=6),
+    "dropoutnet_full": lambda w: DropoutNetFull(w.dropoutnet),
+    "dropoutnet_full_cosine": lambda w: DropoutNetFull(w.dropoutnet, "cosine"),
+    "dropoutnet_semi": lambda w: DropoutNetSemi(w.dropoutnet, w.warm),
+    "melu_full": lambda w: MeluFull(w.melu),
+    "melu_semi": lambda w: MeluSemi(w.melu, w.warm),
+    "near_segments": lambda w: NearSegments(w.predict, w.warm),
+    "segment_mixture": lambda w: w.mixture,
+    "segment_mixture_reranked": lambda w: RerankedMixture(w.mixture, Blend(w.autoencoder, w.neighbours), 30),
+    "neighbours": lambda w: w.neighbours,
+    "first_day_autoencoder": lambda w: w.autoencoder,
+    "blend": lambda w: Blend(w.autoencoder, w.neighbours),
+    "item_knn": lambda w: item_knn(w.warm),
+    "ease": lambda w: Ease(w.warm, 5.0),
+    "ials_fold_in": lambda w: IalsFoldIn(w.warm, 10.0, 1.0),
+}
+PERSONAL = [name for name in MAKE if name != "popularity"]
+
+
+@pytest.fixture(scope="module")
+def made(world: World) -> Callable[[str], Method]:
+    return cache(lambda name: MAKE[name](world))
+
+
+@pytest.fixture(params=list(MAKE))
+def method(request, made) -> Method:
+    return made(request.param)
+
+
+@pytest.mark.parametrize("name", PERSONAL)
+def test_checkerboard(name: str, made, world: World) -> None:
+    method = made(name)
+    lists = world.ask(method, 10)
+    served = slice(None) if method.needs.cold_users else slice(0, B - 2)
+    assert (lists[served] % 2 == world.taste[served, None]).all()
+
+
+def test_lists_have_their_shape_and_no_track_twice(method: Method, world: World) -> None:
+    for k in (1, 10, 30):
+        lists = world.ask(method, k)
+        assert lists.shape == (B, k)
+        assert lists.dtype == np.int32
+        assert lists.min() >= 0
+        assert lists.max() < N
+        assert all(len(set(row)) == k for row in lists.tolist())
+
+
+def test_a_shorter_list_is_the_head_of_a_longer_one(method: Method, world: World) -> None:
+    np.testing.assert_array_equal(world.ask(method, 30)[:, :7], world.ask(method, 7))
+
+
+def test_row_b_is_about_listener_b(method: Method, world: World) -> None:
+    order = np.random.default_rng(1).permutation(B)
+    np.testing.assert_array_equal(world.ask(method, 10, order), world.ask(method, 10)[order])
+
+
+def test_a_batch_equals_singles(method: Method, world: World) -> None:
+    batch = world.ask(method, 10)
+    for b in range(B):
+        np.testing.assert_array_equal(world.ask(method, 10, [b])[0], batch[b])
+    assert world.ask(method, 10, []).shape == (0, 10)
+
+
+def test_asking_twice_gives_the_same_and_changes_nothing(method: Method, world: World) -> None:
+    x = world.x.copy()
+    first = method.recommend(x, 10, world.days)
+    kept = first.copy()
+    first[:] = -1  # what the caller does with the answer is the caller's business
+    np.testing.assert_array_equal(method.recommend(x, 10, world.days), kept)
+    np.testing.assert_array_equal(x, world.x)
+
+
+def test_k_out_of_range_is_refused(method: Method, world: World) -> None:
+    for k in (0, N + 1):
+        with pytest.raises(ValueError, match=f"got {k}"):
+            world.ask(method, k)
+
+
+def test_a_wrong_shape_is_refused(method: Method, world: World) -> None:
+    with pytest.raises(ValueError, match=f"{method.name}: x must be"):
+        method.recommend(world.x[0], 3, world.days)
+
+
+@pytest.mark.parametrize(
+    "fit",
+    [
+        lambda w: InputFeaturesClustering(w.warm, 6, seed=3),
+        lambda w: DropoutNetSemi(DropoutNet(w.warm, replace(DROPOUTNET, epochs=2), seed=3), w.warm, seed=3),
+        lambda w: DropoutNetFull(DropoutNet(w.warm, replace(DROPOUTNET, epochs=2), seed=3)),
+        lambda w: MeluSemi(Melu(w.warm, replace(MELU, epochs=2), seed=3), w.warm, seed=3),
+        lambda w: MeluFull(Melu(w.warm, replace(MELU, epochs=2), seed=3)),
+        lambda w: FirstDayAutoencoder(w.warm, replace(BAG, epochs=2), seed=3),
+        lambda w: SegmentMixture(w.warm, replace(BAG, epochs=2), seed=3),
+        lambda w: Neighbours.learn(w.warm, NeighbourRecipe()),
+    ],
+)
+def test_the_second_fit_equals_the_first(world: World, fit: Callable[[World], Method]) -> None:
+    np.testing.assert_array_equal(world.ask(fit(world), 30), world.ask(fit(world), 30))
+
+
+def test_every_method_is_built_by_its_name(world: World) -> None:
+    calls: list[str] = []
+    losses: dict[str, list[float]] = {}
+
+    def warm() -> Warm:
+        calls.append("warm")
+        return world.warm
+
+    parts = Parts(
+        world.tracks, world.centroids, world.rankings, world.predict, warm, seed=1,
+        dropoutnet=replace(DROPOUTNET, epochs=2), melu=replace(MELU, epochs=3),
+        ours=Ours(autoencoder=replace(BAG, epochs=4), mixture=replace(BAG, epochs=5), list_length=30),
+        on_loss=lambda name, epoch, loss: losses.setdefault(name, []).append(loss),
+    )  # fmt: skip
+    light = [name for name in NAMES if name.endswith("_pers") or name.startswith(("popularity", "registration"))]
+    shop = Workshop(parts)
+    assert [shop.method(name).name for name in light] == light
+    assert not calls  # what learns from nobody asks for nobody
+    assert [shop.method(name).name for name in reversed(NAMES)] == list(reversed(NAMES))
+    assert calls == ["warm"]
+    assert {name: len(curve) for name, curve in losses.items()} == {
+        "dropoutnet": 2, "melu": 3, "first_day_autoencoder": 4, "segment_mixture": 5,  # trained once each
+    }  # fmt: skip
+    with pytest.raises(ValueError, match="no 'melu'; there are popularity, "):
+        shop.method("melu")
+
+
+@pytest.mark.parametrize("name", [name for name in MAKE if name in NAMES])
+def test_who_needs_first_days_says_so_and_refuses_to_go_without(name: str, made, world: World) -> None:
+    method = made(name)
+    if not method.needs.days:
+        np.testing.assert_array_equal(method.recommend(world.x, 5), world.ask(method, 5))
+        return
+    with pytest.raises(ValueError, match=f"{name}: needs the first day of each of the {B} listeners, got none"):
+        method.recommend(world.x, 5)
+    with pytest.raises(ValueError, match="got those of 3 listeners"):
+        method.recommend(world.x, 5, world.days.rows(0, 3))
+    blind = copy(world)
+    blind.warm = replace(world.warm, days=None)
+    for learned in ("autoencoder", "mixture", "neighbours"):
+        vars(blind).pop(learned, None)
+    with pytest.raises(ValueError, match="learns from ids"):
+        MAKE[name](blind)
+
+
+def test_names_and_needs_are_declared() -> None:
+    made = [Popularity, RegistrationDayStreams, FullPers, SemiPers]
+    assert [m.name for m in made] == ["popularity", "registration_day_streams", "full_pers", "semi_pers"]
+    assert not any(m.needs.history for m in made)
+    assert Popularity.needs == Needs()
+    assert not RegistrationDayStreams.needs.cold_users
+    assert "network" in FullPers.needs.parts
+    assert "rankings" in SemiPers.needs.parts
+
+
+def test_popularity_is_the_order_of_the_catalogue(world: World) -> None:
+    assert Popularity(N).recommend(world.x, 4).tolist() == [[0, 1, 2, 3]] * B
+
+
+@pytest.mark.parametrize("similarity", ["dot", "cosine"])
+def test_without_streams_come_the_most_popular(world: World, similarity) -> None:
+    lists = RegistrationDayStreams(world.tracks, similarity).recommend(world.x, 5)
+    assert lists[-2:].tolist() == [[0, 1, 2, 3, 4]] * 2
+    unknown = world.x[:1].copy()
+    unknown[0, STREAMS] = 0  # streamed, but nothing that has a vector
+    assert RegistrationDayStreams(world.tracks, similarity).recommend(unknown, 3).tolist() == [[0, 1, 2]]
+
+
+@pytest.mark.parametrize("similarity", ["dot", "cosine"])
+def test_without_streams_and_fallback_comes_what_is_near_the_middle(world: World, similarity) -> None:
+    method = RegistrationDayStreams(world.tracks, similarity, fallback=False)
+    lists = method.recommend(world.x, 5)
+    middle = world.x[:1].copy()
+    middle[0, STREAMS] = world.tracks.mean(axis=0)
+    np.testing.assert_array_equal(lists[-2:], np.tile(method.recommend(middle, 5), (2, 1)))
+    np.testing.assert_array_equal(
+        lists[:-2], RegistrationDayStreams(world.tracks, similarity).recommend(world.x[:-2], 5)
+    )
+
+
+def test_registration_day_streams_reads_streams_only(world: World) -> None:
+    x = np.random.default_rng(0).standard_normal(world.x.shape).astype(np.float32)
+    x[:, STREAMS] = world.x[:, STREAMS]
+    method = RegistrationDayStreams(world.tracks)
+    np.testing.assert_array_equal(method.recommend(x, 9), method.recommend(world.x, 9))
+
+
+def test_semi_pers_looks_at_the_direction_of_a_prediction(world: World) -> None:
+    far = SemiPers(lambda x: 1000 * world.predict(x), world.centroids, world.rankings)
+    near = SemiPers(world.predict, world.centroids, world.rankings)
+    np.testing.assert_array_equal(far.segments(world.x), near.segments(world.x))
+    np.testing.assert_array_equal(near.recommend(world.x, 30), world.rankings[near.segments(world.x)])
+
+
+def test_semi_pers_takes_the_euclidean_nearest_not_the_best_angle() -> None:
+    # The prediction is (1, 0). The first centroid has the better angle, the second is nearer.
+    method = SemiPers(lambda x: np.tile([5.0, 0], (len(x), 1)), [[0.1, 0], [0.9, 0.3]], [[0, 1], [1, 0]])
+    assert method.recommend(np.zeros((1, 3)), 1).tolist() == [[1]]
+
+
+def test_a_predict_that_gives_another_width_is_refused(world: World) -> None:
+    for method in (FullPers(lambda x: x, world.tracks), SemiPers(lambda x: x, world.centroids, world.rankings)):
+        with pytest.raises(ValueError, match=f"{method.name}: predict must give"):
+            method.recommend(world.x, 3)
+
+
+def test_parts_that_do_not_fit_are_refused(world: World) -> None:
+    with pytest.raises(ValueError, match="a row for each of 6 centroids"):
+        SemiPers(world.predict, world.centroids, world.rankings[:-1])
+    with pytest.raises(ValueError, match="n_tracks"):
+        Popularity(0)
+    with pytest.raises(ValueError, match="track_vectors: row 0 holds NaN"):
+        FullPers(world.predict, np.full((3, D), np.nan))
+    with pytest.raises(ValueError, match="registration_day_streams: x must be"):
+        RegistrationDayStreams(world.tracks).recommend(world.x[:, :-1], 3)

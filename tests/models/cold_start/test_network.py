@@ -1,0 +1,243 @@
+"""The network: size, learning, repeatability, batches, modes, save and load, bad input."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from models import mixed_precision
+from models.cold_start.input_vector import SCALARS
+from models.cold_start.network import CODE, PAPER, ColdStartNet, Recipe, _batches, fit, predict, restore, state
+
+SMALL = Recipe(hidden=(32, 16), learning_rate=1e-2, epochs=12, batch_size=32, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def task() -> tuple[np.ndarray, np.ndarray]:
+    """Inputs whose targets follow from them: unit vectors in the plane of two directions of x."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((400, 20)).astype(np.float32)
+    y = np.tanh(x @ rng.standard_normal((20, 6))).astype(np.float32)
+    return x, (y / np.linalg.norm(y, axis=1, keepdims=True)).astype(np.float32)
+
+
+@pytest.mark.parametrize(("d_in", "d_out", "n"), [(2579, 128, 1_240_028), (5139, 256, 2_289_756)])
+def test_the_papers_sizes(d_in: int, d_out: int, n: int) -> None:
+    net = ColdStartNet(d_in, d_out)
+    assert net.n_parameters == n
+    assert [type(layer).__name__ for layer in net.layers] == ["Linear", "ReLU", "BatchNorm1d"] * 3 + ["Linear"]
+
+
+def test_the_two_recipes() -> None:
+    assert (PAPER.optimiser, PAPER.learning_rate, PAPER.epochs, PAPER.batch_size) == ("sgd", 1e-4, 100, 512)
+    assert not PAPER.normalise_output
+    assert (CODE.optimiser, CODE.learning_rate, CODE.epochs, CODE.batch_size) == ("adam", 1e-5, 130, 512)
+    assert CODE.normalise_output
+    assert CODE.drop_last
+
+
+@pytest.mark.parametrize("recipe", [SMALL, replace(SMALL, optimiser="sgd", learning_rate=1.0, normalise_output=False)])
+def test_it_learns(task, recipe: Recipe) -> None:
+    x, y = task
+    losses: list[tuple[int, float, float | None]] = []
+    net = fit(x[:320], y[:320], recipe, 1, lambda *row: losses.append(row), validation=(x[320:], y[320:]))
+    assert [row[0] for row in losses] == list(range(12))
+    assert losses[-1][1] < 0.5 * losses[0][1]
+    held = losses[-1][2]
+    assert held is not None
+    assert held == pytest.approx(np.square(predict(net, x[320:]) - y[320:]).mean(), rel=1e-5)
+    assert held < 0.7 * np.square(y[320:] - y[:320].mean(axis=0)).mean()
+
+
+@pytest.mark.skipif(not mixed_precision.has_bfloat16(), reason="this CPU has no products of bfloat16")
+def test_bfloat16_learns_as_well_and_keeps_float32(task, monkeypatch) -> None:
+    short, losses = fit(*task, SMALL, 1), {}
+    monkeypatch.setattr(mixed_precision, "has_bfloat16", lambda: False)
+    whole = fit(*task, SMALL, 1)
+    assert any((state(short)[name] != state(whole)[name]).any() for name in state(whole))
+    for name, net in (("short", short), ("whole", whole)):
+        assert {array.dtype for array in state(net).values()} == {np.dtype(np.float32), np.dtype(np.int64)}
+        losses[name] = float(np.square(predict(net, task[0]) - task[1]).mean())
+    assert losses["short"] == pytest.approx(losses["whole"], rel=0.05)
+
+
+def test_logarithms_of_counts_and_a_flag_for_an_unknown_age(task) -> None:
+    x = np.hstack([task[0], np.random.default_rng(1).integers(0, 90, (400, len(SCALARS)))]).astype(np.float32)
+    x[::3, 20] = -1
+    recipe = replace(SMALL, log_counts=True)
+    net = fit(x, task[1], recipe, 1)
+    again = restore(state(net), log_counts=True)
+    np.testing.assert_array_equal(predict(net, x), predict(again, x))
+    by_hand = np.hstack([x[:, :20], np.maximum(x[:, 20:21], 0), x[:, 20:21] < 0, np.log1p(x[:, 21:])])
+    plain = restore(state(net))
+    np.testing.assert_allclose(predict(net, x), predict(plain, by_hand.astype(np.float32)), atol=1e-6)
+    with pytest.raises(ValueError, match="input rows end with 19 scalars, got d_in 19"):
+        ColdStartNet(19, 4, log_counts=True)
+
+
+def test_output_is_of_unit_length_only_where_asked(task) -> None:
+    x, y = task
+    unit = predict(fit(x, y, replace(SMALL, epochs=1)), x)
+    np.testing.assert_allclose(np.linalg.norm(unit, axis=1), 1, rtol=1e-5)
+    raw = predict(fit(x, y, replace(SMALL, epochs=1, normalise_output=False)), x)
+    assert np.linalg.norm(raw, axis=1).std() > 0.01
+
+
+@pytest.mark.parametrize("recipe", [SMALL, replace(SMALL, optimiser="sgd", drop_last=False)])
+def test_the_second_fit_equals_the_first(task, recipe: Recipe) -> None:
+    x, y = task
+    recipe = replace(recipe, epochs=3)
+    torch.manual_seed(11)
+    one = state(fit(x, y, recipe, seed=4))
+    here = torch.random.get_rng_state()
+    torch.manual_seed(12)
+    two = state(fit(x, y, recipe, seed=4))
+    torch.manual_seed(11)
+    assert torch.equal(torch.random.get_rng_state(), here)  # nobody else's random numbers move
+    other = state(fit(x, y, recipe, seed=5))
+    assert all(np.array_equal(one[name], two[name]) for name in one)
+    assert any(not np.array_equal(one[name], other[name]) for name in one)
+
+
+def test_validation_and_callbacks_change_nothing(task) -> None:
+    x, y = task
+    recipe = replace(SMALL, epochs=3)
+    bare = state(fit(x, y, recipe, 1))
+    watched = state(fit(x, y, recipe, 1, lambda *_: None, (x[:50] * 9, y[:50])))
+    assert all(np.array_equal(bare[name], watched[name]) for name in bare)
+
+
+def test_the_inputs_are_left_alone_and_may_be_read_only(task, recwarn) -> None:
+    x, y = task[0].copy(), task[1].copy()
+    x.flags.writeable = y.flags.writeable = False
+    fit(x, y, replace(SMALL, epochs=1), validation=(x, y))
+    np.testing.assert_array_equal(x, task[0])
+    assert not recwarn.list
+
+
+@pytest.mark.parametrize("n", [2, 31, 32, 33, 64, 65, 66, 97])
+@pytest.mark.parametrize("drop_last", [True, False])
+def test_no_batch_of_one_and_no_row_lost(n: int, drop_last: bool) -> None:
+    recipe = replace(SMALL, drop_last=drop_last)
+    sizes = [len(b) for b in _batches(torch.arange(n), recipe)]
+    assert min(sizes) >= 2
+    seen = torch.cat(list(_batches(torch.arange(n), recipe)))
+    if drop_last and n > 32:
+        assert set(sizes) == {32}
+        assert len(seen) == n - n % 32
+    else:
+        assert len(seen) == n
+    assert torch.equal(seen, torch.arange(len(seen)))
+
+
+def test_predict_keeps_the_mode_and_does_not_move_the_statistics(task) -> None:
+    x, _ = task
+    net = ColdStartNet(20, 6, (8,))
+    before = state(net)
+    whole = predict(net, x)
+    assert net.training
+    np.testing.assert_allclose(predict(net, x, batch=7), whole, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(predict(net, x[5:6])[0], whole[5], rtol=1e-5, atol=1e-6)
+    assert whole.dtype == np.float32
+    assert predict(net, x[:0]).shape == (0, 6)
+    assert not predict(net.eval(), x).flags.f_contiguous
+    assert not net.training
+    assert all(np.array_equal(before[name], a) for name, a in state(net).items())
+
+
+def test_save_and_load_through_npz(task, tmp_path) -> None:
+    x, y = task
+    net = fit(x, y, replace(SMALL, epochs=2))
+    np.savez(tmp_path / "net.npz", **state(net))
+    with np.load(tmp_path / "net.npz", allow_pickle=False) as arrays:
+        back = restore(dict(arrays), normalise_output=True)
+    assert not back.training
+    np.testing.assert_array_equal(predict(back, x), predict(net, x))
+
+
+def test_state_is_a_copy(task) -> None:
+    net = fit(*task, replace(SMALL, epochs=1))
+    state(net)["layers.0.weight"][:] = 0
+    assert state(net)["layers.0.weight"].any()
+
+
+def test_arrays_that_do_not_fit_are_refused(task) -> None:
+    arrays = state(fit(*task, replace(SMALL, epochs=1)))
+    with pytest.raises(ValueError, match="no weights"):
+        restore({})
+    with pytest.raises(ValueError, match=r"layers\.1?\d?\.?.*bias"):
+        restore({name: a for name, a in arrays.items() if name != "layers.0.bias"})
+    with pytest.raises(ValueError, match="size mismatch"):
+        restore({**arrays, "layers.0.bias": np.zeros(3, np.float32)})
+
+
+def bad(x: np.ndarray, row: int, value: float) -> np.ndarray:
+    x = x.copy()
+    x[row, 3] = value
+    return x
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_nan_and_infinity_are_named(task, value: float) -> None:
+    x, y = task
+    with pytest.raises(ValueError, match="x row 17 holds NaN or infinity"):
+        fit(bad(x, 17, value), y, SMALL)
+    with pytest.raises(ValueError, match="y row 9 holds"):
+        fit(x, bad(y, 9, value), SMALL)
+    with pytest.raises(ValueError, match="validation x row 0"):
+        fit(x, y, SMALL, validation=(bad(x, 0, value), y))
+    with pytest.raises(ValueError, match="x row 5"):
+        predict(ColdStartNet(20, 6), bad(x, 5, value))
+
+
+def test_wrong_shapes_are_refused(task) -> None:
+    x, y = task
+    with pytest.raises(ValueError, match="x has 400 rows and y 399"):
+        fit(x, y[:-1], SMALL)
+    with pytest.raises(ValueError, match="at least 2 users"):
+        fit(x[:1], y[:1], SMALL)
+    with pytest.raises(ValueError, match="must be a matrix"):
+        fit(x[0], y, SMALL)
+    with pytest.raises(ValueError, match="as wide as x and y"):
+        fit(x, y, SMALL, validation=(x[:, :3], y))
+    with pytest.raises(ValueError, match="must have 20 columns, got 6"):
+        predict(ColdStartNet(20, 6), y)
+
+
+def test_a_loss_that_explodes_names_the_learning_rate(task) -> None:
+    x, y = task
+    wild = replace(SMALL, optimiser="sgd", learning_rate=1e30, normalise_output=False)
+    with pytest.raises(ValueError, match=r"network.learning_rate: 1e\+30 is too high"):
+        fit(x, y, wild)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("hidden", (4, 0)),
+        ("optimiser", "lion"),
+        ("learning_rate", 0),
+        ("learning_rate", float("nan")),
+        ("epochs", 0),
+        ("batch_size", 1),
+        ("device", "tpu"),
+    ],
+)
+def test_a_recipe_is_checked_once(field: str, value: object) -> None:
+    with pytest.raises(ValueError, match=rf"network\.{field}: .*got"):
+        replace(CODE, **{field: value})
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_cuda_without_a_gpu_is_refused(task) -> None:
+    with pytest.raises(ValueError, match="torch sees no GPU"):
+        fit(*task, replace(SMALL, device="cuda"))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_a_gpu_learns_the_same(task) -> None:
+    x, y = task
+    recipe = replace(SMALL, epochs=2)
+    near = predict(fit(x, y, recipe), x)
+    np.testing.assert_allclose(predict(fit(x, y, replace(recipe, device="cuda")), x), near, atol=0.02)

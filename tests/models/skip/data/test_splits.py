@@ -1,0 +1,86 @@
+"""Splits of plays, and what training rows teach about rare values and durations."""
+
+import json
+
+import numpy as np
+import pytest
+
+from models.skip.data import splits
+from models.skip.data.cleaning import Cleaning, frequent, frequent_by_quantile, iqr_bounds
+
+
+def test_by_time_keeps_seconds_together_and_shares_near():
+    ts = np.sort(np.random.default_rng(0).integers(0, 40, 1_000))
+    found = splits.by_time(ts, 0.7, 0.15)
+    assert (np.diff(found) >= 0).all()
+    for code in (splits.VALIDATION, splits.TEST):
+        assert ts[found == code].min() > ts[found < code].max()
+    assert abs((found == splits.TRAIN).mean() - 0.7) < 0.05
+    assert splits.by_time(ts[:0], 0.7, 0.15).size == 0
+
+
+def test_by_time_with_distinct_seconds_has_the_exact_sizes():
+    assert np.bincount(splits.by_time(np.arange(100), 0.7, 0.15)).tolist() == [70, 15, 15]
+
+
+def test_at_random_is_seeded_and_sized():
+    one = splits.at_random(200, 0.7, 0.15, 3)
+    assert np.bincount(one).tolist() == [140, 30, 30]
+    np.testing.assert_array_equal(one, splits.at_random(200, 0.7, 0.15, 3))
+    assert (one != splits.at_random(200, 0.7, 0.15, 4)).any()
+
+
+@pytest.mark.parametrize("last", [1, 2])
+def test_by_user_holds_out_the_last_plays_of_those_who_have_enough(last):
+    user = np.array([1, 2, 1, 1, 2, 3, 1, 1, 1])
+    found = splits.by_user(user, np.arange(9), last)
+    mine = found[user == 1].tolist()
+    if last == 1:
+        assert mine == [0, 0, 0, 0, 1, 2]
+    else:
+        assert mine == [0, 0, 1, 1, 2, 2]
+    assert (found[user != 1] == splits.TRAIN).all()  # two rows, and one, are too few
+
+
+def test_the_competitions_own_split():
+    user = np.array([1, 1, 1, 1, 1, 1, 2, 2, 3, 3, 4])
+    flow = np.array([1, 0, 1, 0, 1, 0, 0, 0, 0, 1, 1], bool)
+    found = splits.competition(user, np.arange(11), flow)
+    train, validation, test, out = splits.TRAIN, splits.VALIDATION, splits.TEST, splits.LEFT_OUT
+    assert found[:6].tolist() == [train, train, validation, out, test, out]
+    assert found[6:].tolist() == [train, train, train, test, test]
+    assert (splits.competition(user, np.arange(11), np.zeros(11, bool)) == train).all()
+
+
+def test_nothing_that_learns_is_later_than_what_its_user_is_judged_on():
+    rng = np.random.default_rng(1)
+    user, ts, flow = rng.integers(0, 20, 500), np.sort(rng.integers(0, 300, 500)), rng.random(500) < 0.3
+    found = splits.competition(user, ts, flow)
+    for one in np.unique(user):
+        mine, code = ts[user == one], found[user == one]
+        if (code > splits.TRAIN).any() and (code == splits.TRAIN).any():
+            assert mine[code == splits.TRAIN].max() < mine[code > splits.TRAIN].min()
+
+
+def test_frequent_values_by_count_and_by_quantile():
+    values = np.repeat([5, 7, 9, 11], [49, 50, 51, 1])
+    assert frequent(values, 50).tolist() == [7, 9]
+    assert frequent_by_quantile(values, 0.25).tolist() == [5, 7, 9]
+    assert frequent(values[:0], 50).size == frequent_by_quantile(values[:0], 0.05).size == 0
+
+
+def test_unseen_and_rare_values_become_minus_one_and_columns_without_a_rule_stay():
+    cleaning = Cleaning({"genre_id": np.array([3, 8]), "empty": np.zeros(0, np.int64)}, 30.0, 600.0)
+    assert cleaning.category("genre_id", np.array([8, 4, 99, 3, -5])).tolist() == [8, -1, -1, 3, -1]
+    assert cleaning.category("empty", np.array([1], np.int32)).tolist() == [-1]
+    assert cleaning.category("hour", np.array([99])).tolist() == [99]
+    assert cleaning.durations(np.array([0, 65_535, 200])).tolist() == [30, 600, 200]
+    again = Cleaning.from_json(json.loads(json.dumps(cleaning.to_json())))
+    assert again.category("genre_id", np.array([8, 4])).tolist() == [8, -1]
+    assert (again.shortest_s, again.longest_s) == (30.0, 600.0)
+
+
+def test_quartile_bounds():
+    assert iqr_bounds(np.array([100, 200, 200, 300, 300, 400])) == (50.0, 450.0)
+    with pytest.raises(ValueError, match="training plays"):
+        iqr_bounds(np.zeros(0))

@@ -1,0 +1,102 @@
+"""Skip models that go on from what they are, by later plays: the same after save and load, or with a refusal."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from models.skip.estimators import registry
+from models.skip.estimators.base import log_loss
+from tests.helpers.skip_world import in_three, world
+
+RECIPES = {
+    "logistic_features": {}, "boosted_trees": {"rounds": 200, "learning_rate": 0.1, "least_in_leaf": 20},
+    "ncf": {"epochs": 5, "learning_rate": 0.02}, "neumf": {"epochs": 5, "learning_rate": 0.02},
+    "session_gru": {"epochs": 3, "length": 6, "hidden": 8, "learning_rate": 0.02},
+    "fm": {"rank": 6, "learning_rate": 0.1},
+}  # fmt: skip
+TRAIN, VALID, TEST = in_three(world())
+
+
+def changed(plays):
+    """From one day on everybody listens to what starts a list, and skips the rest: nothing of before says so."""
+    flow_N = np.arange(len(plays)) % 2 == 0
+    return replace(plays, is_flow_N=flow_N, listened_N=flow_N.astype(np.int8))
+
+
+NEW, HELD, LATER = in_three(replace(changed(world(seed=5)), ts_N=world(seed=5).ts_N + 31 * 86_400))
+
+
+@pytest.fixture(params=RECIPES)
+def name(request):
+    return request.param
+
+
+def fitted(name):
+    model = registry.make(name, RECIPES[name])
+    model.fit(TRAIN, VALID, seed=3)
+    for part in (TEST, NEW, HELD, LATER):
+        model.observe(part)
+    return model
+
+
+def loss(model):
+    return log_loss(LATER.labels(), model.predict_proba(LATER))
+
+
+def test_later_plays_teach_what_has_changed(name):
+    model = fitted(name)
+    before = loss(model)
+    history = model.learn_more(NEW, HELD, seed=4)
+    assert history
+    assert loss(model) < before - 0.01
+
+
+def test_a_saved_model_goes_on_as_the_one_that_was_saved(name, tmp_path):
+    model = fitted(name)
+    model.save(tmp_path / "before")
+    other = registry.load(tmp_path / "before")
+    for one in (model, other):
+        one.learn_more(NEW, HELD, seed=4)
+        one.learn_more(HELD, LATER, seed=5)  # what the first step left behind counts in the second
+    np.testing.assert_array_equal(model.predict_proba(LATER), other.predict_proba(LATER))
+    model.save(tmp_path / "after")
+    np.testing.assert_array_equal(registry.load(tmp_path / "after").predict_proba(LATER), model.predict_proba(LATER))
+
+
+@pytest.mark.parametrize("label", [0, 1])
+def test_one_class_teaches_nothing(name, label):
+    with pytest.raises(ValueError, match=f"{name}: needs plays that were listened to and plays that were skipped"):
+        fitted(name).learn_more(replace(NEW, listened_N=np.full(len(NEW), label, np.int8)), HELD)
+
+
+@pytest.mark.parametrize("other", sorted(set(registry.NAMES) - set(RECIPES) - {"graphsage", "rbm"}))
+def test_what_can_only_be_fitted_anew_says_so(other):
+    model = registry.make(other)
+    with pytest.raises(ValueError, match="not fitted yet"):
+        model.learn_more(NEW, HELD)
+    model.fit(TRAIN, VALID, seed=3)
+    with pytest.raises(ValueError, match=f"{other}: does not learn on"):
+        model.learn_more(NEW, HELD)
+
+
+def test_two_halves_of_the_plays_teach_the_regression_about_what_all_of_them_do():
+    half = len(TRAIN) // 2
+    models = [registry.make("logistic_features") for _ in range(3)]
+    first, second = TRAIN.rows(slice(0, half)), TRAIN.rows(slice(half, None))
+    models[0].fit(TRAIN, VALID)
+    models[1].fit(first, VALID)
+    models[2].fit(first, VALID)
+    models[2].learn_more(second, VALID)
+    whole, part, both = (log_loss(TEST.labels(), model.predict_proba(TEST)) for model in models)
+    assert abs(both - whole) < abs(part - whole)
+    assert models[2].precision_G.sum() == pytest.approx(models[0].precision_G.sum(), rel=0.1)
+
+
+def test_a_model_of_another_version_is_refused_by_name(tmp_path):
+    model = fitted("fm")
+    state = model._state
+    model._state = lambda: (state()[0], {k: v for k, v in state()[1].items() if k != "factors_sq"})
+    model.save(tmp_path)
+    with pytest.raises(ValueError, match="holds no 'factors_sq'; another version"):
+        registry.load(tmp_path)
