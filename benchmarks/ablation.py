@@ -73,7 +73,7 @@ def variants(context: Any, shop: Any) -> dict[str, dict[str, Callable[[], Any]]]
             "the nearest segment's list (semi_pers)": lambda: shop.method("semi_pers"),
             "semi_pers, counts as logarithms": log_counts,
         },
-    }  # fmt: skip
+    }
 
 
 def rows(data: str, quick: bool) -> Answer:

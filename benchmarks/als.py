@@ -39,8 +39,10 @@ def overture(data: str, held_out: str, d: int, iterations: int, ridge: tuple[flo
         whole = clock()
         users = np.vstack([fit.users(block) for block in packed.blocks])
         quality = judge(matrix, held_out, users, np.array(fit.items()), ridge)
-    return Answer(list(fit.seconds[1:]), {**quality, "first iteration s": fit.seconds[0], "load s": loading,
-                                          "load and fit s": whole})  # fmt: skip
+    return Answer(
+        list(fit.seconds[1:]),
+        {**quality, "first iteration s": fit.seconds[0], "load s": loading, "load and fit s": whole},
+    )
 
 
 def mllib(data: str, held_out: str, d: int, iterations: int, ridge: tuple[float, float]) -> Answer:
@@ -56,9 +58,18 @@ def mllib(data: str, held_out: str, d: int, iterations: int, ridge: tuple[float,
         frame.count()
         loading = clock()
         learner = ALS(
-            rank=d, maxIter=iterations, regParam=ridge[0], implicitPrefs=True, alpha=ALPHA, userCol="row",
-            itemCol="column", ratingCol="value", seed=1, numUserBlocks=2 * CORES, numItemBlocks=2 * CORES,
-        )  # fmt: skip
+            rank=d,
+            maxIter=iterations,
+            regParam=ridge[0],
+            implicitPrefs=True,
+            alpha=ALPHA,
+            userCol="row",
+            itemCol="column",
+            ratingCol="value",
+            seed=1,
+            numUserBlocks=2 * CORES,
+            numItemBlocks=2 * CORES,
+        )
         model = learner.fit(frame)
         whole = clock()
         seconds = iteration_seconds(spark, iterations)
@@ -165,14 +176,16 @@ def main() -> None:
                 harness.say(f"als: rank {d} against {against}")
                 peers = harness.compare([Peer("overture", overture, arguments, runs), Peer(against, run, arguments, n)])
                 grows = "one ridge for all" if ridge == ONE_RIDGE else "ridge proportional to the number of entries"
-                cases.append({
-                    "case": f"rank {d}, against {against}",
-                    "about": f"{learn.shape[0]} users x {learn.shape[1]} tracks, {learn.nnz} entries, alpha {ALPHA:g}, "
-                             f"{grows}, lambda {ridge[0]:g}; loss and recall after {iterations} iterations.",
-                    "timed": "s an iteration",
-                    "peers": peers,
-                    "ratios": harness.ratios(peers, "overture"),
-                })  # fmt: skip
+                cases.append(
+                    {
+                        "case": f"rank {d}, against {against}",
+                        "about": f"{learn.shape[0]} users x {learn.shape[1]} tracks, {learn.nnz} entries, alpha {ALPHA:g}, "
+                        f"{grows}, lambda {ridge[0]:g}; loss and recall after {iterations} iterations.",
+                        "timed": "s an iteration",
+                        "peers": peers,
+                        "ratios": harness.ratios(peers, "overture"),
+                    }
+                )
                 ratio = speed[d, against] = peers[against]["seconds"]["median"] / peers["overture"]["seconds"]["median"]
                 loss = peers["overture"]["quality"]["loss"] / peers[against]["quality"]["loss"]
                 promises.append(harness.promise(f"loss over {against}'s, rank {d}", 1.0, loss, at_most=True))

@@ -18,9 +18,11 @@ from playlists import K, learned
 SEED, SPACE = 7, "tt_svd"
 DROPOUTNET = ({"learning_rate": 0.005}, {"learning_rate": 0.02}, {"learning_rate": 0.05}, {"learning_rate": 0.1})
 MELU = (
-    {"learning_rate": 5e-4, "inner_rate": 5e-6}, {"learning_rate": 5e-4, "inner_rate": 0.05},
-    {"learning_rate": 5e-4, "inner_rate": 0.3}, {"learning_rate": 2e-3, "inner_rate": 0.05},
-)  # fmt: skip
+    {"learning_rate": 5e-4, "inner_rate": 5e-6},
+    {"learning_rate": 5e-4, "inner_rate": 0.05},
+    {"learning_rate": 5e-4, "inner_rate": 0.3},
+    {"learning_rate": 2e-3, "inner_rate": 0.05},
+)
 
 
 def rows(data: str, quick: bool) -> Answer:

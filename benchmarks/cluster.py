@@ -53,11 +53,23 @@ def standalone(logs: Path, n_workers: int, memory: str = "1g") -> Iterator[tuple
     commands = {
         "master": ["org.apache.spark.deploy.master.Master", "--host", HOST, "--port", str(port), "--webui-port", "0"],
         **{
-            f"worker{n}": ["org.apache.spark.deploy.worker.Worker", "--host", HOST, "--webui-port", "0",
-                           "--cores", "1", "--memory", memory, "--work-dir", str(logs / f"work{n}"), url]
+            f"worker{n}": [
+                "org.apache.spark.deploy.worker.Worker",
+                "--host",
+                HOST,
+                "--webui-port",
+                "0",
+                "--cores",
+                "1",
+                "--memory",
+                memory,
+                "--work-dir",
+                str(logs / f"work{n}"),
+                url,
+            ]
             for n in range(1, n_workers + 1)
         },
-    }  # fmt: skip
+    }
     started: list[subprocess.Popen[bytes]] = []
     try:
         for name, command in commands.items():

@@ -164,18 +164,17 @@ def main() -> None:
     ratio = last["seconds"]["median"] / first["seconds"]["median"]
     ratio *= factors[-1] / (last["quality"]["events"] / first["quality"]["events"])
     arguments = {"size": size, "d": d, "iterations": iterations, "cluster": not chosen.quick}
-    peers = harness.compare([
-        Peer(f"{n} worker{'s' if n > 1 else ''}", factorise, {**arguments, "n_workers": n}, runs) for n in (1, 2)
-    ])  # fmt: skip
+    peers = harness.compare(
+        [Peer(f"{n} worker{'s' if n > 1 else ''}", factorise, {**arguments, "n_workers": n}, runs) for n in (1, 2)]
+    )
     workers = {
         "case": "workers",
         "about": f"ALS of {size[0]} users x {size[1]} tracks, {size[2]} entries, and the SVD of {size[1] // 2} tracks, "
-        f"rank {d}; "
-        + ("threads of one Java." if chosen.quick else "a standalone cluster, workers of one core each."),
+        f"rank {d}; " + ("threads of one Java." if chosen.quick else "a standalone cluster, workers of one core each."),
         "timed": "s an ALS iteration",
         "peers": peers,
         "ratios": harness.ratios(peers, "2 workers"),
-    }  # fmt: skip
+    }
     promises = [
         harness.promise(f"events x {factors[-1]}: times the seconds", 8.5, ratio, at_most=True),
         harness.promise("exponent of seconds over events", math.log(8.5) / math.log(8), exponent, at_most=True),

@@ -59,9 +59,11 @@ def options(name: str, about: str, data: str = "", *, required: bool = False) ->
     parser = argparse.ArgumentParser(prog=f"python benchmarks/{name}.py", description=about)
     parser.add_argument("--quick", action="store_true", help="a smaller size, the same fields; a minute, pairs two")
     parser.add_argument(
-        "--out", type=Path, metavar="FILE",
+        "--out",
+        type=Path,
+        metavar="FILE",
         help=f"where the JSON goes (default: benchmarks/results/{name}.json; with --quick: nowhere)",
-    )  # fmt: skip
+    )
     if data:
         parser.add_argument("--data", type=Path, metavar="DIR", required=required, help=data)
     found = parser.parse_args()
@@ -153,8 +155,9 @@ def watched(pid: int) -> Iterator[Callable[[], float]]:
         watcher.join()
 
 
-def finish(chosen: argparse.Namespace, cases: list[dict[str, Any]], promises: list[dict[str, Any]],
-           headline: tuple[str, float]) -> None:  # fmt: skip
+def finish(
+    chosen: argparse.Namespace, cases: list[dict[str, Any]], promises: list[dict[str, Any]], headline: tuple[str, float]
+) -> None:
     """Print the table, write the file, and end with the headline figure alone on a line."""
     data = ["--data", "DIR"] if getattr(chosen, "data", None) else []
     quick = ["--quick"] if chosen.quick else []

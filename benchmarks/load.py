@@ -38,8 +38,14 @@ class Sent:
     def quality(self) -> dict[str, float]:
         """Requests a second, quantiles in ms, failures."""
         p50, p95, p99 = np.quantile(self.taken_s, (0.5, 0.95, 0.99)) * 1000
-        return {"requests/s": len(self.taken_s) / self.wall_s, "p50 ms": p50, "p95 ms": p95, "p99 ms": p99,
-                "worst ms": max(self.taken_s) * 1000, "failed": float(self.failed)}  # fmt: skip
+        return {
+            "requests/s": len(self.taken_s) / self.wall_s,
+            "p50 ms": p50,
+            "p95 ms": p95,
+            "p99 ms": p99,
+            "worst ms": max(self.taken_s) * 1000,
+            "failed": float(self.failed),
+        }
 
 
 class Line(asyncio.Protocol):

@@ -118,9 +118,13 @@ class World:
         matrix = sp.coo_matrix((value, (i, j)), shape=(n, n)).tocsr()
         matrix = (matrix + matrix.T).tocsr()
         u, sigma, _ = randomized_svd(
-            matrix, self.plain.settings.svd.d, n_oversamples=self.plain.settings.svd.oversampling, n_iter=4,
-            power_iteration_normalizer="QR", random_state=SVD_SEED,
-        )  # fmt: skip
+            matrix,
+            self.plain.settings.svd.d,
+            n_oversamples=self.plain.settings.svd.oversampling,
+            n_iter=4,
+            power_iteration_normalizer="QR",
+            random_state=SVD_SEED,
+        )
         u[np.diff(matrix.indptr) == 0] = 0
         return u, sigma, len(value)
 
@@ -167,9 +171,11 @@ def prepare(data: str, folder: str, playlists: int | None) -> Answer:
         source = subset(source, Path(folder) / "subset", playlists)
     pairs = pq.read_table(source / mpd.PAIRS, columns=["row", "track"])
     facts = {
-        "playlists": len(pc.unique(pairs["row"])), "pairs": pairs.num_rows, "tracks": len(pc.unique(pairs["track"])),
+        "playlists": len(pc.unique(pairs["row"])),
+        "pairs": pairs.num_rows,
+        "tracks": len(pc.unique(pairs["track"])),
         **mpd.run(world.plain, source),
-    }  # fmt: skip
+    }
     for job in (catalog, user_track, first_day):
         facts[job.__name__.rsplit(".", 1)[1]] = job.run(world.plain)["rows"]
     (Path(folder) / "facts.json").write_text(json.dumps(facts, default=str))
@@ -277,8 +283,14 @@ def grid_case(rows: list[dict[str, Any]], peak: float, about: str) -> dict[str, 
             quality = {"place": place, **{name: row[name] for name in JUDGES}, "pairs, M": row["pairs"] / 1e6}
             name = f"{setting} (plain)" if setting == Setting() else str(setting)
             peers[name] = summary([(Answer([row["job_s"]], quality), peak)], "")
-    return {"case": "sweep, NDCG@50 on the validation cohort", "about": about, "timed": "job, s", "peers": peers,
-            "ratios": {}, "grid": rows}  # fmt: skip
+    return {
+        "case": "sweep, NDCG@50 on the validation cohort",
+        "about": about,
+        "timed": "job, s",
+        "peers": peers,
+        "ratios": {},
+        "grid": rows,
+    }
 
 
 def only(peers: dict[str, dict[str, Any]], names: dict[str, str], quality: tuple[str, ...]) -> dict[str, Any]:
@@ -308,23 +320,40 @@ def gain_case(folder: str, peers: dict[str, dict[str, Any]], chosen: Setting) ->
         f"bootstrap 95 % interval: {'; '.join(said)}."
     )
     shown = only(peers, names, quality)
-    case = {"case": "plain and chosen, NDCG@50 on the test cohort", "about": about, "timed": "job, s", "peers": shown,
-            "ratios": ratios(shown, names[str(Setting())]), "difference": gains}  # fmt: skip
+    case = {
+        "case": "plain and chosen, NDCG@50 on the test cohort",
+        "about": about,
+        "timed": "job, s",
+        "peers": shown,
+        "ratios": ratios(shown, names[str(Setting())]),
+        "difference": gains,
+    }
     return case, gains["segment"]["relative_percent"]
 
 
 def cap_case(peers: dict[str, dict[str, Any]], caps: tuple[int, ...]) -> dict[str, Any]:
     """What cutting long collections saves and costs, at the plain setting."""
     names = {f"first {cap} tracks": f"first {cap}" for cap in caps} | {str(Setting()): f"first {Setting().longest}"}
-    quality = ("counting s", "squared lengths, M", "collections cut", "places lost", "pairs, M",
-               *(f"{name}, validation" for name in JUDGES))  # fmt: skip
+    quality = (
+        "counting s",
+        "squared lengths, M",
+        "collections cut",
+        "places lost",
+        "pairs, M",
+        *(f"{name}, validation" for name in JUDGES),
+    )
     shown = only(peers, names, quality)
     about = (
         "The plain setting with max_collection from low to high. Counting costs the sum of squared lengths; `job, s` "
         "holds Spark's start and the writing of both tables too."
     )
-    return {"case": "cap of long collections", "about": about, "timed": "job, s", "peers": shown,
-            "ratios": ratios(shown, f"first {Setting().longest}")}  # fmt: skip
+    return {
+        "case": "cap of long collections",
+        "about": about,
+        "timed": "job, s",
+        "peers": shown,
+        "ratios": ratios(shown, f"first {Setting().longest}"),
+    }
 
 
 def main() -> None:

@@ -172,22 +172,61 @@ def main() -> None:
         where = {"folder": folder, "sizes": sizes}
         size = f"{sizes.users} users x {sizes.tracks} songs, {SPACE}, k = {sizes.segments}"
         cases = [
-            case("reading the files", f"{size}; made-up files in the published form, all checks, into arrays.",
-                 read, 1, data=data, home=folder),
+            case(
+                "reading the files",
+                f"{size}; made-up files in the published form, all checks, into arrays.",
+                read,
+                1,
+                data=data,
+                home=folder,
+            ),
             case("input vectors", f"{size}; from first-day lists of everybody.", input_rows, 1, sizes=sizes),
             case("clustering + rankings", f"{size}.", segments, sizes.runs, **where),
-            case("one epoch of the network", "All warm users, batches of 512; reading the rows from their mapped file.",
-                 epochs, 1, **where),
-            case("full evaluation", "Fully personalised: prediction, 50 nearest songs of each test listener, metrics.",
-                 evaluation, sizes.runs, method="full_pers", **where),
-            case("semi evaluation", "The list of the nearest segment, metrics with ties averaged.",
-                 evaluation, sizes.runs, method="semi_pers", **where),
-            case(WITHOUT, f"{size}; reading, training as long as the recipe says, page and MLflow included.",
-                 whole, 1, data=data, sizes=sizes, space=SPACE, nets=False),
+            case(
+                "one epoch of the network",
+                "All warm users, batches of 512; reading the rows from their mapped file.",
+                epochs,
+                1,
+                **where,
+            ),
+            case(
+                "full evaluation",
+                "Fully personalised: prediction, 50 nearest songs of each test listener, metrics.",
+                evaluation,
+                sizes.runs,
+                method="full_pers",
+                **where,
+            ),
+            case(
+                "semi evaluation",
+                "The list of the nearest segment, metrics with ties averaged.",
+                evaluation,
+                sizes.runs,
+                method="semi_pers",
+                **where,
+            ),
+            case(
+                WITHOUT,
+                f"{size}; reading, training as long as the recipe says, page and MLflow included.",
+                whole,
+                1,
+                data=data,
+                sizes=sizes,
+                space=SPACE,
+                nets=False,
+            ),
             case(ALL, f"{size}; DropoutNet and MeLU too.", whole, 1, data=data, sizes=sizes, space=SPACE, nets=True),
-            case("overture paper in ut_als", "The wider space, 5 139 values a listener, without DropoutNet and MeLU.",
-                 whole, 1, data=data, sizes=sizes, space="ut_als", nets=False),
-        ]  # fmt: skip
+            case(
+                "overture paper in ut_als",
+                "The wider space, 5 139 values a listener, without DropoutNet and MeLU.",
+                whole,
+                1,
+                data=data,
+                sizes=sizes,
+                space="ut_als",
+                nets=False,
+            ),
+        ]
     if not chosen.quick:  # theirs are of this size
         for one in cases:
             if one["case"] in PUBLISHED:
@@ -195,9 +234,13 @@ def main() -> None:
     seconds = {one["case"]: one["peers"]["overture"]["seconds"]["median"] for one in cases}
     peak = max(one["peers"]["overture"]["peak_mib"] for one in cases)
     bounds = {
-        "clustering + rankings": 5, "full evaluation": 2, "input vectors": 30, "one epoch of the network": 2,
-        WITHOUT: 20 * 60, ALL: 90 * 60,
-    }  # fmt: skip
+        "clustering + rankings": 5,
+        "full evaluation": 2,
+        "input vectors": 30,
+        "one epoch of the network": 2,
+        WITHOUT: 20 * 60,
+        ALL: 90 * 60,
+    }
     promises = [
         harness.promise(f"{name}, seconds", bound, seconds[name], at_most=True) for name, bound in bounds.items()
     ]

@@ -27,23 +27,47 @@ CONFIG = Path(__file__).parents[1] / "configs" / "mpd.yaml"
 SEEDS = (7, 8, 9, 10, 11)
 AT_ONCE = 2
 LEARN = (
-    "matrix.catalog", "matrix.user_track", "matrix.track_pairs", "matrix.first_day", "factorize.svd", "factorize.als",
-)  # fmt: skip
+    "matrix.catalog",
+    "matrix.user_track",
+    "matrix.track_pairs",
+    "matrix.first_day",
+    "factorize.svd",
+    "factorize.als",
+)
 SPACES = ("tt_svd", "ut_als")
 K = 50
 QUICK = {
-    "OVERTURE__DROPOUTNET__EPOCHS": "1", "OVERTURE__MELU__EPOCHS": "1", "OVERTURE__AUTOENCODER__EPOCHS": "3",
-    "OVERTURE__MIXTURE__EPOCHS": "2", "OVERTURE__NETWORK__EPOCHS": "2", "OVERTURE__SEGMENTS__K": "50",
-    "OVERTURE__SOURCE__CATALOGUE_TRACKS": "4000", "OVERTURE__MATRIX__N_CATALOG": "4000",
-}  # fmt: skip
+    "OVERTURE__DROPOUTNET__EPOCHS": "1",
+    "OVERTURE__MELU__EPOCHS": "1",
+    "OVERTURE__AUTOENCODER__EPOCHS": "3",
+    "OVERTURE__MIXTURE__EPOCHS": "2",
+    "OVERTURE__NETWORK__EPOCHS": "2",
+    "OVERTURE__SEGMENTS__K": "50",
+    "OVERTURE__SOURCE__CATALOGUE_TRACKS": "4000",
+    "OVERTURE__MATRIX__N_CATALOG": "4000",
+}
 # What does not look at the space is judged in one of them.
 PAPER = (
-    "popularity", "registration_day_streams", "input_features_clustering", "dropoutnet_full", "dropoutnet_semi",
-    "melu_full", "melu_semi", "full_pers", "semi_pers", "near_segments",
-)  # fmt: skip
+    "popularity",
+    "registration_day_streams",
+    "input_features_clustering",
+    "dropoutnet_full",
+    "dropoutnet_semi",
+    "melu_full",
+    "melu_semi",
+    "full_pers",
+    "semi_pers",
+    "near_segments",
+)
 ANYWHERE = (
-    "segment_mixture", "segment_mixture_reranked", "neighbours", "first_day_autoencoder", "blend", "item_knn", "ease",
-)  # fmt: skip
+    "segment_mixture",
+    "segment_mixture_reranked",
+    "neighbours",
+    "first_day_autoencoder",
+    "blend",
+    "item_knn",
+    "ease",
+)
 JUDGED = {"tt_svd": (*PAPER, *ANYWHERE), "ut_als": (*PAPER, "ials_fold_in")}
 
 

@@ -50,10 +50,7 @@ def section(found: dict[str, Any]) -> str:
         if case.get("about"):
             lines += [case["about"], ""]
         timed = case.get("timed", "seconds")
-        lines += [
-            "| " + " | ".join(["", timed, "of ours", "peak MiB", *names]) + " |",
-            "|---" * (4 + len(names)) + "|",
-        ]
+        lines += ["| " + " | ".join(["", timed, "of ours", "peak MiB", *names]) + " |", "|---" * (4 + len(names)) + "|"]
         for name, peer in case["peers"].items():
             low, high = peer["seconds"]["range"]
             ratio = case["ratios"].get(name)
@@ -126,8 +123,12 @@ def overview(found: dict[str, dict[str, Any]]) -> None:
         for case in found.get(name, {"cases": []})["cases"]
         for peer, ratio in case["ratios"].items()
     ][::-1]
-    left.barh(range(len(bars)), [ratio - 1 for _, ratio in bars], left=1,
-              color=["#2a6f97" if ratio >= 1 else "#c1666b" for _, ratio in bars])  # fmt: skip
+    left.barh(
+        range(len(bars)),
+        [ratio - 1 for _, ratio in bars],
+        left=1,
+        color=["#2a6f97" if ratio >= 1 else "#c1666b" for _, ratio in bars],
+    )
     left.set_yticks(range(len(bars)), [label for label, _ in bars])
     for at, (_, ratio) in enumerate(bars):
         left.text(max(1, ratio), at, f" {ratio:.3g}", va="center", fontsize=7)

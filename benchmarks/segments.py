@@ -300,13 +300,18 @@ def main() -> None:
         cases,
         [
             harness.promise(f"speed-up over scikit-learn's KMeans, {users['case']}", 1, speed_up),
-            harness.promise("inertia / scikit-learn's", 1.002,
-                            users["peers"]["overture"]["quality"]["inertia / scikit-learn's"], at_most=True),
-            harness.promise(f"{whole['case']}, seconds", 5,
-                            whole["peers"]["overture"]["seconds"]["median"], at_most=True),
+            harness.promise(
+                "inertia / scikit-learn's",
+                1.002,
+                users["peers"]["overture"]["quality"]["inertia / scikit-learn's"],
+                at_most=True,
+            ),
+            harness.promise(
+                f"{whole['case']}, seconds", 5, whole["peers"]["overture"]["seconds"]["median"], at_most=True
+            ),
         ],
         (f"times as fast as scikit-learn's KMeans, {users['case']}", speed_up),
-    )  # fmt: skip
+    )
 
 
 if __name__ == "__main__":

@@ -250,32 +250,47 @@ def main() -> None:
         spaces = homes(source, Path(folder))
         first, saved = spaces["tt_svd"], save(spaces["tt_svd"], "tt_svd", Path(folder))
         model = saved["model"]
-        peers = harness.compare([
-            Peer("overture serve", start, {"home": first}, runs),
-            Peer(MLFLOW, start_mlflow, {"model": model}, runs),
-        ])  # fmt: skip
-        cases = [{
-            "case": "start", "about": "From the command to the first answer; ours has verified the release's files.",
-            "timed": "s to ready", "peers": peers, "ratios": harness.ratios(peers, "overture serve"),
-        }]  # fmt: skip
+        peers = harness.compare(
+            [Peer("overture serve", start, {"home": first}, runs), Peer(MLFLOW, start_mlflow, {"model": model}, runs)]
+        )
+        cases = [
+            {
+                "case": "start",
+                "about": "From the command to the first answer; ours has verified the release's files.",
+                "timed": "s to ready",
+                "peers": peers,
+                "ratios": harness.ratios(peers, "overture serve"),
+            }
+        ]
         about = f"Each asks again when it has its answer, {seconds:g} s after {WARM_S:g} s of warming up."
         for n in CONNECTIONS:
             busy = {"connections": n, "seconds": seconds}
-            peers = harness.compare([
-                *(Peer(space, closed, {"home": home, "bodies": saved["ours"], **busy}, runs)
-                  for space, home in spaces.items()),
-                Peer(MLFLOW, closed_mlflow, {"model": model, "bodies": saved["theirs"], **busy}, runs),
-            ])  # fmt: skip
-            cases.append({
-                "case": f"busy connections: {n}", "about": about, "timed": "s a request", "peers": peers,
-                "ratios": harness.ratios(peers, "tt_svd"),
-            })  # fmt: skip
+            peers = harness.compare(
+                [
+                    *(
+                        Peer(space, closed, {"home": home, "bodies": saved["ours"], **busy}, runs)
+                        for space, home in spaces.items()
+                    ),
+                    Peer(MLFLOW, closed_mlflow, {"model": model, "bodies": saved["theirs"], **busy}, runs),
+                ]
+            )
+            cases.append(
+                {
+                    "case": f"busy connections: {n}",
+                    "about": about,
+                    "timed": "s a request",
+                    "peers": peers,
+                    "ratios": harness.ratios(peers, "tt_svd"),
+                }
+            )
         clock = {"bodies": saved["ours"], "rate": RATE, "seconds": 2.5 * seconds, "promotions": 0}
         both, moving = "both in turn, promoted under load", {**clock, "promotions": PROMOTIONS}
-        loads = harness.compare([
-            *(Peer(space, by_the_clock, {"home": home, **clock}, runs) for space, home in spaces.items()),
-            Peer(both, by_the_clock, {"home": first, **moving}, runs),
-        ])  # fmt: skip
+        loads = harness.compare(
+            [
+                *(Peer(space, by_the_clock, {"home": home, **clock}, runs) for space, home in spaces.items()),
+                Peer(both, by_the_clock, {"home": first, **moving}, runs),
+            ]
+        )
     about = f"{RATE} requests a second for {2.5 * seconds:g} s; a time counts from when its request was due."
     cases.append({"case": "by the clock", "about": about, "timed": "p99, s", "peers": loads, "ratios": {}})
     ours, theirs = peers["tt_svd"], peers[MLFLOW]

@@ -62,9 +62,12 @@ def quality(context: Any, name: str, told: dict[str, Any]) -> dict[str, float]:
     found, test = told["auc"], kept.read_scores(context, name).test
     flow = test.is_flow_N
     return {
-        "test AUC": found["test"], "low": found["test_low"], "high": found["test_high"],
-        "Flow AUC": metrics.auc(test.listened_N[flow], test.proba_N[flow]), "validation AUC": found["validation"],
-    }  # fmt: skip
+        "test AUC": found["test"],
+        "low": found["test_low"],
+        "high": found["test_high"],
+        "Flow AUC": metrics.auc(test.listened_N[flow], test.proba_N[flow]),
+        "validation AUC": found["validation"],
+    }
 
 
 def blended(home: str) -> Answer:
@@ -94,11 +97,15 @@ def prototype(home: str) -> Answer:
     plays = plays[plays.is_listened.notna()].sort_values(["ts", "play_id"], ignore_index=True)
     heard = plays.is_listened.astype(int)
     columns = {
-        "hour": plays.ts.dt.hour, "weekday": plays.ts.dt.weekday, "duration": plays.duration_s,
+        "hour": plays.ts.dt.hour,
+        "weekday": plays.ts.dt.weekday,
+        "duration": plays.duration_s,
         "age_days": (plays.ts.dt.tz_localize(None) - plays.release_date.astype("datetime64[s]")).dt.days,
-        "flow": plays.is_flow.astype(int), "context": plays.context_type, "platform": plays.platform_name,
+        "flow": plays.is_flow.astype(int),
+        "context": plays.context_type,
+        "platform": plays.platform_name,
         "user_age": plays.user_age,
-    }  # fmt: skip
+    }
     for name in ("user_id", "artist_id", "genre_id", "track_id"):
         groups = heard.groupby(plays[name])
         before = groups.cumsum() - heard
@@ -111,9 +118,12 @@ def prototype(home: str) -> Answer:
     chosen = {"objective": "binary", "learning_rate": 0.03, "num_leaves": 15, "verbosity": -1, "seed": 7}
     held = lgb.Dataset(x_NG[valid], heard[valid])
     model = lgb.train(
-        chosen, lgb.Dataset(x_NG[train], heard[train]), 500, valid_sets=[held],
+        chosen,
+        lgb.Dataset(x_NG[train], heard[train]),
+        500,
+        valid_sets=[held],
         callbacks=[lgb.early_stopping(50, verbose=False)],
-    )  # fmt: skip
+    )
     fitted = clock()
     proba_N = np.asarray(model.predict(x_NG))
     y_N, user_N = heard.to_numpy(), plays.user_id.to_numpy()
@@ -122,11 +132,14 @@ def prototype(home: str) -> Answer:
     return Answer(
         [fitted],
         {
-            "test AUC": reached.value, "low": reached.low, "high": reached.high,
+            "test AUC": reached.value,
+            "low": reached.low,
+            "high": reached.high,
             "Flow AUC": metrics.auc(y_N[flow], proba_N[flow]),
-            "validation AUC": metrics.auc(y_N[valid], proba_N[valid]), "fit s": fitted,
+            "validation AUC": metrics.auc(y_N[valid], proba_N[valid]),
+            "fit s": fitted,
         },
-    )  # fmt: skip
+    )
 
 
 def leaks(home: str) -> Answer:
@@ -167,7 +180,8 @@ def on_the_sample(
         {
             "case": f"{plays:.0f} real plays, split by time",
             "about": "Learned from the first 70 %, stopped by the next 15 %, judged on the last; intervals over users.",
-            "peers": found, "ratios": {},
+            "peers": found,
+            "ratios": {},
         },
         {
             "case": "the same plays, honest and leaky",
@@ -175,7 +189,7 @@ def on_the_sample(
             "peers": {name: harness.summary([(Answer(answer.seconds, q), peak)], "") for name, q in cells.items()},
             "ratios": {},
         },
-    ]  # fmt: skip
+    ]
     promises = [
         harness.promise("the blend's test AUC, that of its best member", best, blend["test AUC"]),
         harness.promise("the blend's test AUC, that of the first prototype", PLAIN, blend["test AUC"]),

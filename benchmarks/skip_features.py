@@ -11,9 +11,17 @@ from harness import Answer, Peer, stopwatch
 
 CONFIG = Path(__file__).parents[1] / "configs" / "skip.yaml"
 TOLD = (
-    "user_plays", "track_plays_7d", "session_plays", "user_top_genre", "avg_song_listened", "since_last_s",
-    "user_platform_listened", "user_kind_listened", "user_listened_1h", "context_platform_listened",
-)  # fmt: skip
+    "user_plays",
+    "track_plays_7d",
+    "session_plays",
+    "user_top_genre",
+    "avg_song_listened",
+    "since_last_s",
+    "user_platform_listened",
+    "user_kind_listened",
+    "user_listened_1h",
+    "context_platform_listened",
+)
 
 
 def context_at(home: str) -> Any:
@@ -112,24 +120,32 @@ def main() -> None:
         home = {"home": str(folder)}
         filled = harness.alone(Peer("fill", fill, {**home, "n_rows": n_rows}))[0]
         harness.say(f"skip_features: made and read in: {filled.quality}")
-        peers = harness.compare([
-            Peer("Overture on Spark", on_spark, home, runs, "writes the table by day and the state of the last day"),
-            Peer("pandas", in_pandas, home, runs, "one frame, one file, no state; all of it in memory"),
-        ])  # fmt: skip
-        day = harness.compare([
-            Peer("on top of the state", one_more_day, {**home, "again": False}, 1),
-            Peer("all days again", one_more_day, {**home, "again": True}, 1),
-        ])  # fmt: skip
+        peers = harness.compare(
+            [
+                Peer(
+                    "Overture on Spark", on_spark, home, runs, "writes the table by day and the state of the last day"
+                ),
+                Peer("pandas", in_pandas, home, runs, "one frame, one file, no state; all of it in memory"),
+            ]
+        )
+        day = harness.compare(
+            [
+                Peer("on top of the state", one_more_day, {**home, "again": False}, 1),
+                Peer("all days again", one_more_day, {**home, "again": True}, 1),
+            ]
+        )
     about = (
         f"{n_rows} made-up plays in the form of DSG17, local[2]; means of some columns tell whether tables are equal."
     )
     cases = [
         {"case": "all days", "about": about, "peers": peers, "ratios": harness.ratios(peers, "Overture on Spark")},
         {
-            "case": "one more day", "about": "The last day of the same plays.", "peers": day,
+            "case": "one more day",
+            "about": "The last day of the same plays.",
+            "peers": day,
             "ratios": harness.ratios(day, "on top of the state"),
         },
-    ]  # fmt: skip
+    ]
     seconds = peers["Overture on Spark"]["seconds"]["median"]
     promises = [harness.promise("seconds for the whole table", 600, seconds, at_most=True)]
     harness.finish(chosen, cases, promises, ("seconds for the whole table", seconds))

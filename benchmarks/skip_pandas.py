@@ -7,19 +7,30 @@ import pandas as pd
 
 DAY = pd.Timedelta(days=1).as_unit("us")
 KINDS = {
-    "artist": ["artist_id"], "track": ["artist_id", "track_id"], "album": ["artist_id", "album_id"],
-    "user": ["user_id"], "user_artist": ["user_id", "artist_id"], "user_genre": ["user_id", "genre_id"],
-    "user_track": ["user_id", "track_id"], "user_album": ["user_id", "album_id"],
-    "user_context": ["user_id", "context_type"], "user_platform": ["user_id", "platform_name"],
-    "user_family": ["user_id", "platform_family"], "user_daypart": ["user_id", "daypart"],
-    "track_kind": ["artist_id", "track_id", "is_flow"], "artist_kind": ["artist_id", "is_flow"],
+    "artist": ["artist_id"],
+    "track": ["artist_id", "track_id"],
+    "album": ["artist_id", "album_id"],
+    "user": ["user_id"],
+    "user_artist": ["user_id", "artist_id"],
+    "user_genre": ["user_id", "genre_id"],
+    "user_track": ["user_id", "track_id"],
+    "user_album": ["user_id", "album_id"],
+    "user_context": ["user_id", "context_type"],
+    "user_platform": ["user_id", "platform_name"],
+    "user_family": ["user_id", "platform_family"],
+    "user_daypart": ["user_id", "daypart"],
+    "track_kind": ["artist_id", "track_id", "is_flow"],
+    "artist_kind": ["artist_id", "is_flow"],
     "user_kind": ["user_id", "is_flow"],
-}  # fmt: skip
+}
 SHARED = {
-    "context": ["context_type"], "genre": ["genre_id"], "genre_context": ["genre_id", "context_type"],
-    "genre_gender": ["genre_id", "user_gender"], "genre_age": ["genre_id", "user_age"],
+    "context": ["context_type"],
+    "genre": ["genre_id"],
+    "genre_context": ["genre_id", "context_type"],
+    "genre_gender": ["genre_id", "user_gender"],
+    "genre_age": ["genre_id", "user_age"],
     "context_platform": ["context_type", "platform_name", "is_flow"],
-}  # fmt: skip
+}
 
 
 def features(plays: pd.DataFrame, gap_s: int, smoothing: float) -> pd.DataFrame:

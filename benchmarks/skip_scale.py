@@ -35,12 +35,15 @@ def main() -> None:
         peer["quality"] = {
             name: peer["quality"][name] for name in ("rows", "fit s", "test AUC") if name in peer["quality"]
         }
-    cases: list[dict[str, Any]] = [{
-        "case": f"{n_rows} made-up plays",
-        "about": "Features on Spark (local[2]), then `overture skip train`: reading, fitting, answering validation and "
-        "test. Which model finds most in made-up plays says nothing of real ones.",
-        "peers": features | models, "ratios": {},
-    }]  # fmt: skip
+    cases: list[dict[str, Any]] = [
+        {
+            "case": f"{n_rows} made-up plays",
+            "about": "Features on Spark (local[2]), then `overture skip train`: reading, fitting, answering validation and "
+            "test. Which model finds most in made-up plays says nothing of real ones.",
+            "peers": features | models,
+            "ratios": {},
+        }
+    ]
     slowest = max(peer["seconds"]["median"] for peer in models.values())
     most = max(peer["peak_mib"] for peer in (features | models).values())
     promises = [

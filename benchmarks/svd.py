@@ -158,15 +158,27 @@ def case(matrix: sp.csr_matrix, about: str, d: int, runs: int, slow: int, folder
     np.savez(files["truth"], s=s, u=u)
     arguments = {**files, "d": d}
     same = {"n_oversamples": OVERSAMPLING, "n_iter": POWER_ITERATIONS}
-    peers = harness.compare([
-        Peer("overture", overture, arguments, runs,
-             f"oversampling {OVERSAMPLING}, {POWER_ITERATIONS} power iterations"),
-        Peer("scikit-learn, same settings", sklearn, {**arguments, "settings": same}, runs,
-             f"randomized_svd, oversampling {OVERSAMPLING}, {POWER_ITERATIONS} power iterations"),
-        Peer("scikit-learn, its defaults", sklearn, {**arguments, "settings": {}}, runs, "randomized_svd"),
-        Peer("SciPy svds", svds, arguments, slow, "ARPACK"),
-        Peer("RowMatrix", row_matrix, arguments, slow, "computeSVD without U, ARPACK in Java"),
-    ])  # fmt: skip
+    peers = harness.compare(
+        [
+            Peer(
+                "overture",
+                overture,
+                arguments,
+                runs,
+                f"oversampling {OVERSAMPLING}, {POWER_ITERATIONS} power iterations",
+            ),
+            Peer(
+                "scikit-learn, same settings",
+                sklearn,
+                {**arguments, "settings": same},
+                runs,
+                f"randomized_svd, oversampling {OVERSAMPLING}, {POWER_ITERATIONS} power iterations",
+            ),
+            Peer("scikit-learn, its defaults", sklearn, {**arguments, "settings": {}}, runs, "randomized_svd"),
+            Peer("SciPy svds", svds, arguments, slow, "ARPACK"),
+            Peer("RowMatrix", row_matrix, arguments, slow, "computeSVD without U, ARPACK in Java"),
+        ]
+    )
     n = matrix.shape[0]
     return {
         "case": f"{about}, {n} x {n}, rank {d}",
@@ -183,10 +195,14 @@ def promises(case: dict[str, Any]) -> list[dict[str, Any]]:
     error = next(iter(quality))
     return [
         harness.promise(f"{of}: times RowMatrix.computeSVD's speed", 20, ratios["RowMatrix"]),
-        harness.promise(f"{of}: times the seconds of scikit-learn, same settings", 2,
-                        1 / ratios["scikit-learn, same settings"], at_most=True),
+        harness.promise(
+            f"{of}: times the seconds of scikit-learn, same settings",
+            2,
+            1 / ratios["scikit-learn, same settings"],
+            at_most=True,
+        ),
         harness.promise(f"{of}: {error}", 0.1, quality[error], at_most=True),
-    ]  # fmt: skip
+    ]
 
 
 def main() -> None:

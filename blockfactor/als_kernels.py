@@ -40,8 +40,10 @@ class Ratings:
     def check(self, n_items: int) -> None:
         """Refuse what the kernels would turn into silent nonsense; names the first bad entry."""
         if not len(self.items) == len(self.affinities) == self.offsets[-1]:
-            raise ValueError(f"ratings: {len(self.items)} items, {len(self.affinities)} affinities, "
-                             f"offsets end at {self.offsets[-1]}; all three must agree")  # fmt: skip
+            raise ValueError(
+                f"ratings: {len(self.items)} items, {len(self.affinities)} affinities, "
+                f"offsets end at {self.offsets[-1]}; all three must agree"
+            )
         bad = np.flatnonzero(~np.isfinite(self.affinities) | (self.affinities <= 0))
         if len(bad):
             raise ValueError(f"affinity: entry {bad[0]} is {self.affinities[bad[0]]}; it must be finite and above 0")

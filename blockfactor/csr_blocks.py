@@ -128,8 +128,14 @@ def pack(
     blocks = [Block(b, start, stop, entries.get(b, 0)) for b, (start, stop) in enumerate(spans(n_rows, n))]
     for empty in (b for b in blocks if b.index not in entries):
         none = np.zeros(0, np.int32)
-        _write_block(str(folder), name, empty.index, np.zeros(empty.stop - empty.start + 1, np.int64), none,
-                     none.astype(np.float32))  # fmt: skip
+        _write_block(
+            str(folder),
+            name,
+            empty.index,
+            np.zeros(empty.stop - empty.start + 1, np.int64),
+            none,
+            none.astype(np.float32),
+        )
     total, squares = (float(sum(row[k] for row in done)) for k in ("total", "squares"))
     return Matrix(str(folder), name, n_rows, n_columns, tuple(blocks), total, squares, strides)
 

@@ -38,8 +38,12 @@ def multiply(
         out = out_RL[row]
         e, stop = offsets[row], offsets[row + 1]
         while e + 4 <= stop:  # four at a time: a quarter of the traffic of `out`
-            x0, x1, x2, x3 = (dense_NL[columns[e]], dense_NL[columns[e + 1]],
-                              dense_NL[columns[e + 2]], dense_NL[columns[e + 3]])  # fmt: skip
+            x0, x1, x2, x3 = (
+                dense_NL[columns[e]],
+                dense_NL[columns[e + 1]],
+                dense_NL[columns[e + 2]],
+                dense_NL[columns[e + 3]],
+            )
             a0, a1, a2, a3 = values[e], values[e + 1], values[e + 2], values[e + 3]
             for k in range(width):
                 out[k] += a0 * x0[k] + a1 * x1[k] + a2 * x2[k] + a3 * x3[k]

@@ -18,9 +18,19 @@ if TYPE_CHECKING:
 
 FOLDER = Path(__file__).parent
 TYPES = (
-    "long", "int", "short", "float", "double", "string", "bool", "timestamp", "date", "list<int>", "list<long>",
+    "long",
+    "int",
+    "short",
+    "float",
+    "double",
+    "string",
+    "bool",
+    "timestamp",
+    "date",
+    "list<int>",
+    "list<long>",
     "list<float>",
-)  # fmt: skip
+)
 
 
 @dataclass(frozen=True)

@@ -33,9 +33,19 @@ SPACES = {"tt_svd": "svd", "ut_als": "als"}
 
 # The skip engine's models; each is trained by a task of its own (a test holds them equal to skip.models).
 SKIP_MODELS = (
-    "content_based", "collaborative", "truncated_svd", "pmf", "rbm", "fm", "ncf", "neumf", "graphsage",
-    "logistic_features", "boosted_trees", "session_gru",
-)  # fmt: skip
+    "content_based",
+    "collaborative",
+    "truncated_svd",
+    "pmf",
+    "rbm",
+    "fm",
+    "ncf",
+    "neumf",
+    "graphsage",
+    "logistic_features",
+    "boosted_trees",
+    "session_gru",
+)
 
 # Whose release a form is about.
 ENGINES = ("cold_start", "skip")

@@ -50,10 +50,13 @@ SpaceName = Annotated[str | None, Query(max_length=40, description="default: the
 WRONG: dict[int | str, dict[str, Any]] = {
     status: {"model": schema.Problem, "description": why}
     for status, why in {
-        400: "not JSON", 401: "no or another API key", 413: "body too large", 422: "refused, with the field's name",
+        400: "not JSON",
+        401: "no or another API key",
+        413: "body too large",
+        422: "refused, with the field's name",
         503: "no release",
     }.items()
-}  # fmt: skip
+}
 
 
 def make_app(settings: ServiceSettings, home: Path, store: StoreSettings = StoreSettings()) -> Guard:  # noqa: B008 - frozen
@@ -102,9 +105,12 @@ def make_app(settings: ServiceSettings, home: Path, store: StoreSettings = Store
     if not settings.cors_origins:
         return Guard(app, settings, metrics)
     shared = CORSMiddleware(
-        app, allow_origins=list(settings.cors_origins), allow_methods=["GET", "POST"],
-        allow_headers=["content-type", "x-api-key"], expose_headers=[RELEASE.decode()],
-    )  # fmt: skip
+        app,
+        allow_origins=list(settings.cors_origins),
+        allow_methods=["GET", "POST"],
+        allow_headers=["content-type", "x-api-key"],
+        expose_headers=[RELEASE.decode()],
+    )
     return Guard(shared, settings, metrics)
 
 
@@ -215,11 +221,16 @@ def add_health(
         store = circuit.state(*((ready.name, ready.space_name) if ready else (None, "")))
         metrics.store_answers.set(store["answers"])
         said = {
-            "ready": bool(engines), "engines": engines, "problem": champion.problem,
-            "release": ready.name if ready else None, "week": ready.week if ready else None,
-            "degraded": ready.problems if ready else {}, "notes": ready.notes if ready else {},
-            "store": store, "skip": skip,
-        }  # fmt: skip
+            "ready": bool(engines),
+            "engines": engines,
+            "problem": champion.problem,
+            "release": ready.name if ready else None,
+            "week": ready.week if ready else None,
+            "degraded": ready.problems if ready else {},
+            "notes": ready.notes if ready else {},
+            "store": store,
+            "skip": skip,
+        }
         return as_json(said, 200 if engines else 503, ready.name if ready else None)
 
     @app.get("/metrics", tags=["health"])

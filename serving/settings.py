@@ -49,10 +49,12 @@ class Experiment(BaseModel):
         Arm(name="semi_pers", method="semi_pers", share=0.3),
         Arm(name="popularity", method="popularity", share=0.2),
         Arm(
-            name="exploring", method="semi_pers", share=0.2,
+            name="exploring",
+            method="semi_pers",
+            share=0.2,
             explore=Explore(share=0.5, methods=("popularity", "country_age_mean")),
         ),
-    )  # fmt: skip
+    )
 
     @model_validator(mode="after")
     def _holds_together(self) -> Experiment:

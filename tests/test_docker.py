@@ -14,8 +14,10 @@ COMPOSE = yaml.safe_load((DOCKER / "compose.yaml").read_text())
 
 def test_every_variable_is_explained_and_every_secret_is_empty():
     used = set(re.findall(r"\$\{(\w+)", (DOCKER / "compose.yaml").read_text())) - {
-        "PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_FIND_LINKS",
-    }  # fmt: skip
+        "PIP_INDEX_URL",
+        "PIP_EXTRA_INDEX_URL",
+        "PIP_FIND_LINKS",
+    }
     lines = (DOCKER / ".env.example").read_text().splitlines()
     offered = dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
     assert set(offered) == used
@@ -76,8 +78,9 @@ def test_the_services_image_is_small_and_its_versions_are_the_jobs():
 def test_a_store_of_its_own_is_started_by_its_profile_alone():
     services = COMPOSE["services"]
     assert {name: service["profiles"] for name, service in services.items() if "profiles" in service} == {
-        "redis": ["redis"], "cassandra": ["cassandra"],
-    }  # fmt: skip
+        "redis": ["redis"],
+        "cassandra": ["cassandra"],
+    }
     assert all("ports" not in services[name] for name in ("redis", "cassandra"))
     for name in ("service", "airflow-scheduler", "redis", "cassandra"):
         assert "stores" in services[name]["networks"]

@@ -130,10 +130,7 @@ def paper(
 
 @app.command()
 def begin(
-    week: WeekOption,
-    engine: EngineOption = "cold_start",
-    config: ConfigOption = None,
-    backtest: BacktestOption = False,
+    week: WeekOption, engine: EngineOption = "cold_start", config: ConfigOption = None, backtest: BacktestOption = False
 ) -> None:
     """Open the week's parent run in MLflow."""
     from jobs.release import weekly_run

@@ -27,8 +27,7 @@ def skip_features(
         bool, typer.Option("--leaky", help="Repeat the report's mistake: features that know the future, put apart.")
     ] = False,
     week: Annotated[
-        str,
-        typer.Option("--week", help="Only days before this Monday, in its MLflow run; default: all days."),
+        str, typer.Option("--week", help="Only days before this Monday, in its MLflow run; default: all days.")
     ] = "",
     config: ConfigOption = None,
 ) -> None:
@@ -99,8 +98,7 @@ def submit(
 
 @skip.command("update")
 def update(
-    day: Annotated[str, typer.Option("--day", help="Day of plays (UTC), YYYY-MM-DD.")],
-    config: ConfigOption = None,
+    day: Annotated[str, typer.Option("--day", help="Day of plays (UTC), YYYY-MM-DD.")], config: ConfigOption = None
 ) -> None:
     """A day on top of the champion: features, memory, what its members learn on; through the gate, then promoted.
 

@@ -47,11 +47,23 @@ def of_engine(context: Context) -> dict[str, Any]:
     home = context.release_home
     now = pointer.read(home)
     found: dict[str, Any] = {
-        "champion": None, "week": None, "verdict": None, "revision": 0, "previous": None, "path": None,
-        "commit": None, "evaluation": [], "gate": [], "checks": {}, "versions": {}, "contracts": {}, "problem": None,
+        "champion": None,
+        "week": None,
+        "verdict": None,
+        "revision": 0,
+        "previous": None,
+        "path": None,
+        "commit": None,
+        "evaluation": [],
+        "gate": [],
+        "checks": {},
+        "versions": {},
+        "contracts": {},
+        "problem": None,
         "published": _json(pointer.releases(home) / pointer.PUBLISHED),
-        "latest": None, "home": str(home),
-    }  # fmt: skip
+        "latest": None,
+        "home": str(home),
+    }
     if now:
         folder = pointer.releases(home) / now.release
         found |= {"champion": now.release, "week": now.week, "revision": now.revision, "previous": now.previous}

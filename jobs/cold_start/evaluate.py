@@ -128,10 +128,17 @@ def judge(context: Context, method: str, cohort: Cohort, recommended_BK: np.ndar
                 low, high = bootstrap(of_slice, settings.bootstrap, context.seed(f"bootstrap/{cohort.split}"))
                 rows.append(
                     {
-                        "method": method, "split": cohort.split, "slice": name, "metric": metric, "k": k,
-                        "n_users": int(chosen.sum()), "value": float(of_slice.mean()), "low": low, "high": high,
+                        "method": method,
+                        "split": cohort.split,
+                        "slice": name,
+                        "metric": metric,
+                        "k": k,
+                        "n_users": int(chosen.sum()),
+                        "value": float(of_slice.mean()),
+                        "low": low,
+                        "high": high,
                     }
-                )  # fmt: skip
+                )
     return rows
 
 

@@ -130,6 +130,5 @@ def demographic_vectors(context: Context, space: Space) -> Demographics:
     lake.write("demographic_vectors", table, report={"commit": context.commit}, week=week, space=space)
     zero = np.zeros(user_UD.shape[1], np.float32)
     return Demographics(
-        country=by_kind["country"],
-        age_class=np.stack([by_kind["age_class"].get(name, zero) for name in AGE_CLASSES]),
+        country=by_kind["country"], age_class=np.stack([by_kind["age_class"].get(name, zero) for name in AGE_CLASSES])
     )

@@ -74,18 +74,22 @@ def workshop(context: Context, space: Space, on_loss: OnLoss) -> Workshop:
     ranked = segments.column("ranking").combine_chunks()
     ranking_KR = ranked.flatten().to_numpy().reshape(len(ranked), -1)
     network = cache(lambda: onnx_export.session(onnx_export.kept(context, space).network))
-    return Workshop(Parts(
-        tracks_ND, centroids_KD, ranking_KR,
-        predict=lambda x_BF: onnx_export.run(network(), x_BF),
-        warm=lambda: warm_side(context, space, tracks_ND, centroids_KD, ranking_KR),
-        similarity=settings.evaluation.similarity,
-        seed=context.seed(f"methods/{space}"),
-        dropoutnet=DropoutNetRecipe(**settings.dropoutnet.model_dump()),
-        melu=MeluRecipe(**settings.melu.model_dump()),
-        ours=our_recipes(settings),
-        als=AlsRecipe(settings.als.alpha, settings.als.regularisation, settings.als.frequency_exponent),
-        on_loss=on_loss,
-    ))  # fmt: skip
+    return Workshop(
+        Parts(
+            tracks_ND,
+            centroids_KD,
+            ranking_KR,
+            predict=lambda x_BF: onnx_export.run(network(), x_BF),
+            warm=lambda: warm_side(context, space, tracks_ND, centroids_KD, ranking_KR),
+            similarity=settings.evaluation.similarity,
+            seed=context.seed(f"methods/{space}"),
+            dropoutnet=DropoutNetRecipe(**settings.dropoutnet.model_dump()),
+            melu=MeluRecipe(**settings.melu.model_dump()),
+            ours=our_recipes(settings),
+            als=AlsRecipe(settings.als.alpha, settings.als.regularisation, settings.als.frequency_exponent),
+            on_loss=on_loss,
+        )
+    )
 
 
 def our_recipes(settings: Settings) -> Ours:

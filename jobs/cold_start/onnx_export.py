@@ -31,9 +31,21 @@ if TYPE_CHECKING:
     from models.cold_start.network import ColdStartNet
 
 __all__ = [
-    "BATCH", "FILES", "INPUT", "OUTPUT", "Kept", "graph", "keep", "kept", "parity", "run", "sealed", "sealing",
-    "session", "to_onnx",
-]  # fmt: skip
+    "BATCH",
+    "FILES",
+    "INPUT",
+    "OUTPUT",
+    "Kept",
+    "graph",
+    "keep",
+    "kept",
+    "parity",
+    "run",
+    "sealed",
+    "sealing",
+    "session",
+    "to_onnx",
+]
 
 FILES = ("network.onnx", "cohort_user_id.npy", "cohort_vectors.npy")
 

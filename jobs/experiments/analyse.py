@@ -57,12 +57,16 @@ def run(context: Context, name: str) -> dict[str, Any]:
         tracked.log_params({"plan": kept["plan"], "registered_at": kept["registered_at"]})
         tracked.log_metrics({f"users.{arm}": n for arm, n in people.items()})
         facts = {
-            "experiment": name, "digest": kept["digest"], "registered_at": kept["registered_at"], "users": people,
-            "users_per_arm": kept["users_per_arm"], "requests": counted.requests, "stood_in": counted.stood_in,
-            "unused_outcomes": counted.unused, "sample_ratio_p": sample_ratio(
-                list(people.values()), [arm.share for arm in plan.arms]
-            ),
-        }  # fmt: skip
+            "experiment": name,
+            "digest": kept["digest"],
+            "registered_at": kept["registered_at"],
+            "users": people,
+            "users_per_arm": kept["users_per_arm"],
+            "requests": counted.requests,
+            "stood_in": counted.stood_in,
+            "unused_outcomes": counted.unused,
+            "sample_ratio_p": sample_ratio(list(people.values()), [arm.share for arm in plan.arms]),
+        }
         reasons = refusals(plan, kept, counted, people, float(facts["sample_ratio_p"]))
         if reasons:
             tracked.log_json({**facts, "refused": reasons}, "verdict.json")
@@ -134,11 +138,16 @@ def compare(plan: ExperimentSettings, counted: Counted) -> dict[str, dict[str, A
         for name, found in rates.items():
             one = lifts[name]
             arms[name][kind] = {
-                "rate": found.value, "error": found.error, "displays": found.displays,
+                "rate": found.value,
+                "error": found.error,
+                "displays": found.displays,
                 "design_effect": found.design_effect,
-                **({"ratio": 1.0} if name == plan.control else
-                   {"ratio": one.ratio, "low": one.low, "high": one.high, "p_value": adjusted.get(name)}),
-            }  # fmt: skip
+                **(
+                    {"ratio": 1.0}
+                    if name == plan.control
+                    else {"ratio": one.ratio, "low": one.low, "high": one.high, "p_value": adjusted.get(name)}
+                ),
+            }
             arms[name]["users"] = found.users
             arms[name]["displays_per_user"] = found.displays / found.users
     return arms

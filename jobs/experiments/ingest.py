@@ -196,9 +196,14 @@ def context_row(request: str, user: int, context: Any) -> dict[str, Any]:
     # A level that the request left out is completed by the service again; null would be another thing than empty.
     blocks = {name: lists.get(name, []) for name in INTERACTIONS}
     return {
-        "request_id": request, "user_id": user, "country": listener.country, "age": listener.age, **blocks,
-        "leave_out": leave_out, "leave_out_first_day": streamed,
-    }  # fmt: skip
+        "request_id": request,
+        "user_id": user,
+        "country": listener.country,
+        "age": listener.age,
+        **blocks,
+        "leave_out": leave_out,
+        "leave_out_first_day": streamed,
+    }
 
 
 def outcome_rows(line: dict[str, Any], at: datetime) -> tuple[Any, Rows]:

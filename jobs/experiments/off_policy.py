@@ -64,9 +64,13 @@ def run(context: Context, name: str, arm_name: str, policy: str) -> dict[str, An
         found = {kind: judged(plan, shown, kind) for kind in KINDS}
         own = {kind: logged(shown, kind) for kind in KINDS}
         report = {
-            "experiment": name, "arm": arm_name, "policy": policy, "digest": kept["digest"],
-            "estimates": {kind: asdict(one) for kind, one in found.items()}, "logged": own,
-        }  # fmt: skip
+            "experiment": name,
+            "arm": arm_name,
+            "policy": policy,
+            "digest": kept["digest"],
+            "estimates": {kind: asdict(one) for kind, one in found.items()},
+            "logged": own,
+        }
         for kind, one in found.items():
             numbers = {"ips": one.ips.value, "snips": one.snips.value, "effective_users": one.effective_users}
             tracked.log_metrics({f"{kind}.{key}": value for key, value in numbers.items()})
@@ -216,11 +220,14 @@ def _print(
     title = f"Experiment {plan.name}: {policy}, estimated from arm {arm}; 95 % intervals over listeners"
     table = make_table(title, *heads, right=heads[1:])
     for kind, one in found.items():
-        ips, snips = (
-            f"{100 * e.value:.2f} ({100 * e.low:.2f}-{100 * e.high:.2f})" for e in (one.ips, one.snips)
-        )  # fmt: skip
+        ips, snips = (f"{100 * e.value:.2f} ({100 * e.low:.2f}-{100 * e.high:.2f})" for e in (one.ips, one.snips))
         table.add_row(
-            RATES[kind], f"{100 * own[kind]['rate']:.2f}", ips, snips, f"{one.effective_users:,.0f} of {one.users:,}",
-            f"{one.matched:,} of {one.displays:,}", f"{one.clipped_weight:.1%}",
-        )  # fmt: skip
+            RATES[kind],
+            f"{100 * own[kind]['rate']:.2f}",
+            ips,
+            snips,
+            f"{one.effective_users:,.0f} of {one.users:,}",
+            f"{one.matched:,} of {one.displays:,}",
+            f"{one.clipped_weight:.1%}",
+        )
     wide_console().print(table)

@@ -23,9 +23,13 @@ from serving.experiment import assignment
 def needed(plan: ExperimentSettings) -> int:
     """Listeners that each arm needs; alpha is divided by the comparisons with the control, which Holm never exceeds."""
     return required_users(
-        plan.baseline_rate, plan.min_effect, plan.alpha / (len(plan.arms) - 1), plan.power, plan.displays_per_user,
+        plan.baseline_rate,
+        plan.min_effect,
+        plan.alpha / (len(plan.arms) - 1),
+        plan.power,
+        plan.displays_per_user,
         plan.design_effect,
-    )  # fmt: skip
+    )
 
 
 def run(context: Context) -> dict[str, Any]:
@@ -63,9 +67,12 @@ def register(context: Context, at: datetime, simulated: bool = False) -> dict[st
         tracked.log_params({"plan": said})
         tracked.log_metrics({"users_per_arm": users})
         kept = {
-            "plan": said, "digest": digest, "registered_at": at.isoformat(), "users_per_arm": users,
+            "plan": said,
+            "digest": digest,
+            "registered_at": at.isoformat(),
+            "users_per_arm": users,
             "simulated": simulated,
-        }  # fmt: skip
+        }
         tracked.log_json(kept, "plan.json")
         files.replace(path, files.canonical(kept) + b"\n")
         return report | {"registered_at": at.isoformat(), "again": False, **tracked.links}

@@ -38,8 +38,12 @@ def events(
     """Columns (n,) as one array (n,) of EVENT."""
     rows = np.empty(len(user_id), EVENT)
     rows["user_id"], rows["ts"], rows["entity_id"], rows["listened_s"], rows["code"] = (
-        user_id, ts, entity_id, listened_s, code,
-    )  # fmt: skip
+        user_id,
+        ts,
+        entity_id,
+        listened_s,
+        code,
+    )
     return rows
 
 

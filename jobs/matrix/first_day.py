@@ -74,9 +74,14 @@ def first_days(days: DataFrame, events: DataFrame, tracks: DataFrame) -> DataFra
     known = tracks.select("track_id", "artist_id", "album_id")
     heard = F.col("kind").isin(*ON_TRACKS) & (F.col("entity") == "track")
     direct = inside.where(~F.col("kind").isin(*ON_TRACKS)).select(
-        "user_id", "ts", "kind", "entity", "entity_id", F.lit(None).cast("long").alias("artist_id"),
+        "user_id",
+        "ts",
+        "kind",
+        "entity",
+        "entity_id",
+        F.lit(None).cast("long").alias("artist_id"),
         F.lit(None).cast("long").alias("album_id"),
-    )  # fmt: skip
+    )
     via = inside.where(heard).join(known, F.col("entity_id") == F.col("track_id"))
     both = via.select(direct.columns).unionByName(direct)
 

@@ -181,15 +181,15 @@ def run(context: Context) -> dict[str, object]:
             "sum_of_squared_lengths": squares,
             "tracks_without_a_collection": int((held == 0).sum()),
             "dropped": {
-                "later than as_of, owner not yet known, or track outside the catalogue":
-                    lake.rows("playlists") - kept.rows,
+                "later than as_of, owner not yet known, or track outside the catalogue": lake.rows("playlists")
+                - kept.rows,
                 "twice in its collection": kept.rows - n_past - n_held,
                 f"past the first {matrix.max_collection} of its collection": n_past,
             },
             "rule": f"c >= {matrix.min_together}, {matrix.max_neighbours} strongest on both sides, "
-                    f"PMI smoothed by {matrix.smoothing} less {matrix.shift} > 0",
+            f"PMI smoothed by {matrix.smoothing} less {matrix.shift} > 0",
             "commit": context.commit,
-        }  # fmt: skip
+        }
         if not frame.count():  # isEmpty would stop Python workers in the middle of a line, and they say so at length
             raise CheckFailed(
                 f"track_pairs: none of {total} collections leaves a pair with PMI above 0; "

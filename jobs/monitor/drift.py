@@ -68,9 +68,14 @@ def run(context: Context) -> dict[str, Any]:
         raise CheckFailed(f"monitor: release {now.release[:12]}: {error}") from None
     others = [one.feature for one in found if one.verdict == "others"]
     report = {
-        "week": context.week.name, "release": now.release, "release_week": now.week, "newcomers": people,
-        "learned_from": reference["n_users"], "missing_days": missing, "others": others,
-    }  # fmt: skip
+        "week": context.week.name,
+        "release": now.release,
+        "release_week": now.week,
+        "newcomers": people,
+        "learned_from": reference["n_users"],
+        "missing_days": missing,
+        "others": others,
+    }
     tags = {"task": "monitor", "week": context.week.name, "release": now.release}
     name = f"monitor {context.week.name}"
     with runs.experiment(context, context.settings.mlflow.monitor_experiment, name, tags) as tracked:

@@ -77,9 +77,15 @@ def popularity(tracks_BK: np.ndarray, n_tracks: int, top: int) -> dict[str, Any]
     counts = np.bincount(ranks // width, minlength=-(-n_tracks // width))
     low, middle, high = (float(q) for q in np.quantile(ranks, [0.1, 0.5, 0.9]))
     return {
-        "median": middle, "low": low, "high": high, "in_top": float((ranks < top).mean()), "top": top,
-        "distinct": int(np.unique(ranks).size), "bin": width, "share": (counts / max(1, ranks.size)).tolist(),
-    }  # fmt: skip
+        "median": middle,
+        "low": low,
+        "high": high,
+        "in_top": float((ranks < top).mean()),
+        "top": top,
+        "distinct": int(np.unique(ranks).size),
+        "bin": width,
+        "share": (counts / max(1, ranks.size)).tolist(),
+    }
 
 
 def no_interaction(x_BF: np.ndarray, layout: Layout) -> np.ndarray:
@@ -109,9 +115,14 @@ class Countries:
 
 
 def table_2(
-    labels_U: np.ndarray, k: int, countries: list[str | None], ages_U: np.ndarray, rankings_KL: np.ndarray,
-    song_index_N: np.ndarray, min_users: int,
-) -> list[dict[str, Any]]:  # fmt: skip
+    labels_U: np.ndarray,
+    k: int,
+    countries: list[str | None],
+    ages_U: np.ndarray,
+    rankings_KL: np.ndarray,
+    song_index_N: np.ndarray,
+    min_users: int,
+) -> list[dict[str, Any]]:
     """Segments of at least `min_users`: countries and age classes by lift, their first songs; the most marked first."""
     member = csr_matrix(members(labels_U, k))
     classes = age_classes(ages_U)
@@ -120,12 +131,15 @@ def table_2(
     sizes = np.bincount(labels_U, minlength=k)
     rows = [
         {
-            "segment": int(s), "users": int(sizes[s]), "countries": by_country[s], "ages": by_age[s],
+            "segment": int(s),
+            "users": int(sizes[s]),
+            "countries": by_country[s],
+            "ages": by_age[s],
             "songs": [int(song_index_N[track]) for track in rankings_KL[s, :5]],
         }
         for s in range(k)
         if sizes[s] >= min_users
-    ]  # fmt: skip
+    ]
 
     def marked(row: dict[str, Any]) -> float:
         """How far the first country and the first age class stand out, weighed by the share they hold."""

@@ -181,11 +181,14 @@ def _figure_4(report: Report, drawn: Mapping[str, str]) -> str:
 def _figure_5(report: Report, drawn: Mapping[str, str]) -> str:
     rows = [
         (
-            report["titles"][name], _count(round(view["median"])), f"{_count(round(view['low']))} to "
-            f"{_count(round(view['high']))}", f"{100 * view['in_top']:.1f} %", _count(view["distinct"]),
+            report["titles"][name],
+            _count(round(view["median"])),
+            f"{_count(round(view['low']))} to {_count(round(view['high']))}",
+            f"{100 * view['in_top']:.1f} %",
+            _count(view["distinct"]),
         )
         for name, view in report["figure_5"].items()
-    ]  # fmt: skip
+    ]
     top = next(iter(report["figure_5"].values()))["top"]
     heads = (
         "method",
@@ -206,11 +209,13 @@ def _no_interaction(report: Report) -> str:
     idle, theirs = report["no_interaction"], report["published"]["no_interaction"]
     rows = [
         (
-            report["titles"][name], _percent(found["no_interaction"]), f"{found['precision']['mean']:.2f} %",
+            report["titles"][name],
+            _percent(found["no_interaction"]),
+            f"{found['precision']['mean']:.2f} %",
             _percent(theirs.get(name)),
         )
         for name, found in report["methods"].items()
-    ]  # fmt: skip
+    ]
     return _card(
         "Without any interaction",
         f"{_count(idle['users'])} test listeners ({100 * idle['share']:.1f} %; in the paper "
@@ -222,11 +227,14 @@ def _no_interaction(report: Report) -> str:
 def _table_2(report: Report) -> str:
     rows = [
         (
-            str(found["segment"]), _count(found["users"]), _traits(found["countries"]), _traits(found["ages"]),
+            str(found["segment"]),
+            _count(found["users"]),
+            _traits(found["countries"]),
+            _traits(found["ages"]),
             ", ".join(map(str, found["songs"])),
         )
         for found in report["table_2"][:SEGMENTS_SHOWN]
-    ]  # fmt: skip
+    ]
     heads = ("segment", "warm users", "countries", "age classes", "first songs")
     return _card(
         "Table 2: who is in a segment",

@@ -142,10 +142,20 @@ class Task:
             self.clock.say(f"{network}: epoch {epoch + 1}, loss {loss:.6f}")
 
         warm = self.warm
-        return Workshop(Parts(
-            warm.track_ND, warm.centroids_KD, warm.rankings_KL, lambda x_BF: self.network(x_BF), lambda: warm,
-            self.settings.similarity, self.seed, dropoutnet=self.dropoutnet, melu=self.melu, on_loss=on_loss,
-        ))  # fmt: skip
+        return Workshop(
+            Parts(
+                warm.track_ND,
+                warm.centroids_KD,
+                warm.rankings_KL,
+                lambda x_BF: self.network(x_BF),
+                lambda: warm,
+                self.settings.similarity,
+                self.seed,
+                dropoutnet=self.dropoutnet,
+                melu=self.melu,
+                on_loss=on_loss,
+            )
+        )
 
 
 Builder = Callable[[Task], Method]

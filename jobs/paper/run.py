@@ -80,14 +80,21 @@ def run(
     with clock.stage("read the files"):
         found = deezer.load(context, files)
     task = Task(
-        found, settings, context.seed(f"paper/{space}"), clock,
+        found,
+        settings,
+        context.seed(f"paper/{space}"),
+        clock,
         dropoutnet=DropoutNetRecipe(**context.settings.dropoutnet.model_dump()),
         melu=MeluRecipe(**context.settings.melu.model_dump()),
-    )  # fmt: skip
+    )
     report: dict[str, Any] = {
-        "space": space, "commit": context.commit, "data": found.facts, "settings": settings.model_dump(mode="json"),
-        "k": settings.k, "titles": {name: TITLES.get(name, name.replace("_", " ")) for name in {*wanted, *TITLES}},
-    }  # fmt: skip
+        "space": space,
+        "commit": context.commit,
+        "data": found.facts,
+        "settings": settings.model_dump(mode="json"),
+        "k": settings.k,
+        "titles": {name: TITLES.get(name, name.replace("_", " ")) for name in {*wanted, *TITLES}},
+    }
     report["check"] = check_popularity(task)
     clock.say(f"check of Popularity: {report['check']['says']}")
     with runs.experiment(context, settings.experiment, f"paper {space}", {"space": space, "kind": "paper"}) as run:
@@ -159,9 +166,14 @@ def evaluate(task: Task, methods: Mapping[str, Builder]) -> dict[str, Any]:
         shown = np.array([name in largest for name in countries.of(test.x_BF)])
         shown = shown if shown.any() else np.ones(len(idle), bool)
         described = views.table_2(
-            warm.labels_U, task.settings.segments, countries.of(warm.x_UF), count_of(warm.x_UF, layout, "age_value"),
-            warm.rankings_KL, task.data.song_index_N, task.settings.min_described,
-        )  # fmt: skip
+            warm.labels_U,
+            task.settings.segments,
+            countries.of(warm.x_UF),
+            count_of(warm.x_UF, layout, "age_value"),
+            warm.rankings_KL,
+            task.data.song_index_N,
+            task.settings.min_described,
+        )
     table, figure_4, figure_5 = {}, {}, {}
     for name, build in methods.items():
         with clock.stage(f"fit {name}"):
@@ -182,14 +194,23 @@ def evaluate(task: Task, methods: Mapping[str, Builder]) -> dict[str, Any]:
             }
     sizes = np.bincount(warm.labels_U, minlength=task.settings.segments)
     return {
-        "methods": table, "figure_4": figure_4, "figure_5": figure_5, "figure_5_users": int(shown.sum()),
-        "table_2": described, "no_interaction": {"users": int(idle.sum()), "share": float(idle.mean())},
+        "methods": table,
+        "figure_4": figure_4,
+        "figure_5": figure_5,
+        "figure_5_users": int(shown.sum()),
+        "table_2": described,
+        "no_interaction": {"users": int(idle.sum()), "share": float(idle.mean())},
         "segments": {
-            "k": len(sizes), "smallest": int(sizes.min()), "median": float(np.median(sizes)),
-            "largest": int(sizes.max()), "inertia": task.clusters.inertia, "n_iter": task.clusters.n_iter,
+            "k": len(sizes),
+            "smallest": int(sizes.min()),
+            "median": float(np.median(sizes)),
+            "largest": int(sizes.max()),
+            "inertia": task.clusters.inertia,
+            "n_iter": task.clusters.n_iter,
         },
-        "countries": len(countries.name_of), "recipe": {**vars(task.recipe), "hidden": list(task.recipe.hidden)},
-    }  # fmt: skip
+        "countries": len(countries.name_of),
+        "recipe": {**vars(task.recipe), "hidden": list(task.recipe.hidden)},
+    }
 
 
 def judge(task: Task, method: Method) -> tuple[np.ndarray, dict[str, np.ndarray]]:

@@ -226,15 +226,21 @@ def relative_rates(arms: Mapping[str, Mapping[str, Any]], control: str, alpha: f
                 reach = [[said["ratio"] - said["low"]], [said["high"] - said["ratio"]]]
                 axes.errorbar(at, said["ratio"], reach, color="#1b1d22", capsize=4, lw=1.2)
             axes.annotate(
-                f"{said['ratio']:.2f}", (at, top), (0, 5), textcoords="offset points", ha="center", fontsize=10,
+                f"{said['ratio']:.2f}",
+                (at, top),
+                (0, 5),
+                textcoords="offset points",
+                ha="center",
+                fontsize=10,
                 bbox={"boxstyle": "square,pad=0.15", "color": "white"},
-            )  # fmt: skip
+            )
         axes.axhline(1, color="#1b1d22", lw=0.8, ls="--")
         axes.set_title(title, loc="left", fontsize=11)
         axes.set_xticks(
             range(len(names)),
-            [f"{name.replace('_', ' ')}\n{100 * arms[name][kind]['rate']:.2f} %" for name in names], fontsize=9,
-        )  # fmt: skip
+            [f"{name.replace('_', ' ')}\n{100 * arms[name][kind]['rate']:.2f} %" for name in names],
+            fontsize=9,
+        )
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="y", alpha=0.25)
         axes.set_axisbelow(True)

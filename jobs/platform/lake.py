@@ -31,10 +31,19 @@ if TYPE_CHECKING:
 
 POINTER = "_current.json"
 SPARK_TYPES = {
-    "long": "bigint", "int": "int", "short": "smallint", "float": "float", "double": "double", "string": "string",
-    "bool": "boolean", "timestamp": "timestamp", "date": "date", "list<int>": "array<int>",
-    "list<long>": "array<bigint>", "list<float>": "array<float>",
-}  # fmt: skip
+    "long": "bigint",
+    "int": "int",
+    "short": "smallint",
+    "float": "float",
+    "double": "double",
+    "string": "string",
+    "bool": "boolean",
+    "timestamp": "timestamp",
+    "date": "date",
+    "list<int>": "array<int>",
+    "list<long>": "array<bigint>",
+    "list<float>": "array<float>",
+}
 
 
 @dataclass(frozen=True)

@@ -75,9 +75,14 @@ def _open(system: fs.FileSystem, path: str) -> pq.ParquetFile:
 
 
 def _file(
-    lake: Lake, found: Measured, rules: list[Expectation], known: Keys, partition: dict[str, str],
-    system: fs.FileSystem, path: str,
-) -> Part:  # fmt: skip
+    lake: Lake,
+    found: Measured,
+    rules: list[Expectation],
+    known: Keys,
+    partition: dict[str, str],
+    system: fs.FileSystem,
+    path: str,
+) -> Part:
     part = Part(", ".join(f"{key} {partition[key]}" for key in found.units))
     name = short(path, lake, found.contract.table)
     columns = found.contract.columns

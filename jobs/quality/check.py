@@ -159,14 +159,17 @@ def judge(context: Context, found: Measured) -> dict[str, Any]:
         "failed": by_verdict["failed"],
         "warned": by_verdict["warned"],
         "statistics": {
-            "rows": found.n_rows, "partitions": len(found.partitions), "files": found.n_files,
-            "bytes": found.n_bytes, "expectations": len(checks),
+            "rows": found.n_rows,
+            "partitions": len(found.partitions),
+            "files": found.n_files,
+            "bytes": found.n_bytes,
+            "expectations": len(checks),
             **{name.replace(" ", "_"): len(some) for name, some in by_verdict.items()},
         },
         "columns": found.columns,
         "checks": checks,
         "great_expectations": {"version": gx.__version__, "statistics": dict(verdict.statistics)},
-    }  # fmt: skip
+    }
 
 
 def _check(found: Measured, e: Expectation, kept: bool | None) -> dict[str, Any]:
@@ -180,12 +183,20 @@ def _check(found: Measured, e: Expectation, kept: bool | None) -> dict[str, Any]
     worst = max((bad or units).items(), key=lambda item: abs(item[1]), default=("", math.nan))
     observed = None if math.isnan(worst[1]) else worst[1]
     return {
-        "measure": e.measure, "rule": e.rule, "columns": list(e.columns), "severity": e.severity, "says": e.says,
-        "type": e.type, "low": e.low, "high": e.high, "observed": observed,
+        "measure": e.measure,
+        "rule": e.rule,
+        "columns": list(e.columns),
+        "severity": e.severity,
+        "says": e.says,
+        "type": e.type,
+        "low": e.low,
+        "high": e.high,
+        "observed": observed,
         "units": sorted(bad) if "" not in bad else [],
-        "text": blocked if verdict != "passed" and blocked else _text(e, observed, found), "verdict": verdict,
+        "text": blocked if verdict != "passed" and blocked else _text(e, observed, found),
+        "verdict": verdict,
         "examples": found.examples.get(e.measure, [])[:N_EXAMPLES],
-    }  # fmt: skip
+    }
 
 
 def _text(e: Expectation, observed: float | None, found: Measured) -> str:

@@ -219,10 +219,14 @@ def _change(lake: Lake, contract: Contract, week: Week, found: Measured, rows: d
     if contract.partition == ("day",):
         ends = [week.as_of.date() - timedelta(days=7 * n) for n in (0, 1)]
         now, before = (
-            sum(n for p in found.partitions if end - timedelta(days=7) <= date.fromisoformat(p["day"]) < end
-                for n in [rows[str(p)]])
+            sum(
+                n
+                for p in found.partitions
+                if end - timedelta(days=7) <= date.fromisoformat(p["day"]) < end
+                for n in [rows[str(p)]]
+            )
             for end in ends
-        )  # fmt: skip
+        )
     elif "week" in contract.partition:
         previous = [p for p in lake.partitions(contract.table) if p["week"] == week.previous.name]
         now, before = found.n_rows, sum(lake.rows(contract.table, **p) for p in previous)

@@ -37,8 +37,10 @@ def filling(context: Context, release: Release, n: int) -> tuple[Filling, Iterat
     _same_run(context, release, opened)
     warm = lake.read("warm_users", columns=["user_idx", "user_id"], week=week).sort_by("user_idx")
     user_ids = warm.column("user_id").to_numpy()
-    versions = (lake.version(table, week=week, **where) for table, where in (
-        ("warm_users", {}), ("user_vectors", {"space": space})))  # fmt: skip
+    versions = (
+        lake.version(table, week=week, **where)
+        for table, where in (("warm_users", {}), ("user_vectors", {"space": space}))
+    )
     d, places = int(opened.layout["d"]), min(n, len(opened.array("track_vectors")))
     made_of = "/".join(versions)
     part = Filling(release.folder.name, space, WARM, release.week, user_ids, d, places, made_of)

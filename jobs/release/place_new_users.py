@@ -140,9 +140,13 @@ def answer_day(context: Context, ready: Ready, store: UserStore, day: date) -> d
     store.publish(*filling(ready, rows, day, n))
     silent = sum(not any(lists) for lists in zip(*signals(people), strict=True))
     return {
-        "release": ready.name, "store": store.name, "users": written.rows, "without_interaction": silent,
-        "path": written.path, **({} if written.rows else {"why": f"nobody registered on {day}"}),
-    }  # fmt: skip
+        "release": ready.name,
+        "store": store.name,
+        "users": written.rows,
+        "without_interaction": silent,
+        "path": written.path,
+        **({} if written.rows else {"why": f"nobody registered on {day}"}),
+    }
 
 
 def signals(people: pa.Table) -> list[list[list[int]]]:
@@ -204,7 +208,5 @@ def filling(ready: Ready, rows: pa.Table, day: date, n: int) -> tuple[Filling, l
     content = hashlib.sha256()
     for array in (user_ids, vectors_BD, segments_B, tracks_Bn):
         content.update(np.ascontiguousarray(array).tobytes())
-    part = Filling(
-        ready.name, ready.space_name, str(day), str(day), user_ids, ready.space.d, n, content.hexdigest()
-    )  # fmt: skip
+    part = Filling(ready.name, ready.space_name, str(day), str(day), user_ids, ready.space.d, n, content.hexdigest())
     return part, [Block(user_ids, vectors_BD, segments_B, tracks_Bn)]

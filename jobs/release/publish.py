@@ -134,7 +134,12 @@ def _would(context: Context) -> dict[str, object]:
     users = {"warm": len(part.user_ids), "cold": cold}
     row = 8 + 4 + 4 * part.d + 8 * part.n
     return {
-        "dry_run": True, "store": open_store(settings, context.home).name, "release": now.release,
-        "space": part.space, "users": users, "days": [str(day) for day in days],
-        "bytes": row * sum(users.values()), "publication": part.publication,
-    }  # fmt: skip
+        "dry_run": True,
+        "store": open_store(settings, context.home).name,
+        "release": now.release,
+        "space": part.space,
+        "users": users,
+        "days": [str(day) for day in days],
+        "bytes": row * sum(users.values()),
+        "publication": part.publication,
+    }

@@ -76,12 +76,7 @@ def over_popularity(ours_B: np.ndarray, popularity_B: np.ndarray, margin: float,
 
 
 def against_champion(
-    ours_B: np.ndarray,
-    champion_B: np.ndarray,
-    grey_zone: float,
-    max_loss: float,
-    n: int = 1_000,
-    seed: int = 0,
+    ours_B: np.ndarray, champion_B: np.ndarray, grey_zone: float, max_loss: float, n: int = 1_000, seed: int = 0
 ) -> Line:
     """Not worse than the champion on the same listeners; measured: relative change of the mean.
 

@@ -10,11 +10,26 @@ from jobs.settings.base import Positive, Section, Share
 
 # models/cold_start/methods/registry.py builds them; naming them here keeps PyTorch out of what only reads settings.
 MethodName = Literal[
-    "popularity", "registration_day_streams", "registration_day_streams_no_fallback", "input_features_clustering",
-    "dropoutnet_full", "dropoutnet_semi", "melu_full", "melu_semi", "full_pers", "semi_pers",
-    "near_segments", "segment_mixture", "segment_mixture_reranked", "neighbours", "first_day_autoencoder", "blend",
-    "item_knn", "ease", "ials_fold_in",
-]  # fmt: skip
+    "popularity",
+    "registration_day_streams",
+    "registration_day_streams_no_fallback",
+    "input_features_clustering",
+    "dropoutnet_full",
+    "dropoutnet_semi",
+    "melu_full",
+    "melu_semi",
+    "full_pers",
+    "semi_pers",
+    "near_segments",
+    "segment_mixture",
+    "segment_mixture_reranked",
+    "neighbours",
+    "first_day_autoencoder",
+    "blend",
+    "item_knn",
+    "ease",
+    "ials_fold_in",
+]
 METHODS: tuple[MethodName, ...] = get_args(MethodName)
 PEERS: tuple[MethodName, ...] = ("item_knn", "ease", "ials_fold_in")
 

@@ -17,9 +17,19 @@ RareColumn = Literal[
     "genre_id", "artist_id", "album_id", "track_id", "context_type", "platform_name", "platform_family"
 ]
 ModelName = Literal[
-    "content_based", "collaborative", "truncated_svd", "pmf", "rbm", "fm", "ncf", "neumf", "graphsage",
-    "logistic_features", "boosted_trees", "session_gru",
-]  # fmt: skip
+    "content_based",
+    "collaborative",
+    "truncated_svd",
+    "pmf",
+    "rbm",
+    "fm",
+    "ncf",
+    "neumf",
+    "graphsage",
+    "logistic_features",
+    "boosted_trees",
+    "session_gru",
+]
 EVERY: tuple[ModelName, ...] = get_args(ModelName)
 RecipeValue = bool | int | float | str | tuple[int | float, ...]
 
@@ -115,10 +125,7 @@ class GateSettings(Section):
 
     parity: float = Field(1e-4, gt=0, description="largest difference of ONNX from the model, in chances")
     margin_over_rate: float = Field(
-        0.01,
-        ge=-1,
-        le=1,
-        description="low end of the AUC gained over the listener's listened share",
+        0.01, ge=-1, le=1, description="low end of the AUC gained over the listener's listened share"
     )
     grey_zone: float = Field(0.003, ge=0, description="AUC lost against the champion that a person may accept")
     max_loss: float = Field(0.01, gt=0, description="AUC lost that fails even where the plays cannot prove it")

@@ -67,9 +67,13 @@ class Scores:
         """About some of the labelled plays."""
         plays = found.plays
         return cls(
-            place_N, found.split_N[place_N], proba_N, plays.labels()[place_N], plays.user_N[place_N],
+            place_N,
+            found.split_N[place_N],
+            proba_N,
+            plays.labels()[place_N],
+            plays.user_N[place_N],
             plays.is_flow_N[place_N],
-        )  # fmt: skip
+        )
 
     def part(self, split: int) -> Scores:
         """Those of one split."""
@@ -189,11 +193,14 @@ def write_blend(
     """Keep a blend: what joins its members, which lie in folders of their own. Returns the folder."""
     to = folder(context, BLEND)
     learned = {
-        "members": list(members), "method": mix.method, "bias": mix.bias,
+        "members": list(members),
+        "method": mix.method,
+        "bias": mix.bias,
         "weights": dict(zip(members, mix.weights_M.tolist(), strict=True)),
         "calibration": {"kind": calibration.kind, "x": calibration.x_K.tolist(), "y": calibration.y_K.tolist()},
-        "made_of": {name: read_report(context, name)["sha256"][MODEL] for name in members}, "plays": plays,
-    }  # fmt: skip
+        "made_of": {name: read_report(context, name)["sha256"][MODEL] for name in members},
+        "plays": plays,
+    }
     digests = {SCORES: _put(to / SCORES, scores)}
     _put_json(to / BLEND_JSON, {**report, **learned, "sha256": digests})
     return to

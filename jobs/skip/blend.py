@@ -43,17 +43,20 @@ def run(context: Context) -> dict[str, Any]:
         least = context.settings.skip.blend.least_gain
         chosen, mix, calibration = joined(folds, scores, borders, least)
         proba_N = calibration(mix(stacked({name: logit(found.proba_N) for name, found in scores.items()}, chosen)))
-        blended = Scores(
-            first.place_N, first.split_N, proba_N, first.listened_N, first.user_N, first.is_flow_N
-        )  # fmt: skip
+        blended = Scores(first.place_N, first.split_N, proba_N, first.listened_N, first.user_N, first.is_flow_N)
         report = told(chosen, blended, scores) | {"methods": by_method(chosen, fold_logits, learned_N, held, valid)}
         report["commit"] = context.commit
         folder = artifacts.write_blend(context, chosen, mix, calibration, blended, plays, report)
         found = artifacts.read_blend(context)
-        task.log_params({
-            "candidates": ", ".join(names), "members": ", ".join(chosen), "method": mix.method,
-            "calibration": calibration.kind, "least_gain": least,
-        })  # fmt: skip
+        task.log_params(
+            {
+                "candidates": ", ".join(names),
+                "members": ", ".join(chosen),
+                "method": mix.method,
+                "calibration": calibration.kind,
+                "least_gain": least,
+            }
+        )
         task.log_metrics({f"weight.{name}": weight for name, weight in found["weights"].items()})
         task.log_metrics({f"{part}_auc": value for part, value in report["auc"].items() if "_" not in part})
         task.log_metrics({f"brier.{name}": value for name, value in report["brier"].items()})
@@ -69,9 +72,14 @@ def run(context: Context) -> dict[str, Any]:
         )
         task.log_json(found, "blend.json")
         return {
-            "path": str(folder), "weights": found["weights"], "method": mix.method, "calibration": calibration.kind,
-            "auc": report["auc"], "above": report["above"], **task.links,
-        }  # fmt: skip
+            "path": str(folder),
+            "weights": found["weights"],
+            "method": mix.method,
+            "calibration": calibration.kind,
+            "auc": report["auc"],
+            "above": report["above"],
+            **task.links,
+        }
 
 
 def same_plays(context: Context, names: tuple[str, ...]) -> tuple[str, list[int]]:
@@ -118,7 +126,9 @@ def told(chosen: list[str], blended: Scores, scores: Mapping[str, Scores]) -> di
     }
     return {
         "auc": {
-            "validation": metrics.auc(valid.listened_N, valid.proba_N), "test": reached.value, "test_low": reached.low,
+            "validation": metrics.auc(valid.listened_N, valid.proba_N),
+            "test": reached.value,
+            "test_low": reached.low,
             "test_high": reached.high,
         },
         "alone": {name: metrics.auc(valid.listened_N, found.valid.proba_N) for name, found in scores.items()},
@@ -126,7 +136,7 @@ def told(chosen: list[str], blended: Scores, scores: Mapping[str, Scores]) -> di
         "above": above,
         "brier": {"blend": metrics.brier(test.listened_N, test.proba_N)}
         | {name: metrics.brier(test.listened_N, found.test.proba_N) for name, found in scores.items()},
-    }  # fmt: skip
+    }
 
 
 def by_method(

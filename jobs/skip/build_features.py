@@ -149,8 +149,17 @@ def daily_counts(plays: DataFrame) -> dict[int, tuple[int, int]]:
     return {int(row["day"]): (int(row["n"]), int(row["listened"])) for row in by_day.collect()}
 
 
-def features(plays: DataFrame, before: DataFrame, prior: dict[int, float], seen: dict[str, Daily], n_groups: int,
-             gap_s: int, smoothing: float, leaky: bool, place: tuple[str, str]) -> DataFrame:  # fmt: skip
+def features(
+    plays: DataFrame,
+    before: DataFrame,
+    prior: dict[int, float],
+    seen: dict[str, Daily],
+    n_groups: int,
+    gap_s: int,
+    smoothing: float,
+    leaky: bool,
+    place: tuple[str, str],
+) -> DataFrame:
     """Plays and the state before them to features, which tasks write at `place` (lake, folder); numbers of rows."""
     schema = ", ".join(f"{name} {kind}" for name, kind in spark_groups.ROW)
     schema += "".join(f", {name} int" for name in spark_groups.TRACK_COUNTS)
@@ -165,9 +174,7 @@ def state_after(plays: DataFrame, before: DataFrame, last_day: int, n_groups: in
     """Pure: the state at the end of last_day, of tracks and users and what is theirs."""
     columns = contracts.load("skip_state").columns.values()
     schema = ", ".join(f"{c.name} {SPARK_TYPES[c.type]}" for c in columns)
-    todo = (
-        ("artist_id", track.KINDS, spark_groups.TRACK_NEEDED), ("user_id", user.KINDS, spark_groups.USER_NEEDED),
-    )  # fmt: skip
+    todo = (("artist_id", track.KINDS, spark_groups.TRACK_NEEDED), ("user_id", user.KINDS, spark_groups.USER_NEEDED))
     parts = [
         spark_groups.together(
             plays.select(*needed),
@@ -210,9 +217,12 @@ def run(context: Context, start: str | None = None, end: str | None = None, *, l
     seen, shared_after = shared.known_of(plays, before)
     variant = LEAKY if leaky else PAST
     report = {
-        "days": [todo.days[0], todo.days[-1]], "rows_in": n_rows, "state": todo.state, "settings": settings_of(context),
+        "days": [todo.days[0], todo.days[-1]],
+        "rows_in": n_rows,
+        "state": todo.state,
+        "settings": settings_of(context),
         "commit": context.commit,
-    }  # fmt: skip
+    }
 
     def fill(stage: str) -> None:
         done = features(plays, before, prior, seen, n_groups, gap_s, chosen.smoothing, leaky, (lake.root, stage))
@@ -225,10 +235,13 @@ def run(context: Context, start: str | None = None, end: str | None = None, *, l
     for day in set(todo.days) - set(written):
         written[day] = lake.write("skip_features", nothing, report=report, variant=variant, day=day)
     found: dict[str, Any] = {
-        "variant": variant, "rows": {"skip_features": sum(w.rows for w in written.values())}, "n_groups": n_groups,
-        "days": {"written": len(written), "first": todo.days[0], "last": todo.days[-1]}, "state_from": todo.state,
+        "variant": variant,
+        "rows": {"skip_features": sum(w.rows for w in written.values())},
+        "n_groups": n_groups,
+        "days": {"written": len(written), "first": todo.days[0], "last": todo.days[-1]},
+        "state_from": todo.state,
         "path": f"{lake.root}/skip_features/variant={variant}",
-    }  # fmt: skip
+    }
     if leaky:
         every = [p["day"] for p in lake.partitions("skip_features") if p["variant"] == LEAKY]
         for day in set(every) - set(todo.days):
@@ -250,13 +263,18 @@ def run(context: Context, start: str | None = None, end: str | None = None, *, l
 def totals_of(plays: DataFrame, carried: dict[str, Any]) -> dict[str, Any]:
     """The one row of kind `all`."""
     known, flow, heard = F.col("listened") >= 0, F.col("is_flow"), F.col("listened") == 1
-    here = plays.where(known).agg(
-        F.count(F.lit(1)).alias("n_plays"),
-        F.count(F.when(heard, 1)).alias("n_listened"),
-        F.count(F.when(flow, 1)).alias("n_flow"),
-        F.count(F.when(flow & heard, 1)).alias("n_flow_listened"),
-        F.coalesce(F.max("ts"), F.lit(0)).alias("last_ts"),
-    ).collect()[0].asDict()  # fmt: skip
+    here = (
+        plays.where(known)
+        .agg(
+            F.count(F.lit(1)).alias("n_plays"),
+            F.count(F.when(heard, 1)).alias("n_listened"),
+            F.count(F.when(flow, 1)).alias("n_flow"),
+            F.count(F.when(flow & heard, 1)).alias("n_flow_listened"),
+            F.coalesce(F.max("ts"), F.lit(0)).alias("last_ts"),
+        )
+        .collect()[0]
+        .asDict()
+    )
     summed = {name: here[name] + carried[name] for name in here if name != "last_ts"}
     last = max(here["last_ts"], carried["last_ts"])
     return {"kind": "all", "key": 0, "other": -1, **summed, "last_ts": last, "days": [], "plays": []}

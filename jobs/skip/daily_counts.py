@@ -30,10 +30,11 @@ def by_day(plays: DataFrame) -> DataFrame:
     def of_kind(kind: str) -> DataFrame:
         first, second = KEYS[kind]
         keys = {
-            "kind": F.lit(kind), "key": F.col(first).cast("bigint"),
+            "kind": F.lit(kind),
+            "key": F.col(first).cast("bigint"),
             "other": (F.lit(NO_KEY) if second is None else F.col(second)).cast("bigint"),
             "day": F.floor(F.col("ts") / 86_400),
-        }  # fmt: skip
+        }
         columns = [value.alias(name) for name, value in counted.items()]
         grouped = known.groupBy(*(value.alias(name) for name, value in keys.items()))
         return grouped.agg(*columns, F.max("ts").alias("last_ts"))

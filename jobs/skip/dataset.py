@@ -29,9 +29,18 @@ if TYPE_CHECKING:
     from jobs.platform.context import Context
 
 CATEGORIES = (
-    "context_type", "platform_name", "platform_family", "user_gender", "hour", "weekday", "bin_time",
-    "bin_release_year", "bin_duration", "md_mf_group", "user_top_genre",
-)  # fmt: skip
+    "context_type",
+    "platform_name",
+    "platform_family",
+    "user_gender",
+    "hour",
+    "weekday",
+    "bin_time",
+    "bin_release_year",
+    "bin_duration",
+    "md_mf_group",
+    "user_top_genre",
+)
 NOT_NUMBERS = ("play_id", "sample_id", "ts", *(f"{name}_id" for name in IDS), "is_flow", "is_listened", *CATEGORIES)
 NUMBERS = tuple(name for name in contracts.load("skip_features").columns if name not in NOT_NUMBERS)
 
@@ -85,15 +94,23 @@ def labelled(
     return Labelled(apply(plays, learned), split_N, learned)
 
 
-def questions(context: Context, cleaning: Cleaning, names: Iterable[str] = NUMBERS, *, variant: str = "past",
-              first: str = "", end: str = "9999-12-31") -> tuple[Plays, np.ndarray]:  # fmt: skip
+def questions(
+    context: Context,
+    cleaning: Cleaning,
+    names: Iterable[str] = NUMBERS,
+    *,
+    variant: str = "past",
+    first: str = "",
+    end: str = "9999-12-31",
+) -> tuple[Plays, np.ndarray]:
     """Rows without a label in time order, cleaned as training was, and their sample_id (int64, -1 without one)."""
     plays, sample_N = load(context, tuple(names), variant, first, end, asked=True)
     return apply(plays, cleaning), sample_N
 
 
-def load(context: Context, names: tuple[str, ...], variant: str, first: str, end: str, *,
-         asked: bool) -> tuple[Plays, np.ndarray]:  # fmt: skip
+def load(
+    context: Context, names: tuple[str, ...], variant: str, first: str, end: str, *, asked: bool
+) -> tuple[Plays, np.ndarray]:
     """Rows with labels, or (asked) without, as they are in the table, by (ts, play_id); and their sample_id."""
     unknown = [name for name in names if name not in NUMBERS]
     if unknown:
@@ -101,9 +118,7 @@ def load(context: Context, names: tuple[str, ...], variant: str, first: str, end
             f"skip_features: {', '.join(unknown)} is no number of the table; choose of {', '.join(NUMBERS)}"
         )
     lake = context.lake
-    days = [
-        p["day"] for p in lake.partitions("skip_features") if p["variant"] == variant and first <= p["day"] < end
-    ]  # fmt: skip
+    days = [p["day"] for p in lake.partitions("skip_features") if p["variant"] == variant and first <= p["day"] < end]
     if not days:
         command = "overture skip features" + (" --leaky" if variant == "leaky" else "")
         raise CheckFailed(
@@ -130,11 +145,18 @@ def load(context: Context, names: tuple[str, ...], variant: str, first: str, end
         n += table.num_rows
     kept = {name: values[:n] for name, values in kept.items()}
     plays = Plays(
-        ts_N=kept["ts"], user_N=kept["user_id"], track_N=kept["track_id"], artist_N=kept["artist_id"],
-        album_N=kept["album_id"], genre_N=kept["genre_id"], categories={name: kept[name] for name in CATEGORIES},
-        numbers_NF=numbers[:n], names=names, is_flow_N=kept["is_flow"],
+        ts_N=kept["ts"],
+        user_N=kept["user_id"],
+        track_N=kept["track_id"],
+        artist_N=kept["artist_id"],
+        album_N=kept["album_id"],
+        genre_N=kept["genre_id"],
+        categories={name: kept[name] for name in CATEGORIES},
+        numbers_NF=numbers[:n],
+        names=names,
+        is_flow_N=kept["is_flow"],
         listened_N=None if asked else kept["is_listened"],
-    )  # fmt: skip
+    )
     return plays, kept["sample_id"]
 
 
@@ -173,9 +195,10 @@ def learn(plays: Plays, train: np.ndarray, names: tuple[str, ...], chosen: Clean
         values = values_of(plays, name)[train]
         by_count = chosen.rare == "count"
         kept[name] = (
-            rules.frequent(values, chosen.rare_below) if by_count
+            rules.frequent(values, chosen.rare_below)
+            if by_count
             else rules.frequent_by_quantile(values, chosen.rare_quantile)
-        )  # fmt: skip
+        )
     if "genre_id" in kept:
         kept["user_top_genre"] = kept["genre_id"]
     bounds = (0.0, float(chosen.longest_s))

@@ -79,10 +79,14 @@ def slices(context: Context, found: Labelled) -> dict[str, NDArray[np.bool_]]:
     plays, least = found.plays, context.settings.skip.evaluation.new_plays
     user_N, track_N = plays.numbers(("user_plays", "track_plays")).T
     masks = {
-        "all": np.ones(len(plays), bool), "flow=yes": plays.is_flow_N, "flow=no": ~plays.is_flow_N,
-        "user=new": user_N < least, "user=known": user_N >= least,
-        "track=new": track_N < least, "track=known": track_N >= least,
-    }  # fmt: skip
+        "all": np.ones(len(plays), bool),
+        "flow=yes": plays.is_flow_N,
+        "flow=no": ~plays.is_flow_N,
+        "user=new": user_N < least,
+        "user=known": user_N >= least,
+        "track=new": track_N < least,
+        "track=known": track_N >= least,
+    }
     platform_N = plays.category("platform_name")
     masks |= {f"platform={code}": platform_N == code for code in np.unique(platform_N)}
     return masks
@@ -99,10 +103,18 @@ def judge(context: Context, model: str, scores: Scores, where: Mapping[str, NDAr
         def row(
             slice_: str, metric: str, value: float, n: int, low: float | None = None, high: float | None = None
         ) -> None:
-            rows.append({
-                "model": model, "split": split, "slice": slice_, "metric": metric, "value": float(value),  # noqa: B023
-                "low": low, "high": high, "n": n,
-            })  # fmt: skip
+            rows.append(
+                {
+                    "model": model,
+                    "split": split,  # noqa: B023
+                    "slice": slice_,
+                    "metric": metric,
+                    "value": float(value),
+                    "low": low,
+                    "high": high,
+                    "n": n,
+                }
+            )
 
         masks = {name: mask[part.place_N] for name, mask in where.items()}
         by_slice = metrics.auc_by_slice(
@@ -136,10 +148,11 @@ def summary(
         cells = (said_N & listened_N, said_N & ~listened_N, ~said_N & listened_N, ~said_N & ~listened_N)
         tp_S, fp_S, fn_S, tn_S = (weight_SU @ np.bincount(code_N, cell) for cell in cells)
         drawn = {
-            "precision": tp_S / np.maximum(tp_S + fp_S, 1), "recall": tp_S / np.maximum(tp_S + fn_S, 1),
+            "precision": tp_S / np.maximum(tp_S + fp_S, 1),
+            "recall": tp_S / np.maximum(tp_S + fn_S, 1),
             "f1": 2 * tp_S / np.maximum(2 * tp_S + fp_S + fn_S, 1),
             "accuracy": (tp_S + tn_S) / (tp_S + fp_S + fn_S + tn_S),
-        }  # fmt: skip
+        }
         for name in RATES:
             low, high = np.quantile(drawn[name], TAILS)
             found[name + suffix] = (getattr(whole, name), float(low), float(high))

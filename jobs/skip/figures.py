@@ -133,9 +133,13 @@ def confusion(name: str, at: Mapping[str, Mapping[str, Any]]) -> Figure:
         for row in range(2):
             for column in range(2):
                 axes.text(
-                    column, row, f"{table[row, column]:,}\n{100 * share[row, column]:.0f} %", ha="center", va="center",
+                    column,
+                    row,
+                    f"{table[row, column]:,}\n{100 * share[row, column]:.0f} %",
+                    ha="center",
+                    va="center",
                     color="white" if share[row, column] > 0.55 else INK,
-                )  # fmt: skip
+                )
         axes.set_xticks((0, 1), ("said: listen", "said: skip"))
         axes.set_yticks((0, 1), ("listened", "skipped"))
         axes.set_title(f"{title}\nF1 {found['f1']:.3f}, accuracy {found['accuracy']:.3f}", fontsize=10)
@@ -153,9 +157,13 @@ def forest(rows: Sequence[Mapping[str, Any]], title: str, mark: Mapping[str, flo
         reach = [[row["value"] - row["low"]], [row["high"] - row["value"]]]
         axes.errorbar(row["value"], at, xerr=reach, fmt="o", color=OURS if strong else SOFT, capsize=3, ms=6)
         axes.annotate(
-            f"{row['value']:.3f}", (1.01, at), xycoords=("axes fraction", "data"), va="center", fontsize=8,
+            f"{row['value']:.3f}",
+            (1.01, at),
+            xycoords=("axes fraction", "data"),
+            va="center",
+            fontsize=8,
             annotation_clip=False,
-        )  # fmt: skip
+        )
     for (name, value), style in zip((mark or {}).items(), ("--", ":"), strict=False):
         axes.axvline(value, color=INK, lw=0.8, ls=style, label=name)
     axes.axvline(0.5, color=INK, lw=0.8, ls="-.", label="chance")

@@ -62,8 +62,11 @@ def learning(context: Context, found: Labelled, name: str) -> list[dict[str, Any
         part = learn.rows(slice(len(learn) - (most >> step), None))
         model = new(name)
         model.fit(part, valid, context.seed(f"skip/{name}"))
-        points.append({
-            "plays": len(part), "train": metrics.auc(part.labels(), model.predict_proba(part)),
-            "validation": metrics.auc(valid.labels(), model.predict_proba(valid)),
-        })  # fmt: skip
+        points.append(
+            {
+                "plays": len(part),
+                "train": metrics.auc(part.labels(), model.predict_proba(part)),
+                "validation": metrics.auc(valid.labels(), model.predict_proba(valid)),
+            }
+        )
     return points

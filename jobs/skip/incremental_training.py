@@ -96,9 +96,13 @@ def relearn(context: Context, old: SkipRelease, day: str, log: Log) -> Relearned
     scores = [brier(decide.labels(), way.predict(decide, log)) for way in ways]
     best = ways[int(np.argmin(scores))]  # the first of equals: as it was
     told = {
-        "plays": len(plays), "members": said, "learned_on": sorted(best.members), "brier": min(scores),
-        "brier_of_champion": scores[0], "mix": "learned anew" if best.mix is not old.mix else "the champion's",
-    }  # fmt: skip
+        "plays": len(plays),
+        "members": said,
+        "learned_on": sorted(best.members),
+        "brier": min(scores),
+        "brier_of_champion": scores[0],
+        "mix": "learned anew" if best.mix is not old.mix else "the champion's",
+    }
     return replace(best, told=told)
 
 

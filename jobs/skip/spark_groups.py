@@ -25,23 +25,49 @@ if TYPE_CHECKING:
 
 TABLE = "skip_features"
 ROW = (
-    ("play_id", "bigint"), ("sample_id", "bigint"), ("ts", "bigint"), ("user_id", "bigint"), ("track_id", "bigint"),
-    ("artist_id", "bigint"), ("album_id", "bigint"), ("genre_id", "bigint"), ("context_type", "int"),
-    ("platform_name", "int"), ("platform_family", "int"), ("user_gender", "int"), ("user_age", "int"),
-    ("duration_s", "int"), ("release_day", "double"), ("is_flow", "boolean"), ("listened", "bigint"),
-    ("daypart", "int"), ("platform_flow", "int"),
-)  # fmt: skip
+    ("play_id", "bigint"),
+    ("sample_id", "bigint"),
+    ("ts", "bigint"),
+    ("user_id", "bigint"),
+    ("track_id", "bigint"),
+    ("artist_id", "bigint"),
+    ("album_id", "bigint"),
+    ("genre_id", "bigint"),
+    ("context_type", "int"),
+    ("platform_name", "int"),
+    ("platform_family", "int"),
+    ("user_gender", "int"),
+    ("user_age", "int"),
+    ("duration_s", "int"),
+    ("release_day", "double"),
+    ("is_flow", "boolean"),
+    ("listened", "bigint"),
+    ("daypart", "int"),
+    ("platform_flow", "int"),
+)
 TRACK_NEEDED = ("ts", "track_id", "artist_id", "album_id", "is_flow", "listened")
-USER_NEEDED = (
-    *TRACK_NEEDED, "user_id", "genre_id", "context_type", "platform_name", "platform_family", "daypart",
-)  # fmt: skip
+USER_NEEDED = (*TRACK_NEEDED, "user_id", "genre_id", "context_type", "platform_name", "platform_family", "daypart")
 STATE = ("kind", "key", "other", *TOTALS, "last_ts", *USER_NUMBERS)
 TRACK_COUNTS = (
-    "artist_plays", "artist_listened", "track_plays", "track_listened", "album_plays", "album_listened",
-    "track_flow_plays", "track_flow_listened", "track_plays_7d", "track_plays_30d", "track_plays_90d",
-    "artist_plays_7d", "artist_plays_30d", "artist_plays_90d", "track_kind_plays", "track_kind_listened",
-    "artist_kind_plays", "artist_kind_listened",
-)  # fmt: skip
+    "artist_plays",
+    "artist_listened",
+    "track_plays",
+    "track_listened",
+    "album_plays",
+    "album_listened",
+    "track_flow_plays",
+    "track_flow_listened",
+    "track_plays_7d",
+    "track_plays_30d",
+    "track_plays_90d",
+    "artist_plays_7d",
+    "artist_plays_30d",
+    "artist_plays_90d",
+    "track_kind_plays",
+    "track_kind_listened",
+    "artist_kind_plays",
+    "artist_kind_listened",
+)
 SHARED_NEEDED = ("user_gender", "user_age", "platform_flow")
 Prior = dict[int, float]
 
@@ -90,8 +116,9 @@ def by_artist(leaky: bool) -> Callable[[pa.Table, pa.Table], pa.Table]:
     return counted
 
 
-def by_user(prior: Prior, shared: dict[str, Daily], gap_s: int, smoothing: float,
-            leaky: bool) -> Callable[[pa.Table, pa.Table], pa.Table]:  # fmt: skip
+def by_user(
+    prior: Prior, shared: dict[str, Daily], gap_s: int, smoothing: float, leaky: bool
+) -> Callable[[pa.Table, pa.Table], pa.Table]:
     """Plays of some users with TRACK_COUNTS, and the users' state: rows of skip_features, by (ts, play_id)."""
     schema = contracts.load(TABLE).arrow_schema()
 
@@ -124,9 +151,9 @@ def by_user(prior: Prior, shared: dict[str, Daily], gap_s: int, smoothing: float
     return finished
 
 
-def put_away(work: Callable[[pa.Table, pa.Table], pa.Table], root: str, stage: str) -> Callable[
-    [pa.Table, pa.Table], pa.Table
-]:  # fmt: skip
+def put_away(
+    work: Callable[[pa.Table, pa.Table], pa.Table], root: str, stage: str
+) -> Callable[[pa.Table, pa.Table], pa.Table]:
     """`work`, its rows written by day where they are made (jobs/platform/lake.py, swap_days); what comes back is how many.
 
     A hundred columns of every play through Java and back would take longer than all that is computed of them.
@@ -157,8 +184,15 @@ def left_behind(kinds: tuple[str, ...], last_day: int, gap_s: int) -> Callable[[
     return carried_on
 
 
-def together(plays: DataFrame, before: DataFrame, key: str, kinds: tuple[str, ...], n_groups: int,
-             work: Callable[[pa.Table, pa.Table], pa.Table], schema: str) -> DataFrame:  # fmt: skip
+def together(
+    plays: DataFrame,
+    before: DataFrame,
+    key: str,
+    kinds: tuple[str, ...],
+    n_groups: int,
+    work: Callable[[pa.Table, pa.Table], pa.Table],
+    schema: str,
+) -> DataFrame:
     """Run `work` on each of n_groups groups: the plays of a share of all keys, and these keys' state."""
 
     def group(name: str) -> Any:

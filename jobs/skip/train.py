@@ -141,11 +141,13 @@ def told(found: Labelled, model: SkipModel, history: Losses, scores: Scores) -> 
         "sizes": {name: int((found.split_N == code).sum()) for code, name in PARTS.items()},
         "losses": {"train": [epoch.train for epoch in history], "validation": [epoch.valid for epoch in history]},
         "auc": {
-            "validation": metrics.auc(valid.listened_N, valid.proba_N), "test": reached.value, "test_low": reached.low,
+            "validation": metrics.auc(valid.listened_N, valid.proba_N),
+            "test": reached.value,
+            "test_low": reached.low,
             "test_high": reached.high,
         },
         "recipe": asdict(model.recipe),
-    }  # fmt: skip
+    }
 
 
 def log(context: Context, task: Run, report: Mapping[str, Any], watch: Watch) -> None:
@@ -154,8 +156,12 @@ def log(context: Context, task: Run, report: Mapping[str, Any], watch: Watch) ->
     task.log_batch(
         (f"{name}_loss", value, step) for name, values in report["losses"].items() for step, value in enumerate(values)
     )
-    task.log_metrics({f"{name}_auc" if "_" not in name else name.replace("_", "_auc_"): value
-                      for name, value in report["auc"].items()})  # fmt: skip
+    task.log_metrics(
+        {
+            f"{name}_auc" if "_" not in name else name.replace("_", "_auc_"): value
+            for name, value in report["auc"].items()
+        }
+    )
     task.log_metrics({**watch.laps, "peak_mib": watch.peak_mib} | {f"plays_{k}": v for k, v in report["sizes"].items()})
     task.log_parts("skip_features", days_of(context))
     task.log_figure(figures.losses(report["losses"]), "loss_curve.png")

@@ -184,7 +184,11 @@ def told(context: Context, study: optuna.Study, model: str, plays: str) -> dict[
     recipe = asdict(train.maker(context)(model).recipe)
     given = [t.value for t in done if all(recipe[name] == value for name, value in t.params.items())]
     return {
-        "model": model, "plays": plays, "trials": len(finished(study)),
-        "pruned": len(finished(study)) - len(done), "auc": best.value, "given_auc": given[0] if given else None,
+        "model": model,
+        "plays": plays,
+        "trials": len(finished(study)),
+        "pruned": len(finished(study)) - len(done),
+        "auc": best.value,
+        "given_auc": given[0] if given else None,
         "recipe": {**context.settings.skip.recipes.get(model, {}), **best.params},  # type: ignore[call-overload]
-    }  # fmt: skip
+    }

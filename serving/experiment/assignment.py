@@ -142,9 +142,15 @@ class Running:
         return propensities
 
     def _line(
-        self, ready: Ready, arm: Arm, who: Listener, asked: HowMany, answer: dict[str, Any], propensity: list[float],
+        self,
+        ready: Ready,
+        arm: Arm,
+        who: Listener,
+        asked: HowMany,
+        answer: dict[str, Any],
+        propensity: list[float],
         at: datetime,
-    ) -> dict[str, Any]:  # fmt: skip
+    ) -> dict[str, Any]:
         """One line of the exposure log; contracts/exposures.yaml and exposure_contexts.yaml say what is in it."""
         said: dict[str, Any] = {
             "request_id": uuid.UUID(bytes=self._rng.bytes(16), version=4).hex,
@@ -171,5 +177,7 @@ def as_arm(ready: Ready, method: str, asked: HowMany) -> HowMany:
     held = method == recommender.MEAN or method in ready.space.methods or method in ready.space.problems
     return HowMany(
         method=method if held else "configured",  # type: ignore[arg-type]
-        k=asked.k, leave_out=asked.leave_out, leave_out_first_day=asked.leave_out_first_day,
-    )  # fmt: skip
+        k=asked.k,
+        leave_out=asked.leave_out,
+        leave_out_first_day=asked.leave_out_first_day,
+    )

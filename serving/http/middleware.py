@@ -138,9 +138,12 @@ class Guard:
         self.metrics.answered_in(route, seen["status"], seconds)
         if error is not None or (route not in QUIET and LOG.isEnabledFor(logging.INFO)):
             facts = {
-                "route": route, "method": scope["method"], "status": seen["status"],
-                "ms": round(seconds * 1000, 3), "release": seen["release"][:12],
-            }  # fmt: skip
+                "route": route,
+                "method": scope["method"],
+                "status": seen["status"],
+                "ms": round(seconds * 1000, 3),
+                "release": seen["release"][:12],
+            }
             if error is not None:
                 facts |= trouble(error)
             level = logging.ERROR if error is not None else logging.INFO

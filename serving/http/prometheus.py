@@ -34,19 +34,24 @@ class Metrics:
         self.refused = Counter("overture_release_refused", "Times a promoted release could not be taken", **named)
         self.serving = Gauge("overture_release", "1 for the release in service", ["release", "week"], **latest)
         self.as_of = Gauge(
-            "overture_release_as_of_seconds", "When what the release learned from ends; time() - this is its age",
+            "overture_release_as_of_seconds",
+            "When what the release learned from ends; time() - this is its age",
             **latest,
-        )  # fmt: skip
+        )
         self.revision = Gauge("overture_release_revision", "Revision of the champion's pointer", **latest)
         self.drift = Gauge(
-            "overture_input_drift", "Stability index of listeners against the training split; above 0.25: others",
-            ["feature"], **latest,
-        )  # fmt: skip
+            "overture_input_drift",
+            "Stability index of listeners against the training split; above 0.25: others",
+            ["feature"],
+            **latest,
+        )
         self.drift_listeners = Gauge("overture_input_drift_listeners", "Listeners that the index weighs", **latest)
         self.store_answers = Gauge(
-            "overture_store_answers", "1 when the store of known listeners last answered, 0 when it did not",
-            **named, multiprocess_mode="livemin",
-        )  # fmt: skip
+            "overture_store_answers",
+            "1 when the store of known listeners last answered, 0 when it did not",
+            **named,
+            multiprocess_mode="livemin",
+        )
         self.reads = Counter(
             "overture_store_reads", "Known listeners looked up, by what the store said", ["said"], **named
         )

@@ -60,18 +60,26 @@ def carousel(ready: Ready, asked: CarouselRequest) -> dict[str, Any]:
     n = len(row)
     near = nearest_tracks(ready, items.items_ND[row], asked.near)
     return {
-        "release": ready.name, "week": ready.week, "space": ready.space_name,
-        "vector_from": placed.origin[0], "degraded": placed.degraded(0),
+        "release": ready.name,
+        "week": ready.week,
+        "space": ready.space_name,
+        "vector_from": placed.origin[0],
+        "degraded": placed.degraded(0),
         "playlists": [
-            {"position": i + 1, "playlist_id": int(ids_P[p]), "relevance": round(float(relevance_P[p]), 6),
-             "exposure": round(float(exposure[i]), 6), "near": near[i]}
+            {
+                "position": i + 1,
+                "playlist_id": int(ids_P[p]),
+                "relevance": round(float(relevance_P[p]), 6),
+                "exposure": round(float(exposure[i]), 6),
+                "near": near[i],
+            }
             for i, p in enumerate(row)
         ],
         "exposure_model": MODELS[asked.exposure],
         "expected_relevance": round(float(np.average(relevance_P[row], weights=exposure)), 6) if n else 0.0,
         "likeness": round(float((likeness.sum() - np.trace(likeness)) / (n * (n - 1))), 6) if n > 1 else 0.0,
         "unknown": unknown(ready, asked.listener),
-    }  # fmt: skip
+    }
 
 
 def nearest_tracks(ready: Ready, vectors_PD: np.ndarray, k: int) -> list[list[dict[str, Any]]]:

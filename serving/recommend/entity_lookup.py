@@ -52,11 +52,15 @@ def entity(ready: Ready, kind: str, entity_id: int, space: str | None) -> dict[s
     vector = vector_of(ready, room, kind, entity_id)
     segment = kind == "segments"
     return {
-        "release": ready.name, "space": name, "kind": kind, "id": entity_id,
-        "name": ready.label(kind, entity_id), "vector": [float(value) for value in vector],
+        "release": ready.name,
+        "space": name,
+        "kind": kind,
+        "id": entity_id,
+        "name": ready.label(kind, entity_id),
+        "vector": [float(value) for value in vector],
         "card": room.segments[entity_id]["card"] if segment else None,
         "tracks": [ready.shown[i] for i in room.rankings_KL[entity_id][:HEAD]] if segment else [],
-    }  # fmt: skip
+    }
 
 
 def neighbours(ready: Ready, kind: str, entity_id: int, k: int, of: str, space: str | None) -> dict[str, Any]:
@@ -84,10 +88,14 @@ def search(ready: Ready, kind: str, text: str, limit: int) -> dict[str, Any]:
         track = ready.tracks[i]
         name = track.artist if kind == "artists" else track.title
         if not wanted or wanted in (name or "").casefold():
-            found.append({
-                "id": track.artist_id if kind == "artists" else track.track_id,
-                "name": name, "artist": track.artist, "genre": track.genre,
-            })  # fmt: skip
+            found.append(
+                {
+                    "id": track.artist_id if kind == "artists" else track.track_id,
+                    "name": name,
+                    "artist": track.artist,
+                    "genre": track.genre,
+                }
+            )
             if len(found) == limit:
                 break
     return {"release": ready.name, "kind": kind, "found": found}
@@ -96,14 +104,20 @@ def search(ready: Ready, kind: str, text: str, limit: int) -> dict[str, Any]:
 def about(ready: Ready) -> dict[str, Any]:
     """An answer as schema.ReleaseSaid."""
     return {
-        "release": ready.name, "week": ready.week, "space": ready.space_name, "method": ready.configured,
+        "release": ready.name,
+        "week": ready.week,
+        "space": ready.space_name,
+        "method": ready.configured,
         "methods": sorted(ready.space.methods),
         "spaces": {
             name: {
-                "d": room.d, "tracks": len(ready.tracks), "segments": len(room.centroids_KD),
+                "d": room.d,
+                "tracks": len(ready.tracks),
+                "segments": len(room.centroids_KD),
                 **{kind: len(room.entities.ids[KIND_OF[kind]]) for kind in ("artists", "albums", "playlists")},
             }
             for name, room in ready.spaces.items()
         },
-        "countries": sorted(ready.space.demographics.country), "problems": ready.problems,
-    }  # fmt: skip
+        "countries": sorted(ready.space.demographics.country),
+        "problems": ready.problems,
+    }

@@ -39,10 +39,12 @@ Excluded = Annotated[
 WRONG: dict[int | str, dict[str, Any]] = {
     status: {"model": schema.Problem, "description": why}
     for status, why in {
-        401: "no or another API key", 404: "nobody knows this user", 422: "refused, with the field's name",
+        401: "no or another API key",
+        404: "nobody knows this user",
+        422: "refused, with the field's name",
         503: "no release; for a vector, no store",
     }.items()
-}  # fmt: skip
+}
 
 
 class KnownUser(Body):
@@ -176,10 +178,15 @@ def hold(ready: Ready, row: UserRow) -> None:
 def about(ready: Ready, row: UserRow) -> dict[str, Any]:
     """An answer as KnownUser."""
     return {
-        "release": ready.name, "week": ready.week, "space": ready.space_name, "user_id": row.user_id,
-        "kind": row.kind, "since": row.since, "vector": [float(value) for value in row.vector_D],
+        "release": ready.name,
+        "week": ready.week,
+        "space": ready.space_name,
+        "user_id": row.user_id,
+        "kind": row.kind,
+        "since": row.since,
+        "vector": [float(value) for value in row.vector_D],
         "segment": nearest(ready, row),
-    }  # fmt: skip
+    }
 
 
 def nearest(ready: Ready, row: UserRow) -> dict[str, Any]:
@@ -199,22 +206,37 @@ def recommend(ready: Ready, row: UserRow, k: int, taken: set[int]) -> dict[str, 
         others = ready.space.methods["full_pers"].recommend(row.vector_D[None], n)[0].tolist()
         chosen += [i for i in others if i not in unwanted][:short]
     return {
-        "release": ready.name, "week": ready.week, "space": ready.space_name, "user_id": row.user_id,
-        "method": STORED, "kind": row.kind, "since": row.since, "vector_from": "store", "degraded": None,
+        "release": ready.name,
+        "week": ready.week,
+        "space": ready.space_name,
+        "user_id": row.user_id,
+        "method": STORED,
+        "kind": row.kind,
+        "since": row.since,
+        "vector_from": "store",
+        "degraded": None,
         "tracks": chosen,
         "computed": max(0, len(chosen) - (k - short)),
         "segment": nearest(ready, row),
         "reasons": {"says": says(ready, "full_pers", row.segment_id), "moved_most": None, "considered": None},
-    }  # fmt: skip
+    }
 
 
 def stand_in(ready: Ready, user_id: int, k: int, taken: set[int], why: str) -> dict[str, Any]:
     """An answer as KnownRecommendation, of the most popular tracks, as track_idx."""
     chosen, _ = filled_up([], taken, k, len(ready.tracks))
     return {
-        "release": ready.name, "week": ready.week, "space": ready.space_name, "user_id": user_id,
-        "method": POPULAR, "kind": None, "since": None, "vector_from": "nothing",
+        "release": ready.name,
+        "week": ready.week,
+        "space": ready.space_name,
+        "user_id": user_id,
+        "method": POPULAR,
+        "kind": None,
+        "since": None,
+        "vector_from": "nothing",
         "degraded": {"to": POPULAR, "why": why},
-        "tracks": chosen, "computed": 0, "segment": None,
+        "tracks": chosen,
+        "computed": 0,
+        "segment": None,
         "reasons": {"says": says(ready, POPULAR, None), "moved_most": None, "considered": None},
-    }  # fmt: skip
+    }

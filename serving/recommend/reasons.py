@@ -40,9 +40,7 @@ def moved_most(ready: Ready, listener: Listener, vector_D: np.ndarray, segment: 
     who, signals = [], []
     for signal, item in items:
         who.append((None if signal == "country" else listener.country, None if signal == "age" else listener.age))
-        without = given if signal in ("country", "age") else {
-            **given, signal: [i for i in given[signal] if i != item]
-        }  # fmt: skip
+        without = given if signal in ("country", "age") else {**given, signal: [i for i in given[signal] if i != item]}
         signals.append(completed(ready, without))
     found_BD = ready.space.vectors(ready.inputs(first_days(who, signals)))
     gap_BD = normalise(np.concatenate([vector_D[None], found_BD])) - ready.space.centroids_KD[segment]
@@ -52,13 +50,15 @@ def moved_most(ready: Ready, listener: Listener, vector_D: np.ndarray, segment: 
     return {
         "moved_most": [
             {
-                "signal": items[i][0], "id": items[i][1], "name": name_of(ready, *items[i]),
+                "signal": items[i][0],
+                "id": items[i][1],
+                "name": name_of(ready, *items[i]),
                 "pull": round(float(pull[i]), 6),
             }
             for i in order
         ],
         "considered": len(items),
-    }  # fmt: skip
+    }
 
 
 def name_of(ready: Ready, signal: str, item: int | str) -> str | None:

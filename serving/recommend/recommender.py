@@ -103,17 +103,24 @@ def recommend(
     for b, listener in enumerate(listeners):
         chosen, filled = filled_up(lists[b], taken[b], asked.k, len(ready.tracks))
         segment = None if placed.origin[b] == NOTHING else int(segment_B[b])
-        answers.append({
-            "release": ready.name, "week": ready.week, "space": ready.space_name, "method": methods[b],
-            "vector_from": placed.origin[b], "degraded": degraded[b],
-            "tracks": chosen, "filled": filled,
-            "segment": None if segment is None else segment_said(ready, segment, distance_B[b]),
-            "reasons": {
-                "says": says(ready, methods[b], segment),
-                **explained(ready, listener, placed, b, segment if explain else None),
-            },
-            "unknown": unknown(ready, listener),
-        })  # fmt: skip
+        answers.append(
+            {
+                "release": ready.name,
+                "week": ready.week,
+                "space": ready.space_name,
+                "method": methods[b],
+                "vector_from": placed.origin[b],
+                "degraded": degraded[b],
+                "tracks": chosen,
+                "filled": filled,
+                "segment": None if segment is None else segment_said(ready, segment, distance_B[b]),
+                "reasons": {
+                    "says": says(ready, methods[b], segment),
+                    **explained(ready, listener, placed, b, segment if explain else None),
+                },
+                "unknown": unknown(ready, listener),
+            }
+        )
     return answers
 
 

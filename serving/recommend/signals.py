@@ -16,9 +16,13 @@ from serving.release.loaded import Ready
 from serving.schema import Listener
 
 WORDS = {
-    "onboarding": "onboarding_like", "streams": "streamed", "skips": "skipped", "bans": "banned",
-    "favourites": "favorite", "searches": "search",
-}  # fmt: skip
+    "onboarding": "onboarding_like",
+    "streams": "streamed",
+    "skips": "skipped",
+    "bans": "banned",
+    "favourites": "favorite",
+    "searches": "search",
+}
 LEVELS = {"tracks": "songs", "artists": "artists", "albums": "albums", "playlists": "playlists"}
 ON_TRACKS = ("streams", "skips", "bans")
 OTHER_LEVELS = ("artists", "albums")

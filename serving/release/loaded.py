@@ -140,12 +140,19 @@ class Ready:
             )
         # As schema.TrackSaid, in JSON already: an answer joins fifty of them.
         self.shown = [
-            orjson.Fragment(orjson.dumps({
-                "track_id": track.track_id, "title": track.title, "artist_id": track.artist_id, "artist": track.artist,
-                "album_id": track.album_id,
-            }))
+            orjson.Fragment(
+                orjson.dumps(
+                    {
+                        "track_id": track.track_id,
+                        "title": track.title,
+                        "artist_id": track.artist_id,
+                        "artist": track.artist,
+                        "album_id": track.album_id,
+                    }
+                )
+            )
             for track in self.tracks
-        ]  # fmt: skip
+        ]
         self.track_at = {track.track_id: i for i, track in enumerate(self.tracks)}
         # The most popular track of an artist or an album stands for it: it names it and gives its place.
         self.first_at: dict[str, dict[int, int]] = {"artists": {}, "albums": {}}

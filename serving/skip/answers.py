@@ -90,10 +90,15 @@ def described(asked: Asked, tracks: dict[str, np.ndarray], at: int) -> dict[str,
     """Known tracks as rows without an outcome, all at one second."""
     n = len(tracks["track_id"])
     same = {
-        "ts": at, "user_id": asked.user_id, "listened": UNKNOWN, "context_type": code(asked.context_type),
-        "platform_name": code(asked.platform_name), "platform_family": code(asked.platform_family),
-        "user_gender": code(asked.gender), "user_age": code(asked.age),
-    }  # fmt: skip
+        "ts": at,
+        "user_id": asked.user_id,
+        "listened": UNKNOWN,
+        "context_type": code(asked.context_type),
+        "platform_name": code(asked.platform_name),
+        "platform_family": code(asked.platform_family),
+        "user_gender": code(asked.gender),
+        "user_age": code(asked.age),
+    }
     rows = {name: np.full(n, value, np.int64) for name, value in same.items()}
     return timed(rows | {"is_flow": np.full(n, asked.is_flow)} | tracks)
 
@@ -111,9 +116,12 @@ def shared(recent: dict[str, np.ndarray], carried: dict[str, Carried]) -> dict[s
     found, one = {}, np.ones(len(recent["ts"]), np.int64)
     for kind, (first, second) in SHARED.items():
         entries = {
-            "key": recent[first], "other": recent[second] if second is not None else np.full(len(one), NO_KEY),
-            "day": recent["ts"] // DAY_S, "n_plays": one, "n_listened": recent["listened"],
-        }  # fmt: skip
+            "key": recent[first],
+            "other": recent[second] if second is not None else np.full(len(one), NO_KEY),
+            "day": recent["ts"] // DAY_S,
+            "n_plays": one,
+            "n_listened": recent["listened"],
+        }
         found[kind] = Daily.of(entries, carried[kind])
     return found
 
@@ -177,10 +185,12 @@ def skips(release: SkipRelease, asked: SkipRequest) -> dict[str, Any]:
 def about(release: SkipRelease, asked: Asked) -> dict[str, Any]:
     """Which release answers, and whether it knows the listener."""
     return {
-        "release": release.name, "week": release.week, "user_id": asked.user_id,
+        "release": release.name,
+        "week": release.week,
+        "user_id": asked.user_id,
         "known_user": release.state.last_ts(asked.user_id) >= 0,
         "knows_plays_until": datetime.fromtimestamp(release.state_until, UTC).isoformat(),
-    }  # fmt: skip
+    }
 
 
 def reranked(release: SkipRelease, asked: RerankRequest) -> dict[str, Any]:
@@ -202,16 +212,24 @@ def reranked(release: SkipRelease, asked: RerankRequest) -> dict[str, Any]:
     order = rerank([np.arange(n)], [listen], asked.diversity, relevance, [artists])[0].tolist()
     skip = {int(place): 1 - float(p) for place, p in zip(told.place_N, told.listen_N, strict=True)}
     return {
-        **about(release, asked), "tracks": [{"track_id": ids[i], "skip": skip.get(i)} for i in order],
-        "unknown": told.unknown, "recent": told.recent, "degraded": None,
-    }  # fmt: skip
+        **about(release, asked),
+        "tracks": [{"track_id": ids[i], "skip": skip.get(i)} for i in order],
+        "unknown": told.unknown,
+        "recent": told.recent,
+        "degraded": None,
+    }
 
 
 def as_given(asked: RerankRequest, why: str) -> dict[str, Any]:
     """The list as it came: what stands in where no release answers."""
     return {
-        "release": None, "week": None, "user_id": asked.user_id, "known_user": False, "knows_plays_until": None,
-        "tracks": [{"track_id": track.track_id, "skip": None} for track in asked.tracks], "unknown": [],
+        "release": None,
+        "week": None,
+        "user_id": asked.user_id,
+        "known_user": False,
+        "knows_plays_until": None,
+        "tracks": [{"track_id": track.track_id, "skip": None} for track in asked.tracks],
+        "unknown": [],
         "recent": {"used": 0, "known_already": 0, "unknown_tracks": 0},
         "degraded": {"to": "the order given", "why": why},
-    }  # fmt: skip
+    }

@@ -18,13 +18,14 @@ class SkipMetrics:
         self.serving = Gauge("overture_skip_release", "1 for the skip engine's release", ["release", "week"], **latest)
         self.until = Gauge(
             "overture_skip_release_as_of_seconds",
-            "When the plays that the skip engine's release knows end; time() - this is its age", **latest,
-        )  # fmt: skip
+            "When the plays that the skip engine's release knows end; time() - this is its age",
+            **latest,
+        )
         self.revision = Gauge("overture_skip_release_revision", "Revision of the skip champion's pointer", **latest)
         self.refused = Counter("overture_skip_release_refused", "Times a promoted one could not be taken", **named)
         self.degraded = Counter(
             "overture_skip_degraded_answers", "Answers of the skip routes by something that stood in", ["to"], **named
-        )  # fmt: skip
+        )
         self._before: tuple[str, str] | None = None
 
     def release(self, now: SkipRelease) -> None:

@@ -27,9 +27,12 @@ from serving.skip.schema import Reranked, RerankRequest, SkipRequest, Skips
 WRONG: dict[int | str, dict[str, Any]] = {
     status: {"model": schema.Problem, "description": why}
     for status, why in {
-        400: "not JSON", 401: "no or another API key", 413: "body too large", 422: "refused, with the field's name",
+        400: "not JSON",
+        401: "no or another API key",
+        413: "body too large",
+        422: "refused, with the field's name",
     }.items()
-}  # fmt: skip
+}
 NO_RELEASE: dict[int | str, dict[str, Any]] = {503: {"model": schema.Problem, "description": "no release"}}
 
 
@@ -46,11 +49,13 @@ def state(champion: Follower[SkipRelease]) -> dict[str, Any]:
     release = champion.current
     until = release and datetime.fromtimestamp(release.state_until, UTC)
     return {
-        "ready": release is not None, "problem": champion.problem,
-        "release": release.name if release else None, "week": release.week if release else None,
+        "ready": release is not None,
+        "problem": champion.problem,
+        "release": release.name if release else None,
+        "week": release.week if release else None,
         "knows_plays_until": until.isoformat() if until else None,
         "age_s": int((datetime.now(UTC) - until).total_seconds()) if until else None,
-    }  # fmt: skip
+    }
 
 
 def make_router(

@@ -118,9 +118,14 @@ class Totals:
         ends = np.cumsum(lengths)
         listed = np.arange(int(ends[-1]) if len(ends) else 0) + np.repeat(starts - (ends - lengths), lengths)
         return Carried(
-            key, other, numbers, np.repeat(key, lengths), np.repeat(other, lengths),
-            np.asarray(days[listed], np.int64), np.asarray(plays[listed], np.int64),
-        )  # fmt: skip
+            key,
+            other,
+            numbers,
+            np.repeat(key, lengths),
+            np.repeat(other, lengths),
+            np.asarray(days[listed], np.int64),
+            np.asarray(plays[listed], np.int64),
+        )
 
     def span(self, key_place: int) -> tuple[int, int]:
         """First row and end of the rows of a key."""

@@ -9,6 +9,7 @@ import os
 from datetime import UTC, datetime
 
 import pytest
+
 from tests.dags.conftest import ROOT
 
 GOLDEN = ROOT / "tests" / "golden"

@@ -8,6 +8,7 @@ import time
 from datetime import timedelta
 
 import pytest
+
 from tests.dags.conftest import DAGS
 
 FILES = sorted(DAGS.glob("*.py"))

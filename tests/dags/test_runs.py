@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 import pytest
+
 from tests.dags.conftest import fresh
 
 pytestmark = pytest.mark.usefixtures("database")

@@ -11,17 +11,23 @@ from jobs.experiments import analyse, off_policy, simulate
 from jobs.platform.context import Context
 
 SECTION = {
-    "last_day": "2026-11-30", "min_effect": 0.8, "baseline_rate": 0.08, "alpha": 0.05, "min_effective_users": 100,
+    "last_day": "2026-11-30",
+    "min_effect": 0.8,
+    "baseline_rate": 0.08,
+    "alpha": 0.05,
+    "min_effective_users": 100,
     "arms": [
         {"name": "default", "method": "country_age_mean", "share": 0.3},
         {"name": "semi_pers", "method": "semi_pers", "share": 0.2},
         {"name": "popularity", "method": "popularity", "share": 0.2},
         {
-            "name": "exploring", "method": "semi_pers", "share": 0.3,
+            "name": "exploring",
+            "method": "semi_pers",
+            "share": 0.3,
             "explore": {"share": 0.5, "methods": ["popularity"]},
         },
     ],
-}  # fmt: skip
+}
 LISTENERS = 2_500
 
 

@@ -29,12 +29,7 @@ def overture(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """The command as a person types it."""
     env = os.environ | {"OVERTURE_HOME": str(home), "OVERTURE_CONFIG": str(ROOT / "configs" / "tiny.yaml")}
     return subprocess.run(
-        [sys.executable, "-m", "jobs.cli", *arguments],
-        cwd=ROOT,
-        env=env,
-        capture_output=True,
-        text=True,
-        check=False,
+        [sys.executable, "-m", "jobs.cli", *arguments], cwd=ROOT, env=env, capture_output=True, text=True, check=False
     )
 
 
@@ -177,8 +172,13 @@ def test_the_same_jobs_run_on_a_standalone_cluster(finished, tmp_path):
     env = os.environ | {"OVERTURE_HOME": str(home)}
     done = subprocess.run(
         [sys.executable, str(script), str(tmp_path / "logs")],
-        cwd=ROOT, env=env, capture_output=True, text=True, check=False, timeout=400,
-    )  # fmt: skip
+        cwd=ROOT,
+        env=env,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=400,
+    )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     said = json.loads(done.stdout.splitlines()[-1])
     death = {"killed": 1, "gone": True, "same": True}

@@ -46,8 +46,10 @@ class Browser:
         shell = f'exec "$@" 3<&{there} 4>&{back}'
         self.process = subprocess.Popen(
             ["bash", "-c", shell, "bash", program, *flags, f"--user-data-dir={folder}", "--window-size=1400,1250"],
-            pass_fds=(there, back), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
+            pass_fds=(there, back),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
         for end in (there, back):
             os.close(end)
         self.sink, self.source, self.buffer, self.n = os.fdopen(out, "wb"), inside, b"", 0

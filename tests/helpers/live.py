@@ -21,13 +21,7 @@ from serving.app import make_app
 from serving.settings import ServiceSettings, StoreSettings
 from tests.helpers import small_week
 
-WORDS = {
-    "streams": "streamed",
-    "skips": "skipped",
-    "bans": "banned",
-    "favourites": "favorite",
-    "searches": "search",
-}
+WORDS = {"streams": "streamed", "skips": "skipped", "bans": "banned", "favourites": "favorite", "searches": "search"}
 ROOT = Path(__file__).parent.parent.parent
 
 
@@ -124,8 +118,11 @@ class Process(Caller):
         with self.log.open("wb") as sink:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "jobs.cli", "serve", "--port", str(self.port), *arguments],
-                cwd=ROOT, env={**known, **environment}, stdout=sink, stderr=sink,
-            )  # fmt: skip
+                cwd=ROOT,
+                env={**known, **environment},
+                stdout=sink,
+                stderr=sink,
+            )
         end = time.monotonic() + 60
         while True:
             try:

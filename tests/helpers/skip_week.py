@@ -23,14 +23,25 @@ from serving.skip.release import SkipRelease
 
 MODELS = ("boosted_trees", "logistic_features", "session_gru", "collaborative")
 SMALL = {
-    "models": MODELS, "features": {"rows_a_group": 4_000}, "cleaning": {"rare_below": 5},
+    "models": MODELS,
+    "features": {"rows_a_group": 4_000},
+    "cleaning": {"rare_below": 5},
     "recipes": {"boosted_trees": {"rounds": 60}, "session_gru": {"epochs": 1, "hidden": 8, "length": 5}},
     "blend": {"members": ["boosted_trees", "logistic_features", "session_gru"], "folds": 2},
     "evaluation": {"bootstrap": 20, "least": 20, "importance_draws": 1, "learning_steps": 2, "importance_plays": 200},
-    "gate": {"min_plays": 50, "slice_min_plays": 10, "bootstrap": 50, "margin_over_rate": -0.2, "flow_floor": 0.4,
-             "calibration_error": 0.2, "latency_ms": 10_000, "max_loss": 0.2, "grey_zone": 0.2},
+    "gate": {
+        "min_plays": 50,
+        "slice_min_plays": 10,
+        "bootstrap": 50,
+        "margin_over_rate": -0.2,
+        "flow_floor": 0.4,
+        "calibration_error": 0.2,
+        "latency_ms": 10_000,
+        "max_loss": 0.2,
+        "grey_zone": 0.2,
+    },
     "update": {"min_plays": 100},
-}  # fmt: skip
+}
 ROWS = 8_000
 WEEK = "2016-11-28"
 DAY, BEFORE = "2016-11-28", "2016-11-27"  # the first day after the week's plays, and the last of them
@@ -42,8 +53,10 @@ def at(home, week=WEEK, **changes):
     skip = SkipSettings.model_validate({**SMALL, **changes})
     return Context(
         Context.of(settings.model_copy(update={"skip": skip}), Week.parse(week), "skip").settings,
-        Week.parse(week), home, "skip",
-    )  # fmt: skip
+        Week.parse(week),
+        home,
+        "skip",
+    )
 
 
 def copied(home, tmp_path, monkeypatch):

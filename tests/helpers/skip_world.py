@@ -31,13 +31,23 @@ def world(n: int = 2400, seed: int = 0, n_users: int = 40, n_tracks: int = 60) -
     numbers["song_age_days"] = np.where(track % 7 == 0, np.nan, 10.0 * track)
     numbers["duration_s"] = 120.0 + 5 * track
     return Plays(
-        ts, 1000 + user, 5000 + track, 300 + artist, 700 + track // 2, 20 + artist // 5,
+        ts,
+        1000 + user,
+        5000 + track,
+        300 + artist,
+        700 + track // 2,
+        20 + artist // 5,
         {
-            "context_type": rng.integers(-1, 3, n).astype(np.int32), "platform_name": (user % 3).astype(np.int32),
-            "hour": (ts // 3600 % 24).astype(np.int32), "bin_time": (ts // 21_600 % 4).astype(np.int32),
+            "context_type": rng.integers(-1, 3, n).astype(np.int32),
+            "platform_name": (user % 3).astype(np.int32),
+            "hour": (ts // 3600 % 24).astype(np.int32),
+            "bin_time": (ts // 21_600 % 4).astype(np.int32),
         },
-        np.stack(list(numbers.values()), axis=1).astype(np.float32), tuple(numbers), rng.random(n) < 0.3, listened,
-    )  # fmt: skip
+        np.stack(list(numbers.values()), axis=1).astype(np.float32),
+        tuple(numbers),
+        rng.random(n) < 0.3,
+        listened,
+    )
 
 
 def before(columns: list[np.ndarray], ts: np.ndarray, listened: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

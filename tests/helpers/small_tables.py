@@ -64,11 +64,31 @@ def fill_matrix(context, x):
     n_users, n_items = x.shape
     users, items = np.arange(n_users), np.arange(n_items)
     ints = lambda a: pa.array(a, pa.int32())  # noqa: E731
-    context.lake.write("warm_users", pa.table(
-        {"user_idx": ints(users), "user_id": users + 5, "n_tracks": ints(users + 1)}), week=week)  # fmt: skip
-    context.lake.write("catalog", pa.table(
-        {"track_idx": ints(items), "track_id": items, "artist_id": items, "album_id": items,
-         "n_listeners": items + 1}), week=week)  # fmt: skip
-    context.lake.write("user_track", pa.table(
-        {"user_idx": ints(coo.row), "track_idx": ints(coo.col), "affinity": pa.array(coo.data, pa.float32()),
-         "n_streams": ints(np.where(coo.data > 0.3, 2, 0))}), week=week)  # fmt: skip
+    context.lake.write(
+        "warm_users", pa.table({"user_idx": ints(users), "user_id": users + 5, "n_tracks": ints(users + 1)}), week=week
+    )
+    context.lake.write(
+        "catalog",
+        pa.table(
+            {
+                "track_idx": ints(items),
+                "track_id": items,
+                "artist_id": items,
+                "album_id": items,
+                "n_listeners": items + 1,
+            }
+        ),
+        week=week,
+    )
+    context.lake.write(
+        "user_track",
+        pa.table(
+            {
+                "user_idx": ints(coo.row),
+                "track_idx": ints(coo.col),
+                "affinity": pa.array(coo.data, pa.float32()),
+                "n_streams": ints(np.where(coo.data > 0.3, 2, 0)),
+            }
+        ),
+        week=week,
+    )

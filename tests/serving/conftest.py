@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
-
 
 from jobs.release import bundle, pointer
 from serving.release.bundle import open_release

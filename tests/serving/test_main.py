@@ -30,8 +30,10 @@ def test_a_stop_waits_for_the_request_that_runs_and_the_log_is_json_without_list
     service = start()
     service.lists({"country": "FR", "streams": {"tracks": [4242424242]}})
     body = b'{"listener": {"country": "BR", "skips": {"tracks": [4242424242]}}, "k": 3}'
-    head = f"POST /v1/recommendations HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n" \
-           f"content-length: {len(body)}\r\nexpect: 100-continue\r\nconnection: close\r\n\r\n"  # fmt: skip
+    head = (
+        f"POST /v1/recommendations HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+        f"content-length: {len(body)}\r\nexpect: 100-continue\r\nconnection: close\r\n\r\n"
+    )
     with socket.create_connection(("127.0.0.1", service.port), 30) as line:
         line.sendall(head.encode())
         assert line.recv(1000).startswith(b"HTTP/1.1 100"), "the service has begun to read this request"

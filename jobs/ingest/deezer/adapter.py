@@ -169,12 +169,22 @@ def convert(files: Files, folder: Path) -> dict[str, Any]:
         _write_rows(files, split, users[split][order], layout, missing, folder / f"{split}_x.npy")
     short = sum(int((truth[split].lengths < CONTRACT.usual_min_truth).sum()) for split in SPLITS)
     facts = {
-        "space": files.space, "folder": str(files.folder), "made_up": files.made_up, "claims": files.claims,
-        "songs": n_songs, "features": layout.size, **{split: len(users[split]) for split in SPLITS},
-        "missing_counts": missing.counts, "missing_values": missing.values, "missing_ages": missing.ages,
-        "ages_unknown": _unknown_ages(folder, layout), "ages_unusual": missing.old, "songs_unusual_length": unusual,
-        "lists_below_50": short, "song_md5": md5(files.songs),
-    }  # fmt: skip
+        "space": files.space,
+        "folder": str(files.folder),
+        "made_up": files.made_up,
+        "claims": files.claims,
+        "songs": n_songs,
+        "features": layout.size,
+        **{split: len(users[split]) for split in SPLITS},
+        "missing_counts": missing.counts,
+        "missing_values": missing.values,
+        "missing_ages": missing.ages,
+        "ages_unknown": _unknown_ages(folder, layout),
+        "ages_unusual": missing.old,
+        "songs_unusual_length": unusual,
+        "lists_below_50": short,
+        "song_md5": md5(files.songs),
+    }
     for name, what in (
         ("songs_unusual_length", f"song vectors are not {spec.songs.usual_norm} long"),
         ("ages_unusual", f"ages are above {CONTRACT.usual_max_age}"),

@@ -125,10 +125,15 @@ def run(out: Path, made: Made) -> dict[str, Any]:
             _write_features(out / name, who, found, entities, demographics, made)
             files.append(name)
     return {
-        "path": str(out), "files": files, "bytes": sum((out / name).stat().st_size for name in files),
-        "songs": made.tracks, **{split: int((made.split_of == n).sum()) for n, split in enumerate(SPLITS)},
-        "songs_heard": int(found.heard.ids.size), "seed": made.seed, "encoding": made.encoding,
-    }  # fmt: skip
+        "path": str(out),
+        "files": files,
+        "bytes": sum((out / name).stat().st_size for name in files),
+        "songs": made.tracks,
+        **{split: int((made.split_of == n).sum()) for n, split in enumerate(SPLITS)},
+        "songs_heard": int(found.heard.ids.size),
+        "seed": made.seed,
+        "encoding": made.encoding,
+    }
 
 
 def sorted_lists(lists: Ragged, n: int) -> Ragged:

@@ -25,16 +25,22 @@ CHART = 400  # tracks in the charts of a country and an age class
 TYPICAL_AGES = np.array([15, 21, 29, 41, 57])  # one an age class
 # block -> share of active listeners who do it, and how often on average
 FIRST_DAY = {
-    "streamed": (STREAMS_AMONG_ACTIVE, 22.0), "skipped": (0.6, 9.0), "banned": (0.03, 1.5),
+    "streamed": (STREAMS_AMONG_ACTIVE, 22.0),
+    "skipped": (0.6, 9.0),
+    "banned": (0.03, 1.5),
     "onboarding_like_artists": (0.75, 7.0),
-    "search_songs": (0.25, 2.0), "search_artists": (0.35, 1.8), "search_albums": (0.2, 1.6),
+    "search_songs": (0.25, 2.0),
+    "search_artists": (0.35, 1.8),
+    "search_albums": (0.2, 1.6),
     "search_playlists": (0.15, 1.4),
-}  # fmt: skip
+}
 # Filled for warm listeners only, as in the published files.
 FAVOURITES = {
-    "favorite_songs": (0.25, 5.0), "favorite_artists": (0.2, 3.0), "favorite_albums": (0.1, 2.0),
+    "favorite_songs": (0.25, 5.0),
+    "favorite_artists": (0.2, 3.0),
+    "favorite_albums": (0.1, 2.0),
     "favorite_playlists": (0.1, 1.5),
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True, eq=False)

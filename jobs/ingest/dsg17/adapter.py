@@ -34,9 +34,21 @@ if TYPE_CHECKING:
 
 LABEL = "is_listened"
 NUMBERS = (
-    "genre_id", "ts_listen", "media_id", "album_id", "context_type", "release_date", "platform_name", "platform_family",
-    "media_duration", "listen_type", "user_gender", "user_id", "artist_id", "user_age",
-)  # fmt: skip
+    "genre_id",
+    "ts_listen",
+    "media_id",
+    "album_id",
+    "context_type",
+    "release_date",
+    "platform_name",
+    "platform_family",
+    "media_duration",
+    "listen_type",
+    "user_gender",
+    "user_id",
+    "artist_id",
+    "user_age",
+)
 MILLISECONDS = 10**11  # as seconds: the year 5138
 LATEST = 4_102_444_800  # 2100-01-01
 MAX_CODE = 2**31 - 1
@@ -62,10 +74,14 @@ def run(context: Context, data: Path | None) -> dict[str, Any]:
         lake.drop("plays", day=day)
     written = sum(day.rows for day in days.values())
     return {
-        "source": "dsg17", "files": facts, "rows": {"plays": written}, "path": f"{lake.root}/plays",
+        "source": "dsg17",
+        "files": facts,
+        "rows": {"plays": written},
+        "path": f"{lake.root}/plays",
         "repeats": sum(f["kept"] for f in facts.values()) - written,
-        "days": {"written": len(days), "first": min(days), "last": max(days)}, "days_dropped": dropped,
-    }  # fmt: skip
+        "days": {"written": len(days), "first": min(days), "last": max(days)},
+        "days_dropped": dropped,
+    }
 
 
 def find(data: Path) -> dict[str, Path]:

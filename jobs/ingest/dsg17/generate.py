@@ -40,21 +40,59 @@ ACTIVITY = (
         user / FULL_USERS
         for user in (0, 97, 247, 652, 1175, 1878, 2740, 3768, 5201, 7039, 10017, 12432, 16043, FULL_USERS)
     ),
-)  # fmt: skip
+)
 FIRST_DAY = 1_477_958_400  # 2016-11-01
 DAYS = (
-    610, 704, 741, 712, 646, 555, 589, 610, 548, 689, 596, 599, 449, 535, 528, 550, 502, 550, 517, 416, 496, 480, 457,
-    426, 468, 417, 339, 339, 341, 298,
-)  # fmt: skip
-HOURS = (
-    20, 14, 10, 8, 8, 13, 33, 46, 42, 51, 58, 56, 58, 56, 59, 63, 74, 77, 64, 49, 44, 39, 32, 28,
-)  # fmt: skip
+    610,
+    704,
+    741,
+    712,
+    646,
+    555,
+    589,
+    610,
+    548,
+    689,
+    596,
+    599,
+    449,
+    535,
+    528,
+    550,
+    502,
+    550,
+    517,
+    416,
+    496,
+    480,
+    457,
+    426,
+    468,
+    417,
+    339,
+    339,
+    341,
+    298,
+)
+HOURS = (20, 14, 10, 8, 8, 13, 33, 46, 42, 51, 58, 56, 58, 56, 59, 63, 74, 77, 64, 49, 44, 39, 32, 28)
 QUANTILES = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
 DURATIONS = (8, 159, 174, 190, 202, 212, 222, 233, 246, 264, 294, 335, 449, 3612)
 RELEASES = (
-    "1950-01-01", "1998-12-31", "2003-02-03", "2008-01-01", "2011-04-27", "2013-07-01", "2014-11-07", "2015-10-16",
-    "2016-04-22", "2016-07-29", "2016-10-12", "2016-11-04", "2016-11-18", "2017-02-03",
-)  # fmt: skip
+    "1950-01-01",
+    "1998-12-31",
+    "2003-02-03",
+    "2008-01-01",
+    "2011-04-27",
+    "2013-07-01",
+    "2014-11-07",
+    "2015-10-16",
+    "2016-04-22",
+    "2016-07-29",
+    "2016-10-12",
+    "2016-11-04",
+    "2016-11-18",
+    "2017-02-03",
+)
 EARLY, OLD_RELEASE, HUGE = 4 / 15_974, 0.002, 1e-5  # shares of odd rows, and of durations of 65 535 s
 DEVICES = ((0, 0, 0.613), (0, 2, 0.037), (1, 0, 0.229), (1, 2, 0.018), (2, 1, 0.103))  # platform name, family, share
 WOMEN, AGES, FLOW = 0.416, (18, 30), 0.305
@@ -65,9 +103,21 @@ LISTENED, LISTENED_FLOW = 0.722, 0.601
 SPREAD = {"user": 0.9, "artist": 0.29, "track": 0.36, "genre": 0.5, "flow": 0.4, "mood": 0.6}
 FAVOURITE, PER_YEAR, PLATFORM, CONTEXT_5, CONTEXT_7 = 0.8, 0.04, (0.0, 0.25, 1.1), -0.3, 1.8
 COLUMNS = (
-    "genre_id", "ts_listen", "media_id", "album_id", "context_type", "release_date", "platform_name", "platform_family",
-    "media_duration", "listen_type", "user_gender", "user_id", "artist_id", "user_age",
-)  # fmt: skip
+    "genre_id",
+    "ts_listen",
+    "media_id",
+    "album_id",
+    "context_type",
+    "release_date",
+    "platform_name",
+    "platform_family",
+    "media_duration",
+    "listen_type",
+    "user_gender",
+    "user_id",
+    "artist_id",
+    "user_age",
+)
 
 
 @dataclass(frozen=True)
@@ -117,9 +167,14 @@ def run(out: Path, rows: int = FULL_ROWS, seed: int = 7) -> dict[str, Any]:
     for name in ("train.csv", "test.csv"):
         (out / f"{name}.part").replace(out / name)
     return {
-        "out": str(out), "made_up": True, "seed": seed, "rows": {"train": written, "test": n_users}, "users": n_users,
-        "tracks": len(catalogue.weight_T), "listened": round(listened / written, 4),
-    }  # fmt: skip
+        "out": str(out),
+        "made_up": True,
+        "seed": seed,
+        "rows": {"train": written, "test": n_users},
+        "users": n_users,
+        "tracks": len(catalogue.weight_T),
+        "listened": round(listened / written, 4),
+    }
 
 
 def law(n: int, exponent: float, shift: float) -> np.ndarray:
@@ -166,8 +221,9 @@ def draw_activity(n_users: int, rows: int, rng: np.random.Generator) -> np.ndarr
     return np.asarray(1 + rng.multinomial(rows - n_users, share / share.sum()), np.int64)
 
 
-def draw_plays(users: np.ndarray, plays_U: np.ndarray, tracks: Catalogue,
-               rng: np.random.Generator) -> tuple[dict[str, np.ndarray], np.ndarray]:  # fmt: skip
+def draw_plays(
+    users: np.ndarray, plays_U: np.ndarray, tracks: Catalogue, rng: np.random.Generator
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """All columns of a block of users, in order of user and time, and which row is each user's last (always Flow)."""
     n_users, n = len(users), int(plays_U.sum())
     user = np.repeat(np.arange(n_users), plays_U)
@@ -212,13 +268,22 @@ def draw_plays(users: np.ndarray, plays_U: np.ndarray, tracks: Catalogue,
     early = (rng.random(n) < EARLY) & ~last
     ts[early] = rng.integers(0, 10**9, int(early.sum()))
     found = {
-        "genre_id": tracks.genre_T[track], "ts_listen": ts, "media_id": 200_000 + 457 * track,
-        "album_id": 20_000 + 61 * tracks.album_T[track], "context_type": context,
-        "release_date": tracks.release_T[track], "platform_name": platform, "platform_family": family,
-        "media_duration": tracks.duration_T[track], "listen_type": flow.astype(np.int64), "user_gender": gender[user],
-        "user_id": users[user], "artist_id": 1 + 37 * tracks.artist_T[track], "user_age": age[user],
+        "genre_id": tracks.genre_T[track],
+        "ts_listen": ts,
+        "media_id": 200_000 + 457 * track,
+        "album_id": 20_000 + 61 * tracks.album_T[track],
+        "context_type": context,
+        "release_date": tracks.release_T[track],
+        "platform_name": platform,
+        "platform_family": family,
+        "media_duration": tracks.duration_T[track],
+        "listen_type": flow.astype(np.int64),
+        "user_gender": gender[user],
+        "user_id": users[user],
+        "artist_id": 1 + 37 * tracks.artist_T[track],
+        "user_age": age[user],
         "is_listened": listened.astype(np.int64),
-    }  # fmt: skip
+    }
     return found, last
 
 

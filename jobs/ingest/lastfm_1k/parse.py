@@ -26,9 +26,19 @@ EXAMPLES = 5
 LATEST_US = 1 << 33  # seconds: the year 2242; ids of sessions hold no later moment
 MIN_AGE, MAX_AGE = 5, 120
 MONTHS = {
-    "Jan": 1, "Feb": 2, "Mar": 3, "Apr": 4, "May": 5, "Jun": 6, "Jul": 7, "Aug": 8, "Sep": 9, "Oct": 10, "Nov": 11,
+    "Jan": 1,
+    "Feb": 2,
+    "Mar": 3,
+    "Apr": 4,
+    "May": 5,
+    "Jun": 6,
+    "Jul": 7,
+    "Aug": 8,
+    "Sep": 9,
+    "Oct": 10,
+    "Nov": 11,
     "Dec": 12,
-}  # fmt: skip
+}
 USER = re.compile(r"user_(\d{1,9})")
 
 

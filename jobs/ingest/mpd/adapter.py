@@ -75,9 +75,13 @@ def run(context: Context, data: Path | None) -> dict[str, Any]:
             "lower source.min_playlist_tracks or bring more playlists"
         )
     registered = registrations(
-        np.arange(len(playlist)) < n_warm, microseconds(window_start),
-        min(warm_days, settled), microseconds(week.cohort_start), days_between(week.cohort_start, week.cohort_end), rng,
-    )  # fmt: skip
+        np.arange(len(playlist)) < n_warm,
+        microseconds(window_start),
+        min(warm_days, settled),
+        microseconds(week.cohort_start),
+        days_between(week.cohort_start, week.cohort_end),
+        rng,
+    )
     ts = stream_times(member, known, registered, rng)
     inside = kept[member]
     member, track, ts = member[inside], track[inside], ts[inside]

@@ -17,12 +17,33 @@ import pyarrow as pa
 from jobs.settings.settings import SimulateSettings
 
 GENRES = (
-    "pop", "hip hop", "rock", "electronic", "latin", "r&b", "metal", "jazz", "classical", "country", "reggae", "folk",
-)  # fmt: skip
+    "pop",
+    "hip hop",
+    "rock",
+    "electronic",
+    "latin",
+    "r&b",
+    "metal",
+    "jazz",
+    "classical",
+    "country",
+    "reggae",
+    "folk",
+)
 COUNTRIES = {
-    "FR": 0.27, "BR": 0.19, "DE": 0.10, "US": 0.09, "GB": 0.08, "MX": 0.07, "CO": 0.05, "ES": 0.04, "PL": 0.035,
-    "NL": 0.03, "IT": 0.025, "MA": 0.02,
-}  # fmt: skip
+    "FR": 0.27,
+    "BR": 0.19,
+    "DE": 0.10,
+    "US": 0.09,
+    "GB": 0.08,
+    "MX": 0.07,
+    "CO": 0.05,
+    "ES": 0.04,
+    "PL": 0.035,
+    "NL": 0.03,
+    "IT": 0.025,
+    "MA": 0.02,
+}
 AGES = np.arange(5, 91)
 # Ids of one kind never look like ids of another, nor fit 32 bits: a wrong join finds nothing instead of nonsense.
 TRACK, ARTIST, ALBUM, PLAYLIST = (n * 10**12 for n in (1, 2, 3, 4))

@@ -26,11 +26,13 @@ LIKE, LIKE_ARTIST = 0.05, 0.3
 FIRST_ID = 10**9  # far above the lake's listeners
 NO_COUNTRY, NO_AGE = 0.06, 0.14
 SIGNALS = {
-    ("onboarding", "artist"): ("onboarding", "artists"), ("stream", "track"): ("streams", "tracks"),
-    ("skip", "track"): ("skips", "tracks"), ("ban", "track"): ("bans", "tracks"),
+    ("onboarding", "artist"): ("onboarding", "artists"),
+    ("stream", "track"): ("streams", "tracks"),
+    ("skip", "track"): ("skips", "tracks"),
+    ("ban", "track"): ("bans", "tracks"),
     **{("favorite", one): ("favourites", f"{one}s") for one in ("track", "artist", "album", "playlist")},
     **{("search", one): ("searches", f"{one}s") for one in ("track", "artist", "album", "playlist")},
-}  # fmt: skip
+}
 WORDS = {code(*event): words for event, words in SIGNALS.items()}
 LONGEST = 1_000  # ids of one kind that a request takes
 
@@ -70,9 +72,11 @@ class Newcomers:
         on_first = events["ts"] // DAY_US - span.first == registered[events["user_id"] - user_id[0]]
         said: list[dict[str, dict[str, list[int]]]] = [{} for _ in user_id]
         for user, what, entity in zip(
-            (events["user_id"] - user_id[0])[on_first].tolist(), events["code"][on_first].tolist(),
-            events["entity_id"][on_first].tolist(), strict=True,
-        ):  # fmt: skip
+            (events["user_id"] - user_id[0])[on_first].tolist(),
+            events["code"][on_first].tolist(),
+            events["entity_id"][on_first].tolist(),
+            strict=True,
+        ):
             word, level = WORDS[what]
             ids_of = said[user].setdefault(word, {}).setdefault(level, [])
             if len(ids_of) < LONGEST:

@@ -115,9 +115,14 @@ def draw_people(world: World, user: np.ndarray, span: Span, n_users: int, rng: n
     wide = np.repeat(scenes[:, :, None], OWN_ARTISTS, axis=2)
     artists = world.track_artist[world.draw_in_scene(wide.ravel(), rng.random(wide.size))].reshape(wide.shape)
     return People(
-        country, age, day * DAY + second, scenes, (cum + np.arange(n)[:, None]).ravel(), artists,
+        country,
+        age,
+        day * DAY + second,
+        scenes,
+        (cum + np.arange(n)[:, None]).ravel(),
+        artists,
         rate=np.minimum(1.75 * np.exp(0.7 * rng.standard_normal(n)), 25.0),
-    )  # fmt: skip
+    )
 
 
 def draw_ages(n: int, rng: np.random.Generator) -> np.ndarray:
@@ -227,8 +232,11 @@ def draw_events(
     follow(stream & (chance[1] < 0.010), 4, "favorite", "album")
     follow(stream & (chance[1] > 0.995), 5, "favorite", "playlist")
     for entity, low, high in (
-        ("track", 0, 0.03), ("artist", 0.03, 0.05), ("album", 0.05, 0.06), ("playlist", 0.06, 0.07),
-    ):  # fmt: skip
+        ("track", 0, 0.03),
+        ("artist", 0.03, 0.05),
+        ("album", 0.05, 0.06),
+        ("playlist", 0.06, 0.07),
+    ):
         follow((chance[2] >= low) & (chance[2] < high), 0, "search", entity)
     rows: list[Rows] = [(user[where], *rest) for where, *rest in parts]
     rows += _first_signals(world, ids, people, set_of(user[first_day[keep]], len(people.rate)), rng)

@@ -124,12 +124,7 @@ def champion_line(
     champion_BK = recommend(theirs, *theirs.answers, judges, gate.k, leave_out)
     champion_B = score(champion_BK, judges.truth, gate.k)[gate.metric]
     return rules.against_champion(
-        ours_B,
-        champion_B,
-        gate.grey_zone,
-        gate.max_loss,
-        context.settings.evaluation.bootstrap,
-        context.seed("gate"),
+        ours_B, champion_B, gate.grey_zone, gate.max_loss, context.settings.evaluation.bootstrap, context.seed("gate")
     )
 
 

@@ -74,10 +74,15 @@ def fill(context: Context, folder: Path) -> dict[str, object]:
         judged_from = int(found.plays.ts_N.max()) + 1
     states = {name: artifacts.state_of(context, name) for name in chosen.members}
     facts = {
-        **needed(needs), "method": chosen.mix.method, "bias": chosen.mix.bias,
-        "members": weighed(states, chosen.mix), "calibration": as_json(chosen.calibration),
-        "left_out": dict(chosen.left_out), "trained_until": judged_from, "learned_until": judged_from,
-    }  # fmt: skip
+        **needed(needs),
+        "method": chosen.mix.method,
+        "bias": chosen.mix.bias,
+        "members": weighed(states, chosen.mix),
+        "calibration": as_json(chosen.calibration),
+        "left_out": dict(chosen.left_out),
+        "trained_until": judged_from,
+        "learned_until": judged_from,
+    }
     files.write(folder / CLEANING, files.canonical(found.cleaning.to_json()))
     memory = write_memory(context, folder, Log.of(found.plays), [feed.length for feed in feeds.values()])
     files.write(folder / ANSWERS, files.canonical(facts | memory))
@@ -219,9 +224,10 @@ def write_memory(context: Context, folder: Path, log: Log, lengths: Iterable[int
     after = datetime.combine(date.fromisoformat(day) + timedelta(days=1), datetime.min.time(), UTC)
     return {
         "totals": {name: int(whole[name]) for name in ("n_plays", "n_listened")},
-        "session_gap_s": chosen.session_gap_min * 60, "smoothing": chosen.smoothing,
+        "session_gap_s": chosen.session_gap_min * 60,
+        "smoothing": chosen.smoothing,
         "state_until": int(after.timestamp()),
-    }  # fmt: skip
+    }
 
 
 def state_day(context: Context) -> str:

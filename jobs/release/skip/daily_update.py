@@ -68,9 +68,14 @@ def run(settings: Settings, day: date) -> dict[str, Any]:
         raise
     parent = runs.finish_week(context, verdict=str(judged["verdict"]))
     return {
-        "day": str(day), "rows": made["rows"], "release": built["release"], "verdict": judged["verdict"],
-        "promoted": moved["promoted"], "why": moved["why"], **parent.links,
-    }  # fmt: skip
+        "day": str(day),
+        "rows": made["rows"],
+        "release": built["release"],
+        "verdict": judged["verdict"],
+        "promoted": moved["promoted"],
+        "why": moved["why"],
+        **parent.links,
+    }
 
 
 def base(context: Context) -> SkipRelease:
@@ -109,10 +114,13 @@ def fill(context: Context, folder: Path) -> dict[str, object]:
     states |= {name: artifacts.write_state(context, model) for name, model in found.members.items()}
     memory = contents.write_memory(context, folder, log, [member.feeds.length for member in old.members])
     changed = {
-        "method": found.mix.method, "bias": found.mix.bias, "members": contents.weighed(states, found.mix),
-        "calibration": contents.as_json(found.calibration), "trained_until": found.trained_until,
+        "method": found.mix.method,
+        "bias": found.mix.bias,
+        "members": contents.weighed(states, found.mix),
+        "calibration": contents.as_json(found.calibration),
+        "trained_until": found.trained_until,
         "learned_until": int(datetime.combine(date.fromisoformat(day), datetime.min.time(), UTC).timestamp()),
-    }  # fmt: skip
+    }
     files.write(folder / ANSWERS, files.canonical(old.told | changed | memory))
     files.write(folder / "evaluation.json", files.canonical(rows))
     return {"updates": old.name, "members": list(states), "learned": dict(found.told)}

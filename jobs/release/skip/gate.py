@@ -164,9 +164,12 @@ def updated(
 
 
 def over_rate(
-    heard_N: NDArray[np.int8], ours_N: NDArray[np.float64], rate_N: NDArray[np.float64], user_N: NDArray[np.int64],
+    heard_N: NDArray[np.int8],
+    ours_N: NDArray[np.float64],
+    rate_N: NDArray[np.float64],
+    user_N: NDArray[np.int64],
     margin: float,
-) -> Line:  # fmt: skip
+) -> Line:
     """AUC above that of the listener's listened share so far; measured: the lower bound of the gain."""
     gain = auc_difference(heard_N, ours_N, rate_N, user_N)
     said = f"AUC {auc(heard_N, ours_N):.4f} against {auc(heard_N, rate_N):.4f} of the listener's share so far"
@@ -208,10 +211,13 @@ def calibrated(
     return [
         Line("brier", ours, plain, PASS if ours <= plain else FAIL, "mean squared gap, against the listener's share"),
         Line(
-            "calibration error", gap, gate.calibration_error, PASS if gap <= gate.calibration_error else FAIL,
+            "calibration error",
+            gap,
+            gate.calibration_error,
+            PASS if gap <= gate.calibration_error else FAIL,
             "mean gap of said and happened in ten groups of plays",
         ),
-    ]  # fmt: skip
+    ]
 
 
 def flow_floor(plays: Plays, ours_N: NDArray[np.float64], gate: GateSettings) -> Line:

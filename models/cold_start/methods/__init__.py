@@ -5,5 +5,13 @@ from models.cold_start.methods.baselines import Popularity, RegistrationDayStrea
 from models.cold_start.methods.semi_personalised import FullPers, SemiPers
 
 __all__ = [
-    "FullPers", "Method", "Needs", "Popularity", "Predict", "RegistrationDayStreams", "SemiPers", "Warm", "lists",
-]  # fmt: skip
+    "FullPers",
+    "Method",
+    "Needs",
+    "Popularity",
+    "Predict",
+    "RegistrationDayStreams",
+    "SemiPers",
+    "Warm",
+    "lists",
+]

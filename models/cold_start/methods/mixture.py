@@ -95,12 +95,7 @@ class SegmentMixture:
     needs = Needs(days=True)
 
     def __init__(
-        self,
-        warm: Warm,
-        recipe: BagRecipe,
-        smoothing: float = 20.0,
-        seed: int = 0,
-        on_epoch: OnEpoch | None = None,
+        self, warm: Warm, recipe: BagRecipe, smoothing: float = 20.0, seed: int = 0, on_epoch: OnEpoch | None = None
     ) -> None:
         """Learn from the warm users."""
         self.tastes = Tastes(warm, smoothing)

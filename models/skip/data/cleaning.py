@@ -84,6 +84,11 @@ def apply(plays: Plays, cleaning: Cleaning) -> Plays:
         at = plays.names.index("duration_s")
         plays.numbers_NF[:, at] = cleaning.durations(plays.numbers_NF[:, at])
     return Plays(
-        ts_N=plays.ts_N, **ids, categories=categories, numbers_NF=plays.numbers_NF, names=plays.names,
-        is_flow_N=plays.is_flow_N, listened_N=plays.listened_N,
-    )  # fmt: skip
+        ts_N=plays.ts_N,
+        **ids,
+        categories=categories,
+        numbers_NF=plays.numbers_NF,
+        names=plays.names,
+        is_flow_N=plays.is_flow_N,
+        listened_N=plays.listened_N,
+    )

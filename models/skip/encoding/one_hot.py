@@ -77,17 +77,28 @@ class OneHot:
     ) -> None:
         """Parts as learn() makes them."""
         self.exact, self.binned, self.vocabularies, self.edges, self.for_whom = (
-            exact, binned, vocabularies, edges, for_whom
-        )  # fmt: skip
+            exact,
+            binned,
+            vocabularies,
+            edges,
+            for_whom,
+        )
         sizes = [len(v) for v in vocabularies] + [len(e) + 2 for e in edges]
         self.start_M = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int32)
         self.fields = (*exact, *binned)
 
     @classmethod
     def learn(
-        cls, plays: Plays, exact: tuple[str, ...], binned: tuple[str, ...], bins: int, min_count: int, for_whom: str,
-        most: int | None = None, prepared: Callable[[Plays], Plays] | None = None,
-    ) -> OneHot:  # fmt: skip
+        cls,
+        plays: Plays,
+        exact: tuple[str, ...],
+        binned: tuple[str, ...],
+        bins: int,
+        min_count: int,
+        for_whom: str,
+        most: int | None = None,
+        prepared: Callable[[Plays], Plays] | None = None,
+    ) -> OneHot:
         """From training plays: a value needs `min_count` of them; bins hold about equally many.
 
         `prepared` makes of plays those with the numbers to bin: bins are learned from some plays alone, so that the

@@ -74,8 +74,9 @@ def weighted_mean(logits_NM: NDArray[np.float64], listened_N: NDArray[np.int8]) 
 
 
 METHODS: dict[str, Callable[[NDArray[np.float64], NDArray[np.int8]], Mix]] = {
-    "logistic": logistic, "mean": weighted_mean,
-}  # fmt: skip
+    "logistic": logistic,
+    "mean": weighted_mean,
+}
 
 
 def fold_of(borders: Sequence[int]) -> NDArray[np.int64]:

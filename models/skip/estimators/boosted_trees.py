@@ -69,23 +69,37 @@ class BoostedTrees(SkipModel):
     def _grow(self, train: Plays, valid: Plays, seed: int, rounds: int, on_top_of: lgb.Booster | None) -> Losses:
         recipe = self.recipe
         settings = {
-            "objective": "binary", "metric": "binary_logloss", "learning_rate": recipe.learning_rate,
-            "num_leaves": recipe.leaves, "min_data_in_leaf": recipe.least_in_leaf,
-            "feature_fraction": recipe.column_share, "bagging_fraction": recipe.row_share, "bagging_freq": 1,
-            "lambda_l2": recipe.l2, "seed": seed, "deterministic": True, "force_row_wise": True, "verbosity": -1,
-        }  # fmt: skip
+            "objective": "binary",
+            "metric": "binary_logloss",
+            "learning_rate": recipe.learning_rate,
+            "num_leaves": recipe.leaves,
+            "min_data_in_leaf": recipe.least_in_leaf,
+            "feature_fraction": recipe.column_share,
+            "bagging_fraction": recipe.row_share,
+            "bagging_freq": 1,
+            "lambda_l2": recipe.l2,
+            "seed": seed,
+            "deterministic": True,
+            "force_row_wise": True,
+            "verbosity": -1,
+        }
         names = [f"c{g}" for g in range(len(self.numbers.columns))]  # LightGBM refuses some characters in names
         some = train.thinned(self.recipe.most)
         data = lgb.Dataset(self._matrix(some), some.both_classes(self.name), feature_name=names, params=settings)
         held = data.create_valid(self._matrix(valid), valid.labels())
         losses: dict[str, dict[str, list[float]]] = {}
         booster = lgb.train(
-            settings, data, rounds, valid_sets=[data, held], valid_names=["train", "valid"], init_model=on_top_of,
+            settings,
+            data,
+            rounds,
+            valid_sets=[data, held],
+            valid_names=["train", "valid"],
+            init_model=on_top_of,
             callbacks=[
                 lgb.record_evaluation(losses),
                 lgb.early_stopping(recipe.patience, first_metric_only=True, verbose=False),
             ],
-        )  # fmt: skip
+        )
         self.booster = lgb.Booster(model_str=booster.model_to_string(num_iteration=booster.best_iteration))
         curves = zip(losses["train"]["binary_logloss"], losses["valid"]["binary_logloss"], strict=True)
         return [Epoch(float(a), float(b)) for a, b in curves]

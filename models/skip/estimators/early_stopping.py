@@ -10,9 +10,12 @@ from models.skip.estimators.base import Epoch, Losses
 
 
 def stop_early(
-    epoch: Callable[[], float], valid_loss: Callable[[], float], weights: Sequence[np.ndarray], epochs: int,
+    epoch: Callable[[], float],
+    valid_loss: Callable[[], float],
+    weights: Sequence[np.ndarray],
+    epochs: int,
     patience: int,
-) -> Losses:  # fmt: skip
+) -> Losses:
     """Losses by epoch; `weights`, which `epoch` changes in place, end as they were after the best.
 
     `epoch` trains once through its plays and gives their mean loss. It is called at most `epochs` times, and no more

@@ -67,9 +67,14 @@ class FactorisationMachine(SkipModel):
         exact = (*IDS, *sorted(train.categories), "is_flow")
         binned = rated(self.numbers.columns, self.numbers.categories)
         self.onehot = OneHot.learn(
-            train, exact, binned, recipe.bins, recipe.min_count, self.name,
+            train,
+            exact,
+            binned,
+            recipe.bins,
+            recipe.min_count,
+            self.name,
             prepared=lambda some: with_rates(self.numbers, some),
-        )  # fmt: skip
+        )
         rng = np.random.default_rng(seed)
         mean = listened_N.mean(dtype=np.float64)
         self.bias_1 = np.asarray([np.log(mean / (1 - mean))], np.float32)
@@ -89,9 +94,13 @@ class FactorisationMachine(SkipModel):
         return self._descended(self.places(new), new.labels(), valid, np.random.default_rng(seed), 1)
 
     def _descended(
-        self, places_NM: NDArray[np.int32], listened_N: NDArray[np.int8], valid: Plays, rng: np.random.Generator,
+        self,
+        places_NM: NDArray[np.int32],
+        listened_N: NDArray[np.int8],
+        valid: Plays,
+        rng: np.random.Generator,
         epochs: int,
-    ) -> Losses:  # fmt: skip
+    ) -> Losses:
         """Passes over plays, until validation has waited long enough; the best one's weights stay."""
         recipe, valid_places = self.recipe, self.places(valid)
         learned = tuple(getattr(self, name) for name in LEARNED)
@@ -99,9 +108,14 @@ class FactorisationMachine(SkipModel):
         def epoch() -> float:
             order_N = rng.permutation(len(listened_N))[: recipe.epoch_plays]
             loss = _descend(
-                order_N, places_NM, listened_N, np.float32(recipe.learning_rate), np.float32(recipe.l2_linear),
-                np.float32(recipe.l2_factors), *learned,
-            )  # fmt: skip
+                order_N,
+                places_NM,
+                listened_N,
+                np.float32(recipe.learning_rate),
+                np.float32(recipe.l2_linear),
+                np.float32(recipe.l2_factors),
+                *learned,
+            )
             return loss / len(order_N)
 
         return stop_early(

@@ -67,9 +67,11 @@ class SageNet(nn.Module):
         self.second = SAGEConv(recipe.width, recipe.width)
         self.dropout = nn.Dropout(recipe.dropout)
         self.last = nn.Sequential(
-            nn.Linear(2 * recipe.width + columns, recipe.width), nn.ReLU(), nn.Dropout(recipe.dropout),
+            nn.Linear(2 * recipe.width + columns, recipe.width),
+            nn.ReLU(),
+            nn.Dropout(recipe.dropout),
             nn.Linear(recipe.width, 1),
-        )  # fmt: skip
+        )
 
     def forward(self, seed: Tensor, near: Tensor, far: Tensor, x_BG: Tensor) -> Tensor:
         """Log odds, (B,).

@@ -128,15 +128,24 @@ class Pmf(SkipModel):
         def epoch() -> float:
             order_N = rng.permutation(len(train))
             loss = _descend(
-                order_N, user_N, track_N, listened_N, np.float32(self.mean), np.float32(recipe.learning_rate),
-                np.float32(recipe.regularisation), *self.parts.values(),
-            )  # fmt: skip
+                order_N,
+                user_N,
+                track_N,
+                listened_N,
+                np.float32(self.mean),
+                np.float32(recipe.learning_rate),
+                np.float32(recipe.regularisation),
+                *self.parts.values(),
+            )
             return loss / len(train)
 
         return stop_early(
-            epoch, lambda: log_loss(valid.labels(), self._score(*held)), tuple(self.parts.values()), recipe.epochs,
+            epoch,
+            lambda: log_loss(valid.labels(), self._score(*held)),
+            tuple(self.parts.values()),
+            recipe.epochs,
             recipe.patience,
-        )  # fmt: skip
+        )
 
     def _places(self, plays: Plays) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
         return self.users.place(plays.user_N), self.tracks.place(plays.track_N)

@@ -88,9 +88,11 @@ class NcfNet(_IdNet):
         super().__init__(recipe.id_dropout)
         self.user, self.track = embedding(n_users, recipe.embedding), embedding(n_tracks, recipe.embedding)
         self.layers = nn.Sequential(
-            nn.Linear(2 * recipe.embedding + width, recipe.units), nn.ReLU(), nn.Dropout(recipe.dropout),
+            nn.Linear(2 * recipe.embedding + width, recipe.units),
+            nn.ReLU(),
+            nn.Dropout(recipe.dropout),
             nn.Linear(recipe.units, 1),
-        )  # fmt: skip
+        )
 
     def forward(self, user_B: Tensor, track_B: Tensor, x_BG: Tensor) -> Tensor:
         """Log odds, (B,)."""

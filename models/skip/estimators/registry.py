@@ -23,9 +23,19 @@ from models.skip.estimators.session_gru import SessionGru
 
 # The nine of the report in its order, then our own.
 _MODELS: tuple[type[SkipModel], ...] = (
-    ContentBased, Collaborative, TruncatedSvd, Pmf, Rbm, FactorisationMachine, Ncf, NeuMf, GraphSage,
-    FeatureRegression, BoostedTrees, SessionGru,
-)  # fmt: skip
+    ContentBased,
+    Collaborative,
+    TruncatedSvd,
+    Pmf,
+    Rbm,
+    FactorisationMachine,
+    Ncf,
+    NeuMf,
+    GraphSage,
+    FeatureRegression,
+    BoostedTrees,
+    SessionGru,
+)
 MODELS: dict[str, type[SkipModel]] = {model.name: model for model in _MODELS}
 NAMES = tuple(MODELS)
 

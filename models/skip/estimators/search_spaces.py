@@ -54,12 +54,14 @@ SPACES: dict[str, Space] = {
     "collaborative": {"c": Choice((0.001, 0.01, 0.1, 1.0, 10.0)), "min_count": Choice((1, 2, 5))},
     "truncated_svd": {"components": Choice((2, 6, 12, 24, 48)), "c": Choice((0.1, 1.0))},
     "pmf": {
-        "factors": Choice((5, 10, 20)), "learning_rate": Choice((0.005, 0.01, 0.02)),
+        "factors": Choice((5, 10, 20)),
+        "learning_rate": Choice((0.005, 0.01, 0.02)),
         "regularisation": Choice((0.01, 0.05, 0.1)),
     },
     "rbm": {"components": Choice((50, 100)), "learning_rate": Choice((0.01, 0.05)), "c": Choice((0.1, 1.0))},
     "fm": {
-        "rank": Choice((4, 8, 16, 30)), "learning_rate": Choice((0.005, 0.02, 0.05)),
+        "rank": Choice((4, 8, 16, 30)),
+        "learning_rate": Choice((0.005, 0.02, 0.05)),
         "l2_factors": Choice((1e-4, 1e-3, 1e-2)),
     },
     "ncf": {**_NETWORK, **_IDS, "embedding": Choice((8, 16, 32)), "units": Choice((16, 32, 64))},
@@ -67,12 +69,15 @@ SPACES: dict[str, Space] = {
     "graphsage": {**_NETWORK, **_IDS, "width": Choice((32, 64)), "near": Whole(4, 12), "far": Whole(2, 6)},
     "logistic_features": {"c": Real(1e-4, 1.0, log=True)},
     "boosted_trees": {
-        "learning_rate": Real(0.01, 0.1, log=True), "leaves": Whole(2, 63, log=True),
-        "least_in_leaf": Whole(20, 400, log=True), "column_share": Real(0.3, 1.0), "row_share": Real(0.5, 1.0),
+        "learning_rate": Real(0.01, 0.1, log=True),
+        "leaves": Whole(2, 63, log=True),
+        "least_in_leaf": Whole(20, 400, log=True),
+        "column_share": Real(0.3, 1.0),
+        "row_share": Real(0.5, 1.0),
         "l2": Real(0.1, 100.0, log=True),
     },
     "session_gru": {**_NETWORK, "length": Choice((10, 20, 40)), "hidden": Choice((16, 32, 64))},
-}  # fmt: skip
+}
 
 
 def is_grid(space: Space) -> bool:

@@ -47,9 +47,11 @@ class SessionNet(nn.Module):
         super().__init__()
         self.cell = nn.GRUCell(len(SIGNS), recipe.hidden)
         self.layers = nn.Sequential(
-            nn.Linear(recipe.hidden + width, recipe.hidden), nn.ReLU(), nn.Dropout(recipe.dropout),
+            nn.Linear(recipe.hidden + width, recipe.hidden),
+            nn.ReLU(),
+            nn.Dropout(recipe.dropout),
             nn.Linear(recipe.hidden, 1),
-        )  # fmt: skip
+        )
 
     def forward(self, signs_BHS: Tensor, x_BG: Tensor) -> Tensor:
         """Log odds, (B,)."""

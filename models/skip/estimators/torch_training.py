@@ -56,9 +56,13 @@ def gently(recipe: Schedule) -> Schedule:
 
 
 def train_net(
-    net: nn.Module, batch: Batch, listened_N: NDArray[np.int8], valid_loss: Callable[[], float], recipe: Schedule,
+    net: nn.Module,
+    batch: Batch,
+    listened_N: NDArray[np.int8],
+    valid_loss: Callable[[], float],
+    recipe: Schedule,
     seed: int,
-) -> Losses:  # fmt: skip
+) -> Losses:
     """Train `net` in place; it ends in eval mode with the weights of the best validation loss.
 
     `batch` gives the network's inputs for some of the N plays; the network gives their log odds, (B,). torch's global

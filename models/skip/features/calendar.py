@@ -27,11 +27,15 @@ def calendar(ts: np.ndarray) -> dict[str, np.ndarray]:
     thursday = (day - weekday + 3).astype("datetime64[D]")  # its year is the ISO week's
     week = (thursday - thursday.astype("datetime64[Y]").astype("datetime64[D]")).astype(np.int64) // 7 + 1
     found = {
-        "hour": hour, "weekday": weekday, "is_weekend": weekday >= 5,
-        "day_of_month": (date - month.astype("datetime64[D]")).astype(np.int64) + 1, "week": week,
-        "month": month.astype(np.int64) % 12 + 1, "year": year.astype(np.int64) + 1970,
+        "hour": hour,
+        "weekday": weekday,
+        "is_weekend": weekday >= 5,
+        "day_of_month": (date - month.astype("datetime64[D]")).astype(np.int64) + 1,
+        "week": week,
+        "month": month.astype(np.int64) % 12 + 1,
+        "year": year.astype(np.int64) + 1970,
         "bin_time": np.searchsorted(TIME_BINS, hour, side="right"),
-    }  # fmt: skip
+    }
     return {name: value.astype(np.int32) for name, value in found.items()}
 
 

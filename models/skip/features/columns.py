@@ -45,7 +45,10 @@ def as_plays(rows: Columns, found: Mapping[str, np.ndarray], names: Sequence[str
         column = columns[name]
         numbers_NF[:, f] = column.astype(np.int32) if column.dtype.kind in "iu" else column
     return Plays(
-        ts_N=rows["ts"], **{f"{name}_N": rows[f"{name}_id"] for name in IDS},
+        ts_N=rows["ts"],
+        **{f"{name}_N": rows[f"{name}_id"] for name in IDS},
         categories={name: columns[name].astype(np.int32) for name in categories},
-        numbers_NF=numbers_NF, names=tuple(names), is_flow_N=rows["is_flow"],
-    )  # fmt: skip
+        numbers_NF=numbers_NF,
+        names=tuple(names),
+        is_flow_N=rows["is_flow"],
+    )

@@ -37,9 +37,14 @@ def unpack(rows: Rows, kind: str) -> Carried:
     numbers = {name: rows.columns[name][mine] for name in names}
     key, other = rows.columns["key"], rows.columns["other"]
     return Carried(
-        key[mine], other[mine], numbers, key[at], other[at],
-        rows.days[listed].astype(np.int64), rows.plays[listed].astype(np.int64),
-    )  # fmt: skip
+        key[mine],
+        other[mine],
+        numbers,
+        key[at],
+        other[at],
+        rows.days[listed].astype(np.int64),
+        rows.plays[listed].astype(np.int64),
+    )
 
 
 def pack(kind: str, carried: Carried) -> Rows:
@@ -80,8 +85,9 @@ def after(rows: Columns, before: Rows, kinds: tuple[str, ...], last_day: int, ga
             users, sessions = carry_sessions(rows, old, gap_s)
             if not np.array_equal(users, new.key):
                 raise AssertionError("users of totals and of sessions differ")
-            new = Carried(new.key, new.other, {**new.numbers, **sessions}, new.day_key, new.day_other, new.day,
-                          new.day_plays)  # fmt: skip
+            new = Carried(
+                new.key, new.other, {**new.numbers, **sessions}, new.day_key, new.day_other, new.day, new.day_plays
+            )
         found.append(pack(kind, new))
     return found
 

@@ -22,13 +22,20 @@ Columns = Mapping[str, np.ndarray]
 TOTALS = ("n_plays", "n_listened", "n_flow", "n_flow_listened")
 WINDOWS = (7, 30, 90)  # days
 KEYS = {
-    "artist": ("artist_id", None), "track": ("artist_id", "track_id"), "album": ("artist_id", "album_id"),
-    "user": ("user_id", None), "user_artist": ("user_id", "artist_id"), "user_genre": ("user_id", "genre_id"),
-    "user_track": ("user_id", "track_id"), "user_album": ("user_id", "album_id"),
-    "user_context": ("user_id", "context_type"), "user_platform": ("user_id", "platform_name"),
-    "user_family": ("user_id", "platform_family"), "user_daypart": ("user_id", "daypart"),
+    "artist": ("artist_id", None),
+    "track": ("artist_id", "track_id"),
+    "album": ("artist_id", "album_id"),
+    "user": ("user_id", None),
+    "user_artist": ("user_id", "artist_id"),
+    "user_genre": ("user_id", "genre_id"),
+    "user_track": ("user_id", "track_id"),
+    "user_album": ("user_id", "album_id"),
+    "user_context": ("user_id", "context_type"),
+    "user_platform": ("user_id", "platform_name"),
+    "user_family": ("user_id", "platform_family"),
+    "user_daypart": ("user_id", "daypart"),
     "user_second": ("user_id", "ts"),
-}  # fmt: skip
+}
 WITH_DAYS = ("artist", "track")
 NO_KEY = -1
 HOUR_S = 3_600
@@ -62,16 +69,23 @@ def nothing() -> Carried:
 
 
 USER_NUMBERS = (
-    "first_ts", "session_start", "session_plays", "session_listened", "n_sessions", "session_s", "last_listened",
+    "first_ts",
+    "session_start",
+    "session_plays",
+    "session_listened",
+    "n_sessions",
+    "session_s",
+    "last_listened",
     "skips_in_a_row",
-)  # fmt: skip
+)
 
 
 class Timeline:
     """Carried rows of one kind, its plays by day, then the plays at hand: one set of arrays to count over."""
 
-    def __init__(self, rows: Columns, kind: str, carried: Carried, keys: Sequence[str] | None = None, *,
-                 leaky: bool = False) -> None:  # fmt: skip
+    def __init__(
+        self, rows: Columns, kind: str, carried: Carried, keys: Sequence[str] | None = None, *, leaky: bool = False
+    ) -> None:
         """`keys`: other columns to sort by, where fewer than the kind's."""
         first, second = KEYS[kind]
         n_carried, n_days, self.n = len(carried.key), len(carried.day), len(rows["ts"])
@@ -95,8 +109,11 @@ class Timeline:
         heard = np.maximum(listened, 0)
         self.one = is_play.astype(np.int64)
         self.plays = {
-            "n_plays": self.one, "n_listened": heard, "n_flow": flow * self.one, "n_flow_listened": flow * heard,
-        }  # fmt: skip
+            "n_plays": self.one,
+            "n_listened": heard,
+            "n_flow": flow * self.one,
+            "n_flow_listened": flow * heard,
+        }
 
     def column(self, carried: np.ndarray, here: np.ndarray) -> np.ndarray:
         """One value for carried rows, zero for days, one for plays at hand."""

@@ -95,8 +95,9 @@ def days(ts: np.ndarray) -> np.ndarray:
     return np.asarray(np.floor_divide(ts, DAY_S), np.int64)
 
 
-def totals(keys: Sequence[np.ndarray], values: Sequence[np.ndarray],
-           last: np.ndarray | None = None) -> tuple[list[np.ndarray], list[np.ndarray]]:  # fmt: skip
+def totals(
+    keys: Sequence[np.ndarray], values: Sequence[np.ndarray], last: np.ndarray | None = None
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Distinct keys, ascending, and the sums of each value over them; then, where `last` is given, its largest."""
     order = np.lexsort(tuple(reversed(keys)))
     n = len(order)

@@ -16,10 +16,13 @@ from models.skip.features.counters import NO_KEY, TOTALS, Carried, Columns
 from models.skip.features.point_in_time import totals
 
 KEYS = {
-    "context": ("context_type", None), "genre": ("genre_id", None), "genre_context": ("genre_id", "context_type"),
-    "genre_gender": ("genre_id", "user_gender"), "genre_age": ("genre_id", "user_age"),
+    "context": ("context_type", None),
+    "genre": ("genre_id", None),
+    "genre_context": ("genre_id", "context_type"),
+    "genre_gender": ("genre_id", "user_gender"),
+    "genre_age": ("genre_id", "user_age"),
     "context_platform": ("context_type", "platform_flow"),
-}  # fmt: skip
+}
 KINDS = tuple(KEYS)
 
 
@@ -85,8 +88,9 @@ def place(ids: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return at, np.asarray(ids[at] == wanted)
 
 
-def shared_counts(rows: Columns, day: np.ndarray, known: dict[str, Daily], *,
-                  leaky: bool = False) -> dict[str, np.ndarray]:  # fmt: skip
+def shared_counts(
+    rows: Columns, day: np.ndarray, known: dict[str, Daily], *, leaky: bool = False
+) -> dict[str, np.ndarray]:
     """Counts (N,) int64 that each play sees; day: int64 (N,) since 1970."""
     found = {}
     for kind, (first, second) in KEYS.items():

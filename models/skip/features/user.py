@@ -20,9 +20,15 @@ from models.skip.features.point_in_time import AFTER, Past
 from models.skip.features.track import ratio, smoothed
 
 WITHIN = (
-    "user_artist", "user_genre", "user_track", "user_album", "user_context", "user_platform", "user_family",
+    "user_artist",
+    "user_genre",
+    "user_track",
+    "user_album",
+    "user_context",
+    "user_platform",
+    "user_family",
     "user_daypart",
-)  # fmt: skip
+)
 KINDS = ("user", *WITHIN, "user_second")
 UNKNOWN_GENRE = -1
 
@@ -33,9 +39,11 @@ def user_counts(
     """Counts (N,) int64 that each play sees; times are seconds since 1970, -1 where there is none."""
     user = Timeline(rows, "user", carried["user"], leaky=leaky)
     found = {
-        "user_plays": user.total("n_plays"), "user_listened": user.total("n_listened"),
-        "user_flow_plays": user.total("n_flow"), "user_flow_listened": user.total("n_flow_listened"),
-    }  # fmt: skip
+        "user_plays": user.total("n_plays"),
+        "user_listened": user.total("n_listened"),
+        "user_flow_plays": user.total("n_flow"),
+        "user_flow_listened": user.total("n_flow_listened"),
+    }
     found["user_kind_plays"], found["user_kind_listened"] = user.of_kind()
     for kind in WITHIN:
         timeline = Timeline(rows, kind, carried[kind], leaky=leaky)
@@ -46,8 +54,9 @@ def user_counts(
     return found | last_hour(rows, carried["user_second"], leaky=leaky) | session(user, gap_s)
 
 
-def user_rates(rows: Columns, counts: Columns, everybody: np.ndarray, smoothing: float,
-               gap_s: int) -> dict[str, np.ndarray]:  # fmt: skip
+def user_rates(
+    rows: Columns, counts: Columns, everybody: np.ndarray, smoothing: float, gap_s: int
+) -> dict[str, np.ndarray]:
     """Features from counts; everybody: float64 (N,), the share listened to before the play's day."""
     ts = rows["ts"]
     user = smoothed(counts["user_listened"], counts["user_plays"], everybody, smoothing)

@@ -79,9 +79,12 @@ def _share(nothing: str, most: str, often: str, everything: str, *keys: str) -> 
 def _when(where: str, *keys: str) -> Words:
     """Of a device, a place or a time of this listener."""
     return _share(
-        f"you have skipped nothing {where}", f"you listen to most of what you play {where}", f"you often skip {where}",
-        f"you have skipped everything {where}", *keys,
-    )  # fmt: skip
+        f"you have skipped nothing {where}",
+        f"you listen to most of what you play {where}",
+        f"you often skip {where}",
+        f"you have skipped everything {where}",
+        *keys,
+    )
 
 
 def _mostly(seen: Seen, plays: float, heard: float) -> bool:
@@ -107,13 +110,19 @@ def _skipped(what: str, key: str) -> Words:
 
 _OWN_TRACK = _thing("this track", "user_track")
 _FROM_FLOW = _share(
-    "you have skipped nothing that Flow played", "you listen to most of what Flow plays",
-    "you often skip what Flow plays", "you have skipped everything that Flow played", "user_kind",
-)  # fmt: skip
+    "you have skipped nothing that Flow played",
+    "you listen to most of what Flow plays",
+    "you often skip what Flow plays",
+    "you have skipped everything that Flow played",
+    "user_kind",
+)
 _CHOSEN = _share(
-    "you have skipped nothing that you chose", "you listen to most of what you choose yourself",
-    "you often skip what you choose yourself", "you have skipped everything that you chose", "user_kind",
-)  # fmt: skip
+    "you have skipped nothing that you chose",
+    "you listen to most of what you choose yourself",
+    "you often skip what you choose yourself",
+    "you have skipped everything that you chose",
+    "user_kind",
+)
 _FLOW_HERE = _skipped("what Flow plays on such a device is", "context_platform")
 _CHOSEN_HERE = _skipped("tracks played from here on such a device are", "context_platform")
 
@@ -166,13 +175,17 @@ WORDS: dict[str, Words] = {
     "artist_all": _skipped("this artist is", "artist"),
     "genre_all": _skipped("this genre is", "genre"),
     "genre_age": _everybody(
-        "people of your age skip this genre less than average", "people of your age skip this genre more than average",
+        "people of your age skip this genre less than average",
+        "people of your age skip this genre more than average",
         "genre_age",
     ),
     "track_all": _skipped("this track is", "track"),
     "habit": _share(
-        "you have skipped nothing so far", "you listen to most of what you play", "you often skip",
-        "you have skipped everything so far", "user",
+        "you have skipped nothing so far",
+        "you listen to most of what you play",
+        "you often skip",
+        "you have skipped everything so far",
+        "user",
     ),
     "kind": _kind,
     "device": _when("on this device", "user_platform", "user_family"),
@@ -182,4 +195,4 @@ WORDS: dict[str, Words] = {
     "setting": _setting,
     "length": _length,
     "age": _age,
-}  # fmt: skip
+}

@@ -52,22 +52,58 @@ class Reason:
 # First match wins: the longer prefixes come first. "" stands for what is never told: what somebody is, which day of a
 # year or a week it is, a code without a name.
 _THEMES = (
-    ("user_artist", "artist"), ("since_artist", "artist"), ("user_album", "artist"),
-    ("user_track", "track"), ("since_track", "track"),
-    ("user_top_genre", ""), ("user_genre", "genre"), ("is_top_genre", "genre"), ("behavior_index", "genre"),
-    ("genre_age", "genre_age"), ("genre", "genre_all"),
-    ("user_flow", "kind"), ("user_kind", "kind"), ("is_flow", "setting"),
-    ("user_platform", "device"), ("user_family", "device"), ("user_context", "place"), ("user_daypart", "time"),
-    ("user_plays_1h", "session"), ("user_listened_1h", "session"), ("session", "session"),
-    ("skips_in_a_row", "session"), ("last_skipped", "session"), ("since_last", "session"),
-    ("user_age", ""), ("user_gender", ""), ("user", "habit"), ("since_first", "habit"), ("n_sessions", "habit"),
-    ("songs_per_session", "habit"), ("mean_session", "habit"),
-    ("artist", "artist_all"), ("album", "artist_all"), ("track", "track_all"), ("skip_score", "track_all"),
-    ("avg_song", "track_all"), ("context", "setting"), ("platform", "setting"),
-    ("duration", "length"), ("bin_duration", "length"), ("md_mf", "length"), ("song_age", "age"),
-    ("bin_release", "age"), ("hour", "time"), ("bin_time", "time"), ("weekday", ""), ("is_weekend", ""),
-    ("day_of_month", ""), ("week", ""), ("month", ""), ("year", ""),
-)  # fmt: skip
+    ("user_artist", "artist"),
+    ("since_artist", "artist"),
+    ("user_album", "artist"),
+    ("user_track", "track"),
+    ("since_track", "track"),
+    ("user_top_genre", ""),
+    ("user_genre", "genre"),
+    ("is_top_genre", "genre"),
+    ("behavior_index", "genre"),
+    ("genre_age", "genre_age"),
+    ("genre", "genre_all"),
+    ("user_flow", "kind"),
+    ("user_kind", "kind"),
+    ("is_flow", "setting"),
+    ("user_platform", "device"),
+    ("user_family", "device"),
+    ("user_context", "place"),
+    ("user_daypart", "time"),
+    ("user_plays_1h", "session"),
+    ("user_listened_1h", "session"),
+    ("session", "session"),
+    ("skips_in_a_row", "session"),
+    ("last_skipped", "session"),
+    ("since_last", "session"),
+    ("user_age", ""),
+    ("user_gender", ""),
+    ("user", "habit"),
+    ("since_first", "habit"),
+    ("n_sessions", "habit"),
+    ("songs_per_session", "habit"),
+    ("mean_session", "habit"),
+    ("artist", "artist_all"),
+    ("album", "artist_all"),
+    ("track", "track_all"),
+    ("skip_score", "track_all"),
+    ("avg_song", "track_all"),
+    ("context", "setting"),
+    ("platform", "setting"),
+    ("duration", "length"),
+    ("bin_duration", "length"),
+    ("md_mf", "length"),
+    ("song_age", "age"),
+    ("bin_release", "age"),
+    ("hour", "time"),
+    ("bin_time", "time"),
+    ("weekday", ""),
+    ("is_weekend", ""),
+    ("day_of_month", ""),
+    ("week", ""),
+    ("month", ""),
+    ("year", ""),
+)
 
 
 def theme(column: str) -> str:
@@ -101,8 +137,9 @@ def reasons(model: Explained, plays: Plays) -> list[list[Reason]]:
     ]
 
 
-def _told(seen: Seen, themes: NDArray[np.str_], added_T: NDArray[np.float64], order_T: NDArray[np.int64]
-          ) -> list[Reason]:  # fmt: skip
+def _told(
+    seen: Seen, themes: NDArray[np.str_], added_T: NDArray[np.float64], order_T: NDArray[np.int64]
+) -> list[Reason]:
     found: list[Reason] = []
     habits = set()  # the directions that a habit has been told for
     for t in order_T:

@@ -42,8 +42,18 @@ def test_the_champion_its_metrics_and_its_verdict(promoted, capsys):
     assert found["versions"]["onnxruntime"]
     assert found["latest"] is None
     out = printed(found, capsys)
-    for word in ("Data checks", "tt_svd", "ut_als", "semi pers", "20.00 (10.00-30.00)", "better than popularity",
-                 found["champion"], "not yet", "Where to look next", "overture status --json"):  # fmt: skip
+    for word in (
+        "Data checks",
+        "tt_svd",
+        "ut_als",
+        "semi pers",
+        "20.00 (10.00-30.00)",
+        "better than popularity",
+        found["champion"],
+        "not yet",
+        "Where to look next",
+        "overture status --json",
+    ):
         assert word in out, word
     publish.run(promoted)
     assert "not yet" not in printed(status.data(promoted), capsys)

@@ -44,8 +44,15 @@ def test_the_skip_engine_stands_beside_one_without_a_champion(context, capsys):
     assert {row["model"] for row in skip["evaluation"]} >= {"blend", "boosted_trees"}
     assert skip["checks"]["plays"]["success"] is True
     out = printed(found, capsys)
-    for word in ("none yet", "Gate of the skip engine", "better than a plain rate", "Champion of the skip engine",
-                 release.name, "boosted trees", "of the skip engine in MLflow"):  # fmt: skip
+    for word in (
+        "none yet",
+        "Gate of the skip engine",
+        "better than a plain rate",
+        "Champion of the skip engine",
+        release.name,
+        "boosted trees",
+        "of the skip engine in MLflow",
+    ):
         assert word in out, word
     assert "skip/quality/2016-11-28/index.html" in "".join(out.split())  # however the terminal folds it
     auc = next(

@@ -20,13 +20,21 @@ from serving.experiment import assignment
 from tests.helpers import small_week
 
 SECTION = {
-    "first_day": "2026-11-23", "last_day": "2026-11-26", "control": "a", "baseline_rate": 0.2, "min_effect": 0.5,
-    "alpha": 0.05, "power": 0.8, "displays_per_user": 8, "design_effect": 2.0,
+    "first_day": "2026-11-23",
+    "last_day": "2026-11-26",
+    "control": "a",
+    "baseline_rate": 0.2,
+    "min_effect": 0.5,
+    "alpha": 0.05,
+    "power": 0.8,
+    "displays_per_user": 8,
+    "design_effect": 2.0,
     "arms": [
-        {"name": "a", "method": "country_age_mean", "share": 0.5}, {"name": "b", "method": "semi_pers", "share": 0.3},
+        {"name": "a", "method": "country_age_mean", "share": 0.5},
+        {"name": "b", "method": "semi_pers", "share": 0.3},
         {"name": "c", "method": "popularity", "share": 0.2},
     ],
-}  # fmt: skip
+}
 BEFORE = datetime(2026, 11, 20, tzinfo=UTC)
 RATE = {"a": 0.2, "b": 0.4, "c": 0.2}
 
@@ -57,10 +65,17 @@ def show(
             ts = datetime.fromisoformat(f"{day}T08:00:00+00:00")
             for position in range(1, 5):
                 row = {"request_id": f"{user}-{visit}", "user_id": user, "ts": ts, "track_id": position}
-                by_day[day].append({
-                    **row, "experiment": planned_.name, "arm": arm_for(user, arm.name), "position": position,
-                    "propensity": 1.0, "method": arm.method, "release": "r",
-                })  # fmt: skip
+                by_day[day].append(
+                    {
+                        **row,
+                        "experiment": planned_.name,
+                        "arm": arm_for(user, arm.name),
+                        "position": position,
+                        "propensity": 1.0,
+                        "method": arm.method,
+                        "release": "r",
+                    }
+                )
                 if rng.random() < liking:
                     heard[day].append({**row, "kind": "stream"})
                     if rng.random() < 0.3:

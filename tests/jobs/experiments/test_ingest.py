@@ -12,9 +12,16 @@ from jobs.experiments.exposures import Displays
 
 DAY = "2026-11-24"
 LINE = {
-    "request_id": "a1", "user_id": 7, "ts": f"{DAY}T10:00:00+00:00", "experiment": "first_day", "arm": "default",
-    "method": "popularity", "release": "r", "tracks": [11, 12], "propensities": [1.0, 0.25],
-}  # fmt: skip
+    "request_id": "a1",
+    "user_id": 7,
+    "ts": f"{DAY}T10:00:00+00:00",
+    "experiment": "first_day",
+    "arm": "default",
+    "method": "popularity",
+    "release": "r",
+    "tracks": [11, 12],
+    "propensities": [1.0, 0.25],
+}
 OUTCOME = {"request_id": "a1", "user_id": 7, "track_id": 12, "ts": f"{DAY}T11:00:00+00:00", "kind": "stream"}
 
 
@@ -38,8 +45,11 @@ def test_lines_become_rows_and_a_second_run_the_same(context, tmp_path):
         assert report["bad"] == {}
         rows = context.lake.read("exposures", day=DAY).to_pylist()
         assert [(r["request_id"], r["position"], r["track_id"], r["propensity"]) for r in rows] == [
-            ("a1", 1, 11, 1.0), ("a1", 2, 12, 0.25), ("a2", 1, 11, None), ("a2", 2, 12, None),
-        ]  # fmt: skip
+            ("a1", 1, 11, 1.0),
+            ("a1", 2, 12, 0.25),
+            ("a2", 1, 11, None),
+            ("a2", 2, 12, None),
+        ]
         held = context.lake.read("exposure_contexts", day=DAY).to_pylist()[0]
         assert (held["country"], held["age"], held["streamed_songs"]) == ("FR", None, [5])
         assert (held["leave_out"], held["leave_out_first_day"]) == ([9], True)

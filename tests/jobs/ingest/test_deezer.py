@@ -209,10 +209,7 @@ BROKEN = {
         value("user_embeddings.parquet", "svd_embeddings", [1.0] * 128),
         ("user_embeddings.parquet", "svd_embeddings", "user_index 2", "0.99 to 1.01"),
     ),
-    "infinite input": (
-        value(TEST, "country_embedding5", float("inf")),
-        (TEST, "'country_embedding5'", "not finite"),
-    ),
+    "infinite input": (value(TEST, "country_embedding5", float("inf")), (TEST, "'country_embedding5'", "not finite")),
     "age below -1": (value(TEST, "age_value", -2), (TEST, "'age_value'", "is -2")),
     "user twice": (edit(TEST, lambda t: pa.concat_tables([t, t.slice(0, 1)])), (TEST, "user_index", "twice")),
     "user in two splits": (value(TEST, "user_index", 0), (TEST, "user_index 0", "also in", TRAIN)),

@@ -31,9 +31,13 @@ def test_the_real_files(data_dir, home):
     train, test = pd.read_csv(folder / "train_sample.csv"), pd.read_csv(folder / "test.csv")
     kept = train[train.ts_listen >= 1_420_070_400]
     assert report["files"]["train"] == {
-        "file": "train_sample.csv", "read": len(train), "bad": {}, "early": len(train) - len(kept), "kept": len(kept),
+        "file": "train_sample.csv",
+        "read": len(train),
+        "bad": {},
+        "early": len(train) - len(kept),
+        "kept": len(kept),
         "listened": int(kept.is_listened.sum()),
-    }  # fmt: skip
+    }
     assert report["files"]["test"]["kept"] == len(test)
     assert report["repeats"] == 0
     found = plays(context)
@@ -70,19 +74,33 @@ def test_a_second_run_leaves_the_same_rows_and_no_day_of_another_source(at):
 def test_each_bad_row_is_counted_for_one_reason(at):
     context, data = at
     rows = [
-        {}, {"is_listened": 2}, {"is_listened": None}, {"user_id": None}, {"user_id": "x"}, {"media_id": -1},
-        {"listen_type": 3}, {"ts_listen": 5_000_000_000}, {"user_age": 200}, {"media_duration": 2**31},
-    ]  # fmt: skip
+        {},
+        {"is_listened": 2},
+        {"is_listened": None},
+        {"user_id": None},
+        {"user_id": "x"},
+        {"media_id": -1},
+        {"listen_type": 3},
+        {"ts_listen": 5_000_000_000},
+        {"user_age": 200},
+        {"media_duration": 2**31},
+    ]
     write_rows(data / "train.csv", rows)
     with (data / "train.csv").open("a") as lines:
         lines.write("1,2,3\n")
     report = dsg17.run(context, data)["files"]["train"]
     assert report["bad"] == {
-        "is_listened is not 0 or 1": 1, "is_listened is missing": 1, "user_id is missing": 1,
-        "user_id is no whole number": 1, "media_id is negative": 1, "listen_type is not 0 or 1": 1,
-        "ts_listen is not between 1970 and 2100": 1, "user_age is above 150": 1, "media_duration is too large": 1,
+        "is_listened is not 0 or 1": 1,
+        "is_listened is missing": 1,
+        "user_id is missing": 1,
+        "user_id is no whole number": 1,
+        "media_id is negative": 1,
+        "listen_type is not 0 or 1": 1,
+        "ts_listen is not between 1970 and 2100": 1,
+        "user_age is above 150": 1,
+        "media_duration is too large": 1,
         "not 15 values": 1,
-    }  # fmt: skip
+    }
     assert (report["read"], report["kept"]) == (11, 1)
 
 
@@ -135,8 +153,16 @@ def test_no_file_no_rows_no_days_are_refused(at):
 def test_columns_in_any_order_repeats_and_odd_dates(at):
     context, data = at
     same = {"ts_listen": VALID["ts_listen"]}
-    rows = [{**same}, {**same}, {**same, "is_listened": 0}, {"release_date": 19000101}, {"release_date": 20161131},
-            {"release_date": 20170101}, {"ts_listen": 86_400 * 17_106}, {"ts_listen": 86_400 * 17_106 - 1}]  # fmt: skip
+    rows = [
+        {**same},
+        {**same},
+        {**same, "is_listened": 0},
+        {"release_date": 19000101},
+        {"release_date": 20161131},
+        {"release_date": 20170101},
+        {"ts_listen": 86_400 * 17_106},
+        {"ts_listen": 86_400 * 17_106 - 1},
+    ]
     write_rows(data / "train.csv", rows, NAMES[::-1])
     report = dsg17.run(context, data)
     assert report["repeats"] == 2

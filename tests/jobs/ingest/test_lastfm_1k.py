@@ -53,9 +53,13 @@ class TestRealExcerpt:
         report = lastfm_1k.run(context, data)
         log = pd.concat([context.lake.read("events", **p).to_pandas() for p in context.lake.partitions("events")])
         raw = pd.read_csv(
-            next(data.glob("*first5000.tsv")), sep="\t", header=None, quoting=3, keep_default_na=False,
+            next(data.glob("*first5000.tsv")),
+            sep="\t",
+            header=None,
+            quoting=3,
+            keep_default_na=False,
             names=["user", "time", "artid", "artist", "traid", "title"],
-        )  # fmt: skip
+        )
         profile = pd.read_csv(data / "userid-profile.tsv", sep="\t", keep_default_na=False)
         return context, report, log, raw, profile
 
@@ -127,9 +131,13 @@ def test_each_bad_line_is_counted_for_one_reason_with_file_and_line(tmp_path):
     report, tables = run(tmp_path, lines)
     assert report["lines"]["read"] == 10
     assert report["lines"]["bad"] == {
-        "2 columns instead of 6": 1, "empty line": 1, "no UTF-8": 1, "no artist or no track": 2,
-        "time is not YYYY-MM-DDThh:mm:ssZ since 1970": 1, "user is not user_<digits>": 1,
-    }  # fmt: skip
+        "2 columns instead of 6": 1,
+        "empty line": 1,
+        "no UTF-8": 1,
+        "no artist or no track": 2,
+        "time is not YYYY-MM-DDThh:mm:ssZ since 1970": 1,
+        "user is not user_<digits>": 1,
+    }
     where = {text.split(": ")[0] for text in report["lines"]["first"]}
     assert len(report["lines"]["first"]) == 5
     assert where <= {f"{EVENTS}:{n}" for n in (2, 3, 4, 6, 7, 8, 9)}
@@ -199,14 +207,17 @@ def test_identity_by_name_ignores_case_and_edges_and_never_meets_an_mbid(tmp_pat
 def test_registration_is_the_earlier_of_profile_and_first_event(tmp_path):
     lines = [line(user=n, time=f"2006-05-{n:02d}T10:00:00Z") for n in (1, 2, 3)]
     profile = [
-        "user_000001\tm\t30\tJapan\tApr 1, 2006", "user_000002\tf\t3\tAtlantis\tMay 9, 2006",
+        "user_000001\tm\t30\tJapan\tApr 1, 2006",
+        "user_000002\tf\t3\tAtlantis\tMay 9, 2006",
         "user_000004\t\t\t\tFeb 30, 2006",
-    ]  # fmt: skip
+    ]
     report, tables = run(tmp_path, lines, profile=profile)
     users = tables["users"].set_index("user_id")
     assert users.registered_at.dt.strftime("%Y-%m-%d %H").to_dict() == {
-        1: "2006-04-01 00", 2: "2006-05-02 10", 3: "2006-05-03 10",
-    }  # fmt: skip
+        1: "2006-04-01 00",
+        2: "2006-05-02 10",
+        3: "2006-05-03 10",
+    }
     assert users.country.to_dict() == {1: "JP", 2: None, 3: None}
     assert users.age.fillna(-1).to_dict() == {1: 30, 2: -1, 3: -1}
     assert report["users_without_profile"] == report["users_without_date"] == 1

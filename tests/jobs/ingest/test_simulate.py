@@ -17,9 +17,7 @@ from jobs.platform.context import Context
 from jobs.platform.week import Week
 from jobs.settings.settings import Settings
 
-SIZES = {
-    "n_users": 9000, "n_tracks": 3000, "n_playlists": 900, "first_day": "2026-09-28", "last_day": "2026-11-15",
-}  # fmt: skip
+SIZES = {"n_users": 9000, "n_tracks": 3000, "n_playlists": 900, "first_day": "2026-09-28", "last_day": "2026-11-15"}
 
 
 def context_at(home, **changes):
@@ -93,8 +91,11 @@ def test_a_smaller_span_leaves_no_stale_day_and_no_workspace(tmp_path):
 def test_the_report_counts_what_the_lake_holds(made, log):
     context, report = made
     assert report["rows"] == {
-        "users": 9000, "tracks": 3000, "events": len(log), "playlists": context.lake.rows("playlists"),
-    }  # fmt: skip
+        "users": 9000,
+        "tracks": 3000,
+        "events": len(log),
+        "playlists": context.lake.rows("playlists"),
+    }
     assert report["days"] == {"written": 49, "first": "2026-09-28", "last": "2026-11-15"}
     assert report["events_repeated"] == 0
 
@@ -118,9 +119,11 @@ def test_nobody_acts_before_registering(log):
 def test_every_reference_exists_at_its_level(made, log, tracks):
     playlists = made[0].lake.read("playlists").to_pandas()
     known = {
-        "track": set(tracks.track_id), "artist": set(tracks.artist_id), "album": set(tracks.album_id),
+        "track": set(tracks.track_id),
+        "artist": set(tracks.artist_id),
+        "album": set(tracks.album_id),
         "playlist": set(playlists.playlist_id),
-    }  # fmt: skip
+    }
     for entity, ids in known.items():
         assert set(log.entity_id[log.entity == entity]) <= ids
     for one, other in (("track", "artist"), ("artist", "album"), ("album", "playlist")):
@@ -133,9 +136,13 @@ def test_all_kinds_and_levels_occur_and_only_allowed_pairs(log):
     pairs = {kind: set(part.entity) for kind, part in log.groupby("kind")}
     all_levels = {"track", "artist", "album", "playlist"}
     assert pairs == {
-        "stream": {"track"}, "skip": {"track"}, "ban": {"track"}, "favorite": all_levels, "search": all_levels,
+        "stream": {"track"},
+        "skip": {"track"},
+        "ban": {"track"},
+        "favorite": all_levels,
+        "search": all_levels,
         "onboarding": {"artist"},
-    }  # fmt: skip
+    }
     assert (log.listened_s.notna() == log.kind.isin(["stream", "skip"])).all()
     assert log.listened_s[log.kind == "skip"].max() < 30 <= log.listened_s[log.kind == "stream"].min()
     assert set(log.since[log.kind == "onboarding"]) == {0}

@@ -133,8 +133,9 @@ def test_what_comes_later_changes_no_first_day(world):
     before = [read(world, s) for s in splits]
     poison = [
         {"kind": "stream", "entity": "track", "user_id": u, "entity_id": t, "ts": world.week.as_of + n * SECOND}
-        for u in (1, 2, 50) for n, t in enumerate(range(20))
-    ]  # fmt: skip
+        for u in (1, 2, 50)
+        for n, t in enumerate(range(20))
+    ]
     world.lake.write("events", table("events", poison), day=str(world.week.monday))
     first_day.run(world)
     assert [read(world, s) for s in splits] == before

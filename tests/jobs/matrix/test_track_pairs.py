@@ -150,8 +150,10 @@ def test_counts_and_cuts_equal_a_sparse_product(spark, most, tasks):
     np.fill_diagonal(c, 0)
     np.testing.assert_array_equal(held, n)
     c[c < 2] = 0
-    strongest = [set(np.lexsort((np.arange(40), -c[i]))[:most][c[i][np.lexsort((np.arange(40), -c[i]))[:most]] > 0])
-                 for i in range(40)]  # fmt: skip
+    strongest = [
+        set(np.lexsort((np.arange(40), -c[i]))[:most][c[i][np.lexsort((np.arange(40), -c[i]))[:most]] > 0])
+        for i in range(40)
+    ]
     expected = {}
     for i in range(40):
         for j in range(i + 1, 40):

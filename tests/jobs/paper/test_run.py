@@ -205,10 +205,7 @@ def overture(home, command):
 
 @pytest.mark.parametrize(
     ("space", "encoding", "options"),
-    [
-        ("tt_svd", "array", ["--recipe", "paper"]),
-        ("ut_als", "json", ["--recipe", "code", "--similarity", "dot"]),
-    ],
+    [("tt_svd", "array", ["--recipe", "paper"]), ("ut_als", "json", ["--recipe", "code", "--similarity", "dot"])],
 )
 def test_the_whole_command(overture, home, tmp_path, space, encoding, options):
     folder = small_deezer.folder(encoding)
@@ -275,9 +272,16 @@ def check_mlflow(home, last, report):
 
 def test_some_methods_alone_need_no_network(overture, tmp_path):
     code, out, err = overture(
-        "paper", "--data", small_deezer.folder(), "--segments", SEGMENTS, "--out", tmp_path / "page",
-        "--methods", "registration_day_streams,popularity",
-    )  # fmt: skip
+        "paper",
+        "--data",
+        small_deezer.folder(),
+        "--segments",
+        SEGMENTS,
+        "--out",
+        tmp_path / "page",
+        "--methods",
+        "registration_day_streams,popularity",
+    )
     assert code == 0, err
     assert set(json.loads(out.splitlines()[-1])["methods"]) == {"popularity", "registration_day_streams"}
     assert "train the network" not in err

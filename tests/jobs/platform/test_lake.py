@@ -81,13 +81,7 @@ def test_a_frame_that_breaks_the_contract_is_refused_and_the_old_one_stays(lake,
         lake.write("track_vectors", bad, **AT)
     if "nulls" not in message:
         with pytest.raises(CheckFailed, match=f"track_vectors: {message}"):
-            lake.write(
-                "track_vectors",
-                spark.createDataFrame(
-                    bad.to_pandas(),
-                ),
-                **AT,
-            )
+            lake.write("track_vectors", spark.createDataFrame(bad.to_pandas()), **AT)
     assert vectors(lake.read("track_vectors", **AT)).tolist() == [[7, 7]]
 
 
@@ -244,10 +238,22 @@ def of_days(spark, **rows):
 
     schema = spark_schema("skip_state")
     found = [
-        {"kind": "user", "key": key, "other": -1, "n_plays": 1, "n_listened": 0, "n_flow": 0, "n_flow_listened": 0,
-         "last_ts": 5, "days": [], "plays": [], "day": f"2026-11-{day[1:]}"}
-        for day, keys in rows.items() for key in keys
-    ]  # fmt: skip
+        {
+            "kind": "user",
+            "key": key,
+            "other": -1,
+            "n_plays": 1,
+            "n_listened": 0,
+            "n_flow": 0,
+            "n_flow_listened": 0,
+            "last_ts": 5,
+            "days": [],
+            "plays": [],
+            "day": f"2026-11-{day[1:]}",
+        }
+        for day, keys in rows.items()
+        for key in keys
+    ]
     return spark.createDataFrame(found, schema.add("day", "string"))
 
 
@@ -257,8 +263,10 @@ def test_days_are_swapped_in_one_by_one_and_other_days_stay(lake, spark):
     lake.write_days("skip_state", of_days(spark, d17=[4, 5, 6], d18=[7]), report={"n": 2})
     found = {p["day"]: lake.read("skip_state", **p).column("key").to_pylist() for p in lake.partitions("skip_state")}
     assert {day: sorted(keys) for day, keys in found.items()} == {
-        "2026-11-16": [1, 2], "2026-11-17": [4, 5, 6], "2026-11-18": [7],
-    }  # fmt: skip
+        "2026-11-16": [1, 2],
+        "2026-11-17": [4, 5, 6],
+        "2026-11-18": [7],
+    }
     assert [lake.report("skip_state", **p)["n"] for p in lake.partitions("skip_state")] == [1, 2, 2]
     assert not list((Path(lake.root) / "skip_state").glob("_stage*"))
 

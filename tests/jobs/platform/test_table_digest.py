@@ -25,9 +25,13 @@ def frame(vectors=VECTORS, order=None):
 def events(listened=(30, None, 0), kinds=("stream", "ban", "skip")):
     moment = datetime(2026, 11, 10, 12, tzinfo=UTC)
     rows = {
-        "user_id": [1] * 3, "ts": [moment] * 3, "kind": kinds, "entity": ["track"] * 3, "entity_id": [5, 6, 7],
+        "user_id": [1] * 3,
+        "ts": [moment] * 3,
+        "kind": kinds,
+        "entity": ["track"] * 3,
+        "entity_id": [5, 6, 7],
         "listened_s": listened,
-    }  # fmt: skip
+    }
     return pa.table(rows, schema=contracts.load("events").arrow_schema())
 
 

@@ -22,15 +22,32 @@ DAY = "2026-11-10"
 NOON = datetime(2026, 11, 10, 12, tzinfo=UTC)
 ROWS = {
     "users": {"user_id": 1, "country": "FR", "age": 30, "registered_at": datetime(2026, 7, 1, tzinfo=UTC)},
-    "tracks": {"track_id": 7, "artist_id": 3, "album_id": 4, "genre": "rock", "duration_s": 200,
-               "release_date": date(2020, 1, 1), "title": "t", "artist_name": "a"},
+    "tracks": {
+        "track_id": 7,
+        "artist_id": 3,
+        "album_id": 4,
+        "genre": "rock",
+        "duration_s": 200,
+        "release_date": date(2020, 1, 1),
+        "title": "t",
+        "artist_name": "a",
+    },
     "events": {"user_id": 1, "ts": NOON, "kind": "stream", "entity": "track", "entity_id": 7, "listened_s": 100},
     "playlists": {"playlist_id": 1, "position": 0, "track_id": 7, "user_id": None, "added_at": NOON},
     "segments": {"segment_id": 0, "centroid": [1.0, 0.0], "size": 3, "ranking": [0, 1], "card": "{}"},
-    "evaluation": {"method": "popularity", "split": "test", "slice": "all", "metric": "ndcg", "k": 50, "n_users": 9,
-                   "value": 0.1, "low": 0.0, "high": 0.2},
+    "evaluation": {
+        "method": "popularity",
+        "split": "test",
+        "slice": "all",
+        "metric": "ndcg",
+        "k": 50,
+        "n_users": 9,
+        "value": 0.1,
+        "low": 0.0,
+        "high": 0.2,
+    },
     "catalog": {"track_idx": 0, "track_id": 7, "artist_id": 3, "album_id": 4, "n_listeners": 2},
-}  # fmt: skip
+}
 
 
 def put(lake, table, *changes, schema=None, **partition):
@@ -94,13 +111,26 @@ def test_valid_tables_keep_every_promise_and_leave_one_page(ready):
 
 def test_users_break_every_promise(ready):
     file = put(
-        ready.lake, "users", {}, {"user_id": 2, "country": "XX"}, {"user_id": 3, "age": 400}, {"user_id": 4, "age": 4},
-        {"user_id": 5}, {"user_id": 5}, {"user_id": 5}, {"user_id": -1}, {"user_id": 6, "registered_at": None},
-    )  # fmt: skip
+        ready.lake,
+        "users",
+        {},
+        {"user_id": 2, "country": "XX"},
+        {"user_id": 3, "age": 400},
+        {"user_id": 4, "age": 4},
+        {"user_id": 5},
+        {"user_id": 5},
+        {"user_id": 5},
+        {"user_id": -1},
+        {"user_id": 6, "registered_at": None},
+    )
     (result,) = check.check(ready, ["users"])
     assert broken(result) == {
-        "country country": 1, "age range": 2, "user_id unique": 2, "user_id range": 1, "registered_at never_null": 1,
-    }  # fmt: skip
+        "country country": 1,
+        "age range": 2,
+        "user_id unique": 2,
+        "user_id range": 1,
+        "registered_at never_null": 1,
+    }
     assert examples(result, "user_id unique") == [{"user_id": 5, "n_times": 3}]
     assert [(e["user_id"], e["age"]) for e in examples(result, "age range")] == [(3, 400), (4, 4)]
     lines = [check.problem(result, c) for c in result["failed"]]
@@ -120,15 +150,30 @@ def test_events_break_every_promise(either):
     future = datetime(2027, 1, 1, tzinfo=UTC)
     put(either.lake, "events", {}, {"ts": NOON + timedelta(seconds=1), "listened_s": 3}, day="2026-11-09")
     put(
-        either.lake, "events", {}, {}, {"ts": future}, {"entity_id": 12345, "kind": "skip"}, {"user_id": 77},
-        {"kind": "hum", "entity": "album"}, {"entity": "artist"}, {"listened_s": 90_000, "entity_id": 8},
-        {"entity": "song", "kind": "search"}, day=DAY,
-    )  # fmt: skip
+        either.lake,
+        "events",
+        {},
+        {},
+        {"ts": future},
+        {"entity_id": 12345, "kind": "skip"},
+        {"user_id": 77},
+        {"kind": "hum", "entity": "album"},
+        {"entity": "artist"},
+        {"listened_s": 90_000, "entity_id": 8},
+        {"entity": "song", "kind": "search"},
+        day=DAY,
+    )
     (result,) = check.check(either, ["events"])
     assert broken(result) == {
-        "ts within_partition": 3, "user_id ts kind entity entity_id unique": 2, "entity_id track_exists": 1,
-        "user_id references": 1, "kind values": 1, "entity values": 1, "entity kind pairs": 1, "listened_s range": 1,
-    }  # fmt: skip
+        "ts within_partition": 3,
+        "user_id ts kind entity entity_id unique": 2,
+        "entity_id track_exists": 1,
+        "user_id references": 1,
+        "kind values": 1,
+        "entity values": 1,
+        "entity kind pairs": 1,
+        "listened_s range": 1,
+    }
     assert examples(result, "ts within_partition")[2]["ts"] == "2027-01-01 00:00:00"
     assert f"events/day={DAY}/v-" in examples(result, "ts within_partition")[2]["file"]
     (orphan,) = examples(result, "entity_id track_exists")
@@ -214,9 +259,7 @@ def test_spaces_are_judged_apart(either):
     put(either.lake, "segments", {}, {"segment_id": 1}, week="2026-11-16", space="ut_als")
     put(either.lake, "segments", *bad, week="2026-11-16", space="tt_svd")
     (result,) = check.check(either, ["segments"])
-    assert broken(result) == {
-        "segment_id dense": 1, "centroid elements": 1, "centroid width": 1, "ranking elements": 1,
-    }  # fmt: skip
+    assert broken(result) == {"segment_id dense": 1, "centroid elements": 1, "centroid width": 1, "ranking elements": 1}
     assert all(c["units"] == ["space tt_svd"] for c in result["failed"])
 
 
@@ -266,10 +309,20 @@ def test_the_page_shows_what_people_typed_as_text(ready):
 def test_both_engines_take_the_same_measures(ready, spark):
     """On rows that break most rules at once; examples too, whatever their order."""
     put(
-        ready.lake, "events", {}, {}, {}, {"ts": NOON - timedelta(days=1)}, {"entity_id": 5, "listened_s": None},
-        {"kind": None}, {"user_id": None}, {"user_id": None}, {"entity": "album", "kind": "skip"},
-        {"listened_s": -3, "entity_id": -1}, day=DAY,
-    )  # fmt: skip
+        ready.lake,
+        "events",
+        {},
+        {},
+        {},
+        {"ts": NOON - timedelta(days=1)},
+        {"entity_id": 5, "listened_s": None},
+        {"kind": None},
+        {"user_id": None},
+        {"user_id": None},
+        {"entity": "album", "kind": "skip"},
+        {"listened_s": -3, "entity_id": -1},
+        day=DAY,
+    )
     arrow, by_spark = (_measured(ready, "events") for _ in range(2))
     keys = {table: _measured(ready, table) for table in ("users", "tracks")}
     quality_arrow.measure(ready.lake, arrow, keys)

@@ -31,10 +31,20 @@ def built(context):
 def test_a_bundle_holds_both_spaces_and_says_where_it_comes_from(context, built):
     names = set(manifest.verify(built)["files"])
     for space in small_week.SPACES:
-        assert {f"{space}/{name}" for name in (
-            "network.onnx", "layout.json", "track_vectors.npy", "centroids.npy", "rankings.npy", "segments.json",
-            "entities/song.ids.npy", "entities/playlist.vectors.npy", "demographics/country.npy",
-        )} <= names  # fmt: skip
+        assert {
+            f"{space}/{name}"
+            for name in (
+                "network.onnx",
+                "layout.json",
+                "track_vectors.npy",
+                "centroids.npy",
+                "rankings.npy",
+                "segments.json",
+                "entities/song.ids.npy",
+                "entities/playlist.vectors.npy",
+                "demographics/country.npy",
+            )
+        } <= names
     release = open_release(built)
     assert release.week == "2026-11-16"
     assert release.provenance["commit"] == context.commit

@@ -74,9 +74,17 @@ def test_what_the_store_or_an_experiment_needs_stays(context):
     names = [release(context, number) for number in range(4)]
     (pointer.releases(context.home) / "published.json").write_text(json.dumps({"release": names[0]}))
     row = {
-        "request_id": "a", "user_id": 1, "ts": datetime(2026, 11, 23, tzinfo=UTC), "experiment": "e", "arm": "a",
-        "position": 1, "track_id": 1, "propensity": 1.0, "method": "semi_pers", "release": names[1],
-    }  # fmt: skip
+        "request_id": "a",
+        "user_id": 1,
+        "ts": datetime(2026, 11, 23, tzinfo=UTC),
+        "experiment": "e",
+        "arm": "a",
+        "position": 1,
+        "track_id": 1,
+        "propensity": 1.0,
+        "method": "semi_pers",
+        "release": names[1],
+    }
     shown = pa.Table.from_pylist([row], contracts.load("exposures").arrow_schema())
     context.lake.write("exposures", shown, report={}, day="2026-11-23")
     assert prune.run(context, keep=1)["kept"] == {

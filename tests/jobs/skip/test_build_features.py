@@ -77,14 +77,17 @@ def test_counts_on_spark_are_those_of_pandas(made):
         hour = user[user.ts >= row.ts - pd.Timedelta(hours=1)]
         daypart = user.ts.dt.hour // 6 == row.ts.hour // 6
         pairs = {
-            "user_platform": user[user.platform_name == row.platform_name], "user_daypart": user[daypart],
+            "user_platform": user[user.platform_name == row.platform_name],
+            "user_daypart": user[daypart],
             "user_family": user[user.platform_family == row.platform_family],
             "user_context": user[user.context_type == row.context_type],
-            "user_album": user[user.album_id == row.album_id], "user_kind": user[user.is_flow == row.is_flow],
-            "track_kind": track[track.is_flow == row.is_flow], "genre": day[day.genre_id == row.genre_id],
+            "user_album": user[user.album_id == row.album_id],
+            "user_kind": user[user.is_flow == row.is_flow],
+            "track_kind": track[track.is_flow == row.is_flow],
+            "genre": day[day.genre_id == row.genre_id],
             "artist_kind": past[(past.artist_id == row.artist_id) & (past.is_flow == row.is_flow)],
             "context": day[day.context_type == row.context_type],
-        }  # fmt: skip
+        }
         genre, context = pairs["genre"], pairs["context"]
         pairs |= {
             "genre_context": genre[genre.context_type == row.context_type],
@@ -93,7 +96,7 @@ def test_counts_on_spark_are_those_of_pandas(made):
             "context_platform": context[
                 (context.platform_name == row.platform_name) & (context.is_flow == row.is_flow)
             ],
-        }  # fmt: skip
+        }
         for key, mine in pairs.items():
             assert (row[f"{key}_plays"], row[f"{key}_listened"]) == (len(mine), mine.is_listened.sum()), key
         assert (row.user_plays_1h, row.user_listened_1h) == (len(hour), hour.is_listened.sum())

@@ -1,8 +1,6 @@
 """Skip models as ONNX answer as the models do."""
 
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,10 +12,13 @@ from tests.helpers.skip_world import in_three, with_ids, world
 
 TRAIN, VALID, TEST = in_three(world())
 SETTINGS = {
-    "logistic_features": {}, "boosted_trees": {"rounds": 40, "learning_rate": 0.1, "least_in_leaf": 20},
-    "ncf": {"epochs": 2}, "neumf": {"epochs": 2}, "session_gru": {"epochs": 2, "length": 5, "hidden": 8},
+    "logistic_features": {},
+    "boosted_trees": {"rounds": 40, "learning_rate": 0.1, "least_in_leaf": 20},
+    "ncf": {"epochs": 2},
+    "neumf": {"epochs": 2},
+    "session_gru": {"epochs": 2, "length": 5, "hidden": 8},
     "fm": {"rank": 5, "epochs": 3},
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", SETTINGS)

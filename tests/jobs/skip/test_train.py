@@ -25,13 +25,14 @@ from tests.helpers.skip_tables import skip_context
 
 MODELS = ("boosted_trees", "logistic_features", "session_gru", "collaborative")
 SMALL = {
-    "models": MODELS, "features": {"rows_a_group": 2_000},
+    "models": MODELS,
+    "features": {"rows_a_group": 2_000},
     "recipes": {"boosted_trees": {"rounds": 40}, "session_gru": {"epochs": 2, "hidden": 8, "length": 5}},
     "blend": {"members": ["boosted_trees", "logistic_features", "session_gru"], "folds": 2},
     "evaluation": {"bootstrap": 40, "least": 20, "importance_draws": 1, "learning_steps": 2, "importance_plays": 300},
     "leakage": {"models": ["boosted_trees", "logistic_features"], "most": 3_000},
     "tuning": {"unpruned": 2},
-}  # fmt: skip
+}
 
 
 def at(home, **changes):
@@ -121,8 +122,9 @@ class TestTrain:
             train.run(context, "logistic_features")
             for first, second in zip(
                 vars(artifacts.read_scores(whole[0], "logistic_features")).values(),
-                vars(artifacts.read_scores(context, "logistic_features")).values(), strict=True,
-            ):  # fmt: skip
+                vars(artifacts.read_scores(context, "logistic_features")).values(),
+                strict=True,
+            ):
                 np.testing.assert_array_equal(first, second)
 
     def test_plays_from_as_of_on_are_not_seen(self, whole, tmp_path):
@@ -209,8 +211,12 @@ class TestBlend:
         train.run(context, "logistic_features")
         blend.run(context)
         changed = {"c": 0.5}
-        again = other(whole, tmp_path, blend={"members": ["logistic_features"], "folds": 2},
-                      recipes={"logistic_features": changed})  # fmt: skip
+        again = other(
+            whole,
+            tmp_path,
+            blend={"members": ["logistic_features"], "folds": 2},
+            recipes={"logistic_features": changed},
+        )
         train.run(again, "logistic_features")
         with pytest.raises(CheckFailed, match="logistic_features was trained again since"):
             artifacts.read_scores(again, "blend")
@@ -244,9 +250,17 @@ def test_evaluation_judges_every_model_by_slice(whole):
     client = tracking.connect(context).client
     names = {item.path for item in client.list_artifacts(report["mlflow_run"])}
     assert {
-        "auc.png", "slices.png", "curves.png", "reliability.png", "confusion_blend.png", "losses.png", "importance.png",
-        "learning_curve.png", "reasons.json", "evaluation.json",
-    } <= names  # fmt: skip
+        "auc.png",
+        "slices.png",
+        "curves.png",
+        "reliability.png",
+        "confusion_blend.png",
+        "losses.png",
+        "importance.png",
+        "learning_curve.png",
+        "reasons.json",
+        "evaluation.json",
+    } <= names
     assert all("likely to" in line for line in report["reasons"])
     again = evaluate.run(context)
     assert again["auc"] == report["auc"]

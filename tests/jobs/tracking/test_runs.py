@@ -39,10 +39,19 @@ def test_one_parent_a_week_one_child_a_task(context, monkeypatch):
         assert run_of(child).info.status == "RUNNING"
     found = run_of(child)
     assert found.info.status == "FINISHED"
-    assert found.data.tags.items() >= {
-        "mlflow.parentRunId": parent, "week": "2026-11-16", "dag_id": "cold_start_weekly", "task": "train",
-        "run_id": "scheduled__2026-11-16T00:00:00+00:00", "space": "tt_svd", "kind": "task", "commit": context.commit,
-    }.items()  # fmt: skip
+    assert (
+        found.data.tags.items()
+        >= {
+            "mlflow.parentRunId": parent,
+            "week": "2026-11-16",
+            "dag_id": "cold_start_weekly",
+            "task": "train",
+            "run_id": "scheduled__2026-11-16T00:00:00+00:00",
+            "space": "tt_svd",
+            "kind": "task",
+            "commit": context.commit,
+        }.items()
+    )
     ended = runs.finish_week(context, {"tt_svd.ndcg": 0.5}, "pass")
     assert ended.run_id == parent
     assert run_of(ended).info.status == "FINISHED"

@@ -23,11 +23,15 @@ def test_the_bucket_is_what_sha256sum_says(user, wanted):
 def test_another_process_finds_the_same_arms():
     code = "from models.evaluation.assignment import *; print([arm_of('x', 's', u, bounds([0.5, 0.5])) for u in range(64)])"
     said = [
-        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env={
-            "PYTHONHASHSEED": seed, "PYTHONPATH": ":".join(sys.path),
-        }).stdout
+        subprocess.run(
+            [sys.executable, "-c", code],
+            capture_output=True,
+            text=True,
+            check=True,
+            env={"PYTHONHASHSEED": seed, "PYTHONPATH": ":".join(sys.path)},
+        ).stdout
         for seed in ("1", "2")
-    ]  # fmt: skip
+    ]
     assert said[0] == said[1] == f"{[arm_of('x', 's', user, bounds([0.5, 0.5])) for user in range(64)]}\n"
 
 

@@ -85,9 +85,12 @@ def test_the_planned_listeners_find_the_planned_effect():
     rng, alpha, power = np.random.default_rng(2), 0.05, 0.8
     pilot = rate(*listeners(20_000, 0.1, rng))
     n = required_users(pilot.value, 0.15, alpha, power, pilot.displays / pilot.users, pilot.design_effect)
-    found = np.mean([
-        lift(rate(*listeners(n, 0.115, rng)), rate(*listeners(n, 0.1, rng)), alpha).p_value <= alpha for _ in range(600)
-    ])  # fmt: skip
+    found = np.mean(
+        [
+            lift(rate(*listeners(n, 0.115, rng)), rate(*listeners(n, 0.1, rng)), alpha).p_value <= alpha
+            for _ in range(600)
+        ]
+    )
     assert power - 0.07 < found < power + 0.09
     assert required_users(0.1, 0.15, 0.01, power, 24, 3) > required_users(0.1, 0.15, 0.05, power, 24, 3)
     with pytest.raises(ValueError, match="rates"):

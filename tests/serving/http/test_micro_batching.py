@@ -38,13 +38,21 @@ def echo(ready, listeners, how):
 def test_alike_requests_share_a_pass_and_each_gets_its_own_answer():
     one, other = SimpleNamespace(name="one"), SimpleNamespace(name="other")
     requests = [
-        (one, asked(20)), (one, asked(30, k=7)), (one, asked(40)), (other, asked(50)), (one, asked(60, leave_out=[3])),
-    ]  # fmt: skip
+        (one, asked(20)),
+        (one, asked(30, k=7)),
+        (one, asked(40)),
+        (other, asked(50)),
+        (one, asked(60, leave_out=[3])),
+    ]
     found, passes = gathered(requests, echo)
     assert passes == [[20, 40], [30], [50], [60]]
     assert [(a["release"], a["age"], a["k"], a["out"]) for a in found] == [
-        ("one", 20, 50, []), ("one", 30, 7, []), ("one", 40, 50, []), ("other", 50, 50, []), ("one", 60, 50, [3]),
-    ]  # fmt: skip
+        ("one", 20, 50, []),
+        ("one", 30, 7, []),
+        ("one", 40, 50, []),
+        ("other", 50, 50, []),
+        ("one", 60, 50, [3]),
+    ]
 
 
 def test_a_pass_is_bounded_and_everybody_is_answered():

@@ -35,10 +35,17 @@ SECRET = 4242424242
         ({"streams": {"playlists": [1]}}, "body.listener.streams.playlists"),
         ({"streams": [1003]}, "body.listener.streams"),
         ({"name": "Eve"}, "body.listener.name"),
-        ({"streams": {"tracks": [1] * 1000}, "skips": {"tracks": [1] * 1000}, "bans": {"tracks": [1] * 1000},
-          "searches": {"tracks": [1]}}, "body.listener"),
+        (
+            {
+                "streams": {"tracks": [1] * 1000},
+                "skips": {"tracks": [1] * 1000},
+                "bans": {"tracks": [1] * 1000},
+                "searches": {"tracks": [1]},
+            },
+            "body.listener",
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_field_that_is_wrong_is_named(live, listener, where):
     status, _, said = live.call("/v1/recommendations", {"listener": listener})
     assert status == 422
@@ -88,10 +95,18 @@ def test_what_is_not_json_is_refused_and_the_service_lives(live, body):
 
 @pytest.mark.parametrize(
     "path",
-    ["/v1/tracks/x", "/v1/tracks/-1", f"/v1/tracks/{2**63}", "/v1/listeners/1", "/v1/tracks/1/neighbours?k=101",
-     "/v1/tracks/1/neighbours?of=listeners", "/v1/search?kind=albums", "/v1/search?limit=0",
-     f"/v1/search?q={'x' * 101}"],
-)  # fmt: skip
+    [
+        "/v1/tracks/x",
+        "/v1/tracks/-1",
+        f"/v1/tracks/{2**63}",
+        "/v1/listeners/1",
+        "/v1/tracks/1/neighbours?k=101",
+        "/v1/tracks/1/neighbours?of=listeners",
+        "/v1/search?kind=albums",
+        "/v1/search?limit=0",
+        f"/v1/search?q={'x' * 101}",
+    ],
+)
 def test_a_path_that_is_wrong_is_refused(live, path):
     assert live.call(path)[0] == 422
 
@@ -190,10 +205,19 @@ def test_the_short_way_to_a_route_says_what_the_long_way_says(live, status, cont
 
         headers = [(b"content-type", content_type), (b"content-length", b"%d" % len(body))]
         scope = {
-            "type": "http", "method": "POST", "path": "/v1/recommendations", "raw_path": b"/v1/recommendations",
-            "query_string": b"", "root_path": "", "scheme": "http", "http_version": "1.1", "headers": headers,
-            "client": None, "server": ("127.0.0.1", 80), "asgi": {"version": "3.0"},
-        }  # fmt: skip
+            "type": "http",
+            "method": "POST",
+            "path": "/v1/recommendations",
+            "raw_path": b"/v1/recommendations",
+            "query_string": b"",
+            "root_path": "",
+            "scheme": "http",
+            "http_version": "1.1",
+            "headers": headers,
+            "client": None,
+            "server": ("127.0.0.1", 80),
+            "asgi": {"version": "3.0"},
+        }
         asyncio.run(app(scope, receive, send))
         start, end = sent
         return start["status"], dict(start["headers"]), json.loads(end["body"])
@@ -205,10 +229,22 @@ def test_the_short_way_to_a_route_says_what_the_long_way_says(live, status, cont
 
 def test_every_example_of_the_description_is_answered(live):
     _, _, api = live.call("/openapi.json")
-    paths = {"/v1/recommendations", "/v1/recommendations/batch", "/v1/carousels", "/v1/{kind}/{entity_id}",
-             "/v1/{kind}/{entity_id}/neighbours", "/v1/search", "/v1/release", "/v1/users/{user_id}",
-             "/v1/users/{user_id}/recommendations", "/v1/skips", "/v1/rerank", "/healthz", "/readyz",
-             "/metrics"}  # fmt: skip
+    paths = {
+        "/v1/recommendations",
+        "/v1/recommendations/batch",
+        "/v1/carousels",
+        "/v1/{kind}/{entity_id}",
+        "/v1/{kind}/{entity_id}/neighbours",
+        "/v1/search",
+        "/v1/release",
+        "/v1/users/{user_id}",
+        "/v1/users/{user_id}/recommendations",
+        "/v1/skips",
+        "/v1/rerank",
+        "/healthz",
+        "/readyz",
+        "/metrics",
+    }
     assert set(api["paths"]) == paths
     tried = 0
     for path, methods in api["paths"].items():

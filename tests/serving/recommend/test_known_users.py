@@ -122,10 +122,18 @@ def test_who_is_unknown_is_told_so_and_named_in_no_log(stocked, caplog):
 
 @pytest.mark.parametrize(
     "path",
-    ["x", "-1", str(2**63), f"{USER}/recommendations?k=0", f"{USER}/recommendations?k=201",
-     f"{USER}/recommendations?k=151", f"{USER}/recommendations?exclude=x", f"{USER}/recommendations?exclude=-1",
-     f"{USER}/recommendations?{'&'.join(['exclude=1'] * 201)}"],
-)  # fmt: skip
+    [
+        "x",
+        "-1",
+        str(2**63),
+        f"{USER}/recommendations?k=0",
+        f"{USER}/recommendations?k=201",
+        f"{USER}/recommendations?k=151",
+        f"{USER}/recommendations?exclude=x",
+        f"{USER}/recommendations?exclude=-1",
+        f"{USER}/recommendations?{'&'.join(['exclude=1'] * 201)}",
+    ],
+)
 def test_what_is_out_of_bounds_is_refused(stocked, path):
     assert stocked.call(f"/v1/users/{path}")[0] == 422
 
@@ -203,8 +211,11 @@ def test_without_rows_of_this_release_popular_tracks_stand_in(shop, serve):
     stock(shop, StoreSettings())
     assert live.call(f"/v1/users/{USER}")[0] == 200
     assert live.call("/readyz")[2]["store"] == {
-        "kind": "memory", "answers": True, "problem": None, "parts": {"2026-11-15": 1, "warm": small_week.N_WARM},
-    }  # fmt: skip
+        "kind": "memory",
+        "answers": True,
+        "problem": None,
+        "parts": {"2026-11-15": 1, "warm": small_week.N_WARM},
+    }
 
 
 def test_a_row_that_cannot_be_of_this_release_is_not_told(shop, serve):

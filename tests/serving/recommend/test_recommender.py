@@ -164,8 +164,11 @@ def test_unknown_ids_are_reported_once_and_are_not_fatal(live):
     unknown = {"tracks": [5, 5, 6], "artists": [77]}
     said = live.lists({"country": "ZZ", "favourites": unknown, "onboarding": {"artists": [1, 2**63 - 1]}}, k=3)
     assert said["unknown"] == {
-        "country": ["ZZ"], "favourites.tracks": [5, 6], "favourites.artists": [77], "onboarding.artists": [2**63 - 1],
-    }  # fmt: skip
+        "country": ["ZZ"],
+        "favourites.tracks": [5, 6],
+        "favourites.artists": [77],
+        "onboarding.artists": [2**63 - 1],
+    }
     assert len(said["tracks"]) == 3
 
 

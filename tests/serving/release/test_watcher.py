@@ -265,8 +265,12 @@ def test_the_service_brings_in_nothing_that_learns(shop):
     )
     done = subprocess.run(
         [sys.executable, "-c", program, str(shop.home)],
-        cwd=ROOT, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True,
-    )  # fmt: skip
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        check=True,
+    )
     found = set(done.stdout.split())
     assert {"onnxruntime", "fastapi", "numpy"} <= found
     heavy = {"torch", "pandas", "pyspark", "mlflow", "numba", "sklearn", "great_expectations", "matplotlib", "onnx"}

@@ -97,12 +97,18 @@ def test_recent_plays_count_once_and_only_where_they_are_new(live, release):
 @pytest.mark.parametrize(
     ("change", "where"),
     [
-        ({"tracks": []}, "tracks"), ({"tracks": [1] * 501}, "tracks"), ({"tracks": ["1"]}, "tracks"),
-        ({"user_id": -1}, "user_id"), ({"age": 200}, "age"), ({"at": "2016-11-28T08:30:00"}, "at"),
-        ({"at": "yesterday"}, "at"), ({"surprise": 1}, "surprise"), ({"platform_name": 2**40}, "platform_name"),
+        ({"tracks": []}, "tracks"),
+        ({"tracks": [1] * 501}, "tracks"),
+        ({"tracks": ["1"]}, "tracks"),
+        ({"user_id": -1}, "user_id"),
+        ({"age": 200}, "age"),
+        ({"at": "2016-11-28T08:30:00"}, "at"),
+        ({"at": "yesterday"}, "at"),
+        ({"surprise": 1}, "surprise"),
+        ({"platform_name": 2**40}, "platform_name"),
         ({"recent": [{"track_id": 1, "at": AT}]}, "listened"),
     ],
-)  # fmt: skip
+)
 def test_what_is_wrong_is_refused_by_name(live, release, change, where):
     status, _, said = live.call("/v1/skips", {**asked(release), **change})
     assert status == 422
@@ -118,8 +124,10 @@ def test_moments_that_do_not_fit_are_refused(live, release):
 
 
 def candidates(tracks, relevance=None):
-    return [{"track_id": t} if relevance is None else {"track_id": t, "relevance": relevance[n]}
-            for n, t in enumerate(tracks)]  # fmt: skip
+    return [
+        {"track_id": t} if relevance is None else {"track_id": t, "relevance": relevance[n]}
+        for n, t in enumerate(tracks)
+    ]
 
 
 def test_a_list_is_ordered_by_the_one_function(live, release):

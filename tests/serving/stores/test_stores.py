@@ -164,8 +164,10 @@ def test_warm_comes_before_cold_and_a_newer_day_before_an_older_one(store):
     store.publish(warm, blocks)
     assert_is(find(store, A, SPACE, int(both)), int(both), 0)
     assert {part: notice.users for part, notice in store.notices(A, SPACE).items()} == {
-        WARM: 5, "2026-11-10": 5, "2026-11-12": 3,
-    }  # fmt: skip
+        WARM: 5,
+        "2026-11-10": 5,
+        "2026-11-12": 3,
+    }
 
 
 def test_an_empty_part_is_a_part(store):

@@ -53,11 +53,13 @@ def test_a_release_passes_the_gate_line_by_line(context):
 @pytest.mark.parametrize(
     ("change", "rule"),
     [
-        ({"margin_over_rate": 0.5}, "better than a plain rate"), ({"flow_floor": 1.0}, "slice flow"),
-        ({"calibration_error": 0.0}, "calibration error"), ({"parity": 1e-12}, "onnx parity session_gru"),
+        ({"margin_over_rate": 0.5}, "better than a plain rate"),
+        ({"flow_floor": 1.0}, "slice flow"),
+        ({"calibration_error": 0.0}, "calibration error"),
+        ({"parity": 1e-12}, "onnx parity session_gru"),
         ({"latency_ms": 1e-6}, "latency p99 ms"),
     ],
-)  # fmt: skip
+)
 def test_each_rule_bites(context, change, rule):
     with pytest.raises(CheckFailed, match=rule):
         gate.run(gated(context, **change))
@@ -147,12 +149,17 @@ def day_rows(context, labels):
     flow = plays.column("is_flow").cast(pa.int32())
     columns = {
         "platform_flow": pa.array(flow.to_numpy() + 2 * plays.column("platform_name").to_numpy()),
-        "ts": seconds, "release_day": plays.column("release_date").cast(pa.int32()).cast(pa.float64()),
+        "ts": seconds,
+        "release_day": plays.column("release_date").cast(pa.int32()).cast(pa.float64()),
         "daypart": pa.array(seconds.to_numpy() % 86_400 // 21_600),
         "listened": pc.fill_null(heard, -1) if labels else pa.array(np.full(plays.num_rows, -1)),
-    }  # fmt: skip
-    return pa.table({name: columns.get(name, plays.column(name) if name in plays.column_names else None)
-                     for name, _ in spark_groups.ROW})  # fmt: skip
+    }
+    return pa.table(
+        {
+            name: columns.get(name, plays.column(name) if name in plays.column_names else None)
+            for name, _ in spark_groups.ROW
+        }
+    )
 
 
 def by_kernels(context, rows):
@@ -179,10 +186,17 @@ def cleaned(release, table):
 def asked(row, recent=()):
     at = datetime.fromtimestamp(row["ts"].timestamp(), UTC)
     return SkipRequest(
-        user_id=row["user_id"], gender=row["user_gender"], age=row["user_age"], context_type=row["context_type"],
-        platform_name=row["platform_name"], platform_family=row["platform_family"], is_flow=row["is_flow"], at=at,
-        tracks=[row["track_id"]], recent=list(recent),
-    )  # fmt: skip
+        user_id=row["user_id"],
+        gender=row["user_gender"],
+        age=row["user_age"],
+        context_type=row["context_type"],
+        platform_name=row["platform_name"],
+        platform_family=row["platform_family"],
+        is_flow=row["is_flow"],
+        at=at,
+        tracks=[row["track_id"]],
+        recent=list(recent),
+    )
 
 
 def same(release, table, requests):
@@ -276,9 +290,12 @@ def test_a_submission_refuses_what_it_cannot_answer(context, tmp_path, command, 
         submission.run(context, tmp_path, tmp_path / "out.csv")
     test = tmp_path / "test.csv"
     for text, said in (
-        ("sample_id\n999999\n", "1 of 1 rows have no features"), ("sample_id\n1\n1\n", "are there twice"),
-        ("x\n1\n", "column 'sample_id' is missing"), ("sample_id\nx\n", "no whole number"), ("sample_id\n", "no rows"),
-    ):  # fmt: skip
+        ("sample_id\n999999\n", "1 of 1 rows have no features"),
+        ("sample_id\n1\n1\n", "are there twice"),
+        ("x\n1\n", "column 'sample_id' is missing"),
+        ("sample_id\nx\n", "no whole number"),
+        ("sample_id\n", "no rows"),
+    ):
         test.write_text(text)
         with pytest.raises(CheckFailed, match=said):
             submission.run(context, tmp_path, tmp_path / "out.csv")

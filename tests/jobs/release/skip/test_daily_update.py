@@ -42,8 +42,10 @@ def test_a_day_on_top_of_the_champion_is_judged_and_promoted(context):
         assert same is (member.name not in learned_on)
     again = daily_update.run(context.settings, date.fromisoformat(DAY))
     assert (again["release"], again["promoted"], again["why"]) == (
-        after.name, False, "already the champion; 0 aliases set right",
-    )  # fmt: skip
+        after.name,
+        False,
+        "already the champion; 0 aliases set right",
+    )
     assert rollback.run(context, to=before.name)["rolled_back"]
 
 

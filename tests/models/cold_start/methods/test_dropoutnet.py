@@ -130,10 +130,15 @@ def test_what_cannot_be_learned_from_is_refused(warm) -> None:
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("hidden", (3, 0)), ("rank", 0), ("dropout", 1.0),
-        ("epochs", 0), ("learning_rate", 0.0), ("batch_users", 1), ("batch_tracks", 1),
+        ("hidden", (3, 0)),
+        ("rank", 0),
+        ("dropout", 1.0),
+        ("epochs", 0),
+        ("learning_rate", 0.0),
+        ("batch_users", 1),
+        ("batch_tracks", 1),
     ],
-)  # fmt: skip
+)
 def test_a_recipe_out_of_bounds_is_refused_by_name(field: str, value: object) -> None:
     with pytest.raises(ValueError, match=f"dropoutnet.{field}: "):
         replace(SMALL, **{field: value})

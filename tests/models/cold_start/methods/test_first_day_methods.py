@@ -47,8 +47,12 @@ def warm(**changed):
 def test_tokens_of_a_first_day():
     vocabulary = Vocabulary.of(CATALOGUE, warm().days)
     assert vocabulary.spans == {
-        "track": TRACKS, "artist": ARTISTS, "album": ALBUMS, "country": slice(10, 12), "age": slice(12, 17)
-    }  # fmt: skip
+        "track": TRACKS,
+        "artist": ARTISTS,
+        "album": ALBUMS,
+        "country": slice(10, 12),
+        "age": slice(12, 17),
+    }
     found = vocabulary.days(
         days([[40, 40, 999], []], ["FR", "US"], [20, -1], onboarding_like_artists=[[], [9]], skipped_songs=[[20], [10]])
     )

@@ -150,10 +150,16 @@ def test_what_cannot_be_learned_from_is_refused(warm) -> None:
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("embedding", 0), ("hidden", 0), ("epochs", 0), ("learning_rate", 0.0),
-        ("inner_rate", -1.0), ("batch_users", 0), ("support", 3), ("query", 0),
+        ("embedding", 0),
+        ("hidden", 0),
+        ("epochs", 0),
+        ("learning_rate", 0.0),
+        ("inner_rate", -1.0),
+        ("batch_users", 0),
+        ("support", 3),
+        ("query", 0),
     ],
-)  # fmt: skip
+)
 def test_a_recipe_out_of_bounds_is_refused_by_name(field: str, value: float) -> None:
     with pytest.raises(ValueError, match=f"melu.{field}: "):
         replace(SMALL, **{field: value})

@@ -232,11 +232,17 @@ def test_every_method_is_built_by_its_name(world: World) -> None:
         return world.warm
 
     parts = Parts(
-        world.tracks, world.centroids, world.rankings, world.predict, warm, seed=1,
-        dropoutnet=replace(DROPOUTNET, epochs=2), melu=replace(MELU, epochs=3),
+        world.tracks,
+        world.centroids,
+        world.rankings,
+        world.predict,
+        warm,
+        seed=1,
+        dropoutnet=replace(DROPOUTNET, epochs=2),
+        melu=replace(MELU, epochs=3),
         ours=Ours(autoencoder=replace(BAG, epochs=4), mixture=replace(BAG, epochs=5), list_length=30),
         on_loss=lambda name, epoch, loss: losses.setdefault(name, []).append(loss),
-    )  # fmt: skip
+    )
     light = [name for name in NAMES if name.endswith("_pers") or name.startswith(("popularity", "registration"))]
     shop = Workshop(parts)
     assert [shop.method(name).name for name in light] == light
@@ -244,8 +250,11 @@ def test_every_method_is_built_by_its_name(world: World) -> None:
     assert [shop.method(name).name for name in reversed(NAMES)] == list(reversed(NAMES))
     assert calls == ["warm"]
     assert {name: len(curve) for name, curve in losses.items()} == {
-        "dropoutnet": 2, "melu": 3, "first_day_autoencoder": 4, "segment_mixture": 5,  # trained once each
-    }  # fmt: skip
+        "dropoutnet": 2,
+        "melu": 3,
+        "first_day_autoencoder": 4,
+        "segment_mixture": 5,  # trained once each
+    }
     with pytest.raises(ValueError, match="no 'melu'; there are popularity, "):
         shop.method("melu")
 

@@ -10,11 +10,13 @@ from models.skip.estimators.base import log_loss
 from tests.helpers.skip_world import in_three, world
 
 RECIPES = {
-    "logistic_features": {}, "boosted_trees": {"rounds": 200, "learning_rate": 0.1, "least_in_leaf": 20},
-    "ncf": {"epochs": 5, "learning_rate": 0.02}, "neumf": {"epochs": 5, "learning_rate": 0.02},
+    "logistic_features": {},
+    "boosted_trees": {"rounds": 200, "learning_rate": 0.1, "least_in_leaf": 20},
+    "ncf": {"epochs": 5, "learning_rate": 0.02},
+    "neumf": {"epochs": 5, "learning_rate": 0.02},
     "session_gru": {"epochs": 3, "length": 6, "hidden": 8, "learning_rate": 0.02},
     "fm": {"rank": 6, "learning_rate": 0.1},
-}  # fmt: skip
+}
 TRAIN, VALID, TEST = in_three(world())
 
 

@@ -76,9 +76,7 @@ def test_rates_are_smoothed_by_the_strength_that_forecasts_best():
     y = (rng.random(n) < rate).astype(np.int8)
     counts = np.stack([plays, rng.binomial(plays, rate)], axis=1).astype(np.float32)
     base = world(n=60)
-    made = replace(
-        base.rows(np.zeros(n, int)), numbers_NF=counts, names=("user_plays", "user_listened"), listened_N=y
-    )  # fmt: skip
+    made = replace(base.rows(np.zeros(n, int)), numbers_NF=counts, names=("user_plays", "user_listened"), listened_N=y)
     numbers = Numbers.learn(made, "a test")
     assert numbers.strengths[0] in (4.0, 8.0)
     raw = numbers.raw(made)

@@ -8,7 +8,7 @@ from sklearn.metrics import brier_score_loss, f1_score, precision_recall_curve, 
 
 from models.skip.ensemble.calibration import KINDS, calibrate, choose
 from models.skip.estimators.base import sigmoid
-from models.skip.evaluation.metrics import (  # fmt: skip
+from models.skip.evaluation.metrics import (
     auc,
     auc_by_slice,
     auc_difference,

@@ -161,10 +161,15 @@ def test_only_unknown_rows_leave_nothing_behind():
 
 def test_rates_by_hand():
     counts = {
-        "artist_plays": np.array([10, 0]), "artist_listened": np.array([5, 0]), "track_plays": np.array([4, 0]),
-        "track_listened": np.array([1, 0]), "album_plays": np.array([0, 0]), "album_listened": np.array([0, 0]),
-        "track_flow_plays": np.array([2, 0]), "track_flow_listened": np.array([2, 0]),
-    }  # fmt: skip
+        "artist_plays": np.array([10, 0]),
+        "artist_listened": np.array([5, 0]),
+        "track_plays": np.array([4, 0]),
+        "track_listened": np.array([1, 0]),
+        "album_plays": np.array([0, 0]),
+        "album_listened": np.array([0, 0]),
+        "track_flow_plays": np.array([2, 0]),
+        "track_flow_listened": np.array([2, 0]),
+    }
     found = track_rates(counts, np.array([0.7, 0.7]), 10.0)
     np.testing.assert_allclose(found["artist_rate"], [0.6, 0.7])
     np.testing.assert_allclose(found["avg_song_listened"], [0.5, 0.7])
@@ -195,10 +200,15 @@ def test_calendar_agrees_with_the_standard_library():
     for i, moment in enumerate(datetime.fromtimestamp(t, UTC) for t in ts):
         got = {name: int(value[i]) for name, value in found.items()}
         assert got == {
-            "hour": moment.hour, "weekday": moment.weekday(), "is_weekend": int(moment.weekday() > 4),
-            "day_of_month": moment.day, "week": moment.isocalendar().week, "month": moment.month, "year": moment.year,
+            "hour": moment.hour,
+            "weekday": moment.weekday(),
+            "is_weekend": int(moment.weekday() > 4),
+            "day_of_month": moment.day,
+            "week": moment.isocalendar().week,
+            "month": moment.month,
+            "year": moment.year,
             "bin_time": moment.hour // 6,
-        }  # fmt: skip
+        }
 
 
 def test_age_and_brackets():

@@ -108,16 +108,22 @@ def test_a_reason_to_listen_reads_as_one_and_one_to_skip_as_one(by):
         ("setting", seen(is_flow=False), "you chose it yourself", None),
         ("kind", seen(is_flow=True, user_kind_plays=5, user_kind_listened=2), None, "you often skip what Flow plays"),
         (
-            "kind", seen(is_flow=False, user_kind_plays=5, user_kind_listened=4),
-            "you listen to most of what you choose yourself", None,
+            "kind",
+            seen(is_flow=False, user_kind_plays=5, user_kind_listened=4),
+            "you listen to most of what you choose yourself",
+            None,
         ),
         (
-            "setting", seen(is_flow=False, context_platform_plays=50, context_platform_listened=45),
-            "tracks played from here on such a device are skipped less than average", None,
+            "setting",
+            seen(is_flow=False, context_platform_plays=50, context_platform_listened=45),
+            "tracks played from here on such a device are skipped less than average",
+            None,
         ),
         (
-            "setting", seen(is_flow=True, context_platform_plays=50, context_platform_listened=25),
-            None, "what Flow plays on such a device is skipped more than average",
+            "setting",
+            seen(is_flow=True, context_platform_plays=50, context_platform_listened=25),
+            None,
+            "what Flow plays on such a device is skipped more than average",
         ),
         ("session", session(0, 0, 9), None, None),  # days ago
         ("session", session(3, 3, 0), "you have skipped nothing in this session", None),
@@ -125,7 +131,7 @@ def test_a_reason_to_listen_reads_as_one_and_one_to_skip_as_one(by):
         ("session", session(3, 2, 1), None, "you skipped the track before this one"),
         ("session", session(3, 0, 7), None, "you skipped the last 3 tracks"),
     ],
-)  # fmt: skip
+)
 def test_words_are_true_and_silent_where_nothing_true_reads_that_way(name, values, good, bad):
     assert WORDS[name](values, True) == good
     assert WORDS[name](values, False) == bad
@@ -162,8 +168,16 @@ def test_every_column_has_a_theme_with_words_or_is_never_told():
     columns = [name for name in contracts.load("skip_features").columns if name not in apart]
     assert {theme(name) for name in columns} == {"", *WORDS}
     assert {name for name in columns if not theme(name)} == {
-        "user_age", "user_gender", "user_top_genre", "weekday", "is_weekend", "day_of_month", "week", "month", "year",
-    }  # fmt: skip
+        "user_age",
+        "user_gender",
+        "user_top_genre",
+        "weekday",
+        "is_weekend",
+        "day_of_month",
+        "week",
+        "month",
+        "year",
+    }
     assert theme("user_artist_rate") == "artist"
     assert theme("track_plays_7d") == "track_all"
     with pytest.raises(ValueError, match="column mood has no theme"):
