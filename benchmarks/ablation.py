@@ -18,7 +18,7 @@ SEED, SPACE = 7, "tt_svd"
 BLEND, MIXTURE, NEAREST = "blend", "segment_mixture_reranked", "near_segments"
 
 
-def variants(context: Any, shop: Any) -> dict[str, dict[str, Callable[[], Any]]]:
+def variants(context: Any, factory: Any) -> dict[str, dict[str, Callable[[], Any]]]:
     """How each row is built, by group."""
     from jobs.cold_start.train import training_set
     from models.cold_start.methods import SemiPers
@@ -26,33 +26,33 @@ def variants(context: Any, shop: Any) -> dict[str, dict[str, Callable[[], Any]]]
     from models.cold_start.methods.blend import Blend, RerankedMixture
     from models.cold_start.methods.mixture import NearSegments, SegmentMixture
     from models.cold_start.methods.neighbours import Neighbours
-    from models.cold_start.network import Recipe, fit, predict
+    from models.cold_start.network import NetworkRecipe, fit, predict
 
-    parts, ours = shop.parts, shop.parts.ours
+    inputs, ours = factory.inputs, factory.inputs.in_house
 
     def blend(**changed: Any) -> Blend:
         recipe = replace(ours.autoencoder, **changed)
-        return Blend(FirstDayAutoencoder(shop.warm, recipe, parts.seed), shop.neighbours, ours.share)
+        return Blend(FirstDayAutoencoder(factory.warm, recipe, inputs.seed), factory.neighbours, ours.share)
 
     def mixture(smoothing: float = ours.smoothing, **changed: Any) -> RerankedMixture:
-        made = SegmentMixture(shop.warm, replace(ours.mixture, **changed), smoothing, parts.seed)
-        return RerankedMixture(made, shop.blend, ours.list_length, ours.mixture_share)
+        made = SegmentMixture(factory.warm, replace(ours.mixture, **changed), smoothing, inputs.seed)
+        return RerankedMixture(made, factory.blend, ours.list_length, ours.mixture_share)
 
     def by_tracks() -> Blend:
         recipe = replace(ours.neighbours, artist=0.0, album=0.0)
-        return Blend(shop.autoencoder, Neighbours.learn(shop.warm, recipe), ours.share)
+        return Blend(factory.autoencoder, Neighbours.fit(factory.warm, recipe), ours.share)
 
     def log_counts() -> SemiPers:
         settings = context.settings.network.model_dump(exclude={"holdout"})
-        recipe = Recipe(**{**settings, "log_counts": True})
+        recipe = NetworkRecipe(**{**settings, "log_counts": True})
         net = fit(*training_set(context, SPACE), recipe, context.seed(f"network/{SPACE}"))
-        return SemiPers(lambda x_BF: predict(net, x_BF), parts.centroids_KD, parts.rankings_KL)
+        return SemiPers(lambda x_BF: predict(net, x_BF), inputs.centroids_KD, inputs.rankings_KL)
 
     return {
         BLEND: {
-            "whole": lambda: shop.blend,
-            "autoencoder alone": lambda: shop.autoencoder,
-            "neighbours alone": lambda: shop.neighbours,
+            "whole": lambda: factory.blend,
+            "autoencoder alone": lambda: factory.autoencoder,
+            "neighbours alone": lambda: factory.neighbours,
             "autoencoder sees no artists and albums": lambda: blend(kinds=("track", "country", "age")),
             "neighbours of tracks alone": by_tracks,
             "first days as they were, none made up": lambda: blend(as_they_were=1.0),
@@ -62,15 +62,15 @@ def variants(context: Any, shop: Any) -> dict[str, dict[str, Callable[[], Any]]]
             "sum of the tokens": lambda: blend(size_exponent=0.0),
         },
         MIXTURE: {
-            "whole": lambda: shop.method(MIXTURE),
-            "in the mixture's own order": lambda: shop.mixture,
+            "whole": lambda: factory.build(MIXTURE),
+            "in the mixture's own order": lambda: factory.mixture,
             "small segments hardly smoothed": lambda: mixture(smoothing=0.1),
             "first days as they were, none made up": lambda: mixture(as_they_were=1.0),
         },
         NEAREST: {
-            "whole": lambda: shop.method(NEAREST),
-            "hardly smoothed": lambda: NearSegments(parts.predict, shop.warm, 0.1, ours.sharpness),
-            "the nearest segment's list (semi_pers)": lambda: shop.method("semi_pers"),
+            "whole": lambda: factory.build(NEAREST),
+            "hardly smoothed": lambda: NearSegments(inputs.predict, factory.warm, 0.1, ours.sharpness),
+            "the nearest segment's list (semi_pers)": lambda: factory.build("semi_pers"),
             "semi_pers, counts as logarithms": log_counts,
         },
     }
@@ -79,16 +79,16 @@ def variants(context: Any, shop: Any) -> dict[str, dict[str, Callable[[], Any]]]
 def rows(data: str, quick: bool) -> Answer:
     """NDCG@50 of the validation listeners in %, by group/row."""
     from jobs.cold_start.evaluate import read_cohort
-    from jobs.cold_start.methods import workshop
-    from models.cold_start.methods import lists
+    from jobs.cold_start.methods import method_factory
+    from models.cold_start.methods import recommend_lists
     from models.evaluation.metrics import score
 
     clock = stopwatch()
     context = learned(data, SEED, quick, (SPACE,))
     cohort, found = read_cohort(context, SPACE, "validation"), {}
-    for group, made in variants(context, workshop(context, SPACE, lambda *_: None)).items():
+    for group, made in variants(context, method_factory(context, SPACE, lambda *_: None)).items():
         for name, build in made.items():
-            listed = lists(build(), cohort.x_BF, K, cohort.days, cohort.taken_BN)
+            listed = recommend_lists(build(), cohort.x_BF, K, cohort.days, cohort.taken_BN)
             found[f"{group}: {name}"] = 100 * float(score(listed, cohort.truth, K)["ndcg"].mean())
             harness.say(f"  {group}: {name}: {found[f'{group}: {name}']:.2f}")
     return Answer([clock()], found)

@@ -28,30 +28,35 @@ MELU = (
 def rows(data: str, quick: bool) -> Answer:
     """NDCG@50 of the validation listeners in %, by method/setting."""
     from jobs.cold_start.evaluate import read_cohort
-    from jobs.cold_start.methods import workshop
-    from models.cold_start.methods import lists
+    from jobs.cold_start.methods import method_factory
+    from models.cold_start.methods import recommend_lists
     from models.cold_start.methods.dropoutnet import DropoutNet, DropoutNetFull
     from models.cold_start.methods.melu import Melu, MeluFull
     from models.evaluation.metrics import score
 
     clock = stopwatch()
     context = learned(data, SEED, quick, (SPACE,))
-    shop = workshop(context, SPACE, lambda *_: None)
+    factory = method_factory(context, SPACE, lambda *_: None)
     cohort, found = read_cohort(context, SPACE, "validation"), {}
 
     def judge(name: str, chosen: Any, changed: dict[str, float], method: Any) -> None:
-        listed = lists(method, cohort.x_BF, K, cohort.days, cohort.taken_BN)
+        listed = recommend_lists(method, cohort.x_BF, K, cohort.days, cohort.taken_BN)
         mark = ", in use" if replace(chosen, **changed) == chosen else ""
         said = ", ".join(f"{field} {value:g}" for field, value in changed.items())
         found[f"{name}: {said}{mark}"] = 100 * float(score(listed, cohort.truth, K)["ndcg"].mean())
         harness.say(f"  {name}: {said}: {found[f'{name}: {said}{mark}']:.2f}")
 
     for changed in DROPOUTNET:
-        recipe = replace(shop.parts.dropoutnet, **changed)
-        judge("dropoutnet_full", shop.parts.dropoutnet, changed, DropoutNetFull(DropoutNet(shop.warm, recipe, SEED)))
+        recipe = replace(factory.inputs.dropoutnet, **changed)
+        judge(
+            "dropoutnet_full",
+            factory.inputs.dropoutnet,
+            changed,
+            DropoutNetFull(DropoutNet(factory.warm, recipe, SEED)),
+        )
     for changed in MELU:
-        recipe = replace(shop.parts.melu, **changed)
-        judge("melu_full", shop.parts.melu, changed, MeluFull(Melu(shop.warm, recipe, SEED)))
+        recipe = replace(factory.inputs.melu, **changed)
+        judge("melu_full", factory.inputs.melu, changed, MeluFull(Melu(factory.warm, recipe, SEED)))
     return Answer([clock()], found)
 
 

@@ -99,7 +99,7 @@ def segments(folder: str, sizes: Sizes) -> Answer:
 
 def epochs(folder: str, sizes: Sizes) -> Answer:
     """The network: the recipe of the authors' code; the first epoch, which reads the file, is left out."""
-    from models.cold_start.network import Recipe, fit
+    from models.cold_start.network import NetworkRecipe, fit
 
     found, ends, losses = opened(folder), [time.perf_counter()], []
 
@@ -108,7 +108,7 @@ def epochs(folder: str, sizes: Sizes) -> Answer:
         losses.append(loss)
 
     train = found.parts["train"]
-    fit(train.x_BF, found.user_UD, Recipe(epochs=sizes.epochs, device="cpu"), 7, on_epoch)
+    fit(train.x_BF, found.user_UD, NetworkRecipe(epochs=sizes.epochs, device="cpu"), 7, on_epoch)
     return Answer(np.diff(ends)[1:].tolist(), {"mean squared error": losses[-1]})
 
 

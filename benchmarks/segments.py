@@ -68,9 +68,9 @@ def mixture(n: int, d: int, n_heaps: int = 3000) -> np.ndarray:
 
 def quality(x: np.ndarray, centroids: np.ndarray) -> dict[str, float]:
     """The same for every peer: each user at the nearest of the peer's centroids."""
-    from models.cold_start.nearest_centroid import nearest
+    from models.cold_start.nearest_centroid import nearest_centroids
 
-    labels = nearest(x, centroids)
+    labels = nearest_centroids(x, centroids)
     parts = range(0, len(x), 1 << 14)
     gaps = (x[s : s + (1 << 14)] - centroids[labels[s : s + (1 << 14)]] for s in parts)
     inertia = sum(float(np.vecdot(gap, gap).sum(dtype=np.float64)) for gap in gaps)
@@ -258,9 +258,9 @@ def listeners_cases(folder: Path, sizes: Sizes) -> list[dict[str, Any]]:
     np.save(file, x)
     ratings.data[:] = 1
     sp.save_npz(tracks_file, ratings, compressed=False)
-    from models.cold_start.nearest_centroid import nearest
+    from models.cold_start.nearest_centroid import nearest_centroids
 
-    np.save(labels_file, nearest(x, x[np.random.default_rng(SEED).choice(n, k, replace=False)]))
+    np.save(labels_file, nearest_centroids(x, x[np.random.default_rng(SEED).choice(n, k, replace=False)]))
     size = f"{spaced(n)} users x {spaced(sizes.tracks)} tracks, k = {k}"
     alone = {"tracks_file": tracks_file, "labels_file": labels_file, "k": k}
     joined = {"file": file, "tracks_file": tracks_file, "k": k}

@@ -18,7 +18,7 @@ def has_bfloat16() -> bool:
     return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
 
 
-def training(device: torch.device | None = None) -> torch.autocast:
+def bfloat16_autocast(device: torch.device | None = None) -> torch.autocast:
     """Context of a forward pass; elsewhere than on such a CPU it changes nothing."""
     on_cpu = device is None or device.type == "cpu"
     return torch.autocast("cpu", torch.bfloat16, enabled=on_cpu and has_bfloat16())

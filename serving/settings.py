@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 
-from models.evaluation.assignment import bounds
+from models.evaluation.assignment import bucket_bounds
 
 ArmMethod = Literal["semi_pers", "full_pers", "blend", "popularity", "country_age_mean"]
 Name = Annotated[str, Field(pattern="^[a-z0-9][a-z0-9_-]{0,39}$")]
@@ -68,7 +68,7 @@ class Experiment(BaseModel):
         names = [arm.name for arm in self.arms]
         if len(names) < 2 or len(set(names)) != len(names):
             raise ValueError(f"arms: needs two or more, each with a name of its own; got {names}")
-        bounds([arm.share for arm in self.arms])
+        bucket_bounds([arm.share for arm in self.arms])
         return self
 
 

@@ -32,11 +32,11 @@ def to_onnx(autoencoder: FirstDayAutoencoder) -> bytes:
     """The network: tokens (B, T) int64, V where a place is empty -> logits (B, N) float32; B and T free."""
     import torch
 
-    from models.cold_start.methods.first_day_network import PaddedBag
+    from models.cold_start.methods.first_day_network import PaddedFirstDayNetwork
 
     free = {0: torch.export.Dim("batch"), 1: torch.export.Dim("places")}
     example = torch.zeros((2, 3), dtype=torch.int64)
-    return onnx_export.graph(PaddedBag(autoencoder.bag), (example,), (free,), (INPUT,), OUTPUT)
+    return onnx_export.graph(PaddedFirstDayNetwork(autoencoder.network), (example,), (free,), (INPUT,), OUTPUT)
 
 
 def keep(

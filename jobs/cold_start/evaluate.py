@@ -28,7 +28,7 @@ from jobs.settings.settings import Space
 from jobs.tracking import runs
 from jobs.tracking.run_logger import Run
 from models.cold_start.input_vector import AGE_CLASSES, INTERACTIONS, FirstDays, Ragged, age_classes
-from models.cold_start.methods import lists
+from models.cold_start.methods import recommend_lists
 from models.evaluation.metrics import bootstrap, score
 
 METRICS = ("precision", "recall", "ndcg")
@@ -61,7 +61,7 @@ def run(context: Context, space: Space) -> dict[str, Any]:
         for split in ("validation", "test"):
             cohort = read_cohort(context, space, split)
             for method in methods:
-                recommended_BK = lists(method, cohort.x_BF, max(settings.k), cohort.days, cohort.taken_BN)
+                recommended_BK = recommend_lists(method, cohort.x_BF, max(settings.k), cohort.days, cohort.taken_BN)
                 rows += judge(context, method.name, cohort, recommended_BK)
                 if split == "test":
                     recommended[method.name] = recommended_BK
@@ -92,7 +92,7 @@ def read_cohort(context: Context, space: Space, split: str) -> Cohort:
     truth = table.column("truth").combine_chunks().take(pa.array([place[u] for u in user_id.tolist()]))
     ragged = Ragged(truth.offsets.to_numpy().astype(np.int64), truth.flatten().to_numpy().astype(np.int64))
     days = first_days(context, split, user_id)
-    taken = catalogue(context).streamed(days) if context.settings.evaluation.leave_out_first_day else None
+    taken = catalogue(context).streamed_tracks(days) if context.settings.evaluation.leave_out_first_day else None
     return Cohort(split, user_id, x_BF, ragged, slices(days), days, taken)
 
 

@@ -17,10 +17,10 @@ from jobs.settings.settings import Settings, Space
 from jobs.tracking.run_logger import Run
 from models.cold_start.methods import Method
 from models.cold_start.methods.dropoutnet import DropoutNetRecipe
-from models.cold_start.methods.first_day_network import BagRecipe
+from models.cold_start.methods.first_day_network import FirstDayNetworkRecipe
 from models.cold_start.methods.melu import MeluRecipe
 from models.cold_start.methods.neighbours import NeighbourRecipe
-from models.cold_start.methods.registry import AlsRecipe, OnLoss, Ours, Parts, Workshop
+from models.cold_start.methods.registry import AlsRecipe, InHouseConfig, MethodFactory, MethodInputs, OnLoss
 
 SECTIONS = {"first_day_autoencoder": "autoencoder", "segment_mixture": "mixture"}  # of the settings, by network
 
@@ -44,14 +44,14 @@ def build_methods(context: Context, space: Space, run: Run) -> list[Method]:
     Networks that a release holds are judged as they are served: through onnxruntime.
     """
     losses: list[tuple[str, float, int]] = []
-    shop = workshop(context, space, lambda name, epoch, loss: losses.append((f"{name}.loss", loss, epoch)))
+    factory = method_factory(context, space, lambda name, epoch, loss: losses.append((f"{name}.loss", loss, epoch)))
     methods: list[Method] = []
     for name in judged(context, space):
         if name == "blend" and context.settings.gate.blended(space):
             methods.append(blend_artifacts.read(blend_artifacts.kept(context, space), catalogue(context)))
         else:
-            methods.append(shop.method(name))
-    log_learning(run, losses, shop.parts.seed)
+            methods.append(factory.build(name))
+    log_learning(run, losses, factory.inputs.seed)
     return methods
 
 
@@ -65,7 +65,7 @@ def log_learning(run: Run, losses: list[tuple[str, float, int]], seed: int) -> N
     run.log_params({"seed": seed, **run.context.settings.model_dump(include=sections)})
 
 
-def workshop(context: Context, space: Space, on_loss: OnLoss) -> Workshop:
+def method_factory(context: Context, space: Space, on_loss: OnLoss) -> MethodFactory:
     """What builds methods over one space of the week."""
     settings, week = context.settings, context.week
     tracks_ND = context.lake.matrix("track_vectors", week=week.name, space=space)
@@ -74,8 +74,8 @@ def workshop(context: Context, space: Space, on_loss: OnLoss) -> Workshop:
     ranked = segments.column("ranking").combine_chunks()
     ranking_KR = ranked.flatten().to_numpy().reshape(len(ranked), -1)
     network = cache(lambda: onnx_export.session(onnx_export.kept(context, space).network))
-    return Workshop(
-        Parts(
+    return MethodFactory(
+        MethodInputs(
             tracks_ND,
             centroids_KD,
             ranking_KR,
@@ -85,19 +85,19 @@ def workshop(context: Context, space: Space, on_loss: OnLoss) -> Workshop:
             seed=context.seed(f"methods/{space}"),
             dropoutnet=DropoutNetRecipe(**settings.dropoutnet.model_dump()),
             melu=MeluRecipe(**settings.melu.model_dump()),
-            ours=our_recipes(settings),
+            in_house=in_house_config(settings),
             als=AlsRecipe(settings.als.alpha, settings.als.regularisation, settings.als.frequency_exponent),
             on_loss=on_loss,
         )
     )
 
 
-def our_recipes(settings: Settings) -> Ours:
+def in_house_config(settings: Settings) -> InHouseConfig:
     """How our own methods are made."""
     mixture = settings.mixture
-    return Ours(
-        autoencoder=BagRecipe(**settings.autoencoder.model_dump()),
-        mixture=BagRecipe(**mixture.model_dump(include=set(type(settings.autoencoder).model_fields))),
+    return InHouseConfig(
+        autoencoder=FirstDayNetworkRecipe(**settings.autoencoder.model_dump()),
+        mixture=FirstDayNetworkRecipe(**mixture.model_dump(include=set(type(settings.autoencoder).model_fields))),
         neighbours=NeighbourRecipe(**settings.neighbours.model_dump()),
         smoothing=mixture.smoothing,
         sharpness=mixture.sharpness,

@@ -24,7 +24,7 @@ from jobs.platform.context import Context
 from jobs.platform.lake import list_column
 from jobs.settings.settings import Space
 from jobs.tracking import runs
-from models.cold_start.segment_match import match
+from models.cold_start.segment_match import match_segments
 from models.cold_start.segments import kmeans, rankings
 
 
@@ -83,14 +83,14 @@ def stability(context: Context, space: Space, labels: np.ndarray) -> dict[str, A
         return {}
     old = lake.read("user_segments", week=before, space=space).sort_by("user_idx").column("segment_id").to_numpy()
     n_before, n_after = lake.rows("segments", week=before, space=space), int(labels.max()) + 1
-    found = match(old[both.user_idx_then], labels[both.user_idx_now], n_before, n_after)
+    found = match_segments(old[both.user_idx_then], labels[both.user_idx_now], n_before, n_after)
     rows = [
         {"segment_id": s, "last_week": int(b), "jaccard": round(float(j), 4)}
         for s, (b, j) in enumerate(zip(found.before_K, found.jaccard_K, strict=True))
     ]
     metrics = {
         "stability.common_listeners": float(len(both)),
-        "stability.stayed_share": found.same,
+        "stability.stayed_share": found.same_share,
         "stability.median_jaccard": float(np.median(found.jaccard_K)),
     }
     return {"metrics": metrics, "segments": rows}

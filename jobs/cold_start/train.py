@@ -14,7 +14,7 @@ import numpy as np
 
 from contracts.errors import CheckFailed
 from jobs.cold_start import blend_artifacts
-from jobs.cold_start.methods import log_learning, workshop
+from jobs.cold_start.methods import log_learning, method_factory
 from jobs.cold_start.onnx_export import keep, to_onnx
 from jobs.cold_start.training_data import first_days, load
 from jobs.platform import figures
@@ -22,7 +22,7 @@ from jobs.platform.context import Context
 from jobs.settings.settings import Space
 from jobs.tracking import runs
 from jobs.tracking.run_logger import Run
-from models.cold_start.network import Recipe, fit, predict
+from models.cold_start.network import NetworkRecipe, fit, predict
 
 
 def run(context: Context, space: Space) -> dict[str, Any]:
@@ -38,7 +38,7 @@ def run(context: Context, space: Space) -> dict[str, Any]:
         def on_epoch(epoch: int, loss: float, held_out: float | None) -> None:
             curves.append({"train_loss": loss} | ({} if held_out is None else {"held_out_loss": held_out}))
 
-        recipe = Recipe(**settings.model_dump(exclude={"holdout"}))
+        recipe = NetworkRecipe(**settings.model_dump(exclude={"holdout"}))
         seed = context.seed(f"network/{space}")
         net = fit(x[~held], y[~held], recipe, seed, on_epoch=on_epoch, validation=validation)
         cohort = [load(context, space, split) for split in ("validation", "test")]
@@ -59,13 +59,15 @@ def run(context: Context, space: Space) -> dict[str, Any]:
 def train_blend(context: Context, space: Space, run: Run) -> None:
     """Fit and keep the blend, which the release answers with where gate.method says so."""
     losses: list[tuple[str, float, int]] = []
-    shop = workshop(context, space, lambda name, epoch, loss: losses.append((f"{name}.loss", loss, epoch)))
-    found = shop.blend
+    factory = method_factory(context, space, lambda name, epoch, loss: losses.append((f"{name}.loss", loss, epoch)))
+    found = factory.blend
     user_ids, _ = load(context, space, "validation")
-    facts = {"seed": shop.parts.seed, "loss": losses[-1][1], "epochs": len(losses)}
+    facts = {"seed": factory.inputs.seed, "loss": losses[-1][1], "epochs": len(losses)}
     days = first_days(context, "validation", user_ids)
-    run.log_onnx(blend_artifacts.keep(context, space, found, shop.autoencoder, user_ids, days, facts), f"{space}_blend")
-    log_learning(run, losses, shop.parts.seed)
+    run.log_onnx(
+        blend_artifacts.keep(context, space, found, factory.autoencoder, user_ids, days, facts), f"{space}_blend"
+    )
+    log_learning(run, losses, factory.inputs.seed)
 
 
 def training_set(context: Context, space: Space) -> tuple[np.ndarray, np.ndarray]:

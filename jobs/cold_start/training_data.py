@@ -15,9 +15,9 @@ from jobs.platform.context import Context
 from jobs.platform.lake import vectors
 from jobs.settings.settings import Space
 from models.cold_start.input_vector import FirstDays
-from models.cold_start.methods import Warm
+from models.cold_start.methods import WarmListeners
 from models.cold_start.methods.vocabulary import Catalogue
-from models.cold_start.nearest_centroid import nearest
+from models.cold_start.nearest_centroid import nearest_centroids
 
 
 def load(context: Context, space: Space, split: str) -> tuple[np.ndarray, np.ndarray]:
@@ -29,7 +29,7 @@ def load(context: Context, space: Space, split: str) -> tuple[np.ndarray, np.nda
 
 def warm_side(
     context: Context, space: Space, track_ND: np.ndarray, centroids_KD: np.ndarray, rankings_KL: np.ndarray
-) -> Warm:
+) -> WarmListeners:
     """All warm users in the order of user_idx; a user belongs to the segment with the nearest centroid.
 
     Raises:
@@ -51,9 +51,11 @@ def warm_side(
         x_UF = x_UF[rows]
     user_UD = context.lake.matrix("user_vectors", week=week, space=space)
     heard_UN = csr_array(listened(context, len(user_UD)))
-    labels_U = nearest(user_UD, centroids_KD)
+    labels_U = nearest_centroids(user_UD, centroids_KD)
     days = first_days(context, "train", warm_id)
-    return Warm(x_UF, user_UD, track_ND, heard_UN, labels_U, centroids_KD, rankings_KL, catalogue(context), days)
+    return WarmListeners(
+        x_UF, user_UD, track_ND, heard_UN, labels_U, centroids_KD, rankings_KL, catalogue(context), days
+    )
 
 
 def catalogue(context: Context) -> Catalogue:

@@ -23,7 +23,7 @@ from jobs.platform import figures, files
 from jobs.platform.context import Context
 from jobs.settings.experiments import ExperimentSettings
 from jobs.tracking import runs
-from models.evaluation.experiments import Rate, holm, lift, rate, sample_ratio
+from models.evaluation.experiments import Rate, adjust_holm, compute_lift, compute_rate, sample_ratio_p_value
 from serving.experiment import assignment
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def run(context: Context, name: str) -> dict[str, Any]:
             "requests": counted.requests,
             "stood_in": counted.stood_in,
             "unused_outcomes": counted.unused,
-            "sample_ratio_p": sample_ratio(list(people.values()), [arm.share for arm in plan.arms]),
+            "sample_ratio_p": sample_ratio_p_value(list(people.values()), [arm.share for arm in plan.arms]),
         }
         reasons = refusals(plan, kept, counted, people, float(facts["sample_ratio_p"]))
         if reasons:
@@ -131,10 +131,10 @@ def compare(plan: ExperimentSettings, counted: Counted) -> dict[str, dict[str, A
         rates: dict[str, Rate] = {}
         for name in arms:
             mine = counted.users[counted.users["arm"] == name]
-            rates[name] = rate(mine["displays"].to_numpy(), mine[kind].to_numpy())
-        lifts = {name: lift(found, rates[plan.control], plan.alpha) for name, found in rates.items()}
+            rates[name] = compute_rate(mine["displays"].to_numpy(), mine[kind].to_numpy())
+        lifts = {name: compute_lift(found, rates[plan.control], plan.alpha) for name, found in rates.items()}
         known = {n: one.p_value for n, one in lifts.items() if n != plan.control and one.p_value is not None}
-        adjusted = holm(known)
+        adjusted = adjust_holm(known)
         for name, found in rates.items():
             one = lifts[name]
             arms[name][kind] = {

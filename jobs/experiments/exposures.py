@@ -18,7 +18,7 @@ from contracts.errors import CheckFailed
 from jobs.experiments.ingest import KINDS
 from jobs.platform.lake import Lake
 from jobs.settings.experiments import ExperimentSettings
-from models.evaluation.assignment import arm_of, bounds
+from models.evaluation.assignment import arm_index, bucket_bounds
 
 EXPOSED = [
     "request_id",
@@ -144,10 +144,10 @@ def first_exposure(lake: Lake, plan: ExperimentSettings) -> pd.Timestamp | None:
 
 def misplaced(users: pd.DataFrame, plan: ExperimentSettings) -> int:
     """Listeners who were shown another arm than the one that the hash says, or several."""
-    ends = bounds([arm.share for arm in plan.arms])
+    ends = bucket_bounds([arm.share for arm in plan.arms])
     place = {arm.name: n for n, arm in enumerate(plan.arms)}
     wrong = [
-        place.get(arm) != arm_of(plan.name, plan.salt, user, ends)
+        place.get(arm) != arm_index(plan.name, plan.salt, user, ends)
         for user, arm in zip(users["user_id"].tolist(), users["arm"].tolist(), strict=True)
     ]
     return int(users.loc[wrong, "user_id"].nunique())

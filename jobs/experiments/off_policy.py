@@ -25,8 +25,8 @@ from jobs.platform.context import Context
 from jobs.release import pointer
 from jobs.settings.experiments import ExperimentSettings
 from jobs.tracking import runs
-from models.evaluation.experiments import rate
-from models.evaluation.off_policy import OffPolicy, estimate
+from models.evaluation.experiments import compute_rate
+from models.evaluation.off_policy import OffPolicy, estimate_value
 from serving.experiment.assignment import as_arm
 from serving.recommend import recommender
 from serving.release.bundle import open_release
@@ -87,7 +87,7 @@ def judged(plan: ExperimentSettings, shown: pd.DataFrame, kind: str) -> OffPolic
     """
     who, came, propensity, target = (shown[name].to_numpy() for name in ("user_id", kind, "propensity", "target"))
     try:
-        found = estimate(who, came, propensity, target, clip=plan.max_weight)
+        found = estimate_value(who, came, propensity, target, clip=plan.max_weight)
     except ValueError as error:
         raise CheckFailed(f"{kind}: {error}") from None
     if found.effective_users < plan.min_effective_users:
@@ -106,7 +106,7 @@ def judged(plan: ExperimentSettings, shown: pd.DataFrame, kind: str) -> OffPolic
 def logged(shown: pd.DataFrame, kind: str) -> dict[str, float]:
     """The rate that the arm itself had, with its standard error."""
     by_user = shown.groupby("user_id").agg(displays=("position", "size"), hits=(kind, "sum"))
-    found = rate(by_user["displays"].to_numpy(), by_user["hits"].to_numpy())
+    found = compute_rate(by_user["displays"].to_numpy(), by_user["hits"].to_numpy())
     return {"rate": found.value, "error": found.error}
 
 

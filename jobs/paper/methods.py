@@ -19,13 +19,13 @@ from scipy.sparse import csr_array
 from jobs.ingest.deezer.adapter import PublicData
 from jobs.platform.progress import say
 from jobs.settings.cold_start import PaperSettings
-from models.cold_start.methods import Method, Predict, Warm
+from models.cold_start.methods import Method, Predict, WarmListeners
 from models.cold_start.methods.dropoutnet import DropoutNetRecipe
 from models.cold_start.methods.melu import MeluRecipe
-from models.cold_start.methods.registry import VECTORS_ALONE, Parts, Workshop
-from models.cold_start.network import CODE, PAPER, Recipe, fit, predict
+from models.cold_start.methods.registry import METHODS_WITHOUT_IDS, MethodFactory, MethodInputs
+from models.cold_start.network import CODE_RECIPE, PAPER_RECIPE, NetworkRecipe, fit, predict
 from models.cold_start.segments import KMeans, kmeans, listener_counts, rankings
-from models.evaluation.ties import levels, tie_end
+from models.evaluation.ties import length_with_ties, tie_levels
 
 RANKING = 200  # places of a segment's ranking at least
 UT_ALS_EPOCHS = 130  # the paper's; TT-SVD takes 100
@@ -91,11 +91,11 @@ class Task:
         return listener_counts(self.clusters.labels, self.heard_UN, self.settings.segments)
 
     @cached_property
-    def warm(self) -> Warm:
+    def warm(self) -> WarmListeners:
         """What `fit` of a method takes; rankings are long enough that no tie at place k is cut."""
         clusters, n = self.clusters, len(self.data.track_ND)
-        length = min(n, max(RANKING, self.settings.k, tie_end(self.counts_KN, self.settings.k)))
-        return Warm(
+        length = min(n, max(RANKING, self.settings.k, length_with_ties(self.counts_KN, self.settings.k)))
+        return WarmListeners(
             x_UF=self.data.parts["train"].x_BF,
             user_UD=self.data.user_UD,
             track_ND=self.data.track_ND,
@@ -108,12 +108,12 @@ class Task:
     @cached_property
     def levels_KL(self) -> NDArray[np.int32]:
         """Members who heard each listed track: where it is the same for two, they tie."""
-        return levels(self.counts_KN, self.warm.rankings_KL)
+        return tie_levels(self.counts_KN, self.warm.rankings_KL)
 
     @property
-    def recipe(self) -> Recipe:
+    def recipe(self) -> NetworkRecipe:
         """How the network is trained."""
-        found = {"paper": PAPER, "code": CODE}[self.settings.recipe]
+        found = {"paper": PAPER_RECIPE, "code": CODE_RECIPE}[self.settings.recipe]
         if self.data.space == "ut_als":
             found = replace(found, epochs=UT_ALS_EPOCHS)
         return replace(found, device=self.settings.device, epochs=self.settings.epochs or found.epochs)
@@ -135,15 +135,15 @@ class Task:
         return lambda x_BF: predict(net, x_BF)
 
     @cached_property
-    def workshop(self) -> Workshop:
+    def method_factory(self) -> MethodFactory:
         """Where methods are built."""
 
         def on_loss(network: str, epoch: int, loss: float) -> None:
             self.clock.say(f"{network}: epoch {epoch + 1}, loss {loss:.6f}")
 
         warm = self.warm
-        return Workshop(
-            Parts(
+        return MethodFactory(
+            MethodInputs(
                 warm.track_ND,
                 warm.centroids_KD,
                 warm.rankings_KL,
@@ -165,12 +165,12 @@ def _builder(name: str) -> Builder:
     def build(task: Task) -> Method:
         if name in ("full_pers", "semi_pers", "near_segments"):
             _ = task.network  # trained while the method is built, not when it is first asked
-        return task.workshop.method(name)
+        return task.method_factory.build(name)
 
     return build
 
 
-METHODS: Mapping[str, Builder] = {name: _builder(name) for name in VECTORS_ALONE}
+METHODS: Mapping[str, Builder] = {name: _builder(name) for name in METHODS_WITHOUT_IDS}
 
 
 def segment_levels(task: Task, method: Method) -> NDArray[np.int32] | None:

@@ -18,8 +18,8 @@ from contracts.errors import CheckFailed
 from jobs.platform.context import Context
 from jobs.platform.lake import vectors
 from jobs.platform.progress import progress
-from models.cold_start.nearest_centroid import nearest
-from models.cold_start.top_k import Items, normalise
+from models.cold_start.nearest_centroid import nearest_centroids
+from models.cold_start.top_k import ItemIndex, normalise
 from serving.release.bundle import OpenSpace, Release
 from serving.stores.interface import WARM, Block, Filling
 
@@ -64,7 +64,7 @@ def _same_run(context: Context, release: Release, opened: OpenSpace) -> None:
 def _blocks(context: Context, space: OpenSpace, track_ids: np.ndarray, user_ids: np.ndarray, n: int) -> Iterator[Block]:
     """Vectors as learned; lists as the release would rank its tracks for them, segments as it would choose them."""
     where = {"week": context.week.name, "space": space.folder.name}
-    items = Items(space.array("track_vectors"), space.layout["similarity"])
+    items = ItemIndex(space.array("track_vectors"), space.layout["similarity"])
     centroids_KD = np.asarray(space.array("centroids"))
     total = -(-len(user_ids) // BLOCK)
     for table in progress(context.lake.batches("user_vectors", BLOCK, **where), total, "known users by block"):
@@ -73,4 +73,6 @@ def _blocks(context: Context, space: OpenSpace, track_ids: np.ndarray, user_ids:
             raise CheckFailed(f"user_vectors: user_idx {idx.max()} is no row of warm_users ({len(user_ids)} users)")
         vectors_BD = vectors(table)
         best_Bn = items.top_k(vectors_BD, n)
-        yield Block(user_ids[idx], vectors_BD, nearest(normalise(vectors_BD), centroids_KD), track_ids[best_Bn])
+        yield Block(
+            user_ids[idx], vectors_BD, nearest_centroids(normalise(vectors_BD), centroids_KD), track_ids[best_Bn]
+        )

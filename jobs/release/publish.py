@@ -83,7 +83,7 @@ def check(release: Release) -> dict[str, Any]:
     Raises:
         CheckFailed: the release does not answer.
     """
-    nobody = FirstDays.one(None, None, {})
+    nobody = FirstDays.single(None, None, {})
     answers: dict[str, list[int]] = {}
     answering_space, answering_method = release.answers
     for name, space in release.spaces.items():

@@ -74,7 +74,7 @@ class Layout:
             raise ValueError(f"layout: d must be at least 1, got {self.d}")
 
     @classmethod
-    def of_width(cls, width: int) -> Layout:
+    def from_width(cls, width: int) -> Layout:
         """The layout of rows with `width` values; ValueError when no space gives that width."""
         d, rest = divmod(width - len(SCALARS), len(BLOCKS))
         if rest or d < 1:
@@ -155,7 +155,7 @@ class Ragged:
         return Ragged(offsets, self.ids[source])
 
     @classmethod
-    def of(cls, lists: Sequence[Sequence[int] | NDArray[Any]]) -> Ragged:
+    def from_lists(cls, lists: Sequence[Sequence[int] | NDArray[Any]]) -> Ragged:
         """From Python lists."""
         offsets = np.fromiter(accumulate(map(len, lists), initial=0), np.int64, len(lists) + 1)
         if any(isinstance(one, np.ndarray) for one in lists):
@@ -215,7 +215,7 @@ class FirstDays:
         return FirstDays(self.country[np.asarray(which)], self.age[np.asarray(which)], blocks)
 
     @classmethod
-    def one(cls, country: str | None, age: int | None, blocks: Mapping[str, Sequence[int]]) -> FirstDays:
+    def single(cls, country: str | None, age: int | None, blocks: Mapping[str, Sequence[int]]) -> FirstDays:
         """A single listener, as the service sees it; empty or absent blocks are the same."""
         who = np.array([country], object)
         lists = {}
@@ -319,12 +319,12 @@ class Demographics:
         """Width of the space."""
         return int(self.age_class.shape[1])
 
-    def of_country(self, country_B: NDArray[np.object_]) -> NDArray[np.float32]:
+    def country_vectors(self, country_B: NDArray[np.object_]) -> NDArray[np.float32]:
         """(B, d); zero for an unknown country."""
         rows = np.fromiter((self._row.get(code, -1) for code in country_B), np.int64, len(country_B))
         return self._country[rows]
 
-    def of_age(self, age_B: NDArray[Any]) -> NDArray[np.float32]:
+    def age_vectors(self, age_B: NDArray[Any]) -> NDArray[np.float32]:
         """(B, d); zero for an unknown age."""
         return self._age[age_classes(age_B)]
 
@@ -345,8 +345,8 @@ def input_vectors(days: FirstDays, entities: Entities, demographics: Demographic
     for start in range(0, len(days), _CHUNK):
         stop = min(start + _CHUNK, len(days))
         rows = out[start:stop]
-        rows[:, layout.block("age")] = demographics.of_age(days.age[start:stop])
-        rows[:, layout.block("country")] = demographics.of_country(days.country[start:stop])
+        rows[:, layout.block("age")] = demographics.age_vectors(days.age[start:stop])
+        rows[:, layout.block("country")] = demographics.country_vectors(days.country[start:stop])
         for kind in entities.ids:
             _fill_means(rows, layout, kind, days.blocks, start, stop, entities)
     return out

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from models.cold_start.top_k import matrix
+from models.cold_start.top_k import as_float_matrix
 
 _BLOCK = 256  # vectors a product: K scores each stay in cache
 
@@ -19,7 +19,7 @@ class Centroids:
 
     def __init__(self, centroids: ArrayLike) -> None:
         """Copies nothing that is contiguous float32 already."""
-        self.c_KD = matrix("nearest: centroids", centroids)
+        self.c_KD = as_float_matrix("nearest: centroids", centroids)
         if not len(self.c_KD):
             raise ValueError(f"nearest: there must be a centroid, got {self.c_KD.shape}")
         self.half_K = np.vecdot(self.c_KD, self.c_KD) / 2
@@ -30,7 +30,7 @@ class Centroids:
 
         A row's answer does not depend on its batch: near ties are decided by distances of one pair at a time.
         """
-        x_BD, c_KD = matrix("nearest: x", x), self.c_KD
+        x_BD, c_KD = as_float_matrix("nearest: x", x), self.c_KD
         if x_BD.shape[1] != c_KD.shape[1]:
             raise ValueError(f"nearest: x (B, D) and centroids (K, D) must share D, got {x_BD.shape} and {c_KD.shape}")
         # Twice the largest rounding error of a score, on both sides, as in models/cold_start/top_k.py.
@@ -49,6 +49,6 @@ class Centroids:
         return labels
 
 
-def nearest(x: ArrayLike, centroids: ArrayLike) -> NDArray[np.int32]:
+def nearest_centroids(x: ArrayLike, centroids: ArrayLike) -> NDArray[np.int32]:
     """`Centroids(centroids).nearest(x)`, for those who ask once."""
     return Centroids(centroids).nearest(x)

@@ -24,14 +24,14 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
 from models.cold_start.input_vector import SCALARS
-from models.mixed_precision import training
+from models.mixed_precision import bfloat16_autocast
 
 Validation = tuple[ArrayLike, ArrayLike]
 OnEpoch = Callable[[int, float, float | None], None]
 
 
 @dataclass(frozen=True)
-class Recipe:
+class NetworkRecipe:
     """How a network is made and trained; checked once, here."""
 
     hidden: tuple[int, ...] = (400, 300, 200)
@@ -60,8 +60,8 @@ class Recipe:
 
 
 # The paper trains UT-ALS for 130 epochs instead: dataclasses.replace(PAPER, epochs=130).
-PAPER = Recipe(optimiser="sgd", learning_rate=1e-4, epochs=100, drop_last=False, normalise_output=False)
-CODE = Recipe()
+PAPER_RECIPE = NetworkRecipe(optimiser="sgd", learning_rate=1e-4, epochs=100, drop_last=False, normalise_output=False)
+CODE_RECIPE = NetworkRecipe()
 
 
 class ColdStartNet(nn.Module):
@@ -107,7 +107,7 @@ class ColdStartNet(nn.Module):
 def fit(
     x: ArrayLike,
     y: ArrayLike,
-    recipe: Recipe = CODE,
+    recipe: NetworkRecipe = CODE_RECIPE,
     seed: int = 0,
     on_epoch: OnEpoch | None = None,
     validation: Validation | None = None,
@@ -150,7 +150,7 @@ def fit(
         for index_B in _batches(torch.randperm(len(x_UF), generator=shuffle), recipe):
             index_B = index_B.to(device)
             optimiser.zero_grad()
-            with training(device):
+            with bfloat16_autocast(device):
                 found_BD = net(x_UF.index_select(0, index_B))
             loss = nn.functional.mse_loss(found_BD, y_UD.index_select(0, index_B))
             loss.backward()  # type: ignore[no-untyped-call]
@@ -167,7 +167,7 @@ def fit(
     return net.cpu().eval()
 
 
-def _batches(order_U: Tensor, recipe: Recipe) -> Iterator[Tensor]:
+def _batches(order_U: Tensor, recipe: NetworkRecipe) -> Iterator[Tensor]:
     """Cut a permutation into batches of at least two."""
     size, n = recipe.batch_size, len(order_U)
     rest = n % size
@@ -212,7 +212,7 @@ def _loss(net: ColdStartNet, x_BF: Tensor, y_BD: Tensor) -> float:
     return float(np.square(gap, dtype=np.float64).mean())
 
 
-def state(net: ColdStartNet) -> dict[str, np.ndarray]:
+def state_arrays(net: ColdStartNet) -> dict[str, np.ndarray]:
     """Weights and BatchNorm statistics by name, as copies: what `np.savez` or a digest wants."""
     return {name: tensor.detach().cpu().numpy().copy() for name, tensor in net.state_dict().items()}
 
@@ -224,7 +224,9 @@ def _flagged(x_BF: Tensor) -> Tensor:
     return torch.cat([vectors, age.clamp(min=0), unknown, torch.log1p(counts.clamp(min=0))], dim=1)
 
 
-def restore(arrays: Mapping[str, np.ndarray], normalise_output: bool = True, log_counts: bool = False) -> ColdStartNet:
+def from_state_arrays(
+    arrays: Mapping[str, np.ndarray], normalise_output: bool = True, log_counts: bool = False
+) -> ColdStartNet:
     """The network of `state`, in eval mode; widths are read off the weights.
 
     Raises:

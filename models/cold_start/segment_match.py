@@ -15,18 +15,18 @@ from scipy.sparse import coo_array
 
 
 @dataclass(frozen=True, eq=False)
-class Match:
+class SegmentMatch:
     """For each segment after: the segment before that it continues, (K,), -1 = none; Jaccard overlap, (K,), 0 to 1.
 
-    `same` is the share of common listeners whose segment continues the one that they were in.
+    `same_share` is the share of common listeners whose segment continues the one that they were in.
     """
 
     before_K: NDArray[np.int32]
     jaccard_K: NDArray[np.float64]
-    same: float
+    same_share: float
 
 
-def match(before: ArrayLike, after: ArrayLike, n_before: int, n_after: int) -> Match:
+def match_segments(before: ArrayLike, after: ArrayLike, n_before: int, n_after: int) -> SegmentMatch:
     """Match segments of the same (U,) listeners in two weeks.
 
     Raises:
@@ -47,4 +47,4 @@ def match(before: ArrayLike, after: ArrayLike, n_before: int, n_after: int) -> M
     union = shared_AK.sum(1)[one] + shared_AK.sum(0)[other] - both
     before_K, jaccard_K = np.full(n_after, -1, np.int32), np.zeros(n_after)
     before_K[other], jaccard_K[other] = one, both / union
-    return Match(before_K, jaccard_K, float(both.sum() / max(before_U.size, 1)))
+    return SegmentMatch(before_K, jaccard_K, float(both.sum() / max(before_U.size, 1)))

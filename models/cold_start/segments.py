@@ -22,7 +22,7 @@ from scipy.sparse import csr_array, issparse
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from blockfactor.compiled import kernel
-from models.cold_start.top_k import matrix
+from models.cold_start.top_k import as_float_matrix
 
 Floats = NDArray[np.float32]
 Labels = NDArray[np.int32]
@@ -58,7 +58,7 @@ def kmeans(x: ArrayLike, k: int, seed: int = 0, max_iter: int = 20, n_init: int 
     Raises:
         ValueError: when k is not in 1..U, max_iter or n_init is below 1, or x holds NaN or infinity.
     """
-    x_UD = matrix("kmeans: x", x)
+    x_UD = as_float_matrix("kmeans: x", x)
     if not 1 <= k <= len(x_UD):
         raise ValueError(f"segments.k: must be from 1 to the number of users ({len(x_UD)}), got {k}")
     if max_iter < 1 or n_init < 1:

@@ -23,7 +23,7 @@ _BLOCK_SCORES = 3_200_000  # scores a block: 13 MB, twice, a core
 _BLOCK_PAIRS = 1 << 18
 
 
-def matrix(name: str, x: ArrayLike) -> NDArray[np.float32]:
+def as_float_matrix(name: str, x: ArrayLike) -> NDArray[np.float32]:
     """`x` as contiguous float32 (rows, columns); ValueError naming the first row that has no finite length."""
     rows = np.ascontiguousarray(x, np.float32)
     if rows.ndim != 2:
@@ -42,7 +42,7 @@ def normalise(x_BD: ArrayLike) -> NDArray[np.float32]:
     return unit
 
 
-class Items:
+class ItemIndex:
     """Items to be ranked (N, d), checked and brought to length once: for a service that asks many times.
 
     Raises:
@@ -53,13 +53,13 @@ class Items:
         """Items at unit length give the same answer with "dot", without the cost of normalising them."""
         if similarity not in ("dot", "cosine"):
             raise ValueError(f"top_k: similarity must be 'dot' or 'cosine', got {similarity!r}")
-        items_ND = matrix("top_k: items", items)
+        items_ND = as_float_matrix("top_k: items", items)
         self.similarity, self.items_ND = similarity, normalise(items_ND) if similarity == "cosine" else items_ND
         self.longest = float(np.sqrt(np.vecdot(self.items_ND, self.items_ND).max(initial=0)))
 
     def top_k(self, queries: ArrayLike, k: int) -> NDArray[np.int32]:
         """As the function of this name: queries (B, d) -> (B, k) int32."""
-        q_BD, items_ND = matrix("top_k: queries", queries), self.items_ND
+        q_BD, items_ND = as_float_matrix("top_k: queries", queries), self.items_ND
         if q_BD.shape[1] != items_ND.shape[1]:
             shapes = f"{q_BD.shape} and {items_ND.shape}"
             raise ValueError(f"top_k: queries (B, d) and items (N, d) must share d, got {shapes}")
@@ -90,7 +90,7 @@ def top_k(queries: ArrayLike, items: ArrayLike, k: int, similarity: Similarity =
     Raises:
         ValueError: for shapes that do not match, k outside 1..N, an unknown similarity, NaN or infinity.
     """
-    return Items(items, similarity).top_k(queries, k)
+    return ItemIndex(items, similarity).top_k(queries, k)
 
 
 def _top_k_block(
@@ -118,7 +118,7 @@ def _top_k_block(
     return best
 
 
-def best(scores_BN: NDArray[np.float32], k: int) -> NDArray[np.int32]:
+def top_k_of_scores(scores_BN: NDArray[np.float32], k: int) -> NDArray[np.int32]:
     """Indices of the k highest scores of each row, best first, ties to the lower index: (B, N) -> (B, k) int32."""
     n = scores_BN.shape[1]
     if not 1 <= k <= n:
@@ -132,7 +132,7 @@ def best(scores_BN: NDArray[np.float32], k: int) -> NDArray[np.int32]:
     return out
 
 
-def without(lists_BL: NDArray[np.int32], taken_BN: csr_array, k: int) -> NDArray[np.int32]:
+def exclude_items(lists_BL: NDArray[np.int32], taken_BN: csr_array, k: int) -> NDArray[np.int32]:
     """The first k of each list that are not among the row's taken tracks: (B, L) -> (B, k).
 
     Raises:

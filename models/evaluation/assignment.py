@@ -16,13 +16,13 @@ from collections.abc import Sequence
 BUCKETS = 10_000
 
 
-def bucket(experiment: str, salt: str, user_id: int) -> int:
+def bucket_of(experiment: str, salt: str, user_id: int) -> int:
     """The bucket of a listener, 0 to 9 999."""
     digest = hashlib.sha256(f"{experiment}/{salt}/{user_id}".encode()).digest()
     return int.from_bytes(digest[:8], "big") % BUCKETS
 
 
-def bounds(shares: Sequence[float]) -> list[int]:
+def bucket_bounds(shares: Sequence[float]) -> list[int]:
     """First bucket that each arm no longer owns, in the order of the arms.
 
     Raises:
@@ -40,6 +40,6 @@ def bounds(shares: Sequence[float]) -> list[int]:
     return ends[1:]
 
 
-def arm_of(experiment: str, salt: str, user_id: int, ends: Sequence[int]) -> int:
+def arm_index(experiment: str, salt: str, user_id: int, ends: Sequence[int]) -> int:
     """Place of the listener's arm among the arms; `ends` comes from `bounds`."""
-    return bisect_right(ends, bucket(experiment, salt, user_id))
+    return bisect_right(ends, bucket_of(experiment, salt, user_id))

@@ -10,7 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-def spread(relevance_P: NDArray[np.float32], unit_PD: NDArray[np.float32], n: int, diversity: float) -> list[int]:
+def select_diverse(
+    relevance_P: NDArray[np.float32], unit_PD: NDArray[np.float32], n: int, diversity: float
+) -> list[int]:
     """Places of n candidates, best first: (1 - diversity) * relevance - diversity * likeness to the nearest chosen.
 
     The first place is the most looked at: it goes to what is most relevant, whatever the diversity.

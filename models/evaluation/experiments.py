@@ -42,7 +42,7 @@ class Lift:
     p_value: float | None
 
 
-def rate(displays_U: ArrayLike, successes_U: ArrayLike) -> Rate:
+def compute_rate(displays_U: ArrayLike, successes_U: ArrayLike) -> Rate:
     """The rate of an arm from counts by user.
 
     Raises:
@@ -64,7 +64,7 @@ def rate(displays_U: ArrayLike, successes_U: ArrayLike) -> Rate:
     return Rate(n.size, int(total), int(y.sum()), value, math.sqrt(variance), effect)
 
 
-def lift(arm: Rate, control: Rate, alpha: float) -> Lift:
+def compute_lift(arm: Rate, control: Rate, alpha: float) -> Lift:
     """An arm against the control, with the two-sided 1 - alpha interval and p-value."""
     if not arm.successes or not control.successes:
         return Lift(None, None, None, None)
@@ -78,7 +78,7 @@ def lift(arm: Rate, control: Rate, alpha: float) -> Lift:
     return Lift(math.exp(log_ratio), math.exp(log_ratio - reach), math.exp(log_ratio + reach), p_value)
 
 
-def holm(p_values: Mapping[str, float]) -> dict[str, float]:
+def adjust_holm(p_values: Mapping[str, float]) -> dict[str, float]:
     """p-values adjusted for being several, in the order given: reject where the adjusted one is at most alpha."""
     adjusted: dict[str, float] = {}
     largest = 0.0
@@ -88,7 +88,7 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
     return {name: adjusted[name] for name in p_values}
 
 
-def sample_ratio(users: Sequence[int], shares: Sequence[float]) -> float:
+def sample_ratio_p_value(users: Sequence[int], shares: Sequence[float]) -> float:
     """p-value of Pearson's chi-squared test that users came to the arms by their shares.
 
     Raises:

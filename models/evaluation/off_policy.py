@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import ndtri
 
-SURE = 1e-4
+MEAN_WEIGHT_ALPHA = 1e-4
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def effective_size(weights: ArrayLike) -> float:
     return float(w.sum() ** 2 / squares) if squares else 0.0
 
 
-def estimate(
+def estimate_value(
     user_R: ArrayLike,
     outcome_R: ArrayLike,
     propensity_R: ArrayLike,
@@ -102,7 +102,7 @@ def estimate(
         users=users.size,
         matched=int((t > 0).sum()),
         effective_users=effective_size(weight_U),
-        mean_weight=_ratio(np.bincount(at, whole, users.size), n_U, SURE),
+        mean_weight=_ratio(np.bincount(at, whole, users.size), n_U, MEAN_WEIGHT_ALPHA),
         max_weight=float(whole.max()),
         clipped_weight=float(1 - w.sum() / whole.sum()),
     )

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 
-def tie_end(counts_KN: csr_array, place: int) -> int:
+def length_with_ties(counts_KN: csr_array, place: int) -> int:
     """Length that lists need so that no segment's tie with `place` (counted from 1) is cut; at most N.
 
     Raises:
@@ -30,7 +30,7 @@ def tie_end(counts_KN: csr_array, place: int) -> int:
     return longest
 
 
-def levels(counts_KN: csr_array, rankings_KL: NDArray[np.int32]) -> NDArray[np.int32]:
+def tie_levels(counts_KN: csr_array, rankings_KL: NDArray[np.int32]) -> NDArray[np.int32]:
     """Members who have each listed track, (K, L): what `models.evaluation.metrics.score` takes as levels for ties="average"."""
     found = np.empty(rankings_KL.shape, np.int32)
     for segment, tracks in enumerate(rankings_KL):

@@ -22,7 +22,7 @@ import numpy as np
 
 from contracts.errors import BadArgument, CheckFailed
 from models.cold_start.input_vector import FirstDays
-from models.evaluation.assignment import arm_of, bounds
+from models.evaluation.assignment import arm_index, bucket_bounds
 from models.evaluation.off_policy import slate_propensities
 from serving.recommend import recommender
 from serving.recommend.signals import days_of
@@ -70,7 +70,7 @@ class Running:
     def __init__(self, experiment: Experiment, rng: np.random.Generator, signals: bool = False) -> None:
         """`rng` draws exploring lists and request ids; `signals`: lines hold what is known of the listener."""
         self.experiment, self.signals, self._rng = experiment, signals, rng
-        self._ends = bounds([arm.share for arm in experiment.arms])
+        self._ends = bucket_bounds([arm.share for arm in experiment.arms])
 
     @classmethod
     def of(cls, home: Path, name: str, signals: bool) -> Running:
@@ -86,7 +86,7 @@ class Running:
 
     def arm(self, user_id: int) -> Arm:
         """The arm of a listener."""
-        return self.experiment.arms[arm_of(self.experiment.name, self.experiment.salt, user_id, self._ends)]
+        return self.experiment.arms[arm_index(self.experiment.name, self.experiment.salt, user_id, self._ends)]
 
     def recommend(
         self, ready: Ready, listeners: Sequence[Listener], asked: HowMany, at: datetime, explain: bool = False

@@ -14,7 +14,7 @@ import numpy as np
 
 from contracts.errors import BadArgument
 from models.cold_start.top_k import normalise
-from models.evaluation.diversity import spread
+from models.evaluation.diversity import select_diverse
 from serving.recommend.recommender import NOTHING, place
 from serving.recommend.signals import days_of, unknown
 from serving.release.loaded import Ready
@@ -54,7 +54,7 @@ def carousel(ready: Ready, asked: CarouselRequest) -> dict[str, Any]:
     relevance_P = items.items_ND @ normalise(vector_D[None])[0]
     usable = np.flatnonzero(~np.isin(ids_P, asked.leave_out))
     pool = usable[np.argsort(-relevance_P[usable], kind="stable")[: max(POOL, asked.n)]]
-    row = pool[spread(relevance_P[pool], items.items_ND[pool], asked.n, asked.diversity)]
+    row = pool[select_diverse(relevance_P[pool], items.items_ND[pool], asked.n, asked.diversity)]
     exposure = exposures(asked.exposure, len(row))
     likeness = items.items_ND[row] @ items.items_ND[row].T
     n = len(row)

@@ -50,14 +50,14 @@ def completed(ready: Ready, lists: dict[str, list[int]]) -> dict[str, list[int]]
 def first_days(who: Sequence[tuple[str | None, int | None]], signals: Sequence[dict[str, list[int]]]) -> FirstDays:
     """Country, age and completed signals of B listeners as training reads them."""
     if len(who) == 1:
-        return FirstDays.one(*who[0], {BLOCK[signal]: ids for signal, ids in signals[0].items() if ids})
+        return FirstDays.single(*who[0], {BLOCK[signal]: ids for signal, ids in signals[0].items() if ids})
     country = np.array([country for country, _ in who] or [], object)
     age = np.array([-1 if age is None else age for _, age in who], np.int64)
     blocks = {}
     for signal, name in BLOCK.items():
         lists = [one.get(signal, ()) for one in signals]
         if any(lists):
-            blocks[name] = Ragged.of(lists)
+            blocks[name] = Ragged.from_lists(lists)
     return FirstDays(country, age, blocks)
 
 

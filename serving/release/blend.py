@@ -18,7 +18,7 @@ from contracts.errors import CheckFailed
 from models.cold_start.input_vector import FirstDays
 from models.cold_start.methods.blend import Blend
 from models.cold_start.methods.neighbours import Neighbours
-from models.cold_start.methods.vocabulary import Catalogue, Vocabulary, padded
+from models.cold_start.methods.vocabulary import Catalogue, Vocabulary, pad_tokens
 from serving.release import files
 from serving.release.onnx_session import session
 
@@ -40,9 +40,9 @@ class OnnxAutoencoder:
     def scores(self, days: FirstDays) -> np.ndarray:
         """Chance of each track over that of the listener's most likely one, (B, N), above 0 to 1."""
         out = np.empty((len(days), self.n_tracks), np.float32)
-        tokens_BV = self.vocabulary.days(days)
+        tokens_BV = self.vocabulary.first_day_tokens(days)
         for start in range(0, len(days), BATCH):
-            tokens_BT = padded(tokens_BV[start : start + BATCH])
+            tokens_BT = pad_tokens(tokens_BV[start : start + BATCH])
             (logits,) = self.network.run([OUTPUT], {INPUT: tokens_BT})
             out[start : start + BATCH] = np.exp(logits - logits.max(axis=1, keepdims=True))
         return out

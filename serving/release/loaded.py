@@ -15,7 +15,7 @@ from contracts.errors import CheckFailed
 from models.cold_start.input_vector import FirstDays
 from models.cold_start.methods import Method
 from models.cold_start.nearest_centroid import Centroids
-from models.cold_start.top_k import Items, normalise
+from models.cold_start.top_k import ItemIndex, normalise
 from serving.release import input_drift
 from serving.release.bundle import OpenSpace, Release
 from serving.release.onnx_session import finite
@@ -49,7 +49,7 @@ class ReadySpace:
         self.cards = [orjson.Fragment(orjson.dumps(segment["card"])) for segment in self.segments]
         self._centroids = Centroids(self.centroids_KD)
         self.problems: dict[str, str] = {}
-        self._items: dict[str, tuple[np.ndarray, Items] | None] = {}
+        self._items: dict[str, tuple[np.ndarray, ItemIndex] | None] = {}
         self.methods: dict[str, Method] = {"popularity": space.method("popularity")}
         for name in OURS if answers else ():
             if name == "blend" and not (space.folder / "blend").is_dir():
@@ -77,7 +77,7 @@ class ReadySpace:
         """Segment of each listener, (B,): the rule of SemiPers."""
         return self._centroids.nearest(normalise(vectors_BD))
 
-    def of_kind(self, kind: str) -> tuple[np.ndarray, Items] | None:
+    def of_kind(self, kind: str) -> tuple[np.ndarray, ItemIndex] | None:
         """Ids (n,) and vectors at unit length of tracks (by track_idx), artists, albums, playlists or segments.
 
         None where there are none. Brought to length at first use, then kept: one more copy of the vectors in memory.
@@ -86,13 +86,13 @@ class ReadySpace:
             self._items[kind] = self._of_kind(kind)
         return self._items[kind]
 
-    def _of_kind(self, kind: str) -> tuple[np.ndarray, Items] | None:
+    def _of_kind(self, kind: str) -> tuple[np.ndarray, ItemIndex] | None:
         if kind == "segments":
-            return np.arange(len(self.centroids_KD)), Items(self.centroids_KD)
+            return np.arange(len(self.centroids_KD)), ItemIndex(self.centroids_KD)
         if kind == "tracks":
-            return self.space.catalogue.track_id_N, Items(self.tracks_ND)
+            return self.space.catalogue.track_id_N, ItemIndex(self.tracks_ND)
         ids = self.entities.ids[KIND_OF[kind]]
-        return (ids, Items(self.entities.vectors[KIND_OF[kind]])) if len(ids) else None
+        return (ids, ItemIndex(self.entities.vectors[KIND_OF[kind]])) if len(ids) else None
 
 
 @dataclass(frozen=True)

@@ -10,14 +10,14 @@ import pytest
 
 from contracts.errors import CheckFailed
 from jobs.cold_start import blend_artifacts, evaluate, train
-from jobs.cold_start.methods import workshop
+from jobs.cold_start.methods import method_factory
 from jobs.platform.context import Context
 from jobs.release import bundle, gate, pointer, promote, publish
 from jobs.release.cold_start import gate as judging
 from jobs.settings.cold_start import BagSettings
 from jobs.tracking import runs
 from models.cold_start.input_vector import FirstDays
-from models.cold_start.methods import lists
+from models.cold_start.methods import recommend_lists
 from serving.recommend import recommender
 from serving.release.bundle import open_release
 from serving.release.loaded import Ready
@@ -68,7 +68,7 @@ def test_the_release_answers_as_training_did(promoted):
     judges, release = judging.read_judges(promoted), champion(promoted)
     assert release.answers == ("tt_svd", "blend")
     served = release.spaces["tt_svd"].method("blend")
-    learned = workshop(promoted, "tt_svd", lambda *_: None).blend
+    learned = method_factory(promoted, "tt_svd", lambda *_: None).blend
     np.testing.assert_allclose(served.scores(judges.days), learned.scores(judges.days), atol=1e-4)
     x_BF = release.inputs("tt_svd", judges.days)
     together = served.recommend(x_BF, 20, judges.days)
@@ -78,7 +78,7 @@ def test_the_release_answers_as_training_did(promoted):
 
 def test_first_day_tracks_are_left_out_where_the_settings_say_so(promoted):
     judges, release = judging.read_judges(promoted), champion(promoted)
-    taken_BN = release.spaces["tt_svd"].catalogue.streamed(judges.days).toarray() > 0
+    taken_BN = release.spaces["tt_svd"].catalogue.streamed_tracks(judges.days).toarray() > 0
     for method in ("blend", "popularity"):
         with_them = judging.recommend(release, "tt_svd", method, judges, 20)
         without = judging.recommend(release, "tt_svd", method, judges, 20, leave_out_first_day=True)
@@ -91,8 +91,10 @@ def test_the_service_answers_with_it_and_falls_back_on_the_segment(promoted, mon
     ready = Ready(release, pointer.read(promoted.home))
     people = [listener(row) for row in promoted.lake.read("first_day", week=week, split="test").to_pylist()[:30]]
     days = FirstDays.from_arrow(promoted.lake.read("first_day", week=week, split="test").slice(0, 30))
-    taken_BN = release.spaces["tt_svd"].catalogue.streamed(days)
-    wanted = lists(release.spaces["tt_svd"].method("blend"), release.inputs("tt_svd", days), 20, days, taken_BN)
+    taken_BN = release.spaces["tt_svd"].catalogue.streamed_tracks(days)
+    wanted = recommend_lists(
+        release.spaces["tt_svd"].method("blend"), release.inputs("tt_svd", days), 20, days, taken_BN
+    )
     said = recommender.recommend(ready, people, HowMany(k=20))
     assert {(one["method"], one["degraded"] is None) for one in said} == {("blend", True)}
     assert [one["tracks"] for one in said] == wanted.tolist()

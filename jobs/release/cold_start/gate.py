@@ -22,7 +22,7 @@ from jobs.platform.context import Context
 from jobs.release import pointer, rules
 from jobs.release.rules import FAIL, Line
 from models.cold_start.input_vector import FirstDays, Ragged
-from models.cold_start.methods import Method, lists
+from models.cold_start.methods import Method, recommend_lists
 from models.evaluation.metrics import score
 from serving.release.bundle import Release, open_release
 
@@ -101,8 +101,8 @@ def recommend(
 ) -> np.ndarray:
     """What a release answers, (B, k) in this week's track_idx; a track that left the catalogue gets one beyond it."""
     opened = release.spaces[space]
-    taken_BN = opened.catalogue.streamed(judges.days) if leave_out_first_day else None
-    theirs_BK = lists(opened.method(method), release.inputs(space, judges.days), k, judges.days, taken_BN)
+    taken_BN = opened.catalogue.streamed_tracks(judges.days) if leave_out_first_day else None
+    theirs_BK = recommend_lists(opened.method(method), release.inputs(space, judges.days), k, judges.days, taken_BN)
     order = np.argsort(judges.track_ids)
     now = judges.track_ids[order]
     place = np.minimum(np.searchsorted(now, release.track_ids), len(now) - 1)

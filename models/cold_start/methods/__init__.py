@@ -1,6 +1,6 @@
 """All methods that answer a cold listener, one small module each; what they share is in interface.py."""
 
-from models.cold_start.methods.base import Method, Needs, Predict, Warm, lists
+from models.cold_start.methods.base import Method, Needs, Predict, WarmListeners, recommend_lists
 from models.cold_start.methods.baselines import Popularity, RegistrationDayStreams
 from models.cold_start.methods.semi_personalised import FullPers, SemiPers
 
@@ -12,6 +12,6 @@ __all__ = [
     "Predict",
     "RegistrationDayStreams",
     "SemiPers",
-    "Warm",
-    "lists",
+    "WarmListeners",
+    "recommend_lists",
 ]

@@ -15,9 +15,16 @@ from scipy.sparse import csr_array
 from torch import Tensor
 
 from models.cold_start.input_vector import FirstDays
-from models.cold_start.methods.base import Needs, Warm, check_k, known_days
-from models.cold_start.methods.first_day_network import Bag, BagRecipe, Batch, Floats, OnEpoch, fit
-from models.cold_start.top_k import best
+from models.cold_start.methods.base import Needs, WarmListeners, check_k, require_first_days
+from models.cold_start.methods.first_day_network import (
+    Batch,
+    FirstDayNetwork,
+    FirstDayNetworkRecipe,
+    Floats,
+    OnEpoch,
+    fit,
+)
+from models.cold_start.top_k import top_k_of_scores
 
 
 class FirstDayAutoencoder:
@@ -26,28 +33,30 @@ class FirstDayAutoencoder:
     name = "first_day_autoencoder"
     needs = Needs(days=True)
 
-    def __init__(self, warm: Warm, recipe: BagRecipe, seed: int = 0, on_epoch: OnEpoch | None = None) -> None:
+    def __init__(
+        self, warm: WarmListeners, recipe: FirstDayNetworkRecipe, seed: int = 0, on_epoch: OnEpoch | None = None
+    ) -> None:
         """Learn from the warm users."""
         count_N = np.asarray(csr_array(warm.heard_UN).sum(axis=0), np.float64).ravel()
         # Half a listener more, or a track that nobody streamed could never be learned.
         start_N = np.log((count_N + 0.5) / (count_N + 0.5).sum()).astype(np.float32)
-        self.bag: Bag = fit(self.name, warm, start_N, likelihood, recipe, seed, on_epoch)
+        self.network: FirstDayNetwork = fit(self.name, warm, start_N, likelihood, recipe, seed, on_epoch)
         self.n_tracks = len(start_N)
 
     def scores(self, days: FirstDays) -> Floats:
         """Chance of each track over that of the listener's most likely one, (B, N), above 0 to 1."""
         out = np.empty((len(days), self.n_tracks), np.float32)
-        for here, logits in self.bag.logits(self.bag.vocabulary.days(days)):
+        for here, logits in self.network.logits(self.network.vocabulary.first_day_tokens(days)):
             out[here] = np.exp(logits - logits.max(axis=1, keepdims=True))
         return out
 
     def recommend(self, x_BF: ArrayLike, k: int, days: FirstDays | None = None) -> NDArray[np.int32]:
         """Distinct track_idx, best first, (B, k)."""
-        days = known_days(self.name, x_BF, days)
+        days = require_first_days(self.name, x_BF, days)
         check_k(self.name, k, self.n_tracks, "the number of tracks")
         out = np.empty((len(days), k), np.int32)
-        for here, logits in self.bag.logits(self.bag.vocabulary.days(days)):
-            out[here] = best(logits, k)
+        for here, logits in self.network.logits(self.network.vocabulary.first_day_tokens(days)):
+            out[here] = top_k_of_scores(logits, k)
         return out
 
 

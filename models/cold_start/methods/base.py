@@ -18,7 +18,7 @@ from scipy.sparse import csr_array
 
 from models.cold_start.input_vector import FirstDays
 from models.cold_start.methods.vocabulary import Catalogue
-from models.cold_start.top_k import best, without
+from models.cold_start.top_k import exclude_items, top_k_of_scores
 
 _CHUNK = 256  # listeners
 Predict = Callable[[NDArray[np.float32]], NDArray[np.float32]]
@@ -36,7 +36,7 @@ class Needs:
 
 
 @dataclass(frozen=True, eq=False)
-class Warm:
+class WarmListeners:
     """What methods learn from: one row a warm user in the order of user_idx, one a track in the order of track_idx.
 
     x_UF holds the first day's input vectors, and may be memory-mapped; user_UD is zero where a user has no vector;
@@ -86,17 +86,17 @@ class Scorer(Protocol):
         """(B, N), 0 to 1, highest best."""
 
 
-def lists(
+def recommend_lists(
     method: Method, x_BF: NDArray[np.float32], k: int, days: FirstDays, taken_BN: csr_array | None = None
 ) -> NDArray[np.int32]:
     """What a method recommends, (B, k); without each listener's taken tracks, where any are given."""
     if taken_BN is None:
         return method.recommend(x_BF, k, days)
     longest = int(np.diff(taken_BN.indptr).max(initial=0))
-    return without(method.recommend(x_BF, min(k + longest, taken_BN.shape[1]), days), taken_BN, k)
+    return exclude_items(method.recommend(x_BF, min(k + longest, taken_BN.shape[1]), days), taken_BN, k)
 
 
-def input_rows(name: str, x_BF: ArrayLike, width: int | None = None) -> NDArray[np.float32]:
+def as_input_rows(name: str, x_BF: ArrayLike, width: int | None = None) -> NDArray[np.float32]:
     """`x_BF` as float32 (B, width); ValueError names the method."""
     x = np.asarray(x_BF, np.float32)
     if x.ndim != 2 or (width is not None and x.shape[1] != width):
@@ -104,7 +104,7 @@ def input_rows(name: str, x_BF: ArrayLike, width: int | None = None) -> NDArray[
     return x
 
 
-def predicted(name: str, predict: Predict, x_BF: NDArray[np.float32], d: int) -> NDArray[np.float32]:
+def predict_vectors(name: str, predict: Predict, x_BF: NDArray[np.float32], d: int) -> NDArray[np.float32]:
     """What `predict` says about x_BF, checked to be (B, d)."""
     vectors = np.asarray(predict(x_BF))
     if vectors.shape != (len(x_BF), d):
@@ -118,24 +118,24 @@ def check_k(name: str, k: int, most: int, of: str) -> None:
         raise ValueError(f"{name}: k must be from 1 to {of} ({most}), got {k}")
 
 
-def with_ids(name: str, warm: Warm) -> tuple[Catalogue, FirstDays]:
+def require_ids(name: str, warm: WarmListeners) -> tuple[Catalogue, FirstDays]:
     """The ids that a method learns from; ValueError where the data has none."""
     if warm.catalogue is None or warm.days is None:
         raise ValueError(f"{name}: learns from ids of tracks, artists and albums, and this data has vectors alone")
     return warm.catalogue, warm.days
 
 
-def known_days(name: str, x_BF: ArrayLike, days: FirstDays | None) -> FirstDays:
+def require_first_days(name: str, x_BF: ArrayLike, days: FirstDays | None) -> FirstDays:
     """The first days of the listeners of x_BF; ValueError without them or about other listeners."""
-    if days is None or len(days) != len(input_rows(name, x_BF)):
+    if days is None or len(days) != len(as_input_rows(name, x_BF)):
         given = "none" if days is None else f"those of {len(days)} listeners"
         raise ValueError(f"{name}: needs the first day of each of the {len(np.asarray(x_BF))} listeners, got {given}")
     return days
 
 
-def best_in_chunks(scores: Callable[[FirstDays], NDArray[np.float32]], days: FirstDays, k: int) -> NDArray[np.int32]:
+def top_k_in_chunks(scores: Callable[[FirstDays], NDArray[np.float32]], days: FirstDays, k: int) -> NDArray[np.int32]:
     """The k tracks of the highest scores (b, N) of each listener, (B, k); memory is bounded whatever B is."""
     out = np.empty((len(days), k), np.int32)
     for start in range(0, len(days), _CHUNK):
-        out[start : start + _CHUNK] = best(scores(days.rows(start, min(start + _CHUNK, len(days)))), k)
+        out[start : start + _CHUNK] = top_k_of_scores(scores(days.rows(start, min(start + _CHUNK, len(days)))), k)
     return out

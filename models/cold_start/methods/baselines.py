@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from models.cold_start.input_vector import FirstDays, Layout
-from models.cold_start.methods.base import Needs, check_k, input_rows
-from models.cold_start.top_k import Similarity, matrix, top_k
+from models.cold_start.methods.base import Needs, as_input_rows, check_k
+from models.cold_start.top_k import Similarity, as_float_matrix, top_k
 
 
 class Popularity:
@@ -30,7 +30,7 @@ class Popularity:
 
     def recommend(self, x_BF: ArrayLike, k: int, days: FirstDays | None = None) -> NDArray[np.int32]:
         """Distinct track_idx, best first, (B, k)."""
-        x = input_rows(self.name, x_BF)
+        x = as_input_rows(self.name, x_BF)
         check_k(self.name, k, self.n_tracks, "the number of tracks")
         return np.tile(np.arange(k, dtype=np.int32), (len(x), 1))
 
@@ -48,7 +48,7 @@ class RegistrationDayStreams:
         """Needs track_vectors (N, D) by track_idx."""
         if not fallback:
             self.name = "registration_day_streams_no_fallback"
-        self.track_vectors = matrix(f"{self.name}: track_vectors", track_vectors)
+        self.track_vectors = as_float_matrix(f"{self.name}: track_vectors", track_vectors)
         self.similarity = similarity
         self.layout = Layout(self.track_vectors.shape[1])
         # No stream is a zero block, and top_k answers a zero query by index: by popularity.
@@ -56,7 +56,7 @@ class RegistrationDayStreams:
 
     def recommend(self, x_BF: ArrayLike, k: int, days: FirstDays | None = None) -> NDArray[np.int32]:
         """Distinct track_idx, best first, (B, k)."""
-        x = input_rows(self.name, x_BF, self.layout.size)
+        x = as_input_rows(self.name, x_BF, self.layout.size)
         streams = x[:, self.layout.block("streamed_songs")]
         known = streams.any(axis=1, keepdims=True)
         return top_k(np.where(known, streams, self.without_D), self.track_vectors, k, self.similarity)

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from models.cold_start.input_vector import FirstDays
-from models.cold_start.methods.base import Needs, Scorer, best_in_chunks, check_k, known_days
+from models.cold_start.methods.base import Needs, Scorer, check_k, require_first_days, top_k_in_chunks
 from models.cold_start.methods.neighbours import Neighbours
-from models.cold_start.top_k import best
+from models.cold_start.top_k import top_k_of_scores
 
 if TYPE_CHECKING:
     from models.cold_start.methods.mixture import SegmentMixture  # brings PyTorch in, which an answer does not need
@@ -43,9 +43,9 @@ class Blend:
 
     def recommend(self, x_BF: ArrayLike, k: int, days: FirstDays | None = None) -> NDArray[np.int32]:
         """Distinct track_idx, best first, (B, k)."""
-        days = known_days(self.name, x_BF, days)
+        days = require_first_days(self.name, x_BF, days)
         check_k(self.name, k, self.autoencoder.n_tracks, "the number of tracks")
-        return best_in_chunks(self.scores, days, k)
+        return top_k_in_chunks(self.scores, days, k)
 
 
 class RerankedMixture:
@@ -63,14 +63,14 @@ class RerankedMixture:
 
     def recommend(self, x_BF: ArrayLike, k: int, days: FirstDays | None = None) -> NDArray[np.int32]:
         """Distinct track_idx, best first, (B, k)."""
-        days = known_days(self.name, x_BF, days)
+        days = require_first_days(self.name, x_BF, days)
         check_k(self.name, k, self.length, "the length of the mixture's list")
         out = np.empty((len(days), k), np.int32)
         for start in range(0, len(days), _CHUNK):
             part = days.rows(start, min(start + _CHUNK, len(days)))
             own_BN = self.mixture.scores(part)
-            list_BL = np.sort(best(own_BN, self.length), axis=1)
+            list_BL = np.sort(top_k_of_scores(own_BN, self.length), axis=1)
             own, other = (np.take_along_axis(scores, list_BL, axis=1) for scores in (own_BN, self.blend.scores(part)))
-            first_BK = best(self.share * own + (1 - self.share) * other, k)
+            first_BK = top_k_of_scores(self.share * own + (1 - self.share) * other, k)
             out[start : start + _CHUNK] = np.take_along_axis(list_BL, first_BK, axis=1)
         return out

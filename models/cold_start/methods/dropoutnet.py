@@ -35,12 +35,12 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
 from models.cold_start.input_vector import BLOCKS, SCALARS, FirstDays, Layout
-from models.cold_start.methods.base import Needs, Warm, check_k, input_rows
+from models.cold_start.methods.base import Needs, WarmListeners, as_input_rows, check_k
 from models.cold_start.methods.scaling import Scaler
-from models.cold_start.nearest_centroid import nearest
+from models.cold_start.nearest_centroid import nearest_centroids
 from models.cold_start.segments import kmeans, rankings
-from models.cold_start.top_k import Similarity, matrix, normalise, top_k
-from models.mixed_precision import training
+from models.cold_start.top_k import Similarity, as_float_matrix, normalise, top_k
+from models.mixed_precision import bfloat16_autocast
 
 Floats = NDArray[np.float32]
 OnEpoch = Callable[[int, float], None]
@@ -82,7 +82,7 @@ class DropoutNetRecipe:
             raise ValueError(f"dropoutnet.learning_rate: must be above 0, got {self.learning_rate}")
 
 
-def tower(d_in: int, recipe: DropoutNetRecipe) -> nn.Sequential:
+def build_tower(d_in: int, recipe: DropoutNetRecipe) -> nn.Sequential:
     """(B, d_in) -> (B, R)."""
     layers: list[nn.Module] = []
     width = d_in
@@ -102,7 +102,7 @@ def content_columns(layout: Layout) -> NDArray[np.intp]:
     return np.concatenate([*blocks, np.array(scalars)])
 
 
-def halves(score_SP: Tensor, target_SP: Tensor) -> Tensor:
+def top_and_all_loss(score_SP: Tensor, target_SP: Tensor) -> Tensor:
     """Half the mean squared error over each user's best 5 % of the tracks (at least one), half that over all."""
     gap_SP = (score_SP - target_SP).square()
     best = target_SP.topk(max(1, round(TOP_SHARE * target_SP.shape[1])), dim=1, sorted=False).indices
@@ -113,7 +113,11 @@ class DropoutNet:
     """Both towers, trained; the tracks' outputs are kept."""
 
     def __init__(
-        self, warm: Warm, recipe: DropoutNetRecipe | None = None, seed: int = 0, on_epoch: OnEpoch | None = None
+        self,
+        warm: WarmListeners,
+        recipe: DropoutNetRecipe | None = None,
+        seed: int = 0,
+        on_epoch: OnEpoch | None = None,
     ) -> None:
         """Train on warm users; after each epoch, counted from 0, `on_epoch(epoch, loss)` is called.
 
@@ -122,8 +126,8 @@ class DropoutNet:
                 anywhere; a loss that is no longer finite.
         """
         recipe = recipe or DropoutNetRecipe()
-        user_UD = matrix("dropoutnet: user vectors", warm.user_UD)
-        track_ND = matrix("dropoutnet: track vectors", warm.track_ND)
+        user_UD = as_float_matrix("dropoutnet: user vectors", warm.user_UD)
+        track_ND = as_float_matrix("dropoutnet: track vectors", warm.track_ND)
         self.layout = Layout(track_ND.shape[1])
         if warm.x_UF.shape != (len(user_UD), self.layout.size):
             raise ValueError(f"dropoutnet: x must be {(len(user_UD), self.layout.size)}, got {warm.x_UF.shape}")
@@ -138,15 +142,15 @@ class DropoutNet:
         track_NX = np.hstack([_preferences("track vectors", track_ND, self._known_N), _said(warm, user_UD)])
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self._user = tower(self.layout.d + len(self._content.columns_C), recipe)
-            track = tower(track_NX.shape[1], recipe)
+            self._user = build_tower(self.layout.d + len(self._content.columns_C), recipe)
+            track = build_tower(track_NX.shape[1], recipe)
         self._train(warm, user_UD, track_ND, track_NX, track, recipe, seed, on_epoch)
         self._user = self._user.double().eval()
         self.track_NR = _outputs(track.double().eval(), track_NX)
 
     def _train(
         self,
-        warm: Warm,
+        warm: WarmListeners,
         user_UD: Floats,
         track_ND: Floats,
         track_NX: Floats,
@@ -181,9 +185,9 @@ class DropoutNet:
                 for x in (user_SX, track_PX):
                     x[:, :d] *= torch.rand((len(x), 1), generator=luck) >= recipe.dropout
                 optimiser.zero_grad()
-                with training():
+                with bfloat16_autocast():
                     user_SR, track_PR = self._user(user_SX), track(track_PX)
-                loss = halves(user_SR.float() @ track_PR.float().T, target_SP)
+                loss = top_and_all_loss(user_SR.float() @ track_PR.float().T, target_SP)
                 loss.backward()  # type: ignore[no-untyped-call]
                 nn.utils.clip_grad_norm_(parameters, _LONGEST)
                 optimiser.step()
@@ -217,7 +221,7 @@ class DropoutNet:
         out = np.empty((len(x_BF), self.track_NR.shape[1]), np.float32)
         for start in range(0, len(x_BF), _CHUNK):
             here = slice(start, start + _CHUNK)
-            rows = matrix("dropoutnet: x", x_BF[here])
+            rows = as_float_matrix("dropoutnet: x", x_BF[here])
             out[here] = _outputs(self._user, np.hstack([preference_BD[here], self._content(rows)]))
         return out
 
@@ -233,7 +237,7 @@ def _preferences(name: str, vectors: Floats, known: NDArray[np.bool_]) -> Floats
     return scaled
 
 
-def _said(warm: Warm, user_UD: Floats) -> Floats:
+def _said(warm: WarmListeners, user_UD: Floats) -> Floats:
     """Content of the tracks, (N, D + 1): the mean vector of a track's listeners, and log(1 + how many), both scaled."""
     counts_N = np.asarray(warm.heard_UN.sum(axis=0)).ravel().astype(np.float32)
     means_ND = (warm.heard_UN.T @ user_UD) / np.maximum(counts_N, 1)[:, None]
@@ -260,7 +264,7 @@ class DropoutNetFull:
 
     def recommend(self, x_BF: ArrayLike, k: int, days: FirstDays | None = None) -> NDArray[np.int32]:
         """Distinct track_idx, best first, (B, k)."""
-        x = input_rows(self.name, x_BF, self.net.layout.size)
+        x = as_input_rows(self.name, x_BF, self.net.layout.size)
         return top_k(self.net.cold_users(x), self.net.track_NR, k, self.similarity)
 
 
@@ -270,7 +274,7 @@ class DropoutNetSemi:
     name = "dropoutnet_semi"
     needs = Needs(signals=CONTENT_BLOCKS)
 
-    def __init__(self, net: DropoutNet, warm: Warm, seed: int = 0) -> None:
+    def __init__(self, net: DropoutNet, warm: WarmListeners, seed: int = 0) -> None:
         """As many segments as the space has, with rankings as long."""
         self.net = net
         k = len(warm.centroids_KD)
@@ -280,8 +284,8 @@ class DropoutNetSemi:
 
     def segments(self, x_BF: ArrayLike) -> NDArray[np.int32]:
         """Segment of each listener, (B,)."""
-        x = input_rows(self.name, x_BF, self.net.layout.size)
-        return nearest(normalise(self.net.cold_users(x)), self.centroids)
+        x = as_input_rows(self.name, x_BF, self.net.layout.size)
+        return nearest_centroids(normalise(self.net.cold_users(x)), self.centroids)
 
     def recommend(self, x_BF: ArrayLike, k: int, days: FirstDays | None = None) -> NDArray[np.int32]:
         """Distinct track_idx, best first, (B, k)."""

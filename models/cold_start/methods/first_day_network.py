@@ -21,9 +21,9 @@ from scipy.sparse import csr_array
 from torch import Tensor, nn
 
 from models.cold_start.input_vector import FirstDays
-from models.cold_start.methods.base import Warm, with_ids
+from models.cold_start.methods.base import WarmListeners, require_ids
 from models.cold_start.methods.vocabulary import Vocabulary
-from models.mixed_precision import training
+from models.mixed_precision import bfloat16_autocast
 
 OnEpoch = Callable[[int, float], None]
 Floats = NDArray[np.float32]
@@ -34,7 +34,7 @@ _RISE = 0.1  # share of the steps in which the learning rate rises
 
 
 @dataclass(frozen=True)
-class BagRecipe:
+class FirstDayNetworkRecipe:
     """How a bag network is made and trained; checked once, here."""
 
     width: int = 256
@@ -78,10 +78,10 @@ class Batch:
 Loss = Callable[[Tensor, Batch], Tensor]
 
 
-class Bag(nn.Module):
+class FirstDayNetwork(nn.Module):
     """Tokens of B listeners -> (B, C); trained by `fit`, asked by `logits`."""
 
-    def __init__(self, vocabulary: Vocabulary, start_C: Floats, recipe: BagRecipe) -> None:
+    def __init__(self, vocabulary: Vocabulary, start_C: Floats, recipe: FirstDayNetworkRecipe) -> None:
         """`start_C` are the logits of an empty bag."""
         super().__init__()
         self.vocabulary, self.size_exponent = vocabulary, recipe.size_exponent
@@ -114,10 +114,10 @@ class Bag(nn.Module):
             yield here, (torch.from_numpy(bend_BH) @ head_CH + bias_C).float().numpy()
 
 
-class PaddedBag(nn.Module):
+class PaddedFirstDayNetwork(nn.Module):
     """A trained bag as one graph: tokens (B, T), V where a place is empty -> logits (B, C)."""
 
-    def __init__(self, bag: Bag) -> None:
+    def __init__(self, bag: FirstDayNetwork) -> None:
         """Takes the weights over; V itself has an embedding of zero."""
         super().__init__()
         known_VH = bag.embedding.weight.detach()
@@ -133,23 +133,29 @@ class PaddedBag(nn.Module):
 
 
 def fit(
-    name: str, warm: Warm, start_C: Floats, loss: Loss, recipe: BagRecipe, seed: int, on_epoch: OnEpoch | None = None
-) -> Bag:
+    name: str,
+    warm: WarmListeners,
+    start_C: Floats,
+    loss: Loss,
+    recipe: FirstDayNetworkRecipe,
+    seed: int,
+    on_epoch: OnEpoch | None = None,
+) -> FirstDayNetwork:
     """Train on the warm users; `loss(logits (B, C), batch)` is a mean over the batch.
 
     Raises:
         ValueError: data without ids; nobody with two tracks; a loss that is no longer finite.
     """
-    catalogue, days = with_ids(name, warm)
-    vocabulary = Vocabulary.of(catalogue, days)
-    users = Users(warm, vocabulary, days, recipe)
+    catalogue, days = require_ids(name, warm)
+    vocabulary = Vocabulary.build(catalogue, days)
+    users = TrainingUsers(warm, vocabulary, days, recipe)
     if not len(users.learners):
         raise ValueError(
             f"{name}: nobody of {len(days)} warm users streamed two tracks; there is nothing to learn from"
         )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        net = Bag(vocabulary, start_C, recipe)
+        net = FirstDayNetwork(vocabulary, start_C, recipe)
         if recipe.from_vectors:
             _start(net, warm.track_ND)
         rng = np.random.default_rng(seed)
@@ -165,7 +171,7 @@ def fit(
             total = 0.0
             for batch in users.batches(rng):
                 optimiser.zero_grad()
-                with training():
+                with bfloat16_autocast():
                     logits = net(batch.tokens)
                 value = loss(logits.float(), batch)
                 value.backward()  # type: ignore[no-untyped-call]
@@ -182,21 +188,23 @@ def fit(
     return net.eval()
 
 
-def _start(net: Bag, track_ND: Floats) -> None:
+def _start(net: FirstDayNetwork, track_ND: Floats) -> None:
     """Put the space's vectors into the first columns of the embeddings."""
     vocabulary = net.vocabulary
-    mean_VD = vocabulary.of_track_NV.T.tocsr() @ track_ND
-    mean_VD /= np.maximum(vocabulary.of_track_NV.sum(axis=0), 1)[:, None]
+    mean_VD = vocabulary.tokens_of_tracks_NV.T.tocsr() @ track_ND
+    mean_VD /= np.maximum(vocabulary.tokens_of_tracks_NV.sum(axis=0), 1)[:, None]
     width = min(mean_VD.shape[1], net.embedding.weight.shape[1])
     scale = _START / max(float(mean_VD.std()), 1e-12)
     with torch.no_grad():
         net.embedding.weight[:, :width] += torch.from_numpy((scale * mean_VD[:, :width]).astype(np.float32))
 
 
-class Users:
+class TrainingUsers:
     """Warm users as first days to learn from, new ones in each pass."""
 
-    def __init__(self, warm: Warm, vocabulary: Vocabulary, days: FirstDays, recipe: BagRecipe) -> None:
+    def __init__(
+        self, warm: WarmListeners, vocabulary: Vocabulary, days: FirstDays, recipe: FirstDayNetworkRecipe
+    ) -> None:
         """Those with two tracks or more can be split into a first day and a truth."""
         heard = csr_array(warm.heard_UN)
         self.heard_UN, self.vocabulary, self.recipe = heard, vocabulary, recipe
@@ -205,8 +213,8 @@ class Users:
         for kind in recipe.kinds:
             kept[vocabulary.spans[kind]] = 1
         self.kept_V = kept
-        self.people_UV = vocabulary.people(days)
-        self.days_UV = vocabulary.days(days)
+        self.people_UV = vocabulary.demographic_tokens(days)
+        self.days_UV = vocabulary.first_day_tokens(days)
         n_tracks = vocabulary.spans["track"].stop
         self.seen_UN = csr_array(self.days_UV[:, :n_tracks])
         self.first_U = np.diff(self.seen_UN.indptr)
@@ -224,7 +232,7 @@ class Users:
         # As many tracks as first days have, and at least one left as truth.
         wanted = np.minimum(rng.choice(self.first_U, len(users)), np.diff(heard_BN.indptr) - 1)
         first_BN = _some(heard_BN, np.where(real, 0, wanted), rng)
-        made_BV = self.vocabulary.tracks(first_BN) + self.people_UV[users]
+        made_BV = self.vocabulary.track_tokens(first_BN) + self.people_UV[users]
         shows_BV = _rows(self.days_UV[users], real) + _rows(csr_array(made_BV), ~real)
         tokens = _ones(shows_BV.multiply(self.kept_V[None, :]))
         shown = first_BN + _rows(self.seen_UN[users], real)

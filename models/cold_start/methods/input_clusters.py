@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from models.cold_start.input_vector import FirstDays
-from models.cold_start.methods.base import Needs, Warm, check_k, input_rows
-from models.cold_start.nearest_centroid import nearest
+from models.cold_start.methods.base import Needs, WarmListeners, as_input_rows, check_k
+from models.cold_start.nearest_centroid import nearest_centroids
 from models.cold_start.segments import kmeans, rankings
-from models.cold_start.top_k import matrix, normalise
+from models.cold_start.top_k import as_float_matrix, normalise
 
 _CHUNK = 4096
 
@@ -26,7 +26,7 @@ class InputFeaturesClustering:
     name = "input_features_clustering"
     needs = Needs(signals=("all",))
 
-    def __init__(self, warm: Warm, k: int = 100, seed: int = 0) -> None:
+    def __init__(self, warm: WarmListeners, k: int = 100, seed: int = 0) -> None:
         """Cluster the input vectors of warm users; rankings are as long as the segments'.
 
         Raises:
@@ -44,8 +44,8 @@ class InputFeaturesClustering:
 
     def segments(self, x_BF: ArrayLike) -> NDArray[np.int32]:
         """Cluster of each listener, (B,)."""
-        x = input_rows(self.name, x_BF, self.centroids.shape[1])
-        return nearest(normalise(matrix(f"{self.name}: x", x)), self.centroids)
+        x = as_input_rows(self.name, x_BF, self.centroids.shape[1])
+        return nearest_centroids(normalise(as_float_matrix(f"{self.name}: x", x)), self.centroids)
 
     def recommend(self, x_BF: ArrayLike, k: int, days: FirstDays | None = None) -> NDArray[np.int32]:
         """Distinct track_idx, best first, (B, k)."""

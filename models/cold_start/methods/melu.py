@@ -36,11 +36,11 @@ from scipy.sparse import csr_array
 from torch import Tensor, nn
 
 from models.cold_start.input_vector import FirstDays, Layout
-from models.cold_start.methods.base import Needs, Warm, check_k, input_rows
+from models.cold_start.methods.base import Needs, WarmListeners, as_input_rows, check_k
 from models.cold_start.methods.scaling import Scaler
-from models.cold_start.nearest_centroid import nearest
+from models.cold_start.nearest_centroid import nearest_centroids
 from models.cold_start.segments import kmeans, rankings
-from models.cold_start.top_k import matrix
+from models.cold_start.top_k import as_float_matrix
 
 Floats = NDArray[np.float32]
 OnEpoch = Callable[[int, float], None]
@@ -84,7 +84,7 @@ def dense_layers(embedding: int, hidden: int) -> nn.Sequential:
 
 
 @dataclass(frozen=True)
-class Step:
+class InnerStep:
     """The slopes of listeners' squared errors on their support sets, factored: B listeners, S examples.
 
     The slope of a layer's weights is the sum over examples of gap x input, so a layer that took the step answers
@@ -99,12 +99,12 @@ class Step:
         return (x_BQX @ self.inputs[layer].mT + 1) @ self.gaps[layer]
 
 
-def joint(user_BE: Tensor, track_BSE: Tensor) -> Tensor:
+def concatenate_pairs(user_BE: Tensor, track_BSE: Tensor) -> Tensor:
     """[listener; track] of each pair, (B, S, 2 E)."""
     return torch.cat([user_BE[:, None].expand(-1, track_BSE.shape[1], -1), track_BSE], dim=2)
 
 
-def step(dense: nn.Sequential, x_BSX: Tensor, affinity_S: Tensor) -> Step:
+def inner_step(dense: nn.Sequential, x_BSX: Tensor, affinity_S: Tensor) -> InnerStep:
     """Back through the layers by hand, so that training can go back through this as well."""
     first, second, third = dense[0], dense[2], dense[4]
     before_BSH: Tensor = first(x_BSX)
@@ -114,10 +114,10 @@ def step(dense: nn.Sequential, x_BSX: Tensor, affinity_S: Tensor) -> Step:
     gap_BS1 = 2 / x_BSX.shape[1] * (third(last_BSH) - affinity_S[:, None])
     inner_gap = gap_BS1 * third.weight * (inner_BSH > 0)
     first_gap = inner_gap @ second.weight * (before_BSH > 0)
-    return Step((x_BSX, hidden_BSH, last_BSH), (first_gap, inner_gap, gap_BS1))
+    return InnerStep((x_BSX, hidden_BSH, last_BSH), (first_gap, inner_gap, gap_BS1))
 
 
-def after_step(dense: nn.Sequential, x_BQX: Tensor, taken: Step, rate: float) -> Tensor:
+def after_step(dense: nn.Sequential, x_BQX: Tensor, taken: InnerStep, rate: float) -> Tensor:
     """Affinities (B, Q) by the layers of each listener after the step."""
     hidden_BQH = (dense[0](x_BQX) - rate * taken.moved(0, x_BQX)).relu()
     last_BQH = (dense[2](hidden_BQH) - rate * taken.moved(1, hidden_BQH)).relu()
@@ -129,7 +129,7 @@ class Melu:
     """The trained network; all that is about tracks alone is computed once."""
 
     def __init__(
-        self, warm: Warm, recipe: MeluRecipe | None = None, seed: int = 0, on_epoch: OnEpoch | None = None
+        self, warm: WarmListeners, recipe: MeluRecipe | None = None, seed: int = 0, on_epoch: OnEpoch | None = None
     ) -> None:
         """Train on warm users; after each epoch, counted from 0, `on_epoch(epoch, loss)` is called.
 
@@ -138,7 +138,7 @@ class Melu:
                 a loss that is no longer finite.
         """
         self.recipe = recipe or MeluRecipe()
-        track_ND = matrix("melu: track vectors", warm.track_ND)
+        track_ND = as_float_matrix("melu: track vectors", warm.track_ND)
         self.layout = Layout(track_ND.shape[1])
         if warm.x_UF.ndim != 2 or warm.x_UF.shape[1] != self.layout.size:
             raise ValueError(f"melu: x must be (U, {self.layout.size}), got {warm.x_UF.shape}")
@@ -162,7 +162,7 @@ class Melu:
         self.track_NE = track_NE.float()
         self.track_NH = (track_NE @ first_HE.T + self._weights["0.bias"]).float()
 
-    def _train(self, warm: Warm, track_NC: Tensor, seed: int, on_epoch: OnEpoch | None) -> None:
+    def _train(self, warm: WarmListeners, track_NC: Tensor, seed: int, on_epoch: OnEpoch | None) -> None:
         recipe, rng = self.recipe, np.random.default_rng(seed)
         heard = csr_array(warm.heard_UN).sorted_indices()
         n_heard = np.diff(heard.indptr)
@@ -183,8 +183,10 @@ class Melu:
                 track_BTE = self.track(track_NC[torch.from_numpy(drawn_BT)])
                 user_BE = self.user(torch.from_numpy(self._user_scale(warm.x_UF[user_B])))
                 optimiser.zero_grad()
-                support_BSX, query_BQX = joint(user_BE, track_BTE).split([recipe.support, recipe.query], dim=1)
-                taken = step(self.dense, support_BSX, affinity_S)
+                support_BSX, query_BQX = concatenate_pairs(user_BE, track_BTE).split(
+                    [recipe.support, recipe.query], dim=1
+                )
+                taken = inner_step(self.dense, support_BSX, affinity_S)
                 found_BQ = after_step(self.dense, query_BQX, taken, recipe.inner_rate)
                 loss = (found_BQ - affinity_Q).square().mean()
                 loss.backward()
@@ -208,7 +210,7 @@ class Melu:
 
     def _embed(self, x_BF: NDArray[np.float32]) -> Tensor:
         """(B, E) in float64: how a product sums depends on its number of rows, which float32 then no longer shows."""
-        embedded: Tensor = self.user(torch.from_numpy(self._user_scale(matrix("melu: x", x_BF))).double())
+        embedded: Tensor = self.user(torch.from_numpy(self._user_scale(as_float_matrix("melu: x", x_BF))).double())
         return embedded
 
     def affinities(self, x_BF: NDArray[np.float32]) -> Iterator[Floats]:
@@ -222,7 +224,9 @@ class Melu:
         user_BE = self._embed(x_BF)
         streams_BD = x_BF[:, self.layout.block("streamed_songs")]
         support_BE = self.track(torch.from_numpy(self._track_scale(streams_BD)).double())
-        taken = step(self.dense, joint(user_BE, support_BE[:, None]), torch.ones(1, dtype=torch.float64))
+        taken = inner_step(
+            self.dense, concatenate_pairs(user_BE, support_BE[:, None]), torch.ones(1, dtype=torch.float64)
+        )
         # One example: slopes of rank one. A listener without a stream takes no step.
         rate_B1 = rate * torch.from_numpy(streams_BD.any(axis=1)).double()[:, None]
         first_gap, second_gap, third_gap = (rate_B1 * gap[:, 0] for gap in taken.gaps)
@@ -258,7 +262,7 @@ def _draw(heard: csr_array, user: int, n: int, rng: np.random.Generator) -> NDAr
     return out
 
 
-def best(scores_N: Floats, k: int) -> NDArray[np.int64]:
+def top_k_of_vector(scores_N: Floats, k: int) -> NDArray[np.int64]:
     """Indices of the k highest, best first; ties to the lower index."""
     kth = np.partition(scores_N, len(scores_N) - k)[len(scores_N) - k]
     above = np.flatnonzero(scores_N > kth)
@@ -278,11 +282,11 @@ class MeluFull:
 
     def recommend(self, x_BF: ArrayLike, k: int, days: FirstDays | None = None) -> NDArray[np.int32]:
         """Distinct track_idx, best first, (B, k)."""
-        x = input_rows(self.name, x_BF, self.net.layout.size)
+        x = as_input_rows(self.name, x_BF, self.net.layout.size)
         check_k(self.name, k, len(self.net.track_NE), "the number of tracks")
         out = np.empty((len(x), k), np.int32)
         for b, scores_N in enumerate(self.net.affinities(x)):
-            out[b] = best(scores_N, k)
+            out[b] = top_k_of_vector(scores_N, k)
         return out
 
 
@@ -292,7 +296,7 @@ class MeluSemi:
     name = "melu_semi"
     needs = Needs(signals=("all",))
 
-    def __init__(self, net: Melu, warm: Warm, seed: int = 0) -> None:
+    def __init__(self, net: Melu, warm: WarmListeners, seed: int = 0) -> None:
         """As many segments as the space has, with rankings as long."""
         self.net = net
         k = len(warm.centroids_KD)
@@ -302,7 +306,9 @@ class MeluSemi:
 
     def segments(self, x_BF: ArrayLike) -> NDArray[np.int32]:
         """Segment of each listener, (B,)."""
-        return nearest(self.net.user_parts(input_rows(self.name, x_BF, self.net.layout.size)), self.centroids)
+        return nearest_centroids(
+            self.net.user_parts(as_input_rows(self.name, x_BF, self.net.layout.size)), self.centroids
+        )
 
     def recommend(self, x_BF: ArrayLike, k: int, days: FirstDays | None = None) -> NDArray[np.int32]:
         """Distinct track_idx, best first, (B, k)."""

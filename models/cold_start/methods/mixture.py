@@ -21,25 +21,33 @@ from models.cold_start.input_vector import FirstDays
 from models.cold_start.methods.base import (
     Needs,
     Predict,
-    Warm,
-    best_in_chunks,
+    WarmListeners,
+    as_input_rows,
     check_k,
-    input_rows,
-    known_days,
-    predicted,
+    predict_vectors,
+    require_first_days,
+    top_k_in_chunks,
 )
-from models.cold_start.methods.first_day_network import Bag, BagRecipe, Batch, Floats, Loss, OnEpoch, fit
+from models.cold_start.methods.first_day_network import (
+    Batch,
+    FirstDayNetwork,
+    FirstDayNetworkRecipe,
+    Floats,
+    Loss,
+    OnEpoch,
+    fit,
+)
 from models.cold_start.segments import listener_counts
-from models.cold_start.top_k import best, normalise
+from models.cold_start.top_k import normalise, top_k_of_scores
 
 _CHUNK = 256
 _TRUTHS = 20  # tracks of a user's truth that a step looks at
 
 
-class Tastes:
+class SegmentTrackProbabilities:
     """What the members of each segment stream, smoothed by what everybody streams."""
 
-    def __init__(self, warm: Warm, smoothing: float) -> None:
+    def __init__(self, warm: WarmListeners, smoothing: float) -> None:
         """Needs the users' segments and streams; ValueError for a smoothing that is not above 0."""
         if not smoothing > 0:
             raise ValueError(f"segment_mixture.smoothing: must be above 0, got {smoothing}")
@@ -64,17 +72,17 @@ class NearSegments:
     name = "near_segments"
     needs = Needs(signals=("all",), parts=("network", "centroids"))
 
-    def __init__(self, predict: Predict, warm: Warm, smoothing: float = 20.0, sharpness: float = 10.0) -> None:
+    def __init__(self, predict: Predict, warm: WarmListeners, smoothing: float = 20.0, sharpness: float = 10.0) -> None:
         """Needs `predict` (B, F) -> (B, D)."""
         if not sharpness > 0:
             raise ValueError(f"near_segments.sharpness: must be above 0, got {sharpness}")
-        self.predict, self.tastes, self.sharpness = predict, Tastes(warm, smoothing), sharpness
+        self.predict, self.tastes, self.sharpness = predict, SegmentTrackProbabilities(warm, smoothing), sharpness
         self.centroids_KD = np.asarray(warm.centroids_KD, np.float64)
 
     def recommend(self, x_BF: ArrayLike, k: int, days: FirstDays | None = None) -> NDArray[np.int32]:
         """Distinct track_idx, best first, (B, k)."""
         check_k(self.name, k, len(self.tastes.popularity_N), "the number of tracks")
-        vectors = predicted(self.name, self.predict, input_rows(self.name, x_BF), self.centroids_KD.shape[1])
+        vectors = predict_vectors(self.name, self.predict, as_input_rows(self.name, x_BF), self.centroids_KD.shape[1])
         out = np.empty((len(vectors), k), np.int32)
         square_K = np.vecdot(self.centroids_KD, self.centroids_KD)
         for start in range(0, len(vectors), _CHUNK):
@@ -84,7 +92,7 @@ class NearSegments:
             # A prediction of zero says nothing: then every segment weighs what it has of all streams.
             weight[~unit.any(axis=1)] = self.tastes.total_K + self.tastes.smoothing
             weight /= weight.sum(axis=1, keepdims=True)
-            out[start : start + _CHUNK] = best(self.tastes.scores(weight), k)
+            out[start : start + _CHUNK] = top_k_of_scores(self.tastes.scores(weight), k)
         return out
 
 
@@ -95,18 +103,23 @@ class SegmentMixture:
     needs = Needs(days=True)
 
     def __init__(
-        self, warm: Warm, recipe: BagRecipe, smoothing: float = 20.0, seed: int = 0, on_epoch: OnEpoch | None = None
+        self,
+        warm: WarmListeners,
+        recipe: FirstDayNetworkRecipe,
+        smoothing: float = 20.0,
+        seed: int = 0,
+        on_epoch: OnEpoch | None = None,
     ) -> None:
         """Learn from the warm users."""
-        self.tastes = Tastes(warm, smoothing)
+        self.tastes = SegmentTrackProbabilities(warm, smoothing)
         share_K = (self.tastes.total_K + smoothing) / (self.tastes.total_K + smoothing).sum()
         start_K = np.log(share_K).astype(np.float32)
-        self.bag: Bag = fit(self.name, warm, start_K, self._loss(seed), recipe, seed, on_epoch)
+        self.network: FirstDayNetwork = fit(self.name, warm, start_K, self._loss(seed), recipe, seed, on_epoch)
 
     def weights(self, days: FirstDays) -> NDArray[np.float64]:
         """How much of each segment a listener is, (B, K), rows sum to 1."""
         out = np.empty((len(days), len(self.tastes.total_K)))
-        for here, logits in self.bag.logits(self.bag.vocabulary.days(days)):
+        for here, logits in self.network.logits(self.network.vocabulary.first_day_tokens(days)):
             out[here] = np.exp(logits - logits.max(axis=1, keepdims=True))
         out /= out.sum(axis=1, keepdims=True)
         return out
@@ -119,9 +132,9 @@ class SegmentMixture:
 
     def recommend(self, x_BF: ArrayLike, k: int, days: FirstDays | None = None) -> NDArray[np.int32]:
         """Distinct track_idx, best first, (B, k)."""
-        days = known_days(self.name, x_BF, days)
+        days = require_first_days(self.name, x_BF, days)
         check_k(self.name, k, len(self.tastes.popularity_N), "the number of tracks")
-        return best_in_chunks(lambda part: self.tastes.scores(self.weights(part)), days, k)
+        return top_k_in_chunks(lambda part: self.tastes.scores(self.weights(part)), days, k)
 
     def _loss(self, seed: int) -> Loss:
         """Mean negative log-likelihood of the truths' tracks under the mixture, without the user's own streams."""

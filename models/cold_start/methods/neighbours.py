@@ -16,7 +16,14 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csr_array, vstack
 
 from models.cold_start.input_vector import FirstDays
-from models.cold_start.methods.base import Needs, Warm, best_in_chunks, check_k, known_days, with_ids
+from models.cold_start.methods.base import (
+    Needs,
+    WarmListeners,
+    check_k,
+    require_first_days,
+    require_ids,
+    top_k_in_chunks,
+)
 from models.cold_start.methods.vocabulary import Vocabulary
 
 _ROWS = 2048  # tokens counted at once
@@ -47,7 +54,7 @@ class Neighbours:
     needs = Needs(days=True, cold_users=False)
 
     def __init__(self, vocabulary: Vocabulary, score_VN: csr_array, name: str = "neighbours") -> None:
-        """`score_VN` is what a token says about each track, as `learn` finds it.
+        """`score_VN` is what a token says about each track, as `fit` finds it.
 
         Raises:
             ValueError: it is not of the vocabulary's size.
@@ -58,27 +65,27 @@ class Neighbours:
         self.name, self.vocabulary, self.score_VN, self.n_tracks = name, vocabulary, score_VN, vocabulary.n_tracks
 
     @classmethod
-    def learn(cls, warm: Warm, recipe: NeighbourRecipe, name: str = "neighbours") -> Neighbours:
+    def fit(cls, warm: WarmListeners, recipe: NeighbourRecipe, name: str = "neighbours") -> Neighbours:
         """Count who streams what together."""
-        catalogue, days = with_ids(name, warm)
-        vocabulary = Vocabulary.of(catalogue, days)
+        catalogue, days = require_ids(name, warm)
+        vocabulary = Vocabulary.build(catalogue, days)
         heard_UN = csr_array(warm.heard_UN)
         weight_V = np.zeros(vocabulary.size, np.float32)
         for kind, weight in (("track", 1.0), ("artist", recipe.artist), ("album", recipe.album)):
             weight_V[vocabulary.spans[kind]] = weight
-        return cls(vocabulary, _scores(vocabulary.tracks(heard_UN), heard_UN, weight_V, recipe), name)
+        return cls(vocabulary, _scores(vocabulary.track_tokens(heard_UN), heard_UN, weight_V, recipe), name)
 
     def scores(self, days: FirstDays) -> NDArray[np.float32]:
         """Score of each track over the listener's highest, (B, N), 0 to 1; by popularity, below all, where it is 0."""
-        score_BN: NDArray[np.float32] = (self.vocabulary.days(days) @ self.score_VN).toarray()
+        score_BN: NDArray[np.float32] = (self.vocabulary.first_day_tokens(days) @ self.score_VN).toarray()
         score_BN /= np.maximum(score_BN.max(axis=1, keepdims=True), np.finfo(np.float32).tiny)
         return score_BN
 
     def recommend(self, x_BF: ArrayLike, k: int, days: FirstDays | None = None) -> NDArray[np.int32]:
         """Distinct track_idx, best first, (B, k)."""
-        days = known_days(self.name, x_BF, days)
+        days = require_first_days(self.name, x_BF, days)
         check_k(self.name, k, self.n_tracks, "the number of tracks")
-        return best_in_chunks(self.scores, days, k)
+        return top_k_in_chunks(self.scores, days, k)
 
 
 def _scores(

@@ -14,15 +14,22 @@ from scipy.sparse import csr_array
 
 from blockfactor.als_kernels import fold_in, gram
 from models.cold_start.input_vector import FirstDays
-from models.cold_start.methods.base import Needs, Warm, best_in_chunks, check_k, known_days, with_ids
+from models.cold_start.methods.base import (
+    Needs,
+    WarmListeners,
+    check_k,
+    require_first_days,
+    require_ids,
+    top_k_in_chunks,
+)
 from models.cold_start.methods.neighbours import NeighbourRecipe, Neighbours
 
 MOST_EASE = 30_000  # tracks: the inverse of that many squared takes 3.6 GB
 
 
-def item_knn(warm: Warm) -> Neighbours:
+def item_knn(warm: WarmListeners) -> Neighbours:
     """Item neighbours by asymmetric cosine: tracks alone."""
-    return Neighbours.learn(warm, NeighbourRecipe(artist=0, album=0), "item_knn")
+    return Neighbours.fit(warm, NeighbourRecipe(artist=0, album=0), "item_knn")
 
 
 class Ease:
@@ -31,9 +38,9 @@ class Ease:
     name = "ease"
     needs = Needs(days=True, cold_users=False)
 
-    def __init__(self, warm: Warm, ridge: float = 200.0) -> None:
+    def __init__(self, warm: WarmListeners, ridge: float = 200.0) -> None:
         """Needs N squared numbers of memory, twice for a moment; ValueError above MOST_EASE tracks."""
-        self.catalogue, _ = with_ids(self.name, warm)
+        self.catalogue, _ = require_ids(self.name, warm)
         heard_UN = csr_array(warm.heard_UN, dtype=np.float32)
         n = heard_UN.shape[1]
         if n > MOST_EASE:
@@ -51,9 +58,9 @@ class Ease:
 
     def recommend(self, x_BF: ArrayLike, k: int, days: FirstDays | None = None) -> NDArray[np.int32]:
         """Distinct track_idx, best first, (B, k)."""
-        days = known_days(self.name, x_BF, days)
+        days = require_first_days(self.name, x_BF, days)
         check_k(self.name, k, len(self.weight_NN), "the number of tracks")
-        return best_in_chunks(lambda part: self.catalogue.streamed(part) @ self.weight_NN, days, k)
+        return top_k_in_chunks(lambda part: self.catalogue.streamed_tracks(part) @ self.weight_NN, days, k)
 
 
 class IalsFoldIn:
@@ -62,21 +69,21 @@ class IalsFoldIn:
     name = "ials_fold_in"
     needs = Needs(days=True, cold_users=False, parts=("track_vectors",))
 
-    def __init__(self, warm: Warm, alpha: float, regularisation: float, exponent: float = 0.0) -> None:
+    def __init__(self, warm: WarmListeners, alpha: float, regularisation: float, exponent: float = 0.0) -> None:
         """Needs the space of ut_als; alpha, regularisation and exponent as it was trained."""
-        self.catalogue, _ = with_ids(self.name, warm)
+        self.catalogue, _ = require_ids(self.name, warm)
         self.track_ND = np.ascontiguousarray(warm.track_ND, np.float32)
         self.alpha, self.regularisation, self.exponent = alpha, regularisation, exponent
         self.gram_DD = gram(self.track_ND)
 
     def recommend(self, x_BF: ArrayLike, k: int, days: FirstDays | None = None) -> NDArray[np.int32]:
         """Distinct track_idx, best first, (B, k)."""
-        days = known_days(self.name, x_BF, days)
+        days = require_first_days(self.name, x_BF, days)
         check_k(self.name, k, len(self.track_ND), "the number of tracks")
-        return best_in_chunks(self._scores, days, k)
+        return top_k_in_chunks(self._scores, days, k)
 
     def _scores(self, days: FirstDays) -> NDArray[np.float32]:
-        streamed_BN = self.catalogue.streamed(days)
+        streamed_BN = self.catalogue.streamed_tracks(days)
         lists = np.split(streamed_BN.indices, streamed_BN.indptr[1:-1])
         vectors_BD = np.stack([self._vector(tracks) for tracks in lists]).astype(np.float64)
         return (vectors_BD @ self.track_ND.T.astype(np.float64)).astype(np.float32)

@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.cold_start.methods.autoencoder import FirstDayAutoencoder
-from models.cold_start.methods.base import Method, Predict, Warm
+from models.cold_start.methods.base import Method, Predict, WarmListeners
 from models.cold_start.methods.baselines import Popularity, RegistrationDayStreams
 from models.cold_start.methods.blend import Blend, RerankedMixture
 from models.cold_start.methods.dropoutnet import DropoutNet, DropoutNetFull, DropoutNetRecipe, DropoutNetSemi
-from models.cold_start.methods.first_day_network import BagRecipe
+from models.cold_start.methods.first_day_network import FirstDayNetworkRecipe
 from models.cold_start.methods.input_clusters import InputFeaturesClustering
 from models.cold_start.methods.melu import Melu, MeluFull, MeluRecipe, MeluSemi
 from models.cold_start.methods.mixture import NearSegments, SegmentMixture
@@ -30,11 +30,11 @@ OnLoss = Callable[[str, int, float], None]
 
 
 @dataclass(frozen=True)
-class Ours:
+class InHouseConfig:
     """How our own methods are made; every number is explained in models/methods."""
 
-    autoencoder: BagRecipe = field(default_factory=BagRecipe)
-    mixture: BagRecipe = field(default_factory=lambda: BagRecipe(epochs=16, dropout=0.3))
+    autoencoder: FirstDayNetworkRecipe = field(default_factory=FirstDayNetworkRecipe)
+    mixture: FirstDayNetworkRecipe = field(default_factory=lambda: FirstDayNetworkRecipe(epochs=16, dropout=0.3))
     neighbours: NeighbourRecipe = field(default_factory=NeighbourRecipe)
     smoothing: float = 20.0
     sharpness: float = 10.0
@@ -53,7 +53,7 @@ class AlsRecipe:
 
 
 @dataclass(frozen=True, eq=False)
-class Parts:
+class MethodInputs:
     """What methods are built from: all of it is cheap to hand over, `warm` and `predict` are called only when needed.
 
     `similarity` is that of the methods over the space's own vectors; DropoutNet's score is a dot product by definition.
@@ -64,71 +64,71 @@ class Parts:
     centroids_KD: NDArray[np.float32]
     rankings_KL: NDArray[np.int32]
     predict: Predict
-    warm: Callable[[], Warm]
+    warm: Callable[[], WarmListeners]
     similarity: Similarity = "cosine"
     seed: int = 0
     dropoutnet: DropoutNetRecipe = field(default_factory=DropoutNetRecipe)
     melu: MeluRecipe = field(default_factory=MeluRecipe)
-    ours: Ours = field(default_factory=Ours)
+    in_house: InHouseConfig = field(default_factory=InHouseConfig)
     als: AlsRecipe = field(default_factory=AlsRecipe)
     on_loss: OnLoss | None = None
 
 
-class Workshop:
+class MethodFactory:
     """Builds methods by name and makes each thing that they share once."""
 
-    def __init__(self, parts: Parts) -> None:
-        self.parts = parts
+    def __init__(self, inputs: MethodInputs) -> None:
+        self.inputs = inputs
 
     @cached_property
-    def warm(self) -> Warm:
+    def warm(self) -> WarmListeners:
         """What is learned from."""
-        return self.parts.warm()
+        return self.inputs.warm()
 
     @cached_property
     def dropoutnet(self) -> DropoutNet:
         """Trained once for Full and Semi."""
-        return DropoutNet(self.warm, self.parts.dropoutnet, self.parts.seed, self._report("dropoutnet"))
+        return DropoutNet(self.warm, self.inputs.dropoutnet, self.inputs.seed, self._report("dropoutnet"))
 
     @cached_property
     def melu(self) -> Melu:
         """Trained once for Full and Semi."""
-        return Melu(self.warm, self.parts.melu, self.parts.seed, self._report("melu"))
+        return Melu(self.warm, self.inputs.melu, self.inputs.seed, self._report("melu"))
 
     @cached_property
     def autoencoder(self) -> FirstDayAutoencoder:
         """Alone and in the blend."""
         report = self._report("first_day_autoencoder")
-        return FirstDayAutoencoder(self.warm, self.parts.ours.autoencoder, self.parts.seed, report)
+        return FirstDayAutoencoder(self.warm, self.inputs.in_house.autoencoder, self.inputs.seed, report)
 
     @cached_property
     def mixture(self) -> SegmentMixture:
         """Alone and in the order of the blend."""
-        ours, report = self.parts.ours, self._report("segment_mixture")
-        return SegmentMixture(self.warm, ours.mixture, ours.smoothing, self.parts.seed, report)
+        in_house, report = self.inputs.in_house, self._report("segment_mixture")
+        return SegmentMixture(self.warm, in_house.mixture, in_house.smoothing, self.inputs.seed, report)
 
     @cached_property
     def neighbours(self) -> Neighbours:
         """Alone and in the blend."""
-        return Neighbours.learn(self.warm, self.parts.ours.neighbours)
+        return Neighbours.fit(self.warm, self.inputs.in_house.neighbours)
 
     @cached_property
     def blend(self) -> Blend:
         """Alone and as the order of the mixture."""
-        return Blend(self.autoencoder, self.neighbours, self.parts.ours.share)
+        return Blend(self.autoencoder, self.neighbours, self.inputs.in_house.share)
 
-    def method(self, name: str) -> Method:
+    def build(self, name: str) -> Method:
         """The method of this name; ValueError for an unknown one, and for whatever it refuses to learn from."""
         if name not in _MAKE:
-            raise ValueError(f"methods: no {name!r}; there are {', '.join(NAMES)}")
-        return _MAKE[name](self, self.parts)
+            raise ValueError(f"methods: no {name!r}; there are {', '.join(METHOD_NAMES)}")
+        return _MAKE[name](self, self.inputs)
 
     def _report(self, network: str) -> Callable[[int, float], None] | None:
-        on_loss = self.parts.on_loss
+        on_loss = self.inputs.on_loss
         return None if on_loss is None else lambda epoch, loss: on_loss(network, epoch, loss)
 
 
-_MAKE: dict[str, Callable[[Workshop, Parts], Method]] = {
+_MAKE: dict[str, Callable[[MethodFactory, MethodInputs], Method]] = {
     "popularity": lambda w, p: Popularity(len(p.track_ND)),
     "registration_day_streams": lambda w, p: RegistrationDayStreams(p.track_ND, p.similarity),
     "registration_day_streams_no_fallback": lambda w, p: RegistrationDayStreams(p.track_ND, p.similarity, False),
@@ -139,10 +139,10 @@ _MAKE: dict[str, Callable[[Workshop, Parts], Method]] = {
     "melu_semi": lambda w, p: MeluSemi(w.melu, w.warm, p.seed),
     "full_pers": lambda w, p: FullPers(p.predict, p.track_ND, p.similarity),
     "semi_pers": lambda w, p: SemiPers(p.predict, p.centroids_KD, p.rankings_KL),
-    "near_segments": lambda w, p: NearSegments(p.predict, w.warm, p.ours.smoothing, p.ours.sharpness),
+    "near_segments": lambda w, p: NearSegments(p.predict, w.warm, p.in_house.smoothing, p.in_house.sharpness),
     "segment_mixture": lambda w, p: w.mixture,
     "segment_mixture_reranked": lambda w, p: RerankedMixture(
-        w.mixture, w.blend, p.ours.list_length, p.ours.mixture_share
+        w.mixture, w.blend, p.in_house.list_length, p.in_house.mixture_share
     ),
     "neighbours": lambda w, p: w.neighbours,
     "first_day_autoencoder": lambda w, p: w.autoencoder,
@@ -151,5 +151,7 @@ _MAKE: dict[str, Callable[[Workshop, Parts], Method]] = {
     "ease": lambda w, p: Ease(w.warm),
     "ials_fold_in": lambda w, p: IalsFoldIn(w.warm, p.als.alpha, p.als.regularisation, p.als.exponent),
 }
-NAMES = tuple(_MAKE)  # the paper's Table 1 in its order, our own, peers
-VECTORS_ALONE = NAMES[: NAMES.index("near_segments") + 1]  # need no ids, so the paper's public data has all they need
+METHOD_NAMES = tuple(_MAKE)  # the paper's Table 1 in its order, our own, peers
+METHODS_WITHOUT_IDS = METHOD_NAMES[
+    : METHOD_NAMES.index("near_segments") + 1
+]  # need no ids, so the paper's public data has all they need

@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from models.cold_start.input_vector import FirstDays
-from models.cold_start.methods.base import Needs, Predict, check_k, input_rows, predicted
-from models.cold_start.nearest_centroid import nearest
-from models.cold_start.top_k import Items, Similarity, matrix, normalise
+from models.cold_start.methods.base import Needs, Predict, as_input_rows, check_k, predict_vectors
+from models.cold_start.nearest_centroid import nearest_centroids
+from models.cold_start.top_k import ItemIndex, Similarity, as_float_matrix, normalise
 
 
 class FullPers:
@@ -27,11 +27,13 @@ class FullPers:
     def __init__(self, predict: Predict, track_vectors: ArrayLike, similarity: Similarity = "cosine") -> None:
         """Needs `predict` (B, F) -> (B, D) and track_vectors (N, D) by track_idx; the authors' code uses dot."""
         self.predict = predict
-        self.tracks = Items(matrix(f"{self.name}: track_vectors", track_vectors), similarity)
+        self.tracks = ItemIndex(as_float_matrix(f"{self.name}: track_vectors", track_vectors), similarity)
 
     def recommend(self, x_BF: ArrayLike, k: int, days: FirstDays | None = None) -> NDArray[np.int32]:
         """Distinct track_idx, best first, (B, k)."""
-        vectors = predicted(self.name, self.predict, input_rows(self.name, x_BF), self.tracks.items_ND.shape[1])
+        vectors = predict_vectors(
+            self.name, self.predict, as_input_rows(self.name, x_BF), self.tracks.items_ND.shape[1]
+        )
         return self.tracks.top_k(vectors, k)
 
 
@@ -44,7 +46,7 @@ class SemiPers:
     def __init__(self, predict: Predict, centroids: ArrayLike, rankings: Any) -> None:
         """Needs `predict` (B, F) -> (B, D), centroids (K, D) and rankings (K, L) of track_idx, distinct in a row."""
         self.predict = predict
-        self.centroids = matrix(f"{self.name}: centroids", centroids)
+        self.centroids = as_float_matrix(f"{self.name}: centroids", centroids)
         self.rankings = np.ascontiguousarray(rankings, np.int32)
         if self.rankings.ndim != 2 or len(self.rankings) != len(self.centroids):
             raise ValueError(
@@ -54,8 +56,8 @@ class SemiPers:
 
     def segments(self, x_BF: ArrayLike) -> NDArray[np.int32]:
         """Segment of each listener, (B,): nearest centroid to the prediction at unit length, by Euclidean distance."""
-        vectors = predicted(self.name, self.predict, input_rows(self.name, x_BF), self.centroids.shape[1])
-        return nearest(normalise(vectors), self.centroids)
+        vectors = predict_vectors(self.name, self.predict, as_input_rows(self.name, x_BF), self.centroids.shape[1])
+        return nearest_centroids(normalise(vectors), self.centroids)
 
     def recommend(self, x_BF: ArrayLike, k: int, days: FirstDays | None = None) -> NDArray[np.int32]:
         """Distinct track_idx, best first, (B, k)."""

@@ -32,7 +32,7 @@ class Catalogue:
     artist_id_N: NDArray[np.int64]
     album_id_N: NDArray[np.int64]
 
-    def streamed(self, days: FirstDays) -> csr_array:
+    def streamed_tracks(self, days: FirstDays) -> csr_array:
         """Which tracks of the catalogue were streamed on the first day, (B, N) of ones."""
         ids, index = np.unique(self.track_id_N, return_index=True)
         row, at = _known(days.blocks.get("streamed_songs"), ids)
@@ -47,7 +47,7 @@ class Vocabulary:
     countries: tuple[str, ...]
 
     @classmethod
-    def of(cls, catalogue: Catalogue, days: FirstDays) -> Vocabulary:
+    def build(cls, catalogue: Catalogue, days: FirstDays) -> Vocabulary:
         """The catalogue's tokens and the countries of `days`."""
         return cls(catalogue, tuple(sorted({c for c in days.country if isinstance(c, str)})))
 
@@ -84,7 +84,7 @@ class Vocabulary:
         return len(self.catalogue.track_id_N)
 
     @cached_property
-    def of_track_NV(self) -> csr_array:
+    def tokens_of_tracks_NV(self) -> csr_array:
         """The tokens of each track: itself, its artist, its album; (N, V) of ones."""
         n = self.n_tracks
         columns = [np.arange(n)]
@@ -93,13 +93,13 @@ class Vocabulary:
             columns.append(token[np.searchsorted(known, ids)])
         return _ones(np.tile(np.arange(n), 3), np.concatenate(columns), (n, self.size))
 
-    def tracks(self, heard_BN: csr_array) -> csr_array:
+    def track_tokens(self, heard_BN: csr_array) -> csr_array:
         """The tokens of sets of tracks, (B, V) of ones."""
-        found = (csr_array(heard_BN) @ self.of_track_NV).tocsr()
+        found = (csr_array(heard_BN) @ self.tokens_of_tracks_NV).tocsr()
         found.data[:] = 1
         return found
 
-    def people(self, days: FirstDays) -> csr_array:
+    def demographic_tokens(self, days: FirstDays) -> csr_array:
         """Country and age class of each listener, where known; (B, V) of ones."""
         place = {code: self.spans["country"].start + i for i, code in enumerate(self.countries)}
         country = np.fromiter((place.get(code, -1) for code in days.country), np.int64, len(days))
@@ -109,7 +109,7 @@ class Vocabulary:
         known = column >= 0
         return _ones(row[known], column[known], (len(days), self.size))
 
-    def days(self, days: FirstDays) -> csr_array:
+    def first_day_tokens(self, days: FirstDays) -> csr_array:
         """The tokens of first days, (B, V) of ones."""
         shape = (len(days), self.n_tracks)
         rows, columns = [], []
@@ -122,12 +122,14 @@ class Vocabulary:
         row, column = np.concatenate(rows), np.concatenate(columns)
         songs = column < shape[1]
         direct = _ones(row, column, (len(days), self.size))
-        found = (direct + self.tracks(_ones(row[songs], column[songs], shape)) + self.people(days)).tocsr()
+        found = (
+            direct + self.track_tokens(_ones(row[songs], column[songs], shape)) + self.demographic_tokens(days)
+        ).tocsr()
         found.data[:] = 1
         return found
 
 
-def padded(tokens_BV: csr_array) -> NDArray[np.int64]:
+def pad_tokens(tokens_BV: csr_array) -> NDArray[np.int64]:
     """The tokens of each listener side by side, (B, T), T of the fullest bag and at least 1; V where there is none."""
     sizes = np.diff(tokens_BV.indptr)
     out = np.full((len(sizes), max(1, int(sizes.max(initial=0)))), tokens_BV.shape[1], np.int64)

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from models.mixed_precision import training
+from models.mixed_precision import bfloat16_autocast
 from models.skip.estimators.base import Losses
 from models.skip.estimators.early_stopping import stop_early
 
@@ -86,7 +86,7 @@ def train_net(
         for start in range(at, at + n, size):
             index_B = order_N[start : min(start + size, at + n)]
             optimiser.zero_grad()
-            with training():
+            with bfloat16_autocast():
                 logit_B = net(*batch(index_B))
             loss = nn.functional.binary_cross_entropy_with_logits(logit_B.float(), labels_N[index_B])
             loss.backward()  # type: ignore[no-untyped-call]

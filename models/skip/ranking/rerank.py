@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from models.evaluation.diversity import spread
+from models.evaluation.diversity import select_diverse
 
 
 def rerank(
@@ -61,7 +61,7 @@ def rerank(
         else:
             _, code_L = np.unique(np.asarray(artists_BL)[row], return_inverse=True)
             unit_LD = np.eye(int(code_L.max(initial=0)) + 1, dtype=np.float32)[code_L]
-        out[row] = tracks[row][spread(worth[row], unit_LD, n, diversity)]
+        out[row] = tracks[row][select_diverse(worth[row], unit_LD, n, diversity)]
     return out
 
 

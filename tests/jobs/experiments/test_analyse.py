@@ -15,7 +15,7 @@ from jobs.experiments import analyse, off_policy, plan
 from jobs.experiments.exposures import days
 from jobs.platform.context import Context
 from jobs.tracking import runs
-from models.evaluation.assignment import arm_of, bounds
+from models.evaluation.assignment import arm_index, bucket_bounds
 from serving.experiment import assignment
 from tests.helpers import small_week
 
@@ -52,11 +52,11 @@ def show(
 ):
     """n listeners with two lists of four; outcomes by the arm's rate and a listener's own liking."""
     planned_ = context.settings.experiment
-    rng, ends = np.random.default_rng(5), bounds([arm.share for arm in planned_.arms])
+    rng, ends = np.random.default_rng(5), bucket_bounds([arm.share for arm in planned_.arms])
     by_day: dict[str, list[dict]] = {day: [] for day in days(planned_)}
     heard: dict[str, list[dict]] = {day: [] for day in by_day}
     for user in range(n):
-        arm = planned_.arms[arm_of(planned_.name, planned_.salt, user, ends)]
+        arm = planned_.arms[arm_index(planned_.name, planned_.salt, user, ends)]
         if not keep(user, arm.name):
             continue
         liking = min(rng.gamma(4, 0.25) * rate[arm.name], 1)
@@ -154,8 +154,8 @@ def test_listeners_that_got_lost_are_no_verdict(planned, capfd):
 
 def test_a_listener_in_another_arm_is_no_verdict(planned, capfd):
     plan.register(planned, BEFORE)
-    ends = bounds([0.5, 0.3, 0.2])
-    stray = next(user for user in range(1_500) if arm_of("first_day", "1", user, ends) != 0)
+    ends = bucket_bounds([0.5, 0.3, 0.2])
+    stray = next(user for user in range(1_500) if arm_index("first_day", "1", user, ends) != 0)
     show(planned, arm_for=lambda user, arm: "a" if user == stray else arm)
     assert "1 listeners were shown another arm than their own" in refused(planned, capfd)
 

@@ -69,7 +69,7 @@ def test_few_newcomers_prove_nothing():
     rng = np.random.default_rng(0)
 
     def days(n: int, codes: list[str]) -> FirstDays:
-        blocks = {name: Ragged.of([[]] * n) for name in INTERACTIONS}
+        blocks = {name: Ragged.from_lists([[]] * n) for name in INTERACTIONS}
         return FirstDays(rng.choice(codes, n).astype(object), np.full(n, 30), blocks)
 
     codes = [f"{a}{b}" for a in "ABCDE" for b in "ABCDE"]

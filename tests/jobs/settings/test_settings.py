@@ -8,19 +8,19 @@ import pytest
 
 from contracts.errors import BadArgument
 from jobs.cli import main as cli
-from jobs.cold_start.methods import judged, our_recipes
+from jobs.cold_start.methods import in_house_config, judged
 from jobs.platform.context import Context
 from jobs.platform.week import Week
 from jobs.settings.cold_start import METHODS, PEERS, DropoutNetSettings, EvaluationSettings, MeluSettings
 from jobs.settings.settings import Settings, load
 from models.cold_start.methods.dropoutnet import DropoutNetRecipe
 from models.cold_start.methods.melu import MeluRecipe
-from models.cold_start.methods.registry import NAMES, Ours
+from models.cold_start.methods.registry import METHOD_NAMES, InHouseConfig
 
 
 def test_every_method_can_be_chosen():
-    assert METHODS == NAMES
-    assert EvaluationSettings(methods=NAMES).methods == NAMES
+    assert METHODS == METHOD_NAMES
+    assert EvaluationSettings(methods=METHOD_NAMES).methods == METHOD_NAMES
 
 
 def test_popularity_is_always_judged_and_each_method_once():
@@ -50,7 +50,7 @@ def test_a_fold_in_is_judged_where_the_factors_are(context):
 def test_sections_are_the_recipes():
     assert DropoutNetRecipe(**DropoutNetSettings().model_dump()) == DropoutNetRecipe()
     assert MeluRecipe(**MeluSettings().model_dump()) == MeluRecipe()
-    assert our_recipes(Settings(name="x", week="2026-11-16")) == Ours()
+    assert in_house_config(Settings(name="x", week="2026-11-16")) == InHouseConfig()
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,9 @@ def demographics() -> Demographics:
 def random_days(b: int, seed: int = 1) -> FirstDays:
     rng = np.random.default_rng(seed)
     blocks = {
-        name: Ragged.of([rng.integers(9, 21, rng.integers(0, 9)) * 10 for _ in range(b)])  # 90 and 200 are unknown
+        name: Ragged.from_lists(
+            [rng.integers(9, 21, rng.integers(0, 9)) * 10 for _ in range(b)]
+        )  # 90 and 200 are unknown
         for name in INTERACTIONS
     }
     country = rng.choice(np.array(["FR", "BR", "ZZ", None], object), b)
@@ -52,7 +54,7 @@ def random_days(b: int, seed: int = 1) -> FirstDays:
 def test_layout_has_the_papers_width(d: int, size: int) -> None:
     layout = Layout(d)
     assert layout.size == size == len(layout.names()) == len(set(layout.names()))
-    assert Layout.of_width(size) == layout
+    assert Layout.from_width(size) == layout
     covered = np.zeros(size, int)
     for block in BLOCKS:
         covered[layout.block(block)] += 1
@@ -84,7 +86,7 @@ def test_layout_refuses_unknown_names_and_widths() -> None:
     with pytest.raises(ValueError, match="no scalar"):
         Layout(8).scalar("age")
     with pytest.raises(ValueError, match="2579"):
-        Layout.of_width(2580)
+        Layout.from_width(2580)
     with pytest.raises(ValueError, match="at least 1"):
         Layout(0)
 
@@ -99,7 +101,7 @@ def test_age_classes_at_their_borders() -> None:
 
 def test_a_row_by_hand(entities: Entities, demographics: Demographics) -> None:
     song, artist = entities.vectors["song"], entities.vectors["artist"]
-    days = FirstDays.one(
+    days = FirstDays.single(
         "BR", 30, {"streamed_songs": [110, 110, 150, 999], "streamed_artists": [120], "search_playlists": []}
     )
     layout, row = Layout(D), input_vectors(days, entities, demographics)[0]
@@ -119,7 +121,7 @@ def test_a_row_by_hand(entities: Entities, demographics: Demographics) -> None:
 def test_each_block_lands_in_its_place(entities: Entities, demographics: Demographics) -> None:
     layout = Layout(D)
     for name in INTERACTIONS:
-        row = input_vectors(FirstDays.one(None, None, {name: [130, 140]}), entities, demographics)[0]
+        row = input_vectors(FirstDays.single(None, None, {name: [130, 140]}), entities, demographics)[0]
         kind = name.rsplit("_", 1)[1][:-1]
         np.testing.assert_array_equal(row[layout.block(name)], entities.vectors[kind][3:5].mean(axis=0))
         assert row[layout.scalar(f"nb_{name}")] == 2
@@ -129,7 +131,7 @@ def test_each_block_lands_in_its_place(entities: Entities, demographics: Demogra
 
 
 def test_nothing_known_is_zero_but_for_the_age(entities: Entities, demographics: Demographics) -> None:
-    row = input_vectors(FirstDays.one("XX", None, {"streamed_songs": [5]}), entities, demographics)[0]
+    row = input_vectors(FirstDays.single("XX", None, {"streamed_songs": [5]}), entities, demographics)[0]
     layout = Layout(D)
     assert row[layout.scalar("age_value")] == -1
     assert row[layout.scalar("nb_streamed_songs")] == 1
@@ -169,7 +171,7 @@ def test_one_equals_the_arrow_table(entities: Entities, demographics: Demographi
     np.testing.assert_array_equal(got, expected[3:])
     for b in range(6):
         age = int(days.age[b])
-        one = FirstDays.one(days.country[b], None if age < 0 else age, {n: lists[n][b] for n in INTERACTIONS})
+        one = FirstDays.single(days.country[b], None if age < 0 else age, {n: lists[n][b] for n in INTERACTIONS})
         np.testing.assert_array_equal(input_vectors(one, entities, demographics)[0], expected[b])
 
 
@@ -193,7 +195,7 @@ def test_kinds_and_rows_may_be_absent(demographics: Demographics) -> None:
         {"song": np.array([1]), "album": np.empty(0, np.int64)},
         {"song": np.ones((1, D), np.float32), "album": np.empty((0, D), np.float32)},
     )
-    day = FirstDays.one(None, None, {"banned_albums": [1], "banned_artists": [1], "banned_songs": [1]})
+    day = FirstDays.single(None, None, {"banned_albums": [1], "banned_artists": [1], "banned_songs": [1]})
     row, layout = input_vectors(day, entities, demographics)[0], Layout(D)
     assert (row[layout.block("banned_songs")] == 1).all()
     assert not row[layout.block("banned_albums")].any()
@@ -204,11 +206,11 @@ def test_kinds_and_rows_may_be_absent(demographics: Demographics) -> None:
 
 
 def test_ragged_take_and_of() -> None:
-    ragged = Ragged.of([[1, 2], [], [3], [4, 5, 6]])
+    ragged = Ragged.from_lists([[1, 2], [], [3], [4, 5, 6]])
     assert [ragged.take([3, 0, 1]).row(b).tolist() for b in range(3)] == [[4, 5, 6], [1, 2], []]
     mask = np.array([True, False, True, False])
     assert ragged.take(mask).ids.tolist() == [1, 2, 3]
-    assert len(Ragged.of([])) == 0
+    assert len(Ragged.from_lists([])) == 0
     with pytest.raises(IndexError):
         ragged.row(4)
 
@@ -221,11 +223,11 @@ def test_ragged_take_and_of() -> None:
         (lambda: Ragged(np.array([0, 1]), np.array([0.5])), "integers"),
         (lambda: Ragged.from_arrow(pa.array([[1], None]), "events.ids"), "events.ids: holds nulls"),
         (lambda: Ragged.from_arrow(pa.array([[1, None]]), "ids"), "ids: holds nulls"),
-        (lambda: FirstDays.one(None, None, {"streams": [1]}), "no block 'streams'"),
-        (lambda: FirstDays.one(None, -2, {}), "age must be whole years"),
+        (lambda: FirstDays.single(None, None, {"streams": [1]}), "no block 'streams'"),
+        (lambda: FirstDays.single(None, -2, {}), "age must be whole years"),
         (lambda: FirstDays(np.array([None]), np.array([1, 2]), {}), "country and age"),
         (
-            lambda: FirstDays(np.array([None]), np.array([1]), {"banned_songs": Ragged.of([[], []])}),
+            lambda: FirstDays(np.array([None]), np.array([1]), {"banned_songs": Ragged.from_lists([[], []])}),
             "banned_songs has 2",
         ),
         (lambda: FirstDays.from_arrow(pa.table({"country": ["FR"]})), "columns missing: age, favorite_songs"),
@@ -245,4 +247,4 @@ def test_wrong_input_is_refused(make, message: str) -> None:
 
 def test_spaces_of_different_width_are_refused(entities: Entities) -> None:
     with pytest.raises(ValueError, match="d = 4, demographics d = 5"):
-        input_vectors(FirstDays.one(None, None, {}), entities, Demographics({}, np.ones((5, 5))))
+        input_vectors(FirstDays.single(None, None, {}), entities, Demographics({}, np.ones((5, 5))))

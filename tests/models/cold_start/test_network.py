@@ -8,9 +8,19 @@ import torch
 
 from models import mixed_precision
 from models.cold_start.input_vector import SCALARS
-from models.cold_start.network import CODE, PAPER, ColdStartNet, Recipe, _batches, fit, predict, restore, state
+from models.cold_start.network import (
+    CODE_RECIPE,
+    PAPER_RECIPE,
+    ColdStartNet,
+    NetworkRecipe,
+    _batches,
+    fit,
+    from_state_arrays,
+    predict,
+    state_arrays,
+)
 
-SMALL = Recipe(hidden=(32, 16), learning_rate=1e-2, epochs=12, batch_size=32, device="cpu")
+SMALL = NetworkRecipe(hidden=(32, 16), learning_rate=1e-2, epochs=12, batch_size=32, device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -30,15 +40,25 @@ def test_the_papers_sizes(d_in: int, d_out: int, n: int) -> None:
 
 
 def test_the_two_recipes() -> None:
-    assert (PAPER.optimiser, PAPER.learning_rate, PAPER.epochs, PAPER.batch_size) == ("sgd", 1e-4, 100, 512)
-    assert not PAPER.normalise_output
-    assert (CODE.optimiser, CODE.learning_rate, CODE.epochs, CODE.batch_size) == ("adam", 1e-5, 130, 512)
-    assert CODE.normalise_output
-    assert CODE.drop_last
+    assert (PAPER_RECIPE.optimiser, PAPER_RECIPE.learning_rate, PAPER_RECIPE.epochs, PAPER_RECIPE.batch_size) == (
+        "sgd",
+        1e-4,
+        100,
+        512,
+    )
+    assert not PAPER_RECIPE.normalise_output
+    assert (CODE_RECIPE.optimiser, CODE_RECIPE.learning_rate, CODE_RECIPE.epochs, CODE_RECIPE.batch_size) == (
+        "adam",
+        1e-5,
+        130,
+        512,
+    )
+    assert CODE_RECIPE.normalise_output
+    assert CODE_RECIPE.drop_last
 
 
 @pytest.mark.parametrize("recipe", [SMALL, replace(SMALL, optimiser="sgd", learning_rate=1.0, normalise_output=False)])
-def test_it_learns(task, recipe: Recipe) -> None:
+def test_it_learns(task, recipe: NetworkRecipe) -> None:
     x, y = task
     losses: list[tuple[int, float, float | None]] = []
     net = fit(x[:320], y[:320], recipe, 1, lambda *row: losses.append(row), validation=(x[320:], y[320:]))
@@ -55,9 +75,9 @@ def test_bfloat16_learns_as_well_and_keeps_float32(task, monkeypatch) -> None:
     short, losses = fit(*task, SMALL, 1), {}
     monkeypatch.setattr(mixed_precision, "has_bfloat16", lambda: False)
     whole = fit(*task, SMALL, 1)
-    assert any((state(short)[name] != state(whole)[name]).any() for name in state(whole))
+    assert any((state_arrays(short)[name] != state_arrays(whole)[name]).any() for name in state_arrays(whole))
     for name, net in (("short", short), ("whole", whole)):
-        assert {array.dtype for array in state(net).values()} == {np.dtype(np.float32), np.dtype(np.int64)}
+        assert {array.dtype for array in state_arrays(net).values()} == {np.dtype(np.float32), np.dtype(np.int64)}
         losses[name] = float(np.square(predict(net, task[0]) - task[1]).mean())
     assert losses["short"] == pytest.approx(losses["whole"], rel=0.05)
 
@@ -67,10 +87,10 @@ def test_logarithms_of_counts_and_a_flag_for_an_unknown_age(task) -> None:
     x[::3, 20] = -1
     recipe = replace(SMALL, log_counts=True)
     net = fit(x, task[1], recipe, 1)
-    again = restore(state(net), log_counts=True)
+    again = from_state_arrays(state_arrays(net), log_counts=True)
     np.testing.assert_array_equal(predict(net, x), predict(again, x))
     by_hand = np.hstack([x[:, :20], np.maximum(x[:, 20:21], 0), x[:, 20:21] < 0, np.log1p(x[:, 21:])])
-    plain = restore(state(net))
+    plain = from_state_arrays(state_arrays(net))
     np.testing.assert_allclose(predict(net, x), predict(plain, by_hand.astype(np.float32)), atol=1e-6)
     with pytest.raises(ValueError, match="input rows end with 19 scalars, got d_in 19"):
         ColdStartNet(19, 4, log_counts=True)
@@ -85,17 +105,17 @@ def test_output_is_of_unit_length_only_where_asked(task) -> None:
 
 
 @pytest.mark.parametrize("recipe", [SMALL, replace(SMALL, optimiser="sgd", drop_last=False)])
-def test_the_second_fit_equals_the_first(task, recipe: Recipe) -> None:
+def test_the_second_fit_equals_the_first(task, recipe: NetworkRecipe) -> None:
     x, y = task
     recipe = replace(recipe, epochs=3)
     torch.manual_seed(11)
-    one = state(fit(x, y, recipe, seed=4))
+    one = state_arrays(fit(x, y, recipe, seed=4))
     here = torch.random.get_rng_state()
     torch.manual_seed(12)
-    two = state(fit(x, y, recipe, seed=4))
+    two = state_arrays(fit(x, y, recipe, seed=4))
     torch.manual_seed(11)
     assert torch.equal(torch.random.get_rng_state(), here)  # nobody else's random numbers move
-    other = state(fit(x, y, recipe, seed=5))
+    other = state_arrays(fit(x, y, recipe, seed=5))
     assert all(np.array_equal(one[name], two[name]) for name in one)
     assert any(not np.array_equal(one[name], other[name]) for name in one)
 
@@ -103,8 +123,8 @@ def test_the_second_fit_equals_the_first(task, recipe: Recipe) -> None:
 def test_validation_and_callbacks_change_nothing(task) -> None:
     x, y = task
     recipe = replace(SMALL, epochs=3)
-    bare = state(fit(x, y, recipe, 1))
-    watched = state(fit(x, y, recipe, 1, lambda *_: None, (x[:50] * 9, y[:50])))
+    bare = state_arrays(fit(x, y, recipe, 1))
+    watched = state_arrays(fit(x, y, recipe, 1, lambda *_: None, (x[:50] * 9, y[:50])))
     assert all(np.array_equal(bare[name], watched[name]) for name in bare)
 
 
@@ -134,7 +154,7 @@ def test_no_batch_of_one_and_no_row_lost(n: int, drop_last: bool) -> None:
 def test_predict_keeps_the_mode_and_does_not_move_the_statistics(task) -> None:
     x, _ = task
     net = ColdStartNet(20, 6, (8,))
-    before = state(net)
+    before = state_arrays(net)
     whole = predict(net, x)
     assert net.training
     np.testing.assert_allclose(predict(net, x, batch=7), whole, rtol=1e-5, atol=1e-6)
@@ -143,33 +163,33 @@ def test_predict_keeps_the_mode_and_does_not_move_the_statistics(task) -> None:
     assert predict(net, x[:0]).shape == (0, 6)
     assert not predict(net.eval(), x).flags.f_contiguous
     assert not net.training
-    assert all(np.array_equal(before[name], a) for name, a in state(net).items())
+    assert all(np.array_equal(before[name], a) for name, a in state_arrays(net).items())
 
 
 def test_save_and_load_through_npz(task, tmp_path) -> None:
     x, y = task
     net = fit(x, y, replace(SMALL, epochs=2))
-    np.savez(tmp_path / "net.npz", **state(net))
+    np.savez(tmp_path / "net.npz", **state_arrays(net))
     with np.load(tmp_path / "net.npz", allow_pickle=False) as arrays:
-        back = restore(dict(arrays), normalise_output=True)
+        back = from_state_arrays(dict(arrays), normalise_output=True)
     assert not back.training
     np.testing.assert_array_equal(predict(back, x), predict(net, x))
 
 
 def test_state_is_a_copy(task) -> None:
     net = fit(*task, replace(SMALL, epochs=1))
-    state(net)["layers.0.weight"][:] = 0
-    assert state(net)["layers.0.weight"].any()
+    state_arrays(net)["layers.0.weight"][:] = 0
+    assert state_arrays(net)["layers.0.weight"].any()
 
 
 def test_arrays_that_do_not_fit_are_refused(task) -> None:
-    arrays = state(fit(*task, replace(SMALL, epochs=1)))
+    arrays = state_arrays(fit(*task, replace(SMALL, epochs=1)))
     with pytest.raises(ValueError, match="no weights"):
-        restore({})
+        from_state_arrays({})
     with pytest.raises(ValueError, match=r"layers\.1?\d?\.?.*bias"):
-        restore({name: a for name, a in arrays.items() if name != "layers.0.bias"})
+        from_state_arrays({name: a for name, a in arrays.items() if name != "layers.0.bias"})
     with pytest.raises(ValueError, match="size mismatch"):
-        restore({**arrays, "layers.0.bias": np.zeros(3, np.float32)})
+        from_state_arrays({**arrays, "layers.0.bias": np.zeros(3, np.float32)})
 
 
 def bad(x: np.ndarray, row: int, value: float) -> np.ndarray:
@@ -226,7 +246,7 @@ def test_a_loss_that_explodes_names_the_learning_rate(task) -> None:
 )
 def test_a_recipe_is_checked_once(field: str, value: object) -> None:
     with pytest.raises(ValueError, match=rf"network\.{field}: .*got"):
-        replace(CODE, **{field: value})
+        replace(CODE_RECIPE, **{field: value})
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

@@ -8,7 +8,7 @@ from scipy.sparse import coo_array, csr_array
 from sklearn.cluster import KMeans as Reference
 
 from models.cold_start import segments
-from models.cold_start.nearest_centroid import nearest
+from models.cold_start.nearest_centroid import nearest_centroids
 from models.cold_start.segments import kmeans, rankings
 
 
@@ -61,7 +61,7 @@ def test_converged_labels_are_the_nearest_centroids(monkeypatch) -> None:
     x, _ = blobs(6, 80)
     found = kmeans(x, 20, seed=0, max_iter=300)
     assert found.n_iter < 300
-    np.testing.assert_array_equal(nearest(x, found.centroids), found.labels)
+    np.testing.assert_array_equal(nearest_centroids(x, found.centroids), found.labels)
 
 
 @pytest.mark.parametrize("seed", [0, 1])
@@ -107,7 +107,7 @@ def test_many_users_start_from_a_quarter(monkeypatch) -> None:
     assert sizes == [500, 2000, 8000]
     assert found.labels.shape == (8000,)
     assert np.bincount(found.labels, minlength=30).min() > 0
-    assert (nearest(x, found.centroids) != found.labels).mean() < 0.05
+    assert (nearest_centroids(x, found.centroids) != found.labels).mean() < 0.05
     assert found.inertia < 1.01 * Reference(30, random_state=0).fit(x).inertia_
     np.testing.assert_array_equal(found.labels, kmeans(x, 30, seed=1).labels)
 
@@ -151,7 +151,7 @@ def test_batched_seeds_are_as_good_as_one_at_a_time(monkeypatch) -> None:
 
     def mean_error() -> float:
         runs = [segments._seeds(x, square, 60, np.random.default_rng(seed)) for seed in range(120)]
-        return float(np.mean([np.square(x - c[nearest(x, c)]).sum() for c in runs]))
+        return float(np.mean([np.square(x - c[nearest_centroids(x, c)]).sum() for c in runs]))
 
     batched = mean_error()
     monkeypatch.setattr(segments, "_SEED_BATCH", 1)
@@ -198,17 +198,17 @@ def test_nearest_is_the_definition() -> None:
     rng = np.random.default_rng(0)
     x, c = rng.standard_normal((2500, 8)).astype("f4"), rng.standard_normal((37, 8)).astype("f4")
     distance = np.square(x[:, None].astype(float) - c[None]).sum(axis=2)
-    got = nearest(x, c)
+    got = nearest_centroids(x, c)
     assert got.dtype == np.int32
     np.testing.assert_array_equal(got, distance.argmin(axis=1))
     for b in range(0, 2500, 101):
-        assert nearest(x[b : b + 1], c)[0] == got[b]
-    assert nearest(x[:0], c).shape == (0,)
+        assert nearest_centroids(x[b : b + 1], c)[0] == got[b]
+    assert nearest_centroids(x[:0], c).shape == (0,)
 
 
 def test_nearest_ties_go_to_the_lower_segment() -> None:
     c = np.array([[3.0, 0], [1, 1], [-1, 1], [1, 1]], np.float32)
-    assert nearest(np.array([[0.0, 0.3], [1, 1], [9, 0]], np.float32), c).tolist() == [1, 1, 0]
+    assert nearest_centroids(np.array([[0.0, 0.3], [1, 1], [9, 0]], np.float32), c).tolist() == [1, 1, 0]
 
 
 def listens(lists: list[list[int]], n: int) -> csr_array:
@@ -253,8 +253,8 @@ def test_rankings_do_not_mind_the_order_of_columns_in_a_row() -> None:
         (lambda: kmeans(np.ones((3, 2)), 1, max_iter=0), "max_iter"),
         (lambda: kmeans(np.array([[1.0], [np.nan]]), 1), "row 1 holds NaN"),
         (lambda: kmeans(np.ones(3), 1), "must be a matrix"),
-        (lambda: nearest(np.ones((1, 3)), np.ones((2, 2))), "share D"),
-        (lambda: nearest(np.full((1, 2), np.inf), np.ones((2, 2))), "x: row 0 holds NaN"),
+        (lambda: nearest_centroids(np.ones((1, 3)), np.ones((2, 2))), "share D"),
+        (lambda: nearest_centroids(np.full((1, 2), np.inf), np.ones((2, 2))), "x: row 0 holds NaN"),
         (lambda: rankings(np.array([0]), listens([[1]], 3), 1, 4), r"segments.ranking: .*tracks \(3\), got 4"),
         (lambda: rankings(np.array([2]), listens([[1]], 3), 2, 1), "labels must be from 0 to 1"),
         (lambda: rankings(np.array([0, 1]), listens([[1]], 3), 2, 1), "labels must be"),

@@ -8,12 +8,19 @@ import numpy as np
 import pytest
 from scipy.stats import chisquare, norm
 
-from models.evaluation.experiments import Rate, holm, lift, rate, required_users, sample_ratio
+from models.evaluation.experiments import (
+    Rate,
+    adjust_holm,
+    compute_lift,
+    compute_rate,
+    required_users,
+    sample_ratio_p_value,
+)
 
 
 def test_a_rate_by_hand():
     """4 of 10 displays; residuals y - 0.4 n are 1.2, -0.4, -0.8, so the variance is 3/2 * 2.24 / 100."""
-    found = rate([2, 6, 2], [2, 2, 0])
+    found = compute_rate([2, 6, 2], [2, 2, 0])
     assert (found.users, found.displays, found.successes, found.value) == (3, 10, 4, 0.4)
     assert found.error == pytest.approx(math.sqrt(1.5 * 2.24 / 100))
     assert found.design_effect == pytest.approx(0.0336 / 0.024)
@@ -21,12 +28,12 @@ def test_a_rate_by_hand():
 
 def test_a_lift_by_hand():
     arm, control = Rate(9, 90, 18, 0.2, 0.02, 1.0), Rate(9, 90, 9, 0.1, 0.02, 1.0)
-    found = lift(arm, control, 0.05)
+    found = compute_lift(arm, control, 0.05)
     error = math.hypot(0.1, 0.2)
     assert found.ratio == pytest.approx(2)
     assert (found.low, found.high) == pytest.approx((2 * math.exp(-1.959964 * error), 2 * math.exp(1.959964 * error)))
     assert found.p_value == pytest.approx(2 * norm.sf(math.log(2) / error))
-    assert lift(Rate(9, 90, 0, 0.0, 0.0, 1.0), control, 0.05).ratio is None
+    assert compute_lift(Rate(9, 90, 0, 0.0, 0.0, 1.0), control, 0.05).ratio is None
 
 
 @pytest.mark.parametrize(
@@ -34,19 +41,19 @@ def test_a_lift_by_hand():
 )
 def test_counts_that_cannot_be_are_refused(displays, successes):
     with pytest.raises(ValueError, match="rate"):
-        rate(displays, successes)
+        compute_rate(displays, successes)
 
 
 def test_holm_by_hand():
-    assert holm({"a": 0.03, "b": 0.01, "c": 0.04}) == pytest.approx({"a": 0.06, "b": 0.03, "c": 0.06})
-    assert holm({"a": 0.9, "b": 0.8}) == {"a": 1.0, "b": 1.0}
-    assert holm({}) == {}
+    assert adjust_holm({"a": 0.03, "b": 0.01, "c": 0.04}) == pytest.approx({"a": 0.06, "b": 0.03, "c": 0.06})
+    assert adjust_holm({"a": 0.9, "b": 0.8}) == {"a": 1.0, "b": 1.0}
+    assert adjust_holm({}) == {}
 
 
 def test_the_sample_ratio_is_pearsons_test():
     users, shares = [3_010, 2_950, 4_040], [0.3, 0.3, 0.4]
-    assert sample_ratio(users, shares) == pytest.approx(chisquare(users, 10_000 * np.array(shares)).pvalue)
-    assert sample_ratio([5_300, 4_700], [0.5, 0.5]) < 1e-8
+    assert sample_ratio_p_value(users, shares) == pytest.approx(chisquare(users, 10_000 * np.array(shares)).pvalue)
+    assert sample_ratio_p_value([5_300, 4_700], [0.5, 0.5]) < 1e-8
 
 
 def listeners(n: int, mean: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -59,13 +66,13 @@ def test_without_an_effect_it_rejects_as_often_as_it_says():
     rng, alpha, n_tests = np.random.default_rng(0), 0.05, 3_000
     by_user, by_display = 0, 0
     for _ in range(n_tests):
-        one, two = (rate(*listeners(400, 0.1, rng)) for _ in range(2))
-        by_user += lift(one, two, alpha).p_value <= alpha
+        one, two = (compute_rate(*listeners(400, 0.1, rng)) for _ in range(2))
+        by_user += compute_lift(one, two, alpha).p_value <= alpha
         naive = [
             Rate(r.users, r.displays, r.successes, r.value, r.error / math.sqrt(r.design_effect), 1.0)
             for r in (one, two)
         ]
-        by_display += lift(*naive, alpha).p_value <= alpha
+        by_display += compute_lift(*naive, alpha).p_value <= alpha
     spread = 4 * math.sqrt(alpha * (1 - alpha) / n_tests)
     assert abs(by_user / n_tests - alpha) < spread
     assert by_display / n_tests > 0.2  # what counting displays as independent would do
@@ -75,19 +82,20 @@ def test_several_arms_without_an_effect_reject_no_more_often_together():
     rng, alpha, n_tests = np.random.default_rng(1), 0.05, 1_500
     wrong = 0
     for _ in range(n_tests):
-        control, *arms = (rate(*listeners(300, 0.1, rng)) for _ in range(4))
-        p = {str(at): lift(arm, control, alpha).p_value for at, arm in enumerate(arms)}
-        wrong += min(holm(p).values()) <= alpha
+        control, *arms = (compute_rate(*listeners(300, 0.1, rng)) for _ in range(4))
+        p = {str(at): compute_lift(arm, control, alpha).p_value for at, arm in enumerate(arms)}
+        wrong += min(adjust_holm(p).values()) <= alpha
     assert wrong / n_tests < alpha + 4 * math.sqrt(alpha * (1 - alpha) / n_tests)
 
 
 def test_the_planned_listeners_find_the_planned_effect():
     rng, alpha, power = np.random.default_rng(2), 0.05, 0.8
-    pilot = rate(*listeners(20_000, 0.1, rng))
+    pilot = compute_rate(*listeners(20_000, 0.1, rng))
     n = required_users(pilot.value, 0.15, alpha, power, pilot.displays / pilot.users, pilot.design_effect)
     found = np.mean(
         [
-            lift(rate(*listeners(n, 0.115, rng)), rate(*listeners(n, 0.1, rng)), alpha).p_value <= alpha
+            compute_lift(compute_rate(*listeners(n, 0.115, rng)), compute_rate(*listeners(n, 0.1, rng)), alpha).p_value
+            <= alpha
             for _ in range(600)
         ]
     )
@@ -101,6 +109,6 @@ def test_intervals_hold_the_truth():
     rng = np.random.default_rng(3)
     held = 0
     for _ in range(600):
-        found = lift(rate(*listeners(500, 0.12, rng)), rate(*listeners(500, 0.08, rng)), 0.05)
+        found = compute_lift(compute_rate(*listeners(500, 0.12, rng)), compute_rate(*listeners(500, 0.08, rng)), 0.05)
         held += found.low <= 1.5 <= found.high
     assert 0.92 < held / 600 < 0.98

@@ -11,7 +11,7 @@ from models.evaluation.metrics import bootstrap, paired_bootstrap, score
 
 def test_three_rows_by_hand() -> None:
     recommended = np.array([[4, 7, 1, 9], [0, 1, 2, 3], [5, 6, 7, 8]], np.int32)
-    truth = Ragged.of([[1, 4, 100, 50, 60, 70], [3, 1], [9]])
+    truth = Ragged.from_lists([[1, 4, 100, 50, 60, 70], [3, 1], [9]])
     got = score(recommended, truth, 4)
     w = 1 / np.log2([2, 3, 4, 5])
     np.testing.assert_allclose(got["precision"], [2 / 4, 2 / 2, 0])
@@ -21,15 +21,15 @@ def test_three_rows_by_hand() -> None:
 
 def test_k_cuts_the_list() -> None:
     recommended = np.array([[3, 1, 2]])
-    got = score(recommended, Ragged.of([[1, 2]]), 2)
+    got = score(recommended, Ragged.from_lists([[1, 2]]), 2)
     assert got["precision"][0] == 0.5
-    assert score(recommended, Ragged.of([[1, 2]]), 1)["recall"][0] == 0
+    assert score(recommended, Ragged.from_lists([[1, 2]]), 1)["recall"][0] == 0
 
 
 def test_a_perfect_list_is_one_to_the_bit() -> None:
     for k in (1, 7, 50):
         recommended = np.arange(60)[None, :].repeat(40, axis=0)
-        truth = Ragged.of([list(range(n, -1, -1)) for n in range(40)])
+        truth = Ragged.from_lists([list(range(n, -1, -1)) for n in range(40)])
         for name, value in score(recommended, truth, k).items():
             if name != "recall":
                 assert (value == 1).all(), name
@@ -46,7 +46,7 @@ def test_against_scikit_learn_and_sets(k: int) -> None:
     relevance = np.zeros((b, n))
     for row, ids in enumerate(lists):
         relevance[row, ids] = 1
-    got = score(recommended, Ragged.of(lists), k)
+    got = score(recommended, Ragged.from_lists(lists), k)
     expected = [ndcg_score(relevance[i : i + 1], scores[i : i + 1], k=k) for i in range(b)]
     np.testing.assert_allclose(got["ndcg"], expected, rtol=1e-12)
     hits = [len(set(recommended[i, :k]) & set(lists[i])) for i in range(b)]
@@ -58,15 +58,15 @@ def test_a_repeated_truth_counts_once_and_blocks_do_not_show(monkeypatch) -> Non
     rng = np.random.default_rng(0)
     recommended = np.stack([rng.choice(500, 9, replace=False) for _ in range(33)])
     lists = [rng.integers(0, 500, 200) for _ in range(33)]
-    once = score(recommended, Ragged.of([np.unique(ids) for ids in lists]), 9)
+    once = score(recommended, Ragged.from_lists([np.unique(ids) for ids in lists]), 9)
     monkeypatch.setattr(metrics, "_BLOCK_CELLS", 2_000)
-    many = score(recommended, Ragged.of(lists), 9)
+    many = score(recommended, Ragged.from_lists(lists), 9)
     for name in metrics.METRICS:
         np.testing.assert_array_equal(once[name], many[name])
 
 
 def test_nobody_scores_nothing() -> None:
-    assert score(np.empty((0, 3), int), Ragged.of([]), 3)["ndcg"].shape == (0,)
+    assert score(np.empty((0, 3), int), Ragged.from_lists([]), 3)["ndcg"].shape == (0,)
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_nobody_scores_nothing() -> None:
 )
 def test_wrong_input_is_refused(recommended, truth, k: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        score(np.array(recommended), Ragged.of(truth), k)
+        score(np.array(recommended), Ragged.from_lists(truth), k)
 
 
 def test_bootstrap_is_the_normal_interval_of_many_values() -> None:

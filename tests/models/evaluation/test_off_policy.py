@@ -7,12 +7,12 @@ import math
 import numpy as np
 import pytest
 
-from models.evaluation.off_policy import effective_size, estimate, slate_propensities
+from models.evaluation.off_policy import effective_size, estimate_value, slate_propensities
 
 
 def test_three_displays_by_hand():
     """Weights 1 / 0.5, 0 and 0.5 / 0.25 = 2; outcomes 1, 1, 0: IPS 2 / 3, SNIPS 2 / 4."""
-    found = estimate([1, 2, 3], [1, 1, 0], [0.5, 0.2, 0.25], [1, 0, 0.5], clip=100)
+    found = estimate_value([1, 2, 3], [1, 1, 0], [0.5, 0.2, 0.25], [1, 0, 0.5], clip=100)
     assert found.ips.value == pytest.approx(2 / 3)
     assert found.snips.value == pytest.approx(1 / 2)
     assert (found.displays, found.users, found.matched) == (3, 3, 2)
@@ -24,15 +24,15 @@ def test_three_displays_by_hand():
 
 
 def test_weights_are_cut_and_what_it_costs_is_told():
-    found = estimate([1, 2], [1, 1], [0.01, 1.0], [1, 1], clip=10)
+    found = estimate_value([1, 2], [1, 1], [0.01, 1.0], [1, 1], clip=10)
     assert found.clipped_weight == pytest.approx(1 - 11 / 101)
     assert found.ips.value == pytest.approx(11 / 2)
     assert found.max_weight == pytest.approx(100)
 
 
 def test_displays_of_one_listener_do_not_stand_for_each_other():
-    one = estimate(np.zeros(50), np.ones(50), np.full(50, 0.5), np.ones(50), clip=10)
-    many = estimate(np.arange(50), np.ones(50), np.full(50, 0.5), np.ones(50), clip=10)
+    one = estimate_value(np.zeros(50), np.ones(50), np.full(50, 0.5), np.ones(50), clip=10)
+    many = estimate_value(np.arange(50), np.ones(50), np.full(50, 0.5), np.ones(50), clip=10)
     assert one.effective_users == pytest.approx(1)
     assert many.effective_users == pytest.approx(50)
     assert effective_size([0.0, 0.0]) == 0
@@ -43,7 +43,7 @@ def test_displays_of_one_listener_do_not_stand_for_each_other():
 )
 def test_a_log_that_cannot_carry_it_is_refused(propensity, target):
     with pytest.raises(ValueError, match="off policy"):
-        estimate([1, 2], [1, 0], propensity, target, clip=10)
+        estimate_value([1, 2], [1, 0], propensity, target, clip=10)
 
 
 def test_propensities_of_the_shuffled_list_are_how_often_it_comes():
@@ -81,7 +81,7 @@ def test_the_truth_of_another_policy_is_found_and_held():
     rng, held, estimates, truths, plain = np.random.default_rng(4), 0, [], [], []
     for _ in range(300):
         *log, truth = world(600, rng)
-        found = estimate(*log, clip=1_000)
+        found = estimate_value(*log, clip=1_000)
         held += found.snips.low <= truth <= found.snips.high
         estimates.append((found.ips.value, found.snips.value))
         truths.append(truth)

@@ -17,7 +17,7 @@ from tests.helpers.live import cohort_requests
 
 def days(country, age, **blocks) -> FirstDays:
     return FirstDays(
-        np.array(country, object), np.array(age), {name: Ragged.of(lists) for name, lists in blocks.items()}
+        np.array(country, object), np.array(age), {name: Ragged.from_lists(lists) for name, lists in blocks.items()}
     )
 
 

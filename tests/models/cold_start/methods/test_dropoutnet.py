@@ -8,14 +8,14 @@ import torch
 from scipy.sparse import csr_array
 
 from models.cold_start.input_vector import BLOCKS, SCALARS, Layout
-from models.cold_start.methods import Warm
+from models.cold_start.methods import WarmListeners
 from models.cold_start.methods.dropoutnet import (
     CONTENT_BLOCKS,
     DropoutNet,
     DropoutNetFull,
     DropoutNetRecipe,
     content_columns,
-    halves,
+    top_and_all_loss,
 )
 
 D, N, U = 4, 60, 300
@@ -24,7 +24,7 @@ SMALL = DropoutNetRecipe(hidden=(32, 16), rank=8, epochs=40, learning_rate=0.1, 
 
 
 @pytest.fixture(scope="module")
-def warm() -> Warm:
+def warm() -> WarmListeners:
     """Users and tracks anywhere in the space; a user's country block is a noisy view of the user's vector."""
     rng = np.random.default_rng(0)
     user, track = (rng.standard_normal((n, D)).astype(np.float32) for n in (U, N))
@@ -33,7 +33,7 @@ def warm() -> Warm:
     x[:, LAYOUT.block("skipped_songs")] = rng.standard_normal((U, D))
     heard = csr_array((user @ track.T > 1).astype(np.float32))
     none = np.zeros(0, np.int32)
-    return Warm(x, user, track, heard, np.zeros(U, np.int32), np.zeros((3, D), np.float32), none.reshape(3, 0))
+    return WarmListeners(x, user, track, heard, np.zeros(U, np.int32), np.zeros((3, D), np.float32), none.reshape(3, 0))
 
 
 def test_content_is_all_but_skips_and_bans() -> None:
@@ -51,14 +51,14 @@ def test_the_loss_by_hand() -> None:
     score = torch.tensor([[1.0, 1.0, 3.0], [0.0, 1.0, 2.0]])
     # The best of three tracks is the first for one user and the third for the other: gaps 4 and 0.
     # All six gaps: 4 + 0 + 9 + 0 + 1 + 0.
-    assert float(halves(score, target)) == pytest.approx((4 / 2 + 14 / 6) / 2)
+    assert float(top_and_all_loss(score, target)) == pytest.approx((4 / 2 + 14 / 6) / 2)
 
 
 def test_the_best_are_five_in_a_hundred() -> None:
     target = torch.arange(100.0)[None]
     score = target.clone()
     score[0, 95:] += 1  # exactly the best five are wrong by one
-    assert float(halves(score, target)) == pytest.approx((1 + 0.05) / 2)
+    assert float(top_and_all_loss(score, target)) == pytest.approx((1 + 0.05) / 2)
 
 
 def test_it_learns_the_scores_of_the_latent_model(warm) -> None:

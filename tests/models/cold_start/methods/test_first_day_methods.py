@@ -8,13 +8,13 @@ import torch
 from scipy.sparse import csr_array
 
 from models.cold_start.input_vector import FirstDays, Ragged
-from models.cold_start.methods import Warm
-from models.cold_start.methods.first_day_network import BagRecipe, Batch, Users
-from models.cold_start.methods.mixture import NearSegments, SegmentMixture, Tastes
+from models.cold_start.methods import WarmListeners
+from models.cold_start.methods.first_day_network import Batch, FirstDayNetworkRecipe, TrainingUsers
+from models.cold_start.methods.mixture import NearSegments, SegmentMixture, SegmentTrackProbabilities
 from models.cold_start.methods.neighbours import NeighbourRecipe, Neighbours
 from models.cold_start.methods.peers import Ease, IalsFoldIn
 from models.cold_start.methods.vocabulary import Catalogue, Vocabulary
-from models.cold_start.top_k import best, without
+from models.cold_start.top_k import exclude_items, top_k_of_scores
 
 CATALOGUE = Catalogue(np.array([40, 10, 30, 20]), np.array([7, 7, 8, 9]), np.array([1, 2, 2, 3]))
 TRACKS, ARTISTS, ALBUMS = slice(0, 4), slice(4, 7), slice(7, 10)
@@ -25,12 +25,12 @@ def days(streamed, country=None, age=None, **blocks):
     n = len(streamed)
     lists = {"streamed_songs": streamed, **blocks}
     country = np.array(country if country is not None else [None] * n, object)
-    return FirstDays(country, np.array(age or [-1] * n), {name: Ragged.of(ids) for name, ids in lists.items()})
+    return FirstDays(country, np.array(age or [-1] * n), {name: Ragged.from_lists(ids) for name, ids in lists.items()})
 
 
 def warm(**changed):
     eye = np.eye(4, dtype=np.float32)
-    found = Warm(
+    found = WarmListeners(
         x_UF=np.zeros((4, 3), np.float32),
         user_UD=eye,
         track_ND=eye,
@@ -45,7 +45,7 @@ def warm(**changed):
 
 
 def test_tokens_of_a_first_day():
-    vocabulary = Vocabulary.of(CATALOGUE, warm().days)
+    vocabulary = Vocabulary.build(CATALOGUE, warm().days)
     assert vocabulary.spans == {
         "track": TRACKS,
         "artist": ARTISTS,
@@ -53,19 +53,21 @@ def test_tokens_of_a_first_day():
         "country": slice(10, 12),
         "age": slice(12, 17),
     }
-    found = vocabulary.days(
+    found = vocabulary.first_day_tokens(
         days([[40, 40, 999], []], ["FR", "US"], [20, -1], onboarding_like_artists=[[], [9]], skipped_songs=[[20], [10]])
     )
     # track 40 is number 0, by artist 7 on album 1; 999, US and what was skipped are no tokens
     assert np.flatnonzero(found[[0]].toarray()).tolist() == [0, 4, 7, 11, 13]
     assert np.flatnonzero(found[[1]].toarray()).tolist() == [6]
     assert set(found.data) == {1}
-    assert CATALOGUE.streamed(days([[20, 20, 10], [999]])).toarray().tolist() == [[0, 1, 0, 1], [0, 0, 0, 0]]
+    assert CATALOGUE.streamed_tracks(days([[20, 20, 10], [999]])).toarray().tolist() == [[0, 1, 0, 1], [0, 0, 0, 0]]
 
 
 def test_a_made_up_first_day_shows_nothing_of_its_truth():
     side = warm()
-    users = Users(side, Vocabulary.of(CATALOGUE, side.days), side.days, BagRecipe(as_they_were=0.5))
+    users = TrainingUsers(
+        side, Vocabulary.build(CATALOGUE, side.days), side.days, FirstDayNetworkRecipe(as_they_were=0.5)
+    )
     rng = np.random.default_rng(0)
     for _ in range(50):
         for batch in users.batches(rng):
@@ -79,13 +81,15 @@ def test_a_made_up_first_day_shows_nothing_of_its_truth():
 
 def test_kinds_that_are_left_out_are_never_shown():
     side = warm()
-    users = Users(side, Vocabulary.of(CATALOGUE, side.days), side.days, BagRecipe(kinds=("track",)))
+    users = TrainingUsers(
+        side, Vocabulary.build(CATALOGUE, side.days), side.days, FirstDayNetworkRecipe(kinds=("track",))
+    )
     for batch in users.batches(np.random.default_rng(0)):
         assert not batch.tokens.toarray()[:, 4:].any()
 
 
 def test_tastes_are_counts_smoothed_by_popularity():
-    tastes = Tastes(warm(), 2.0)
+    tastes = SegmentTrackProbabilities(warm(), 2.0)
     popularity = (np.array([2, 3, 3, 2]) + 0.5) / 12
     np.testing.assert_allclose(
         tastes.scores(np.eye(2)),
@@ -97,7 +101,7 @@ def test_tastes_are_counts_smoothed_by_popularity():
 
 
 def test_the_mixture_learns_without_the_users_own_streams():
-    mixture = SegmentMixture(warm(), BagRecipe(epochs=1, width=4), smoothing=2.0)
+    mixture = SegmentMixture(warm(), FirstDayNetworkRecipe(epochs=1, width=4), smoothing=2.0)
     loss = mixture._loss(0)
     truth = csr_array(np.array([[0, 1, 0, 0]], np.float32))  # user 0 of segment 0 is asked for track 1
     found = loss(torch.tensor([[0.3, -0.2]]), Batch(np.array([0]), truth, truth))
@@ -117,14 +121,14 @@ def test_near_segments_of_a_sharp_mixture_are_the_nearest_alone():
 
 
 def test_neighbours_by_hand():
-    made = Neighbours.learn(warm(), NeighbourRecipe(0.7, 0.3, 5.0, artist=0.5, album=0.0))
+    made = Neighbours.fit(warm(), NeighbourRecipe(0.7, 0.3, 5.0, artist=0.5, album=0.0))
     scores = made.score_VN.toarray()
     assert scores[0, 1] == pytest.approx(2 / (2**0.7 * 3**0.3 + 5))  # two users stream tracks 0 and 1
     assert scores[1, 0] == pytest.approx(2 / (3**0.7 * 2**0.3 + 5))
     assert (np.diag(scores[TRACKS]) == 0).all()
     assert scores[4, 2] == pytest.approx(0.5 * 2 / (3**0.7 * 3**0.3 + 5))  # three users stream artist 7, two track 2
     assert not scores[ALBUMS].any()
-    few = Neighbours.learn(warm(), NeighbourRecipe(most=1)).score_VN
+    few = Neighbours.fit(warm(), NeighbourRecipe(most=1)).score_VN
     assert (np.diff(few.indptr) <= 1).all()
 
 
@@ -154,22 +158,22 @@ def test_best_is_a_stable_sort():
     rng = np.random.default_rng(0)
     scores = rng.integers(0, 5, (20, 30)).astype(np.float32)
     for k in (1, 7, 30):
-        np.testing.assert_array_equal(best(scores, k), np.argsort(-scores, axis=1, kind="stable")[:, :k])
+        np.testing.assert_array_equal(top_k_of_scores(scores, k), np.argsort(-scores, axis=1, kind="stable")[:, :k])
     with pytest.raises(ValueError, match="k must be from 1"):
-        best(scores, 31)
+        top_k_of_scores(scores, 31)
 
 
 def test_lists_without_what_is_taken():
     lists = np.array([[4, 2, 0, 1], [3, 1, 0, 2]], np.int32)
     taken = csr_array(np.array([[0, 0, 1, 0, 1], [0, 0, 0, 0, 1]]))
-    assert without(lists, taken, 2).tolist() == [[0, 1], [3, 1]]
+    assert exclude_items(lists, taken, 2).tolist() == [[0, 1], [3, 1]]
     with pytest.raises(ValueError, match="row 0 has 2 tracks left of 3"):
-        without(lists, taken, 3)
+        exclude_items(lists, taken, 3)
 
 
 def test_recipes_are_checked():
     for wrong, said in (({"epochs": 0}, "epochs"), ({"dropout": 1.0}, "dropout"), ({"learning_rate": 0}, "learning")):
         with pytest.raises(ValueError, match=said):
-            BagRecipe(**wrong)
+            FirstDayNetworkRecipe(**wrong)
     with pytest.raises(ValueError, match=r"neighbours.most"):
         NeighbourRecipe(most=0)

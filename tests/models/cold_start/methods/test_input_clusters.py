@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.sparse import csr_array
 
-from models.cold_start.methods import Warm
+from models.cold_start.methods import WarmListeners
 from models.cold_start.methods.input_clusters import InputFeaturesClustering
 from models.cold_start.methods.scaling import Scaler
 
@@ -14,7 +14,7 @@ F, N, U = 9, 30, 120
 
 
 @pytest.fixture(scope="module")
-def warm() -> Warm:
+def warm() -> WarmListeners:
     """Three directions of very different lengths; each has tracks of its own."""
     rng = np.random.default_rng(0)
     group = np.arange(U) % 3
@@ -23,7 +23,7 @@ def warm() -> Warm:
     heard = csr_array((np.arange(N) % 3 == group[:, None]).astype(np.float32))
     space = np.zeros((U, 2), np.float32)
     lists = np.zeros((3, 10), np.int32)
-    return Warm(x.astype(np.float32), space, space[:N], heard, group.astype(np.int32), space[:3], lists)
+    return WarmListeners(x.astype(np.float32), space, space[:N], heard, group.astype(np.int32), space[:3], lists)
 
 
 def test_a_listener_gets_the_tracks_of_those_who_point_the_same_way(warm) -> None:

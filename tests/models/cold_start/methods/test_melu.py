@@ -9,8 +9,17 @@ import torch
 from scipy.sparse import csr_array
 
 from models.cold_start.input_vector import Layout
-from models.cold_start.methods import Warm
-from models.cold_start.methods.melu import Melu, MeluRecipe, _draw, after_step, best, dense_layers, joint, step
+from models.cold_start.methods import WarmListeners
+from models.cold_start.methods.melu import (
+    Melu,
+    MeluRecipe,
+    _draw,
+    after_step,
+    concatenate_pairs,
+    dense_layers,
+    inner_step,
+    top_k_of_vector,
+)
 
 D, N, U = 4, 50, 200
 LAYOUT = Layout(D)
@@ -19,14 +28,16 @@ SMALL = MeluRecipe(embedding=6, hidden=5, epochs=2, learning_rate=1e-2, batch_us
 
 
 @pytest.fixture(scope="module")
-def warm() -> Warm:
+def warm() -> WarmListeners:
     rng = np.random.default_rng(0)
     user, track = (rng.standard_normal((n, D)).astype(np.float32) for n in (U, N))
     x = np.zeros((U, LAYOUT.size), np.float32)
     x[:, LAYOUT.block("country")] = user
     x[: U // 2, STREAMS] = user[: U // 2]
     heard = csr_array((user @ track.T > 1).astype(np.float32))
-    return Warm(x, user, track, heard, np.zeros(U, np.int32), np.zeros((3, D), np.float32), np.zeros((3, 5), np.int32))
+    return WarmListeners(
+        x, user, track, heard, np.zeros(U, np.int32), np.zeros((3, D), np.float32), np.zeros((3, 5), np.int32)
+    )
 
 
 def test_one_step_and_the_gradient_through_it_equal_a_plain_loop() -> None:
@@ -37,8 +48,8 @@ def test_one_step_and_the_gradient_through_it_equal_a_plain_loop() -> None:
     support_BSE, query_BQE = torch.randn(3, 4, 3, requires_grad=True), torch.randn(3, 2, 3)
     wanted_S, wanted_Q = torch.tensor([1.0, 0, 1, 0]), torch.tensor([1.0, 0])
 
-    taken = step(dense, joint(user_BE, support_BSE), wanted_S)
-    found_BQ = after_step(dense, joint(user_BE, query_BQE), taken, rate)
+    taken = inner_step(dense, concatenate_pairs(user_BE, support_BSE), wanted_S)
+    found_BQ = after_step(dense, concatenate_pairs(user_BE, query_BQE), taken, rate)
     losses_B = (found_BQ - wanted_Q).square().mean(dim=1)
     inputs = [user_BE, support_BSE, *dense.parameters()]
     slopes = torch.autograd.grad(losses_B.mean(), inputs)
@@ -117,9 +128,9 @@ def test_draws_are_streamed_and_not_by_turns_and_reach_every_track(warm) -> None
 
 def test_best_breaks_ties_by_index() -> None:
     scores = np.array([1, 3, 2, 3, 2, 2, 0], np.float32)
-    assert best(scores, 1).tolist() == [1]
-    assert best(scores, 4).tolist() == [1, 3, 2, 4]
-    assert best(scores, 7).tolist() == [1, 3, 2, 4, 5, 0, 6]
+    assert top_k_of_vector(scores, 1).tolist() == [1]
+    assert top_k_of_vector(scores, 4).tolist() == [1, 3, 2, 4]
+    assert top_k_of_vector(scores, 7).tolist() == [1, 3, 2, 4, 5, 0, 6]
 
 
 def test_training_leaves_torchs_generator_alone(warm) -> None:

@@ -11,23 +11,31 @@ from numpy.typing import ArrayLike
 from scipy.sparse import csr_array
 
 from models.cold_start.input_vector import FirstDays, Layout, Ragged
-from models.cold_start.methods import FullPers, Method, Needs, Popularity, RegistrationDayStreams, SemiPers, Warm
+from models.cold_start.methods import (
+    FullPers,
+    Method,
+    Needs,
+    Popularity,
+    RegistrationDayStreams,
+    SemiPers,
+    WarmListeners,
+)
 from models.cold_start.methods.autoencoder import FirstDayAutoencoder
 from models.cold_start.methods.blend import Blend, RerankedMixture
 from models.cold_start.methods.dropoutnet import DropoutNet, DropoutNetFull, DropoutNetRecipe, DropoutNetSemi
-from models.cold_start.methods.first_day_network import BagRecipe
+from models.cold_start.methods.first_day_network import FirstDayNetworkRecipe
 from models.cold_start.methods.input_clusters import InputFeaturesClustering
 from models.cold_start.methods.melu import Melu, MeluFull, MeluRecipe, MeluSemi
 from models.cold_start.methods.mixture import NearSegments, SegmentMixture
 from models.cold_start.methods.neighbours import NeighbourRecipe, Neighbours
 from models.cold_start.methods.peers import Ease, IalsFoldIn, item_knn
-from models.cold_start.methods.registry import NAMES, Ours, Parts, Workshop
+from models.cold_start.methods.registry import METHOD_NAMES, InHouseConfig, MethodFactory, MethodInputs
 from models.cold_start.methods.vocabulary import Catalogue
 from models.cold_start.segments import kmeans, rankings
 
 D, N, B, U = 6, 40, 24, 200
 DROPOUTNET = DropoutNetRecipe(hidden=(32, 16), rank=8, epochs=15, batch_users=50, batch_tracks=N)
-BAG = BagRecipe(width=16, epochs=30, learning_rate=0.02, batch_users=50, dropout=0.1)
+BAG = FirstDayNetworkRecipe(width=16, epochs=30, learning_rate=0.02, batch_users=50, dropout=0.1)
 MELU = MeluRecipe(embedding=8, hidden=8, epochs=25, learning_rate=1e-2, batch_users=50)
 LAYOUT = Layout(D)
 TRACK_ID = 1000 + np.random.default_rng(9).permutation(N)
@@ -53,7 +61,7 @@ class World:
         self.x, self.days = self.first_days(rng, self.taste, silent=np.arange(B) >= B - 2)
         warm_x, warm_days = self.first_days(rng, np.arange(U) % 2, silent=rng.random(U) < 0.3)
         place = np.arange(N)
-        self.warm = Warm(
+        self.warm = WarmListeners(
             x_UF=warm_x,
             user_UD=warm,
             track_ND=self.tracks,
@@ -84,7 +92,7 @@ class World:
             x[b, LAYOUT.scalar("nb_streamed_songs")] = 3
         x[:, LAYOUT.block("country")] = 0.3 * self.poles[taste]
         country = np.array(["FR", "BR"], object)[taste]
-        return x, FirstDays(country, np.full(len(taste), -1), {"streamed_songs": Ragged.of(streams)})
+        return x, FirstDays(country, np.full(len(taste), -1), {"streamed_songs": Ragged.from_lists(streams)})
 
     @cached_property
     def autoencoder(self) -> FirstDayAutoencoder:
@@ -96,7 +104,7 @@ class World:
 
     @cached_property
     def neighbours(self) -> Neighbours:
-        return Neighbours.learn(self.warm, NeighbourRecipe())
+        return Neighbours.fit(self.warm, NeighbourRecipe())
 
     @cached_property
     def dropoutnet(self) -> DropoutNet:
@@ -216,7 +224,7 @@ def test_a_wrong_shape_is_refused(method: Method, world: World) -> None:
         lambda w: MeluFull(Melu(w.warm, replace(MELU, epochs=2), seed=3)),
         lambda w: FirstDayAutoencoder(w.warm, replace(BAG, epochs=2), seed=3),
         lambda w: SegmentMixture(w.warm, replace(BAG, epochs=2), seed=3),
-        lambda w: Neighbours.learn(w.warm, NeighbourRecipe()),
+        lambda w: Neighbours.fit(w.warm, NeighbourRecipe()),
     ],
 )
 def test_the_second_fit_equals_the_first(world: World, fit: Callable[[World], Method]) -> None:
@@ -227,11 +235,11 @@ def test_every_method_is_built_by_its_name(world: World) -> None:
     calls: list[str] = []
     losses: dict[str, list[float]] = {}
 
-    def warm() -> Warm:
+    def warm() -> WarmListeners:
         calls.append("warm")
         return world.warm
 
-    parts = Parts(
+    parts = MethodInputs(
         world.tracks,
         world.centroids,
         world.rankings,
@@ -240,14 +248,14 @@ def test_every_method_is_built_by_its_name(world: World) -> None:
         seed=1,
         dropoutnet=replace(DROPOUTNET, epochs=2),
         melu=replace(MELU, epochs=3),
-        ours=Ours(autoencoder=replace(BAG, epochs=4), mixture=replace(BAG, epochs=5), list_length=30),
+        in_house=InHouseConfig(autoencoder=replace(BAG, epochs=4), mixture=replace(BAG, epochs=5), list_length=30),
         on_loss=lambda name, epoch, loss: losses.setdefault(name, []).append(loss),
     )
-    light = [name for name in NAMES if name.endswith("_pers") or name.startswith(("popularity", "registration"))]
-    shop = Workshop(parts)
-    assert [shop.method(name).name for name in light] == light
+    light = [name for name in METHOD_NAMES if name.endswith("_pers") or name.startswith(("popularity", "registration"))]
+    factory = MethodFactory(parts)
+    assert [factory.build(name).name for name in light] == light
     assert not calls  # what learns from nobody asks for nobody
-    assert [shop.method(name).name for name in reversed(NAMES)] == list(reversed(NAMES))
+    assert [factory.build(name).name for name in reversed(METHOD_NAMES)] == list(reversed(METHOD_NAMES))
     assert calls == ["warm"]
     assert {name: len(curve) for name, curve in losses.items()} == {
         "dropoutnet": 2,
@@ -256,10 +264,10 @@ def test_every_method_is_built_by_its_name(world: World) -> None:
         "segment_mixture": 5,  # trained once each
     }
     with pytest.raises(ValueError, match="no 'melu'; there are popularity, "):
-        shop.method("melu")
+        factory.build("melu")
 
 
-@pytest.mark.parametrize("name", [name for name in MAKE if name in NAMES])
+@pytest.mark.parametrize("name", [name for name in MAKE if name in METHOD_NAMES])
 def test_who_needs_first_days_says_so_and_refuses_to_go_without(name: str, made, world: World) -> None:
     method = made(name)
     if not method.needs.days:
