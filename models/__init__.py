@@ -1,1 +1,1 @@
-"""The mathematics: kernels, nets, losses, metrics. No Spark, no Airflow, no MLflow."""
+"""The mathematics of both engines: features, networks, losses, metrics. Imports no Spark, Airflow or MLflow."""
