@@ -102,15 +102,19 @@ openmp:
 	echo "set-up: libgomp is needed by LightGBM. Install it (Debian: apt install libgomp1)." >&2
 	exit 1
 
-# For the tests of the Redis store, which are skipped with the reason where it is missing. Only where apt would not start
-# a server of its own: in a container, not on a desk.
-.PHONY: redis
-redis:
-	@if command -v redis-server >/dev/null || [ -d /run/systemd/system ] || ! command -v apt-get >/dev/null; then exit 0; fi
+# Servers and browser that tests use; a test whose program is absent is skipped with the reason. Installed only in a container:
+# on a desk apt would start a Redis server of its own.
+.PHONY: test-programs
+test-programs:
+	@if [ -d /run/systemd/system ] || ! command -v apt-get >/dev/null; then exit 0; fi
+	missing=""
+	command -v redis-server >/dev/null || missing="$$missing redis-server"
+	command -v chromium >/dev/null || missing="$$missing chromium"
+	[ -n "$$missing" ] || exit 0
 	root=""; [ "$$(id -u)" = 0 ] || root="sudo -n"
 	if $$root true 2>/dev/null; then
-	  echo "set-up: redis-server with apt, for its tests"
-	  install="$$root env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends redis-server"
+	  echo "set-up:$$missing with apt, for tests"
+	  install="$$root env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends$$missing"
 	  $$install >/dev/null 2>&1 || { $$root apt-get update -qq && $$install >/dev/null; } || true
 	fi
 
@@ -129,21 +133,62 @@ demo: setup ## one week through Airflow: from raw events to a promoted release (
 	@$(RUN) jobs.local.demo --source "$(SOURCE)" --data "$(DATA)" --config "$(CONFIG)" --week "$(WEEK)"
 
 .PHONY: test
-test: setup redis ## every test, in both environments
+test: setup test-programs ## every test, in both environments; ends with a list of what was skipped and why
 	@failed=""
-	$(JOBS) -m pytest tests --ignore tests/dags || failed="$$failed jobs"
-	$(AIRFLOW) -m pytest tests/dags -W ignore::pytest.PytestConfigWarning || failed="$$failed airflow"
+	$(JOBS) -m pytest tests --ignore tests/dags -rs || failed="$$failed jobs"
+	$(AIRFLOW) -m pytest tests/dags -rs -W ignore::pytest.PytestConfigWarning || failed="$$failed airflow"
 	if [ -n "$$failed" ]; then echo "make test: FAILED in the environment(s):$$failed"; exit 1; fi
 	echo "make test: all passed"
 
+.PHONY: test-fast
+test-fast: setup ## unit tests alone, in less than three minutes: no Spark, Airflow, browser or server
+	@$(JOBS) -m pytest tests --ignore tests/dags --ignore tests/end_to_end -m "not spark and not server"
+
+.PHONY: coverage
+coverage: setup test-programs ## every test of the jobs environment, and the lines that they cover
+	@$(JOBS) -m pytest tests --ignore tests/dags --cov --cov-report=term:skip-covered
+
 .PHONY: lint
-lint: setup ## style, types, compose file and images
+lint: setup site ## style, types, compose file, images, documentation and its links
 	@.venv/jobs/bin/ruff check .
 	.venv/jobs/bin/ruff format --check .
 	.venv/jobs/bin/mypy
 	MYPYPATH=dags .venv/jobs/bin/mypy --python-executable $(AIRFLOW) dags/*.py
 	.venv/jobs/bin/check-jsonschema --builtin-schema vendor.compose-spec docker/compose*.yaml
-	.venv/jobs/bin/hadolint $$(find docker -name '*Dockerfile*' -type f)
+	.venv/jobs/bin/hadolint $$(find docker .devcontainer -name '*Dockerfile*' -type f)
+
+# Mermaid draws the diagrams of the documentation: one script out of its npm package, of this very content.
+MERMAID := 11.17.2
+MERMAID_SHA256 := 581ed7d74bd9048d0e3a91363927d72ef22942d7722546b27f7cc29e35390eb8
+
+.venv/docs/mermaid.min.js: Makefile
+	@mkdir -p .venv/docs
+	if echo "$(MERMAID_SHA256)  $@" | sha256sum --check --status 2>/dev/null; then touch $@; exit 0; fi
+	if ! command -v npm >/dev/null; then echo "docs: npm is needed for Mermaid's script. Install it (Debian: apt install npm)." >&2; exit 1; fi
+	cd .venv/docs
+	tar --extract --gzip --to-stdout --file "$$(npm pack --silent mermaid@$(MERMAID))" package/dist/mermaid.min.js > mermaid.new
+	rm mermaid-$(MERMAID).tgz
+	echo "$(MERMAID_SHA256)  mermaid.new" | sha256sum --check --status || { echo "docs: Mermaid's script is not the expected one" >&2; exit 1; }
+	mv mermaid.new mermaid.min.js
+
+.PHONY: site
+site: setup .venv/docs/mermaid.min.js
+	@NO_MKDOCS_2_WARNING=1 .venv/jobs/bin/mkdocs build --quiet --strict
+	$(JOBS) tools/check_site.py .venv/docs/site
+
+.PHONY: docs
+docs: site ## build the documentation and show it at http://127.0.0.1:8700
+	@echo "docs: http://127.0.0.1:8700 (Ctrl-C ends it)"
+	$(JOBS) -m http.server --bind 127.0.0.1 --directory .venv/docs/site 8700
+
+.PHONY: reference
+reference: setup ## write the generated pages of docs/ again
+	@$(JOBS) tools/reference.py
+	UPDATE_GOLDEN=1 $(AIRFLOW) -m pytest tests/dags/test_reference.py -W ignore::pytest.PytestConfigWarning
+
+.PHONY: screenshots
+screenshots: setup test-programs ## take the pictures of README and docs again, from a demo of its own (Chromium; ten minutes)
+	@$(RUN) tools.screenshots
 
 .PHONY: serve
 serve: setup ## the service over the champion: http://127.0.0.1:8600, its API at /docs (PORT=)
