@@ -9,7 +9,6 @@ import typer
 import contracts
 from contracts.errors import BadArgument, CheckFailed
 from jobs.cli.options import ConfigOption, print_json
-from jobs.platform import table_digest
 from jobs.platform.context import Context
 from jobs.platform.week import Week
 from jobs.settings.settings import load
@@ -31,6 +30,8 @@ def lake_digest(
     Part files and the order of rows do not matter, so equal digests mean equal data. On one machine, with the same
     settings, spark.partitions and number of threads, a run again gives the same digests.
     """
+    from jobs.platform import table_digest  # Arrow, which other commands start without
+
     if table and table not in contracts.names():
         raise BadArgument(f"table: '{table}' has no contract; known tables: {', '.join(contracts.names())}")
     backtest = week.endswith("-backtest")

@@ -60,7 +60,7 @@ def read(home: Path, name: str) -> dict[str, Any]:
 class Shown:
     """Answers, and the lines of the exposure log that go with them."""
 
-    recommender: list[dict[str, Any]]
+    answers: list[dict[str, Any]]
     lines: list[dict[str, Any]]
 
 

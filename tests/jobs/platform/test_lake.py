@@ -130,7 +130,7 @@ CRASH = """
 import os, sys
 import numpy as np, pyarrow as pa
 from pyarrow import fs
-from jobs.lake import Lake, list_column
+from jobs.platform.lake import Lake, list_column
 lake = Lake(sys.argv[1])
 left = int(sys.argv[2])
 class Plug:
@@ -166,7 +166,7 @@ def test_a_crash_between_any_two_steps_leaves_one_whole_table(lake):
 FULL = """
 import resource, signal, sys
 import numpy as np, pyarrow as pa
-from jobs.lake import Lake, list_column
+from jobs.platform.lake import Lake, list_column
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 n = 50_000

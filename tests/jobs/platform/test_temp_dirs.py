@@ -16,7 +16,7 @@ HOLDS = """
 import sys
 from pathlib import Path
 from types import SimpleNamespace
-from jobs.scratch import scratch
+from jobs.platform.temp_dirs import scratch
 with scratch(SimpleNamespace(home=Path(sys.argv[1])), "other") as folder:
     (folder / "half").write_text("written")
     print(folder, flush=True)

@@ -78,8 +78,8 @@ def test_a_kill_between_any_two_writes_leaves_a_whole_champion_and_a_second_run_
         restore()
         assert attempt(die_at) == 9, f"write {die_at} of {writes}"
         serving = pointer.read(home)
-        assert serving.release.bundle == (old if die_at <= moved else new), f"killed before write {die_at} of {writes}"
-        open_release(pointer.releases(home) / serving.release.bundle)
+        assert serving.release == (old if die_at <= moved else new), f"killed before write {die_at} of {writes}"
+        open_release(pointer.releases(home) / serving.release)
         assert attempt() == 0
         said = json.loads(answer.read_text())
         assert said["promoted"] == (die_at <= moved)

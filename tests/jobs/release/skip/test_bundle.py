@@ -125,7 +125,7 @@ def test_a_damaged_release_is_not_opened(context):
 
 
 def test_a_member_without_onnx_is_left_out_and_said(context, monkeypatch):
-    monkeypatch.setattr(contents.export, "can", lambda model: model.name != "session_gru")
+    monkeypatch.setattr(contents.onnx_export, "can", lambda model: model.name != "session_gru")
     chosen = contents.served(context)
     assert "session_gru" not in chosen.members
     assert chosen.left_out == {"session_gru": "has no ONNX form"}
