@@ -322,7 +322,9 @@ PAGES: dict[str, Callable[[], str]] = {
 
 def stale(folder: Path = DOCS) -> list[str]:
     """Return the names of the generated pages whose text differs from what the code gives now."""
-    return [name for name, make in PAGES.items() if not (folder / name).is_file() or (folder / name).read_text() != make()]
+    return [
+        name for name, make in PAGES.items() if not (folder / name).is_file() or (folder / name).read_text() != make()
+    ]
 
 
 def main() -> int:

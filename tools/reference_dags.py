@@ -57,5 +57,7 @@ def _section(dag: Any) -> str:
     for task in dag.topological_sort():
         command = getattr(task, "bash_command", None)
         shown = f"`{_short(command)}`" if isinstance(command, str) else type(task).__name__
-        lines.append(f"| `{task.task_id}` | {shown} | {', '.join(f'`{one}`' for one in sorted(task.upstream_task_ids))} |")
+        lines.append(
+            f"| `{task.task_id}` | {shown} | {', '.join(f'`{one}`' for one in sorted(task.upstream_task_ids))} |"
+        )
     return "\n".join([*lines, ""])
