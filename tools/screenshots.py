@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from urllib.request import urlopen
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Page
+    from playwright.sync_api import FloatRect, Page
 
 ROOT = Path(__file__).parents[1]
 IMAGES = ROOT / "docs" / "images"
@@ -64,7 +64,20 @@ def dag_list(page: Page) -> None:
 def dag_graph(page: Page) -> None:
     """Open the graph of the weekly DAG, with its last run beside it."""
     page.goto(f"{AIRFLOW}/dags/cold_start_weekly")
-    page.get_by_label("Show Graph").or_(page.get_by_label("Graph")).first.click()
+    page.get_by_label("Show Graph").click()
+    page.get_by_label("Expand all task groups").click()
+    page.get_by_label("Collapse Details Panel").click()
+    page.wait_for_timeout(SETTLE_MS)
+    page.get_by_label("Fit View").click()
+
+
+def graph_area(page: Page) -> FloatRect:
+    """Return the rectangle around the nodes of the graph, in CSS pixels, with a margin."""
+    boxes = [box for node in page.locator(".react-flow__node").all() if (box := node.bounding_box())]
+    left, top = (min(box[key] for box in boxes) - 12 for key in ("x", "y"))
+    right = max(box["x"] + box["width"] for box in boxes) + 12
+    bottom = max(box["y"] + box["height"] for box in boxes) + 12
+    return {"x": left, "y": top, "width": right - left, "height": bottom - top}
 
 
 def trigger_form(page: Page) -> None:
@@ -76,12 +89,27 @@ def trigger_form(page: Page) -> None:
 def week_in_mlflow(page: Page) -> None:
     """Open MLflow's list of the runs of the weekly experiment."""
     page.goto(f"{MLFLOW}/#/experiments/{experiment_id()}/runs")
+    close_assistant(page)
+    parent = page.locator(".ag-row a").first
+    parent.wait_for()
+    box = parent.bounding_box()
+    if box:  # the expander of the parent run has no label: it stands left of the run's name
+        page.mouse.click(box["x"] - 26, box["y"] + box["height"] / 2)
+
+
+def close_assistant(page: Page) -> None:
+    """Close the panel that MLflow opens beside its pages."""
+    with suppress(Exception):
+        page.get_by_label("Close", exact=True).click(timeout=4 * SETTLE_MS)
 
 
 def figures_in_mlflow(page: Page) -> None:
     """Open a figure among the artifacts of the week's runs."""
     run, path = figure_artifact()
     page.goto(f"{MLFLOW}/#/experiments/{experiment_id()}/runs/{run}/artifacts/{path}")
+    close_assistant(page)
+    page.locator("img").last.wait_for()
+    page.get_by_text("Path:").first.evaluate("element => element.remove()")  # a path of this machine
 
 
 def data_quality(page: Page) -> None:
@@ -93,6 +121,13 @@ def data_quality(page: Page) -> None:
 def listener_page(page: Page) -> None:
     """Open the service's page and give it a listener's first day: country, age, two artists and some streams."""
     page.goto(SERVICE)
+    page.locator("#tracks li").first.wait_for()
+    page.select_option("#country", "FR")
+    page.fill("#age", "23")
+    page.locator("#artists button").nth(3).click()
+    for track in (0, 1):
+        page.wait_for_timeout(SETTLE_MS // 2)
+        page.locator("#tracks li").nth(track).get_by_role("button").nth(track).click()
 
 
 def api_docs(page: Page) -> None:
@@ -109,12 +144,12 @@ def experiment_id() -> str:
 
 def figure_artifact() -> tuple[str, str]:
     """Return the run and the path of a figure that the week logged."""
-    files = sorted(home().glob("mlflow/**/artifacts/**/*.png"))
+    root = home() / "mlflow" / "artifacts"
+    files = sorted(root.glob("*/artifacts/segment_map.png"))
     if not files:
-        raise SystemExit(f"screenshots: no figure under {home() / 'mlflow'}; run `make demo` first")
-    parts = files[0].parts
-    at = parts.index("artifacts")
-    return parts[at - 1], "/".join(parts[at + 1 :])
+        raise SystemExit(f"screenshots: no segment_map.png under {root}; run `make demo` first")
+    run, _, *path = files[0].relative_to(root).parts
+    return run, "/".join(path)
 
 
 SHOTS: dict[str, Callable[[Page], None]] = {
@@ -148,12 +183,15 @@ def main() -> int:
     try:
         with sync_playwright() as driver:
             browser = driver.chromium.launch(executable_path=program, args=["--no-sandbox"])
-            page = browser.new_page(viewport=SIZE)
+            page = browser.new_page(viewport=SIZE, device_scale_factor=2)
             log_in(page)
             for name in names:
                 SHOTS[name](page)
                 page.wait_for_timeout(SETTLE_MS)
-                page.screenshot(path=IMAGES / f"{name}.png")
+                if name == "airflow-graph":
+                    page.screenshot(path=IMAGES / f"{name}.png", clip=graph_area(page))
+                else:
+                    page.screenshot(path=IMAGES / f"{name}.png", scale="css")
                 print(f"docs/images/{name}.png", file=sys.stderr)
             browser.close()
     finally:
