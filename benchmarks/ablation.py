@@ -39,11 +39,11 @@ def variants(context: Any, factory: Any) -> dict[str, dict[str, Callable[[], Any
         return RerankedMixture(made, factory.blend, ours.list_length, ours.mixture_share)
 
     def by_tracks() -> Blend:
-        recipe = replace(ours.neighbours, artist=0.0, album=0.0)
+        recipe = replace(ours.neighbours, artist_weight=0.0, album_weight=0.0)
         return Blend(factory.autoencoder, Neighbours.fit(factory.warm, recipe), ours.share)
 
     def log_counts() -> SemiPers:
-        settings = context.settings.network.model_dump(exclude={"holdout"})
+        settings = context.settings.network.model_dump(exclude={"holdout_share"})
         recipe = NetworkRecipe(**{**settings, "log_counts": True})
         net = fit(*training_set(context, SPACE), recipe, context.seed(f"network/{SPACE}"))
         return SemiPers(lambda x_BF: predict(net, x_BF), inputs.centroids_KD, inputs.rankings_KL)
@@ -55,8 +55,8 @@ def variants(context: Any, factory: Any) -> dict[str, dict[str, Callable[[], Any
             "neighbours alone": lambda: factory.neighbours,
             "autoencoder sees no artists and albums": lambda: blend(kinds=("track", "country", "age")),
             "neighbours of tracks alone": by_tracks,
-            "first days as they were, none made up": lambda: blend(as_they_were=1.0),
-            "a quarter of first days as they were": lambda: blend(as_they_were=0.25),
+            "first days as they were, none made up": lambda: blend(real_share=1.0),
+            "a quarter of first days as they were": lambda: blend(real_share=0.25),
             "embeddings start from noise, not from the space": lambda: blend(from_vectors=False),
             "mean of the tokens": lambda: blend(size_exponent=1.0),
             "sum of the tokens": lambda: blend(size_exponent=0.0),
@@ -65,7 +65,7 @@ def variants(context: Any, factory: Any) -> dict[str, dict[str, Callable[[], Any
             "whole": lambda: factory.build(MIXTURE),
             "in the mixture's own order": lambda: factory.mixture,
             "small segments hardly smoothed": lambda: mixture(smoothing=0.1),
-            "first days as they were, none made up": lambda: mixture(as_they_were=1.0),
+            "first days as they were, none made up": lambda: mixture(real_share=1.0),
         },
         NEAREST: {
             "whole": lambda: factory.build(NEAREST),

@@ -70,7 +70,7 @@ class World:
         from jobs.settings.settings import load
 
         settings = load(CONFIG)
-        changes = {"smoothing": setting.smoothing, "shift": setting.shift, "max_collection": setting.longest}
+        changes = {"smoothing": setting.smoothing, "shift": setting.shift, "max_collection_length": setting.longest}
         matrix = settings.matrix.model_copy(update=changes)
         return Context(settings.model_copy(update={"matrix": matrix}), Week.parse(settings.week), Path(self.folder))
 
@@ -142,7 +142,7 @@ class World:
         for start in range(STARTS):
             seed = self.plain.seed(f"segments/tt_svd/{start}")
             found = kmeans(warm_UD, settings.k, seed, settings.max_iter, settings.n_init)
-            ranking_KL = rankings(found.labels, self.heard_UN, settings.k, settings.ranking)
+            ranking_KL = rankings(found.labels, self.heard_UN, settings.k, settings.ranking_length)
             placed = SemiPers(lambda x: x, found.centroids, ranking_KL).recommend(mean_BD, K)
             by_start.append(score(placed, truth, K)["ndcg"])
         nearest = score(top_k(mean_BD, vectors_ND, K), truth, K)["ndcg"]
@@ -244,7 +244,7 @@ def measure(folder: str, setting: Setting, splits: tuple[str, ...]) -> Answer:
     lists = track_pairs.collections(lake.spark(context.spark, "collections", week=week), setting.longest).persist()
     lists.count()
     n_tracks, tasks = lake.rows("catalog", week=week), context.settings.spark.partitions
-    counted = track_pairs.neighbours(lists, n_tracks, matrix.min_together, matrix.max_neighbours, tasks)
+    counted = track_pairs.neighbours(lists, n_tracks, matrix.min_cooccurrences, matrix.max_neighbours, tasks)
     watch = stopwatch()
     counted.write.format("noop").mode("overwrite").save()
     quality = {

@@ -83,7 +83,10 @@ def make_app(settings: ServiceSettings, home: Path, store: StoreSettings = Store
             skip_metrics.refused.inc()
         LOG.log(logging.INFO if name == "release" else logging.ERROR, f"skip {name}", extra={"facts": facts})
 
-    champion, skips = Champion(home, settings.poll_s, event), skip_champion(home, settings.poll_s, skip_event)
+    champion, skips = (
+        Champion(home, settings.poll_interval_s, event),
+        skip_champion(home, settings.poll_interval_s, skip_event),
+    )
 
     @contextlib.asynccontextmanager
     async def life(_: FastAPI) -> AsyncIterator[None]:

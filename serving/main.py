@@ -45,7 +45,7 @@ def serve(settings: ServiceSettings, home: Path, store: StoreSettings) -> None:
         assignment.read(home, settings.experiment)
     log_to_stderr()
     os.environ |= {SETTINGS: with_secrets(settings), STORE: with_secrets(store), HOME: str(home)}
-    os.environ[HEADERS_S] = str(settings.headers_s)
+    os.environ[HEADERS_S] = str(settings.header_timeout_s)
     # uvicorn ends in order and then hands the signal back to whoever was there before: leave with 0.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with tempfile.TemporaryDirectory(prefix="overture-metrics-") as numbers:
@@ -62,5 +62,5 @@ def serve(settings: ServiceSettings, home: Path, store: StoreSettings) -> None:
             server_header=False,
             proxy_headers=False,
             http="serving.http.header_timeout:Patient",
-            timeout_graceful_shutdown=settings.stop_s,
+            timeout_graceful_shutdown=settings.shutdown_timeout_s,
         )

@@ -86,8 +86,10 @@ class ServiceSettings(BaseModel):
     api_key: SecretStr = Field(SecretStr(""), description="asked for under /v1 as x-api-key; empty: nobody is asked")
     cors_origins: tuple[str, ...] = Field((), description="pages of other addresses that may call; none by default")
     max_body_bytes: Annotated[int, Field(ge=1_024)] = 2 * 1024 * 1024
-    poll_s: Annotated[float, Field(gt=0)] = Field(1.0, description="how often the champion's pointer is read")
-    stop_s: Annotated[int, Field(ge=0)] = Field(10, description="what a stop waits for requests that still run")
+    poll_interval_s: Annotated[float, Field(gt=0)] = Field(1.0, description="how often the champion's pointer is read")
+    shutdown_timeout_s: Annotated[int, Field(ge=0)] = Field(
+        10, description="what a stop waits for requests that still run"
+    )
     experiment: Annotated[str, Field(pattern="^([a-z0-9][a-z0-9_-]{0,39})?$")] = Field(
         "", description="name of a registered experiment (`overture ab-plan`) that decides the methods; empty: none"
     )
@@ -97,8 +99,12 @@ class ServiceSettings(BaseModel):
     exposure_signals: bool = Field(
         False, description="exposure lines also hold the first-day signals: off-policy estimates need them"
     )
-    headers_s: Annotated[float, Field(gt=0)] = Field(10.0, description="what a client may take for a request's headers")
-    body_s: Annotated[float, Field(gt=0)] = Field(20.0, description="what a client may take for a request's body")
+    header_timeout_s: Annotated[float, Field(gt=0)] = Field(
+        10.0, description="what a client may take for a request's headers"
+    )
+    body_timeout_s: Annotated[float, Field(gt=0)] = Field(
+        20.0, description="what a client may take for a request's body"
+    )
 
 
 class StoreSettings(BaseModel):
@@ -117,7 +123,9 @@ class StoreSettings(BaseModel):
     cassandra_user: str = Field("", description="empty: no login")
     cassandra_password: SecretStr = SecretStr("")
     timeout_s: Annotated[float, Field(gt=0)] = Field(0.25, description="what a request waits for the store's answer")
-    retry_s: Annotated[float, Field(ge=0)] = Field(2.0, description="how long a store that is away is left alone")
+    breaker_reset_s: Annotated[float, Field(ge=0)] = Field(
+        2.0, description="how long a store that is away is left alone"
+    )
     grace_s: Annotated[float, Field(ge=0)] = Field(
         3_600.0, description="how long rows of a release stay after it is neither champion nor previous"
     )

@@ -121,11 +121,11 @@ def judge(context: Context, method: str, cohort: Cohort, recommended_BK: np.ndar
     for k in settings.k:
         values = score(recommended_BK[:, :k], cohort.truth, k)
         for name, chosen in cohort.slices.items():
-            if chosen.sum() < settings.min_slice and name != "all":
+            if chosen.sum() < settings.min_slice_users and name != "all":
                 continue
             for metric in METRICS:
                 of_slice = values[metric][chosen]
-                low, high = bootstrap(of_slice, settings.bootstrap, context.seed(f"bootstrap/{cohort.split}"))
+                low, high = bootstrap(of_slice, settings.n_bootstrap, context.seed(f"bootstrap/{cohort.split}"))
                 rows.append(
                     {
                         "method": method,

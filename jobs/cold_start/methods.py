@@ -101,7 +101,7 @@ def in_house_config(settings: Settings) -> InHouseConfig:
         neighbours=NeighbourRecipe(**settings.neighbours.model_dump()),
         smoothing=mixture.smoothing,
         sharpness=mixture.sharpness,
-        share=settings.blend_share,
+        share=settings.autoencoder_weight,
         list_length=mixture.list_length,
-        mixture_share=mixture.own_share,
+        mixture_share=mixture.mixture_weight,
     )

@@ -1,7 +1,7 @@
 """What people are told about a segment: who its members are, and what they play more than others.
 
 Source   Briand et al. 2021, section 4.2.3 and Table 2: countries, age classes and genres by lift
-Privacy  nothing is said that fewer than `segments.card_floor` listeners stand behind: a smaller segment has an empty
+Privacy  nothing is said that fewer than `segments.card_min_users` listeners stand behind: a smaller segment has an empty
          card, a trait or a track with fewer of them is left out
 """
 
@@ -35,7 +35,7 @@ class Trait:
 
 def cards(context: Context, labels: np.ndarray, heard_UN: csr_matrix, ranking: np.ndarray) -> list[str]:
     """One JSON card a segment: traits by lift, the most heard tracks, the most typical ones, a sentence."""
-    week, k, floor = context.week.name, len(ranking), context.settings.segments.card_floor
+    week, k, floor = context.week.name, len(ranking), context.settings.segments.card_min_users
     people = warm_people(context)
     tracks = context.lake.read("tracks").to_pandas().set_index("track_id")
     tracks = tracks.loc[context.lake.read("catalog", week=week).to_pandas().sort_values("track_idx").track_id]

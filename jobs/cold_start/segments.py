@@ -35,7 +35,7 @@ def run(context: Context, space: Space) -> dict[str, Any]:
         x = context.lake.matrix("user_vectors", week=week, space=space)
         found = kmeans(x, settings.k, context.seed(f"segments/{space}"), settings.max_iter, settings.n_init)
         user_tracks = listened(context, len(x))
-        ranking = rankings(found.labels, user_tracks, settings.k, min(settings.ranking, user_tracks.shape[1]))
+        ranking = rankings(found.labels, user_tracks, settings.k, min(settings.ranking_length, user_tracks.shape[1]))
         sizes = np.bincount(found.labels, minlength=settings.k)
         table = pa.table(
             {

@@ -31,14 +31,14 @@ def run(context: Context, space: Space) -> dict[str, Any]:
     with runs.task(context, "train", space) as run:
         x, y = training_set(context, space)
         rng = np.random.default_rng(context.seed(f"holdout/{space}"))
-        held = rng.random(len(x)) < settings.holdout
+        held = rng.random(len(x)) < settings.holdout_share
         validation = (x[held], y[held]) if held.sum() > 1 else None
         curves: list[dict[str, float]] = []
 
         def on_epoch(epoch: int, loss: float, held_out: float | None) -> None:
             curves.append({"train_loss": loss} | ({} if held_out is None else {"held_out_loss": held_out}))
 
-        recipe = NetworkRecipe(**settings.model_dump(exclude={"holdout"}))
+        recipe = NetworkRecipe(**settings.model_dump(exclude={"holdout_share"}))
         seed = context.seed(f"network/{space}")
         net = fit(x[~held], y[~held], recipe, seed, on_epoch=on_epoch, validation=validation)
         cohort = [load(context, space, split) for split in ("validation", "test")]

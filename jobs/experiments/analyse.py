@@ -52,7 +52,7 @@ def run(context: Context, name: str) -> dict[str, Any]:
     plan, kept = plan_of(context, name)
     counted = count(context.lake, plan)
     tags = {"task": "ab-test", "ab_experiment": name, "plan_digest": kept["digest"]}
-    with runs.experiment(context, plan.tracking, f"test {name}", tags) as tracked:
+    with runs.experiment(context, plan.mlflow_experiment, f"test {name}", tags) as tracked:
         people = {arm.name: int((counted.users["arm"] == arm.name).sum()) for arm in plan.arms}
         tracked.log_params({"plan": kept["plan"], "registered_at": kept["registered_at"]})
         tracked.log_metrics({f"users.{arm}": n for arm, n in people.items()})

@@ -1,7 +1,7 @@
 """Displays of an experiment with what came of them: exposures joined to outcomes, a day at a time.
 
 Counts   an outcome belongs to a display of the same request, track and listener, from its moment on and no later than
-         `within_hours`; what fits no display is counted by reason
+         `attribution_hours`; what fits no display is counted by reason
 Memory   a day of exposures and the outcomes of the days that can belong to them
 """
 
@@ -72,7 +72,7 @@ class Displays:
     def _with_outcomes(self, day: str, shown: pd.DataFrame) -> pd.DataFrame:
         if not self.lake.exists("outcomes", day=day):
             self.untold.append(day)
-        reach = timedelta(hours=self.plan.within_hours)
+        reach = timedelta(hours=self.plan.attribution_hours)
         later = [str(date.fromisoformat(day) + timedelta(days=n)) for n in range(1 + -(-reach // timedelta(days=1)))]
         there = [
             self.lake.read("outcomes", day=one).to_pandas() for one in later if self.lake.exists("outcomes", day=one)
@@ -87,7 +87,7 @@ class Displays:
         gap = found["ts"] - found["ts_shown"]
         late = ~other & ((gap < timedelta()) | (gap > reach))
         self.unused["of another listener than the display"] += int(other.sum())
-        self.unused[f"before the display or more than {self.plan.within_hours} hours after it"] += int(late.sum())
+        self.unused[f"before the display or more than {self.plan.attribution_hours} hours after it"] += int(late.sum())
         for kind, rows in found[~other & ~late].groupby("kind")["row"]:
             shown.loc[rows, str(kind)] = True
         return shown.drop(columns="row")

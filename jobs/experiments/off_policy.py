@@ -59,7 +59,7 @@ def run(context: Context, name: str, arm_name: str, policy: str) -> dict[str, An
         "arm": arm_name,
         "policy": policy,
     }
-    with runs.experiment(context, plan.tracking, f"estimate {policy} from {arm_name}", tags) as tracked:
+    with runs.experiment(context, plan.mlflow_experiment, f"estimate {policy} from {arm_name}", tags) as tracked:
         shown = weighed(context, plan, arm, policy)
         found = {kind: judged(plan, shown, kind) for kind in KINDS}
         own = {kind: logged(shown, kind) for kind in KINDS}

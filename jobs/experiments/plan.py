@@ -63,7 +63,7 @@ def register(context: Context, at: datetime, simulated: bool = False) -> dict[st
             "what it is about: move experiment.first_day and last_day"
         )
     tags = {"task": "ab-plan", "ab_experiment": plan.name, "plan_digest": digest}
-    with runs.experiment(context, plan.tracking, f"plan {plan.name}", tags) as tracked:
+    with runs.experiment(context, plan.mlflow_experiment, f"plan {plan.name}", tags) as tracked:
         tracked.log_params({"plan": said})
         tracked.log_metrics({"users_per_arm": users})
         kept = {

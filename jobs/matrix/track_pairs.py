@@ -4,12 +4,12 @@ Input   playlists, users, catalog        Output  collections and track_pairs, pa
 Grain   one row per place in a collection; one row per pair i < j
 Time    rows with added_at < as_of, of collections owned by nobody or by a user registered before the cohort window
 
-1. A collection is its distinct catalogue tracks in the order of position, cut to the first `max_collection`: counting
+1. A collection is its distinct catalogue tracks in the order of position, cut to the first `max_collection_length`: counting
    costs the sum of squared lengths, and one collection of everything would cost more than all others. The report says
    how many collections were cut and how many places that left out.
 2. Tracks are dealt to tasks by track_idx modulo the number of tasks; a task is sent the collections that hold one of
    its tracks and counts the neighbours of one track at a time. Pairs themselves are never shuffled.
-3. A pair stays if it shares at least `min_together` collections and each of the two is among the `max_neighbours`
+3. A pair stays if it shares at least `min_cooccurrences` collections and each of the two is among the `max_neighbours`
    strongest of the other (by count, ties to the smaller track_idx).
 4. PMI = ln(N c / (n_i n_j)), smoothed and shifted as the settings say; positive ones are kept.
 Only numbers of the catalogue's size (a count and a cut a track) pass through the driver.
@@ -160,9 +160,9 @@ def run(context: Context) -> dict[str, object]:
     rows = visible(lake.spark(spark, "playlists"), lake.spark(spark, "users"), week.as_of, week.cohort_start)
     places = inside(rows, lake.spark(spark, "catalog", week=week.name))
     kept = lake.write("collections", places, report={"commit": context.commit}, week=week.name)
-    lists = collections(lake.spark(spark, "collections", week=week.name), matrix.max_collection).persist()
+    lists = collections(lake.spark(spark, "collections", week=week.name), matrix.max_collection_length).persist()
     tasks = context.settings.spark.partitions
-    found = neighbours(lists, n_tracks, matrix.min_together, matrix.max_neighbours, tasks).persist()
+    found = neighbours(lists, n_tracks, matrix.min_cooccurrences, matrix.max_neighbours, tasks).persist()
     try:
         held, total = counts(lists, n_tracks)
         if not total:
@@ -184,16 +184,16 @@ def run(context: Context) -> dict[str, object]:
                 "later than as_of, owner not yet known, or track outside the catalogue": lake.rows("playlists")
                 - kept.rows,
                 "twice in its collection": kept.rows - n_past - n_held,
-                f"past the first {matrix.max_collection} of its collection": n_past,
+                f"past the first {matrix.max_collection_length} of its collection": n_past,
             },
-            "rule": f"c >= {matrix.min_together}, {matrix.max_neighbours} strongest on both sides, "
+            "rule": f"c >= {matrix.min_cooccurrences}, {matrix.max_neighbours} strongest on both sides, "
             f"PMI smoothed by {matrix.smoothing} less {matrix.shift} > 0",
             "commit": context.commit,
         }
         if not frame.count():  # isEmpty would stop Python workers in the middle of a line, and they say so at length
             raise CheckFailed(
                 f"track_pairs: none of {total} collections leaves a pair with PMI above 0; "
-                "lower matrix.min_together or matrix.shift"
+                "lower matrix.min_cooccurrences or matrix.shift"
             )
         written = lake.write("track_pairs", frame, report=report, week=week.name)
         frame.unpersist()

@@ -4,7 +4,7 @@ Input   cold_first_day of the seven days before the Monday; inputs.json of the c
 Output  a table, a run in MLflow (mlflow.monitor_experiment) with psi/<feature> and drift.json
 Time    newcomers registered in [week - 7 d, week); the champion is the one in service when the job runs
 Judged  population stability index by feature (serving/release/input_drift.py), every newcomer counting the same: `others` where it
-        is above monitor.limit and above what chance gives so many listeners. Where nothing changed the index is
+        is above monitor.psi_threshold and above what chance gives so many listeners. Where nothing changed the index is
         chi-squared of (classes - 1) times (1 / newcomers + 1 / listeners of training) (Yurdakul, Naranjo 2020)
 Warns   on stderr; others are no error: what a person does about them is to look, and perhaps to train more often
 """
@@ -96,8 +96,8 @@ def judged(reference: dict[str, Any], days: FirstDays, settings: MonitorSettings
     for name, value in input_drift.compare(reference, days).items():
         classes = len(reference["features"][name]["classes"])
         spread = 1 / len(days) + 1 / reference["n_users"]
-        by_chance = float(chi2.isf(settings.chance, classes - 1)) * spread
-        verdict = "others" if value > max(settings.limit, by_chance) else "same"
+        by_chance = float(chi2.isf(settings.false_positive_rate, classes - 1)) * spread
+        verdict = "others" if value > max(settings.psi_threshold, by_chance) else "same"
         found.append(Feature(name, value, by_chance, verdict))
     return sorted(found, key=lambda one: -one.psi)
 

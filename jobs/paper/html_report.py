@@ -239,7 +239,7 @@ def _table_2(report: Report) -> str:
     return _card(
         "Table 2: who is in a segment",
         f"The {len(rows)} segments that stand out most by country and age class, of {len(report['table_2'])} with at "
-        f"least {report['settings']['min_described']} warm users. × is the lift: the share in the segment over the "
+        f"least {report['settings']['card_min_users']} warm users. × is the lift: the share in the segment over the "
         f"share among all. The public files name no genre and no country: {report['countries']} countries differ by "
         "their vectors and are numbered by size. Songs are song_index.",
         _table("table-2", heads, rows, "words", raw=(2, 3)),

@@ -172,7 +172,7 @@ def evaluate(task: Task, methods: Mapping[str, Builder]) -> dict[str, Any]:
             count_of(warm.x_UF, layout, "age_value"),
             warm.rankings_KL,
             task.data.song_index_N,
-            task.settings.min_described,
+            task.settings.card_min_users,
         )
     table, figure_4, figure_5 = {}, {}, {}
     for name, build in methods.items():

@@ -5,7 +5,7 @@ Grain   one verdict for each expectation of each table
 Time    events: the days of the window, as_of - window_days <= day < as_of (a backtest: to the end of its ground truth)
 
 Great Expectations judges what was counted. Its own queries cost seconds a column on Spark, so the rows are measured in
-one pass (`quality_arrow`, or `quality_spark` from `checks.spark_from_mb` on), and its suite, made from the contract,
+one pass (`quality_arrow`, or `quality_spark` from `checks.spark_min_mb` on), and its suite, made from the contract,
 runs on the frame of measures: one row for each unit, such as a space.
 A broken promise of severity `fail` ends in CheckFailed (exit 3) after the result was kept; `warn` is only reported.
 """
@@ -101,7 +101,7 @@ def check(context: Context, tables: list[str]) -> list[dict[str, Any]]:
 def _measure_rows(context: Context, found: Measured, keys: dict[str, Measured]) -> None:
     """Measure with Arrow or with Spark, by size; where rows cannot be read, find the file that is to blame."""
     try:
-        if found.n_bytes < context.settings.checks.spark_from_mb * 1_000_000:
+        if found.n_bytes < context.settings.checks.spark_min_mb * 1_000_000:
             arrow.measure(context.lake, found, keys)
         else:
             from jobs.quality import spark

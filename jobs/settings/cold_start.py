@@ -40,8 +40,8 @@ class SegmentSettings(Section):
     k: Positive = 1_000
     max_iter: Positive = 20
     n_init: Positive = 1
-    ranking: Positive = Field(200, description="tracks kept in a segment's ranking")
-    card_floor: Positive = Field(10, description="fewest listeners behind anything that a segment's card tells")
+    ranking_length: Positive = Field(200, description="tracks kept in a segment's ranking")
+    card_min_users: Positive = Field(10, description="fewest listeners behind anything that a segment's card tells")
 
 
 class NetworkSettings(Section):
@@ -58,7 +58,7 @@ class NetworkSettings(Section):
         False, description="our own addition: counts as logarithms, and an unknown age as a flag instead of -1"
     )
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    holdout: Annotated[float, Field(ge=0, lt=1)] = Field(
+    holdout_share: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.05, description="share of warm users kept out of training to show the loss on unseen ones; the paper: 0"
     )
 
@@ -78,7 +78,7 @@ class DropoutNetSettings(Section):
 class MeluSettings(Section):
     """The baseline MeLU (models/cold_start/methods/melu.py); trained only where evaluation.methods asks for it."""
 
-    embedding: Positive = 64
+    embedding_dim: Positive = 64
     hidden: Positive = Field(64, description="width of the two dense layers")
     epochs: Positive = 20
     learning_rate: float = Field(5e-4, gt=0)
@@ -88,7 +88,7 @@ class MeluSettings(Section):
     query: Annotated[int, Field(ge=2, multiple_of=2)] = Field(10, description="tracks of the loss, half heard")
 
 
-class BagSettings(Section):
+class FirstDayNetworkSettings(Section):
     """A network over first-day tokens (models/cold_start/methods/first_day_network.py); trained only where evaluation.methods asks for it."""
 
     width: Positive = 256
@@ -97,10 +97,10 @@ class BagSettings(Section):
     weight_decay: float = Field(0.02, ge=0)
     dropout: float = Field(0.5, ge=0, lt=1)
     batch_users: Positive = 256
-    as_they_were: Share = Field(0.25, description="share of first days learned from as they were; the rest is made up")
+    real_share: Share = Field(0.25, description="share of first days learned from as they were; the rest is made up")
 
 
-class MixtureSettings(BagSettings):
+class MixtureSettings(FirstDayNetworkSettings):
     """Segments mixed by a network (models/cold_start/methods/mixture.py), and its list ordered by the blend."""
 
     epochs: Positive = 16
@@ -108,7 +108,7 @@ class MixtureSettings(BagSettings):
     smoothing: float = Field(20.0, gt=0, description="streams by popularity that are added to those of a segment")
     sharpness: float = Field(10.0, gt=0, description="near_segments: weight exp(-sharpness * squared distance)")
     list_length: Positive = Field(200, description="segment_mixture_reranked: tracks that the blend may order")
-    own_share: Share = Field(0.25, description="segment_mixture_reranked: share of the mixture's own score")
+    mixture_weight: Share = Field(0.25, description="segment_mixture_reranked: share of the mixture's own score")
 
 
 class NeighbourSettings(Section):
@@ -117,9 +117,9 @@ class NeighbourSettings(Section):
     token_exponent: float = Field(0.7, ge=0)
     track_exponent: float = Field(0.3, ge=0)
     shrinkage: float = Field(5.0, ge=0)
-    artist: float = Field(0.5, ge=0, description="weight of an artist's neighbours; a track's is 1")
-    album: float = Field(0.5, ge=0)
-    most: Positive = Field(1_000, description="neighbours kept of each")
+    artist_weight: float = Field(0.5, ge=0, description="weight of an artist's neighbours; a track's is 1")
+    album_weight: float = Field(0.5, ge=0)
+    max_neighbours: Positive = Field(1_000, description="neighbours kept of each")
 
 
 class EvaluationSettings(Section):
@@ -134,8 +134,8 @@ class EvaluationSettings(Section):
     leave_out_first_day: bool = Field(
         False, description="take first-day streams out of every list: for data in which no track comes twice"
     )
-    bootstrap: Positive = 1_000
-    min_slice: Positive = Field(30, description="smaller slices are not reported")
+    n_bootstrap: Positive = 1_000
+    min_slice_users: Positive = Field(30, description="smaller slices are not reported")
 
     @field_validator("methods")
     @classmethod
@@ -160,7 +160,7 @@ class PaperSettings(Section):
     n_init: Positive = 1
     k: Positive = Field(50, description="length of the lists that are judged")
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    min_described: Positive = Field(
+    card_min_users: Positive = Field(
         20, description="smaller segments are not described: too few people stand behind them"
     )
     experiment: str = Field("paper", description="MLflow experiment of these runs")

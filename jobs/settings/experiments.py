@@ -22,11 +22,11 @@ class ExperimentSettings(Experiment):
     min_effect: float = Field(0.25, gt=0, description="smallest relative effect that the test must find")
     displays_per_user: float = Field(24.0, gt=0, description="tracks that a listener is shown over the whole test")
     design_effect: float = Field(2.5, ge=1, description="variance against displays that do not hang together")
-    within_hours: Annotated[int, Field(gt=0, le=168)] = Field(24, description="an outcome counts so long after")
+    attribution_hours: Annotated[int, Field(gt=0, le=168)] = Field(24, description="an outcome counts so long after")
     sample_ratio_alpha: float = Field(0.001, gt=0, lt=1, description="below: listeners got lost in some arm")
     min_effective_users: Positive = Field(300, description="off-policy estimates that rest on fewer are refused")
     max_weight: float = Field(1_000.0, gt=1, description="off-policy weights are cut to this; what it costs is told")
-    tracking: str = Field("ab_tests", description="MLflow experiment of these runs")
+    mlflow_experiment: str = Field("ab_tests", description="MLflow experiment of these runs")
 
     @model_validator(mode="after")
     def _can_be_tested(self) -> ExperimentSettings:

@@ -16,11 +16,12 @@ from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from contracts.errors import BadArgument
+from jobs.settings import renamed
 from jobs.settings.base import Positive, Section, Share
 from jobs.settings.cold_start import (
-    BagSettings,
     DropoutNetSettings,
     EvaluationSettings,
+    FirstDayNetworkSettings,
     MeluSettings,
     MixtureSettings,
     NeighbourSettings,
@@ -97,8 +98,8 @@ class MatrixSettings(Section):
     min_tracks: Positive = Field(20, description="distinct catalogue tracks that make a user warm")
     min_truth_tracks: Positive = Field(50, description="distinct tracks a cohort user must have heard on days 1-30")
     weights: AffinityWeights = AffinityWeights()
-    max_collection: Positive = Field(500, description="longer collections are cut to their first tracks")
-    min_together: Positive = 2
+    max_collection_length: Positive = Field(500, description="longer collections are cut to their first tracks")
+    min_cooccurrences: Positive = 2
     max_neighbours: Positive = Field(2_000, description="strongest neighbours kept of each track")
     smoothing: float = Field(1.0, gt=0, le=1, description="exponent of the context counts; 1 = plain PMI")
     shift: float = Field(0.0, ge=0, description="nats taken off each PMI")
@@ -133,7 +134,7 @@ class SvdSettings(Section):
 class CheckSettings(Section):
     """How data checks are run."""
 
-    spark_from_mb: Annotated[int, Field(ge=0)] = Field(
+    spark_min_mb: Annotated[int, Field(ge=0)] = Field(
         512, description="tables of at least so many MB of Parquet are measured on Spark, smaller ones in the process"
     )
 
@@ -148,13 +149,13 @@ class GateSettings(Section):
     )
     metric: Literal["precision", "recall", "ndcg"] = "ndcg"
     k: Positive = 50
-    parity: float = Field(1e-4, gt=0, description="largest difference of ONNX from the model")
+    parity_tolerance: float = Field(1e-4, gt=0, description="largest difference of ONNX from the model")
     margin_over_popularity: float = Field(0.05, ge=0, description="relative")
     grey_zone: float = Field(0.02, ge=0, description="relative loss against the champion that a person may accept")
     max_loss: float = Field(
         0.1, gt=0, description="relative loss against the champion that fails even where the cohort cannot prove it"
     )
-    slice_floor: Share = Field(0.5, description="a slice may not fall below this share of Popularity in it")
+    slice_min_ratio: Share = Field(0.5, description="a slice may not fall below this share of Popularity in it")
     slice_min_users: Positive = 50
     max_popularity_share: Share = Field(0.9, description="recommended places taken by the 1 % most popular tracks")
     latency_ms: float = Field(10.0, gt=0, description="p99 of one answer of the method, from the input row on")
@@ -167,8 +168,10 @@ class GateSettings(Section):
 class MonitorSettings(Section):
     """When a week's newcomers count as others than the listeners of training."""
 
-    limit: float = Field(0.25, gt=0, description="population stability index; 0.1: worth a look, 0.25: others")
-    chance: float = Field(0.001, gt=0, lt=0.5, description="how often chance alone may say so of a feature")
+    psi_threshold: float = Field(0.25, gt=0, description="population stability index; 0.1: worth a look, 0.25: others")
+    false_positive_rate: float = Field(
+        0.001, gt=0, lt=0.5, description="how often chance alone may say so of a feature"
+    )
 
 
 class MlflowSettings(Section):
@@ -203,10 +206,10 @@ class Settings(BaseSettings):
     network: NetworkSettings = NetworkSettings()
     dropoutnet: DropoutNetSettings = DropoutNetSettings()
     melu: MeluSettings = MeluSettings()
-    autoencoder: BagSettings = BagSettings()
+    autoencoder: FirstDayNetworkSettings = FirstDayNetworkSettings()
     mixture: MixtureSettings = MixtureSettings()
     neighbours: NeighbourSettings = NeighbourSettings()
-    blend_share: Share = Field(0.5, description="blend: share of the autoencoder, the rest is the neighbours'")
+    autoencoder_weight: Share = Field(0.5, description="blend: share of the autoencoder, the rest is the neighbours'")
     checks: CheckSettings = CheckSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     gate: GateSettings = GateSettings()
@@ -241,7 +244,15 @@ def home() -> Path:
 
 
 def load(path: Path | None = None) -> Settings:
-    """Read the chosen YAML; errors name the file, the field and what is allowed."""
+    """Read the settings from a YAML file and the environment.
+
+    Args:
+        path: The YAML file. Default: OVERTURE_CONFIG, else configs/demo.yaml.
+
+    Raises:
+        BadArgument: The file cannot be read, or a field is unknown, renamed or out of its bounds. The message names the
+            file, the field and what is allowed.
+    """
     file = path or Path(os.environ.get("OVERTURE_CONFIG", "configs/demo.yaml"))
     try:
         raw = yaml.safe_load(file.read_text())
@@ -253,6 +264,9 @@ def load(path: Path | None = None) -> Settings:
         raise BadArgument(f"settings: {file} is not YAML: {error}") from None
     if not isinstance(raw, dict) or not all(isinstance(name, str) for name in raw):
         raise BadArgument(f"settings: {file} holds no names with values, such as `name: mine`")
+    old_names = renamed.in_file(raw) + renamed.in_environment(os.environ)
+    if old_names:
+        raise BadArgument(f"settings: {file} uses old names\n" + "\n".join(f"  {message}" for message in old_names))
     try:
         return Settings(**raw)
     except ValidationError as error:

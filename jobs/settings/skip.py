@@ -38,15 +38,17 @@ class CleaningSettings(Section):
     """What is left out or replaced. Bounds that come from data are learned from the training rows of a split alone."""
 
     first_day: date = Field(date(2015, 1, 1), description="earlier listens are dropped (UTC)")
-    oldest_release: date = Field(date(1900, 1, 11), description="earlier release dates stand for 'unknown' in the data")
-    max_bad_share: Share = Field(0.01, description="more unreadable rows than this stop the run")
-    durations: Literal["cap", "iqr"] = Field(
-        "cap", description="cap: longest_s; iqr: quartiles of the training rows -/+ 1.5 times their distance"
+    min_release_date: date = Field(
+        date(1900, 1, 11), description="earlier release dates stand for 'unknown' in the data"
     )
-    longest_s: Positive = Field(1_800, description="durations: cap")
-    rare: Literal["count", "quantile"] = Field("count", description="how rare is told from frequent")
-    rare_below: Positive = Field(50, description="rare: count; fewer training rows make a category -1")
-    rare_quantile: Share = Field(0.05, description="rare: quantile; of the counts by category")
+    max_bad_share: Share = Field(0.01, description="more unreadable rows than this stop the run")
+    duration_rule: Literal["cap", "iqr"] = Field(
+        "cap", description="cap: max_duration_s; iqr: quartiles of the training rows -/+ 1.5 times their distance"
+    )
+    max_duration_s: Positive = Field(1_800, description="duration_rule: cap")
+    rare_rule: Literal["count", "quantile"] = Field("count", description="how rare is told from frequent")
+    rare_min_count: Positive = Field(50, description="rare_rule: count; fewer training rows make a category -1")
+    rare_quantile: Share = Field(0.05, description="rare_rule: quantile; of the counts by category")
     rare_columns: tuple[RareColumn, ...] = Field(
         ("genre_id", "artist_id", "album_id", "context_type"), description="whose rare values become -1"
     )
@@ -57,7 +59,7 @@ class FeatureSettings(Section):
 
     session_gap_min: Positive = Field(20, description="a longer silence begins a new session")
     smoothing: float = Field(20.0, gt=0, description="plays at the rate above it that are added to each rate")
-    rows_a_group: Positive = Field(400_000, description="plays worked on at once by one task; bounds its memory")
+    rows_per_group: Positive = Field(400_000, description="plays worked on at once by one task; bounds its memory")
 
 
 class SplitSettings(Section):
@@ -66,7 +68,7 @@ class SplitSettings(Section):
     kind: SplitName = Field("global", description="the one without a view of the future; the others to compare")
     train: Share = 0.7
     validation: Share = 0.15
-    last: Positive = Field(1, le=2, description="user: how many last plays of a user judge")
+    last_plays: Positive = Field(1, le=2, description="user: how many last plays of a user judge")
     seed: int = 7
 
     @model_validator(mode="after")
@@ -86,8 +88,8 @@ class BlendSettings(Section):
         description="candidates; each also learns folds of the training plays, those that help are kept",
     )
     folds: Positive = Field(3, description="later parts of the training plays, each forecast from what is before it")
-    first_share: float = Field(0.4, gt=0, lt=1, description="of the training plays, before the first fold")
-    least_gain: float = Field(0.0002, ge=0, description="log loss that one more member must take off")
+    initial_share: float = Field(0.4, gt=0, lt=1, description="of the training plays, before the first fold")
+    min_gain: float = Field(0.0002, ge=0, description="log loss that one more member must take off")
 
 
 class TuningSettings(Section):
@@ -95,16 +97,16 @@ class TuningSettings(Section):
 
     trials: Positive = 40
     minutes: float = Field(20.0, gt=0)
-    unpruned: Positive = Field(5, description="trials before the first is given up half-way")
+    startup_trials: Positive = Field(5, description="trials before the first is given up half-way")
 
 
 class EvaluationSettings(Section):
     """How models are judged."""
 
-    bootstrap: Positive = Field(300, description="resamples of users, for intervals of what is not an AUC")
-    least: Positive = Field(50, description="plays of either class that a slice needs")
+    n_bootstrap: Positive = Field(300, description="resamples of users, for intervals of what is not an AUC")
+    min_class_plays: Positive = Field(50, description="plays of either class that a slice needs")
     new_plays: Positive = Field(3, description="a user or track with fewer earlier plays is new")
-    explained: Literal["boosted_trees", "logistic_features"] = Field(
+    explained_model: Literal["boosted_trees", "logistic_features"] = Field(
         "boosted_trees", description="whose importance, learning curve and reasons are shown"
     )
     importance_plays: Positive = Field(20_000, description="newest test plays that columns are shuffled among, at most")
@@ -117,23 +119,23 @@ class LeakageSettings(Section):
     """The report that shows what features of the future feign."""
 
     models: tuple[ModelName, ...] = EVERY
-    most: Positive = Field(500_000, description="plays, of users drawn whole, that every model learns and answers")
+    max_plays: Positive = Field(500_000, description="plays, of users drawn whole, that every model learns and answers")
 
 
 class GateSettings(Section):
     """What a release of the skip engine must show."""
 
-    parity: float = Field(1e-4, gt=0, description="largest difference of ONNX from the model, in chances")
+    parity_tolerance: float = Field(1e-4, gt=0, description="largest difference of ONNX from the model, in chances")
     margin_over_rate: float = Field(
         0.01, ge=-1, le=1, description="low end of the AUC gained over the listener's listened share"
     )
     grey_zone: float = Field(0.003, ge=0, description="AUC lost against the champion that a person may accept")
     max_loss: float = Field(0.01, gt=0, description="AUC lost that fails even where the plays cannot prove it")
-    calibration_error: Share = Field(0.05, description="mean gap of said and happened")
-    flow_floor: Share = Field(0.55, description="AUC on plays that the recommender chose")
+    max_calibration_error: Share = Field(0.05, description="mean gap of said and happened")
+    flow_min_auc: Share = Field(0.55, description="AUC on plays that the recommender chose")
     slice_min_plays: Positive = Field(50, description="plays of the rarer class that a slice needs to be judged")
     min_plays: Positive = Field(1_000, description="plays that a release, or a champion, must be judged on")
-    bootstrap: Positive = Field(500, description="resamples of users")
+    n_bootstrap: Positive = Field(500, description="resamples of users")
     latency_tracks: Annotated[int, Field(ge=1, le=500)] = Field(50, description="tracks of a timed request")
     latency_ms: float = Field(100.0, gt=0, description="p99 of one request, from its arrival to the chances")
 
@@ -143,7 +145,7 @@ class UpdateSettings(Section):
 
     window_days: Positive = Field(7, description="days before the day whose plays may teach")
     min_plays: Positive = Field(2_000, description="fewer plays since training teach nothing")
-    decides: float = Field(0.3, gt=0, lt=1, description="newest share of them that decides what stays")
+    holdout_share: float = Field(0.3, gt=0, lt=1, description="newest share of them that decides what stays")
 
 
 class SkipSettings(Section):
@@ -171,6 +173,6 @@ class SkipSettings(Section):
         missing = [name for name in self.blend.members if name not in self.models]
         if missing:
             raise ValueError(f"blend.members: {', '.join(missing)} is not among models, so it is not trained")
-        if self.evaluation.explained not in self.models:
-            raise ValueError(f"evaluation.explained: {self.evaluation.explained} is not among models")
+        if self.evaluation.explained_model not in self.models:
+            raise ValueError(f"evaluation.explained_model: {self.evaluation.explained_model} is not among models")
         return self

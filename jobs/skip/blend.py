@@ -40,7 +40,7 @@ def run(context: Context) -> dict[str, Any]:
         learned_N = folds[names[0]].listened_N
         fold_logits = {name: logit(found.proba_N) for name, found in folds.items()}
         held = {name: logit(found.valid.proba_N) for name, found in scores.items()}
-        least = context.settings.skip.blend.least_gain
+        least = context.settings.skip.blend.min_gain
         chosen, mix, calibration = joined(folds, scores, borders, least)
         proba_N = calibration(mix(stacked({name: logit(found.proba_N) for name, found in scores.items()}, chosen)))
         blended = Scores(first.place_N, first.split_N, proba_N, first.listened_N, first.user_N, first.is_flow_N)
@@ -54,7 +54,7 @@ def run(context: Context) -> dict[str, Any]:
                 "members": ", ".join(chosen),
                 "method": mix.method,
                 "calibration": calibration.kind,
-                "least_gain": least,
+                "min_gain": least,
             }
         )
         task.log_metrics({f"weight.{name}": weight for name, weight in found["weights"].items()})
@@ -100,14 +100,14 @@ def same_plays(context: Context, names: tuple[str, ...]) -> tuple[str, list[int]
 
 
 def joined(
-    folds: Mapping[str, Scores], scores: Mapping[str, Scores], borders: list[int], least_gain: float
+    folds: Mapping[str, Scores], scores: Mapping[str, Scores], borders: list[int], min_gain: float
 ) -> tuple[list[str], Mix, Calibration]:
     """Which of these candidates stay, what mixes them, learned from folds, and what calibrates, from validation."""
     learned_N = next(iter(folds.values())).listened_N
     valid_N = next(iter(scores.values())).valid.listened_N
     held = {name: logit(found.valid.proba_N) for name, found in scores.items()}
     fold_logits = {name: logit(found.proba_N) for name, found in folds.items()}
-    chosen, mix = select(fold_logits, learned_N, fold_of(borders), held, valid_N, least_gain)
+    chosen, mix = select(fold_logits, learned_N, fold_of(borders), held, valid_N, min_gain)
     return chosen, mix, choose(valid_N, mix(stacked(held, chosen)))
 
 

@@ -210,7 +210,7 @@ def run(context: Context, start: str | None = None, end: str | None = None, *, l
         before = lake.spark(spark, "skip_state", day=todo.state)
         n_carried = lake.rows("skip_state", day=todo.state)
         carried = before.where(F.col("kind") == "all").select(*carried).collect()[0].asDict()
-    n_groups = max(context.settings.spark.partitions, math.ceil((n_rows + n_carried) / chosen.rows_a_group))
+    n_groups = max(context.settings.spark.partitions, math.ceil((n_rows + n_carried) / chosen.rows_per_group))
     plays = plays_of(context, todo.days)
     daily = daily_counts(plays)
     prior = everybody(daily, (carried["n_plays"], carried["n_listened"]), leaky)

@@ -175,7 +175,7 @@ def split_of(plays: Plays, chosen: SplitSettings) -> np.ndarray:
     ways: dict[str, Callable[[], np.ndarray]] = {
         "global": lambda: splits.by_time(plays.ts_N, chosen.train, chosen.validation),
         "random": lambda: splits.at_random(len(plays), chosen.train, chosen.validation, chosen.seed),
-        "user": lambda: splits.by_user(plays.user_N, plays.ts_N, chosen.last),
+        "user": lambda: splits.by_user(plays.user_N, plays.ts_N, chosen.last_plays),
         "competition": lambda: splits.competition(plays.user_N, plays.ts_N, plays.is_flow_N),
     }
     return ways[chosen.kind]()
@@ -193,15 +193,15 @@ def learn(plays: Plays, train: np.ndarray, names: tuple[str, ...], chosen: Clean
     kept: dict[str, np.ndarray] = {}
     for name in chosen.rare_columns:
         values = values_of(plays, name)[train]
-        by_count = chosen.rare == "count"
+        by_count = chosen.rare_rule == "count"
         kept[name] = (
-            rules.frequent(values, chosen.rare_below)
+            rules.frequent(values, chosen.rare_min_count)
             if by_count
             else rules.frequent_by_quantile(values, chosen.rare_quantile)
         )
     if "genre_id" in kept:
         kept["user_top_genre"] = kept["genre_id"]
-    bounds = (0.0, float(chosen.longest_s))
-    if chosen.durations == "iqr" and "duration_s" in names:
+    bounds = (0.0, float(chosen.max_duration_s))
+    if chosen.duration_rule == "iqr" and "duration_s" in names:
         bounds = rules.iqr_bounds(plays.numbers(("duration_s",))[train, 0])
     return Cleaning(kept, *bounds)

@@ -39,7 +39,7 @@ RATES = ("precision", "recall", "f1", "accuracy")
 def run(context: Context) -> dict[str, Any]:
     """Judge, write, draw; the report for Airflow."""
     with runs.task(context, "evaluate") as task, watched("skip evaluate") as watch:
-        found = train.plays_of(context, (context.settings.skip.evaluation.explained,))
+        found = train.plays_of(context, (context.settings.skip.evaluation.explained_model,))
         watch.lap("read_s")
         scores = all_scores(context, found)
         where = slices(context, found)
@@ -118,14 +118,14 @@ def judge(context: Context, model: str, scores: Scores, where: Mapping[str, NDAr
 
         masks = {name: mask[part.place_N] for name, mask in where.items()}
         by_slice = metrics.auc_by_slice(
-            part.listened_N, part.proba_N, dict(masks), part.user_N, 1 if len(masks) == 1 else settings.least
+            part.listened_N, part.proba_N, dict(masks), part.user_N, 1 if len(masks) == 1 else settings.min_class_plays
         )
         by_slice["all"] = metrics.auc_interval(part.listened_N, part.proba_N, part.user_N)
         for name, reached in by_slice.items():
             if reached is not None:
                 row(name, "auc", reached.value, int(masks[name].sum()), reached.low, reached.high)
         n = len(part.place_N)
-        for name, (value, low, high) in summary(part, threshold, settings.bootstrap, context.seed(split)).items():
+        for name, (value, low, high) in summary(part, threshold, settings.n_bootstrap, context.seed(split)).items():
             row("all", name, value, n, low, high)
         row("all", "threshold", threshold, n)
         row("all", "calibration_error", metrics.calibration_error(part.listened_N, part.proba_N), n)

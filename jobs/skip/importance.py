@@ -1,6 +1,6 @@
 """Why one model says what it says: what it leans on, what more plays would give, and one prediction in words.
 
-Input   work/<week>/<skip.evaluation.explained>/model, the labelled plays
+Input   work/<week>/<skip.evaluation.explained_model>/model, the labelled plays
 Output  importance, learning curve and reasons in the evaluation's run
 """
 
@@ -26,7 +26,7 @@ EXAMPLES = 6  # predictions told in words, from the least to the most likely
 def run(context: Context, task: Run, found: Labelled) -> list[str]:
     """Log all three; the sentences."""
     settings = context.settings.skip.evaluation
-    name = settings.explained
+    name = settings.explained_model
     model = artifacts.load_model(context, name)
     test = found.part(splits.TEST)
     newest = test.rows(slice(max(len(test) - settings.importance_plays, 0), None))

@@ -5,7 +5,7 @@ Plays   of the skip.update.window_days before the day, later than what the membe
 
     older half of the first part    every member goes on learning from it (SkipModel.learn_more)
     newer half of the first part    stops the members; then teaches weights, the rest of it the calibration
-    newest, skip.update.decides     decides: a member by log loss, what joins them by Brier's score of the whole answer
+    newest, skip.update.holdout_share decides: a member by log loss, what joins them by Brier's score of the whole answer
 
 The day itself teaches nothing: its plays judge the release (jobs/release/skip/gate.py), and teach the days after it. What
 was left to decide today teaches members tomorrow, so that these are a few days behind and no play is judged by a model
@@ -72,7 +72,7 @@ def relearn(context: Context, old: SkipRelease, day: str, log: Log) -> Relearned
         n = 0 if plays is None else len(plays)
         why = f"{n} plays since training before {day}, skip.update.min_plays asks for {chosen.min_plays}"
         return replace(as_it_was, told={"why": why})
-    n_first = int((1 - chosen.decides) * len(plays))
+    n_first = int((1 - chosen.holdout_share) * len(plays))
     n_learn = int(np.searchsorted(plays.ts_N, plays.ts_N[n_first // 2]))  # plays of one second stay together
     learn, newer, decide = (plays.rows(slice(*ends)) for ends in ((0, n_learn), (n_learn, n_first), (n_first, None)))
     half = plays.rows(slice(n_learn, (n_learn + n_first) // 2)), plays.rows(slice((n_learn + n_first) // 2, n_first))

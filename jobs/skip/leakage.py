@@ -77,7 +77,7 @@ def run(context: Context) -> dict[str, Any]:
         report = {"rows": rows, "sentence": said, "plays": judged_on, "only_ones": alone, "commit": context.commit}
         path = context.work / "leakage.json"
         replace(path, json.dumps(report, indent=1, sort_keys=True).encode())
-        task.log_params({"models": ", ".join(names), "most": settings.leakage.most})
+        task.log_params({"models": ", ".join(names), "max_plays": settings.leakage.max_plays})
         task.log_metrics({f"{row['model']}.{cell.replace(', ', '.')}": row[cell] for row in rows for cell in WAYS})
         task.log_table(rows, "leakage.json")
         task.log_figure(figures.leakage(rows, PUBLISHED), "leakage.png")
@@ -90,7 +90,7 @@ def thinned(context: Context, models: tuple[str, ...], variant: str, kind: str) 
     settings = context.settings.skip
     split = settings.split.model_copy(update={"kind": kind})
     found = train.plays_of(context, models, variant=variant, split=split)
-    n, most = len(found.plays), settings.leakage.most
+    n, most = len(found.plays), settings.leakage.max_plays
     if n <= most:
         return found
     users = np.unique(found.plays.user_N)
@@ -99,7 +99,9 @@ def thinned(context: Context, models: tuple[str, ...], variant: str, kind: str) 
     mine = np.isin(found.plays.user_N, drawn)
     sizes = [int((found.split_N[mine] == code).sum()) for code in (splits.TRAIN, splits.VALIDATION, splits.TEST)]
     if not all(sizes):
-        raise CheckFailed(f"leakage: {len(drawn)} users drawn leave a part without plays: {sizes}; raise leakage.most")
+        raise CheckFailed(
+            f"leakage: {len(drawn)} users drawn leave a part without plays: {sizes}; raise leakage.max_plays"
+        )
     return Labelled(found.plays.rows(mine), found.split_N[mine], found.cleaning)
 
 

@@ -124,7 +124,7 @@ def judged(found: Labelled, model: SkipModel) -> Scores:
 def borders_of(context: Context, found: Labelled) -> list[int]:
     """Where the folds of the training plays begin and end."""
     chosen = context.settings.skip.blend
-    return fold_borders(int((found.split_N == splits.TRAIN).sum()), chosen.folds, chosen.first_share)
+    return fold_borders(int((found.split_N == splits.TRAIN).sum()), chosen.folds, chosen.initial_share)
 
 
 def folds_of(found: Labelled, new: Callable[[str], SkipModel], model: str, borders: Sequence[int], seed: int) -> Scores:

@@ -82,9 +82,11 @@ def open_study(context: Context, model: str, plays: str) -> optuna.Study:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     space, folds = SPACES[model], context.settings.skip.blend
     study = optuna.create_study(
-        study_name=f"{model}/{plays[:16]}/{folds.folds} folds from {folds.first_share}",  # what a trial is worth
+        study_name=f"{model}/{plays[:16]}/{folds.folds} folds from {folds.initial_share}",  # what a trial is worth
         storage=JournalStorage(JournalFileBackend(str(folder / f"{model}.log"))),
-        pruner=optuna.pruners.MedianPruner(n_startup_trials=context.settings.skip.tuning.unpruned, n_warmup_steps=1),
+        pruner=optuna.pruners.MedianPruner(
+            n_startup_trials=context.settings.skip.tuning.startup_trials, n_warmup_steps=1
+        ),
         direction="maximize",
         load_if_exists=True,
     )

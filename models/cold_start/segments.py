@@ -316,7 +316,7 @@ def rankings(labels: ArrayLike, user_tracks: Any, k: int, length: int) -> Labels
         )
     n = int(user_tracks.shape[1])
     if not 1 <= length <= n:
-        raise ValueError(f"segments.ranking: must be from 1 to the number of tracks ({n}), got {length}")
+        raise ValueError(f"segments.ranking_length: must be from 1 to the number of tracks ({n}), got {length}")
     if label_U.size and not 0 <= label_U.min() <= label_U.max() < k:
         raise ValueError(f"rankings: labels must be from 0 to {k - 1}, got {label_U.min()} to {label_U.max()}")
     tracks = csr_array(user_tracks)

@@ -2,7 +2,7 @@
 
 uvicorn waits for the rest of a request's headers as long as the connection stands, and calls the application only when
 they are whole: only here can a client that sends them drop by drop be let go. A body is watched by serving/http/middleware.py.
-From the connection, or the first byte after an answer, to the end of the next headers a client has `headers_s` seconds.
+From the connection, or the first byte after an answer, to the end of the next headers a client has `header_timeout_s` seconds.
 What comes while an answer is still being made (a pipeline) waits for that answer without a clock of its own.
 """
 
@@ -31,7 +31,7 @@ class Patient(HttpToolsProtocol):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.headers_s = float(os.environ[HEADERS_S])
+        self.header_timeout_s = float(os.environ[HEADERS_S])
         self._waiting: asyncio.TimerHandle | None = None
         self._said = False
 
@@ -58,7 +58,7 @@ class Patient(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def _wait(self) -> None:
-        self._waiting = self.loop.call_later(self.headers_s, self._too_slow)
+        self._waiting = self.loop.call_later(self.header_timeout_s, self._too_slow)
 
     def _stop(self) -> None:
         if self._waiting is not None:
@@ -71,5 +71,5 @@ class Patient(HttpToolsProtocol):
         if self._said:
             self.transport.write(TOO_SLOW)
             assert isinstance(self.app, Guard)
-            self.app.note_unread(self.headers_s)
+            self.app.note_unread(self.header_timeout_s)
         self.transport.close()

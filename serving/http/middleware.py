@@ -72,8 +72,8 @@ class Guard:
         """`app` answers what is let through."""
         self.app, self.metrics = app, metrics
         self.too_large = f"the body is larger than {settings.max_body_bytes} bytes"
-        self.too_slow = f"the body did not come within {settings.body_s:g} s"
-        self.body_s = settings.body_s
+        self.too_slow = f"the body did not come within {settings.body_timeout_s:g} s"
+        self.body_s = settings.body_timeout_s
         self.key, self.most = settings.api_key.get_secret_value().encode(), settings.max_body_bytes
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:

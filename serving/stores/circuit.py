@@ -1,10 +1,10 @@
 """The store as the service asks it: one that does not answer is left alone for a while.
 
 closed   every question is asked, each bounded by the store's own short timeout
-open     after a failure: questions fail at once with the reason, for `retry_s`; then one is let through, and only its
+open     after a failure: questions fail at once with the reason, for `breaker_reset_s`; then one is let through, and only its
          success closes the circuit again
 
-So a store that is away costs one slow question every `retry_s`, not a thread a request.
+So a store that is away costs one slow question every `breaker_reset_s`, not a thread a request.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Circuit:
             BadArgument: an address that is none.
         """
         self.store: UserStore = open_store(settings, home)
-        self.retry_s = settings.retry_s
+        self.breaker_reset_s = settings.breaker_reset_s
         self.problem: str | None = None
         self._next_try = 0.0
         self._lock = threading.Lock()
@@ -52,12 +52,12 @@ class Circuit:
             with self._lock:
                 if time.monotonic() < self._next_try:
                     raise StoreAway(self.problem)
-                self._next_try = time.monotonic() + self.retry_s
+                self._next_try = time.monotonic() + self.breaker_reset_s
         try:
             found = question(self.store)
         except StoreAway as error:
             with self._lock:
-                self.problem, self._next_try = str(error), time.monotonic() + self.retry_s
+                self.problem, self._next_try = str(error), time.monotonic() + self.breaker_reset_s
             raise
         except Exception:
             self.problem = None  # it answered, whatever it said

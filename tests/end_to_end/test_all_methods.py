@@ -12,7 +12,7 @@ from jobs.cold_start import evaluate
 from jobs.cold_start.training_data import warm_side
 from jobs.platform.context import Context
 from jobs.platform.lake import vectors
-from jobs.settings.cold_start import METHODS, BagSettings, DropoutNetSettings, MeluSettings, MixtureSettings
+from jobs.settings.cold_start import METHODS, DropoutNetSettings, FirstDayNetworkSettings, MeluSettings, MixtureSettings
 from jobs.tracking import runs as tracking
 
 
@@ -25,8 +25,8 @@ def copied(finished, tmp_path, monkeypatch) -> Context:
     changed = {
         "evaluation": finished.settings.evaluation.model_copy(update={"methods": METHODS}),
         "dropoutnet": DropoutNetSettings(hidden=(64, 32), rank=16, epochs=5, batch_users=64, batch_tracks=256),
-        "melu": MeluSettings(embedding=16, hidden=16, epochs=4, batch_users=64),
-        "autoencoder": BagSettings(width=32, epochs=3, batch_users=64),
+        "melu": MeluSettings(embedding_dim=16, hidden=16, epochs=4, batch_users=64),
+        "autoencoder": FirstDayNetworkSettings(width=32, epochs=3, batch_users=64),
         "mixture": MixtureSettings(width=32, epochs=2, batch_users=64, list_length=60),
     }
     return Context(finished.settings.model_copy(update=changed), finished.week, home)

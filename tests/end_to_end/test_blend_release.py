@@ -14,7 +14,7 @@ from jobs.cold_start.methods import method_factory
 from jobs.platform.context import Context
 from jobs.release import bundle, gate, pointer, promote, publish
 from jobs.release.cold_start import gate as judging
-from jobs.settings.cold_start import BagSettings
+from jobs.settings.cold_start import FirstDayNetworkSettings
 from jobs.tracking import runs
 from models.cold_start.input_vector import FirstDays
 from models.cold_start.methods import recommend_lists
@@ -34,7 +34,7 @@ def promoted(finished, tmp_path_factory) -> Context:
     changed = {
         "gate": old.gate.model_copy(update={"method": "blend", "max_loss": 0.5, "latency_ms": 1000}),
         "evaluation": old.evaluation.model_copy(update={"leave_out_first_day": True}),
-        "autoencoder": BagSettings(width=32, epochs=6, batch_users=64),
+        "autoencoder": FirstDayNetworkSettings(width=32, epochs=6, batch_users=64),
     }
     context = Context(old.model_copy(update=changed), finished.week, home)
     with pytest.MonkeyPatch.context() as patch:
@@ -56,7 +56,7 @@ def test_it_went_through_the_same_gate(promoted, finished):
     record = gate.record_of(promoted)
     lines = {line["rule"]: line for line in record["lines"]}
     assert lines["onnx parity blend"]["verdict"] == "pass"
-    assert lines["onnx parity blend"]["measured"] <= promoted.settings.gate.parity
+    assert lines["onnx parity blend"]["measured"] <= promoted.settings.gate.parity_tolerance
     assert record["champion"] == pointer.read(finished.home).release, "judged against a release that has no blend"
     assert lines["against champion"]["measured"] is not None
     assert lines["better than popularity"]["verdict"] == "pass"

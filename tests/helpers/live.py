@@ -88,7 +88,7 @@ class Live(Caller):
     """A service in a thread."""
 
     def __init__(self, home: Path, store: StoreSettings | None = None, **settings) -> None:
-        chosen = ServiceSettings(**{"poll_s": 0.02, **settings})
+        chosen = ServiceSettings(**{"poll_interval_s": 0.02, **settings})
         self.app = make_app(chosen, home, store or StoreSettings())
         config = uvicorn.Config(self.app, host="127.0.0.1", port=0, log_config=None, access_log=False)
         self.server = uvicorn.Server(config)
@@ -114,7 +114,12 @@ class Process(Caller):
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
         self.log = home / f"service-{self.port}.log"
-        known = {**os.environ, "OVERTURE_HOME": str(home), "PYTHONPATH": str(ROOT), "OVERTURE__SERVICE__POLL_S": "0.02"}
+        known = {
+            **os.environ,
+            "OVERTURE_HOME": str(home),
+            "PYTHONPATH": str(ROOT),
+            "OVERTURE__SERVICE__POLL_INTERVAL_S": "0.02",
+        }
         with self.log.open("wb") as sink:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "jobs.cli", "serve", "--port", str(self.port), *arguments],

@@ -42,5 +42,5 @@ def write_rows(file, rows, names=NAMES):
 def skip_context(home, **cleaning):
     """The tiny settings with a cleaning section; OVERTURE_HOME is `home` already."""
     settings = load()
-    skip = SkipSettings.model_validate({"cleaning": cleaning, "features": {"rows_a_group": 2_000}})
+    skip = SkipSettings.model_validate({"cleaning": cleaning, "features": {"rows_per_group": 2_000}})
     return Context(settings.model_copy(update={"skip": skip}), Week.parse("2016-12-05"), home)

@@ -46,7 +46,7 @@ def settings(**gate: object) -> Settings:
             "week": "2026-11-16",
             "svd": {"d": D},
             "als": {"d": D},
-            "evaluation": {"bootstrap": 200, "min_slice": 10},
+            "evaluation": {"n_bootstrap": 200, "min_slice_users": 10},
             "gate": {"k": 20, "slice_min_users": 10, "latency_ms": 1000, **gate},
         }
     )

@@ -199,7 +199,7 @@ def cleaned(rows: DataFrame, cleaning: CleaningSettings) -> DataFrame:
     good = rows.where(F.col("reason").isNull() & (F.col("ts_listen") >= epoch(cleaning)))
     ts = F.timestamp_seconds("ts_listen")
     released = F.to_date(F.try_to_timestamp(F.col("release_date").cast("string"), F.lit("yyyyMMdd")))
-    odd = (released < F.lit(cleaning.oldest_release)) | (released > F.to_date(ts))
+    odd = (released < F.lit(cleaning.min_release_date)) | (released > F.to_date(ts))
     identity = F.xxhash64(*NUMBERS, "sample_id")
     return good.select(
         identity.bitwiseAND(F.lit(2**63 - 1)).alias("play_id"),

@@ -49,7 +49,7 @@ def judge(context: Context, folder: Path, champion: pointer.Pointer | None) -> l
     """All lines about a release."""
     release = open_release(folder)
     gate, judges = context.settings.gate, read_judges(context)
-    n_boot, seed = context.settings.evaluation.bootstrap, context.seed("gate")
+    n_boot, seed = context.settings.evaluation.n_bootstrap, context.seed("gate")
     lines = [rules.data_checks(release.document("quality"))]
     lines += [parity(context, release, space, judges) for space in release.spaces]
     if gate.method == "blend":
@@ -61,7 +61,7 @@ def judge(context: Context, folder: Path, champion: pointer.Pointer | None) -> l
     lines.append(rules.over_popularity(ours_B, popular_B, gate.margin_over_popularity, n_boot, seed))
     lines.append(champion_line(context, release, champion, judges, ours_B))
     lines += [
-        rules.slice_floor(name, ours_B[who], popular_B[who], gate.slice_floor, gate.slice_min_users)
+        rules.slice_floor(name, ours_B[who], popular_B[who], gate.slice_min_ratio, gate.slice_min_users)
         for name, who in slices(judges.days).items()
         if name != "all" and who.any()
     ]
@@ -124,13 +124,13 @@ def champion_line(
     champion_BK = recommend(theirs, *theirs.answers, judges, gate.k, leave_out)
     champion_B = score(champion_BK, judges.truth, gate.k)[gate.metric]
     return rules.against_champion(
-        ours_B, champion_B, gate.grey_zone, gate.max_loss, context.settings.evaluation.bootstrap, context.seed("gate")
+        ours_B, champion_B, gate.grey_zone, gate.max_loss, context.settings.evaluation.n_bootstrap, context.seed("gate")
     )
 
 
 def parity(context: Context, release: Release, space: str, judges: Judges) -> Line:
     """PyTorch's predictions that training kept, against what the bundle answers from first-day signals."""
-    kept, bound = onnx_export.kept(context, space), context.settings.gate.parity
+    kept, bound = onnx_export.kept(context, space), context.settings.gate.parity_tolerance
     order = np.argsort(kept.user_ids)
     place = np.minimum(np.searchsorted(kept.user_ids[order], judges.user_ids), max(len(order) - 1, 0))
     if not len(order) or (kept.user_ids[order][place] != judges.user_ids).any():
@@ -146,10 +146,12 @@ def blend_parity(context: Context, release: Release, judges: Judges) -> Line:
     order = np.argsort(judges.user_ids)
     place = np.minimum(np.searchsorted(judges.user_ids[order], user_ids), len(order) - 1)
     if not len(user_ids) or (judges.user_ids[order][place] != user_ids).any():
-        return Line("onnx parity blend", None, gate.parity, FAIL, "training kept scores of listeners who do not judge")
+        return Line(
+            "onnx parity blend", None, gate.parity_tolerance, FAIL, "training kept scores of listeners who do not judge"
+        )
     opened = release.spaces[gate.space]
     found_BN = blend_artifacts.read(opened.folder / "blend", opened.catalogue).scores(judges.days.take(order[place]))
-    return rules.parity("blend", float(np.abs(found_BN - wanted_BN).max()), gate.parity)
+    return rules.parity("blend", float(np.abs(found_BN - wanted_BN).max()), gate.parity_tolerance)
 
 
 def p99_ms(method: Method, x_1F: np.ndarray, day: FirstDays, k: int) -> float:

@@ -155,7 +155,7 @@ def served(context: Context) -> Chosen:
     folds = {name: artifacts.read_folds(context, name) for name in models}
     scores = {name: artifacts.read_scores(context, name) for name in models}
     _, borders = same_plays(context, tuple(models))
-    names, mix, calibration = joined(folds, scores, borders, recipe.least_gain)
+    names, mix, calibration = joined(folds, scores, borders, recipe.min_gain)
     return Chosen({name: models[name] for name in names}, mix, calibration, left_out)
 
 

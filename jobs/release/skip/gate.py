@@ -127,7 +127,7 @@ def history(context: Context, cleaning: Cleaning) -> Log:
 
 def parity(context: Context, release: SkipRelease, ours: Judged) -> list[Line]:
     """The bundle's ONNX members against what training said of the test plays."""
-    bound, lines = context.settings.skip.gate.parity, []
+    bound, lines = context.settings.skip.gate.parity_tolerance, []
     for m, member in enumerate(release.members):
         said = artifacts.read_scores(context, member.name).test
         if len(said.proba_N) != len(ours.listen_N):
@@ -150,7 +150,7 @@ def updated(
         now = "there is none" if champion is None else f"the champion is {champion.release[:12]}"
         return [Line(rule, None, None, FAIL, f"it was made from {came_from[:12]}, {now}; run the update again")]
     theirs, lines = pointer.releases(context.release_home) / came_from, []
-    bound, log = context.settings.skip.gate.parity, history(context, release.cleaning)
+    bound, log = context.settings.skip.gate.parity_tolerance, history(context, release.cleaning)
     for m, (member, told) in enumerate(zip(release.members, release.told["members"], strict=True)):
         file = Path(MEMBERS) / member.name / NETWORK
         if (theirs / file).is_file() and file_digest(theirs / file) == file_digest(release.folder / file):
@@ -196,7 +196,7 @@ def champion_line(
         return Line(rules.AGAINST, None, -gate.grey_zone, SKIP, why)
     ours_N, theirs_N = ours.listen_N[unseen], judged(context, theirs, newest).listen_N
     heard_N = newest.labels()
-    found = bootstrap_difference(heard_N, ours_N, theirs_N, newest.user_N, gate.bootstrap, context.seed("gate"))
+    found = bootstrap_difference(heard_N, ours_N, theirs_N, newest.user_N, gate.n_bootstrap, context.seed("gate"))
     said = f"AUC {auc(heard_N, ours_N):.4f} against {auc(heard_N, theirs_N):.4f}, {found.low:+.4f} to {found.high:+.4f}"
     return rules.judged_change(
         found.value, found.low, found.high, gate.grey_zone, gate.max_loss, said, f"{len(newest)} plays"
@@ -213,8 +213,8 @@ def calibrated(
         Line(
             "calibration error",
             gap,
-            gate.calibration_error,
-            PASS if gap <= gate.calibration_error else FAIL,
+            gate.max_calibration_error,
+            PASS if gap <= gate.max_calibration_error else FAIL,
             "mean gap of said and happened in ten groups of plays",
         ),
     ]
@@ -226,10 +226,10 @@ def flow_floor(plays: Plays, ours_N: NDArray[np.float64], gate: GateSettings) ->
     least = min(int((heard_N[flow_N] == label).sum()) for label in (0, 1))
     if least < gate.slice_min_plays:
         why = f"{least} Flow plays of the rarer class, fewer than {gate.slice_min_plays}: not judged"
-        return Line("slice flow", None, gate.flow_floor, SKIP, why)
+        return Line("slice flow", None, gate.flow_min_auc, SKIP, why)
     found = auc_interval(heard_N[flow_N], ours_N[flow_N], plays.user_N[flow_N])
     why = f"AUC on {int(flow_N.sum())} Flow plays, {found.low:.4f} to {found.high:.4f}"
-    return Line("slice flow", found.value, gate.flow_floor, PASS if found.value >= gate.flow_floor else FAIL, why)
+    return Line("slice flow", found.value, gate.flow_min_auc, PASS if found.value >= gate.flow_min_auc else FAIL, why)
 
 
 def latency(release: SkipRelease, user_N: NDArray[np.int64], gate: GateSettings) -> Line:

@@ -43,7 +43,7 @@ class FirstDayNetworkRecipe:
     weight_decay: float = 0.02
     dropout: float = 0.5
     batch_users: int = 256
-    as_they_were: float = 0.25
+    real_share: float = 0.25
     size_exponent: float = 0.5
     from_vectors: bool = True
     kinds: tuple[str, ...] = ("track", "artist", "album", "country", "age")
@@ -60,9 +60,9 @@ class FirstDayNetworkRecipe:
             )
         if not 0 <= self.size_exponent <= 1:
             raise ValueError(f"bag.size_exponent: must be from 0 to 1, got {self.size_exponent}")
-        if not (0 <= self.dropout < 1 and 0 <= self.as_they_were <= 1):
+        if not (0 <= self.dropout < 1 and 0 <= self.real_share <= 1):
             raise ValueError(
-                f"bag: dropout must be in [0, 1) and as_they_were in [0, 1], got {self.dropout}, {self.as_they_were}"
+                f"bag: dropout must be in [0, 1) and real_share in [0, 1], got {self.dropout}, {self.real_share}"
             )
 
 
@@ -228,7 +228,7 @@ class TrainingUsers:
     def batch(self, users: NDArray[np.int64], rng: np.random.Generator) -> Batch:
         """First days of these users; what a made-up one shows is no part of the truth."""
         heard_BN = self.heard_UN[users]
-        real = rng.random(len(users)) < self.recipe.as_they_were
+        real = rng.random(len(users)) < self.recipe.real_share
         # As many tracks as first days have, and at least one left as truth.
         wanted = np.minimum(rng.choice(self.first_U, len(users)), np.diff(heard_BN.indptr) - 1)
         first_BN = _some(heard_BN, np.where(real, 0, wanted), rng)

@@ -55,7 +55,7 @@ _TRACKS = 8192  # tracks a product: their hidden layer stays in cache
 class MeluRecipe:
     """How the network is made and trained; checked once, here."""
 
-    embedding: int = 64
+    embedding_dim: int = 64
     hidden: int = 64
     epochs: int = 20
     learning_rate: float = 5e-4
@@ -65,7 +65,7 @@ class MeluRecipe:
     query: int = 10
 
     def __post_init__(self) -> None:
-        for field in ("embedding", "hidden", "epochs", "batch_users"):
+        for field in ("embedding_dim", "hidden", "epochs", "batch_users"):
             if getattr(self, field) < 1:
                 raise ValueError(f"melu.{field}: must be at least 1, got {getattr(self, field)}")
         for field in ("support", "query"):
@@ -149,16 +149,16 @@ class Melu:
         self._track_scale = Scaler.fit("melu: track vectors", track_ND, clip=np.inf)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.user = nn.Linear(self.layout.size, self.recipe.embedding)
-            self.track = nn.Linear(self.layout.d, self.recipe.embedding)
-            self.dense = dense_layers(self.recipe.embedding, self.recipe.hidden)
+            self.user = nn.Linear(self.layout.size, self.recipe.embedding_dim)
+            self.track = nn.Linear(self.layout.d, self.recipe.embedding_dim)
+            self.dense = dense_layers(self.recipe.embedding_dim, self.recipe.hidden)
         track_NC = self._track_scale(track_ND)
         self._train(warm, torch.from_numpy(track_NC), seed, on_epoch)
         for part in (self.user, self.track, self.dense):
             part.double().requires_grad_(False)
         self._weights = dict(self.dense.named_parameters())
         track_NE = self.track(torch.from_numpy(track_NC).double())
-        first_HE = self._weights["0.weight"][:, self.recipe.embedding :]
+        first_HE = self._weights["0.weight"][:, self.recipe.embedding_dim :]
         self.track_NE = track_NE.float()
         self.track_NH = (track_NE @ first_HE.T + self._weights["0.bias"]).float()
 
@@ -202,7 +202,7 @@ class Melu:
 
     def user_parts(self, x_BF: NDArray[np.float32]) -> Floats:
         """What the first dense layer adds up for a listener, (B, H)."""
-        first_HE = self._weights["0.weight"][:, : self.recipe.embedding]
+        first_HE = self._weights["0.weight"][:, : self.recipe.embedding_dim]
         out = np.empty((len(x_BF), self.recipe.hidden), np.float32)
         for start in range(0, len(x_BF), _CHUNK):
             out[start : start + _CHUNK] = (self._embed(x_BF[start : start + _CHUNK]) @ first_HE.T).numpy()
@@ -231,7 +231,7 @@ class Melu:
         rate_B1 = rate * torch.from_numpy(streams_BD.any(axis=1)).double()[:, None]
         first_gap, second_gap, third_gap = (rate_B1 * gap[:, 0] for gap in taken.gaps)
         _, hidden_BH, last_BH = (one[:, 0] for one in taken.inputs)
-        first_HE = weights["0.weight"][:, : self.recipe.embedding]
+        first_HE = weights["0.weight"][:, : self.recipe.embedding_dim]
         base_BH = (user_BE @ first_HE.T - first_gap * (1 + user_BE.square().sum(dim=1, keepdim=True))).float()
         shift_BH, support_BE = -first_gap.float(), support_BE.float()
         second_BHH = (weights["2.weight"] - second_gap[:, :, None] * hidden_BH[:, None, :]).float()

@@ -4,7 +4,7 @@ Shapes   U warm users, V tokens (tracks, artists, albums), N tracks, B listeners
 Score    of track t: sum over the tokens v of the first day of weight(kind of v) * c(v, t) / (n_v^a n_t^b + shrinkage),
          where c counts the warm users who stream both, n those who stream each
 Source   asymmetric cosine (Aiolli 2013, eq. 2) with a shrunk denominator
-Differs  artists and albums have neighbours of their own. Only the `most` strongest tracks of a token are kept
+Differs  artists and albums have neighbours of their own. Only the `max_neighbours` strongest tracks of a token are kept
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ class NeighbourRecipe:
     token_exponent: float = 0.7
     track_exponent: float = 0.3
     shrinkage: float = 5.0
-    artist: float = 0.5
-    album: float = 0.5
-    most: int = 1_000
+    artist_weight: float = 0.5
+    album_weight: float = 0.5
+    max_neighbours: int = 1_000
 
     def __post_init__(self) -> None:
-        for name in ("token_exponent", "track_exponent", "shrinkage", "artist", "album"):
+        for name in ("token_exponent", "track_exponent", "shrinkage", "artist_weight", "album_weight"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"neighbours.{name}: must be at least 0, got {getattr(self, name)}")
-        if self.most < 1:
-            raise ValueError(f"neighbours.most: must be at least 1, got {self.most}")
+        if self.max_neighbours < 1:
+            raise ValueError(f"neighbours.max_neighbours: must be at least 1, got {self.max_neighbours}")
 
 
 class Neighbours:
@@ -71,7 +71,7 @@ class Neighbours:
         vocabulary = Vocabulary.build(catalogue, days)
         heard_UN = csr_array(warm.heard_UN)
         weight_V = np.zeros(vocabulary.size, np.float32)
-        for kind, weight in (("track", 1.0), ("artist", recipe.artist), ("album", recipe.album)):
+        for kind, weight in (("track", 1.0), ("artist", recipe.artist_weight), ("album", recipe.album_weight)):
             weight_V[vocabulary.spans[kind]] = weight
         return cls(vocabulary, _scores(vocabulary.track_tokens(heard_UN), heard_UN, weight_V, recipe), name)
 
@@ -101,7 +101,7 @@ def _scores(
         row = np.repeat(np.arange(part.shape[0]), np.diff(part.indptr)) + start
         part.data = weight_V[row] * part.data / (n_V[row] * n_N[part.indices] + recipe.shrinkage)
         part.data[row == part.indices] = 0
-        parts.append(_strongest(part.astype(np.float32), recipe.most))
+        parts.append(_strongest(part.astype(np.float32), recipe.max_neighbours))
     return csr_array(vstack(parts))
 
 

@@ -29,7 +29,7 @@ MOST_EASE = 30_000  # tracks: the inverse of that many squared takes 3.6 GB
 
 def item_knn(warm: WarmListeners) -> Neighbours:
     """Item neighbours by asymmetric cosine: tracks alone."""
-    return Neighbours.fit(warm, NeighbourRecipe(artist=0, album=0), "item_knn")
+    return Neighbours.fit(warm, NeighbourRecipe(artist_weight=0, album_weight=0), "item_knn")
 
 
 class Ease:

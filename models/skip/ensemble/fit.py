@@ -25,9 +25,9 @@ from models.skip.estimators.base import SkipModel, log_loss, sigmoid
 from models.skip.evaluation.metrics import auc
 
 
-def fold_borders(n: int, folds: int, first_share: float) -> list[int]:
+def fold_borders(n: int, folds: int, initial_share: float) -> list[int]:
     """Where the K folds begin and end, K + 1 places; the plays before the first are only learned from."""
-    return [round(b) for b in np.linspace(first_share * n, n, folds + 1)]
+    return [round(b) for b in np.linspace(initial_share * n, n, folds + 1)]
 
 
 def out_of_fold(
@@ -90,14 +90,14 @@ def select(
     fold_N: NDArray[np.int64],
     valid: Mapping[str, NDArray[np.float64]],
     valid_listened_N: NDArray[np.int8],
-    least_gain: float,
+    min_gain: float,
 ) -> tuple[list[str], Mix]:
     """Members that help, best first, and how they are mixed.
 
     `folds` and `valid` are log odds of every candidate. A mix is judged by its mean log loss over the folds, each with
     weights learned from the other folds, and validation, with weights from all folds: validation alone is small, and
     has told the members when to stop, which favours those that bent to it. Begin with the best member, add whichever
-    helps most, stop where none takes off `least_gain`. Log loss tells two mixes apart on fewer plays than AUC does.
+    helps most, stop where none takes off `min_gain`. Log loss tells two mixes apart on fewer plays than AUC does.
     """
 
     def judge(names: list[str], method: str) -> float:
@@ -117,7 +117,7 @@ def select(
     while len(chosen) < len(folds):
         trials = [(judge([*chosen, n], method), n, method) for n in folds if n not in chosen for method in METHODS]
         top = min(trials, key=lambda trial: trial[0])
-        if chosen and top[0] > best - least_gain:
+        if chosen and top[0] > best - min_gain:
             break
         best, how = top[0], top[2]
         chosen.append(top[1])

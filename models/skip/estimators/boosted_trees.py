@@ -32,7 +32,7 @@ class TreesRecipe:
 
     learning_rate: float = 0.03
     leaves: int = 8
-    least_in_leaf: int = 60
+    min_leaf_plays: int = 60
     column_share: float = 0.5
     row_share: float = 0.7
     l2: float = 10.0
@@ -44,7 +44,7 @@ class TreesRecipe:
         if (
             not self.learning_rate > 0
             or self.leaves < 2
-            or min(self.least_in_leaf, self.rounds, self.patience, self.most) < 1
+            or min(self.min_leaf_plays, self.rounds, self.patience, self.most) < 1
         ):
             raise ValueError(f"boosted_trees: learning_rate above 0, leaves at least 2, counts at least 1, got {self}")
         if not 0 < self.column_share <= 1 or not 0 < self.row_share <= 1 or self.l2 < 0:
@@ -73,7 +73,7 @@ class BoostedTrees(SkipModel):
             "metric": "binary_logloss",
             "learning_rate": recipe.learning_rate,
             "num_leaves": recipe.leaves,
-            "min_data_in_leaf": recipe.least_in_leaf,
+            "min_data_in_leaf": recipe.min_leaf_plays,
             "feature_fraction": recipe.column_share,
             "bagging_fraction": recipe.row_share,
             "bagging_freq": 1,

@@ -71,7 +71,7 @@ SPACES: dict[str, Space] = {
     "boosted_trees": {
         "learning_rate": Real(0.01, 0.1, log=True),
         "leaves": Whole(2, 63, log=True),
-        "least_in_leaf": Whole(20, 400, log=True),
+        "min_leaf_plays": Whole(20, 400, log=True),
         "column_share": Real(0.3, 1.0),
         "row_share": Real(0.5, 1.0),
         "l2": Real(0.1, 100.0, log=True),

@@ -191,7 +191,7 @@ def top_genre(rows: Columns, carried: Carried, *, leaky: bool = False) -> np.nda
     span = int(value.max(initial=0)) + 1
     if span * (int(by_user.rank.max(initial=0)) + 1) >= 2**62:
         raise ValueError(
-            f"too many plays, genres and users at once ({len(value)} rows): lower skip.features.rows_a_group"
+            f"too many plays, genres and users at once ({len(value)} rows): lower skip.features.rows_per_group"
         )
     ordered = np.where(by_user.known, value[by_user.order], -1)
     highest = np.maximum.accumulate(ordered + by_user.rank * span) if len(ordered) else ordered

@@ -66,7 +66,7 @@ def test_the_skip_engine_stands_beside_one_without_a_champion(context, capsys):
 
 def test_a_day_that_failed_is_shown_beside_the_champion_then_the_day_that_passed(context, capsys):
     with pytest.raises(CheckFailed):
-        daily_update.run(gated(context, calibration_error=0.0).settings, date.fromisoformat(DAY))
+        daily_update.run(gated(context, max_calibration_error=0.0).settings, date.fromisoformat(DAY))
     found = told(context)["skip"]
     assert (found["week"], found["latest"]["week"], found["latest"]["verdict"]) == (
         "2016-11-28",

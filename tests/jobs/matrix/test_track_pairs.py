@@ -57,23 +57,23 @@ def pairs_of(world):
 
 def test_pmi_by_hand_only_from_what_may_be_seen(world):
     """Four collections are visible; n: 1, 2, 3, 4 are in two each, 5 in one; (3, 4) has PMI ln 1 = 0."""
-    track_pairs.run(settle(world, min_together=1))
+    track_pairs.run(settle(world, min_cooccurrences=1))
     assert pairs_of(world) == {
         (1, 2): (2, pytest.approx(math.log(4 * 2 / 4))),
         (4, 5): (1, pytest.approx(math.log(4 * 1 / 2))),
     }
 
 
-def test_min_together_and_shift(world):
-    track_pairs.run(settle(world, min_together=2))
+def test_min_cooccurrences_and_shift(world):
+    track_pairs.run(settle(world, min_cooccurrences=2))
     assert set(pairs_of(world)) == {(1, 2)}
-    with pytest.raises(CheckFailed, match=r"lower matrix\.min_together or matrix\.shift"):
+    with pytest.raises(CheckFailed, match=r"lower matrix\.min_cooccurrences or matrix\.shift"):
         track_pairs.run(settle(world, shift=1.0))
     assert set(pairs_of(world)) == {(1, 2)}, "a failed run leaves the table as it was"
 
 
 def test_smoothing_is_the_mean_of_both_directions(world):
-    track_pairs.run(settle(world, min_together=1, smoothing=0.75))
+    track_pairs.run(settle(world, min_cooccurrences=1, smoothing=0.75))
     n = np.array([2, 2, 2, 2, 1]) ** 0.75
     share, plain = n / n.sum(), np.array([2, 2, 2, 2, 1]) / 9
     expected = math.log(4 * 1 / 2) - 0.5 * (math.log(share[3] / plain[3]) + math.log(share[4] / plain[4]))
@@ -81,7 +81,7 @@ def test_smoothing_is_the_mean_of_both_directions(world):
 
 
 def test_long_collections_are_cut_to_their_first_catalogue_tracks(world):
-    track_pairs.run(settle(world, min_together=1, max_collection=2))
+    track_pairs.run(settle(world, min_cooccurrences=1, max_collection_length=2))
     assert (1, 3) not in pairs_of(world)
     report = world.lake.report("track_pairs", week=world.week.name)
     assert report["rows_in"] == 8
@@ -99,9 +99,9 @@ def test_a_pair_stays_only_if_each_is_among_the_strongest_of_the_other(world):
     old = world.week.as_of - SECOND
     rows = [row for n, tracks in enumerate(lists) for row in collection(n, tracks, old)]
     world.lake.write("playlists", table("playlists", rows))
-    track_pairs.run(settle(world, min_together=1))
+    track_pairs.run(settle(world, min_cooccurrences=1))
     assert set(pairs_of(world)) == {(1, 3), (1, 4), (2, 3)}
-    track_pairs.run(settle(world, min_together=1, max_neighbours=1))
+    track_pairs.run(settle(world, min_cooccurrences=1, max_neighbours=1))
     assert set(pairs_of(world)) == {(1, 3)}
 
 

@@ -77,7 +77,7 @@ def either(ready, request):
     """The same context, its rows measured in the process or on Spark: both must say the same."""
     if request.param == "spark":
         ready.__dict__["spark"] = request.getfixturevalue("spark")
-        ready.settings = ready.settings.model_copy(update={"checks": CheckSettings(spark_from_mb=0)})
+        ready.settings = ready.settings.model_copy(update={"checks": CheckSettings(spark_min_mb=0)})
     return ready
 
 

@@ -244,7 +244,7 @@ class TestReader:
 
     def test_iqr_and_quantile_are_learned_from_training_rows(self, made):
         context, skip = made[0], made[0].settings.skip
-        rules = skip.cleaning.model_copy(update={"durations": "iqr", "rare": "quantile", "rare_quantile": 0.5})
+        rules = skip.cleaning.model_copy(update={"duration_rule": "iqr", "rare_rule": "quantile", "rare_quantile": 0.5})
         other = skip_context(context.home)
         other.settings = other.settings.model_copy(update={"skip": skip.model_copy(update={"cleaning": rules})})
         found = dataset.labelled(other)

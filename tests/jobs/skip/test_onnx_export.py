@@ -13,7 +13,7 @@ from tests.helpers.skip_world import in_three, with_ids, world
 TRAIN, VALID, TEST = in_three(world())
 SETTINGS = {
     "logistic_features": {},
-    "boosted_trees": {"rounds": 40, "learning_rate": 0.1, "least_in_leaf": 20},
+    "boosted_trees": {"rounds": 40, "learning_rate": 0.1, "min_leaf_plays": 20},
     "ncf": {"epochs": 2},
     "neumf": {"epochs": 2},
     "session_gru": {"epochs": 2, "length": 5, "hidden": 8},

@@ -26,12 +26,18 @@ from tests.helpers.skip_tables import skip_context
 MODELS = ("boosted_trees", "logistic_features", "session_gru", "collaborative")
 SMALL = {
     "models": MODELS,
-    "features": {"rows_a_group": 2_000},
+    "features": {"rows_per_group": 2_000},
     "recipes": {"boosted_trees": {"rounds": 40}, "session_gru": {"epochs": 2, "hidden": 8, "length": 5}},
     "blend": {"members": ["boosted_trees", "logistic_features", "session_gru"], "folds": 2},
-    "evaluation": {"bootstrap": 40, "least": 20, "importance_draws": 1, "learning_steps": 2, "importance_plays": 300},
-    "leakage": {"models": ["boosted_trees", "logistic_features"], "most": 3_000},
-    "tuning": {"unpruned": 2},
+    "evaluation": {
+        "n_bootstrap": 40,
+        "min_class_plays": 20,
+        "importance_draws": 1,
+        "learning_steps": 2,
+        "importance_plays": 300,
+    },
+    "leakage": {"models": ["boosted_trees", "logistic_features"], "max_plays": 3_000},
+    "tuning": {"startup_trials": 2},
 }
 
 
@@ -75,7 +81,7 @@ class TestSettings:
         for changes, said in (
             ({"models": ["boosted_trees"]}, "blend.members: logistic_features"),
             ({"models": ["boosted_trees", "boosted_trees"]}, "models: at least one, each once"),
-            ({"models": ["fm"], "blend": {"members": ["fm"]}}, "evaluation.explained: boosted_trees"),
+            ({"models": ["fm"], "blend": {"members": ["fm"]}}, "evaluation.explained_model: boosted_trees"),
         ):
             with pytest.raises(ValueError, match=said):
                 SkipSettings.model_validate(changes)

@@ -26,7 +26,7 @@ def service(shelf, tmp_path_factory):
     shutil.copytree(shelf, home)
     shop = Shop(home)
     shop.promote(shop.first)
-    found = Process(home, OVERTURE__SERVICE__HEADERS_S="0.3", OVERTURE__SERVICE__BODY_S="0.3")
+    found = Process(home, OVERTURE__SERVICE__HEADER_TIMEOUT_S="0.3", OVERTURE__SERVICE__BODY_TIMEOUT_S="0.3")
     yield found
     assert found.stop() == 0
 

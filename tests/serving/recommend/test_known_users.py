@@ -233,7 +233,7 @@ def test_a_row_that_cannot_be_of_this_release_is_not_told(shop, serve):
 def test_a_redis_that_dies_and_comes_back(shop, serve, tmp_path):
     server = redis_server(tmp_path)
     try:
-        settings = StoreSettings(kind="redis", redis_url=server.url, timeout_s=5, retry_s=0)
+        settings = StoreSettings(kind="redis", redis_url=server.url, timeout_s=5, breaker_reset_s=0)
         stock(shop, settings)
         shop.promote(shop.first)
         live = serve(shop.home, store=settings)
@@ -262,7 +262,7 @@ def test_a_store_that_takes_the_question_and_never_answers_holds_up_nobody(shop,
     """The first question waits for the timeout; those after it are told at once, the circuit being open."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"redis://127.0.0.1:{silent.getsockname()[1]}/0"
-        settings = StoreSettings(kind="redis", redis_url=url, timeout_s=0.2, retry_s=3600)
+        settings = StoreSettings(kind="redis", redis_url=url, timeout_s=0.2, breaker_reset_s=3600)
         shop.promote(shop.first)
         live = serve(shop.home, store=settings)
         live.shop = shop

@@ -116,7 +116,7 @@ def test_a_cassandra_that_is_away_is_said_within_seconds(tmp_path):
 def test_a_store_that_is_away_is_asked_once_and_then_left_alone(tmp_path):
     server = redis_server(tmp_path)
     try:
-        settings = StoreSettings(kind="redis", redis_url=server.url, timeout_s=5, retry_s=3600)
+        settings = StoreSettings(kind="redis", redis_url=server.url, timeout_s=5, breaker_reset_s=3600)
         writer = open_store(settings, tmp_path, publishing=True)
         filling, blocks = filled(n_users=3)
         writer.publish(filling, blocks)
@@ -138,7 +138,7 @@ def test_a_store_that_is_away_is_asked_once_and_then_left_alone(tmp_path):
         circuit.store.publish(filling, blocks)
         with pytest.raises(StoreAway):
             circuit.find(A, SPACE, user)
-        circuit._next_try = 0.0  # as if retry_s had passed
+        circuit._next_try = 0.0  # as if breaker_reset_s had passed
         assert_is(circuit.find(A, SPACE, user), user, 0)
         assert_is(circuit.find(A, SPACE, user), user, 0)
     finally:

@@ -54,9 +54,9 @@ def test_a_release_passes_the_gate_line_by_line(context):
     ("change", "rule"),
     [
         ({"margin_over_rate": 0.5}, "better than a plain rate"),
-        ({"flow_floor": 1.0}, "slice flow"),
-        ({"calibration_error": 0.0}, "calibration error"),
-        ({"parity": 1e-12}, "onnx parity session_gru"),
+        ({"flow_min_auc": 1.0}, "slice flow"),
+        ({"max_calibration_error": 0.0}, "calibration error"),
+        ({"parity_tolerance": 1e-12}, "onnx parity session_gru"),
         ({"latency_ms": 1e-6}, "latency p99 ms"),
     ],
 )

@@ -133,7 +133,7 @@ def test_a_member_whose_training_is_gone_stays_as_it_was(context):
 def test_whatever_fails_in_an_update_the_champion_stays(context):
     before = pointer.read(context.release_home)
     with pytest.raises(CheckFailed, match="slice flow"):
-        daily_update.run(gated(context, flow_floor=1.0, slice_min_plays=1).settings, date.fromisoformat(DAY))
+        daily_update.run(gated(context, flow_min_auc=1.0, slice_min_plays=1).settings, date.fromisoformat(DAY))
     assert pointer.read(context.release_home) == before
     with pytest.raises(CheckFailed, match="plays: day=2017-03-01 has not been written"):
         daily_update.run(context.settings, date(2017, 3, 1))

@@ -66,7 +66,7 @@ def test_tokens_of_a_first_day():
 def test_a_made_up_first_day_shows_nothing_of_its_truth():
     side = warm()
     users = TrainingUsers(
-        side, Vocabulary.build(CATALOGUE, side.days), side.days, FirstDayNetworkRecipe(as_they_were=0.5)
+        side, Vocabulary.build(CATALOGUE, side.days), side.days, FirstDayNetworkRecipe(real_share=0.5)
     )
     rng = np.random.default_rng(0)
     for _ in range(50):
@@ -121,14 +121,14 @@ def test_near_segments_of_a_sharp_mixture_are_the_nearest_alone():
 
 
 def test_neighbours_by_hand():
-    made = Neighbours.fit(warm(), NeighbourRecipe(0.7, 0.3, 5.0, artist=0.5, album=0.0))
+    made = Neighbours.fit(warm(), NeighbourRecipe(0.7, 0.3, 5.0, artist_weight=0.5, album_weight=0.0))
     scores = made.score_VN.toarray()
     assert scores[0, 1] == pytest.approx(2 / (2**0.7 * 3**0.3 + 5))  # two users stream tracks 0 and 1
     assert scores[1, 0] == pytest.approx(2 / (3**0.7 * 2**0.3 + 5))
     assert (np.diag(scores[TRACKS]) == 0).all()
     assert scores[4, 2] == pytest.approx(0.5 * 2 / (3**0.7 * 3**0.3 + 5))  # three users stream artist 7, two track 2
     assert not scores[ALBUMS].any()
-    few = Neighbours.fit(warm(), NeighbourRecipe(most=1)).score_VN
+    few = Neighbours.fit(warm(), NeighbourRecipe(max_neighbours=1)).score_VN
     assert (np.diff(few.indptr) <= 1).all()
 
 
@@ -175,5 +175,5 @@ def test_recipes_are_checked():
     for wrong, said in (({"epochs": 0}, "epochs"), ({"dropout": 1.0}, "dropout"), ({"learning_rate": 0}, "learning")):
         with pytest.raises(ValueError, match=said):
             FirstDayNetworkRecipe(**wrong)
-    with pytest.raises(ValueError, match=r"neighbours.most"):
-        NeighbourRecipe(most=0)
+    with pytest.raises(ValueError, match=r"neighbours.max_neighbours"):
+        NeighbourRecipe(max_neighbours=0)

@@ -24,7 +24,7 @@ from models.cold_start.methods.melu import (
 D, N, U = 4, 50, 200
 LAYOUT = Layout(D)
 STREAMS = LAYOUT.block("streamed_songs")
-SMALL = MeluRecipe(embedding=6, hidden=5, epochs=2, learning_rate=1e-2, batch_users=64, support=4, query=6)
+SMALL = MeluRecipe(embedding_dim=6, hidden=5, epochs=2, learning_rate=1e-2, batch_users=64, support=4, query=6)
 
 
 @pytest.fixture(scope="module")
@@ -161,7 +161,7 @@ def test_what_cannot_be_learned_from_is_refused(warm) -> None:
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("embedding", 0),
+        ("embedding_dim", 0),
         ("hidden", 0),
         ("epochs", 0),
         ("learning_rate", 0.0),

@@ -36,7 +36,7 @@ from models.cold_start.segments import kmeans, rankings
 D, N, B, U = 6, 40, 24, 200
 DROPOUTNET = DropoutNetRecipe(hidden=(32, 16), rank=8, epochs=15, batch_users=50, batch_tracks=N)
 BAG = FirstDayNetworkRecipe(width=16, epochs=30, learning_rate=0.02, batch_users=50, dropout=0.1)
-MELU = MeluRecipe(embedding=8, hidden=8, epochs=25, learning_rate=1e-2, batch_users=50)
+MELU = MeluRecipe(embedding_dim=8, hidden=8, epochs=25, learning_rate=1e-2, batch_users=50)
 LAYOUT = Layout(D)
 TRACK_ID = 1000 + np.random.default_rng(9).permutation(N)
 STREAMS = LAYOUT.block("streamed_songs")

@@ -20,7 +20,7 @@ QUICK = {
     "session_gru": {"epochs": 3, "length": 6, "hidden": 8},
     "fm": {"rank": 6, "learning_rate": 0.1},
     "pmf": {"learning_rate": 0.05},
-    "boosted_trees": {"rounds": 60, "learning_rate": 0.1, "least_in_leaf": 20},
+    "boosted_trees": {"rounds": 60, "learning_rate": 0.1, "min_leaf_plays": 20},
     "ncf": {"epochs": 5, "learning_rate": 0.01},
     "neumf": {"epochs": 5, "learning_rate": 0.01},
 }

@@ -11,7 +11,7 @@ from tests.helpers.skip_world import in_three, world
 
 RECIPES = {
     "logistic_features": {},
-    "boosted_trees": {"rounds": 200, "learning_rate": 0.1, "least_in_leaf": 20},
+    "boosted_trees": {"rounds": 200, "learning_rate": 0.1, "min_leaf_plays": 20},
     "ncf": {"epochs": 5, "learning_rate": 0.02},
     "neumf": {"epochs": 5, "learning_rate": 0.02},
     "session_gru": {"epochs": 3, "length": 6, "hidden": 8, "learning_rate": 0.02},

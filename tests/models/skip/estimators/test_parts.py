@@ -165,7 +165,7 @@ def test_only_members_that_help_are_kept():
     signs = {name: 2.0 * y - 1 + rng.normal(0, 2, 4000) for name in ("one", "two")}
     members = signs | {"noise": rng.normal(0, 3, 4000), "turned": -signs["one"]}
     halves = [{n: v[part] for n, v in members.items()} for part in (slice(0, 2000), slice(2000, 4000))]
-    chosen, mix = select(halves[0], y[:2000], np.arange(2000) // 1000, halves[1], y[2000:], least_gain=0.001)
+    chosen, mix = select(halves[0], y[:2000], np.arange(2000) // 1000, halves[1], y[2000:], min_gain=0.001)
     assert sorted(chosen) == ["one", "two"]
     assert (mix.weights_M > 0).all()
     stacked = np.stack([members["one"], members["turned"]], axis=1)
