@@ -344,7 +344,7 @@ def cap_case(peers: dict[str, dict[str, Any]], caps: tuple[int, ...]) -> dict[st
     )
     shown = only(peers, names, quality)
     about = (
-        "The plain setting with max_collection from low to high. Counting costs the sum of squared lengths; `job, s` "
+        "The plain setting with max_collection_length from low to high. Counting costs the sum of squared lengths; `job, s` "
         "holds Spark's start and the writing of both tables too."
     )
     return {
