@@ -108,7 +108,7 @@ def figures_in_mlflow(page: Page) -> None:
     run, path = figure_artifact()
     page.goto(f"{MLFLOW}/#/experiments/{experiment_id()}/runs/{run}/artifacts/{path}")
     close_assistant(page)
-    page.locator("img").last.wait_for()
+    page.get_by_text("Path:").first.wait_for()
     page.get_by_text("Path:").first.evaluate("element => element.remove()")  # a path of this machine
 
 
