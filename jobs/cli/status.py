@@ -12,21 +12,19 @@ from typing import TYPE_CHECKING, Any
 
 from contracts.errors import OvertureError
 from jobs.platform.context import Context
+from jobs.platform.tables import escape_markup, gate_table, make_table, wide_console
 from jobs.platform.week import Week
 from jobs.release import manifest, pointer
 from jobs.settings.cold_start import METHODS as ORDER
 from jobs.tracking.store import shown
 
 if TYPE_CHECKING:
-    from rich.console import Console
     from rich.table import Table
 
-LOG_WIDTH = 140
 METRICS = ("precision", "recall", "ndcg")
 SHOWN = ("space", "method", "model", "split", "slice", "metric", "k", "n_users", "n", "value", "low", "high")
 SKIP_METRICS = ("auc", "brier", "calibration_error")
 AGREE = {True: "agree", False: "differ: run `overture release promote` again", None: "unknown, MLflow is away"}
-COLOURS = {"pass": "green", "grey": "yellow", "fail": "bold red", "skip": "dim"}
 
 
 def data(context: Context) -> dict[str, Any]:
@@ -168,14 +166,6 @@ def render(found: dict[str, Any]) -> None:
             console.print(engine["problem"], style="bold red", markup=False)
 
 
-def wide_console(stderr: bool = False) -> Console:
-    """A console as wide as the terminal; in a log, wide enough for a table."""
-    from rich.console import Console as RichConsole
-
-    console = RichConsole(stderr=stderr)
-    return console if console.is_terminal else RichConsole(stderr=stderr, width=LOG_WIDTH)
-
-
 def checks_table(checks: dict[str, Any]) -> Table:
     """Data checks by table."""
     table = make_table("Data checks", "table", "verdict", "what")
@@ -209,18 +199,6 @@ def _percent(row: dict[str, Any] | None) -> str:
     if row is None:
         return ""
     return f"{100 * row['value']:.2f} [dim]({100 * row['low']:.2f}-{100 * row['high']:.2f})[/dim]"
-
-
-def gate_table(lines: list[dict[str, Any]], verdict: str | None, title: str = "Gate") -> Table:
-    """The gate's lines and its verdict."""
-    table = make_table(title, "rule", "measured", "bound", "verdict", "why", right=("measured", "bound"))
-    for line in lines:
-        colour = COLOURS.get(line["verdict"], "")
-        numbers = [_short(line[key]) for key in ("measured", "bound")]
-        table.add_row(line["rule"], *numbers, f"[{colour}]{line['verdict']}[/]", _plain(line["why"]))
-    table.add_section()
-    table.add_row("verdict", "", "", f"[{COLOURS.get(str(verdict), 'dim')}]{verdict}[/]", "")
-    return table
 
 
 def skip_table(rows: list[dict[str, Any]]) -> Table:
@@ -273,7 +251,7 @@ def champion_table(found: dict[str, Any], title: str = "Champion") -> Table:
         "versions": versions,
     }.items():
         if name != "published" or "skip" in found:  # only listeners of the cold-start engine go into a store
-            table.add_row(name, _plain(str(value)))
+            table.add_row(name, escape_markup(str(value)))
     return table
 
 
@@ -287,33 +265,9 @@ def where_table(found: dict[str, Any]) -> Table:
         if one["mlflow"]["parent"]:
             table.add_row(f"the week{of} in MLflow", one["mlflow"]["parent"]["url"])
     if found["mlflow"]["away"]:
-        table.add_row("MLflow", _plain(found["mlflow"]["away"]))
+        table.add_row("MLflow", escape_markup(found["mlflow"]["away"]))
     table.add_row("Airflow's and MLflow's pages", "make up")
     table.add_row("all of this as JSON", "overture status --json")
     if found["previous"]:
         table.add_row("go back one release", "overture release rollback")
     return table
-
-
-def make_table(title: str, *columns: str, right: tuple[str, ...] = ()) -> Table:
-    """An empty table in the house style; columns in `right` hold numbers."""
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table as RichTable
-
-    table = RichTable(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD)
-    for column in columns:
-        number = column in right
-        table.add_column(column, justify="right" if number else "left", overflow="fold", no_wrap=number)
-    return table
-
-
-def _short(value: float | None) -> str:
-    if value is None:
-        return ""
-    return f"{value:.2e}" if 0 < abs(value) < 1e-3 else f"{value:.4g}"
-
-
-def _plain(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)

@@ -14,6 +14,7 @@ import numpy as np
 
 from jobs.cold_start import onnx_export
 from jobs.platform import files
+from jobs.platform.onnx import export_onnx
 from models.cold_start.input_vector import FirstDays
 from models.cold_start.methods.blend import Blend
 from serving.release.blend import FILES, INPUT, LAYOUT, NEIGHBOURS, NETWORK, OUTPUT, layout, read
@@ -36,7 +37,7 @@ def to_onnx(autoencoder: FirstDayAutoencoder) -> bytes:
 
     free = {0: torch.export.Dim("batch"), 1: torch.export.Dim("places")}
     example = torch.zeros((2, 3), dtype=torch.int64)
-    return onnx_export.graph(PaddedFirstDayNetwork(autoencoder.network), (example,), (free,), (INPUT,), OUTPUT)
+    return export_onnx(PaddedFirstDayNetwork(autoencoder.network), (example,), (free,), (INPUT,), OUTPUT)
 
 
 def keep(

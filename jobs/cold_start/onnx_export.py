@@ -8,25 +8,20 @@ facts and digests.
 from __future__ import annotations
 
 import contextlib
-import copy
 import json
-import logging
-import sys
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from contracts.errors import CheckFailed
 from jobs.platform import files
+from jobs.platform.onnx import export_onnx
 from serving.release.onnx_session import BATCH, INPUT, OUTPUT, run, session
 
 if TYPE_CHECKING:
-    import torch
-
     from jobs.platform.context import Context
     from models.cold_start.network import ColdStartNet
 
@@ -36,7 +31,6 @@ __all__ = [
     "INPUT",
     "OUTPUT",
     "Kept",
-    "graph",
     "keep",
     "kept",
     "parity",
@@ -54,50 +48,7 @@ def to_onnx(net: ColdStartNet) -> bytes:
     """The network (B, F) -> (B, d) float32 as one self-contained ONNX file, B free."""
     import torch
 
-    return graph(net, (torch.zeros(2, net.d_in),), ({0: torch.export.Dim("batch")},), (INPUT,), OUTPUT)
-
-
-def graph(
-    net: torch.nn.Module,
-    examples: tuple[torch.Tensor, ...],
-    free: tuple[Any, ...],
-    inputs: tuple[str, ...],
-    output: str,
-) -> bytes:
-    """A network of one output as ONNX; `free` are, of each input, the dimensions of any size.
-
-    Those of a network that takes its inputs as *given stand in one tuple more.
-    The same weights give the same bytes: names of source files and other notes of the exporter are taken out.
-    """
-    import torch
-
-    net = copy.deepcopy(net).to("cpu").eval()
-    log = logging.getLogger("torch.onnx")
-    level = log.level
-    log.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(sys.stderr), torch.no_grad():
-            warnings.simplefilter("ignore")
-            program = torch.onnx.export(
-                net,
-                examples,
-                dynamo=True,
-                input_names=inputs,
-                output_names=[output],
-                dynamic_shapes=free,
-                external_data=False,
-                verbose=False,
-            )
-    finally:
-        log.setLevel(level)
-    assert program is not None  # dynamo=True gives a program
-    model = program.model_proto
-    inner = model.graph
-    for part in (model, inner, *inner.node, *inner.input, *inner.output, *inner.initializer):
-        part.ClearField("metadata_props")
-        part.ClearField("doc_string")
-    inner.ClearField("value_info")
-    return bytes(model.SerializeToString(deterministic=True))
+    return export_onnx(net, (torch.zeros(2, net.d_in),), ({0: torch.export.Dim("batch")},), (INPUT,), OUTPUT)
 
 
 def parity(model: bytes | Path, predictions_BD: np.ndarray, x_BF: np.ndarray) -> float:

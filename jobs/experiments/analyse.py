@@ -21,6 +21,7 @@ from jobs.experiments.exposures import Counted, count, misplaced
 from jobs.experiments.ingest import KINDS
 from jobs.platform import figures, files
 from jobs.platform.context import Context
+from jobs.platform.tables import make_table, wide_console
 from jobs.settings.experiments import ExperimentSettings
 from jobs.tracking import runs
 from models.evaluation.experiments import Rate, adjust_holm, compute_lift, compute_rate, sample_ratio_p_value
@@ -166,8 +167,6 @@ def verdicts(plan: ExperimentSettings, arms: dict[str, dict[str, Any]]) -> dict[
 
 def people_table(plan: ExperimentSettings, people: dict[str, int], needed: int) -> Table:
     """Listeners by arm: all that is told while there is no verdict."""
-    from jobs.cli.status import make_table
-
     numbers = ("share", "listeners", "planned")
     table = make_table(f"Experiment {plan.name}: listeners", "arm", "method", *numbers, right=numbers)
     for arm in plan.arms:
@@ -177,8 +176,6 @@ def people_table(plan: ExperimentSettings, people: dict[str, int], needed: int) 
 
 def rates_table(plan: ExperimentSettings, found: dict[str, Any]) -> Table:
     """Rates, and what they are relative to the control's."""
-    from jobs.cli.status import make_table
-
     title = (
         f"Experiment {plan.name}: {plan.first_day} to {plan.last_day}; displays streamed and favoured, relative to "
         f"{plan.control} with {100 * (1 - plan.alpha):g} % interval, p after Holm"
@@ -198,6 +195,4 @@ def rates_table(plan: ExperimentSettings, found: dict[str, Any]) -> Table:
 
 
 def _print(table: Table) -> None:
-    from jobs.cli.status import wide_console
-
     wide_console().print(table)

@@ -22,6 +22,7 @@ from jobs.experiments.analyse import RATES, plan_of, without_outcome
 from jobs.experiments.exposures import Displays
 from jobs.experiments.ingest import KINDS
 from jobs.platform.context import Context
+from jobs.platform.tables import make_table, wide_console
 from jobs.release import pointer
 from jobs.settings.experiments import ExperimentSettings
 from jobs.tracking import runs
@@ -214,8 +215,6 @@ def listener_of(row: dict[str, Any]) -> Listener:
 def _print(
     plan: ExperimentSettings, arm: str, policy: str, found: dict[str, OffPolicy], own: dict[str, dict[str, float]]
 ) -> None:
-    from jobs.cli.status import make_table, wide_console
-
     heads = ("rate", f"{arm}, %", "IPS, %", "SNIPS, %", "effective listeners", "matched", "weight cut")
     title = f"Experiment {plan.name}: {policy}, estimated from arm {arm}; 95 % intervals over listeners"
     table = make_table(title, *heads, right=heads[1:])

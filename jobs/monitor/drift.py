@@ -21,6 +21,7 @@ from scipy.stats import chi2
 
 from contracts.errors import CheckFailed
 from jobs.platform.context import Context
+from jobs.platform.tables import make_table, wide_console
 from jobs.release import pointer
 from jobs.settings.settings import MonitorSettings
 from jobs.tracking import runs
@@ -103,8 +104,6 @@ def judged(reference: dict[str, Any], days: FirstDays, settings: MonitorSettings
 
 
 def _print(found: list[Feature], report: dict[str, Any]) -> None:
-    from jobs.cli.status import wide_console
-
     wide_console().print(table(found, report))
     if report["missing_days"]:
         sys.stderr.write(f"overture: warning: not placed and not counted: {', '.join(report['missing_days'])}\n")
@@ -114,8 +113,6 @@ def _print(found: list[Feature], report: dict[str, Any]) -> None:
 
 def table(found: list[Feature], report: dict[str, Any]) -> Table:
     """Features with their index, for people."""
-    from jobs.cli.status import make_table
-
     numbers = ("stability index", "by chance below")
     title = (
         f"Week {report['week']}: {report['newcomers']:,} newcomers against the {report['learned_from']:,} listeners of "

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from contracts.errors import OvertureError
-from jobs.tracking.store import locked
+from jobs.platform.locks import file_lock
 
 if TYPE_CHECKING:
     from jobs.platform.context import Context
@@ -28,10 +28,10 @@ def scratch(context: Context, name: str) -> Iterator[Path]:
     folder = root / f"{name}-{uuid.uuid4().hex[:8]}"
     with contextlib.ExitStack() as alive:
         # One at a time makes or removes folders, so that none is taken for a dead run's before it is locked.
-        with locked(context.home / "scratch.lock"):
+        with file_lock(context.home / "scratch.lock"):
             root.mkdir(exist_ok=True)
             _sweep(root)
-            alive.enter_context(locked(_lock(folder)))
+            alive.enter_context(file_lock(_lock(folder)))
             folder.mkdir()
         try:
             yield folder
@@ -51,5 +51,5 @@ def _remove(folder: Path) -> None:
 def _sweep(root: Path) -> None:
     """Remove what dead runs left: whatever nobody holds a lock on."""
     for name in sorted({path.name.removesuffix(".lock") for path in root.iterdir()}):
-        with contextlib.suppress(OvertureError), locked(_lock(root / name), wait_s=0):
+        with contextlib.suppress(OvertureError), file_lock(_lock(root / name), wait_s=0):
             _remove(root / name)

@@ -15,6 +15,7 @@ from typing import Any
 from contracts.errors import CheckFailed
 from jobs.platform import files
 from jobs.platform.context import Context
+from jobs.platform.tables import gate_table, wide_console
 from jobs.release import bundle, engines, pointer, rules
 from jobs.release.rules import FAIL, Line
 from jobs.tracking.runs import task
@@ -73,6 +74,4 @@ def record_of(context: Context, release: str | None = None) -> dict[str, Any]:
 
 def show(lines: list[Line], verdict: str) -> None:
     """The verdict as a table on stderr."""
-    from jobs.cli.status import gate_table, wide_console
-
     wide_console(stderr=True).print(gate_table([asdict(line) for line in lines], verdict))

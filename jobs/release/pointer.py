@@ -13,7 +13,7 @@ from pathlib import Path
 
 from contracts.errors import CheckFailed
 from jobs.platform import files
-from jobs.tracking.store import locked
+from jobs.platform.locks import file_lock
 from serving.release.pointer import NAME, Pointer, read, releases
 
 PUBLISHED = "published.json"  # beside the pointer: what `overture release publish` did last
@@ -29,7 +29,7 @@ def revision(pointer: Pointer | None) -> int:
 @contextlib.contextmanager
 def moving(home: Path) -> Iterator[None]:
     """Hold this while reading, judging and moving the pointer: one mover at a time."""
-    with locked(releases(home) / ".champion.lock"):
+    with file_lock(releases(home) / ".champion.lock"):
         yield
 
 

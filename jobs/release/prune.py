@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from contracts.errors import CheckFailed, OvertureError
-from jobs.cli.status import make_table, wide_console
 from jobs.platform import files
 from jobs.platform.context import Context
+from jobs.platform.tables import make_table, wide_console
 from jobs.release import manifest, pointer
 
 REMOVED = ".removed-"

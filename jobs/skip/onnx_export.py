@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from contracts.errors import BadArgument
-from jobs.cold_start.onnx_export import graph
+from jobs.platform.onnx import export_onnx
 from models.skip.data.play_history import SIGNS, Log
 from models.skip.data.plays import Plays
 from models.skip.encoding.model_inputs import Feeds
@@ -151,7 +151,9 @@ def _network(net: torch.nn.Module, examples: dict[str, torch.Tensor]) -> bytes:
 
     free = torch.export.Dim("batch")
     # One group of shapes: forward takes its inputs as *given.
-    return graph(Chance(), tuple(examples.values()), (tuple({0: free} for _ in examples),), tuple(examples), OUTPUT)
+    return export_onnx(
+        Chance(), tuple(examples.values()), (tuple({0: free} for _ in examples),), tuple(examples), OUTPUT
+    )
 
 
 def _trees(model: BoostedTrees) -> bytes:

@@ -16,8 +16,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from jobs.platform.locks import file_lock
 from jobs.tracking.run_logger import Run, Tracker, guard, run_url  # sets MLflow's environment: must be first
-from jobs.tracking.store import locked, probe
+from jobs.tracking.store import probe
 
 # isort: split
 from mlflow import MlflowClient
@@ -48,7 +49,7 @@ def connect(context: Context) -> Tracker:
     probe(uri)
     key = (uri, name, str(context.home))
     if key not in _OPEN:
-        with guard(uri), locked(context.home / "mlflow" / "experiment.lock"):
+        with guard(uri), file_lock(context.home / "mlflow" / "experiment.lock"):
             client = MlflowClient(uri)
             found = client.get_experiment_by_name(name)
             if found is None:
@@ -75,7 +76,7 @@ def start_week(context: Context, dag_run: str | None = None) -> str:
 
 def _parent(context: Context, tracker: Tracker, dag_run: str | None) -> MlflowRun:
     """This Airflow run's parent, made when there is none; under a lock, so that tasks at once share one."""
-    with guard(tracker.uri), locked(context.home / "mlflow" / "parents.lock"):
+    with guard(tracker.uri), file_lock(context.home / "mlflow" / "parents.lock"):
         found = _find_parent(context, tracker, dag_run)
         if found is None:
             tags = _common_tags(context, dag_run) | {"kind": "parent"}

@@ -6,12 +6,10 @@ MLflow itself is not imported here: importing this module first puts its setting
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import re
 import socket
 import sqlite3
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
@@ -84,27 +82,6 @@ def probe(uri: str) -> None:
             raise BadArgument(f"mlflow.tracking_uri: {shown(uri)} is neither http(s)://... nor a database address")
     except (OSError, sqlite3.Error, urllib.error.URLError) as error:
         raise away(uri, error) from error
-
-
-@contextlib.contextmanager
-def locked(file: Path, wait_s: float = 60.0) -> Iterator[None]:
-    """Hold an exclusive lock on a file; the operating system frees it when the holder dies.
-
-    Raises:
-        OvertureError: somebody else has held it for `wait_s` seconds.
-    """
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("a") as handle:
-        end = time.monotonic() + wait_s
-        while True:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > end:
-                    raise OvertureError(f"{file}: another process has held this lock for {wait_s:.0f} s") from None
-                time.sleep(0.05)
-        yield
 
 
 def flat(params: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
