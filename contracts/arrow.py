@@ -1,13 +1,13 @@
-"""A contract's types and schema in Arrow, apart from the loader: who asks for a version alone needs no Arrow."""
+"""Arrow types and schemas of the contracts.
+
+Arrow is imported here and not in the loader, because the service reads contracts without it.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import pyarrow as pa
 
-if TYPE_CHECKING:
-    from contracts.loader import Contract
+from contracts.loader import Contract
 
 ARROW: dict[str, pa.DataType] = {
     "long": pa.int64(),
@@ -25,6 +25,6 @@ ARROW: dict[str, pa.DataType] = {
 }
 
 
-def schema(contract: Contract) -> pa.Schema:
-    """The declared columns, in order."""
+def arrow_schema(contract: Contract) -> pa.Schema:
+    """Return the contract's columns as an Arrow schema, in the declared order."""
     return pa.schema([pa.field(c.name, ARROW[c.type], nullable=c.nullable) for c in contract.columns.values()])

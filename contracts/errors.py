@@ -1,19 +1,26 @@
-"""What went wrong, and the exit code that tells a scheduler whether a second try makes sense."""
+"""Errors of all rooms, each with the exit code of a command that ends with it.
+
+Code 1 is retried by the scheduler; 2 and 3 are not.
+"""
 
 
 class OvertureError(Exception):
-    """Anything that a person can act on; exit code 1, retried."""
+    """An error whose message names the cause and what to do. Exit code 1: a retry may succeed."""
 
     exit_code = 1
 
 
 class BadArgument(OvertureError):
-    """A wrong argument or setting; exit code 2, not retried."""
+    """A wrong argument or setting. Exit code 2: a retry fails again."""
 
     exit_code = 2
 
 
+class NotFound(BadArgument):
+    """An id that does not exist, for example of a track or a user. The service responds with status 404."""
+
+
 class CheckFailed(OvertureError):
-    """A contract, a data check, a damaged release or the gate said no; exit code 3, not retried."""
+    """A failed data check, a damaged release or a gate's "fail". Exit code 3: a retry fails again."""
 
     exit_code = 3

@@ -1,4 +1,4 @@
-"""Read a table's contract and turn it into an Arrow schema.
+"""Read the contracts of the tables.
 
 Grammar of a file: table, version, owner, about, grain, partition, columns, checks {fail, warn}.
 A column has `type` and `null` (`never`, or the word for what a null means) and may bound its values.
@@ -9,12 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 FOLDER = Path(__file__).parent
 TYPES = (
@@ -69,12 +66,6 @@ class Contract:
     columns: dict[str, Column]
     fail: list[dict[str, Any]] = field(default_factory=list)
     warn: list[dict[str, Any]] = field(default_factory=list)
-
-    def arrow_schema(self) -> pa.Schema:
-        """The declared columns, in order."""
-        from contracts.arrow import schema
-
-        return schema(self)
 
 
 def names() -> list[str]:

@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 import contracts
+from contracts.arrow import arrow_schema
 from jobs.cold_start.people import warm_people
 from jobs.platform.context import Context
 from jobs.platform.lake import list_column
@@ -125,7 +126,7 @@ def demographic_vectors(context: Context, space: Space) -> Demographics:
                 }
             )
         )
-    schema = contracts.load("demographic_vectors").arrow_schema()
+    schema = arrow_schema(contracts.load("demographic_vectors"))
     table = pa.concat_tables(parts) if parts else schema.empty_table()
     lake.write("demographic_vectors", table, report={"commit": context.commit}, week=week, space=space)
     zero = np.zeros(user_UD.shape[1], np.float32)

@@ -24,6 +24,7 @@ import pyarrow as pa
 from pydantic import ValidationError
 
 import contracts
+from contracts.arrow import arrow_schema
 from contracts.errors import BadArgument, CheckFailed
 from jobs.platform.context import Context
 from jobs.platform.progress import progress
@@ -104,7 +105,7 @@ def _good(kind: str, day: str, paths: list[Path], read: Counter[str], bad: Count
 
 def _batches(table: str, lines: Iterator[Rows]) -> Iterator[pa.RecordBatch]:
     """The rows of one table in pieces; what happened more than once counts the first time."""
-    schema = contracts.load(table).arrow_schema()
+    schema = arrow_schema(contracts.load(table))
     if table == "outcomes":
         first: dict[Any, dict[str, Any]] = {}
         for rows in lines:

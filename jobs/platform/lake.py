@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 
 import contracts
+from contracts.arrow import arrow_schema
 from contracts.errors import BadArgument, CheckFailed, OvertureError
 
 if TYPE_CHECKING:
@@ -111,7 +112,7 @@ class Lake:
 
     def read(self, table: str, *, columns: list[str] | None = None, **partition: str) -> pa.Table:
         """The partition as one Arrow table, held to the contract's types."""
-        schema = contracts.load(table).arrow_schema()
+        schema = arrow_schema(contracts.load(table))
         folder = self._folder(table, partition)
         version = f"{folder}/{self._pointer(table, folder, partition)['version']}"
         parts = []
@@ -127,7 +128,7 @@ class Lake:
 
     def batches(self, table: str, rows: int, **partition: str) -> Iterator[pa.Table]:
         """The partition in pieces of at most so many rows, in no order that means anything: bounded memory."""
-        schema = contracts.load(table).arrow_schema()
+        schema = arrow_schema(contracts.load(table))
         folder = self._folder(table, partition)
         version = f"{folder}/{self._pointer(table, folder, partition)['version']}"
         for file in self._files(version):
@@ -253,7 +254,7 @@ class Lake:
         self.fs.create_dir(folder, recursive=True)
         temporary = f"{folder}/{name}.{uuid.uuid4().hex[:8]}"
         with self.fs.open_output_stream(temporary) as sink:
-            pq.write_table(conform(table, frame, contracts.load(table).arrow_schema()), sink, compression="zstd")
+            pq.write_table(conform(table, frame, arrow_schema(contracts.load(table))), sink, compression="zstd")
         self.fs.move(temporary, f"{folder}/{name}.parquet")
 
     def drop(self, table: str, **partition: str) -> None:
@@ -264,7 +265,7 @@ class Lake:
         self._remove(folder)
 
     def _write_arrow(self, table: str, frame: pa.Table | Iterable[pa.RecordBatch], target: str) -> None:
-        schema = contracts.load(table).arrow_schema()
+        schema = arrow_schema(contracts.load(table))
         self.fs.create_dir(target, recursive=True)
         batches: Iterator[pa.Table] = (
             iter([frame]) if isinstance(frame, pa.Table) else (pa.Table.from_batches([batch]) for batch in frame)

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 import contracts
+from contracts.arrow import arrow_schema
 from jobs.platform.progress import progress
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def of_rows(table: str, rows: pa.Table) -> str:
         rows: data that has these columns.
     """
     contract = contracts.load(table)
-    schema = contract.arrow_schema()
+    schema = arrow_schema(contract)
     sortable = [field.name for field in schema if not pa.types.is_list(field.type)]
     keys = [*contract.grain, *(name for name in sortable if name not in contract.grain)]
     ordered = rows.take(pc.sort_indices(rows, [(name, "ascending") for name in keys if name in sortable]))

@@ -25,6 +25,7 @@ import numpy as np
 import pyarrow as pa
 
 import contracts
+from contracts.arrow import arrow_schema
 from contracts.errors import CheckFailed, OvertureError
 from jobs.platform.context import Context
 from jobs.platform.lake import list_column, vectors
@@ -160,7 +161,7 @@ def answered(ready: Ready, people: pa.Table, n: int) -> pa.Table:
     Raises:
         CheckFailed: something had to stand in for the release's network or method: a list to be kept is not made so.
     """
-    schema = contracts.load("cold_users").arrow_schema()
+    schema = arrow_schema(contracts.load("cold_users"))
     return pa.concat_tables([schema.empty_table(), *_answered(ready, people, n)])
 
 
@@ -176,7 +177,7 @@ def _answered(ready: Ready, people: pa.Table, n: int) -> Iterator[pa.Table]:
             why = placed.why or next(filter(None, stand_ins))["why"]
             raise CheckFailed(f"cold users: release {ready.name[:12]} does not answer whole: {why}")
         chosen = [recommender.filled_up(lists[b], taken[b], n, len(ready.tracks))[0] for b in range(len(days))]
-        schema = contracts.load("cold_users").arrow_schema()
+        schema = arrow_schema(contracts.load("cold_users"))
         yield pa.table(
             {
                 "user_id": part.column("user_id").combine_chunks(),

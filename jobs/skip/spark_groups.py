@@ -14,6 +14,7 @@ import pyarrow as pa
 from pyspark.sql import functions as F
 
 import contracts
+from contracts.arrow import arrow_schema
 from jobs.platform.lake import Lake
 from models.skip.features import counter_state, track, user
 from models.skip.features.columns import known
@@ -120,7 +121,7 @@ def by_user(
     prior: Prior, shared: dict[str, Daily], gap_s: int, smoothing: float, leaky: bool
 ) -> Callable[[pa.Table, pa.Table], pa.Table]:
     """Plays of some users with TRACK_COUNTS, and the users' state: rows of skip_features, by (ts, play_id)."""
-    schema = contracts.load(TABLE).arrow_schema()
+    schema = arrow_schema(contracts.load(TABLE))
 
     def finished(plays: pa.Table, before: pa.Table) -> pa.Table:
         rows, carried = arrays(plays, USER_NEEDED), carried_rows(before)

@@ -22,9 +22,8 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from contracts.errors import BadArgument
+from contracts.errors import BadArgument, NotFound
 from serving.http.middleware import RELEASE, Message, Receive
-from serving.recommend.entity_lookup import NotFound
 
 SHOWN_ERRORS = 20
 REFUSED = (RequestValidationError, HTTPException, BadArgument)

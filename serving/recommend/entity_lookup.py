@@ -6,14 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from contracts.errors import BadArgument
+from contracts.errors import BadArgument, NotFound
 from serving.release.loaded import KIND_OF, Ready, ReadySpace
 
 HEAD = 10  # tracks of a segment's ranking that are shown
-
-
-class NotFound(BadArgument):
-    """The release does not know this id."""
 
 
 def space_of(ready: Ready, name: str | None) -> tuple[str, ReadySpace]:

@@ -18,10 +18,9 @@ from fastapi import APIRouter, HTTPException, Path, Query
 from fastapi.responses import Response
 from pydantic import Field
 
-from contracts.errors import BadArgument, CheckFailed, OvertureError
+from contracts.errors import BadArgument, CheckFailed, NotFound, OvertureError
 from serving import schema
 from serving.http.prometheus import Metrics
-from serving.recommend.entity_lookup import NotFound
 from serving.recommend.recommender import POPULAR, distances, filled_up, says, segment_said, written
 from serving.release.loaded import Ready
 from serving.release.watcher import Champion

@@ -5,6 +5,7 @@ import pytest
 
 import contracts
 from contracts import arrow, loader
+from contracts.arrow import arrow_schema
 
 
 @pytest.mark.parametrize("name", contracts.names())
@@ -22,7 +23,7 @@ def test_every_type_of_the_grammar_has_its_arrow_type():
 
 
 def test_schema_follows_the_declared_order_and_nulls():
-    schema = contracts.load("users").arrow_schema()
+    schema = arrow_schema(contracts.load("users"))
     assert schema.names == ["user_id", "country", "age", "registered_at"]
     assert schema.field("registered_at").type == pa.timestamp("us", tz="UTC")
     assert not schema.field("user_id").nullable

@@ -7,6 +7,7 @@ import pyarrow as pa
 import scipy.sparse as sp
 
 import contracts
+from contracts.arrow import arrow_schema
 from jobs.settings.settings import MatrixSettings
 
 DAY = timedelta(days=1)
@@ -15,7 +16,7 @@ SECOND = timedelta(seconds=1)
 
 def table(name, rows):
     """Rows (dicts) as the contract's Arrow table; what a row leaves out is null."""
-    schema = contracts.load(name).arrow_schema()
+    schema = arrow_schema(contracts.load(name))
     return pa.table({f.name: pa.array([row.get(f.name) for row in rows], f.type) for f in schema}, schema=schema)
 
 

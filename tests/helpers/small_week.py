@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from contracts.arrow import arrow_schema
 from jobs.cold_start import onnx_export
 from jobs.platform.context import Context
 from jobs.platform.lake import list_column
@@ -83,7 +84,7 @@ def cohort() -> tuple[pa.Table, list[list[int]], np.ndarray]:
         rows.append({"user_id": 9_000 + user, "country": COUNTRIES[group[user]], "age": age, **blocks})
     import contracts
 
-    return pa.Table.from_pylist(rows, schema=contracts.load("first_day").arrow_schema()), truth, group
+    return pa.Table.from_pylist(rows, schema=arrow_schema(contracts.load("first_day"))), truth, group
 
 
 def _popularity(n: int) -> np.ndarray:
@@ -159,7 +160,7 @@ def named(track_ids: np.ndarray, group: np.ndarray) -> pa.Table:
         | {"title": f"Song {track}" if track % 10 else None, "genre": ("rap", "folk", None)[g]}
         for track, g in sorted(zip(track_ids, group, strict=True))
     ]
-    return pa.Table.from_pylist(rows, schema=contracts.load("tracks").arrow_schema())
+    return pa.Table.from_pylist(rows, schema=arrow_schema(contracts.load("tracks")))
 
 
 def _fill_space(

@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 import contracts
+from contracts.arrow import arrow_schema
 from contracts.errors import BadArgument
 from jobs.ingest.event_buffer import Batches, Spill, times
 from jobs.ingest.simulate.catalogue import PLAYLIST, World, build, track_table
@@ -42,8 +43,8 @@ def run(context: Context, data: Path | None = None) -> dict[str, Any]:
     n_blocks = -(-settings.n_users // BLOCK)
     per_chunk = max(1, settings.chunk_users // BLOCK)
     with scratch(context, "ingest") as folder:
-        users = Batches(folder, "users", contracts.load("users").arrow_schema())
-        playlists = Batches(folder, "playlists", contracts.load("playlists").arrow_schema())
+        users = Batches(folder, "users", arrow_schema(contracts.load("users")))
+        playlists = Batches(folder, "playlists", arrow_schema(contracts.load("playlists")))
         log = Spill(folder, "events")
         playlists.add(editorial(world, ids, settings, span))
         for first in progress(range(0, n_blocks, per_chunk), -(-n_blocks // per_chunk), "listeners by chunk"):

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 
 import contracts
+from contracts.arrow import arrow_schema
 from contracts.errors import BadArgument, CheckFailed
 from jobs.experiments import analyse, off_policy, plan
 from jobs.experiments.exposures import days
@@ -83,7 +84,7 @@ def show(
     for table, rows in (("exposures", by_day), ("outcomes", heard)):
         for day, found in rows.items():
             if found and day not in skip:
-                frame = pa.Table.from_pylist(found, contracts.load(table).arrow_schema())
+                frame = pa.Table.from_pylist(found, arrow_schema(contracts.load(table)))
                 context.lake.write(table, frame, day=day)
 
 
@@ -165,7 +166,7 @@ def test_a_plan_that_came_after_the_first_display_is_no_verdict(planned, capfd):
     show(planned)
     early = planned.lake.read("exposures", day="2026-11-23").to_pylist()[:1]
     early[0]["ts"] = datetime(2026, 11, 19, 12, tzinfo=UTC)
-    frame = pa.Table.from_pylist(early, contracts.load("exposures").arrow_schema())
+    frame = pa.Table.from_pylist(early, arrow_schema(contracts.load("exposures")))
     planned.lake.write("exposures", frame, day="2026-11-19")
     assert "after the first display at 2026-11-19" in refused(planned, capfd)
 
@@ -221,7 +222,7 @@ def test_an_arm_without_contexts_or_propensities_carries_no_estimate(planned):
         off_policy.run(planned, "first_day", "x", "popularity")
     rows = planned.lake.read("exposures", day="2026-11-23").to_pylist()
     rows[0]["propensity"] = next(row for row in rows if row["arm"] == "b")["propensity"] = None
-    frame = pa.Table.from_pylist(rows, contracts.load("exposures").arrow_schema())
+    frame = pa.Table.from_pylist(rows, arrow_schema(contracts.load("exposures")))
     planned.lake.write("exposures", frame, day="2026-11-23")
     with pytest.raises(CheckFailed, match="1 have no propensity"):
         off_policy.run(planned, "first_day", "b", "popularity")

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 
 import contracts
+from contracts.arrow import arrow_schema
 from contracts.errors import CheckFailed
 from jobs.monitor import drift as monitor
 from jobs.platform.context import Context
@@ -39,7 +40,7 @@ def newcomers(context: Context, days: list[int], n: int = N, country: str | None
             | ({"country": country} if country else {})
             for number, at in enumerate(rng.integers(0, len(trained), n))
         ]
-        frame = pa.Table.from_pylist(rows, contracts.load("cold_first_day").arrow_schema())
+        frame = pa.Table.from_pylist(rows, arrow_schema(contracts.load("cold_first_day")))
         context.lake.write("cold_first_day", frame, day=f"{born:%Y-%m-%d}")
 
 

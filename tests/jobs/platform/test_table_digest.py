@@ -7,6 +7,7 @@ import pyarrow as pa
 import pytest
 
 import contracts
+from contracts.arrow import arrow_schema
 from jobs.platform import table_digest
 from jobs.platform.lake import Lake
 
@@ -18,7 +19,7 @@ def frame(vectors=VECTORS, order=None):
     order = order if order is not None else range(len(vectors))
     return pa.table(
         {"track_idx": [i for i in order], "vector": [vectors[i] for i in order]},
-        schema=contracts.load("track_vectors").arrow_schema(),
+        schema=arrow_schema(contracts.load("track_vectors")),
     )
 
 
@@ -32,7 +33,7 @@ def events(listened=(30, None, 0), kinds=("stream", "ban", "skip")):
         "entity_id": [5, 6, 7],
         "listened_s": listened,
     }
-    return pa.table(rows, schema=contracts.load("events").arrow_schema())
+    return pa.table(rows, schema=arrow_schema(contracts.load("events")))
 
 
 def test_order_of_rows_and_part_files_do_not_matter(tmp_path, spark):

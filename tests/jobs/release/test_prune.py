@@ -11,6 +11,7 @@ import pyarrow as pa
 import pytest
 
 import contracts
+from contracts.arrow import arrow_schema
 from contracts.errors import CheckFailed
 from jobs.platform import files
 from jobs.platform.context import Context
@@ -85,7 +86,7 @@ def test_what_the_store_or_an_experiment_needs_stays(context):
         "method": "semi_pers",
         "release": names[1],
     }
-    shown = pa.Table.from_pylist([row], contracts.load("exposures").arrow_schema())
+    shown = pa.Table.from_pylist([row], arrow_schema(contracts.load("exposures")))
     context.lake.write("exposures", shown, report={}, day="2026-11-23")
     assert prune.run(context, keep=1)["kept"] == {
         names[3]: "one of the 1 built last",

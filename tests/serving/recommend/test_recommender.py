@@ -43,6 +43,7 @@ def as_table(requests: list[dict]) -> FirstDays:
     import pyarrow as pa
 
     import contracts
+    from contracts.arrow import arrow_schema
 
     rows = []
     for user, one in enumerate(requests):
@@ -52,7 +53,7 @@ def as_table(requests: list[dict]) -> FirstDays:
             for level, ids in one[word].items():
                 row[f"{prefix}_{'songs' if level == 'tracks' else level}"] = ids
         rows.append(row)
-    return FirstDays.from_arrow(pa.Table.from_pylist(rows, schema=contracts.load("first_day").arrow_schema()))
+    return FirstDays.from_arrow(pa.Table.from_pylist(rows, schema=arrow_schema(contracts.load("first_day"))))
 
 
 @pytest.mark.parametrize("people", [cohort_requests, everything])
