@@ -20,7 +20,7 @@ def skip_context(home: str) -> Any:
     from jobs.platform.context import Context
 
     base = context_at(home)
-    return Context(Context.of(base.settings, base.week, "skip").settings, base.week, base.home, "skip")
+    return Context(base.settings, base.week, base.home, "skip")
 
 
 def read_in(home: str, data: str) -> Answer:

@@ -135,7 +135,7 @@ def begin(
     """Open the week's parent run in MLflow."""
     from jobs.release import weekly_run
 
-    print_json(weekly_run.begin(Context.of(load(config), Week.parse(week, backtest=backtest), engine)))
+    print_json(weekly_run.begin(Context.for_engine(load(config), Week.parse(week, backtest=backtest), engine)))
 
 
 @app.command()
@@ -149,7 +149,7 @@ def complete(
     """Close the week's parent run in MLflow with its summary."""
     from jobs.release import weekly_run as weekly
 
-    print_json(weekly.complete(Context.of(load(config), Week.parse(week, backtest=backtest), engine), failed))
+    print_json(weekly.complete(Context.for_engine(load(config), Week.parse(week, backtest=backtest), engine), failed))
 
 
 @app.command()

@@ -29,7 +29,7 @@ def run_job(
     module: str, week: str, config: Path | None, backtest: bool = False, engine: str = "cold_start", **arguments: Any
 ) -> None:
     """Import one job, run it about one week, and print its report as the last line."""
-    context = Context.of(load(config), Week.parse(week, backtest=backtest), engine)
+    context = Context.for_engine(load(config), Week.parse(week, backtest=backtest), engine)
     print_json(import_module(f"jobs.{module}").run(context, **arguments))
 
 

@@ -38,7 +38,7 @@ def skip_features(
     if day and (start or end):
         raise BadArgument("--day: stands for --from and --to; give one or the other")
     settings = load(config)
-    context = Context.of(settings, Week.parse(week or settings.week), "skip")
+    context = Context.for_engine(settings, Week.parse(week or settings.week), "skip")
     if week and not (day or end or leaky):
         end = str(context.week.monday - timedelta(days=1))
     first, last = (day or start) or None, (day or end) or None

@@ -36,7 +36,7 @@ def data(context: Context) -> dict[str, Any]:
     `published`; `mlflow`: address, parent run, and whether the aliases agree with the pointer (None while it is away);
     `skip`: the same of the skip engine, whose rows are {model, split, slice, metric, n, value, low, high}.
     """
-    skip = replace(Context.of(context.settings, context.week, "skip"), home=context.home)
+    skip = replace(Context.for_engine(context.settings, context.week, "skip"), home=context.home)
     return {**of_engine(context), "skip": of_engine(skip)}
 
 
@@ -112,7 +112,7 @@ def _mlflow(context: Context, now: pointer.Pointer | None) -> dict[str, Any]:
 
     if now and context.engine == "skip":  # a day's update is tracked beside the weeks
         at = Week.named(now.week)
-        context = replace(context, week=at, settings=Context.of(context.settings, at, "skip").settings)
+        context = replace(context, week=at)
     uri = runs.tracking_uri(context)
     said: dict[str, Any] = {"uri": shown(uri), "aliases_agree": None, "parent": None, "aliases": {}, "away": None}
     if uri.startswith("sqlite:///") and not Path(uri[len("sqlite:///") :]).exists():

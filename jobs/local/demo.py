@@ -286,7 +286,7 @@ def demo(source: str, data: str, week_text: str, console: Console) -> int:
     """All of it; returns the exit code."""
     chosen = settings.load(services.config_path())
     week = Week.parse(week_text or chosen.week)
-    context = Context.of(chosen, week, engine(source))
+    context = Context.for_engine(chosen, week, engine(source))
     mark = context.home / "run" / f"demo_{context.engine}.json"
     now = fingerprint(source, data, week)
     with suppress(OSError, ValueError):

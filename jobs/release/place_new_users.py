@@ -50,9 +50,7 @@ def run(context: Context, day: date) -> dict[str, Any]:
     Raises:
         CheckFailed: there is no champion, it does not answer whole, or the day has not been ingested.
     """
-    weekly = context.settings.mlflow
-    mlflow = weekly.model_copy(update={"experiment": weekly.daily_experiment})
-    daily = replace(context, settings=context.settings.model_copy(update={"mlflow": mlflow}))
+    daily = replace(context, experiment=context.settings.mlflow.names(context.engine, daily=True).experiment)
     try:
         with runs.task(daily, f"cold_users {day}") as tracked:
             ready = champion(context)  # before a session is started

@@ -19,7 +19,7 @@ CHALLENGER, CHAMPION, PREVIOUS = "challenger", "champion", "previous"
 
 def version_of(context: Context, tracker: Tracker, release: str) -> str | None:
     """The registered version that is this release, or None."""
-    name = context.settings.mlflow.registered_model
+    name = context.mlflow_names.registered_model
     with guard(tracker.uri):
         found = tracker.client.search_model_versions(f"name = '{name}' and tags.`release` = '{release}'")
     return str(max(int(version.version) for version in found)) if found else None
@@ -27,7 +27,7 @@ def version_of(context: Context, tracker: Tracker, release: str) -> str | None:
 
 def register(run: Run, release: str, model_uri: str) -> str:
     """Make a version of the release; returns its number."""
-    name, client = run.context.settings.mlflow.registered_model, run.tracker.client
+    name, client = run.context.mlflow_names.registered_model, run.tracker.client
     tags = {"release": release, "week": run.context.week.name, "commit": run.context.commit}
     with guard(run.tracker.uri):
         try:
@@ -42,18 +42,18 @@ def register(run: Run, release: str, model_uri: str) -> str:
 def set_alias(context: Context, tracker: Tracker, alias: str, version: str) -> None:
     """Let an alias point at a version; one write."""
     with guard(tracker.uri):
-        tracker.client.set_registered_model_alias(context.settings.mlflow.registered_model, alias, version)
+        tracker.client.set_registered_model_alias(context.mlflow_names.registered_model, alias, version)
 
 
 def drop_alias(context: Context, tracker: Tracker, alias: str) -> None:
     """Take an alias away; one write."""
     with guard(tracker.uri):
-        tracker.client.delete_registered_model_alias(context.settings.mlflow.registered_model, alias)
+        tracker.client.delete_registered_model_alias(context.mlflow_names.registered_model, alias)
 
 
 def aliases(context: Context, tracker: Tracker) -> dict[str, str]:
     """Alias -> release; empty before the first registration."""
-    name, client = context.settings.mlflow.registered_model, tracker.client
+    name, client = context.mlflow_names.registered_model, tracker.client
     with guard(tracker.uri):
         found = client.search_registered_models(f"name = '{name}'")
         held = dict(found[0].aliases) if found else {}
@@ -80,7 +80,7 @@ def follow(context: Context, champion: str, previous: str | None, tracker: Track
             set_alias(context, tracker, alias, version)
         elif alias == CHAMPION:
             raise CheckFailed(
-                f"release {champion[:12]} has no version of '{context.settings.mlflow.registered_model}' in MLflow; "
+                f"release {champion[:12]} has no version of '{context.mlflow_names.registered_model}' in MLflow; "
                 "run `overture release bundle` for its week first"
             )
         elif alias in now:

@@ -8,11 +8,12 @@ A wrong or unknown field is refused with its name before anything starts.
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from contracts.errors import BadArgument
@@ -174,17 +175,70 @@ class MonitorSettings(Section):
     )
 
 
-class MlflowSettings(Section):
-    """Tracking server; empty = a database under OVERTURE_HOME."""
+@dataclass(frozen=True)
+class MlflowNames:
+    """The experiment and the registered model of a run's engine."""
 
-    tracking_uri: str = ""
-    experiment: str = "cold_start_weekly"
-    daily_experiment: str = Field("cold_users_daily", description="of the daily runs; must not be the weekly one")
-    monitor_experiment: str = Field("monitor_weekly", description="of `overture monitor`")
-    registered_model: str = "cold_start"
-    skip_experiment: str = "skip_weekly"
-    skip_daily_experiment: str = Field("skip_daily", description="of the skip engine's daily updates")
-    skip_model: str = "skip"
+    experiment: str
+    registered_model: str
+
+
+class MlflowEngineSettings(Section):
+    """Names in MLflow of one engine."""
+
+    weekly_experiment: str = Field(description="experiment of the weekly runs")
+    daily_experiment: str = Field(description="experiment of the daily runs; it must differ from the weekly one")
+    registered_model: str = Field(description="registered model; each release is one version of it")
+
+    @model_validator(mode="after")
+    def _separate_experiments(self) -> MlflowEngineSettings:
+        if self.weekly_experiment == self.daily_experiment:
+            raise ValueError(f"daily_experiment: must differ from weekly_experiment, both are {self.daily_experiment}")
+        return self
+
+
+class ColdStartMlflowSettings(MlflowEngineSettings):
+    """Names in MLflow of the cold-start engine."""
+
+    weekly_experiment: str = Field("cold_start_weekly", description="experiment of the weekly runs")
+    daily_experiment: str = Field(
+        "cold_users_daily",
+        description="experiment of the daily placement of new users; it must differ from the weekly one",
+    )
+    registered_model: str = Field("cold_start", description="registered model; each release is one version of it")
+
+
+class SkipMlflowSettings(MlflowEngineSettings):
+    """Names in MLflow of the skip engine."""
+
+    weekly_experiment: str = Field("skip_weekly", description="experiment of the weekly runs")
+    daily_experiment: str = Field(
+        "skip_daily", description="experiment of the daily updates; it must differ from the weekly one"
+    )
+    registered_model: str = Field("skip", description="registered model; each release is one version of it")
+
+
+class MlflowSettings(Section):
+    """The tracking server, and the names of experiments and registered models."""
+
+    tracking_uri: str = Field(
+        "",
+        description="address of the tracking server; empty: MLFLOW_TRACKING_URI, else a database under OVERTURE_HOME",
+    )
+    monitor_experiment: str = Field("monitor_weekly", description="experiment of `overture monitor`")
+    cold_start: ColdStartMlflowSettings = Field(ColdStartMlflowSettings(), description="names of the cold-start engine")
+    skip: SkipMlflowSettings = Field(SkipMlflowSettings(), description="names of the skip engine")
+
+    def names(self, engine: Engine, daily: bool) -> MlflowNames:
+        """Return the names that an engine's run uses.
+
+        Args:
+            engine: `cold_start` or `skip`.
+            daily: Whether it is a daily run. Both kinds of run share the registered model.
+        """
+        of_engine: MlflowEngineSettings = self.skip if engine == "skip" else self.cold_start
+        experiment = of_engine.daily_experiment if daily else of_engine.weekly_experiment
+        return MlflowNames(experiment, of_engine.registered_model)
 
 
 class Settings(BaseSettings):

@@ -45,7 +45,7 @@ def connect(context: Context) -> Tracker:
     Raises:
         OvertureError: the store is away.
     """
-    uri, name = tracking_uri(context), context.settings.mlflow.experiment
+    uri, name = tracking_uri(context), context.mlflow_names.experiment
     probe(uri)
     key = (uri, name, str(context.home))
     if key not in _OPEN:
@@ -149,8 +149,7 @@ def _open(run: Run) -> Iterator[Run]:
 @contextlib.contextmanager
 def experiment(context: Context, experiment: str, name: str, tags: Mapping[str, str]) -> Iterator[Run]:
     """A run of its own in another experiment, of no week: FINISHED at the end, FAILED when it raises."""
-    mlflow_settings = context.settings.mlflow.model_copy(update={"experiment": experiment})
-    context = replace(context, settings=context.settings.model_copy(update={"mlflow": mlflow_settings}))
+    context = replace(context, experiment=experiment)
     tracker = connect(context)
     common = {key: value for key, value in _common_tags(context).items() if key not in ("week", "dag_id", "run_id")}
     with guard(tracker.uri):

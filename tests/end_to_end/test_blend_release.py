@@ -119,7 +119,7 @@ def test_it_stands_in_the_table_and_in_mlflow(promoted, finished):
     found = tracker.client.search_runs([tracker.experiment_id], "tags.task = 'train' and tags.space = 'tt_svd'")
     newest = max(found, key=lambda run: run.info.start_time)
     assert len(tracker.client.get_metric_history(newest.info.run_id, "first_day_autoencoder.loss")) == 6
-    name = promoted.settings.mlflow.registered_model
+    name = promoted.mlflow_names.registered_model
     version = tracker.client.get_model_version_by_alias(name, "champion")
     assert version.tags["release"] == pointer.read(promoted.home).release
     import mlflow

@@ -57,12 +57,7 @@ def at(home, week=WEEK, **changes):
     """The skip engine's context over this home."""
     settings = load()
     skip = SkipSettings.model_validate({**SMALL, **changes})
-    return Context(
-        Context.of(settings.model_copy(update={"skip": skip}), Week.parse(week), "skip").settings,
-        Week.parse(week),
-        home,
-        "skip",
-    )
+    return Context(settings.model_copy(update={"skip": skip}), Week.parse(week), home, "skip")
 
 
 def copied(home, tmp_path, monkeypatch):

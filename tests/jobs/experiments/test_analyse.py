@@ -106,8 +106,7 @@ def test_an_effect_is_found_where_it_is_and_kept_in_mlflow(planned, capfd):
         json.loads((planned.home / "experiments" / "first_day.verdict.json").read_text())["digest"] == found["digest"]
     )
     assert (planned.home / "experiments" / "first_day.verdict.png").read_bytes()[:4] == b"\x89PNG"
-    mlflow = planned.settings.mlflow.model_copy(update={"experiment": "ab_tests"})
-    tracker = runs.connect(Context(planned.settings.model_copy(update={"mlflow": mlflow}), planned.week, planned.home))
+    tracker = runs.connect(Context(planned.settings, planned.week, planned.home, experiment="ab_tests"))
     run = tracker.client.get_run(found["mlflow_run"])
     assert run.data.tags["verdict.b"] == "better"
     assert run.data.tags["plan_digest"] == registered["digest"]

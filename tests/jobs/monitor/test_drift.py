@@ -76,7 +76,7 @@ def test_few_newcomers_prove_nothing():
     codes = [f"{a}{b}" for a in "ABCDE" for b in "ABCDE"]
     reference = input_drift.reference(days(5_000, codes))
     few = {one.feature: one for one in monitor.judged(reference, days(20, codes), MonitorSettings())}
-    assert few["country"].psi > MonitorSettings().limit
+    assert few["country"].psi > MonitorSettings().psi_threshold
     assert few["country"].verdict == "same"
     alike = {one.feature: one for one in monitor.judged(reference, days(2_000, codes[:5]), MonitorSettings())}
     assert alike["country"].verdict == "others"
@@ -110,8 +110,7 @@ def test_the_run_keeps_the_table(champion):
 
     newcomers(champion, [1])
     report = monitor.run(champion)
-    mlflow = champion.settings.mlflow.model_copy(update={"experiment": "monitor_weekly"})
-    kept = Context(champion.settings.model_copy(update={"mlflow": mlflow}), champion.week, champion.home)
+    kept = Context(champion.settings, champion.week, champion.home, experiment="monitor_weekly")
     client = runs.connect(kept).client
     run = client.get_run(report["mlflow_run"])
     assert run.data.tags["verdict"] == "same"

@@ -138,8 +138,7 @@ def test_what_is_refused(world, home):
 
 
 def daily(context) -> Context:
-    mlflow = context.settings.mlflow.model_copy(update={"experiment": "cold_users_daily"})
-    return Context(context.settings.model_copy(update={"mlflow": mlflow}), context.week, context.home)
+    return Context(context.settings, context.week, context.home, experiment="cold_users_daily")
 
 
 def test_a_champion_that_is_not_whole_places_nobody(world):

@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[3]
 
 @pytest.fixture(params=["cold_start", "skip"])
 def engine(request, home) -> Context:
-    return Context.of(load(ROOT / "configs" / "tiny.yaml"), Week.parse("2026-11-16"), request.param)
+    return Context.for_engine(load(ROOT / "configs" / "tiny.yaml"), Week.parse("2026-11-16"), request.param)
 
 
 def release(context: Context, number: int) -> str:

@@ -45,7 +45,7 @@ def at(home, **changes):
     """The skip engine's context over this home, with settings that differ from the small ones as told."""
     base = skip_context(home)
     settings = base.settings.model_copy(update={"skip": SkipSettings.model_validate({**SMALL, **changes})})
-    return Context(Context.of(settings, base.week, "skip").settings, base.week, home, "skip")
+    return Context(settings, base.week, home, "skip")
 
 
 @pytest.fixture(scope="module")
@@ -151,7 +151,7 @@ class TestTrain:
             run.data.metrics
         )
         assert run.inputs.dataset_inputs[0].dataset.name.startswith("skip_features/variant=past/day=")
-        assert context.settings.mlflow.experiment == "skip_weekly"
+        assert context.mlflow_names.experiment == "skip_weekly"
 
     def test_an_unknown_model_or_recipe_is_a_wrong_argument(self, whole, tmp_path):
         context = other(whole, tmp_path, recipes={"boosted_trees": {"branches": 3}, "logistic_features": {"c": -1}})
