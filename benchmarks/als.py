@@ -23,7 +23,7 @@ def overture(data: str, held_out: str, d: int, iterations: int, ridge: tuple[flo
 
     from blockfactor import csr_blocks
     from jobs.factorize import als as job
-    from jobs.settings.settings import AlsSettings
+    from jobs.settings.matrix import AlsSettings
     from spark_peers import CORES, entries, local, scratch
 
     matrix = sp.load_npz(data)

@@ -92,7 +92,8 @@ def factorise(n_workers: int, size: tuple[int, int, int], d: int, iterations: in
     from cluster import SHORT_LIVED, standalone
     from jobs.factorize import als, svd
     from jobs.platform.spark import session
-    from jobs.settings.settings import AlsSettings, SparkSettings, SvdSettings
+    from jobs.settings.matrix import AlsSettings, SvdSettings
+    from jobs.settings.platform import SparkSettings
     from spark_peers import entries, scratch
 
     matrix, pairs = made_up.ratings(*size), made_up.pairs(size[1] // 2, size[0] // 2)

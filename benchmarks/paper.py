@@ -47,7 +47,7 @@ def opened(folder: str) -> Any:
 def task(folder: str, sizes: Sizes, epochs: int = 1) -> Any:
     """What the methods are built from."""
     from jobs.paper.methods import Task
-    from jobs.settings.cold_start import PaperSettings
+    from jobs.settings.paper import PaperSettings
 
     return Task(opened(folder), PaperSettings(segments=sizes.segments, epochs=epochs), 7)
 
@@ -130,7 +130,7 @@ def whole(data: str, sizes: Sizes, space: str, nets: bool) -> Answer:
     from jobs.paper import run as paper
     from jobs.platform.context import Context
     from jobs.platform.week import Week
-    from jobs.settings.cold_start import PaperSettings
+    from jobs.settings.paper import PaperSettings
     from jobs.settings.settings import Settings
 
     settings = Settings(name="bench", week="2026-11-16", paper=PaperSettings(segments=sizes.segments))

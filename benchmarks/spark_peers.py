@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import scipy.sparse as sp
 
 from jobs.platform.spark import session
-from jobs.settings.settings import SparkSettings
+from jobs.settings.platform import SparkSettings
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession

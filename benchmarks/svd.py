@@ -21,7 +21,7 @@ def overture(data: str, truth: str, d: int) -> Answer:
     """This project on local Spark; packing is loading, as caching rows is for RowMatrix."""
     from blockfactor import csr_blocks
     from jobs.factorize import svd as job
-    from jobs.settings.settings import SvdSettings
+    from jobs.settings.matrix import SvdSettings
     from spark_peers import CORES, entries, local, scratch
 
     def factorise(matrix: sp.csr_matrix, name: str, d: int) -> tuple[job.Factors, float, float]:

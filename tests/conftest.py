@@ -17,7 +17,8 @@ def spark(tmp_path_factory):
     """The suite's only session: local[2], UTC, few partitions."""
     os.environ["OVERTURE_HOME"] = str(tmp_path_factory.mktemp("home"))
     from jobs.platform.spark import session
-    from jobs.settings.settings import SparkSettings, load
+    from jobs.settings.platform import SparkSettings
+    from jobs.settings.settings import load
 
     extra = load(ROOT / "configs" / "tiny.yaml").spark.extra
     found = session(SparkSettings(master="local[2]", partitions=2, driver_memory="2g", extra=extra), "tests")

@@ -31,7 +31,8 @@ from jobs.cli.release import release
 from jobs.cli.skip import skip
 from jobs.platform.context import Context
 from jobs.platform.week import Week, parse_day
-from jobs.settings.settings import SPACES, Space, home, load
+from jobs.settings.base import SPACES, Space
+from jobs.settings.settings import home, load
 
 app = typer.Typer(
     help="Models for a music service, learned weekly: a listener's first day, and the skips after it.",

@@ -24,7 +24,7 @@ from jobs.cold_start.methods import build_methods
 from jobs.cold_start.training_data import catalogue, first_days, load
 from jobs.platform import figures
 from jobs.platform.context import Context
-from jobs.settings.settings import Space
+from jobs.settings.base import Space
 from jobs.tracking import runs
 from jobs.tracking.run_logger import Run
 from models.cold_start.input_vector import AGE_CLASSES, INTERACTIONS, FirstDays, Ragged, age_classes

@@ -19,7 +19,7 @@ from contracts.arrow import arrow_schema
 from jobs.cold_start.people import warm_people
 from jobs.platform.context import Context
 from jobs.platform.lake import list_column
-from jobs.settings.settings import Space
+from jobs.settings.base import Space
 from jobs.tracking import runs
 from models.cold_start.input_vector import AGE_CLASSES, Demographics, Entities, FirstDays, input_vectors
 

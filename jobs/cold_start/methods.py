@@ -12,8 +12,9 @@ from jobs.cold_start import blend_artifacts, onnx_export
 from jobs.cold_start.training_data import catalogue, warm_side
 from jobs.platform.context import Context
 from jobs.platform.lake import vectors
+from jobs.settings.base import Space
 from jobs.settings.cold_start import METHODS, PEERS
-from jobs.settings.settings import Settings, Space
+from jobs.settings.settings import Settings
 from jobs.tracking.run_logger import Run
 from models.cold_start.methods import Method
 from models.cold_start.methods.dropoutnet import DropoutNetRecipe

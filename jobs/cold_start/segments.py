@@ -22,7 +22,7 @@ from jobs.cold_start.segment_cards import cards
 from jobs.platform import figures
 from jobs.platform.context import Context
 from jobs.platform.lake import list_column
-from jobs.settings.settings import Space
+from jobs.settings.base import Space
 from jobs.tracking import runs
 from models.cold_start.segment_match import match_segments
 from models.cold_start.segments import kmeans, rankings

@@ -19,7 +19,7 @@ from jobs.cold_start.onnx_export import keep, to_onnx
 from jobs.cold_start.training_data import first_days, load
 from jobs.platform import figures
 from jobs.platform.context import Context
-from jobs.settings.settings import Space
+from jobs.settings.base import Space
 from jobs.tracking import runs
 from jobs.tracking.run_logger import Run
 from models.cold_start.network import NetworkRecipe, fit, predict

@@ -13,7 +13,7 @@ from contracts.errors import CheckFailed
 from jobs.cold_start.segments import listened
 from jobs.platform.context import Context
 from jobs.platform.lake import vectors
-from jobs.settings.settings import Space
+from jobs.settings.base import Space
 from models.cold_start.input_vector import FirstDays
 from models.cold_start.methods import WarmListeners
 from models.cold_start.methods.vocabulary import Catalogue

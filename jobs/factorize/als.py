@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
     from jobs.platform.context import Context
-    from jobs.settings.settings import AlsSettings
+    from jobs.settings.matrix import AlsSettings
 
 SPACE = "ut_als"
 ROWS_A_BATCH = 4096

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
     from jobs.platform.context import Context
-    from jobs.settings.settings import SvdSettings
+    from jobs.settings.matrix import SvdSettings
 
 SPACE = "tt_svd"
 

@@ -35,7 +35,7 @@ from jobs.platform.context import Context
 from jobs.platform.week import Week
 from jobs.release import pointer
 from jobs.settings import settings
-from jobs.settings.settings import Engine
+from jobs.settings.base import Engine
 
 SOURCES = ("simulate", "mpd", "lastfm_1k", "dsg17")
 MADE_UP_PLAYS = 60_000

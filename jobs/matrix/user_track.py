@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
 
     from jobs.platform.context import Context
-    from jobs.settings.settings import AffinityWeights
+    from jobs.settings.matrix import AffinityWeights
 
 
 def signals(events: DataFrame, catalog: DataFrame, warm: DataFrame) -> DataFrame:

@@ -23,7 +23,7 @@ from contracts.errors import CheckFailed
 from jobs.platform.context import Context
 from jobs.platform.tables import make_table, wide_console
 from jobs.release import pointer
-from jobs.settings.settings import MonitorSettings
+from jobs.settings.cold_start import MonitorSettings
 from jobs.tracking import runs
 from models.cold_start.input_vector import FirstDays
 from serving.release import input_drift

@@ -18,7 +18,7 @@ from scipy.sparse import csr_array
 
 from jobs.ingest.deezer.adapter import PublicData
 from jobs.platform.progress import say
-from jobs.settings.cold_start import PaperSettings
+from jobs.settings.paper import PaperSettings
 from models.cold_start.methods import Method, Predict, WarmListeners
 from models.cold_start.methods.dropoutnet import DropoutNetRecipe
 from models.cold_start.methods.melu import MeluRecipe

@@ -6,7 +6,7 @@ Source   Table 1 and section 4.1.4 of the paper; the exact figures of Popularity
 
 from __future__ import annotations
 
-from jobs.settings.settings import Space
+from jobs.settings.base import Space
 
 METRICS = ("precision", "recall", "ndcg")
 # Name of a method -> how the paper calls it, in the order of Table 1.

@@ -32,8 +32,8 @@ from jobs.paper.methods import METHODS, Builder, Clock, Task, segment_levels
 from jobs.paper.published_numbers import EXACT_POPULARITY, METRICS, NO_INTERACTION, SECONDS, TABLE_1, TITLES, TOP_TRACKS
 from jobs.platform import figures
 from jobs.platform.context import Context
-from jobs.settings.cold_start import PaperSettings
-from jobs.settings.settings import Space
+from jobs.settings.base import Space
+from jobs.settings.paper import PaperSettings
 from jobs.tracking import runs
 from jobs.tracking.run_logger import Run
 from models.cold_start.methods import Method

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING
 
 from contracts.errors import BadArgument
 from jobs.platform.week import Week
-from jobs.settings.settings import ENGINES, Engine, MlflowNames, Settings, home
+from jobs.settings.base import ENGINES, Engine
+from jobs.settings.platform import MlflowNames
+from jobs.settings.settings import Settings, home
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession

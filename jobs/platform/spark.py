@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from contracts.errors import OvertureError
-from jobs.settings.settings import SparkSettings, home
+from jobs.settings.platform import SparkSettings
+from jobs.settings.settings import home
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession

@@ -1,1 +1,1 @@
-"""Every setting of the jobs, with its default, bounds and description."""
+"""All settings of the jobs, with defaults, bounds and descriptions."""

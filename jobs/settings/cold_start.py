@@ -1,4 +1,4 @@
-"""Sections of configs/*.yaml for what is learned about a first day: segments, networks, methods, and their judging."""
+"""Sections of the cold-start engine: segments, networks, methods, evaluation, gate and drift monitor."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import Field, field_validator
 
-from jobs.settings.base import Positive, Section, Share
+from jobs.settings.base import Positive, Section, Share, Space
 
-# models/cold_start/methods/registry.py builds them; naming them here keeps PyTorch out of what only reads settings.
+# models/cold_start/methods/registry.py builds the methods. Their names are repeated here, because a command that only
+# reads settings must not import PyTorch; a test compares both.
 MethodName = Literal[
     "popularity",
     "registration_day_streams",
@@ -35,132 +36,186 @@ PEERS: tuple[MethodName, ...] = ("item_knn", "ease", "ials_fold_in")
 
 
 class SegmentSettings(Section):
-    """k-means segments of warm users."""
+    """The k-means segments of warm users."""
 
-    k: Positive = 1_000
-    max_iter: Positive = 20
-    n_init: Positive = 1
-    ranking_length: Positive = Field(200, description="tracks kept in a segment's ranking")
-    card_min_users: Positive = Field(10, description="fewest listeners behind anything that a segment's card tells")
+    k: Positive = Field(1_000, description="number of segments")
+    max_iter: Positive = Field(20, description="largest number of k-means iterations")
+    n_init: Positive = Field(1, description="number of k-means runs with other seeds; the run of least inertia is used")
+    ranking_length: Positive = Field(200, description="number of tracks in a segment's ranking")
+    card_min_users: Positive = Field(
+        10, description="members that a segment needs for a card, and listeners that each fact on a card needs"
+    )
 
 
 class NetworkSettings(Section):
-    """The network over first-day signals; reference/paper section 3.2.3."""
+    """The network that predicts a listener's vector from first-day signals (paper, section 3.2.3)."""
 
-    hidden: tuple[Positive, ...] = (400, 300, 200)
-    optimiser: Literal["sgd", "adam"] = "adam"
-    learning_rate: float = Field(1e-5, gt=0)
-    epochs: Positive = 130
-    batch_size: Positive = 512
-    drop_last: bool = True
-    normalise_output: bool = True
+    hidden: tuple[Positive, ...] = Field((400, 300, 200), description="widths of the hidden layers, in units")
+    optimiser: Literal["sgd", "adam"] = Field("adam", description="optimiser of the training")
+    learning_rate: float = Field(1e-5, gt=0, description="learning rate of the optimiser")
+    epochs: Positive = Field(130, description="number of passes over the training users")
+    batch_size: Positive = Field(512, description="users per training step")
+    drop_last: bool = Field(True, description="skip the last batch of an epoch if it is smaller than batch_size")
+    normalise_output: bool = Field(True, description="scale predictions to unit length")
     log_counts: bool = Field(
-        False, description="our own addition: counts as logarithms, and an unknown age as a flag instead of -1"
+        False,
+        description="an addition to the paper: counts enter as logarithms, and an unknown age as a flag instead of -1",
     )
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="device of the training; auto: a GPU if there is one"
+    )
     holdout_share: Annotated[float, Field(ge=0, lt=1)] = Field(
-        0.05, description="share of warm users kept out of training to show the loss on unseen ones; the paper: 0"
+        0.05, description="share of warm users excluded from training to measure the loss on unseen users; the paper: 0"
     )
 
 
 class DropoutNetSettings(Section):
-    """The baseline DropoutNet (models/cold_start/methods/dropoutnet.py); trained only where evaluation.methods asks for it."""
+    """The baseline DropoutNet. It is trained only if evaluation.methods contains it."""
 
-    hidden: tuple[Positive, ...] = (800, 400)
-    rank: Positive = 200
-    dropout: float = Field(0.5, ge=0, lt=1, description="share of users, and of tracks, whose preference is hidden")
-    epochs: Positive = 10
-    learning_rate: float = Field(0.05, gt=0)
-    batch_users: Annotated[int, Field(ge=2)] = 128
-    batch_tracks: Annotated[int, Field(ge=2)] = Field(512, description="tracks that a batch of users is scored on")
+    hidden: tuple[Positive, ...] = Field((800, 400), description="widths of the towers' hidden layers, in units")
+    rank: Positive = Field(200, description="number of dimensions of the towers' outputs")
+    dropout: float = Field(
+        0.5, ge=0, lt=1, description="share of users, and of tracks, whose preference input is set to zero in a step"
+    )
+    epochs: Positive = Field(10, description="number of passes over the warm users")
+    learning_rate: float = Field(0.05, gt=0, description="learning rate at the start of the training")
+    batch_users: Annotated[int, Field(ge=2)] = Field(128, description="users per training step")
+    batch_tracks: Annotated[int, Field(ge=2)] = Field(
+        512, description="tracks per training step, the same for all its users"
+    )
 
 
 class MeluSettings(Section):
-    """The baseline MeLU (models/cold_start/methods/melu.py); trained only where evaluation.methods asks for it."""
+    """The baseline MeLU. It is trained only if evaluation.methods contains it."""
 
-    embedding_dim: Positive = 64
-    hidden: Positive = Field(64, description="width of the two dense layers")
-    epochs: Positive = 20
-    learning_rate: float = Field(5e-4, gt=0)
-    inner_rate: float = Field(0.05, gt=0, description="of the one step towards a listener")
-    batch_users: Positive = 128
-    support: Annotated[int, Field(ge=2, multiple_of=2)] = Field(10, description="tracks of a user's step, half heard")
-    query: Annotated[int, Field(ge=2, multiple_of=2)] = Field(10, description="tracks of the loss, half heard")
+    embedding_dim: Positive = Field(64, description="number of dimensions of the user's and the track's embedding")
+    hidden: Positive = Field(64, description="width of the two dense layers, in units")
+    epochs: Positive = Field(20, description="number of passes over the warm users")
+    learning_rate: float = Field(5e-4, gt=0, description="learning rate of Adam (the outer step)")
+    inner_rate: float = Field(0.05, gt=0, description="learning rate of the one inner step towards a user")
+    batch_users: Positive = Field(128, description="users per training step")
+    support: Annotated[int, Field(ge=2, multiple_of=2)] = Field(
+        10, description="tracks of a user's inner step, half of them streamed by the user"
+    )
+    query: Annotated[int, Field(ge=2, multiple_of=2)] = Field(
+        10, description="tracks of the outer loss, half of them streamed by the user"
+    )
 
 
 class FirstDayNetworkSettings(Section):
-    """A network over first-day tokens (models/cold_start/methods/first_day_network.py); trained only where evaluation.methods asks for it."""
+    """An autoencoder over the tokens of a first day. It is trained only if evaluation.methods or the gate needs it."""
 
-    width: Positive = 256
-    epochs: Positive = 25
-    learning_rate: float = Field(3e-3, gt=0)
-    weight_decay: float = Field(0.02, ge=0)
-    dropout: float = Field(0.5, ge=0, lt=1)
-    batch_users: Positive = 256
-    real_share: Share = Field(0.25, description="share of first days learned from as they were; the rest is made up")
+    width: Positive = Field(256, description="number of dimensions of a token's embedding")
+    epochs: Positive = Field(25, description="number of passes over the warm users")
+    learning_rate: float = Field(3e-3, gt=0, description="highest learning rate of the schedule")
+    weight_decay: float = Field(0.02, ge=0, description="weight decay of the optimiser")
+    dropout: float = Field(0.5, ge=0, lt=1, description="share of the units that is set to zero in a training step")
+    batch_users: Positive = Field(256, description="users per training step")
+    real_share: Share = Field(
+        0.25,
+        description="share of real first days in training; the others are synthetic first days (data augmentation)",
+    )
 
 
 class MixtureSettings(FirstDayNetworkSettings):
-    """Segments mixed by a network (models/cold_start/methods/mixture.py), and its list ordered by the blend."""
+    """A network that weights segments by the tokens of a first day, and the methods that use its tables."""
 
-    epochs: Positive = 16
-    dropout: float = Field(0.3, ge=0, lt=1)
-    smoothing: float = Field(20.0, gt=0, description="streams by popularity that are added to those of a segment")
-    sharpness: float = Field(10.0, gt=0, description="near_segments: weight exp(-sharpness * squared distance)")
-    list_length: Positive = Field(200, description="segment_mixture_reranked: tracks that the blend may order")
-    mixture_weight: Share = Field(0.25, description="segment_mixture_reranked: share of the mixture's own score")
+    epochs: Positive = Field(16, description="number of passes over the warm users")
+    dropout: float = Field(0.3, ge=0, lt=1, description="share of the units that is set to zero in a training step")
+    smoothing: float = Field(
+        20.0, gt=0, description="streams, distributed by popularity, that are added to the streams of each segment"
+    )
+    sharpness: float = Field(
+        10.0, gt=0, description="near_segments: a segment's weight is exp(-sharpness * squared distance)"
+    )
+    list_length: Positive = Field(200, description="segment_mixture_reranked: tracks of the mixture that are reranked")
+    mixture_weight: Share = Field(
+        0.25,
+        description="segment_mixture_reranked: weight of the mixture's score; the rest is the weight of the blend's",
+    )
 
 
 class NeighbourSettings(Section):
-    """Neighbours of first-day tracks, artists and albums (models/cold_start/methods/neighbours.py)."""
+    """Tracks that are often streamed together with the tracks, artists and albums of a first day."""
 
-    token_exponent: float = Field(0.7, ge=0)
-    track_exponent: float = Field(0.3, ge=0)
-    shrinkage: float = Field(5.0, ge=0)
-    artist_weight: float = Field(0.5, ge=0, description="weight of an artist's neighbours; a track's is 1")
-    album_weight: float = Field(0.5, ge=0)
-    max_neighbours: Positive = Field(1_000, description="neighbours kept of each")
+    token_exponent: float = Field(
+        0.7, ge=0, description="exponent of the number of listeners of a first-day token in the denominator"
+    )
+    track_exponent: float = Field(
+        0.3, ge=0, description="exponent of the number of listeners of a recommended track in the denominator"
+    )
+    shrinkage: float = Field(5.0, ge=0, description="constant added to the denominator")
+    artist_weight: float = Field(0.5, ge=0, description="weight of an artist's neighbours; a track's weight is 1")
+    album_weight: float = Field(0.5, ge=0, description="weight of an album's neighbours; a track's weight is 1")
+    max_neighbours: Positive = Field(1_000, description="number of neighbours that are stored for each token")
 
 
 class EvaluationSettings(Section):
-    """How methods are judged."""
+    """How methods are evaluated."""
 
     methods: tuple[MethodName, ...] = Field(
         ("popularity", "registration_day_streams", "full_pers", "semi_pers"),
-        description="what the weekly run judges, popularity always; a backtest judges every method but the peers",
+        description="methods that the weekly run evaluates; popularity is always evaluated; a backtest evaluates every "
+        "method except item_knn, ease and ials_fold_in",
     )
-    k: tuple[Positive, ...] = (50,)
-    similarity: Literal["dot", "cosine"] = "cosine"
+    k: tuple[Positive, ...] = Field((50,), description="lengths of the evaluated lists, in tracks")
+    similarity: Literal["dot", "cosine"] = Field(
+        "cosine", description="score of a track's vector for a listener's vector"
+    )
     leave_out_first_day: bool = Field(
-        False, description="take first-day streams out of every list: for data in which no track comes twice"
+        False, description="exclude first-day streams from every list; for data in which no track repeats"
     )
-    n_bootstrap: Positive = 1_000
-    min_slice_users: Positive = Field(30, description="smaller slices are not reported")
+    n_bootstrap: Positive = Field(1_000, description="number of bootstrap resamples of users for intervals")
+    min_slice_users: Positive = Field(30, description="users that a slice needs to be reported")
 
     @field_validator("methods")
     @classmethod
     def _with_popularity(cls, methods: tuple[MethodName, ...]) -> tuple[MethodName, ...]:
-        """Each once, in one order, popularity first."""
+        """Return the methods in the order of METHODS, each once, with popularity."""
         return tuple(name for name in METHODS if name == "popularity" or name in methods)
 
 
-class PaperSettings(Section):
-    """`overture paper`: the experiment of Briand et al. 2021 on their public files."""
+class GateSettings(Section):
+    """Rules that a release of the cold-start engine must pass."""
 
-    recipe: Literal["paper", "code"] = Field(
-        "code",
-        description="paper: section 3.2.3 (SGD, raw output); code: the authors' published code (Adam, unit length)",
+    space: Space = Field("tt_svd", description="space that the service uses")
+    method: Literal["semi_pers", "full_pers", "blend"] = Field(
+        "semi_pers", description="method that the service uses; blend: fully personalised, autoencoder and neighbours"
     )
-    epochs: Positive | None = Field(None, description="null: as many as the recipe says")
-    similarity: Literal["dot", "cosine"] = Field(
-        "cosine", description="of fully personalised lists: the paper says cosine, its code takes the dot product"
+    metric: Literal["precision", "recall", "ndcg"] = Field("ndcg", description="metric of the comparisons")
+    k: Positive = Field(50, description="length of the compared lists, in tracks")
+    parity_tolerance: float = Field(
+        1e-4, gt=0, description="largest absolute difference between the outputs of ONNX and PyTorch"
     )
-    segments: Positive = 1_000
-    max_iter: Positive = 20
-    n_init: Positive = 1
-    k: Positive = Field(50, description="length of the lists that are judged")
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    card_min_users: Positive = Field(
-        20, description="smaller segments are not described: too few people stand behind them"
+    margin_over_popularity: float = Field(
+        0.05, ge=0, description="relative gain over Popularity that the low end of the interval must reach"
     )
-    experiment: str = Field("paper", description="MLflow experiment of these runs")
+    grey_zone: float = Field(
+        0.02, ge=0, description="largest significant relative loss against the champion that an operator may accept"
+    )
+    max_loss: float = Field(
+        0.1,
+        gt=0,
+        description="relative loss against the champion above which the gate fails even if it is not significant",
+    )
+    slice_min_ratio: Share = Field(0.5, description="smallest ratio of a slice's metric to Popularity's in that slice")
+    slice_min_users: Positive = Field(50, description="listeners that a slice needs to be compared")
+    max_popularity_share: Share = Field(
+        0.9, description="largest share of recommended places that the 1 % most popular tracks may take"
+    )
+    latency_ms: float = Field(10.0, gt=0, description="largest p99 of one answer of the method, in milliseconds")
+
+    def blended(self, space: str) -> bool:
+        """Return whether a release contains the blend in this space."""
+        return self.method == "blend" and space == self.space
+
+
+class MonitorSettings(Section):
+    """When the monitor reports that a feature of a week's new listeners has drifted. Both bounds must be exceeded."""
+
+    psi_threshold: float = Field(
+        0.25, gt=0, description="population stability index; usual reading: from 0.1 worth a look, from 0.25 drifted"
+    )
+    false_positive_rate: float = Field(
+        0.001, gt=0, lt=0.5, description="probability of a report about a feature whose distribution is unchanged"
+    )

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 
 PREFIX = "OVERTURE__"
 
-# Old dotted name -> new dotted name. A name of `skip.recipes` is a field of that model's recipe (models/skip/estimators).
+# Old dotted name -> new dotted name. Below `skip.recipes` are fields of the models' recipes (models/skip/estimators).
 RENAMED: dict[str, str] = {
     "segments.ranking": "segments.ranking_length",
     "segments.card_floor": "segments.card_min_users",

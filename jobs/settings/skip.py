@@ -1,6 +1,7 @@
-"""The section `skip` of configs/*.yaml: cleaning, features, splits, models and their judging, of the skip engine.
+"""Section `skip`: cleaning, features, splits, models, evaluation and gate of the skip engine.
 
-Nothing heavy is imported here: every command reads settings. What a recipe may say is checked where a model is made.
+`skip.recipes` overrides fields of the models' recipes. The defaults of those fields are in the recipe dataclasses of
+models/skip/estimators, which also check the values: a command that only reads settings must not import PyTorch.
 """
 
 from __future__ import annotations
@@ -35,128 +36,171 @@ RecipeValue = bool | int | float | str | tuple[int | float, ...]
 
 
 class CleaningSettings(Section):
-    """What is left out or replaced. Bounds that come from data are learned from the training rows of a split alone."""
+    """Which plays are dropped and which values are replaced. Bounds from data are computed on training rows only."""
 
-    first_day: date = Field(date(2015, 1, 1), description="earlier listens are dropped (UTC)")
+    first_day: date = Field(date(2015, 1, 1), description="first day of plays (UTC); earlier plays are dropped")
     min_release_date: date = Field(
-        date(1900, 1, 11), description="earlier release dates stand for 'unknown' in the data"
+        date(1900, 1, 11), description="earliest valid release date; an earlier one means 'unknown' in the data"
     )
-    max_bad_share: Share = Field(0.01, description="more unreadable rows than this stop the run")
+    max_bad_share: Share = Field(0.01, description="largest share of unreadable rows before the run fails")
     duration_rule: Literal["cap", "iqr"] = Field(
-        "cap", description="cap: max_duration_s; iqr: quartiles of the training rows -/+ 1.5 times their distance"
+        "cap",
+        description="how durations are clipped; cap: to max_duration_s; iqr: to the quartiles of the training rows "
+        "-/+ 1.5 times the interquartile range",
     )
-    max_duration_s: Positive = Field(1_800, description="duration_rule: cap")
-    rare_rule: Literal["count", "quantile"] = Field("count", description="how rare is told from frequent")
-    rare_min_count: Positive = Field(50, description="rare_rule: count; fewer training rows make a category -1")
-    rare_quantile: Share = Field(0.05, description="rare_rule: quantile; of the counts by category")
+    max_duration_s: Positive = Field(1_800, description="duration_rule cap: largest duration, in seconds")
+    rare_rule: Literal["count", "quantile"] = Field(
+        "count", description="how rare categories are determined; count: by rare_min_count; quantile: by rare_quantile"
+    )
+    rare_min_count: Positive = Field(
+        50, description="rare_rule count: training rows that a category needs; otherwise it becomes -1"
+    )
+    rare_quantile: Share = Field(
+        0.05, description="rare_rule quantile: quantile of the categories' counts below which a category becomes -1"
+    )
     rare_columns: tuple[RareColumn, ...] = Field(
-        ("genre_id", "artist_id", "album_id", "context_type"), description="whose rare values become -1"
+        ("genre_id", "artist_id", "album_id", "context_type"), description="columns whose rare categories become -1"
     )
 
 
 class FeatureSettings(Section):
-    """How features are counted; the tables must be made anew when one of these changes."""
+    """How features are computed. After a change the feature tables must be built again from the first day."""
 
-    session_gap_min: Positive = Field(20, description="a longer silence begins a new session")
-    smoothing: float = Field(20.0, gt=0, description="plays at the rate above it that are added to each rate")
-    rows_per_group: Positive = Field(400_000, description="plays worked on at once by one task; bounds its memory")
+    session_gap_min: Positive = Field(20, description="pause between two plays that starts a new session, in minutes")
+    smoothing: float = Field(
+        20.0, gt=0, description="plays at the rate of the next higher level that are added to each rate"
+    )
+    rows_per_group: Positive = Field(400_000, description="plays that one task processes at once; it limits its memory")
 
 
 class SplitSettings(Section):
-    """Which rows learn, tune and judge."""
+    """How plays are split into training, validation and test."""
 
-    kind: SplitName = Field("global", description="the one without a view of the future; the others to compare")
-    train: Share = 0.7
-    validation: Share = 0.15
-    last_plays: Positive = Field(1, le=2, description="user: how many last plays of a user judge")
-    seed: int = 7
+    kind: SplitName = Field(
+        "global",
+        description="global: by time, the only split without information from the future; user, random, competition: "
+        "for comparison",
+    )
+    train: Share = Field(0.7, description="share of plays for training; the test gets the rest")
+    validation: Share = Field(0.15, description="share of plays for validation")
+    last_plays: Positive = Field(1, le=2, description="kind user: number of last plays of a user in the test")
+    seed: int = Field(7, description="kind random: seed of the split")
 
     @model_validator(mode="after")
     def _leave_a_test(self) -> SplitSettings:
         if not 0 < self.train < self.train + self.validation < 1:
             raise ValueError(
-                f"train + validation must leave rows to judge: {self.train} + {self.validation} is not below 1"
+                f"train + validation: must be below 1, so that a test remains, and train above 0; "
+                f"got {self.train} + {self.validation}"
             )
         return self
 
 
 class BlendSettings(Section):
-    """Which models the blend chooses from, and how it learns (models/skip/ensemble/fit.py)."""
+    """Which models the blend selects from, and how it is fitted."""
 
     members: tuple[ModelName, ...] = Field(
         ("boosted_trees", "logistic_features", "neumf", "graphsage", "session_gru", "fm"),
-        description="candidates; each also learns folds of the training plays, those that help are kept",
+        description="candidates; each is also trained on the folds of the training plays; those that improve the blend "
+        "are selected",
     )
-    folds: Positive = Field(3, description="later parts of the training plays, each forecast from what is before it")
-    initial_share: float = Field(0.4, gt=0, lt=1, description="of the training plays, before the first fold")
-    min_gain: float = Field(0.0002, ge=0, description="log loss that one more member must take off")
+    folds: Positive = Field(
+        3, description="consecutive parts of the training plays; models trained on the plays before a part predict it"
+    )
+    initial_share: float = Field(0.4, gt=0, lt=1, description="share of the training plays before the first fold")
+    min_gain: float = Field(0.0002, ge=0, description="decrease of the log loss that one more member must bring")
 
 
 class TuningSettings(Section):
-    """The budget of a search; both bounds hold, whichever is met first."""
+    """The budget of a hyperparameter search. It ends at the first of the two limits."""
 
-    trials: Positive = 40
-    minutes: float = Field(20.0, gt=0)
-    startup_trials: Positive = Field(5, description="trials before the first is given up half-way")
+    trials: Positive = Field(40, description="largest number of trials")
+    minutes: float = Field(20.0, gt=0, description="longest duration, in minutes")
+    startup_trials: Positive = Field(5, description="trials before the first one may be pruned")
 
 
 class EvaluationSettings(Section):
-    """How models are judged."""
+    """How models are evaluated."""
 
-    n_bootstrap: Positive = Field(300, description="resamples of users, for intervals of what is not an AUC")
-    min_class_plays: Positive = Field(50, description="plays of either class that a slice needs")
-    new_plays: Positive = Field(3, description="a user or track with fewer earlier plays is new")
+    n_bootstrap: Positive = Field(300, description="number of bootstrap resamples of users, for metrics other than AUC")
+    min_class_plays: Positive = Field(50, description="plays of each class that a slice needs to be reported")
+    new_plays: Positive = Field(3, description="earlier plays below which a user or a track counts as new")
     explained_model: Literal["boosted_trees", "logistic_features"] = Field(
-        "boosted_trees", description="whose importance, learning curve and reasons are shown"
+        "boosted_trees", description="model whose importances, learning curve and reasons are shown"
     )
-    importance_plays: Positive = Field(20_000, description="newest test plays that columns are shuffled among, at most")
-    importance_draws: Positive = 3
-    learning_steps: Positive = Field(5, ge=2, description="sizes of training, each twice the one before")
-    learning_plays: Positive = Field(1_000_000, description="the largest of them, at most")
+    importance_plays: Positive = Field(
+        20_000, description="largest number of test plays for permutation importance, the newest ones"
+    )
+    importance_draws: Positive = Field(3, description="permutations of each column")
+    learning_steps: Positive = Field(
+        5, ge=2, description="points of the learning curve; each has twice the training plays of the one before"
+    )
+    learning_plays: Positive = Field(1_000_000, description="largest number of training plays in the learning curve")
 
 
 class LeakageSettings(Section):
-    """The report that shows what features of the future feign."""
+    """The report that measures how much features from the future raise each model's AUC."""
 
-    models: tuple[ModelName, ...] = EVERY
-    max_plays: Positive = Field(500_000, description="plays, of users drawn whole, that every model learns and answers")
+    models: tuple[ModelName, ...] = Field(EVERY, description="models in the report")
+    max_plays: Positive = Field(
+        500_000, description="largest number of plays; above it, users are sampled with all plays"
+    )
 
 
 class GateSettings(Section):
-    """What a release of the skip engine must show."""
+    """Rules that a release of the skip engine must pass."""
 
-    parity_tolerance: float = Field(1e-4, gt=0, description="largest difference of ONNX from the model, in chances")
-    margin_over_rate: float = Field(
-        0.01, ge=-1, le=1, description="low end of the AUC gained over the listener's listened share"
+    parity_tolerance: float = Field(
+        1e-4, gt=0, description="largest absolute difference between the probabilities of ONNX and of the model"
     )
-    grey_zone: float = Field(0.003, ge=0, description="AUC lost against the champion that a person may accept")
-    max_loss: float = Field(0.01, gt=0, description="AUC lost that fails even where the plays cannot prove it")
-    max_calibration_error: Share = Field(0.05, description="mean gap of said and happened")
-    flow_min_auc: Share = Field(0.55, description="AUC on plays that the recommender chose")
-    slice_min_plays: Positive = Field(50, description="plays of the rarer class that a slice needs to be judged")
-    min_plays: Positive = Field(1_000, description="plays that a release, or a champion, must be judged on")
-    n_bootstrap: Positive = Field(500, description="resamples of users")
-    latency_tracks: Annotated[int, Field(ge=1, le=500)] = Field(50, description="tracks of a timed request")
-    latency_ms: float = Field(100.0, gt=0, description="p99 of one request, from its arrival to the chances")
+    margin_over_rate: float = Field(
+        0.01,
+        ge=-1,
+        le=1,
+        description="AUC gain over the listener's share of listened plays that the low end of the interval must reach",
+    )
+    grey_zone: float = Field(
+        0.003, ge=0, description="largest significant AUC loss against the champion that an operator may accept"
+    )
+    max_loss: float = Field(
+        0.01, gt=0, description="AUC loss against the champion above which the gate fails even if it is not significant"
+    )
+    max_calibration_error: Share = Field(
+        0.05, description="largest mean difference between predicted and observed probability"
+    )
+    flow_min_auc: Share = Field(0.55, description="smallest AUC on plays that the recommender selected (Flow)")
+    slice_min_plays: Positive = Field(50, description="plays of the rarer class that a slice needs to be evaluated")
+    min_plays: Positive = Field(
+        1_000, description="evaluation plays that a release, or a comparison with the champion, needs"
+    )
+    n_bootstrap: Positive = Field(500, description="number of bootstrap resamples of users")
+    latency_tracks: Annotated[int, Field(ge=1, le=500)] = Field(50, description="number of tracks in a timed request")
+    latency_ms: float = Field(
+        100.0, gt=0, description="largest p99 of one request, from its arrival to the probabilities, in milliseconds"
+    )
 
 
 class UpdateSettings(Section):
-    """What a day adds to the champion (jobs/release/skip/daily_update.py, relearn.py)."""
+    """The daily update of the champion: which recent plays its models are trained on incrementally."""
 
-    window_days: Positive = Field(7, description="days before the day whose plays may teach")
-    min_plays: Positive = Field(2_000, description="fewer plays since training teach nothing")
-    holdout_share: float = Field(0.3, gt=0, lt=1, description="newest share of them that decides what stays")
+    window_days: Positive = Field(7, description="days before the day whose plays may be used for training")
+    min_plays: Positive = Field(2_000, description="plays since the last training below which no model is trained")
+    holdout_share: float = Field(
+        0.3, gt=0, lt=1, description="share of these plays, the newest, that decides which trained parts are used"
+    )
 
 
 class SkipSettings(Section):
-    """All of the skip engine."""
+    """The skip engine."""
 
     cleaning: CleaningSettings = CleaningSettings()
     features: FeatureSettings = FeatureSettings()
     split: SplitSettings = SplitSettings()
-    models: tuple[ModelName, ...] = Field(EVERY, description="trained every week")
+    models: tuple[ModelName, ...] = Field(EVERY, description="models that are trained every week")
     recipes: dict[ModelName, dict[str, RecipeValue]] = Field(
-        default_factory=dict, description="fields of a model's recipe that differ from its defaults"
+        default_factory=dict,
+        description="values by model and field of its recipe; absent fields keep the recipe's default "
+        "(models/skip/estimators)",
     )
     blend: BlendSettings = BlendSettings()
     tuning: TuningSettings = TuningSettings()
@@ -166,13 +210,13 @@ class SkipSettings(Section):
     update: UpdateSettings = UpdateSettings()
 
     @model_validator(mode="after")
-    def _blend_what_is_trained(self) -> SkipSettings:
+    def _models_are_trained(self) -> SkipSettings:
         for name, models in (("models", self.models), ("blend.members", self.blend.members)):
             if not models or len(set(models)) < len(models):
                 raise ValueError(f"{name}: at least one, each once, got {', '.join(models) or 'none'}")
         missing = [name for name in self.blend.members if name not in self.models]
         if missing:
-            raise ValueError(f"blend.members: {', '.join(missing)} is not among models, so it is not trained")
+            raise ValueError(f"blend.members: {', '.join(missing)} is not in skip.models, so it is not trained")
         if self.evaluation.explained_model not in self.models:
-            raise ValueError(f"evaluation.explained_model: {self.evaluation.explained_model} is not among models")
+            raise ValueError(f"evaluation.explained_model: {self.evaluation.explained_model} is not in skip.models")
         return self

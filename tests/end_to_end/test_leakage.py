@@ -20,7 +20,7 @@ from jobs.cold_start import features, segments, train
 from jobs.factorize import als, svd
 from jobs.matrix import catalog, first_day, track_pairs, user_track
 from jobs.platform.context import Context
-from jobs.settings.settings import SPACES
+from jobs.settings.base import SPACES
 
 LEARNED = (
     ("catalog", {}),

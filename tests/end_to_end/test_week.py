@@ -15,7 +15,7 @@ import pytest
 
 import contracts
 from jobs.platform.context import Context
-from jobs.settings.settings import SPACES
+from jobs.settings.base import SPACES
 from tests.helpers.one_week import whole_week
 
 ROOT = Path(__file__).parents[2]

@@ -12,7 +12,7 @@ from jobs.platform.context import Context
 from jobs.platform.week import Week
 from jobs.quality import check
 from jobs.release import bundle, gate, place_new_users, promote, publish, weekly_run
-from jobs.settings.settings import SPACES
+from jobs.settings.base import SPACES
 
 ROOT = Path(__file__).parents[2]
 TINY = ROOT / "configs" / "tiny.yaml"

@@ -8,7 +8,7 @@ import scipy.sparse as sp
 
 import contracts
 from contracts.arrow import arrow_schema
-from jobs.settings.settings import MatrixSettings
+from jobs.settings.matrix import MatrixSettings
 
 DAY = timedelta(days=1)
 SECOND = timedelta(seconds=1)

@@ -39,7 +39,7 @@ from jobs.ingest.deezer.files import (
     read_vectors,
 )
 from jobs.platform.progress import progress, say
-from jobs.settings.settings import SPACES, Space
+from jobs.settings.base import SPACES, Space
 from models.cold_start.input_vector import Layout, Ragged
 
 if TYPE_CHECKING:

@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 
 from contracts import published
 from contracts.errors import CheckFailed
-from jobs.settings.settings import Space
+from jobs.settings.base import Space
 from models.cold_start.input_vector import BLOCKS, SCALARS, Layout, Ragged
 
 CONTRACT = published.load("deezer")

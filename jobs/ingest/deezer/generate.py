@@ -27,7 +27,8 @@ from jobs.ingest.deezer.files import CONTRACT, KEY, MADE_UP, SONGS, SPLITS, TRUT
 from jobs.ingest.deezer.generate_users import People, Taste, draw_people
 from jobs.ingest.simulate.catalogue import COUNTRIES, World, build
 from jobs.platform.progress import progress
-from jobs.settings.settings import SPACES, SimulateSettings, Space
+from jobs.settings.base import SPACES, Space
+from jobs.settings.source import SimulateSettings
 from models.cold_start.input_vector import (
     AGE_CLASSES,
     BLOCKS,

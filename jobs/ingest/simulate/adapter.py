@@ -26,7 +26,7 @@ from jobs.ingest.simulate.listeners import BLOCK, Block, Ids, Span, draw_block
 from jobs.ingest.write_tables import land
 from jobs.platform.progress import progress
 from jobs.platform.temp_dirs import scratch
-from jobs.settings.settings import SimulateSettings
+from jobs.settings.source import SimulateSettings
 
 if TYPE_CHECKING:
     from jobs.platform.context import Context

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from jobs.settings.settings import SimulateSettings
+from jobs.settings.source import SimulateSettings
 
 GENRES = (
     "pop",

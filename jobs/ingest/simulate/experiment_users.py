@@ -18,7 +18,7 @@ import numpy as np
 from jobs.ingest.event_buffer import DAY_US, code
 from jobs.ingest.simulate.catalogue import COUNTRIES, World, build
 from jobs.ingest.simulate.listeners import BACKLOG, BLOCK, DAY, Ids, People, Span, draw_events, draw_people
-from jobs.settings.settings import SimulateSettings
+from jobs.settings.source import SimulateSettings
 from serving.recommend.carousel import exposures
 
 NOISE, SCENE, ARTIST = 0.03, 0.5, 0.2

@@ -15,7 +15,7 @@ import numpy as np
 
 from jobs.ingest.event_buffer import code, events
 from jobs.ingest.simulate.catalogue import AGES, ALBUM, ARTIST, COUNTRIES, PLAYLIST, TRACK, World, public_ids
-from jobs.settings.settings import SimulateSettings
+from jobs.settings.source import SimulateSettings
 
 BLOCK = 4096
 DAY = 86_400

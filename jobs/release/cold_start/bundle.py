@@ -25,7 +25,7 @@ from jobs.cold_start import blend_artifacts, onnx_export
 from jobs.platform import files
 from jobs.platform.context import Context
 from jobs.platform.lake import vectors
-from jobs.settings.settings import SPACES
+from jobs.settings.base import SPACES
 from models.cold_start.input_vector import AGE_CLASSES, KINDS, FirstDays
 from serving.release import input_drift
 from serving.release.bundle import NAMES, bundle_layout

@@ -11,7 +11,7 @@ from blockfactor import als_kernels, csr_blocks
 from contracts.errors import BadArgument, CheckFailed
 from jobs.factorize import als as job
 from jobs.platform.lake import vectors
-from jobs.settings.settings import AlsSettings
+from jobs.settings.matrix import AlsSettings
 from tests.helpers.small_tables import fill_matrix, frame, ratings
 
 SETTINGS = AlsSettings(d=8, iterations=4, cg_steps=3, alpha=5.0, regularisation=2.0, tolerance=0.0)

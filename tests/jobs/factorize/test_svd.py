@@ -11,7 +11,7 @@ from blockfactor import csr_blocks
 from contracts.errors import BadArgument, CheckFailed
 from jobs.factorize import svd as job
 from jobs.platform.lake import vectors
-from jobs.settings.settings import SvdSettings
+from jobs.settings.matrix import SvdSettings
 from tests.helpers.small_tables import fill_matrix, frame, ratings
 
 SETTINGS = SvdSettings(d=10, oversampling=20, power_iterations=2)

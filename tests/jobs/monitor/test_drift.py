@@ -15,7 +15,7 @@ from contracts.errors import CheckFailed
 from jobs.monitor import drift as monitor
 from jobs.platform.context import Context
 from jobs.release import pointer
-from jobs.settings.settings import MonitorSettings
+from jobs.settings.cold_start import MonitorSettings
 from models.cold_start.input_vector import INTERACTIONS, FirstDays, Ragged
 from serving.release import input_drift
 from tests.helpers import small_week

@@ -14,7 +14,7 @@ from jobs.paper import breakdowns
 from jobs.paper import run as paper
 from jobs.paper.methods import METHODS, Clock, Task, segment_levels
 from jobs.paper.published_numbers import EXACT_POPULARITY, METRICS, TABLE_1, TITLES
-from jobs.settings.cold_start import PaperSettings
+from jobs.settings.paper import PaperSettings
 from models.cold_start.input_vector import Layout
 from models.evaluation.metrics import score
 from tests.helpers import small_deezer, small_week

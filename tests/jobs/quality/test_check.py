@@ -17,7 +17,7 @@ from jobs.quality import arrow as quality_arrow
 from jobs.quality import check
 from jobs.quality import spark as quality_spark
 from jobs.quality.measures import Measured, inspect_files
-from jobs.settings.settings import CheckSettings
+from jobs.settings.platform import CheckSettings
 
 DAY = "2026-11-10"
 NOON = datetime(2026, 11, 10, 12, tzinfo=UTC)

@@ -1,10 +1,14 @@
-"""Settings: which methods are judged, and that names here and in the registry agree."""
+"""The settings: descriptions of all fields, names of methods, and the errors of a wrong file."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import get_args
 
 import pytest
+from pydantic import BaseModel
 
 from contracts.errors import BadArgument
 from jobs.cli import main as cli
@@ -12,10 +16,54 @@ from jobs.cold_start.methods import in_house_config, judged
 from jobs.platform.context import Context
 from jobs.platform.week import Week
 from jobs.settings.cold_start import METHODS, PEERS, DropoutNetSettings, EvaluationSettings, MeluSettings
+from jobs.settings.platform import MlflowNames, MlflowSettings
 from jobs.settings.settings import Settings, load
 from models.cold_start.methods.dropoutnet import DropoutNetRecipe
 from models.cold_start.methods.melu import MeluRecipe
 from models.cold_start.methods.registry import METHOD_NAMES, InHouseConfig
+
+
+def sections(model: type[BaseModel], path: str = "") -> Iterator[tuple[str, type[BaseModel]]]:
+    """Every model of the settings with its dotted path, also models in tuples and optional ones."""
+    yield path, model
+    for name, field in model.model_fields.items():
+        for part in (field.annotation, *get_args(field.annotation)):
+            if isinstance(part, type) and issubclass(part, BaseModel):
+                yield from sections(part, f"{path}{name}.")
+
+
+def test_every_setting_has_a_description():
+    undescribed = [
+        f"{path}{name}"
+        for path, section in sections(Settings)
+        for name, field in section.model_fields.items()
+        if not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel))
+        and not field.description
+    ]
+    assert undescribed == []
+
+
+def test_every_section_has_a_docstring_of_its_own():
+    assert [path for path, section in sections(Settings) if not section.__dict__.get("__doc__")] == []
+
+
+@pytest.mark.parametrize("file", sorted((Path(__file__).parents[3] / "configs").glob("*.yaml")), ids=lambda f: f.name)
+def test_the_configs_load(file):
+    assert load(file).name == file.stem
+
+
+def test_the_mlflow_names_of_an_engine_do_not_depend_on_the_file():
+    for file in ("skip", "demo"):
+        mlflow = load(Path(__file__).parents[3] / "configs" / f"{file}.yaml").mlflow
+        assert mlflow.names("skip", daily=False) == MlflowNames("skip_weekly", "skip")
+        assert mlflow.names("skip", daily=True) == MlflowNames("skip_daily", "skip")
+        assert mlflow.names("cold_start", daily=False) == MlflowNames("cold_start_weekly", "cold_start")
+        assert mlflow.names("cold_start", daily=True) == MlflowNames("cold_users_daily", "cold_start")
+
+
+def test_daily_and_weekly_runs_need_different_experiments():
+    with pytest.raises(ValueError, match="daily_experiment: must differ from weekly_experiment"):
+        MlflowSettings.model_validate({"skip": {"daily_experiment": "skip_weekly"}})
 
 
 def test_every_method_can_be_chosen():
@@ -23,28 +71,28 @@ def test_every_method_can_be_chosen():
     assert EvaluationSettings(methods=METHOD_NAMES).methods == METHOD_NAMES
 
 
-def test_popularity_is_always_judged_and_each_method_once():
+def test_popularity_is_always_evaluated_and_each_method_once():
     assert EvaluationSettings(methods=("semi_pers", "melu_full", "semi_pers")).methods == (
         "popularity",
         "melu_full",
         "semi_pers",
     )
     assert EvaluationSettings(methods=()).methods == ("popularity",)
-    today = ("popularity", "registration_day_streams", "full_pers", "semi_pers")
-    assert EvaluationSettings().methods == EvaluationSettings(methods=today).methods == today
+    default = ("popularity", "registration_day_streams", "full_pers", "semi_pers")
+    assert EvaluationSettings().methods == EvaluationSettings(methods=default).methods == default
 
 
-def test_a_backtest_judges_all_but_the_peers(context):
+def test_a_backtest_evaluates_all_methods_but_the_peers(context):
     assert judged(context, "tt_svd") == context.settings.evaluation.methods
     backtest = Context(context.settings, Week.parse("2026-11-16", backtest=True), context.home)
     assert set(METHODS) - set(judged(backtest, "tt_svd")) == set(PEERS)
 
 
-def test_a_fold_in_is_judged_where_the_factors_are(context):
+def test_a_fold_in_is_evaluated_in_the_space_of_the_factors(context):
     chosen = context.settings.evaluation.model_copy(update={"methods": METHODS})
-    everything = Context(context.settings.model_copy(update={"evaluation": chosen}), context.week, context.home)
-    assert judged(everything, "ut_als") == METHODS
-    assert set(METHODS) - set(judged(everything, "tt_svd")) == {"ials_fold_in"}
+    all_methods = Context(context.settings.model_copy(update={"evaluation": chosen}), context.week, context.home)
+    assert judged(all_methods, "ut_als") == METHODS
+    assert set(METHODS) - set(judged(all_methods, "tt_svd")) == {"ials_fold_in"}
 
 
 def test_sections_are_the_recipes():
@@ -54,7 +102,7 @@ def test_sections_are_the_recipes():
 
 
 @pytest.mark.parametrize(
-    ("section", "named"),
+    ("section", "words"),
     [
         ("evaluation: {methods: [popularity, dropoutnet]}", ("evaluation.methods.1", "'dropoutnet_full'")),
         ("evaluation: {methods: semi_pers}", ("evaluation.methods", "'semi_pers'")),
@@ -63,7 +111,7 @@ def test_sections_are_the_recipes():
         ("dropoutnet: {width: 9}", ("dropoutnet.width", "9")),
     ],
 )
-def test_a_wrong_setting_ends_with_two_and_names_the_field(section, named, home, tmp_path, monkeypatch, capfd):
+def test_a_wrong_setting_exits_with_code_2_and_names_the_field(section, words, home, tmp_path, monkeypatch, capfd):
     file = tmp_path / "mine.yaml"
     file.write_text(f'name: mine\nweek: "2026-11-16"\n{section}\n')
     monkeypatch.setattr(
@@ -71,22 +119,22 @@ def test_a_wrong_setting_ends_with_two_and_names_the_field(section, named, home,
     )
     with pytest.raises(SystemExit) as stop:
         cli.main()
-    said = capfd.readouterr().err
-    assert stop.value.code == 2, said
-    for word in named:
-        assert word in said
-    assert "Traceback" not in said
+    message = capfd.readouterr().err
+    assert stop.value.code == 2, message
+    for word in words:
+        assert word in message
+    assert "Traceback" not in message
 
 
 @pytest.mark.parametrize(
     "content", [b"- a\n- b\n", b"only words\n", b"", b"1: 2\n", b"\xff\xfe\x00", b"week: [1\n"], ids=repr
 )
-def test_a_file_that_holds_no_settings_is_refused_by_name(tmp_path, content):
+def test_a_file_without_settings_is_refused_by_name(tmp_path, content):
     (tmp_path / "own.yaml").write_bytes(content)
     with pytest.raises(BadArgument, match=r"settings: .*own\.yaml"):
         load(tmp_path / "own.yaml")
 
 
-def test_a_folder_is_no_settings_file(tmp_path):
+def test_a_folder_is_refused_as_a_settings_file(tmp_path):
     with pytest.raises(BadArgument, match="cannot be read"):
         load(tmp_path)

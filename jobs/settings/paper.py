@@ -1,0 +1,34 @@
+"""Section `paper`: the experiment of Briand et al. 2021 on their public files."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from jobs.settings.base import Positive, Section
+
+
+class PaperSettings(Section):
+    """The command `overture paper`, which repeats the experiment of Briand et al. 2021 on their public files."""
+
+    recipe: Literal["paper", "code"] = Field(
+        "code",
+        description="recipe of the network; paper: section 3.2.3 (SGD, raw output); code: the authors' published code "
+        "(Adam, unit length)",
+    )
+    epochs: Positive | None = Field(None, description="number of epochs of the network; null: that of the recipe")
+    similarity: Literal["dot", "cosine"] = Field(
+        "cosine", description="score of fully personalised lists; the paper names cosine, its code uses the dot product"
+    )
+    segments: Positive = Field(1_000, description="number of segments")
+    max_iter: Positive = Field(20, description="largest number of k-means iterations")
+    n_init: Positive = Field(1, description="number of k-means runs with other seeds; the run of least inertia is used")
+    k: Positive = Field(50, description="length of the evaluated lists, in tracks")
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="device of the training; auto: a GPU if there is one"
+    )
+    card_min_users: Positive = Field(
+        20, description="warm users that a segment needs to be described, for the privacy of its members"
+    )
+    experiment: str = Field("paper", description="MLflow experiment of the runs")

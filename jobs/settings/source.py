@@ -1,0 +1,44 @@
+"""Sections `source` and `simulate`: where the input tables come from."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from jobs.settings.base import Positive, Section, Share
+
+Day = Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}$")]
+
+
+class SimulateSettings(Section):
+    """The simulated service. The same sizes and seed give the same bytes."""
+
+    n_users: Positive = Field(12_000, description="number of listeners")
+    n_tracks: Positive = Field(4_000, description="number of tracks")
+    n_playlists: Positive = Field(3_000, description="number of playlists")
+    first_day: Day = Field("2026-06-29", description="first day with events (UTC)")
+    last_day: Day = Field("2026-11-22", description="last day with events (UTC), included")
+    chunk_users: Positive = Field(50_000, description="listeners in memory at once; it limits the peak memory")
+    seed: int = Field(7, description="seed of all random draws of the simulation")
+
+
+class SourceSettings(Section):
+    """The source of the tables users, tracks, events and playlists, or plays for the skip engine."""
+
+    kind: Literal["simulate", "mpd", "lastfm_1k", "deezer", "dsg17"] = Field(
+        "simulate",
+        description="the adapter; deezer: the public files contain vectors, so only `overture paper` reads them; "
+        "dsg17: for the skip engine",
+    )
+    seed: int = Field(7, description="seed of what an adapter simulates because the files lack it")
+    max_bad_share: Share = Field(0.01, description="largest share of unreadable lines before the run fails")
+    catalogue_tracks: Positive = Field(
+        20_000, description="mpd: number of tracks, the most frequent ones of the warm playlists"
+    )
+    min_playlist_tracks: Positive = Field(15, description="mpd: catalogue tracks that a cold playlist needs")
+    song_md5: str = Field(
+        "",
+        pattern="^([0-9a-f]{32})?$",
+        description="deezer: published md5 of song_embeddings.parquet; a file with another md5 causes a warning",
+    )
