@@ -80,7 +80,7 @@ class Experiment(BaseModel):
             raise ValueError(f"last_day: {self.last_day} is before first_day {self.first_day}")
         names = [arm.name for arm in self.arms]
         if len(names) < 2 or len(set(names)) != len(names):
-            raise ValueError(f"arms: needs two or more, each with another name; got {names}")
+            raise ValueError(f"arms: needs two or more arms with different names; got {names}")
         bucket_bounds([arm.share for arm in self.arms])
         return self
 

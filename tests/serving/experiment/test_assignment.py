@@ -205,7 +205,7 @@ def test_the_command_refuses_to_serve_what_is_not_registered(home, command, monk
     [
         ({"arms": [{"name": "a", "method": "popularity", "share": 0.5}]}, "two or more"),
         ({"arms": [{"name": n, "method": "popularity", "share": 0.4} for n in "ab"]}, "add up to 0.8"),
-        ({"arms": [{"name": "a", "method": "popularity", "share": 0.5}] * 2}, "name of its own"),
+        ({"arms": [{"name": "a", "method": "popularity", "share": 0.5}] * 2}, "different names"),
         ({"first_day": "2026-02-30"}, "no date"),
         ({"first_day": "2027-01-01"}, "before first_day"),
         ({"name": "../x"}, "name"),
