@@ -39,7 +39,7 @@ def lake_digest(
     settings = load(config)
     context = Context(settings, Week.parse(settings.week))
     tables = [table] if table else contracts.names()
-    results = [result for each in tables if (result := table_digest.of_table(context.lake, each, name)) is not None]
+    results = [result for each in tables if (result := table_digest.digest_table(context.lake, each, name)) is not None]
     if table and not results:
         raise CheckFailed(f"{table}: the lake has no partition of it{f' for week {week}' if week else ''}")
     for result in results:

@@ -238,7 +238,7 @@ def cold_users(
 ) -> None:
     """Place those who registered on a day by the champion, and publish them: vector, segment, list."""
     born = parse_day(day)
-    context = Context(load(config), Week.of(born))
+    context = Context(load(config), Week.containing(born))
     print_json(import_module("jobs.release.place_new_users").run(context, born))
 
 

@@ -111,7 +111,7 @@ def _mlflow(context: Context, now: pointer.Pointer | None) -> dict[str, Any]:
     from jobs.tracking import runs
 
     if now and context.engine == "skip":  # a day's update is tracked beside the weeks
-        at = Week.named(now.week)
+        at = Week.from_name(now.week)
         context = replace(context, week=at)
     uri = runs.tracking_uri(context)
     said: dict[str, Any] = {"uri": shown(uri), "aliases_agree": None, "parent": None, "aliases": {}, "away": None}

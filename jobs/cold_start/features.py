@@ -18,7 +18,7 @@ import contracts
 from contracts.arrow import arrow_schema
 from jobs.cold_start.people import warm_people
 from jobs.platform.context import Context
-from jobs.platform.lake import list_column
+from jobs.platform.list_columns import to_list_column
 from jobs.settings.base import Space
 from jobs.tracking import runs
 from models.cold_start.input_vector import AGE_CLASSES, Demographics, Entities, FirstDays, input_vectors
@@ -54,7 +54,7 @@ def batches(days: pa.Table, entities: Entities, demographics: Demographics) -> I
     for start in range(0, max(days.num_rows, 1), CHUNK):
         part = days.slice(start, CHUNK)
         x_BF = input_vectors(FirstDays.from_arrow(part), entities, demographics)
-        yield pa.record_batch({"user_id": part.column("user_id").combine_chunks(), "x": list_column(x_BF)})
+        yield pa.record_batch({"user_id": part.column("user_id").combine_chunks(), "x": to_list_column(x_BF)})
 
 
 def means(groups: np.ndarray, members: np.ndarray, vectors_ND: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -88,7 +88,7 @@ def entity_vectors(context: Context, space: Space) -> Entities:
             {
                 "kind": pa.array([kind] * len(ids), pa.string()),
                 "entity_id": pa.array(ids.astype(np.int64)),
-                "vector": list_column(mean.astype(np.float32)),
+                "vector": to_list_column(mean.astype(np.float32)),
             }
         )
         for kind, (ids, mean) in found.items()
@@ -122,7 +122,7 @@ def demographic_vectors(context: Context, space: Space) -> Demographics:
                     "kind": pa.array([kind] * len(names), pa.string()),
                     "name": pa.array(names.tolist(), pa.string()),
                     "n_users": pa.array(np.unique(named, return_counts=True)[1].astype(np.int32)),
-                    "vector": list_column(mean.astype(np.float32)),
+                    "vector": to_list_column(mean.astype(np.float32)),
                 }
             )
         )

@@ -11,7 +11,7 @@ from functools import cache
 from jobs.cold_start import blend_artifacts, onnx_export
 from jobs.cold_start.training_data import catalogue, warm_side
 from jobs.platform.context import Context
-from jobs.platform.lake import vectors
+from jobs.platform.list_columns import to_matrix
 from jobs.settings.base import Space
 from jobs.settings.cold_start import METHODS, PEERS
 from jobs.settings.settings import Settings
@@ -71,7 +71,7 @@ def method_factory(context: Context, space: Space, on_loss: OnLoss) -> MethodFac
     settings, week = context.settings, context.week
     tracks_ND = context.lake.matrix("track_vectors", week=week.name, space=space)
     segments = context.lake.read("segments", week=week.name, space=space).sort_by("segment_id")
-    centroids_KD = vectors(segments, "centroid")
+    centroids_KD = to_matrix(segments, "centroid")
     ranked = segments.column("ranking").combine_chunks()
     ranking_KR = ranked.flatten().to_numpy().reshape(len(ranked), -1)
     network = cache(lambda: onnx_export.session(onnx_export.kept(context, space).network))

@@ -21,7 +21,7 @@ from scipy.sparse import csr_matrix
 from jobs.cold_start.segment_cards import cards
 from jobs.platform import figures
 from jobs.platform.context import Context
-from jobs.platform.lake import list_column
+from jobs.platform.list_columns import to_list_column
 from jobs.settings.base import Space
 from jobs.tracking import runs
 from models.cold_start.segment_match import match_segments
@@ -40,9 +40,9 @@ def run(context: Context, space: Space) -> dict[str, Any]:
         table = pa.table(
             {
                 "segment_id": pa.array(np.arange(settings.k, dtype=np.int32)),
-                "centroid": list_column(found.centroids),
+                "centroid": to_list_column(found.centroids),
                 "size": pa.array(sizes.astype(np.int32)),
-                "ranking": list_column(ranking),
+                "ranking": to_list_column(ranking),
                 "card": pa.array(cards(context, found.labels, user_tracks, ranking)),
             }
         )

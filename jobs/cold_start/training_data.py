@@ -12,7 +12,7 @@ from scipy.sparse import csr_array
 from contracts.errors import CheckFailed
 from jobs.cold_start.segments import listened
 from jobs.platform.context import Context
-from jobs.platform.lake import vectors
+from jobs.platform.list_columns import to_matrix
 from jobs.settings.base import Space
 from models.cold_start.input_vector import FirstDays
 from models.cold_start.methods import WarmListeners
@@ -23,7 +23,7 @@ from models.cold_start.nearest_centroid import nearest_centroids
 def load(context: Context, space: Space, split: str) -> tuple[np.ndarray, np.ndarray]:
     """User ids (B,) and input vectors (B, F) of one split."""
     table = context.lake.read("features", week=context.week.name, space=space, split=split)
-    x = vectors(table, "x") if table.num_rows else np.zeros((0, 20 * context.settings.d(space) + 19), np.float32)
+    x = to_matrix(table, "x") if table.num_rows else np.zeros((0, 20 * context.settings.d(space) + 19), np.float32)
     return table.column("user_id").to_numpy(), x
 
 

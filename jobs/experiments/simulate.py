@@ -26,7 +26,7 @@ from jobs.ingest.simulate.listeners import Span
 from jobs.ingest.write_tables import day_name
 from jobs.platform.context import Context
 from jobs.platform.progress import progress
-from jobs.platform.temp_dirs import scratch
+from jobs.platform.temp_dirs import temp_dir
 from serving.experiment.assignment import Running
 from serving.experiment.exposure_log import ExposureLog
 from serving.release.loaded import Ready
@@ -68,7 +68,7 @@ def run(context: Context, listeners: int, length: int, seed: int) -> dict[str, A
     first_day = int(np.datetime64(planned.first_day, "D").astype(np.int64))
     # Lists are made from a whole first day: who registers on the eve of the experiment is its first listener.
     people = Newcomers(context.settings.simulate, Span(first_day - 1, len(span_days)), listeners, seed)
-    with scratch(context, "ingest") as folder:
+    with temp_dir(context, "ingest") as folder:
         told = show(ready, planned, people, range(first_day, first_day + len(span_days)), length, seed, folder)
         read = ingest.run(context, folder)
     return {**registered, **read, "listeners": len(people.people), "release": ready.name, "chances": told}

@@ -37,9 +37,9 @@ from blockfactor import als_kernels, csr_blocks
 from blockfactor.csr_blocks import Block, Matrix
 from blockfactor.worker_pool import Crew, crew, one_thread
 from contracts.errors import BadArgument, CheckFailed, OvertureError
-from jobs.platform.lake import list_column
-from jobs.platform.progress import say
-from jobs.platform.temp_dirs import scratch
+from jobs.platform.list_columns import to_list_column
+from jobs.platform.progress import log_line
+from jobs.platform.temp_dirs import temp_dir
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -296,7 +296,7 @@ def user_rows(spark: SparkSession, matrix: Matrix, vectors: Callable[[Block], np
                 for a in range(0, len(values), ROWS_A_BATCH):
                     part = values[a : a + ROWS_A_BATCH]
                     idx = pa.array(np.arange(block.start + a, block.start + a + len(part), dtype=np.int32))
-                    yield pa.RecordBatch.from_arrays([idx, list_column(part)], ["user_idx", "vector"])
+                    yield pa.RecordBatch.from_arrays([idx, to_list_column(part)], ["user_idx", "vector"])
 
     n = len(matrix.blocks)
     return spark.range(0, n, 1, n).mapInArrow(rows, "user_idx int, vector array<float>")
@@ -308,11 +308,11 @@ def first_items(context: Context) -> np.ndarray | int:
     if not settings.warm_start:
         return context.seed("als")
     if not lake.exists("track_vectors", week=last, space=SPACE):
-        say(f"als  no warm start: track_vectors week={last} space={SPACE} is not in the lake")
+        log_line(f"als  no warm start: track_vectors week={last} space={SPACE} is not in the lake")
         return context.seed("als")
     vectors = lake.matrix("track_vectors", week=last, space=SPACE)
     if vectors.shape[1] != settings.d:
-        say(f"als  no warm start: week {last} has {vectors.shape[1]} factors, als.d is {settings.d}")
+        log_line(f"als  no warm start: week {last} has {vectors.shape[1]} factors, als.d is {settings.d}")
         return context.seed("als")
     now, before = (
         lake.read("catalog", columns=["track_idx", "track_id"], week=week).sort_by("track_idx").column("track_id")
@@ -321,7 +321,7 @@ def first_items(context: Context) -> np.ndarray | int:
     found = pc.index_in(now, before).fill_null(-1).to_numpy()
     start = np.zeros((len(now), settings.d), np.float32)  # a new track is found in the first iteration
     start[found >= 0] = vectors[found[found >= 0]]
-    say(f"als  {(found >= 0).sum()} of {len(now)} tracks start from week {last}")
+    log_line(f"als  {(found >= 0).sum()} of {len(now)} tracks start from week {last}")
     return start
 
 
@@ -336,14 +336,14 @@ def run(context: Context) -> dict[str, object]:
     entries = lake.spark(spark, "user_track", week=week).select(
         F.col("user_idx").alias("row"), F.col("track_idx").alias("column"), F.col("affinity").alias("value")
     )
-    with scratch(context, f"{SPACE}-{context.week.name}") as folder:
+    with temp_dir(context, f"{SPACE}-{context.week.name}") as folder:
         ratings = csr_blocks.pack(entries, "user_track", shape, settings.spark.partitions, folder, positive=True)
         if not ratings.n_entries:
             raise CheckFailed(f"user_track: week={week} has no row; run `overture matrix user-track` first")
         total = settings.als.iterations
 
         def tell(number: int, loss: float, seconds: float) -> None:
-            say(f"als {number}/{total}  loss {loss:.6g}  {seconds:.2f} s")
+            log_line(f"als {number}/{total}  loss {loss:.6g}  {seconds:.2f} s")
 
         start = first_items(context)
         fit = train(spark, ratings, settings.als, start, tell)
@@ -356,7 +356,7 @@ def run(context: Context) -> dict[str, object]:
             "commit": context.commit,
         }
         items = np.array(fit.items())
-        tracks = pa.table({"track_idx": np.arange(len(items), dtype=np.int32), "vector": list_column(items)})
+        tracks = pa.table({"track_idx": np.arange(len(items), dtype=np.int32), "vector": to_list_column(items)})
         track_vectors = lake.write("track_vectors", tracks, report=report, week=week, space=SPACE)
         users = user_rows(spark, ratings, partial(_unit_users, fit))
         user_vectors = lake.write("user_vectors", users, report=report, week=week, space=SPACE)

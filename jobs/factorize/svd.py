@@ -33,9 +33,9 @@ from blockfactor.csr_blocks import Block, Matrix
 from blockfactor.worker_pool import Crew, crew
 from contracts.errors import BadArgument, CheckFailed
 from jobs.factorize.als import user_rows
-from jobs.platform.lake import list_column
-from jobs.platform.progress import say
-from jobs.platform.temp_dirs import scratch
+from jobs.platform.list_columns import to_list_column
+from jobs.platform.progress import log_line
+from jobs.platform.temp_dirs import temp_dir
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -223,17 +223,17 @@ def run(context: Context) -> dict[str, object]:
     lake, week, settings, spark = context.lake, context.week.name, context.settings, context.spark
     n_tracks, n_users = lake.rows("catalog", week=week), lake.rows("warm_users", week=week)
     parts = settings.spark.partitions
-    with scratch(context, f"{SPACE}-{context.week.name}") as folder:
+    with temp_dir(context, f"{SPACE}-{context.week.name}") as folder:
         pairs = lake.spark(spark, "track_pairs", week=week)
         matrix = csr_blocks.pack(symmetric(pairs), "track_pairs", (n_tracks, n_tracks), parts, folder, spread=True)
         if not matrix.n_entries:
             raise CheckFailed(f"track_pairs: week={week} has no row; run `overture matrix track-pairs` first")
-        say(f"svd  {n_tracks} x {n_tracks}, {matrix.n_entries} entries, rank {settings.svd.d}")
+        log_line(f"svd  {n_tracks} x {n_tracks}, {matrix.n_entries} entries, rank {settings.svd.d}")
         factors = factorise(spark, matrix, matrix, settings.svd, context.seed("svd"))
         vectors = svd_kernels.embed(factors.u(), factors.values, settings.svd.exponent)
         empty = np.flatnonzero(~_paired(matrix))
         vectors[empty] = 0
-        say(
+        log_line(
             f"svd  sigma {factors.values[0]:.4g} to {factors.values[-1]:.4g}, residual {factors.residual:.1e}, "
             f"{factors.unexplained:.0%} of the matrix is beyond the rank, {len(empty)} tracks without a pair"
         )
@@ -247,7 +247,7 @@ def run(context: Context) -> dict[str, object]:
             "seed": context.seed("svd"),
             "commit": context.commit,
         }
-        tracks = pa.table({"track_idx": np.arange(n_tracks, dtype=np.int32), "vector": list_column(vectors)})
+        tracks = pa.table({"track_idx": np.arange(n_tracks, dtype=np.int32), "vector": to_list_column(vectors)})
         track_vectors = lake.write("track_vectors", tracks, report=report, week=week, space=SPACE)
         shared = f"{folder}/vectors.npy"
         csr_blocks.save(shared, vectors)

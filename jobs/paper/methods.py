@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from jobs.ingest.deezer.adapter import PublicData
-from jobs.platform.progress import say
+from jobs.platform.progress import log_line
 from jobs.settings.paper import PaperSettings
 from models.cold_start.methods import Method, Predict, WarmListeners
 from models.cold_start.methods.dropoutnet import DropoutNetRecipe
@@ -52,11 +52,11 @@ class Clock:
             if self._inner:
                 self._inner[-1] += whole
             self.seconds[name] = self.seconds.get(name, 0.0) + own
-        self.say(f"{name}: {own:.1f} s")
+        self.log(f"{name}: {own:.1f} s")
 
-    def say(self, text: str) -> None:
+    def log(self, text: str) -> None:
         """A line for people."""
-        say(f"paper: {text}")
+        log_line(f"paper: {text}")
 
 
 @dataclass(eq=False)
@@ -128,7 +128,7 @@ class Task:
             self.losses.append(loss)
             if time.monotonic() - said >= SAY_EVERY_S:
                 said = time.monotonic()
-                self.clock.say(f"network: epoch {epoch + 1} of {recipe.epochs}, mean squared error {loss:.6f}")
+                self.clock.log(f"network: epoch {epoch + 1} of {recipe.epochs}, mean squared error {loss:.6f}")
 
         with self.clock.stage("train the network"):
             net = fit(self.warm.x_UF, self.warm.user_UD, recipe, self.seed, on_epoch)
@@ -139,7 +139,7 @@ class Task:
         """Where methods are built."""
 
         def on_loss(network: str, epoch: int, loss: float) -> None:
-            self.clock.say(f"{network}: epoch {epoch + 1}, loss {loss:.6f}")
+            self.clock.log(f"{network}: epoch {epoch + 1}, loss {loss:.6f}")
 
         warm = self.warm
         return MethodFactory(

@@ -96,7 +96,7 @@ def run(
         "titles": {name: TITLES.get(name, name.replace("_", " ")) for name in {*wanted, *TITLES}},
     }
     report["check"] = check_popularity(task)
-    clock.say(f"check of Popularity: {report['check']['says']}")
+    clock.log(f"check of Popularity: {report['check']['says']}")
     with runs.experiment(context, settings.experiment, f"paper {space}", {"space": space, "kind": "paper"}) as run:
         run.log_params({**settings.model_dump(), "space": space, "methods": ",".join(wanted), "seed": task.seed})
         report |= evaluate(task, {name: methods[name] for name in wanted})
@@ -107,7 +107,7 @@ def run(
         folder = out or context.home / "paper" / space
         write(folder, report)
         log(run, report, folder)
-    clock.say(f"the page is {folder / 'index.html'}")
+    clock.log(f"the page is {folder / 'index.html'}")
     return {**headline(report), "page": str(folder / "index.html"), "report": str(folder / "report.json"), **run.links}
 
 
@@ -181,7 +181,7 @@ def evaluate(task: Task, methods: Mapping[str, Builder]) -> dict[str, Any]:
         with clock.stage(f"judge {name}"):
             lists_BK, values = judge(task, method)
         table[name] = row(values, idle)
-        clock.say(f"{name}: " + " / ".join(f"{table[name][m]['mean']:.2f}" for m in METRICS) + " %")
+        clock.log(f"{name}: " + " / ".join(f"{table[name][m]['mean']:.2f}" for m in METRICS) + " %")
         figure_5[name] = views.popularity(lists_BK[shown], len(warm.track_ND), TOP_TRACKS)
         if name == "semi_pers":
             figure_4 = {
@@ -263,16 +263,16 @@ def write(folder: Path, report: dict[str, Any]) -> None:
     for name, figure in drawn.items():
         figure.savefig(folder / "figures" / f"{name}.png", dpi=130)
     (folder / "report.json").write_text(json.dumps(report, indent=1, sort_keys=True, default=str) + "\n")
-    (folder / "index.html").write_text(page(report, {name: figures.svg(figure) for name, figure in drawn.items()}))
+    (folder / "index.html").write_text(page(report, {name: figures.to_svg(figure) for name, figure in drawn.items()}))
 
 
 def draw(report: Mapping[str, Any]) -> dict[str, Any]:
     """The figures by name."""
     titles, ours = report["titles"], report["methods"]
     theirs = report["published"]["methods"]
-    found = {"table_1": figures.beside_published(ours, theirs, titles)}
+    found = {"table_1": figures.published_comparison(ours, theirs, titles)}
     if report["figure_4"]:
-        found["figure_4"] = figures.by_count(report["figure_4"], ours["semi_pers"]["precision"]["mean"])
+        found["figure_4"] = figures.precision_by_count(report["figure_4"], ours["semi_pers"]["precision"]["mean"])
     shown = {titles[name]: view for name, view in report["figure_5"].items() if name in FIGURE_5}
     if shown:
         found["figure_5"] = figures.rank_shares(shown)

@@ -131,7 +131,7 @@ def popularity_ranks(recommended: Mapping[str, np.ndarray], n_tracks: int) -> Fi
 OURS, THEIRS, SOFT = "#2a6f97", "#e09f3e", "#8d99ae"
 
 
-def beside_published(
+def published_comparison(
     ours: Mapping[str, Mapping[str, Any]], theirs: Mapping[str, Mapping[str, Any]], titles: Mapping[str, str]
 ) -> Figure:
     """Table 1 as a picture: method -> metric -> {mean, spread} in %, ours as bars and the published ones as marks."""
@@ -155,7 +155,7 @@ def beside_published(
     return figure
 
 
-def by_count(views: Mapping[str, Sequence[Mapping[str, Any]]], mean: float) -> Figure:
+def precision_by_count(views: Mapping[str, Sequence[Mapping[str, Any]]], mean: float) -> Figure:
     """Figure 4: one panel a kind of signal, rows {class, users, value, low, high}; `mean` of everybody in %."""
     figure = Figure(figsize=(10.0, 3.6), layout="constrained")
     for axes, (name, rows) in zip(
@@ -194,7 +194,7 @@ def rank_shares(views: Mapping[str, Mapping[str, Any]]) -> Figure:
     return figure
 
 
-def svg(figure: Figure) -> str:
+def to_svg(figure: Figure) -> str:
     """The figure as text for a page: without date and with ids that do not change from run to run."""
     from io import StringIO
 

@@ -1,11 +1,11 @@
-"""The one place that reads and writes tables.
+"""The lake: reads and writes all tables.
 
-A partition is a folder `<root>/<table>/<key>=<value>/...` with immutable versions `v-<id>/*.parquet` and one small
-file `_current.json` that names the version in force. A write fills a new version and then replaces that file in one
-step: a crash at any moment leaves the old version whole, and a reader never sees half of anything. The version
-before the current one stays for readers that already hold it; older ones are removed.
-
-The frame is held to the table's contract: declared columns in declared order, exact types, nothing missing.
+Layout   a partition is a folder `<root>/<table>/<key>=<value>/...` with immutable versions `v-<id>/*.parquet` and one
+         small file `_current.json` that names the current version
+Write    a new version is written, then `_current.json` is replaced in one step: after a crash at any moment the old
+         version is still current, and a reader never sees a partial version
+Cleanup  the version before the current one stays for readers that have opened it; older versions are removed
+Schema   data must conform to the table's contract: declared columns in declared order, exact types, no missing column
 """
 
 from __future__ import annotations
@@ -25,31 +25,25 @@ from pyarrow import fs
 import contracts
 from contracts.arrow import arrow_schema
 from contracts.errors import BadArgument, CheckFailed, OvertureError
+from jobs.platform.list_columns import to_matrix
+from jobs.platform.table_schema import conform, conform_spark, spark_schema
+from models.arrays import FloatMatrix
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
-    from pyspark.sql.types import StructType
 
 POINTER = "_current.json"
-SPARK_TYPES = {
-    "long": "bigint",
-    "int": "int",
-    "short": "smallint",
-    "float": "float",
-    "double": "double",
-    "string": "string",
-    "bool": "boolean",
-    "timestamp": "timestamp",
-    "date": "date",
-    "list<int>": "array<int>",
-    "list<long>": "array<bigint>",
-    "list<float>": "array<float>",
-}
 
 
 @dataclass(frozen=True)
 class Written:
-    """What a write left behind."""
+    """The result of a write.
+
+    Attributes:
+        table: Name of the table.
+        path: Folder or URI of the new version.
+        rows: Number of rows.
+    """
 
     table: str
     path: str
@@ -57,10 +51,10 @@ class Written:
 
 
 class Lake:
-    """All tables below one root: a folder, or any URI that pyarrow and Spark both know."""
+    """All tables below one root: a folder, or a URI that PyArrow and Spark support."""
 
     def __init__(self, root: str) -> None:
-        """Open the lake at `root`; nothing is created before the first write."""
+        """Open the lake at `root`. Nothing is created before the first write."""
         self.uri = "://" in root
         self.root = root.rstrip("/")
         self.fs: fs.FileSystem = fs.LocalFileSystem()
@@ -71,30 +65,30 @@ class Lake:
     # -- reading -----------------------------------------------------------------------------------------------
 
     def exists(self, table: str, **partition: str) -> bool:
-        """Whether this partition has been written."""
+        """Return whether this partition has been written."""
         folder = self._folder(table, partition)
         return bool(self.fs.get_file_info(f"{folder}/{POINTER}").type == fs.FileType.File)
 
     def path(self, table: str, **partition: str) -> str:
-        """Folder (or URI) of the version in force."""
+        """Return the folder or URI of the current version."""
         folder = self._folder(table, partition)
         return self._public(f"{folder}/{self._pointer(table, folder, partition)['version']}")
 
     def rows(self, table: str, **partition: str) -> int:
-        """Rows of the partition, from its pointer."""
+        """Return the number of rows of the partition, without reading its data."""
         return int(self._pointer(table, self._folder(table, partition), partition)["rows"])
 
     def report(self, table: str, **partition: str) -> dict[str, Any]:
-        """The report that was kept beside the data: inputs, rows in, out, dropped and why, git commit."""
+        """Return the report of the job that wrote the partition: inputs, counts of rows, git commit."""
         report: dict[str, Any] = self._pointer(table, self._folder(table, partition), partition)["report"]
         return report
 
     def version(self, table: str, **partition: str) -> str:
-        """Id of the version in force: what a run that read it may note."""
+        """Return the id of the current version, which a run logs as its input."""
         return str(self._pointer(table, self._folder(table, partition), partition)["version"])
 
     def partitions(self, table: str) -> list[dict[str, str]]:
-        """All written partitions, sorted."""
+        """Return the keys of all written partitions, sorted by their values."""
         keys = contracts.load(table).partition
         base = f"{self._base}/{table}"
         if self.fs.get_file_info(base).type != fs.FileType.Directory:
@@ -107,11 +101,22 @@ class Lake:
                 for info in self.fs.get_file_info(fs.FileSelector(folder))
                 if info.type == fs.FileType.Directory and "=" in info.base_name
             ]
-        found = [dict(part.split("=", 1) for part in folder[len(base) + 1 :].split("/") if part) for folder in level]
-        return sorted((p for p in found if self.exists(table, **p)), key=lambda p: tuple(p.values()))
+        partitions = [
+            dict(part.split("=", 1) for part in folder[len(base) + 1 :].split("/") if part) for folder in level
+        ]
+        return sorted((p for p in partitions if self.exists(table, **p)), key=lambda p: tuple(p.values()))
 
     def read(self, table: str, *, columns: list[str] | None = None, **partition: str) -> pa.Table:
-        """The partition as one Arrow table, held to the contract's types."""
+        """Return the partition as one Arrow table that conforms to the contract.
+
+        Args:
+            table: Name of the table.
+            columns: Columns to read, in this order; None: all.
+            **partition: Value of each partition key.
+
+        Raises:
+            CheckFailed: The partition has not been written, a file is damaged, or the data breaks the contract.
+        """
         schema = arrow_schema(contracts.load(table))
         folder = self._folder(table, partition)
         version = f"{folder}/{self._pointer(table, folder, partition)['version']}"
@@ -121,13 +126,13 @@ class Lake:
                 parts.append(pq.ParquetFile(self.fs.open_input_file(file)).read(columns=columns))
             except (pa.ArrowException, OSError) as error:
                 raise CheckFailed(f"{table}: file {file} cannot be read as Parquet: {error}") from None
-        wanted = schema if columns is None else pa.schema([schema.field(c) for c in columns])
+        selected = schema if columns is None else pa.schema([schema.field(c) for c in columns])
         if not parts:
-            return wanted.empty_table()
-        return pa.concat_tables(conform(table, part, wanted) for part in parts)
+            return selected.empty_table()
+        return pa.concat_tables(conform(table, part, selected) for part in parts)
 
     def batches(self, table: str, rows: int, **partition: str) -> Iterator[pa.Table]:
-        """The partition in pieces of at most so many rows, in no order that means anything: bounded memory."""
+        """Yield the partition in parts of at most `rows` rows, in arbitrary order. One part is in memory at a time."""
         schema = arrow_schema(contracts.load(table))
         folder = self._folder(table, partition)
         version = f"{folder}/{self._pointer(table, folder, partition)['version']}"
@@ -139,28 +144,35 @@ class Lake:
             except (pa.ArrowException, OSError) as error:
                 raise CheckFailed(f"{table}: file {file} cannot be read as Parquet: {error}") from None
 
-    def matrix(self, table: str, **partition: str) -> np.ndarray:
-        """The vectors of a table whose grain is one dense index, row i at place i: (n, d) float32."""
+    def matrix(self, table: str, **partition: str) -> FloatMatrix:
+        """Return column `vector` of a table whose grain is one index 0, 1, 2, ...: row i of the matrix has index i.
+
+        Returns:
+            (n, d) float32.
+
+        Raises:
+            CheckFailed: The index has gaps, or the vectors have different lengths.
+        """
         index = contracts.load(table).grain[0]
-        found = self.read(table, columns=[index, "vector"], **partition).sort_by(index)
-        if not np.array_equal(found.column(index).to_numpy(), np.arange(found.num_rows)):
-            raise CheckFailed(f"{table}: column '{index}' does not run from 0 to {found.num_rows - 1}")
-        return vectors(found)
+        rows = self.read(table, columns=[index, "vector"], **partition).sort_by(index)
+        if not np.array_equal(rows.column(index).to_numpy(), np.arange(rows.num_rows)):
+            raise CheckFailed(f"{table}: column '{index}' does not run from 0 to {rows.num_rows - 1}")
+        return to_matrix(rows)
 
     def spark(self, session: SparkSession, table: str, **partition: str) -> DataFrame:
-        """The partition as a Spark frame with the contract's schema."""
+        """Return the partition as a Spark frame with the contract's schema."""
         return session.read.schema(spark_schema(table)).parquet(self.path(table, **partition))
 
     def events(self, session: SparkSession, start: datetime, end: datetime) -> DataFrame:
-        """Events with start <= ts < end (UTC, half-open); only the days that may hold them are opened."""
+        """Return the events with start <= ts < end (UTC). Only the partitions of these days are opened."""
         from pyspark.sql import functions as F
 
         days = (start.date() + timedelta(days=n) for n in range((end - start).days + 2))
         paths = [self.path("events", day=str(day)) for day in days if self.exists("events", day=str(day))]
         reader = session.read.schema(spark_schema("events"))
         frame = reader.parquet(*paths) if paths else session.createDataFrame([], spark_schema("events"))
-        moment = [F.lit(t.astimezone(UTC).isoformat()).cast("timestamp") for t in (start, end)]
-        return frame.where((F.col("ts") >= moment[0]) & (F.col("ts") < moment[1]))
+        first, last = (F.lit(t.astimezone(UTC).isoformat()).cast("timestamp") for t in (start, end))
+        return frame.where((F.col("ts") >= first) & (F.col("ts") < last))
 
     # -- writing -----------------------------------------------------------------------------------------------
 
@@ -172,7 +184,18 @@ class Lake:
         report: dict[str, Any] | None = None,
         **partition: str,
     ) -> Written:
-        """Replace one partition in one step; on any error the old version stays in force."""
+        """Replace one partition in one step. After an error the old version is still current.
+
+        Args:
+            table: Name of the table.
+            frame: An Arrow table, Arrow record batches, or a Spark frame.
+            report: Report of the job, stored beside the data.
+            **partition: Value of each partition key.
+
+        Raises:
+            CheckFailed: The data breaks the contract.
+            OvertureError: The data could not be written.
+        """
         contract = contracts.load(table)
         folder = self._folder(table, partition)
         version = f"v-{uuid.uuid4().hex[:16]}"
@@ -191,42 +214,61 @@ class Lake:
             if isinstance(error, OvertureError) or not isinstance(error, Exception):
                 raise
             raise OvertureError(
-                f"{table}: could not write {self._public(folder)}: {_root_cause(error)}; the old data is untouched"
+                f"{table}: could not write {self._public(folder)}: {_root_cause(error)}; the old data is unchanged"
             ) from error
-        self._forget_old(folder, version)
+        self._remove_old_versions(folder, version)
         return Written(table, self._public(target), rows)
 
     def write_days(
         self, table: str, frame: DataFrame, *, report: dict[str, Any] | None = None, **partition: str
     ) -> dict[str, Written]:
-        """Replace the day partitions that the frame's column `day` (a date; text sorts slowly) names, in one Spark job.
+        """Replace the day partitions of a Spark frame, in one Spark job. Partitions of other days are unchanged.
 
-        Other days stay as they are. Returns what was written by day; `partition` holds the table's other keys.
+        Args:
+            table: Name of the table. Its last partition key is `day`.
+            frame: The contract's columns and a column `day` of type date (strings sort slowly).
+            report: Report of the job, stored beside the data of each day.
+            **partition: Value of each partition key except `day`.
+
+        Returns:
+            The result of each day's write, by day.
         """
 
         def fill(stage: str) -> None:
-            held = self._held(table, frame, "day").write.option("compression", "zstd").mode("append")
-            held.partitionBy("day").parquet(self._public(stage))
+            writer = conform_spark(table, frame, "day").write.option("compression", "zstd").mode("append")
+            writer.partitionBy("day").parquet(self._public(stage))
 
-        return self.swap_days(table, fill, report=report, **partition)
+        return self.replace_days(table, fill, report=report, **partition)
 
-    def swap_days(
+    def replace_days(
         self, table: str, fill: Callable[[str], None], *, report: dict[str, Any] | None = None, **partition: str
     ) -> dict[str, Written]:
-        """Let `fill` write days aside, into the folder that it is given; then swap each in by itself, in order.
+        """Replace day partitions with the files that `fill` writes to a staging folder, one day after the other.
 
-        For tasks on many machines that write rows where they are made: each calls `put_day` with that folder.
+        This is for tasks on many machines that write their own rows: each calls `stage_day` with the staging folder.
+
+        Args:
+            table: Name of the table. Its last partition key is `day`.
+            fill: Writes all days to the staging folder that it receives.
+            report: Report of the job, stored beside the data of each day.
+            **partition: Value of each partition key except `day`.
+
+        Returns:
+            The result of each day's write, by day.
+
+        Raises:
+            OvertureError: A day could not be written; days that were not replaced contain the old data.
         """
         contract = contracts.load(table)
-        whole = "/".join([self._base, table, *(f"{key}={partition[key]}" for key in contract.partition[:-1])])
-        stage = f"{whole}/_stage"  # one writer at a time; what a killed one left goes
+        parent = "/".join([self._base, table, *(f"{key}={partition[key]}" for key in contract.partition[:-1])])
+        stage = f"{parent}/_stage"  # one writer at a time, so an existing folder is of a killed job
         self._remove(stage)
         written = {}
         try:
             self.fs.create_dir(stage, recursive=True)
             fill(stage)
-            found = self.fs.get_file_info(fs.FileSelector(stage))
-            for day in sorted(i.base_name[4:] for i in found if i.base_name.startswith("day=")):
+            staged = self.fs.get_file_info(fs.FileSelector(stage))
+            for day in sorted(i.base_name[4:] for i in staged if i.base_name.startswith("day=")):
                 folder = self._folder(table, {**partition, "day": day})
                 version = f"v-{uuid.uuid4().hex[:16]}"
                 self.fs.create_dir(f"{folder}/{version}", recursive=True)
@@ -235,21 +277,29 @@ class Lake:
                 rows = sum(self._footer(file) for file in self._files(f"{folder}/{version}"))
                 pointer = {"version": version, "rows": rows, "contract": contract.version, "report": report or {}}
                 self._replace(f"{folder}/{POINTER}", json.dumps(pointer, indent=1, sort_keys=True).encode())
-                self._forget_old(folder, version)
+                self._remove_old_versions(folder, version)
                 written[day] = Written(table, self._public(f"{folder}/{version}"), rows)
         except OvertureError:
             raise
         except Exception as error:
             raise OvertureError(
                 f"{table}: could not write days to {self.root}/{table}: {_root_cause(error)}; days that were not "
-                "swapped in hold the old data"
+                "replaced contain the old data"
             ) from error
         finally:
             self._remove(stage)
         return written
 
-    def put_day(self, table: str, stage: str, day: str, name: str, frame: pa.Table) -> None:
-        """One file of one day of `swap_days`; a task that is run again replaces its own."""
+    def stage_day(self, table: str, stage: str, day: str, name: str, frame: pa.Table) -> None:
+        """Write one file of one day to the staging folder of `replace_days`.
+
+        Args:
+            table: Name of the table.
+            stage: The staging folder.
+            day: The day, YYYY-MM-DD.
+            name: Name of the file without suffix; a task that runs again replaces its own file.
+            frame: Rows of the day.
+        """
         folder = f"{stage}/day={day}"
         self.fs.create_dir(folder, recursive=True)
         temporary = f"{folder}/{name}.{uuid.uuid4().hex[:8]}"
@@ -258,7 +308,7 @@ class Lake:
         self.fs.move(temporary, f"{folder}/{name}.parquet")
 
     def drop(self, table: str, **partition: str) -> None:
-        """Remove a partition: first its pointer, so that no reader starts on it, then its versions."""
+        """Remove a partition, first `_current.json`, so that no reader opens a version that is being removed."""
         folder = self._folder(table, partition)
         if self.exists(table, **partition):
             self.fs.delete_file(f"{folder}/{POINTER}")
@@ -278,22 +328,7 @@ class Lake:
                 writer.write_table(conform(table, batch, schema))
 
     def _write_spark(self, table: str, frame: DataFrame, target: str) -> None:
-        held = self._held(table, frame)
-        held.write.option("compression", "zstd").parquet(self._public(target))
-
-    def _held(self, table: str, frame: DataFrame, *keys: str) -> DataFrame:
-        """The contract's columns in order, then the keys; a missing column or a wrong type is refused by name."""
-        wanted = spark_schema(table)
-        found = {f.name: f.dataType for f in frame.schema.fields}
-        for column in wanted.fields:
-            if column.name not in found:
-                raise CheckFailed(f"{table}: column '{column.name}' is missing; the frame has {sorted(found)}")
-            if found[column.name].simpleString() != column.dataType.simpleString():
-                raise CheckFailed(
-                    f"{table}: column '{column.name}' is {found[column.name].simpleString()}, "
-                    f"the contract says {column.dataType.simpleString()}"
-                )
-        return frame.select(*wanted.fieldNames(), *keys)
+        conform_spark(table, frame).write.option("compression", "zstd").parquet(self._public(target))
 
     def _replace(self, file: str, content: bytes) -> None:
         temporary = f"{file}.{uuid.uuid4().hex[:8]}"
@@ -305,10 +340,10 @@ class Lake:
         if self.fs.get_file_info(folder).type == fs.FileType.Directory:
             self.fs.delete_dir(folder)
 
-    def _forget_old(self, folder: str, current: str) -> None:
+    def _remove_old_versions(self, folder: str, current: str) -> None:
         versions = [i for i in self.fs.get_file_info(fs.FileSelector(folder)) if i.base_name.startswith("v-")]
-        old = sorted((i for i in versions if i.base_name != current), key=lambda i: i.mtime_ns or 0)
-        for info in old[:-1]:
+        other = sorted((i for i in versions if i.base_name != current), key=lambda i: i.mtime_ns or 0)
+        for info in other[:-1]:
             self._remove(info.path)
 
     # -- names -------------------------------------------------------------------------------------------------
@@ -341,61 +376,9 @@ class Lake:
 
 
 def _root_cause(error: Exception) -> str:
-    """One line for people, whether Python or the JVM spoke last."""
+    """Return the first line of the root cause's message, of Python or of the JVM."""
     java = getattr(error, "java_exception", None)
     while java is not None and java.getCause() is not None:
         java = java.getCause()
     lines = [line for line in str(java.toString() if java is not None else error).splitlines() if line.strip()]
     return lines[0] if lines else type(error).__name__
-
-
-def conform(table: str, frame: pa.Table, schema: pa.Schema) -> pa.Table:
-    """The schema's columns in order; a missing column, a wrong type or a forbidden null is refused by name."""
-    columns = []
-    for want in schema:
-        index = frame.schema.get_field_index(want.name)
-        if index < 0:
-            raise CheckFailed(f"{table}: column '{want.name}' is missing; the data has {frame.schema.names}")
-        column = frame.column(index)
-        if column.type != want.type and not _same_list(column.type, want.type):
-            raise CheckFailed(f"{table}: column '{want.name}' is {column.type}, the contract says {want.type}")
-        if not want.nullable and column.null_count:
-            raise CheckFailed(f"{table}: column '{want.name}' has {column.null_count} nulls, the contract allows none")
-        columns.append(column.cast(want.type) if column.type != want.type else column)
-    return pa.table(columns, schema=schema)
-
-
-def _same_list(a: pa.DataType, b: pa.DataType) -> bool:
-    """Lists that differ only in the name of their element, as Spark's and Arrow's do; Spark's times are UTC too."""
-    if pa.types.is_timestamp(a) and pa.types.is_timestamp(b):
-        return bool(a.unit == b.unit and a.tz is not None and b.tz is not None)
-    lists = all(pa.types.is_list(t) or pa.types.is_fixed_size_list(t) for t in (a, b))
-    return bool(lists and a.value_type == b.value_type)
-
-
-def spark_schema(table: str) -> StructType:
-    """The contract as a Spark schema; Spark reads every column as nullable, so does this."""
-    from pyspark.sql.types import StructType
-
-    columns = contracts.load(table).columns.values()
-    ddl = StructType.fromDDL(", ".join(f"`{c.name}` {SPARK_TYPES[c.type]}" for c in columns))
-    return cast(StructType, ddl)
-
-
-def vectors(table: pa.Table, column: str = "vector") -> np.ndarray:
-    """A list<float> column as an array (n, d) float32; ragged rows are refused."""
-    lists = table.column(column).combine_chunks()
-    if len(lists) == 0:
-        return np.zeros((0, 0), np.float32)
-    offsets = lists.offsets.to_numpy()
-    widths = np.diff(offsets)
-    if (widths != widths[0]).any():
-        raise CheckFailed(f"column '{column}': vectors of different lengths, {widths.min()} to {widths.max()}")
-    return np.asarray(lists.flatten().to_numpy(zero_copy_only=False), np.float32).reshape(len(lists), -1)
-
-
-def list_column(values: np.ndarray) -> pa.Array:
-    """An array (n, d) float32 or int32 as a list column, without a copy of the values."""
-    n, d = values.shape
-    offsets = np.arange(0, (n + 1) * d, d, dtype=np.int32) if d else np.zeros(n + 1, np.int32)
-    return pa.ListArray.from_arrays(offsets, np.ascontiguousarray(values).reshape(-1))

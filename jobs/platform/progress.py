@@ -1,4 +1,4 @@
-"""What a long job tells people while it works, on stderr: stdout belongs to the report."""
+"""Progress of long jobs, written to stderr. stdout is reserved for a command's report."""
 
 from __future__ import annotations
 
@@ -9,24 +9,32 @@ from typing import TypeVar
 
 Item = TypeVar("Item")
 
+LOG_INTERVAL_S = 60.0
 
-def say(text: str) -> None:
-    """One line."""
+
+def log_line(text: str) -> None:
+    """Write one line to stderr."""
     sys.stderr.write(f"{text}\n")
     sys.stderr.flush()
 
 
 def progress(items: Iterable[Item], total: int | None, label: str) -> Iterator[Item]:
-    """Items as they are, with a bar on a terminal and one line a minute in a log."""
+    """Yield the items unchanged, with a progress bar on a terminal and one line a minute in a log.
+
+    Args:
+        items: What is iterated over.
+        total: The number of items. None: unknown.
+        label: What the bar and the lines begin with.
+    """
     if sys.stderr.isatty():
         from rich.console import Console
         from rich.progress import track
 
         yield from track(items, label, total, console=Console(stderr=True))
         return
-    said = time.monotonic()
-    for done, item in enumerate(items):
-        if time.monotonic() - said >= 60:
-            said = time.monotonic()
-            say(f"{label}: {done}{f' of {total}' if total else ''}")
+    logged_at = time.monotonic()
+    for n_done, item in enumerate(items):
+        if time.monotonic() - logged_at >= LOG_INTERVAL_S:
+            logged_at = time.monotonic()
+            log_line(f"{label}: {n_done}{f' of {total}' if total else ''}")
         yield item

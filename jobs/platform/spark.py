@@ -1,8 +1,8 @@
-"""A Spark session from settings alone: local[*], a standalone cluster, YARN or Kubernetes.
+"""Spark sessions, made from settings alone: local[*], a standalone cluster, YARN or Kubernetes.
 
-`python -m jobs.platform.spark` (part of set-up) keeps the classes that a short job loads in one archive beside the Python
-environment. A session on one machine maps it instead of reading thousands of class files, which is a good part of a
-short job. Another Java ignores the archive and runs as before.
+`python -m jobs.platform.spark`, a part of the set-up, stores the Java classes that a short job loads in one archive
+(class data sharing) beside the Python environment. A session on one machine maps the archive instead of reading
+thousands of class files, which saves a good part of a short job's time. Another Java version ignores the archive.
 """
 
 from __future__ import annotations
@@ -21,30 +21,38 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 
-CLASSES = Path(sys.prefix) / "spark.jsa"
-QUIET = "-Xlog:cds=off -Xlog:cds+dynamic=off"
+CLASS_ARCHIVE = Path(sys.prefix) / "spark.jsa"
+NO_CDS_LOG = "-Xlog:cds=off -Xlog:cds+dynamic=off"
 
-# One machine: days are folders on a disk, listing them as a Spark job costs more than it saves.
-LOCAL = {
+# On one machine, listing the folders of days in a Spark job takes longer than listing them in the driver.
+LOCAL_OPTIONS = {
     "spark.driver.extraJavaOptions": "-XX:+UseSerialGC",
-    "spark.driver.defaultJavaOptions": f"-XX:SharedArchiveFile={CLASSES} -Xshare:auto {QUIET}",
+    "spark.driver.defaultJavaOptions": f"-XX:SharedArchiveFile={CLASS_ARCHIVE} -Xshare:auto {NO_CDS_LOG}",
     "spark.sql.sources.parallelPartitionDiscovery.threshold": "10000",
 }
 
 
 def session(settings: SparkSettings, name: str) -> SparkSession:
-    """Start (or join) the session; a machine without Java is told so in one line."""
+    """Start the Spark session, or return the session of this process.
+
+    Args:
+        settings: Section `spark` of the settings.
+        name: Name of the session in Spark's pages and logs, such as the week.
+
+    Raises:
+        OvertureError: There is no Java.
+    """
     java = os.environ.get("JAVA_HOME")
     if not (java and os.path.exists(f"{java}/bin/java")) and shutil.which("java") is None:
-        raise OvertureError("Java is away: Spark needs Java 17 or newer; install it or set JAVA_HOME, then run again")
+        raise OvertureError("no Java: Spark needs Java 17 or newer; install it or set JAVA_HOME, then run again")
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     os.environ.setdefault("PYSPARK_DRIVER_PYTHON", sys.executable)
     if settings.master.startswith("local"):
         os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
     from pyspark.sql import SparkSession
 
-    scratch = home() / "spark"
-    scratch.mkdir(parents=True, exist_ok=True)
+    local_dir = home() / "spark"
+    local_dir.mkdir(parents=True, exist_ok=True)
     builder = SparkSession.builder.master(settings.master).appName(f"overture {name}")
     options = {
         "spark.driver.memory": settings.driver_memory,
@@ -53,8 +61,8 @@ def session(settings: SparkSettings, name: str) -> SparkSession:
         "spark.default.parallelism": str(settings.partitions),
         "spark.sql.session.timeZone": "UTC",
         "spark.sql.execution.arrow.pyspark.enabled": "true",
-        "spark.sql.warehouse.dir": str(scratch / "warehouse"),
-        "spark.local.dir": str(scratch),
+        "spark.sql.warehouse.dir": str(local_dir / "warehouse"),
+        "spark.local.dir": str(local_dir),
         "spark.ui.enabled": "false",
         "spark.ui.showConsoleProgress": "false",
         "spark.hadoop.mapreduce.fileoutputcommitter.marksuccessfuljobs": "false",
@@ -62,7 +70,7 @@ def session(settings: SparkSettings, name: str) -> SparkSession:
         "spark.executorEnv.OPENBLAS_NUM_THREADS": "1",
         "spark.executorEnv.OMP_NUM_THREADS": "1",
         "spark.executorEnv.NUMBA_NUM_THREADS": "1",
-        **(LOCAL if settings.master.startswith("local") else {}),
+        **(LOCAL_OPTIONS if settings.master.startswith("local") else {}),
         **settings.extra,
     }
     for key, value in options.items():
@@ -73,14 +81,14 @@ def session(settings: SparkSettings, name: str) -> SparkSession:
 
 
 def archive_classes() -> None:
-    """Run a little of everything once and let Java keep the classes it loaded."""
+    """Run a small job that uses the usual operations, and let Java archive the classes that it loads."""
     from tempfile import TemporaryDirectory
 
-    CLASSES.unlink(missing_ok=True)
-    keep = {"spark.driver.defaultJavaOptions": f"-XX:ArchiveClassesAtExit={CLASSES} {QUIET}"}
+    CLASS_ARCHIVE.unlink(missing_ok=True)
+    options = {"spark.driver.defaultJavaOptions": f"-XX:ArchiveClassesAtExit={CLASS_ARCHIVE} {NO_CDS_LOG}"}
     with TemporaryDirectory() as folder:
         os.environ["OVERTURE_HOME"] = folder
-        spark = session(SparkSettings(partitions=2, extra=keep), "classes")
+        spark = session(SparkSettings(partitions=2, extra=options), "classes")
         from pyspark.sql import functions as F
 
         frame = spark.range(1000).select("id", (F.col("id") % 7).alias("k"), F.array("id").alias("ids"))
@@ -94,8 +102,8 @@ def archive_classes() -> None:
         spark.stop()
         jvm.stdin.close()
         jvm.wait(timeout=120)
-    said = f"{CLASSES.stat().st_size >> 20} MiB" if CLASSES.is_file() else "not made: Spark starts slower, nothing else"
-    sys.stderr.write(f"set-up: Spark's classes in one archive: {said}\n")
+    size = f"{CLASS_ARCHIVE.stat().st_size >> 20} MiB" if CLASS_ARCHIVE.is_file() else "not made; Spark starts slower"
+    sys.stderr.write(f"set-up: archive of Spark's classes: {size}\n")
 
 
 if __name__ == "__main__":

@@ -32,12 +32,12 @@ class TableDigest:
     rows: int
 
 
-def of_rows(table: str, rows: pa.Table) -> str:
+def digest_rows(table: str, rows: pa.Table) -> str:
     """Return the SHA-256 of rows as hexadecimal text.
 
     Args:
-        table: name of the contract; its columns are hashed in the contract's order, with their names and types.
-        rows: data that has these columns.
+        table: Name of the contract. Its columns are hashed in the contract's order, with their names and types.
+        rows: Data with these columns.
     """
     contract = contracts.load(table)
     schema = arrow_schema(contract)
@@ -51,15 +51,16 @@ def of_rows(table: str, rows: pa.Table) -> str:
     return digest.hexdigest()
 
 
-def of_table(lake: Lake, table: str, week: str = "") -> TableDigest | None:
-    """Return the digest of the table's partitions, or None where the lake has none of them.
+def digest_table(lake: Lake, table: str, week: str = "") -> TableDigest | None:
+    """Return the digest of the table's partitions, or None if the lake has none of them.
 
     Args:
-        lake: where the table is read.
-        table: name of the contract.
-        week: only partitions of this week and days before it; a table with neither key is digested whole.
+        lake: The lake that contains the table.
+        table: Name of the contract.
+        week: Name of a week: only its partitions, or partitions of days before it, are digested. A table without the
+            keys `week` and `day` is digested as a whole. Empty: all partitions.
     """
-    partitions = [one for one in lake.partitions(table) if not week or _belongs(one, week)]
+    partitions = [keys for keys in lake.partitions(table) if not week or _is_of_week(keys, week)]
     if not partitions:
         return None
     digest, n_rows = hashlib.sha256(), 0
@@ -67,18 +68,19 @@ def of_table(lake: Lake, table: str, week: str = "") -> TableDigest | None:
         rows = lake.read(table, columns=None, **partition)
         n_rows += rows.num_rows
         name = " ".join(f"{key}={value}" for key, value in partition.items())
-        digest.update(f"{name} {of_rows(table, rows)}\n".encode())
+        digest.update(f"{name} {digest_rows(table, rows)}\n".encode())
     return TableDigest(table, digest.hexdigest(), len(partitions), n_rows)
 
 
-def _belongs(partition: dict[str, str], week: str) -> bool:
+def _is_of_week(partition: dict[str, str], week: str) -> bool:
+    """Return whether the partition is of this week or of a day before it."""
     if "week" in partition:
         return partition["week"] == week
     return partition.get("day", "") < week[:10]
 
 
 def _update(digest: hashlib._Hash, column: pa.Array) -> None:
-    """Add the values of a column, in a form that chunks and buffers beneath nulls have no part in."""
+    """Add the values of a column to the digest, independent of chunks and of buffer contents below nulls."""
     digest.update(pc.is_valid(column).cast(pa.int8()).to_numpy(zero_copy_only=False).tobytes())
     if pa.types.is_list(column.type):
         lengths = pc.fill_null(pc.list_value_length(column), 0)

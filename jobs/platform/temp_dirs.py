@@ -1,8 +1,9 @@
-"""Temporary folders under OVERTURE_HOME, beside what they become: all that a run needs and nobody else may see.
+"""Temporary folders of a run, below OVERTURE_HOME.
 
-Place    scratch/<name>-<random>/, and beside it <name>-<random>.lock, held by the run for as long as it lives
-Killed   a run leaves its folder behind; the operating system frees its lock, and the next run removes both. A process
-         id would not do: it belongs to one machine or container, the folder may be shared by several
+Place    scratch/<name>-<random>/, with a file scratch/<name>-<random>.lock that the run locks until it ends
+Cleanup  a run that is killed leaves its folder; the operating system releases its lock, and the next run removes both.
+         A process id cannot replace the lock: several machines or containers may share OVERTURE_HOME, and each has its
+         own process ids
 """
 
 from __future__ import annotations
@@ -22,16 +23,24 @@ if TYPE_CHECKING:
 
 
 @contextlib.contextmanager
-def scratch(context: Context, name: str) -> Iterator[Path]:
-    """An empty folder of this run alone; it goes when the run ends, well or badly. Renaming it away keeps it."""
+def temp_dir(context: Context, name: str) -> Iterator[Path]:
+    """Yield an empty folder that no other run uses.
+
+    The folder is removed at the end of the block, also after an error. To keep it, rename it inside the block: it is on
+    the file system of OVERTURE_HOME.
+
+    Args:
+        context: The job's context; only `home` is used.
+        name: First part of the folder's name.
+    """
     root = context.home / "scratch"
     folder = root / f"{name}-{uuid.uuid4().hex[:8]}"
-    with contextlib.ExitStack() as alive:
-        # One at a time makes or removes folders, so that none is taken for a dead run's before it is locked.
+    with contextlib.ExitStack() as stack:
+        # One run at a time creates or removes folders, so that a new folder is not removed before it is locked.
         with file_lock(context.home / "scratch.lock"):
             root.mkdir(exist_ok=True)
-            _sweep(root)
-            alive.enter_context(file_lock(_lock(folder)))
+            _remove_abandoned(root)
+            stack.enter_context(file_lock(_lock_file(folder)))
             folder.mkdir()
         try:
             yield folder
@@ -39,17 +48,17 @@ def scratch(context: Context, name: str) -> Iterator[Path]:
             _remove(folder)
 
 
-def _lock(folder: Path) -> Path:
+def _lock_file(folder: Path) -> Path:
     return folder.with_name(f"{folder.name}.lock")
 
 
 def _remove(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
-    _lock(folder).unlink(missing_ok=True)
+    _lock_file(folder).unlink(missing_ok=True)
 
 
-def _sweep(root: Path) -> None:
-    """Remove what dead runs left: whatever nobody holds a lock on."""
+def _remove_abandoned(root: Path) -> None:
+    """Remove the folders of runs that have ended: those whose lock is free."""
     for name in sorted({path.name.removesuffix(".lock") for path in root.iterdir()}):
-        with contextlib.suppress(OvertureError), file_lock(_lock(root / name), wait_s=0):
+        with contextlib.suppress(OvertureError), file_lock(_lock_file(root / name), wait_s=0):
             _remove(root / name)

@@ -10,7 +10,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from contracts.expectations import Expectation
-from jobs.platform.lake import Lake, spark_schema
+from jobs.platform.lake import Lake
+from jobs.platform.table_schema import spark_schema
 from jobs.quality.measures import N_EXAMPLES, Measured, plain, short
 
 if TYPE_CHECKING:

@@ -24,7 +24,7 @@ import contracts
 from contracts.errors import CheckFailed
 from jobs.platform import files
 from jobs.platform.context import Context
-from jobs.platform.temp_dirs import scratch
+from jobs.platform.temp_dirs import temp_dir
 from jobs.release import engines, manifest, pointer, registry
 from jobs.tracking.runs import task
 
@@ -90,7 +90,7 @@ def build(context: Context) -> tuple[Path, bool]:
     """
     folder = pointer.releases(context.release_home)
     folder.mkdir(parents=True, exist_ok=True)
-    with scratch(context, "bundle") as temporary:
+    with temp_dir(context, "bundle") as temporary:
         _fill(context, temporary)
         final = folder / manifest.write(temporary)
         for inner in sorted(path for path in temporary.rglob("*") if path.is_dir()):

@@ -16,7 +16,7 @@ import numpy as np
 
 from contracts.errors import CheckFailed
 from jobs.platform.context import Context
-from jobs.platform.lake import vectors
+from jobs.platform.list_columns import to_matrix
 from jobs.platform.progress import progress
 from models.cold_start.nearest_centroid import nearest_centroids
 from models.cold_start.top_k import ItemIndex, normalise
@@ -51,7 +51,7 @@ def _same_run(context: Context, release: Release, opened: OpenSpace) -> None:
     week, space = context.week.name, opened.folder.name
     tracks_ND = context.lake.matrix("track_vectors", week=week, space=space)
     segments = context.lake.read("segments", columns=["segment_id", "centroid"], week=week, space=space)
-    pairs = {"track_vectors": tracks_ND, "centroids": vectors(segments.sort_by("segment_id"), "centroid")}
+    pairs = {"track_vectors": tracks_ND, "centroids": to_matrix(segments.sort_by("segment_id"), "centroid")}
     for name, found in pairs.items():
         if not np.array_equal(found, opened.array(name)):
             raise CheckFailed(
@@ -71,7 +71,7 @@ def _blocks(context: Context, space: OpenSpace, track_ids: np.ndarray, user_ids:
         idx = table.column("user_idx").to_numpy()
         if len(idx) and not 0 <= idx.min() <= idx.max() < len(user_ids):
             raise CheckFailed(f"user_vectors: user_idx {idx.max()} is no row of warm_users ({len(user_ids)} users)")
-        vectors_BD = vectors(table)
+        vectors_BD = to_matrix(table)
         best_Bn = items.top_k(vectors_BD, n)
         yield Block(
             user_ids[idx], vectors_BD, nearest_centroids(normalise(vectors_BD), centroids_KD), track_ids[best_Bn]

@@ -28,7 +28,7 @@ import contracts
 from contracts.arrow import arrow_schema
 from contracts.errors import CheckFailed, OvertureError
 from jobs.platform.context import Context
-from jobs.platform.lake import list_column, vectors
+from jobs.platform.list_columns import to_list_column, to_matrix
 from jobs.tracking import runs
 from models.cold_start.input_vector import FirstDays
 from serving.recommend import recommender
@@ -182,7 +182,7 @@ def _answered(ready: Ready, people: pa.Table, n: int) -> Iterator[pa.Table]:
                 "release": pa.array([ready.name] * len(days)),
                 "space": pa.array([ready.space_name] * len(days)),
                 "method": pa.array(methods),
-                "vector": list_column(placed.vectors_BD.astype(np.float32)),
+                "vector": to_list_column(placed.vectors_BD.astype(np.float32)),
                 "segment_id": pa.array(segment_B, pa.int32()),
                 "tracks": pa.array([[ready.tracks[i].track_id for i in one] for one in chosen], pa.list_(pa.int64())),
             }
@@ -202,7 +202,7 @@ def filling(ready: Ready, rows: pa.Table, day: date, n: int) -> tuple[Filling, l
     tracks_Bn = np.full((len(user_ids), n), -1, np.int64)
     for b, ids in enumerate(rows.column("tracks").to_pylist()):
         tracks_Bn[b, : len(ids)] = ids
-    vectors_BD = vectors(rows).reshape(len(user_ids), ready.space.d)
+    vectors_BD = to_matrix(rows).reshape(len(user_ids), ready.space.d)
     segments_B = rows.column("segment_id").to_numpy().astype(np.int32)
     content = hashlib.sha256()
     for array in (user_ids, vectors_BD, segments_B, tracks_Bn):

@@ -80,7 +80,7 @@ def find(context: Context, release: str) -> str:
 def _of_release(context: Context, digest: str) -> Context:
     """The surroundings of the week that the release was learned in."""
     provenance = json.loads((pointer.releases(context.release_home) / digest / "provenance.json").read_text())
-    return replace(context, week=Week.named(str(provenance["week"])))
+    return replace(context, week=Week.from_name(str(provenance["week"])))
 
 
 def _allowed(record: dict[str, Any], approved: bool) -> None:

@@ -53,7 +53,7 @@ def run(context: Context, to: str | None = None, dry_run: bool = False) -> dict[
 
 def _note(context: Context, report: dict[str, object]) -> dict[str, object]:
     """Keep what was done as a run of the week returned to, where MLflow answers."""
-    week = replace(context, week=Week.named(str(report["week"])))
+    week = replace(context, week=Week.from_name(str(report["week"])))
     try:
         with task(week, "rollback") as tracked:
             tracked.set_tags({f"rollback.{key}": value for key, value in report.items()})

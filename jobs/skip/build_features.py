@@ -28,7 +28,7 @@ from pyspark.sql import functions as F
 import contracts
 from contracts.arrow import arrow_schema
 from contracts.errors import BadArgument, CheckFailed
-from jobs.platform.lake import SPARK_TYPES, spark_schema
+from jobs.platform.table_schema import SPARK_TYPES, spark_schema
 from jobs.skip import daily_counts as shared
 from jobs.skip import spark_groups
 from models.skip.features import track, user
@@ -231,7 +231,7 @@ def run(context: Context, start: str | None = None, end: str | None = None, *, l
         if n_out != n_rows:
             raise AssertionError(f"{n_rows} plays became {n_out} rows of features")
 
-    written = lake.swap_days(spark_groups.TABLE, fill, report=report, variant=variant)
+    written = lake.replace_days(spark_groups.TABLE, fill, report=report, variant=variant)
     nothing = arrow_schema(contracts.load("skip_features")).empty_table()
     for day in set(todo.days) - set(written):
         written[day] = lake.write("skip_features", nothing, report=report, variant=variant, day=day)

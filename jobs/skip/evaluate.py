@@ -18,7 +18,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from contracts.errors import CheckFailed
-from jobs.platform.stopwatch import watched
+from jobs.platform.stopwatch import stopwatch
 from jobs.skip import artifacts, figures, importance, train
 from jobs.tracking import runs
 from jobs.tracking.run_logger import Run
@@ -38,7 +38,7 @@ RATES = ("precision", "recall", "f1", "accuracy")
 
 def run(context: Context) -> dict[str, Any]:
     """Judge, write, draw; the report for Airflow."""
-    with runs.task(context, "evaluate") as task, watched("skip evaluate") as watch:
+    with runs.task(context, "evaluate") as task, stopwatch("skip evaluate") as watch:
         found = train.plays_of(context, (context.settings.skip.evaluation.explained_model,))
         watch.lap("read_s")
         scores = all_scores(context, found)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from contracts.errors import CheckFailed
-from jobs.platform.stopwatch import watched
+from jobs.platform.stopwatch import stopwatch
 from jobs.skip import artifacts, figures, train
 from jobs.skip.dataset import Labelled
 from jobs.tracking import runs
@@ -50,7 +50,7 @@ def run(context: Context) -> dict[str, Any]:
     new = train.maker(context)
     for name in names:
         new(name)
-    with runs.task(context, "leakage") as task, watched("skip leakage") as watch:
+    with runs.task(context, "leakage") as task, stopwatch("skip leakage") as watch:
         found: dict[str, dict[str, Any]] = {name: {"model": name} for name in names}
         judged_on: dict[str, str] = {}
         alone = 0.0
@@ -70,10 +70,10 @@ def run(context: Context) -> dict[str, Any]:
                     test = train.judged(plays, model).test
                     reached = metrics.auc_interval(test.listened_N, test.proba_N, test.user_N)
                 found[name] |= {cell: reached.value, f"{cell}, low": reached.low, f"{cell}, high": reached.high}
-                watch.say(f"{name}, {cell}: {reached.value:.4f}")
+                watch.log(f"{name}, {cell}: {reached.value:.4f}")
         rows = [{**row, "published": PUBLISHED.get(name)} for name, row in found.items()]
         said = sentence(rows, alone)
-        watch.say(f"done\n{table(rows)}\n{said}")
+        watch.log(f"done\n{table(rows)}\n{said}")
         report = {"rows": rows, "sentence": said, "plays": judged_on, "only_ones": alone, "commit": context.commit}
         path = context.work / "leakage.json"
         replace(path, json.dumps(report, indent=1, sort_keys=True).encode())

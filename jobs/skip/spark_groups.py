@@ -155,7 +155,7 @@ def by_user(
 def put_away(
     work: Callable[[pa.Table, pa.Table], pa.Table], root: str, stage: str
 ) -> Callable[[pa.Table, pa.Table], pa.Table]:
-    """`work`, its rows written by day where they are made (jobs/platform/lake.py, swap_days); what comes back is how many.
+    """`work`, its rows written by day where they are made (jobs/platform/lake.py, replace_days); what comes back is how many.
 
     A hundred columns of every play through Java and back would take longer than all that is computed of them.
     """
@@ -167,7 +167,7 @@ def put_away(
             edges = np.concatenate([[0], np.flatnonzero(np.diff(day)) + 1, [len(day)]])
             name = f"part-{plays.column('_group')[0].as_py():05d}"
             for start, end in pairwise(edges.tolist()):
-                lake.put_day(
+                lake.stage_day(
                     TABLE, stage, str(np.datetime64(int(day[start]), "D")), name, table.slice(start, end - start)
                 )
         return pa.table({"rows": pa.array([plays.num_rows], pa.int64())})

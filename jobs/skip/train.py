@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from contracts.errors import BadArgument, CheckFailed
-from jobs.platform.stopwatch import Watch, watched
+from jobs.platform.stopwatch import Stopwatch, stopwatch
 from jobs.skip import artifacts, dataset, figures
 from jobs.tracking import runs
 from jobs.tracking.run_logger import Run
@@ -42,7 +42,7 @@ def run(context: Context, model: str) -> dict[str, Any]:
     """Fit, forecast, keep; the report for Airflow."""
     new = maker(context)
     new(model)  # a name or recipe that is refused stops here, before anything is read
-    with runs.task(context, "train", model) as task, watched(f"skip train {model}") as watch:
+    with runs.task(context, "train", model) as task, stopwatch(f"skip train {model}") as watch:
         found = plays_of(context, (model,))
         watch.lap("read_s")
         seed = context.seed(f"skip/{model}")
@@ -150,7 +150,7 @@ def told(found: Labelled, model: SkipModel, history: Losses, scores: Scores) -> 
     }
 
 
-def log(context: Context, task: Run, report: Mapping[str, Any], watch: Watch) -> None:
+def log(context: Context, task: Run, report: Mapping[str, Any], watch: Stopwatch) -> None:
     """Recipe, curves, numbers and the days learned from, to MLflow."""
     task.log_params({**report["recipe"], "seed": report["seed"], "split": context.settings.skip.split.kind})
     task.log_batch(

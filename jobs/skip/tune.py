@@ -25,7 +25,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from contracts.errors import BadArgument, CheckFailed
-from jobs.platform.stopwatch import watched
+from jobs.platform.stopwatch import stopwatch
 from jobs.skip import artifacts, figures, train
 from jobs.tracking import runs
 from jobs.tracking.run_logger import Run
@@ -50,7 +50,7 @@ def run(context: Context, model: str, trials: int | None = None, minutes: float 
     if trials < 1 or not minutes > 0:
         raise BadArgument(f"--trials: at least 1, and --minutes above 0, got {trials} and {minutes}")
     given = train.maker(context)(model)
-    with runs.task(context, "tune", model) as task, watched(f"skip tune {model}") as watch:
+    with runs.task(context, "tune", model) as task, stopwatch(f"skip tune {model}") as watch:
         found = train.plays_of(context, (model,))
         plays = artifacts.digest(found)
         study = open_study(context, model, plays)
@@ -59,7 +59,7 @@ def run(context: Context, model: str, trials: int | None = None, minutes: float 
             study.enqueue_trial({name: value for name, value in asdict(given.recipe).items() if name in space})
         learn, valid = found.part(splits.TRAIN), found.part(splits.VALIDATION)
         before, deadline = len(finished(study)), time.monotonic() + 60 * minutes
-        try_one = objective(context, model, learn, valid, train.borders_of(context, found), task, watch.say)
+        try_one = objective(context, model, learn, valid, train.borders_of(context, found), task, watch.log)
         left = trials - before
         while left > 0 and time.monotonic() < deadline and not exhausted(study, space):
             study.optimize(try_one, n_trials=1, catch=(ValueError,))
@@ -71,7 +71,7 @@ def run(context: Context, model: str, trials: int | None = None, minutes: float 
         task.log_figure(figures.trials(model, values, best["given_auc"]), "trials.png")
         task.log_json(best, "best.json")
         text = yaml.safe_dump({"skip": {"recipes": {model: best["recipe"]}}}, sort_keys=False)
-        watch.say(f"best of {len(finished(study))} trials, AUC {best['auc']:.4f}; for the settings:\n{text.rstrip()}")
+        watch.log(f"best of {len(finished(study))} trials, AUC {best['auc']:.4f}; for the settings:\n{text.rstrip()}")
         return {**best, "yaml": text, "made": len(finished(study)) - before, **task.links}
 
 

@@ -11,7 +11,7 @@ from contracts.errors import CheckFailed
 from jobs.cold_start import evaluate
 from jobs.cold_start.training_data import warm_side
 from jobs.platform.context import Context
-from jobs.platform.lake import vectors
+from jobs.platform.list_columns import to_matrix
 from jobs.settings.cold_start import METHODS, DropoutNetSettings, FirstDayNetworkSettings, MeluSettings, MixtureSettings
 from jobs.tracking import runs as tracking
 
@@ -61,7 +61,7 @@ def test_all_methods_stand_in_one_table(copied, finished):
 def side(context: Context):
     lake, week = context.lake, context.week.name
     tracks = lake.matrix("track_vectors", week=week, space="tt_svd")
-    centroids = vectors(lake.read("segments", week=week, space="tt_svd").sort_by("segment_id"), "centroid")
+    centroids = to_matrix(lake.read("segments", week=week, space="tt_svd").sort_by("segment_id"), "centroid")
     return warm_side(context, "tt_svd", tracks, centroids, np.zeros((len(centroids), 1), np.int32))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from jobs.platform.lake import vectors
+from jobs.platform.list_columns import to_matrix
 from jobs.release import pointer
 from serving.recommend.signals import days_of
 from serving.release.loaded import Ready
@@ -29,7 +29,7 @@ def test_the_rows_that_trained_and_judged_are_those_that_serve(finished, ready, 
     for space in ready.spaces:
         table = lake.read("features", week=week, space=space, split=split)
         place = {user: i for i, user in enumerate(table["user_id"].to_pylist())}
-        wanted = vectors(table, "x")[[place[row["user_id"]] for row in rows]]
+        wanted = to_matrix(table, "x")[[place[row["user_id"]] for row in rows]]
         people = [listener(row) for row in rows]
         assert len(people) > 10
         np.testing.assert_array_equal(ready.release.inputs(space, days_of(ready, people)), wanted)

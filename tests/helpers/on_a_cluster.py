@@ -25,7 +25,7 @@ from blockfactor import csr_blocks
 from blockfactor.worker_pool import Crew
 from jobs.factorize import als, svd
 from jobs.platform.context import Context
-from jobs.platform.temp_dirs import scratch
+from jobs.platform.temp_dirs import temp_dir
 from jobs.platform.week import Week
 from jobs.settings.settings import load
 
@@ -69,7 +69,7 @@ def als_with_a_death(context: Context, worker: psutil.Process) -> dict[str, obje
         F.col("user_idx").alias("row"), F.col("track_idx").alias("column"), F.col("affinity").alias("value")
     )
     settings = context.settings.als.model_copy(update={"iterations": 8, "tolerance": 0.0})
-    with scratch(context, "death") as folder:
+    with temp_dir(context, "death") as folder:
         ratings = csr_blocks.pack(entries, "user_track", shape, 4, folder, positive=True)
 
         def factors() -> list[np.ndarray]:
@@ -84,7 +84,7 @@ def svd_with_a_death(context: Context, worker: psutil.Process) -> dict[str, obje
     lake, week = context.lake, context.week.name
     n = lake.rows("catalog", week=week)
     settings = context.settings.svd.model_copy(update={"power_iterations": 8})
-    with scratch(context, "death") as folder:
+    with temp_dir(context, "death") as folder:
         pairs = svd.symmetric(lake.spark(context.spark, "track_pairs", week=week))
         matrix = csr_blocks.pack(pairs, "track_pairs", (n, n), 4, folder, spread=True)
 

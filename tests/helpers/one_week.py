@@ -42,5 +42,5 @@ def whole_week(context: Context) -> dict[str, object]:
     promoted = promote.run(context)
     publish.run(context)
     weekly_run.complete(context)
-    place_new_users.run(Context(context.settings, Week.of(NEWCOMERS), context.home), NEWCOMERS)
+    place_new_users.run(Context(context.settings, Week.containing(NEWCOMERS), context.home), NEWCOMERS)
     return promoted

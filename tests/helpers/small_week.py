@@ -19,7 +19,7 @@ import pyarrow as pa
 from contracts.arrow import arrow_schema
 from jobs.cold_start import onnx_export
 from jobs.platform.context import Context
-from jobs.platform.lake import list_column
+from jobs.platform.list_columns import to_list_column
 from jobs.platform.week import Week
 from jobs.settings.settings import Settings
 from models.cold_start.input_vector import (
@@ -169,13 +169,15 @@ def _fill_space(
     where = {"week": context.week.name, "space": space}
     lake, rng = context.lake, np.random.default_rng(seed)
     entities, demographics, mean = space_parts()
-    lake.write("track_vectors", pa.table({"track_idx": idx, "vector": list_column(vectors)}), **where)
+    lake.write("track_vectors", pa.table({"track_idx": idx, "vector": to_list_column(vectors)}), **where)
     users = warm_users(seed)[1]
     shuffled = np.random.default_rng(seed).permutation(N_WARM)  # as Spark writes them: in no order
-    columns = {"user_idx": shuffled.astype(np.int32), "vector": list_column(users[shuffled])}
+    columns = {"user_idx": shuffled.astype(np.int32), "vector": to_list_column(users[shuffled])}
     lake.write("user_vectors", pa.table(columns), **where)
     parts = [
-        pa.table({"kind": [kind] * 3, "entity_id": entities.ids[kind], "vector": list_column(entities.vectors[kind])})
+        pa.table(
+            {"kind": [kind] * 3, "entity_id": entities.ids[kind], "vector": to_list_column(entities.vectors[kind])}
+        )
         for kind in ("artist", "album", "playlist")
     ]
     lake.write("entity_vectors", pa.concat_tables(parts), **where)
@@ -183,7 +185,7 @@ def _fill_space(
     rows = np.concatenate([np.stack(list(demographics.country.values())), demographics.age_class]).astype(np.float32)
     kinds, labels = zip(*names, strict=True)
     n_users = np.full(len(names), 5, np.int32)
-    columns = {"kind": list(kinds), "name": list(labels), "n_users": n_users, "vector": list_column(rows)}
+    columns = {"kind": list(kinds), "name": list(labels), "n_users": n_users, "vector": to_list_column(rows)}
     lake.write("demographic_vectors", pa.table(columns), **where)
     lists = []
     for segment in range(N_GROUPS):
@@ -191,9 +193,9 @@ def _fill_space(
         lists.append(np.argsort(np.where(fits & (group == segment), 0, 1), kind="stable")[:60])
     segments = {
         "segment_id": np.arange(N_GROUPS, dtype=np.int32),
-        "centroid": list_column(mean.astype(np.float32)),
+        "centroid": to_list_column(mean.astype(np.float32)),
         "size": np.full(N_GROUPS, 5, np.int32),
-        "ranking": list_column(np.stack(lists).astype(np.int32)),
+        "ranking": to_list_column(np.stack(lists).astype(np.int32)),
         "card": [json.dumps({"sentence": f"segment {segment}"}) for segment in range(N_GROUPS)],
     }
     lake.write("segments", pa.table(segments), **where)

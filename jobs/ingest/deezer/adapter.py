@@ -38,7 +38,7 @@ from jobs.ingest.deezer.files import (
     read_truth,
     read_vectors,
 )
-from jobs.platform.progress import progress, say
+from jobs.platform.progress import log_line, progress
 from jobs.settings.base import SPACES, Space
 from models.cold_start.input_vector import Layout, Ragged
 
@@ -104,11 +104,11 @@ def load(context: Context, files: Files) -> PublicData:
             shutil.rmtree(made, ignore_errors=True)
             raise
     else:
-        say(f"deezer: {folder} was made from these files and is used again")
+        log_line(f"deezer: {folder} was made from these files and is used again")
     found = open_folder(folder, files.space)
     wanted = context.settings.source.song_md5
     if wanted and found.facts["song_md5"] != wanted:
-        say(
+        log_line(
             f"deezer: warning: {files.songs}: md5 is {found.facts['song_md5']}, source.song_md5 says {wanted}; "
             "perhaps another version, or damaged on its way"
         )
@@ -192,7 +192,7 @@ def convert(files: Files, folder: Path) -> dict[str, Any]:
         ("missing_values", "values of vectors are missing and read as 0"),
     ):
         if facts[name]:
-            say(f"deezer: warning: {facts[name]} {what}")
+            log_line(f"deezer: warning: {facts[name]} {what}")
     return facts
 
 

@@ -24,7 +24,7 @@ from pyspark.sql import functions as F
 from pyspark.sql.window import Window
 
 from contracts.errors import BadArgument, CheckFailed
-from jobs.platform.temp_dirs import scratch
+from jobs.platform.temp_dirs import temp_dir
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame, SparkSession
@@ -60,7 +60,7 @@ def run(context: Context, data: Path | None) -> dict[str, Any]:
         raise BadArgument("--data: dsg17 needs the folder of train.csv (or train_sample.csv) and test.csv")
     files = find(data)
     spark, lake, cleaning = context.spark, context.lake, context.settings.skip.cleaning
-    with scratch(context, "ingest") as folder:
+    with temp_dir(context, "ingest") as folder:
         facts: dict[str, Any] = {}
         for name, file in files.items():
             parsed(spark, file, labelled=name == "train").write.parquet(str(folder / name))

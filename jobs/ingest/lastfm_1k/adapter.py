@@ -35,7 +35,7 @@ from jobs.ingest.ids import MADE, stable_ids
 from jobs.ingest.lastfm_1k.parse import BadLines, Profile, read_blocks, read_profile
 from jobs.ingest.write_tables import land
 from jobs.platform.progress import progress
-from jobs.platform.temp_dirs import scratch
+from jobs.platform.temp_dirs import temp_dir
 
 if TYPE_CHECKING:
     from jobs.platform.context import Context
@@ -56,7 +56,7 @@ def run(context: Context, data: Path | None) -> dict[str, Any]:
     bad = BadLines(file)
     names = Names()
     first_seen: dict[int, int] = {}
-    with scratch(context, "ingest") as folder:
+    with temp_dir(context, "ingest") as folder:
         log, by_listener = Spill(folder, "events"), Spill(folder, "listeners")
         for block in progress(read_blocks(file, bad), None, "blocks of lines"):
             track_id = names.add(block)

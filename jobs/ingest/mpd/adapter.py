@@ -32,7 +32,7 @@ from contracts.errors import BadArgument, CheckFailed
 from jobs.ingest.event_buffer import DAY_US, Spill, code, events, times
 from jobs.ingest.ids import MADE, stable_ids
 from jobs.ingest.write_tables import land
-from jobs.platform.temp_dirs import scratch
+from jobs.platform.temp_dirs import temp_dir
 
 if TYPE_CHECKING:
     from jobs.platform.context import Context
@@ -87,7 +87,7 @@ def run(context: Context, data: Path | None) -> dict[str, Any]:
     member, track, ts = member[inside], track[inside], ts[inside]
     order = np.lexsort((track, ts, member))
     member, track, ts = member[order], track[order], ts[order]
-    with scratch(context, "ingest") as folder:
+    with temp_dir(context, "ingest") as folder:
         log = Spill(folder, "events")
         for first in range(0, len(ts), RUN):
             part = slice(first, first + RUN)

@@ -25,7 +25,7 @@ from jobs.ingest.simulate.catalogue import PLAYLIST, World, build, track_table
 from jobs.ingest.simulate.listeners import BLOCK, Block, Ids, Span, draw_block
 from jobs.ingest.write_tables import land
 from jobs.platform.progress import progress
-from jobs.platform.temp_dirs import scratch
+from jobs.platform.temp_dirs import temp_dir
 from jobs.settings.source import SimulateSettings
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def run(context: Context, data: Path | None = None) -> dict[str, Any]:
     ids = Ids.of(world, settings)
     n_blocks = -(-settings.n_users // BLOCK)
     per_chunk = max(1, settings.chunk_users // BLOCK)
-    with scratch(context, "ingest") as folder:
+    with temp_dir(context, "ingest") as folder:
         users = Batches(folder, "users", arrow_schema(contracts.load("users")))
         playlists = Batches(folder, "playlists", arrow_schema(contracts.load("playlists")))
         log = Spill(folder, "events")

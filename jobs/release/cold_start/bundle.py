@@ -24,7 +24,7 @@ from contracts.errors import CheckFailed
 from jobs.cold_start import blend_artifacts, onnx_export
 from jobs.platform import files
 from jobs.platform.context import Context
-from jobs.platform.lake import vectors
+from jobs.platform.list_columns import to_matrix
 from jobs.settings.base import SPACES
 from models.cold_start.input_vector import AGE_CLASSES, KINDS, FirstDays
 from serving.release import input_drift
@@ -82,12 +82,12 @@ def _fill_space(context: Context, folder: Path, space: str, track_ids: np.ndarra
     def read(table: str) -> pa.Table:
         return context.lake.read(table, week=context.week.name, space=space)
 
-    tracks_ND = vectors(read("track_vectors").sort_by("track_idx"))
+    tracks_ND = to_matrix(read("track_vectors").sort_by("track_idx"))
     d = tracks_ND.shape[1]
     if len(tracks_ND) != len(track_ids):
         raise CheckFailed(f"track_vectors: {space} has {len(tracks_ND)} rows, the catalogue {len(track_ids)}")
     segments = read("segments").sort_by("segment_id")
-    centroids_KD = vectors(segments, "centroid")
+    centroids_KD = to_matrix(segments, "centroid")
     kept = onnx_export.kept(context, space)
     if centroids_KD.shape[1] != d or kept.vectors.shape[1] != d:
         raise CheckFailed(
@@ -121,7 +121,7 @@ def _fill_space(context: Context, folder: Path, space: str, track_ids: np.ndarra
 
 def _entities(folder: Path, table: pa.Table, track_ids: np.ndarray, tracks_ND: np.ndarray) -> None:
     kinds = np.asarray(table["kind"].to_pylist(), object)
-    ids, vector = table["entity_id"].to_numpy(), vectors(table)
+    ids, vector = table["entity_id"].to_numpy(), to_matrix(table)
     for kind in KINDS:
         mine, mine_ND = (track_ids, tracks_ND) if kind == "song" else (ids[kinds == kind], vector[kinds == kind])
         order = np.argsort(mine, kind="stable")

@@ -50,7 +50,7 @@ def run(settings: Settings, day: date) -> dict[str, Any]:
     Raises:
         CheckFailed: no champion, no plays of the day, or the gate says no: the champion stays.
     """
-    context = Context.for_engine(settings, Week.after(day), "skip")
+    context = Context.for_engine(settings, Week.after_day(day), "skip")
     base(context)  # before a session is started
     if not context.lake.exists("plays", day=str(day)):
         raise CheckFailed(f"plays: day={day} has not been written; ingest the day first")

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from blockfactor import als_kernels, csr_blocks
 from contracts.errors import BadArgument, CheckFailed
 from jobs.factorize import als as job
-from jobs.platform.lake import vectors
+from jobs.platform.list_columns import to_matrix
 from jobs.settings.matrix import AlsSettings
 from tests.helpers.small_tables import fill_matrix, frame, ratings
 
@@ -146,11 +146,11 @@ def test_the_job_writes_both_tables_and_again_the_same(spark, context):
     users = context.lake.read("user_vectors", **key).sort_by("user_idx")
     tracks = context.lake.read("track_vectors", **key)
     assert users.column("user_idx").to_pylist() == list(range(30))
-    lengths = np.linalg.norm(vectors(users), axis=1)
+    lengths = np.linalg.norm(to_matrix(users), axis=1)
     empty = np.diff(x.indptr) == 0
     assert empty[7]
     np.testing.assert_allclose(lengths, np.where(empty, 0, 1), rtol=1e-5)
-    assert vectors(tracks).shape == (20, 8)
+    assert to_matrix(tracks).shape == (20, 8)
     assert len(report["loss"]) == 4
     assert not list((context.home / "scratch").iterdir())
     job.run(context)

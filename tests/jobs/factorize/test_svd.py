@@ -10,7 +10,7 @@ from sklearn.utils import extmath
 from blockfactor import csr_blocks
 from contracts.errors import BadArgument, CheckFailed
 from jobs.factorize import svd as job
-from jobs.platform.lake import vectors
+from jobs.platform.list_columns import to_matrix
 from jobs.settings.matrix import SvdSettings
 from tests.helpers.small_tables import fill_matrix, frame, ratings
 
@@ -109,7 +109,7 @@ def test_the_job_writes_unit_tracks_and_mean_users(spark, context):
     report = job.run(context)
 
     key = {"week": week, "space": "tt_svd"}
-    tracks = vectors(context.lake.read("track_vectors", **key))
+    tracks = to_matrix(context.lake.read("track_vectors", **key))
     lengths = np.linalg.norm(tracks, axis=1)
     np.testing.assert_allclose(np.delete(lengths, 4), 1, rtol=1e-5)
     assert lengths[4] == 0
@@ -118,10 +118,10 @@ def test_the_job_writes_unit_tracks_and_mean_users(spark, context):
     heard = (x.toarray() > 0.3).astype(float)
     mean = heard @ tracks
     length = np.linalg.norm(mean, axis=1, keepdims=True)
-    np.testing.assert_allclose(vectors(users), mean / np.where(length > 0, length, 1), atol=1e-5)
+    np.testing.assert_allclose(to_matrix(users), mean / np.where(length > 0, length, 1), atol=1e-5)
     job.run(context)
     assert context.lake.read("user_vectors", **key).sort_by("user_idx") == users
-    np.testing.assert_array_equal(vectors(context.lake.read("track_vectors", **key)), tracks)
+    np.testing.assert_array_equal(to_matrix(context.lake.read("track_vectors", **key)), tracks)
 
 
 def test_no_pairs_is_said(spark, context):

@@ -11,7 +11,8 @@ import pytest
 from pyspark.sql import functions as F
 
 from contracts.errors import BadArgument, CheckFailed, OvertureError
-from jobs.platform.lake import Lake, list_column, vectors
+from jobs.platform.lake import Lake
+from jobs.platform.list_columns import to_list_column, to_matrix
 
 ROOT = Path(__file__).parents[3]
 
@@ -23,7 +24,7 @@ def lake(tmp_path):
 
 def frame(values):
     values = np.asarray(values, np.float32)
-    return pa.table({"track_idx": pa.array(range(len(values)), pa.int32()), "vector": list_column(values)})
+    return pa.table({"track_idx": pa.array(range(len(values)), pa.int32()), "vector": to_list_column(values)})
 
 
 AT = {"week": "2026-11-16", "space": "tt_svd"}
@@ -33,14 +34,14 @@ def test_what_is_written_is_read(lake):
     written = lake.write("track_vectors", frame([[1, 2], [3, 4]]), report={"why": "test"}, **AT)
     assert written.rows == lake.rows("track_vectors", **AT) == 2
     assert lake.report("track_vectors", **AT) == {"why": "test"}
-    assert vectors(lake.read("track_vectors", **AT)).tolist() == [[1, 2], [3, 4]]
+    assert to_matrix(lake.read("track_vectors", **AT)).tolist() == [[1, 2], [3, 4]]
     assert lake.partitions("track_vectors") == [AT]
 
 
 def test_a_second_write_replaces_and_the_third_forgets_the_first(lake):
     for n in (1, 2, 3, 4):
         lake.write("track_vectors", frame(np.full((n, 2), n)), **AT)
-    assert vectors(lake.read("track_vectors", **AT)).tolist() == [[4, 4]] * 4
+    assert to_matrix(lake.read("track_vectors", **AT)).tolist() == [[4, 4]] * 4
     versions = list((Path(lake.root) / "track_vectors/week=2026-11-16/space=tt_svd").glob("v-*"))
     assert len(versions) == 2
 
@@ -82,7 +83,7 @@ def test_a_frame_that_breaks_the_contract_is_refused_and_the_old_one_stays(lake,
     if "nulls" not in message:
         with pytest.raises(CheckFailed, match=f"track_vectors: {message}"):
             lake.write("track_vectors", spark.createDataFrame(bad.to_pandas()), **AT)
-    assert vectors(lake.read("track_vectors", **AT)).tolist() == [[7, 7]]
+    assert to_matrix(lake.read("track_vectors", **AT)).tolist() == [[7, 7]]
 
 
 def test_a_missing_partition_says_what_to_do(lake):
@@ -130,7 +131,8 @@ CRASH = """
 import os, sys
 import numpy as np, pyarrow as pa
 from pyarrow import fs
-from jobs.platform.lake import Lake, list_column
+from jobs.platform.lake import Lake
+from jobs.platform.list_columns import to_list_column
 lake = Lake(sys.argv[1])
 left = int(sys.argv[2])
 class Plug:
@@ -144,7 +146,7 @@ class Plug:
             return found(*args, **kwargs)
         return call if name in ("create_dir", "open_output_stream", "move", "delete_dir", "delete_file") else found
 lake.fs = Plug(lake.fs)
-table = pa.table({"track_idx": pa.array([0, 1], pa.int32()), "vector": list_column(np.ones((2, 2), np.float32))})
+table = pa.table({"track_idx": pa.array([0, 1], pa.int32()), "vector": to_list_column(np.ones((2, 2), np.float32))})
 lake.write("track_vectors", table, week="2026-11-16", space="tt_svd")
 """
 
@@ -155,7 +157,7 @@ def test_a_crash_between_any_two_steps_leaves_one_whole_table(lake):
     for n in range(12):
         lake.write("track_vectors", frame(old), **AT)
         done = subprocess.run([sys.executable, "-c", CRASH, lake.root, str(n)], cwd=ROOT, check=False)
-        found = vectors(lake.read("track_vectors", **AT)).tolist()
+        found = to_matrix(lake.read("track_vectors", **AT)).tolist()
         assert found in (old, new)
         seen.add((done.returncode, len(found)))
         if done.returncode == 0:
@@ -166,12 +168,13 @@ def test_a_crash_between_any_two_steps_leaves_one_whole_table(lake):
 FULL = """
 import resource, signal, sys
 import numpy as np, pyarrow as pa
-from jobs.platform.lake import Lake, list_column
+from jobs.platform.lake import Lake
+from jobs.platform.list_columns import to_list_column
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 n = 50_000
 table = pa.table({"track_idx": pa.array(np.arange(n, dtype=np.int32)),
-                  "vector": list_column(np.random.default_rng(0).random((n, 16), np.float32))})
+                  "vector": to_list_column(np.random.default_rng(0).random((n, 16), np.float32))})
 try:
     Lake(sys.argv[1]).write("track_vectors", table, week="2026-11-16", space="tt_svd")
 except Exception as error:
@@ -183,8 +186,8 @@ def test_a_full_disk_leaves_the_old_data_and_no_rubbish(lake):
     lake.write("track_vectors", frame([[7, 7]]), **AT)
     done = subprocess.run([sys.executable, "-c", FULL, lake.root], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.startswith("OvertureError track_vectors: could not write")
-    assert "the old data is untouched" in done.stdout
-    assert vectors(lake.read("track_vectors", **AT)).tolist() == [[7, 7]]
+    assert "the old data is unchanged" in done.stdout
+    assert to_matrix(lake.read("track_vectors", **AT)).tolist() == [[7, 7]]
     assert len(list((Path(lake.root) / "track_vectors/week=2026-11-16/space=tt_svd").glob("v-*"))) == 1
 
 
@@ -195,9 +198,9 @@ def test_spark_failing_halfway_leaves_the_old_data(lake, spark):
     bad = lake.spark(spark, "track_vectors", **AT).select(
         F.raise_error(F.lit("the disk is full")).cast("int").alias("track_idx"), "vector"
     )
-    with pytest.raises(OvertureError, match="the old data is untouched"):
+    with pytest.raises(OvertureError, match="the old data is unchanged"):
         lake.write("track_vectors", bad, **AT)
-    assert vectors(lake.read("track_vectors", **AT)).tolist() == [[7, 7]]
+    assert to_matrix(lake.read("track_vectors", **AT)).tolist() == [[7, 7]]
 
 
 def test_drop_removes_a_partition(lake):
@@ -212,7 +215,7 @@ def test_the_lake_may_be_a_uri(tmp_path):
     lake = Lake((tmp_path / "lake").as_uri())
     lake.write("track_vectors", frame([[7, 7]]), **AT)
     assert lake.path("track_vectors", **AT).startswith("file://")
-    assert vectors(lake.read("track_vectors", **AT)).tolist() == [[7, 7]]
+    assert to_matrix(lake.read("track_vectors", **AT)).tolist() == [[7, 7]]
 
 
 def test_ragged_vectors_are_refused(lake):
@@ -220,7 +223,7 @@ def test_ragged_vectors_are_refused(lake):
         {"track_idx": pa.array([0, 1], pa.int32()), "vector": pa.array([[1.0], [1.0, 2.0]], pa.list_(pa.float32()))}
     )
     with pytest.raises(CheckFailed, match="lengths, 1 to 2"):
-        vectors(table)
+        to_matrix(table)
 
 
 def test_vectors_come_in_the_order_of_their_index(lake):
@@ -234,7 +237,7 @@ def test_vectors_come_in_the_order_of_their_index(lake):
 
 def of_days(spark, **rows):
     """Plays of an adapter, reduced to a table of days: skip_state has few columns that matter."""
-    from jobs.platform.lake import spark_schema
+    from jobs.platform.table_schema import spark_schema
 
     schema = spark_schema("skip_state")
     found = [

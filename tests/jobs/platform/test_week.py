@@ -32,8 +32,8 @@ def test_a_backtest_judges_on_those_who_come_after():
     ("text", "message"),
     [
         ("2026-11-18", "a Wednesday; a week is named by its Monday: 2026-11-16 or 2026-11-23"),
-        ("2026-02-30", "'2026-02-30' is no date"),
-        ("", "'' is no date"),
+        ("2026-02-30", "'2026-02-30' is not a date"),
+        ("", "'' is not a date"),
     ],
 )
 def test_what_is_no_monday_is_refused(text, message):

@@ -10,7 +10,7 @@ import pytest
 
 from contracts.errors import CheckFailed
 from jobs.cold_start import onnx_export
-from jobs.platform.lake import list_column
+from jobs.platform.list_columns import to_list_column
 from jobs.release import bundle, gate, promote, rules
 from jobs.release.cold_start import gate as judging
 from jobs.release.rules import Line
@@ -250,7 +250,7 @@ def test_a_ragged_ranking_is_named(context):
     context.lake.write("segments", segments.set_column(place, "ranking", short), week="2026-11-16", space="tt_svd")
     with pytest.raises(CheckFailed, match="'ranking' has lists of different lengths"):
         bundle.build(context)
-    narrow = list_column(np.zeros((3, 4), np.float32))
+    narrow = to_list_column(np.zeros((3, 4), np.float32))
     place = segments.schema.get_field_index("centroid")
     context.lake.write("segments", segments.set_column(place, "centroid", narrow), week="2026-11-16", space="tt_svd")
     with pytest.raises(CheckFailed, match="centroids 4"):

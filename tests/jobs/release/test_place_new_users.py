@@ -10,7 +10,7 @@ import pytest
 
 from contracts.errors import CheckFailed
 from jobs.platform.context import Context
-from jobs.platform.lake import vectors
+from jobs.platform.list_columns import to_matrix
 from jobs.platform.week import Week
 from jobs.release import bundle, place_new_users, pointer, promote, publish
 from jobs.tracking import runs as tracking
@@ -62,7 +62,7 @@ def ingest(context, people, log) -> None:
 def world(home, spark) -> Context:
     """The first week is champion; the day has been ingested."""
     small_week.staged(home, "champion")
-    context = Context(small_week.settings(), Week.of(BORN), home)
+    context = Context(small_week.settings(), Week.containing(BORN), home)
     ingest(context, users(), events())
     return context
 
@@ -89,7 +89,7 @@ def test_those_who_registered_on_the_day_are_placed_as_the_release_places_them(w
     lists = release.track_ids[space.method("semi_pers").recommend(x, 51)].tolist()
     lists[0] = [track for track in lists[0] if track != ids[2]]  # banned
     table_ = world.lake.read("cold_users", day=str(BORN)).sort_by("user_id")
-    np.testing.assert_array_equal(vectors(table_), space.predict(x))
+    np.testing.assert_array_equal(to_matrix(table_), space.predict(x))
     for row, wanted, vector in zip(kept(world), lists, space.predict(x), strict=True):
         assert row["tracks"] == wanted[:50]
         assert (row["release"], row["space"], row["method"]) == (release.folder.name, "tt_svd", "semi_pers")
@@ -202,7 +202,7 @@ def test_the_command_names_a_day_that_is_none(command, world, tmp_path):
     settings.write_text(json.dumps(small_week.settings().model_dump(mode="json", exclude={"service", "store"})))
     for wrong in ("2026-02-30", "none", "yesterday"):
         code, _, err = command("cold-users", "--day", wrong, "--config", settings)
-        assert (code, f"'{wrong}' is no date" in err) == (2, True)
+        assert (code, f"'{wrong}' is not a date" in err) == (2, True)
     code, out, err = command("cold-users", "--day", BORN, "--config", settings)
     assert code == 0, err
     assert json.loads(out.splitlines()[-1])["users"] == 3

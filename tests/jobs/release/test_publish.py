@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from contracts.errors import BadArgument, CheckFailed
-from jobs.platform.lake import list_column
+from jobs.platform.list_columns import to_list_column
 from jobs.release import bundle, known_users, pointer, promote, publish, rollback
 from models.cold_start.top_k import normalise, top_k
 from serving.release.bundle import open_release
@@ -88,7 +88,7 @@ def test_a_week_that_was_run_again_since_is_not_mixed_with_the_release(champion)
         at = found.schema.get_field_index(column)
         other = np.stack(found.column(column).to_pylist()).astype(np.float32)
         other[0] += 0.5
-        lake.write(table, found.set_column(at, found.schema.field(at), list_column(other)), **where)
+        lake.write(table, found.set_column(at, found.schema.field(at), to_list_column(other)), **where)
         with pytest.raises(CheckFailed, match="the week was run again since"):
             publish.run(champion)
         lake.write(table, found, **where)

@@ -65,7 +65,7 @@ def shifted(context, flip):
 def test_members_learn_on_where_listeners_have_changed_and_the_next_day_goes_on_from_there(context):
     build_features.run(context, DAY, DAY)
     shifted(context, lambda rows: rows.column("is_flow"))
-    before, day = champion(context), replace(context, week=Week.after(date.fromisoformat(DAY)))
+    before, day = champion(context), replace(context, week=Week.after_day(date.fromisoformat(DAY)))
     log = contents.log_of(day, before.cleaning)
     found = incremental_training.relearn(day, before, DAY, log)
     assert found.told["learned_on"], found.told
@@ -88,7 +88,7 @@ def test_members_learn_on_where_listeners_have_changed_and_the_next_day_goes_on_
 def test_a_release_of_members_that_learned_on_is_compared_with_the_models_themselves(context):
     build_features.run(context, DAY, DAY)
     shifted(context, lambda rows: rows.column("is_flow"))
-    came_from, day = champion(context).name, replace(context, week=Week.after(date.fromisoformat(DAY)))
+    came_from, day = champion(context).name, replace(context, week=Week.after_day(date.fromisoformat(DAY)))
     check.run(day, ["plays"])
     release = SkipRelease(pointer.releases(day.release_home) / bundle.run(day)["release"])
     learned_on = release.provenance["learned"]["learned_on"]
