@@ -1,4 +1,4 @@
-"""One YAML a table, the loader, and the expectations made from it."""
+"""Contracts of the tables: one YAML file per table, the loader, and the expectations made from them."""
 
 from contracts.loader import Column, Contract, load, names
 

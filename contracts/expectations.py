@@ -1,9 +1,9 @@
-"""What a contract promises, as expectations that one pass over a table can judge.
+"""Expectations: the checks that a contract declares, in a form that one pass over a table can evaluate.
 
-Each expectation is about one *measure*: a number such as "rows whose age lies outside 5 to 120". Where it is about
-rows, `violation` is the SQL condition that a bad row meets, so that whoever measures can count the bad rows of all
-expectations together in one pass, and show a few of them afterwards. `type` and `kwargs` are those of Great
-Expectations, to be run on the frame of measures. Nothing here reads data or imports an engine.
+An expectation bounds one *measure*: a number such as "rows whose age is outside 5 to 120". For an expectation about
+single rows, `violation` is the SQL condition of a bad row: the bad rows of all expectations are counted in one pass, and
+examples are read afterwards. `type` and `kwargs` are those of Great Expectations, which runs on the frame of measures.
+This module reads no data and imports no engine.
 
 Rules    present readable whole type                      from files and their footers
          never_null finite range values country elements  from one column of a row
@@ -40,23 +40,23 @@ COUNTRIES = tuple(_CODES.split())
 
 @dataclass(frozen=True)
 class Expectation:
-    """One promise about one measure.
+    """A bound on one measure.
 
     Attributes:
-        rule: one of the rules named at the head of this file.
+        rule: One of the rules in the docstring of this module.
         severity: `fail` stops the pipeline, `warn` is only reported.
-        columns: the columns it is about; empty for the whole table.
-        says: the promise in words, to follow the column's (or the table's) name.
-        low: smallest value of the measure that keeps the promise; None for no bound.
-        high: largest one; None for no bound.
-        violation: SQL condition that holds for a bad row; None where no single row is to blame.
-        args: the same as data, for measurers that speak no SQL: bounds, values, the referenced table.
+        columns: The columns that are checked; empty for a check of the whole table.
+        text: The expectation in words. It follows the name of the column or table in messages.
+        low: Smallest allowed value of the measure; None: no bound.
+        high: Largest allowed value of the measure; None: no bound.
+        violation: SQL condition that is true for a bad row; None if the check is not about single rows.
+        args: The parameters of the rule, for code that measures without SQL: bounds, values, the referenced table.
     """
 
     rule: str
     severity: Severity
     columns: tuple[str, ...]
-    says: str
+    text: str
     low: float | None = 0
     high: float | None = 0
     violation: str | None = None
@@ -64,147 +64,150 @@ class Expectation:
 
     @property
     def column(self) -> str | None:
-        """The first column it is about; None for the whole table."""
+        """The first checked column; None for the whole table."""
         return self.columns[0] if self.columns else None
 
     @property
     def measure(self) -> str:
-        """Name of the measured number, unique within a contract."""
+        """Name of the measure, unique within a contract."""
         return " ".join((*self.columns, self.rule))
 
-    def keeps(self, value: float) -> bool:
-        """Whether a measured value is within the bounds."""
+    def is_met(self, value: float) -> bool:
+        """Return whether a measured value is within the bounds."""
         return (self.low is None or value >= self.low) and (self.high is None or value <= self.high)
 
     @property
     def type(self) -> str:
-        """Type of the expectation in Great Expectations."""
+        """The expectation's type in Great Expectations."""
         return BETWEEN
 
     @property
     def kwargs(self) -> dict[str, Any]:
-        """Arguments of the expectation in Great Expectations, on the frame of measures."""
+        """The expectation's arguments in Great Expectations, on the frame of measures."""
         return {"column": self.measure, "min_value": self.low, "max_value": self.high}
 
 
 def expectations(contract: Contract) -> list[Expectation]:
-    """All that the contract promises, files first, then columns, then the table's own checks.
+    """Return all expectations of a contract: of the files, of the columns, then the table's own checks.
 
     Raises:
-        ValueError: a check is unknown or names an undeclared column; names the file and the check.
+        ValueError: A check is unknown, names an undeclared column or is declared twice. The message names the file and
+            the check.
     """
-    found = [
+    result = [
         Expectation("present", "fail", (), "is in the lake", low=1, high=None),
-        Expectation("readable", "fail", (), "is whole Parquet in every file"),
-        Expectation("whole", "fail", (), "has on disk every row that was written"),
+        Expectation("readable", "fail", (), "is complete Parquet in every file"),
+        Expectation("whole", "fail", (), "has every row on disk that was written"),
     ]
     for column in contract.columns.values():
-        found += _of_column(contract, column)
+        result += _column_expectations(contract, column)
     severities: tuple[tuple[Severity, list[dict[str, Any]]], ...] = (("fail", contract.fail), ("warn", contract.warn))
     for severity, checks in severities:
-        found += [_of_check(contract, severity, kind, spec) for check in checks for kind, spec in check.items()]
-    measures = [e.measure for e in found]
-    twice = sorted({m for m in measures if measures.count(m) > 1})
-    if twice:
-        raise ValueError(f"{contract.table}.yaml: checks say the same thing twice: {twice}")
-    return found
+        result += [
+            _check_expectation(contract, severity, kind, spec) for check in checks for kind, spec in check.items()
+        ]
+    measures = [e.measure for e in result]
+    repeated = sorted({m for m in measures if measures.count(m) > 1})
+    if repeated:
+        raise ValueError(f"{contract.table}.yaml: checks are declared twice: {repeated}")
+    return result
 
 
-def _of_column(contract: Contract, column: Column) -> list[Expectation]:
-    one, q = (column.name,), f"`{column.name}`"
-    found = [Expectation("type", "fail", one, f"is stored as {ARROW[column.type]} in every file")]
+def _column_expectations(contract: Contract, column: Column) -> list[Expectation]:
+    columns, q = (column.name,), f"`{column.name}`"
+    result = [Expectation("type", "fail", columns, f"is stored as {ARROW[column.type]} in every file")]
     if not column.nullable:
-        found.append(Expectation("never_null", "fail", one, "is never null", violation=f"{q} IS NULL"))
+        result.append(Expectation("never_null", "fail", columns, "is never null", violation=f"{q} IS NULL"))
     infinite = f"isnan({q}) OR abs({q}) = double('inf')"
     if column.type in ("float", "double"):
-        found.append(Expectation("finite", "fail", one, "is a finite number", violation=infinite))
-    bounds = [f"{q} < {number(column.min)}"] if column.min is not None else []
-    bounds += [f"{q} > {number(column.max)}"] if column.max is not None else []
+        result.append(Expectation("finite", "fail", columns, "is a finite number", violation=infinite))
+    bounds = [f"{q} < {format_number(column.min)}"] if column.min is not None else []
+    bounds += [f"{q} > {format_number(column.max)}"] if column.max is not None else []
     if bounds:
-        says = f"is {interval(column.min, column.max)}" + (f" {column.unit}" if column.unit else "")
+        text = f"is {format_interval(column.min, column.max)}" + (f" {column.unit}" if column.unit else "")
         args: dict[str, Any] = {"min": column.min, "max": column.max}
-        found.append(Expectation("range", "fail", one, says, violation=" OR ".join(bounds), args=args))
+        result.append(Expectation("range", "fail", columns, text, violation=" OR ".join(bounds), args=args))
     if column.values:
-        says = f"is one of {', '.join(column.values)}"
+        text = f"is one of {', '.join(column.values)}"
         bad, args = f"{q} NOT IN ({_sql(column.values)})", {"values": column.values}
-        found.append(Expectation("values", "fail", one, says, violation=bad, args=args))
+        result.append(Expectation("values", "fail", columns, text, violation=bad, args=args))
     if column.country:
-        says = "is an ISO 3166-1 alpha-2 country code"
+        text = "is an ISO 3166-1 alpha-2 country code"
         bad, args = f"{q} NOT IN ({_sql(COUNTRIES)})", {"values": COUNTRIES}
-        found.append(Expectation("country", "fail", one, says, violation=bad, args=args))
+        result.append(Expectation("country", "fail", columns, text, violation=bad, args=args))
     if column.type.startswith("list<"):
         bad = "e IS NULL" + (" OR isnan(e) OR abs(e) = double('inf')" if column.type == "list<float>" else "")
-        says = "holds only finite numbers" if column.type == "list<float>" else "holds no null"
-        found.append(Expectation("elements", "fail", one, says, violation=f"exists({q}, e -> {bad})"))
+        text = "contains only finite numbers" if column.type == "list<float>" else "contains no null"
+        result.append(Expectation("elements", "fail", columns, text, violation=f"exists({q}, e -> {bad})"))
     if column.type == "list<float>":
-        found.append(Expectation("width", "fail", one, "has the same length in every row"))
+        result.append(Expectation("width", "fail", columns, "has the same length in every row"))
     if column.within_partition:
         if "day" not in contract.partition:
             raise ValueError(
                 f"{contract.table}.yaml: column '{column.name}' is within_partition, but no partition is a day"
             )
-        says = "lies inside the day of its partition: nothing early, nothing from the future"
-        found.append(Expectation("within_partition", "fail", one, says, violation=f"CAST({q} AS DATE) <> `day`"))
+        text = "is inside the day of its partition"
+        result.append(Expectation("within_partition", "fail", columns, text, violation=f"CAST({q} AS DATE) <> `day`"))
     if column.references:
         table, _, key = column.references.partition(".")
         args = {"table": table, "key": key, "where": None}
-        found.append(Expectation("references", "fail", one, f"is known to {column.references}", args=args))
-    return found
+        result.append(Expectation("references", "fail", columns, f"exists in {column.references}", args=args))
+    return result
 
 
-def _of_check(contract: Contract, severity: Severity, kind: str, spec: Any) -> Expectation:
+def _check_expectation(contract: Contract, severity: Severity, kind: str, spec: Any) -> Expectation:
     file = f"{contract.table}.yaml"
     try:
-        found = _check(kind, severity, spec)
+        expectation = _check(kind, severity, spec)
     except (KeyError, TypeError, AttributeError, ValueError):
-        raise ValueError(f"{file}: check '{kind}' cannot be understood: {spec!r}") from None
-    if found is None:
+        raise ValueError(f"{file}: check '{kind}': wrong parameters {spec!r}") from None
+    if expectation is None:
         known = "unique, rows, dense, null_share, track_exists, pairs, rows_vs_last_week"
-        raise ValueError(f"{file}: no such check '{kind}'; known checks: {known}")
-    undeclared = [name for name in found.columns if name not in contract.columns]
+        raise ValueError(f"{file}: unknown check '{kind}'; known checks: {known}")
+    undeclared = [name for name in expectation.columns if name not in contract.columns]
     if undeclared:
         raise ValueError(f"{file}: check '{kind}' names columns that are not declared: {undeclared}")
-    return found
+    return expectation
 
 
 def _check(kind: str, severity: Severity, spec: Any) -> Expectation | None:
     if kind == "unique":
-        return Expectation("unique", severity, tuple(spec), "occurs once" if len(spec) == 1 else "together occur once")
+        return Expectation("unique", severity, tuple(spec), "is unique" if len(spec) == 1 else "are unique together")
     if kind == "rows":
         low, high = spec.get("min"), spec.get("max")
         unit = "row" if (high or low) == 1 else "rows"
-        return Expectation(ROWS, severity, (), f"has {interval(low, high)} {unit}", low=low, high=high)
+        return Expectation(ROWS, severity, (), f"has {format_interval(low, high)} {unit}", low=low, high=high)
     if kind == "dense":
-        return Expectation("dense", severity, (spec,), "counts 0, 1, 2, ... without a gap")
+        return Expectation("dense", severity, (spec,), "is 0, 1, 2, ... without a gap")
     if kind == "null_share":
-        says = f"is unknown in at most {spec['max']:.0%} of the rows"
-        return Expectation("null_share", severity, (spec["column"],), says, high=float(spec["max"]))
+        text = f"is unknown in at most {spec['max']:.0%} of the rows"
+        return Expectation("null_share", severity, (spec["column"],), text, high=float(spec["max"]))
     if kind == "track_exists":
         args = {"table": "tracks", "key": "track_id", "where": ("entity", "track")}
-        says = "of a track has its entry in tracks"
-        return Expectation("track_exists", severity, ("entity_id",), says, high=spec["max_missing"], args=args)
+        text = "of a track exists in tracks"
+        return Expectation("track_exists", severity, ("entity_id",), text, high=spec["max_missing"], args=args)
     if kind == "pairs":
-        (given, these), (then, those) = spec.items()
-        says = f"is {' or '.join(those)} where {given} is {' or '.join(these)}"
-        bad = f"`{given}` IN ({_sql(these)}) AND `{then}` NOT IN ({_sql(those)})"
-        args = {"given": given, "these": tuple(these), "then": then, "those": tuple(those)}
-        return Expectation("pairs", severity, (then, given), says, violation=bad, args=args)
+        (given, given_values), (then, then_values) = spec.items()
+        text = f"is {' or '.join(then_values)} where {given} is {' or '.join(given_values)}"
+        bad = f"`{given}` IN ({_sql(given_values)}) AND `{then}` NOT IN ({_sql(then_values)})"
+        args = {"given": given, "given_values": tuple(given_values), "then": then, "then_values": tuple(then_values)}
+        return Expectation("pairs", severity, (then, given), text, violation=bad, args=args)
     if kind == "rows_vs_last_week":
-        most = float(spec["max_change"])
-        says = f"has within {most:.0%} as many rows as the week before"
-        return Expectation("rows_vs_last_week", severity, (), says, low=-most, high=most)
+        max_change = float(spec["max_change"])
+        text = f"has a row count within {max_change:.0%} of the week before"
+        return Expectation("rows_vs_last_week", severity, (), text, low=-max_change, high=max_change)
     return None
 
 
-def interval(low: float | None, high: float | None) -> str:
-    """A range in words: `5 to 120`, `at least 1`, `at most 9`."""
+def format_interval(low: float | None, high: float | None) -> str:
+    """Return a range in words: `5 to 120`, `at least 1`, `at most 9`."""
     if low is not None and high is not None:
-        return f"{number(low)} to {number(high)}"
-    return f"at least {number(low)}" if low is not None else f"at most {number(high)}"
+        return f"{format_number(low)} to {format_number(high)}"
+    return f"at least {format_number(low)}" if low is not None else f"at most {format_number(high)}"
 
 
-def number(value: float | None) -> str:
-    """A bound as a person, and SQL, would write it: whole numbers without a point."""
+def format_number(value: float | None) -> str:
+    """Return a bound as text that SQL understands too; whole numbers have no decimal point."""
     return str(int(value)) if value is not None and float(value).is_integer() else str(value)
 
 
@@ -213,10 +216,10 @@ def _sql(values: tuple[str, ...] | list[str]) -> str:
 
 
 def reference_markdown() -> str:
-    """Every contract as one Markdown page: columns with type, meaning of null, range, unit; then the checks."""
+    """Return the reference page of all tables in Markdown: columns with type, null, range and unit; then the checks."""
     pages = [_markdown(loader.load(table)) for table in loader.names()]
-    listed = "\n".join(f"- [{table}](#{table})" for table in loader.names())
-    return f"# Tables\n\nMade from `contracts/*.yaml`.\n\n{listed}\n\n" + "\n".join(pages)
+    links = "\n".join(f"- [{table}](#{table})" for table in loader.names())
+    return f"# Tables\n\nGenerated from `contracts/*.yaml`.\n\n{links}\n\n" + "\n".join(pages)
 
 
 def _markdown(contract: Contract) -> str:
@@ -230,7 +233,7 @@ def _markdown(contract: Contract) -> str:
         "|---|---|---|---|---|---|---|",
     ]
     for c in contract.columns.values():
-        cells = [f"`{c.name}`", f"`{c.type}`", c.null, allowed(c), c.unit or "", c.pii or "", c.about]
+        cells = [f"`{c.name}`", f"`{c.type}`", c.null, allowed_values(c), c.unit or "", c.pii or "", c.about]
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     lines.append("")
     column_rules = {"type", "never_null", "finite", "range", "values", "country", "elements"}
@@ -238,16 +241,16 @@ def _markdown(contract: Contract) -> str:
         if e.rule not in {*FILE_RULES, *column_rules}:
             subject = ", ".join(f"`{name}`" for name in e.columns[:1] if e.rule != "unique") or "the table"
             subject = ", ".join(f"`{name}`" for name in e.columns) if e.rule == "unique" else subject
-            lines.append(f"- {'must' if e.severity == 'fail' else 'should'}: {subject} {e.says}")
+            lines.append(f"- {'must' if e.severity == 'fail' else 'should'}: {subject} {e.text}")
     return "\n".join(lines) + "\n"
 
 
-def allowed(column: Column) -> str:
-    """What a column may hold, in a few words."""
+def allowed_values(column: Column) -> str:
+    """Return the values that a column may contain, in words; empty if there is no bound."""
     if column.values:
         return ", ".join(column.values)
     if column.country:
         return "ISO 3166-1 alpha-2"
     if column.references:
         return column.references
-    return interval(column.min, column.max) if column.min is not None or column.max is not None else ""
+    return format_interval(column.min, column.max) if column.min is not None or column.max is not None else ""

@@ -1,7 +1,7 @@
-"""Read the contracts of the tables.
+"""Reads the contracts of the tables.
 
-Grammar of a file: table, version, owner, about, grain, partition, columns, checks {fail, warn}.
-A column has `type` and `null` (`never`, or the word for what a null means) and may bound its values.
+Fields of a file: table, version, owner, about, grain, partition, columns, checks {fail, warn}. Each column has `type`,
+`null` (`never`, or what a null means) and `about`, and may bound its values.
 """
 
 from __future__ import annotations
@@ -32,7 +32,22 @@ TYPES = (
 
 @dataclass(frozen=True)
 class Column:
-    """One column: its type, what a null means, and which values are allowed."""
+    """One column of a table.
+
+    Attributes:
+        name: Name of the column.
+        type: One of TYPES.
+        null: `never`, or what a null means.
+        min: Smallest allowed value.
+        max: Largest allowed value.
+        values: The allowed values.
+        unit: Unit of the values.
+        pii: `personal` or `pseudonym` for personal data.
+        about: Description of the column.
+        references: The column of another table, as `table.column`, that must contain each value.
+        country: Values are ISO 3166-1 alpha-2 codes.
+        within_partition: Values are times inside the day of the partition.
+    """
 
     name: str
     type: str
@@ -49,13 +64,25 @@ class Column:
 
     @property
     def nullable(self) -> bool:
-        """Whether a null is allowed."""
+        """Whether nulls are allowed."""
         return self.null != "never"
 
 
 @dataclass(frozen=True)
 class Contract:
-    """What a table promises."""
+    """The contract of one table.
+
+    Attributes:
+        table: Name of the table.
+        version: Version of the contract; it grows with every change of the columns.
+        owner: The team that owns the table.
+        about: Description of a row.
+        grain: Columns that identify a row.
+        partition: Keys of the partitions, outer first.
+        columns: The columns by name, in order.
+        fail: Checks whose failure stops the pipeline.
+        warn: Checks whose failure is only reported.
+    """
 
     table: str
     version: int
@@ -69,13 +96,17 @@ class Contract:
 
 
 def names() -> list[str]:
-    """All tables that have a contract."""
+    """Return the names of all tables that have a contract."""
     return sorted(file.stem for file in FOLDER.glob("*.yaml"))
 
 
 @cache
 def load(table: str) -> Contract:
-    """Read `contracts/<table>.yaml`; a wrong file is refused with the file and the field named."""
+    """Read `contracts/<table>.yaml`.
+
+    Raises:
+        ValueError: There is no such contract, or the file is wrong. The message names the file and the field.
+    """
     file = FOLDER / f"{table}.yaml"
     if not file.is_file():
         raise ValueError(f"table '{table}' has no contract; known tables: {', '.join(names())}")
@@ -84,7 +115,7 @@ def load(table: str) -> Contract:
     if set(raw) != known:
         raise ValueError(f"{file.name}: missing or unknown fields {sorted(set(raw) ^ known)}")
     if raw["table"] != table:
-        raise ValueError(f"{file.name}: field 'table' says '{raw['table']}'")
+        raise ValueError(f"{file.name}: field 'table' is '{raw['table']}'")
     columns = {name: _column(file, name, spec) for name, spec in raw["columns"].items()}
     missing = [name for name in raw["grain"] if name not in columns]
     if missing:
@@ -107,7 +138,7 @@ def _column(file: Path, name: str, raw: dict[str | None, Any]) -> Column:
     unknown = set(spec) - {f.name for f in fields(Column)}
     if unknown or spec.get("type") not in TYPES or "null" not in spec:
         raise ValueError(
-            f"{file.name}: column '{name}': unknown fields {sorted(unknown)}, or no known type, or no word on nulls; "
+            f"{file.name}: column '{name}': unknown fields {sorted(unknown)}, an unknown type, or no field `null`; "
             f"types are {', '.join(TYPES)}"
         )
     values = tuple(spec["values"]) if "values" in spec else None

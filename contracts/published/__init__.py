@@ -1,7 +1,7 @@
-"""What a dataset promises that others have published: its files are read as they are and never become tables as such.
+"""Contracts of datasets that others published. Their files are read as they are and do not become tables.
 
-`published/<dataset>.yaml` says which columns and widths to expect and in which bounds; a bound named `usual_*` warns,
-the others stop whoever reads the files.
+`published/<dataset>.yaml` declares the expected columns, widths and bounds. A bound named `usual_*` causes a warning;
+every other bound stops the job that reads the files.
 """
 
 from __future__ import annotations
@@ -18,7 +18,14 @@ FOLDER = Path(__file__).parent
 
 @dataclass(frozen=True)
 class Vectors:
-    """A column of vectors: how many values each has, and how long it must (and usually will) be."""
+    """A column of vectors.
+
+    Attributes:
+        column: Name of the column.
+        width: Number of values of a vector.
+        norm: Smallest and largest allowed length of a vector.
+        usual_norm: Smallest and largest usual length of a vector.
+    """
 
     column: str
     width: int
@@ -53,7 +60,11 @@ class Dataset:
 
 @cache
 def load(dataset: str) -> Dataset:
-    """Read `contracts/published/<dataset>.yaml`; ValueError when there is none or a field is missing."""
+    """Read `contracts/published/<dataset>.yaml`.
+
+    Raises:
+        ValueError: There is no such file, or a field is missing.
+    """
     file = FOLDER / f"{dataset}.yaml"
     if not file.is_file():
         known = ", ".join(sorted(path.stem for path in FOLDER.glob("*.yaml")))

@@ -134,8 +134,8 @@ def bad_rows(batch: pa.RecordBatch, e: Expectation, partition: dict[str, str], k
         "elements": lambda: _bad_elements(column),
         "within_partition": lambda: _outside_day(column, partition["day"]),
         "pairs": lambda: pc.and_(
-            pc.is_in(batch.column(e.args["given"]), pa.array(e.args["these"])),
-            _not_in(column, pa.array(e.args["those"])),
+            pc.is_in(batch.column(e.args["given"]), pa.array(e.args["given_values"])),
+            _not_in(column, pa.array(e.args["then_values"])),
         ),
     }
     if known is None:

@@ -129,7 +129,7 @@ def suite(promises: list[Expectation]) -> ExpectationSuite:
         severity = {"fail": "critical", "warn": "warning"}[e.severity]
         meta = {"rule": e.rule, "columns": list(e.columns)}
         config = ExpectationConfiguration(
-            type=e.type, kwargs=e.kwargs, meta=meta, description=e.says, severity=severity
+            type=e.type, kwargs=e.kwargs, meta=meta, description=e.text, severity=severity
         )
         found.add_expectation_configuration(config)
     return found
@@ -175,7 +175,7 @@ def judge(context: Context, found: Measured) -> dict[str, Any]:
 def _check(found: Measured, e: Expectation, kept: bool | None) -> dict[str, Any]:
     """One expectation's verdict, for people and for the gate."""
     units = {unit: values[e.measure] for unit, values in found.measures.items() if e.measure in values}
-    bad = {unit: value for unit, value in units.items() if not e.keeps(value)}
+    bad = {unit: value for unit, value in units.items() if not e.is_met(value)}
     blocked = found.blocked.get(e.measure)
     verdict = "not run" if kept is None else "passed" if kept else "failed" if e.severity == "fail" else "warned"
     if kept is None and "table" in e.args and blocked:
@@ -187,7 +187,7 @@ def _check(found: Measured, e: Expectation, kept: bool | None) -> dict[str, Any]
         "rule": e.rule,
         "columns": list(e.columns),
         "severity": e.severity,
-        "says": e.says,
+        "says": e.text,
         "type": e.type,
         "low": e.low,
         "high": e.high,

@@ -10,7 +10,7 @@ from html import escape
 from typing import Any
 
 import contracts
-from contracts.expectations import allowed
+from contracts.expectations import allowed_values
 
 Result = dict[str, Any]
 MARK = {"passed": "✓", "failed": "✕", "warned": "!", "not run": "–"}
@@ -195,7 +195,7 @@ def _column(result: Result, name: str) -> str:
     about = escape(column.about) + (f" · {escape(column.pii)} data" if column.pii else "")
     return (
         f'<tr><th scope="row"><code>{escape(name)}</code></th><td>{kind}</td><td>{escape(column.null)}</td>'
-        f"<td>{escape(allowed(column))}</td>"
+        f"<td>{escape(allowed_values(column))}</td>"
         f'<td class="num">{_seen(column.type, seen, result["statistics"]["rows"])}</td>'
         f'<td class="about">{about}</td><td>{_pill(verdict)}</td></tr>'
     )

@@ -71,7 +71,7 @@ class Measured:
     def broken(self) -> list[Expectation]:
         """The expectations about rows whose measure is out of bounds in some unit."""
         seen = {e.measure: [unit.get(e.measure, 0.0) for unit in self.measures.values()] for e in self.rows_rules()}
-        return [e for e in self.rows_rules() if not all(e.keeps(value) for value in seen[e.measure])]
+        return [e for e in self.rows_rules() if not all(e.is_met(value) for value in seen[e.measure])]
 
     def add_columns(self, spans: dict[str, tuple[int, Any, Any]]) -> None:
         """Merge nulls, smallest and largest value of each column into what people are shown."""

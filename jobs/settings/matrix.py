@@ -24,7 +24,7 @@ class MatrixSettings(Section):
     """Warm users, the catalogue, affinities and track co-occurrences."""
 
     window_days: Positive = Field(90, description="days before the as-of time whose events are used")
-    n_catalog: Positive = Field(50_000, description="number of tracks in the catalogue, the most streamed ones")
+    n_catalog: Positive = Field(50_000, description="number of tracks in the catalogue, those with the most listeners")
     min_tracks: Positive = Field(20, description="distinct catalogue tracks that a warm user streamed in the window")
     min_truth_tracks: Positive = Field(
         50, description="distinct catalogue tracks that a cohort user streamed on days 1 to 30 after registration"

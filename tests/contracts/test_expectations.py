@@ -1,4 +1,4 @@
-"""Contracts become expectations: every promise of the YAML is there once, and nonsense is refused by name."""
+"""Expectations: each check of a contract becomes one, and wrong checks are refused."""
 
 import pytest
 
@@ -13,16 +13,16 @@ def contract(columns=(A,), partition=(), fail=(), warn=()):
     return Contract("t", 1, "o", "about", ("a",), partition, {c.name: c for c in columns}, list(fail), list(warn))
 
 
-def of(found, measure):
-    return next(e for e in found if e.measure == measure)
+def of(items, measure):
+    return next(e for e in items if e.measure == measure)
 
 
 @pytest.mark.parametrize("table", contracts.names())
 def test_every_contract_becomes_a_suite(table):
-    found = expectations(contracts.load(table))
-    assert len({e.measure for e in found}) == len(found)
+    items = expectations(contracts.load(table))
+    assert len({e.measure for e in items}) == len(items)
     for name, column in contracts.load(table).columns.items():
-        rules = {e.rule for e in found if e.columns == (name,)}
+        rules = {e.rule for e in items if e.columns == (name,)}
         assert "type" in rules
         assert ("never_null" in rules) == (column.null == "never")
         assert ("range" in rules) == (column.min is not None or column.max is not None)
@@ -31,7 +31,7 @@ def test_every_contract_becomes_a_suite(table):
     declared = contracts.load(table)
     checks = [("fail", c) for c in declared.fail] + [("warn", c) for c in declared.warn]
     for severity, check in checks:
-        assert any(e.rule == next(iter(check)) and e.severity == severity for e in found)
+        assert any(e.rule == next(iter(check)) and e.severity == severity for e in items)
 
 
 def test_countries_are_the_assigned_ones():
@@ -39,41 +39,41 @@ def test_countries_are_the_assigned_ones():
     assert {"FR", "GB", "XK"} & set(COUNTRIES) == {"FR", "GB"}
 
 
-def test_users_of_age_400_meet_the_violation_in_words_and_in_sql():
+def test_the_range_of_a_column_in_words_and_in_sql():
     age = of(expectations(contracts.load("users")), "age range")
     assert age.violation == "`age` < 5 OR `age` > 120"
-    assert (age.says, age.severity, age.column) == ("is 5 to 120 years", "fail", "age")
+    assert (age.text, age.severity, age.column) == ("is 5 to 120 years", "fail", "age")
     assert age.kwargs == {"column": "age range", "min_value": 0, "max_value": 0}
 
 
 def test_values_are_quoted():
-    found = expectations(contract([Column("a", "string", "never", values=("it's", "b"))]))
-    assert of(found, "a values").violation == "`a` NOT IN ('it''s', 'b')"
+    items = expectations(contract([Column("a", "string", "never", values=("it's", "b"))]))
+    assert of(items, "a values").violation == "`a` NOT IN ('it''s', 'b')"
 
 
 def test_numbers_and_lists_of_numbers_must_be_finite():
-    found = expectations(contract([Column("a", "double", "never"), Column("v", "list<float>", "never")]))
-    assert "isnan" in of(found, "a finite").violation
-    assert "isnan" in of(found, "v elements").violation
-    assert of(found, "v width").violation is None
+    items = expectations(contract([Column("a", "double", "never"), Column("v", "list<float>", "never")]))
+    assert "isnan" in of(items, "a finite").violation
+    assert "isnan" in of(items, "v elements").violation
+    assert of(items, "v width").violation is None
 
 
 @pytest.mark.parametrize(
-    ("check", "says"),
+    ("check", "message"),
     [
-        ({"uniqe": ["a"]}, "no such check 'uniqe'"),
+        ({"uniqe": ["a"]}, "unknown check 'uniqe'"),
         ({"unique": ["b"]}, r"not declared: \['b'\]"),
-        ({"null_share": {"column": "a"}}, "check 'null_share' cannot be understood"),
-        ({"pairs": {"a": ["x"]}}, "check 'pairs' cannot be understood"),
+        ({"null_share": {"column": "a"}}, "check 'null_share': wrong parameters"),
+        ({"pairs": {"a": ["x"]}}, "check 'pairs': wrong parameters"),
     ],
 )
-def test_a_check_that_means_nothing_is_refused(check, says):
-    with pytest.raises(ValueError, match=f"t.yaml: .*{says}"):
+def test_a_wrong_check_is_refused(check, message):
+    with pytest.raises(ValueError, match=f"t.yaml: .*{message}"):
         expectations(contract(fail=[check]))
 
 
-def test_the_same_promise_twice_is_refused():
-    with pytest.raises(ValueError, match=r"same thing twice: \['rows'\]"):
+def test_a_check_that_is_declared_twice_is_refused():
+    with pytest.raises(ValueError, match=r"checks are declared twice: \['rows'\]"):
         expectations(contract(fail=[{"rows": {"min": 1}}, {"rows": {"min": 2}}]))
 
 
@@ -88,4 +88,4 @@ def test_reference_page_has_every_table_column_and_check():
         assert f"\n## {table}\n" in text
         for name in contracts.load(table).columns:
             assert f"| `{name}` |" in text
-    assert "- must: `user_id`, `ts`, `kind`, `entity`, `entity_id` together occur once" in text
+    assert "- must: `user_id`, `ts`, `kind`, `entity`, `entity_id` are unique together" in text

@@ -1,4 +1,4 @@
-"""Contracts load, their grammar is enforced, and every file keeps it."""
+"""The loader of contracts: all files load, and a wrong file is refused."""
 
 import pyarrow as pa
 import pytest
@@ -56,7 +56,7 @@ checks: {fail: [], warn: []}
         ("about: id}", "about: id, maximum: 3}", "maximum"),
         ("grain: [thing_id]", "grain: [other_id]", r"\['other_id'\]"),
         ("owner: me\n", "", "owner"),
-        ("table: thing", "table: other", "field 'table' says 'other'"),
+        ("table: thing", "table: other", "field 'table' is 'other'"),
     ],
 )
 def test_a_wrong_file_is_refused_by_field(tmp_path, monkeypatch, old, new, message):

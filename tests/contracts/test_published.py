@@ -1,4 +1,4 @@
-"""Contracts of datasets that others published."""
+"""Contracts of published datasets."""
 
 import pytest
 
@@ -7,14 +7,14 @@ from models.cold_start.input_vector import Layout
 
 
 def test_the_papers_dataset():
-    found = published.load("deezer")
-    assert found.sizes == {"songs": 50_000, "train": 70_000, "validation": 20_000, "test": 10_000}
-    assert {name: Layout(spec.width).size for name, spec in found.spaces.items()} == {"tt_svd": 2579, "ut_als": 5139}
-    assert found.spaces["ut_als"].users.norm == (0.99, 1.01)
-    assert found.spaces["ut_als"].songs.norm is None
+    dataset = published.load("deezer")
+    assert dataset.sizes == {"songs": 50_000, "train": 70_000, "validation": 20_000, "test": 10_000}
+    assert {name: Layout(spec.width).size for name, spec in dataset.spaces.items()} == {"tt_svd": 2579, "ut_als": 5139}
+    assert dataset.spaces["ut_als"].users.norm == (0.99, 1.01)
+    assert dataset.spaces["ut_als"].songs.norm is None
 
 
-def test_an_unknown_dataset_is_told_with_the_known_ones():
+def test_an_unknown_dataset_is_refused_with_the_known_ones():
     with pytest.raises(ValueError, match="'nothing' has no contract; known datasets: deezer"):
         published.load("nothing")
 

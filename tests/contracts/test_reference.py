@@ -1,4 +1,4 @@
-"""The reference page of the tables is made from the contracts; this notices when it was not made again."""
+"""The reference page of the tables: it is generated from the contracts and must be up to date."""
 
 import os
 from pathlib import Path
@@ -8,7 +8,7 @@ from contracts.expectations import reference_markdown
 PAGE = Path(__file__).parents[2] / "contracts" / "README.md"
 
 
-def test_the_page_is_what_the_contracts_say():
+def test_the_page_is_up_to_date():
     if os.environ.get("UPDATE_GOLDEN"):
         PAGE.write_text(reference_markdown())
     assert PAGE.read_text() == reference_markdown(), "run UPDATE_GOLDEN=1 pytest tests/contracts/test_reference.py"
