@@ -1,7 +1,7 @@
 """Expectations: the checks that a contract declares, in a form that one pass over a table can evaluate.
 
-An expectation bounds one *measure*: a number such as "rows whose age is outside 5 to 120". For an expectation about
-single rows, `violation` is the SQL condition of a bad row: the bad rows of all expectations are counted in one pass, and
+An expectation bounds one *measure*: a number such as "rows whose age is outside 5 to 120". For a check of single
+rows, `violation` is the SQL condition of a bad row: the bad rows of all expectations are counted in one pass, and
 examples are read afterwards. `type` and `kwargs` are those of Great Expectations, which runs on the frame of measures.
 This module reads no data and imports no engine.
 

@@ -1,4 +1,4 @@
-"""Pictures of a week for people: each function takes arrays and gives a matplotlib figure; nothing is saved."""
+"""Figures of a week's results. Each function returns a matplotlib figure and saves nothing."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
+from models.arrays import AnyVector, FloatMatrix, IntMatrix
+
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
@@ -16,11 +18,13 @@ if TYPE_CHECKING:
 matplotlib.use("Agg")
 
 METRICS = ("precision", "recall", "ndcg")
-MAP_NAMES = 9
+OURS, THEIRS, SOFT = "#2a6f97", "#e09f3e", "#8d99ae"
+INK = "#1b1d22"
+MAX_MAP_NAMES = 9  # segment names in the legend of a map
 
 
 def _canvas(title: str, width: float = 7.0, height: float = 4.2) -> tuple[Figure, Axes]:
-    """An empty figure that no global state holds."""
+    """Return a new figure with one plot, outside pyplot's global state. Sizes are in inches."""
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.subplots()
     axes.set_title(title)
@@ -30,7 +34,11 @@ def _canvas(title: str, width: float = 7.0, height: float = 4.2) -> tuple[Figure
 
 
 def loss_curve(curves: Sequence[Mapping[str, float]]) -> Figure:
-    """Losses by epoch: one mapping an epoch, name -> value; a name may be absent in some epochs."""
+    """Return a line chart of losses by epoch.
+
+    Args:
+        curves: One mapping per epoch, name of the loss -> value. A name may be missing in some epochs.
+    """
     figure, axes = _canvas("Loss by epoch")
     for name in sorted({name for row in curves for name in row}):
         points = [(epoch, row[name]) for epoch, row in enumerate(curves) if name in row]
@@ -45,18 +53,23 @@ def loss_curve(curves: Sequence[Mapping[str, float]]) -> Figure:
 
 
 def metric_bars(rows: pd.DataFrame, space: str) -> Figure:
-    """Bars with 95 % intervals: rows with columns method, metric, k, value, low, high; the longest list is shown."""
+    """Return a bar chart of the methods' metrics with 95 % intervals, for the longest evaluated list.
+
+    Args:
+        rows: Columns method, metric, k, value, low and high.
+        space: Name of the space, for the title.
+    """
     k = int(rows["k"].max()) if len(rows) else 0
     figure, axes = _canvas(f"{space}: test cohort, @{k}", width=8.0)
     records: list[dict[Any, Any]] = rows.to_dict("records")
     shown = {(row["method"], row["metric"]): row for row in records if row["k"] == k}
     methods = list(dict.fromkeys(method for method, _ in shown))
     for place, method in enumerate(methods):
-        found = [(at, shown[method, metric]) for at, metric in enumerate(METRICS) if (method, metric) in shown]
-        value = np.array([row["value"] for _, row in found])
-        low, high = (np.array([row[end] for _, row in found]) for end in ("low", "high"))
+        bars = [(at, shown[method, metric]) for at, metric in enumerate(METRICS) if (method, metric) in shown]
+        value = np.array([row["value"] for _, row in bars])
+        low, high = (np.array([row[end] for _, row in bars]) for end in ("low", "high"))
         width = 0.8 / len(methods)
-        x = np.array([at for at, _ in found]) + (place - (len(methods) - 1) / 2) * width
+        x = np.array([at for at, _ in bars]) + (place - (len(methods) - 1) / 2) * width
         error = np.maximum(np.stack([value - low, high - value]), 0)
         axes.bar(x, 100 * value, width, yerr=100 * error, capsize=2, label=method.replace("_", " "))
     axes.set_xticks(range(len(METRICS)), METRICS)
@@ -66,8 +79,12 @@ def metric_bars(rows: pd.DataFrame, space: str) -> Figure:
     return figure
 
 
-def segment_sizes(sizes: np.ndarray) -> Figure:
-    """Members of each segment (K,), largest first."""
+def segment_sizes(sizes: AnyVector) -> Figure:
+    """Return a bar chart of the segments' sizes, largest first.
+
+    Args:
+        sizes: Number of members of each segment, (K,).
+    """
     ordered = np.sort(np.asarray(sizes))[::-1]
     figure, axes = _canvas(f"{len(ordered)} segments")
     axes.bar(np.arange(len(ordered)), ordered, width=1.0)
@@ -80,10 +97,16 @@ def segment_sizes(sizes: np.ndarray) -> Figure:
     return figure
 
 
-def segment_map(centroids_KD: np.ndarray, sizes: np.ndarray, names: Sequence[str]) -> Figure:
-    """All segments in two dimensions, the first principal components of their centroids; area = members.
+def segment_map(centroids_KD: FloatMatrix, sizes: AnyVector, names: Sequence[str]) -> Figure:
+    """Return a map of the segments: their centroids on the first two principal components.
 
-    Segments of the same name share a colour; the names of most members are in the legend, the others are grey.
+    The area of a point is proportional to the segment's size. Segments of the same name have the same colour. The names
+    with the most members are in the legend; segments of other names are grey.
+
+    Args:
+        centroids_KD: Centroid of each segment.
+        sizes: Number of members of each segment, (K,).
+        names: Name of each segment; empty: unnamed.
     """
     centred = np.asarray(centroids_KD, np.float64) - np.average(centroids_KD, axis=0, weights=sizes)
     _, spread, axes_2D = np.linalg.svd(centred * np.sqrt(sizes)[:, None], full_matrices=False)
@@ -93,14 +116,14 @@ def segment_map(centroids_KD: np.ndarray, sizes: np.ndarray, names: Sequence[str
     members: dict[str, int] = {}
     for name, size in zip(names, sizes, strict=True):
         members[name] = members.get(name, 0) + int(size)
-    largest = [name for name in sorted(members, key=lambda name: (-members[name], name)) if name][:MAP_NAMES]
+    largest = [name for name in sorted(members, key=lambda name: (-members[name], name)) if name][:MAX_MAP_NAMES]
     area = 600 * np.asarray(sizes) / max(int(np.max(sizes)), 1) * min(1.0, 60 / len(sizes)) + 6
     for place, shown in enumerate([*largest, ""]):
-        mine = np.array([name == shown if shown else name not in largest for name in names])
-        if mine.any():
-            x, y = x_K2[mine].T
+        is_shown = np.array([name == shown if shown else name not in largest for name in names])
+        if is_shown.any():
+            x, y = x_K2[is_shown].T
             colour = f"C{place}" if shown else "0.75"
-            axes.scatter(x, y, s=area[mine], c=colour, alpha=0.65, lw=0.3, ec="white", label=shown or "other")
+            axes.scatter(x, y, s=area[is_shown], c=colour, alpha=0.65, lw=0.3, ec="white", label=shown or "other")
     axes.set_xlabel(f"first component, {100 * explained[0]:.0f} % of the spread between segments")
     axes.set_ylabel(f"second, {100 * explained[1]:.0f} %" if len(explained) > 1 else "")
     legend = figure.legend(loc="outside right upper", frameon=False, title="most typical")
@@ -109,12 +132,14 @@ def segment_map(centroids_KD: np.ndarray, sizes: np.ndarray, names: Sequence[str
     return figure
 
 
-def popularity_ranks(recommended: Mapping[str, np.ndarray], n_tracks: int) -> Figure:
-    """How far down the popularity ranking a method reaches: method -> track_idx (B, k), of n_tracks in the catalogue.
+def popularity_ranks(recommended: Mapping[str, IntMatrix], n_tracks: int) -> Figure:
+    """Return one curve per method: the share of recommended places that the x most popular tracks take.
 
-    A curve gives the share of recommended places that go to the x most popular tracks.
+    Args:
+        recommended: Method -> recommended track_idx, (B, k). track_idx is the popularity rank.
+        n_tracks: Number of tracks in the catalogue.
     """
-    figure, axes = _canvas("Popularity rank of what is recommended")
+    figure, axes = _canvas("Popularity rank of recommended tracks")
     for method, tracks_BK in recommended.items():
         counts = np.bincount(np.asarray(tracks_BK).ravel(), minlength=n_tracks)
         share = np.cumsum(counts) / max(int(counts.sum()), 1)
@@ -128,19 +153,22 @@ def popularity_ranks(recommended: Mapping[str, np.ndarray], n_tracks: int) -> Fi
     return figure
 
 
-OURS, THEIRS, SOFT = "#2a6f97", "#e09f3e", "#8d99ae"
-
-
 def published_comparison(
     ours: Mapping[str, Mapping[str, Any]], theirs: Mapping[str, Mapping[str, Any]], titles: Mapping[str, str]
 ) -> Figure:
-    """Table 1 as a picture: method -> metric -> {mean, spread} in %, ours as bars and the published ones as marks."""
+    """Return Table 1 of the paper as a chart: this run's metrics as bars, the published ones as marks.
+
+    Args:
+        ours: Method -> metric -> {mean, spread}, in %.
+        theirs: The published metrics, in the same form.
+        titles: Method -> title.
+    """
     figure = Figure(figsize=(10.0, 0.55 * max(len(ours), 2) + 1.2), layout="constrained")
     panels = figure.subplots(1, len(METRICS), sharey=True)
     names = list(ours)[::-1]
     for axes, metric in zip(panels, METRICS, strict=True):
         means, spreads = ([ours[name][metric][part] for name in names] for part in ("mean", "spread"))
-        axes.barh(range(len(names)), means, xerr=spreads, color=OURS, height=0.6, ecolor="#1b1d22", label="this run")
+        axes.barh(range(len(names)), means, xerr=spreads, color=OURS, height=0.6, ecolor=INK, label="this run")
         marks = [(theirs[name][metric]["mean"], at) for at, name in enumerate(names) if name in theirs]
         if marks:
             x, y = zip(*marks, strict=True)
@@ -156,7 +184,12 @@ def published_comparison(
 
 
 def precision_by_count(views: Mapping[str, Sequence[Mapping[str, Any]]], mean: float) -> Figure:
-    """Figure 4: one panel a kind of signal, rows {class, users, value, low, high}; `mean` of everybody in %."""
+    """Return Figure 4 of the paper: precision by the number of first-day signals, one panel per kind of signal.
+
+    Args:
+        views: Kind of signal -> rows {class, users, value, low, high}, with values as shares.
+        mean: Mean precision of all listeners, in %.
+    """
     figure = Figure(figsize=(10.0, 3.6), layout="constrained")
     for axes, (name, rows) in zip(
         np.atleast_1d(figure.subplots(1, len(views), sharey=True)), views.items(), strict=True
@@ -173,12 +206,16 @@ def precision_by_count(views: Mapping[str, Sequence[Mapping[str, Any]]], mean: f
         axes.grid(axis="y", alpha=0.25)
     figure.axes[0].set_ylabel("Precision@50, %")
     figure.axes[0].legend(frameon=False, fontsize=8)
-    figure.supxlabel("how many, and below it how many listeners", fontsize=9)
+    figure.supxlabel("number of signals, and below it the number of listeners", fontsize=9)
     return figure
 
 
 def rank_shares(views: Mapping[str, Mapping[str, Any]]) -> Figure:
-    """Figure 5: popularity rank of what is recommended, title -> {bin, share, median}; a step line a method."""
+    """Return Figure 5 of the paper: distribution of the popularity ranks of recommended tracks, one line per method.
+
+    Args:
+        views: Title of the method -> {bin: width of a bin in ranks, share: share of each bin, median: median rank}.
+    """
     figure, axes = _canvas("Popularity rank of recommended tracks", width=10.0, height=3.8)
     for colour, (title, view) in zip((SOFT, THEIRS, OURS, "#6a4c93", "#1b6e43"), views.items(), strict=False):
         share, width = 100 * np.array(view["share"]), view["bin"]
@@ -195,38 +232,43 @@ def rank_shares(views: Mapping[str, Mapping[str, Any]]) -> Figure:
 
 
 def to_svg(figure: Figure) -> str:
-    """The figure as text for a page: without date and with ids that do not change from run to run."""
+    """Return the figure as an SVG element for an HTML page. The same figure gives the same text in every run."""
     from io import StringIO
 
     with matplotlib.rc_context({"svg.hashsalt": "overture"}):
-        text = StringIO()
-        figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
-    found = text.getvalue()
-    return found[found.index("<svg") :]
+        buffer = StringIO()
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    text = buffer.getvalue()
+    return text[text.index("<svg") :]
 
 
 def relative_rates(arms: Mapping[str, Mapping[str, Any]], control: str, alpha: float) -> Figure:
-    """Figure 7: display-to-stream and display-to-favourite rates of each arm, the control's being 1.
+    """Return Figure 7 of the paper: display-to-stream and display-to-favourite rates of each arm over the control's.
 
-    arms: name -> {users, stream | favorite: {rate, ratio, low, high, p_value}}; bars with 1 - alpha intervals.
+    Args:
+        arms: Name -> {users, stream and favorite: {rate, ratio, low, high, p_value}}.
+        control: Name of the control, whose rate is 1.
+        alpha: Significance level; the bars have 1 - alpha intervals.
     """
     titles = {"stream": "Relative display-to-stream", "favorite": "Relative display-to-favourite"}
     names = [control, *(name for name in arms if name != control)]
     figure = Figure(figsize=(10.0, 4.2), layout="constrained")
     for axes, (kind, title) in zip(figure.subplots(1, 2), titles.items(), strict=True):
         for at, name in enumerate(names):
-            said = arms[name][kind]
-            if said["ratio"] is None:
+            lift = arms[name][kind]
+            if lift["ratio"] is None:
                 axes.text(at, 0.04, "no ratio", ha="center", color=SOFT, rotation=90)
                 continue
-            sure = name != control and said["p_value"] <= alpha
-            axes.bar(at, said["ratio"], 0.62, color=SOFT if not sure else OURS if said["ratio"] > 1 else THEIRS)
-            top = said.get("high") or said["ratio"]
+            is_significant = name != control and lift["p_value"] <= alpha
+            axes.bar(
+                at, lift["ratio"], 0.62, color=SOFT if not is_significant else OURS if lift["ratio"] > 1 else THEIRS
+            )
+            top = lift.get("high") or lift["ratio"]
             if name != control:
-                reach = [[said["ratio"] - said["low"]], [said["high"] - said["ratio"]]]
-                axes.errorbar(at, said["ratio"], reach, color="#1b1d22", capsize=4, lw=1.2)
+                reach = [[lift["ratio"] - lift["low"]], [lift["high"] - lift["ratio"]]]
+                axes.errorbar(at, lift["ratio"], reach, color=INK, capsize=4, lw=1.2)
             axes.annotate(
-                f"{said['ratio']:.2f}",
+                f"{lift['ratio']:.2f}",
                 (at, top),
                 (0, 5),
                 textcoords="offset points",
@@ -234,7 +276,7 @@ def relative_rates(arms: Mapping[str, Mapping[str, Any]], control: str, alpha: f
                 fontsize=10,
                 bbox={"boxstyle": "square,pad=0.15", "color": "white"},
             )
-        axes.axhline(1, color="#1b1d22", lw=0.8, ls="--")
+        axes.axhline(1, color=INK, lw=0.8, ls="--")
         axes.set_title(title, loc="left", fontsize=11)
         axes.set_xticks(
             range(len(names)),
@@ -248,7 +290,7 @@ def relative_rates(arms: Mapping[str, Mapping[str, Any]], control: str, alpha: f
     users = sum(arms[name]["users"] for name in names)
     figure.supxlabel(
         f"{users:,} listeners; {control.replace('_', ' ')} = 1; whiskers: {100 * (1 - alpha):g} % intervals over "
-        f"listeners; blue: better, orange: worse at the {100 * alpha:g} % level (Holm), grey: neither is shown",
+        f"listeners; blue: better, orange: worse at the {100 * alpha:g} % level (Holm), grey: not significant",
         fontsize=9,
     )
     return figure

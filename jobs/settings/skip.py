@@ -186,7 +186,10 @@ class UpdateSettings(Section):
     window_days: Positive = Field(7, description="days before the day whose plays may be used for training")
     min_plays: Positive = Field(2_000, description="plays since the last training below which no model is trained")
     holdout_share: float = Field(
-        0.3, gt=0, lt=1, description="share of these plays, the newest, that decides which trained parts are used"
+        0.3,
+        gt=0,
+        lt=1,
+        description="share of the plays since the last training, the newest, that decides which trained parts are used",
     )
 
 
