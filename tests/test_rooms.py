@@ -1,4 +1,4 @@
-"""The import rules: directions between rooms, order inside jobs/ and serving/, no cycles, few rooms of heavy libraries."""
+"""The import rules: directions between rooms, order inside jobs and serving, no cycles, rooms of heavy libraries."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The lake: held to the contract, atomic, safe to re-run, whole after a crash."""
+"""The lake: data conforms to the contract, writes are atomic and repeatable, also after a crash."""
 
 import subprocess
 import sys
@@ -13,6 +13,7 @@ from pyspark.sql import functions as F
 from contracts.errors import BadArgument, CheckFailed, OvertureError
 from jobs.platform.lake import Lake
 from jobs.platform.list_columns import to_list_column, to_matrix
+from jobs.platform.table_schema import spark_schema
 
 ROOT = Path(__file__).parents[3]
 
@@ -30,7 +31,7 @@ def frame(values):
 AT = {"week": "2026-11-16", "space": "tt_svd"}
 
 
-def test_what_is_written_is_read(lake):
+def test_a_written_partition_is_read_back(lake):
     written = lake.write("track_vectors", frame([[1, 2], [3, 4]]), report={"why": "test"}, **AT)
     assert written.rows == lake.rows("track_vectors", **AT) == 2
     assert lake.report("track_vectors", **AT) == {"why": "test"}
@@ -38,7 +39,7 @@ def test_what_is_written_is_read(lake):
     assert lake.partitions("track_vectors") == [AT]
 
 
-def test_a_second_write_replaces_and_the_third_forgets_the_first(lake):
+def test_a_write_replaces_the_partition_and_one_older_version_stays(lake):
     for n in (1, 2, 3, 4):
         lake.write("track_vectors", frame(np.full((n, 2), n)), **AT)
     assert to_matrix(lake.read("track_vectors", **AT)).tolist() == [[4, 4]] * 4
@@ -46,7 +47,7 @@ def test_a_second_write_replaces_and_the_third_forgets_the_first(lake):
     assert len(versions) == 2
 
 
-def test_an_empty_re_run_leaves_no_stale_rows(lake, spark):
+def test_an_empty_second_write_leaves_no_old_rows(lake, spark):
     lake.write("track_vectors", frame([[1, 2]]), **AT)
     empty = lake.spark(spark, "track_vectors", **AT).where("track_idx > 5")
     lake.write("track_vectors", empty, **AT)
@@ -61,7 +62,7 @@ def test_spark_and_arrow_write_the_same_table(lake, spark):
     assert lake.read("track_vectors", **other).equals(lake.read("track_vectors", **AT))
 
 
-def test_columns_are_selected_in_the_contracts_order(lake):
+def test_columns_are_written_in_the_contracts_order(lake):
     table = frame([[1, 2]]).append_column("noise", pa.array([1])).select(["noise", "vector", "track_idx"])
     lake.write("track_vectors", table, **AT)
     assert lake.read("track_vectors", **AT).schema.names == ["track_idx", "vector"]
@@ -75,7 +76,7 @@ def test_columns_are_selected_in_the_contracts_order(lake):
         (lambda t: t.set_column(0, "track_idx", pa.array([None], pa.int32())), "column 'track_idx' has 1 nulls"),
     ],
 )
-def test_a_frame_that_breaks_the_contract_is_refused_and_the_old_one_stays(lake, spark, spoil, message):
+def test_data_that_breaks_the_contract_is_refused_and_the_old_data_stays(lake, spark, spoil, message):
     lake.write("track_vectors", frame([[7, 7]]), **AT)
     bad = spoil(frame([[1, 2]]))
     with pytest.raises(CheckFailed, match=f"track_vectors: {message}"):
@@ -86,7 +87,7 @@ def test_a_frame_that_breaks_the_contract_is_refused_and_the_old_one_stays(lake,
     assert to_matrix(lake.read("track_vectors", **AT)).tolist() == [[7, 7]]
 
 
-def test_a_missing_partition_says_what_to_do(lake):
+def test_the_error_of_a_missing_partition_names_the_task(lake):
     with pytest.raises(CheckFailed, match=r"track_vectors: week=2026-11-16 space=tt_svd has not been written"):
         lake.read("track_vectors", **AT)
     with pytest.raises(BadArgument, match=r"partition is \(week, space\), got \(week\)"):
@@ -108,7 +109,7 @@ def event(ts, user_id=1):
     return pa.table(arrays | {"listened_s": pa.array([None], pa.int32())})
 
 
-def test_events_are_half_open(lake, spark):
+def test_events_include_the_start_and_exclude_the_end(lake, spark):
     start, end = datetime(2026, 11, 2, tzinfo=UTC), datetime(2026, 11, 4, tzinfo=UTC)
     moments = {
         "2026-11-01": datetime(2026, 11, 1, 23, 59, 59, 999999, UTC),
@@ -121,12 +122,12 @@ def test_events_are_half_open(lake, spark):
     assert sorted(r.user_id for r in lake.events(spark, start, end).collect()) == [2, 3]
 
 
-def test_events_of_days_nobody_wrote_are_none(lake, spark):
+def test_days_that_were_not_written_have_no_events(lake, spark):
     moment = datetime(2026, 11, 2, tzinfo=UTC)
     assert lake.events(spark, moment, moment.replace(day=5)).count() == 0
 
 
-# Ends the process at the nth filesystem call of a write, as a pulled plug would.
+# Ends the process at the nth file system call of a write, as a power failure would.
 CRASH = """
 import os, sys
 import numpy as np, pyarrow as pa
@@ -138,29 +139,29 @@ left = int(sys.argv[2])
 class Plug:
     def __init__(self, inner): self.inner = inner
     def __getattr__(self, name):
-        found = getattr(self.inner, name)
+        method = getattr(self.inner, name)
         def call(*args, **kwargs):
             global left
             if left == 0: os._exit(9)
             left -= 1
-            return found(*args, **kwargs)
-        return call if name in ("create_dir", "open_output_stream", "move", "delete_dir", "delete_file") else found
+            return method(*args, **kwargs)
+        return call if name in ("create_dir", "open_output_stream", "move", "delete_dir", "delete_file") else method
 lake.fs = Plug(lake.fs)
 table = pa.table({"track_idx": pa.array([0, 1], pa.int32()), "vector": to_list_column(np.ones((2, 2), np.float32))})
 lake.write("track_vectors", table, week="2026-11-16", space="tt_svd")
 """
 
 
-def test_a_crash_between_any_two_steps_leaves_one_whole_table(lake):
+def test_a_crash_between_any_two_steps_leaves_one_complete_version(lake):
     old, new = [[7, 7]], [[1, 1], [1, 1]]
     seen = set()
     for n in range(12):
         lake.write("track_vectors", frame(old), **AT)
-        done = subprocess.run([sys.executable, "-c", CRASH, lake.root, str(n)], cwd=ROOT, check=False)
-        found = to_matrix(lake.read("track_vectors", **AT)).tolist()
-        assert found in (old, new)
-        seen.add((done.returncode, len(found)))
-        if done.returncode == 0:
+        process = subprocess.run([sys.executable, "-c", CRASH, lake.root, str(n)], cwd=ROOT, check=False)
+        rows = to_matrix(lake.read("track_vectors", **AT)).tolist()
+        assert rows in (old, new)
+        seen.add((process.returncode, len(rows)))
+        if process.returncode == 0:
             break
     assert {(9, 1), (0, 2)} <= seen
 
@@ -182,18 +183,17 @@ except Exception as error:
 """
 
 
-def test_a_full_disk_leaves_the_old_data_and_no_rubbish(lake):
+def test_a_full_disk_leaves_the_old_data_and_no_partial_version(lake):
     lake.write("track_vectors", frame([[7, 7]]), **AT)
-    done = subprocess.run([sys.executable, "-c", FULL, lake.root], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout.startswith("OvertureError track_vectors: could not write")
-    assert "the old data is unchanged" in done.stdout
+    command = [sys.executable, "-c", FULL, lake.root]
+    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert process.stdout.startswith("OvertureError track_vectors: could not write")
+    assert "the old data is unchanged" in process.stdout
     assert to_matrix(lake.read("track_vectors", **AT)).tolist() == [[7, 7]]
     assert len(list((Path(lake.root) / "track_vectors/week=2026-11-16/space=tt_svd").glob("v-*"))) == 1
 
 
-def test_spark_failing_halfway_leaves_the_old_data(lake, spark):
-    from pyspark.sql import functions as F
-
+def test_a_failing_spark_job_leaves_the_old_data(lake, spark):
     lake.write("track_vectors", frame([[7, 7]]), **AT)
     bad = lake.spark(spark, "track_vectors", **AT).select(
         F.raise_error(F.lit("the disk is full")).cast("int").alias("track_idx"), "vector"
@@ -226,21 +226,19 @@ def test_ragged_vectors_are_refused(lake):
         to_matrix(table)
 
 
-def test_vectors_come_in_the_order_of_their_index(lake):
-    turned = frame([[0, 0], [1, 1], [2, 2]]).take(pa.array([2, 0, 1]))
-    lake.write("track_vectors", turned, **AT)
+def test_a_matrix_is_in_the_order_of_the_index(lake):
+    shuffled = frame([[0, 0], [1, 1], [2, 2]]).take(pa.array([2, 0, 1]))
+    lake.write("track_vectors", shuffled, **AT)
     assert lake.matrix("track_vectors", **AT).tolist() == [[0, 0], [1, 1], [2, 2]]
-    lake.write("track_vectors", turned.slice(0, 2), **AT)
+    lake.write("track_vectors", shuffled.slice(0, 2), **AT)
     with pytest.raises(CheckFailed, match="'track_idx' does not run from 0 to 1"):
         lake.matrix("track_vectors", **AT)
 
 
 def of_days(spark, **rows):
-    """Plays of an adapter, reduced to a table of days: skip_state has few columns that matter."""
-    from jobs.platform.table_schema import spark_schema
-
+    """A frame of skip_state rows with these keys by day: d16 is 2026-11-16."""
     schema = spark_schema("skip_state")
-    found = [
+    states = [
         {
             "kind": "user",
             "key": key,
@@ -257,15 +255,17 @@ def of_days(spark, **rows):
         for day, keys in rows.items()
         for key in keys
     ]
-    return spark.createDataFrame(found, schema.add("day", "string"))
+    return spark.createDataFrame(states, schema.add("day", "string"))
 
 
-def test_days_are_swapped_in_one_by_one_and_other_days_stay(lake, spark):
+def test_days_are_replaced_and_other_days_stay(lake, spark):
     written = lake.write_days("skip_state", of_days(spark, d16=[1, 2], d17=[3]), report={"n": 1})
     assert {day: w.rows for day, w in written.items()} == {"2026-11-16": 2, "2026-11-17": 1}
     lake.write_days("skip_state", of_days(spark, d17=[4, 5, 6], d18=[7]), report={"n": 2})
-    found = {p["day"]: lake.read("skip_state", **p).column("key").to_pylist() for p in lake.partitions("skip_state")}
-    assert {day: sorted(keys) for day, keys in found.items()} == {
+    keys_by_day = {
+        p["day"]: lake.read("skip_state", **p).column("key").to_pylist() for p in lake.partitions("skip_state")
+    }
+    assert {day: sorted(keys) for day, keys in keys_by_day.items()} == {
         "2026-11-16": [1, 2],
         "2026-11-17": [4, 5, 6],
         "2026-11-18": [7],
@@ -274,13 +274,13 @@ def test_days_are_swapped_in_one_by_one_and_other_days_stay(lake, spark):
     assert not list((Path(lake.root) / "skip_state").glob("_stage*"))
 
 
-def test_days_that_break_the_contract_or_fail_on_the_way_change_nothing(lake, spark):
+def test_days_that_break_the_contract_or_fail_change_nothing(lake, spark):
     lake.write_days("skip_state", of_days(spark, d16=[1]))
     wrong = of_days(spark, d16=[9]).withColumn("n_plays", F.lit("x"))
     with pytest.raises(CheckFailed, match="n_plays"):
         lake.write_days("skip_state", wrong)
-    broken = of_days(spark, d16=[9]).withColumn("key", F.raise_error(F.lit("away")).cast("bigint"))
-    with pytest.raises(OvertureError, match="away"):
+    broken = of_days(spark, d16=[9]).withColumn("key", F.raise_error(F.lit("no disk")).cast("bigint"))
+    with pytest.raises(OvertureError, match="no disk"):
         lake.write_days("skip_state", broken)
     assert lake.read("skip_state", day="2026-11-16").column("key").to_pylist() == [1]
     assert not list((Path(lake.root) / "skip_state").glob("_stage*"))

@@ -1,4 +1,4 @@
-"""The digest of a table: blind to part files and row order, changed by any value, null, name or partition."""
+"""Digests of tables: independent of part files and row order, changed by any value, null, name or partition."""
 
 from datetime import UTC, datetime
 
@@ -54,9 +54,9 @@ def test_order_of_rows_and_part_files_do_not_matter(tmp_path, spark):
         frame(VECTORS[:2]),
         frame([VECTORS[1], VECTORS[0], VECTORS[2]]),
     ],
-    ids=["a last bit", "a border between lists", "a row less", "vectors of two tracks swapped"],
+    ids=["last bit", "border between lists", "missing row", "vectors of two tracks swapped"],
 )
-def test_any_change_of_a_list_column_changes_it(changed):
+def test_any_change_of_a_list_column_changes_the_digest(changed):
     assert table_digest.digest_rows("track_vectors", changed) != table_digest.digest_rows("track_vectors", frame())
 
 
@@ -65,18 +65,18 @@ def test_any_change_of_a_list_column_changes_it(changed):
     [events((30, 0, 0)), events((30, None, None)), events(kinds=("stream", "skip", "skip"))],
     ids=["null becomes 0", "0 becomes null", "another kind"],
 )
-def test_any_change_of_a_scalar_column_changes_it(changed):
+def test_any_change_of_a_scalar_column_changes_the_digest(changed):
     assert table_digest.digest_rows("events", changed) != table_digest.digest_rows("events", events())
 
 
-def test_what_lies_beneath_a_null_does_not_matter():
+def test_the_buffer_below_a_null_does_not_matter():
     data = np.array([30, 77, 0], np.int32)
     masked = pa.array(data, mask=np.array([False, True, False]))
     changed = events().set_column(5, events().schema.field("listened_s"), masked)
     assert table_digest.digest_rows("events", changed) == table_digest.digest_rows("events", events())
 
 
-def test_the_command_prints_what_the_week_saw(context, command):
+def test_the_command_prints_the_digests_of_a_week(context, command):
     context.lake.write("track_vectors", frame(), **AT)
     context.lake.write("track_vectors", frame(VECTORS[:1]), week="2026-11-23", space="tt_svd")
     for day in ("2026-11-10", "2026-11-16"):
@@ -92,7 +92,7 @@ def test_the_command_prints_what_the_week_saw(context, command):
     assert "2 partitions  4 rows" in out
 
 
-def test_unknown_and_absent_tables_are_refused_by_name(context, command):
+def test_unknown_and_missing_tables_are_refused_by_name(context, command):
     code, _, err = command("lake", "digest", "nonsense")
     assert code == 2
     assert "nonsense" in err

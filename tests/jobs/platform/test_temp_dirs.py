@@ -1,4 +1,4 @@
-"""Temporary folders: gone at the end, gone after a kill, never taken from under somebody who lives."""
+"""Temporary folders: removed at the end and after a kill, never removed while their run is alive."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from jobs.platform.context import Context
 from jobs.platform.temp_dirs import temp_dir
 
-HOLDS = """
+HOLD = """
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,30 +24,30 @@ with temp_dir(SimpleNamespace(home=Path(sys.argv[1])), "other") as folder:
 """
 
 
-def kept(context: Context) -> list[str]:
+def entries(context: Context) -> list[str]:
     return sorted(path.name for path in (context.home / "scratch").iterdir())
 
 
-def test_it_goes_at_the_end_well_or_badly(context):
+def test_the_folder_is_removed_at_the_end_also_after_an_error(context):
     with temp_dir(context, "mine") as folder:
         (folder / "inner").mkdir()
         assert folder.parent == context.home / "scratch"
     with pytest.raises(OSError, match="full"), temp_dir(context, "mine") as folder:
         raise OSError("full")
-    assert kept(context) == []
+    assert entries(context) == []
 
 
-def test_what_is_renamed_away_stays(context):
+def test_a_renamed_folder_stays(context):
     with temp_dir(context, "mine") as folder:
         (folder / "a").write_text("b")
         os.rename(folder, context.home / "release")
     assert (context.home / "release" / "a").read_text() == "b"
-    assert kept(context) == []
+    assert entries(context) == []
 
 
-def test_a_folder_of_another_run_stays_while_it_lives_and_goes_once_it_was_killed(context):
+def test_the_folder_of_another_run_is_removed_only_after_the_run_has_ended(context):
     other = subprocess.Popen(
-        [sys.executable, "-c", HOLDS, context.home], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", HOLD, context.home], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     try:
         folder = other.stdout.readline().strip()
@@ -58,15 +58,15 @@ def test_a_folder_of_another_run_stays_while_it_lives_and_goes_once_it_was_kille
     finally:
         os.kill(other.pid, signal.SIGKILL)
         other.communicate()
-    assert len(kept(context)) == 2
+    assert len(entries(context)) == 2
     with temp_dir(context, "mine"):
         assert not os.path.exists(folder)
-    assert kept(context) == []
+    assert entries(context) == []
 
 
-def test_leavings_without_a_lock_go_too(context):
+def test_folders_and_locks_of_ended_runs_are_removed(context):
     (context.home / "scratch" / "als-old").mkdir(parents=True)
     (context.home / "scratch" / "gone-1.lock").touch()
     with temp_dir(context, "mine"):
-        assert len(kept(context)) == 2
-    assert kept(context) == []
+        assert len(entries(context)) == 2
+    assert entries(context) == []

@@ -1,18 +1,14 @@
-"""The logical week, and settings."""
+"""The logical week."""
 
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
+from datetime import UTC, date, datetime, timedelta
 
 import pytest
 
 from contracts.errors import BadArgument
 from jobs.platform.week import Week
-from jobs.settings import settings
-
-ROOT = Path(__file__).parents[3]
 
 
-def test_a_week_sees_what_was_before_its_monday():
+def test_a_week_uses_the_time_before_its_monday():
     week = Week.parse("2026-11-16")
     assert week.as_of == datetime(2026, 11, 16, tzinfo=UTC)
     assert week.cohort_start == datetime(2026, 10, 10, tzinfo=UTC)
@@ -21,7 +17,7 @@ def test_a_week_sees_what_was_before_its_monday():
     assert week.window_start(7) == week.previous.as_of
 
 
-def test_a_backtest_judges_on_those_who_come_after():
+def test_the_cohort_of_a_backtest_registers_after_the_monday():
     week = Week.parse("2026-11-16", backtest=True)
     assert week.cohort_start == week.as_of
     assert week.truth_end == week.as_of + timedelta(days=37)
@@ -36,41 +32,13 @@ def test_a_backtest_judges_on_those_who_come_after():
         ("", "'' is not a date"),
     ],
 )
-def test_what_is_no_monday_is_refused(text, message):
+def test_other_days_than_mondays_are_refused(text, message):
     with pytest.raises(BadArgument, match=message):
         Week.parse(text)
 
 
-@pytest.mark.parametrize("file", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda f: f.stem)
-def test_every_config_loads(file):
-    found = settings.load(file)
-    assert found.name == file.stem
-    Week.parse(found.week)
-
-
-def test_the_environment_wins_over_the_file(monkeypatch):
-    monkeypatch.setenv("OVERTURE__SPARK__MASTER", "spark://somewhere:7077")
-    found = settings.load(ROOT / "configs" / "tiny.yaml")
-    assert found.spark.master == "spark://somewhere:7077"
-    assert found.spark.partitions == 2
-
-
-@pytest.mark.parametrize(
-    ("line", "message"),
-    [
-        ("segments: {k: 0}", r"segments\.k: .*greater than 0.*got 0"),
-        ("segmets: {k: 5}", "segmets"),
-        ("als: [1", "is not YAML"),
-    ],
-)
-def test_a_wrong_setting_names_file_and_field(tmp_path, line, message):
-    file = tmp_path / "mine.yaml"
-    file.write_text(f'name: mine\nweek: "2026-11-16"\n{line}\n')
-    with pytest.raises(BadArgument, match=message) as caught:
-        settings.load(file)
-    assert "mine.yaml" in str(caught.value)
-
-
-def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(BadArgument, match=r"no such file .*none\.yaml"):
-        settings.load(tmp_path / "none.yaml")
+def test_names_are_read_back():
+    for week in (Week.parse("2026-11-16"), Week.after_day(date(2026, 11, 18))):
+        assert Week.from_name(week.name) == week
+    assert Week.after_day(date(2026, 11, 18)).name == "2026-11-19-daily"
+    assert Week.containing(date(2026, 11, 22)) == Week.parse("2026-11-16")

@@ -49,7 +49,37 @@ def test_every_section_has_a_docstring_of_its_own():
 
 @pytest.mark.parametrize("file", sorted((Path(__file__).parents[3] / "configs").glob("*.yaml")), ids=lambda f: f.name)
 def test_the_configs_load(file):
-    assert load(file).name == file.stem
+    settings = load(file)
+    assert settings.name == file.stem
+    Week.parse(settings.week)
+
+
+def test_the_environment_wins_over_the_file(monkeypatch):
+    monkeypatch.setenv("OVERTURE__SPARK__MASTER", "spark://somewhere:7077")
+    spark = load(Path(__file__).parents[3] / "configs" / "tiny.yaml").spark
+    assert spark.master == "spark://somewhere:7077"
+    assert spark.partitions == 2
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("segments: {k: 0}", r"segments\.k: .*greater than 0.*got 0"),
+        ("segmets: {k: 5}", "segmets"),
+        ("als: [1", "is not YAML"),
+    ],
+)
+def test_the_error_of_a_wrong_setting_names_file_and_field(tmp_path, line, message):
+    file = tmp_path / "mine.yaml"
+    file.write_text(f'name: mine\nweek: "2026-11-16"\n{line}\n')
+    with pytest.raises(BadArgument, match=message) as refused:
+        load(file)
+    assert "mine.yaml" in str(refused.value)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(BadArgument, match=r"no such file .*none\.yaml"):
+        load(tmp_path / "none.yaml")
 
 
 def test_the_mlflow_names_of_an_engine_do_not_depend_on_the_file():
