@@ -41,7 +41,7 @@ def plan_of(context: Context, name: str) -> tuple[ExperimentSettings, dict[str, 
         CheckFailed: it was changed afterwards.
     """
     kept = assignment.read(context.home, name)
-    return ExperimentSettings.model_validate(kept["plan"]), kept
+    return ExperimentSettings.from_plan(kept["plan"]), kept
 
 
 def run(context: Context, name: str) -> dict[str, Any]:

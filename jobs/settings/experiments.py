@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from jobs.settings.base import Positive
+from jobs.settings.renamed import RENAMED
 from serving.settings import Experiment, Name
 
 
@@ -55,6 +57,13 @@ class ExperimentSettings(Experiment):
         description="largest off-policy weight; larger weights are clipped, and the report shows their share",
     )
     mlflow_experiment: str = Field("ab_tests", description="MLflow experiment of the runs")
+
+    @classmethod
+    def from_plan(cls, plan: Mapping[str, Any]) -> ExperimentSettings:
+        """Return the settings of a registered plan, which may have been registered with old names of settings."""
+        section = "experiment."
+        names = {name: RENAMED.get(section + name, section + name).removeprefix(section) for name in plan}
+        return cls.model_validate({names[name]: value for name, value in plan.items()})
 
     @model_validator(mode="after")
     def _can_be_tested(self) -> ExperimentSettings:

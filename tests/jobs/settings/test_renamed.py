@@ -10,6 +10,7 @@ from pydantic import BaseModel
 
 from contracts.errors import BadArgument
 from jobs.cli import main as cli
+from jobs.settings.experiments import ExperimentSettings
 from jobs.settings.renamed import RENAMED
 from jobs.settings.settings import Settings, load
 from models.skip.estimators.registry import MODELS
@@ -86,3 +87,11 @@ def test_the_command_exits_with_code_2(home, tmp_path, monkeypatch, capfd):
     message = capfd.readouterr().err
     assert stop.value.code == 2, message
     assert "blend_share was renamed to autoencoder_weight" in message
+
+
+def test_a_plan_that_was_registered_with_old_names_is_read():
+    plan = ExperimentSettings(attribution_hours=48, mlflow_experiment="mine").model_dump(mode="json")
+    new_names = {new: old for old, new in RENAMED.items() if new.startswith("experiment.")}
+    old_plan = {new_names.get(f"experiment.{name}", name).removeprefix("experiment."): plan[name] for name in plan}
+    assert old_plan["within_hours"] == 48
+    assert ExperimentSettings.from_plan(old_plan) == ExperimentSettings.from_plan(plan)
