@@ -32,15 +32,17 @@ def variants(context: Any, factory: Any) -> dict[str, dict[str, Callable[[], Any
 
     def blend(**changed: Any) -> Blend:
         recipe = replace(ours.autoencoder, **changed)
-        return Blend(FirstDayAutoencoder(factory.warm, recipe, inputs.seed), factory.neighbours, ours.share)
+        return Blend(
+            FirstDayAutoencoder(factory.warm, recipe, inputs.seed), factory.neighbours, ours.autoencoder_weight
+        )
 
     def mixture(smoothing: float = ours.smoothing, **changed: Any) -> RerankedMixture:
         made = SegmentMixture(factory.warm, replace(ours.mixture, **changed), smoothing, inputs.seed)
-        return RerankedMixture(made, factory.blend, ours.list_length, ours.mixture_share)
+        return RerankedMixture(made, factory.blend, ours.list_length, ours.mixture_weight)
 
     def by_tracks() -> Blend:
         recipe = replace(ours.neighbours, artist_weight=0.0, album_weight=0.0)
-        return Blend(factory.autoencoder, Neighbours.fit(factory.warm, recipe), ours.share)
+        return Blend(factory.autoencoder, Neighbours.fit(factory.warm, recipe), ours.autoencoder_weight)
 
     def log_counts() -> SemiPers:
         settings = context.settings.network.model_dump(exclude={"holdout_share"})

@@ -6,7 +6,7 @@ import json
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,10 +46,13 @@ def opened(folder: str) -> Any:
 
 def task(folder: str, sizes: Sizes, epochs: int = 1) -> Any:
     """What the methods are built from."""
+    from jobs.cold_start.methods import method_recipes
     from jobs.paper.methods import Task
     from jobs.settings.paper import PaperSettings
+    from jobs.settings.settings import Settings
 
-    return Task(opened(folder), PaperSettings(segments=sizes.segments, epochs=epochs), 7)
+    recipes = method_recipes(Settings(name="paper", week="2026-11-16"))
+    return Task(opened(folder), PaperSettings(segments=sizes.segments, epochs=epochs), 7, recipes)
 
 
 def read(data: str, home: str) -> Answer:
@@ -99,7 +102,7 @@ def segments(folder: str, sizes: Sizes) -> Answer:
 
 def epochs(folder: str, sizes: Sizes) -> Answer:
     """The network: the recipe of the authors' code; the first epoch, which reads the file, is left out."""
-    from models.cold_start.network import NetworkRecipe, fit
+    from models.cold_start.network import CODE_RECIPE, fit
 
     found, ends, losses = opened(folder), [time.perf_counter()], []
 
@@ -108,7 +111,7 @@ def epochs(folder: str, sizes: Sizes) -> Answer:
         losses.append(loss)
 
     train = found.parts["train"]
-    fit(train.x_BF, found.user_UD, NetworkRecipe(epochs=sizes.epochs, device="cpu"), 7, on_epoch)
+    fit(train.x_BF, found.user_UD, replace(CODE_RECIPE, epochs=sizes.epochs, device="cpu"), 7, on_epoch)
     return Answer(np.diff(ends)[1:].tolist(), {"mean squared error": losses[-1]})
 
 

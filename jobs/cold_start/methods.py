@@ -7,6 +7,7 @@ Input   track_vectors, segments, catalog, work/<week>/<space>/; to train baselin
 from __future__ import annotations
 
 from functools import cache
+from typing import TypedDict
 
 from jobs.cold_start import blend_artifacts, onnx_export
 from jobs.cold_start.training_data import catalogue, warm_side
@@ -84,12 +85,28 @@ def method_factory(context: Context, space: Space, on_loss: OnLoss) -> MethodFac
             warm=lambda: warm_side(context, space, tracks_ND, centroids_KD, ranking_KR),
             similarity=settings.evaluation.similarity,
             seed=context.seed(f"methods/{space}"),
-            dropoutnet=DropoutNetRecipe(**settings.dropoutnet.model_dump()),
-            melu=MeluRecipe(**settings.melu.model_dump()),
-            in_house=in_house_config(settings),
-            als=AlsRecipe(settings.als.alpha, settings.als.regularisation, settings.als.frequency_exponent),
             on_loss=on_loss,
+            **method_recipes(settings),
         )
+    )
+
+
+class MethodRecipes(TypedDict):
+    """Arguments of MethodInputs that come from the settings alone."""
+
+    dropoutnet: DropoutNetRecipe
+    melu: MeluRecipe
+    in_house: InHouseConfig
+    als: AlsRecipe
+
+
+def method_recipes(settings: Settings) -> MethodRecipes:
+    """Return the recipes of all methods that are trained when they are built."""
+    return MethodRecipes(
+        dropoutnet=DropoutNetRecipe(**settings.dropoutnet.model_dump()),
+        melu=MeluRecipe(**settings.melu.model_dump()),
+        in_house=in_house_config(settings),
+        als=AlsRecipe(settings.als.alpha, settings.als.regularisation, settings.als.frequency_exponent),
     )
 
 
@@ -102,7 +119,7 @@ def in_house_config(settings: Settings) -> InHouseConfig:
         neighbours=NeighbourRecipe(**settings.neighbours.model_dump()),
         smoothing=mixture.smoothing,
         sharpness=mixture.sharpness,
-        share=settings.autoencoder_weight,
+        autoencoder_weight=settings.autoencoder_weight,
         list_length=mixture.list_length,
-        mixture_share=mixture.mixture_weight,
+        mixture_weight=mixture.mixture_weight,
     )

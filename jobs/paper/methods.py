@@ -16,12 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
+from jobs.cold_start.methods import MethodRecipes
 from jobs.ingest.deezer.adapter import PublicData
 from jobs.platform.progress import log_line
 from jobs.settings.paper import PaperSettings
 from models.cold_start.methods import Method, Predict, WarmListeners
-from models.cold_start.methods.dropoutnet import DropoutNetRecipe
-from models.cold_start.methods.melu import MeluRecipe
 from models.cold_start.methods.registry import METHODS_WITHOUT_IDS, MethodFactory, MethodInputs
 from models.cold_start.network import CODE_RECIPE, PAPER_RECIPE, NetworkRecipe, fit, predict
 from models.cold_start.segments import KMeans, kmeans, listener_counts, rankings
@@ -66,10 +65,9 @@ class Task:
     data: PublicData
     settings: PaperSettings
     seed: int
+    recipes: MethodRecipes
     clock: Clock = field(default_factory=Clock)
     losses: list[float] = field(default_factory=list)
-    dropoutnet: DropoutNetRecipe = field(default_factory=DropoutNetRecipe)
-    melu: MeluRecipe = field(default_factory=MeluRecipe)
 
     @cached_property
     def heard_UN(self) -> csr_array:
@@ -151,9 +149,8 @@ class Task:
                 lambda: warm,
                 self.settings.similarity,
                 self.seed,
-                dropoutnet=self.dropoutnet,
-                melu=self.melu,
                 on_loss=on_loss,
+                **self.recipes,
             )
         )
 

@@ -24,6 +24,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from contracts.errors import BadArgument, CheckFailed
+from jobs.cold_start.methods import method_recipes
 from jobs.ingest.deezer import adapter as deezer
 from jobs.ingest.deezer.files import CONTRACT, Files, count_of, inspect
 from jobs.paper import breakdowns as views
@@ -37,8 +38,6 @@ from jobs.settings.paper import PaperSettings
 from jobs.tracking import runs
 from jobs.tracking.run_logger import Run
 from models.cold_start.methods import Method
-from models.cold_start.methods.dropoutnet import DropoutNetRecipe
-from models.cold_start.methods.melu import MeluRecipe
 from models.evaluation.metrics import score
 
 DIGITS = 4  # of %, to which Popularity must agree
@@ -79,14 +78,7 @@ def run(
     clock = Clock()
     with clock.stage("read the files"):
         found = deezer.load(context, files)
-    task = Task(
-        found,
-        settings,
-        context.seed(f"paper/{space}"),
-        clock,
-        dropoutnet=DropoutNetRecipe(**context.settings.dropoutnet.model_dump()),
-        melu=MeluRecipe(**context.settings.melu.model_dump()),
-    )
+    task = Task(found, settings, context.seed(f"paper/{space}"), method_recipes(context.settings), clock)
     report: dict[str, Any] = {
         "space": space,
         "commit": context.commit,

@@ -10,6 +10,7 @@ import atexit
 import json
 import shutil
 import tempfile
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -31,12 +32,12 @@ from models.cold_start.input_vector import (
     Layout,
     input_vectors,
 )
-from models.cold_start.network import NetworkRecipe, fit, predict
+from models.cold_start.network import CODE_RECIPE, fit, predict
 
 D, N_TRACKS, N_GROUPS, N_USERS, N_WARM = 10, 150, 3, 150, 240
 COUNTRIES = ("BR", "DE", "FR")
 SPACES = ("tt_svd", "ut_als")
-RECIPE = NetworkRecipe(hidden=(16,), learning_rate=1e-2, epochs=12, batch_size=64, device="cpu")
+RECIPE = replace(CODE_RECIPE, hidden=(16,), learning_rate=1e-2, epochs=12, batch_size=64, device="cpu")
 
 
 def settings(**gate: object) -> Settings:

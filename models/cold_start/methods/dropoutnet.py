@@ -59,13 +59,13 @@ CONTENT_BLOCKS = tuple(name for name in BLOCKS if not name.startswith(_LEFT_OUT)
 class DropoutNetRecipe:
     """How the towers are made and trained; checked once, here."""
 
-    hidden: tuple[int, ...] = (800, 400)
-    rank: int = 200
-    dropout: float = 0.5
-    epochs: int = 10
-    learning_rate: float = 0.05
-    batch_users: int = 128
-    batch_tracks: int = 512
+    hidden: tuple[int, ...]
+    rank: int
+    dropout: float
+    epochs: int
+    learning_rate: float
+    batch_users: int
+    batch_tracks: int
 
     def __post_init__(self) -> None:
         if any(width < 1 for width in self.hidden):
@@ -113,11 +113,7 @@ class DropoutNet:
     """Both towers, trained; the tracks' outputs are kept."""
 
     def __init__(
-        self,
-        warm: WarmListeners,
-        recipe: DropoutNetRecipe | None = None,
-        seed: int = 0,
-        on_epoch: OnEpoch | None = None,
+        self, warm: WarmListeners, recipe: DropoutNetRecipe, seed: int = 0, on_epoch: OnEpoch | None = None
     ) -> None:
         """Train on warm users; after each epoch, counted from 0, `on_epoch(epoch, loss)` is called.
 
@@ -125,7 +121,6 @@ class DropoutNet:
             ValueError: fewer than two users or tracks with a vector; all their scores are the same; NaN or infinity
                 anywhere; a loss that is no longer finite.
         """
-        recipe = recipe or DropoutNetRecipe()
         user_UD = as_float_matrix("dropoutnet: user vectors", warm.user_UD)
         track_ND = as_float_matrix("dropoutnet: track vectors", warm.track_ND)
         self.layout = Layout(track_ND.shape[1])

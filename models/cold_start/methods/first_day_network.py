@@ -37,13 +37,13 @@ _RISE = 0.1  # share of the steps in which the learning rate rises
 class FirstDayNetworkRecipe:
     """How a bag network is made and trained; checked once, here."""
 
-    width: int = 256
-    epochs: int = 25
-    learning_rate: float = 3e-3
-    weight_decay: float = 0.02
-    dropout: float = 0.5
-    batch_users: int = 256
-    real_share: float = 0.25
+    width: int
+    epochs: int
+    learning_rate: float
+    weight_decay: float
+    dropout: float
+    batch_users: int
+    real_share: float
     size_exponent: float = 0.5
     from_vectors: bool = True
     kinds: tuple[str, ...] = ("track", "artist", "album", "country", "age")

@@ -55,14 +55,14 @@ _TRACKS = 8192  # tracks a product: their hidden layer stays in cache
 class MeluRecipe:
     """How the network is made and trained; checked once, here."""
 
-    embedding_dim: int = 64
-    hidden: int = 64
-    epochs: int = 20
-    learning_rate: float = 5e-4
-    inner_rate: float = 0.05
-    batch_users: int = 128
-    support: int = 10
-    query: int = 10
+    embedding_dim: int
+    hidden: int
+    epochs: int
+    learning_rate: float
+    inner_rate: float
+    batch_users: int
+    support: int
+    query: int
 
     def __post_init__(self) -> None:
         for field in ("embedding_dim", "hidden", "epochs", "batch_users"):
@@ -128,16 +128,14 @@ def after_step(dense: nn.Sequential, x_BQX: Tensor, taken: InnerStep, rate: floa
 class Melu:
     """The trained network; all that is about tracks alone is computed once."""
 
-    def __init__(
-        self, warm: WarmListeners, recipe: MeluRecipe | None = None, seed: int = 0, on_epoch: OnEpoch | None = None
-    ) -> None:
+    def __init__(self, warm: WarmListeners, recipe: MeluRecipe, seed: int = 0, on_epoch: OnEpoch | None = None) -> None:
         """Train on warm users; after each epoch, counted from 0, `on_epoch(epoch, loss)` is called.
 
         Raises:
             ValueError: nobody streamed some but not all tracks; shapes that do not fit; NaN or infinity anywhere;
                 a loss that is no longer finite.
         """
-        self.recipe = recipe or MeluRecipe()
+        self.recipe = recipe
         track_ND = as_float_matrix("melu: track vectors", warm.track_ND)
         self.layout = Layout(track_ND.shape[1])
         if warm.x_UF.ndim != 2 or warm.x_UF.shape[1] != self.layout.size:

@@ -72,7 +72,7 @@ class NearSegments:
     name = "near_segments"
     needs = Needs(signals=("all",), parts=("network", "centroids"))
 
-    def __init__(self, predict: Predict, warm: WarmListeners, smoothing: float = 20.0, sharpness: float = 10.0) -> None:
+    def __init__(self, predict: Predict, warm: WarmListeners, smoothing: float, sharpness: float) -> None:
         """Needs `predict` (B, F) -> (B, D)."""
         if not sharpness > 0:
             raise ValueError(f"near_segments.sharpness: must be above 0, got {sharpness}")
@@ -106,7 +106,7 @@ class SegmentMixture:
         self,
         warm: WarmListeners,
         recipe: FirstDayNetworkRecipe,
-        smoothing: float = 20.0,
+        smoothing: float,
         seed: int = 0,
         on_epoch: OnEpoch | None = None,
     ) -> None:

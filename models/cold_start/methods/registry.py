@@ -6,7 +6,7 @@ Importing this brings PyTorch in; models.cold_start.methods alone does not.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -33,23 +33,23 @@ OnLoss = Callable[[str, int, float], None]
 class InHouseConfig:
     """How our own methods are made; every number is explained in models/methods."""
 
-    autoencoder: FirstDayNetworkRecipe = field(default_factory=FirstDayNetworkRecipe)
-    mixture: FirstDayNetworkRecipe = field(default_factory=lambda: FirstDayNetworkRecipe(epochs=16, dropout=0.3))
-    neighbours: NeighbourRecipe = field(default_factory=NeighbourRecipe)
-    smoothing: float = 20.0
-    sharpness: float = 10.0
-    share: float = 0.5
-    list_length: int = 200
-    mixture_share: float = 0.25
+    autoencoder: FirstDayNetworkRecipe
+    mixture: FirstDayNetworkRecipe
+    neighbours: NeighbourRecipe
+    smoothing: float
+    sharpness: float
+    autoencoder_weight: float
+    list_length: int
+    mixture_weight: float
 
 
 @dataclass(frozen=True)
 class AlsRecipe:
     """How the factors of ut_als were trained: what a fold-in into them must repeat."""
 
-    alpha: float = 10.0
-    regularisation: float = 20.0
-    exponent: float = 0.0
+    alpha: float
+    regularisation: float
+    exponent: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,12 +65,12 @@ class MethodInputs:
     rankings_KL: NDArray[np.int32]
     predict: Predict
     warm: Callable[[], WarmListeners]
-    similarity: Similarity = "cosine"
-    seed: int = 0
-    dropoutnet: DropoutNetRecipe = field(default_factory=DropoutNetRecipe)
-    melu: MeluRecipe = field(default_factory=MeluRecipe)
-    in_house: InHouseConfig = field(default_factory=InHouseConfig)
-    als: AlsRecipe = field(default_factory=AlsRecipe)
+    similarity: Similarity
+    seed: int
+    dropoutnet: DropoutNetRecipe
+    melu: MeluRecipe
+    in_house: InHouseConfig
+    als: AlsRecipe
     on_loss: OnLoss | None = None
 
 
@@ -115,7 +115,7 @@ class MethodFactory:
     @cached_property
     def blend(self) -> Blend:
         """Alone and as the order of the mixture."""
-        return Blend(self.autoencoder, self.neighbours, self.inputs.in_house.share)
+        return Blend(self.autoencoder, self.neighbours, self.inputs.in_house.autoencoder_weight)
 
     def build(self, name: str) -> Method:
         """The method of this name; ValueError for an unknown one, and for whatever it refuses to learn from."""
@@ -142,7 +142,7 @@ _MAKE: dict[str, Callable[[MethodFactory, MethodInputs], Method]] = {
     "near_segments": lambda w, p: NearSegments(p.predict, w.warm, p.in_house.smoothing, p.in_house.sharpness),
     "segment_mixture": lambda w, p: w.mixture,
     "segment_mixture_reranked": lambda w, p: RerankedMixture(
-        w.mixture, w.blend, p.in_house.list_length, p.in_house.mixture_share
+        w.mixture, w.blend, p.in_house.list_length, p.in_house.mixture_weight
     ),
     "neighbours": lambda w, p: w.neighbours,
     "first_day_autoencoder": lambda w, p: w.autoencoder,

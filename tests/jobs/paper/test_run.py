@@ -8,6 +8,7 @@ import pytest
 from scipy.sparse import csr_matrix
 
 from contracts.errors import CheckFailed
+from jobs.cold_start.methods import method_recipes
 from jobs.ingest.deezer import adapter as deezer
 from jobs.ingest.deezer.files import inspect
 from jobs.paper import breakdowns
@@ -113,7 +114,9 @@ def test_published_numbers_are_whole(space):
 @pytest.fixture
 def task(context):
     data = deezer.load(context, inspect(small_deezer.folder(), "tt_svd"))
-    return Task(data, PaperSettings(segments=SEGMENTS, epochs=EPOCHS, device="cpu"), 7)
+    return Task(
+        data, PaperSettings(segments=SEGMENTS, epochs=EPOCHS, device="cpu"), 7, method_recipes(small_week.settings())
+    )
 
 
 class TestPopularity:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import get_args
 
@@ -12,15 +13,25 @@ from pydantic import BaseModel
 
 from contracts.errors import BadArgument
 from jobs.cli import main as cli
-from jobs.cold_start.methods import in_house_config, judged
+from jobs.cold_start.methods import judged, method_recipes
 from jobs.platform.context import Context
 from jobs.platform.week import Week
-from jobs.settings.cold_start import METHODS, PEERS, DropoutNetSettings, EvaluationSettings, MeluSettings
+from jobs.settings.cold_start import (
+    METHODS,
+    PEERS,
+    DropoutNetSettings,
+    EvaluationSettings,
+    FirstDayNetworkSettings,
+    MeluSettings,
+    NetworkSettings,
+)
 from jobs.settings.platform import MlflowNames, MlflowSettings
 from jobs.settings.settings import Settings, load
 from models.cold_start.methods.dropoutnet import DropoutNetRecipe
+from models.cold_start.methods.first_day_network import FirstDayNetworkRecipe
 from models.cold_start.methods.melu import MeluRecipe
 from models.cold_start.methods.registry import METHOD_NAMES, InHouseConfig
+from models.cold_start.network import NetworkRecipe
 
 
 def sections(model: type[BaseModel], path: str = "") -> Iterator[tuple[str, type[BaseModel]]]:
@@ -125,10 +136,31 @@ def test_a_fold_in_is_evaluated_in_the_space_of_the_factors(context):
     assert set(METHODS) - set(judged(all_methods, "tt_svd")) == {"ials_fold_in"}
 
 
-def test_sections_are_the_recipes():
-    assert DropoutNetRecipe(**DropoutNetSettings().model_dump()) == DropoutNetRecipe()
-    assert MeluRecipe(**MeluSettings().model_dump()) == MeluRecipe()
-    assert in_house_config(Settings(name="x", week="2026-11-16")) == InHouseConfig()
+@pytest.mark.parametrize(
+    ("section", "recipe", "set_elsewhere"),
+    [
+        (NetworkSettings, NetworkRecipe, set()),
+        (DropoutNetSettings, DropoutNetRecipe, set()),
+        (MeluSettings, MeluRecipe, set()),
+        (FirstDayNetworkSettings, FirstDayNetworkRecipe, {"size_exponent", "from_vectors", "kinds"}),
+    ],
+)
+def test_a_recipe_has_no_defaults_for_what_a_section_sets(section, recipe, set_elsewhere):
+    settable = {field.name: field for field in fields(recipe)}
+    assert set(section.model_fields) - {"holdout_share"} == settable.keys() - set_elsewhere
+    for name in settable.keys() - set_elsewhere:
+        assert settable[name].default is MISSING, name
+        assert settable[name].default_factory is MISSING, name
+
+
+def test_the_recipes_of_all_methods_come_from_the_settings():
+    settings = Settings(name="x", week="2026-11-16")
+    recipes = method_recipes(settings)
+    assert recipes["dropoutnet"] == DropoutNetRecipe(**settings.dropoutnet.model_dump())
+    assert recipes["in_house"].mixture.epochs == settings.mixture.epochs == 16
+    assert recipes["in_house"].mixture_weight == settings.mixture.mixture_weight == 0.25
+    assert recipes["in_house"].autoencoder_weight == settings.autoencoder_weight == 0.5
+    assert all(field.default is MISSING for field in fields(InHouseConfig))
 
 
 @pytest.mark.parametrize(

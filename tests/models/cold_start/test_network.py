@@ -19,8 +19,9 @@ from models.cold_start.network import (
     predict,
     state_arrays,
 )
+from tests.helpers.method_recipes import network_recipe
 
-SMALL = NetworkRecipe(hidden=(32, 16), learning_rate=1e-2, epochs=12, batch_size=32, device="cpu")
+SMALL = network_recipe(hidden=(32, 16), learning_rate=1e-2, epochs=12, batch_size=32, device="cpu")
 
 
 @pytest.fixture(scope="module")

@@ -13,14 +13,14 @@ from models.cold_start.methods.dropoutnet import (
     CONTENT_BLOCKS,
     DropoutNet,
     DropoutNetFull,
-    DropoutNetRecipe,
     content_columns,
     top_and_all_loss,
 )
+from tests.helpers.method_recipes import dropoutnet_recipe
 
 D, N, U = 4, 60, 300
 LAYOUT = Layout(D)
-SMALL = DropoutNetRecipe(hidden=(32, 16), rank=8, epochs=40, learning_rate=0.1, batch_users=32, batch_tracks=N)
+SMALL = dropoutnet_recipe(hidden=(32, 16), rank=8, epochs=40, learning_rate=0.1, batch_users=32, batch_tracks=N)
 
 
 @pytest.fixture(scope="module")

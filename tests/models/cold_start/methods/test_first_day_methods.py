@@ -9,12 +9,13 @@ from scipy.sparse import csr_array
 
 from models.cold_start.input_vector import FirstDays, Ragged
 from models.cold_start.methods import WarmListeners
-from models.cold_start.methods.first_day_network import Batch, FirstDayNetworkRecipe, TrainingUsers
+from models.cold_start.methods.first_day_network import Batch, TrainingUsers
 from models.cold_start.methods.mixture import NearSegments, SegmentMixture, SegmentTrackProbabilities
-from models.cold_start.methods.neighbours import NeighbourRecipe, Neighbours
+from models.cold_start.methods.neighbours import Neighbours
 from models.cold_start.methods.peers import Ease, IalsFoldIn
 from models.cold_start.methods.vocabulary import Catalogue, Vocabulary
 from models.cold_start.top_k import exclude_items, top_k_of_scores
+from tests.helpers.method_recipes import first_day_network_recipe, neighbour_recipe
 
 CATALOGUE = Catalogue(np.array([40, 10, 30, 20]), np.array([7, 7, 8, 9]), np.array([1, 2, 2, 3]))
 TRACKS, ARTISTS, ALBUMS = slice(0, 4), slice(4, 7), slice(7, 10)
@@ -66,7 +67,7 @@ def test_tokens_of_a_first_day():
 def test_a_made_up_first_day_shows_nothing_of_its_truth():
     side = warm()
     users = TrainingUsers(
-        side, Vocabulary.build(CATALOGUE, side.days), side.days, FirstDayNetworkRecipe(real_share=0.5)
+        side, Vocabulary.build(CATALOGUE, side.days), side.days, first_day_network_recipe(real_share=0.5)
     )
     rng = np.random.default_rng(0)
     for _ in range(50):
@@ -82,7 +83,7 @@ def test_a_made_up_first_day_shows_nothing_of_its_truth():
 def test_kinds_that_are_left_out_are_never_shown():
     side = warm()
     users = TrainingUsers(
-        side, Vocabulary.build(CATALOGUE, side.days), side.days, FirstDayNetworkRecipe(kinds=("track",))
+        side, Vocabulary.build(CATALOGUE, side.days), side.days, first_day_network_recipe(kinds=("track",))
     )
     for batch in users.batches(np.random.default_rng(0)):
         assert not batch.tokens.toarray()[:, 4:].any()
@@ -101,7 +102,7 @@ def test_tastes_are_counts_smoothed_by_popularity():
 
 
 def test_the_mixture_learns_without_the_users_own_streams():
-    mixture = SegmentMixture(warm(), FirstDayNetworkRecipe(epochs=1, width=4), smoothing=2.0)
+    mixture = SegmentMixture(warm(), first_day_network_recipe(epochs=1, width=4), smoothing=2.0)
     loss = mixture._loss(0)
     truth = csr_array(np.array([[0, 1, 0, 0]], np.float32))  # user 0 of segment 0 is asked for track 1
     found = loss(torch.tensor([[0.3, -0.2]]), Batch(np.array([0]), truth, truth))
@@ -116,19 +117,22 @@ def test_near_segments_of_a_sharp_mixture_are_the_nearest_alone():
     x = np.zeros((1, 3), np.float32)
     sharp = NearSegments(predict, warm(), 1e-3, 1e4).recommend(x, 3)
     assert sharp.tolist() == [[1, 0, 2]]  # two of the segment's streams each: the more popular one first
-    silent = NearSegments(lambda x: np.zeros((len(x), 4), np.float32), warm(), 2.0).recommend(x, 4)
+    silent = NearSegments(lambda x: np.zeros((len(x), 4), np.float32), warm(), 2.0, 10.0).recommend(x, 4)
     assert silent.tolist() == [[1, 2, 0, 3]]  # nothing known: by popularity, ties by index
 
 
 def test_neighbours_by_hand():
-    made = Neighbours.fit(warm(), NeighbourRecipe(0.7, 0.3, 5.0, artist_weight=0.5, album_weight=0.0))
+    made = Neighbours.fit(
+        warm(),
+        neighbour_recipe(token_exponent=0.7, track_exponent=0.3, shrinkage=5.0, artist_weight=0.5, album_weight=0.0),
+    )
     scores = made.score_VN.toarray()
     assert scores[0, 1] == pytest.approx(2 / (2**0.7 * 3**0.3 + 5))  # two users stream tracks 0 and 1
     assert scores[1, 0] == pytest.approx(2 / (3**0.7 * 2**0.3 + 5))
     assert (np.diag(scores[TRACKS]) == 0).all()
     assert scores[4, 2] == pytest.approx(0.5 * 2 / (3**0.7 * 3**0.3 + 5))  # three users stream artist 7, two track 2
     assert not scores[ALBUMS].any()
-    few = Neighbours.fit(warm(), NeighbourRecipe(max_neighbours=1)).score_VN
+    few = Neighbours.fit(warm(), neighbour_recipe(max_neighbours=1)).score_VN
     assert (np.diff(few.indptr) <= 1).all()
 
 
@@ -174,6 +178,6 @@ def test_lists_without_what_is_taken():
 def test_recipes_are_checked():
     for wrong, said in (({"epochs": 0}, "epochs"), ({"dropout": 1.0}, "dropout"), ({"learning_rate": 0}, "learning")):
         with pytest.raises(ValueError, match=said):
-            FirstDayNetworkRecipe(**wrong)
+            first_day_network_recipe(**wrong)
     with pytest.raises(ValueError, match=r"neighbours.max_neighbours"):
-        NeighbourRecipe(max_neighbours=0)
+        neighbour_recipe(max_neighbours=0)

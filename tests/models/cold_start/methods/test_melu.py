@@ -12,7 +12,6 @@ from models.cold_start.input_vector import Layout
 from models.cold_start.methods import WarmListeners
 from models.cold_start.methods.melu import (
     Melu,
-    MeluRecipe,
     _draw,
     after_step,
     concatenate_pairs,
@@ -20,11 +19,12 @@ from models.cold_start.methods.melu import (
     inner_step,
     top_k_of_vector,
 )
+from tests.helpers.method_recipes import melu_recipe
 
 D, N, U = 4, 50, 200
 LAYOUT = Layout(D)
 STREAMS = LAYOUT.block("streamed_songs")
-SMALL = MeluRecipe(embedding_dim=6, hidden=5, epochs=2, learning_rate=1e-2, batch_users=64, support=4, query=6)
+SMALL = melu_recipe(embedding_dim=6, hidden=5, epochs=2, learning_rate=1e-2, batch_users=64, support=4, query=6)
 
 
 @pytest.fixture(scope="module")

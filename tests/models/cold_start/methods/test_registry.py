@@ -22,21 +22,27 @@ from models.cold_start.methods import (
 )
 from models.cold_start.methods.autoencoder import FirstDayAutoencoder
 from models.cold_start.methods.blend import Blend, RerankedMixture
-from models.cold_start.methods.dropoutnet import DropoutNet, DropoutNetFull, DropoutNetRecipe, DropoutNetSemi
-from models.cold_start.methods.first_day_network import FirstDayNetworkRecipe
+from models.cold_start.methods.dropoutnet import DropoutNet, DropoutNetFull, DropoutNetSemi
 from models.cold_start.methods.input_clusters import InputFeaturesClustering
-from models.cold_start.methods.melu import Melu, MeluFull, MeluRecipe, MeluSemi
+from models.cold_start.methods.melu import Melu, MeluFull, MeluSemi
 from models.cold_start.methods.mixture import NearSegments, SegmentMixture
-from models.cold_start.methods.neighbours import NeighbourRecipe, Neighbours
+from models.cold_start.methods.neighbours import Neighbours
 from models.cold_start.methods.peers import Ease, IalsFoldIn, item_knn
-from models.cold_start.methods.registry import METHOD_NAMES, InHouseConfig, MethodFactory, MethodInputs
+from models.cold_start.methods.registry import METHOD_NAMES, AlsRecipe, MethodFactory, MethodInputs
 from models.cold_start.methods.vocabulary import Catalogue
 from models.cold_start.segments import kmeans, rankings
+from tests.helpers.method_recipes import (
+    dropoutnet_recipe,
+    first_day_network_recipe,
+    in_house,
+    melu_recipe,
+    neighbour_recipe,
+)
 
 D, N, B, U = 6, 40, 24, 200
-DROPOUTNET = DropoutNetRecipe(hidden=(32, 16), rank=8, epochs=15, batch_users=50, batch_tracks=N)
-BAG = FirstDayNetworkRecipe(width=16, epochs=30, learning_rate=0.02, batch_users=50, dropout=0.1)
-MELU = MeluRecipe(embedding_dim=8, hidden=8, epochs=25, learning_rate=1e-2, batch_users=50)
+DROPOUTNET = dropoutnet_recipe(hidden=(32, 16), rank=8, epochs=15, batch_users=50, batch_tracks=N)
+BAG = first_day_network_recipe(width=16, epochs=30, learning_rate=0.02, batch_users=50, dropout=0.1)
+MELU = melu_recipe(embedding_dim=8, hidden=8, epochs=25, learning_rate=1e-2, batch_users=50)
 LAYOUT = Layout(D)
 TRACK_ID = 1000 + np.random.default_rng(9).permutation(N)
 STREAMS = LAYOUT.block("streamed_songs")
@@ -100,11 +106,11 @@ class World:
 
     @cached_property
     def mixture(self) -> SegmentMixture:
-        return SegmentMixture(self.warm, BAG, seed=1)
+        return SegmentMixture(self.warm, BAG, 20.0, seed=1)
 
     @cached_property
     def neighbours(self) -> Neighbours:
-        return Neighbours.fit(self.warm, NeighbourRecipe())
+        return Neighbours.fit(self.warm, neighbour_recipe())
 
     @cached_property
     def dropoutnet(self) -> DropoutNet:
@@ -137,12 +143,12 @@ MAKE: dict[str, Callable[[World], Method]] = {
     "dropoutnet_semi": lambda w: DropoutNetSemi(w.dropoutnet, w.warm),
     "melu_full": lambda w: MeluFull(w.melu),
     "melu_semi": lambda w: MeluSemi(w.melu, w.warm),
-    "near_segments": lambda w: NearSegments(w.predict, w.warm),
+    "near_segments": lambda w: NearSegments(w.predict, w.warm, 20.0, 10.0),
     "segment_mixture": lambda w: w.mixture,
-    "segment_mixture_reranked": lambda w: RerankedMixture(w.mixture, Blend(w.autoencoder, w.neighbours), 30),
+    "segment_mixture_reranked": lambda w: RerankedMixture(w.mixture, Blend(w.autoencoder, w.neighbours, 0.5), 30, 0.25),
     "neighbours": lambda w: w.neighbours,
     "first_day_autoencoder": lambda w: w.autoencoder,
-    "blend": lambda w: Blend(w.autoencoder, w.neighbours),
+    "blend": lambda w: Blend(w.autoencoder, w.neighbours, 0.5),
     "item_knn": lambda w: item_knn(w.warm),
     "ease": lambda w: Ease(w.warm, 5.0),
     "ials_fold_in": lambda w: IalsFoldIn(w.warm, 10.0, 1.0),
@@ -223,8 +229,8 @@ def test_a_wrong_shape_is_refused(method: Method, world: World) -> None:
         lambda w: MeluSemi(Melu(w.warm, replace(MELU, epochs=2), seed=3), w.warm, seed=3),
         lambda w: MeluFull(Melu(w.warm, replace(MELU, epochs=2), seed=3)),
         lambda w: FirstDayAutoencoder(w.warm, replace(BAG, epochs=2), seed=3),
-        lambda w: SegmentMixture(w.warm, replace(BAG, epochs=2), seed=3),
-        lambda w: Neighbours.fit(w.warm, NeighbourRecipe()),
+        lambda w: SegmentMixture(w.warm, replace(BAG, epochs=2), 20.0, seed=3),
+        lambda w: Neighbours.fit(w.warm, neighbour_recipe()),
     ],
 )
 def test_the_second_fit_equals_the_first(world: World, fit: Callable[[World], Method]) -> None:
@@ -245,10 +251,12 @@ def test_every_method_is_built_by_its_name(world: World) -> None:
         world.rankings,
         world.predict,
         warm,
+        similarity="cosine",
         seed=1,
         dropoutnet=replace(DROPOUTNET, epochs=2),
         melu=replace(MELU, epochs=3),
-        in_house=InHouseConfig(autoencoder=replace(BAG, epochs=4), mixture=replace(BAG, epochs=5), list_length=30),
+        in_house=in_house(autoencoder=replace(BAG, epochs=4), mixture=replace(BAG, epochs=5), list_length=30),
+        als=AlsRecipe(alpha=10.0, regularisation=20.0, exponent=0.0),
         on_loss=lambda name, epoch, loss: losses.setdefault(name, []).append(loss),
     )
     light = [name for name in METHOD_NAMES if name.endswith("_pers") or name.startswith(("popularity", "registration"))]
