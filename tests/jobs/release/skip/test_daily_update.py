@@ -146,4 +146,4 @@ def test_whatever_fails_in_an_update_the_champion_stays(context):
 
 def test_a_day_that_is_none_is_refused(command):
     code, _, err = command("skip", "update", "--day", "2016-11-31")
-    assert (code, "no date" in err) == (2, True)
+    assert (code, "is not a date" in err) == (2, True)
