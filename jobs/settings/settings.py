@@ -44,7 +44,7 @@ class Settings(BaseSettings):
 
     name: str = Field(description="name of this file's settings, for MLflow")
     week: str = Field(description="the week that `make demo` runs: a Monday, YYYY-MM-DD")
-    seed: int = Field(7, description="seed of everything that is random in the jobs, with the week and the use's name")
+    seed: int = Field(7, description="seed of the jobs; each use derives its own seed from it, the week and a name")
     lake: str = Field(
         "",
         description="root of all tables: a folder or a URI that PyArrow and Spark support; empty: OVERTURE_HOME/lake",
