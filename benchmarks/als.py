@@ -22,12 +22,11 @@ def overture(data: str, held_out: str, d: int, iterations: int, ridge: tuple[flo
     from pathlib import Path
 
     from blockfactor import csr_blocks
-    from jobs.factorize import als as job
-    from jobs.settings.matrix import AlsSettings
+    from blockfactor.als import AlsParameters, train
     from spark_peers import CORES, entries, local, scratch
 
     matrix = sp.load_npz(data)
-    settings = AlsSettings(
+    parameters = AlsParameters(
         d=d, iterations=iterations, alpha=ALPHA, regularisation=ridge[0], frequency_exponent=ridge[1], tolerance=0
     )
     with scratch() as folder, local() as spark:
@@ -35,13 +34,13 @@ def overture(data: str, held_out: str, d: int, iterations: int, ridge: tuple[flo
         clock = stopwatch()
         packed = csr_blocks.pack(frame, "ratings", matrix.shape, CORES, Path(folder), positive=True)
         loading = clock()
-        fit = job.train(spark, packed, settings, 1)
+        fit = train(spark, packed, parameters, 1)
         whole = clock()
-        users = np.vstack([fit.users(block) for block in packed.blocks])
-        quality = judge(matrix, held_out, users, np.array(fit.items()), ridge)
+        users = np.vstack([fit.user_factors(block) for block in packed.blocks])
+        quality = judge(matrix, held_out, users, np.array(fit.item_factors()), ridge)
     return Answer(
-        list(fit.seconds[1:]),
-        {**quality, "first iteration s": fit.seconds[0], "load s": loading, "load and fit s": whole},
+        list(fit.iteration_s[1:]),
+        {**quality, "first iteration s": fit.iteration_s[0], "load s": loading, "load and fit s": whole},
     )
 
 

@@ -89,10 +89,11 @@ def factorise(n_workers: int, size: tuple[int, int, int], d: int, iterations: in
     from contextlib import nullcontext
 
     from blockfactor import csr_blocks
+    from blockfactor.als import AlsParameters, train
+    from blockfactor.svd import SvdParameters
+    from blockfactor.svd import factorise as factorise_blocks
     from cluster import SHORT_LIVED, standalone
-    from jobs.factorize import als, svd
     from jobs.platform.spark import session
-    from jobs.settings.matrix import AlsSettings, SvdSettings
     from jobs.settings.platform import SparkSettings
     from spark_peers import entries, scratch
 
@@ -107,13 +108,13 @@ def factorise(n_workers: int, size: tuple[int, int, int], d: int, iterations: in
             packed = csr_blocks.pack(
                 entries(spark, matrix, str(folder)), "ratings", matrix.shape, 4, folder, positive=True
             )
-            fit = als.train(spark, packed, AlsSettings(d=d, iterations=iterations, tolerance=0), 1)
-            packed = csr_blocks.pack(entries(spark, pairs, str(folder)), "pairs", pairs.shape, 4, folder, spread=True)
+            fit = train(spark, packed, AlsParameters(d=d, iterations=iterations, tolerance=0), 1)
+            packed = csr_blocks.pack(entries(spark, pairs, str(folder)), "pairs", pairs.shape, 4, folder, permute=True)
             clock = stopwatch()
-            svd.factorise(spark, packed, packed, SvdSettings(d=d), 1)
+            factorise_blocks(spark, packed, packed, SvdParameters(d=d), 1)
             took = clock()
             spark.stop()
-    return Answer(list(fit.seconds[1:]), {"svd s": took, "loss": fit.losses[-1]})
+    return Answer(list(fit.iteration_s[1:]), {"svd s": took, "loss": fit.losses[-1]})
 
 
 def curve(

@@ -130,8 +130,9 @@ class World:
 
     def judge(self, vectors_ND: np.ndarray, first_BN: sp.csr_matrix, truth: Any) -> dict[str, np.ndarray]:
         """NDCG@50 of each of B listeners by both methods, (B,) each."""
+        from blockfactor.kmeans import kmeans
         from models.cold_start.methods import SemiPers
-        from models.cold_start.segments import kmeans, rankings
+        from models.cold_start.segments import rankings
         from models.cold_start.top_k import normalise, top_k
         from models.evaluation.metrics import score
 

@@ -89,7 +89,7 @@ def input_rows(sizes: Sizes) -> Answer:
 
 def segments(folder: str, sizes: Sizes) -> Answer:
     """k-means of the warm users and the rankings of all segments, long enough that no tie at place 50 is cut."""
-    from models.cold_start.segments import kmeans
+    from blockfactor.kmeans import kmeans
 
     found = task(folder, sizes)
     kmeans(found.data.user_UD[:1000], 20)  # compiled before the clock

@@ -79,7 +79,7 @@ def quality(x: np.ndarray, centroids: np.ndarray) -> dict[str, float]:
 
 def overture(x: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     """Ours as the jobs call it."""
-    from models.cold_start.segments import kmeans
+    from blockfactor.kmeans import kmeans
 
     found = kmeans(x, k, SEED)
     return found.centroids, found.labels

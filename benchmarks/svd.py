@@ -20,25 +20,25 @@ POWER_ITERATIONS = 3
 def overture(data: str, truth: str, d: int) -> Answer:
     """This project on local Spark; packing is loading, as caching rows is for RowMatrix."""
     from blockfactor import csr_blocks
-    from jobs.factorize import svd as job
-    from jobs.settings.matrix import SvdSettings
+    from blockfactor.svd import SvdParameters, SvdResult
+    from blockfactor.svd import factorise as factorise_blocks
     from spark_peers import CORES, entries, local, scratch
 
-    def factorise(matrix: sp.csr_matrix, name: str, d: int) -> tuple[job.Factors, float, float]:
-        settings = SvdSettings(d=d, oversampling=OVERSAMPLING, power_iterations=POWER_ITERATIONS)
+    def factorise(matrix: sp.csr_matrix, name: str, d: int) -> tuple[SvdResult, float, float]:
+        parameters = SvdParameters(d=d, oversampling=OVERSAMPLING, power_iterations=POWER_ITERATIONS)
         frame = entries(spark, matrix, str(folder))
         clock = stopwatch()
-        packed = csr_blocks.pack(frame, name, matrix.shape, CORES, Path(folder), spread=True)
+        packed = csr_blocks.pack(frame, name, matrix.shape, CORES, Path(folder), permute=True)
         loading = clock()
         clock = stopwatch()
-        found = job.factorise(spark, packed, packed, settings, seed=1)
+        found = factorise_blocks(spark, packed, packed, parameters, seed=1)
         return found, clock(), loading
 
     matrix = sp.load_npz(data)
     with scratch() as folder, local() as spark:
         factorise(*warm_up(matrix, d))
         found, seconds, loading = factorise(matrix, "pairs", d)
-        quality = judge(np.array(found.u()), found.values, truth)
+        quality = judge(np.array(found.left()), found.values, truth)
     return Answer([seconds], {**quality, "load s": loading})
 
 

@@ -1,21 +1,22 @@
-"""Weighted matrix factorisation for implicit feedback, solved by alternating least squares with conjugate gradients.
+"""Compiled kernels and formulas of implicit ALS with conjugate gradients.
 
-loss = sum over all (u, i) of c_ui (p_ui - x_u . y_i)^2 + sum of ridge_u |x_u|^2 + sum of ridge_i |y_i|^2,
-p = 1 and c = 1 + alpha * affinity where there is an affinity, else p = 0 and c = 1;
-ridge_u = regularisation * (number of entries of u)^exponent, and so for items; exponent 0: the same for all.
+Loss     sum over all (u, i) of c_ui (p_ui - x_u . y_i)^2 + sum of ridge_u |x_u|^2 + sum of ridge_i |y_i|^2
+         p = 1 and c = 1 + alpha * affinity for an observed pair; p = 0 and c = 1 for every other pair
+         ridge_u = regularisation * (number of entries of u)^exponent, items likewise; exponent 0: equal ridges
+Shapes   U users of a block (rows of a CSR matrix), N items, D factors; float32, indices int32
+Source   Hu, Koren, Volinsky 2008, equations 3 to 5; conjugate gradients after Takacs, Pilaszy, Tikk 2011;
+         regularisation by frequency after Rendle, Krichene, Zhang, Koren 2021, section 3.4. The items start from a
+         randomised range finder (Halko, Martinsson, Tropp 2011, algorithm 4.1) instead of noise, which gives a lower
+         loss after the same number of iterations
+Differs  A few conjugate gradient steps from the last solution replace the exact solve. The item side never needs the
+         transposed matrix: one step for all items is one pass over the users' rows that adds up an (N, D) sum, so
+         blocks of users can be on different machines and only sums of that size are exchanged. Rendle et al. count the
+         unobserved entries too, which moves all ridges towards the same value; only observed entries are counted, so
+         exponent 1 is the loss of Spark MLlib's ALS
 
-Shapes   U users of a block (rows of a CSR), N items of the catalogue, D factors; float32, indices int32
-Source   Hu, Koren, Volinsky 2008, eq. 3 to 5; conjugate gradients after Takacs, Pilaszy, Tikk 2011; frequency-scaled
-         regularisation after Rendle, Krichene, Zhang, Koren 2021, section 3.4; the start is a randomised range finder
-         (Halko, Martinsson, Tropp 2011, algorithm 4.1) instead of noise, for a lower loss after as many iterations
-Differs  a few steps from the last solution instead of an exact solve; the item side never needs the transposed
-         matrix: one step for all items is one pass over the users' rows that adds up (N, D), so blocks of users can
-         live anywhere and only sums of that size travel. Rendle et al. count the unobserved entries too, which moves
-         every ridge towards the same; here only observed ones count, so exponent 1 is the loss of Spark MLlib's ALS
-
-The unobserved part of the loss comes from the Gram matrix, and the loss itself from the quantities that conjugate
-gradients hold anyway: for A x = b with residual r = b - A x the quadratic is const - b.x - r.x, and a step of
-length a along p lowers it by a (r.r). No pass over the data is made for it.
+The unobserved part of the loss follows from the Gram matrix. The total loss follows from quantities of the conjugate
+gradient method: for A x = b with residual r = b - A x the quadratic is const - b.x - r.x, and a step of length a along
+p lowers it by a (r.r). No additional pass over the data is needed.
 """
 
 from __future__ import annotations
@@ -23,58 +24,83 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 
+from blockfactor.arrays import DoubleMatrix, FloatMatrix, FloatVector, IntVector, LongVector
 from blockfactor.compiled import kernel
+from blockfactor.errors import InvalidDataError
 
+GRAM_BLOCK_ROWS = 4096
+LOSS_BLOCK_ENTRIES = 1 << 18  # limits the memory of `loss` to a few hundred MiB
+MIN_EIGENVALUE_SHARE = 1e-10  # of the largest; smaller eigenvalues are rounding errors
 TILE = 32
 
 
 @dataclass(frozen=True)
 class Ratings:
-    """CSR rows of affinities > 0: offsets (U + 1,) int64, items (nnz,) int32, affinities (nnz,) float32."""
+    """Affinities in CSR format.
 
-    offsets: np.ndarray
-    items: np.ndarray
-    affinities: np.ndarray
+    Attributes:
+        offsets: start of each user's entries, (U + 1,) int64.
+        items: item of each entry, (nnz,) int32.
+        affinities: affinity of each entry, (nnz,) float32, above 0.
+    """
 
-    def check(self, n_items: int) -> None:
-        """Refuse what the kernels would turn into silent nonsense; names the first bad entry."""
+    offsets: LongVector
+    items: IntVector
+    affinities: FloatVector
+
+    def validate(self, n_items: int) -> None:
+        """Check what the kernels do not check.
+
+        Raises:
+            InvalidDataError: the arrays have different lengths, an affinity is not finite or not above 0, an item is
+                outside 0 to `n_items` - 1, or an item occurs twice in a row. The message names the first such entry.
+        """
         if not len(self.items) == len(self.affinities) == self.offsets[-1]:
-            raise ValueError(
+            raise InvalidDataError(
                 f"ratings: {len(self.items)} items, {len(self.affinities)} affinities, "
                 f"offsets end at {self.offsets[-1]}; all three must agree"
             )
         bad = np.flatnonzero(~np.isfinite(self.affinities) | (self.affinities <= 0))
         if len(bad):
-            raise ValueError(f"affinity: entry {bad[0]} is {self.affinities[bad[0]]}; it must be finite and above 0")
+            raise InvalidDataError(
+                f"affinity: entry {bad[0]} is {self.affinities[bad[0]]}; it must be finite and above 0"
+            )
         bad = np.flatnonzero((self.items < 0) | (self.items >= n_items))
         if len(bad):
-            raise ValueError(f"items: entry {bad[0]} is {self.items[bad[0]]}; allowed are 0 to {n_items - 1}")
+            raise InvalidDataError(f"items: entry {bad[0]} is {self.items[bad[0]]}; allowed are 0 to {n_items - 1}")
         rows = np.repeat(np.arange(len(self.offsets) - 1), np.diff(self.offsets))
         keys = np.sort(rows * n_items + self.items)
-        twice = np.flatnonzero(keys[1:] == keys[:-1])
-        if len(twice):
-            row, item = divmod(int(keys[twice[0]]), n_items)
-            raise ValueError(f"ratings: item {item} comes twice in row {row}; add up its affinities first")
+        duplicates = np.flatnonzero(keys[1:] == keys[:-1])
+        if len(duplicates):
+            row, item = divmod(int(keys[duplicates[0]]), n_items)
+            raise InvalidDataError(f"ratings: item {item} occurs twice in row {row}; sum its affinities first")
 
 
-def gram(factors: np.ndarray) -> np.ndarray:
-    """Y^T Y (D, D) float64 of (N, D), added up in blocks so that float32 keeps its digits."""
+def gram(factors: FloatMatrix) -> DoubleMatrix:
+    """Return the Gram matrix Y'Y (D, D) of factors Y (N, D).
+
+    Blocks of rows are multiplied in float32 and summed in float64.
+    """
     total = np.zeros((factors.shape[1], factors.shape[1]))
-    for start in range(0, len(factors), 4096):
-        part = np.ascontiguousarray(factors[start : start + 4096])
+    for start in range(0, len(factors), GRAM_BLOCK_ROWS):
+        part = np.ascontiguousarray(factors[start : start + GRAM_BLOCK_ROWS])
         total += part.T @ part
     return total
 
 
-def noise(n_items: int, d: int, seed: int) -> np.ndarray:
-    """Normal values (N, D) float32 from the seed alone."""
+def noise(n_items: int, d: int, seed: int) -> FloatMatrix:
+    """Return standard normal values (N, D) that depend on the seed only."""
     return np.random.Generator(np.random.PCG64(seed)).standard_normal((n_items, d), np.float32)
 
 
 @kernel
-def project(offsets: np.ndarray, items: np.ndarray, noise_ND: np.ndarray, out_ND: np.ndarray) -> None:
-    """Out += B' B noise, B the rows of the CSR with every entry 1: where the items start, before `whiten`."""
+def project(offsets: LongVector, items: IntVector, noise_ND: FloatMatrix, out_ND: FloatMatrix) -> None:
+    """Add B'B noise to `out_ND`, where B is the CSR matrix with every entry 1.
+
+    The sum over all blocks, multiplied by `whitening`, is the start of the items.
+    """
     d = noise_ND.shape[1]
     x = np.empty(d, np.float32)
     for u in range(len(offsets) - 1):
@@ -89,45 +115,45 @@ def project(offsets: np.ndarray, items: np.ndarray, noise_ND: np.ndarray, out_ND
                 out[k] += x[k]
 
 
-def whiten(gram_DD: np.ndarray, n_items: int) -> np.ndarray:
-    """The (D, D) float32 that turns items with this Gram matrix into orthogonal columns, rows of mean square 1."""
+def whitening(gram_DD: DoubleMatrix, n_items: int) -> FloatMatrix:
+    """Return the matrix (D, D) that gives items with this Gram matrix orthogonal columns and rows of mean square 1."""
     values, vectors = np.linalg.eigh(gram_DD)
-    kept = values > values[-1] * 1e-10  # the rest is rounding
-    turned = vectors[:, kept] / np.sqrt(values[kept]) @ vectors[:, kept].T
-    scaled: np.ndarray = (turned * np.sqrt(n_items / len(values))).astype(np.float32)
+    is_significant = values > values[-1] * MIN_EIGENVALUE_SHARE
+    inverse_root = vectors[:, is_significant] / np.sqrt(values[is_significant]) @ vectors[:, is_significant].T
+    scaled: FloatMatrix = (inverse_root * np.sqrt(n_items / len(values))).astype(np.float32)
     return scaled
 
 
 @kernel
 def solve_users(
-    offsets: np.ndarray,
-    items: np.ndarray,
-    affinities: np.ndarray,
-    x_UD: np.ndarray,
-    y_ND: np.ndarray,
-    gram_DD: np.ndarray,
-    ridge_U: np.ndarray,
+    offsets: LongVector,
+    items: IntVector,
+    affinities: FloatVector,
+    x_UD: FloatMatrix,
+    y_ND: FloatMatrix,
+    gram_DD: FloatMatrix,
+    ridge_U: FloatVector,
     alpha: np.float32,
     steps: int,
-    residual_ND: np.ndarray,
+    residual_ND: FloatMatrix,
 ) -> float:
-    """Move the users' factors by `steps` conjugate gradient steps; returns their part of the loss.
+    """Update the users' factors with `steps` conjugate gradient steps and return their part of the loss.
 
     Args:
         offsets: CSR offsets (U + 1,).
         items: CSR columns (nnz,).
         affinities: CSR values (nnz,).
-        x_UD: the users' factors, changed in place; rows without entries become zero.
-        y_ND: the items' factors.
+        x_UD: factors of the users, changed in place; rows without entries become zero.
+        y_ND: factors of the items.
         gram_DD: Gram matrix of the items, float32, C order.
-        ridge_U: each user's ridge (U,) float32.
+        ridge_U: ridge of each user.
         alpha: confidence is 1 + alpha * affinity.
-        steps: conjugate gradient steps.
-        residual_ND: gets, for each item, the sum over these users of c x - (c - 1)(x.y) x with the new x: the part
-            of the item side's first residual that comes from the entries.
+        steps: number of conjugate gradient steps.
+        residual_ND: for each item, the sum over these users of c x - (c - 1)(x.y) x with the new x is added. This is
+            the part of the items' first residual that depends on the entries.
 
     Returns:
-        Sum over the users of x'Ax - 2 b'x + sum of c: the whole loss but the items' ridges.
+        Sum over the users of x'Ax - 2 b'x + sum of c: the total loss except the ridges of the items.
     """
     n_users, d = x_UD.shape
     tile_p = np.zeros((TILE, d), np.float32)
@@ -141,7 +167,7 @@ def solve_users(
         for t in range(n):
             tile_p[t] = x_UD[first + t]
         for step in range(-1, steps):
-            # q = p (G + ridge) for the tile, then the entries of each user
+            # q = p (G + ridge) for the tile, then the part of each user's entries
             np.dot(tile_p, gram_DD, tile_q)
             for t in range(n):
                 u = first + t
@@ -177,22 +203,22 @@ def solve_users(
                     s *= alpha * affinities[e]
                     for k in range(d):
                         q[k] += s * y[k]
-                curve = np.float32(0)
+                curvature = np.float32(0)
                 for k in range(d):
-                    curve += p[k] * q[k]
-                if norm[t] <= 1e-20 or curve <= 0:
+                    curvature += p[k] * q[k]
+                if norm[t] <= 1e-20 or curvature <= 0:
                     p[:] = 0
                     continue
-                length = norm[t] / curve
+                length = norm[t] / curvature
                 square = np.float32(0)
                 for k in range(d):
                     x[k] += length * p[k]
                     r[k] -= length * q[k]
                     square += r[k] * r[k]
-                turn = square / norm[t]
+                momentum = square / norm[t]
                 norm[t] = square
                 for k in range(d):
-                    p[k] = r[k] + turn * p[k]
+                    p[k] = r[k] + momentum * p[k]
         for t in range(n):
             u = first + t
             x, r, b = x_UD[u], tile_r[t], tile_b[t]
@@ -218,16 +244,28 @@ def solve_users(
 
 
 @kernel
-def spread(
-    offsets: np.ndarray,
-    items: np.ndarray,
-    affinities: np.ndarray,
-    x_UD: np.ndarray,
-    p_ND: np.ndarray,
+def multiply_ratings(
+    offsets: LongVector,
+    items: IntVector,
+    affinities: FloatVector,
+    x_UD: FloatMatrix,
+    p_ND: FloatMatrix,
     alpha: np.float32,
-    out_ND: np.ndarray,
+    out_ND: FloatMatrix,
 ) -> None:
-    """One pass over the users' rows: out_i += sum over u of alpha * affinity (x_u . p_i) x_u."""
+    """Add, to row i of `out_ND`, the sum over the users of alpha * affinity (x_u . p_i) x_u.
+
+    This is the part of the items' system matrix times p that depends on the entries.
+
+    Args:
+        offsets: CSR offsets (U + 1,).
+        items: CSR columns (nnz,).
+        affinities: CSR values (nnz,).
+        x_UD: factors of the users.
+        p_ND: directions of the items.
+        alpha: confidence is 1 + alpha * affinity.
+        out_ND: changed in place.
+    """
     n_users, d = x_UD.shape
     for u in range(n_users):
         x = x_UD[u]
@@ -242,96 +280,111 @@ def spread(
 
 
 @kernel
-def step_items(y_ND: np.ndarray, r_ND: np.ndarray, p_ND: np.ndarray, q_ND: np.ndarray) -> float:
-    """One conjugate gradient step of each item on its own, given q = A p; y, r, p change in place.
+def step_items(y_ND: FloatMatrix, r_ND: FloatMatrix, p_ND: FloatMatrix, q_ND: FloatMatrix) -> float:
+    """Take one conjugate gradient step for each item separately and return the decrease of the loss.
 
-    Returns:
-        By how much the loss fell.
+    Args:
+        y_ND: factors, changed in place.
+        r_ND: residuals, changed in place.
+        p_ND: directions, changed in place.
+        q_ND: system matrix of each item times its direction.
     """
     n, d = y_ND.shape
-    gain = 0.0
+    decrease = 0.0
     for i in range(n):
         y, r, p, q = y_ND[i], r_ND[i], p_ND[i], q_ND[i]
         norm = np.float32(0)
-        curve = np.float32(0)
+        curvature = np.float32(0)
         for k in range(d):
             norm += r[k] * r[k]
-            curve += p[k] * q[k]
-        if norm <= 1e-20 or curve <= 0:
+            curvature += p[k] * q[k]
+        if norm <= 1e-20 or curvature <= 0:
             p[:] = 0
             continue
-        length = norm / curve
-        gain += float(length * norm)
+        length = norm / curvature
+        decrease += float(length * norm)
         square = np.float32(0)
         for k in range(d):
             y[k] += length * p[k]
             r[k] -= length * q[k]
             square += r[k] * r[k]
-        turn = square / norm
+        momentum = square / norm
         for k in range(d):
-            p[k] = r[k] + turn * p[k]
-    return gain
+            p[k] = r[k] + momentum * p[k]
+    return decrease
 
 
-def ridges(n_entries: np.ndarray, regularisation: float, exponent: float = 0.0) -> np.ndarray:
-    """Ridge of each row or item (R,) float32 from its number of entries; exponent 0 makes them all the same."""
-    scaled: np.ndarray = (regularisation * n_entries.astype(np.float64) ** exponent).astype(np.float32)
+def ridges(n_entries: LongVector, regularisation: float, exponent: float = 0.0) -> FloatVector:
+    """Return the ridge of each row or item from its number of entries; exponent 0 gives equal ridges."""
+    scaled: FloatVector = (regularisation * n_entries.astype(np.float64) ** exponent).astype(np.float32)
     return scaled
 
 
-def penalty(factors: np.ndarray, ridge: np.ndarray) -> float:
-    """What the ridges (R,) of factors (R, D) add to the loss."""
+def ridge_penalty(factors: FloatMatrix, ridge: FloatVector) -> float:
+    """Return the sum of ridge * |row|^2: the part of the loss from the ridges (R,) of factors (R, D)."""
     return float(ridge.astype(np.float64) @ np.einsum("rd,rd->r", factors, factors, dtype=np.float64))
 
 
 def loss(
-    ratings: Ratings, x_UD: np.ndarray, y_ND: np.ndarray, alpha: float, regularisation: float, exponent: float = 0.0
+    ratings: Ratings, x_UD: FloatMatrix, y_ND: FloatMatrix, alpha: float, regularisation: float, exponent: float = 0.0
 ) -> float:
-    """The whole loss from its definition, added up in float64; unobserved pairs through the Gram matrices."""
+    """Compute the total loss from its definition, summed in float64.
+
+    Unobserved pairs enter through the Gram matrices of both sides.
+
+    Args:
+        ratings: observed affinities.
+        x_UD: factors of the users.
+        y_ND: factors of the items.
+        alpha: confidence is 1 + alpha * affinity.
+        regularisation: ridge at exponent 0.
+        exponent: exponent of the number of entries in the ridge.
+    """
     rows = np.repeat(np.arange(len(x_UD)), np.diff(ratings.offsets))
-    seen = 0.0
-    for start in range(0, len(rows), 1 << 18):  # a few hundred MiB at a time, however many entries there are
-        part = slice(start, start + (1 << 18))
+    observed = 0.0
+    for start in range(0, len(rows), LOSS_BLOCK_ENTRIES):
+        part = slice(start, start + LOSS_BLOCK_ENTRIES)
         fit = np.einsum("nd,nd->n", x_UD[rows[part]], y_ND[ratings.items[part]], dtype=np.float64)
         confidence = 1 + alpha * ratings.affinities[part].astype(np.float64)
-        seen += float((confidence * (1 - fit) ** 2 - fit**2).sum())
-    everywhere = float((gram(x_UD) * gram(y_ND)).sum())
+        observed += float((confidence * (1 - fit) ** 2 - fit**2).sum())
+    all_pairs = float((gram(x_UD) * gram(y_ND)).sum())
     ridge_U = ridges(np.diff(ratings.offsets), regularisation, exponent)
     ridge_N = ridges(np.bincount(ratings.items, minlength=len(y_ND)), regularisation, exponent)
-    return everywhere + seen + penalty(x_UD, ridge_U) + penalty(y_ND, ridge_N)
+    return all_pairs + observed + ridge_penalty(x_UD, ridge_U) + ridge_penalty(y_ND, ridge_N)
 
 
 def fold_in(
-    tracks: np.ndarray,
-    affinities: np.ndarray,
-    item_factors: np.ndarray,
+    tracks: ArrayLike,
+    affinities: ArrayLike,
+    item_factors: FloatMatrix,
     alpha: float,
     regularisation: float,
-    gram_DD: np.ndarray | None = None,
+    gram_DD: DoubleMatrix | None = None,
     exponent: float = 0.0,
-) -> np.ndarray:
-    """The factors (D,) float32 of one new user, solved exactly; without a track they are zero.
+) -> FloatVector:
+    """Compute the factors (D,) of one new user by an exact solve; zeros if the user has no tracks.
 
     Args:
-        tracks: distinct track indices (n,).
-        affinities: (n,), finite and above 0.
-        item_factors: (N, D) as trained.
-        alpha: as trained.
-        regularisation: as trained.
-        gram_DD: `gram(item_factors)` when at hand; else it is computed.
-        exponent: as trained.
+        tracks: distinct item indices (n,).
+        affinities: affinity of each item (n,), finite and above 0.
+        item_factors: trained factors (N, D).
+        alpha: value used in training.
+        regularisation: value used in training.
+        gram_DD: `gram(item_factors)` if already computed.
+        exponent: value used in training.
 
     Raises:
-        ValueError: an index or an affinity is out of range, or a track comes twice.
+        InvalidDataError: an index or an affinity is out of range, or an item occurs twice.
     """
-    offsets = np.array([0, len(tracks)])
-    Ratings(offsets, np.asarray(tracks), np.asarray(affinities, np.float64)).check(len(item_factors))
-    if not len(tracks):
+    indices = np.asarray(tracks)
+    offsets = np.array([0, len(indices)])
+    Ratings(offsets, indices, np.asarray(affinities, np.float64)).validate(len(item_factors))
+    if not len(indices):
         return np.zeros(item_factors.shape[1], np.float32)
-    y = item_factors[np.asarray(tracks, np.int64)].astype(np.float64)
+    y = item_factors[indices.astype(np.int64)].astype(np.float64)
     extra = alpha * np.asarray(affinities, np.float64)
-    whole = gram(item_factors) if gram_DD is None else gram_DD
+    gram_of_all = gram(item_factors) if gram_DD is None else gram_DD
     ridge = float(ridges(np.array(len(y)), regularisation, exponent))
-    a = whole + ridge * np.eye(y.shape[1]) + (y.T * extra) @ y
-    solved: np.ndarray = np.linalg.solve(a, y.T @ (1 + extra)).astype(np.float32)
+    a = gram_of_all + ridge * np.eye(y.shape[1]) + (y.T * extra) @ y
+    solved: FloatVector = np.linalg.solve(a, y.T @ (1 + extra)).astype(np.float32)
     return solved

@@ -1,4 +1,4 @@
-"""How kernels are compiled: numba, cached beside the module, the interpreter's lock released."""
+"""Compilation of kernels with numba."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ F = TypeVar("F", bound=Callable[..., object])
 
 
 def kernel(function: F) -> F:
-    """Compile with fused multiply-adds and reordered sums: inputs are checked for NaN before they get here."""
+    """Compile a function with numba; the result is cached beside the module and releases the GIL.
+
+    Fast math is on (fused multiply-adds, reordered sums), so a kernel must not receive NaN or infinity.
+    """
     compiled: F = numba.njit(cache=True, fastmath=True, nogil=True)(function)
     return compiled

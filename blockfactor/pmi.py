@@ -1,98 +1,118 @@
-"""Co-occurrence counts of tracks in collections, and their pointwise mutual information.
+"""Co-occurrence counts of tracks in collections and their pointwise mutual information (PMI).
 
-Shapes   N tracks; a collection is a list of distinct track indices
-Source   Church and Hanks 1990 for PMI; Levy, Goldberg, Dagan 2015, section 3 for smoothing and shift
-Differs  smoothing is applied to both sides of a pair and averaged, so that the matrix stays symmetric
+Shapes   N tracks, C collections, P pairs, K neighbours; a collection is a list of distinct track indices
+Source   Church and Hanks 1990 for PMI; Levy, Goldberg, Dagan 2015, section 3, for smoothing and shift
+Differs  Smoothing is applied to both sides of a pair and averaged, so that the matrix stays symmetric
 """
 
 from __future__ import annotations
 
 import numpy as np
 
+from blockfactor.arrays import DoubleVector, IntVector, LongVector
 from blockfactor.compiled import kernel
+
+MAX_INDEX = int(np.iinfo(np.int32).max)
 
 
 @kernel
-def neighbours(
+def count_neighbours(
     track: int,
-    holders: np.ndarray,
-    offsets: np.ndarray,
-    members: np.ndarray,
-    counter: np.ndarray,
-    touched: np.ndarray,
-    minimum: int,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Tracks that share at least `minimum` collections with `track`: indices ascending (K,), counts (K,), int32.
+    collections: IntVector,
+    offsets: LongVector,
+    members: IntVector,
+    counter: IntVector,
+    touched: IntVector,
+    min_count: int,
+) -> tuple[IntVector, IntVector]:
+    """Count in how many collections each other track occurs together with `track`.
 
     Args:
-        track: the track asked about; it is no neighbour of itself.
-        holders: positions of the collections that hold it.
-        offsets: (C + 1,) where each collection's members start.
+        track: index of the track; it is not its own neighbour.
+        collections: positions of the collections that contain it.
+        offsets: start of each collection's members, (C + 1,).
         members: track indices of all collections.
-        counter: (N,) zeros, left as zeros.
-        touched: (N,) room for work.
-        minimum: least number of shared collections.
+        counter: working memory (N,), zeros before and after the call.
+        touched: working memory (N,).
+        min_count: minimum number of common collections.
+
+    Returns:
+        Indices of the neighbours in ascending order (K,), and their counts (K,).
     """
     n = 0
-    for h in holders:
-        for e in range(offsets[h], offsets[h + 1]):
+    for c in collections:
+        for e in range(offsets[c], offsets[c + 1]):
             other = members[e]
             if counter[other] == 0:
                 touched[n] = other
                 n += 1
             counter[other] += 1
     counter[track] = 0
-    kept = 0
+    n_neighbours = 0
     for t in range(n):
         other = touched[t]
-        if counter[other] >= minimum:
-            touched[kept] = other
-            kept += 1
+        if counter[other] >= min_count:
+            touched[n_neighbours] = other
+            n_neighbours += 1
         else:
             counter[other] = 0
-    found = np.sort(touched[:kept])
-    together = np.empty(kept, np.int32)
-    for t in range(kept):
-        together[t] = counter[found[t]]
-        counter[found[t]] = 0
-    return found, together
+    neighbours = np.sort(touched[:n_neighbours])
+    counts = np.empty(n_neighbours, np.int32)
+    for t in range(n_neighbours):
+        counts[t] = counter[neighbours[t]]
+        counter[neighbours[t]] = 0
+    return neighbours, counts
 
 
-def cut(found: np.ndarray, together: np.ndarray, most: int) -> tuple[int, int]:
-    """The weakest neighbour that stays when only `most` may: its (count, index); (0, largest int) when all stay.
+def weakest_of_strongest(neighbours: IntVector, counts: IntVector, max_neighbours: int) -> tuple[int, int]:
+    """Return count and index of the weakest of the `max_neighbours` strongest neighbours.
 
-    Strength is the count, ties go to the smaller index. A neighbour (c, j) stays if c > count, or c = count and
-    j <= index.
+    Strength is the count; ties go to the smaller index. A neighbour (c, j) is among the strongest if c > count, or
+    c = count and j <= index.
+
+    Returns:
+        (count, index); (0, largest int32) if there are no more than `max_neighbours`.
     """
-    if len(found) <= most:
-        return 0, np.iinfo(np.int32).max
-    order = np.lexsort((found, -together))
-    last = order[most - 1]
-    return int(together[last]), int(found[last])
+    if len(neighbours) <= max_neighbours:
+        return 0, MAX_INDEX
+    order = np.lexsort((neighbours, -counts))
+    last = order[max_neighbours - 1]
+    return int(counts[last]), int(neighbours[last])
 
 
 def pmi(
-    together: np.ndarray, n_i: np.ndarray, n_j: np.ndarray, total: int, smooth: np.ndarray, i: np.ndarray, j: np.ndarray
-) -> np.ndarray:
-    """PMI in nats of pairs (i, j): ln(total c / (n_i n_j)), with the mean of both smoothed directions.
+    n_both: IntVector,
+    n_i: LongVector,
+    n_j: LongVector,
+    n_collections: int,
+    smoothing: DoubleVector,
+    i: IntVector,
+    j: IntVector,
+) -> DoubleVector:
+    """Return the PMI of pairs (i, j) in nats: ln(n_collections n_both / (n_i n_j)), minus the mean smoothing of both.
 
     Args:
-        together: (P,) collections that hold both.
-        n_i: (P,) collections that hold i.
-        n_j: (P,) collections that hold j.
-        total: number of collections.
-        smooth: (N,) from `smoothed`.
-        i: (P,) indices.
-        j: (P,) indices.
+        n_both: number of collections that contain both tracks (P,).
+        n_i: number of collections that contain i (P,).
+        n_j: number of collections that contain j (P,).
+        n_collections: number of collections.
+        smoothing: result of `smoothing_terms` (N,).
+        i: track indices (P,).
+        j: track indices (P,).
     """
-    plain = np.log(total * together.astype(np.float64)) - np.log(n_i.astype(np.float64)) - np.log(n_j)
-    correction: np.ndarray = plain - 0.5 * (smooth[i] + smooth[j])
-    return correction
+    plain = np.log(n_collections * n_both.astype(np.float64)) - np.log(n_i.astype(np.float64)) - np.log(n_j)
+    smoothed: DoubleVector = plain - 0.5 * (smoothing[i] + smoothing[j])
+    return smoothed
 
 
-def smoothed(counts: np.ndarray, exponent: float) -> np.ndarray:
-    """Log of (smoothed share / plain share) of each track (N,): 0 everywhere for exponent 1, larger for rare tracks."""
+def smoothing_terms(counts: LongVector, exponent: float) -> DoubleVector:
+    """Return ln(smoothed share / plain share) of each track (N,): 0 for exponent 1, larger for rarer tracks below 1.
+
+    Args:
+        counts: number of collections that contain each track (N,).
+        exponent: exponent of the counts in the smoothed shares.
+    """
     counts = np.maximum(counts.astype(np.float64), 1.0)
     powered = counts**exponent
-    shares: np.ndarray = np.log(powered / powered.sum()) - np.log(counts / counts.sum())
-    return shares
+    terms: DoubleVector = np.log(powered / powered.sum()) - np.log(counts / counts.sum())
+    return terms

@@ -1,19 +1,20 @@
-"""Truncated singular value decomposition of a sparse matrix by random projection: the pieces.
+"""Compiled kernels and formulas of the randomised SVD.
 
-Shapes   A is (M, N) sparse in blocks of rows (CSR); L = rank + oversampling columns are carried, float32
-Source   Halko, Martinsson, Tropp 2011, algorithm 4.4; tall-skinny QR after Demmel et al. 2012; answers from the
-         last two steps together, not from one alone, after Musco and Musco 2015
-Differs  every product, with A and with its transpose, is a product of row blocks with a dense matrix: the transpose is
-         packed too (a symmetric matrix is its own), so nothing of size (N, L) is ever added up between tasks
+Shapes   A is (M, N), sparse, in blocks of rows (CSR); L = rank + oversampling columns are computed, float32
+Source   Halko, Martinsson, Tropp 2011, algorithm 4.4; tall-skinny QR after Demmel et al. 2012; the result is taken from
+         the last two steps together instead of the last one alone, after Musco and Musco 2015
+Differs  Products with A and with its transpose are both products of row blocks with a dense matrix: the transpose is
+         packed too (a symmetric matrix is its own), so no (N, L) sums are exchanged between tasks
 
     Q_0 R = A omega                                     the range finder
     Z_j C_j = A' Q_j; Q_j+1 R = A Z_j                   for each power iteration, QR after every product
-    Z_p C_p = A' Q_p                                    p power iterations make 2 p + 2 products
-    S = [Q_p-1 Q_p] T has L orthonormal columns         those that hold most of A, see `leading`
+    Z_p C_p = A' Q_p                                    p power iterations need 2 p + 2 products
+    S = [Q_p-1 Q_p] T has L orthonormal columns         those that contain most of A, see `leading_directions`
     B' = A' S = [Z_p-1 C_p-1 Z_p C_p] T = Q2 R2         no further product with A; R2 = V sigma W'
     A = (S W) sigma (Q2 V)'
 
-The last Q alone is the classical answer. Keeping the one before costs no product with A and lowers the error of sigma.
+The last Q alone gives the classical result. Using the one before it too costs no product with A and lowers the error of
+sigma.
 """
 
 from __future__ import annotations
@@ -23,21 +24,31 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.linalg import block_diag, qr
 
+from blockfactor.arrays import DoubleMatrix, DoubleVector, FloatMatrix, FloatVector, IntVector, LongVector
 from blockfactor.compiled import kernel
 
-REPEATED = 0.01  # of a unit length; its inverse is how much of float32's rounding may be magnified
+MIN_INDEPENDENT_SHARE = 0.01  # of a unit length; its inverse bounds the magnification of float32 rounding errors
+SIGN_TIE_TOLERANCE = 1e-5  # relative
 
 
 @kernel
 def multiply(
-    offsets: np.ndarray, columns: np.ndarray, values: np.ndarray, dense_NL: np.ndarray, out_RL: np.ndarray
+    offsets: LongVector, columns: IntVector, values: FloatVector, dense_NL: FloatMatrix, out_RL: FloatMatrix
 ) -> None:
-    """Add A dense to `out`, for R rows of A as CSR; `out` starts as zeros."""
+    """Add A @ dense to `out_RL`, for R rows of A in CSR format.
+
+    Args:
+        offsets: CSR offsets (R + 1,).
+        columns: CSR columns (nnz,).
+        values: CSR values (nnz,).
+        dense_NL: dense matrix.
+        out_RL: changed in place; initialise it with zeros.
+    """
     n_rows, width = out_RL.shape
     for row in range(n_rows):
         out = out_RL[row]
         e, stop = offsets[row], offsets[row + 1]
-        while e + 4 <= stop:  # four at a time: a quarter of the traffic of `out`
+        while e + 4 <= stop:  # four entries at a time read and write `out` a quarter as often
             x0, x1, x2, x3 = (
                 dense_NL[columns[e]],
                 dense_NL[columns[e + 1]],
@@ -55,98 +66,117 @@ def multiply(
             e += 1
 
 
-def start(n_columns: int, width: int, seed: int) -> np.ndarray:
-    """Omega (N, L) float32 of standard normal values, from the seed alone."""
+def random_projection(n_columns: int, width: int, seed: int) -> FloatMatrix:
+    """Return omega (N, L) of standard normal values that depend on the seed only."""
     return np.random.Generator(np.random.PCG64(seed)).standard_normal((n_columns, width), np.float32)
 
 
-def thin_qr(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Householder QR of a tall block, float32: Q (R, K), R (K, L), K = min(R, L); stable however ill-conditioned."""
+def thin_qr(x: FloatMatrix) -> tuple[FloatMatrix, FloatMatrix]:
+    """Return the Householder QR of a block (R, L): Q (R, K) and R (K, L) with K = min(R, L), float32.
+
+    Stable for any condition number.
+    """
     q, r = qr(x, mode="economic", check_finite=False)
     return q, r
 
 
-def stack_qr(parts: list[np.ndarray]) -> tuple[list[np.ndarray], np.ndarray]:
-    """QR of the blocks' R factors on top of each other.
+def stack_qr(parts: list[FloatMatrix]) -> tuple[list[DoubleMatrix], DoubleMatrix]:
+    """Compute the QR decomposition of the blocks' R factors, stacked.
 
     Args:
-        parts: (K_b, L) of each block, in order.
+        parts: R factor (K_b, L) of each block, in order.
 
     Returns:
-        For each block the (K_b, L) by which its Q must be multiplied, and the R (L, L) of the whole.
+        For each block the matrix (K_b, L) by which its Q must be multiplied, and R (L, L) of the complete matrix.
     """
     q, r = np.linalg.qr(np.vstack(parts).astype(np.float64))
     ends = np.cumsum([len(part) for part in parts])
     return np.split(q, ends[:-1]), r
 
 
-def leading(
-    left_gram: np.ndarray, right_gram: np.ndarray, corners: list[np.ndarray], width: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Which combinations of the steps' columns hold most of A: T (K, width), and blockdiag(corners) T.
+def leading_directions(
+    left_gram: DoubleMatrix, right_gram: DoubleMatrix, corners: list[DoubleMatrix], width: int
+) -> tuple[DoubleMatrix, DoubleMatrix]:
+    """Return the combinations of the steps' columns that contain most of A.
+
+    Directions in which the Q's nearly repeat each other are excluded: in float32 they contain rounding errors only.
 
     Args:
-        left_gram: Gram matrix (K, K) of the Q's next to each other.
-        right_gram: Gram matrix (K, K) of the Z's.
+        left_gram: Gram matrix (K, K) of the Q's side by side.
+        right_gram: Gram matrix (K, K) of the Z's side by side.
         corners: the C's (L, L).
-        width: columns wanted, at most L.
+        width: maximum number of combinations, at most L.
 
-    Directions in which the Q's nearly repeat each other are left out: float32 rounding would be all they hold.
+    Returns:
+        T (K, width), and blockdiag(corners) T.
     """
     values, vectors = np.linalg.eigh(left_gram)
-    kept = values > REPEATED**2
-    turn = vectors[:, kept] / np.sqrt(values[kept])
-    mixed = block_diag(*corners) @ turn
+    is_independent = values > MIN_INDEPENDENT_SHARE**2
+    basis = vectors[:, is_independent] / np.sqrt(values[is_independent])
+    mixed = block_diag(*corners) @ basis
     _, best = np.linalg.eigh(mixed.T @ right_gram @ mixed)
     best = best[:, ::-1][:, :width]
-    return turn @ best, mixed @ best
+    return basis @ best, mixed @ best
 
 
 @dataclass(frozen=True)
-class Small:
-    """SVD of the last small factor: rotations of both sides (r, d) and (K, d), and the singular values (d,)."""
+class SmallSvd:
+    """SVD of the last small factor.
 
-    left: np.ndarray
-    values: np.ndarray
-    right: np.ndarray
+    Attributes:
+        left: rotation of the left side (r, d).
+        values: singular values (d,).
+        right: rotation of the right side (K, d).
+    """
+
+    left: DoubleMatrix
+    values: DoubleVector
+    right: DoubleMatrix
 
 
-def small_svd(r: np.ndarray, d: int) -> Small:
-    """From B' = Q2 R2, R2 (K, r): A = (S left) diag(values) (Q2 right)', the first d of them."""
+def small_svd(r: DoubleMatrix, d: int) -> SmallSvd:
+    """Return the first d triplets from R2 (K, r) of B' = Q2 R2, so that A = (S left) diag(values) (Q2 right)'."""
     right, values, left_t = np.linalg.svd(r, full_matrices=False)
-    return Small(np.ascontiguousarray(left_t.T[:, :d]), values[:d], np.ascontiguousarray(right[:, :d]))
+    return SmallSvd(np.ascontiguousarray(left_t.T[:, :d]), values[:d], np.ascontiguousarray(right[:, :d]))
 
 
-def peaks(x: np.ndarray) -> np.ndarray:
-    """The entry of largest size of each column, with its sign (d,); the first one where several are as large."""
+def largest_entries(x: FloatMatrix) -> FloatVector:
+    """Return the entry of largest absolute value of each column, with its sign, (d,); the first one of equal ones."""
     if not len(x):
         return np.zeros(x.shape[1], x.dtype)
-    values: np.ndarray = x[np.abs(x).argmax(axis=0), np.arange(x.shape[1])]
+    values: FloatVector = x[np.abs(x).argmax(axis=0), np.arange(x.shape[1])]
     return values
 
 
-def signs(found: list[np.ndarray]) -> np.ndarray:
-    """+1 or -1 a column, so that the entry of largest size is positive: singular vectors have no sign of their own.
+def column_signs(extremes: list[FloatVector]) -> DoubleVector:
+    """Return 1 or -1 per column, so that the entry of largest absolute value becomes positive.
 
-    Sizes that agree to five digits count as equal and the first block's wins: rounding must not turn a column over.
+    Singular vectors are defined up to their sign. Absolute values that agree to five digits count as equal, and the
+    first block decides: rounding errors must not change a sign.
+
+    Args:
+        extremes: `largest_entries` of each block of rows.
     """
-    stacked = np.array(found, np.float64)
+    stacked = np.array(extremes, np.float64)
     size = np.abs(stacked)
-    first = (size >= size.max(axis=0) * (1 - 1e-5)).argmax(axis=0)
+    first = (size >= size.max(axis=0) * (1 - SIGN_TIE_TOLERANCE)).argmax(axis=0)
     values = stacked[first, np.arange(stacked.shape[1])]
     return np.where(values < 0, -1.0, 1.0)
 
 
-def embed(u: np.ndarray, values: np.ndarray, exponent: float) -> np.ndarray:
-    """Rows of U S^exponent scaled to unit length (R, d) float32; a zero row (an item without entries) stays zero."""
+def embed(u: FloatMatrix, values: DoubleVector, exponent: float) -> FloatMatrix:
+    """Return the rows of U S^exponent scaled to unit length (R, d); a zero row (an item without entries) stays zero."""
     x = u.astype(np.float64) * np.maximum(values, 0.0) ** exponent
     length = np.linalg.norm(x, axis=1, keepdims=True)
-    rows: np.ndarray = np.where(length > 0, x / np.where(length > 0, length, 1.0), 0.0).astype(np.float32)
+    rows: FloatMatrix = np.where(length > 0, x / np.where(length > 0, length, 1.0), 0.0).astype(np.float32)
     return rows
 
 
-def mean_rows(offsets: np.ndarray, columns: np.ndarray, vectors_ND: np.ndarray) -> np.ndarray:
-    """For each row of a CSR the normalised mean (R, d) of the vectors of its columns; zero where it has none."""
+def mean_unit_rows(offsets: LongVector, columns: IntVector, vectors_ND: FloatMatrix) -> FloatMatrix:
+    """Return, for each row of a CSR matrix, the mean vector of its columns scaled to unit length (R, d).
+
+    Rows without entries are zero.
+    """
     out = np.zeros((len(offsets) - 1, vectors_ND.shape[1]), np.float32)
     multiply(offsets, columns, np.ones(len(columns), np.float32), vectors_ND, out)
     return embed(out, np.ones(out.shape[1]), 1.0)

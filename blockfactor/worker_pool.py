@@ -1,12 +1,13 @@
-"""Workers that stay: one Spark job whose tasks take calls from the driver until they are told to go.
+"""A pool of workers inside one Spark job: tasks that receive calls from the driver over a socket.
 
-A factorisation is hundreds of short steps. Started as Spark jobs, each costs planning, pickling and waking up,
-often more than its work; handed to tasks that are already there, it costs a message there and one back. The tasks are
-plain Spark tasks, one a core: Spark places them, kills them with the application and starts a lost one again. They
-call the driver back on a port of its own (as Spark's executors do), with a key that only this job's tasks know.
+A factorisation consists of hundreds of short steps. Run as separate Spark jobs, each step pays for planning, pickling
+and scheduling, often more than for its work. Sent to tasks that are already running, a step costs one message in each
+direction. The workers are ordinary Spark tasks, one per core: Spark schedules them, stops them with the application and
+restarts a lost one. They connect to the driver on a separate port (as Spark's executors do) and authenticate with a
+random key of this job.
 
-A call is a function and an item, both small: data lies in files (`blocks.py`). A call may be made twice: when a worker
-dies, another takes over what it had in hand. So a call must write the same bytes each time and read nothing that it
+A call is a function and one item, both small; arrays are passed in files (`csr_blocks.py`). If a worker dies, another
+worker repeats its current call. A call must therefore write the same bytes each time and must not read a file that it
 writes.
 """
 
@@ -25,99 +26,109 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pyspark import InheritableThread, cloudpickle
 
-from contracts.errors import OvertureError
+from blockfactor.errors import WorkerPoolError
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 T = TypeVar("T")
 R = TypeVar("R")
-LOST = (EOFError, OSError)
-_limited = False
+CONNECTION_ERRORS = (EOFError, OSError)
+_blas_is_limited = False
 
 
-class Crew:
-    """The driver's end. Calls go to whoever is free; answers come back in the order of the items."""
+class WorkerPool:
+    """Driver side of the pool: sends each call to an idle worker and returns results in the order of the items.
+
+    Use the context manager `worker_pool` to create one.
+    """
 
     def __init__(self, listener: Listener, key: bytes) -> None:
         self._listener, self._key = listener, key
         self._calls: queue.SimpleQueue[tuple[int, bytes]] = queue.SimpleQueue()
-        self._answers: queue.SimpleQueue[tuple[int, bool, Any]] = queue.SimpleQueue()
+        self._results: queue.SimpleQueue[tuple[int, bool, Any]] = queue.SimpleQueue()
         self._threads: list[Thread] = []
         self._closed = False
         self.job: Thread | None = None
         self.failure: Exception | None = None
 
-    def each(self, function: Callable[[T], R], items: Sequence[T]) -> list[R]:
-        """Call `function` once for each item and return the (small) answers in order.
+    def map(self, function: Callable[[T], R], items: Sequence[T]) -> list[R]:
+        """Call `function` once for each item and return the results in the order of the items.
+
+        Args:
+            function: picklable with cloudpickle; its result must be small.
+            items: one argument per call.
 
         Raises:
-            OvertureError: the Spark job that holds the workers ended before the last answer.
-            Exception: what a call raised, as it is.
+            WorkerPoolError: the Spark job that runs the workers ended before the last result.
+            Exception: the exception of a failed call, unchanged.
         """
         for index, item in enumerate(items):
             self._calls.put((index, cloudpickle.dumps((function, item))))
-        answers: dict[int, R] = {}
-        while len(answers) < len(items):
+        results: dict[int, R] = {}
+        while len(results) < len(items):
             try:
-                index, good, value = self._answers.get(timeout=0.5)
+                index, succeeded, value = self._results.get(timeout=0.5)
             except queue.Empty:
-                self._still_there()
+                self._check_job()
                 continue
-            if not good:
+            if not succeeded:
                 raise value
-            answers[index] = value
-        return [answers[index] for index in range(len(items))]
+            results[index] = value
+        return [results[index] for index in range(len(items))]
 
-    def _still_there(self) -> None:
+    def _check_job(self) -> None:
         if self.job is not None and self.job.is_alive():
             return
         host, port = self._listener.address  # type: ignore[misc]
-        why = str(self.failure).splitlines()[0] if self.failure else f"none could reach the driver at {host}:{port}"
-        raise OvertureError(f"factorisation: Spark's workers are gone: {why}")
+        if self.failure:
+            cause = str(self.failure).splitlines()[0]
+        else:
+            cause = f"no worker could connect to the driver at {host}:{port}"
+        raise WorkerPoolError(f"the Spark job that runs the workers ended: {cause}")
 
-    def welcome(self) -> None:
-        """Take in workers as they come; runs in a thread of its own."""
+    def accept_workers(self) -> None:
+        """Accept connections of workers until the pool is closed. Runs in a thread."""
         while True:
-            with suppress(*LOST):
-                line = self._listener.accept()
+            with suppress(*CONNECTION_ERRORS):
+                connection = self._listener.accept()
                 if self._closed:
-                    line.close()
+                    connection.close()
                     return
-                thread = Thread(target=self._employ, args=(line,), daemon=True)
+                thread = Thread(target=self._serve_worker, args=(connection,), daemon=True)
                 self._threads.append(thread)
                 thread.start()
 
-    def _employ(self, line: Connection) -> None:
-        """Hand calls to one worker; what it had in hand when it was lost goes back."""
+    def _serve_worker(self, connection: Connection) -> None:
+        """Send calls to one worker; if the connection is lost, its current call returns to the queue."""
         try:
-            _at_once(line)
-            deliver_challenge(line, self._key)
-            answer_challenge(line, self._key)
-        except Exception:  # not one of ours, or gone already
-            line.close()
+            _disable_send_delay(connection)
+            deliver_challenge(connection, self._key)
+            answer_challenge(connection, self._key)
+        except Exception:  # wrong key, or already disconnected
+            connection.close()
             return
         while True:
             index, call = self._calls.get()
             if index < 0:
-                with suppress(*LOST):
-                    line.send_bytes(b"")
-                line.close()
+                with suppress(*CONNECTION_ERRORS):
+                    connection.send_bytes(b"")
+                connection.close()
                 return
             try:
-                line.send_bytes(call)
-                good, value = pickle.loads(line.recv_bytes())  # noqa: S301  it knew the key
-            except LOST:
+                connection.send_bytes(call)
+                succeeded, value = pickle.loads(connection.recv_bytes())  # noqa: S301  the worker is authenticated
+            except CONNECTION_ERRORS:
                 self._calls.put((index, call))
-                line.close()
+                connection.close()
                 return
-            self._answers.put((index, good, value))
+            self._results.put((index, succeeded, value))
 
     def close(self) -> None:
-        """Send everyone home."""
+        """Stop accepting workers and end all of them."""
         self._closed = True
-        with suppress(*LOST), socket.create_connection(self._listener.address, timeout=5):  # type: ignore[arg-type]
-            pass  # wakes `welcome`
+        with suppress(*CONNECTION_ERRORS), socket.create_connection(self._listener.address, timeout=5):  # type: ignore[arg-type]
+            pass  # unblocks `accept_workers`
         self._listener.close()
         with suppress(queue.Empty):
             while True:
@@ -127,71 +138,83 @@ class Crew:
 
 
 @contextmanager
-def crew(spark: SparkSession, size: int) -> Iterator[Crew]:
-    """At most `size` workers, as many as Spark has cores for; no other Spark job can run inside."""
+def worker_pool(spark: SparkSession, size: int) -> Iterator[WorkerPool]:
+    """Run a pool of workers as one Spark job and stop it on exit.
+
+    Spark runs as many workers at a time as it has cores. No other Spark job can run inside the context.
+
+    Args:
+        spark: any session.
+        size: maximum number of workers.
+    """
     conf = spark.sparkContext.getConf()
-    local = (conf.get("spark.master") or "").startswith("local")
-    host = "127.0.0.1" if local else str(conf.get("spark.driver.host"))
-    bind = "127.0.0.1" if local else str(conf.get("spark.driver.bindAddress") or host)
+    is_local = (conf.get("spark.master") or "").startswith("local")
+    host = "127.0.0.1" if is_local else str(conf.get("spark.driver.host"))
+    bind_address = "127.0.0.1" if is_local else str(conf.get("spark.driver.bindAddress") or host)
     key = secrets.token_bytes(32)
-    found = Crew(Listener((bind, 0), backlog=max(16, size)), key)
-    address = (host, found._listener.address[1])
+    pool = WorkerPool(Listener((bind_address, 0), backlog=max(16, size)), key)
+    address = (host, pool._listener.address[1])
 
-    def hold() -> None:
+    def run_job() -> None:
         try:
-            spark.sparkContext.parallelize(range(size), size).foreach(lambda _: serve(address, key))
+            spark.sparkContext.parallelize(range(size), size).foreach(lambda _: run_worker(address, key))
         except Exception as error:
-            found.failure = error
+            pool.failure = error
 
-    Thread(target=found.welcome, daemon=True).start()
-    found.job = InheritableThread(target=hold, daemon=True)
-    found.job.start()
+    Thread(target=pool.accept_workers, daemon=True).start()
+    pool.job = InheritableThread(target=run_job, daemon=True)
+    pool.job.start()
     try:
-        yield found
+        yield pool
     finally:
-        found.close()
-        found.job.join()
+        pool.close()
+        pool.job.join()
 
 
-def serve(address: tuple[str, int], key: bytes) -> None:
-    """A worker's life: one call after another, until the driver says so or is gone."""
-    one_thread()
+def run_worker(address: tuple[str, int], key: bytes) -> None:
+    """Execute calls from the driver until it closes the connection. Runs in a Spark task.
+
+    Args:
+        address: host and port of the driver's listener.
+        key: key of the pool.
+    """
+    limit_blas_threads()
     try:
-        line = Client(address)
-    except ConnectionRefusedError:  # came when all was done
+        connection = Client(address)
+    except ConnectionRefusedError:  # the pool is already closed
         return
-    with line, suppress(*LOST):
-        _at_once(line)
-        answer_challenge(line, key)
-        deliver_challenge(line, key)
-        while call := line.recv_bytes():
+    with connection, suppress(*CONNECTION_ERRORS):
+        _disable_send_delay(connection)
+        answer_challenge(connection, key)
+        deliver_challenge(connection, key)
+        while call := connection.recv_bytes():
             try:
-                function, item = pickle.loads(call)  # noqa: S301  the driver, which knew the key
-                answer = pickle.dumps((True, function(item)))
+                function, item = pickle.loads(call)  # noqa: S301  the driver is authenticated
+                result = pickle.dumps((True, function(item)))
             except Exception as error:
-                answer = _failed(error)
-            line.send_bytes(answer)
+                result = _pickle_error(error)
+            connection.send_bytes(result)
 
 
-def _at_once(line: Connection) -> None:
-    """Send at once: an array goes as header and body, and the body would wait until the header is acknowledged."""
-    with socket.socket(fileno=os.dup(line.fileno())) as shared:
-        shared.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+def _disable_send_delay(connection: Connection) -> None:
+    """Set TCP_NODELAY: a message is a header and a body, and the body would wait until the header is acknowledged."""
+    with socket.socket(fileno=os.dup(connection.fileno())) as duplicate:
+        duplicate.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
-def _failed(error: Exception) -> bytes:
+def _pickle_error(error: Exception) -> bytes:
     try:
         return pickle.dumps((False, error))
     except Exception:
-        return pickle.dumps((False, OvertureError(repr(error))))
+        return pickle.dumps((False, WorkerPoolError(repr(error))))
 
 
-def one_thread() -> None:
-    """One thread a task: Spark runs as many tasks as there are cores, and BLAS must not multiply that."""
-    global _limited
-    if not _limited:
+def limit_blas_threads() -> None:
+    """Limit BLAS to one thread in this process: Spark already runs one task per core."""
+    global _blas_is_limited
+    if not _blas_is_limited:
         import scipy.linalg.cython_blas  # noqa: F401  loads the BLAS that compiled kernels call
         from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
         threadpool_limits(1)
-        _limited = True
+        _blas_is_limited = True

@@ -18,14 +18,16 @@ import numpy as np
 import pyarrow as pa
 from scipy.sparse import csr_matrix
 
+from blockfactor.kmeans import kmeans
 from jobs.cold_start.segment_cards import cards
+from jobs.factorize.library_errors import translate_library_errors
 from jobs.platform import figures
 from jobs.platform.context import Context
 from jobs.platform.list_columns import to_list_column
 from jobs.settings.base import Space
 from jobs.tracking import runs
 from models.cold_start.segment_match import match_segments
-from models.cold_start.segments import kmeans, rankings
+from models.cold_start.segments import rankings
 
 
 def run(context: Context, space: Space) -> dict[str, Any]:
@@ -33,7 +35,8 @@ def run(context: Context, space: Space) -> dict[str, Any]:
     settings, week = context.settings.segments, context.week.name
     with runs.task(context, "segments", space) as run:
         x = context.lake.matrix("user_vectors", week=week, space=space)
-        found = kmeans(x, settings.k, context.seed(f"segments/{space}"), settings.max_iter, settings.n_init)
+        with translate_library_errors("segments", "user_vectors"):
+            found = kmeans(x, settings.k, context.seed(f"segments/{space}"), settings.max_iter, settings.n_init)
         user_tracks = listened(context, len(x))
         ranking = rankings(found.labels, user_tracks, settings.k, min(settings.ranking_length, user_tracks.shape[1]))
         sizes = np.bincount(found.labels, minlength=settings.k)

@@ -1,1 +1,1 @@
-"""The two joint spaces of users and tracks."""
+"""The weekly jobs that compute the two joint spaces of users and tracks."""

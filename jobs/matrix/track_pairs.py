@@ -108,8 +108,10 @@ def _counter(n_tracks: int, minimum: int, most: int, tasks: int) -> Callable[[Ba
         out: list[tuple[int, np.ndarray, np.ndarray, int, int]] = []
         for start, end in zip(starts, ends, strict=True):
             track = int(tracks[start])
-            found, together = pmi.neighbours(track, holders[start:end], offsets, members, counter, touched, minimum)
-            count_, index = pmi.cut(found, together, most)
+            found, together = pmi.count_neighbours(
+                track, holders[start:end], offsets, members, counter, touched, minimum
+            )
+            count_, index = pmi.weakest_of_strongest(found, together, most)
             stays = (found > track) & ((together > count_) | ((together == count_) & (found <= index)))
             out.append((track, found[stays], together[stays], count_, index))
             if len(out) == TRACKS_A_BATCH:
@@ -136,7 +138,7 @@ def pairs(found: DataFrame, held: np.ndarray, total: int, smoothing: float, shif
     cut_idx = np.full(len(held), np.iinfo(np.int32).max, np.int32)
     cut_count[was_cut.column("track_idx").to_numpy()] = was_cut.column("cut_count").to_numpy()
     cut_idx[was_cut.column("track_idx").to_numpy()] = was_cut.column("cut_idx").to_numpy()
-    smooth = pmi.smoothed(held, smoothing)
+    smooth = pmi.smoothing_terms(held, smoothing)
 
     def score(batches: Batches) -> Batches:
         for batch in batches:

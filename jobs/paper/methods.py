@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
+from blockfactor.kmeans import KMeans, kmeans
 from jobs.cold_start.methods import MethodRecipes
 from jobs.ingest.deezer.adapter import PublicData
 from jobs.platform.progress import log_line
@@ -23,7 +24,7 @@ from jobs.settings.paper import PaperSettings
 from models.cold_start.methods import Method, Predict, WarmListeners
 from models.cold_start.methods.registry import METHODS_WITHOUT_IDS, MethodFactory, MethodInputs
 from models.cold_start.network import CODE_RECIPE, PAPER_RECIPE, NetworkRecipe, fit, predict
-from models.cold_start.segments import KMeans, kmeans, listener_counts, rankings
+from models.cold_start.segments import listener_counts, rankings
 from models.evaluation.ties import length_with_ties, tie_levels
 
 RANKING = 200  # places of a segment's ranking at least

@@ -1,4 +1,4 @@
-"""The pieces of the randomised SVD by hand and against numpy."""
+"""Kernels of the randomised SVD by hand and against numpy."""
 
 import numpy as np
 import pytest
@@ -21,13 +21,13 @@ def test_stacked_qr_is_qr_even_when_badly_conditioned(heights):
     rng = np.random.default_rng(1)
     x = rng.standard_normal((50, 8)) @ np.diag(10.0 ** -np.arange(0, 16, 2)) @ rng.standard_normal((8, 8))
     parts = [svd_kernels.thin_qr(part) for part in np.split(x, np.cumsum(heights)[:-1])]
-    turns, r = svd_kernels.stack_qr([part[1] for part in parts])
-    q = np.vstack([part[0] @ turn for part, turn in zip(parts, turns, strict=True)])
+    factors, r = svd_kernels.stack_qr([part[1] for part in parts])
+    q = np.vstack([part[0] @ factor for part, factor in zip(parts, factors, strict=True)])
     np.testing.assert_allclose(q.T @ q, np.eye(8), atol=1e-12)
     np.testing.assert_allclose(q @ r, x, atol=1e-12 * np.abs(x).max())
 
 
-def test_small_svd_gives_the_triplets_of_the_whole():
+def test_small_svd_gives_the_triplets_of_the_matrix():
     rng = np.random.default_rng(2)
     a = rng.standard_normal((9, 6))
     q, _ = np.linalg.qr(a)
@@ -40,17 +40,19 @@ def test_small_svd_gives_the_triplets_of_the_whole():
 def test_signs_make_the_largest_entry_positive_whatever_the_blocks():
     x = np.array([[1.0, -2.0, 0.0], [-3.0, 1.0, 0.0], [2.0, 2.0, 0.0]])
     for cuts in ([], [1], [1, 2]):
-        np.testing.assert_array_equal(svd_kernels.signs([svd_kernels.peaks(p) for p in np.split(x, cuts)]), [-1, -1, 1])
+        np.testing.assert_array_equal(
+            svd_kernels.column_signs([svd_kernels.largest_entries(p) for p in np.split(x, cuts)]), [-1, -1, 1]
+        )
 
 
-def test_embed_weighs_and_normalises_and_keeps_zero_rows():
+def test_embed_scales_and_normalises_and_leaves_zero_rows():
     u, values = np.array([[0.6, 0.8], [0.0, 0.0]]), np.array([4.0, 1.0])
     length = np.hypot(1.2, 0.8)
     np.testing.assert_allclose(svd_kernels.embed(u, values, 0.5), [[1.2 / length, 0.8 / length], [0, 0]])
     np.testing.assert_allclose(svd_kernels.embed(u, values, 0.0)[0], [0.6, 0.8], rtol=1e-6)
 
 
-def test_mean_rows_by_hand():
+def test_mean_unit_rows_by_hand():
     vectors = np.array([[1, 0], [0, 1], [0, 0]], np.float32)
-    got = svd_kernels.mean_rows(np.array([0, 2, 2, 4]), np.array([0, 1, 1, 2], np.int32), vectors)
+    got = svd_kernels.mean_unit_rows(np.array([0, 2, 2, 4]), np.array([0, 1, 1, 2], np.int32), vectors)
     np.testing.assert_allclose(got, [[2**-0.5, 2**-0.5], [0, 0], [0, 1]], rtol=1e-6)

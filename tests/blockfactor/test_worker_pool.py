@@ -1,4 +1,4 @@
-"""Workers that stay: answers in order, errors as they are, strangers kept out, and what happens when one dies."""
+"""The worker pool: order of results, errors, authentication, and the death of a worker."""
 
 import os
 import sys
@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from pyspark import cloudpickle
 
-from blockfactor.worker_pool import crew
-from contracts.errors import BadArgument, OvertureError
+from blockfactor.errors import InvalidDataError, WorkerPoolError
+from blockfactor.worker_pool import worker_pool
 
-cloudpickle.register_pickle_by_value(sys.modules[__name__])  # the workers know the product, not the tests
+cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import the tests
 
 
 def square(x):
@@ -21,8 +21,8 @@ def square(x):
     return x * x, os.getpid()
 
 
-def refuse(x):
-    raise BadArgument(f"item {x} is not for us")
+def fail(x):
+    raise InvalidDataError(f"item {x} is invalid")
 
 
 def die_once(marker, x):
@@ -32,43 +32,46 @@ def die_once(marker, x):
     return x
 
 
-def test_answers_come_in_the_order_of_the_items(spark):
-    with crew(spark, 2) as workers:
+def test_results_are_in_the_order_of_the_items(spark):
+    with worker_pool(spark, 2) as workers:
         for _ in range(3):
-            answers = workers.each(square, range(20))
-            assert [value for value, _ in answers] == [x * x for x in range(20)]
-        assert len({pid for _, pid in workers.each(square, range(20))}) == 2
-        assert workers.each(square, []) == []
+            results = workers.map(square, range(20))
+            assert [value for value, _ in results] == [x * x for x in range(20)]
+        assert len({pid for _, pid in workers.map(square, range(20))}) == 2
+        assert workers.map(square, []) == []
     assert spark.range(10).count() == 10  # the cores are free again
 
 
-def test_more_places_than_cores_are_no_harm(spark):
-    with crew(spark, 7) as workers:
-        assert [value for value, _ in workers.each(square, range(9))] == [x * x for x in range(9)]
+def test_a_pool_may_be_larger_than_the_number_of_cores(spark):
+    with worker_pool(spark, 7) as workers:
+        assert [value for value, _ in workers.map(square, range(9))] == [x * x for x in range(9)]
     assert spark.range(10).count() == 10
 
 
-def test_an_error_of_a_call_is_raised_as_it_is(spark):
-    with pytest.raises(BadArgument, match="item 0 is not for us"), crew(spark, 2) as workers:
-        workers.each(refuse, [0])
+def test_an_exception_of_a_call_is_raised_unchanged(spark):
+    with pytest.raises(InvalidDataError, match="item 0 is invalid"), worker_pool(spark, 2) as workers:
+        workers.map(fail, [0])
     assert spark.range(10).count() == 10
 
 
-def test_arrays_go_both_ways(spark):
-    with crew(spark, 2) as workers:
-        found = workers.each(partial(np.multiply, np.arange(5.0)), [np.ones(5), np.full(5, 2.0)])
-    np.testing.assert_array_equal(found[1], 2 * np.arange(5.0))
+def test_arrays_are_passed_in_both_directions(spark):
+    with worker_pool(spark, 2) as workers:
+        products = workers.map(partial(np.multiply, np.arange(5.0)), [np.ones(5), np.full(5, 2.0)])
+    np.testing.assert_array_equal(products[1], 2 * np.arange(5.0))
 
 
-def test_a_stranger_without_the_key_gets_no_call(spark):
-    with crew(spark, 2) as workers:
+def test_a_client_without_the_key_receives_no_call(spark):
+    with worker_pool(spark, 2) as workers:
         with pytest.raises(Exception, match=r"digest|EOF|auth|reset|^$"):
             Client(workers._listener.address, authkey=b"guess").recv()
         Client(workers._listener.address).close()
-        assert [value for value, _ in workers.each(square, range(5))] == [0, 1, 4, 9, 16]
+        assert [value for value, _ in workers.map(square, range(5))] == [0, 1, 4, 9, 16]
 
 
-def test_on_one_machine_a_dead_worker_ends_the_run_with_a_clear_error(spark, tmp_path):
-    with pytest.raises(OvertureError, match="Spark's workers are gone"), crew(spark, 1) as workers:
-        workers.each(partial(die_once, str(tmp_path / "died")), range(4))
+def test_in_local_mode_a_dead_worker_raises_an_error(spark, tmp_path):
+    with (
+        pytest.raises(WorkerPoolError, match="the Spark job that runs the workers ended"),
+        worker_pool(spark, 1) as workers,
+    ):
+        workers.map(partial(die_once, str(tmp_path / "died")), range(4))
     assert spark.range(10).count() == 10

@@ -22,7 +22,9 @@ sys.path.append(str(Path(__file__).parents[2]))
 
 from benchmarks.cluster import HOST, SHORT_LIVED, executors, standalone
 from blockfactor import csr_blocks
-from blockfactor.worker_pool import Crew
+from blockfactor.als import train
+from blockfactor.svd import factorise as factorise_blocks
+from blockfactor.worker_pool import WorkerPool
 from jobs.factorize import als, svd
 from jobs.platform.context import Context
 from jobs.platform.temp_dirs import temp_dir
@@ -38,17 +40,17 @@ def a_death(worker: psutil.Process) -> Iterator[list[psutil.Process]]:
     killed: list[psutil.Process] = []
     calls = count(1)
 
-    def each(self: Crew, *arguments: Any) -> list[Any]:
+    def map_until_a_death(self: WorkerPool, *arguments: Any) -> list[Any]:
         if next(calls) == FATAL_CALL:
             killed.extend(executors(worker)[:1])
             killed[0].kill()
-        return hand_out(self, *arguments)
+        return original_map(self, *arguments)
 
-    hand_out, Crew.each = Crew.each, each  # type: ignore[method-assign]
+    original_map, WorkerPool.map = WorkerPool.map, map_until_a_death  # type: ignore[method-assign]
     try:
         yield killed
     finally:
-        Crew.each = hand_out  # type: ignore[method-assign]
+        WorkerPool.map = original_map  # type: ignore[method-assign]
 
 
 def twice(worker: psutil.Process, factorise: Callable[[], list[np.ndarray]]) -> dict[str, object]:
@@ -73,8 +75,8 @@ def als_with_a_death(context: Context, worker: psutil.Process) -> dict[str, obje
         ratings = csr_blocks.pack(entries, "user_track", shape, 4, folder, positive=True)
 
         def factors() -> list[np.ndarray]:
-            fit = als.train(spark, ratings, settings, 1, lambda *_: None)
-            return [np.array(fit.items()), *(np.array(fit.users(block)) for block in ratings.blocks)]
+            fit = train(spark, ratings, als.als_parameters(settings), 1)
+            return [np.array(fit.item_factors()), *(np.array(fit.user_factors(block)) for block in ratings.blocks)]
 
         return twice(worker, factors)
 
@@ -85,12 +87,12 @@ def svd_with_a_death(context: Context, worker: psutil.Process) -> dict[str, obje
     n = lake.rows("catalog", week=week)
     settings = context.settings.svd.model_copy(update={"power_iterations": 8})
     with temp_dir(context, "death") as folder:
-        pairs = svd.symmetric(lake.spark(context.spark, "track_pairs", week=week))
-        matrix = csr_blocks.pack(pairs, "track_pairs", (n, n), 4, folder, spread=True)
+        pairs = svd.symmetric_entries(lake.spark(context.spark, "track_pairs", week=week))
+        matrix = csr_blocks.pack(pairs, "track_pairs", (n, n), 4, folder, permute=True)
 
         def factors() -> list[np.ndarray]:
-            found = svd.factorise(context.spark, matrix, matrix, settings, 1)
-            return [found.u(), found.values]
+            found = factorise_blocks(context.spark, matrix, matrix, svd.svd_parameters(settings), 1)
+            return [found.left(), found.values]
 
         return twice(worker, factors)
 

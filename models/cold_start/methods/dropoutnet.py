@@ -34,11 +34,12 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
+from blockfactor.kmeans import kmeans
 from models.cold_start.input_vector import BLOCKS, SCALARS, FirstDays, Layout
 from models.cold_start.methods.base import Needs, WarmListeners, as_input_rows, check_k
 from models.cold_start.methods.scaling import Scaler
 from models.cold_start.nearest_centroid import nearest_centroids
-from models.cold_start.segments import kmeans, rankings
+from models.cold_start.segments import rankings
 from models.cold_start.top_k import Similarity, as_float_matrix, normalise, top_k
 from models.mixed_precision import bfloat16_autocast
 

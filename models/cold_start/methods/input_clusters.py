@@ -2,7 +2,7 @@
 
 Shapes   as in models/cold_start/methods/base.py
 Source   Briand et al. 2021, section 4.1.3; 100 clusters of rows at unit length as in the authors' code
-Differs  k-means of models/cold_start/segments.py instead of scikit-learn's: other seeds, swaps out of local minima
+Differs  k-means of blockfactor/kmeans.py instead of scikit-learn's: other seeds, swaps out of local minima
 Memory   the rows at unit length are one copy of x_UF; the search among a quarter of them adds a third of that
 """
 
@@ -11,10 +11,11 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from blockfactor.kmeans import kmeans
 from models.cold_start.input_vector import FirstDays
 from models.cold_start.methods.base import Needs, WarmListeners, as_input_rows, check_k
 from models.cold_start.nearest_centroid import nearest_centroids
-from models.cold_start.segments import kmeans, rankings
+from models.cold_start.segments import rankings
 from models.cold_start.top_k import as_float_matrix, normalise
 
 _CHUNK = 4096

@@ -35,11 +35,12 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csr_array
 from torch import Tensor, nn
 
+from blockfactor.kmeans import kmeans
 from models.cold_start.input_vector import FirstDays, Layout
 from models.cold_start.methods.base import Needs, WarmListeners, as_input_rows, check_k
 from models.cold_start.methods.scaling import Scaler
 from models.cold_start.nearest_centroid import nearest_centroids
-from models.cold_start.segments import kmeans, rankings
+from models.cold_start.segments import rankings
 from models.cold_start.top_k import as_float_matrix
 
 Floats = NDArray[np.float32]

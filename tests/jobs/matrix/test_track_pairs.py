@@ -167,5 +167,5 @@ def test_counts_and_cuts_equal_a_sparse_product(spark, most, tasks):
 
 def test_smoothed_is_zero_without_smoothing_and_favours_rare_tracks():
     counts = np.array([100, 10, 1])
-    np.testing.assert_allclose(pmi.smoothed(counts, 1.0), 0, atol=1e-12)
-    assert (np.diff(pmi.smoothed(counts, 0.75)) > 0).all()
+    np.testing.assert_allclose(pmi.smoothing_terms(counts, 1.0), 0, atol=1e-12)
+    assert (np.diff(pmi.smoothing_terms(counts, 0.75)) > 0).all()
