@@ -16,7 +16,7 @@ from jobs.platform.tables import escape_markup, gate_table, make_table, wide_con
 from jobs.platform.week import Week
 from jobs.release import manifest, pointer
 from jobs.settings.cold_start import METHODS as ORDER
-from jobs.tracking.store import shown
+from jobs.tracking.store import hide_password, tracking_uri
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -108,13 +108,19 @@ def _latest_gate(home: Path) -> dict[str, Any] | None:
 
 
 def _mlflow(context: Context, now: pointer.Pointer | None) -> dict[str, Any]:
-    from jobs.tracking import runs
+    from jobs.tracking.tracker import Tracker
 
     if now and context.engine == "skip":  # a day's update is tracked beside the weeks
         at = Week.from_name(now.week)
         context = replace(context, week=at)
-    uri = runs.tracking_uri(context)
-    said: dict[str, Any] = {"uri": shown(uri), "aliases_agree": None, "parent": None, "aliases": {}, "away": None}
+    uri = tracking_uri(context)
+    said: dict[str, Any] = {
+        "uri": hide_password(uri),
+        "aliases_agree": None,
+        "parent": None,
+        "aliases": {},
+        "away": None,
+    }
     if uri.startswith("sqlite:///") and not Path(uri[len("sqlite:///") :]).exists():
         return said  # nothing was tracked yet: do not make a database by looking
     if now is None and context.engine == "skip":
@@ -122,10 +128,10 @@ def _mlflow(context: Context, now: pointer.Pointer | None) -> dict[str, Any]:
     try:
         from jobs.release import registry
 
-        tracker = runs.connect(context)
+        tracker = Tracker.connect(context)
         held = registry.aliases(context, tracker)
         said |= {"aliases": held, "aliases_agree": registry.agree(now, held)}
-        said["parent"] = runs.latest_parent(context, now.week if now else None)
+        said["parent"] = Tracker.latest_week_run(context, now.week if now else None)
     except OvertureError as error:
         said["away"] = str(error)
     return said

@@ -25,8 +25,7 @@ from jobs.cold_start.training_data import catalogue, first_days, load
 from jobs.platform import figures
 from jobs.platform.context import Context
 from jobs.settings.base import Space
-from jobs.tracking import runs
-from jobs.tracking.run_logger import Run
+from jobs.tracking.tracker import Tracker
 from models.cold_start.input_vector import AGE_CLASSES, INTERACTIONS, FirstDays, Ragged, age_classes
 from models.cold_start.methods import recommend_lists
 from models.evaluation.metrics import bootstrap, score
@@ -54,7 +53,7 @@ class Cohort:
 def run(context: Context, space: Space) -> dict[str, Any]:
     """Recommend, score, slice, write; the report for Airflow."""
     settings = context.settings.evaluation
-    with runs.task(context, "evaluate", space) as run:
+    with Tracker.task(context, "evaluate", space) as run:
         methods = build_methods(context, space, run)
         rows: list[dict[str, Any]] = []
         recommended: dict[str, np.ndarray] = {}
@@ -152,7 +151,7 @@ def headline(rows: list[dict[str, Any]], k: int) -> dict[str, float]:
 
 
 def log(
-    context: Context, run: Run, space: Space, rows: list[dict[str, Any]], recommended: dict[str, np.ndarray]
+    context: Context, run: Tracker, space: Space, rows: list[dict[str, Any]], recommended: dict[str, np.ndarray]
 ) -> None:
     """Every metric, and the pictures, to MLflow."""
     whole = [row for row in rows if row["slice"] == "all"]

@@ -20,7 +20,7 @@ from jobs.cold_start.people import warm_people
 from jobs.platform.context import Context
 from jobs.platform.list_columns import to_list_column
 from jobs.settings.base import Space
-from jobs.tracking import runs
+from jobs.tracking.tracker import Tracker
 from models.cold_start.input_vector import AGE_CLASSES, Demographics, Entities, FirstDays, input_vectors
 
 SPLITS = ("train", "validation", "test")
@@ -30,7 +30,7 @@ CHUNK = 16_384
 def run(context: Context, space: Space) -> dict[str, Any]:
     """Write the vectors and the inputs of all three splits; the report for Airflow."""
     lake, week = context.lake, context.week.name
-    with runs.task(context, "features", space) as run:
+    with Tracker.task(context, "features", space) as run:
         entities = entity_vectors(context, space)
         demographics = demographic_vectors(context, space)
         rows: dict[str, int] = {}

@@ -16,7 +16,7 @@ from jobs.platform.list_columns import to_matrix
 from jobs.settings.base import Space
 from jobs.settings.cold_start import METHODS, PEERS
 from jobs.settings.settings import Settings
-from jobs.tracking.run_logger import Run
+from jobs.tracking.tracker import Tracker
 from models.cold_start.methods import Method
 from models.cold_start.methods.dropoutnet import DropoutNetRecipe
 from models.cold_start.methods.first_day_network import FirstDayNetworkRecipe
@@ -40,7 +40,7 @@ def judged(context: Context, space: Space) -> tuple[str, ...]:
     return tuple(name for name in names if name != "ials_fold_in" or space == "ut_als")
 
 
-def build_methods(context: Context, space: Space, run: Run) -> list[Method]:
+def build_methods(context: Context, space: Space, run: Tracker) -> list[Method]:
     """The methods of `judged` over one space; how those that are trained here learned is logged to `run`.
 
     Networks that a release holds are judged as they are served: through onnxruntime.
@@ -57,7 +57,7 @@ def build_methods(context: Context, space: Space, run: Run) -> list[Method]:
     return methods
 
 
-def log_learning(run: Run, losses: list[tuple[str, float, int]], seed: int) -> None:
+def log_learning(run: Tracker, losses: list[tuple[str, float, int]], seed: int) -> None:
     """Losses by epoch, and the settings of the networks that had any."""
     if not losses:
         return

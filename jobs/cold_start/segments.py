@@ -25,7 +25,7 @@ from jobs.platform import figures
 from jobs.platform.context import Context
 from jobs.platform.list_columns import to_list_column
 from jobs.settings.base import Space
-from jobs.tracking import runs
+from jobs.tracking.tracker import Tracker
 from models.cold_start.segment_match import match_segments
 from models.cold_start.segments import rankings
 
@@ -33,7 +33,7 @@ from models.cold_start.segments import rankings
 def run(context: Context, space: Space) -> dict[str, Any]:
     """Cluster, rank, describe, write; the report for Airflow."""
     settings, week = context.settings.segments, context.week.name
-    with runs.task(context, "segments", space) as run:
+    with Tracker.task(context, "segments", space) as run:
         x = context.lake.matrix("user_vectors", week=week, space=space)
         with translate_library_errors("segments", "user_vectors"):
             found = kmeans(x, settings.k, context.seed(f"segments/{space}"), settings.max_iter, settings.n_init)

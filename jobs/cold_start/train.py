@@ -20,15 +20,14 @@ from jobs.cold_start.training_data import first_days, load
 from jobs.platform import figures
 from jobs.platform.context import Context
 from jobs.settings.base import Space
-from jobs.tracking import runs
-from jobs.tracking.run_logger import Run
+from jobs.tracking.tracker import Tracker
 from models.cold_start.network import NetworkRecipe, fit, predict
 
 
 def run(context: Context, space: Space) -> dict[str, Any]:
     """Fit, export, keep; the report for Airflow."""
     settings = context.settings.network
-    with runs.task(context, "train", space) as run:
+    with Tracker.task(context, "train", space) as run:
         x, y = training_set(context, space)
         rng = np.random.default_rng(context.seed(f"holdout/{space}"))
         held = rng.random(len(x)) < settings.holdout_share
@@ -56,7 +55,7 @@ def run(context: Context, space: Space) -> dict[str, Any]:
         return {"rows": len(x), "path": str(folder), **curves[-1], **run.links}
 
 
-def train_blend(context: Context, space: Space, run: Run) -> None:
+def train_blend(context: Context, space: Space, run: Tracker) -> None:
     """Fit and keep the blend, which the release answers with where gate.method says so."""
     losses: list[tuple[str, float, int]] = []
     factory = method_factory(context, space, lambda name, epoch, loss: losses.append((f"{name}.loss", loss, epoch)))

@@ -23,7 +23,7 @@ from jobs.platform import figures, files
 from jobs.platform.context import Context
 from jobs.platform.tables import make_table, wide_console
 from jobs.settings.experiments import ExperimentSettings
-from jobs.tracking import runs
+from jobs.tracking.tracker import Tracker
 from models.evaluation.experiments import Rate, adjust_holm, compute_lift, compute_rate, sample_ratio_p_value
 from serving.experiment import assignment
 
@@ -53,7 +53,7 @@ def run(context: Context, name: str) -> dict[str, Any]:
     plan, kept = plan_of(context, name)
     counted = count(context.lake, plan)
     tags = {"task": "ab-test", "ab_experiment": name, "plan_digest": kept["digest"]}
-    with runs.experiment(context, plan.mlflow_experiment, f"test {name}", tags) as tracked:
+    with Tracker.standalone_run(context, plan.mlflow_experiment, f"test {name}", tags) as tracked:
         people = {arm.name: int((counted.users["arm"] == arm.name).sum()) for arm in plan.arms}
         tracked.log_params({"plan": kept["plan"], "registered_at": kept["registered_at"]})
         tracked.log_metrics({f"users.{arm}": n for arm, n in people.items()})

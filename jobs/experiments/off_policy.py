@@ -25,7 +25,7 @@ from jobs.platform.context import Context
 from jobs.platform.tables import make_table, wide_console
 from jobs.release import pointer
 from jobs.settings.experiments import ExperimentSettings
-from jobs.tracking import runs
+from jobs.tracking.tracker import Tracker
 from models.evaluation.experiments import compute_rate
 from models.evaluation.off_policy import OffPolicy, estimate_value
 from serving.experiment.assignment import as_arm
@@ -60,7 +60,7 @@ def run(context: Context, name: str, arm_name: str, policy: str) -> dict[str, An
         "arm": arm_name,
         "policy": policy,
     }
-    with runs.experiment(context, plan.mlflow_experiment, f"estimate {policy} from {arm_name}", tags) as tracked:
+    with Tracker.standalone_run(context, plan.mlflow_experiment, f"estimate {policy} from {arm_name}", tags) as tracked:
         shown = weighed(context, plan, arm, policy)
         found = {kind: judged(plan, shown, kind) for kind in KINDS}
         own = {kind: logged(shown, kind) for kind in KINDS}

@@ -15,7 +15,7 @@ from contracts.errors import BadArgument
 from jobs.platform import files
 from jobs.platform.context import Context
 from jobs.settings.experiments import ExperimentSettings
-from jobs.tracking import runs
+from jobs.tracking.tracker import Tracker
 from models.evaluation.experiments import required_users
 from serving.experiment import assignment
 
@@ -63,7 +63,7 @@ def register(context: Context, at: datetime, simulated: bool = False) -> dict[st
             "what it is about: move experiment.first_day and last_day"
         )
     tags = {"task": "ab-plan", "ab_experiment": plan.name, "plan_digest": digest}
-    with runs.experiment(context, plan.mlflow_experiment, f"plan {plan.name}", tags) as tracked:
+    with Tracker.standalone_run(context, plan.mlflow_experiment, f"plan {plan.name}", tags) as tracked:
         tracked.log_params({"plan": said})
         tracked.log_metrics({"users_per_arm": users})
         kept = {

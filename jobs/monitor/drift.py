@@ -24,7 +24,7 @@ from jobs.platform.context import Context
 from jobs.platform.tables import make_table, wide_console
 from jobs.release import pointer
 from jobs.settings.cold_start import MonitorSettings
-from jobs.tracking import runs
+from jobs.tracking.tracker import Tracker
 from models.cold_start.input_vector import FirstDays
 from serving.release import input_drift
 from serving.release.bundle import open_release
@@ -79,7 +79,7 @@ def run(context: Context) -> dict[str, Any]:
     }
     tags = {"task": "monitor", "week": context.week.name, "release": now.release}
     name = f"monitor {context.week.name}"
-    with runs.experiment(context, context.settings.mlflow.monitor_experiment, name, tags) as tracked:
+    with Tracker.standalone_run(context, context.settings.mlflow.monitor_experiment, name, tags) as tracked:
         tracked.log_metrics({f"psi/{one.feature}": one.psi for one in found} | {"newcomers": people})
         tracked.log_table([asdict(one) for one in found], "drift.json")
         tracked.set_tags({"verdict": "others" if others else "same", "missing_days": ", ".join(missing)})

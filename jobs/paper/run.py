@@ -35,8 +35,7 @@ from jobs.platform import figures
 from jobs.platform.context import Context
 from jobs.settings.base import Space
 from jobs.settings.paper import PaperSettings
-from jobs.tracking import runs
-from jobs.tracking.run_logger import Run
+from jobs.tracking.tracker import Tracker
 from models.cold_start.methods import Method
 from models.evaluation.metrics import score
 
@@ -89,7 +88,9 @@ def run(
     }
     report["check"] = check_popularity(task)
     clock.log(f"check of Popularity: {report['check']['says']}")
-    with runs.experiment(context, settings.experiment, f"paper {space}", {"space": space, "kind": "paper"}) as run:
+    with Tracker.standalone_run(
+        context, settings.experiment, f"paper {space}", {"space": space, "kind": "paper"}
+    ) as run:
         run.log_params({**settings.model_dump(), "space": space, "methods": ",".join(wanted), "seed": task.seed})
         report |= evaluate(task, {name: methods[name] for name in wanted})
         report["losses"] = task.losses
@@ -273,7 +274,7 @@ def draw(report: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def log(run: Run, report: Mapping[str, Any], folder: Path) -> None:
+def log(run: Tracker, report: Mapping[str, Any], folder: Path) -> None:
     """Metrics, the table, the figures and the page to MLflow."""
     rows = []
     for name, found in report["methods"].items():

@@ -20,7 +20,6 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +31,7 @@ from jobs.platform.context import Context
 from jobs.quality import arrow
 from jobs.quality.html_report import page
 from jobs.quality.measures import N_EXAMPLES, Measured, block, inspect_files, read_through
+from jobs.tracking.store import import_mlflow
 
 if TYPE_CHECKING:
     from great_expectations import ExpectationSuite
@@ -56,9 +56,9 @@ def run(context: Context, tables: list[str]) -> dict[str, object]:
     verdict = f"data checks of week {context.week.name}: {many}; see {folder / 'index.html'}\n" + "\n".join(failed)
     links: dict[str, object] = {}
     try:
-        from jobs.tracking import runs
+        from jobs.tracking.tracker import Tracker
 
-        with runs.task(context, "check") as found:
+        with Tracker.task(context, "check") as found:
             links = found.links
             found.log_metrics({f"{r['table']}_{n}": r["statistics"][n] for r in results for n in LOGGED})
             for file in ("index.html", *(f"{r['table']}.json" for r in results)):
@@ -115,8 +115,9 @@ def _measure_rows(context: Context, found: Measured, keys: dict[str, Measured]) 
 
 def _import() -> None:
     os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
-    for name in ("great_expectations", "jobs.tracking.runs"):
-        import_module(name)
+    import great_expectations  # noqa: F401
+
+    import_mlflow()
 
 
 def suite(promises: list[Expectation]) -> ExpectationSuite:

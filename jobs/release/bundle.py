@@ -26,14 +26,14 @@ from jobs.platform import files
 from jobs.platform.context import Context
 from jobs.platform.temp_dirs import temp_dir
 from jobs.release import engines, manifest, pointer, registry
-from jobs.tracking.runs import task
+from jobs.tracking.tracker import Tracker
 
 LIBRARIES = ("numpy", "scipy", "torch", "scikit-learn", "lightgbm", "onnx", "onnxruntime", "pyspark", "pyarrow")
 
 
 def run(context: Context) -> dict[str, object]:
     """Build the release, note it for gate and promote, register it."""
-    with task(context, "bundle") as tracked:
+    with Tracker.task(context, "bundle") as tracked:
         folder, reused = build(context)
         release = folder.name
         files.replace(context.work / "bundle.json", files.canonical({"release": release}) + b"\n")
@@ -44,14 +44,14 @@ def run(context: Context) -> dict[str, object]:
             tracked.log_artifact(folder / name, "release")
         version = None
         if not context.week.backtest:
-            version = registry.version_of(context, tracked.tracker, release)
+            version = registry.version_of(context, tracked, release)
             if version is None:
                 # The one that the version needs; the others lie in the release, and with the runs that trained them.
                 answering = engines.contents(context).answering(context)
                 network = (folder / answering / "network.onnx").read_bytes()
                 model = tracked.log_onnx(network, "_".join(("network", *answering.split("/"))))
                 version = registry.register(tracked, release, model)
-            registry.set_alias(context, tracked.tracker, registry.CHALLENGER, version)
+            registry.set_alias(context, tracked, registry.CHALLENGER, version)
         return {
             "release": release,
             "path": str(folder),

@@ -18,7 +18,7 @@ from jobs.platform.context import Context
 from jobs.platform.tables import gate_table, wide_console
 from jobs.release import bundle, engines, pointer, rules
 from jobs.release.rules import FAIL, Line
-from jobs.tracking.runs import task
+from jobs.tracking.tracker import Tracker
 
 
 def run(context: Context) -> dict[str, object]:
@@ -27,7 +27,7 @@ def run(context: Context) -> dict[str, object]:
     Raises:
         CheckFailed: the verdict is fail; the message names the lines.
     """
-    with task(context, "gate") as tracked:
+    with Tracker.task(context, "gate") as tracked:
         release = pointer.releases(context.release_home) / bundle.of_week(context)
         seen = pointer.read(context.release_home)
         lines = engines.judging(context).judge(context, release, seen)

@@ -29,7 +29,7 @@ from contracts.arrow import arrow_schema
 from contracts.errors import CheckFailed, OvertureError
 from jobs.platform.context import Context
 from jobs.platform.list_columns import to_list_column, to_matrix
-from jobs.tracking import runs
+from jobs.tracking.tracker import Tracker
 from models.cold_start.input_vector import FirstDays
 from serving.recommend import recommender
 from serving.release import pointer
@@ -52,7 +52,7 @@ def run(context: Context, day: date) -> dict[str, Any]:
     """
     daily = replace(context, experiment=context.settings.mlflow.names(context.engine, daily=True).experiment)
     try:
-        with runs.task(daily, f"cold_users {day}") as tracked:
+        with Tracker.task(daily, f"cold_users {day}") as tracked:
             ready = champion(context)  # before a session is started
             store = open_store(context.settings.store, context.home, publishing=True)
             report = keep_first_days(context, day)
@@ -68,9 +68,9 @@ def run(context: Context, day: date) -> dict[str, Any]:
             tracked.log_json(report, "report.json")
     except BaseException:
         with suppress(OvertureError):  # where MLflow is away too, the first error is the one to tell
-            runs.finish_week(daily, failed=True)
+            Tracker.finish_week(daily, failed=True)
         raise
-    runs.finish_week(daily)
+    Tracker.finish_week(daily)
     return {**report, **tracked.links}
 
 

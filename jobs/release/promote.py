@@ -17,8 +17,7 @@ from jobs.platform.context import Context
 from jobs.platform.week import Week
 from jobs.release import gate, manifest, pointer, registry
 from jobs.release.rules import FAIL, GREY
-from jobs.tracking.run_logger import Run
-from jobs.tracking.runs import task
+from jobs.tracking.tracker import Tracker
 
 
 def run(context: Context, release: str | None = None, approved: bool = False) -> dict[str, object]:
@@ -38,17 +37,17 @@ def run(context: Context, release: str | None = None, approved: bool = False) ->
         raise BadArgument("promote: a backtest judges, it promotes nothing")
     if release is not None:
         context = _of_release(context, find(context, release))
-    with task(context, "promote") as tracked, pointer.moving(context.release_home):
+    with Tracker.task(context, "promote") as tracked, pointer.moving(context.release_home):
         now = pointer.read(context.release_home)
         record = gate.record_of(context, find(context, release) if release else None)
         digest, week = record["release"], record["week"]
         _allowed(record, approved or release is not None)
         tracked.set_tags({"release": digest})
         if now and now.release == digest:
-            repaired = registry.follow(context, now.release, now.previous, tracked.tracker)
+            repaired = registry.follow(context, now.release, now.previous, tracked)
             return _report(tracked, now, False, f"already the champion; {repaired} aliases set right")
         if release is None and now and now.week[:10] > week[:10]:  # an update of a day is named by its end too
-            registry.follow(context, now.release, now.previous, tracked.tracker)
+            registry.follow(context, now.release, now.previous, tracked)
             why = f"the champion is of the later week {now.week} and stays; --release {digest[:12]} would force it"
             return _report(tracked, now, False, why)
         seen = pointer.revision(now) if release else record["revision"]
@@ -58,7 +57,7 @@ def run(context: Context, release: str | None = None, approved: bool = False) ->
                 f"{digest[:12]} against revision {seen}; run `overture release gate --week {week}` again"
             )
         manifest.verify(pointer.releases(context.release_home) / digest)
-        registry.follow(context, digest, now.release if now else None, tracked.tracker)
+        registry.follow(context, digest, now.release if now else None, tracked)
         moved = pointer.move(context.release_home, seen, digest, week)
         return _report(tracked, moved, True, "promoted")
 
@@ -94,6 +93,6 @@ def _allowed(record: dict[str, Any], approved: bool) -> None:
         )
 
 
-def _report(tracked: Run, now: pointer.Pointer, promoted: bool, why: str) -> dict[str, object]:
+def _report(tracked: Tracker, now: pointer.Pointer, promoted: bool, why: str) -> dict[str, object]:
     tracked.set_tags({"promoted": promoted, "why": why, "revision": now.revision})
     return {"promoted": promoted, "why": why, "champion": now.release, **asdict(now), **tracked.links}

@@ -24,7 +24,7 @@ from jobs.platform.context import Context
 from jobs.platform.week import Week
 from jobs.release import known_users, manifest, pointer
 from jobs.release.place_new_users import answer_day
-from jobs.tracking.runs import task
+from jobs.tracking.tracker import Tracker
 from models.cold_start.input_vector import FirstDays
 from serving.release.bundle import Release, open_release
 from serving.release.loaded import Ready
@@ -44,7 +44,7 @@ def run(context: Context, store: str | None = None, dry_run: bool = False) -> di
     context = _with_store(context, store)
     if dry_run:
         return _would(context)
-    with task(context, "publish") as tracked:
+    with Tracker.task(context, "publish") as tracked:
         now = _champion(context)
         folder = pointer.releases(context.home) / now.release
         release = open_release(folder)

@@ -6,13 +6,11 @@
 
 from __future__ import annotations
 
-from mlflow.exceptions import MlflowException
-
 from contracts.errors import CheckFailed
 from jobs.platform.context import Context
 from jobs.release.pointer import Pointer
-from jobs.tracking.run_logger import Run, Tracker, guard
-from jobs.tracking.runs import connect
+from jobs.tracking.store import translate_errors
+from jobs.tracking.tracker import Tracker
 
 CHALLENGER, CHAMPION, PREVIOUS = "challenger", "champion", "previous"
 
@@ -20,16 +18,18 @@ CHALLENGER, CHAMPION, PREVIOUS = "challenger", "champion", "previous"
 def version_of(context: Context, tracker: Tracker, release: str) -> str | None:
     """The registered version that is this release, or None."""
     name = context.mlflow_names.registered_model
-    with guard(tracker.uri):
+    with translate_errors(tracker.uri):
         found = tracker.client.search_model_versions(f"name = '{name}' and tags.`release` = '{release}'")
     return str(max(int(version.version) for version in found)) if found else None
 
 
-def register(run: Run, release: str, model_uri: str) -> str:
+def register(run: Tracker, release: str, model_uri: str) -> str:
     """Make a version of the release; returns its number."""
-    name, client = run.context.mlflow_names.registered_model, run.tracker.client
+    from mlflow.exceptions import MlflowException
+
+    name, client = run.context.mlflow_names.registered_model, run.client
     tags = {"release": release, "week": run.context.week.name, "commit": run.context.commit}
-    with guard(run.tracker.uri):
+    with translate_errors(run.uri):
         try:
             client.create_registered_model(name, description=f"{run.context.engine}: one version a release")
         except MlflowException as error:
@@ -41,20 +41,20 @@ def register(run: Run, release: str, model_uri: str) -> str:
 
 def set_alias(context: Context, tracker: Tracker, alias: str, version: str) -> None:
     """Let an alias point at a version; one write."""
-    with guard(tracker.uri):
+    with translate_errors(tracker.uri):
         tracker.client.set_registered_model_alias(context.mlflow_names.registered_model, alias, version)
 
 
 def drop_alias(context: Context, tracker: Tracker, alias: str) -> None:
     """Take an alias away; one write."""
-    with guard(tracker.uri):
+    with translate_errors(tracker.uri):
         tracker.client.delete_registered_model_alias(context.mlflow_names.registered_model, alias)
 
 
 def aliases(context: Context, tracker: Tracker) -> dict[str, str]:
     """Alias -> release; empty before the first registration."""
     name, client = context.mlflow_names.registered_model, tracker.client
-    with guard(tracker.uri):
+    with translate_errors(tracker.uri):
         found = client.search_registered_models(f"name = '{name}'")
         held = dict(found[0].aliases) if found else {}
         return {
@@ -70,7 +70,7 @@ def follow(context: Context, champion: str, previous: str | None, tracker: Track
         CheckFailed: the champion is in no registry; its bundle was never registered here.
         OvertureError: MLflow is away.
     """
-    tracker = tracker or connect(context)
+    tracker = tracker or Tracker.connect(context)
     now, moved = aliases(context, tracker), 0
     for alias, release in ((PREVIOUS, previous), (CHAMPION, champion)):
         if now.get(alias) == release:

@@ -15,7 +15,7 @@ from jobs.platform.context import Context
 from jobs.platform.week import Week
 from jobs.release import engines, pointer, registry
 from jobs.release.promote import find
-from jobs.tracking.runs import task
+from jobs.tracking.tracker import Tracker
 
 
 def run(context: Context, to: str | None = None, dry_run: bool = False) -> dict[str, object]:
@@ -55,7 +55,7 @@ def _note(context: Context, report: dict[str, object]) -> dict[str, object]:
     """Keep what was done as a run of the week returned to, where MLflow answers."""
     week = replace(context, week=Week.from_name(str(report["week"])))
     try:
-        with task(week, "rollback") as tracked:
+        with Tracker.task(week, "rollback") as tracked:
             tracked.set_tags({f"rollback.{key}": value for key, value in report.items()})
             return tracked.links
     except OvertureError:

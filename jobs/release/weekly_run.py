@@ -8,19 +8,17 @@ from typing import Any
 
 from jobs.platform.context import Context
 from jobs.release import engines
-from jobs.tracking import runs
-from jobs.tracking.run_logger import Run
+from jobs.tracking.tracker import Tracker
 
 
 def begin(context: Context) -> dict[str, Any]:
     """Create the experiment and the week's parent run, once."""
-    run_id = runs.start_week(context)
-    return {"week": context.week.name, **Run(context, runs.connect(context), run_id).links}
+    return {"week": context.week.name, **Tracker.start_week(context).links}
 
 
 def tracked(context: Context, name: str, space: str | None, job: Callable[[Context], dict[str, Any]]) -> dict[str, Any]:
     """Run a job as a child of the week's run and log its report: numbers as metrics, lists of numbers as curves."""
-    with runs.task(context, name, space) as run:
+    with Tracker.task(context, name, space) as run:
         report = job(context)
         numbers = dict(flat(report))
         run.log_metrics({key: value for key, value in numbers.items() if not isinstance(value, list)})
@@ -53,5 +51,5 @@ def complete(context: Context, failed: bool = False) -> dict[str, Any]:
     metrics = engines.contents(context).summary(context)
     gate = context.work / "gate.json"
     verdict = json.loads(gate.read_text())["verdict"] if gate.is_file() and not context.week.backtest else None
-    run = runs.finish_week(context, metrics, verdict, failed=failed)
+    run = Tracker.finish_week(context, metrics, verdict, failed=failed)
     return {"week": context.week.name, "verdict": verdict, "metrics": len(metrics), **run.links}

@@ -18,7 +18,7 @@ from contracts.errors import CheckFailed
 from jobs.skip import artifacts, figures
 from jobs.skip.artifacts import Scores
 from jobs.skip.train import refused
-from jobs.tracking import runs
+from jobs.tracking.tracker import Tracker
 from models.skip.ensemble.calibration import choose
 from models.skip.ensemble.ensemble import Calibration, Mix, logit
 from models.skip.ensemble.fit import METHODS, fold_of, select
@@ -32,7 +32,7 @@ def run(context: Context) -> dict[str, Any]:
     """Choose, calibrate, keep; the report for Airflow."""
     names: tuple[str, ...] = context.settings.skip.blend.members
     plays, borders = same_plays(context, names)
-    with runs.task(context, "blend") as task, refused("blend"):
+    with Tracker.task(context, "blend") as task, refused("blend"):
         folds = {name: artifacts.read_folds(context, name) for name in names}
         scores = {name: artifacts.read_scores(context, name) for name in names}
         first = scores[names[0]]

@@ -20,8 +20,7 @@ from numpy.typing import NDArray
 from contracts.errors import CheckFailed
 from jobs.platform.stopwatch import stopwatch
 from jobs.skip import artifacts, figures, importance, train
-from jobs.tracking import runs
-from jobs.tracking.run_logger import Run
+from jobs.tracking.tracker import Tracker
 from models.skip.data import splits
 from models.skip.evaluation import metrics
 
@@ -38,7 +37,7 @@ RATES = ("precision", "recall", "f1", "accuracy")
 
 def run(context: Context) -> dict[str, Any]:
     """Judge, write, draw; the report for Airflow."""
-    with runs.task(context, "evaluate") as task, stopwatch("skip evaluate") as watch:
+    with Tracker.task(context, "evaluate") as task, stopwatch("skip evaluate") as watch:
         found = train.plays_of(context, (context.settings.skip.evaluation.explained_model,))
         watch.lap("read_s")
         scores = all_scores(context, found)
@@ -166,12 +165,12 @@ def picked(rows: list[dict[str, Any]], split: str, slice_: str, metric: str) -> 
     return sorted(chosen, key=lambda row: -row["value"])
 
 
-def log(context: Context, task: Run, rows: list[dict[str, Any]], scores: Mapping[str, Scores]) -> None:
+def log(context: Context, task: Tracker, rows: list[dict[str, Any]], scores: Mapping[str, Scores]) -> None:
     """The table, the numbers of the whole splits as metrics, and the pictures of the test."""
     whole = [row for row in rows if row["slice"] == "all" and row["metric"] not in COUNTS]
     task.log_metrics({f"{row['split']}.{row['model']}.{row['metric']}": row["value"] for row in whole})
     task.log_table(rows, "evaluation.json")
-    task.log_parts("skip_features", train.days_of(context), use="evaluation")
+    task.log_partitions("skip_features", train.days_of(context), use="evaluation")
     reached = picked(rows, "test", "all", "auc")
     task.log_figure(
         figures.forest([{**row, "name": row["model"]} for row in reached], "Test AUC of every model"), "auc.png"

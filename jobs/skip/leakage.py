@@ -19,7 +19,7 @@ from contracts.errors import CheckFailed
 from jobs.platform.stopwatch import stopwatch
 from jobs.skip import artifacts, figures, train
 from jobs.skip.dataset import Labelled
-from jobs.tracking import runs
+from jobs.tracking.tracker import Tracker
 from models.skip.data import splits
 from models.skip.estimators.base import replace
 from models.skip.evaluation import metrics
@@ -50,7 +50,7 @@ def run(context: Context) -> dict[str, Any]:
     new = train.maker(context)
     for name in names:
         new(name)
-    with runs.task(context, "leakage") as task, stopwatch("skip leakage") as watch:
+    with Tracker.task(context, "leakage") as task, stopwatch("skip leakage") as watch:
         found: dict[str, dict[str, Any]] = {name: {"model": name} for name in names}
         judged_on: dict[str, str] = {}
         alone = 0.0

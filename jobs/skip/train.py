@@ -22,8 +22,7 @@ import numpy as np
 from contracts.errors import BadArgument, CheckFailed
 from jobs.platform.stopwatch import Stopwatch, stopwatch
 from jobs.skip import artifacts, dataset, figures
-from jobs.tracking import runs
-from jobs.tracking.run_logger import Run
+from jobs.tracking.tracker import Tracker
 from models.skip.data import splits
 from models.skip.ensemble.fit import fold_borders, out_of_fold
 from models.skip.estimators import registry
@@ -42,7 +41,7 @@ def run(context: Context, model: str) -> dict[str, Any]:
     """Fit, forecast, keep; the report for Airflow."""
     new = maker(context)
     new(model)  # a name or recipe that is refused stops here, before anything is read
-    with runs.task(context, "train", model) as task, stopwatch(f"skip train {model}") as watch:
+    with Tracker.task(context, "train", model) as task, stopwatch(f"skip train {model}") as watch:
         found = plays_of(context, (model,))
         watch.lap("read_s")
         seed = context.seed(f"skip/{model}")
@@ -150,7 +149,7 @@ def told(found: Labelled, model: SkipModel, history: Losses, scores: Scores) -> 
     }
 
 
-def log(context: Context, task: Run, report: Mapping[str, Any], watch: Stopwatch) -> None:
+def log(context: Context, task: Tracker, report: Mapping[str, Any], watch: Stopwatch) -> None:
     """Recipe, curves, numbers and the days learned from, to MLflow."""
     task.log_params({**report["recipe"], "seed": report["seed"], "split": context.settings.skip.split.kind})
     task.log_batch(
@@ -163,7 +162,7 @@ def log(context: Context, task: Run, report: Mapping[str, Any], watch: Stopwatch
         }
     )
     task.log_metrics({**watch.laps, "peak_mib": watch.peak_mib} | {f"plays_{k}": v for k, v in report["sizes"].items()})
-    task.log_parts("skip_features", days_of(context))
+    task.log_partitions("skip_features", days_of(context))
     task.log_figure(figures.losses(report["losses"]), "loss_curve.png")
     task.log_json(report, "report.json")
 

@@ -27,8 +27,7 @@ from optuna.trial import TrialState
 from contracts.errors import BadArgument, CheckFailed
 from jobs.platform.stopwatch import stopwatch
 from jobs.skip import artifacts, figures, train
-from jobs.tracking import runs
-from jobs.tracking.run_logger import Run
+from jobs.tracking.tracker import Tracker
 from models.skip.data import splits
 from models.skip.ensemble.fit import forecasts
 from models.skip.estimators import registry
@@ -50,7 +49,7 @@ def run(context: Context, model: str, trials: int | None = None, minutes: float 
     if trials < 1 or not minutes > 0:
         raise BadArgument(f"--trials: at least 1, and --minutes above 0, got {trials} and {minutes}")
     given = train.maker(context)(model)
-    with runs.task(context, "tune", model) as task, stopwatch(f"skip tune {model}") as watch:
+    with Tracker.task(context, "tune", model) as task, stopwatch(f"skip tune {model}") as watch:
         found = train.plays_of(context, (model,))
         plays = artifacts.digest(found)
         study = open_study(context, model, plays)
@@ -124,7 +123,7 @@ def objective(
     learn: Plays,
     valid: Plays,
     borders: Sequence[int],
-    task: Run,
+    task: Tracker,
     say: Callable[[str], None],
 ) -> Callable[[optuna.Trial], float]:
     """One trial: a child run; folds from the earliest on, validation last."""
@@ -143,7 +142,7 @@ def objective(
 
     def try_one(trial: optuna.Trial) -> float:
         recipe = suggested(trial, SPACES[model])
-        with runs.trial(task, f"{model} {trial.number}") as run:
+        with task.trial(f"{model} {trial.number}") as run:
             run.log_params(recipe)
             auc_F: list[float] = []
             pruned = False

@@ -13,7 +13,7 @@ from jobs.cold_start.training_data import warm_side
 from jobs.platform.context import Context
 from jobs.platform.list_columns import to_matrix
 from jobs.settings.cold_start import METHODS, DropoutNetSettings, FirstDayNetworkSettings, MeluSettings, MixtureSettings
-from jobs.tracking import runs as tracking
+from jobs.tracking.tracker import Tracker
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def test_all_methods_stand_in_one_table(copied, finished):
     for name in ("dropoutnet_full", "dropoutnet_semi", "melu_full", "melu_semi"):
         assert ndcg[name] > 0
 
-    tracker = tracking.connect(copied)
+    tracker = Tracker.connect(copied)
     runs = tracker.client.search_runs([tracker.experiment_id], "tags.task = 'evaluate' and tags.space = 'tt_svd'")
     newest = max(runs, key=lambda run: run.info.start_time)
     for name, epochs in (("dropoutnet", 5), ("melu", 4), ("first_day_autoencoder", 3), ("segment_mixture", 2)):

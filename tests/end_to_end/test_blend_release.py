@@ -15,7 +15,7 @@ from jobs.platform.context import Context
 from jobs.release import bundle, gate, pointer, promote, publish
 from jobs.release.cold_start import gate as judging
 from jobs.settings.cold_start import FirstDayNetworkSettings
-from jobs.tracking import runs
+from jobs.tracking.tracker import Tracker
 from models.cold_start.input_vector import FirstDays
 from models.cold_start.methods import recommend_lists
 from serving.recommend import recommender
@@ -115,7 +115,7 @@ def test_it_stands_in_the_table_and_in_mlflow(promoted, finished):
     rows = promoted.lake.read("evaluation", week=week, space="tt_svd").to_pandas()
     assert set(rows.method) == {*promoted.settings.evaluation.methods, "blend"}
     assert "blend" not in set(promoted.lake.read("evaluation", week=week, space="ut_als").to_pandas().method)
-    tracker = runs.connect(promoted)
+    tracker = Tracker.connect(promoted)
     found = tracker.client.search_runs([tracker.experiment_id], "tags.task = 'train' and tags.space = 'tt_svd'")
     newest = max(found, key=lambda run: run.info.start_time)
     assert len(tracker.client.get_metric_history(newest.info.run_id, "first_day_autoencoder.loss")) == 6

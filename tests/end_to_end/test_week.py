@@ -116,9 +116,9 @@ def test_status_is_a_table_for_people(finished):
 
 
 def test_mlflow_holds_one_parent_and_a_child_a_task(finished):
-    from jobs.tracking import runs as tracking
+    from jobs.tracking.tracker import Tracker
 
-    tracker = tracking.connect(finished)
+    tracker = Tracker.connect(finished)
     runs = tracker.client.search_runs([tracker.experiment_id], max_results=1000)
     parents = [r for r in runs if r.data.tags.get("kind") == "parent"]
     assert len(parents) == 1

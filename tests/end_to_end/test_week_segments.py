@@ -10,7 +10,7 @@ import pytest
 
 from jobs.cold_start import segments
 from jobs.platform.context import Context
-from jobs.tracking import runs as tracking
+from jobs.tracking.tracker import Tracker
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def as_last_week(context: Context) -> None:
 
 
 def newest_run(context: Context):
-    tracker = tracking.connect(context)
+    tracker = Tracker.connect(context)
     runs = tracker.client.search_runs([tracker.experiment_id], "tags.task = 'segments' and tags.space = 'tt_svd'")
     return tracker.client, max(runs, key=lambda run: run.info.start_time)
 

@@ -22,7 +22,7 @@ def promote(home: str, week: str, die_at: int, answer: str) -> None:
     from contracts.errors import OvertureError
     from jobs.release import promote as job
     from jobs.release import registry
-    from jobs.tracking import runs
+    from jobs.tracking.tracker import Tracker
     from tests.helpers.small_week import context_at
 
     writes, context = count_writes(die_at), context_at(Path(home), week)
@@ -30,19 +30,19 @@ def promote(home: str, week: str, die_at: int, answer: str) -> None:
         said = job.run(context)
     except OvertureError as error:
         said = {"error": str(error), "exit_code": error.exit_code}
-    found = registry.aliases(context, runs.connect(context))
+    found = registry.aliases(context, Tracker.connect(context))
     Path(answer).write_text(json.dumps({**said, "writes": writes, "aliases": found}))
 
 
 def start(home: str, week: str, answer: str) -> None:
     """Begin the week and run one task."""
-    from jobs.tracking import runs as tracking
+    from jobs.tracking.tracker import Tracker
     from tests.helpers.small_week import context_at
 
     context = context_at(Path(home), week)
-    with tracking.task(context, "race") as run:
-        parent = run.tracker.client.get_run(run.run_id).data.tags["mlflow.parentRunId"]
-    Path(answer).write_text(json.dumps({"experiment": run.tracker.experiment_id, "parent": parent}))
+    with Tracker.task(context, "race") as run:
+        parent = run.client.get_run(run.run_id).data.tags["mlflow.parentRunId"]
+    Path(answer).write_text(json.dumps({"experiment": run.experiment_id, "parent": parent}))
 
 
 def count_writes(die_at: int) -> list[str]:
@@ -115,7 +115,11 @@ def main() -> None:
     from sqlalchemy.orm import configure_mappers
 
     import jobs.release.promote  # noqa: F401
+    from jobs.tracking.store import import_mlflow
     from tests.helpers import small_week  # noqa: F401
+
+    import_mlflow()
+    from mlflow import MlflowClient  # noqa: F401
 
     configure_mappers()
     for line in sys.stdin:

@@ -219,9 +219,10 @@ def _fill_space(
 @cache
 def empty_database() -> bytes:
     """MLflow's database with its tables and nothing in it: making one takes seconds, copying it does not."""
-    from mlflow import MlflowClient
+    from jobs.tracking.store import import_mlflow
 
-    import jobs.tracking.runs  # noqa: F401 - sets MLflow's environment
+    import_mlflow()
+    from mlflow import MlflowClient
 
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "mlflow.db"

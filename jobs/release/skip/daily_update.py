@@ -33,7 +33,7 @@ from jobs.release import bundle, gate, pointer, promote
 from jobs.release.skip import bundle as contents
 from jobs.release.skip import gate as judging
 from jobs.skip import artifacts, build_features, dataset, incremental_training, onnx_export
-from jobs.tracking import runs
+from jobs.tracking.tracker import Tracker
 from models.skip.estimators.logistic_regression import FeatureRegression
 from models.skip.evaluation.metrics import auc_interval, brier
 from serving.skip.release import ANSWERS, CLEANING, EXPLAIN, MEMBERS, NETWORK, SkipRelease
@@ -56,7 +56,7 @@ def run(settings: Settings, day: date) -> dict[str, Any]:
         raise CheckFailed(f"plays: day={day} has not been written; ingest the day first")
     try:
         check.run(context, list(judging.REQUIRED))
-        with runs.task(context, "features") as tracked:
+        with Tracker.task(context, "features") as tracked:
             made = build_features.run(context, str(day), str(day))
             tracked.log_json(made, "report.json")
         built = bundle.run(context)
@@ -64,9 +64,9 @@ def run(settings: Settings, day: date) -> dict[str, Any]:
         moved = promote.run(context)
     except BaseException:
         with suppress(OvertureError):  # where MLflow is away too, the first error is the one to tell
-            runs.finish_week(context, failed=True)
+            Tracker.finish_week(context, failed=True)
         raise
-    parent = runs.finish_week(context, verdict=str(judged["verdict"]))
+    parent = Tracker.finish_week(context, verdict=str(judged["verdict"]))
     return {
         "day": str(day),
         "rows": made["rows"],

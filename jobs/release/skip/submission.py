@@ -20,7 +20,7 @@ from contracts.errors import BadArgument, CheckFailed
 from jobs.platform import files
 from jobs.release.skip import bundle
 from jobs.skip import artifacts, dataset
-from jobs.tracking import runs
+from jobs.tracking.tracker import Tracker
 
 if TYPE_CHECKING:
     from jobs.platform.context import Context
@@ -38,7 +38,7 @@ def run(context: Context, data: Path, out: Path) -> dict[str, Any]:
     wanted = sample_ids(data / "test.csv")
     if out.is_dir() or not out.absolute().parent.is_dir():
         raise BadArgument(f"--out: {out} must be a file in a folder that is there")
-    with runs.task(context, "submit") as tracked:
+    with Tracker.task(context, "submit") as tracked:
         found, _ = bundle.learned_from(context)
         plays, sample_N = dataset.questions(context, found.cleaning, end=bundle.before(context))
         known_N, row_N = np.unique(sample_N, return_index=True)

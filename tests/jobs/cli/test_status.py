@@ -78,7 +78,7 @@ def test_it_works_while_mlflow_is_away(promoted, capsys):
     assert found["champion"] == bundle.of_week(promoted)
     assert found["evaluation"]
     assert found["mlflow"]["aliases_agree"] is None
-    assert "does not answer" in found["mlflow"]["away"]
+    assert "is unavailable" in found["mlflow"]["away"]
     assert "unknown, MLflow is away" in printed(found, capsys)
 
 

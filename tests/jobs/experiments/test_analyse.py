@@ -15,7 +15,7 @@ from contracts.errors import BadArgument, CheckFailed
 from jobs.experiments import analyse, off_policy, plan
 from jobs.experiments.exposures import days
 from jobs.platform.context import Context
-from jobs.tracking import runs
+from jobs.tracking.tracker import Tracker
 from models.evaluation.assignment import arm_index, bucket_bounds
 from serving.experiment import assignment
 from tests.helpers import small_week
@@ -106,7 +106,7 @@ def test_an_effect_is_found_where_it_is_and_kept_in_mlflow(planned, capfd):
         json.loads((planned.home / "experiments" / "first_day.verdict.json").read_text())["digest"] == found["digest"]
     )
     assert (planned.home / "experiments" / "first_day.verdict.png").read_bytes()[:4] == b"\x89PNG"
-    tracker = runs.connect(Context(planned.settings, planned.week, planned.home, experiment="ab_tests"))
+    tracker = Tracker.connect(Context(planned.settings, planned.week, planned.home, experiment="ab_tests"))
     run = tracker.client.get_run(found["mlflow_run"])
     assert run.data.tags["verdict.b"] == "better"
     assert run.data.tags["plan_digest"] == registered["digest"]

@@ -106,12 +106,12 @@ def test_the_command_reports_and_wants_a_monday(home, command):
 
 
 def test_the_run_keeps_the_table(champion):
-    from jobs.tracking import runs
+    from jobs.tracking.tracker import Tracker
 
     newcomers(champion, [1])
     report = monitor.run(champion)
     kept = Context(champion.settings, champion.week, champion.home, experiment="monitor_weekly")
-    client = runs.connect(kept).client
+    client = Tracker.connect(kept).client
     run = client.get_run(report["mlflow_run"])
     assert run.data.tags["verdict"] == "same"
     assert run.data.metrics["newcomers"] == N

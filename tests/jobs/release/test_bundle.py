@@ -12,7 +12,7 @@ from jobs.cold_start import onnx_export
 from jobs.platform import files
 from jobs.release import bundle, manifest, pointer, registry
 from jobs.release.cold_start import bundle as contents
-from jobs.tracking import runs
+from jobs.tracking.tracker import Tracker
 from models.cold_start.input_vector import FirstDays
 from serving.release.bundle import open_release
 from tests.helpers import small_week
@@ -131,7 +131,7 @@ def test_run_registers_one_version_a_release_as_challenger(context):
     first, second = bundle.run(context), bundle.run(context)
     assert (first["release"], first["version"]) == (second["release"], second["version"])
     assert (first["reused"], second["reused"]) == (False, True)
-    tracker = runs.connect(context)
+    tracker = Tracker.connect(context)
     assert registry.aliases(context, tracker) == {"challenger": first["release"]}
     version = tracker.client.get_model_version_by_alias("cold_start", "challenger")
     assert version.tags == {"release": first["release"], "week": "2026-11-16", "commit": context.commit}

@@ -14,7 +14,7 @@ from jobs.platform.list_columns import to_list_column
 from jobs.release import bundle, gate, promote, rules
 from jobs.release.cold_start import gate as judging
 from jobs.release.rules import Line
-from jobs.tracking import runs
+from jobs.tracking.tracker import Tracker
 from serving.release.bundle import open_release
 from tests.helpers import small_week
 
@@ -128,7 +128,7 @@ def test_a_good_first_release_passes_and_everything_is_recorded(context, capfd):
     out, err = capfd.readouterr()
     assert out == ""
     assert "better than popularity" in err
-    client = runs.connect(context).client
+    client = Tracker.connect(context).client
     run = client.get_run(said["mlflow_run"])
     assert run.data.tags["verdict"] == "pass"
     assert run.data.metrics["gate/better than popularity"] == found["better than popularity"]["measured"]

@@ -13,7 +13,7 @@ from jobs.platform.context import Context
 from jobs.platform.list_columns import to_matrix
 from jobs.platform.week import Week
 from jobs.release import bundle, place_new_users, pointer, promote, publish
-from jobs.tracking import runs as tracking
+from jobs.tracking.tracker import Tracker
 from models.cold_start.input_vector import FirstDays
 from serving.release.bundle import open_release
 from serving.stores import open_store
@@ -132,8 +132,8 @@ def test_what_is_refused(world, home):
     (pointer.releases(home) / "champion.json").unlink()
     with pytest.raises(CheckFailed, match="there is no champion yet"):
         place_new_users.run(world, BORN)
-    client = tracking.connect(daily(world)).client
-    runs = client.search_runs([tracking.connect(daily(world)).experiment_id])
+    client = Tracker.connect(daily(world)).client
+    runs = client.search_runs([Tracker.connect(daily(world)).experiment_id])
     assert {run.info.status for run in runs} == {"FAILED"}
 
 
@@ -185,8 +185,8 @@ def test_mlflow_holds_a_parent_a_run_of_the_daily_experiment_and_a_child_a_day(w
     monkeypatch.setenv("OVERTURE_DAG_ID", "cold_users_daily")
     monkeypatch.setenv("OVERTURE_DAG_RUN_ID", "scheduled__2026-11-16")
     report = place_new_users.run(world, BORN)
-    tracker = tracking.connect(daily(world))
-    assert tracker.experiment_id != tracking.connect(world).experiment_id
+    tracker = Tracker.connect(daily(world))
+    assert tracker.experiment_id != Tracker.connect(world).experiment_id
     runs = {run.data.tags["kind"]: run for run in tracker.client.search_runs([tracker.experiment_id])}
     child, parent = runs["task"], runs["parent"]
     assert {child.info.status, parent.info.status} == {"FINISHED"}

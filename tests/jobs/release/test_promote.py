@@ -9,7 +9,7 @@ import pytest
 
 from contracts.errors import BadArgument, CheckFailed, OvertureError
 from jobs.release import bundle, gate, manifest, pointer, promote, publish, registry, rollback
-from jobs.tracking import runs
+from jobs.tracking.tracker import Tracker
 from serving.release.bundle import open_release
 from tests.helpers import fork_server as zygote
 from tests.helpers import small_week
@@ -35,7 +35,7 @@ def second(home):
 
 
 def aliases(context) -> dict[str, str]:
-    found = registry.aliases(context, runs.connect(context))
+    found = registry.aliases(context, Tracker.connect(context))
     return {name: found[name] for name in ("champion", "previous") if name in found}
 
 
@@ -166,7 +166,7 @@ def test_mlflow_away_promotes_nothing(second):
     database.rename(database.with_suffix(".away"))
     database.mkdir()
     for job in (promote, gate, bundle, publish):
-        with pytest.raises(OvertureError, match="MLflow does not answer at sqlite") as raised:
+        with pytest.raises(OvertureError, match="MLflow is unavailable at sqlite") as raised:
             job.run(second)
         assert raised.value.exit_code == 1
     assert pointer.read(second.home) == before
@@ -194,7 +194,7 @@ def test_rollback_does_not_wait_for_mlflow(second, capsys):
     database = second.home / "mlflow" / "mlflow.db"
     database.rename(database.with_suffix(".away"))
     database.mkdir()
-    assert rollback.run(second)["aliases"].startswith("not moved: MLflow does not answer")
+    assert rollback.run(second)["aliases"].startswith("not moved: MLflow is unavailable")
     assert pointer.read(second.home).release == old
     assert "aliases do not" in capsys.readouterr().err
     database.rmdir()
@@ -251,8 +251,8 @@ def test_a_damaged_pointer_is_named(first):
 
 
 def test_a_release_that_mlflow_does_not_know_is_not_promoted(second):
-    client = runs.connect(second).client
-    version = registry.version_of(second, runs.connect(second), bundle.of_week(second))
+    client = Tracker.connect(second).client
+    version = registry.version_of(second, Tracker.connect(second), bundle.of_week(second))
     client.delete_model_version("cold_start", version)
     with pytest.raises(CheckFailed, match="overture release bundle"):
         promote.run(second)

@@ -16,7 +16,7 @@ from jobs.platform.context import Context
 from jobs.settings.settings import load
 from jobs.settings.skip import EVERY, SkipSettings
 from jobs.skip import artifacts, blend, build_features, dataset, evaluate, leakage, train, tune
-from jobs.tracking import runs as tracking
+from jobs.tracking.tracker import Tracker
 from models.skip.data import splits
 from models.skip.estimators import registry
 from models.skip.estimators.search_spaces import Choice
@@ -69,8 +69,8 @@ def other(whole, tmp_path, **changes):
 
 
 def runs(context, **tags):
-    tracker = tracking.connect(context)
-    return tracking._search(tracker, {key: str(value) for key, value in tags.items()})
+    tracker = Tracker.connect(context)
+    return tracker.search_runs({key: str(value) for key, value in tags.items()})
 
 
 class TestSettings:
@@ -145,7 +145,7 @@ class TestTrain:
 
     def test_the_run_has_recipe_curves_and_the_days_learned_from(self, whole):
         context, reports = whole
-        run = tracking.connect(context).client.get_run(reports["boosted_trees"]["mlflow_run"])
+        run = Tracker.connect(context).client.get_run(reports["boosted_trees"]["mlflow_run"])
         assert run.data.params["rounds"] == "40"
         assert {"validation_loss", "train_loss", "validation_auc", "test_auc", "fit_s", "peak_mib"} <= set(
             run.data.metrics
@@ -253,7 +253,7 @@ def test_evaluation_judges_every_model_by_slice(whole):
     for name in ("f1", "brier", "accuracy_best"):
         row = test.loc[("all", name)]
         assert row.low <= row.value <= row.high
-    client = tracking.connect(context).client
+    client = Tracker.connect(context).client
     names = {item.path for item in client.list_artifacts(report["mlflow_run"])}
     assert {
         "auc.png",
