@@ -1,15 +1,16 @@
-"""What training a skip model leaves behind for blend, evaluation and release, and how it is read again.
+"""Files that skip model training writes for the blend, the evaluation and the release, and functions that read them.
 
-    work/<week>/<model>/model/      the fitted model (SkipModel.save), its history reaching to as_of
-                        scores.npz  what it says of every validation and test play: Scores, a column an array
-                        folds.npz   the same of training plays forecast by models of earlier plays; members of the blend
-                        report.json recipe, losses, AUC, seconds, and the digests that hold the folder together
-    work/<day>/<model>/model/       of a day's update: a member of the champion that learned on, without its history
-    work/<week>/blend/  blend.json  members, weights, bias, calibration, and which save of each member it was made of
-                        scores.npz  of the blend
+    work/<week>/<model>/model/      the fitted model (SkipModel.save); its play history reaches to as_of
+                        scores.npz  predictions for every validation and test play (Scores, one array per field)
+                        folds.npz   out-of-fold predictions for training plays; members of the blend only
+                        report.json recipe, losses, AUC, seconds, and the digests of the other files
+    work/<day>/<model>/model/       of a daily update: a fine-tuned member of the champion, without its play history
+    work/<week>/blend/  blend.json  members, weights, bias, calibration, and the digest of each member's model
+                        scores.npz  predictions of the blend
 
-Every file is replaced in one step and the JSON comes last: it names the SHA-256 of the others; half of a training is
-refused when it is read. `plays` is the digest of the labelled plays and their split: scores of other plays never meet.
+Every file is replaced atomically and the JSON is written last. It contains the SHA-256 of the other files, so that an
+incomplete training run is refused when it is read. `plays` is the digest of the labelled plays and their split. Scores
+of different plays are never combined.
 """
 
 from __future__ import annotations
@@ -20,12 +21,13 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
 from contracts.errors import CheckFailed
+from models.arrays import BoolVector, DoubleVector, IdVector, LongVector
 from models.skip.data import splits
 from models.skip.data.play_history import Log
 from models.skip.ensemble.ensemble import Calibration, Mix
@@ -36,149 +38,193 @@ from models.skip.estimators.session_gru import SessionGru
 
 if TYPE_CHECKING:
     from jobs.platform.context import Context
-    from jobs.skip.dataset import Labelled
+    from jobs.skip.dataset import LabelledPlays
 
 BLEND = "blend"
 MODEL, SCORES, FOLDS, REPORT, BLEND_JSON = "model", "scores.npz", "folds.npz", "report.json", "blend.json"
 
 
+class ModelReference(TypedDict):
+    """One saved version of a model: the week (or day) of the run that wrote it and the SHA-256 of its arrays."""
+
+    week: str
+    sha256: str
+
+
 @dataclass(frozen=True, eq=False)
 class Scores:
-    """What a model says of plays, in time order.
+    """Predictions of one model for N plays, in time order.
 
     Attributes:
-        place_N: int64, which of the week's labelled plays (read.labelled(...).plays) each is.
+        place_N: int64, the row of each play in the labelled plays of the week (dataset.read_labelled(...).plays).
         split_N: int8, VALIDATION or TEST of models/skip/data/splits.py; TRAIN for folds.
-        proba_N: float64, chance of being listened to.
-        listened_N: int8, what happened.
-        user_N: int64, for intervals by user.
-        is_flow_N: bool.
+        proba_N: float64, predicted probability that the play is listened to.
+        listened_N: int8, the label: 1 listened to, 0 skipped.
+        user_N: int64 user ids, for intervals by user.
+        is_flow_N: bool, whether the recommender chose the track.
     """
 
-    place_N: NDArray[np.int64]
+    place_N: LongVector
     split_N: NDArray[np.int8]
-    proba_N: NDArray[np.float64]
+    proba_N: DoubleVector
     listened_N: NDArray[np.int8]
-    user_N: NDArray[np.int64]
-    is_flow_N: NDArray[np.bool_]
+    user_N: IdVector
+    is_flow_N: BoolVector
 
     @classmethod
-    def of(cls, found: Labelled, place_N: NDArray[np.int64], proba_N: NDArray[np.float64]) -> Scores:
-        """About some of the labelled plays."""
-        plays = found.plays
+    def for_plays(cls, labelled: LabelledPlays, place_N: LongVector, proba_N: DoubleVector) -> Scores:
+        """Return the scores of the labelled plays at rows `place_N`, with their labels and users."""
+        plays = labelled.plays
         return cls(
             place_N,
-            found.split_N[place_N],
+            labelled.split_N[place_N],
             proba_N,
             plays.labels()[place_N],
             plays.user_N[place_N],
             plays.is_flow_N[place_N],
         )
 
-    def part(self, split: int) -> Scores:
-        """Those of one split."""
-        mine = self.split_N == split
-        return Scores(**{field.name: getattr(self, field.name)[mine] for field in fields(self)})
+    def of_split(self, split: int) -> Scores:
+        """Return the scores of one split."""
+        in_split_N = self.split_N == split
+        return Scores(**{field.name: getattr(self, field.name)[in_split_N] for field in fields(self)})
 
     @property
     def valid(self) -> Scores:
-        """Of validation plays."""
-        return self.part(splits.VALIDATION)
+        """Scores of the validation plays."""
+        return self.of_split(splits.VALIDATION)
 
     @property
     def test(self) -> Scores:
-        """Of test plays."""
-        return self.part(splits.TEST)
+        """Scores of the test plays."""
+        return self.of_split(splits.TEST)
 
-    def packed(self) -> bytes:
-        """As a file of arrays."""
+    def to_bytes(self) -> bytes:
+        """Return the content of an .npz file with one array per field."""
         raw = io.BytesIO()
         np.savez(raw, allow_pickle=False, **{field.name: getattr(self, field.name) for field in fields(self)})
         return raw.getvalue()
 
 
-def digest(found: Labelled) -> str:
-    """Which plays with which outcomes, in which split."""
-    plays, told = found.plays, hashlib.sha256()
-    for values in (plays.ts_N, plays.user_N, plays.track_N, plays.labels(), found.split_N):
-        told.update(np.ascontiguousarray(values).data)
-    return told.hexdigest()
+def digest_of(labelled: LabelledPlays) -> str:
+    """Return the SHA-256 of the plays, their labels and their split."""
+    plays, sha256 = labelled.plays, hashlib.sha256()
+    for values in (plays.ts_N, plays.user_N, plays.track_N, plays.labels(), labelled.split_N):
+        sha256.update(np.ascontiguousarray(values).data)
+    return sha256.hexdigest()
 
 
-def folder(context: Context, name: str) -> Path:
-    """Of a model, or of the blend."""
+def artifact_dir(context: Context, name: str) -> Path:
+    """Return the folder of a model, or of the blend, in the week's work folder."""
     return context.work / name
 
 
-def write(
+def write_training(
     context: Context, model: SkipModel, scores: Scores, folds: Scores | None, plays: str, report: Mapping[str, Any]
 ) -> Path:
-    """Keep a training; what an earlier one left is replaced. Returns the folder."""
-    to = folder(context, model.name)
-    model.save(to / MODEL)
-    digests = {MODEL: read_card(to / MODEL)["sha256"], SCORES: _put(to / SCORES, scores)}
+    """Write the results of a training run, replacing those of an earlier one.
+
+    Args:
+        context: week, settings and folders.
+        model: the fitted model.
+        scores: its predictions for validation and test plays.
+        folds: its out-of-fold predictions for training plays; None if the model is not a member of the blend.
+        plays: digest of the labelled plays (`digest_of`).
+        report: further content of report.json.
+
+    Returns:
+        The folder.
+    """
+    folder = artifact_dir(context, model.name)
+    model.save(folder / MODEL)
+    digests = {MODEL: read_card(folder / MODEL)["sha256"], SCORES: _write_scores(folder / SCORES, scores)}
     if folds is None:
-        (to / FOLDS).unlink(missing_ok=True)
+        (folder / FOLDS).unlink(missing_ok=True)
     else:
-        digests[FOLDS] = _put(to / FOLDS, folds)
-    _put_json(to / REPORT, {**report, "model": model.name, "plays": plays, "sha256": digests})
-    return to
+        digests[FOLDS] = _write_scores(folder / FOLDS, folds)
+    _write_json(folder / REPORT, {**report, "model": model.name, "plays": plays, "sha256": digests})
+    return folder
 
 
 def read_report(context: Context, name: str) -> dict[str, Any]:
-    """What training said; CheckFailed where the model has not been trained."""
-    return _json(folder(context, name) / REPORT, f"run `overture skip train --model {name} --week {context.week}`")
+    """Return report.json of a model.
+
+    Raises:
+        CheckFailed: the model has not been trained.
+    """
+    command = f"run `overture skip train --model {name} --week {context.week}`"
+    return _read_json(artifact_dir(context, name) / REPORT, command)
 
 
 def read_scores(context: Context, name: str) -> Scores:
-    """Of a model, or of the blend; CheckFailed where there are none, or they are of another training than the JSON."""
-    if name == BLEND:
-        return _scores(folder(context, BLEND) / SCORES, read_blend(context)["sha256"][SCORES])
-    return _scores(folder(context, name) / SCORES, read_report(context, name)["sha256"][SCORES])
+    """Return the validation and test scores of a model, or of the blend.
+
+    Raises:
+        CheckFailed: there are none, or the file does not match the digest in the JSON file.
+    """
+    report = read_blend(context) if name == BLEND else read_report(context, name)
+    return _read_scores(artifact_dir(context, name) / SCORES, report["sha256"][SCORES])
 
 
 def read_folds(context: Context, name: str) -> Scores:
-    """Of training plays; CheckFailed as of scores, and where the model was not trained as a member of the blend."""
-    told = read_report(context, name)["sha256"]
-    if FOLDS not in told:
+    """Return the out-of-fold scores of training plays.
+
+    Raises:
+        CheckFailed: as read_scores(), or the model was not trained as a member of the blend.
+    """
+    digests = read_report(context, name)["sha256"]
+    if FOLDS not in digests:
         raise CheckFailed(
-            f"{name}: was trained without folds, which the blend learns from; name it in skip.blend.members and train "
-            "it again"
+            f"{name}: was trained without folds, from which the blend learns its weights; add it to skip.blend.members "
+            "and train it again"
         )
-    return _scores(folder(context, name) / FOLDS, told[FOLDS])
+    return _read_scores(artifact_dir(context, name) / FOLDS, digests[FOLDS])
 
 
 def load_model(context: Context, name: str) -> SkipModel:
-    """The fitted model; CheckFailed where it is damaged or of another training than the report."""
-    told, at = read_report(context, name), folder(context, name) / MODEL
-    return _model(at, told["sha256"][MODEL], f"is of another training than {REPORT} beside it; train it again")
+    """Return the fitted model of the week.
+
+    Raises:
+        CheckFailed: it is damaged, or does not match report.json.
+    """
+    report, folder = read_report(context, name), artifact_dir(context, name) / MODEL
+    return _load_model(folder, report["sha256"][MODEL], f"does not match the {REPORT} beside it; train it again")
 
 
-def state_of(context: Context, name: str) -> dict[str, str]:
-    """Which save of a model it is that a release answers with, for load_state(): {week, sha256}."""
+def model_reference(context: Context, name: str) -> ModelReference:
+    """Return the reference to the week's saved model that a release stores, for `load_referenced_model`."""
     return {"week": context.week.name, "sha256": read_report(context, name)["sha256"][MODEL]}
 
 
-def write_state(context: Context, model: SkipModel) -> dict[str, str]:
-    """Keep a model that learned on; returns which save it is. Earlier plays are not kept again: the lake has them."""
+def write_updated_model(context: Context, model: SkipModel) -> ModelReference:
+    """Save a fine-tuned model and return its reference.
+
+    The play history of a session model is not saved again, because the lake contains it.
+    """
     if isinstance(model, SessionGru):
         model.log = Log.empty()
-    to = folder(context, model.name) / MODEL
-    model.save(to)
-    return {"week": context.week.name, "sha256": read_card(to)["sha256"]}
+    folder = artifact_dir(context, model.name) / MODEL
+    model.save(folder)
+    return {"week": context.week.name, "sha256": read_card(folder)["sha256"]}
 
 
-def load_state(context: Context, name: str, state: Mapping[str, str], log: Log) -> SkipModel:
-    """The model that a release answers with, looking back at `log`.
+def load_referenced_model(context: Context, name: str, reference: ModelReference, log: Log) -> SkipModel:
+    """Return the model that a release refers to.
+
+    Args:
+        context: folders of this machine.
+        name: name of the model.
+        reference: the reference in the release.
+        log: play history that a session model reads.
 
     Raises:
-        CheckFailed: it is not kept on this machine, it is damaged, or it was trained again since.
+        CheckFailed: the model is not stored on this machine, is damaged, or was trained again since the release.
     """
-    at = context.release_home / "work" / state["week"] / name / MODEL
-    found = _model(at, state["sha256"], "was trained again since the release was made")
-    if isinstance(found, SessionGru):
-        found.log = log
-    return found
+    folder = context.release_home / "work" / reference["week"] / name / MODEL
+    model = _load_model(folder, reference["sha256"], "was trained again since the release was made")
+    if isinstance(model, SessionGru):
+        model.log = log
+    return model
 
 
 def write_blend(
@@ -190,84 +236,106 @@ def write_blend(
     plays: str,
     report: Mapping[str, Any],
 ) -> Path:
-    """Keep a blend: what joins its members, which lie in folders of their own. Returns the folder."""
-    to = folder(context, BLEND)
-    learned = {
+    """Write a blend: weights, calibration and scores. Its members remain in folders of their own.
+
+    Args:
+        context: week and folders.
+        members: names of the members, in the order of the weights.
+        mix: weights and bias.
+        calibration: calibration of the mixed score.
+        scores: predictions of the blend for validation and test plays.
+        plays: digest of the labelled plays (`digest_of`).
+        report: further content of blend.json.
+
+    Returns:
+        The folder.
+    """
+    folder = artifact_dir(context, BLEND)
+    blend = {
         "members": list(members),
         "method": mix.method,
         "bias": mix.bias,
         "weights": dict(zip(members, mix.weights_M.tolist(), strict=True)),
         "calibration": {"kind": calibration.kind, "x": calibration.x_K.tolist(), "y": calibration.y_K.tolist()},
-        "made_of": {name: read_report(context, name)["sha256"][MODEL] for name in members},
+        "member_digests": {name: read_report(context, name)["sha256"][MODEL] for name in members},
         "plays": plays,
     }
-    digests = {SCORES: _put(to / SCORES, scores)}
-    _put_json(to / BLEND_JSON, {**report, **learned, "sha256": digests})
-    return to
+    digests = {SCORES: _write_scores(folder / SCORES, scores)}
+    _write_json(folder / BLEND_JSON, {**report, **blend, "sha256": digests})
+    return folder
 
 
 def read_blend(context: Context) -> dict[str, Any]:
-    """blend.json: members, method, weights by member, bias, calibration {kind, x, y}, made_of, plays, and the report.
+    """Return blend.json: members, method, weights, bias, calibration {kind, x, y}, member_digests, plays, report.
 
     Raises:
-        CheckFailed: there is none, or a member was trained again since.
+        CheckFailed: there is no blend, or a member was trained again since.
     """
-    found = _json(folder(context, BLEND) / BLEND_JSON, f"run `overture skip blend --week {context.week}`")
-    for name, saved in found["made_of"].items():
-        if read_report(context, name)["sha256"][MODEL] != saved:
-            raise CheckFailed(f"blend: {name} was trained again since; run `overture skip blend --week {context.week}`")
-    return found
+    command = f"run `overture skip blend --week {context.week}`"
+    blend = _read_json(artifact_dir(context, BLEND) / BLEND_JSON, command)
+    if "member_digests" not in blend:
+        raise CheckFailed(f"blend: {BLEND_JSON} has no member_digests, an earlier version wrote it; {command}")
+    for name, digest in blend["member_digests"].items():
+        if read_report(context, name)["sha256"][MODEL] != digest:
+            raise CheckFailed(f"blend: {name} was trained again since; {command}")
+    return blend
 
 
 def load_blend(context: Context) -> Blend:
-    """The blend with its members, ready to answer; CheckFailed as of its parts."""
-    told = read_blend(context)
-    weights_M = np.asarray([told["weights"][name] for name in told["members"]])
-    kept = told["calibration"]
-    calibration = Calibration.of(kept["kind"], {key: np.asarray(kept[key], np.float64) for key in ("x", "y")})
-    members = {name: load_model(context, name) for name in told["members"]}
-    return Blend(members, Mix(told["method"], weights_M, told["bias"]), calibration)
+    """Return the blend with its members, ready to predict.
+
+    Raises:
+        CheckFailed: as read_blend() and load_model().
+    """
+    blend = read_blend(context)
+    weights_M = np.asarray([blend["weights"][name] for name in blend["members"]])
+    stored = blend["calibration"]
+    calibration = Calibration.of(stored["kind"], {key: np.asarray(stored[key], np.float64) for key in ("x", "y")})
+    members = {name: load_model(context, name) for name in blend["members"]}
+    return Blend(members, Mix(blend["method"], weights_M, blend["bias"]), calibration)
 
 
-def _model(at: Path, sha256: str, otherwise: str) -> SkipModel:
+def _load_model(folder: Path, sha256: str, mismatch: str) -> SkipModel:
     try:
-        found, saved = registry.load(at), read_card(at)["sha256"]
+        model, saved = registry.load(folder), read_card(folder)["sha256"]
     except ValueError as error:
         raise CheckFailed(f"skip: {error}; train it again") from error
     if saved != sha256:
-        raise CheckFailed(f"{at}: {otherwise}")
-    return found
+        raise CheckFailed(f"{folder}: {mismatch}")
+    return model
 
 
-def _put(file: Path, scores: Scores) -> str:
+def _write_scores(file: Path, scores: Scores) -> str:
+    """Write scores and return the SHA-256 of the file."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    raw = scores.packed()
+    raw = scores.to_bytes()
     replace(file, raw)
     return hashlib.sha256(raw).hexdigest()
 
 
-def _put_json(file: Path, found: Mapping[str, Any]) -> None:
-    replace(file, json.dumps(found, indent=1, sort_keys=True, allow_nan=False).encode())
+def _write_json(file: Path, content: Mapping[str, Any]) -> None:
+    replace(file, json.dumps(content, indent=1, sort_keys=True, allow_nan=False).encode())
 
 
-def _json(file: Path, otherwise: str) -> dict[str, Any]:
+def _read_json(file: Path, command: str) -> dict[str, Any]:
+    """Return the content of a JSON file; where it is not usable, CheckFailed names the command that writes it."""
     try:
-        found = json.loads(file.read_text())
+        content = json.loads(file.read_text())
     except FileNotFoundError:
-        raise CheckFailed(f"{file}: missing; {otherwise}") from None
+        raise CheckFailed(f"{file}: missing; {command}") from None
     except json.JSONDecodeError as error:
-        raise CheckFailed(f"{file}: is no JSON ({error}); {otherwise}") from None
-    if not isinstance(found, dict) or "sha256" not in found:
-        raise CheckFailed(f"{file}: is not what training writes; {otherwise}")
-    return found
+        raise CheckFailed(f"{file}: is not JSON ({error}); {command}") from None
+    if not isinstance(content, dict) or "sha256" not in content:
+        raise CheckFailed(f"{file}: was not written by training, 'sha256' is missing; {command}")
+    return content
 
 
-def _scores(file: Path, told: str) -> Scores:
+def _read_scores(file: Path, sha256: str) -> Scores:
     try:
         raw = file.read_bytes()
     except FileNotFoundError:
         raise CheckFailed(f"{file}: missing; train and blend again") from None
-    if hashlib.sha256(raw).hexdigest() != told:
-        raise CheckFailed(f"{file}: is of another run than the JSON beside it; train and blend again")
-    with np.load(io.BytesIO(raw), allow_pickle=False) as found:
-        return Scores(**{field.name: found[field.name] for field in fields(Scores)})
+    if hashlib.sha256(raw).hexdigest() != sha256:
+        raise CheckFailed(f"{file}: does not match the JSON beside it; train and blend again")
+    with np.load(io.BytesIO(raw), allow_pickle=False) as arrays:
+        return Scores(**{field.name: arrays[field.name] for field in fields(Scores)})

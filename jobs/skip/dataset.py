@@ -1,10 +1,10 @@
-"""The feature table as the arrays that skip models take, split and cleaned.
+"""Reads the feature table as the arrays that skip models take, split and cleaned.
 
-Input   skip_features, one variant, a day at a time     Output  models.skip.data.plays.Plays
-Memory  float32 numbers and int32 categories of the rows asked for, once, and one day beside them
+Input   skip_features, one variant, one day at a time     Output  models.skip.data.plays.Plays
+Memory  float32 numbers and int32 categories of the requested rows, once, and one day beside them
 
-Labelled plays are what is learned from and judged on; questions are the rows without a label. Rare categories and
-durations are told apart by the training rows of the split in use, and by nothing else.
+Models are trained and evaluated on labelled plays. Rows without a label are the rows to predict, such as a test table.
+Which categories are rare and which durations are valid is learned from the training rows of the split alone.
 """
 
 from __future__ import annotations
@@ -16,10 +16,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 import contracts
 from contracts.errors import BadArgument, CheckFailed
 from jobs.settings.skip import CleaningSettings, SplitSettings
+from models.arrays import AnyVector, BoolVector, IdVector
 from models.skip.data import cleaning as rules
 from models.skip.data import splits
 from models.skip.data.cleaning import Cleaning, apply
@@ -46,21 +48,27 @@ NUMBERS = tuple(name for name in contracts.load("skip_features").columns if name
 
 
 @dataclass(frozen=True, eq=False)
-class Labelled:
-    """Plays with labels in time order, which split each is in (int8, models/skip/data/splits.py), and the cleaning used."""
+class LabelledPlays:
+    """Labelled plays with their split.
+
+    Attributes:
+        plays: N cleaned plays in time order.
+        split_N: int8, TRAIN, VALIDATION or TEST of models/skip/data/splits.py.
+        cleaning: the cleaning that was applied, learned from the training plays.
+    """
 
     plays: Plays
-    split_N: np.ndarray
+    split_N: NDArray[np.int8]
     cleaning: Cleaning
 
-    def part(self, which: int) -> Plays:
-        """The plays of one split; of a split by time a view, otherwise a copy."""
-        mine = self.split_N == which
-        edges = np.flatnonzero(np.diff(mine, prepend=False, append=False))
-        return self.plays.rows(slice(int(edges[0]), int(edges[1])) if len(edges) == 2 else mine)
+    def of_split(self, split: int) -> Plays:
+        """Return the plays of one split: a view if the split is contiguous in time, otherwise a copy."""
+        in_split_N = self.split_N == split
+        edges = np.flatnonzero(np.diff(in_split_N, prepend=False, append=False))
+        return self.plays.rows(slice(int(edges[0]), int(edges[1])) if len(edges) == 2 else in_split_N)
 
 
-def labelled(
+def read_labelled(
     context: Context,
     names: Iterable[str] = NUMBERS,
     *,
@@ -68,33 +76,43 @@ def labelled(
     split: SplitSettings | None = None,
     first: str = "",
     end: str = "9999-12-31",
-) -> Labelled:
-    """Every labelled play of days first <= day < end, split as the settings (or `split`) say.
+) -> LabelledPlays:
+    """Return every labelled play of the days first <= day < end, split and cleaned.
+
+    Args:
+        context: lake and settings.
+        names: the numbers to read, columns of skip_features.
+        variant: partition of skip_features, `past` or `leaky`.
+        split: how to split; None: as skip.split.
+        first: first day, YYYY-MM-DD; empty: the first day of the table.
+        end: the day after the last.
 
     Raises:
-        BadArgument: a name is no number of the table.
-        CheckFailed: no labelled plays; a split without plays; training plays of one class only.
+        BadArgument: a name is not a number of the table.
+        CheckFailed: there are no labelled plays, a split is empty, or all training plays have the same label.
     """
-    wanted, chosen = tuple(names), context.settings.skip
-    plays, _ = load(context, wanted, variant, first, end, asked=False)
+    wanted, settings = tuple(names), context.settings.skip
+    plays, _ = read_rows(context, wanted, variant, first, end)
     if not len(plays):
-        raise CheckFailed(f"skip_features: variant {variant} holds no labelled plays of days {first or 'all'} to {end}")
-    split_N = split_of(plays, split or chosen.split)
+        raise CheckFailed(
+            f"skip_features: variant {variant} has no labelled plays from {first or 'the first day'} to {end}"
+        )
+    split_N = assign_splits(plays, split or settings.split)
     sizes = {name: int((split_N == code).sum()) for code, name in enumerate(("train", "validation", "test"))}
     if not all(sizes.values()):
-        raise CheckFailed(f"skip: split {(split or chosen.split).kind} leaves a part without plays: {sizes}")
+        raise CheckFailed(f"skip: split {(split or settings.split).kind} leaves a part without plays: {sizes}")
     train = split_N == splits.TRAIN
-    heard = plays.labels()[train]
-    if heard.min() == heard.max():
-        what = "listened to" if heard[0] else "skipped"
+    train_labels = plays.labels()[train]
+    if train_labels.min() == train_labels.max():
+        label = "listened to" if train_labels[0] else "skipped"
         raise CheckFailed(
-            f"skip: all {sizes['train']} training plays were {what}; nothing can be learned from one class"
+            f"skip: all {sizes['train']} training plays were {label}; a model needs plays of both classes"
         )
-    learned = learn(plays, train, wanted, chosen.cleaning)
-    return Labelled(apply(plays, learned), split_N, learned)
+    cleaning = fit_cleaning(plays, train, wanted, settings.cleaning)
+    return LabelledPlays(apply(plays, cleaning), split_N, cleaning)
 
 
-def questions(
+def read_unlabelled(
     context: Context,
     cleaning: Cleaning,
     names: Iterable[str] = NUMBERS,
@@ -102,20 +120,45 @@ def questions(
     variant: str = "past",
     first: str = "",
     end: str = "9999-12-31",
-) -> tuple[Plays, np.ndarray]:
-    """Rows without a label in time order, cleaned as training was, and their sample_id (int64, -1 without one)."""
-    plays, sample_N = load(context, tuple(names), variant, first, end, asked=True)
+) -> tuple[Plays, IdVector]:
+    """Return the rows without a label, in time order, cleaned like the training plays, and their sample_id.
+
+    Args:
+        context: lake and settings.
+        cleaning: the cleaning that was learned from the training plays.
+        names: the numbers to read.
+        variant: partition of skip_features.
+        first: first day; empty: the first day of the table.
+        end: the day after the last.
+
+    Returns:
+        The plays, and their sample_id (N,) int64; -1 for a row without one.
+    """
+    plays, sample_N = read_rows(context, tuple(names), variant, first, end, labelled=False)
     return apply(plays, cleaning), sample_N
 
 
-def load(
-    context: Context, names: tuple[str, ...], variant: str, first: str, end: str, *, asked: bool
-) -> tuple[Plays, np.ndarray]:
-    """Rows with labels, or (asked) without, as they are in the table, by (ts, play_id); and their sample_id."""
+def read_rows(
+    context: Context, names: tuple[str, ...], variant: str, first: str, end: str, *, labelled: bool = True
+) -> tuple[Plays, IdVector]:
+    """Return the rows with (or without) a label, uncleaned, by (ts, play_id), and their sample_id.
+
+    Args:
+        context: lake and settings.
+        names: the numbers to read.
+        variant: partition of skip_features.
+        first: first day; empty: the first day of the table.
+        end: the day after the last.
+        labelled: read the rows with a label; False: those without.
+
+    Raises:
+        BadArgument: a name is not a number of the table.
+        CheckFailed: the table has none of these days.
+    """
     unknown = [name for name in names if name not in NUMBERS]
     if unknown:
         raise BadArgument(
-            f"skip_features: {', '.join(unknown)} is no number of the table; choose of {', '.join(NUMBERS)}"
+            f"skip_features: {', '.join(unknown)} is not a number of the table; choose from {', '.join(NUMBERS)}"
         )
     lake = context.lake
     days = [p["day"] for p in lake.partitions("skip_features") if p["variant"] == variant and first <= p["day"] < end]
@@ -124,84 +167,89 @@ def load(
         raise CheckFailed(
             f"skip_features: variant {variant} has no day from {first or 'the first'} to {end}; run `{command}`"
         )
-    most = sum(lake.rows("skip_features", variant=variant, day=day) for day in days)
+    capacity = sum(lake.rows("skip_features", variant=variant, day=day) for day in days)
     kinds: dict[str, type] = {"ts": np.int64, **{f"{name}_id": np.int64 for name in IDS}, "is_flow": np.bool_}
     kinds |= {"is_listened": np.int8, "sample_id": np.int64} | dict.fromkeys(CATEGORIES, np.int32)
-    kept: dict[str, np.ndarray] = {name: np.empty(most, kind) for name, kind in kinds.items()}
-    numbers = np.empty((most, len(names)), np.float32)
-    columns = list(dict.fromkeys(("play_id", *kinds, *names)))
+    columns: dict[str, AnyVector] = {name: np.empty(capacity, kind) for name, kind in kinds.items()}
+    numbers_NF = np.empty((capacity, len(names)), np.float32)
+    to_read = list(dict.fromkeys(("play_id", *kinds, *names)))
     n = 0
     for day in days:
-        table = lake.read("skip_features", columns=columns, variant=variant, day=day)
-        missing = pc.is_null(table.column("is_listened"))
-        table = table.filter(missing if asked else pc.invert(missing)).sort_by(
+        table = lake.read("skip_features", columns=to_read, variant=variant, day=day)
+        without_label = pc.is_null(table.column("is_listened"))
+        table = table.filter(pc.invert(without_label) if labelled else without_label).sort_by(
             [("ts", "ascending"), ("play_id", "ascending")]
         )
         part = slice(n, n + table.num_rows)
-        for name, target in kept.items():
-            target[part] = column(table, name)
+        for name, target in columns.items():
+            target[part] = column_values(table, name)
         for f, name in enumerate(names):
-            numbers[part, f] = table.column(name).to_numpy()
+            numbers_NF[part, f] = table.column(name).to_numpy()
         n += table.num_rows
-    kept = {name: values[:n] for name, values in kept.items()}
+    columns = {name: values[:n] for name, values in columns.items()}
     plays = Plays(
-        ts_N=kept["ts"],
-        user_N=kept["user_id"],
-        track_N=kept["track_id"],
-        artist_N=kept["artist_id"],
-        album_N=kept["album_id"],
-        genre_N=kept["genre_id"],
-        categories={name: kept[name] for name in CATEGORIES},
-        numbers_NF=numbers[:n],
+        ts_N=columns["ts"],
+        user_N=columns["user_id"],
+        track_N=columns["track_id"],
+        artist_N=columns["artist_id"],
+        album_N=columns["album_id"],
+        genre_N=columns["genre_id"],
+        categories={name: columns[name] for name in CATEGORIES},
+        numbers_NF=numbers_NF[:n],
         names=names,
-        is_flow_N=kept["is_flow"],
-        listened_N=None if asked else kept["is_listened"],
+        is_flow_N=columns["is_flow"],
+        listened_N=columns["is_listened"] if labelled else None,
     )
-    return plays, kept["sample_id"]
+    return plays, columns["sample_id"]
 
 
-def column(table: pa.Table, name: str) -> np.ndarray:
-    """One column without nulls: seconds for times, -1 for what is missing."""
-    found = table.column(name)
-    if pa.types.is_timestamp(found.type):
-        return np.asarray(found.cast(pa.int64()).to_numpy() // 1_000_000)
-    if found.null_count or name in ("is_listened", "sample_id"):
-        found = pc.fill_null(found.cast(pa.int64()), -1)
-    return np.asarray(found.to_numpy())
+def column_values(table: pa.Table, name: str) -> AnyVector:
+    """Return one column without nulls: times in seconds since 1970, -1 for missing values."""
+    column = table.column(name)
+    if pa.types.is_timestamp(column.type):
+        return np.asarray(column.cast(pa.int64()).to_numpy() // 1_000_000)
+    if column.null_count or name in ("is_listened", "sample_id"):
+        column = pc.fill_null(column.cast(pa.int64()), -1)
+    return np.asarray(column.to_numpy())
 
 
-def split_of(plays: Plays, chosen: SplitSettings) -> np.ndarray:
-    """The split of each play."""
-    ways: dict[str, Callable[[], np.ndarray]] = {
-        "global": lambda: splits.by_time(plays.ts_N, chosen.train, chosen.validation),
-        "random": lambda: splits.at_random(len(plays), chosen.train, chosen.validation, chosen.seed),
-        "user": lambda: splits.by_user(plays.user_N, plays.ts_N, chosen.last_plays),
+def assign_splits(plays: Plays, settings: SplitSettings) -> NDArray[np.int8]:
+    """Return the split of each play, (N,) int8."""
+    methods: dict[str, Callable[[], NDArray[np.int8]]] = {
+        "global": lambda: splits.by_time(plays.ts_N, settings.train, settings.validation),
+        "random": lambda: splits.at_random(len(plays), settings.train, settings.validation, settings.seed),
+        "user": lambda: splits.by_user(plays.user_N, plays.ts_N, settings.last_plays),
         "competition": lambda: splits.competition(plays.user_N, plays.ts_N, plays.is_flow_N),
     }
-    return ways[chosen.kind]()
+    return methods[settings.kind]()
 
 
-def values_of(plays: Plays, name: str) -> np.ndarray:
-    """A category or a column of ids by its name in the table."""
+def category_values(plays: Plays, name: str) -> AnyVector:
+    """Return a category or an id column by its name in the table."""
     if name in plays.categories:
         return plays.categories[name]
     return np.asarray(getattr(plays, f"{name.removesuffix('_id')}_N"))
 
 
-def learn(plays: Plays, train: np.ndarray, names: tuple[str, ...], chosen: CleaningSettings) -> Cleaning:
-    """What is frequent, and how long a track may be, of the training rows."""
-    kept: dict[str, np.ndarray] = {}
-    for name in chosen.rare_columns:
-        values = values_of(plays, name)[train]
-        by_count = chosen.rare_rule == "count"
-        kept[name] = (
-            rules.frequent(values, chosen.rare_min_count)
-            if by_count
-            else rules.frequent_by_quantile(values, chosen.rare_quantile)
-        )
-    if "genre_id" in kept:
-        kept["user_top_genre"] = kept["genre_id"]
-    bounds = (0.0, float(chosen.max_duration_s))
-    if chosen.duration_rule == "iqr" and "duration_s" in names:
+def fit_cleaning(plays: Plays, train: BoolVector, names: tuple[str, ...], settings: CleaningSettings) -> Cleaning:
+    """Return the cleaning learned from the training rows: frequent categories and the bounds of a valid duration.
+
+    Args:
+        plays: uncleaned plays.
+        train: (N,) mask of the training rows.
+        names: the numbers that were read.
+        settings: skip.cleaning.
+    """
+    frequent: dict[str, AnyVector] = {}
+    for name in settings.rare_columns:
+        values = category_values(plays, name)[train]
+        if settings.rare_rule == "count":
+            frequent[name] = rules.frequent(values, settings.rare_min_count)
+        else:
+            frequent[name] = rules.frequent_by_quantile(values, settings.rare_quantile)
+    if "genre_id" in frequent:
+        frequent["user_top_genre"] = frequent["genre_id"]
+    bounds = (0.0, float(settings.max_duration_s))
+    if settings.duration_rule == "iqr" and "duration_s" in names:
         bounds = rules.iqr_bounds(plays.numbers(("duration_s",))[train, 0])
-    return Cleaning(kept, *bounds)
+    return Cleaning(frequent, *bounds)

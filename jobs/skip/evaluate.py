@@ -27,7 +27,7 @@ from models.skip.evaluation import metrics
 if TYPE_CHECKING:
     from jobs.platform.context import Context
     from jobs.skip.artifacts import Scores
-    from jobs.skip.dataset import Labelled
+    from jobs.skip.dataset import LabelledPlays
 
 SPLITS = {"validation": splits.VALIDATION, "test": splits.TEST}
 COUNTS = ("true_positives", "false_positives", "false_negatives", "true_negatives")
@@ -37,8 +37,8 @@ RATES = ("precision", "recall", "f1", "accuracy")
 
 def run(context: Context) -> dict[str, Any]:
     """Judge, write, draw; the report for Airflow."""
-    with Tracker.task(context, "evaluate") as task, stopwatch("skip evaluate") as watch:
-        found = train.plays_of(context, (context.settings.skip.evaluation.explained_model,))
+    with runs.task(context, "evaluate") as task, stopwatch("skip evaluate") as watch:
+        found = train.read_plays(context, (context.settings.skip.evaluation.explained_model,))
         watch.lap("read_s")
         scores = all_scores(context, found)
         where = slices(context, found)
@@ -57,9 +57,9 @@ def run(context: Context) -> dict[str, Any]:
         return {"rows": written.rows, "path": written.path, "auc": best, "reasons": told, **task.links}
 
 
-def all_scores(context: Context, found: Labelled) -> dict[str, Scores]:
+def all_scores(context: Context, found: LabelledPlays) -> dict[str, Scores]:
     """Of every model that the settings train, then of the blend; all of these plays."""
-    plays = artifacts.digest(found)
+    plays = artifacts.digest_of(found)
     told: dict[str, dict[str, Any]] = {
         name: artifacts.read_report(context, name) for name in context.settings.skip.models
     }
@@ -73,7 +73,7 @@ def all_scores(context: Context, found: Labelled) -> dict[str, Scores]:
     return {name: artifacts.read_scores(context, name) for name in told}
 
 
-def slices(context: Context, found: Labelled) -> dict[str, NDArray[np.bool_]]:
+def slices(context: Context, found: LabelledPlays) -> dict[str, NDArray[np.bool_]]:
     """Masks over all labelled plays."""
     plays, least = found.plays, context.settings.skip.evaluation.new_plays
     user_N, track_N = plays.numbers(("user_plays", "track_plays")).T
@@ -97,7 +97,7 @@ def judge(context: Context, model: str, scores: Scores, where: Mapping[str, NDAr
     valid = scores.valid
     threshold = metrics.best_threshold(valid.listened_N, valid.proba_N)
     for split, code in SPLITS.items():
-        part = scores.part(code)
+        part = scores.of_split(code)
 
         def row(
             slice_: str, metric: str, value: float, n: int, low: float | None = None, high: float | None = None
@@ -170,7 +170,7 @@ def log(context: Context, task: Tracker, rows: list[dict[str, Any]], scores: Map
     whole = [row for row in rows if row["slice"] == "all" and row["metric"] not in COUNTS]
     task.log_metrics({f"{row['split']}.{row['model']}.{row['metric']}": row["value"] for row in whole})
     task.log_table(rows, "evaluation.json")
-    task.log_partitions("skip_features", train.days_of(context), use="evaluation")
+    task.log_parts("skip_features", train.feature_partitions(context), use="evaluation")
     reached = picked(rows, "test", "all", "auc")
     task.log_figure(
         figures.forest([{**row, "name": row["model"]} for row in reached], "Test AUC of every model"), "auc.png"

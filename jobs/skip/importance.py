@@ -17,20 +17,20 @@ from models.skip.ranking import reasons
 
 if TYPE_CHECKING:
     from jobs.platform.context import Context
-    from jobs.skip.dataset import Labelled
-    from jobs.tracking.tracker import Tracker
+    from jobs.skip.dataset import LabelledPlays
+    from jobs.tracking.run_logger import Run
 
 EXAMPLES = 6  # predictions told in words, from the least to the most likely
 
 
-def run(context: Context, task: Tracker, found: Labelled) -> list[str]:
+def run(context: Context, task: Run, found: LabelledPlays) -> list[str]:
     """Log all three; the sentences."""
     settings = context.settings.skip.evaluation
     name = settings.explained_model
     model = artifacts.load_model(context, name)
-    test = found.part(splits.TEST)
+    test = found.of_split(splits.TEST)
     newest = test.rows(slice(max(len(test) - settings.importance_plays, 0), None))
-    with train.refused(name):
+    with train.as_failed_check(name):
         falls = permutation_importance.permutation_importance(
             model.predict_proba, newest, settings.importance_draws, context.seed("importance")
         )
@@ -52,12 +52,12 @@ def run(context: Context, task: Tracker, found: Labelled) -> list[str]:
     return lines
 
 
-def learning(context: Context, found: Labelled, name: str) -> list[dict[str, Any]]:
+def learning(context: Context, found: LabelledPlays, name: str) -> list[dict[str, Any]]:
     """AUC on the plays learned from and on validation, by the newest training plays, each size twice the one before."""
     settings = context.settings.skip.evaluation
-    learn, valid = found.part(splits.TRAIN), found.part(splits.VALIDATION)
+    learn, valid = found.of_split(splits.TRAIN), found.of_split(splits.VALIDATION)
     most = min(len(learn), settings.learning_plays)
-    new, points = train.maker(context), []
+    new, points = train.model_factory(context), []
     for step in reversed(range(settings.learning_steps)):
         part = learn.rows(slice(len(learn) - (most >> step), None))
         model = new(name)

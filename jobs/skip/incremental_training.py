@@ -1,29 +1,31 @@
-"""What the plays of some days can teach a champion: its members, their mix, their calibration; each if it gets better.
+"""Updates the champion with the plays of recent days: its members, its ensemble weights and its calibration.
 
-Input   skip_features of the days before the day; the champion; the models that training, or an earlier update, kept
-Plays   of the skip.update.window_days before the day, later than what the members have learned from, by time:
+Input   skip_features of the days before the day; the champion; the saved models that its members were exported from
+Plays   of skip.update.window_days before the day, later than what the members were trained on, split by time:
 
-    older half of the first part    every member goes on learning from it (SkipModel.learn_more)
-    newer half of the first part    stops the members; then teaches weights, the rest of it the calibration
-    newest, skip.update.holdout_share decides: a member by log loss, what joins them by Brier's score of the whole answer
+    train        older half of the first part; every member is fine-tuned on it (SkipModel.learn_more)
+    validation   newer half of the first part; early stopping of the members, then ensemble weights and calibration
+    holdout      the newest plays, skip.update.holdout_share of all; a member is accepted if its log loss falls, and the
+                 combination of members, weights and calibration with the lowest Brier score is selected
 
-The day itself teaches nothing: its plays judge the release (jobs/release/skip/gate.py), and teach the days after it. What
-was left to decide today teaches members tomorrow, so that these are a few days behind and no play is judged by a model
-that has learned from it. A member goes on from the save that the release names; where that is gone it stays as it is.
+A change is only accepted where it improves on the holdout. The plays of the day itself are not used: they evaluate the
+release (jobs/release/skip/gate.py) and are used for training on later days. The holdout of today is training data of
+tomorrow, so that the members are a few days behind, and no play is evaluated by a model that was trained on it. A
+member is fine-tuned from the saved model that the release refers to. If that model is missing, the member stays unchanged.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import date, timedelta
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from contracts.errors import CheckFailed
 from jobs.skip import artifacts, dataset
+from models.arrays import DoubleMatrix, DoubleVector
 from models.skip.ensemble.calibration import choose
 from models.skip.ensemble.ensemble import Calibration, Mix, logit
 from models.skip.ensemble.fit import logistic
@@ -39,106 +41,188 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False)
-class Relearned:
-    """Who answers after the update, and how it came to that.
+class ChampionUpdate:
+    """The champion with fine-tuned members, and the ensemble and calibration that combine them.
 
     Attributes:
-        old: the champion.
-        members: of its members those that learned on, by name.
-        mix: joins all members, in the champion's order.
-        calibration: of the mix.
-        trained_until: no member has learned from a play of this second or later.
-        told: for people: what stayed, what changed, by which numbers.
+        champion: the release that is updated.
+        members: the fine-tuned members by name; the other members are the champion's.
+        mix: combines the log odds of all members, in the champion's order.
+        calibration: calibration of the combined score.
+        trained_until: seconds since 1970; no member was trained on a play of this second or later.
+        report: for provenance.json: what was changed, and the metrics that decided it.
     """
 
-    old: SkipRelease
+    champion: SkipRelease
     members: Mapping[str, SkipModel]
     mix: Mix
     calibration: Calibration
     trained_until: int
-    told: Mapping[str, Any]
+    report: Mapping[str, Any] = field(default_factory=dict)
 
-    def predict(self, plays: Plays, log: Log) -> NDArray[np.float64]:
-        """Chance of a listen of cleaned plays, (N,)."""
-        return self.calibration(self.mix(logits(self.old, self.members, plays, log)))
+    def predict(self, plays: Plays, log: Log) -> DoubleVector:
+        """Return the probability that each of the cleaned plays is listened to, (N,)."""
+        return self.calibration(self.mix(self.member_logits(plays, log)))
+
+    def member_logits(self, plays: Plays, log: Log) -> DoubleMatrix:
+        """Return the log odds of all members for cleaned plays, (N, M), in the champion's order."""
+        proba = [
+            self.members[member.name].predict_proba(plays)
+            if member.name in self.members
+            else member.predict(plays, log)
+            for member in self.champion.members
+        ]
+        return logit(np.stack(proba, axis=1))
 
 
-def relearn(context: Context, old: SkipRelease, day: str, log: Log) -> Relearned:
-    """The champion after the plays before the day; `log`: cleaned plays, of which the strictly earlier count."""
-    plays = unseen(context, old, day)
-    as_it_was = Relearned(old, {}, old.mix, old.calibration, old.told["trained_until"], {})
-    chosen = context.settings.skip.update
-    if plays is None or len(plays) < chosen.min_plays:
-        n = 0 if plays is None else len(plays)
-        why = f"{n} plays since training before {day}, skip.update.min_plays asks for {chosen.min_plays}"
-        return replace(as_it_was, told={"why": why})
-    n_first = int((1 - chosen.holdout_share) * len(plays))
-    n_learn = int(np.searchsorted(plays.ts_N, plays.ts_N[n_first // 2]))  # plays of one second stay together
-    learn, newer, decide = (plays.rows(slice(*ends)) for ends in ((0, n_learn), (n_learn, n_first), (n_first, None)))
-    half = plays.rows(slice(n_learn, (n_learn + n_first) // 2)), plays.rows(slice((n_learn + n_first) // 2, n_first))
-    if any(len(np.unique(part.labels())) < 2 for part in (learn, *half, decide)):
-        return replace(as_it_was, told={"why": f"of the {len(plays)} plays since training a part is of one class"})
-    members: dict[str, SkipModel] = {}
-    said: dict[str, Any] = {}
-    for one in old.told["members"]:
-        said[one["name"]], model = went_on(context, one, (learn, newer, decide), log)
-        if model is not None:
-            members[one["name"]] = model
-    ways = [as_it_was]
-    for some in [{}, members] if members else [{}]:
-        teach = half if some else (plays.rows(slice(0, n_first // 2)), plays.rows(slice(n_first // 2, n_first)))
-        mix = logistic(logits(old, some, teach[0], log), teach[0].labels())
-        calibration = choose(teach[1].labels(), mix(logits(old, some, teach[1], log)))
-        until = int(newer.ts_N[0]) if some else as_it_was.trained_until
-        ways.append(Relearned(old, some, mix, calibration, until, {}))
-        if some:
-            ways.append(Relearned(old, some, old.mix, old.calibration, until, {}))
-    scores = [brier(decide.labels(), way.predict(decide, log)) for way in ways]
-    best = ways[int(np.argmin(scores))]  # the first of equals: as it was
-    told = {
-        "plays": len(plays),
-        "members": said,
-        "learned_on": sorted(best.members),
-        "brier": min(scores),
-        "brier_of_champion": scores[0],
-        "mix": "learned anew" if best.mix is not old.mix else "the champion's",
+@dataclass(frozen=True, eq=False)
+class UpdateParts:
+    """New plays split by time.
+
+    Attributes:
+        train: the plays that members are fine-tuned on.
+        validation: the plays that stop the fine-tuning.
+        validation_halves: the same plays, older and newer half: for weights and calibration of fine-tuned members.
+        first_halves: train and validation together, older and newer half: for weights and calibration of the
+            champion's members, which were trained on none of them.
+        holdout: the newest plays, on which a change is accepted or refused.
+    """
+
+    train: Plays
+    validation: Plays
+    validation_halves: tuple[Plays, Plays]
+    first_halves: tuple[Plays, Plays]
+    holdout: Plays
+
+    def have_both_classes(self) -> bool:
+        """Return whether every part that a model or an ensemble is fitted on has listened and skipped plays."""
+        return all(len(np.unique(part.labels())) == 2 for part in (self.train, *self.validation_halves, self.holdout))
+
+
+def update_champion(context: Context, champion: SkipRelease, day: str, log: Log) -> ChampionUpdate:
+    """Return the champion updated with the plays before a day, or unchanged where no change improves it.
+
+    Args:
+        context: week, lake and settings; `skip.update` is used.
+        champion: the release in service.
+        day: YYYY-MM-DD; plays of this day and later are not used.
+        log: cleaned plays; for each prediction a session model reads the strictly earlier ones.
+    """
+    settings = context.settings.skip.update
+    unchanged = ChampionUpdate(champion, {}, champion.mix, champion.calibration, champion.told["trained_until"])
+    plays = read_new_plays(context, champion, day)
+    n_plays = 0 if plays is None else len(plays)
+    if plays is None or n_plays < settings.min_plays:
+        why = f"{n_plays} plays since training before {day}, fewer than skip.update.min_plays = {settings.min_plays}"
+        return replace(unchanged, report={"why": why})
+    parts = split_by_time(plays, settings.holdout_share)
+    if not parts.have_both_classes():
+        why = f"a part of the {n_plays} plays since training has one class only"
+        return replace(unchanged, report={"why": why})
+    members, member_reports = fine_tune_members(context, champion, parts, log)
+    candidates = [unchanged, refit_ensemble(unchanged, parts.first_halves, log)]
+    if members:
+        fine_tuned = replace(unchanged, members=members, trained_until=int(parts.validation.ts_N[0]))
+        candidates += [refit_ensemble(fine_tuned, parts.validation_halves, log), fine_tuned]
+    best, brier_scores = select_on_holdout(candidates, parts.holdout, log)
+    report = {
+        "plays": n_plays,
+        "members": member_reports,
+        "fine_tuned": sorted(best.members),
+        "brier": min(brier_scores),
+        "champion_brier": brier_scores[0],
+        "ensemble": "unchanged" if best.mix is champion.mix else "refitted",
     }
-    return replace(best, told=told)
+    return replace(best, report=report)
 
 
-def unseen(context: Context, old: SkipRelease, day: str) -> Plays | None:
-    """Cleaned labelled plays of the window before the day that no member has learned from, in order of time."""
+def read_new_plays(context: Context, champion: SkipRelease, day: str) -> Plays | None:
+    """Return the cleaned labelled plays of the window before the day that no member was trained on, in time order.
+
+    None where the window has no features.
+    """
     first = str(date.fromisoformat(day) - timedelta(days=context.settings.skip.update.window_days))
     if not [p for p in context.lake.partitions("skip_features") if p["variant"] == "past" and first <= p["day"] < day]:
         return None
-    plays, _ = dataset.load(context, old.names, "past", first, day, asked=False)
-    return old.cleaned(plays.rows(slice(int(np.searchsorted(plays.ts_N, old.told["trained_until"])), None)))
+    plays, _ = dataset.read_rows(context, champion.names, "past", first, day)
+    n_seen = int(np.searchsorted(plays.ts_N, champion.told["trained_until"]))
+    return champion.cleaned(plays.rows(slice(n_seen, None)))
 
 
-def went_on(
-    context: Context, member: Mapping[str, Any], parts: tuple[Plays, Plays, Plays], log: Log
+def split_by_time(plays: Plays, holdout_share: float) -> UpdateParts:
+    """Split plays into train, validation and holdout; plays of one second are not split between the first two."""
+
+    def between(start: int, stop: int | None) -> Plays:
+        return plays.rows(slice(start, stop))
+
+    n_first = int((1 - holdout_share) * len(plays))
+    n_train = int(np.searchsorted(plays.ts_N, plays.ts_N[n_first // 2]))
+    middle = (n_train + n_first) // 2
+    return UpdateParts(
+        train=between(0, n_train),
+        validation=between(n_train, n_first),
+        validation_halves=(between(n_train, middle), between(middle, n_first)),
+        first_halves=(between(0, n_first // 2), between(n_first // 2, n_first)),
+        holdout=between(n_first, None),
+    )
+
+
+def fine_tune_members(
+    context: Context, champion: SkipRelease, parts: UpdateParts, log: Log
+) -> tuple[dict[str, SkipModel], dict[str, dict[str, Any]]]:
+    """Return the members whose holdout loss fell by fine-tuning, and a report for each member, by name."""
+    members: dict[str, SkipModel] = {}
+    reports: dict[str, dict[str, Any]] = {}
+    for entry in champion.told["members"]:
+        name = entry["name"]
+        reports[name], model = fine_tune_member(context, entry, parts, log)
+        if model is not None:
+            members[name] = model
+    return members, reports
+
+
+def fine_tune_member(
+    context: Context, entry: Mapping[str, Any], parts: UpdateParts, log: Log
 ) -> tuple[dict[str, Any], SkipModel | None]:
-    """What became of a member, and the model where it got better by plays to learn from, to stop by and to decide."""
-    name, (learn, stop, decide) = member["name"], parts
-    if not member.get("state"):
-        return {"why": "the release does not say which save of the model it answers with"}, None
+    """Fine-tune one member of the champion from its saved model.
+
+    Args:
+        context: settings, seeds and folders.
+        entry: the member's entry in the release: name, weight, state.
+        parts: the new plays.
+        log: play history that a session model reads.
+
+    Returns:
+        The holdout losses, or why the member stays unchanged; and the model, or None where its holdout loss did not
+        fall.
+    """
+    name = entry["name"]
+    if not entry.get("state"):
+        return {"why": "the release does not refer to a saved model"}, None
     try:
-        model = artifacts.load_state(context, name, member["state"], log)
+        model = artifacts.load_referenced_model(context, name, entry["state"], log)
     except CheckFailed as error:
         return {"why": str(error).replace(f"{context.home}/", "")}, None
-    before = log_loss(decide.labels(), model.predict_proba(decide))
+    loss_before = log_loss(parts.holdout.labels(), model.predict_proba(parts.holdout))
     try:
-        model.learn_more(learn, stop, context.seed(f"skip/{name}"))
-    except ValueError as error:  # a loss that is no longer finite: the member as it was is better
+        model.learn_more(parts.train, parts.validation, context.seed(f"skip/{name}"))
+    except ValueError as error:  # a loss that is no longer finite: the member stays unchanged
         return {"why": str(error)}, None
-    after = log_loss(decide.labels(), model.predict_proba(decide))
-    return {"loss": after, "loss_before": before}, model if after < before else None
+    loss = log_loss(parts.holdout.labels(), model.predict_proba(parts.holdout))
+    return {"loss": loss, "loss_before": loss_before}, model if loss < loss_before else None
 
 
-def logits(old: SkipRelease, changed: Mapping[str, SkipModel], plays: Plays, log: Log) -> NDArray[np.float64]:
-    """Log odds of all members about cleaned plays, (N, M): of those that changed, and of the champion's others."""
-    said = [
-        changed[member.name].predict_proba(plays) if member.name in changed else member.predict(plays, log)
-        for member in old.members
-    ]
-    return logit(np.stack(said, axis=1))
+def refit_ensemble(update: ChampionUpdate, halves: tuple[Plays, Plays], log: Log) -> ChampionUpdate:
+    """Return the update with weights fitted on the older half and a calibration fitted on the newer half."""
+    older, newer = halves
+    mix = logistic(update.member_logits(older, log), older.labels())
+    calibration = choose(newer.labels(), mix(update.member_logits(newer, log)))
+    return replace(update, mix=mix, calibration=calibration)
+
+
+def select_on_holdout(
+    candidates: Sequence[ChampionUpdate], holdout: Plays, log: Log
+) -> tuple[ChampionUpdate, list[float]]:
+    """Return the candidate with the lowest Brier score on the holdout (the first of equals), and all the scores."""
+    scores = [brier(holdout.labels(), candidate.predict(holdout, log)) for candidate in candidates]
+    return candidates[int(np.argmin(scores))], scores

@@ -18,8 +18,8 @@ import numpy as np
 from contracts.errors import CheckFailed
 from jobs.platform.stopwatch import stopwatch
 from jobs.skip import artifacts, figures, train
-from jobs.skip.dataset import Labelled
-from jobs.tracking.tracker import Tracker
+from jobs.skip.dataset import LabelledPlays
+from jobs.tracking import runs
 from models.skip.data import splits
 from models.skip.estimators.base import replace
 from models.skip.evaluation import metrics
@@ -47,7 +47,7 @@ def run(context: Context) -> dict[str, Any]:
     """Fit every model four times; the table and what it says."""
     settings = context.settings.skip
     names: tuple[str, ...] = settings.leakage.models
-    new = train.maker(context)
+    new = train.model_factory(context)
     for name in names:
         new(name)
     with Tracker.task(context, "leakage") as task, stopwatch("skip leakage") as watch:
@@ -56,7 +56,7 @@ def run(context: Context) -> dict[str, Any]:
         alone = 0.0
         for cell, (features, split) in WAYS.items():
             plays = thinned(context, names, VARIANTS[features], KINDS[split])
-            digest = artifacts.digest(plays)
+            digest = artifacts.digest_of(plays)
             if judged_on.setdefault(split, digest) != digest:
                 raise CheckFailed(
                     "leakage: variants past and leaky hold other plays; run `overture skip features` and "
@@ -65,9 +65,9 @@ def run(context: Context) -> dict[str, Any]:
             if cell == figures.CELLS[0]:
                 alone = only_ones(plays)
             for name in names:
-                with train.refused(f"{name}, {cell}"):
-                    model, _ = train.fit(plays, new(name), context.seed(f"skip/{name}"))
-                    test = train.judged(plays, model).test
+                with train.as_failed_check(f"{name}, {cell}"):
+                    model, _ = train.fit_model(plays, new(name), context.seed(f"skip/{name}"))
+                    test = train.score_model(plays, model).test
                     reached = metrics.auc_interval(test.listened_N, test.proba_N, test.user_N)
                 found[name] |= {cell: reached.value, f"{cell}, low": reached.low, f"{cell}, high": reached.high}
                 watch.log(f"{name}, {cell}: {reached.value:.4f}")
@@ -85,11 +85,11 @@ def run(context: Context) -> dict[str, Any]:
         return {"path": str(path), "rows": len(rows), "sentence": said, **task.links}
 
 
-def thinned(context: Context, models: tuple[str, ...], variant: str, kind: str) -> Labelled:
+def thinned(context: Context, models: tuple[str, ...], variant: str, kind: str) -> LabelledPlays:
     """The labelled plays of one variant and split; where there are more than `most`, those of users drawn whole."""
     settings = context.settings.skip
     split = settings.split.model_copy(update={"kind": kind})
-    found = train.plays_of(context, models, variant=variant, split=split)
+    found = train.read_plays(context, models, variant=variant, split=split)
     n, most = len(found.plays), settings.leakage.max_plays
     if n <= most:
         return found
@@ -102,10 +102,10 @@ def thinned(context: Context, models: tuple[str, ...], variant: str, kind: str) 
         raise CheckFailed(
             f"leakage: {len(drawn)} users drawn leave a part without plays: {sizes}; raise leakage.max_plays"
         )
-    return Labelled(found.plays.rows(mine), found.split_N[mine], found.cleaning)
+    return LabelledPlays(found.plays.rows(mine), found.split_N[mine], found.cleaning)
 
 
-def only_ones(found: Labelled) -> float:
+def only_ones(found: LabelledPlays) -> float:
     """Share of test plays whose track is in no other play: there a count over the whole table is the label itself."""
     _, code_N, n_T = np.unique(found.plays.track_N, return_inverse=True, return_counts=True)
     return float((n_T[code_N[found.split_N == splits.TEST]] == 1).mean())

@@ -48,17 +48,17 @@ def run(context: Context, model: str, trials: int | None = None, minutes: float 
     trials, minutes = trials or chosen.trials, minutes or chosen.minutes
     if trials < 1 or not minutes > 0:
         raise BadArgument(f"--trials: at least 1, and --minutes above 0, got {trials} and {minutes}")
-    given = train.maker(context)(model)
-    with Tracker.task(context, "tune", model) as task, stopwatch(f"skip tune {model}") as watch:
-        found = train.plays_of(context, (model,))
-        plays = artifacts.digest(found)
+    given = train.model_factory(context)(model)
+    with runs.task(context, "tune", model) as task, stopwatch(f"skip tune {model}") as watch:
+        found = train.read_plays(context, (model,))
+        plays = artifacts.digest_of(found)
         study = open_study(context, model, plays)
         space = SPACES[model]
         if not study.trials and not is_grid(space):
             study.enqueue_trial({name: value for name, value in asdict(given.recipe).items() if name in space})
-        learn, valid = found.part(splits.TRAIN), found.part(splits.VALIDATION)
+        learn, valid = found.of_split(splits.TRAIN), found.of_split(splits.VALIDATION)
         before, deadline = len(finished(study)), time.monotonic() + 60 * minutes
-        try_one = objective(context, model, learn, valid, train.borders_of(context, found), task, watch.log)
+        try_one = objective(context, model, learn, valid, train.compute_fold_borders(context, found), task, watch.log)
         left = trials - before
         while left > 0 and time.monotonic() < deadline and not exhausted(study, space):
             study.optimize(try_one, n_trials=1, catch=(ValueError,))
@@ -182,7 +182,7 @@ def told(context: Context, study: optuna.Study, model: str, plays: str) -> dict[
             f"tune {model}: no trial came to its end within the budget; give it more --minutes or --trials"
         )
     best = max(done, key=lambda trial: trial.value or 0.0)
-    recipe = asdict(train.maker(context)(model).recipe)
+    recipe = asdict(train.model_factory(context)(model).recipe)
     given = [t.value for t in done if all(recipe[name] == value for name, value in t.params.items())]
     return {
         "model": model,

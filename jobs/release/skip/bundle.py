@@ -26,7 +26,7 @@ from contracts.errors import CheckFailed
 from jobs.platform import files
 from jobs.release import bundle, pointer
 from jobs.skip import artifacts, build_features, dataset, onnx_export, spark_groups
-from jobs.skip.blend import joined, same_plays
+from jobs.skip.blend import fit_blend, require_same_plays
 from models.skip.data import splits
 from models.skip.data.cleaning import Cleaning, apply
 from models.skip.data.play_history import COLUMNS, Log
@@ -39,7 +39,7 @@ from serving.skip.state import KINDS, arrays_of
 
 if TYPE_CHECKING:
     from jobs.platform.context import Context
-    from jobs.skip.dataset import Labelled
+    from jobs.skip.dataset import LabelledPlays
     from models.skip.estimators.base import SkipModel
 
 EPOCH = date(1970, 1, 1)
@@ -72,7 +72,7 @@ def fill(context: Context, folder: Path) -> dict[str, object]:
     judged_from = int(found.plays.ts_N[found.split_N == splits.TEST].min())
     if context.settings.skip.split.kind != "global":  # then plays of every moment have been learned from
         judged_from = int(found.plays.ts_N.max()) + 1
-    states = {name: artifacts.state_of(context, name) for name in chosen.members}
+    states = {name: artifacts.model_reference(context, name) for name in chosen.members}
     facts = {
         **needed(needs),
         "method": chosen.mix.method,
@@ -91,15 +91,15 @@ def fill(context: Context, folder: Path) -> dict[str, object]:
     return {"members": list(chosen.members), "left_out": dict(chosen.left_out), "plays": plays}
 
 
-def learned_from(context: Context) -> tuple[Labelled, str]:
+def learned_from(context: Context) -> tuple[LabelledPlays, str]:
     """The plays that the week's blend learned from, without numbers but duration_s, and their digest.
 
     Raises:
         CheckFailed: there is no blend, or the plays have changed since.
     """
     plays: str = artifacts.read_blend(context)["plays"]
-    found = dataset.labelled(context, ("duration_s",), end=before(context))
-    if artifacts.digest(found) != plays:
+    found = dataset.read_labelled(context, ("duration_s",), end=before(context))
+    if artifacts.digest_of(found) != plays:
         raise CheckFailed(
             f"skip: the labelled plays have changed since the blend of week {context.week} learned; run `overture skip "
             "train` for each model, then `overture skip blend`, again"
@@ -154,8 +154,8 @@ def served(context: Context) -> Chosen:
         raise CheckFailed("skip.blend.members: none has an ONNX form; name one that has, such as boosted_trees")
     folds = {name: artifacts.read_folds(context, name) for name in models}
     scores = {name: artifacts.read_scores(context, name) for name in models}
-    _, borders = same_plays(context, tuple(models))
-    names, mix, calibration = joined(folds, scores, borders, recipe.min_gain)
+    _, borders = require_same_plays(context, tuple(models))
+    names, mix, calibration = fit_blend(folds, scores, borders, recipe.min_gain)
     return Chosen({name: models[name] for name in names}, mix, calibration, left_out)
 
 
@@ -278,5 +278,5 @@ def tracks(context: Context) -> dict[str, np.ndarray]:
 
 def log_of(context: Context, cleaning: Cleaning) -> Log:
     """Every labelled play before as_of, as a release with this cleaning keeps it."""
-    plays, _ = dataset.load(context, (), "past", "", before(context), asked=False)
+    plays, _ = dataset.read_rows(context, (), "past", "", before(context))
     return Log.of(apply(plays, cleaning))

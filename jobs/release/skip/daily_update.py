@@ -40,7 +40,7 @@ from serving.skip.release import ANSWERS, CLEANING, EXPLAIN, MEMBERS, NETWORK, S
 
 if TYPE_CHECKING:
     from jobs.settings.settings import Settings
-    from jobs.skip.incremental_training import Relearned
+    from jobs.skip.incremental_training import ChampionUpdate
     from models.skip.data.play_history import Log
 
 
@@ -104,14 +104,14 @@ def fill(context: Context, folder: Path) -> dict[str, object]:
             files.write(folder / place, file.read_bytes())
     day = f"{context.week.as_of - timedelta(days=1):%Y-%m-%d}"
     log = contents.log_of(context, old.cleaning)
-    found = incremental_training.relearn(context, old, day, log)
+    found = incremental_training.update_champion(context, old, day, log)
     rows = evaluation(context, found, day, log)
     for name, model in found.members.items():
         files.write(folder / MEMBERS / name / NETWORK, onnx_export.to_onnx(model))
         if isinstance(model, FeatureRegression) and old.explanation is not None:
             files.write_array(folder / EXPLAIN / "weights.npy", model.regression.weights_G)
     states = {one["name"]: one.get("state", {}) for one in old.told["members"]}
-    states |= {name: artifacts.write_state(context, model) for name, model in found.members.items()}
+    states |= {name: artifacts.write_updated_model(context, model) for name, model in found.members.items()}
     memory = contents.write_memory(context, folder, log, [member.feeds.length for member in old.members])
     changed = {
         "method": found.mix.method,
@@ -123,18 +123,18 @@ def fill(context: Context, folder: Path) -> dict[str, object]:
     }
     files.write(folder / ANSWERS, files.canonical(old.told | changed | memory))
     files.write(folder / "evaluation.json", files.canonical(rows))
-    return {"updates": old.name, "members": list(states), "learned": dict(found.told)}
+    return {"updates": old.name, "members": list(states), "fine_tuning": dict(found.report)}
 
 
-def evaluation(context: Context, found: Relearned, day: str, log: Log) -> list[dict[str, Any]]:
+def evaluation(context: Context, found: ChampionUpdate, day: str, log: Log) -> list[dict[str, Any]]:
     """AUC and Brier's score of the day's plays, as rows of skip_evaluation have them."""
-    plays, _ = dataset.load(context, found.old.names, "past", day, contents.before(context), asked=False)
+    plays, _ = dataset.read_rows(context, found.champion.names, "past", day, contents.before(context))
     heard_N = plays.labels()
     if not len(plays):
         raise CheckFailed(f"skip update: {day} has no labelled plays, and they are what judges the release")
     if len(np.unique(heard_N)) < 2:
         raise CheckFailed(f"skip update: the {len(plays)} labelled plays of {day} are of one class; no AUC can be told")
-    listen_N = found.predict(found.old.cleaned(plays), log)
+    listen_N = found.predict(found.champion.cleaned(plays), log)
     reached = auc_interval(heard_N, listen_N, plays.user_N)
     same = {"model": "blend", "split": "day", "slice": "all", "n": len(plays)}
     return [

@@ -94,7 +94,7 @@ def judges(context: Context, release: SkipRelease) -> Plays:
     names = tuple(dict.fromkeys((*release.names, RATE)))
     plays = None
     if first < bundle.before(context):
-        found, _ = dataset.load(context, names, "past", first, bundle.before(context), asked=False)
+        found, _ = dataset.read_rows(context, names, "past", first, bundle.before(context))
         plays = found.rows(slice(int(np.searchsorted(found.ts_N, since)), None))
     n = 0 if plays is None else len(plays)
     if plays is None or n < gate.min_plays:
@@ -157,7 +157,7 @@ def updated(
             why = "the network that it came from, byte for byte"
             lines.append(Line(f"onnx parity {member.name}", 0.0, bound, PASS, why))
             continue
-        model = artifacts.load_state(context, member.name, told["state"], log)
+        model = artifacts.load_referenced_model(context, member.name, told["state"], log)
         said_N = model.predict_proba(seen(release, plays))
         lines.append(rules.parity(member.name, float(np.abs(said_N - ours.members_NM[:, m]).max()), bound))
     return lines

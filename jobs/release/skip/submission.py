@@ -40,7 +40,7 @@ def run(context: Context, data: Path, out: Path) -> dict[str, Any]:
         raise BadArgument(f"--out: {out} must be a file in a folder that is there")
     with Tracker.task(context, "submit") as tracked:
         found, _ = bundle.learned_from(context)
-        plays, sample_N = dataset.questions(context, found.cleaning, end=bundle.before(context))
+        plays, sample_N = dataset.read_unlabelled(context, found.cleaning, end=bundle.before(context))
         known_N, row_N = np.unique(sample_N, return_index=True)
         at = np.minimum(np.searchsorted(known_N, wanted), max(len(known_N) - 1, 0))
         missing = wanted if not len(known_N) else wanted[known_N[at] != wanted]

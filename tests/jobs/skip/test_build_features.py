@@ -201,7 +201,7 @@ def test_a_day_without_the_day_before_is_refused_and_so_are_other_settings(copy)
 
 class TestReader:
     def test_plays_are_in_order_of_time_split_by_time_and_complete(self, made):
-        found = dataset.labelled(made[0])
+        found = dataset.read_labelled(made[0])
         plays = found.plays
         assert plays.names == dataset.NUMBERS
         assert (np.diff(plays.ts_N) >= 0).all()
@@ -209,13 +209,13 @@ class TestReader:
             len(plays)
             == pa.compute.sum(pa.compute.is_valid(table(made[0], variant="past").column("is_listened"))).as_py()
         )
-        parts = [found.part(code) for code in (splits.TRAIN, splits.VALIDATION, splits.TEST)]
+        parts = [found.of_split(code) for code in (splits.TRAIN, splits.VALIDATION, splits.TEST)]
         assert parts[0].ts_N.max() < parts[1].ts_N.min() <= parts[1].ts_N.max() < parts[2].ts_N.min()
         assert sum(map(len, parts)) == len(plays)
         assert np.shares_memory(parts[0].numbers_NF, plays.numbers_NF)
 
     def test_rows_belong_together(self, made):
-        plays = dataset.labelled(made[0], ("user_plays", "track_plays")).plays
+        plays = dataset.read_labelled(made[0], ("user_plays", "track_plays")).plays
         frame = table(made[0], variant="past").to_pandas()
         frame = frame[frame.is_listened.notna()].sort_values(["ts", "play_id"])
         np.testing.assert_array_equal(plays.user_N, frame.user_id)
@@ -224,7 +224,7 @@ class TestReader:
         np.testing.assert_array_equal(plays.categories["hour"], frame.hour)
 
     def test_what_is_rare_is_told_by_training_rows_alone(self, made):
-        found = dataset.labelled(made[0])
+        found = dataset.read_labelled(made[0])
         train = found.split_N == splits.TRAIN
         frame = table(made[0], variant="past").to_pandas()
         frame = frame[frame.is_listened.notna()].sort_values(["ts", "play_id"])
@@ -232,38 +232,38 @@ class TestReader:
         wanted = frame.genre_id.where(frame.genre_id.isin(n[n >= 50].index), -1)
         np.testing.assert_array_equal(found.plays.genre_N, wanted)
         assert (found.plays.genre_N == -1).any()
-        asked, numbers = dataset.questions(made[0], found.cleaning)
+        asked, numbers = dataset.read_unlabelled(made[0], found.cleaning)
         assert asked.listened_N is None
         assert sorted(numbers) == list(range(len(asked)))
         assert set(asked.genre_N) <= set(found.plays.genre_N[train]) | {-1}
 
     @pytest.mark.parametrize("kind", ["user", "random", "competition"])
     def test_the_other_splits_have_all_parts(self, made, kind):
-        found = dataset.labelled(made[0], ("user_plays",), split=SplitSettings(kind=kind))
-        assert all(len(found.part(code)) for code in (splits.TRAIN, splits.VALIDATION, splits.TEST))
+        found = dataset.read_labelled(made[0], ("user_plays",), split=SplitSettings(kind=kind))
+        assert all(len(found.of_split(code)) for code in (splits.TRAIN, splits.VALIDATION, splits.TEST))
 
     def test_iqr_and_quantile_are_learned_from_training_rows(self, made):
         context, skip = made[0], made[0].settings.skip
         rules = skip.cleaning.model_copy(update={"duration_rule": "iqr", "rare_rule": "quantile", "rare_quantile": 0.5})
         other = skip_context(context.home)
         other.settings = other.settings.model_copy(update={"skip": skip.model_copy(update={"cleaning": rules})})
-        found = dataset.labelled(other)
+        found = dataset.read_labelled(other)
         durations = found.plays.numbers(("duration_s",))
         assert durations.max() == np.float32(found.cleaning.longest_s) < 600
-        raw = dataset.labelled(context).plays.numbers(("duration_s",))
+        raw = dataset.read_labelled(context).plays.numbers(("duration_s",))
         assert raw.max() > durations.max()
 
     def test_one_class_no_table_and_unknown_names_are_refused(self, made, home, tmp_path):
-        with pytest.raises(BadArgument, match="nonsense is no number"):
-            dataset.labelled(made[0], ("nonsense",))
+        with pytest.raises(BadArgument, match="nonsense is not a number"):
+            dataset.read_labelled(made[0], ("nonsense",))
         with pytest.raises(CheckFailed, match="run `overture skip features --leaky`"):
-            dataset.labelled(skip_context(tmp_path / "none"), variant="leaky")
+            dataset.read_labelled(skip_context(tmp_path / "none"), variant="leaky")
         context = skip_context(tmp_path / "home")
         write_rows(tmp_path / "train.csv", [{} for _ in range(20)])
         dsg17.run(context, tmp_path)
         build_features.run(context)
         with pytest.raises(CheckFailed, match="all 14 training plays were listened to"):
-            dataset.labelled(context)
+            dataset.read_labelled(context)
 
 
 def test_the_command(made, command, monkeypatch):

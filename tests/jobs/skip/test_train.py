@@ -95,13 +95,13 @@ class TestSettings:
 class TestTrain:
     def test_scores_are_those_of_the_kept_model_on_the_plays_they_name(self, whole):
         context, _ = whole
-        found = train.plays_of(context, MODELS)
+        found = train.read_plays(context, MODELS)
         for name in MODELS:
             scores, model = artifacts.read_scores(context, name), artifacts.load_model(context, name)
             assert (found.split_N[scores.place_N] == scores.split_N).all()
             assert set(np.unique(scores.split_N)) == {splits.VALIDATION, splits.TEST}
             np.testing.assert_array_equal(scores.listened_N, found.plays.labels()[scores.place_N])
-            test = found.part(splits.TEST)
+            test = found.of_split(splits.TEST)
             np.testing.assert_allclose(scores.test.proba_N, model.predict_proba(test), atol=1e-7)
             np.testing.assert_array_equal(scores.test.user_N, test.user_N)
 
@@ -112,12 +112,12 @@ class TestTrain:
         assert told["auc"]["test_low"] < told["auc"]["test"] < told["auc"]["test_high"]
         assert told["recipe"]["rounds"] == 40
         assert reports["boosted_trees"]["auc"] == told["auc"]
-        assert sum(told["sizes"].values()) == len(train.plays_of(context, MODELS).plays)
+        assert sum(told["sizes"].values()) == len(train.read_plays(context, MODELS).plays)
 
     def test_only_candidates_of_the_blend_learn_folds(self, whole):
         context, _ = whole
         folds = artifacts.read_folds(context, "boosted_trees")
-        train_places = np.flatnonzero(train.plays_of(context, MODELS).split_N == splits.TRAIN)
+        train_places = np.flatnonzero(train.read_plays(context, MODELS).split_N == splits.TRAIN)
         np.testing.assert_array_equal(folds.place_N, train_places[-len(folds.place_N) :])
         with pytest.raises(CheckFailed, match="collaborative: was trained without folds"):
             artifacts.read_folds(context, "collaborative")
@@ -139,7 +139,7 @@ class TestTrain:
         earlier.lake = context.lake
         train.run(earlier, "logistic_features")
         place = artifacts.read_scores(earlier, "logistic_features").place_N.max()
-        plays = dataset.labelled(context, ()).plays
+        plays = dataset.read_labelled(context, ()).plays
         cut = int(earlier.week.as_of.timestamp())
         assert plays.ts_N[place] < cut <= plays.ts_N[place + 1]
 
@@ -186,9 +186,9 @@ class TestKept:
     def test_files_of_two_trainings_are_never_read_together(self, whole, tmp_path):
         context = other(whole, tmp_path)
         train.run(context, "logistic_features")
-        file = artifacts.folder(context, "logistic_features") / artifacts.SCORES
-        file.write_bytes((artifacts.folder(whole[0], "boosted_trees") / artifacts.SCORES).read_bytes())
-        with pytest.raises(CheckFailed, match="is of another run"):
+        file = artifacts.artifact_dir(context, "logistic_features") / artifacts.SCORES
+        file.write_bytes((artifacts.artifact_dir(whole[0], "boosted_trees") / artifacts.SCORES).read_bytes())
+        with pytest.raises(CheckFailed, match="does not match the JSON beside it"):
             artifacts.read_scores(context, "logistic_features")
         file.unlink()
         with pytest.raises(CheckFailed, match="missing"):
@@ -205,12 +205,14 @@ class TestKept:
 class TestBlend:
     def test_the_kept_blend_says_what_its_scores_say(self, whole):
         context, _ = whole
-        found, scores = train.plays_of(context, MODELS), artifacts.read_scores(context, "blend")
+        found, scores = train.read_plays(context, MODELS), artifacts.read_scores(context, "blend")
         whole_blend = artifacts.load_blend(context)
-        np.testing.assert_allclose(whole_blend.predict_proba(found.part(splits.TEST)), scores.test.proba_N, atol=1e-6)
+        np.testing.assert_allclose(
+            whole_blend.predict_proba(found.of_split(splits.TEST)), scores.test.proba_N, atol=1e-6
+        )
         told = artifacts.read_blend(context)
         assert list(whole_blend.members) == told["members"]
-        assert set(told["members"]) | set(told["left_out"]) == set(context.settings.skip.blend.members)
+        assert set(told["members"]) | set(told["excluded"]) == set(context.settings.skip.blend.members)
 
     def test_a_member_trained_since_stops_what_reads_the_blend(self, whole, tmp_path):
         context = other(whole, tmp_path, blend={"members": ["logistic_features"], "folds": 2})
@@ -232,7 +234,7 @@ class TestBlend:
         context = other(whole, tmp_path, blend=members)
         train.run(context, "boosted_trees")
         train.run(other(whole, tmp_path, blend=members, split={"train": 0.6, "validation": 0.2}), "logistic_features")
-        with pytest.raises(CheckFailed, match="logistic_features learned other plays"):
+        with pytest.raises(CheckFailed, match="logistic_features was trained on other plays"):
             blend.run(context)
 
 

@@ -178,7 +178,7 @@ def by_kernels(context, rows):
 
 def cleaned(release, table):
     """Rows of the feature table as the jobs' reader gives them, cleaned as the release says."""
-    columns = {name: dataset.column(table, name) for name in table.column_names}
+    columns = {name: dataset.column_values(table, name) for name in table.column_names}
     columns |= {name: table.column(name).to_numpy() for name in release.names}
     return release.cleaned(as_plays(columns, {}, release.names, release.categories))
 

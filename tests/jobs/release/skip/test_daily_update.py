@@ -35,7 +35,7 @@ def test_a_day_on_top_of_the_champion_is_judged_and_promoted(context):
     assert after.learned_until == before.state_until
     assert after.week == "2016-11-29-daily"
     assert {row["split"] for row in after.document("evaluation")} == {"day"}
-    learned_on = set(after.provenance["learned"]["learned_on"])
+    learned_on = set(after.provenance["fine_tuning"]["fine_tuned"])
     for member in before.members:
         file = f"members/{member.name}/network.onnx"
         same = (after.folder / file).read_bytes() == (before.folder / file).read_bytes()
@@ -67,22 +67,22 @@ def test_members_learn_on_where_listeners_have_changed_and_the_next_day_goes_on_
     shifted(context, lambda rows: rows.column("is_flow"))
     before, day = champion(context), replace(context, week=Week.after_day(date.fromisoformat(DAY)))
     log = contents.log_of(day, before.cleaning)
-    found = incremental_training.relearn(day, before, DAY, log)
-    assert found.told["learned_on"], found.told
-    assert found.told["brier"] < found.told["brier_of_champion"]
+    found = incremental_training.update_champion(day, before, DAY, log)
+    assert found.report["fine_tuned"], found.report
+    assert found.report["brier"] < found.report["champion_brier"]
     for name in found.members:
-        told = found.told["members"][name]
+        told = found.report["members"][name]
         assert told["loss"] < told["loss_before"]
     assert before.told["trained_until"] < found.trained_until
-    states = {name: artifacts.write_state(day, model) for name, model in found.members.items()}
+    states = {name: artifacts.write_updated_model(day, model) for name, model in found.members.items()}
     for name, state in states.items():
-        plays = incremental_training.unseen(day, before, DAY)
-        again = artifacts.load_state(day, name, state, log)
+        plays = incremental_training.read_new_plays(day, before, DAY)
+        again = artifacts.load_referenced_model(day, name, state, log)
         found.members[name].log = log
         np.testing.assert_array_equal(again.predict_proba(plays), found.members[name].predict_proba(plays))
     seen_later = {**before.told, "trained_until": found.trained_until}
     before.told = seen_later
-    assert incremental_training.unseen(day, before, DAY).ts_N.min() >= found.trained_until
+    assert incremental_training.read_new_plays(day, before, DAY).ts_N.min() >= found.trained_until
 
 
 def test_a_release_of_members_that_learned_on_is_compared_with_the_models_themselves(context):
@@ -91,7 +91,7 @@ def test_a_release_of_members_that_learned_on_is_compared_with_the_models_themse
     came_from, day = champion(context).name, replace(context, week=Week.after_day(date.fromisoformat(DAY)))
     check.run(day, ["plays"])
     release = SkipRelease(pointer.releases(day.release_home) / bundle.run(day)["release"])
-    learned_on = release.provenance["learned"]["learned_on"]
+    learned_on = release.provenance["fine_tuning"]["fine_tuned"]
     plays = gate.judges(day, release)
     ours = gate.judged(day, release, plays)
     now = pointer.read(day.release_home)
@@ -123,7 +123,7 @@ def test_a_member_whose_training_is_gone_stays_as_it_was(context):
     before = champion(context)
     shutil.rmtree(context.work / "boosted_trees")
     daily_update.run(context.settings, date.fromisoformat(DAY))
-    said = champion(context).provenance["learned"]["members"]["boosted_trees"]["why"]
+    said = champion(context).provenance["fine_tuning"]["members"]["boosted_trees"]["why"]
     assert "holds no saved skip model" in said
     assert str(context.home) not in said
     file = "members/boosted_trees/network.onnx"
