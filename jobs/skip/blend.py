@@ -18,7 +18,7 @@ from contracts.errors import CheckFailed
 from jobs.skip import artifacts, figures
 from jobs.skip.artifacts import Scores
 from jobs.skip.train import as_failed_check
-from jobs.tracking import runs
+from jobs.tracking.tracker import Tracker
 from models.arrays import DoubleMatrix, DoubleVector
 from models.skip.ensemble.calibration import choose
 from models.skip.ensemble.ensemble import Calibration, Mix, logit
@@ -27,7 +27,6 @@ from models.skip.evaluation import metrics
 
 if TYPE_CHECKING:
     from jobs.platform.context import Context
-    from jobs.tracking.run_logger import Run
 
 
 def run(context: Context) -> dict[str, Any]:
@@ -42,7 +41,7 @@ def run(context: Context) -> dict[str, Any]:
     settings = context.settings.skip.blend
     names: tuple[str, ...] = settings.members
     plays, borders = require_same_plays(context, names)
-    with runs.task(context, "blend") as task, as_failed_check("blend"):
+    with Tracker.task(context, "blend") as task, as_failed_check("blend"):
         folds = {name: artifacts.read_folds(context, name) for name in names}
         scores = {name: artifacts.read_scores(context, name) for name in names}
         members, mix, calibration = fit_blend(folds, scores, borders, settings.min_gain)
@@ -167,7 +166,7 @@ def auc_by_method(members: list[str], folds: Mapping[str, Scores], scores: Mappi
     return {method: metrics.auc(valid_labels_N, mix(valid_logits_NM)) for method, mix in mixes.items()}
 
 
-def log_blend(task: Run, blend: Mapping[str, Any], blended: Scores, scores: Mapping[str, Scores]) -> None:
+def log_blend(task: Tracker, blend: Mapping[str, Any], blended: Scores, scores: Mapping[str, Scores]) -> None:
     """Log the weights, metrics and figures of a blend to MLflow."""
     task.log_metrics({f"weight.{name}": weight for name, weight in blend["weights"].items()})
     task.log_metrics({f"{part}_auc": value for part, value in blend["auc"].items() if "_" not in part})

@@ -37,7 +37,7 @@ RATES = ("precision", "recall", "f1", "accuracy")
 
 def run(context: Context) -> dict[str, Any]:
     """Judge, write, draw; the report for Airflow."""
-    with runs.task(context, "evaluate") as task, stopwatch("skip evaluate") as watch:
+    with Tracker.task(context, "evaluate") as task, stopwatch("skip evaluate") as watch:
         found = train.read_plays(context, (context.settings.skip.evaluation.explained_model,))
         watch.lap("read_s")
         scores = all_scores(context, found)
@@ -170,7 +170,7 @@ def log(context: Context, task: Tracker, rows: list[dict[str, Any]], scores: Map
     whole = [row for row in rows if row["slice"] == "all" and row["metric"] not in COUNTS]
     task.log_metrics({f"{row['split']}.{row['model']}.{row['metric']}": row["value"] for row in whole})
     task.log_table(rows, "evaluation.json")
-    task.log_parts("skip_features", train.feature_partitions(context), use="evaluation")
+    task.log_partitions("skip_features", train.feature_partitions(context), use="evaluation")
     reached = picked(rows, "test", "all", "auc")
     task.log_figure(
         figures.forest([{**row, "name": row["model"]} for row in reached], "Test AUC of every model"), "auc.png"

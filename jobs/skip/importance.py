@@ -18,12 +18,12 @@ from models.skip.ranking import reasons
 if TYPE_CHECKING:
     from jobs.platform.context import Context
     from jobs.skip.dataset import LabelledPlays
-    from jobs.tracking.run_logger import Run
+    from jobs.tracking.tracker import Tracker
 
 EXAMPLES = 6  # predictions told in words, from the least to the most likely
 
 
-def run(context: Context, task: Run, found: LabelledPlays) -> list[str]:
+def run(context: Context, task: Tracker, found: LabelledPlays) -> list[str]:
     """Log all three; the sentences."""
     settings = context.settings.skip.evaluation
     name = settings.explained_model

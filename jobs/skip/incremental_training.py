@@ -10,8 +10,8 @@ Plays   of skip.update.window_days before the day, later than what the members w
 
 A change is only accepted where it improves on the holdout. The plays of the day itself are not used: they evaluate the
 release (jobs/release/skip/gate.py) and are used for training on later days. The holdout of today is training data of
-tomorrow, so that the members are a few days behind, and no play is evaluated by a model that was trained on it. A
-member is fine-tuned from the saved model that the release refers to. If that model is missing, the member stays unchanged.
+tomorrow, so that the members are a few days behind, and no play is evaluated by a model that was trained on it.
+A member is fine-tuned from the saved model that the release refers to. If that model is missing, it stays unchanged.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from contracts.errors import CheckFailed
 from jobs.platform.stopwatch import stopwatch
 from jobs.skip import artifacts, figures, train
 from jobs.skip.dataset import LabelledPlays
-from jobs.tracking import runs
+from jobs.tracking.tracker import Tracker
 from models.skip.data import splits
 from models.skip.estimators.base import replace
 from models.skip.evaluation import metrics

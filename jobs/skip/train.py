@@ -53,7 +53,7 @@ def run(context: Context, model: str) -> dict[str, Any]:
     """
     make_model = model_factory(context)
     make_model(model)  # an invalid name or recipe is refused before anything is read
-    with runs.task(context, "train", model) as task, stopwatch(f"skip train {model}") as watch:
+    with Tracker.task(context, "train", model) as task, stopwatch(f"skip train {model}") as watch:
         labelled = read_plays(context, (model,))
         watch.lap("read_s")
         seed = context.seed(f"skip/{model}")
@@ -174,7 +174,7 @@ def training_report(labelled: LabelledPlays, model: SkipModel, losses: Losses, s
     }
 
 
-def log_training(context: Context, task: Run, report: Mapping[str, Any], watch: Stopwatch) -> None:
+def log_training(context: Context, task: Tracker, report: Mapping[str, Any], watch: Stopwatch) -> None:
     """Log the recipe, loss curves, metrics and input partitions to MLflow."""
     task.log_params({**report["recipe"], "seed": report["seed"], "split": context.settings.skip.split.kind})
     task.log_batch(
@@ -187,7 +187,7 @@ def log_training(context: Context, task: Run, report: Mapping[str, Any], watch: 
         }
     )
     task.log_metrics({**watch.laps, "peak_mib": watch.peak_mib} | {f"plays_{k}": v for k, v in report["sizes"].items()})
-    task.log_parts("skip_features", feature_partitions(context))
+    task.log_partitions("skip_features", feature_partitions(context))
     task.log_figure(figures.losses(report["losses"]), "loss_curve.png")
     task.log_json(report, "report.json")
 

@@ -49,7 +49,7 @@ def run(context: Context, model: str, trials: int | None = None, minutes: float 
     if trials < 1 or not minutes > 0:
         raise BadArgument(f"--trials: at least 1, and --minutes above 0, got {trials} and {minutes}")
     given = train.model_factory(context)(model)
-    with runs.task(context, "tune", model) as task, stopwatch(f"skip tune {model}") as watch:
+    with Tracker.task(context, "tune", model) as task, stopwatch(f"skip tune {model}") as watch:
         found = train.read_plays(context, (model,))
         plays = artifacts.digest_of(found)
         study = open_study(context, model, plays)

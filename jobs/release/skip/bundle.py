@@ -159,7 +159,7 @@ def served(context: Context) -> Chosen:
     return Chosen({name: models[name] for name in names}, mix, calibration, left_out)
 
 
-def weighed(states: Mapping[str, Mapping[str, str]], mix: Mix) -> list[dict[str, Any]]:
+def weighed(states: Mapping[str, artifacts.ModelReference], mix: Mix) -> list[dict[str, Any]]:
     """Members in order with their weights and which save of each model it is (kept.state_of), for answers.json."""
     pairs = zip(states.items(), mix.weights_M, strict=True)
     return [{"name": name, "weight": float(w), "state": dict(state)} for (name, state), w in pairs]
