@@ -66,8 +66,8 @@ $(3)
 echo "$$hash" > $@
 endef
 
-.venv/jobs/made: .venv/tools/made requirements/jobs.txt requirements/dev.txt setup.py pyproject.toml
-	$(call environment,jobs,requirements/jobs.txt requirements/dev.txt setup.py,$(UV) pip install --quiet --python $(JOBS) --no-deps --no-build-isolation -e .)
+.venv/jobs/made: .venv/tools/made requirements/jobs.txt requirements/dev.txt setup.py pyproject.toml blockfactor/pyproject.toml
+	$(call environment,jobs,requirements/jobs.txt requirements/dev.txt setup.py blockfactor/pyproject.toml,$(UV) pip install --quiet --python $(JOBS) --no-deps --no-build-isolation -e . -e ./blockfactor)
 
 .venv/airflow/made: .venv/tools/made requirements/airflow.txt requirements/dev-airflow.txt
 	$(call environment,airflow,requirements/airflow.txt requirements/dev-airflow.txt,:)

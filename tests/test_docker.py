@@ -62,6 +62,14 @@ def test_the_jobs_environment_is_the_same_in_both_images():
     assert stages[0][0] == stages[1][0]
 
 
+@pytest.mark.parametrize("file", FILES, ids=lambda f: f.name)
+def test_images_of_jobs_install_the_library_and_the_services_image_does_not(file):
+    text = file.read_text()
+    is_service = file.suffix == ".service"
+    assert ("COPY blockfactor " in text) is not is_service
+    assert ("--editable . --editable ./blockfactor" in text) is not is_service
+
+
 def test_the_servers_driver_is_airflows():
     pinned = [line for line in (DOCKER / "requirements-server.txt").read_text().splitlines() if "==" in line]
     assert set(pinned) <= set((ROOT / "requirements" / "airflow.txt").read_text().splitlines())

@@ -193,6 +193,19 @@ def test_no_modules_import_each_other_in_a_circle():
     assert sorted(map(sorted, cycles())) == sorted(map(sorted, ALLOWED_CYCLES))
 
 
+def test_the_service_does_not_import_the_library():
+    """`blockfactor` needs numba and pyspark, which the service's image does not contain."""
+    reached: set[str] = set()
+    pending = [module for module in MODULES if module.partition(".")[0] == "serving"]
+    while pending:
+        module = pending.pop()
+        if module not in reached:
+            reached.add(module)
+            parents = {module.rsplit(".", n)[0] for n in range(1, module.count(".") + 1)}
+            pending += (imported_modules(MODULES[module]) | parents) & MODULES.keys()
+    assert {module for module in reached if module.partition(".")[0] == "blockfactor"} == set()
+
+
 @pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(ROOT)))
 def test_heavy_libraries_stay_in_their_rooms(file):
     name = str(file.relative_to(ROOT))
