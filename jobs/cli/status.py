@@ -178,7 +178,7 @@ def checks_table(checks: dict[str, Any]) -> Table:
     for name, result in checks.items():
         said = [*result["failed"], *result["warned"]]
         verdict = "fail" if not result["success"] else "warn" if result["warned"] else "pass"
-        what = "; ".join(str(one.get("says", one)) for one in said) or "all promises kept"
+        what = "; ".join(str(one.get("expected", one)) for one in said) or "all promises kept"
         table.add_row(name, verdict, what, style={"fail": "bold red", "warn": "yellow"}.get(verdict))
     return table
 

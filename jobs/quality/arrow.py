@@ -1,7 +1,7 @@
-"""Measure the rows of a table in this process, file by file, with Arrow: seconds for tables that fit one machine.
+"""Measure the rows of a table with Arrow, file by file, in this process: seconds for tables that fit one machine.
 
-Batches stream through; what is kept is a few numbers a rule, the referenced keys, and 8 bytes a row for uniqueness.
-Takes exactly the measures that `quality_spark` takes; a test holds the two together.
+Batches are streamed. Memory holds a few numbers per rule, the referenced keys, and 8 bytes per row for uniqueness.
+The measures equal those of jobs/quality/spark.py; a test compares both.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -21,52 +22,57 @@ from pyarrow import fs
 
 from contracts.expectations import Expectation
 from jobs.platform.lake import Lake
-from jobs.quality.measures import N_EXAMPLES, Example, Measured, files, plain, short
+from jobs.quality.measures import N_EXAMPLES, Example, TableMeasures, data_files, short_name, to_json_value
 
-BATCH = 1 << 18
+BATCH_ROWS = 1 << 18
+HashVector: TypeAlias = npt.NDArray[np.uint64]
 Keys = dict[str, pa.Array]
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
 @dataclass
-class Part:
-    """What one file added."""
+class FileMeasures:
+    """Measures of the rows of one file."""
 
     unit: str
     n_rows: int = 0
     spans: dict[str, tuple[int, Any, Any]] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
-    hashes: dict[str, list[np.ndarray]] = field(default_factory=dict)
+    hashes: dict[str, list[HashVector]] = field(default_factory=dict)
     examples: dict[str, list[Example]] = field(default_factory=dict)
 
 
-def measure(lake: Lake, found: Measured, keys: dict[str, Measured]) -> None:
-    """Take every measure that needs the rows, and examples of what is broken; fills `found` in place.
+def measure(lake: Lake, measured: TableMeasures, referenced: dict[str, TableMeasures]) -> None:
+    """Compute all measures of the rows, and examples of violations. Changes `measured` in place.
 
     Args:
-        lake: where the tables are.
-        found: what the files told; readable.
-        keys: the tables that this one refers to.
+        lake: Lake with the tables.
+        measured: Measures of the table's files; it must be readable.
+        referenced: Measures of the tables that this table refers to, by name.
     """
-    rules = found.rows_rules()
-    known = {e.measure: _known(lake, keys[e.args["table"]], e.args["key"]) for e in rules if "table" in e.args}
+    rules = measured.row_expectations()
+    known = {
+        e.measure: _referenced_values(lake, referenced[e.args["table"]], e.args["key"])
+        for e in rules
+        if "table" in e.args
+    }
 
-    def one(item: tuple[dict[str, str], fs.FileSystem, str]) -> Part:
-        return _file(lake, found, rules, known, *item)
+    def measure_file(item: tuple[dict[str, str], fs.FileSystem, str]) -> FileMeasures:
+        return _file(lake, measured, rules, known, *item)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        parts = list(pool.map(one, files(lake, found)))
+        parts = list(pool.map(measure_file, data_files(lake, measured)))
     for unit in dict.fromkeys(part.unit for part in parts):
-        _merge(found, unit, [part for part in parts if part.unit == unit])
-    found.finish()
+        _merge(measured, unit, [part for part in parts if part.unit == unit])
+    measured.fill_missing()
     for e in rules:
-        if e.rule == "unique" and any(unit[e.measure] for unit in found.measures.values()):
-            _repeats(lake, found, e, parts)
+        if e.rule == "unique" and any(unit[e.measure] for unit in measured.measures.values()):
+            _count_duplicates(lake, measured, e, parts)
 
 
-def _known(lake: Lake, key: Measured, column: str) -> pa.Array:
-    """The distinct values of a referenced column."""
-    parts = [pc.unique(_open(*item).read(columns=[column]).column(0)) for _, *item in files(lake, key)]
+def _referenced_values(lake: Lake, referenced: TableMeasures, column: str) -> pa.Array:
+    """Return the distinct values of a referenced column."""
+    parts = [pc.unique(_open(*item).read(columns=[column]).column(0)) for _, *item in data_files(lake, referenced)]
     return pc.unique(pa.concat_arrays(parts))
 
 
@@ -76,54 +82,56 @@ def _open(system: fs.FileSystem, path: str) -> pq.ParquetFile:
 
 def _file(
     lake: Lake,
-    found: Measured,
+    measured: TableMeasures,
     rules: list[Expectation],
     known: Keys,
     partition: dict[str, str],
     system: fs.FileSystem,
     path: str,
-) -> Part:
-    part = Part(", ".join(f"{key} {partition[key]}" for key in found.units))
-    name = short(path, lake, found.contract.table)
-    columns = found.contract.columns
-    for batch in _open(system, path).iter_batches(BATCH, columns=list(columns)):
+) -> FileMeasures:
+    part = FileMeasures(", ".join(f"{key} {partition[key]}" for key in measured.units))
+    name = short_name(path, lake, measured.contract.table)
+    columns = measured.contract.columns
+    for batch in _open(system, path).iter_batches(BATCH_ROWS, columns=list(columns)):
         part.n_rows += batch.num_rows
         for column in columns.values():
             old = part.spans.get(column.name, (0, None, None))
-            part.spans[column.name] = _wider(old, _span(batch.column(column.name), column.type))
+            part.spans[column.name] = _merge_spans(old, _column_span(batch.column(column.name), column.type))
         for e in rules:
             if e.rule == "unique":
-                part.hashes.setdefault(e.measure, []).append(hashes(batch, e.columns))
+                part.hashes.setdefault(e.measure, []).append(hash_rows(batch, e.columns))
             elif e.violation or e.measure in known:
                 bad = bad_rows(batch, e, partition, known.get(e.measure))
                 n_bad = int(pc.sum(bad).as_py() or 0)
                 part.counts[e.measure] = part.counts.get(e.measure, 0) + n_bad
                 if n_bad:
-                    shown = list(dict.fromkeys([*found.contract.grain, *e.columns]))
-                    few = batch.select(shown).filter(bad).slice(0, N_EXAMPLES)
-                    more = [{k: plain(v) for k, v in row.items()} | {"file": name} for row in few.to_pylist()]
+                    shown = list(dict.fromkeys([*measured.contract.grain, *e.columns]))
+                    sample = batch.select(shown).filter(bad).slice(0, N_EXAMPLES)
+                    more = [
+                        {k: to_json_value(v) for k, v in row.items()} | {"file": name} for row in sample.to_pylist()
+                    ]
                     part.examples.setdefault(e.measure, []).extend(more)
     return part
 
 
-def _span(column: pa.Array, kind: str) -> tuple[int, Any, Any]:
-    """Nulls, smallest and largest value (length of list)."""
+def _column_span(column: pa.Array, kind: str) -> tuple[int, Any, Any]:
+    """Return the number of nulls, the minimum and the maximum of a column (of the lengths, for a list)."""
     values = pc.list_value_length(column) if kind.startswith("list<") else column
     if pa.types.is_boolean(values.type):
         values = values.cast(pa.int8())
     ends = pc.min_max(values).as_py()
     text = kind in ("timestamp", "date")
-    low, high = (str(plain(ends[k])) if text and ends[k] is not None else ends[k] for k in ("min", "max"))
+    low, high = (str(to_json_value(ends[k])) if text and ends[k] is not None else ends[k] for k in ("min", "max"))
     return column.null_count, low, high
 
 
-def _wider(a: tuple[int, Any, Any], b: tuple[int, Any, Any]) -> tuple[int, Any, Any]:
+def _merge_spans(a: tuple[int, Any, Any], b: tuple[int, Any, Any]) -> tuple[int, Any, Any]:
     low = min((v for v in (a[1], b[1]) if v is not None), default=None)
     return a[0] + b[0], low, max((v for v in (a[2], b[2]) if v is not None), default=None)
 
 
 def bad_rows(batch: pa.RecordBatch, e: Expectation, partition: dict[str, str], known: pa.Array | None) -> pa.Array:
-    """Which rows break a promise: the boolean twin of the expectation's `violation`."""
+    """Return a boolean array: True for each row that violates the expectation. Equals the SQL of `violation`."""
     column = batch.column(e.columns[0])
     rule: dict[str, Callable[[], pa.Array]] = {
         "never_null": lambda: pc.is_null(column),
@@ -162,9 +170,9 @@ def _outside(column: pa.Array, low: float | None, high: float | None) -> pa.Arra
 
 def _outside_day(column: pa.Array, day: str) -> pa.Array:
     start = datetime.fromisoformat(day).replace(tzinfo=UTC)
-    moments = column.cast(pa.timestamp("us", "UTC"))
+    timestamps = column.cast(pa.timestamp("us", "UTC"))
     ends = [pa.scalar(t, pa.timestamp("us", "UTC")) for t in (start, start + timedelta(days=1))]
-    return pc.or_(pc.less(moments, ends[0]), pc.greater_equal(moments, ends[1]))
+    return pc.or_(pc.less(timestamps, ends[0]), pc.greater_equal(timestamps, ends[1]))
 
 
 def _bad_elements(column: pa.Array) -> pa.Array:
@@ -177,8 +185,8 @@ def _bad_elements(column: pa.Array) -> pa.Array:
     return pa.array(rows)
 
 
-def hashes(batch: pa.RecordBatch, columns: tuple[str, ...]) -> np.ndarray:
-    """A 64-bit hash (n,) of some columns of each row; equal keys have equal hashes, in any batch."""
+def hash_rows(batch: pa.RecordBatch, columns: tuple[str, ...]) -> HashVector:
+    """Return a 64-bit hash (n,) of some columns of each row. Equal keys have equal hashes, in any batch."""
     from pandas.util import hash_array
 
     total = np.zeros(batch.num_rows, np.uint64)
@@ -204,53 +212,53 @@ def hashes(batch: pa.RecordBatch, columns: tuple[str, ...]) -> np.ndarray:
     return total
 
 
-def _mix(x: np.ndarray) -> np.ndarray:
-    """The finaliser of splitmix64 (Steele, Lea, Flood 2014)."""
+def _mix(x: HashVector) -> HashVector:
+    """Apply the finaliser of splitmix64 (Steele, Lea, Flood 2014) to each element."""
     x = x + _GOLDEN
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    mixed: np.ndarray = x ^ (x >> np.uint64(31))
+    mixed: HashVector = x ^ (x >> np.uint64(31))
     return mixed
 
 
-def _merge(found: Measured, unit: str, parts: list[Part]) -> None:
+def _merge(measured: TableMeasures, unit: str, parts: list[FileMeasures]) -> None:
     spans: dict[str, tuple[int, Any, Any]] = {}
     for part in parts:
         for name, span in part.spans.items():
-            spans[name] = _wider(spans.get(name, (0, None, None)), span)
-        for measured, examples in part.examples.items():
-            kept = found.examples.setdefault(measured, [])
+            spans[name] = _merge_spans(spans.get(name, (0, None, None)), span)
+        for measure_name, examples in part.examples.items():
+            kept = measured.examples.setdefault(measure_name, [])
             label = dict(word.split(" ", 1) for word in unit.split(", ") if word)
             kept.extend({**label, **e} for e in examples[: N_EXAMPLES - len(kept)])
-    spans = {name: spans.get(name, (0, None, None)) for name in found.contract.columns}
-    found.add_spans(unit, sum(part.n_rows for part in parts), spans)
-    measures = found.measures[unit]
-    for measured in {name for part in parts for name in part.counts}:
-        measures[measured] = float(sum(part.counts.get(measured, 0) for part in parts))
-    for measured in {name for part in parts for name in part.hashes}:
-        ordered = np.sort(np.concatenate([h for part in parts for h in part.hashes.get(measured, [])]))
-        measures[measured] = float((ordered[1:] == ordered[:-1]).sum())
+    spans = {name: spans.get(name, (0, None, None)) for name in measured.contract.columns}
+    measured.add_spans(unit, sum(part.n_rows for part in parts), spans)
+    measures = measured.measures[unit]
+    for measure_name in {name for part in parts for name in part.counts}:
+        measures[measure_name] = float(sum(part.counts.get(measure_name, 0) for part in parts))
+    for measure_name in {name for part in parts for name in part.hashes}:
+        ordered = np.sort(np.concatenate([h for part in parts for h in part.hashes.get(measure_name, [])]))
+        measures[measure_name] = float((ordered[1:] == ordered[:-1]).sum())
 
 
-def _repeats(lake: Lake, found: Measured, e: Expectation, parts: list[Part]) -> None:
-    """Compare the keys themselves where hashes agree: the exact number of rows too many, and examples."""
+def _count_duplicates(lake: Lake, measured: TableMeasures, e: Expectation, parts: list[FileMeasures]) -> None:
+    """Count the rows beyond the first of each key, and add examples. Only keys with equal hashes are compared."""
     units = list(dict.fromkeys(part.unit for part in parts))
-    items = list(files(lake, found))
+    items = list(data_files(lake, measured))
     examples: list[Example] = []
     for unit in units:
-        mine = [(item, part) for item, part in zip(items, parts, strict=True) if part.unit == unit]
-        ordered = np.sort(np.concatenate([h for _, part in mine for h in part.hashes.get(e.measure, [])]))
+        unit_files = [(item, part) for item, part in zip(items, parts, strict=True) if part.unit == unit]
+        ordered = np.sort(np.concatenate([h for _, part in unit_files for h in part.hashes.get(e.measure, [])]))
         suspects = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
         rows = []
-        for (_, system, path), _ in mine:
-            for batch in _open(system, path).iter_batches(BATCH, columns=list(e.columns)):
-                rows.append(batch.filter(pa.array(np.isin(hashes(batch, e.columns), suspects))))
+        for (_, system, path), _ in unit_files:
+            for batch in _open(system, path).iter_batches(BATCH_ROWS, columns=list(e.columns)):
+                rows.append(batch.filter(pa.array(np.isin(hash_rows(batch, e.columns), suspects))))
         counted = pa.Table.from_batches(rows).group_by(list(e.columns)).aggregate([([], "count_all")])
-        again = counted.filter(pc.greater(counted["count_all"], 1)).sort_by([(c, "ascending") for c in e.columns])
-        found.measures[unit][e.measure] = float((pc.sum(again["count_all"]).as_py() or 0) - again.num_rows)
+        duplicates = counted.filter(pc.greater(counted["count_all"], 1)).sort_by([(c, "ascending") for c in e.columns])
+        measured.measures[unit][e.measure] = float((pc.sum(duplicates["count_all"]).as_py() or 0) - duplicates.num_rows)
         label = dict(word.split(" ", 1) for word in unit.split(", ") if word)
-        for row in again.slice(0, N_EXAMPLES - len(examples)).to_pylist():
+        for row in duplicates.slice(0, N_EXAMPLES - len(examples)).to_pylist():
             n_times = row.pop("count_all")
-            examples.append({**label, **{k: plain(row[k]) for k in e.columns}, "n_times": n_times})
+            examples.append({**label, **{k: to_json_value(row[k]) for k in e.columns}, "n_times": n_times})
     if examples:
-        found.examples[e.measure] = examples
+        measured.examples[e.measure] = examples

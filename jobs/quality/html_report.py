@@ -1,7 +1,8 @@
-"""The week's data checks as one page of HTML that needs nothing but itself: no script, no network.
+"""The week's data checks as one self-contained HTML page: no script, no network.
 
-What is broken comes first, then each table with its columns and every promise, what was seen, and the verdict.
-Colour never speaks alone; it follows the reader's light or dark theme and prints.
+Violated expectations come first, then each table with its columns, every expectation, the observed value and the
+verdict. Every colour is accompanied by a symbol and a word. The page follows the browser's light or dark theme and can
+be printed.
 """
 
 from __future__ import annotations
@@ -11,10 +12,10 @@ from typing import Any
 
 import contracts
 from contracts.expectations import allowed_values
+from jobs.quality.results import ExpectationResult, TableResult
 
-Result = dict[str, Any]
 MARK = {"passed": "✓", "failed": "✕", "warned": "!", "not run": "–"}
-WORD = {"passed": "kept", "failed": "broken", "warned": "warning", "not run": "not run"}
+WORD = {"passed": "passed", "failed": "failed", "warned": "warning", "not run": "not run"}
 ORDER = {"failed": 0, "warned": 1, "not run": 2, "passed": 3}
 
 STYLE = """
@@ -88,12 +89,12 @@ footer { color: var(--soft); font-size: .85rem; padding-bottom: 3rem; }
 """
 
 
-def page(week: str, results: list[Result]) -> str:
-    """The whole page.
+def page(week: str, results: list[TableResult]) -> str:
+    """Return the page as HTML.
 
     Args:
-        week: name of the week.
-        results: what `quality.check` returned, in any order; a table with a broken promise comes first.
+        week: Name of the week.
+        results: Results of `jobs.quality.check.check`, in any order. Tables with failed expectations come first.
     """
     results = sorted(results, key=lambda r: (r["success"], not r["warned"], r["table"]))
     checks = [c for result in results for c in result["checks"]]
@@ -101,20 +102,20 @@ def page(week: str, results: list[Result]) -> str:
     warned = sum(c["verdict"] == "warned" for c in checks)
     verdict = "failed" if failed else "warned" if warned else "passed"
     title = {
-        "failed": "The data broke its contract",
-        "warned": "The data kept its contract, with a warning",
-        "passed": "The data kept its contract",
+        "failed": "Data checks failed",
+        "warned": "Data checks passed with warnings",
+        "passed": "Data checks passed",
     }[verdict]
-    said = {
-        "failed": "The week stopped here: nothing downstream has seen these tables.",
-        "warned": "The week goes on; the warnings are for the tables' owners.",
-        "passed": "Every promise was checked before anything downstream saw the tables.",
+    summary = {
+        "failed": "The run stopped here. No later task has read these tables.",
+        "warned": "The run continues. The owners of the tables should read the warnings.",
+        "passed": "All expectations were checked before a later task read the tables.",
     }[verdict]
     facts = [
         ("tables", _count(len(results)), ""),
-        ("rows judged", _count(sum(r["statistics"]["rows"] for r in results)), ""),
-        ("promises checked", _count(sum(c["verdict"] != "not run" for c in checks)), ""),
-        ("broken", _count(failed), "bad" if failed else ""),
+        ("rows checked", _count(sum(r["statistics"]["rows"] for r in results)), ""),
+        ("expectations checked", _count(sum(c["verdict"] != "not run" for c in checks)), ""),
+        ("failed", _count(failed), "bad" if failed else ""),
         ("warnings", _count(warned), "warn" if warned else ""),
     ]
     strip = "".join(f'<div class="{kind}"><dt>{name}</dt><dd>{value}</dd></div>' for name, value, kind in facts)
@@ -123,29 +124,31 @@ def page(week: str, results: list[Result]) -> str:
         f'<span class="soft">{WORD[_state(r)]}</span></a></li>'
         for r in results
     )
-    broken = "".join(_problem(r, c) for v in ("failed", "warned") for r in results for c in r[v])
-    problems = f'<section aria-label="What is wrong">{broken}</section>' if broken else ""
+    problem_list = "".join(_problem(r, c) for v in ("failed", "warned") for r in results for c in r[v])
+    problems = (
+        f'<section aria-label="Failed expectations and warnings">{problem_list}</section>' if problem_list else ""
+    )
     version = next((r["great_expectations"]["version"] for r in results), "")
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{title} · week {escape(week)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
         f'<header><p class="over">Data checks · week {escape(week)}</p><h1>{_dot(verdict)} {title}</h1>'
-        f'<p class="soft">{said}</p><dl class="strip">{strip}</dl>'
+        f'<p class="soft">{summary}</p><dl class="strip">{strip}</dl>'
         f'<nav aria-label="Tables"><ul>{links}</ul></nav></header>\n'
         f"<main>{problems}{''.join(_table(r) for r in results)}</main>\n"
-        f"<footer><p>Promises come from contracts/*.yaml; Great Expectations {escape(version)} judged them on counts "
-        "taken from every row.</p></footer>\n</body>\n</html>\n"
+        f"<footer><p>Expectations come from contracts/*.yaml. Great Expectations {escape(version)} validated measures "
+        "of all rows.</p></footer>\n</body>\n</html>\n"
     )
 
 
-def _problem(result: Result, c: dict[str, Any]) -> str:
+def _problem(result: TableResult, c: ExpectationResult) -> str:
     name = ".".join([result["table"], *([", ".join(c["columns"])] if c["columns"] else [])])
     where = f" in {escape('; '.join(c['units']))}" if c["units"] else ""
     return (
         f'<article class="problem{"" if c["verdict"] == "failed" else " w"}"><div class="head">{_pill(c["verdict"])}'
         f"<h2><code>{escape(name)}</code></h2></div><p><strong>{escape(c['text'])}</strong>{where}. "
-        f"The contract: {escape(c['says'])}.</p>{_examples(c['examples'])}</article>"
+        f"The contract: {escape(c['expected'])}.</p>{_examples(c['examples'])}</article>"
     )
 
 
@@ -157,10 +160,10 @@ def _examples(examples: list[dict[str, Any]]) -> str:
     rows = "".join(
         "<tr>" + "".join(f"<td><code>{escape(_shown(e.get(n)))}</code></td>" for n in names) + "</tr>" for e in examples
     )
-    return _scroll("Examples", f"<caption>For example</caption><thead><tr>{head}</tr></thead><tbody>{rows}</tbody>")
+    return _scroll("Examples", f"<caption>Examples</caption><thead><tr>{head}</tr></thead><tbody>{rows}</tbody>")
 
 
-def _table(result: Result) -> str:
+def _table(result: TableResult) -> str:
     contract, stats = contracts.load(result["table"]), result["statistics"]
     facts = [
         result["scope"],
@@ -172,22 +175,22 @@ def _table(result: Result) -> str:
     own = [c for c in result["checks"] if len(c["columns"]) != 1]
     rows = "".join(_column(result, name) for name in contract.columns)
     head = "".join(
-        f'<th scope="col">{h}</th>' for h in ("column", "type", "null", "allowed", "seen", "about", "verdict")
+        f'<th scope="col">{h}</th>' for h in ("column", "type", "null", "allowed", "observed", "description", "verdict")
     )
     return (
         f'<section class="card" id="{escape(result["table"])}" aria-labelledby="h-{escape(result["table"])}">'
         f'<div class="head"><h2 id="h-{escape(result["table"])}">{escape(result["table"])}</h2>'
         f"{_pill(_state(result))}</div>"
         f'<p>{escape(contract.about)}</p><ul class="facts">{"".join(f"<li>{escape(f)}</li>" for f in facts)}</ul>'
-        f"<h3>The table</h3>{_checks('Promises about the whole table', own)}<h3>Its columns</h3>"
+        f"<h3>Table</h3>{_checks('Expectations about the table', own)}<h3>Columns</h3>"
         + _scroll("Columns", f"<thead><tr>{head}</tr></thead><tbody>{rows}</tbody>")
-        + f"<details{'' if result['success'] else ' open'}><summary>All {len(result['checks'])} promises</summary>"
-        + _checks("Every promise of the contract", result["checks"])
+        + f"<details{'' if result['success'] else ' open'}><summary>All {len(result['checks'])} expectations</summary>"
+        + _checks("All expectations of the contract", result["checks"])
         + "</details></section>\n"
     )
 
 
-def _column(result: Result, name: str) -> str:
+def _column(result: TableResult, name: str) -> str:
     column, seen = contracts.load(result["table"]).columns[name], result["columns"].get(name)
     checks = [c for c in result["checks"] if c["columns"] == [name]]
     verdict = min((c["verdict"] for c in checks), key=lambda v: ORDER[v], default="not run")
@@ -216,16 +219,16 @@ def _seen(kind: str, seen: dict[str, Any] | None, n_rows: int) -> str:
     return f'{text}<span class="soft">{unknown}</span>'
 
 
-def _checks(caption: str, checks: list[dict[str, Any]]) -> str:
+def _checks(caption: str, checks: list[ExpectationResult]) -> str:
     ordered = sorted(checks, key=lambda c: ORDER[c["verdict"]])
     rows = "".join(
         f"<tr><td>{_pill(c['verdict'])}</td>"
         f'<th scope="row"><code>{escape(", ".join(c["columns"]) or "table")}</code></th>'
-        f'<td>{escape(c["says"])}</td><td class="num">{escape(c["text"])}</td>'
-        f"<td>{'stops the week' if c['severity'] == 'fail' else 'warns'}</td></tr>"
+        f'<td>{escape(c["expected"])}</td><td class="num">{escape(c["text"])}</td>'
+        f"<td>{'stops the run' if c['severity'] == 'fail' else 'warns'}</td></tr>"
         for c in ordered
     )
-    head = "".join(f'<th scope="col">{h}</th>' for h in ("verdict", "about", "promise", "seen", "if broken"))
+    head = "".join(f'<th scope="col">{h}</th>' for h in ("verdict", "column", "expectation", "observed", "if violated"))
     return _scroll(caption, f"<thead><tr>{head}</tr></thead><tbody>{rows}</tbody>")
 
 
@@ -233,7 +236,7 @@ def _scroll(label: str, inner: str) -> str:
     return f'<div class="scroll" role="region" aria-label="{escape(label)}" tabindex="0"><table>{inner}</table></div>'
 
 
-def _state(result: Result) -> str:
+def _state(result: TableResult) -> str:
     return "failed" if not result["success"] else "warned" if result["warned"] else "passed"
 
 

@@ -1,8 +1,7 @@
-"""What was measured about a table, and its first part: the files, from their footers.
+"""The measures of a table, and the measures of its files, from the Parquet footers.
 
-A file that is cut short, lacks a column or stores another type is named here, before anything reads rows. The rows
-are measured by `quality_arrow` on one machine or by `quality_spark` on many. A measure that cannot be taken is named
-in `blocked` with the reason, never left out in silence.
+A truncated file, a missing column or another type is reported before rows are read. arrow.py measures the rows on one
+machine, spark.py on many. A measure that cannot be computed is listed in `blocked` with the reason.
 """
 
 from __future__ import annotations
@@ -28,16 +27,21 @@ Example = dict[str, Any]
 
 
 @dataclass
-class Measured:
-    """What was found out about one table.
+class TableMeasures:
+    """All measures of one table.
 
     Attributes:
-        scope: which partitions were looked at, in words.
-        partitions: those whose rows are measured.
-        measures: for each unit (a space, a split; one unit for most tables) a number for each measure.
-        blocked: measures that could not be taken, and why.
-        examples: for a measure, up to `N_EXAMPLES` places where the promise is broken.
-        columns: for each column its nulls and its smallest and largest value (or length of list), for people.
+        contract: Contract of the table.
+        expectations: Expectations that are checked; none for a table that is only referenced.
+        scope: The partitions that are checked, in words.
+        partitions: The partitions whose rows are measured.
+        n_files: Number of files.
+        n_bytes: Size of the files in bytes.
+        n_rows: Number of rows of `partitions`.
+        measures: Unit (a space, a split; one unit for most tables) -> measure -> value.
+        blocked: Measure -> reason why it cannot be computed.
+        examples: Measure -> up to `N_EXAMPLES` rows or files that violate the expectation.
+        columns: Column -> nulls, minimum and maximum (of the lengths, for a list), for the report.
     """
 
     contract: Contract
@@ -54,47 +58,49 @@ class Measured:
 
     @property
     def readable(self) -> bool:
-        """Whether the files are such that the rows can be read."""
+        """True if the files are valid, so that the rows can be read."""
         broken = any(name == "readable" or name.endswith(" type") for name in self.examples)
         return bool(self.partitions) and self.n_files > 0 and not broken
 
     @property
     def units(self) -> list[str]:
-        """The partition keys whose values are judged apart: all but the time."""
+        """The partition keys whose values are evaluated separately: all except the time."""
         return [key for key in self.contract.partition if key not in ("day", "week")]
 
-    def rows_rules(self) -> list[Expectation]:
-        """The expectations that need the rows and can be measured."""
+    def row_expectations(self) -> list[Expectation]:
+        """Return the expectations that need the rows and can be measured."""
         known = (*FILE_RULES, "rows_vs_last_week")
         return [e for e in self.expectations if e.rule not in known and e.measure not in self.blocked]
 
-    def broken(self) -> list[Expectation]:
-        """The expectations about rows whose measure is out of bounds in some unit."""
-        seen = {e.measure: [unit.get(e.measure, 0.0) for unit in self.measures.values()] for e in self.rows_rules()}
-        return [e for e in self.rows_rules() if not all(e.is_met(value) for value in seen[e.measure])]
+    def broken_expectations(self) -> list[Expectation]:
+        """Return the expectations about rows that are violated in some unit."""
+        values = {
+            e.measure: [unit.get(e.measure, 0.0) for unit in self.measures.values()] for e in self.row_expectations()
+        }
+        return [e for e in self.row_expectations() if not all(e.is_met(value) for value in values[e.measure])]
 
     def add_columns(self, spans: dict[str, tuple[int, Any, Any]]) -> None:
-        """Merge nulls, smallest and largest value of each column into what people are shown."""
+        """Merge nulls, minimum and maximum of each column into `columns`."""
         for name, (n_null, low, high) in spans.items():
-            seen = self.columns.setdefault(name, {"nulls": 0, "min": None, "max": None})
-            seen["nulls"] += n_null
-            seen["min"] = min((v for v in (seen["min"], low) if v is not None), default=None)
-            seen["max"] = max((v for v in (seen["max"], high) if v is not None), default=None)
+            span = self.columns.setdefault(name, {"nulls": 0, "min": None, "max": None})
+            span["nulls"] += n_null
+            span["min"] = min((v for v in (span["min"], low) if v is not None), default=None)
+            span["max"] = max((v for v in (span["max"], high) if v is not None), default=None)
 
     def add_spans(self, unit: str, n_rows: int, spans: dict[str, tuple[int, Any, Any]]) -> None:
-        """Take the measures that follow from a column's nulls, smallest and largest value in one unit."""
+        """Compute the measures that follow from a column's nulls, minimum and maximum in one unit."""
         measures = self.measures.setdefault(unit, {})
         measures["rows"] = n_rows
-        for e in self.rows_rules():
+        for e in self.row_expectations():
             if e.column and e.rule in ("dense", "width", "null_share"):
                 measures[e.measure] = _of_span(e.rule, n_rows, *spans[e.column])
         self.add_columns(spans)
 
-    def finish(self) -> None:
-        """Give every unit the measures of the files, and a zero where nothing bad was counted."""
+    def fill_missing(self) -> None:
+        """Add the measures of the files to every unit, and a zero where no violation was counted."""
         shared = self.measures[""]
         for unit in self.measures.values():
-            for e in self.rows_rules():
+            for e in self.row_expectations():
                 if e.violation or e.rule in ("unique", "references", "track_exists"):
                     unit.setdefault(e.measure, 0.0)
             for measure, value in shared.items():
@@ -108,7 +114,7 @@ def _of_span(rule: str, n_rows: int, n_null: int, low: Any, high: Any) -> float:
         return 0.0
     if rule == "null_share":
         return float(n_null / n_rows)
-    # with `unique` beside it: no index is missing exactly when they start at 0 and end at n - 1
+    # together with `unique`: no index is missing exactly when the indexes start at 0 and end at n - 1
     return float(high - low) if rule == "width" else float(abs(low) + abs(high + 1 - n_rows))
 
 
@@ -117,72 +123,84 @@ def _of_span(rule: str, n_rows: int, n_null: int, low: Any, high: Any) -> float:
 
 def inspect_files(
     lake: Lake, contract: Contract, expected: list[Expectation], week: Week, window_days: int
-) -> Measured:
-    """Open every footer; find what is missing, cut short or of another type, by file and column."""
-    found = Measured(contract, expected)
-    every = lake.partitions(contract.table)
-    opened = every
+) -> TableMeasures:
+    """Read every footer and report what is missing, truncated or of another type, by file and column.
+
+    Args:
+        lake: Lake with the table.
+        contract: Contract of the table.
+        expected: Expectations of the contract.
+        week: Week of the check.
+        window_days: Length of the event window in days.
+    """
+    measured = TableMeasures(contract, expected)
+    stored = lake.partitions(contract.table)
+    opened = stored
     if "week" in contract.partition:
-        opened = found.partitions = [p for p in every if p["week"] == week.name]
-        found.scope = f"week {week.name}"
+        opened = measured.partitions = [p for p in stored if p["week"] == week.name]
+        measured.scope = f"week {week.name}"
     elif "day" in contract.partition:
         end = max(week.as_of, week.truth_end).date()
         start = week.window_start(window_days).date()
-        found.partitions = [p for p in every if str(start) <= p["day"] < str(end)]
-        opened = [p for p in every if p["day"] < str(end)]  # first days may lie before the window: whole files at least
-        found.scope = f"days {start} to {end - timedelta(days=1)}"
-        if not found.partitions:
-            days = f"; the log has {every[0]['day']} to {every[-1]['day']}" if every else ""
-            found.blocked["present"] = f"no {contract.table} from {start} to {end - timedelta(days=1)}{days}"
+        measured.partitions = [p for p in stored if str(start) <= p["day"] < str(end)]
+        opened = [
+            p for p in stored if p["day"] < str(end)
+        ]  # first days may precede the window: at least their files must be valid
+        measured.scope = f"days {start} to {end - timedelta(days=1)}"
+        if not measured.partitions:
+            days = f"; the log has {stored[0]['day']} to {stored[-1]['day']}" if stored else ""
+            measured.blocked["present"] = f"no {contract.table} from {start} to {end - timedelta(days=1)}{days}"
     else:
-        found.scope, found.partitions = "whole table", every
-    if not found.partitions:
-        found.blocked.setdefault("present", f"nothing in {lake.root}/{contract.table} for {found.scope}")
+        measured.scope, measured.partitions = "whole table", stored
+    if not measured.partitions:
+        measured.blocked.setdefault("present", f"nothing in {lake.root}/{contract.table} for {measured.scope}")
     with ThreadPoolExecutor(8) as pool:
         footers = list(pool.map(lambda p: _footers(lake, contract, p), opened))
-    for broken in (found_ for footer in footers for found_ in footer.broken):
-        found.examples.setdefault(broken.pop("measure"), []).append(broken)
-    measures = {e.measure: float(len(found.examples.get(e.measure, []))) for e in expected if e.rule in FILE_RULES}
-    measures["present"] = float(len(found.partitions))
+    for problem in (file_problem for footer in footers for file_problem in footer.problems):
+        measured.examples.setdefault(problem.pop("measure"), []).append(problem)
+    measures = {e.measure: float(len(measured.examples.get(e.measure, []))) for e in expected if e.rule in FILE_RULES}
+    measures["present"] = float(len(measured.partitions))
     rows = {str(p): footer.n_rows for p, footer in zip(opened, footers, strict=True)}
-    found.n_rows = sum(rows[str(p)] for p in found.partitions)
-    found.n_files = sum(footer.n_files for footer in footers)
-    found.n_bytes = sum(footer.n_bytes for footer in footers)
-    change = _change(lake, contract, week, found, rows)
+    measured.n_rows = sum(rows[str(p)] for p in measured.partitions)
+    measured.n_files = sum(footer.n_files for footer in footers)
+    measured.n_bytes = sum(footer.n_bytes for footer in footers)
+    change = _row_change(lake, contract, week, measured, rows)
     if change is not None:
         measures["rows_vs_last_week"] = change
     else:
-        found.blocked["rows_vs_last_week"] = "no week before to compare with"
-    found.measures[""] = measures
-    return found
+        measured.blocked["rows_vs_last_week"] = "no week before to compare with"
+    measured.measures[""] = measures
+    return measured
 
 
 @dataclass
 class _Footers:
+    """What the Parquet footers of one partition contain, and their problems."""
+
     n_files: int = 0
     n_bytes: int = 0
     n_rows: int = 0
-    broken: list[Example] = field(default_factory=list)
+    problems: list[Example] = field(default_factory=list)
 
 
 def _footers(lake: Lake, contract: Contract, partition: dict[str, str]) -> _Footers:
-    found = _Footers()
+    footers = _Footers()
     path = lake.path(contract.table, **partition)
     system, folder = fs.FileSystem.from_uri(path) if lake.uri else (lake.fs, path)
     infos = system.get_file_info(fs.FileSelector(folder, recursive=True, allow_not_found=True))
     for info in sorted((i for i in infos if i.path.endswith(".parquet")), key=lambda i: i.path):
-        name = short(info.path, lake, contract.table)
-        found.n_files += 1
-        found.n_bytes += info.size
+        name = short_name(info.path, lake, contract.table)
+        footers.n_files += 1
+        footers.n_bytes += info.size
         try:
             with system.open_input_file(info.path) as source:
                 file = pq.ParquetFile(source)
                 schema, n_rows = file.schema_arrow, file.metadata.num_rows
         except (pa.ArrowException, OSError) as error:
-            problem = f"is no whole Parquet file ({info.size} bytes): {str(error).splitlines()[0]}"
-            found.broken.append({"measure": "readable", "file": name, "problem": problem})
+            problem = f"is not a complete Parquet file ({info.size} bytes): {str(error).splitlines()[0]}"
+            footers.problems.append({"measure": "readable", "file": name, "problem": problem})
             continue
-        found.n_rows += n_rows
+        footers.n_rows += n_rows
         for column in contract.columns.values():
             index = schema.get_field_index(column.name)
             if index < 0:
@@ -191,37 +209,43 @@ def _footers(lake: Lake, contract: Contract, partition: dict[str, str]) -> _Foot
                 problem = f"column '{column.name}' is {schema.field(index).type}, not {ARROW[column.type]}"
             else:
                 continue
-            found.broken.append({"measure": f"{column.name} type", "file": name, "problem": problem})
-    promised = lake.rows(contract.table, **partition)
-    if not found.broken and found.n_rows != promised:
-        problem = f"{promised} rows were written, {found.n_rows} are there: a file was lost or put in by hand"
-        found.broken.append({"measure": "whole", "file": short(folder, lake, contract.table), "problem": problem})
-    return found
+            footers.problems.append({"measure": f"{column.name} type", "file": name, "problem": problem})
+    n_written = lake.rows(contract.table, **partition)
+    if not footers.problems and footers.n_rows != n_written:
+        problem = (
+            f"{n_written} rows were written, but the files contain {footers.n_rows}: a file was lost or added by hand"
+        )
+        footers.problems.append(
+            {"measure": "whole", "file": short_name(folder, lake, contract.table), "problem": problem}
+        )
+    return footers
 
 
-def same_type(found: pa.DataType, wanted: pa.DataType) -> bool:
-    """Equal, but for the name of a list's element and the way that UTC is written."""
-    if pa.types.is_timestamp(found) and pa.types.is_timestamp(wanted):
-        return bool(found.unit == wanted.unit and found.tz is not None)
-    if pa.types.is_list(found) and pa.types.is_list(wanted):
-        return bool(found.value_type == wanted.value_type)
-    return bool(found == wanted)
+def same_type(actual: pa.DataType, expected: pa.DataType) -> bool:
+    """Return whether two types are equal, except for the name of a list's element and the spelling of UTC."""
+    if pa.types.is_timestamp(actual) and pa.types.is_timestamp(expected):
+        return bool(actual.unit == expected.unit and actual.tz is not None)
+    if pa.types.is_list(actual) and pa.types.is_list(expected):
+        return bool(actual.value_type == expected.value_type)
+    return bool(actual == expected)
 
 
-def short(path: str, lake: Lake, table: str) -> str:
-    """A file's name below the root of the lake, for messages."""
+def short_name(path: str, lake: Lake, table: str) -> str:
+    """Return a file's name below the root of the lake, for messages."""
     _, _, tail = path.rpartition(f"/{table}/")
     return f"{table}/{tail}" if tail else path.removeprefix(lake.root)
 
 
-def _change(lake: Lake, contract: Contract, week: Week, found: Measured, rows: dict[str, int]) -> float | None:
-    """Rows of the week over rows of the week before, less one; None without a week before."""
+def _row_change(
+    lake: Lake, contract: Contract, week: Week, measured: TableMeasures, rows: dict[str, int]
+) -> float | None:
+    """Return rows of this week / rows of the previous week - 1, or None without a previous week."""
     if contract.partition == ("day",):
         ends = [week.as_of.date() - timedelta(days=7 * n) for n in (0, 1)]
         now, before = (
             sum(
                 n
-                for p in found.partitions
+                for p in measured.partitions
                 if end - timedelta(days=7) <= date.fromisoformat(p["day"]) < end
                 for n in [rows[str(p)]]
             )
@@ -229,32 +253,32 @@ def _change(lake: Lake, contract: Contract, week: Week, found: Measured, rows: d
         )
     elif "week" in contract.partition:
         previous = [p for p in lake.partitions(contract.table) if p["week"] == week.previous.name]
-        now, before = found.n_rows, sum(lake.rows(contract.table, **p) for p in previous)
+        now, before = measured.n_rows, sum(lake.rows(contract.table, **p) for p in previous)
     else:
         return None
     return now / before - 1 if before else None
 
 
-def block(found: Measured, keys: dict[str, Measured]) -> None:
-    """Note the references that cannot be followed, because the other table is away or cannot be read."""
-    for e in found.rows_rules():
+def block_references(measured: TableMeasures, referenced: dict[str, TableMeasures]) -> None:
+    """Mark references as blocked if the referenced table is missing or cannot be read."""
+    for e in measured.row_expectations():
         table = e.args.get("table")
-        if table and not (table in keys and keys[table].readable):
-            found.blocked[e.measure] = f"cannot be checked: {table} is not in the lake or cannot be read"
+        if table and not (table in referenced and referenced[table].readable):
+            measured.blocked[e.measure] = f"cannot be checked: {table} is not in the lake or cannot be read"
 
 
-def files(lake: Lake, found: Measured) -> Iterator[tuple[dict[str, str], fs.FileSystem, str]]:
-    """The files whose rows are measured: partition, file system, path; always in the same order."""
-    for partition in found.partitions:
-        path = lake.path(found.contract.table, **partition)
+def data_files(lake: Lake, measured: TableMeasures) -> Iterator[tuple[dict[str, str], fs.FileSystem, str]]:
+    """Yield partition, file system and path of each file whose rows are measured, always in the same order."""
+    for partition in measured.partitions:
+        path = lake.path(measured.contract.table, **partition)
         system, folder = fs.FileSystem.from_uri(path) if lake.uri else (lake.fs, path)
         infos = system.get_file_info(fs.FileSelector(folder, recursive=True))
         for file in sorted(info.path for info in infos if info.path.endswith(".parquet")):
             yield partition, system, file
 
 
-def plain(value: Any) -> Any:
-    """A value as JSON can hold it and people can read it; moments in UTC."""
+def to_json_value(value: Any) -> Any:
+    """Return a value that JSON can contain, in readable form; timestamps in UTC."""
     if isinstance(value, datetime):
         return value.replace(tzinfo=None).isoformat(sep=" ")
     if isinstance(value, date):
@@ -262,19 +286,19 @@ def plain(value: Any) -> Any:
     return [*value[:8], "..."] if isinstance(value, list) and len(value) > 8 else value
 
 
-def read_through(lake: Lake, found: Measured) -> None:
-    """Read every file to its end, column by column, to name the one that cannot be read."""
-    for _, system, path in files(lake, found):
-        name = short(path, lake, found.contract.table)
+def find_unreadable_files(lake: Lake, measured: TableMeasures) -> None:
+    """Read every file to its end, column by column, and report the files that cannot be read."""
+    for _, system, path in data_files(lake, measured):
+        name = short_name(path, lake, measured.contract.table)
         with system.open_input_file(path) as source:
             file = pq.ParquetFile(source)
-            for column in found.contract.columns:
+            for column in measured.contract.columns:
                 try:
                     file.read(columns=[column])
                 except (pa.ArrowException, OSError) as error:
                     problem = f"column '{column}' cannot be read: {str(error).splitlines()[0]}"
-                    found.examples.setdefault("readable", []).append({"file": name, "problem": problem})
-    found.measures = {"": {**found.measures[""], "readable": float(len(found.examples.get("readable", [])))}}
-    if "readable" in found.examples:
-        for e in found.rows_rules():
-            found.measures[""].pop(e.measure, None)
+                    measured.examples.setdefault("readable", []).append({"file": name, "problem": problem})
+    measured.measures = {"": {**measured.measures[""], "readable": float(len(measured.examples.get("readable", [])))}}
+    if "readable" in measured.examples:
+        for e in measured.row_expectations():
+            measured.measures[""].pop(e.measure, None)

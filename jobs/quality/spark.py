@@ -1,7 +1,7 @@
-"""Measure the rows of a table with Spark: one aggregate for all rules, for tables that outgrow one machine.
+"""Measure the rows of a table with Spark: one aggregate for all rules, for tables that do not fit one machine.
 
-Only uniqueness and references need a shuffle, each of one narrow column. Examples of bad rows are fetched afterwards,
-and only for promises that were broken. `quality_arrow` takes the same measures where the table is small.
+Only uniqueness and references need a shuffle, each of one narrow column. Examples of violations are fetched
+afterwards, and only for violated expectations. arrow.py computes the same measures for small tables.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from contracts.expectations import Expectation
 from jobs.platform.lake import Lake
 from jobs.platform.table_schema import spark_schema
-from jobs.quality.measures import N_EXAMPLES, Measured, plain, short
+from jobs.quality.measures import N_EXAMPLES, TableMeasures, short_name, to_json_value
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame, SparkSession
@@ -20,62 +20,66 @@ if TYPE_CHECKING:
 N_THREADS = 4
 
 
-def measure(session: SparkSession, lake: Lake, found: Measured, keys: dict[str, Measured]) -> None:
-    """Take every measure that needs the rows, and examples of what is broken; fills `found` in place.
+def measure(session: SparkSession, lake: Lake, measured: TableMeasures, referenced: dict[str, TableMeasures]) -> None:
+    """Compute all measures of the rows, and examples of violations. Changes `measured` in place.
 
     Args:
-        session: Spark.
-        lake: where the tables are.
-        found: what the files told; readable.
-        keys: the tables that this one refers to.
+        session: Spark session.
+        lake: Lake with the tables.
+        measured: Measures of the table's files; it must be readable.
+        referenced: Measures of the tables that this table refers to, by name.
     """
     with ThreadPoolExecutor(N_THREADS) as pool:
-        for task in start(session, lake, found, keys, pool):
+        for task in start_queries(session, lake, measured, referenced, pool):
             task.result()
-    found.finish()
-    find_examples(session, lake, found, keys)
+    measured.fill_missing()
+    find_examples(session, lake, measured, referenced)
 
 
-def frame(session: SparkSession, lake: Lake, found: Measured) -> DataFrame:
-    """The partitions as one frame: the declared columns, then the partition's keys (`day` as a date)."""
+def read_frame(session: SparkSession, lake: Lake, measured: TableMeasures) -> DataFrame:
+    """Return the partitions as one data frame: declared columns, then partition keys (`day` as a date)."""
     from pyspark.sql.types import DateType, StringType, StructType
 
-    table = found.contract.table
+    table = measured.contract.table
     schema = StructType(list(spark_schema(table).fields))
-    for key in found.contract.partition:
+    for key in measured.contract.partition:
         schema = schema.add(key, DateType() if key == "day" else StringType())
-    paths = [lake.path(table, **p) for p in found.partitions]
+    paths = [lake.path(table, **p) for p in measured.partitions]
     return session.read.schema(schema).option("basePath", f"{lake.root}/{table}").parquet(*paths)
 
 
-def start(
-    session: SparkSession, lake: Lake, found: Measured, keys: dict[str, Measured], pool: ThreadPoolExecutor
+def start_queries(
+    session: SparkSession,
+    lake: Lake,
+    measured: TableMeasures,
+    referenced: dict[str, TableMeasures],
+    pool: ThreadPoolExecutor,
 ) -> list[Future[None]]:
-    """Start every query that the rows need; each fills `measures` and `columns` in place.
+    """Start all queries; each fills `measures` and `columns` of `measured` in place.
 
     Args:
-        session: Spark.
-        lake: where the tables are.
-        found: what the files told; readable.
-        keys: the tables that others refer to, as far as they can be read.
-        pool: runs the queries side by side.
+        session: Spark session.
+        lake: Lake with the tables.
+        measured: Measures of the table's files; it must be readable.
+        referenced: Measures of the tables that this table refers to, by name.
+        pool: Threads that run the queries concurrently.
     """
-    data = frame(session, lake, found)
-    tasks = [pool.submit(_one_pass, data, found)]
-    for expectation in found.rows_rules():
+    data = read_frame(session, lake, measured)
+    tasks = [pool.submit(_aggregate, data, measured)]
+    for expectation in measured.row_expectations():
         if expectation.rule == "unique":
-            tasks.append(pool.submit(_duplicates, data, found, expectation))
+            tasks.append(pool.submit(_count_duplicates, data, measured, expectation))
         elif "table" in expectation.args:
-            orphans = unknown(session, lake, data, found, expectation, keys[expectation.args["table"]])
-            tasks.append(pool.submit(_orphans, orphans, found, expectation))
+            orphans = orphan_values(session, lake, data, measured, expectation, referenced[expectation.args["table"]])
+            tasks.append(pool.submit(_count_orphans, orphans, measured, expectation))
     return tasks
 
 
-def _one_pass(data: DataFrame, found: Measured) -> None:
+def _aggregate(data: DataFrame, measured: TableMeasures) -> None:
     from pyspark.sql import functions as F
 
-    rules = [e for e in found.rows_rules() if e.violation]
-    columns = list(found.contract.columns.values())
+    rules = [e for e in measured.row_expectations() if e.violation]
+    columns = list(measured.contract.columns.values())
     aggregates: list[Column] = [F.count(F.lit(1)).alias("n")]
     aggregates += [F.count_if(F.expr(str(e.violation))).alias(f"bad{i}") for i, e in enumerate(rules)]
     for i, column in enumerate(columns):
@@ -83,78 +87,85 @@ def _one_pass(data: DataFrame, found: Measured) -> None:
         aggregates.append(F.count_if(F.col(column.name).isNull()).alias(f"null{i}"))
         for name, extreme in (("min", F.min(value)), ("max", F.max(value))):
             aggregates.append((extreme.cast("string") if _is_time(column.type) else extreme).alias(f"{name}{i}"))
-    for row in data.groupBy(*found.units).agg(*aggregates).collect():
-        unit = _unit(row, found.units)
+    for row in data.groupBy(*measured.units).agg(*aggregates).collect():
+        unit = _unit(row, measured.units)
         spans = {c.name: (row[f"null{i}"], row[f"min{i}"], row[f"max{i}"]) for i, c in enumerate(columns)}
-        found.add_spans(unit, row["n"], spans)
+        measured.add_spans(unit, row["n"], spans)
         for i, expectation in enumerate(rules):
-            found.measures[unit][expectation.measure] = row[f"bad{i}"]
+            measured.measures[unit][expectation.measure] = row[f"bad{i}"]
 
 
 def _is_time(kind: str) -> bool:
     return kind in ("timestamp", "date")
 
 
-def _duplicates(data: DataFrame, found: Measured, expectation: Expectation) -> None:
-    """Rows beyond the first of their key. Hashes first, 8 bytes a row; only if two agree are the keys compared."""
+def _count_duplicates(data: DataFrame, measured: TableMeasures, expectation: Expectation) -> None:
+    """Count the rows beyond the first of each key. Only if two hashes agree are the keys themselves compared."""
     from pyspark.sql import functions as F
 
-    units, keys = found.units, [F.col(c) for c in expectation.columns]
+    units, keys = measured.units, [F.col(c) for c in expectation.columns]
     hashed = data.select(*units, F.xxhash64(*keys).alias("h")).groupBy(*units)
     counts = hashed.agg(F.count("h").alias("n"), F.count_distinct("h").alias("n_distinct")).collect()
     suspect = any(row["n"] != row["n_distinct"] for row in counts)
     for row in counts:
-        found.measures.setdefault(_unit(row, units), {})[expectation.measure] = 0.0
+        measured.measures.setdefault(_unit(row, units), {})[expectation.measure] = 0.0
     if suspect:
-        repeated = repeats(data, units, expectation).groupBy(*units).agg(F.sum("n_times") - F.count(F.lit(1)))
+        repeated = duplicate_keys(data, units, expectation).groupBy(*units).agg(F.sum("n_times") - F.count(F.lit(1)))
         for row in repeated.collect():
-            found.measures[_unit(row, units)][expectation.measure] = float(row[-1] or 0)
+            measured.measures[_unit(row, units)][expectation.measure] = float(row[-1] or 0)
 
 
-def repeats(data: DataFrame, units: list[str], expectation: Expectation) -> DataFrame:
-    """Keys that occur more than once, with `n_times`."""
+def duplicate_keys(data: DataFrame, units: list[str], expectation: Expectation) -> DataFrame:
+    """Return keys that occur more than once, with `n_times`."""
     from pyspark.sql import functions as F
 
     return data.groupBy(*units, *expectation.columns).agg(F.count(F.lit(1)).alias("n_times")).where("n_times > 1")
 
 
-def _orphans(orphans: DataFrame, found: Measured, expectation: Expectation) -> None:
+def _count_orphans(orphans: DataFrame, measured: TableMeasures, expectation: Expectation) -> None:
     from pyspark.sql import functions as F
 
-    for row in orphans.groupBy(*found.units).agg(F.sum("n_rows").alias("n")).collect():
-        found.measures.setdefault(_unit(row, found.units), {})[expectation.measure] = float(row["n"] or 0)
+    for row in orphans.groupBy(*measured.units).agg(F.sum("n_rows").alias("n")).collect():
+        measured.measures.setdefault(_unit(row, measured.units), {})[expectation.measure] = float(row["n"] or 0)
 
 
-def unknown(
-    session: SparkSession, lake: Lake, data: DataFrame, found: Measured, expectation: Expectation, key: Measured
+def orphan_values(
+    session: SparkSession,
+    lake: Lake,
+    data: DataFrame,
+    measured: TableMeasures,
+    expectation: Expectation,
+    referenced_table: TableMeasures,
 ) -> DataFrame:
-    """Values that the referenced table does not know, with `n_rows`; nulls are another rule's business."""
+    """Return values that the referenced table does not contain, with `n_rows`. Nulls are excluded."""
     from pyspark.sql import functions as F
 
     name = expectation.columns[0]
     where = expectation.args["where"]
     rows = data.where(F.col(where[0]) == where[1]) if where else data
-    values = rows.where(F.col(name).isNotNull()).groupBy(*found.units, name).agg(F.count(F.lit(1)).alias("n_rows"))
-    known = frame(session, lake, key).select(F.col(expectation.args["key"]).alias(name)).distinct()
+    values = rows.where(F.col(name).isNotNull()).groupBy(*measured.units, name).agg(F.count(F.lit(1)).alias("n_rows"))
+    known = read_frame(session, lake, referenced_table).select(F.col(expectation.args["key"]).alias(name)).distinct()
     return values.join(known, name, "left_anti")
 
 
-def find_examples(session: SparkSession, lake: Lake, found: Measured, keys: dict[str, Measured]) -> None:
-    """Fetch up to `N_EXAMPLES` bad rows for each broken promise, always the same ones; one small query each."""
+def find_examples(
+    session: SparkSession, lake: Lake, measured: TableMeasures, referenced: dict[str, TableMeasures]
+) -> None:
+    """Fetch up to `N_EXAMPLES` rows for each violated expectation, in a fixed order, with one small query each."""
     from pyspark.sql import functions as F
 
-    data, units = frame(session, lake, found), found.units
-    times = {c.name for c in found.contract.columns.values() if _is_time(c.type)}
-    for expectation in found.broken():
+    data, units = read_frame(session, lake, measured), measured.units
+    times = {c.name for c in measured.contract.columns.values() if _is_time(c.type)}
+    for expectation in measured.broken_expectations():
         if expectation.violation:
-            shown = list(dict.fromkeys([*units, *found.contract.grain, *expectation.columns]))
+            shown = list(dict.fromkeys([*units, *measured.contract.grain, *expectation.columns]))
             rows = data.where(expectation.violation).select(*shown, F.col("_metadata.file_path").alias("file"))
         elif expectation.rule == "unique":
             shown = [*units, *expectation.columns, "n_times"]
-            rows = repeats(data, units, expectation)
+            rows = duplicate_keys(data, units, expectation)
         elif "table" in expectation.args:
-            shown = list(dict.fromkeys([*units, *found.contract.grain, *expectation.columns]))
-            orphans = unknown(session, lake, data, found, expectation, keys[expectation.args["table"]])
+            shown = list(dict.fromkeys([*units, *measured.contract.grain, *expectation.columns]))
+            orphans = orphan_values(session, lake, data, measured, expectation, referenced[expectation.args["table"]])
             name, where = expectation.columns[0], expectation.args["where"]
             rows = data.where(F.col(where[0]) == where[1]) if where else data
             rows = rows.select(*shown, F.col("_metadata.file_path").alias("file"))
@@ -163,13 +174,15 @@ def find_examples(session: SparkSession, lake: Lake, found: Measured, keys: dict
             )
         else:
             continue
-        few = rows.orderBy(*shown).limit(N_EXAMPLES)
-        few = few.select(*(F.col(c).cast("string").alias(c) if c in times else c for c in few.columns))  # in UTC
-        examples = [row.asDict() for row in few.collect()]
+        sample = rows.orderBy(*shown).limit(N_EXAMPLES)
+        sample = sample.select(
+            *(F.col(c).cast("string").alias(c) if c in times else c for c in sample.columns)
+        )  # in UTC
+        examples = [row.asDict() for row in sample.collect()]
         for example in examples:
             if "file" in example:
-                example["file"] = short(example["file"], lake, found.contract.table)
-        found.examples[expectation.measure] = [{k: plain(v) for k, v in e.items()} for e in examples]
+                example["file"] = short_name(example["file"], lake, measured.contract.table)
+        measured.examples[expectation.measure] = [{k: to_json_value(v) for k, v in e.items()} for e in examples]
 
 
 def _unit(row: Any, units: list[str]) -> str:

@@ -148,8 +148,8 @@ def quality(context: Context) -> dict[str, dict[str, Any]]:
 
 def _promise(check: Any) -> dict[str, Any]:
     if not isinstance(check, dict):
-        return {"says": str(check)}
-    return {key: check[key] for key in ("rule", "columns", "says", "observed") if key in check}
+        return {"expected": str(check)}
+    return {key: check[key] for key in ("rule", "columns", "expected", "observed") if key in check}
 
 
 def _provenance(context: Context, facts: dict[str, object]) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""Each promise is broken once, and bites: right column, rule and count, with an example; its neighbours stay kept."""
+"""Tests of jobs/quality/check.py: each violated expectation is reported with column, rule, count and an example."""
 
 import json
 import shutil
@@ -16,7 +16,7 @@ from contracts.expectations import Expectation, expectations
 from jobs.quality import arrow as quality_arrow
 from jobs.quality import check
 from jobs.quality import spark as quality_spark
-from jobs.quality.measures import Measured, inspect_files
+from jobs.quality.measures import TableMeasures, inspect_files
 from jobs.settings.platform import CheckSettings
 
 DAY = "2026-11-10"
@@ -52,7 +52,7 @@ ROWS = {
 
 
 def put(lake, table, *changes, schema=None, **partition):
-    """Write rows that differ from the valid one as stated; goes past the lake's own checks on the way to the disk."""
+    """Write rows that differ from the valid row by `changes`, without the checks of the lake."""
     wanted = schema or pa.schema([f.with_nullable(True) for f in arrow_schema(contracts.load(table))])
     rows = pa.Table.from_pylist([{**ROWS[table], **change} for change in changes], schema=wanted)
     valid = pa.Table.from_pylist([ROWS[table]] * len(changes), schema=arrow_schema(contracts.load(table)))
@@ -63,7 +63,7 @@ def put(lake, table, *changes, schema=None, **partition):
 
 @pytest.fixture
 def ready(context):
-    """A context with the four source tables, all of them valid."""
+    """A context with the four source tables, all valid."""
     put(context.lake, "users", {}, {"user_id": 2, "country": None, "age": None})
     put(context.lake, "tracks", {}, {"track_id": 8})
     put(
@@ -74,24 +74,25 @@ def ready(context):
 
 
 @pytest.fixture(params=["arrow", "spark"])
-def either(ready, request):
-    """The same context, its rows measured in the process or on Spark: both must say the same."""
+def each_engine(ready, request):
+    """The context of `ready`, whose rows are measured by Arrow or by Spark. Results must be equal."""
     if request.param == "spark":
         ready.__dict__["spark"] = request.getfixturevalue("spark")
         ready.settings = ready.settings.model_copy(update={"checks": CheckSettings(spark_min_mb=0)})
     return ready
 
 
-def broken(result, verdict="failed"):
-    """What was broken, as {measure: observed}."""
+def violations(result, verdict="failed"):
+    """Violated expectations as {measure: observed}."""
     return {c["measure"]: c["observed"] for c in result[verdict]}
 
 
 def examples(result, measure):
+    """Examples of the violations of one measure."""
     return next(c["examples"] for c in result["checks"] if c["measure"] == measure)
 
 
-def test_valid_tables_keep_every_promise_and_leave_one_page(ready):
+def test_valid_tables_pass_and_write_one_page(ready):
     report = check.run(ready, ["users", "tracks", "events", "playlists"])
     folder = ready.home / "quality" / "2026-11-16"
     assert {t: r["success"] for t, r in report["tables"].items()} == dict.fromkeys(report["tables"], True)
@@ -103,14 +104,14 @@ def test_valid_tables_keep_every_promise_and_leave_one_page(ready):
         "users.json",
     ]
     html = (folder / "index.html").read_text()
-    assert "kept its contract" in html
+    assert "Data checks passed" in html
     assert not any(word in html for word in ("http://", "https://", "<script", "<link", "src="))
     before = {f.name: f.read_bytes() for f in folder.glob("*.*")}
     check.run(ready, ["tracks"])
     assert {f.name: f.read_bytes() for f in folder.glob("*.*")} == before
 
 
-def test_users_break_every_promise(ready):
+def test_each_violation_in_users_is_reported(ready):
     file = put(
         ready.lake,
         "users",
@@ -125,7 +126,7 @@ def test_users_break_every_promise(ready):
         {"user_id": 6, "registered_at": None},
     )
     (result,) = check.check(ready, ["users"])
-    assert broken(result) == {
+    assert violations(result) == {
         "country country": 1,
         "age range": 2,
         "user_id unique": 2,
@@ -134,24 +135,24 @@ def test_users_break_every_promise(ready):
     }
     assert examples(result, "user_id unique") == [{"user_id": 5, "n_times": 3}]
     assert [(e["user_id"], e["age"]) for e in examples(result, "age range")] == [(3, 400), (4, 4)]
-    lines = [check.problem(result, c) for c in result["failed"]]
+    lines = [check.format_problem(result, c) for c in result["failed"]]
     name = f"users/{file.parent.name}/part-00000.parquet"
-    said = "  users.country: 1 row breaks 'is an ISO 3166-1 alpha-2 country code'"
-    assert f"{said}\n    e.g. user_id=2 country=XX in {name}" in lines
+    message = "  users.country: 1 row violates 'is an ISO 3166-1 alpha-2 country code'"
+    assert f"{message}\n    e.g. user_id=2 country=XX in {name}" in lines
 
 
-def test_unknown_ages_only_warn(ready, capsys):
+def test_a_high_share_of_unknown_ages_is_a_warning(ready, capsys):
     put(ready.lake, "users", *({"user_id": i, "age": None} for i in range(20)))
     report = check.run(ready, ["users"])
     assert report["tables"]["users"]["warned"] == 1
     assert "users.age: 100.0% unknown; the contract: is unknown in at most 90% of the rows" in capsys.readouterr().err
 
 
-def test_events_break_every_promise(either):
+def test_each_violation_in_events_is_reported(each_engine):
     future = datetime(2027, 1, 1, tzinfo=UTC)
-    put(either.lake, "events", {}, {"ts": NOON + timedelta(seconds=1), "listened_s": 3}, day="2026-11-09")
+    put(each_engine.lake, "events", {}, {"ts": NOON + timedelta(seconds=1), "listened_s": 3}, day="2026-11-09")
     put(
-        either.lake,
+        each_engine.lake,
         "events",
         {},
         {},
@@ -164,8 +165,8 @@ def test_events_break_every_promise(either):
         {"entity": "song", "kind": "search"},
         day=DAY,
     )
-    (result,) = check.check(either, ["events"])
-    assert broken(result) == {
+    (result,) = check.check(each_engine, ["events"])
+    assert violations(result) == {
         "ts within_partition": 3,
         "user_id ts kind entity entity_id unique": 2,
         "entity_id track_exists": 1,
@@ -181,24 +182,24 @@ def test_events_break_every_promise(either):
     assert (orphan["entity_id"], orphan["kind"], orphan["ts"]) == (12345, "skip", "2026-11-10 12:00:00")
 
 
-def test_both_borders_of_a_day_belong_to_it_or_not(either):
+def test_a_day_includes_its_start_and_excludes_its_end(each_engine):
     last = datetime(2026, 11, 10, 23, 59, 59, 999999, tzinfo=UTC)
     first = datetime(2026, 11, 10, tzinfo=UTC)
-    put(either.lake, "events", {"ts": first}, {"ts": last}, day=DAY)
-    assert broken(check.check(either, ["events"])[0]) == {}
-    one = timedelta(microseconds=1)
-    put(either.lake, "events", {"ts": first - one}, {"ts": last + one}, day=DAY)
-    assert broken(check.check(either, ["events"])[0]) == {"ts within_partition": 2}
+    put(each_engine.lake, "events", {"ts": first}, {"ts": last}, day=DAY)
+    assert violations(check.check(each_engine, ["events"])[0]) == {}
+    microsecond = timedelta(microseconds=1)
+    put(each_engine.lake, "events", {"ts": first - microsecond}, {"ts": last + microsecond}, day=DAY)
+    assert violations(check.check(each_engine, ["events"])[0]) == {"ts within_partition": 2}
 
 
-def test_fewer_events_than_the_week_before_only_warn(ready):
+def test_fewer_events_than_in_the_previous_week_are_a_warning(ready):
     put(ready.lake, "events", *({"ts": datetime(2026, 11, 3, 0, i, tzinfo=UTC)} for i in range(9)), day="2026-11-03")
     (result,) = check.check(ready, ["events"])
     assert result["success"]
-    assert broken(result, "warned") == {"rows_vs_last_week": pytest.approx(3 / 9 - 1)}
+    assert violations(result, "warned") == {"rows_vs_last_week": pytest.approx(3 / 9 - 1)}
 
 
-def test_an_empty_week_says_which_days_there_are(ready):
+def test_the_error_of_an_empty_week_names_the_existing_days(ready):
     shutil.rmtree(f"{ready.lake.root}/events/day={DAY}")
     put(ready.lake, "events", {}, day="2026-12-24")
     with pytest.raises(
@@ -207,7 +208,7 @@ def test_an_empty_week_says_which_days_there_are(ready):
         check.run(ready, ["events"])
 
 
-def test_files_are_named_with_what_is_wrong(ready):
+def test_invalid_files_are_named_with_their_problem(ready):
     cut = put(ready.lake, "users", {})
     cut.write_bytes(cut.read_bytes()[:-20])
     full = arrow_schema(contracts.load("tracks"))
@@ -221,84 +222,89 @@ def test_files_are_named_with_what_is_wrong(ready):
     put(ready.lake, "playlists", {}, schema=wrong)
     with pytest.raises(CheckFailed) as error:
         check.run(ready, ["users", "tracks", "events", "playlists"])
-    assert f"users/{cut.parent.name}/part-00000.parquet is no whole Parquet file" in str(error.value)
+    assert f"users/{cut.parent.name}/part-00000.parquet is not a complete Parquet file" in str(error.value)
     assert "part-00000.parquet column 'album_id' is missing; the file has track_id, artist_id," in str(error.value)
     assert "part-00000.parquet column 'position' is int64, not int32" in str(error.value)
     assert "events.entity_id: cannot be checked: tracks is not in the lake or cannot be read" in str(error.value)
-    kept = json.loads((ready.home / "quality" / "2026-11-16" / "users.json").read_text())
-    assert [c["measure"] for c in kept["failed"]] == ["readable"]
-    assert kept["statistics"]["not_run"] == 9
+    stored = json.loads((ready.home / "quality" / "2026-11-16" / "users.json").read_text())
+    assert [c["measure"] for c in stored["failed"]] == ["readable"]
+    assert stored["statistics"]["not_run"] == 9
     html = (ready.home / "quality" / "2026-11-16" / "index.html").read_text()
-    assert html.index("is no whole Parquet file") < html.index("kept")
+    assert html.index("is not a complete Parquet file") < html.index('<section class="card"')
 
 
-def test_a_file_spoiled_in_the_middle_is_found(either):
-    file = put(either.lake, "users", *({"user_id": i, "age": 5 + i % 90} for i in range(500)))
+def test_a_file_with_corrupted_bytes_is_found(each_engine):
+    file = put(each_engine.lake, "users", *({"user_id": i, "age": 5 + i % 90} for i in range(500)))
     content = bytearray(file.read_bytes())
     content[4:400] = b"\xff" * 396
     file.write_bytes(content)
     with pytest.raises(CheckFailed, match=r"part-00000.parquet column 'user_id' cannot be read"):
-        check.run(either, ["users"])
+        check.run(each_engine, ["users"])
 
 
-def test_rows_that_were_lost_or_added_by_hand_are_noticed(ready):
+def test_a_row_count_that_differs_from_the_written_one_fails(ready):
     file = put(ready.lake, "users", {})
     pq.write_table(pa.concat_tables([pq.read_table(file)] * 2), file)
     (result,) = check.check(ready, ["users"])
-    assert broken(result) == {"whole": 1, "user_id unique": 1}
-    assert "1 rows were written, 2 are there" in examples(result, "whole")[0]["problem"]
+    assert violations(result) == {"whole": 1, "user_id unique": 1}
+    assert "1 rows were written, but the files contain 2" in examples(result, "whole")[0]["problem"]
 
 
-def test_an_orphan_in_a_playlist(ready):
+def test_an_unknown_track_in_a_playlist_fails(ready):
     put(ready.lake, "playlists", {}, {"position": 1, "track_id": 404}, {"position": -1})
     (result,) = check.check(ready, ["playlists"])
-    assert broken(result) == {"track_id references": 1, "position range": 1}
+    assert violations(result) == {"track_id references": 1, "position range": 1}
 
 
-def test_spaces_are_judged_apart(either):
+def test_spaces_are_checked_separately(each_engine):
     bad = [{"centroid": [float("nan"), 0.0]}, {"segment_id": 2, "centroid": [1.0], "ranking": [None]}]
-    put(either.lake, "segments", {}, {"segment_id": 1}, week="2026-11-16", space="ut_als")
-    put(either.lake, "segments", *bad, week="2026-11-16", space="tt_svd")
-    (result,) = check.check(either, ["segments"])
-    assert broken(result) == {"segment_id dense": 1, "centroid elements": 1, "centroid width": 1, "ranking elements": 1}
+    put(each_engine.lake, "segments", {}, {"segment_id": 1}, week="2026-11-16", space="ut_als")
+    put(each_engine.lake, "segments", *bad, week="2026-11-16", space="tt_svd")
+    (result,) = check.check(each_engine, ["segments"])
+    assert violations(result) == {
+        "segment_id dense": 1,
+        "centroid elements": 1,
+        "centroid width": 1,
+        "ranking elements": 1,
+    }
     assert all(c["units"] == ["space tt_svd"] for c in result["failed"])
 
 
-def test_numbers_that_are_none(either):
+def test_nan_and_infinity_fail(each_engine):
     bad = [{"value": float("nan")}, {"k": 20, "high": float("inf")}]
-    put(either.lake, "evaluation", {"k": 10}, *bad, week="2026-11-16", space="tt_svd")
-    (result,) = check.check(either, ["evaluation"])
-    assert broken(result) == {"value finite": 1, "value range": 1, "high finite": 1, "high range": 1}
+    put(each_engine.lake, "evaluation", {"k": 10}, *bad, week="2026-11-16", space="tt_svd")
+    (result,) = check.check(each_engine, ["evaluation"])
+    assert violations(result) == {"value finite": 1, "value range": 1, "high finite": 1, "high range": 1}
 
 
-def test_weekly_tables_are_held_against_the_week_before(ready):
+def test_weekly_tables_are_compared_with_the_previous_week(ready):
     put(ready.lake, "catalog", *({"track_idx": i, "track_id": i} for i in range(10)), week="2026-11-09")
     put(ready.lake, "catalog", *({"track_idx": i, "track_id": i} for i in range(6)), week="2026-11-16")
     (result,) = check.check(ready, ["catalog"])
-    assert broken(result, "warned") == {"rows_vs_last_week": pytest.approx(-0.4)}
+    assert violations(result, "warned") == {"rows_vs_last_week": pytest.approx(-0.4)}
     assert result["success"]
 
 
-def test_a_table_that_is_not_there(ready):
+def test_a_missing_table_fails(ready):
     with pytest.raises(CheckFailed, match=r"catalog: nothing in .*/catalog for week 2026-11-16; the contract: is in"):
         check.run(ready, ["catalog"])
 
 
-def test_an_unknown_table_is_a_wrong_argument(context):
+def test_an_unknown_table_is_a_bad_argument(context):
     with pytest.raises(BadArgument, match="no contract for ratings; tables are catalog, "):
         check.run(context, ["ratings"])
 
 
-def test_a_promise_that_was_not_measured_is_not_counted_as_kept(ready):
-    promises = [
+def test_an_expectation_that_was_not_measured_does_not_pass(ready):
+    rules = [
         Expectation("present", "fail", (), "is there", low=1, high=None),
         Expectation("rows", "fail", (), "has rows"),
     ]
-    found = Measured(contracts.load("users"), promises, measures={"": {"present": 1.0}})
-    assert [c["verdict"] for c in check.judge(ready, found)["checks"]] == ["passed", "not run"]
+    measured = TableMeasures(contracts.load("users"), rules, measures={"": {"present": 1.0}})
+    assert [c["verdict"] for c in check.evaluate_table(ready, measured)["checks"]] == ["passed", "not run"]
 
 
-def test_the_page_shows_what_people_typed_as_text(ready):
+def test_the_page_escapes_values_of_the_tables(ready):
     put(ready.lake, "users", {"country": "<script>alert(1)</script>"})
     with pytest.raises(CheckFailed):
         check.run(ready, ["users"])
@@ -307,8 +313,8 @@ def test_the_page_shows_what_people_typed_as_text(ready):
     assert "&lt;script&gt;" in html
 
 
-def test_both_engines_take_the_same_measures(ready, spark):
-    """On rows that break most rules at once; examples too, whatever their order."""
+def test_both_engines_compute_the_same_measures(ready, spark):
+    """On rows that violate most rules at once. Examples are equal too, except for their order."""
     put(
         ready.lake,
         "events",
@@ -339,8 +345,8 @@ def _measured(context, table):
     return inspect_files(context.lake, contract, expectations(contract), context.week, 90)
 
 
-def test_hashes_tell_rows_apart_and_know_them_again():
+def test_hashes_of_rows_are_distinct_and_repeatable():
     rows = pa.RecordBatch.from_pylist([{"a": i, "b": w, "t": NOON} for i in range(50) for w in ("x", "y", None)])
-    found = quality_arrow.hashes(rows, ("a", "b", "t"))
-    assert len(set(found.tolist())) == 150
-    assert (quality_arrow.hashes(rows.slice(75), ("a", "b", "t")) == found[75:]).all()
+    hashes = quality_arrow.hash_rows(rows, ("a", "b", "t"))
+    assert len(set(hashes.tolist())) == 150
+    assert (quality_arrow.hash_rows(rows.slice(75), ("a", "b", "t")) == hashes[75:]).all()
