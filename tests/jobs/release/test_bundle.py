@@ -162,7 +162,13 @@ def test_a_network_that_changed_behind_our_back_is_refused(context):
 
 def test_examples_of_bad_rows_stay_behind(context):
     path = context.home / "quality" / "2026-11-16" / "users.json"
-    promise = {"rule": "null_share", "columns": ["age"], "expected": "few unknown", "observed": 0.95, "verdict": "warned"}
+    promise = {
+        "rule": "null_share",
+        "columns": ["age"],
+        "expected": "few unknown",
+        "observed": 0.95,
+        "verdict": "warned",
+    }
     warned = [{**promise, "examples": [{"user_id": 424242}]}]
     path.write_text(json.dumps({"table": "users", "success": True, "failed": [], "warned": warned}))
     kept = open_release(bundle.build(context)[0]).document("quality")["users"]["warned"]
