@@ -242,17 +242,20 @@ def measure(folder: str, setting: Setting, splits: tuple[str, ...]) -> Answer:
     seconds = watch()
     lake, week, matrix = context.lake, context.week.name, context.settings.matrix
     report = lake.report("track_pairs", week=week)
-    lists = track_pairs.collections(lake.spark(context.spark, "collections", week=week), setting.longest).persist()
-    lists.count()
+    positions = lake.spark(context.spark, "collections", week=week)
+    collections = track_pairs.build_collections(positions, setting.longest).persist()
+    collections.count()
     n_tracks, tasks = lake.rows("catalog", week=week), context.settings.spark.partitions
-    counted = track_pairs.neighbours(lists, n_tracks, matrix.min_cooccurrences, matrix.max_neighbours, tasks)
+    counted = track_pairs.count_neighbours(
+        collections, n_tracks, matrix.min_cooccurrences, matrix.max_neighbours, tasks
+    )
     watch = stopwatch()
     counted.write.format("noop").mode("overwrite").save()
     quality = {
         "counting s": watch(),
         "squared lengths, M": report["sum_of_squared_lengths"] / 1e6,
-        "collections cut": report["collections_cut"],
-        "places lost": report["dropped"][f"past the first {setting.longest} of its collection"],
+        "collections cut": report["collections_truncated"],
+        "places lost": report["dropped"][f"after the first {setting.longest} tracks of its collection"],
         "pairs, M": done["rows"]["track_pairs"] / 1e6,
     }
     files = {split: kept(folder, setting, split) for split in splits}

@@ -6,8 +6,8 @@ Grain   one row per track_idx; one row per user_idx
 Method  `blockfactor/svd.py`
 
 Track vectors are the rows of U S^exponent scaled to unit length. A track without any pair has a zero vector: its
-cosines are 0, and means of vectors ignore it. The vector of a warm user is the normalised mean of the distinct tracks streamed
-in the window; it is zero if all these tracks have zero vectors.
+cosines are 0, and means of vectors ignore it. The vector of a warm user is the normalised mean of the distinct tracks
+streamed in the window; it is zero if all these tracks have zero vectors.
 """
 
 from __future__ import annotations

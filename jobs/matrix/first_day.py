@@ -1,26 +1,27 @@
-"""What is known of a listener at the end of the registration day, and the cohort's ground truth.
+"""First-day signals of each listener, and the listening of the cohort on the days after (ground truth).
 
 Input   events, users, tracks, catalog, warm_users
 Output  first_day, partitions split=train (warm users), validation, test (cohort); cohort (truth)
-Grain   one row a user
-Time    registration day: registered_at <= ts < the next midnight (UTC). A warm user who registered before the log's
-        first day gets the first day on which the log shows them, whole.
-        truth: the thirty days from that midnight on (days 1 to 30), half-open
+Grain   one row per user
+Time    first day: registered_at <= ts < next midnight (UTC), the registration day. A warm user who registered before
+        the first day of the events gets the first day with an event of that user, from midnight to midnight.
+        truth: the thirty days from that midnight (days 1 to 30), half-open
 
-The cohort registered in [cohort_start, cohort_end) and heard at least `min_truth_tracks` distinct catalogue tracks on
-days 1 to 30. validation : test = 2 : 1 by md5 of the user id, so that a user never changes sides.
-Streams, skips and bans of a track that the tracks table does not know are left out at all three levels.
+The cohort consists of users who registered in [cohort_start, cohort_end) and streamed at least `min_truth_tracks`
+distinct catalogue tracks on days 1 to 30. Validation and test are 2 : 1 by the MD5 of the user id, so a user is always
+in the same split. Streams, skips and bans of a track that is not in the tracks table are excluded from songs, artists
+and albums.
 """
 
 from __future__ import annotations
 
 from datetime import UTC, date, datetime, time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pyspark.sql import functions as F
 
 from contracts.errors import CheckFailed
-from jobs.matrix.catalog import moment
+from jobs.matrix.catalog import timestamp_literal
 from jobs.platform.week import TRUTH_DAYS
 
 if TYPE_CHECKING:
@@ -28,9 +29,9 @@ if TYPE_CHECKING:
 
     from jobs.platform.context import Context
 
-LEVELS = {"songs": "entity_id", "artists": "artist_id", "albums": "album_id"}
-ON_TRACKS = {"skip": "skipped", "stream": "streamed", "ban": "banned"}
-DIRECT = {
+COLUMN_OF_LEVEL = {"songs": "entity_id", "artists": "artist_id", "albums": "album_id"}
+WORD_OF_TRACK_EVENT = {"skip": "skipped", "stream": "streamed", "ban": "banned"}
+EVENT_OF_BLOCK = {
     "favorite_songs": ("favorite", "track"),
     "favorite_artists": ("favorite", "artist"),
     "favorite_albums": ("favorite", "album"),
@@ -44,21 +45,25 @@ DIRECT = {
 
 
 def registration_days(users: DataFrame) -> DataFrame:
-    """(user_id, country, age, start, end): from the moment of registration to the next midnight UTC."""
+    """Return (user_id, country, age, start, end), from the time of registration to the next midnight UTC."""
     midnight = F.date_trunc("day", "registered_at") + F.expr("interval 1 day")
     return users.select("user_id", "country", "age", F.col("registered_at").alias("start"), midnight.alias("end"))
 
 
-def first_seen_days(days: DataFrame, events: DataFrame, log_start: date) -> DataFrame:
-    """`days` with the first day seen in `events` for users who registered before the log's first day.
+def move_to_first_seen_day(days: DataFrame, events: DataFrame, log_start: date) -> DataFrame:
+    """Replace the day of users who registered before the first day of the events by their first day with an event.
 
-    A user whom the log never shows keeps the registration day, and so has no interaction.
+    Users without an event keep the registration day and so have no interactions.
+
+    Args:
+        days: result of `registration_days`.
+        events: events of the users, before as_of.
+        log_start: first day of the events.
     """
     early = F.col("end") <= F.lit(log_start.isoformat()).cast("timestamp")
     seen = events.join(days.where(early).select("user_id"), "user_id", "left_semi")
     first = seen.groupBy("user_id").agg(F.date_trunc("day", F.min("ts")).alias("first"))
-    moved = days.join(first, "user_id", "left")
-    return moved.select(
+    return days.join(first, "user_id", "left").select(
         "user_id",
         "country",
         "age",
@@ -67,13 +72,24 @@ def first_seen_days(days: DataFrame, events: DataFrame, log_start: date) -> Data
     )
 
 
-def first_days(days: DataFrame, events: DataFrame, tracks: DataFrame) -> DataFrame:
-    """One row a user of `days`: 18 lists of entity ids in the order of (ts, entity_id), repeats kept."""
+def collect_first_days(days: DataFrame, events: DataFrame, tracks: DataFrame) -> DataFrame:
+    """Return one row per user with the entity ids of the first day, one list per block.
+
+    A block is a kind of event on a kind of entity, such as `favorite_songs`. Lists are in the order of (ts, entity_id)
+    and contain repetitions.
+
+    Args:
+        days: one row per user with start and end of the first day.
+        events: events in the contract's columns.
+        tracks: artists and albums of the tracks.
+    """
     spans = days.select("user_id", "start", "end")
-    inside = events.join(spans, "user_id").where((F.col("ts") >= F.col("start")) & (F.col("ts") < F.col("end")))
-    known = tracks.select("track_id", "artist_id", "album_id")
-    heard = F.col("kind").isin(*ON_TRACKS) & (F.col("entity") == "track")
-    direct = inside.where(~F.col("kind").isin(*ON_TRACKS)).select(
+    first_day_events = events.join(spans, "user_id").where(
+        (F.col("ts") >= F.col("start")) & (F.col("ts") < F.col("end"))
+    )
+    track_columns = tracks.select("track_id", "artist_id", "album_id")
+    is_track_event = F.col("kind").isin(*WORD_OF_TRACK_EVENT) & (F.col("entity") == "track")
+    other_events = first_day_events.where(~F.col("kind").isin(*WORD_OF_TRACK_EVENT)).select(
         "user_id",
         "ts",
         "kind",
@@ -82,21 +98,21 @@ def first_days(days: DataFrame, events: DataFrame, tracks: DataFrame) -> DataFra
         F.lit(None).cast("long").alias("artist_id"),
         F.lit(None).cast("long").alias("album_id"),
     )
-    via = inside.where(heard).join(known, F.col("entity_id") == F.col("track_id"))
-    both = via.select(direct.columns).unionByName(direct)
+    track_events = first_day_events.where(is_track_event).join(track_columns, F.col("entity_id") == F.col("track_id"))
+    all_events = track_events.select(other_events.columns).unionByName(other_events)
 
-    def ordered(kind: str, entity: str) -> Column:
+    def ordered_events(kind: str, entity: str) -> Column:
         event = F.struct("ts", "entity_id", "artist_id", "album_id")
-        wanted = (F.col("kind") == kind) & (F.col("entity") == entity)
-        return F.sort_array(F.collect_list(F.when(wanted, event)))
+        matches = (F.col("kind") == kind) & (F.col("entity") == entity)
+        return F.sort_array(F.collect_list(F.when(matches, event)))
 
-    raw = [ordered(*what).alias(block) for block, what in DIRECT.items()]
-    raw += [ordered(kind, "track").alias(kind) for kind in ON_TRACKS]
-    lists = both.groupBy("user_id").agg(*raw)
-    columns = {block: F.col(block)["entity_id"] for block in DIRECT}
-    for kind, word in ON_TRACKS.items():
-        for level, field in LEVELS.items():
-            columns[f"{word}_{level}"] = F.col(kind)[field]
+    event_lists = [ordered_events(*event).alias(block) for block, event in EVENT_OF_BLOCK.items()]
+    event_lists += [ordered_events(kind, "track").alias(kind) for kind in WORD_OF_TRACK_EVENT]
+    lists = all_events.groupBy("user_id").agg(*event_lists)
+    columns = {block: F.col(block)["entity_id"] for block in EVENT_OF_BLOCK}
+    for kind, word in WORD_OF_TRACK_EVENT.items():
+        for level, id_column in COLUMN_OF_LEVEL.items():
+            columns[f"{word}_{level}"] = F.col(kind)[id_column]
     lists = lists.select("user_id", *[values.alias(block) for block, values in columns.items()])
     empty = F.array().cast("array<bigint>")
     return days.join(lists, "user_id", "left").select(
@@ -104,66 +120,86 @@ def first_days(days: DataFrame, events: DataFrame, tracks: DataFrame) -> DataFra
     )
 
 
-def truth(days: DataFrame, events: DataFrame, catalog: DataFrame, min_tracks: int) -> DataFrame:
-    """(user_id, split, truth): distinct track_idx streamed on days 1 to 30, ascending, where there are enough."""
+def collect_truth(days: DataFrame, events: DataFrame, catalog: DataFrame, min_tracks: int) -> DataFrame:
+    """Return (user_id, split, truth): the distinct track_idx streamed on days 1 to 30, ascending.
+
+    Args:
+        days: one row per user; day 1 starts at its end.
+        events: events of days 1 to 30.
+        catalog: tracks that count.
+        min_tracks: users with fewer tracks are excluded.
+    """
     spans = days.select("user_id", F.col("end").alias("from"))
     streams = events.where((F.col("kind") == "stream") & (F.col("entity") == "track"))
     until = F.col("from") + F.expr(f"interval {TRUTH_DAYS} days")
-    inside = streams.join(spans, "user_id").where((F.col("ts") >= F.col("from")) & (F.col("ts") < until))
-    known = F.broadcast(catalog.select("track_id", "track_idx"))
-    heard = inside.join(known, F.col("entity_id") == F.col("track_id"))
-    lists = heard.groupBy("user_id").agg(F.sort_array(F.collect_set("track_idx")).alias("truth"))
+    later_streams = streams.join(spans, "user_id").where((F.col("ts") >= F.col("from")) & (F.col("ts") < until))
+    catalogue_tracks = F.broadcast(catalog.select("track_id", "track_idx"))
+    catalogue_streams = later_streams.join(catalogue_tracks, F.col("entity_id") == F.col("track_id"))
+    lists = catalogue_streams.groupBy("user_id").agg(F.sort_array(F.collect_set("track_idx")).alias("truth"))
     return lists.where(F.size("truth") >= min_tracks).select("user_id", split_of("user_id").alias("split"), "truth")
 
 
 def split_of(column: str) -> Column:
-    """Validation to test is 2 to 1: the first eight hex digits of md5 of the decimal id, modulo 3, below 2."""
+    """Return validation or test, 2 : 1, for a column of user ids.
+
+    A user is in validation if the first eight hex digits of the MD5 of the decimal id, modulo 3, are below 2.
+    """
     digits = F.conv(F.substring(F.md5(F.col(column).cast("string").cast("binary")), 1, 8), 16, 10).cast("long")
     return F.when(digits % 3 < 2, "validation").otherwise("test")
 
 
 def run(context: Context) -> dict[str, object]:
-    """Write cohort and the three splits of first_day."""
+    """Write cohort and the three splits of first_day.
+
+    Raises:
+        CheckFailed: the cohort is empty; the message contains its dates and the setting.
+    """
     lake, week, matrix, spark = context.lake, context.week, context.settings.matrix, context.spark
     users, tracks = lake.spark(spark, "users"), lake.spark(spark, "tracks")
     catalog = lake.spark(spark, "catalog", week=week.name)
-    recent = (F.col("registered_at") >= moment(week.cohort_start)) & (F.col("registered_at") < moment(week.cohort_end))
-    days = registration_days(users.where(recent))
-    later = lake.events(spark, week.cohort_start, week.truth_end)
-    cohort = truth(days, later, catalog, matrix.min_truth_tracks).persist()
+    is_cohort = (F.col("registered_at") >= timestamp_literal(week.cohort_start)) & (
+        F.col("registered_at") < timestamp_literal(week.cohort_end)
+    )
+    days = registration_days(users.where(is_cohort))
+    later_events = lake.events(spark, week.cohort_start, week.truth_end)
+    cohort = collect_truth(days, later_events, catalog, matrix.min_truth_tracks).persist()
     rows: dict[str, int] = {}
     paths: dict[str, str] = {}
-    commit: dict[str, Any] = {"commit": context.commit}
+    commit: dict[str, str] = {"commit": context.commit}
     try:
-        n_cohort, n_recent = cohort.count(), days.count()
+        n_cohort, n_registered = cohort.count(), days.count()
         if not n_cohort:
             raise CheckFailed(
-                f"cohort: of {n_recent} users registered in [{week.cohort_start:%Y-%m-%d}, "
-                f"{week.cohort_end:%Y-%m-%d}) nobody streamed {matrix.min_truth_tracks} distinct catalogue tracks on "
+                f"cohort: of {n_registered} users registered in [{week.cohort_start:%Y-%m-%d}, "
+                f"{week.cohort_end:%Y-%m-%d}) none streamed {matrix.min_truth_tracks} distinct catalogue tracks on "
                 f"days 1 to 30 (events before {week.truth_end:%Y-%m-%d}); ingest those days or lower "
                 "matrix.min_truth_tracks"
             )
-        dropped = {f"fewer than {matrix.min_truth_tracks} catalogue tracks on days 1 to 30": n_recent - n_cohort}
-        report = {"rows_in": n_recent, "rows_out": n_cohort, "dropped": dropped, **commit}
-        done = lake.write("cohort", cohort, report=report, week=week.name)
-        rows["cohort"], paths["cohort"] = done.rows, done.path
+        dropped = {f"fewer than {matrix.min_truth_tracks} catalogue tracks on days 1 to 30": n_registered - n_cohort}
+        report = {"rows_in": n_registered, "rows_out": n_cohort, "dropped": dropped, **commit}
+        written = lake.write("cohort", cohort, report=report, week=week.name)
+        rows["cohort"], paths["cohort"] = written.rows, written.path
         log_start = date.fromisoformat(min(p["day"] for p in lake.partitions("events")))
-        log = lake.events(spark, datetime.combine(log_start, time(), UTC), max(week.as_of, week.cohort_end))
+        events = lake.events(spark, datetime.combine(log_start, time(), UTC), max(week.as_of, week.cohort_end))
         warm = users.join(lake.spark(spark, "warm_users", week=week.name).select("user_id"), "user_id", "left_semi")
-        seen = first_seen_days(registration_days(warm), log.where(F.col("ts") < moment(week.as_of)), log_start)
-        everyone = seen.withColumn("split", F.lit("train")).unionByName(
+        warm_days = move_to_first_seen_day(
+            registration_days(warm), events.where(F.col("ts") < timestamp_literal(week.as_of)), log_start
+        )
+        all_days = warm_days.withColumn("split", F.lit("train")).unionByName(
             days.join(cohort.select("user_id", "split"), "user_id")
         )
-        # One plan for all three: each user's own span bounds what is seen of that user.
-        found = first_days(everyone, log, tracks).join(everyone.select("user_id", "split"), "user_id").persist()
+        # One plan for all three splits: each user's start and end select the events of that user.
+        first_days = (
+            collect_first_days(all_days, events, tracks).join(all_days.select("user_id", "split"), "user_id").persist()
+        )
         n_warm = lake.rows("warm_users", week=week.name)
-        of_warm = {"rows_in": n_warm, "rows_out": n_warm, "dropped": {}, "log_start": str(log_start), **commit}
+        warm_report = {"rows_in": n_warm, "rows_out": n_warm, "dropped": {}, "log_start": str(log_start), **commit}
         for split in ("train", "validation", "test"):
-            part = found.where(F.col("split") == split)
-            kept = of_warm if split == "train" else report
-            done = lake.write("first_day", part, report=kept, week=week.name, split=split)
-            rows[split], paths[split] = done.rows, done.path
-        found.unpersist()
+            part = first_days.where(F.col("split") == split)
+            split_report = warm_report if split == "train" else report
+            written = lake.write("first_day", part, report=split_report, week=week.name, split=split)
+            rows[split], paths[split] = written.rows, written.path
+        first_days.unpersist()
     finally:
         cohort.unpersist()
-    return {"rows": rows, "paths": paths, "cohort": {"registered": n_recent, "kept": n_cohort}}
+    return {"rows": rows, "paths": paths, "cohort": {"registered": n_registered, "selected": n_cohort}}

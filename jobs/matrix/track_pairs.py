@@ -1,25 +1,26 @@
-"""Which tracks are put together by people: co-occurrence in collections and its positive PMI.
+"""Co-occurrence of tracks in collections (playlists) and their positive PMI.
 
 Input   playlists, users, catalog        Output  collections and track_pairs, partition week=<week>
-Grain   one row per place in a collection; one row per pair i < j
-Time    rows with added_at < as_of, of collections owned by nobody or by a user registered before the cohort window
+Grain   one row per position in a collection; one row per pair i < j
+Time    rows with added_at < as_of, of collections without owner or with an owner registered before the cohort window
 
-1. A collection is its distinct catalogue tracks in the order of position, cut to the first `max_collection_length`: counting
-   costs the sum of squared lengths, and one collection of everything would cost more than all others. The report says
-   how many collections were cut and how many places that left out.
-2. Tracks are dealt to tasks by track_idx modulo the number of tasks; a task is sent the collections that hold one of
-   its tracks and counts the neighbours of one track at a time. Pairs themselves are never shuffled.
-3. A pair stays if it shares at least `min_cooccurrences` collections and each of the two is among the `max_neighbours`
-   strongest of the other (by count, ties to the smaller track_idx).
-4. PMI = ln(N c / (n_i n_j)), smoothed and shifted as the settings say; positive ones are kept.
-Only numbers of the catalogue's size (a count and a cut a track) pass through the driver.
+1. A collection is its distinct catalogue tracks in the order of position, truncated to the first
+   `max_collection_length`. Counting costs the sum of squared lengths, so one very long collection would cost more than
+   all others together. The report contains the number of truncated collections and of dropped positions.
+2. Tracks are assigned to tasks by track_idx modulo the number of tasks. A task receives the collections that contain
+   one of its tracks and counts the neighbours of one track at a time. Pairs are never shuffled.
+3. A pair is selected if it shares at least `min_cooccurrences` collections and each of the two tracks is among the
+   `max_neighbours` strongest neighbours of the other (by count, ties to the smaller track_idx).
+4. PMI = ln(N c / (n_i n_j)) with the smoothing and shift of the settings; pairs with positive PMI are written.
+Only arrays of the catalogue's size (a count and a cut per track) pass through the driver.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -27,68 +28,110 @@ from pyspark.sql import functions as F
 
 from blockfactor import pmi
 from contracts.errors import CheckFailed
-from jobs.matrix.catalog import moment
+from jobs.matrix.catalog import timestamp_literal
+from models.arrays import IntVector, LongVector
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
     from jobs.platform.context import Context
 
-Batches = Iterator[pa.RecordBatch]
-NEIGHBOURS = "track_idx int, others array<int>, together array<int>, cut_count int, cut_idx int"
-PAIRS = "track_idx_i int, track_idx_j int, n_together int, pmi float"
-TRACKS_A_BATCH = 512
+Batches: TypeAlias = Iterator[pa.RecordBatch]
+NEIGHBOUR_SCHEMA = "track_idx int, neighbours array<int>, counts array<int>, cut_count int, cut_idx int"
+PAIR_SCHEMA = "track_idx_i int, track_idx_j int, n_together int, pmi float"
+TRACKS_PER_BATCH = 512
 
 
-def visible(playlists: DataFrame, users: DataFrame, as_of: datetime, cohort_start: datetime) -> DataFrame:
-    """Rows that may be learned from: added before as_of, owner null or registered before the cohort window."""
-    known = users.where(F.col("registered_at") < moment(cohort_start)).select("user_id")
-    rows = playlists.where(F.col("added_at") < moment(as_of))
-    owned = rows.where(F.col("user_id").isNotNull()).join(known, "user_id", "left_semi")
+@dataclass(frozen=True)
+class TrackNeighbours:
+    """Neighbours of one track with a larger track_idx.
+
+    Attributes:
+        track_idx: the track.
+        neighbours: track_idx of the neighbours (K,).
+        counts: number of common collections (K,).
+        cut_count: count of the weakest of its strongest neighbours; 0 if all its neighbours are selected.
+        cut_idx: track_idx of that neighbour.
+    """
+
+    track_idx: int
+    neighbours: IntVector
+    counts: IntVector
+    cut_count: int
+    cut_idx: int
+
+
+def select_visible_rows(playlists: DataFrame, users: DataFrame, as_of: datetime, cohort_start: datetime) -> DataFrame:
+    """Return the rows added before `as_of` whose owner is null or registered before `cohort_start`."""
+    known_users = users.where(F.col("registered_at") < timestamp_literal(cohort_start)).select("user_id")
+    rows = playlists.where(F.col("added_at") < timestamp_literal(as_of))
+    owned = rows.where(F.col("user_id").isNotNull()).join(known_users, "user_id", "left_semi")
     return rows.where(F.col("user_id").isNull()).unionByName(owned)
 
 
-def inside(rows: DataFrame, catalog: DataFrame) -> DataFrame:
-    """(playlist_id, position, track_idx): the places that hold a catalogue track."""
-    known = F.broadcast(catalog.select("track_id", "track_idx"))
-    return rows.join(known, "track_id").select("playlist_id", "position", "track_idx")
+def select_catalogue_rows(rows: DataFrame, catalog: DataFrame) -> DataFrame:
+    """Return (playlist_id, position, track_idx) of the positions that contain a catalogue track."""
+    indices = F.broadcast(catalog.select("track_id", "track_idx"))
+    return rows.join(indices, "track_id").select("playlist_id", "position", "track_idx")
 
 
-def collections(places: DataFrame, longest: int) -> DataFrame:
-    """Each collection's distinct catalogue tracks by position, the first `longest`, and how many more it had.
+def build_collections(positions: DataFrame, max_length: int) -> DataFrame:
+    """Return one row per collection: its first distinct tracks in the order of position, and how many were dropped.
 
-    Columns: tracks array<int>, n_past int.
+    Args:
+        positions: (playlist_id, position, track_idx).
+        max_length: maximum number of tracks per collection.
+
+    Returns:
+        Columns tracks (array<int>) and n_dropped (int).
     """
-    placed = places.groupBy("playlist_id")
-    ordered = placed.agg(F.sort_array(F.collect_list(F.struct("position", "track_idx"))).alias("places"))
-    whole = ordered.select(F.array_distinct(F.col("places")["track_idx"]).alias("whole"))
-    past = F.greatest(F.size("whole") - longest, F.lit(0)).alias("n_past")
-    return whole.select(F.slice("whole", 1, longest).alias("tracks"), past)
+    by_collection = positions.groupBy("playlist_id")
+    sorted_rows = F.sort_array(F.collect_list(F.struct("position", "track_idx")))
+    ordered = by_collection.agg(sorted_rows.alias("positions"))
+    distinct = ordered.select(F.array_distinct(F.col("positions")["track_idx"]).alias("all_tracks"))
+    n_dropped = F.greatest(F.size("all_tracks") - max_length, F.lit(0)).alias("n_dropped")
+    return distinct.select(F.slice("all_tracks", 1, max_length).alias("tracks"), n_dropped)
 
 
-def cuts(lists: DataFrame) -> tuple[int, int, int]:
-    """How many collections were cut, how many places that left out, and the sum of squared lengths after it."""
+def count_truncated(collections: DataFrame) -> tuple[int, int, int]:
+    """Return the number of truncated collections, of dropped positions, and the sum of squared lengths after that."""
     squares = F.sum(F.size("tracks").cast("long") * F.size("tracks"))
-    found = lists.agg(F.count(F.when(F.col("n_past") > 0, 1)), F.sum("n_past"), squares).first() or (0, 0, 0)
-    return found[0], found[1] or 0, found[2] or 0
+    is_truncated = F.when(F.col("n_dropped") > 0, 1)
+    row = collections.agg(F.count(is_truncated), F.sum("n_dropped"), squares).first() or (0, 0, 0)
+    return row[0], row[1] or 0, row[2] or 0
 
 
-def counts(lists: DataFrame, n_tracks: int) -> tuple[np.ndarray, int]:
-    """In how many collections each track is (N,) int64, and how many collections there are."""
-    found = lists.select(F.explode("tracks").alias("t")).groupBy("t").count().toArrow()
-    held = np.zeros(n_tracks, np.int64)
-    held[found.column("t").to_numpy()] = found.column("count").to_numpy()
-    return held, lists.count()
+def count_collections(collections: DataFrame, n_tracks: int) -> tuple[LongVector, int]:
+    """Return the number of collections that contain each track (N,), and the number of collections."""
+    table = collections.select(F.explode("tracks").alias("t")).groupBy("t").count().toArrow()
+    counts = np.zeros(n_tracks, np.int64)
+    counts[table.column("t").to_numpy()] = table.column("count").to_numpy()
+    return counts, collections.count()
 
 
-def neighbours(lists: DataFrame, n_tracks: int, minimum: int, most: int, tasks: int) -> DataFrame:
-    """Of each track: the others j > i with their counts among its `most` strongest, and where its own list was cut."""
-    task = F.explode(F.array_distinct(F.transform("tracks", lambda t: t % tasks))).alias("task")
-    dealt = lists.select("tracks", task).repartitionById(tasks, "task")
-    return dealt.mapInArrow(_counter(n_tracks, minimum, most, tasks), NEIGHBOURS)
+def count_neighbours(
+    collections: DataFrame, n_tracks: int, min_count: int, max_neighbours: int, n_tasks: int
+) -> DataFrame:
+    """Return the neighbours j > i of each track i that are among its strongest, with their counts.
+
+    Args:
+        collections: result of `build_collections`.
+        n_tracks: size of the catalogue.
+        min_count: minimum number of common collections.
+        max_neighbours: number of strongest neighbours per track.
+        n_tasks: number of Spark tasks.
+
+    Returns:
+        One row per track in the columns of `NEIGHBOUR_SCHEMA`.
+    """
+    tasks = F.explode(F.array_distinct(F.transform("tracks", lambda t: t % n_tasks))).alias("task")
+    by_task = collections.select("tracks", tasks).repartitionById(n_tasks, "task")
+    return by_task.mapInArrow(_neighbour_counter(n_tracks, min_count, max_neighbours, n_tasks), NEIGHBOUR_SCHEMA)
 
 
-def _counter(n_tracks: int, minimum: int, most: int, tasks: int) -> Callable[[Batches], Batches]:
+def _neighbour_counter(
+    n_tracks: int, min_count: int, max_neighbours: int, n_tasks: int
+) -> Callable[[Batches], Batches]:
     def count(batches: Batches) -> Batches:
         parts = [batch for batch in batches if batch.num_rows]
         if not parts:
@@ -98,113 +141,138 @@ def _counter(n_tracks: int, minimum: int, most: int, tasks: int) -> Callable[[Ba
         lengths = np.concatenate([np.diff(c.offsets.to_numpy()) for c in table.column("tracks").chunks])
         offsets = np.concatenate(([0], np.cumsum(lengths))).astype(np.int64)
         task = int(table.column("task")[0].as_py())
-        holder = np.repeat(np.arange(len(lengths), dtype=np.int32), lengths)
-        mine = members % tasks == task
-        by_track = np.argsort(members[mine], kind="stable")
-        holders, tracks = holder[mine][by_track], members[mine][by_track]
+        collection_of_member = np.repeat(np.arange(len(lengths), dtype=np.int32), lengths)
+        is_own = members % n_tasks == task
+        by_track = np.argsort(members[is_own], kind="stable")
+        collections, tracks = collection_of_member[is_own][by_track], members[is_own][by_track]
         starts = np.flatnonzero(np.diff(tracks, prepend=-1))
         ends = np.append(starts[1:], len(tracks))
         counter, touched = np.zeros(n_tracks, np.int32), np.empty(n_tracks, np.int32)
-        out: list[tuple[int, np.ndarray, np.ndarray, int, int]] = []
+        rows: list[TrackNeighbours] = []
         for start, end in zip(starts, ends, strict=True):
             track = int(tracks[start])
-            found, together = pmi.count_neighbours(
-                track, holders[start:end], offsets, members, counter, touched, minimum
+            neighbours, counts = pmi.count_neighbours(
+                track, collections[start:end], offsets, members, counter, touched, min_count
             )
-            count_, index = pmi.weakest_of_strongest(found, together, most)
-            stays = (found > track) & ((together > count_) | ((together == count_) & (found <= index)))
-            out.append((track, found[stays], together[stays], count_, index))
-            if len(out) == TRACKS_A_BATCH:
-                yield _neighbour_batch(out)
-                out = []
-        if out:
-            yield _neighbour_batch(out)
+            cut_count, cut_idx = pmi.weakest_of_strongest(neighbours, counts, max_neighbours)
+            is_strong = (counts > cut_count) | ((counts == cut_count) & (neighbours <= cut_idx))
+            selected = (neighbours > track) & is_strong
+            rows.append(TrackNeighbours(track, neighbours[selected], counts[selected], cut_count, cut_idx))
+            if len(rows) == TRACKS_PER_BATCH:
+                yield _neighbour_batch(rows)
+                rows = []
+        if rows:
+            yield _neighbour_batch(rows)
 
     return count
 
 
-def _neighbour_batch(rows: list[tuple[int, np.ndarray, np.ndarray, int, int]]) -> pa.RecordBatch:
-    offsets = np.concatenate(([0], np.cumsum([len(row[1]) for row in rows]))).astype(np.int32)
-    lists = [pa.ListArray.from_arrays(offsets, np.concatenate([row[k] for row in rows])) for k in (1, 2)]
-    plain = [pa.array(np.array([row[k] for row in rows], np.int32)) for k in (0, 3, 4)]
-    names = ["track_idx", "others", "together", "cut_count", "cut_idx"]
-    return pa.RecordBatch.from_arrays([plain[0], *lists, plain[1], plain[2]], names)
+def _neighbour_batch(rows: list[TrackNeighbours]) -> pa.RecordBatch:
+    offsets = np.concatenate(([0], np.cumsum([len(row.neighbours) for row in rows]))).astype(np.int32)
+    columns = {
+        "track_idx": pa.array(np.array([row.track_idx for row in rows], np.int32)),
+        "neighbours": pa.ListArray.from_arrays(offsets, np.concatenate([row.neighbours for row in rows])),
+        "counts": pa.ListArray.from_arrays(offsets, np.concatenate([row.counts for row in rows])),
+        "cut_count": pa.array(np.array([row.cut_count for row in rows], np.int32)),
+        "cut_idx": pa.array(np.array([row.cut_idx for row in rows], np.int32)),
+    }
+    return pa.RecordBatch.from_arrays(list(columns.values()), list(columns))
 
 
-def pairs(found: DataFrame, held: np.ndarray, total: int, smoothing: float, shift: float) -> DataFrame:
-    """Mutual neighbours with positive PMI; `found` is read twice, so persist it."""
-    was_cut = found.where(F.col("cut_count") > 0).select("track_idx", "cut_count", "cut_idx").toArrow()
-    cut_count = np.zeros(len(held), np.int32)
-    cut_idx = np.full(len(held), np.iinfo(np.int32).max, np.int32)
-    cut_count[was_cut.column("track_idx").to_numpy()] = was_cut.column("cut_count").to_numpy()
-    cut_idx[was_cut.column("track_idx").to_numpy()] = was_cut.column("cut_idx").to_numpy()
-    smooth = pmi.smoothing_terms(held, smoothing)
+def compute_pairs(
+    neighbours: DataFrame, counts: LongVector, n_collections: int, smoothing: float, shift: float
+) -> DataFrame:
+    """Return the pairs of mutual neighbours with positive PMI, in the columns of `PAIR_SCHEMA`.
+
+    Args:
+        neighbours: result of `count_neighbours`, persisted; it is read twice.
+        counts: number of collections that contain each track (N,).
+        n_collections: number of collections.
+        smoothing: exponent of the counts, 1 for none.
+        shift: subtracted from the PMI.
+    """
+    cuts = neighbours.where(F.col("cut_count") > 0).select("track_idx", "cut_count", "cut_idx").toArrow()
+    cut_count = np.zeros(len(counts), np.int32)
+    cut_idx = np.full(len(counts), pmi.MAX_INDEX, np.int32)
+    cut_count[cuts.column("track_idx").to_numpy()] = cuts.column("cut_count").to_numpy()
+    cut_idx[cuts.column("track_idx").to_numpy()] = cuts.column("cut_idx").to_numpy()
+    smoothing_terms = pmi.smoothing_terms(counts, smoothing)
 
     def score(batches: Batches) -> Batches:
         for batch in batches:
-            others = batch.column("others")
-            i = np.repeat(batch.column("track_idx").to_numpy(), np.diff(others.offsets.to_numpy()))
-            j, c = others.flatten().to_numpy(), batch.column("together").flatten().to_numpy()
-            value = (pmi.pmi(c, held[i], held[j], total, smooth, i, j) - shift).astype(np.float32)
-            mutual = (c > cut_count[j]) | ((c == cut_count[j]) & (i <= cut_idx[j]))
-            stays = mutual & (value > 0)
-            columns = [pa.array(x[stays].astype(np.int32)) for x in (i, j, c)]
+            lists = batch.column("neighbours")
+            i = np.repeat(batch.column("track_idx").to_numpy(), np.diff(lists.offsets.to_numpy()))
+            j, c = lists.flatten().to_numpy(), batch.column("counts").flatten().to_numpy()
+            value = pmi.pmi(c, counts[i], counts[j], n_collections, smoothing_terms, i, j)
+            shifted = (value - shift).astype(np.float32)
+            is_mutual = (c > cut_count[j]) | ((c == cut_count[j]) & (i <= cut_idx[j]))
+            selected = is_mutual & (shifted > 0)
+            columns = [pa.array(x[selected].astype(np.int32)) for x in (i, j, c)]
             names = ["track_idx_i", "track_idx_j", "n_together", "pmi"]
-            yield pa.RecordBatch.from_arrays([*columns, pa.array(value[stays])], names)
+            yield pa.RecordBatch.from_arrays([*columns, pa.array(shifted[selected])], names)
 
-    return found.mapInArrow(score, PAIRS)
+    return neighbours.mapInArrow(score, PAIR_SCHEMA)
 
 
 def run(context: Context) -> dict[str, object]:
-    """Write the week's pairs."""
+    """Write collections and track_pairs.
+
+    Raises:
+        CheckFailed: no collection is visible, or no pair has positive PMI.
+    """
     lake, week, matrix, spark = context.lake, context.week, context.settings.matrix, context.spark
     n_tracks = lake.rows("catalog", week=week.name)
-    rows = visible(lake.spark(spark, "playlists"), lake.spark(spark, "users"), week.as_of, week.cohort_start)
-    places = inside(rows, lake.spark(spark, "catalog", week=week.name))
-    kept = lake.write("collections", places, report={"commit": context.commit}, week=week.name)
-    lists = collections(lake.spark(spark, "collections", week=week.name), matrix.max_collection_length).persist()
-    tasks = context.settings.spark.partitions
-    found = neighbours(lists, n_tracks, matrix.min_cooccurrences, matrix.max_neighbours, tasks).persist()
+    rows = select_visible_rows(
+        lake.spark(spark, "playlists"), lake.spark(spark, "users"), week.as_of, week.cohort_start
+    )
+    positions = select_catalogue_rows(rows, lake.spark(spark, "catalog", week=week.name))
+    written_positions = lake.write("collections", positions, report={"commit": context.commit}, week=week.name)
+    stored_positions = lake.spark(spark, "collections", week=week.name)
+    collections = build_collections(stored_positions, matrix.max_collection_length).persist()
+    neighbours = count_neighbours(
+        collections, n_tracks, matrix.min_cooccurrences, matrix.max_neighbours, context.settings.spark.partitions
+    ).persist()
     try:
-        held, total = counts(lists, n_tracks)
-        if not total:
+        counts, n_collections = count_collections(collections, n_tracks)
+        if not n_collections:
             raise CheckFailed(
-                f"playlists: no collection added before {week.as_of:%Y-%m-%d}, owned by nobody or by a user "
-                f"registered before {week.cohort_start:%Y-%m-%d}, holds a track of catalog week={week.name}"
+                f"playlists: no collection added before {week.as_of:%Y-%m-%d}, without owner or with an owner "
+                f"registered before {week.cohort_start:%Y-%m-%d}, contains a track of catalog week={week.name}"
             )
-        n_cut, n_past, squares = cuts(lists)
-        n_held = int(held.sum())
-        frame = pairs(found, held, total, matrix.smoothing, matrix.shift).persist()
+        n_truncated, n_dropped, squares = count_truncated(collections)
+        n_entries = int(counts.sum())
+        pairs = compute_pairs(neighbours, counts, n_collections, matrix.smoothing, matrix.shift).persist()
+        n_read = lake.rows("playlists")
         report = {
-            "inputs": {"playlists": lake.rows("playlists"), "catalog": n_tracks},
-            "rows_in": n_held,
-            "collections": total,
-            "collections_cut": n_cut,
+            "inputs": {"playlists": n_read, "catalog": n_tracks},
+            "rows_in": n_entries,
+            "collections": n_collections,
+            "collections_truncated": n_truncated,
             "sum_of_squared_lengths": squares,
-            "tracks_without_a_collection": int((held == 0).sum()),
+            "tracks_without_a_collection": int((counts == 0).sum()),
             "dropped": {
-                "later than as_of, owner not yet known, or track outside the catalogue": lake.rows("playlists")
-                - kept.rows,
-                "twice in its collection": kept.rows - n_past - n_held,
-                f"past the first {matrix.max_collection_length} of its collection": n_past,
+                "added at as_of or later, owner registered later, or track outside the catalogue": n_read
+                - written_positions.rows,
+                "repetition in its collection": written_positions.rows - n_dropped - n_entries,
+                f"after the first {matrix.max_collection_length} tracks of its collection": n_dropped,
             },
             "rule": f"c >= {matrix.min_cooccurrences}, {matrix.max_neighbours} strongest on both sides, "
             f"PMI smoothed by {matrix.smoothing} less {matrix.shift} > 0",
             "commit": context.commit,
         }
-        if not frame.count():  # isEmpty would stop Python workers in the middle of a line, and they say so at length
+        if not pairs.count():  # isEmpty would stop Python workers while they write, and they log long tracebacks
             raise CheckFailed(
-                f"track_pairs: none of {total} collections leaves a pair with PMI above 0; "
+                f"track_pairs: none of {n_collections} collections contains a pair with PMI above 0; "
                 "lower matrix.min_cooccurrences or matrix.shift"
             )
-        written = lake.write("track_pairs", frame, report=report, week=week.name)
-        frame.unpersist()
+        written = lake.write("track_pairs", pairs, report=report, week=week.name)
+        pairs.unpersist()
     finally:
-        found.unpersist()
-        lists.unpersist()
+        neighbours.unpersist()
+        collections.unpersist()
     return {
-        "rows": {"collections": kept.rows, "track_pairs": written.rows},
-        "paths": {"collections": kept.path, "track_pairs": written.path},
-        "n_collections": total,
-        "n_collections_cut": n_cut,
+        "rows": {"collections": written_positions.rows, "track_pairs": written.rows},
+        "paths": {"collections": written_positions.path, "track_pairs": written.path},
+        "n_collections": n_collections,
+        "n_collections_truncated": n_truncated,
     }

@@ -121,12 +121,16 @@ def first_days_of(users: DataFrame, events: DataFrame, tracks: DataFrame, day: d
     """Pure: cold_first_day of those who registered on the day, from the moment of registration to its end."""
     from pyspark.sql import functions as F
 
-    from jobs.matrix.catalog import moment
-    from jobs.matrix.first_day import first_days, registration_days
+    from jobs.matrix.catalog import timestamp_literal
+    from jobs.matrix.first_day import collect_first_days, registration_days
 
     start, end = span(day)
-    new = users.where((F.col("registered_at") >= moment(start)) & (F.col("registered_at") < moment(end)))
-    return first_days(registration_days(new), events, tracks).join(new.select("user_id", "registered_at"), "user_id")
+    new = users.where(
+        (F.col("registered_at") >= timestamp_literal(start)) & (F.col("registered_at") < timestamp_literal(end))
+    )
+    return collect_first_days(registration_days(new), events, tracks).join(
+        new.select("user_id", "registered_at"), "user_id"
+    )
 
 
 def answer_day(context: Context, ready: Ready, store: UserStore, day: date) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Who is warm and which tracks are in, on a lake of a few rows."""
+"""Catalogue and warm users on a lake of a few rows."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -10,7 +10,7 @@ from tests.helpers.small_tables import DAY, SECOND, fill, streams, table
 
 
 @pytest.fixture
-def world(spark, context):
+def filled_context(spark, context):
     week = context.week
     old = week.cohort_start - 10 * DAY
     inside = week.as_of - DAY
@@ -32,58 +32,58 @@ def world(spark, context):
     return context
 
 
-def test_rank_is_by_listeners_then_id_and_only_the_window_and_known_users_count(world):
-    catalog.run(world)
-    got = world.lake.read("catalog", week=world.week.name).to_pylist()
+def test_tracks_are_ranked_by_listeners_then_id_within_the_window(filled_context):
+    catalog.run(filled_context)
+    got = filled_context.lake.read("catalog", week=filled_context.week.name).to_pylist()
     assert [(r["track_idx"], r["track_id"], r["n_listeners"]) for r in got] == [(0, 2, 3), (1, 1, 2), (2, 9, 2)]
     assert got[0]["artist_id"] == 101
 
 
-def test_warm_users_are_dense_in_the_order_of_user_id(world):
-    report = catalog.run(world)
-    got = world.lake.read("warm_users", week=world.week.name).sort_by("user_idx").to_pydict()
+def test_warm_users_are_indexed_in_the_order_of_user_id(filled_context):
+    report = catalog.run(filled_context)
+    got = filled_context.lake.read("warm_users", week=filled_context.week.name).sort_by("user_idx").to_pydict()
     assert got == {"user_idx": [0, 1, 2], "user_id": [3, 5, 7], "n_tracks": [2, 2, 2]}
     assert report["rows"] == {"catalog": 3, "warm_users": 3}
-    kept = world.lake.report("warm_users", week=world.week.name)
-    assert (kept["rows_in"], kept["rows_out"]) == (4, 3)
+    stored = filled_context.lake.report("warm_users", week=filled_context.week.name)
+    assert (stored["rows_in"], stored["rows_out"]) == (4, 3)
 
 
-def test_a_second_run_gives_the_same_rows(world):
-    catalog.run(world)
-    first = [world.lake.read(t, week=world.week.name) for t in ("catalog", "warm_users")]
-    catalog.run(world)
-    again = [world.lake.read(t, week=world.week.name) for t in ("catalog", "warm_users")]
-    assert [t.sort_by(t.column_names[0]) for t in first] == [t.sort_by(t.column_names[0]) for t in again]
+def test_a_second_run_gives_the_same_rows(filled_context):
+    catalog.run(filled_context)
+    first = [filled_context.lake.read(t, week=filled_context.week.name) for t in ("catalog", "warm_users")]
+    catalog.run(filled_context)
+    second = [filled_context.lake.read(t, week=filled_context.week.name) for t in ("catalog", "warm_users")]
+    assert [t.sort_by(t.column_names[0]) for t in first] == [t.sort_by(t.column_names[0]) for t in second]
 
 
 @pytest.mark.parametrize("keys", [[5], [0, 1, 2, 3], [10**18, 3, 5, 2**62, 7], list(range(1000, 5000, 7))])
-def test_dense_index_follows_the_key_however_it_is_spread(spark, keys):
+def test_the_dense_index_follows_the_key_for_any_distribution(spark, keys):
     frame = spark.createDataFrame([(k,) for k in keys], "user_id long").repartition(3)
-    rows = catalog.dense_index(frame, "user_id", "user_idx").collect()
+    rows = catalog.add_dense_index(frame, "user_id", "user_idx").collect()
     assert {r["user_id"]: r["user_idx"] for r in rows} == {k: n for n, k in enumerate(sorted(keys))}
 
 
-def test_an_empty_week_names_the_table_and_the_window(world):
+def test_an_empty_week_names_the_table_and_the_window(filled_context):
     from jobs.platform.week import Week
 
-    world.week = Week.parse("2025-03-03")
+    filled_context.week = Week.parse("2025-03-03")
     with pytest.raises(CheckFailed, match=r"events: no day of week 2025-03-03.*2024-12-03 <= ts < 2025-03-03"):
-        catalog.run(world)
+        catalog.run(filled_context)
 
 
-def test_nobody_warm_is_said_and_leaves_no_table(world):
-    matrix = world.settings.matrix.model_copy(update={"min_tracks": 50})
-    world.settings = world.settings.model_copy(update={"matrix": matrix})
-    with pytest.raises(CheckFailed, match="warm_users: nobody streamed 50 distinct"):
-        catalog.run(world)
-    assert not world.lake.exists("warm_users", week=world.week.name)
+def test_no_warm_user_is_an_error_and_writes_no_table(filled_context):
+    matrix = filled_context.settings.matrix.model_copy(update={"min_tracks": 50})
+    filled_context.settings = filled_context.settings.model_copy(update={"matrix": matrix})
+    with pytest.raises(CheckFailed, match="warm_users: no user streamed 50 distinct"):
+        catalog.run(filled_context)
+    assert not filled_context.lake.exists("warm_users", week=filled_context.week.name)
 
 
-def test_a_stream_before_the_cohort_but_by_a_user_of_it_moves_nothing(world):
-    catalog.run(world)
-    before = world.lake.read("catalog", week=world.week.name)
+def test_streams_of_cohort_users_do_not_change_the_catalogue(filled_context):
+    catalog.run(filled_context)
+    before = filled_context.lake.read("catalog", week=filled_context.week.name)
     poison = streams(8, range(20), datetime(2026, 11, 12, tzinfo=UTC))
     rows = [{"kind": "stream", "entity": "track", **e} for e in poison]
-    world.lake.write("events", table("events", rows), day="2026-11-12")
-    catalog.run(world)
-    assert world.lake.read("catalog", week=world.week.name) == before
+    filled_context.lake.write("events", table("events", rows), day="2026-11-12")
+    catalog.run(filled_context)
+    assert filled_context.lake.read("catalog", week=filled_context.week.name) == before

@@ -1,4 +1,4 @@
-"""First days and ground truth by hand, with the borders of a day from both sides."""
+"""First-day signals and ground truth by hand, with the limits of a day from both sides."""
 
 import hashlib
 from datetime import timedelta
@@ -13,8 +13,8 @@ HOUR = timedelta(hours=1)
 
 
 @pytest.fixture
-def world(spark, context):
-    """User 1 is warm, older than the log; 2 is warm and registered inside it; 50-53 are candidates for the cohort."""
+def filled_context(spark, context):
+    """User 1 is warm, registered before the first event; 2 is warm, registered later; 50 to 53 may be in the cohort."""
     week = context.week
     c = week.cohort_start
     log = c - 5 * DAY
@@ -29,7 +29,7 @@ def world(spark, context):
         {"user_id": 53, "registered_at": c + DAY},
     ]
     events = [
-        {"user_id": 2, "entity_id": 1, "ts": log},  # fixes the log's first day; before this user registered
+        {"user_id": 2, "entity_id": 1, "ts": log},  # first event of all; before this user registered
         *streams(2, [4, 5], log + 11 * HOUR),
         {"user_id": 2, "entity_id": 6, "ts": log + DAY},
         *streams(1, [3, 3, 1], log + 2 * DAY + HOUR),
@@ -69,27 +69,33 @@ def world(spark, context):
     return context
 
 
-def read(world, split):
-    return {r["user_id"]: r for r in world.lake.read("first_day", week=world.week.name, split=split).to_pylist()}
+def read(filled_context, split):
+    return {
+        r["user_id"]: r
+        for r in filled_context.lake.read("first_day", week=filled_context.week.name, split=split).to_pylist()
+    }
 
 
-def side(user_id):
+def expected_split(user_id):
     return "validation" if int(hashlib.md5(str(user_id).encode()).hexdigest()[:8], 16) % 3 < 2 else "test"
 
 
-def test_cohort_borders_of_registration_and_truth(world):
-    report = first_day.run(world)
-    ids = {r["track_idx"]: r["track_id"] for r in world.lake.read("catalog", week=world.week.name).to_pylist()}
-    rows = world.lake.read("cohort", week=world.week.name).to_pylist()
+def test_the_cohort_by_limits_of_registration_and_truth(filled_context):
+    report = first_day.run(filled_context)
+    ids = {
+        r["track_idx"]: r["track_id"]
+        for r in filled_context.lake.read("catalog", week=filled_context.week.name).to_pylist()
+    }
+    rows = filled_context.lake.read("cohort", week=filled_context.week.name).to_pylist()
     got = {r["user_id"]: (r["split"], sorted(ids[t] for t in r["truth"])) for r in rows}
-    assert got == {50: (side(50), [1, 2]), 51: (side(51), [5, 6])}
+    assert got == {50: (expected_split(50), [1, 2]), 51: (expected_split(51), [5, 6])}
     assert all(r["truth"] == sorted(r["truth"]) for r in rows)
-    assert report["cohort"] == {"registered": 3, "kept": 2}
+    assert report["cohort"] == {"registered": 3, "selected": 2}
 
 
-def test_registration_day_of_a_cold_user(world):
-    first_day.run(world)
-    row = read(world, side(50))[50]
+def test_registration_day_of_a_cold_user(filled_context):
+    first_day.run(filled_context)
+    row = read(filled_context, expected_split(50))[50]
     assert row == {
         "user_id": 50,
         "country": "BR",
@@ -113,13 +119,13 @@ def test_registration_day_of_a_cold_user(world):
         "search_albums": [12],
         "search_playlists": [14],
     }
-    assert read(world, side(51))[51]["streamed_songs"] == []
+    assert read(filled_context, expected_split(51))[51]["streamed_songs"] == []
 
 
-def test_first_day_of_warm_users(world):
-    """Registered inside the log: that day from that moment. Older than the log: the first day seen, whole."""
-    first_day.run(world)
-    rows = read(world, "train")
+def test_first_day_of_warm_users(filled_context):
+    """Users registered after the first event: from their registration. Earlier ones: their first day with events."""
+    first_day.run(filled_context)
+    rows = read(filled_context, "train")
     assert set(rows) == {1, 2, 3}
     assert rows[1]["streamed_songs"] == [3, 3, 1]
     assert (rows[1]["country"], rows[1]["age"], rows[2]["country"]) == ("FR", 30, None)
@@ -127,29 +133,35 @@ def test_first_day_of_warm_users(world):
     assert rows[3]["streamed_songs"] == [1, 2, 3, 4, 5, 6, 7]
 
 
-def test_what_comes_later_changes_no_first_day(world):
-    first_day.run(world)
+def test_later_events_change_no_first_day(filled_context):
+    first_day.run(filled_context)
     splits = ("train", "validation", "test")
-    before = [read(world, s) for s in splits]
+    before = [read(filled_context, s) for s in splits]
     poison = [
-        {"kind": "stream", "entity": "track", "user_id": u, "entity_id": t, "ts": world.week.as_of + n * SECOND}
+        {
+            "kind": "stream",
+            "entity": "track",
+            "user_id": u,
+            "entity_id": t,
+            "ts": filled_context.week.as_of + n * SECOND,
+        }
         for u in (1, 2, 50)
         for n, t in enumerate(range(20))
     ]
-    world.lake.write("events", table("events", poison), day=str(world.week.monday))
-    first_day.run(world)
-    assert [read(world, s) for s in splits] == before
+    filled_context.lake.write("events", table("events", poison), day=str(filled_context.week.monday))
+    first_day.run(filled_context)
+    assert [read(filled_context, s) for s in splits] == before
 
 
-def test_nobody_in_the_cohort_is_said(world):
-    matrix = world.settings.matrix.model_copy(update={"min_truth_tracks": 20})
-    world.settings = world.settings.model_copy(update={"matrix": matrix})
+def test_an_empty_cohort_is_an_error(filled_context):
+    matrix = filled_context.settings.matrix.model_copy(update={"min_truth_tracks": 20})
+    filled_context.settings = filled_context.settings.model_copy(update={"matrix": matrix})
     with pytest.raises(CheckFailed, match=r"cohort: of 3 users registered in \[2026-10-10, 2026-10-17\)"):
-        first_day.run(world)
+        first_day.run(filled_context)
 
 
 def test_the_split_is_two_to_one_and_stable(spark):
     frame = spark.range(3000).select(first_day.split_of("id").alias("split"), "id")
     got = {r["id"]: r["split"] for r in frame.collect()}
-    assert got == {n: side(n) for n in range(3000)}
+    assert got == {n: expected_split(n) for n in range(3000)}
     assert 0.63 < sum(s == "validation" for s in got.values()) / 3000 < 0.70

@@ -1,4 +1,4 @@
-"""Affinity by hand."""
+"""The user-track matrix: affinities by hand, limits of time, repeated runs."""
 
 import pytest
 
@@ -8,7 +8,7 @@ from tests.helpers.small_tables import DAY, event, fill, streams
 
 
 @pytest.fixture
-def world(spark, context):
+def filled_context(spark, context):
     """Tracks 2 and 3 share artist 101 and album 201; catalogue: 2 (idx 0), then 1, 3, 6 by id."""
     week = context.week
     inside = week.as_of - DAY
@@ -32,10 +32,17 @@ def world(spark, context):
     return context
 
 
-def test_affinity_by_hand_and_borders_of_time(world):
-    report = user_track.run(world)
-    rows = world.lake.read("user_track", week=world.week.name).sort_by([("user_idx", "ascending")]).to_pylist()
-    ids = {r["track_idx"]: r["track_id"] for r in world.lake.read("catalog", week=world.week.name).to_pylist()}
+def test_affinity_by_hand_and_limits_of_time(filled_context):
+    report = user_track.run(filled_context)
+    rows = (
+        filled_context.lake.read("user_track", week=filled_context.week.name)
+        .sort_by([("user_idx", "ascending")])
+        .to_pylist()
+    )
+    ids = {
+        r["track_idx"]: r["track_id"]
+        for r in filled_context.lake.read("catalog", week=filled_context.week.name).to_pylist()
+    }
     got = {(r["user_idx"], ids[r["track_idx"]]): (r["affinity"], r["n_streams"]) for r in rows}
     assert got == {
         (0, 2): (3 + 5 + 2 + 1, 3),
@@ -47,19 +54,19 @@ def test_affinity_by_hand_and_borders_of_time(world):
     assert report["dropped"] == 1
 
 
-def test_a_second_run_gives_the_same_rows(world):
-    user_track.run(world)
-    first = world.lake.read("user_track", week=world.week.name)
-    user_track.run(world)
+def test_a_second_run_gives_the_same_rows(filled_context):
+    user_track.run(filled_context)
+    first = filled_context.lake.read("user_track", week=filled_context.week.name)
+    user_track.run(filled_context)
     keys = [("user_idx", "ascending"), ("track_idx", "ascending")]
-    assert world.lake.read("user_track", week=world.week.name).sort_by(keys) == first.sort_by(keys)
+    assert filled_context.lake.read("user_track", week=filled_context.week.name).sort_by(keys) == first.sort_by(keys)
 
 
-def test_weights_that_leave_nothing_are_refused(world):
-    weights = world.settings.matrix.weights.model_copy(
+def test_weights_without_a_positive_affinity_are_an_error(filled_context):
+    weights = filled_context.settings.matrix.weights.model_copy(
         update={"stream": -1.0, "favorite_track": 0.0, "favorite_album": 0.0, "favorite_artist": 0.0}
     )
-    matrix = world.settings.matrix.model_copy(update={"weights": weights})
-    world.settings = world.settings.model_copy(update={"matrix": matrix})
+    matrix = filled_context.settings.matrix.model_copy(update={"weights": weights})
+    filled_context.settings = filled_context.settings.model_copy(update={"matrix": matrix})
     with pytest.raises(CheckFailed, match=r"no positive affinity.*matrix\.weights"):
-        user_track.run(world)
+        user_track.run(filled_context)
