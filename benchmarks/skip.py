@@ -153,7 +153,7 @@ def leaks(home: str) -> Answer:
     harness.say(f"skip: {told['sentence']}")
     found = {}
     for row in told["rows"]:
-        cells = (*leakage.WAYS, "published")
+        cells = (*leakage.CELLS, "published")
         found |= {f"{row['model']}: {cell}": row[cell] for cell in cells if row[cell] is not None}
     return Answer([clock()], found)
 

@@ -1,9 +1,9 @@
-"""Skip models as ONNX: what a service answers with, without PyTorch, LightGBM or scikit-learn.
+"""Exports skip models to ONNX, so that the service predicts without PyTorch, LightGBM and scikit-learn.
 
 Shapes   N plays, G columns, H places of a history, S signs of an earlier play, M fields of one-hot places
 
-A graph begins where numpy ends: models/skip/encoding/model_inputs.py makes its inputs, the same code for training and for an answer.
-Its output `listen` (N,) float32 is the chance of a listen.
+The inputs of a graph are computed in NumPy by models/skip/encoding/model_inputs.py, the same code for training and for
+the service. Its output `listen` (N,) float32 is the probability that the play is listened to.
 """
 
 from __future__ import annotations
@@ -31,34 +31,34 @@ if TYPE_CHECKING:
     import torch
 
 OUTPUT = "listen"
-TOLERANCE = 1e-4  # of a probability: what the gate allows ONNX to differ from the model
+TOLERANCE = 1e-4  # largest allowed difference of a probability between ONNX and the model
 
 
 def to_onnx(model: SkipModel) -> bytes:
-    """A fitted model as one self-contained ONNX file, N free; the same weights give the same bytes.
+    """Return a fitted model as one self-contained ONNX file with a free batch size; equal weights give equal bytes.
 
     Raises:
-        BadArgument: a kind of model that no service answers with.
+        BadArgument: this kind of model has no ONNX form.
     """
-    return _kind(model)[0](model)
+    return _export_of(model)[0](model)
 
 
-def can(model: SkipModel) -> bool:
-    """Has this kind of model an ONNX form?"""
-    return isinstance(model, tuple(_WAYS))
+def has_onnx_form(model: SkipModel) -> bool:
+    """Return whether this kind of model can be exported."""
+    return isinstance(model, tuple(_EXPORTS))
 
 
 def feeds(model: SkipModel) -> Feeds:
-    """How plays become what the graph of a fitted model reads.
+    """Return the encoding of plays as inputs of the model's graph.
 
     Raises:
         BadArgument: as to_onnx().
     """
-    return _kind(model)[1](model)
+    return _export_of(model)[1](model)
 
 
 def inputs(model: SkipModel, plays: Plays) -> dict[str, np.ndarray]:
-    """What the graph of a model reads of plays, by the name of the input; of earlier plays those that it has seen.
+    """Return the inputs of the model's graph for plays, by name; the play history is the model's own.
 
     Raises:
         BadArgument: as to_onnx().
@@ -66,29 +66,34 @@ def inputs(model: SkipModel, plays: Plays) -> dict[str, np.ndarray]:
     return feeds(model)(plays, model.log if isinstance(model, SessionGru) else Log.empty())
 
 
-def run(network: bytes | Path, feeds: Mapping[str, np.ndarray]) -> np.ndarray:
-    """The chance of a listen by onnxruntime, (N,) float32, in batches that bound the memory."""
-    opened = session(network)
+def predict(network: bytes | Path, feeds: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Return the predictions of onnxruntime, (N,) float32, computed in batches to bound memory.
+
+    Args:
+        network: content or path of the ONNX file.
+        feeds: inputs of the graph by name, N rows each.
+    """
+    onnx_session = session(network)
     n = len(next(iter(feeds.values())))
     out_N = np.empty(n, np.float32)
     for start in range(0, n, BATCH):
         part = {name: column[start : start + BATCH] for name, column in feeds.items()}
-        out_N[start : start + BATCH] = opened.run([OUTPUT], part)[0]
+        out_N[start : start + BATCH] = onnx_session.run([OUTPUT], part)[0]
     return out_N
 
 
 def parity(model: SkipModel, network: bytes | Path, plays: Plays) -> float:
-    """Largest absolute difference of ONNX from the model on the same plays."""
-    found_N = run(network, inputs(model, plays))
-    return float(np.abs(found_N - model.predict_proba(plays)).max(initial=0))
+    """Return the largest absolute difference between ONNX and the model for the same plays."""
+    onnx_N = predict(network, inputs(model, plays))
+    return float(np.abs(onnx_N - model.predict_proba(plays)).max(initial=0))
 
 
-def _kind(model: SkipModel) -> tuple[Callable[[Any], bytes], Callable[[Any], Feeds]]:
-    for kind, ways in _WAYS.items():
+def _export_of(model: SkipModel) -> tuple[Callable[[Any], bytes], Callable[[Any], Feeds]]:
+    for kind, export in _EXPORTS.items():
         if isinstance(model, kind):
-            return ways
-    able = ", ".join(kind.__name__ for kind in _WAYS)
-    raise BadArgument(f"{model.name}: has no ONNX form; {able} have one")
+            return export
+    exportable = ", ".join(kind.__name__ for kind in _EXPORTS)
+    raise BadArgument(f"{model.name}: cannot be exported to ONNX; {exportable} can")
 
 
 def _regression(model: FeatureRegression) -> bytes:
@@ -117,7 +122,7 @@ def _session(model: SessionGru) -> bytes:
     return _network(model.net, {"signs": signs, "x": torch.zeros(2, model.dense.width)})
 
 
-def _machine(model: FactorisationMachine) -> bytes:
+def _factorisation_machine(model: FactorisationMachine) -> bytes:
     import torch
     from torch import Tensor, nn
 
@@ -137,22 +142,22 @@ def _machine(model: FactorisationMachine) -> bytes:
 
 
 def _network(net: torch.nn.Module, examples: dict[str, torch.Tensor]) -> bytes:
-    """A network of log odds, with the sigmoid that its answer goes through."""
+    """Export a network that computes log odds, followed by a sigmoid."""
     import torch
     from torch import Tensor, nn
 
-    class Chance(nn.Module):
+    class Probability(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.net = net
 
-        def forward(self, *given: Tensor) -> Tensor:
-            return torch.sigmoid(self.net(*given))
+        def forward(self, *inputs: Tensor) -> Tensor:
+            return torch.sigmoid(self.net(*inputs))
 
-    free = torch.export.Dim("batch")
-    # One group of shapes: forward takes its inputs as *given.
+    batch = torch.export.Dim("batch")
+    # One group of shapes, because forward takes its inputs as *inputs.
     return export_onnx(
-        Chance(), tuple(examples.values()), (tuple({0: free} for _ in examples),), tuple(examples), OUTPUT
+        Probability(), tuple(examples.values()), (tuple({0: batch} for _ in examples),), tuple(examples), OUTPUT
     )
 
 
@@ -162,22 +167,22 @@ def _trees(model: BoostedTrees) -> bytes:
     from onnxmltools.convert.common.data_types import FloatTensorType
 
     width = len(model.numbers.columns)
-    found = convert_lightgbm(model.booster, "trees", [("x", FloatTensorType([None, width]))], zipmap=False)
-    inner = found.graph
-    both = next(value.name for value in inner.output if "prob" in value.name)
-    # Of (N, 2) probabilities the second is that of a listen.
-    inner.initializer.append(helper.make_tensor("listen_column", TensorProto.INT64, [], [1]))
-    inner.node.append(helper.make_node("Gather", [both, "listen_column"], [OUTPUT], axis=1))
-    del inner.output[:]
-    inner.output.append(helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, [None]))
-    found.ClearField("doc_string")
-    return bytes(found.SerializeToString(deterministic=True))
+    converted = convert_lightgbm(model.booster, "trees", [("x", FloatTensorType([None, width]))], zipmap=False)
+    graph = converted.graph
+    probabilities = next(value.name for value in graph.output if "prob" in value.name)
+    # LightGBM returns (N, 2) probabilities; the second column is that of a listen.
+    graph.initializer.append(helper.make_tensor("listen_column", TensorProto.INT64, [], [1]))
+    graph.node.append(helper.make_node("Gather", [probabilities, "listen_column"], [OUTPUT], axis=1))
+    del graph.output[:]
+    graph.output.append(helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, [None]))
+    converted.ClearField("doc_string")
+    return bytes(converted.SerializeToString(deterministic=True))
 
 
-_WAYS: dict[type[SkipModel], tuple[Callable[[Any], bytes], Callable[[Any], Feeds]]] = {
+_EXPORTS: dict[type[SkipModel], tuple[Callable[[Any], bytes], Callable[[Any], Feeds]]] = {
     FeatureRegression: (_regression, lambda m: Feeds("columns", dense=m.dense)),
     BoostedTrees: (_trees, lambda m: Feeds("raw", numbers=m.numbers)),
     IdNetwork: (_ids, lambda m: Feeds("ids", dense=m.dense, users=m.users, tracks=m.tracks)),
     SessionGru: (_session, lambda m: Feeds("signs", dense=m.dense, length=m.recipe.length)),
-    FactorisationMachine: (_machine, lambda m: Feeds("places", numbers=m.numbers, onehot=m.onehot)),
+    FactorisationMachine: (_factorisation_machine, lambda m: Feeds("places", numbers=m.numbers, onehot=m.onehot)),
 }

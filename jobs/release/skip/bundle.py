@@ -139,14 +139,14 @@ def before(context: Context) -> str:
 def served(context: Context) -> Chosen:
     """The week's blend; without those of its members that no service can answer with."""
     chosen = artifacts.load_blend(context)
-    if all(onnx_export.can(model) for model in chosen.members.values()):
+    if all(onnx_export.has_onnx_form(model) for model in chosen.members.values()):
         return Chosen(chosen.members, chosen.mix, chosen.calibration, {})
     recipe = context.settings.skip.blend
     left_out: dict[str, str] = {}
     models: dict[str, SkipModel] = {}
     for name in recipe.members:
         model = artifacts.load_model(context, name)
-        if not onnx_export.can(model):
+        if not onnx_export.has_onnx_form(model):
             left_out[name] = "has no ONNX form"
         else:
             models[name] = model

@@ -32,7 +32,7 @@ def test_onnx_answers_as_the_model_does(name, tmp_path):
     nothing = replace(TEST, numbers_NF=np.full_like(TEST.numbers_NF, np.nan))
     for plays in (TEST, nothing, with_ids(TEST, user=7, track=7), TEST.rows(slice(0, 1)), TEST.rows(slice(0, 0))):
         assert onnx_export.parity(model, file, plays) <= onnx_export.TOLERANCE
-    found = onnx_export.run(network, onnx_export.inputs(model, TEST))
+    found = onnx_export.predict(network, onnx_export.inputs(model, TEST))
     assert found.std() > 0.01  # and it says something
     assert onnx_export.to_onnx(model) == network
 

@@ -278,11 +278,11 @@ def test_tuning_goes_on_where_it_stopped_and_keeps_every_trial_as_a_run(whole, t
     context = other(whole, tmp_path)
     first = tune.run(context, "boosted_trees", trials=2, minutes=5)
     more = tune.run(context, "boosted_trees", trials=4, minutes=5)
-    assert (first["made"], more["made"], more["trials"]) == (2, 2, 4)
-    assert more["auc"] >= first["auc"] >= first["given_auc"]
+    assert (first["new_trials"], more["new_trials"], more["trials"]) == (2, 2, 4)
+    assert more["auc"] >= first["auc"] >= first["settings_auc"]
     tried = runs(context, kind="trial")
     assert len({tuple(sorted(run.data.params.items())) for run in tried}) == len(tried) == 4  # none is made again
-    assert tune.run(context, "boosted_trees", trials=4, minutes=5)["made"] == 0
+    assert tune.run(context, "boosted_trees", trials=4, minutes=5)["new_trials"] == 0
     said = yaml.safe_load(more["yaml"])["skip"]["recipes"]["boosted_trees"]
     assert said["rounds"] == 40
     registry.make("boosted_trees", said)
@@ -305,7 +305,7 @@ def test_a_trial_is_worth_the_mean_of_its_folds_and_validation(whole, tmp_path, 
 def test_a_grid_is_gone_through_once(whole, tmp_path, monkeypatch):
     monkeypatch.setitem(tune.SPACES, "logistic_features", {"c": Choice((0.001, 0.01, 0.1))})
     report = tune.run(other(whole, tmp_path), "logistic_features", trials=10, minutes=5)
-    assert report["trials"] == report["made"] == 3
+    assert report["trials"] == report["new_trials"] == 3
 
 
 def test_leaky_features_feign_what_honest_ones_cannot(whole):
