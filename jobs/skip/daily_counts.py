@@ -1,7 +1,7 @@
-"""Counts of keys that many listeners share, by day: brought to the driver once, and from there to every task.
+"""Counts plays by day for keys that many listeners share, on the driver, from where every task receives them.
 
 Grain   exactly one row per (kind, key, other, day) with a labelled play
-Size    grows with genres by contexts, genders and ages and by days, not with listeners or plays
+Size    grows with the number of genres, contexts, genders, ages and days, not with listeners or plays
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
 
-def by_day(plays: DataFrame) -> DataFrame:
-    """Pure: labelled plays of each kind of key on each day since 1970, of them listened to, Flow, and the last."""
-    known = plays.where(F.col("listened") >= 0)
-    heard, flow = F.col("listened"), F.col("is_flow").cast("bigint")
-    counted = dict(zip(TOTALS, (F.count(F.lit(1)), F.sum(heard), F.sum(flow), F.sum(flow * heard)), strict=True))
+def counts_by_day(plays: DataFrame) -> DataFrame:
+    """Return the counts of labelled plays by kind, key and day since 1970 (TOTALS), and the last second of play."""
+    labelled = plays.where(F.col("listened") >= 0)
+    listened, flow = F.col("listened"), F.col("is_flow").cast("bigint")
+    totals = dict(zip(TOTALS, (F.count(F.lit(1)), F.sum(listened), F.sum(flow), F.sum(flow * listened)), strict=True))
 
-    def of_kind(kind: str) -> DataFrame:
+    def counts_of_kind(kind: str) -> DataFrame:
         first, second = KEYS[kind]
         keys = {
             "kind": F.lit(kind),
@@ -35,23 +35,32 @@ def by_day(plays: DataFrame) -> DataFrame:
             "other": (F.lit(NO_KEY) if second is None else F.col(second)).cast("bigint"),
             "day": F.floor(F.col("ts") / 86_400),
         }
-        columns = [value.alias(name) for name, value in counted.items()]
-        grouped = known.groupBy(*(value.alias(name) for name, value in keys.items()))
+        columns = [value.alias(name) for name, value in totals.items()]
+        grouped = labelled.groupBy(*(value.alias(name) for name, value in keys.items()))
         return grouped.agg(*columns, F.max("ts").alias("last_ts"))
 
-    return reduce(lambda some, more: some.unionByName(more), map(of_kind, KINDS))
+    return reduce(lambda left, right: left.unionByName(right), map(counts_of_kind, KINDS))
 
 
-def known_of(plays: DataFrame, before: DataFrame) -> tuple[dict[str, Daily], list[counter_state.Rows]]:
-    """What plays may see of each kind, and the state that they leave behind, from the state before them."""
-    found = by_day(plays).toArrow()
-    kinds = np.asarray(found.column("kind").to_numpy().astype(object))
-    columns = spark_groups.arrays(found, ("key", "other", "day", *TOTALS, "last_ts"))
-    old = spark_groups.carried_rows(before.where(F.col("kind").isin(*KINDS)).toArrow())
-    seen, after = {}, []
+def shared_counts_and_state(plays: DataFrame, state: DataFrame) -> tuple[dict[str, Daily], list[counter_state.Rows]]:
+    """Return the daily counts of each kind of shared key, and the state of these keys after the plays.
+
+    Args:
+        plays: plays as groups receive them (spark_groups.PLAY_COLUMNS).
+        state: rows of skip_state before the plays.
+
+    Returns:
+        Counts by kind, for models.skip.features.shared.shared_counts; and one part of state rows per kind.
+    """
+    counted = counts_by_day(plays).toArrow()
+    kind_N = np.asarray(counted.column("kind").to_numpy().astype(object))
+    columns = spark_groups.to_arrays(counted, ("key", "other", "day", *TOTALS, "last_ts"))
+    rows_before = spark_groups.to_state_rows(state.where(F.col("kind").isin(*KINDS)).toArrow())
+    daily: dict[str, Daily] = {}
+    rows_after: list[counter_state.Rows] = []
     for kind in KINDS:
-        entries = {name: value[kinds == kind] for name, value in columns.items()}
-        carried = counter_state.unpack(old, kind)
-        seen[kind] = Daily.of(entries, carried)
-        after.append(counter_state.pack(kind, carry_shared(entries, carried)))
-    return seen, after
+        entries = {name: values[kind_N == kind] for name, values in columns.items()}
+        carried = counter_state.unpack(rows_before, kind)
+        daily[kind] = Daily.of(entries, carried)
+        rows_after.append(counter_state.pack(kind, carry_shared(entries, carried)))
+    return daily, rows_after

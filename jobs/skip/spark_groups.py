@@ -1,13 +1,17 @@
-"""Plays and carried state between Spark's groups and the arrays that models/skip works on.
+"""Converts between Spark groups and the NumPy arrays of models/skip, and computes features and state of one group.
 
-Spark shuffles plays and state by artist, then by user, into groups of bounded size; inside a group everything is numpy.
+Spark shuffles plays and state by artist, then by user, into groups of bounded size. A group function takes the plays of
+some artists (or users) and the state of the same keys as Arrow tables, and returns an Arrow table; inside a group all
+computation is in NumPy. `cogroup` applies a group function to every group.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -16,16 +20,17 @@ from pyspark.sql import functions as F
 import contracts
 from contracts.arrow import arrow_schema
 from jobs.platform.lake import Lake
+from models.arrays import AnyVector
 from models.skip.features import counter_state, track, user
 from models.skip.features.columns import known
-from models.skip.features.counters import TOTALS, USER_NUMBERS
+from models.skip.features.counters import TOTALS, USER_NUMBERS, Columns
 from models.skip.features.shared import Daily, shared_counts
 
 if TYPE_CHECKING:
-    from pyspark.sql import DataFrame
+    from pyspark.sql import Column, DataFrame
 
-TABLE = "skip_features"
-ROW = (
+FEATURES_TABLE = "skip_features"
+PLAY_COLUMNS = (  # of the plays that a group receives, with their Spark types
     ("play_id", "bigint"),
     ("sample_id", "bigint"),
     ("ts", "bigint"),
@@ -46,10 +51,10 @@ ROW = (
     ("daypart", "int"),
     ("platform_flow", "int"),
 )
-TRACK_NEEDED = ("ts", "track_id", "artist_id", "album_id", "is_flow", "listened")
-USER_NEEDED = (*TRACK_NEEDED, "user_id", "genre_id", "context_type", "platform_name", "platform_family", "daypart")
-STATE = ("kind", "key", "other", *TOTALS, "last_ts", *USER_NUMBERS)
-TRACK_COUNTS = (
+TRACK_INPUTS = ("ts", "track_id", "artist_id", "album_id", "is_flow", "listened")
+USER_INPUTS = (*TRACK_INPUTS, "user_id", "genre_id", "context_type", "platform_name", "platform_family", "daypart")
+STATE_COLUMNS = ("kind", "key", "other", *TOTALS, "last_ts", *USER_NUMBERS)
+TRACK_COUNTS = (  # columns that add_track_counts appends, int32
     "artist_plays",
     "artist_listened",
     "track_plays",
@@ -69,31 +74,48 @@ TRACK_COUNTS = (
     "artist_kind_plays",
     "artist_kind_listened",
 )
-SHARED_NEEDED = ("user_gender", "user_age", "platform_flow")
-Prior = dict[int, float]
+SHARED_INPUTS = ("user_gender", "user_age", "platform_flow")
+
+PriorByDay = dict[int, float]  # share of plays that were listened to before each day since 1970
+GroupFunction = Callable[[pa.Table, pa.Table], pa.Table]  # (plays, state) of one group to its result
 
 
-def arrays(table: pa.Table, names: Iterable[str]) -> dict[str, np.ndarray]:
-    """Columns as numpy; nulls of floats are NaN."""
+@dataclass(frozen=True)
+class FeatureSettings:
+    """Settings of the feature computation.
+
+    Attributes:
+        gap_s: a pause of at least so many seconds begins a new session.
+        smoothing: weight of the prior in a rate, in plays.
+        leaky: count over the whole table, the play itself included.
+    """
+
+    gap_s: int
+    smoothing: float
+    leaky: bool = False
+
+
+def to_arrays(table: pa.Table, names: Iterable[str]) -> dict[str, AnyVector]:
+    """Return columns as NumPy arrays, by name; nulls of floats are NaN."""
     return {name: np.asarray(table.column(name).to_numpy()) for name in names}
 
 
-def carried_rows(table: pa.Table) -> counter_state.Rows:
-    """A group of state rows; numbers that a kind does not have are -1 here and null in the table."""
-    columns = {name: table.column(name).fill_null(-1).to_numpy() for name in STATE[1:]}
+def to_state_rows(table: pa.Table) -> counter_state.Rows:
+    """Return rows of skip_state as arrays; numbers that a kind does not have are -1 instead of null."""
+    columns = {name: table.column(name).fill_null(-1).to_numpy() for name in STATE_COLUMNS[1:]}
     columns["kind"] = np.asarray(table.column("kind").to_numpy().astype(object))
-    lists = [table.column(name).combine_chunks() for name in ("days", "plays")]
-    lengths = lists[0].value_lengths().fill_null(0).to_numpy()
+    days, plays = (table.column(name).combine_chunks() for name in ("days", "plays"))
+    lengths = days.value_lengths().fill_null(0).to_numpy()
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    return counter_state.Rows(columns, offsets, lists[0].flatten().to_numpy(), lists[1].flatten().to_numpy())
+    return counter_state.Rows(columns, offsets, days.flatten().to_numpy(), plays.flatten().to_numpy())
 
 
-def state_table(parts: list[counter_state.Rows]) -> pa.Table:
-    """State rows as the contract has them."""
+def to_state_table(parts: Sequence[counter_state.Rows]) -> pa.Table:
+    """Return state rows as a table with the columns of skip_state."""
     tables = []
     for part in parts:
-        columns: dict[str, Any] = {name: pa.array(part.columns[name].astype(object), pa.string()) for name in STATE[:1]}
-        for name in STATE[1:]:
+        columns: dict[str, pa.Array] = {"kind": pa.array(part.columns["kind"].astype(object), pa.string())}
+        for name in STATE_COLUMNS[1:]:
             values = part.columns[name]
             columns[name] = pa.array(values, pa.int64(), mask=values < 0 if name in USER_NUMBERS else None)
         offsets = pa.array(part.offsets, pa.int32())
@@ -103,102 +125,131 @@ def state_table(parts: list[counter_state.Rows]) -> pa.Table:
     return pa.concat_tables(tables)
 
 
-def by_artist(leaky: bool) -> Callable[[pa.Table, pa.Table], pa.Table]:
-    """Plays of some artists and their state: the same plays with TRACK_COUNTS."""
+def add_track_counts(plays: pa.Table, state: pa.Table, *, leaky: bool) -> pa.Table:
+    """Group function: return the plays of some artists with TRACK_COUNTS appended.
 
-    def counted(plays: pa.Table, before: pa.Table) -> pa.Table:
-        rows, carried = arrays(plays, TRACK_NEEDED), carried_rows(before)
-        kinds = {kind: counter_state.unpack(carried, kind) for kind in track.KINDS}
-        found = track.track_counts(rows, kinds, leaky=leaky)
-        columns = [plays.column(name) for name, _ in ROW]
-        columns += [pa.array(found[name].astype(np.int32)) for name in TRACK_COUNTS]
-        return pa.table(columns, names=[*(name for name, _ in ROW), *TRACK_COUNTS])
-
-    return counted
-
-
-def by_user(
-    prior: Prior, shared: dict[str, Daily], gap_s: int, smoothing: float, leaky: bool
-) -> Callable[[pa.Table, pa.Table], pa.Table]:
-    """Plays of some users with TRACK_COUNTS, and the users' state: rows of skip_features, by (ts, play_id)."""
-    schema = arrow_schema(contracts.load(TABLE))
-
-    def finished(plays: pa.Table, before: pa.Table) -> pa.Table:
-        rows, carried = arrays(plays, USER_NEEDED), carried_rows(before)
-        kinds = {kind: counter_state.unpack(carried, kind) for kind in user.KINDS}
-        counts = user.user_counts(rows, kinds, gap_s, leaky=leaky) | arrays(plays, TRACK_COUNTS)
-        of_day = rows["ts"] // 86_400
-        counts |= shared_counts(rows | arrays(plays, SHARED_NEEDED), of_day, shared, leaky=leaky)
-        day, at = np.unique(of_day, return_inverse=True)
-        everybody = np.array([prior[int(one)] for one in day], np.float64)[at] if len(day) else np.zeros(0)
-        more = arrays(plays, ("release_day", "duration_s", "user_gender"))
-        found = known(rows | more, counts, everybody, gap_s, smoothing)
-        found["ts"] = rows["ts"] * 1_000_000
-        order = pa.array(np.lexsort((plays.column("play_id").to_numpy(), rows["ts"])))
-        columns = []
-        for field in schema:
-            if field.name == "is_listened":
-                column = pa.array(rows["listened"] == 1, mask=rows["listened"] < 0)
-            elif field.name not in found:
-                column = plays.column(field.name)
-            elif pa.types.is_floating(field.type):
-                column = pa.array(found[field.name].astype(np.float32), from_pandas=True)
-            else:
-                kind = np.int32 if pa.types.is_int32(field.type) else np.int64
-                column = pa.array(found[field.name].astype(kind)).cast(field.type)
-            columns.append(column.take(order))
-        return pa.table(columns, names=schema.names)
-
-    return finished
-
-
-def put_away(
-    work: Callable[[pa.Table, pa.Table], pa.Table], root: str, stage: str
-) -> Callable[[pa.Table, pa.Table], pa.Table]:
-    """`work`, its rows written by day where they are made (jobs/platform/lake.py, replace_days); what comes back is how many.
-
-    A hundred columns of every play through Java and back would take longer than all that is computed of them.
+    Args:
+        plays: columns PLAY_COLUMNS, all plays of the artists.
+        state: rows of skip_state of the artists, their albums and tracks.
+        leaky: count over the whole table, the play itself included.
     """
-
-    def written(plays: pa.Table, before: pa.Table) -> pa.Table:
-        if plays.num_rows:
-            table, lake = work(plays, before), Lake(root)
-            day = table.column("ts").cast(pa.int64()).to_numpy() // 86_400_000_000
-            edges = np.concatenate([[0], np.flatnonzero(np.diff(day)) + 1, [len(day)]])
-            name = f"part-{plays.column('_group')[0].as_py():05d}"
-            for start, end in pairwise(edges.tolist()):
-                lake.stage_day(
-                    TABLE, stage, str(np.datetime64(int(day[start]), "D")), name, table.slice(start, end - start)
-                )
-        return pa.table({"rows": pa.array([plays.num_rows], pa.int64())})
-
-    return written
+    carried = to_state_rows(state)
+    by_kind = {kind: counter_state.unpack(carried, kind) for kind in track.KINDS}
+    counts = track.track_counts(to_arrays(plays, TRACK_INPUTS), by_kind, leaky=leaky)
+    columns = [plays.column(name) for name, _ in PLAY_COLUMNS]
+    columns += [pa.array(counts[name].astype(np.int32)) for name in TRACK_COUNTS]
+    return pa.table(columns, names=[*(name for name, _ in PLAY_COLUMNS), *TRACK_COUNTS])
 
 
-def left_behind(kinds: tuple[str, ...], last_day: int, gap_s: int) -> Callable[[pa.Table, pa.Table], pa.Table]:
-    """Plays of some artists, or users, and their state: their state at the end of last_day."""
+def compute_features(
+    plays: pa.Table, state: pa.Table, *, prior: PriorByDay, shared: dict[str, Daily], settings: FeatureSettings
+) -> pa.Table:
+    """Group function: return rows of skip_features for the plays of some users, by (ts, play_id).
 
-    def carried_on(plays: pa.Table, before: pa.Table) -> pa.Table:
-        rows = arrays(plays, (name for name in plays.column_names if name != "_group"))
-        return state_table(counter_state.after(rows, carried_rows(before), kinds, last_day, gap_s))
+    Args:
+        plays: columns PLAY_COLUMNS and TRACK_COUNTS, all plays of the users.
+        state: rows of skip_state of the users.
+        prior: share of plays that were listened to before each day.
+        shared: counts of keys that many listeners share, by kind.
+        settings: settings of the features.
+    """
+    rows, carried = to_arrays(plays, USER_INPUTS), to_state_rows(state)
+    by_kind = {kind: counter_state.unpack(carried, kind) for kind in user.KINDS}
+    counts = user.user_counts(rows, by_kind, settings.gap_s, leaky=settings.leaky) | to_arrays(plays, TRACK_COUNTS)
+    day_N = rows["ts"] // 86_400
+    counts |= shared_counts(rows | to_arrays(plays, SHARED_INPUTS), day_N, shared, leaky=settings.leaky)
+    days, place_N = np.unique(day_N, return_inverse=True)
+    prior_N = np.array([prior[int(day)] for day in days], np.float64)[place_N] if len(days) else np.zeros(0)
+    attributes = to_arrays(plays, ("release_day", "duration_s", "user_gender"))
+    features = known(rows | attributes, counts, prior_N, settings.gap_s, settings.smoothing)
+    features["ts"] = rows["ts"] * 1_000_000
+    return _feature_table(plays, rows, features)
 
-    return carried_on
+
+def _feature_table(plays: pa.Table, rows: Columns, features: Columns) -> pa.Table:
+    """Return computed features and copied columns in the types of the contract, by (ts, play_id)."""
+    order = pa.array(np.lexsort((plays.column("play_id").to_numpy(), rows["ts"])))
+    schema = arrow_schema(contracts.load(FEATURES_TABLE))
+    columns = []
+    for field in schema:
+        if field.name == "is_listened":
+            column = pa.array(rows["listened"] == 1, mask=rows["listened"] < 0)
+        elif field.name not in features:
+            column = plays.column(field.name)
+        elif pa.types.is_floating(field.type):
+            column = pa.array(features[field.name].astype(np.float32), from_pandas=True)
+        else:
+            dtype = np.int32 if pa.types.is_int32(field.type) else np.int64
+            column = pa.array(features[field.name].astype(dtype)).cast(field.type)
+        columns.append(column.take(order))
+    return pa.table(columns, names=schema.names)
 
 
-def together(
+def write_partitions(plays: pa.Table, state: pa.Table, *, compute: GroupFunction, root: str, stage: str) -> pa.Table:
+    """Group function: write the rows that `compute` returns, one file per day, and return their number.
+
+    The task writes its rows itself (jobs/platform/lake.py, replace_days), because sending a hundred columns of every
+    play through Java and back takes longer than computing them.
+
+    Args:
+        plays: the plays of a group.
+        state: the state of a group.
+        compute: group function that returns rows of skip_features.
+        root: root of the lake.
+        stage: the staging folder of replace_days.
+    """
+    if plays.num_rows:
+        table, lake = compute(plays, state), Lake(root)
+        day_N = table.column("ts").cast(pa.int64()).to_numpy() // 86_400_000_000
+        edges = np.concatenate([[0], np.flatnonzero(np.diff(day_N)) + 1, [len(day_N)]])
+        name = f"part-{plays.column('_group')[0].as_py():05d}"
+        for start, end in pairwise(edges.tolist()):
+            day = str(np.datetime64(int(day_N[start]), "D"))
+            lake.stage_day(FEATURES_TABLE, stage, day, name, table.slice(start, end - start))
+    return pa.table({"rows": pa.array([plays.num_rows], pa.int64())})
+
+
+def state_at_end(plays: pa.Table, state: pa.Table, *, kinds: tuple[str, ...], last_day: int, gap_s: int) -> pa.Table:
+    """Group function: return the state of some artists, or users, at the end of a day.
+
+    Args:
+        plays: all their plays up to the day.
+        state: their state before these plays.
+        kinds: the kinds of state rows to return.
+        last_day: the day, in days since 1970.
+        gap_s: a pause of at least so many seconds begins a new session.
+    """
+    rows = to_arrays(plays, (name for name in plays.column_names if name != "_group"))
+    return to_state_table(counter_state.after(rows, to_state_rows(state), kinds, last_day, gap_s))
+
+
+def cogroup(
     plays: DataFrame,
-    before: DataFrame,
+    state: DataFrame,
     key: str,
     kinds: tuple[str, ...],
     n_groups: int,
-    work: Callable[[pa.Table, pa.Table], pa.Table],
+    function: GroupFunction | partial[pa.Table],
     schema: str,
 ) -> DataFrame:
-    """Run `work` on each of n_groups groups: the plays of a share of all keys, and these keys' state."""
+    """Apply a group function to n_groups groups of keys.
 
-    def group(name: str) -> Any:
+    Args:
+        plays: plays with the column `key`.
+        state: rows of skip_state.
+        key: `artist_id` or `user_id`; all plays of one key are in one group.
+        kinds: the kinds of state rows that belong to these keys.
+        n_groups: number of groups.
+        function: takes the plays and the state of a group as Arrow tables.
+        schema: Spark schema of the result.
+    """
+
+    def group_of(name: str) -> Column:
         return F.pmod(F.xxhash64(name), F.lit(n_groups)).cast("int").alias("_group")
 
-    left = plays.select("*", group(key)).groupBy("_group")
-    right = before.where(F.col("kind").isin(*kinds)).select("*", group("key")).groupBy("_group")
-    return left.cogroup(right).applyInArrow(work, schema)
+    def apply(plays_of_group: pa.Table, state_of_group: pa.Table) -> pa.Table:
+        return function(plays_of_group, state_of_group)
+
+    left = plays.select("*", group_of(key)).groupBy("_group")
+    right = state.where(F.col("kind").isin(*kinds)).select("*", group_of("key")).groupBy("_group")
+    return left.cogroup(right).applyInArrow(apply, schema)

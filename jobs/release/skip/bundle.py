@@ -210,7 +210,7 @@ def write_memory(context: Context, folder: Path, log: Log, lengths: Iterable[int
     table = context.lake.read("skip_state", day=day)
     for kind in KINDS:
         mine = table.filter(pc.equal(table.column("kind"), kind))
-        carried = counter_state.unpack(spark_groups.carried_rows(mine), kind)
+        carried = counter_state.unpack(spark_groups.to_state_rows(mine), kind)
         for name, array in arrays_of(kind, carried).items():
             files.write_array(folder / "state" / kind / f"{name}.npy", array)
     (whole,) = table.filter(pc.equal(table.column("kind"), "all")).to_pylist()
@@ -243,12 +243,12 @@ def state_day(context: Context) -> str:
     if not lake.exists("skip_state", day=days[-1]):
         raise CheckFailed(f"skip_state: nothing of {days[-1]}; run `overture skip features --to {days[-1]}`")
     made_with = lake.report("skip_state", day=days[-1]).get("settings")
-    if made_with != build_features.settings_of(context):
+    if made_with != build_features.state_settings(context):
         raise CheckFailed(
-            f"skip_state: day {days[-1]} was made with {made_with}, the settings say {build_features.settings_of(context)}; "
+            f"skip_state: day {days[-1]} was made with {made_with}, the settings say {build_features.state_settings(context)}; "
             "build all days again: overture skip features"
         )
-    if lake.report("skip_state", day=days[-1]).get("log") != build_features.log_of(context, days):
+    if lake.report("skip_state", day=days[-1]).get("log") != build_features.plays_digest(context, days):
         raise CheckFailed(
             f"skip_state: plays of some day up to {days[-1]} were written again after the state of {days[-1]}; build "
             "all days again: overture skip features"

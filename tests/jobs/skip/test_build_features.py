@@ -176,7 +176,7 @@ def test_an_empty_day_has_features_of_no_rows_and_hands_the_state_on(copy):
 def test_a_day_without_the_day_before_is_refused_and_so_are_other_settings(copy):
     with pytest.raises(CheckFailed, match=rf"skip_state: nothing for {CUT}"):
         build_features.run(copy, NEXT, NEXT)
-    with pytest.raises(CheckFailed, match="no day from 2017-01-01 to 2017-01-02; the log has"):
+    with pytest.raises(CheckFailed, match="no day from 2017-01-01 to 2017-01-02; the table has"):
         build_features.run(copy, "2017-01-01", "2017-01-02")
     for start, end, said in (("x", None, "--from: 'x' is no date"), ("2016-11-05", "2016-11-04", "--to")):
         with pytest.raises(BadArgument, match=said):

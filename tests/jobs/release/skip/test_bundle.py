@@ -125,7 +125,7 @@ def test_a_damaged_release_is_not_opened(context):
 
 
 def test_a_member_without_onnx_is_left_out_and_said(context, monkeypatch):
-    monkeypatch.setattr(contents.onnx_export, "can", lambda model: model.name != "session_gru")
+    monkeypatch.setattr(contents.onnx_export, "has_onnx_form", lambda model: model.name != "session_gru")
     chosen = contents.served(context)
     assert "session_gru" not in chosen.members
     assert chosen.left_out == {"session_gru": "has no ONNX form"}
@@ -157,7 +157,7 @@ def day_rows(context, labels):
     return pa.table(
         {
             name: columns.get(name, plays.column(name) if name in plays.column_names else None)
-            for name, _ in spark_groups.ROW
+            for name, _ in spark_groups.PLAY_COLUMNS
         }
     )
 
@@ -168,12 +168,13 @@ def by_kernels(context, rows):
     (whole,) = state.filter(pc.equal(state.column("kind"), "all")).to_pylist()
     prior = (whole["n_listened"] + 1) / (whole["n_plays"] + 2)
     chosen = context.settings.skip.features
-    counted = spark_groups.by_artist(False)(rows, state)
-    gap_s, day = chosen.session_gap_min * 60, int(rows.column("ts")[0].as_py()) // 86_400
+    counted = spark_groups.add_track_counts(rows, state, leaky=False)
+    day = int(rows.column("ts")[0].as_py()) // 86_400
     nothing = dict.fromkeys(("key", "other", "day", "n_plays", "n_listened"), np.zeros(0, np.int64))
-    carried = spark_groups.carried_rows(state)
+    carried = spark_groups.to_state_rows(state)
     shared = {kind: Daily.of(nothing, unpack(carried, kind)) for kind in KINDS}  # a play sees the days before alone
-    return spark_groups.by_user({day: prior}, shared, gap_s, chosen.smoothing, False)(counted, state)
+    settings = spark_groups.FeatureSettings(chosen.session_gap_min * 60, chosen.smoothing)
+    return spark_groups.compute_features(counted, state, prior={day: prior}, shared=shared, settings=settings)
 
 
 def cleaned(release, table):
