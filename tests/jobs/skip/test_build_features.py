@@ -178,7 +178,7 @@ def test_a_day_without_the_day_before_is_refused_and_so_are_other_settings(copy)
         build_features.run(copy, NEXT, NEXT)
     with pytest.raises(CheckFailed, match="no day from 2017-01-01 to 2017-01-02; the table has"):
         build_features.run(copy, "2017-01-01", "2017-01-02")
-    for start, end, said in (("x", None, "--from: 'x' is no date"), ("2016-11-05", "2016-11-04", "--to")):
+    for start, end, said in (("x", None, "--from: 'x' is not a date"), ("2016-11-05", "2016-11-04", "--to")):
         with pytest.raises(BadArgument, match=said):
             build_features.run(copy, start, end)
     build_features.run(copy, end=CUT)
@@ -270,7 +270,7 @@ def test_the_command(made, command, monkeypatch):
     monkeypatch.setenv("OVERTURE_HOME", str(made[0].home))
     code, _, err = command("skip", "features", "--day", "2016-11-31")
     assert code == 2, err
-    assert "no date" in err
+    assert "is not a date" in err
     code, _, err = command("skip", "features", "--day", CUT, "--from", CUT)
     assert (code, "--day" in err) == (2, True)
     code, _, err = command("skip", "features", "--day", "2018-01-01")
