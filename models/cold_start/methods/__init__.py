@@ -1,4 +1,7 @@
-"""All methods that answer a cold listener, one small module each; what they share is in interface.py."""
+"""Recommendation methods for cold listeners, one class file each; the common interface is `Method` in base.py.
+
+This package imports no PyTorch, because the service imports it. registry.py, which builds every method by name, does.
+"""
 
 from models.cold_start.methods.base import Method, Needs, Predict, WarmListeners, recommend_lists
 from models.cold_start.methods.baselines import Popularity, RegistrationDayStreams

@@ -1,71 +1,66 @@
-"""Our own, fully personalised: a network that says from first-day tokens which tracks will be streamed.
+"""First-day autoencoder: a network that predicts from first-day tokens which tracks a listener will stream.
 
-Shapes   as in models/cold_start/methods/first_day_network.py; the head has a logit a track
+Shapes   B listeners, N tracks; the network's head has one logit per track
+         (models/cold_start/methods/first_day_network.py)
 Source   softmax over all tracks after Liang et al. 2018 (Mult-DAE), eq. 2
-Differs  a listener's truth is weighted by the square root of its size, between one vote a track and one a listener;
-         first days, start and bag as in models/cold_start/methods/first_day_network.py
+Differs  a listener's tracks are weighted by one over the square root of their number, which is between one vote per
+         track and one vote per listener; input and training as in models/cold_start/methods/first_day_network.py
 """
 
 from __future__ import annotations
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy.sparse import csr_array
 from torch import Tensor
 
+from models.arrays import FloatMatrix, IntMatrix
 from models.cold_start.input_vector import FirstDays
 from models.cold_start.methods.base import Needs, WarmListeners, check_k, require_first_days
-from models.cold_start.methods.first_day_network import (
-    Batch,
-    FirstDayNetwork,
-    FirstDayNetworkRecipe,
-    Floats,
-    OnEpoch,
-    fit,
-)
+from models.cold_start.methods.first_day_network import Batch, FirstDayNetwork, FirstDayNetworkRecipe, OnEpoch, fit
 from models.cold_start.top_k import top_k_of_scores
 
 
 class FirstDayAutoencoder:
-    """The tracks of the highest logits; a listener without a token gets the most popular ones."""
+    """Recommends the tracks with the highest logits; without a token, the most popular ones."""
 
     name = "first_day_autoencoder"
-    needs = Needs(days=True)
+    needs = Needs(first_days=True)
 
     def __init__(
         self, warm: WarmListeners, recipe: FirstDayNetworkRecipe, seed: int = 0, on_epoch: OnEpoch | None = None
     ) -> None:
-        """Learn from the warm users."""
+        """Train the network on warm users; see `first_day_network.fit` for the arguments and errors."""
         count_N = np.asarray(csr_array(warm.heard_UN).sum(axis=0), np.float64).ravel()
-        # Half a listener more, or a track that nobody streamed could never be learned.
-        start_N = np.log((count_N + 0.5) / (count_N + 0.5).sum()).astype(np.float32)
-        self.network: FirstDayNetwork = fit(self.name, warm, start_N, likelihood, recipe, seed, on_epoch)
-        self.n_tracks = len(start_N)
+        # Half a listener more: the logarithm of zero would leave a track without streams at minus infinity.
+        bias_N = np.log((count_N + 0.5) / (count_N + 0.5).sum()).astype(np.float32)
+        self.network: FirstDayNetwork = fit(self.name, warm, bias_N, negative_log_likelihood, recipe, seed, on_epoch)
+        self.n_tracks = len(bias_N)
 
-    def scores(self, days: FirstDays) -> Floats:
-        """Chance of each track over that of the listener's most likely one, (B, N), above 0 to 1."""
-        out = np.empty((len(days), self.n_tracks), np.float32)
-        for here, logits in self.network.logits(self.network.vocabulary.first_day_tokens(days)):
-            out[here] = np.exp(logits - logits.max(axis=1, keepdims=True))
+    def scores(self, first_days: FirstDays) -> FloatMatrix:
+        """Return the probability of each track over that of the listener's most likely track, (B, N), above 0 to 1."""
+        out = np.empty((len(first_days), self.n_tracks), np.float32)
+        for rows, logits in self.network.logits(self.network.vocabulary.first_day_tokens(first_days)):
+            out[rows] = np.exp(logits - logits.max(axis=1, keepdims=True))
         return out
 
-    def recommend(self, x_BF: ArrayLike, k: int, days: FirstDays | None = None) -> NDArray[np.int32]:
-        """Distinct track_idx, best first, (B, k)."""
-        days = require_first_days(self.name, x_BF, days)
+    def recommend(self, x_BF: ArrayLike, k: int, first_days: FirstDays | None = None) -> IntMatrix:
+        """Return (B, k) track_idx; see `Method.recommend`."""
+        first_days = require_first_days(self.name, x_BF, first_days)
         check_k(self.name, k, self.n_tracks, "the number of tracks")
-        out = np.empty((len(days), k), np.int32)
-        for here, logits in self.network.logits(self.network.vocabulary.first_day_tokens(days)):
-            out[here] = top_k_of_scores(logits, k)
+        out = np.empty((len(first_days), k), np.int32)
+        for rows, logits in self.network.logits(self.network.vocabulary.first_day_tokens(first_days)):
+            out[rows] = top_k_of_scores(logits, k)
         return out
 
 
-def likelihood(logits_BN: Tensor, batch: Batch) -> Tensor:
-    """Mean negative log-likelihood of the truths' tracks."""
-    truth = batch.truth
-    size_B = np.diff(truth.indptr)
+def negative_log_likelihood(logits_BN: Tensor, batch: Batch) -> Tensor:
+    """Return the weighted mean negative log-likelihood of the target tracks of a batch."""
+    target = batch.target_BN
+    size_B = np.diff(target.indptr)
     row = torch.from_numpy(np.repeat(np.arange(len(size_B)), size_B))
-    column = torch.from_numpy(truth.indices.astype(np.int64))
+    column = torch.from_numpy(target.indices.astype(np.int64))
     weight = torch.from_numpy(np.repeat(1 / np.sqrt(np.maximum(size_B, 1)), size_B).astype(np.float32))
-    said = torch.log_softmax(logits_BN, dim=1)[row, column]
-    return -(said * weight).sum() / weight.sum().clamp(min=1e-12)
+    log_probability = torch.log_softmax(logits_BN, dim=1)[row, column]
+    return -(log_probability * weight).sum() / weight.sum().clamp(min=1e-12)

@@ -1,7 +1,7 @@
-"""Our own, together: what the autoencoder says and what neighbours say; and a semi-personalised list in that order.
+"""The blend of autoencoder and neighbours, and the segment mixture reranked by it.
 
-Shapes   B listeners, N tracks
-Source   weighted mean of scores, each over the listener's highest (CombSUM after Fox, Shaw 1994)
+Shapes   B listeners, N tracks, L tracks of a list to be reranked
+Source   weighted mean of scores, each divided by the listener's highest (CombSUM after Fox, Shaw 1994)
 """
 
 from __future__ import annotations
@@ -9,68 +9,93 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from models.arrays import FloatMatrix, IntMatrix
 from models.cold_start.input_vector import FirstDays
 from models.cold_start.methods.base import Needs, Scorer, check_k, require_first_days, top_k_in_chunks
 from models.cold_start.methods.neighbours import Neighbours
 from models.cold_start.top_k import top_k_of_scores
 
 if TYPE_CHECKING:
-    from models.cold_start.methods.mixture import SegmentMixture  # brings PyTorch in, which an answer does not need
+    from models.cold_start.methods.mixture import SegmentMixture  # imports PyTorch, which the service does without
 
 _CHUNK = 256
 
 
 class Blend:
-    """Autoencoder and neighbours, `share` of the first."""
+    """Recommends by the weighted mean of the scores of an autoencoder and of neighbours."""
 
     name = "blend"
-    needs = Needs(days=True)
+    needs = Needs(first_days=True)
 
-    def __init__(self, autoencoder: Scorer, neighbours: Neighbours, share: float = 0.5) -> None:
-        """Both of the same catalogue."""
-        if not 0 <= share <= 1:
-            raise ValueError(f"blend.share: must be from 0 to 1, got {share}")
-        self.autoencoder, self.neighbours, self.share = autoencoder, neighbours, np.float32(share)
+    def __init__(self, autoencoder: Scorer, neighbours: Neighbours, autoencoder_weight: float) -> None:
+        """Combine two fitted methods.
 
-    def scores(self, days: FirstDays) -> NDArray[np.float32]:
-        """Weighted mean of both, (B, N), 0 to 1."""
-        score_BN = self.autoencoder.scores(days)
-        score_BN *= self.share
-        score_BN += (1 - self.share) * self.neighbours.scores(days)
+        Args:
+            autoencoder: the first method.
+            neighbours: the second, of the same catalogue.
+            autoencoder_weight: weight of the first method's scores, 0 to 1; the second gets the rest.
+
+        Raises:
+            ValueError: the weight is out of range.
+        """
+        if not 0 <= autoencoder_weight <= 1:
+            raise ValueError(f"autoencoder_weight: must be from 0 to 1, got {autoencoder_weight}")
+        self.autoencoder, self.neighbours = autoencoder, neighbours
+        self.autoencoder_weight = np.float32(autoencoder_weight)
+
+    def scores(self, first_days: FirstDays) -> FloatMatrix:
+        """Return the weighted mean of both scores, (B, N), 0 to 1."""
+        score_BN = self.autoencoder.scores(first_days)
+        score_BN *= self.autoencoder_weight
+        score_BN += (1 - self.autoencoder_weight) * self.neighbours.scores(first_days)
         return score_BN
 
-    def recommend(self, x_BF: ArrayLike, k: int, days: FirstDays | None = None) -> NDArray[np.int32]:
-        """Distinct track_idx, best first, (B, k)."""
-        days = require_first_days(self.name, x_BF, days)
+    def recommend(self, x_BF: ArrayLike, k: int, first_days: FirstDays | None = None) -> IntMatrix:
+        """Return (B, k) track_idx; see `Method.recommend`."""
+        first_days = require_first_days(self.name, x_BF, first_days)
         check_k(self.name, k, self.autoencoder.n_tracks, "the number of tracks")
-        return top_k_in_chunks(self.scores, days, k)
+        return top_k_in_chunks(self.scores, first_days, k)
 
 
 class RerankedMixture:
-    """The mixture's list of `length` tracks, in the order of the mixture's and the blend's scores together."""
+    """Recommends the best tracks of the segment mixture, reordered by the scores of mixture and blend together."""
 
     name = "segment_mixture_reranked"
-    needs = Needs(days=True)
+    needs = Needs(first_days=True)
 
-    def __init__(self, mixture: SegmentMixture, blend: Blend, length: int = 200, share: float = 0.5) -> None:
-        """`share` of the mixture's own score; the lists come from segments, the blend only orders them."""
-        if length < 1 or not 0 <= share <= 1:
-            raise ValueError(f"reranked: length must be at least 1 and share from 0 to 1, got {length} and {share}")
-        self.mixture, self.blend, self.share = mixture, blend, np.float32(share)
-        self.length = min(length, blend.autoencoder.n_tracks)
+    def __init__(self, mixture: SegmentMixture, blend: Blend, list_length: int, mixture_weight: float) -> None:
+        """Combine a fitted mixture and a fitted blend.
 
-    def recommend(self, x_BF: ArrayLike, k: int, days: FirstDays | None = None) -> NDArray[np.int32]:
-        """Distinct track_idx, best first, (B, k)."""
-        days = require_first_days(self.name, x_BF, days)
-        check_k(self.name, k, self.length, "the length of the mixture's list")
-        out = np.empty((len(days), k), np.int32)
-        for start in range(0, len(days), _CHUNK):
-            part = days.rows(start, min(start + _CHUNK, len(days)))
-            own_BN = self.mixture.scores(part)
-            list_BL = np.sort(top_k_of_scores(own_BN, self.length), axis=1)
-            own, other = (np.take_along_axis(scores, list_BL, axis=1) for scores in (own_BN, self.blend.scores(part)))
-            first_BK = top_k_of_scores(self.share * own + (1 - self.share) * other, k)
-            out[start : start + _CHUNK] = np.take_along_axis(list_BL, first_BK, axis=1)
+        Args:
+            mixture: selects the tracks.
+            blend: takes part in their order only.
+            list_length: how many tracks of the mixture are reordered (at most N are).
+            mixture_weight: weight of the mixture's score in the order, 0 to 1; the blend's score gets the rest.
+
+        Raises:
+            ValueError: list_length is below 1, or the weight is out of range.
+        """
+        if list_length < 1 or not 0 <= mixture_weight <= 1:
+            raise ValueError(
+                f"segment_mixture_reranked: list_length must be at least 1 and mixture_weight from 0 to 1, "
+                f"got {list_length} and {mixture_weight}"
+            )
+        self.mixture, self.blend, self.mixture_weight = mixture, blend, np.float32(mixture_weight)
+        self.list_length = min(list_length, blend.autoencoder.n_tracks)
+
+    def recommend(self, x_BF: ArrayLike, k: int, first_days: FirstDays | None = None) -> IntMatrix:
+        """Return (B, k) track_idx; see `Method.recommend`."""
+        first_days = require_first_days(self.name, x_BF, first_days)
+        check_k(self.name, k, self.list_length, "the length of the mixture's list")
+        out = np.empty((len(first_days), k), np.int32)
+        for start in range(0, len(first_days), _CHUNK):
+            chunk = first_days.rows(start, min(start + _CHUNK, len(first_days)))
+            mixture_BN = self.mixture.scores(chunk)
+            list_BL = np.sort(top_k_of_scores(mixture_BN, self.list_length), axis=1)
+            mixture_BL = np.take_along_axis(mixture_BN, list_BL, axis=1)
+            blend_BL = np.take_along_axis(self.blend.scores(chunk), list_BL, axis=1)
+            order_BK = top_k_of_scores(self.mixture_weight * mixture_BL + (1 - self.mixture_weight) * blend_BL, k)
+            out[start : start + _CHUNK] = np.take_along_axis(list_BL, order_BK, axis=1)
         return out

@@ -1,18 +1,19 @@
-"""What one would use instead: item neighbours, EASE, and a fold-in into matrix factors, all from first-day streams.
+"""Standard methods for comparison, over first-day streams: item-kNN, EASE, and fold-in into ALS factors.
 
 Shapes   U warm users, N tracks, B listeners, D width
 Source   item-kNN: Aiolli 2013. EASE: Steck 2019, eq. 8. Fold-in: Hu, Koren, Volinsky 2008, eq. 4
-Differs  none of them has an answer of its own without a stream: such a listener gets the most popular tracks
+Differs  a listener without a stream, for whom these methods define nothing, gets the most popular tracks
 """
 
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy.linalg import lapack
 from scipy.sparse import csr_array
 
 from blockfactor.als_kernels import fold_in, gram
+from models.arrays import FloatMatrix, FloatVector, IntMatrix, IntVector
 from models.cold_start.input_vector import FirstDays
 from models.cold_start.methods.base import (
     Needs,
@@ -24,70 +25,95 @@ from models.cold_start.methods.base import (
 )
 from models.cold_start.methods.neighbours import NeighbourRecipe, Neighbours
 
-MOST_EASE = 30_000  # tracks: the inverse of that many squared takes 3.6 GB
+EASE_MAX_TRACKS = 30_000  # the inverse of a matrix of that size takes 3.6 GB
+ITEM_KNN = NeighbourRecipe(
+    token_exponent=0.7, track_exponent=0.3, shrinkage=5.0, artist_weight=0, album_weight=0, max_neighbours=1_000
+)
 
 
 def item_knn(warm: WarmListeners) -> Neighbours:
-    """Item neighbours by asymmetric cosine: tracks alone."""
-    return Neighbours.fit(warm, NeighbourRecipe(artist_weight=0, album_weight=0), "item_knn")
+    """Fit item neighbours by asymmetric cosine, of tracks only."""
+    return Neighbours.fit(warm, ITEM_KNN, "item_knn")
 
 
 class Ease:
-    """A linear autoencoder in closed form: weights (N, N) without a diagonal."""
+    """A linear autoencoder in closed form: weights (N, N) with a zero diagonal."""
 
     name = "ease"
-    needs = Needs(days=True, cold_users=False)
+    needs = Needs(first_days=True, cold_users=False)
 
     def __init__(self, warm: WarmListeners, ridge: float = 200.0) -> None:
-        """Needs N squared numbers of memory, twice for a moment; ValueError above MOST_EASE tracks."""
+        """Solve for the weights; takes the memory of two (N, N) float32 matrices.
+
+        Args:
+            warm: training data with ids.
+            ridge: L2 regularisation, added to the diagonal of the Gram matrix.
+
+        Raises:
+            ValueError: the data has no ids or more than EASE_MAX_TRACKS tracks, or the ridge is too low.
+        """
         self.catalogue, _ = require_ids(self.name, warm)
         heard_UN = csr_array(warm.heard_UN, dtype=np.float32)
         n = heard_UN.shape[1]
-        if n > MOST_EASE:
-            raise ValueError(f"ease: {n} tracks would take {4e-9 * n * n:.0f} GB; at most {MOST_EASE} tracks")
+        if n > EASE_MAX_TRACKS:
+            raise ValueError(f"ease: {n} tracks would take {4e-9 * n * n:.0f} GB; at most {EASE_MAX_TRACKS} tracks")
         gram_NN = (heard_UN.T @ heard_UN).toarray(order="F")
         gram_NN[np.diag_indices(n)] += ridge
-        factor, failed = lapack.spotrf(gram_NN, lower=True, overwrite_a=True)
-        inverse, failed_too = lapack.spotri(factor, lower=True, overwrite_c=True)
-        if failed or failed_too:
+        factor, factor_status = lapack.spotrf(gram_NN, lower=True, overwrite_a=True)
+        inverse, inverse_status = lapack.spotri(factor, lower=True, overwrite_c=True)
+        if factor_status or inverse_status:
             raise ValueError(f"ease: the Gram matrix with ridge {ridge} is not positive definite; raise the ridge")
         weight_NN = np.tril(inverse) + np.tril(inverse, -1).T
         weight_NN /= -np.diag(weight_NN).copy()[None, :]
         weight_NN[np.diag_indices(n)] = 0
-        self.weight_NN: NDArray[np.float32] = weight_NN
+        self.weight_NN: FloatMatrix = weight_NN
 
-    def recommend(self, x_BF: ArrayLike, k: int, days: FirstDays | None = None) -> NDArray[np.int32]:
-        """Distinct track_idx, best first, (B, k)."""
-        days = require_first_days(self.name, x_BF, days)
+    def recommend(self, x_BF: ArrayLike, k: int, first_days: FirstDays | None = None) -> IntMatrix:
+        """Return (B, k) track_idx; see `Method.recommend`."""
+        first_days = require_first_days(self.name, x_BF, first_days)
         check_k(self.name, k, len(self.weight_NN), "the number of tracks")
-        return top_k_in_chunks(lambda part: self.catalogue.streamed_tracks(part) @ self.weight_NN, days, k)
+        return top_k_in_chunks(self._scores, first_days, k)
+
+    def _scores(self, first_days: FirstDays) -> FloatMatrix:
+        scores_BN: FloatMatrix = self.catalogue.streamed_tracks(first_days) @ self.weight_NN
+        return scores_BN
 
 
 class IalsFoldIn:
-    """The listener's vector solved against the tracks' ALS factors; ranked by dot product."""
+    """Recommends by the dot product with the listener's vector, solved against the tracks' ALS factors."""
 
     name = "ials_fold_in"
-    needs = Needs(days=True, cold_users=False, parts=("track_vectors",))
+    needs = Needs(first_days=True, cold_users=False, parts=("track_vectors",))
 
-    def __init__(self, warm: WarmListeners, alpha: float, regularisation: float, exponent: float = 0.0) -> None:
-        """Needs the space of ut_als; alpha, regularisation and exponent as it was trained."""
+    def __init__(self, warm: WarmListeners, alpha: float, regularisation: float, exponent: float) -> None:
+        """Store the track factors and their Gram matrix.
+
+        Args:
+            warm: training data with ids, of the space ut_als.
+            alpha: confidence weight that the factors were trained with.
+            regularisation: L2 regularisation that the factors were trained with.
+            exponent: frequency exponent of the regularisation that the factors were trained with.
+
+        Raises:
+            ValueError: the data has no ids.
+        """
         self.catalogue, _ = require_ids(self.name, warm)
         self.track_ND = np.ascontiguousarray(warm.track_ND, np.float32)
         self.alpha, self.regularisation, self.exponent = alpha, regularisation, exponent
         self.gram_DD = gram(self.track_ND)
 
-    def recommend(self, x_BF: ArrayLike, k: int, days: FirstDays | None = None) -> NDArray[np.int32]:
-        """Distinct track_idx, best first, (B, k)."""
-        days = require_first_days(self.name, x_BF, days)
+    def recommend(self, x_BF: ArrayLike, k: int, first_days: FirstDays | None = None) -> IntMatrix:
+        """Return (B, k) track_idx; see `Method.recommend`."""
+        first_days = require_first_days(self.name, x_BF, first_days)
         check_k(self.name, k, len(self.track_ND), "the number of tracks")
-        return top_k_in_chunks(self._scores, days, k)
+        return top_k_in_chunks(self._scores, first_days, k)
 
-    def _scores(self, days: FirstDays) -> NDArray[np.float32]:
-        streamed_BN = self.catalogue.streamed_tracks(days)
+    def _scores(self, first_days: FirstDays) -> FloatMatrix:
+        streamed_BN = self.catalogue.streamed_tracks(first_days)
         lists = np.split(streamed_BN.indices, streamed_BN.indptr[1:-1])
-        vectors_BD = np.stack([self._vector(tracks) for tracks in lists]).astype(np.float64)
+        vectors_BD = np.stack([self._listener_vector(tracks) for tracks in lists]).astype(np.float64)
         return (vectors_BD @ self.track_ND.T.astype(np.float64)).astype(np.float32)
 
-    def _vector(self, tracks: NDArray[np.int32]) -> NDArray[np.float32]:
+    def _listener_vector(self, tracks: IntVector) -> FloatVector:
         ones = np.ones(len(tracks))
         return fold_in(tracks, ones, self.track_ND, self.alpha, self.regularisation, self.gram_DD, self.exponent)

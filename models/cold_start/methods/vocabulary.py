@@ -1,9 +1,10 @@
-"""A first day as a bag of tokens: the tracks, artists and albums that a listener showed a liking for, country and age.
+"""First days as sets of tokens: tracks, artists and albums with positive signals, country and age class.
 
-Shapes   B listeners, N tracks, V tokens, in this order: N tracks, artists, albums, countries, age classes
-Rules    streamed, favourite and searched tracks count, with their artists and albums; favourite, searched and liked
-         artists and albums count too. Skips, bans and playlists do not. A token is there or not: repeats add nothing,
-         and what the catalogue does not know is left out.
+Shapes   B listeners, N tracks, V tokens, in this order: N tracks, artists, albums, countries, age classes;
+         T tokens of the listener with the most
+Rules    Streamed, favourite and searched tracks are tokens, and so are their artists and albums. Favourite, searched
+         and liked artists and albums are tokens too. Skips, bans and playlists are not. A token is present or absent:
+         repeats are not counted. Ids that the catalogue does not contain are ignored.
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import coo_array, csr_array
 
+from models.arrays import IdVector, LongMatrix, LongVector
 from models.cold_start.input_vector import AGE_CLASSES, FirstDays, Ragged, age_classes
 
-LIKED = {
+POSITIVE_BLOCKS = {
     "track": ("streamed_songs", "favorite_songs", "search_songs"),
     "artist": ("streamed_artists", "favorite_artists", "search_artists", "onboarding_like_artists"),
     "album": ("streamed_albums", "favorite_albums", "search_albums"),
@@ -26,33 +28,38 @@ LIKED = {
 
 @dataclass(frozen=True, eq=False)
 class Catalogue:
-    """Stable ids of the tracks by track_idx, and of the artist and the album of each, all (N,) int64."""
+    """Stable ids of the tracks by track_idx, and of the artist and the album of each; all (N,) int64."""
 
-    track_id_N: NDArray[np.int64]
-    artist_id_N: NDArray[np.int64]
-    album_id_N: NDArray[np.int64]
+    track_id_N: IdVector
+    artist_id_N: IdVector
+    album_id_N: IdVector
 
-    def streamed_tracks(self, days: FirstDays) -> csr_array:
-        """Which tracks of the catalogue were streamed on the first day, (B, N) of ones."""
+    def streamed_tracks(self, first_days: FirstDays) -> csr_array:
+        """Return a one for each track of the catalogue that was streamed on the first day, sparse (B, N)."""
         ids, index = np.unique(self.track_id_N, return_index=True)
-        row, at = _known(days.blocks.get("streamed_songs"), ids)
-        return _ones(row, index[at], (len(days), len(self.track_id_N)))
+        row, position = _find_known(first_days.blocks.get("streamed_songs"), ids)
+        return _binary_matrix(row, index[position], (len(first_days), len(self.track_id_N)))
 
 
 @dataclass(frozen=True, eq=False)
 class Vocabulary:
-    """All tokens of a catalogue; countries are those of the warm users."""
+    """All tokens of a catalogue and a list of countries.
+
+    Attributes:
+        catalogue: ids of the tracks, artists and albums.
+        countries: country codes, sorted; other countries have no token.
+    """
 
     catalogue: Catalogue
     countries: tuple[str, ...]
 
     @classmethod
-    def build(cls, catalogue: Catalogue, days: FirstDays) -> Vocabulary:
-        """The catalogue's tokens and the countries of `days`."""
-        return cls(catalogue, tuple(sorted({c for c in days.country if isinstance(c, str)})))
+    def build(cls, catalogue: Catalogue, first_days: FirstDays) -> Vocabulary:
+        """Return the vocabulary of a catalogue and of the countries that occur in `first_days`."""
+        return cls(catalogue, tuple(sorted({c for c in first_days.country if isinstance(c, str)})))
 
     @cached_property
-    def _tables(self) -> dict[str, tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    def _tables(self) -> dict[str, tuple[IdVector, LongVector]]:
         """Ids of each kind, ascending, and the token of each."""
         track, index = np.unique(self.catalogue.track_id_N, return_index=True)
         n = len(self.catalogue.track_id_N)
@@ -65,13 +72,14 @@ class Vocabulary:
 
     @cached_property
     def spans(self) -> dict[str, slice]:
-        """Tokens of each kind."""
-        found, start = {}, 0
+        """Range of tokens of each kind: track, artist, album, country, age."""
+        spans: dict[str, slice] = {}
+        start = 0
         sizes = [(kind, len(ids)) for kind, (ids, _) in self._tables.items()]
         for kind, size in [*sizes, ("country", len(self.countries)), ("age", len(AGE_CLASSES))]:
-            found[kind] = slice(start, start + size)
+            spans[kind] = slice(start, start + size)
             start += size
-        return found
+        return spans
 
     @property
     def size(self) -> int:
@@ -80,75 +88,75 @@ class Vocabulary:
 
     @property
     def n_tracks(self) -> int:
-        """N; the first tokens are the tracks, by track_idx."""
+        """N, the number of tracks; the first N tokens are the tracks by track_idx."""
         return len(self.catalogue.track_id_N)
 
     @cached_property
     def tokens_of_tracks_NV(self) -> csr_array:
-        """The tokens of each track: itself, its artist, its album; (N, V) of ones."""
+        """The tokens of each track, itself, its artist and its album, as ones of a sparse (N, V)."""
         n = self.n_tracks
         columns = [np.arange(n)]
         for kind, ids in (("artist", self.catalogue.artist_id_N), ("album", self.catalogue.album_id_N)):
-            known, token = self._tables[kind]
-            columns.append(token[np.searchsorted(known, ids)])
-        return _ones(np.tile(np.arange(n), 3), np.concatenate(columns), (n, self.size))
+            sorted_ids, token = self._tables[kind]
+            columns.append(token[np.searchsorted(sorted_ids, ids)])
+        return _binary_matrix(np.tile(np.arange(n), 3), np.concatenate(columns), (n, self.size))
 
     def track_tokens(self, heard_BN: csr_array) -> csr_array:
-        """The tokens of sets of tracks, (B, V) of ones."""
-        found = (csr_array(heard_BN) @ self.tokens_of_tracks_NV).tocsr()
-        found.data[:] = 1
-        return found
+        """Return the tokens of sets of tracks, sparse (B, V) of ones, for a sparse (B, N) of ones."""
+        tokens_BV = (csr_array(heard_BN) @ self.tokens_of_tracks_NV).tocsr()
+        tokens_BV.data[:] = 1
+        return tokens_BV
 
-    def demographic_tokens(self, days: FirstDays) -> csr_array:
-        """Country and age class of each listener, where known; (B, V) of ones."""
-        place = {code: self.spans["country"].start + i for i, code in enumerate(self.countries)}
-        country = np.fromiter((place.get(code, -1) for code in days.country), np.int64, len(days))
-        age = age_classes(days.age)
+    def demographic_tokens(self, first_days: FirstDays) -> csr_array:
+        """Return country and age class of each listener, where known, sparse (B, V) of ones."""
+        token_of = {code: self.spans["country"].start + i for i, code in enumerate(self.countries)}
+        country = np.fromiter((token_of.get(code, -1) for code in first_days.country), np.int64, len(first_days))
+        age = age_classes(first_days.age)
         age = np.where(age >= 0, age + self.spans["age"].start, -1)
-        row, column = np.tile(np.arange(len(days)), 2), np.concatenate([country, age])
+        row, column = np.tile(np.arange(len(first_days)), 2), np.concatenate([country, age])
         known = column >= 0
-        return _ones(row[known], column[known], (len(days), self.size))
+        return _binary_matrix(row[known], column[known], (len(first_days), self.size))
 
-    def first_day_tokens(self, days: FirstDays) -> csr_array:
-        """The tokens of first days, (B, V) of ones."""
-        shape = (len(days), self.n_tracks)
+    def first_day_tokens(self, first_days: FirstDays) -> csr_array:
+        """Return all tokens of first days, sparse (B, V) of ones."""
+        shape = (len(first_days), self.n_tracks)
         rows, columns = [], []
-        for kind, names in LIKED.items():
+        for kind, names in POSITIVE_BLOCKS.items():
             ids, token = self._tables[kind]
             for name in names:
-                row, at = _known(days.blocks.get(name), ids)
+                row, position = _find_known(first_days.blocks.get(name), ids)
                 rows.append(row)
-                columns.append(token[at])
+                columns.append(token[position])
         row, column = np.concatenate(rows), np.concatenate(columns)
-        songs = column < shape[1]
-        direct = _ones(row, column, (len(days), self.size))
-        found = (
-            direct + self.track_tokens(_ones(row[songs], column[songs], shape)) + self.demographic_tokens(days)
-        ).tocsr()
-        found.data[:] = 1
-        return found
+        is_track = column < shape[1]
+        direct = _binary_matrix(row, column, (len(first_days), self.size))
+        of_tracks = self.track_tokens(_binary_matrix(row[is_track], column[is_track], shape))
+        tokens_BV = (direct + of_tracks + self.demographic_tokens(first_days)).tocsr()
+        tokens_BV.data[:] = 1
+        return tokens_BV
 
 
-def pad_tokens(tokens_BV: csr_array) -> NDArray[np.int64]:
-    """The tokens of each listener side by side, (B, T), T of the fullest bag and at least 1; V where there is none."""
+def pad_tokens(tokens_BV: csr_array) -> LongMatrix:
+    """Return the tokens of each listener side by side, (B, T) with T at least 1, filled up with V."""
     sizes = np.diff(tokens_BV.indptr)
     out = np.full((len(sizes), max(1, int(sizes.max(initial=0)))), tokens_BV.shape[1], np.int64)
     out[np.arange(out.shape[1]) < sizes[:, None]] = tokens_BV.indices
     return out
 
 
-def _known(lists: Ragged | None, ids: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Row of each id that `ids` (ascending) knows, and its place there."""
+def _find_known(lists: Ragged | None, ids: IdVector) -> tuple[LongVector, LongVector]:
+    """Return row and position in `ids` (ascending) of each listed id that is in `ids`."""
     if lists is None or not lists.ids.size or not ids.size:
         return np.empty(0, np.int64), np.empty(0, np.int64)
     row = np.repeat(np.arange(len(lists)), lists.lengths)
-    at = np.minimum(np.searchsorted(ids, lists.ids), len(ids) - 1)
-    known = ids[at] == lists.ids
-    return row[known], at[known]
+    position = np.minimum(np.searchsorted(ids, lists.ids), len(ids) - 1)
+    known = ids[position] == lists.ids
+    return row[known], position[known]
 
 
-def _ones(row: NDArray[np.int64], column: NDArray[np.int64], shape: tuple[int, int]) -> csr_array:
-    found = coo_array((np.ones(len(row), np.float32), (row, column)), shape=shape).tocsr()
-    found.sum_duplicates()
-    found.data[:] = 1
-    return found
+def _binary_matrix(row: NDArray[np.int64], column: NDArray[np.int64], shape: tuple[int, int]) -> csr_array:
+    """Return a sparse matrix with a one at each (row, column), repeats counted once."""
+    matrix = coo_array((np.ones(len(row), np.float32), (row, column)), shape=shape).tocsr()
+    matrix.sum_duplicates()
+    matrix.data[:] = 1
+    return matrix
