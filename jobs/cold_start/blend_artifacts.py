@@ -56,7 +56,7 @@ def keep(
     arrays = (neighbours.score_VN.indptr, neighbours.score_VN.indices, neighbours.score_VN.data)
     with onnx_export.sealing(folder, "blend.json", (*FILES, *COHORT), facts):
         files.write(folder / NETWORK, network)
-        files.write(folder / LAYOUT, files.canonical(layout(neighbours.vocabulary, float(blend.share))))
+        files.write(folder / LAYOUT, files.canonical(layout(neighbours.vocabulary, float(blend.autoencoder_weight))))
         for name, array in zip(NEIGHBOURS, arrays, strict=True):
             files.write_array(folder / name, array)
         files.write_array(folder / COHORT[0], np.asarray(user_ids[:n], np.int64))

@@ -1,17 +1,25 @@
-"""Every method by its name in the evaluation table, and how it is built; the two of one network share its training.
+"""Builds every recommendation method by its name in the evaluation table.
 
-Importing this brings PyTorch in; models.cold_start.methods alone does not.
+To add a method:
+
+1. Write its class in a file of its own in models/cold_start/methods/; `Method` in base.py is the interface.
+2. Add a function under a `@_method("name")` line at the end of this file that returns an instance of it. What it needs
+   comes from `factory.inputs` and from the shared artefacts of `MethodFactory`.
+3. Add the name to MethodName in jobs/settings/cold_start.py, at the same place of the order.
+
+Then add the method to `MAKE` in tests/models/cold_start/methods/test_registry.py, which applies the laws of base.py to
+it. Settings of a method are a section in jobs/settings/cold_start.py, and reach it through a field of `MethodInputs`.
+
+This module imports PyTorch; the package models.cold_start.methods does not.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
-import numpy as np
-from numpy.typing import NDArray
-
+from models.arrays import FloatMatrix, IntMatrix
 from models.cold_start.methods.autoencoder import FirstDayAutoencoder
 from models.cold_start.methods.base import Method, Predict, WarmListeners
 from models.cold_start.methods.baselines import Popularity, RegistrationDayStreams
@@ -31,7 +39,18 @@ OnLoss = Callable[[str, int, float], None]
 
 @dataclass(frozen=True)
 class InHouseConfig:
-    """How our own methods are made; every number is explained in models/methods."""
+    """Settings of our own methods; jobs/settings/cold_start.py describes each number.
+
+    Attributes:
+        autoencoder: network of first_day_autoencoder, also part of blend.
+        mixture: network of segment_mixture.
+        neighbours: recipe of neighbours, also part of blend.
+        smoothing: of segment_mixture and near_segments.
+        sharpness: of near_segments.
+        autoencoder_weight: weight of the autoencoder in blend.
+        list_length: tracks of the mixture that segment_mixture_reranked reorders.
+        mixture_weight: weight of the mixture in segment_mixture_reranked.
+    """
 
     autoencoder: FirstDayNetworkRecipe
     mixture: FirstDayNetworkRecipe
@@ -45,7 +64,7 @@ class InHouseConfig:
 
 @dataclass(frozen=True)
 class AlsRecipe:
-    """How the factors of ut_als were trained: what a fold-in into them must repeat."""
+    """How the factors of ut_als were trained; a fold-in into them must use the same numbers."""
 
     alpha: float
     regularisation: float
@@ -54,15 +73,26 @@ class AlsRecipe:
 
 @dataclass(frozen=True, eq=False)
 class MethodInputs:
-    """What methods are built from: all of it is cheap to hand over, `warm` and `predict` are called only when needed.
+    """Everything that methods are built from.
 
-    `similarity` is that of the methods over the space's own vectors; DropoutNet's score is a dot product by definition.
-    `on_loss(network, epoch, loss)` is called while dropoutnet or melu is trained.
+    Attributes:
+        track_ND: track vectors of the space by track_idx.
+        centroids_KD: centroids of the segments.
+        rankings_KL: the most streamed tracks of each segment, as track_idx.
+        predict: the cold-start network; called by a method's recommend only.
+        warm: loads the training data; called once, when the first method that learns is built.
+        similarity: of full_pers and registration_day_streams; DropoutNet's score is a dot product by definition.
+        seed: seed of everything that is trained here.
+        dropoutnet: recipe of both DropoutNet methods.
+        melu: recipe of both MeLU methods.
+        in_house: settings of our own methods.
+        als: recipe of the ALS factors, for ials_fold_in.
+        on_loss: called after each epoch of each network, with its name, the epoch from 0 and the mean loss.
     """
 
-    track_ND: NDArray[np.float32]
-    centroids_KD: NDArray[np.float32]
-    rankings_KL: NDArray[np.int32]
+    track_ND: FloatMatrix
+    centroids_KD: FloatMatrix
+    rankings_KL: IntMatrix
     predict: Predict
     warm: Callable[[], WarmListeners]
     similarity: Similarity
@@ -75,83 +105,193 @@ class MethodInputs:
 
 
 class MethodFactory:
-    """Builds methods by name and makes each thing that they share once."""
+    """Builds methods by name; artefacts that several methods share are built on first use and cached by name."""
 
     def __init__(self, inputs: MethodInputs) -> None:
+        """Store the inputs; nothing is loaded or trained yet."""
         self.inputs = inputs
+
+    def build(self, name: str) -> Method:
+        """Return the fitted method of this name.
+
+        Raises:
+            ValueError: the name is unknown, or the training data does not suffice for the method.
+        """
+        if name not in _BUILDERS:
+            raise ValueError(f"methods: no {name!r}; there are {', '.join(METHOD_NAMES)}")
+        return _BUILDERS[name](self)
 
     @cached_property
     def warm(self) -> WarmListeners:
-        """What is learned from."""
+        """The training data."""
         return self.inputs.warm()
 
     @cached_property
     def dropoutnet(self) -> DropoutNet:
-        """Trained once for Full and Semi."""
-        return DropoutNet(self.warm, self.inputs.dropoutnet, self.inputs.seed, self._report("dropoutnet"))
+        """The trained towers of dropoutnet_full and dropoutnet_semi."""
+        return DropoutNet(self.warm, self.inputs.dropoutnet, self.inputs.seed, self._loss_callback("dropoutnet"))
 
     @cached_property
     def melu(self) -> Melu:
-        """Trained once for Full and Semi."""
-        return Melu(self.warm, self.inputs.melu, self.inputs.seed, self._report("melu"))
+        """The trained network of melu_full and melu_semi."""
+        return Melu(self.warm, self.inputs.melu, self.inputs.seed, self._loss_callback("melu"))
 
     @cached_property
     def autoencoder(self) -> FirstDayAutoencoder:
-        """Alone and in the blend."""
-        report = self._report("first_day_autoencoder")
-        return FirstDayAutoencoder(self.warm, self.inputs.in_house.autoencoder, self.inputs.seed, report)
+        """The trained first_day_autoencoder, a method and a part of blend."""
+        on_epoch = self._loss_callback("first_day_autoencoder")
+        return FirstDayAutoencoder(self.warm, self.inputs.in_house.autoencoder, self.inputs.seed, on_epoch)
 
     @cached_property
     def mixture(self) -> SegmentMixture:
-        """Alone and in the order of the blend."""
-        in_house, report = self.inputs.in_house, self._report("segment_mixture")
-        return SegmentMixture(self.warm, in_house.mixture, in_house.smoothing, self.inputs.seed, report)
+        """The trained segment_mixture, a method and a part of segment_mixture_reranked."""
+        config, on_epoch = self.inputs.in_house, self._loss_callback("segment_mixture")
+        return SegmentMixture(self.warm, config.mixture, config.smoothing, self.inputs.seed, on_epoch)
 
     @cached_property
     def neighbours(self) -> Neighbours:
-        """Alone and in the blend."""
+        """The fitted neighbours, a method and a part of blend."""
         return Neighbours.fit(self.warm, self.inputs.in_house.neighbours)
 
     @cached_property
     def blend(self) -> Blend:
-        """Alone and as the order of the mixture."""
+        """The blend, a method and a part of segment_mixture_reranked."""
         return Blend(self.autoencoder, self.neighbours, self.inputs.in_house.autoencoder_weight)
 
-    def build(self, name: str) -> Method:
-        """The method of this name; ValueError for an unknown one, and for whatever it refuses to learn from."""
-        if name not in _MAKE:
-            raise ValueError(f"methods: no {name!r}; there are {', '.join(METHOD_NAMES)}")
-        return _MAKE[name](self, self.inputs)
-
-    def _report(self, network: str) -> Callable[[int, float], None] | None:
-        on_loss = self.inputs.on_loss
-        return None if on_loss is None else lambda epoch, loss: on_loss(network, epoch, loss)
+    def _loss_callback(self, network: str) -> Callable[[int, float], None] | None:
+        """Return `inputs.on_loss` with the name of the network filled in."""
+        return None if self.inputs.on_loss is None else partial(self.inputs.on_loss, network)
 
 
-_MAKE: dict[str, Callable[[MethodFactory, MethodInputs], Method]] = {
-    "popularity": lambda w, p: Popularity(len(p.track_ND)),
-    "registration_day_streams": lambda w, p: RegistrationDayStreams(p.track_ND, p.similarity),
-    "registration_day_streams_no_fallback": lambda w, p: RegistrationDayStreams(p.track_ND, p.similarity, False),
-    "input_features_clustering": lambda w, p: InputFeaturesClustering(w.warm, seed=p.seed),
-    "dropoutnet_full": lambda w, p: DropoutNetFull(w.dropoutnet),
-    "dropoutnet_semi": lambda w, p: DropoutNetSemi(w.dropoutnet, w.warm, p.seed),
-    "melu_full": lambda w, p: MeluFull(w.melu),
-    "melu_semi": lambda w, p: MeluSemi(w.melu, w.warm, p.seed),
-    "full_pers": lambda w, p: FullPers(p.predict, p.track_ND, p.similarity),
-    "semi_pers": lambda w, p: SemiPers(p.predict, p.centroids_KD, p.rankings_KL),
-    "near_segments": lambda w, p: NearSegments(p.predict, w.warm, p.in_house.smoothing, p.in_house.sharpness),
-    "segment_mixture": lambda w, p: w.mixture,
-    "segment_mixture_reranked": lambda w, p: RerankedMixture(
-        w.mixture, w.blend, p.in_house.list_length, p.in_house.mixture_weight
-    ),
-    "neighbours": lambda w, p: w.neighbours,
-    "first_day_autoencoder": lambda w, p: w.autoencoder,
-    "blend": lambda w, p: w.blend,
-    "item_knn": lambda w, p: item_knn(w.warm),
-    "ease": lambda w, p: Ease(w.warm),
-    "ials_fold_in": lambda w, p: IalsFoldIn(w.warm, p.als.alpha, p.als.regularisation, p.als.exponent),
-}
-METHOD_NAMES = tuple(_MAKE)  # the paper's Table 1 in its order, our own, peers
-METHODS_WITHOUT_IDS = METHOD_NAMES[
-    : METHOD_NAMES.index("near_segments") + 1
-]  # need no ids, so the paper's public data has all they need
+Builder = Callable[[MethodFactory], Method]
+_BUILDERS: dict[str, Builder] = {}
+_NAMES_WITHOUT_IDS: list[str] = []
+
+
+def _method(name: str, needs_ids: bool = True) -> Callable[[Builder], Builder]:
+    """Return a decorator that registers a function as the builder of a method.
+
+    Args:
+        name: name of the method, one of MethodName in jobs/settings/cold_start.py.
+        needs_ids: whether training or recommending needs ids of tracks; the paper's public files have vectors only.
+    """
+
+    def register(builder: Builder) -> Builder:
+        _BUILDERS[name] = builder
+        if not needs_ids:
+            _NAMES_WITHOUT_IDS.append(name)
+        return builder
+
+    return register
+
+
+# The methods of the paper's Table 1, in its order.
+
+
+@_method("popularity", needs_ids=False)
+def _popularity(factory: MethodFactory) -> Method:
+    return Popularity(len(factory.inputs.track_ND))
+
+
+@_method("registration_day_streams", needs_ids=False)
+def _registration_day_streams(factory: MethodFactory) -> Method:
+    return RegistrationDayStreams(factory.inputs.track_ND, factory.inputs.similarity)
+
+
+@_method("registration_day_streams_no_fallback", needs_ids=False)
+def _registration_day_streams_no_fallback(factory: MethodFactory) -> Method:
+    return RegistrationDayStreams(factory.inputs.track_ND, factory.inputs.similarity, fallback=False)
+
+
+@_method("input_features_clustering", needs_ids=False)
+def _input_features_clustering(factory: MethodFactory) -> Method:
+    return InputFeaturesClustering(factory.warm, seed=factory.inputs.seed)
+
+
+@_method("dropoutnet_full", needs_ids=False)
+def _dropoutnet_full(factory: MethodFactory) -> Method:
+    return DropoutNetFull(factory.dropoutnet)
+
+
+@_method("dropoutnet_semi", needs_ids=False)
+def _dropoutnet_semi(factory: MethodFactory) -> Method:
+    return DropoutNetSemi(factory.dropoutnet, factory.warm, factory.inputs.seed)
+
+
+@_method("melu_full", needs_ids=False)
+def _melu_full(factory: MethodFactory) -> Method:
+    return MeluFull(factory.melu)
+
+
+@_method("melu_semi", needs_ids=False)
+def _melu_semi(factory: MethodFactory) -> Method:
+    return MeluSemi(factory.melu, factory.warm, factory.inputs.seed)
+
+
+@_method("full_pers", needs_ids=False)
+def _full_pers(factory: MethodFactory) -> Method:
+    return FullPers(factory.inputs.predict, factory.inputs.track_ND, factory.inputs.similarity)
+
+
+@_method("semi_pers", needs_ids=False)
+def _semi_pers(factory: MethodFactory) -> Method:
+    inputs = factory.inputs
+    return SemiPers(inputs.predict, inputs.centroids_KD, inputs.rankings_KL)
+
+
+# Our own methods.
+
+
+@_method("near_segments", needs_ids=False)
+def _near_segments(factory: MethodFactory) -> Method:
+    config = factory.inputs.in_house
+    return NearSegments(factory.inputs.predict, factory.warm, config.smoothing, config.sharpness)
+
+
+@_method("segment_mixture")
+def _segment_mixture(factory: MethodFactory) -> Method:
+    return factory.mixture
+
+
+@_method("segment_mixture_reranked")
+def _segment_mixture_reranked(factory: MethodFactory) -> Method:
+    config = factory.inputs.in_house
+    return RerankedMixture(factory.mixture, factory.blend, config.list_length, config.mixture_weight)
+
+
+@_method("neighbours")
+def _neighbours(factory: MethodFactory) -> Method:
+    return factory.neighbours
+
+
+@_method("first_day_autoencoder")
+def _first_day_autoencoder(factory: MethodFactory) -> Method:
+    return factory.autoencoder
+
+
+@_method("blend")
+def _blend(factory: MethodFactory) -> Method:
+    return factory.blend
+
+
+# Standard methods for comparison.
+
+
+@_method("item_knn")
+def _item_knn(factory: MethodFactory) -> Method:
+    return item_knn(factory.warm)
+
+
+@_method("ease")
+def _ease(factory: MethodFactory) -> Method:
+    return Ease(factory.warm)
+
+
+@_method("ials_fold_in")
+def _ials_fold_in(factory: MethodFactory) -> Method:
+    als = factory.inputs.als
+    return IalsFoldIn(factory.warm, als.alpha, als.regularisation, als.exponent)
+
+
+METHOD_NAMES = tuple(_BUILDERS)
+METHODS_WITHOUT_IDS = tuple(_NAMES_WITHOUT_IDS)

@@ -40,13 +40,13 @@ def warm(**changed):
         centroids_KD=np.array([[1, 0, 0, 0], [0, 0, 0, 1]], np.float32),
         rankings_KL=np.array([[0, 1], [2, 3]], np.int32),
         catalogue=CATALOGUE,
-        days=days([[40], [10], [30], [20]], ["FR", "FR", "BR", None]),
+        first_days=days([[40], [10], [30], [20]], ["FR", "FR", "BR", None]),
     )
     return replace(found, **changed)
 
 
 def test_tokens_of_a_first_day():
-    vocabulary = Vocabulary.build(CATALOGUE, warm().days)
+    vocabulary = Vocabulary.build(CATALOGUE, warm().first_days)
     assert vocabulary.spans == {
         "track": TRACKS,
         "artist": ARTISTS,
@@ -67,13 +67,13 @@ def test_tokens_of_a_first_day():
 def test_a_made_up_first_day_shows_nothing_of_its_truth():
     side = warm()
     users = TrainingUsers(
-        side, Vocabulary.build(CATALOGUE, side.days), side.days, first_day_network_recipe(real_share=0.5)
+        side, Vocabulary.build(CATALOGUE, side.first_days), side.first_days, first_day_network_recipe(real_share=0.5)
     )
     rng = np.random.default_rng(0)
     for _ in range(50):
         for batch in users.batches(rng):
-            shown = batch.tokens.toarray()[:, TRACKS]
-            truth = batch.truth.toarray()
+            shown = batch.tokens_BV.toarray()[:, TRACKS]
+            truth = batch.target_BN.toarray()
             heard = HEARD.toarray()[batch.users]
             assert not (shown * truth).any()
             np.testing.assert_array_equal(np.maximum(shown, truth)[heard > 0], 1)
@@ -83,22 +83,22 @@ def test_a_made_up_first_day_shows_nothing_of_its_truth():
 def test_kinds_that_are_left_out_are_never_shown():
     side = warm()
     users = TrainingUsers(
-        side, Vocabulary.build(CATALOGUE, side.days), side.days, first_day_network_recipe(kinds=("track",))
+        side, Vocabulary.build(CATALOGUE, side.first_days), side.first_days, first_day_network_recipe(kinds=("track",))
     )
     for batch in users.batches(np.random.default_rng(0)):
-        assert not batch.tokens.toarray()[:, 4:].any()
+        assert not batch.tokens_BV.toarray()[:, 4:].any()
 
 
 def test_tastes_are_counts_smoothed_by_popularity():
     tastes = SegmentTrackProbabilities(warm(), 2.0)
     popularity = (np.array([2, 3, 3, 2]) + 0.5) / 12
     np.testing.assert_allclose(
-        tastes.scores(np.eye(2)),
+        tastes.mix(np.eye(2)),
         [(np.array([2, 2, 1, 0]) + 2 * popularity) / 7, (np.array([0, 1, 2, 2]) + 2 * popularity) / 7],
         rtol=1e-6,
     )
-    half = tastes.scores(np.array([[0.5, 0.5]]))
-    np.testing.assert_allclose(half, tastes.scores(np.eye(2)).mean(axis=0, keepdims=True), rtol=1e-6)
+    half = tastes.mix(np.array([[0.5, 0.5]]))
+    np.testing.assert_allclose(half, tastes.mix(np.eye(2)).mean(axis=0, keepdims=True), rtol=1e-6)
 
 
 def test_the_mixture_learns_without_the_users_own_streams():
@@ -149,7 +149,7 @@ def test_ease_against_the_closed_form():
 def test_a_fold_in_solves_the_weighted_least_squares():
     rng = np.random.default_rng(0)
     y = rng.standard_normal((4, 3)).astype(np.float32)
-    lists = IalsFoldIn(warm(track_ND=y), alpha=10.0, regularisation=0.5).recommend(
+    lists = IalsFoldIn(warm(track_ND=y), alpha=10.0, regularisation=0.5, exponent=0.0).recommend(
         np.zeros((2, 1), np.float32), 4, days([[40, 20], []])
     )
     c = np.array([11, 1, 1, 11])

@@ -77,7 +77,7 @@ class World:
             centroids_KD=self.centroids,
             rankings_KL=self.rankings,
             catalogue=Catalogue(TRACK_ID, 10 * (place % 2) + place // 8, 10 * (place % 2) + place // 4),
-            days=warm_days,
+            first_days=warm_days,
         )
 
     def ask(self, method: Method, k: int, rows: ArrayLike = range(B)) -> np.ndarray:
@@ -133,11 +133,11 @@ def world() -> World:
 
 MAKE: dict[str, Callable[[World], Method]] = {
     "popularity": lambda w: Popularity(N),
-    "registration_day_streams": lambda w: RegistrationDayStreams(w.tracks),
-    "full_pers": lambda w: FullPers(w.predict, w.tracks),
+    "registration_day_streams": lambda w: RegistrationDayStreams(w.tracks, "cosine"),
+    "full_pers": lambda w: FullPers(w.predict, w.tracks, "cosine"),
     "full_pers_dot": lambda w: FullPers(w.predict, w.tracks, "dot"),
     "semi_pers": lambda w: SemiPers(w.predict, w.centroids, w.rankings),
-    "no_fallback": lambda w: RegistrationDayStreams(w.tracks, fallback=False),
+    "no_fallback": lambda w: RegistrationDayStreams(w.tracks, "cosine", fallback=False),
     "input_features_clustering": lambda w: InputFeaturesClustering(w.warm, k=6),
     "dropoutnet_full": lambda w: DropoutNetFull(w.dropoutnet),
     "dropoutnet_full_cosine": lambda w: DropoutNetFull(w.dropoutnet, "cosine"),
@@ -152,7 +152,7 @@ MAKE: dict[str, Callable[[World], Method]] = {
     "blend": lambda w: Blend(w.autoencoder, w.neighbours, 0.5),
     "item_knn": lambda w: item_knn(w.warm),
     "ease": lambda w: Ease(w.warm, 5.0),
-    "ials_fold_in": lambda w: IalsFoldIn(w.warm, 10.0, 1.0),
+    "ials_fold_in": lambda w: IalsFoldIn(w.warm, 10.0, 1.0, 0.0),
 }
 PERSONAL = [name for name in MAKE if name != "popularity"]
 
@@ -279,7 +279,7 @@ def test_every_method_is_built_by_its_name(world: World) -> None:
 @pytest.mark.parametrize("name", [name for name in MAKE if name in METHOD_NAMES])
 def test_who_needs_first_days_says_so_and_refuses_to_go_without(name: str, made, world: World) -> None:
     method = made(name)
-    if not method.needs.days:
+    if not method.needs.first_days:
         np.testing.assert_array_equal(method.recommend(world.x, 5), world.ask(method, 5))
         return
     with pytest.raises(ValueError, match=f"{name}: needs the first day of each of the {B} listeners, got none"):
@@ -287,17 +287,16 @@ def test_who_needs_first_days_says_so_and_refuses_to_go_without(name: str, made,
     with pytest.raises(ValueError, match="got those of 3 listeners"):
         method.recommend(world.x, 5, world.days.rows(0, 3))
     blind = copy(world)
-    blind.warm = replace(world.warm, days=None)
+    blind.warm = replace(world.warm, first_days=None)
     for learned in ("autoencoder", "mixture", "neighbours"):
         vars(blind).pop(learned, None)
-    with pytest.raises(ValueError, match="learns from ids"):
+    with pytest.raises(ValueError, match="needs ids"):
         MAKE[name](blind)
 
 
 def test_names_and_needs_are_declared() -> None:
     made = [Popularity, RegistrationDayStreams, FullPers, SemiPers]
     assert [m.name for m in made] == ["popularity", "registration_day_streams", "full_pers", "semi_pers"]
-    assert not any(m.needs.history for m in made)
     assert Popularity.needs == Needs()
     assert not RegistrationDayStreams.needs.cold_users
     assert "network" in FullPers.needs.parts
@@ -332,7 +331,7 @@ def test_without_streams_and_fallback_comes_what_is_near_the_middle(world: World
 def test_registration_day_streams_reads_streams_only(world: World) -> None:
     x = np.random.default_rng(0).standard_normal(world.x.shape).astype(np.float32)
     x[:, STREAMS] = world.x[:, STREAMS]
-    method = RegistrationDayStreams(world.tracks)
+    method = RegistrationDayStreams(world.tracks, "cosine")
     np.testing.assert_array_equal(method.recommend(x, 9), method.recommend(world.x, 9))
 
 
@@ -350,8 +349,8 @@ def test_semi_pers_takes_the_euclidean_nearest_not_the_best_angle() -> None:
 
 
 def test_a_predict_that_gives_another_width_is_refused(world: World) -> None:
-    for method in (FullPers(lambda x: x, world.tracks), SemiPers(lambda x: x, world.centroids, world.rankings)):
-        with pytest.raises(ValueError, match=f"{method.name}: predict must give"):
+    for method in (FullPers(lambda x: x, world.tracks, "cosine"), SemiPers(lambda x: x, world.centroids, world.rankings)):
+        with pytest.raises(ValueError, match=f"{method.name}: predict must return"):
             method.recommend(world.x, 3)
 
 
@@ -361,6 +360,6 @@ def test_parts_that_do_not_fit_are_refused(world: World) -> None:
     with pytest.raises(ValueError, match="n_tracks"):
         Popularity(0)
     with pytest.raises(ValueError, match="track_vectors: row 0 holds NaN"):
-        FullPers(world.predict, np.full((3, D), np.nan))
+        FullPers(world.predict, np.full((3, D), np.nan), "cosine")
     with pytest.raises(ValueError, match="registration_day_streams: x must be"):
-        RegistrationDayStreams(world.tracks).recommend(world.x[:, :-1], 3)
+        RegistrationDayStreams(world.tracks, "cosine").recommend(world.x[:, :-1], 3)
