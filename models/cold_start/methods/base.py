@@ -180,7 +180,9 @@ def require_ids(name: str, warm: WarmListeners) -> tuple[Catalogue, FirstDays]:
         ValueError: the data has no ids.
     """
     if warm.catalogue is None or warm.first_days is None:
-        raise ValueError(f"{name}: needs ids of tracks, artists and albums for training, and this data has vectors only")
+        raise ValueError(
+            f"{name}: needs ids of tracks, artists and albums for training, and this data has vectors only"
+        )
     return warm.catalogue, warm.first_days
 
 

@@ -102,7 +102,9 @@ class NearSegments:
     def recommend(self, x_BF: ArrayLike, k: int, first_days: FirstDays | None = None) -> IntMatrix:
         """Return (B, k) track_idx; see `Method.recommend`."""
         check_k(self.name, k, len(self.probabilities.popularity_N), "the number of tracks")
-        vectors_BD = predict_vectors(self.name, self.predict, as_input_rows(self.name, x_BF), self.centroids_KD.shape[1])
+        vectors_BD = predict_vectors(
+            self.name, self.predict, as_input_rows(self.name, x_BF), self.centroids_KD.shape[1]
+        )
         out = np.empty((len(vectors_BD), k), np.int32)
         square_K = np.vecdot(self.centroids_KD, self.centroids_KD)
         for start in range(0, len(vectors_BD), _CHUNK):
@@ -191,7 +193,9 @@ class SegmentMixture:
             own_B = labels_U[users]
             own_BT = count_NK[track_BT, own_B[:, None].expand_as(track_BT)] - 1
             own_BT = (own_BT + prior_BT) / (total_K[own_B] - streams_U[users] + smoothing)[:, None]
-            probability_BTK = probability_BTK.scatter(2, own_B[:, None, None].expand(-1, _N_TARGETS, 1), own_BT[:, :, None])
+            probability_BTK = probability_BTK.scatter(
+                2, own_B[:, None, None].expand(-1, _N_TARGETS, 1), own_BT[:, :, None]
+            )
             weight_BK = torch.softmax(logits_BK, dim=1)
             log_probability_BT = torch.log((weight_BK[:, None, :] * probability_BTK).sum(dim=2).clamp(min=1e-30))
             return -(log_probability_BT.mean(dim=1) * has_target_B).sum() / has_target_B.sum().clamp(min=1)

@@ -349,7 +349,10 @@ def test_semi_pers_takes_the_euclidean_nearest_not_the_best_angle() -> None:
 
 
 def test_a_predict_that_gives_another_width_is_refused(world: World) -> None:
-    for method in (FullPers(lambda x: x, world.tracks, "cosine"), SemiPers(lambda x: x, world.centroids, world.rankings)):
+    for method in (
+        FullPers(lambda x: x, world.tracks, "cosine"),
+        SemiPers(lambda x: x, world.centroids, world.rankings),
+    ):
         with pytest.raises(ValueError, match=f"{method.name}: predict must return"):
             method.recommend(world.x, 3)
 
