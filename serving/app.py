@@ -48,7 +48,7 @@ Ids are those of the catalogue. What a release does not know is reported under `
 EntityId = Annotated[int, InPath(ge=0, le=2**63 - 1, examples=[3])]
 SpaceName = Annotated[str | None, Query(max_length=40, description="default: the space that answers")]
 WRONG: dict[int | str, dict[str, Any]] = {
-    status: {"model": schema.Problem, "description": why}
+    status: {"model": schema.ErrorResponse, "description": why}
     for status, why in {
         400: "not JSON",
         401: "no or another API key",
@@ -166,7 +166,7 @@ def make_lists(champion: Champion, metrics: Metrics, tried: Trial) -> APIRouter:
 def add_lookups(app: FastAPI, champion: Champion) -> None:
     """What the release holds."""
 
-    @app.get("/v1/release", responses={200: {"model": schema.ReleaseSaid}, **WRONG}, tags=["vectors"])
+    @app.get("/v1/release", responses={200: {"model": schema.ReleaseInfo}, **WRONG}, tags=["vectors"])
     def release() -> Response:
         """Which release answers, with which methods, over what."""
         ready = serving(champion)

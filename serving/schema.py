@@ -1,4 +1,7 @@
-"""What the service takes and gives: shapes, bounds, examples. Everything that is not named here is refused."""
+"""Request and response bodies of the HTTP API: fields, bounds and examples.
+
+Unknown fields are rejected. Field descriptions and examples appear on the page /docs.
+"""
 
 from __future__ import annotations
 
@@ -7,90 +10,110 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-MAX_LIST, MAX_SIGNALS, MAX_LEFT_OUT, MAX_K, MAX_BATCH = 1_000, 3_000, 2_000, 200, 256
-PLAYLISTS = 12
+MAX_LIST, MAX_SIGNALS, MAX_EXCLUDED, MAX_K, MAX_BATCH = 1_000, 3_000, 2_000, 200, 256
+N_PLAYLISTS = 12
+# Request fields of earlier versions: a request that still uses one is refused with the new name.
+RENAMED_FIELDS = {"leave_out": "exclude", "near": "n_nearest_tracks"}
 
 Id = Annotated[int, Field(strict=True, ge=0, le=2**63 - 1)]
 Ids = Annotated[list[Id], Field(max_length=MAX_LIST)]
 K = Annotated[int, Field(strict=True, ge=1, le=MAX_K)]
 Kind = Literal["tracks", "artists", "albums", "playlists", "segments"]
-MethodAsked = Literal["configured", "semi_pers", "full_pers", "blend", "popularity", "country_age_mean"]
-VectorFrom = Literal["network", "country_age_mean", "nothing"]
+RequestedMethod = Literal["configured", "semi_pers", "full_pers", "blend", "popularity", "country_age_mean"]
+VectorSource = Literal["network", "country_age_mean", "nothing"]
 
 
 class Body(BaseModel):
-    """Frozen; unknown fields, NaN and infinity are refused."""
+    """Base of all bodies. Instances are immutable; unknown fields, NaN and infinity are rejected."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class Heard(Body):
-    """Streams, skips or bans: things done to tracks, seen at three levels as in training."""
+class TrackSignals(Body):
+    """Streams, skips or bans. Each event on a track also counts for its artist and its album."""
 
-    tracks: Ids = Field(default_factory=list)
+    tracks: Ids = Field(default_factory=list, description="Track ids, one entry per event.")
     artists: Ids | None = Field(
-        None, description="one of each track, repeats kept; left out: the artists of the tracks that the release knows"
+        None,
+        description="Artist ids, one entry per event. If omitted, the artists of the known tracks are used.",
     )
-    albums: Ids | None = Field(None, description="likewise")
+    albums: Ids | None = Field(
+        None, description="Album ids, one entry per event. If omitted, the albums of the known tracks are used."
+    )
 
 
-class Chosen(Body):
-    """Favourites or searches, each level by itself."""
+class EntitySignals(Body):
+    """Favourites or searches. The four lists are independent of each other."""
 
-    tracks: Ids = Field(default_factory=list)
-    artists: Ids = Field(default_factory=list)
-    albums: Ids = Field(default_factory=list)
-    playlists: Ids = Field(default_factory=list)
+    tracks: Ids = Field(default_factory=list, description="Track ids.")
+    artists: Ids = Field(default_factory=list, description="Artist ids.")
+    albums: Ids = Field(default_factory=list, description="Album ids.")
+    playlists: Ids = Field(default_factory=list, description="Playlist ids.")
 
 
 class Onboarding(Body):
-    """What was picked when signing up."""
+    """Choices that the listener made at registration."""
 
-    artists: Ids = Field(default_factory=list)
+    artists: Ids = Field(default_factory=list, description="Ids of the artists that the listener picked.")
 
 
-NOTHING_PICKED, NOTHING_HEARD, NOTHING_CHOSEN = Onboarding(), Heard(), Chosen()
+NO_ONBOARDING, NO_TRACK_SIGNALS, NO_ENTITY_SIGNALS = Onboarding(), TrackSignals(), EntitySignals()
 
 
 class Listener(Body):
-    """What is known of a new listener at the end of the first day; nothing needs to be."""
+    """A new listener at the end of the first day. All fields are optional."""
 
-    country: Annotated[str, Field(pattern="^[A-Z]{2}$")] | None = Field(None, description="ISO 3166-1 alpha-2")
-    age: Annotated[int, Field(strict=True, ge=0, le=130)] | None = Field(None, description="years")
-    user_id: Id | None = Field(None, description="whom a running experiment assigns; for nothing else")
-    # One and the same of each by a call: a default given as it is would be copied in depth for each request.
-    onboarding: Onboarding = Field(default_factory=lambda: NOTHING_PICKED)
-    streams: Heard = Field(default_factory=lambda: NOTHING_HEARD)
-    skips: Heard = Field(default_factory=lambda: NOTHING_HEARD)
-    bans: Heard = Field(default_factory=lambda: NOTHING_HEARD)
-    favourites: Chosen = Field(default_factory=lambda: NOTHING_CHOSEN)
-    searches: Chosen = Field(default_factory=lambda: NOTHING_CHOSEN)
+    country: Annotated[str, Field(pattern="^[A-Z]{2}$")] | None = Field(
+        None, description="Country code (ISO 3166-1 alpha-2)."
+    )
+    age: Annotated[int, Field(strict=True, ge=0, le=130)] | None = Field(None, description="Age in years.")
+    user_id: Id | None = Field(
+        None, description="User id. Used only to assign the listener to an arm of a running experiment."
+    )
+    # A factory returns the shared empty object. Pydantic would copy a plain default in depth for each request.
+    onboarding: Onboarding = Field(
+        default_factory=lambda: NO_ONBOARDING, description="Choices made at registration."
+    )
+    streams: TrackSignals = Field(default_factory=lambda: NO_TRACK_SIGNALS, description="Tracks that were streamed.")
+    skips: TrackSignals = Field(default_factory=lambda: NO_TRACK_SIGNALS, description="Tracks that were skipped.")
+    bans: TrackSignals = Field(
+        default_factory=lambda: NO_TRACK_SIGNALS, description="Tracks that were banned. They are never recommended."
+    )
+    favourites: EntitySignals = Field(
+        default_factory=lambda: NO_ENTITY_SIGNALS, description="Entities that were marked as favourites."
+    )
+    searches: EntitySignals = Field(
+        default_factory=lambda: NO_ENTITY_SIGNALS, description="Entities that were opened from search results."
+    )
 
     @model_validator(mode="after")
-    def _bounded(self) -> Listener:
+    def _check_size(self) -> Listener:
         n = sum(len(ids) for ids in self.lists().values())
         if n > MAX_SIGNALS:
             raise ValueError(f"{n} signals; a first day has at most {MAX_SIGNALS}")
         return self
 
     def lists(self) -> dict[str, list[int]]:
-        """Ids by "streams.tracks", "onboarding.artists" ...; lists left out are not there. To be read only."""
+        """Return the ids by signal, such as "streams.tracks" or "onboarding.artists".
+
+        Lists that the request omitted are absent. The result is cached: callers must not change it.
+        """
         return self._lists
 
     @cached_property
     def _lists(self) -> dict[str, list[int]]:
-        found = {"onboarding.artists": self.onboarding.artists}
+        lists = {"onboarding.artists": self.onboarding.artists}
         for name in ("streams", "skips", "bans"):
-            heard: Heard = getattr(self, name)
-            found[f"{name}.tracks"] = heard.tracks
+            on_tracks: TrackSignals = getattr(self, name)
+            lists[f"{name}.tracks"] = on_tracks.tracks
             for level in ("artists", "albums"):
-                if (ids := getattr(heard, level)) is not None:
-                    found[f"{name}.{level}"] = ids
+                if (ids := getattr(on_tracks, level)) is not None:
+                    lists[f"{name}.{level}"] = ids
         for name in ("favourites", "searches"):
-            chosen: Chosen = getattr(self, name)
+            on_entities: EntitySignals = getattr(self, name)
             for level in ("tracks", "artists", "albums", "playlists"):
-                found[f"{name}.{level}"] = getattr(chosen, level)
-        return found
+                lists[f"{name}.{level}"] = getattr(on_entities, level)
+        return lists
 
 
 LISTENER: dict[str, Any] = {
@@ -102,30 +125,36 @@ LISTENER: dict[str, Any] = {
 }
 
 
-class HowMany(Body):
-    """How a list is made."""
+class ListOptions(Body):
+    """Method, length and exclusions of a list."""
 
-    method: MethodAsked = Field("configured", description="configured: what the release was promoted to answer with")
-    k: K = 50
-    leave_out: Annotated[list[Id], Field(max_length=MAX_LEFT_OUT)] = Field(
-        default_factory=list, description="tracks that are in no list; banned tracks never are"
+    method: RequestedMethod = Field(
+        "configured",
+        description="Recommendation method. `configured` is the method that the release was promoted with.",
+    )
+    k: K = Field(50, description="Number of tracks.")
+    exclude: Annotated[list[Id], Field(max_length=MAX_EXCLUDED)] = Field(
+        default_factory=list, description="Ids of tracks to exclude. Banned tracks are always excluded."
     )
     leave_out_first_day: bool | None = Field(
-        None, description="leave out the tracks streamed on the first day; null: as the release was judged"
+        None,
+        description="Whether to exclude the tracks streamed on the first day. null: as in the release's evaluation.",
     )
 
 
-class RecommendationRequest(HowMany):
-    """One listener."""
+class RecommendationRequest(ListOptions):
+    """A request for recommendations for one listener."""
 
     model_config = ConfigDict(json_schema_extra={"example": {"listener": LISTENER, "k": 5, "explain": True}})
 
     listener: Listener
-    explain: bool = Field(False, description="say which signals of the first day moved the listener most")
+    explain: bool = Field(
+        False, description="Whether to return the first-day signals that contribute most (`reasons.top_signals`)."
+    )
 
 
-class BatchRequest(HowMany):
-    """Many listeners, one answer each, in their order."""
+class BatchRequest(ListOptions):
+    """A request for recommendations for several listeners. Answers are in the order of the listeners."""
 
     model_config = ConfigDict(json_schema_extra={"example": {"listeners": [LISTENER, {"country": "DE"}], "k": 5}})
 
@@ -133,24 +162,28 @@ class BatchRequest(HowMany):
 
 
 class CarouselRequest(Body):
-    """A row of playlists."""
+    """A request for a row of playlists."""
 
     model_config = ConfigDict(json_schema_extra={"example": {"listener": LISTENER, "diversity": 0.3}})
 
     listener: Listener
-    n: Annotated[int, Field(strict=True, ge=1, le=50)] = PLAYLISTS
+    n: Annotated[int, Field(strict=True, ge=1, le=50)] = Field(N_PLAYLISTS, description="Number of playlists.")
     diversity: Annotated[float, Field(ge=0, le=1)] = Field(
-        0.3, description="0: nearest to the listener first; 1: as unlike each other as can be"
+        0.3, description="Trade-off between relevance (0) and diversity (1) of the row."
     )
-    exposure: Literal["log", "cascade"] = Field("log", description="how much a position is looked at")
-    leave_out: Annotated[list[Id], Field(max_length=MAX_LEFT_OUT)] = Field(
-        default_factory=list, description="playlists to leave out"
+    exposure: Literal["log", "cascade"] = Field(
+        "log", description="Model of how many listeners look at each position of the row."
     )
-    near: Annotated[int, Field(strict=True, ge=0, le=5)] = Field(0, description="tracks named as nearest to each")
+    exclude: Annotated[list[Id], Field(max_length=MAX_EXCLUDED)] = Field(
+        default_factory=list, description="Ids of playlists to exclude."
+    )
+    n_nearest_tracks: Annotated[int, Field(strict=True, ge=0, le=5)] = Field(
+        0, description="Number of nearest tracks to return with each playlist."
+    )
 
 
-class TrackSaid(Body):
-    """A track; names are null where they are not known."""
+class Track(Body):
+    """A track. Names are null where the catalogue has none."""
 
     track_id: int
     title: str | None
@@ -159,40 +192,49 @@ class TrackSaid(Body):
     album_id: int
 
 
-class SegmentSaid(Body):
-    """The segment that the listener stands nearest to."""
+class Segment(Body):
+    """The segment whose centroid is nearest to the listener's vector."""
 
     segment_id: int
-    distance: float = Field(description="from the listener's vector, at unit length, to the centroid")
-    card: dict[str, Any] = Field(description="who its members are and what they play more than others")
+    distance: float = Field(description="Euclidean distance from the listener's unit vector to the centroid.")
+    card: dict[str, Any] = Field(
+        description="Segment card: who the members are and what they play more often than other listeners."
+    )
 
 
-class Moved(Body):
-    """One signal of the first day and what it does."""
+class SignalContribution(Body):
+    """A first-day signal and its contribution to the choice of the segment."""
 
-    signal: str = Field(description="streams.tracks, onboarding.artists ...; country; age")
-    id: int | str
+    signal: str = Field(description="Name of the signal: streams.tracks, onboarding.artists, country, age and so on.")
+    id: int | str = Field(description="Id of the entity, country code, or age.")
     name: str | None
-    pull: float = Field(description="how much farther from the segment's centroid the listener stands without it")
+    contribution: float = Field(
+        description="Increase of the distance to the segment's centroid when this signal is removed."
+    )
 
 
 class Reasons(Body):
-    """Why these tracks."""
+    """Explanation of a list."""
 
-    says: str
-    moved_most: list[Moved] | None = Field(None, description="with explain; largest first, only what pulls nearer")
-    considered: int | None = Field(None, description="with explain: signals that were left out one at a time")
+    text: str = Field(description="Explanation in one sentence.")
+    top_signals: list[SignalContribution] | None = Field(
+        None,
+        description="Signals with the largest positive contributions, largest first. null unless `explain` is true.",
+    )
+    n_signals: int | None = Field(
+        None, description="Number of signals whose contribution was measured. null unless `explain` is true."
+    )
 
 
 class Degraded(Body):
-    """What was answered instead, and why."""
+    """The fallback that produced an answer, and the reason for it."""
 
-    to: str
-    why: str
+    fallback: str = Field(description="What was used instead.")
+    reason: str = Field(description="Why the fallback was used.")
 
 
-class ExperimentSaid(Body):
-    """Which experiment made the list; outcomes are reported with the request_id."""
+class ExperimentAssignment(Body):
+    """The experiment and arm that produced the list. Outcomes are reported with the request_id."""
 
     experiment: str
     arm: str
@@ -200,55 +242,61 @@ class ExperimentSaid(Body):
 
 
 class Recommendation(Body):
-    """A list and where it comes from."""
+    """A list of tracks, with its release, method and explanation."""
 
-    release: str
-    week: str
-    space: str
-    method: str
-    vector_from: VectorFrom
-    degraded: Degraded | None
-    tracks: list[TrackSaid]
-    filled: int = Field(description="tracks at the end of the list that are popular ones: the method had no more")
-    segment: SegmentSaid | None
+    release: str = Field(description="Id of the release (SHA-256 of its manifest).")
+    week: str = Field(description="Logical week of the release.")
+    space: str = Field(description="Embedding space, ut_als or tt_svd.")
+    method: str = Field(description="Method that produced the list.")
+    vector_source: VectorSource = Field(description="Source of the listener's vector.")
+    degraded: Degraded | None = Field(description="null if no fallback was needed.")
+    tracks: list[Track] = Field(description="Recommended tracks, best first.")
+    n_filled: int = Field(
+        description="Number of popular tracks at the end of the list that fill it up to k where the method has no more."
+    )
+    segment: Segment | None = Field(description="null if the listener has no vector.")
     reasons: Reasons
-    unknown: dict[str, list[int | str]] = Field(description="ids and country that the release does not know")
-    experiment: ExperimentSaid | None = Field(None, description="absent where no experiment decided")
+    unknown: dict[str, list[int | str]] = Field(
+        description="Ids, by signal, and country that the release does not contain."
+    )
+    experiment: ExperimentAssignment | None = Field(None, description="Absent unless an experiment chose the method.")
 
 
 class Batch(Body):
-    """Answers in the order of the listeners."""
+    """Recommendations for several listeners, in the order of the request."""
 
     answers: list[Recommendation]
 
 
-class PlaylistSaid(Body):
-    """A place in the carousel."""
+class CarouselPlaylist(Body):
+    """A playlist and its position in the carousel."""
 
-    position: int
+    position: int = Field(description="Position in the row, from 1.")
     playlist_id: int
-    relevance: float = Field(description="cosine to the listener's vector")
-    exposure: float = Field(description="share of listeners who look at this position, by the model")
-    near: list[TrackSaid]
+    relevance: float = Field(description="Cosine similarity to the listener's vector.")
+    exposure: float = Field(description="Estimated share of listeners who look at this position.")
+    nearest_tracks: list[Track] = Field(description="Tracks nearest to the playlist, nearest first.")
 
 
 class Carousel(Body):
-    """A row of playlists, and what looks at it."""
+    """A row of playlists, with its expected relevance and its diversity."""
 
     release: str
     week: str
     space: str
-    vector_from: VectorFrom
+    vector_source: VectorSource
     degraded: Degraded | None
-    playlists: list[PlaylistSaid]
-    exposure_model: str
-    expected_relevance: float = Field(description="mean relevance, weighted by exposure")
-    likeness: float = Field(description="mean cosine between two playlists of the row")
-    unknown: dict[str, list[int | str]]
+    playlists: list[CarouselPlaylist]
+    exposure_model: str = Field(description="Formula of the exposure model.")
+    expected_relevance: float = Field(description="Mean relevance, weighted by exposure.")
+    similarity: float = Field(description="Mean cosine similarity between two playlists of the row.")
+    unknown: dict[str, list[int | str]] = Field(
+        description="Ids, by signal, and country that the release does not contain."
+    )
 
 
 class Entity(Body):
-    """A vector and what it belongs to."""
+    """The vector of a track, artist, album, playlist or segment."""
 
     release: str
     space: str
@@ -256,12 +304,12 @@ class Entity(Body):
     id: int
     name: str | None
     vector: list[float]
-    card: dict[str, Any] | None = Field(description="of a segment")
-    tracks: list[TrackSaid] = Field(description="of a segment: the head of its ranking")
+    card: dict[str, Any] | None = Field(description="Segment card; null for other kinds.")
+    tracks: list[Track] = Field(description="First tracks of the segment's ranking; empty for other kinds.")
 
 
 class Neighbour(Body):
-    """Something near."""
+    """A neighbour and its similarity."""
 
     id: int
     name: str | None
@@ -269,18 +317,18 @@ class Neighbour(Body):
 
 
 class Neighbourhood(Body):
-    """What is nearest, nearest first."""
+    """The nearest neighbours of an entity by cosine similarity, nearest first."""
 
     release: str
     space: str
     kind: Kind
     id: int
-    of: Kind
+    of: Kind = Field(description="Kind of the neighbours.")
     neighbours: list[Neighbour]
 
 
-class Found(Body):
-    """Something of the catalogue, most popular first."""
+class SearchResult(Body):
+    """A track or an artist that matches the search."""
 
     id: int
     name: str | None
@@ -289,28 +337,35 @@ class Found(Body):
 
 
 class Search(Body):
-    """What matches."""
+    """Search results, most popular first."""
 
     release: str
     kind: Kind
-    found: list[Found]
+    results: list[SearchResult]
 
 
-class ReleaseSaid(Body):
-    """What answers."""
+class ReleaseInfo(Body):
+    """The release in service: its methods, spaces and countries."""
 
     release: str
     week: str
-    space: str
-    method: str
+    space: str = Field(description="Space that recommendations are made from.")
+    method: str = Field(description="Method that `configured` refers to.")
     methods: list[str]
-    spaces: dict[str, dict[str, int]]
+    spaces: dict[str, dict[str, int]] = Field(description="Dimension and number of entities of each space.")
     countries: list[str]
-    problems: dict[str, str]
+    problems: dict[str, str] = Field(description="Parts of the release that cannot be used, with the reason.")
 
 
-class Problem(Body):
-    """What was wrong."""
+class ErrorDetail(Body):
+    """A field that was rejected."""
+
+    field: str = Field(description="Path of the field, such as body.listener.age.")
+    message: str
+
+
+class ErrorResponse(Body):
+    """An error, with one entry per rejected field."""
 
     error: str
-    details: list[dict[str, str]] = []
+    details: list[ErrorDetail] = []

@@ -13,7 +13,7 @@ from serving.experiment.exposure_log import ExposureLog
 from serving.http.middleware import LOG
 from serving.recommend import recommender
 from serving.release.loaded import Ready
-from serving.schema import HowMany, Listener
+from serving.schema import ListOptions, Listener
 from serving.settings import ServiceSettings
 
 
@@ -32,7 +32,7 @@ class Trial:
         self.log = ExposureLog(home / settings.exposure_log) if settings.exposure_log else None
 
     def recommend(
-        self, ready: Ready, listeners: Sequence[Listener], asked: HowMany, explain: bool = False
+        self, ready: Ready, listeners: Sequence[Listener], asked: ListOptions, explain: bool = False
     ) -> list[dict[str, Any]]:
         """Answers as answers.recommend gives them; who is in the experiment gets the arm's, and it is noted."""
         if self.running is None:

@@ -33,7 +33,7 @@ from serving.recommend import recommender
 from serving.release.bundle import open_release
 from serving.release.loaded import Ready
 from serving.release.pointer import Pointer
-from serving.schema import HowMany, Listener
+from serving.schema import ListOptions, Listener
 from serving.settings import Arm
 
 BATCH = 256
@@ -177,7 +177,7 @@ def remade(
     for at, (row, k) in enumerate(requests):
         groups.setdefault((k, tuple(row["leave_out"]), row["leave_out_first_day"]), []).append(at)
     for (k, leave_out, streamed), members in groups.items():
-        asked = HowMany(k=k, leave_out=list(leave_out), leave_out_first_day=streamed)
+        asked = ListOptions(k=k, exclude=list(leave_out), leave_out_first_day=streamed)
         for start in range(0, len(members), BATCH):
             some = members[start : start + BATCH]
             people = [listener_of(requests[at][0]) for at in some]
@@ -196,7 +196,7 @@ def remade(
     return lists, outside
 
 
-def _lists(ready: Ready, people: list[Listener], asked: HowMany) -> list[list[int]]:
+def _lists(ready: Ready, people: list[Listener], asked: ListOptions) -> list[list[int]]:
     return [ready.release.track_ids[one["tracks"]].tolist() for one in recommender.recommend(ready, people, asked)]
 
 

@@ -31,7 +31,7 @@ from serving.experiment.assignment import Running
 from serving.experiment.exposure_log import ExposureLog
 from serving.release.loaded import Ready
 from serving.release.watcher import Champion
-from serving.schema import HowMany, Listener
+from serving.schema import ListOptions, Listener
 from serving.settings import Experiment
 
 VISITS = 1.0  # mean of the lists after a listener's first one, one a day
@@ -90,7 +90,7 @@ def show(
     for at, one in enumerate(people.people):
         for visit in range(1 + rng.poisson(VISITS)):
             coming[one.day + 1 + visit].append(at)
-    asked = HowMany(k=length)
+    asked = ListOptions(k=length)
     log = ExposureLog(folder)
     chance: dict[str, list[np.ndarray]] = defaultdict(list)
     for day in progress(calendar, len(calendar), "days of the experiment"):

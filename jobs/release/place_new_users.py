@@ -176,7 +176,7 @@ def _answered(ready: Ready, people: pa.Table, n: int) -> Iterator[pa.Table]:
         taken = [taken_tracks(ready, days, b) for b in range(len(days))]
         lists, methods, stand_ins = recommender.make_lists(ready, ready.configured, n, days, placed, segment_B, taken)
         if placed.why or any(stand_ins):
-            why = placed.why or next(filter(None, stand_ins))["why"]
+            why = placed.why or next(filter(None, stand_ins))["reason"]
             raise CheckFailed(f"cold users: release {ready.name[:12]} does not answer whole: {why}")
         chosen = [recommender.filled_up(lists[b], taken[b], n, len(ready.tracks))[0] for b in range(len(days))]
         schema = arrow_schema(contracts.load("cold_users"))

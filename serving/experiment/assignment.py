@@ -28,7 +28,7 @@ from serving.recommend import recommender
 from serving.recommend.signals import days_of
 from serving.release import files
 from serving.release.loaded import Ready
-from serving.schema import HowMany, Listener
+from serving.schema import ListOptions, Listener
 from serving.settings import Arm, Experiment
 
 
@@ -89,7 +89,7 @@ class Running:
         return self.experiment.arms[arm_index(self.experiment.name, self.experiment.salt, user_id, self._ends)]
 
     def recommend(
-        self, ready: Ready, listeners: Sequence[Listener], asked: HowMany, at: datetime, explain: bool = False
+        self, ready: Ready, listeners: Sequence[Listener], asked: ListOptions, at: datetime, explain: bool = False
     ) -> Shown:
         """Answers to B listeners as answers.recommend gives them; who is in the experiment gets the arm's.
 
@@ -122,7 +122,7 @@ class Running:
         return Shown([found[b] for b in range(len(listeners))], lines)
 
     def _explore(
-        self, ready: Ready, arm: Arm, people: Sequence[Listener], asked: HowMany, days: FirstDays, said: list[Any]
+        self, ready: Ready, arm: Arm, people: Sequence[Listener], asked: ListOptions, days: FirstDays, said: list[Any]
     ) -> list[list[float]]:
         """Put random lists into some of the answers `said`; the propensity of every place of every list."""
         if arm.explore is None:
@@ -137,7 +137,7 @@ class Running:
             pool = dict.fromkeys(i for one in (answer, *(other[b] for other in others)) for i in one["tracks"])
             if self._rng.random() < arm.explore.share:
                 drawn = self._rng.permutation(np.fromiter(pool, np.int64, len(pool)))[: len(own)].tolist()
-                answer |= {"tracks": drawn, "filled": 0}
+                answer |= {"tracks": drawn, "n_filled": 0}
             propensities.append(slate_propensities(answer["tracks"], own, len(pool), arm.explore.share).tolist())
         return propensities
 
@@ -146,7 +146,7 @@ class Running:
         ready: Ready,
         arm: Arm,
         who: Listener,
-        asked: HowMany,
+        asked: ListOptions,
         answer: dict[str, Any],
         propensity: list[float],
         at: datetime,
@@ -158,7 +158,7 @@ class Running:
             "ts": at.isoformat(),
             "experiment": self.experiment.name,
             "arm": arm.name,
-            "method": answer["method"] if answer["vector_from"] != recommender.MEAN else recommender.MEAN,
+            "method": answer["method"] if answer["vector_source"] != recommender.MEAN else recommender.MEAN,
             "release": answer["release"],
             "tracks": [ready.tracks[i].track_id for i in answer["tracks"]],
             "propensities": propensity,
@@ -166,18 +166,18 @@ class Running:
         if self.signals:
             said["context"] = {
                 "listener": who.model_dump(mode="json", exclude={"user_id"}, exclude_defaults=True),
-                "leave_out": list(asked.leave_out),
+                "leave_out": list(asked.exclude),
                 "leave_out_first_day": asked.leave_out_first_day,
             }
         return said
 
 
-def as_arm(ready: Ready, method: str, asked: HowMany) -> HowMany:
+def as_arm(ready: Ready, method: str, asked: ListOptions) -> ListOptions:
     """The request with the arm's method, or as it was where the release does not hold that method."""
     held = method == recommender.MEAN or method in ready.space.methods or method in ready.space.problems
-    return HowMany(
+    return ListOptions(
         method=method if held else "configured",  # type: ignore[arg-type]
         k=asked.k,
-        leave_out=asked.leave_out,
+        exclude=asked.exclude,
         leave_out_first_day=asked.leave_out_first_day,
     )

@@ -148,7 +148,7 @@ def refusal(error: Exception) -> Response:
         if any(one["type"] == "json_invalid" for one in found):
             return as_json({"error": "the body is not JSON", "details": []}, 400)
         details = [
-            {"where": ".".join(str(part)[:80] for part in one["loc"]), "says": str(one["msg"])}
+            {"field": ".".join(str(part)[:80] for part in one["loc"]), "message": str(one["msg"])}
             for one in found[:SHOWN_ERRORS]
         ]
         return as_json({"error": f"{len(found)} fields were refused", "details": details}, 422)

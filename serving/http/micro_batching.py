@@ -11,10 +11,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from serving.release.loaded import Ready
-from serving.schema import HowMany, Listener, RecommendationRequest
+from serving.schema import ListOptions, Listener, RecommendationRequest
 
 MOST = 32  # listeners a pass: the last one's answer waits for all of them
-Answer = Callable[[Ready, Sequence[Listener], HowMany], list[dict[str, Any]]]
+Answer = Callable[[Ready, Sequence[Listener], ListOptions], list[dict[str, Any]]]
 Waiting = tuple[Ready, RecommendationRequest, "asyncio.Future[dict[str, Any]]"]
 
 
@@ -46,7 +46,7 @@ class Together:
         alike: dict[tuple[Any, ...], list[Waiting]] = {}
         for one in now:
             ready, asked, _ = one
-            how = (id(ready), asked.method, asked.k, asked.leave_out_first_day, tuple(asked.leave_out))
+            how = (id(ready), asked.method, asked.k, asked.leave_out_first_day, tuple(asked.exclude))
             alike.setdefault(how, []).append(one)
         for those in alike.values():
             self._answer(those)

@@ -27,8 +27,8 @@ class Metrics:
         latest = {**named, "multiprocess_mode": "livemax"}
         self.requests = Counter("overture_requests", "Requests by route and status", ["route", "status"], **named)
         self.seconds = Histogram("overture_request_seconds", "Time to answer", ["route"], buckets=SECONDS, **named)
-        self.answers = Counter("overture_answers", "Lists made, by method", ["method", "vector_from"], **named)
-        self.degraded = Counter("overture_degraded_answers", "Answers by something that stood in", ["to"], **named)
+        self.answers = Counter("overture_answers", "Lists made, by method", ["method", "vector_source"], **named)
+        self.degraded = Counter("overture_degraded_answers", "Answers by something that stood in", ["fallback"], **named)
         self.unknown = Counter("overture_unknown_ids", "Ids in requests that the release does not know", **named)
         self.swaps = Counter("overture_release_swaps", "Releases put into service", **named)
         self.refused = Counter("overture_release_refused", "Times a promoted release could not be taken", **named)
@@ -53,7 +53,7 @@ class Metrics:
             multiprocess_mode="livemin",
         )
         self.reads = Counter(
-            "overture_store_reads", "Known listeners looked up, by what the store said", ["said"], **named
+            "overture_store_reads", "Known listeners looked up, by what the store said", ["result"], **named
         )
         self._asked: dict[tuple[str, int], tuple[Counter, Histogram]] = {}  # labels are looked up once
         self._before: tuple[str, str] | None = None
@@ -72,16 +72,16 @@ class Metrics:
     def answered(self, answers: list[dict[str, Any]]) -> None:
         """Count lists."""
         for answer in answers:
-            self.answers.labels(answer.get("method", "carousel"), answer["vector_from"]).inc()
+            self.answers.labels(answer.get("method", "carousel"), answer["vector_source"]).inc()
             if answer["degraded"]:
-                self.degraded.labels(answer["degraded"]["to"]).inc()
+                self.degraded.labels(answer["degraded"]["fallback"]).inc()
             if answer["unknown"]:
                 self.unknown.inc(sum(len(ids) for ids in answer["unknown"].values()))
 
     def store(self, said: str) -> None:
         """The store was asked for a listener: found, unknown, unpublished (nobody of that release) or away."""
         self.reads.labels(said).inc()
-        self.store_answers.set(said != "away")
+        self.store_answers.set(said != "unavailable")
 
     def release(self, ready: Ready) -> None:
         """Another release serves."""

@@ -147,7 +147,7 @@ function showList(list) {
 }
 
 function showWhy(list) {
-  at("says").textContent = list.reasons.says;
+  at("text").textContent = list.reasons.says;
   const card = list.segment ? list.segment.card : {};
   const traits = ["ages", "countries", "genres", "artists"].map((kind) => [kind, (card[kind] || []).filter((trait) => trait.lift > 1)]);
   at("card").replaceChildren(...traits.filter(([, found]) => found.length).flatMap(([name, found]) => [
@@ -156,7 +156,7 @@ function showWhy(list) {
       make("i", {}, `${Math.round(trait.share * 100)} %, ${trait.lift.toFixed(1)} times as often`),
       make("meter", { min: 0, max: 1, value: trait.share, "aria-label": `share of ${trait.name}: ${Math.round(trait.share * 100)} %` }))),
   ]));
-  const moved = list.reasons.moved_most || [];
+  const moved = list.reasons.top_signals || [];
   const most = moved.length ? moved[0].pull : 1;
   at("moved").replaceChildren(...(moved.length ? moved.map((one) => make("li", { class: "pull" }, make("span", {}, called(one)),
     make("small", {}, one.signal.replace(".", ": ")), make("meter", { min: 0, max: most, value: one.pull, "aria-label": "pull" })))

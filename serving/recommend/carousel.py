@@ -52,18 +52,18 @@ def carousel(ready: Ready, asked: CarouselRequest) -> dict[str, Any]:
     if placed.origin[0] == NOTHING:
         vector_D = np.asarray(ready.space.tracks_ND[:POPULAR_HEAD]).mean(axis=0)
     relevance_P = items.items_ND @ normalise(vector_D[None])[0]
-    usable = np.flatnonzero(~np.isin(ids_P, asked.leave_out))
+    usable = np.flatnonzero(~np.isin(ids_P, asked.exclude))
     pool = usable[np.argsort(-relevance_P[usable], kind="stable")[: max(POOL, asked.n)]]
     row = pool[select_diverse(relevance_P[pool], items.items_ND[pool], asked.n, asked.diversity)]
     exposure = exposures(asked.exposure, len(row))
     likeness = items.items_ND[row] @ items.items_ND[row].T
     n = len(row)
-    near = nearest_tracks(ready, items.items_ND[row], asked.near)
+    near = nearest_tracks(ready, items.items_ND[row], asked.n_nearest_tracks)
     return {
         "release": ready.name,
         "week": ready.week,
         "space": ready.space_name,
-        "vector_from": placed.origin[0],
+        "vector_source": placed.origin[0],
         "degraded": placed.degraded(0),
         "playlists": [
             {
@@ -71,13 +71,13 @@ def carousel(ready: Ready, asked: CarouselRequest) -> dict[str, Any]:
                 "playlist_id": int(ids_P[p]),
                 "relevance": round(float(relevance_P[p]), 6),
                 "exposure": round(float(exposure[i]), 6),
-                "near": near[i],
+                "nearest_tracks": near[i],
             }
             for i, p in enumerate(row)
         ],
         "exposure_model": MODELS[asked.exposure],
         "expected_relevance": round(float(np.average(relevance_P[row], weights=exposure)), 6) if n else 0.0,
-        "likeness": round(float((likeness.sum() - np.trace(likeness)) / (n * (n - 1))), 6) if n > 1 else 0.0,
+        "similarity": round(float((likeness.sum() - np.trace(likeness)) / (n * (n - 1))), 6) if n > 1 else 0.0,
         "unknown": unknown(ready, asked.listener),
     }
 

@@ -94,11 +94,11 @@ def search(ready: Ready, kind: str, text: str, limit: int) -> dict[str, Any]:
             )
             if len(found) == limit:
                 break
-    return {"release": ready.name, "kind": kind, "found": found}
+    return {"release": ready.name, "kind": kind, "results": found}
 
 
 def about(ready: Ready) -> dict[str, Any]:
-    """An answer as schema.ReleaseSaid."""
+    """An answer as schema.ReleaseInfo."""
     return {
         "release": ready.name,
         "week": ready.week,

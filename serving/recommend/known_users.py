@@ -24,7 +24,7 @@ from serving.http.prometheus import Metrics
 from serving.recommend.recommender import POPULAR, distances, filled_up, says, segment_said, written
 from serving.release.loaded import Ready
 from serving.release.watcher import Champion
-from serving.schema import Body, Degraded, Reasons, SegmentSaid, TrackSaid
+from serving.schema import Body, Degraded, Reasons, Segment, Track
 from serving.stores.circuit import Circuit
 from serving.stores.interface import NotPublished, UserRow
 
@@ -36,7 +36,7 @@ Excluded = Annotated[
     Query(max_length=MAX_EXCLUDED, description="tracks that must not be in the list; repeat for several"),
 ]
 WRONG: dict[int | str, dict[str, Any]] = {
-    status: {"model": schema.Problem, "description": why}
+    status: {"model": schema.ErrorResponse, "description": why}
     for status, why in {
         401: "no or another API key",
         404: "nobody knows this user",
@@ -58,7 +58,7 @@ class KnownUser(Body):
     )
     since: str = Field(description="of a warm listener the week of the vector, of a cold one the day of registration")
     vector: list[float]
-    segment: SegmentSaid
+    segment: Segment
 
 
 class KnownRecommendation(Body):
@@ -71,11 +71,11 @@ class KnownRecommendation(Body):
     method: str = Field(description="stored, or popularity where the store did not answer")
     kind: str | None
     since: str | None
-    vector_from: str = Field(description="store, or nothing")
+    vector_source: str = Field(description="store, or nothing")
     degraded: Degraded | None
-    tracks: list[TrackSaid]
+    tracks: list[Track]
     computed: int = Field(description="tracks at the end that are not in the kept list: nearest to the kept vector")
-    segment: SegmentSaid | None
+    segment: Segment | None
     reasons: Reasons
 
 
@@ -155,7 +155,7 @@ def known(ready: Ready, circuit: Circuit, metrics: Metrics, user_id: int) -> Use
         metrics.store("unpublished")
         raise
     except OvertureError:
-        metrics.store("away")
+        metrics.store("unavailable")
         raise
     metrics.store("found" if row else "unknown")
     if row is None:
@@ -212,12 +212,12 @@ def recommend(ready: Ready, row: UserRow, k: int, taken: set[int]) -> dict[str, 
         "method": STORED,
         "kind": row.kind,
         "since": row.since,
-        "vector_from": "store",
+        "vector_source": "store",
         "degraded": None,
         "tracks": chosen,
-        "computed": max(0, len(chosen) - (k - short)),
+        "n_computed": max(0, len(chosen) - (k - short)),
         "segment": nearest(ready, row),
-        "reasons": {"says": says(ready, "full_pers", row.segment_id), "moved_most": None, "considered": None},
+        "reasons": {"text": says(ready, "full_pers", row.segment_id), "top_signals": None, "n_signals": None},
     }
 
 
@@ -232,10 +232,10 @@ def stand_in(ready: Ready, user_id: int, k: int, taken: set[int], why: str) -> d
         "method": POPULAR,
         "kind": None,
         "since": None,
-        "vector_from": "nothing",
-        "degraded": {"to": POPULAR, "why": why},
+        "vector_source": "nothing",
+        "degraded": {"fallback": POPULAR, "reason": why},
         "tracks": chosen,
-        "computed": 0,
+        "n_computed": 0,
         "segment": None,
-        "reasons": {"says": says(ready, POPULAR, None), "moved_most": None, "considered": None},
+        "reasons": {"text": says(ready, POPULAR, None), "top_signals": None, "n_signals": None},
     }

@@ -20,8 +20,8 @@ CONSIDERED = 60  # signals left out one at a time; those of a longer day beyond 
 SHOWN = 5
 
 
-def moved_most(ready: Ready, listener: Listener, vector_D: np.ndarray, segment: int) -> dict[str, Any]:
-    """{moved_most, considered} of schema.Reasons.
+def top_signals(ready: Ready, listener: Listener, vector_D: np.ndarray, segment: int) -> dict[str, Any]:
+    """{top_signals, considered} of schema.Reasons.
 
     Raises:
         Exception: whatever the network throws.
@@ -36,7 +36,7 @@ def moved_most(ready: Ready, listener: Listener, vector_D: np.ndarray, segment: 
     items += [(signal, i) for signal, ids in lists.items() for i in dict.fromkeys(ids)]
     items = items[:CONSIDERED]
     if not items:
-        return {"moved_most": [], "considered": 0}
+        return {"top_signals": [], "n_signals": 0}
     who, signals = [], []
     for signal, item in items:
         who.append((None if signal == "country" else listener.country, None if signal == "age" else listener.age))
@@ -48,16 +48,16 @@ def moved_most(ready: Ready, listener: Listener, vector_D: np.ndarray, segment: 
     pull = distance[1:] - distance[0]
     order = [int(i) for i in np.argsort(-pull, kind="stable")[:SHOWN] if pull[i] > 0]
     return {
-        "moved_most": [
+        "top_signals": [
             {
                 "signal": items[i][0],
                 "id": items[i][1],
                 "name": name_of(ready, *items[i]),
-                "pull": round(float(pull[i]), 6),
+                "contribution": round(float(pull[i]), 6),
             }
             for i in order
         ],
-        "considered": len(items),
+        "n_signals": len(items),
     }
 
 

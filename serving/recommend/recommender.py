@@ -17,10 +17,10 @@ import numpy as np
 from contracts.errors import BadArgument
 from models.cold_start.input_vector import AGE_CLASSES, FirstDays, age_class
 from models.cold_start.top_k import normalise
-from serving.recommend.reasons import moved_most
+from serving.recommend.reasons import top_signals
 from serving.recommend.signals import days_of, unknown
 from serving.release.loaded import Ready
-from serving.schema import HowMany, Listener
+from serving.schema import ListOptions, Listener
 
 NETWORK, MEAN, NOTHING = "network", "country_age_mean", "nothing"
 POPULAR = "popularity"
@@ -40,7 +40,7 @@ class Placed:
             return None
         to = MEAN if self.origin[b] == MEAN else POPULAR
         why = "neither country nor age is known" if self.why is None else f"the network does not answer: {self.why}"
-        return {"to": to, "why": why}
+        return {"fallback": to, "reason": why}
 
 
 def place(ready: Ready, days: FirstDays) -> Placed:
@@ -73,7 +73,7 @@ def first_line(error: Exception) -> str:
 
 
 def recommend(
-    ready: Ready, listeners: Sequence[Listener], asked: HowMany, explain: bool = False, days: FirstDays | None = None
+    ready: Ready, listeners: Sequence[Listener], asked: ListOptions, explain: bool = False, days: FirstDays | None = None
 ) -> list[dict[str, Any]]:
     """An answer for each of B listeners, as schema.Recommendation but for "tracks": those are track_idx, see `written`.
 
@@ -97,7 +97,7 @@ def recommend(
     segment_B = ready.space.segments_of(placed.vectors_BD)
     distance_B = distances(ready, placed.vectors_BD, segment_B)
     streamed = ready.leave_out_first_day if asked.leave_out_first_day is None else asked.leave_out_first_day
-    taken = [taken_tracks(ready, listener, asked.leave_out, streamed) for listener in listeners]
+    taken = [taken_tracks(ready, listener, asked.exclude, streamed) for listener in listeners]
     lists, methods, degraded = make_lists(ready, wanted, asked.k, days, placed, segment_B, taken)
     answers = []
     for b, listener in enumerate(listeners):
@@ -109,13 +109,13 @@ def recommend(
                 "week": ready.week,
                 "space": ready.space_name,
                 "method": methods[b],
-                "vector_from": placed.origin[b],
+                "vector_source": placed.origin[b],
                 "degraded": degraded[b],
                 "tracks": chosen,
-                "filled": filled,
+                "n_filled": filled,
                 "segment": None if segment is None else segment_said(ready, segment, distance_B[b]),
                 "reasons": {
-                    "says": says(ready, methods[b], segment),
+                    "text": says(ready, methods[b], segment),
                     **explained(ready, listener, placed, b, segment if explain else None),
                 },
                 "unknown": unknown(ready, listener),
@@ -125,12 +125,12 @@ def recommend(
 
 
 def explained(ready: Ready, listener: Listener, placed: Placed, b: int, segment: int | None) -> dict[str, Any]:
-    """{moved_most, considered} of schema.Reasons; nulls where nobody asked or no network answers."""
-    nothing = {"moved_most": None, "considered": None}
+    """{top_signals, considered} of schema.Reasons; nulls where nobody asked or no network answers."""
+    nothing = {"top_signals": None, "n_signals": None}
     if segment is None or placed.origin[b] != NETWORK:
         return nothing
     try:
-        return moved_most(ready, listener, placed.vectors_BD[b], segment)
+        return top_signals(ready, listener, placed.vectors_BD[b], segment)
     except Exception:  # whatever onnxruntime throws: the list stands without it
         return nothing
 
@@ -145,7 +145,7 @@ def make_lists(
     n_taken = max((len(one) for one in taken), default=0)
     trouble: dict[str, str] | None = None
     if wanted in ready.space.problems and wanted not in ready.space.methods:
-        trouble = {"to": "semi_pers", "why": f"{wanted} does not answer: {ready.space.problems[wanted]}"}
+        trouble = {"fallback": "semi_pers", "reason": f"{wanted} does not answer: {ready.space.problems[wanted]}"}
         wanted = "semi_pers"
 
     def ask(name: str, days: FirstDays, vectors_BD: np.ndarray) -> list[list[int]]:
@@ -160,11 +160,11 @@ def make_lists(
         try:
             return ask("blend", days, placed.vectors_BD), ["blend"] * len(days), [None] * len(days)
         except Exception as error:  # whatever onnxruntime throws
-            trouble, wanted = {"to": "semi_pers", "why": f"blend does not answer: {first_line(error)}"}, "semi_pers"
+            trouble, wanted = {"fallback": "semi_pers", "reason": f"blend does not answer: {first_line(error)}"}, "semi_pers"
     if wanted == POPULAR:
         return ask(POPULAR, days, placed.vectors_BD), [POPULAR] * len(days), [None] * len(days)
     if wanted not in ready.space.methods:  # damaged beyond the network: popularity needs no file
-        trouble = {"to": POPULAR, "why": ready.space.problems.get(wanted, "not in this release")}
+        trouble = {"fallback": POPULAR, "reason": ready.space.problems.get(wanted, "not in this release")}
         return ask(POPULAR, days, placed.vectors_BD), [POPULAR] * len(days), [trouble] * len(days)
     lists = ask(wanted, days, placed.vectors_BD)
     methods = [wanted] * len(days)
@@ -204,7 +204,7 @@ def segment_said(ready: Ready, segment: int, distance: float) -> dict[str, Any]:
 
 
 def written(ready: Ready, answer: dict[str, Any]) -> dict[str, Any]:
-    """An answer with its tracks as schema.TrackSaid, in JSON already."""
+    """An answer with its tracks as schema.Track, in JSON already."""
     return {**answer, "tracks": [ready.shown[i] for i in answer["tracks"]]}
 
 

@@ -138,7 +138,7 @@ class Ready:
             raise CheckFailed(
                 f"release {self.name[:12]}: {len(self.tracks)} tracks, {len(self.space.tracks_ND)} vectors"
             )
-        # As schema.TrackSaid, in JSON already: an answer joins fifty of them.
+        # As schema.Track, in JSON already: an answer joins fifty of them.
         self.shown = [
             orjson.Fragment(
                 orjson.dumps(

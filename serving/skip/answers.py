@@ -30,7 +30,7 @@ from models.skip.features.user import user_counts
 from models.skip.ranking.reasons import reasons, sentence
 from models.skip.ranking.rerank import rerank
 from serving.skip.release import SkipRelease
-from serving.skip.schema import Asked, RerankRequest, SkipRequest
+from serving.skip.schema import SkipContext, RerankRequest, SkipRequest
 
 UNKNOWN = -1
 
@@ -46,12 +46,12 @@ class Told:
     recent: dict[str, int]
 
 
-def moment(asked: Asked) -> int:
+def moment(asked: SkipContext) -> int:
     """The second that is asked about; now, where none is."""
     return int((asked.at or datetime.now(UTC)).timestamp())
 
 
-def predict(release: SkipRelease, asked: Asked, track_ids: Sequence[int]) -> Told:
+def predict(release: SkipRelease, asked: SkipContext, track_ids: Sequence[int]) -> Told:
     """Chances of a listen of the known ones among these tracks.
 
     Raises:
@@ -86,7 +86,7 @@ def predict(release: SkipRelease, asked: Asked, track_ids: Sequence[int]) -> Tol
     return Told(np.flatnonzero(there), plays, listen_N, wanted[~there].tolist(), told)
 
 
-def described(asked: Asked, tracks: dict[str, np.ndarray], at: int) -> dict[str, np.ndarray]:
+def described(asked: SkipContext, tracks: dict[str, np.ndarray], at: int) -> dict[str, np.ndarray]:
     """Known tracks as rows without an outcome, all at one second."""
     n = len(tracks["track_id"])
     same = {
@@ -131,7 +131,7 @@ def code(value: int | None) -> int:
     return UNKNOWN if value is None else value
 
 
-def recent_rows(release: SkipRelease, asked: Asked) -> tuple[dict[str, np.ndarray], dict[str, int]]:
+def recent_rows(release: SkipRelease, asked: SkipContext) -> tuple[dict[str, np.ndarray], dict[str, int]]:
     """The request's earlier plays that the state does not hold, by time; and how many were used and why others not."""
     since = max(release.state_until, release.state.last_ts(asked.user_id) + 1)
     new = sorted((play for play in asked.recent if play.at.timestamp() >= since), key=lambda play: play.at)
@@ -144,7 +144,7 @@ def recent_rows(release: SkipRelease, asked: Asked) -> tuple[dict[str, np.ndarra
     for name in ("context_type", "platform_name", "platform_family"):
         own = [getattr(play, name) for play in used]
         rows[name] = np.where([one is None for one in own], rows[name], [code(one) for one in own]).astype(np.int64)
-    told = {"used": len(used), "known_already": len(asked.recent) - len(new), "unknown_tracks": len(new) - len(used)}
+    told = {"used": len(used), "already_known": len(asked.recent) - len(new), "unknown_tracks": len(new) - len(used)}
     return timed(rows), told
 
 
@@ -176,20 +176,20 @@ def skips(release: SkipRelease, asked: SkipRequest) -> dict[str, Any]:
         found = reasons(release.explanation, told.plays)
         why = [sentence(one, float(p)) for one, p in zip(found, told.listen_N, strict=True)]
     tracks = [
-        {"track_id": asked.tracks[int(place)], "skip": 1 - float(p), "reason": reason}
+        {"track_id": asked.tracks[int(place)], "skip_probability": 1 - float(p), "reason": reason}
         for place, p, reason in zip(told.place_N, told.listen_N, why, strict=True)
     ]
     return {**about(release, asked), "tracks": tracks, "unknown": told.unknown, "recent": told.recent}
 
 
-def about(release: SkipRelease, asked: Asked) -> dict[str, Any]:
+def about(release: SkipRelease, asked: SkipContext) -> dict[str, Any]:
     """Which release answers, and whether it knows the listener."""
     return {
         "release": release.name,
         "week": release.week,
         "user_id": asked.user_id,
         "known_user": release.state.last_ts(asked.user_id) >= 0,
-        "knows_plays_until": datetime.fromtimestamp(release.state_until, UTC).isoformat(),
+        "state_as_of": datetime.fromtimestamp(release.state_until, UTC).isoformat(),
     }
 
 
@@ -213,7 +213,7 @@ def reranked(release: SkipRelease, asked: RerankRequest) -> dict[str, Any]:
     skip = {int(place): 1 - float(p) for place, p in zip(told.place_N, told.listen_N, strict=True)}
     return {
         **about(release, asked),
-        "tracks": [{"track_id": ids[i], "skip": skip.get(i)} for i in order],
+        "tracks": [{"track_id": ids[i], "skip_probability": skip.get(i)} for i in order],
         "unknown": told.unknown,
         "recent": told.recent,
         "degraded": None,
@@ -227,9 +227,9 @@ def as_given(asked: RerankRequest, why: str) -> dict[str, Any]:
         "week": None,
         "user_id": asked.user_id,
         "known_user": False,
-        "knows_plays_until": None,
-        "tracks": [{"track_id": track.track_id, "skip": None} for track in asked.tracks],
+        "state_as_of": None,
+        "tracks": [{"track_id": track.track_id, "skip_probability": None} for track in asked.tracks],
         "unknown": [],
-        "recent": {"used": 0, "known_already": 0, "unknown_tracks": 0},
-        "degraded": {"to": "the order given", "why": why},
+        "recent": {"used": 0, "already_known": 0, "unknown_tracks": 0},
+        "degraded": {"fallback": "the order given", "reason": why},
     }

@@ -24,7 +24,7 @@ class SkipMetrics:
         self.revision = Gauge("overture_skip_release_revision", "Revision of the skip champion's pointer", **latest)
         self.refused = Counter("overture_skip_release_refused", "Times a promoted one could not be taken", **named)
         self.degraded = Counter(
-            "overture_skip_degraded_answers", "Answers of the skip routes by something that stood in", ["to"], **named
+            "overture_skip_degraded_answers", "Answers of the skip routes by something that stood in", ["fallback"], **named
         )
         self._before: tuple[str, str] | None = None
 

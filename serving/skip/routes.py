@@ -25,7 +25,7 @@ from serving.skip.release import ENGINE, SkipRelease
 from serving.skip.schema import Reranked, RerankRequest, SkipRequest, Skips
 
 WRONG: dict[int | str, dict[str, Any]] = {
-    status: {"model": schema.Problem, "description": why}
+    status: {"model": schema.ErrorResponse, "description": why}
     for status, why in {
         400: "not JSON",
         401: "no or another API key",
@@ -33,7 +33,7 @@ WRONG: dict[int | str, dict[str, Any]] = {
         422: "refused, with the field's name",
     }.items()
 }
-NO_RELEASE: dict[int | str, dict[str, Any]] = {503: {"model": schema.Problem, "description": "no release"}}
+NO_RELEASE: dict[int | str, dict[str, Any]] = {503: {"model": schema.ErrorResponse, "description": "no release"}}
 
 
 PROMOTE = "overture release promote --engine skip"
@@ -53,7 +53,7 @@ def state(champion: Follower[SkipRelease]) -> dict[str, Any]:
         "problem": champion.problem,
         "release": release.name if release else None,
         "week": release.week if release else None,
-        "knows_plays_until": until.isoformat() if until else None,
+        "state_as_of": until.isoformat() if until else None,
         "age_s": int((datetime.now(UTC) - until).total_seconds()) if until else None,
     }
 
@@ -65,7 +65,7 @@ def make_router(
 
     def as_given(asked: RerankRequest, why: str) -> Response:
         found = answers.as_given(asked, why)
-        metrics.stood_in(found["degraded"]["to"])
+        metrics.stood_in(found["degraded"]["fallback"])
         return say(found)
 
     router = APIRouter(route_class=route_class, tags=["skips"])

@@ -26,7 +26,7 @@ class RecentPlay(Body):
     platform_family: Code | None = None
 
 
-class Asked(Body):
+class SkipContext(Body):
     """Who listens, when and where; codes are those of the table plays."""
 
     user_id: Id
@@ -45,7 +45,7 @@ class Asked(Body):
 WHO = {"user_id": 12, "gender": 1, "age": 24, "context_type": 0, "platform_name": 1, "is_flow": True}
 
 
-class SkipRequest(Asked):
+class SkipRequest(SkipContext):
     """Which of these tracks would be skipped?"""
 
     model_config = ConfigDict(json_schema_extra={"example": {**WHO, "tracks": [1003, 1044], "explain": True}})
@@ -63,7 +63,7 @@ class Candidate(Body):
     )
 
 
-class RerankRequest(Asked):
+class RerankRequest(SkipContext):
     """A list to be put in order."""
 
     model_config = ConfigDict(
@@ -82,15 +82,15 @@ class RerankRequest(Asked):
         return self
 
 
-class RecentSaid(Body):
+class RecentPlaysReport(Body):
     """What became of the request's recent plays."""
 
     used: int
-    known_already: int = Field(description="left out: the release's state reaches beyond them")
+    already_known: int = Field(description="left out: the release's state reaches beyond them")
     unknown_tracks: int
 
 
-class SkipSaid(Body):
+class SkipPrediction(Body):
     """One track."""
 
     track_id: int
@@ -105,10 +105,10 @@ class Skips(Body):
     week: str
     user_id: int
     known_user: bool = Field(description="has the release seen plays of this listener?")
-    knows_plays_until: str
-    tracks: list[SkipSaid] = Field(description="the known ones, in the order asked for")
+    state_as_of: str
+    tracks: list[SkipPrediction] = Field(description="the known ones, in the order asked for")
     unknown: list[int]
-    recent: RecentSaid
+    recent: RecentPlaysReport
 
 
 class Placed(Body):
@@ -125,8 +125,8 @@ class Reranked(Body):
     week: str | None
     user_id: int
     known_user: bool
-    knows_plays_until: str | None
+    state_as_of: str | None
     tracks: list[Placed]
     unknown: list[int]
-    recent: RecentSaid
+    recent: RecentPlaysReport
     degraded: Degraded | None

@@ -21,7 +21,7 @@ from models.cold_start.methods import recommend_lists
 from serving.recommend import recommender
 from serving.release.bundle import open_release
 from serving.release.loaded import Ready
-from serving.schema import HowMany
+from serving.schema import ListOptions
 from tests.helpers.as_request import listener
 
 
@@ -95,17 +95,17 @@ def test_the_service_answers_with_it_and_falls_back_on_the_segment(promoted, mon
     wanted = recommend_lists(
         release.spaces["tt_svd"].method("blend"), release.inputs("tt_svd", days), 20, days, taken_BN
     )
-    said = recommender.recommend(ready, people, HowMany(k=20))
+    said = recommender.recommend(ready, people, ListOptions(k=20))
     assert {(one["method"], one["degraded"] is None) for one in said} == {("blend", True)}
     assert [one["tracks"] for one in said] == wanted.tolist()
-    alone = [recommender.recommend(ready, [person], HowMany(k=20))[0]["tracks"] for person in people[:5]]
+    alone = [recommender.recommend(ready, [person], ListOptions(k=20))[0]["tracks"] for person in people[:5]]
     assert alone == [one["tracks"] for one in said[:5]]
 
     def fails(days):
         raise RuntimeError("no memory")
 
     monkeypatch.setattr(ready.space.methods["blend"], "scores", fails)
-    one = recommender.recommend(ready, people[:1], HowMany(k=5))[0]
+    one = recommender.recommend(ready, people[:1], ListOptions(k=5))[0]
     assert (one["method"], one["degraded"]["to"]) == ("semi_pers", "semi_pers")
     assert "no memory" in one["degraded"]["why"]
 

@@ -46,7 +46,7 @@ def test_known_listeners_are_those_of_the_week_and_newcomers_get_what_the_servic
     """A warm listener's vector is the lake's; a newcomer's list is that of the same first day sent as a request."""
     from serving.recommend import known_users, recommender
     from serving.release.watcher import Champion
-    from serving.schema import HowMany
+    from serving.schema import ListOptions
     from serving.stores.circuit import Circuit
     from tests.helpers.as_request import listener
     from tests.helpers.one_week import NEWCOMERS
@@ -62,7 +62,7 @@ def test_known_listeners_are_those_of_the_week_and_newcomers_get_what_the_servic
         np.testing.assert_array_equal(row.vector_D, vectors[idx])
     people = lake.read("cold_first_day", day=str(NEWCOMERS)).to_pylist()
     assert len(people) > 3
-    said = recommender.recommend(ready, [listener(person) for person in people], HowMany(k=50))
+    said = recommender.recommend(ready, [listener(person) for person in people], ListOptions(k=50))
     for person, wanted in zip(people, said, strict=True):
         row = circuit.find(ready.name, ready.space_name, person["user_id"])
         known_users.hold(ready, row)

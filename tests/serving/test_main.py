@@ -59,7 +59,7 @@ def test_two_workers_share_a_port_and_their_numbers(start):
     for _ in range(40):
         assert service.call("/v1/recommendations", {"listener": {}}, {"x-api-key": "sesame"})[0] == 200
     for _ in range(4):  # whichever worker is asked
-        assert 'overture_answers_total{method="semi_pers",vector_from="network"} 40.0' in service.call("/metrics")[2]
+        assert 'overture_answers_total{method="semi_pers",vector_source="network"} 40.0' in service.call("/metrics")[2]
     assert service.stop() == 0
     assert "sesame" not in service.log.read_text()
 

@@ -20,7 +20,7 @@ from serving.experiment.exposure_log import ExposureLog
 from serving.recommend import recommender
 from serving.release import files
 from serving.release.watcher import Champion
-from serving.schema import HowMany, Listener
+from serving.schema import ListOptions, Listener
 from serving.settings import Arm, Experiment, Explore, ServiceSettings
 from tests.helpers.live import cohort_requests
 
@@ -54,12 +54,12 @@ def ready(shop):
 
 
 def test_the_arm_decides_the_method_and_the_list_is_that_methods(ready):
-    running, asked = Running(FOUR, np.random.default_rng(0)), HowMany(k=7)
+    running, asked = Running(FOUR, np.random.default_rng(0)), ListOptions(k=7)
     shown = running.recommend(ready, people(), asked, AT)
     assert len(shown.answers) == len(shown.lines) == len(people())
     for who, answer, line in zip(people(), shown.answers, sorted(shown.lines, key=lambda x: x["user_id"]), strict=True):
         arm = running.arm(who.user_id)
-        alone = recommender.recommend(ready, [who], HowMany(k=7, method=arm.method))[0]
+        alone = recommender.recommend(ready, [who], ListOptions(k=7, method=arm.method))[0]
         assert answer["tracks"] == alone["tracks"]
         assert answer["experiment"] == {"experiment": "four", "arm": arm.name, "request_id": line["request_id"]}
         assert line["tracks"] == [ready.tracks[i].track_id for i in answer["tracks"]]
@@ -72,14 +72,14 @@ def test_the_arm_decides_the_method_and_the_list_is_that_methods(ready):
 
 def test_the_mean_of_country_and_age_is_a_method_of_its_own(ready):
     who = Listener.model_validate({"country": "FR", "streams": {"tracks": [ready.tracks[0].track_id]}})
-    said = recommender.recommend(ready, [who], HowMany(k=10, method="country_age_mean"))[0]
+    said = recommender.recommend(ready, [who], ListOptions(k=10, method="country_age_mean"))[0]
     mean = ready.space.demographics.country["FR"]
     segment = int(np.argmax(ready.space.centroids_KD @ normalise(mean[None])[0]))
     assert said["tracks"] == ready.space.rankings_KL[segment][:10].tolist()
-    assert (said["vector_from"], said["degraded"]) == ("country_age_mean", None)
-    nobody = recommender.recommend(ready, [Listener()], HowMany(k=3, method="country_age_mean"))[0]
+    assert (said["vector_source"], said["degraded"]) == ("country_age_mean", None)
+    nobody = recommender.recommend(ready, [Listener()], ListOptions(k=3, method="country_age_mean"))[0]
     assert nobody["method"] == "popularity"
-    assert nobody["degraded"]["why"] == "neither country nor age is known"
+    assert nobody["degraded"]["reason"] == "neither country nor age is known"
 
 
 def test_who_names_no_user_or_asks_for_a_method_or_comes_on_another_day_is_not_in_it(ready):
@@ -87,13 +87,13 @@ def test_who_names_no_user_or_asks_for_a_method_or_comes_on_another_day_is_not_i
     anonymous = [one.model_copy(update={"user_id": None}) for one in who]
     past = Running(FOUR.model_copy(update={"last_day": "2026-11-23"}), np.random.default_rng(0))
     for found in (
-        running.recommend(ready, anonymous, HowMany(k=5), AT),
-        running.recommend(ready, who, HowMany(k=5, method="semi_pers"), AT),
-        past.recommend(ready, who, HowMany(k=5), AT),
+        running.recommend(ready, anonymous, ListOptions(k=5), AT),
+        running.recommend(ready, who, ListOptions(k=5, method="semi_pers"), AT),
+        past.recommend(ready, who, ListOptions(k=5), AT),
     ):
         assert found.lines == []
-        assert found.answers == recommender.recommend(ready, anonymous, HowMany(k=5, method="semi_pers"))
-    mixed = running.recommend(ready, [who[0], anonymous[1], who[2]], HowMany(k=5), AT)
+        assert found.answers == recommender.recommend(ready, anonymous, ListOptions(k=5, method="semi_pers"))
+    mixed = running.recommend(ready, [who[0], anonymous[1], who[2]], ListOptions(k=5), AT)
     assert [("experiment" in one) for one in mixed.answers] == [True, False, True]
 
 
@@ -103,7 +103,7 @@ def test_an_arm_whose_method_is_not_held_is_answered_as_configured_and_says_so(r
         arms=(Arm(name="one", method="blend", share=0.5), Arm(name="two", method="blend", share=0.5)),
         **FOREVER,
     )
-    shown = Running(blend, np.random.default_rng(0)).recommend(ready, people(4), HowMany(k=5), AT)
+    shown = Running(blend, np.random.default_rng(0)).recommend(ready, people(4), ListOptions(k=5), AT)
     assert {line["method"] for line in shown.lines} == {"semi_pers"}
 
 
@@ -113,7 +113,7 @@ def test_exploring_shows_each_list_as_often_as_its_propensity_says(ready):
     running = Running(both, np.random.default_rng(1), signals=True)
     who, k = people(1)[0], 3
     lists = {
-        m: [ready.tracks[i].track_id for i in recommender.recommend(ready, [who], HowMany(k=k, method=m))[0]["tracks"]]
+        m: [ready.tracks[i].track_id for i in recommender.recommend(ready, [who], ListOptions(k=k, method=m))[0]["tracks"]]
         for m in ("semi_pers", "popularity")
     }
     pool = set(lists["semi_pers"]) | set(lists["popularity"])
@@ -122,7 +122,7 @@ def test_exploring_shows_each_list_as_often_as_its_propensity_says(ready):
     n = 3_000
     for start in range(0, n, 250):
         shown = running.recommend(
-            ready, [who.model_copy(update={"user_id": start + at}) for at in range(250)], HowMany(k=k), AT
+            ready, [who.model_copy(update={"user_id": start + at}) for at in range(250)], ListOptions(k=k), AT
         )
         for line in shown.lines:
             assert set(line["tracks"]) <= pool

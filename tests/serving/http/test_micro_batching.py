@@ -32,7 +32,7 @@ def gathered(requests, answer):
 
 
 def echo(ready, listeners, how):
-    return [{"release": ready.name, "age": one.age, "k": how.k, "out": how.leave_out} for one in listeners]
+    return [{"release": ready.name, "age": one.age, "k": how.k, "out": how.exclude} for one in listeners]
 
 
 def test_alike_requests_share_a_pass_and_each_gets_its_own_answer():
@@ -42,7 +42,7 @@ def test_alike_requests_share_a_pass_and_each_gets_its_own_answer():
         (one, asked(30, k=7)),
         (one, asked(40)),
         (other, asked(50)),
-        (one, asked(60, leave_out=[3])),
+        (one, asked(60, exclude=[3])),
     ]
     found, passes = gathered(requests, echo)
     assert passes == [[20, 40], [30], [50], [60]]

@@ -49,10 +49,10 @@ SECRET = 4242424242
 def test_a_field_that_is_wrong_is_named(live, listener, where):
     status, _, said = live.call("/v1/recommendations", {"listener": listener})
     assert status == 422
-    assert where in {one["where"] for one in said["details"]}
+    assert where in {one["field"] for one in said["details"]}
     status, _, many = live.call("/v1/recommendations/batch", {"listeners": [{}, listener]})
     assert status == 422
-    assert where.replace("listener", "listeners.1", 1) in {one["where"] for one in many["details"]}
+    assert where.replace("listener", "listeners.1", 1) in {one["field"] for one in many["details"]}
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_a_field_that_is_wrong_is_named(live, listener, where):
         ("/v1/recommendations", {"listener": {}, "k": "5"}),
         ("/v1/recommendations", {"listener": {}, "method": "blend"}),
         ("/v1/recommendations", {"listener": {}, "method": "best"}),
-        ("/v1/recommendations", {"listener": {}, "leave_out": [1] * 2001}),
+        ("/v1/recommendations", {"listener": {}, "exclude": [1] * 2001}),
         ("/v1/recommendations", {"listener": {}, "kk": 5}),
         ("/v1/recommendations", {}),
         ("/v1/recommendations", []),
@@ -80,7 +80,7 @@ def test_a_field_that_is_wrong_is_named(live, listener, where):
 def test_an_argument_out_of_bounds_is_refused(live, path, body):
     status, _, said = live.call(path, raw=json.dumps(body).encode())
     assert status == 422
-    schema.Problem.model_validate(said)
+    schema.ErrorResponse.model_validate(said)
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_an_argument_out_of_bounds_is_refused(live, path, body):
 def test_what_is_not_json_is_refused_and_the_service_lives(live, body):
     status, _, said = live.call("/v1/recommendations", raw=body)
     assert status in (400, 422)
-    schema.Problem.model_validate(said)
+    schema.ErrorResponse.model_validate(said)
     assert live.lists(k=1)["tracks"]
 
 

@@ -49,7 +49,7 @@ def test_a_first_day_with_the_keyboard_alone(live, browser):
     assert browser.run(TRACKS) == titles(live, day)
     assert browser.run("document.activeElement.getAttribute('aria-pressed')") == "true"
     moved = "[...document.querySelectorAll('#moved span')].map(it => it.textContent)"
-    wanted = [one["signal"] for one in live.lists(day, explain=True)["reasons"]["moved_most"]]
+    wanted = [one["signal"] for one in live.lists(day, explain=True)["reasons"]["top_signals"]]
     spoken = {"country": "France", "age": "age 23", "onboarding.artists": "Ada"}
     assert browser.run(moved) == [spoken[signal] for signal in wanted]
     browser.tab_to("it.dataset.act === 'bans'")
@@ -70,12 +70,12 @@ def test_a_first_day_with_the_keyboard_alone(live, browser):
 def test_clicks_change_list_segment_carousel_and_reasons(live, browser):
     browser.open(f"http://127.0.0.1:{live.port}/")
     browser.wait(TRACKS, titles(live, {}))
-    _, _, row = live.call("/v1/carousels", {"listener": {"country": "BR"}, "near": 2})
+    _, _, row = live.call("/v1/carousels", {"listener": {"country": "BR"}, "n_nearest_tracks": 2})
     browser.run(
         "(it => { it.value = 'BR'; it.dispatchEvent(new Event('change')) })(document.getElementById('country'))"
     )
     browser.wait(TRACKS, titles(live, {"country": "BR"}))
-    said = live.lists({"country": "BR"})["reasons"]["says"]
+    said = live.lists({"country": "BR"})["reasons"]["text"]
     browser.wait("document.getElementById('says').textContent", said)
     places = "[...document.querySelectorAll('#carousel p')].map(it => Number(it.textContent.match(/\\d+/)[0]))"
     browser.wait(places, [one["playlist_id"] for one in row["playlists"]])

@@ -77,9 +77,9 @@ def test_a_list_is_the_kept_one_and_goes_on_with_what_is_nearest_to_the_vector(s
         assert status == 200
         users.KnownRecommendation.model_validate(said)
         assert headers["x-overture-release"] == said["release"]
-        assert (track_ids(said), said["computed"]) == (order[:k], computed)
-        assert (said["method"], said["vector_from"], said["degraded"]) == ("stored", "store", None)
-    assert said["reasons"]["says"].startswith("segment 1")
+        assert (track_ids(said), said["n_computed"]) == (order[:k], computed)
+        assert (said["method"], said["vector_source"], said["degraded"]) == ("stored", "store", None)
+    assert said["reasons"]["text"].startswith("segment 1")
     assert {"title", "artist"} <= set(said["tracks"][0])
 
 
@@ -88,7 +88,7 @@ def test_excluded_tracks_are_in_no_list(stocked):
     query = "&".join(f"exclude={track}" for track in [*order[:3], 5])
     for k, computed in ((17, 0), (18, 1), (60, 43)):
         said = stocked.call(f"/v1/users/{USER}/recommendations?k={k}&{query}")[2]
-        assert (track_ids(said), said["computed"]) == (order[3 : 3 + k], computed)
+        assert (track_ids(said), said["n_computed"]) == (order[3 : 3 + k], computed)
 
 
 def test_a_newcomer_has_the_list_of_the_day(stocked):
@@ -96,12 +96,12 @@ def test_a_newcomer_has_the_list_of_the_day(stocked):
     assert (said["kind"], said["since"]) == ("cold", "2026-11-15")
     tracks = stocked.shop.opened(stocked.shop.first).track_ids
     said = stocked.call(f"/v1/users/{COLD}/recommendations?k=4")[2]
-    assert (track_ids(said), said["computed"]) == (tracks[:4].tolist(), 0)
+    assert (track_ids(said), said["n_computed"]) == (tracks[:4].tolist(), 0)
     order = [
         i for i in ranked(stocked.shop, stocked.shop.first, np.eye(1, 10, 1, np.float32)[0]) if i not in tracks[:4]
     ]
     said = stocked.call(f"/v1/users/{COLD}/recommendations?k=9")[2]
-    assert (track_ids(said)[4:], said["computed"]) == (order[:5], 5)
+    assert (track_ids(said)[4:], said["n_computed"]) == (order[:5], 5)
 
 
 def test_who_is_unknown_is_told_so_and_named_in_no_log(stocked, caplog):
@@ -117,7 +117,7 @@ def test_who_is_unknown_is_told_so_and_named_in_no_log(stocked, caplog):
     both = {"/v1/users/{user_id}", "/v1/users/{user_id}/recommendations"}  # a line is written after its answer
     stocked.wait(both, lambda _: {one["route"] for one in facts()})
     assert str(STRANGER) not in str(facts())
-    assert 'overture_store_reads_total{said="unknown"} 2.0' in stocked.call("/metrics")[2]
+    assert 'overture_store_reads_total{result="unknown"} 2.0' in stocked.call("/metrics")[2]
 
 
 @pytest.mark.parametrize(
@@ -182,7 +182,7 @@ def test_until_a_new_champions_listeners_are_published_the_one_before_answers_fo
     said = live.call(f"/v1/users/{ids[3]}")[2]
     assert said["release"] == shop.second
     np.testing.assert_array_equal(np.float32(said["vector"]), vectors[3])
-    assert 'overture_store_reads_total{said="unpublished"} 4.0' in live.call("/metrics")[2]
+    assert 'overture_store_reads_total{result="unpublished"} 4.0' in live.call("/metrics")[2]
 
 
 def assert_stands_in(live: Live, why: str) -> None:
@@ -194,9 +194,9 @@ def assert_stands_in(live: Live, why: str) -> None:
     users.KnownRecommendation.model_validate(said)
     assert headers["x-overture-release"] == live.shop.first
     assert track_ids(said) == [track for track in popular if track not in (popular[0], popular[3])]
-    assert (said["method"], said["vector_from"], said["kind"]) == ("popularity", "nothing", None)
-    assert said["degraded"]["to"] == "popularity"
-    assert why in said["degraded"]["why"]
+    assert (said["method"], said["vector_source"], said["kind"]) == ("popularity", "nothing", None)
+    assert said["degraded"]["fallback"] == "popularity"
+    assert why in said["degraded"]["reason"]
     status, _, said = live.call(f"/v1/users/{USER}")
     assert (status, why in said["error"]) == (503, True)
 
@@ -247,8 +247,8 @@ def test_a_redis_that_dies_and_comes_back(shop, serve, tmp_path):
         assert "sesame" not in str(said)
         numbers = live.call("/metrics")[2]
         assert "overture_store_answers 0.0" in numbers
-        assert 'overture_store_reads_total{said="away"} 2.0' in numbers
-        assert 'overture_degraded_answers_total{to="popularity"} 1.0' in numbers
+        assert 'overture_store_reads_total{result="unavailable"} 2.0' in numbers
+        assert 'overture_degraded_answers_total{fallback="popularity"} 1.0' in numbers
         assert live.lists({"country": "FR"}, k=3)["method"] == "semi_pers", "who needs no store is served as ever"
         server.start()
         stock(shop, settings)

@@ -76,7 +76,7 @@ def test_lists_are_those_that_the_gate_judged(live, method):
         said = live.lists(request, method=method, k=20)
         schema.Recommendation.model_validate(said)
         assert [track["track_id"] for track in said["tracks"]] == ids.tolist()
-        assert (said["method"], said["degraded"], said["filled"], said["unknown"]) == (method, None, 0, {})
+        assert (said["method"], said["degraded"], said["n_filled"], said["unknown"]) == (method, None, 0, {})
     assert live.lists(cohort_requests()[0], k=20)["method"] == "semi_pers", "as the release was promoted to answer"
 
 
@@ -105,7 +105,7 @@ def test_artists_and_albums_of_streamed_tracks_are_filled_in_as_training_sees_th
 def test_what_is_left_out_banned_or_streamed_is_in_no_list(live):
     person = {"country": "FR", "age": 20}
     ids = [track["track_id"] for track in live.lists(person, k=10)["tracks"]]
-    spared = live.lists({**person}, k=10, leave_out=[*ids[:3], 5])
+    spared = live.lists({**person}, k=10, exclude=[*ids[:3], 5])
     assert [track["track_id"] for track in spared["tracks"]][:7] == ids[3:]
     assert len(spared["tracks"]) == 10
     banned = live.lists({**person, "bans": {"tracks": ids[:2]}}, k=50)["tracks"]
@@ -119,10 +119,10 @@ def test_what_is_left_out_banned_or_streamed_is_in_no_list(live):
 def test_a_short_ranking_goes_on_with_the_popular_and_says_how_far(live):
     said = live.lists({"country": "FR"}, k=100)
     ids = [track["track_id"] for track in said["tracks"]]
-    assert (len(ids), len(set(ids)), said["filled"]) == (100, 100, 40), "a ranking of the small week has 60 tracks"
+    assert (len(ids), len(set(ids)), said["n_filled"]) == (100, 100, 40), "a ranking of the small week has 60 tracks"
     popular = [track["track_id"] for track in live.lists(method="popularity", k=100)["tracks"]]
     assert ids[60:] == [i for i in popular if i not in ids[:60]][:40]
-    everything = live.lists({"country": "FR"}, k=100, leave_out=popular[:80])
+    everything = live.lists({"country": "FR"}, k=100, exclude=popular[:80])
     assert len(everything["tracks"]) == 70, "no more tracks than there are"
     assert not {track["track_id"] for track in everything["tracks"]} & set(popular[:80])
 
@@ -145,20 +145,20 @@ def test_the_pull_of_a_signal_is_what_leaving_it_out_changes(live, ready):
     pulls["favourites.artists", 2] = distance({**person, "favourites": {}}) - whole
     for i in tracks:
         pulls["streams.tracks", i] = distance({**person, "streams": {"tracks": [j for j in tracks if j != i]}}) - whole
-    assert said["reasons"]["considered"] == len(pulls) == 9
-    found = {(one["signal"], one["id"]): one["pull"] for one in said["reasons"]["moved_most"]}
+    assert said["reasons"]["n_signals"] == len(pulls) == 9
+    found = {(one["signal"], one["id"]): one["contribution"] for one in said["reasons"]["top_signals"]}
     wanted = dict(sorted(((key, pull) for key, pull in pulls.items() if pull > 0), key=lambda pair: -pair[1])[:5])
     assert found == pytest.approx(wanted, abs=1e-5)
     assert list(found.values()) == sorted(found.values(), reverse=True)
-    assert live.lists(person)["reasons"]["moved_most"] is None
+    assert live.lists(person)["reasons"]["top_signals"] is None
 
 
 def test_reasons_tell_the_card_of_the_segment(live):
     said = live.lists({"country": "DE"})
     card = said["segment"]["card"]
-    assert said["reasons"]["says"].startswith(card["sentence"])
+    assert said["reasons"]["text"].startswith(card["sentence"])
     assert "size" not in said["segment"], "the card alone says how large a segment is, where it may"
-    assert "most popular" in live.lists(method="popularity")["reasons"]["says"]
+    assert "most popular" in live.lists(method="popularity")["reasons"]["text"]
 
 
 def test_unknown_ids_are_reported_once_and_are_not_fatal(live):
@@ -209,15 +209,15 @@ def test_vectors_and_neighbours(live):
 def test_search_finds_by_name_most_popular_first(live):
     _, _, said = live.call("/v1/search?kind=artists")
     schema.Search.model_validate(said)
-    assert [one["id"] for one in said["found"]] == [1, 2, 3]
-    assert [one["id"] for one in live.call("/v1/search?kind=artists&q=aDA")[2]["found"]] == [1]
+    assert [one["id"] for one in said["results"]] == [1, 2, 3]
+    assert [one["id"] for one in live.call("/v1/search?kind=artists&q=aDA")[2]["results"]] == [1]
     _, _, tracks = live.call("/v1/search?kind=tracks&q=song%201&limit=200")
     wanted = [int(i) for i in small_week.tracks()[0] if i % 10]
-    assert [one["id"] for one in tracks["found"]] == wanted
+    assert [one["id"] for one in tracks["results"]] == wanted
 
 
 def test_a_carousel_is_nearest_first_and_exposure_falls(live):
-    status, _, said = live.call("/v1/carousels", {"listener": {"country": "BR"}, "diversity": 0, "near": 2})
+    status, _, said = live.call("/v1/carousels", {"listener": {"country": "BR"}, "diversity": 0, "n_nearest_tracks": 2})
     assert status == 200
     schema.Carousel.model_validate(said)
     relevance = [one["relevance"] for one in said["playlists"]]
@@ -226,10 +226,10 @@ def test_a_carousel_is_nearest_first_and_exposure_falls(live):
     assert [one["exposure"] for one in said["playlists"]] == pytest.approx([1, 1 / np.log2(3), 0.5], abs=1e-6)
     weighted = np.average(relevance, weights=[one["exposure"] for one in said["playlists"]])
     assert said["expected_relevance"] == pytest.approx(weighted, abs=1e-5)
-    assert all(len(one["near"]) == 2 for one in said["playlists"])
-    _, _, less = live.call("/v1/carousels", {"listener": {"country": "BR"}, "leave_out": [1], "n": 1})
+    assert all(len(one["nearest_tracks"]) == 2 for one in said["playlists"])
+    _, _, less = live.call("/v1/carousels", {"listener": {"country": "BR"}, "exclude": [1], "n": 1})
     assert [one["playlist_id"] for one in less["playlists"]] != [1]
-    _, _, none = live.call("/v1/carousels", {"listener": {}, "leave_out": [1, 2, 3]})
+    _, _, none = live.call("/v1/carousels", {"listener": {}, "exclude": [1, 2, 3]})
     assert none["playlists"] == []
 
 

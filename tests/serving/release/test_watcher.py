@@ -182,27 +182,27 @@ def test_without_a_network_the_mean_of_country_and_age_answers_then_the_popular_
     _, demographics, mean = small_week.space_parts()
     for group, country in enumerate(small_week.COUNTRIES):
         said = live.lists({"country": country, "age": 30}, k=20, explain=True)
-        assert said["degraded"]["to"] == said["vector_from"] == "country_age_mean"
-        assert "onnxruntime cannot open it" in said["degraded"]["why"]
+        assert said["degraded"]["fallback"] == said["vector_source"] == "country_age_mean"
+        assert "onnxruntime cannot open it" in said["degraded"]["reason"]
         nearest = np.linalg.norm(mean - normalise(demographics.country[country][None])[0], axis=1).argmin()
         assert said["segment"]["segment_id"] == nearest == group
         assert said["method"] == "semi_pers"
-        assert said["reasons"]["moved_most"] is None
+        assert said["reasons"]["top_signals"] is None
     popular = [track["track_id"] for track in live.lists(method="popularity")["tracks"]]
     nobody = live.lists({"streams": {"tracks": [1003]}})
-    assert (nobody["degraded"]["to"], nobody["method"], nobody["vector_from"]) == (
+    assert (nobody["degraded"]["fallback"], nobody["method"], nobody["vector_source"]) == (
         "popularity",
         "popularity",
         "nothing",
     )
     assert [track["track_id"] for track in nobody["tracks"]] == popular
     _, _, both = live.call("/v1/recommendations/batch", {"listeners": [{"country": "FR"}, {}]})
-    assert [one["degraded"]["to"] for one in both["answers"]] == ["country_age_mean", "popularity"]
+    assert [one["degraded"]["fallback"] for one in both["answers"]] == ["country_age_mean", "popularity"]
     status, _, row = live.call("/v1/carousels", {"listener": {}})
-    assert (status, row["degraded"]["to"], len(row["playlists"])) == (200, "popularity", 3)
+    assert (status, row["degraded"]["fallback"], len(row["playlists"])) == (200, "popularity", 3)
     numbers = live.call("/metrics")[2]
-    assert 'overture_degraded_answers_total{to="country_age_mean"} 4.0' in numbers
-    assert 'overture_degraded_answers_total{to="popularity"} 3.0' in numbers
+    assert 'overture_degraded_answers_total{fallback="country_age_mean"} 4.0' in numbers
+    assert 'overture_degraded_answers_total{fallback="popularity"} 3.0' in numbers
 
 
 def test_a_network_that_fails_while_it_serves_degrades_that_answer_alone(shop, serve, monkeypatch):
@@ -217,7 +217,7 @@ def test_a_network_that_fails_while_it_serves_degrades_that_answer_alone(shop, s
     with monkeypatch.context() as patch:
         patch.setattr(space, "vectors", fails)
         said = live.lists({"country": "FR"})
-        assert (said["vector_from"], said["degraded"]["why"]) == (
+        assert (said["vector_source"], said["degraded"]["reason"]) == (
             "country_age_mean",
             "the network does not answer: out of memory",
         )
@@ -237,8 +237,8 @@ def test_the_numbers_tell_release_methods_and_routes(shop, serve):
     for line in (
         'overture_requests_total{route="/v1/recommendations",status="200"} 2.0',
         'overture_requests_total{route="/v1/{kind}/{entity_id}",status="404"} 1.0',
-        'overture_answers_total{method="semi_pers",vector_from="network"} 1.0',
-        'overture_answers_total{method="full_pers",vector_from="network"} 1.0',
+        'overture_answers_total{method="semi_pers",vector_source="network"} 1.0',
+        'overture_answers_total{method="full_pers",vector_source="network"} 1.0',
         "overture_unknown_ids_total 2.0",
         "overture_release_swaps_total 2.0",
         f'overture_release{{release="{shop.first[:12]}",week="{small_week.FIRST}"}} 0.0',

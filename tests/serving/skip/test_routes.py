@@ -49,12 +49,12 @@ def test_every_known_track_gets_a_chance_and_a_reason(live, release):
     assert status == 200, said
     assert headers["x-overture-release"] == said["release"] == release.name
     assert [track["track_id"] for track in said["tracks"]] == body["tracks"]
-    assert all(0 < track["skip"] < 1 for track in said["tracks"])
-    assert len({track["skip"] for track in said["tracks"]}) > 1
+    assert all(0 < track["skip_probability"] < 1 for track in said["tracks"])
+    assert len({track["skip_probability"] for track in said["tracks"]}) > 1
     assert all("likely to" in track["reason"] for track in said["tracks"])
     assert (said["known_user"], said["unknown"]) == (True, [])
     plain = live.call("/v1/skips", asked(release))[2]
-    assert [track["skip"] for track in plain["tracks"]] == [track["skip"] for track in said["tracks"]]
+    assert [track["skip_probability"] for track in plain["tracks"]] == [track["skip_probability"] for track in said["tracks"]]
     assert {track["reason"] for track in plain["tracks"]} == {None}
 
 
@@ -62,7 +62,7 @@ def test_a_track_is_answered_alone_as_among_others(live, release):
     together = live.call("/v1/skips", asked(release))[2]["tracks"]
     for n, track in enumerate(asked(release)["tracks"]):
         alone = live.call("/v1/skips", asked(release, tracks=[track]))[2]["tracks"][0]
-        assert alone["skip"] == pytest.approx(together[n]["skip"], abs=1e-6)
+        assert alone["skip_probability"] == pytest.approx(together[n]["skip_probability"], abs=1e-6)
 
 
 def test_unknown_ids_are_reported_and_a_stranger_is_answered(live, release):
@@ -83,12 +83,12 @@ def test_recent_plays_count_once_and_only_where_they_are_new(live, release):
     ]
     before = live.call("/v1/skips", body)[2]
     after = live.call("/v1/skips", {**body, "recent": skipped})[2]
-    assert after["recent"] == {"used": 8, "known_already": 0, "unknown_tracks": 0}
-    means = [np.mean([track["skip"] for track in said["tracks"]]) for said in (before, after)]
+    assert after["recent"] == {"used": 8, "already_known": 0, "unknown_tracks": 0}
+    means = [np.mean([track["skip_probability"] for track in said["tracks"]]) for said in (before, after)]
     assert means[1] > means[0]  # who has just been skipping skips on
     old = [{"track_id": body["tracks"][0], "at": "2016-11-20T08:00:00Z", "listened": False}]
     same = live.call("/v1/skips", {**body, "recent": old})[2]
-    assert same["recent"] == {"used": 0, "known_already": 1, "unknown_tracks": 0}
+    assert same["recent"] == {"used": 0, "already_known": 1, "unknown_tracks": 0}
     assert same["tracks"] == before["tracks"]
     odd = [{"track_id": NOBODY, "at": "2016-11-28T08:00:00Z", "listened": True}]
     assert live.call("/v1/skips", {**body, "recent": odd})[2]["recent"]["unknown_tracks"] == 1
@@ -112,7 +112,7 @@ def test_recent_plays_count_once_and_only_where_they_are_new(live, release):
 def test_what_is_wrong_is_refused_by_name(live, release, change, where):
     status, _, said = live.call("/v1/skips", {**asked(release), **change})
     assert status == 422
-    assert where in said["details"][0]["where"]
+    assert where in said["details"][0]["field"]
 
 
 def test_moments_that_do_not_fit_are_refused(live, release):
@@ -132,7 +132,7 @@ def candidates(tracks, relevance=None):
 
 def test_a_list_is_ordered_by_the_one_function(live, release):
     body = asked(release, n=20)
-    skips = [track["skip"] for track in live.call("/v1/skips", body)[2]["tracks"]]
+    skips = [track["skip_probability"] for track in live.call("/v1/skips", body)[2]["tracks"]]
     artists = release.state.tracks["artist_id"][:20]
     relevance = np.linspace(1, 0.2, 20).tolist()
     for diversity, wanted in ((0.0, None), (0.6, None), (0.3, relevance)):
@@ -150,7 +150,7 @@ def test_an_unknown_track_keeps_a_place_in_the_list(live, release):
     tracks = [NOBODY, *asked(release, n=4)["tracks"]]
     said = live.call("/v1/rerank", asked(release, tracks=candidates(tracks), diversity=0.5))[2]
     assert sorted(track["track_id"] for track in said["tracks"]) == sorted(tracks)
-    assert {track["track_id"]: track["skip"] for track in said["tracks"]}[NOBODY] is None
+    assert {track["track_id"]: track["skip_probability"] for track in said["tracks"]}[NOBODY] is None
     assert said["unknown"] == [NOBODY]
     mixed = [{"track_id": tracks[1], "relevance": 1.0}, {"track_id": tracks[2]}]
     assert live.call("/v1/rerank", asked(release, tracks=mixed))[0] == 422
@@ -167,11 +167,11 @@ def test_without_a_release_it_says_so_then_follows_the_pointer_to_the_first(home
     body = asked(release, tracks=candidates([3, 2, NOBODY]))
     status, _, said = live.call("/v1/rerank", body)
     assert (status, [track["track_id"] for track in said["tracks"]]) == (200, [3, 2, NOBODY])
-    assert (said["degraded"]["to"], said["release"]) == ("the order given", None)
+    assert (said["degraded"]["fallback"], said["release"]) == ("the order given", None)
     ready, page = live.call("/readyz"), live.call("/metrics")[2]
     assert (ready[0], ready[2]["ready"], ready[2]["engines"], ready[2]["skip"]["release"]) == (503, False, [], None)
     assert "run `overture release promote --engine skip`" in ready[2]["skip"]["problem"]
-    assert 'overture_skip_degraded_answers_total{to="the order given"} 1.0' in page
+    assert 'overture_skip_degraded_answers_total{fallback="the order given"} 1.0' in page
     assert "overture_skip_release{" not in page
     file.write_bytes(champion)
     live.wait(release.name, lambda one: one.call("/v1/rerank", body)[2]["release"])
@@ -182,7 +182,7 @@ def test_without_a_release_it_says_so_then_follows_the_pointer_to_the_first(home
     assert "overture release promote" in said["problem"]
     skip = said["skip"]
     assert (skip["ready"], skip["problem"], skip["release"], skip["week"]) == (True, None, release.name, release.week)
-    assert skip["knows_plays_until"] == "2016-11-28T00:00:00+00:00"
+    assert skip["state_as_of"] == "2016-11-28T00:00:00+00:00"
     assert skip["age_s"] > 9 * 365 * 86_400
     page = live.call("/metrics")[2]
     assert f'overture_skip_release{{release="{release.name[:12]}",week="{release.week}"}} 1.0' in page
