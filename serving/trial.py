@@ -13,7 +13,7 @@ from serving.experiment.exposure_log import ExposureLog
 from serving.http.middleware import LOG
 from serving.recommend import recommender
 from serving.release.loaded import Ready
-from serving.schema import ListOptions, Listener
+from serving.schema import Listener, ListOptions
 from serving.settings import ServiceSettings
 
 

@@ -33,7 +33,7 @@ from serving.recommend import recommender
 from serving.release.bundle import open_release
 from serving.release.loaded import Ready
 from serving.release.pointer import Pointer
-from serving.schema import ListOptions, Listener
+from serving.schema import Listener, ListOptions
 from serving.settings import Arm
 
 BATCH = 256

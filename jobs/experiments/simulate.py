@@ -31,7 +31,7 @@ from serving.experiment.assignment import Running
 from serving.experiment.exposure_log import ExposureLog
 from serving.release.loaded import Ready
 from serving.release.watcher import Champion
-from serving.schema import ListOptions, Listener
+from serving.schema import Listener, ListOptions
 from serving.settings import Experiment
 
 VISITS = 1.0  # mean of the lists after a listener's first one, one a day

@@ -28,7 +28,7 @@ from serving.recommend import recommender
 from serving.recommend.signals import days_of
 from serving.release import files
 from serving.release.loaded import Ready
-from serving.schema import ListOptions, Listener
+from serving.schema import Listener, ListOptions
 from serving.settings import Arm, Experiment
 
 

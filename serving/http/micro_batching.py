@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from serving.release.loaded import Ready
-from serving.schema import ListOptions, Listener, RecommendationRequest
+from serving.schema import Listener, ListOptions, RecommendationRequest
 
 MOST = 32  # listeners a pass: the last one's answer waits for all of them
 Answer = Callable[[Ready, Sequence[Listener], ListOptions], list[dict[str, Any]]]

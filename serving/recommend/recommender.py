@@ -20,7 +20,7 @@ from models.cold_start.top_k import normalise
 from serving.recommend.reasons import top_signals
 from serving.recommend.signals import days_of, unknown
 from serving.release.loaded import Ready
-from serving.schema import ListOptions, Listener
+from serving.schema import Listener, ListOptions
 
 NETWORK, MEAN, NOTHING = "network", "country_age_mean", "nothing"
 POPULAR = "popularity"

@@ -30,7 +30,7 @@ from models.skip.features.user import user_counts
 from models.skip.ranking.reasons import reasons, sentence
 from models.skip.ranking.rerank import rerank
 from serving.skip.release import SkipRelease
-from serving.skip.schema import SkipContext, RerankRequest, SkipRequest
+from serving.skip.schema import RerankRequest, SkipContext, SkipRequest
 
 UNKNOWN = -1
 

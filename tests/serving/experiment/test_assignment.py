@@ -20,7 +20,7 @@ from serving.experiment.exposure_log import ExposureLog
 from serving.recommend import recommender
 from serving.release import files
 from serving.release.watcher import Champion
-from serving.schema import ListOptions, Listener
+from serving.schema import Listener, ListOptions
 from serving.settings import Arm, Experiment, Explore, ServiceSettings
 from tests.helpers.live import cohort_requests
 
