@@ -1,4 +1,7 @@
-"""The routes: a request takes the release in service once, answers from it alone, and names it in a header."""
+"""The FastAPI application: its routes and the middleware around them.
+
+Each request takes the release in service once, is answered from it alone, and names it in a response header.
+"""
 
 from __future__ import annotations
 
@@ -38,29 +41,36 @@ from serving.trial import Trial
 
 PAGE = Path(__file__).parent / "page"
 TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
-# The page loads nothing from elsewhere, and no name out of the catalogue can become code in it.
+# The page loads nothing from other hosts, and its policy forbids inline scripts, so no name of the catalogue can become
+# code.
 POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:"
 ABOUT = """\
-First-day recommendations from one release. Every answer names its release in `x-overture-release`, and says under
-`degraded` when something stood in for the network: network -> mean of country and age -> most popular tracks.
-Ids are those of the catalogue. What a release does not know is reported under `unknown`: it is counted, no more.
+First-day recommendations from one release. Every response names its release in the header `x-overture-release`.
+`degraded` names a fallback where one was used: network -> mean vector of country and age -> most popular tracks.
+Ids are those of the catalogue. Ids that the release does not contain are ignored and reported under `unknown`.
 """
 EntityId = Annotated[int, InPath(ge=0, le=2**63 - 1, examples=[3])]
-SpaceName = Annotated[str | None, Query(max_length=40, description="default: the space that answers")]
+SpaceName = Annotated[str | None, Query(max_length=40, description="default: the space that the release recommends from")]
 WRONG: dict[int | str, dict[str, Any]] = {
     status: {"model": schema.ErrorResponse, "description": why}
     for status, why in {
         400: "not JSON",
-        401: "no or another API key",
+        401: "missing or wrong API key",
         413: "body too large",
-        422: "refused, with the field's name",
+        422: "invalid request; the body names the field",
         503: "no release",
     }.items()
 }
 
 
 def make_app(settings: ServiceSettings, home: Path, store: StoreSettings = StoreSettings()) -> Guard:  # noqa: B008 - frozen
-    """The whole service over the releases of one home; it opens the champion when it starts."""
+    """Return the service over the releases of one home. It opens the champion when it starts.
+
+    Args:
+        settings: the section `service`.
+        home: OVERTURE_HOME.
+        store: the section `store`.
+    """
     metrics, circuit = Metrics(), Circuit(store, home)
     skip_metrics = SkipMetrics(metrics.registry)
 
@@ -70,7 +80,7 @@ def make_app(settings: ServiceSettings, home: Path, store: StoreSettings = Store
             metrics.release(champion.current)
             gc.unfreeze()
             gc.collect()
-            gc.freeze()  # a release lives long: later collections need not walk through it
+            gc.freeze()  # a release stays loaded for long: later collections do not have to traverse it
         else:
             metrics.refused.inc()
         LOG.log(logging.INFO if name == "release" else logging.ERROR, name, extra={"facts": facts})
@@ -101,7 +111,7 @@ def make_app(settings: ServiceSettings, home: Path, store: StoreSettings = Store
     app.state.champion = champion
     app.straight(make_lists(champion, metrics, Trial(settings, home)))
     add_pages(app)
-    app.include_router(make_router(champion, serving, as_json, circuit, metrics))  # before /v1/{kind}
+    app.include_router(make_router(champion, serving, as_json, circuit, metrics))  # must be registered before /v1/{kind}
     app.straight(make_skip_router(skips, as_json, WholeBody, skip_metrics))
     add_lookups(app, champion)
     add_health(app, champion, skips, metrics, circuit)
@@ -118,35 +128,35 @@ def make_app(settings: ServiceSettings, home: Path, store: StoreSettings = Store
 
 
 def serving(champion: Champion) -> Ready:
-    """The release in service, for one request.
+    """Return the release in service, for one request.
 
     Raises:
-        HTTPException: 503 with the reason when there is none.
+        HTTPException: 503 with the reason if there is none.
     """
     if champion.current is None:
-        raise HTTPException(503, f"no release can be served: {champion.problem}")
+        raise HTTPException(503, f"no release is in service: {champion.problem}")
     return champion.current
 
 
 def make_lists(champion: Champion, metrics: Metrics, tried: Trial) -> APIRouter:
-    """Recommendations, many at once, and carousels."""
+    """Return the routes of lists: recommendations, batches and carousels."""
     lists = APIRouter(route_class=WholeBody, tags=["lists"])
     together = Together(tried.recommend)
 
     @lists.post("/v1/recommendations", responses={200: {"model": schema.Recommendation}, **WRONG})
     async def recommendations(asked: schema.RecommendationRequest) -> Response:
-        """Tracks for one new listener, with the reason."""
+        """Recommend tracks to one new listener, with an explanation."""
         ready = serving(champion)
         if asked.explain:
             (found,) = await run_in_threadpool(tried.recommend, ready, [asked.listener], asked, True)
-        else:  # under a millisecond or two: a thread would cost more than it frees
+        else:  # takes less than two milliseconds: a thread would cost more than it saves
             found = await together.ask(ready, asked)
         metrics.answered([found])
         return as_json(written(ready, found), release=ready.name)
 
     @lists.post("/v1/recommendations/batch", responses={200: {"model": schema.Batch}, **WRONG})
     def batch(asked: schema.BatchRequest) -> Response:
-        """Tracks for many new listeners, one answer each, all from one release."""
+        """Recommend tracks to many new listeners, all from one release."""
         ready = serving(champion)
         found = tried.recommend(ready, asked.listeners, asked)
         metrics.answered(found)
@@ -154,7 +164,7 @@ def make_lists(champion: Champion, metrics: Metrics, tried: Trial) -> APIRouter:
 
     @lists.post("/v1/carousels", responses={200: {"model": schema.Carousel}, **WRONG})
     def carousels(asked: schema.CarouselRequest) -> Response:
-        """A row of playlists for one new listener, with how much each place is looked at."""
+        """Return a row of playlists for one new listener, with the expected exposure of each position."""
         ready = serving(champion)
         found = carousel.carousel(ready, asked)
         metrics.answered([found])
@@ -164,27 +174,27 @@ def make_lists(champion: Champion, metrics: Metrics, tried: Trial) -> APIRouter:
 
 
 def add_lookups(app: FastAPI, champion: Champion) -> None:
-    """What the release holds."""
+    """Add the routes that look up entities of the release."""
 
     @app.get("/v1/release", responses={200: {"model": schema.ReleaseInfo}, **WRONG}, tags=["vectors"])
     def release() -> Response:
-        """Which release answers, with which methods, over what."""
+        """Describe the release in service: methods, spaces and countries."""
         ready = serving(champion)
         return as_json(entity_lookup.about(ready), release=ready.name)
 
     @app.get("/v1/search", responses={200: {"model": schema.Search}, **WRONG}, tags=["vectors"])
     def search(
         kind: Annotated[str, Query(pattern="^(tracks|artists)$")] = "artists",
-        q: Annotated[str, Query(max_length=100, description="part of a name; empty: all")] = "",
+        q: Annotated[str, Query(max_length=100, description="part of a name; empty: everything")] = "",
         limit: Annotated[int, Query(ge=1, le=200)] = 20,
     ) -> Response:
-        """Tracks or artists by name, most popular first."""
+        """Search tracks or artists by name, most popular first."""
         ready = serving(champion)
         return as_json(entity_lookup.search(ready, kind, q, limit), release=ready.name)
 
     @app.get("/v1/{kind}/{entity_id}", responses={200: {"model": schema.Entity}, **WRONG}, tags=["vectors"])
     def entity(kind: schema.Kind, entity_id: EntityId, space: SpaceName = None) -> Response:
-        """The vector of a track, an artist, an album, a playlist or a segment; of a segment its card too."""
+        """Return the vector of a track, artist, album, playlist or segment; for a segment also its card."""
         ready = serving(champion)
         return as_json(entity_lookup.entity(ready, kind, entity_id, space), release=ready.name)
 
@@ -198,7 +208,7 @@ def add_lookups(app: FastAPI, champion: Champion) -> None:
         of: schema.Kind | None = None,
         space: SpaceName = None,
     ) -> Response:
-        """What lies nearest by cosine: the same kind, or another one (`of`)."""
+        """Return the nearest neighbours by cosine similarity, of the same kind or of the kind given by `of`."""
         ready = serving(champion)
         return as_json(entity_lookup.neighbours(ready, kind, entity_id, k, of or kind, space), release=ready.name)
 
@@ -206,18 +216,20 @@ def add_lookups(app: FastAPI, champion: Champion) -> None:
 def add_health(
     app: FastAPI, champion: Champion, skips: Follower[SkipRelease], metrics: Metrics, circuit: Circuit
 ) -> None:
-    """For those who watch."""
+    """Add the health routes and the Prometheus metrics."""
 
     @app.get("/healthz", tags=["health"])
     async def healthz() -> Response:
-        """The process lives."""
+        """Return 200 while the process runs."""
         return as_json({"alive": True})
 
     @app.get("/readyz", tags=["health"])
     def readyz() -> Response:
-        """A release of one engine answers at least: `engines` says which; `problem` why another could not be taken.
+        """Return 200 if at least one engine has a release, else 503.
 
-        `skip` is about the skip engine, `store` about known listeners, all else about lists for new listeners.
+        `engines` lists the engines that have one. `problem` is the reason why a newer release was refused. `skip`
+        describes the skip
+        engine's release, `store` the store of known listeners; the other fields describe the cold-start release.
         """
         ready, skip = champion.current, skip_state(skips)
         engines = [name for name, answers in (("cold_start", ready is not None), ("skip", skip["ready"])) if answers]
@@ -238,12 +250,12 @@ def add_health(
 
     @app.get("/metrics", tags=["health"])
     def numbers() -> Response:
-        """For Prometheus."""
+        """Return the metrics in the text format of Prometheus."""
         return Response(metrics.page(), media_type="text/plain; version=0.0.4")
 
 
 def add_pages(app: FastAPI) -> None:
-    """The page for people, and the API's own page; both work without any other address."""
+    """Add the listener's page and the page of the API. Both work without any other host."""
 
     @cache
     def content(name: str) -> bytes:

@@ -1,4 +1,4 @@
-"""Starts the service: `overture serve`. One worker answers in this process; more are processes of their own."""
+"""Start the service (`overture serve`): in this process with one worker, else in one process per worker."""
 
 from __future__ import annotations
 
@@ -22,31 +22,36 @@ SETTINGS, STORE, HOME = "OVERTURE_SERVICE_SETTINGS", "OVERTURE_SERVICE_STORE", "
 
 
 def worker() -> Guard:
-    """The application of a worker process: it finds its settings in the environment that the first process left."""
+    """Return the application of a worker process, which reads its settings from the environment that the parent set."""
     log_to_stderr()
     store = StoreSettings.model_validate_json(os.environ[STORE])
     return make_app(ServiceSettings.model_validate_json(os.environ[SETTINGS]), Path(os.environ[HOME]), store)
 
 
 def with_secrets(settings: ServiceSettings | StoreSettings) -> str:
-    """Settings as JSON for a worker's environment, secrets readable."""
+    """Return settings as JSON for a worker's environment, with readable secrets."""
     said = {name: value.get_secret_value() for name, value in settings if isinstance(value, SecretStr)}
     return json.dumps(settings.model_dump(mode="json") | said)
 
 
 def serve(settings: ServiceSettings, home: Path, store: StoreSettings) -> None:
-    """Answer until SIGTERM or SIGINT; what still runs then is finished first.
+    """Serve until SIGTERM or SIGINT; running requests are completed first.
+
+    Args:
+        settings: the section `service`.
+        home: OVERTURE_HOME.
+        store: the section `store`.
 
     Raises:
         BadArgument: the settings name an experiment that is not registered.
-        CheckFailed: its plan was changed after it was registered.
+        CheckFailed: the plan of the experiment was changed after its registration.
     """
-    if settings.experiment:  # before there are workers, which would fail again and again
+    if settings.experiment:  # checked before workers start, which would fail repeatedly
         assignment.read(home, settings.experiment)
     log_to_stderr()
     os.environ |= {SETTINGS: with_secrets(settings), STORE: with_secrets(store), HOME: str(home)}
     os.environ[HEADERS_S] = str(settings.header_timeout_s)
-    # uvicorn ends in order and then hands the signal back to whoever was there before: leave with 0.
+    # uvicorn shuts down in order and then raises the signal again: exit with 0.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with tempfile.TemporaryDirectory(prefix="overture-metrics-") as numbers:
         if settings.workers > 1:

@@ -1,4 +1,4 @@
-"""What the routes ask for lists: the release's own answer, or an experiment's where one runs, with its exposure log."""
+"""Lists of the running experiment, or the release's own, and the exposure log."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from serving.settings import ServiceSettings
 
 
 class Trial:
-    """The experiment of one service, if there is one."""
+    """The experiment of a service, if one runs."""
 
     def __init__(self, settings: ServiceSettings, home: Path) -> None:
         """Open the registered experiment that the settings name.
 
         Raises:
-            BadArgument: it is not registered.
-            CheckFailed: its plan was changed after it was registered.
+            BadArgument: the experiment is not registered.
+            CheckFailed: its plan was changed after its registration.
         """
         name = settings.experiment
         self.running = Running.of(home, name, settings.exposure_signals) if name else None
@@ -34,14 +34,16 @@ class Trial:
     def recommend(
         self, ready: Ready, listeners: Sequence[Listener], asked: ListOptions, explain: bool = False
     ) -> list[dict[str, Any]]:
-        """Answers as answers.recommend gives them; who is in the experiment gets the arm's, and it is noted."""
+        """Return response bodies as `recommender.recommend` does; listeners in the experiment get their arm's list,
+        logged.
+        """
         if self.running is None:
             return recommender.recommend(ready, listeners, asked, explain)
         shown = self.running.recommend(ready, listeners, asked, datetime.now(UTC), explain)
         if self.log is not None:
             try:
                 self.log.write(shown.lines)
-            except OSError as error:  # the listener gets the list; who reads the log learns that displays are missing
+            except OSError as error:  # the listener gets the list; the analysis of the log detects missing displays
                 facts = {"lines": len(shown.lines), "why": f"{type(error).__name__}: {error.strerror}"}
-                LOG.log(logging.ERROR, "exposures not written", extra={"facts": facts})
+                LOG.log(logging.ERROR, "exposures were not written", extra={"facts": facts})
         return shown.answers

@@ -1,11 +1,16 @@
-"""A running experiment: the listener's arm decides the method, and what was shown is noted with its propensity.
+"""A running experiment: the listener's arm chooses the method, and every displayed list is logged with its
+propensities.
 
-Reads    experiments/<name>.json under OVERTURE_HOME, as `overture ab-plan` registered it: what runs is what was planned
-Decides  where a request names a user, leaves the method to the service (`configured`), and the day is one of the plan's
-Explores an arm may show, for a share of its answers, a random draw without repeats out of a pool: the heads, as long as
-         the list, of its own method's list and of others. Each track of the pool is then at each place with probability
-         1 / pool, so the propensity of a place is exact: (1 - share) * [it is the arm's own] + share / pool
-Fails    never a listener: an arm whose method the release does not hold is answered as configured, and the line says so
+Reads     experiments/<name>.json under OVERTURE_HOME, as `overture ab-plan` registered it: what runs is what was
+planned
+Applies   where a request names a user, leaves the method to the service (`configured`), and the day is one of the
+plan's
+Explores  an arm may display, for a share of its lists, a random draw without repeats from a pool: the first tracks, as
+          many as the list has, of its own method's list and of others. Each track of the pool is then at each position
+          with probability 1 / pool, so the propensity of a position is exact:
+          (1 - share) * [it is the arm's own] + share / pool
+Errors    never reach a listener: an arm whose method the release does not contain is answered as configured, and the
+          logged line contains the method that was used
 """
 
 from __future__ import annotations
@@ -33,48 +38,54 @@ from serving.settings import Arm, Experiment
 
 
 def registered(home: Path, name: str) -> Path:
-    """Where a registered plan lies."""
+    """Return the path of a registered plan."""
     return home / "experiments" / f"{name}.json"
 
 
 def read(home: Path, name: str) -> dict[str, Any]:
-    """A registered plan: {plan, digest, registered_at}.
+    """Return a registered plan: {plan, digest, registered_at}.
 
     Raises:
-        BadArgument: there is none of this name.
-        CheckFailed: it is damaged, or was changed after it was registered.
+        BadArgument: no plan has this name.
+        CheckFailed: the plan is damaged, or was changed after its registration.
     """
     try:
         found: dict[str, Any] = json.loads(registered(home, name).read_text())
         digest = files.digest(files.canonical(found["plan"]))
     except FileNotFoundError:
-        raise BadArgument(f"experiment: {name} is not registered here; run `overture ab-plan` first") from None
+        raise BadArgument(f"experiment: {name} is not registered; run `overture ab-plan` first") from None
     except (ValueError, KeyError, TypeError) as error:
-        raise CheckFailed(f"{registered(home, name)} is no registered plan: {error!r}") from None
+        raise CheckFailed(f"{registered(home, name)} is not a registered plan: {error!r}") from None
     if digest != found.get("digest"):
-        raise CheckFailed(f"experiment {name}: its plan was changed after it was registered; its digest does not fit")
+        raise CheckFailed(f"experiment {name}: the plan was changed after its registration; its digest does not match")
     return found
 
 
 @dataclass(frozen=True)
 class Shown:
-    """Answers, and the lines of the exposure log that go with them."""
+    """Response bodies, and the lines of the exposure log that belong to them."""
 
     answers: list[dict[str, Any]]
     lines: list[dict[str, Any]]
 
 
 class Running:
-    """One experiment in a service."""
+    """An experiment that runs in a service."""
 
     def __init__(self, experiment: Experiment, rng: np.random.Generator, signals: bool = False) -> None:
-        """`rng` draws exploring lists and request ids; `signals`: lines hold what is known of the listener."""
+        """Prepare the assignment of listeners.
+
+        Args:
+            experiment: arms, shares and days.
+            rng: generator of random lists and request ids.
+            signals: whether logged lines contain first-day signals.
+        """
         self.experiment, self.signals, self._rng = experiment, signals, rng
         self._ends = bucket_bounds([arm.share for arm in experiment.arms])
 
     @classmethod
     def of(cls, home: Path, name: str, signals: bool) -> Running:
-        """The registered experiment of this name.
+        """Return the registered experiment of this name.
 
         Raises:
             BadArgument: it is not registered.
@@ -85,16 +96,16 @@ class Running:
         return cls(experiment, np.random.default_rng(), signals)
 
     def arm(self, user_id: int) -> Arm:
-        """The arm of a listener."""
+        """Return the arm of a listener."""
         return self.experiment.arms[arm_index(self.experiment.name, self.experiment.salt, user_id, self._ends)]
 
     def recommend(
         self, ready: Ready, listeners: Sequence[Listener], asked: ListOptions, at: datetime, explain: bool = False
     ) -> Shown:
-        """Answers to B listeners as answers.recommend gives them; who is in the experiment gets the arm's.
+        """Return response bodies as `recommender.recommend` does; listeners in the experiment get their arm's list.
 
         Raises:
-            BadArgument: as answers.recommend.
+            BadArgument: as `recommender.recommend`.
         """
         runs = self.experiment.first_day <= f"{at:%Y-%m-%d}" <= self.experiment.last_day
         arms = [
@@ -124,7 +135,7 @@ class Running:
     def _explore(
         self, ready: Ready, arm: Arm, people: Sequence[Listener], asked: ListOptions, days: FirstDays, said: list[Any]
     ) -> list[list[float]]:
-        """Put random lists into some of the answers `said`; the propensity of every place of every list."""
+        """Put random lists into some of the responses; return the propensity of every position of every list."""
         if arm.explore is None:
             return [[1.0] * len(answer["tracks"]) for answer in said]
         others = [
@@ -151,7 +162,7 @@ class Running:
         propensity: list[float],
         at: datetime,
     ) -> dict[str, Any]:
-        """One line of the exposure log; contracts/exposures.yaml and exposure_contexts.yaml say what is in it."""
+        """Return one line of the exposure log (contracts/exposures.yaml and exposure_contexts.yaml)."""
         said: dict[str, Any] = {
             "request_id": uuid.UUID(bytes=self._rng.bytes(16), version=4).hex,
             "user_id": who.user_id,
@@ -173,7 +184,7 @@ class Running:
 
 
 def as_arm(ready: Ready, method: str, asked: ListOptions) -> ListOptions:
-    """The request with the arm's method, or as it was where the release does not hold that method."""
+    """Return the request with the arm's method, or unchanged if the release does not contain that method."""
     held = method == recommender.MEAN or method in ready.space.methods or method in ready.space.problems
     return ListOptions(
         method=method if held else "configured",  # type: ignore[arg-type]

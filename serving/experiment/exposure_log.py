@@ -1,8 +1,10 @@
-"""The exposure log: one JSON line for each list that an experiment made, in a file for each day and process.
+"""The exposure log: one JSON line for each list that an experiment made, in one file per day and process.
 
-It is no ordinary log: it holds pseudonyms, and first-day signals where the settings ask for them. Its folder is the
-input of `overture ab-ingest`. A process that dies, or a disk that fills up, leaves at most one torn line, which the
-ingest counts.
+It is separate from the service's log, because it contains pseudonyms, and first-day signals where the settings ask for
+them. Its
+folder is the input of `overture ab-ingest`. A killed process or a full disk leaves at most one incomplete line, which
+the
+ingestion counts.
 """
 
 from __future__ import annotations
@@ -16,10 +18,10 @@ from typing import Any
 
 
 class ExposureLog:
-    """Appends lines; from several threads too."""
+    """Appends lines to the exposure log; thread-safe."""
 
     def __init__(self, folder: Path) -> None:
-        """`folder` is made with the first line, readable by this user alone."""
+        """Set the folder. It is created with the first line, readable by this user only."""
         self.folder = folder
         self._lock = threading.Lock()
         self._open: tuple[str, int] | None = None
@@ -28,14 +30,14 @@ class ExposureLog:
         """Append lines of one moment, each with a `ts`.
 
         Raises:
-            OSError: the disk said no.
+            OSError: the write failed.
         """
         if not lines:
             return
         text = "".join(json.dumps(line, separators=(",", ":"), allow_nan=False) + "\n" for line in lines)
         with self._lock:
             left = memoryview(text.encode())
-            while left:  # a disk that fills up takes a part and refuses the rest
+            while left:  # a disk that is nearly full accepts a part
                 left = left[os.write(self._file(lines[0]["ts"][:10]), left) :]
 
     def _file(self, day: str) -> int:
@@ -47,7 +49,7 @@ class ExposureLog:
         return self._open[1]
 
     def close(self) -> None:
-        """Close the day's file."""
+        """Close the file of the day."""
         if self._open is not None:
             os.close(self._open[1])
             self._open = None

@@ -1,8 +1,10 @@
-"""The application, with a short way to the routes that take one JSON body: a look-up by method and path.
+"""A FastAPI application that finds the routes with one JSON body by method and path, before FastAPI's router.
 
-FastAPI describes these routes and would answer them too, but what stands before its endpoints (middlewares, a list of
-routers tried in turn, two exit stacks a request) costs several times what an answer does. Body, refusals and answers
-are the same on both ways: the same functions make them.
+FastAPI describes these routes and could serve them too, but what runs before its endpoints (middleware, routers tried
+in
+turn, two exit stacks per request) costs several times as much as a response. Bodies, errors and responses are the same
+on
+both ways, because the same functions make them.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ REFUSED = (RequestValidationError, HTTPException, BadArgument)
 
 
 class Json(Response):
-    """An answer as JSON; its headers are written out, not worked out."""
+    """A JSON response with precomputed headers."""
 
     def __init__(self, body: bytes, status: int, release: str | None) -> None:
         self.status_code, self.body, self.background = status, body, None
@@ -40,16 +42,16 @@ class Json(Response):
 
 
 def as_json(data: Any, status: int = 200, release: str | None = None) -> Response:
-    """An answer as JSON, and the release that gave it."""
+    """Return a JSON response that names its release in a header."""
     return Json(orjson.dumps(data), status, release)
 
 
 class WholeBody(APIRoute):
-    """A route whose one argument is its body, read and validated in one pass."""
+    """A route whose one argument is its body, which is read and validated in one pass."""
 
     @cached_property
     def model(self) -> type[BaseModel]:
-        """What the body must be."""
+        """The model of the body."""
         (field,) = self.dependant.body_params
         model = field.field_info.annotation
         assert isinstance(model, type)
@@ -58,16 +60,16 @@ class WholeBody(APIRoute):
 
     @cached_property
     def ask(self) -> Callable[[Any], Awaitable[Response]]:
-        """The endpoint: in its own time where it is a coroutine, else in a thread."""
+        """The endpoint as a coroutine function; an ordinary function runs in a thread."""
         endpoint = self.endpoint
         return endpoint if iscoroutinefunction(endpoint) else lambda asked: run_in_threadpool(endpoint, asked)
 
     async def answer(self, scope: Message, receive: Receive) -> Response:
-        """The answer to one request.
+        """Return the response to one request.
 
         Raises:
-            HTTPException: 415 for a body that does not say that it is JSON.
-            RequestValidationError: for what the body's model refuses.
+            HTTPException: 415 if the content type is not JSON.
+            RequestValidationError: the body does not match its model.
         """
         said = next((value for name, value in scope["headers"] if name == b"content-type"), b"")
         if said.partition(b";")[0].strip().lower() != b"application/json":
@@ -81,7 +83,7 @@ class WholeBody(APIRoute):
         return await self.ask(asked)
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """What FastAPI asks."""
+        """Return the handler that FastAPI uses when the route is reached through its router."""
 
         async def answer(request: Request) -> Response:
             return await self.answer(request.scope, request.receive)
@@ -90,10 +92,10 @@ class WholeBody(APIRoute):
 
 
 async def whole(receive: Receive) -> bytes:
-    """A request's body.
+    """Return the whole body of a request.
 
     Raises:
-        ClientDisconnect: the client went away before it was whole.
+        ClientDisconnect: the client disconnected before the end.
     """
     parts = []
     while True:
@@ -106,24 +108,24 @@ async def whole(receive: Receive) -> bytes:
 
 
 class Front(FastAPI):
-    """FastAPI behind a look-up."""
+    """FastAPI behind a lookup table of routes."""
 
     def __init__(self, **about: Any) -> None:
-        """`about` as FastAPI takes it."""
+        """Create the application with the arguments of FastAPI."""
         super().__init__(**about)
         self._straight: dict[tuple[str, str], WholeBody] = {}
         for kind in REFUSED:
             self.add_exception_handler(kind, refused)
 
     def straight(self, router: APIRouter) -> None:
-        """Include a router all of whose routes take one JSON body."""
+        """Include a router all of whose routes take one JSON body, and add them to the lookup table."""
         self.include_router(router)
         for route in router.routes:
             assert isinstance(route, WholeBody)
             self._straight |= {(method, route.path): route for method in route.methods or ()}
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """One request, or the life of the whole."""
+        """Handle one request, or the lifespan of the application."""
         route = self._straight.get((scope["method"], scope["path"])) if scope["type"] == "http" else None
         if route is None:
             await super().__call__(scope, receive, send)
@@ -137,12 +139,12 @@ class Front(FastAPI):
 
 
 async def refused(_: Request, error: Exception) -> Response:
-    """`refusal` as FastAPI asks for it."""
+    """Exception handler that returns `refusal`."""
     return refusal(error)
 
 
 def refusal(error: Exception) -> Response:
-    """What was wrong, by field; never what was sent."""
+    """Return the error response to an invalid request: what is wrong by field, never the value that was sent."""
     if isinstance(error, RequestValidationError):
         found = error.errors()
         if any(one["type"] == "json_invalid" for one in found):
@@ -151,7 +153,7 @@ def refusal(error: Exception) -> Response:
             {"field": ".".join(str(part)[:80] for part in one["loc"]), "message": str(one["msg"])}
             for one in found[:SHOWN_ERRORS]
         ]
-        return as_json({"error": f"{len(found)} fields were refused", "details": details}, 422)
+        return as_json({"error": f"{len(found)} fields are invalid", "details": details}, 422)
     if isinstance(error, HTTPException):
         answer = as_json({"error": str(error.detail), "details": []}, error.status_code)
         answer.headers.update(error.headers or {})

@@ -1,9 +1,11 @@
-"""A connection whose next request does not come: uvicorn's HTTP protocol with a limit on the time headers may take.
+"""uvicorn's HTTP protocol with a time limit for the headers of a request.
 
-uvicorn waits for the rest of a request's headers as long as the connection stands, and calls the application only when
-they are whole: only here can a client that sends them drop by drop be let go. A body is watched by serving/http/middleware.py.
-From the connection, or the first byte after an answer, to the end of the next headers a client has `header_timeout_s` seconds.
-What comes while an answer is still being made (a pipeline) waits for that answer without a clock of its own.
+uvicorn waits for the rest of a request's headers without a limit and calls the application when they are complete, so
+only
+the protocol can close the connection of a client that sends them too slowly. Bodies are limited in
+serving/http/middleware.py. From the connection, or from the first byte after a response, a client has
+`header_timeout_s` seconds for the next headers. Requests that arrive during a response (pipelining) wait without a
+limit.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from serving.http.middleware import Guard
 
 HEADERS_S = "OVERTURE_SERVICE_HEADERS_S"
-_BODY = json.dumps({"error": "the request's headers did not come in time", "details": []}).encode()
+_BODY = json.dumps({"error": "the request's headers did not arrive in time", "details": []}).encode()
 TOO_SLOW = (
     b"HTTP/1.1 408 Request Timeout\r\ncontent-type: application/json\r\nconnection: close\r\n"
     + f"content-length: {len(_BODY)}\r\n\r\n".encode()
@@ -27,7 +29,7 @@ TOO_SLOW = (
 
 
 class Patient(HttpToolsProtocol):
-    """One connection; uvicorn makes it by name in each worker, so its limit comes through the environment."""
+    """One connection. uvicorn creates it by class name in each worker, so the limit comes through the environment."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -36,24 +38,24 @@ class Patient(HttpToolsProtocol):
         self._said = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """The clock runs from here, for a client that says nothing at all too."""
+        """Start the clock, also for a client that sends nothing."""
         super().connection_made(transport)
         self._wait()
 
     def data_received(self, data: bytes) -> None:
-        """Something comes after an answer: a request, or blank lines before one."""
+        """Start the clock with the first bytes after a response: a request, or blank lines before one."""
         if self._waiting is None and self.cycle is not None and self.cycle.response_complete:
             self._wait()
         self._said = True
         super().data_received(data)
 
     def on_headers_complete(self) -> None:
-        """Its headers are whole."""
+        """Stop the clock when the headers are complete."""
         self._stop()
         super().on_headers_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The clock stops with the connection."""
+        """Stop the clock when the connection ends."""
         self._stop()
         super().connection_lost(exc)
 
@@ -67,7 +69,7 @@ class Patient(HttpToolsProtocol):
 
     def _too_slow(self) -> None:
         self._waiting = None
-        # Browsers connect ahead: words on a silent line would be taken for the answer to what comes next.
+        # Browsers open connections ahead: a response on an idle connection would be taken for the next request's.
         if self._said:
             self.transport.write(TOO_SLOW)
             assert isinstance(self.app, Guard)

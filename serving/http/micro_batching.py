@@ -1,7 +1,9 @@
-"""Requests of one moment are answered in one pass: many listeners cost the network little more than one.
+"""Micro-batching: requests that arrive together share one pass of the network.
 
-Nobody waits for others to come. The event loop takes all requests that lie on its sockets, and what is put off to its
-next turn runs after them: a quiet service answers one by one, a busy one a handful at a time.
+No request waits for others. The event loop reads all requests that are ready on its sockets, and work that is postponed
+to
+its next iteration runs after them: an idle service answers one by one, a busy one several at a time. A batch costs the
+network little more than one listener.
 """
 
 from __future__ import annotations
@@ -13,21 +15,21 @@ from typing import Any
 from serving.release.loaded import Ready
 from serving.schema import Listener, ListOptions, RecommendationRequest
 
-MOST = 32  # listeners a pass: the last one's answer waits for all of them
+MOST = 32  # listeners per pass: the response to the last one waits for all of them
 Answer = Callable[[Ready, Sequence[Listener], ListOptions], list[dict[str, Any]]]
 Waiting = tuple[Ready, RecommendationRequest, "asyncio.Future[dict[str, Any]]"]
 
 
 class Together:
-    """Gathers requests on one event loop."""
+    """Collects requests on one event loop."""
 
     def __init__(self, answer: Answer) -> None:
-        """`answer(ready, listeners, how_many)` gives one answer a listener."""
+        """Set the function `answer(ready, listeners, options)`, which returns one response body per listener."""
         self.answer = answer
         self._waiting: list[Waiting] = []
 
     async def ask(self, ready: Ready, asked: RecommendationRequest) -> dict[str, Any]:
-        """The answer to one request.
+        """Return the response body of one request.
 
         Raises:
             Exception: what `answer` raises for this request.
@@ -56,7 +58,7 @@ class Together:
         try:
             found = self.answer(ready, [asked.listener for _, asked, _ in those], how_many)
         except Exception as error:
-            if len(those) > 1:  # what is wrong with one of them is not the others' trouble
+            if len(those) > 1:  # an error of one request must not affect the others
                 for one in those:
                     self._answer([one])
             elif not those[0][2].done():

@@ -1,7 +1,8 @@
-"""What stands around every request: the key, size and time of a body, the clock, one line of log, no traceback outside.
+"""Middleware around every request: API key, size and time limits of the body, one log line, no traceback in responses.
 
-A line of log is one JSON object: when, which route, status, milliseconds, release. It never holds an id, a body, an
-address or a query: nothing of a listener.
+A log line is one JSON object: time, route, status, milliseconds, release. It never contains an id, a body, an address
+or a
+query, so nothing about a listener.
 """
 
 from __future__ import annotations
@@ -30,14 +31,14 @@ App = Callable[[Message, Receive, Send], Awaitable[None]]
 LOG = logging.getLogger("overture.service")
 RELEASE = b"x-overture-release"
 TOO_LARGE, TOO_SLOW = 413, 408
-QUIET = ("/healthz", "/readyz", "/metrics")  # asked every few seconds: counted, not logged
+QUIET = ("/healthz", "/readyz", "/metrics")  # requested every few seconds: counted, not logged
 
 
 class JsonLines(logging.Formatter):
-    """One JSON object a line."""
+    """Formats log records as one JSON object per line."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """`extra={"facts": {...}}` goes into the object."""
+        """Return the line of a record; `extra={"facts": {...}}` is merged into the object."""
         facts: dict[str, Any] = getattr(record, "facts", {})
         said = {
             "at": round(record.created, 3),
@@ -51,7 +52,7 @@ class JsonLines(logging.Formatter):
 
 
 def log_to_stderr(level: int = logging.INFO) -> None:
-    """Everything this process logs, as lines of JSON."""
+    """Log everything of this process to stderr as JSON lines."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines())
     root = logging.getLogger()
@@ -60,24 +61,26 @@ def log_to_stderr(level: int = logging.INFO) -> None:
 
 
 def trouble(error: BaseException) -> dict[str, Any]:
-    """An error by its kind and places in the code; its message may hold what a listener sent."""
+    """Return the class of an error and where it was raised. Its message may contain what a listener sent, so it is left
+    out.
+    """
     frames = traceback.extract_tb(error.__traceback__)
     return {"error": type(error).__name__, "where": [f"{frame.name}:{frame.lineno}" for frame in frames[-4:]]}
 
 
 class Guard:
-    """An ASGI application around another."""
+    """ASGI middleware that checks, limits and logs every request."""
 
     def __init__(self, app: App, settings: ServiceSettings, metrics: Metrics) -> None:
-        """`app` answers what is let through."""
+        """Wrap `app`."""
         self.app, self.metrics = app, metrics
         self.too_large = f"the body is larger than {settings.max_body_bytes} bytes"
-        self.too_slow = f"the body did not come within {settings.body_timeout_s:g} s"
+        self.too_slow = f"the body did not arrive within {settings.body_timeout_s:g} s"
         self.body_s = settings.body_timeout_s
         self.key, self.most = settings.api_key.get_secret_value().encode(), settings.max_body_bytes
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        """One request; anything else is passed on."""
+        """Handle one request; other ASGI scopes are passed on."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -86,7 +89,7 @@ class Guard:
 
         async def counted() -> Message:
             nonlocal read, whole
-            if whole:  # what comes next is the end of the connection: nobody is hurried to that
+            if whole:  # the next message is the end of the connection, which has no limit
                 return await receive()
             try:
                 async with asyncio.timeout(start + self.body_s - time.perf_counter()):
@@ -112,10 +115,10 @@ class Guard:
         else:
             try:
                 await self.app(scope, counted, noted)
-            except Exception as raised:  # nothing of it goes outside
+            except Exception as raised:  # no detail leaves the service
                 error = raised
                 if not seen["status"]:
-                    await _say(noted, 500, "the service failed; its log says where")
+                    await _say(noted, 500, "internal error; the log of the service has the details")
         self._note(scope, seen, time.perf_counter() - start, error)
 
     def _refusal(self, scope: Message) -> tuple[int, str] | None:
@@ -130,7 +133,7 @@ class Guard:
         return None
 
     def note_unread(self, seconds: float) -> None:
-        """Count a request whose headers did not come in time: its connection was answered before it reached us."""
+        """Count a request whose headers did not arrive in time: its connection was answered before the middleware."""
         self._note({"method": None}, {"status": TOO_SLOW, "release": ""}, seconds, None)
 
     def _note(self, scope: Message, seen: dict[str, Any], seconds: float, error: Exception | None) -> None:
@@ -147,7 +150,7 @@ class Guard:
             if error is not None:
                 facts |= trouble(error)
             level = logging.ERROR if error is not None else logging.INFO
-            # As LOG.log, but for looking up the line of code that speaks: no line of log names it.
+            # Like LOG.log, without looking up the calling line, which no log line contains.
             LOG.handle(LOG.makeRecord(LOG.name, level, __file__, 0, "request", (), None, extra={"facts": facts}))
 
 
@@ -155,6 +158,6 @@ async def _say(send: Send, status: int, error: str) -> None:
     body = json.dumps({"error": error, "details": []}).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     if status == TOO_LARGE:
-        headers.append((b"connection", b"close"))  # what is still on its way is not waited for
+        headers.append((b"connection", b"close"))  # the rest of the body is not awaited
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

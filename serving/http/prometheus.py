@@ -1,6 +1,6 @@
-"""What Prometheus is told: requests, answers, what degraded, and which release serves.
+"""Prometheus metrics: requests, lists, fallbacks, and the release in service.
 
-With several workers the numbers of all are added up through files in PROMETHEUS_MULTIPROC_DIR (serving/main.py).
+With several workers the values of all are combined through files in PROMETHEUS_MULTIPROC_DIR (serving/main.py).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ SECONDS = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.02, 0.05, 0.1, 0.
 
 
 class Metrics:
-    """One set of numbers a process; labels are few and name no listener."""
+    """The metrics of one process. Labels have few values and name no listener."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -27,35 +27,35 @@ class Metrics:
         latest = {**named, "multiprocess_mode": "livemax"}
         self.requests = Counter("overture_requests", "Requests by route and status", ["route", "status"], **named)
         self.seconds = Histogram("overture_request_seconds", "Time to answer", ["route"], buckets=SECONDS, **named)
-        self.answers = Counter("overture_answers", "Lists made, by method", ["method", "vector_source"], **named)
-        self.degraded = Counter("overture_degraded_answers", "Answers by something that stood in", ["fallback"], **named)
-        self.unknown = Counter("overture_unknown_ids", "Ids in requests that the release does not know", **named)
+        self.answers = Counter("overture_answers", "Lists by method and source of the vector", ["method", "vector_source"], **named)
+        self.degraded = Counter("overture_degraded_answers", "Responses made by a fallback", ["fallback"], **named)
+        self.unknown = Counter("overture_unknown_ids", "Ids in requests that the release does not contain", **named)
         self.swaps = Counter("overture_release_swaps", "Releases put into service", **named)
-        self.refused = Counter("overture_release_refused", "Times a promoted release could not be taken", **named)
+        self.refused = Counter("overture_release_refused", "Promoted releases that were refused", **named)
         self.serving = Gauge("overture_release", "1 for the release in service", ["release", "week"], **latest)
         self.as_of = Gauge(
             "overture_release_as_of_seconds",
-            "When what the release learned from ends; time() - this is its age",
+            "As-of time of the release in service; time() minus this is its age",
             **latest,
         )
         self.revision = Gauge("overture_release_revision", "Revision of the champion's pointer", **latest)
         self.drift = Gauge(
             "overture_input_drift",
-            "Stability index of listeners against the training split; above 0.25: others",
+            "Population stability index of listeners against the training data; above 0.25: drifted",
             ["feature"],
             **latest,
         )
-        self.drift_listeners = Gauge("overture_input_drift_listeners", "Listeners that the index weighs", **latest)
+        self.drift_listeners = Gauge("overture_input_drift_listeners", "Listeners that the stability index is computed from", **latest)
         self.store_answers = Gauge(
             "overture_store_answers",
-            "1 when the store of known listeners last answered, 0 when it did not",
+            "1 if the last read of the store of known listeners succeeded, else 0",
             **named,
             multiprocess_mode="livemin",
         )
         self.reads = Counter(
-            "overture_store_reads", "Known listeners looked up, by what the store said", ["result"], **named
+            "overture_store_reads", "Reads of known listeners, by result", ["result"], **named
         )
-        self._asked: dict[tuple[str, int], tuple[Counter, Histogram]] = {}  # labels are looked up once
+        self._asked: dict[tuple[str, int], tuple[Counter, Histogram]] = {}  # cache of labelled metrics
         self._before: tuple[str, str] | None = None
         self._ready: Ready | None = None
         self._told: set[str] = set()
@@ -79,12 +79,12 @@ class Metrics:
                 self.unknown.inc(sum(len(ids) for ids in answer["unknown"].values()))
 
     def store(self, said: str) -> None:
-        """The store was asked for a listener: found, unknown, unpublished (nobody of that release) or away."""
+        """Count a read of the store: found, unknown, unpublished (no row of that release) or away."""
         self.reads.labels(said).inc()
         self.store_answers.set(said != "unavailable")
 
     def release(self, ready: Ready) -> None:
-        """Another release serves."""
+        """Record that another release is in service."""
         if self._before:
             self.serving.labels(*self._before).set(0)
         self._before = (ready.name[:12], ready.week)
@@ -93,7 +93,7 @@ class Metrics:
         self.revision.set(ready.pointer.revision)
         self.swaps.inc()
         self._ready = ready
-        for feature in tuple(self._told):  # of the release before: not known of this one yet
+        for feature in tuple(self._told):  # features of the previous release: not measured for this one yet
             self.drift.labels(feature).set(math.nan)
         ready.watch.tell(self._drifted)
 
@@ -106,7 +106,7 @@ class Metrics:
                 self._told.add(feature)
 
     def page(self) -> bytes:
-        """The numbers of this process, or of all workers, as Prometheus reads them."""
+        """Return the metrics of this process, or of all workers, in the text format of Prometheus."""
         if self._ready is not None:
             self._ready.watch.refresh()
         if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:

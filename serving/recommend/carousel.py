@@ -1,8 +1,9 @@
-"""A row of playlists for a listener: near to the listener, unlike each other, and how much each place is looked at.
+"""A row of playlists for a listener: near to the listener, diverse, with the expected exposure of each position.
 
-Shapes   P playlists, d width, n places
+Shapes   P playlists, d width, n positions
 Source   maximal marginal relevance (models/evaluation/diversity.py); exposure: 1 / log2(1 + position), as in DCG, or a
-         cascade in which the first `VISIBLE` places are seen and each later one by CONTINUE of those before it, after
+         cascade in which the first `VISIBLE` positions are seen and each later one by CONTINUE of those before it,
+         after
          the carousels of Bendada, Salha, Bontempelli 2020
 """
 
@@ -21,16 +22,16 @@ from serving.release.loaded import Ready
 from serving.schema import CarouselRequest
 
 VISIBLE, CONTINUE = 3, 0.85
-POOL = 200  # nearest playlists among which a diverse row is looked for
+POOL = 200  # number of nearest playlists from which a diverse row is selected
 POPULAR_HEAD = 100
 MODELS = {
     "log": "log: 1 / log2(1 + position)",
-    "cascade": f"cascade: the first {VISIBLE} places are seen, each later one by {CONTINUE:.0%} of those before it",
+    "cascade": f"cascade: the first {VISIBLE} positions are seen, each later one by {CONTINUE:.0%} of those before it",
 }
 
 
 def exposures(model: str, n: int) -> np.ndarray:
-    """Share of listeners who look at positions 1 to n, (n,), falling from 1."""
+    """Return the share of listeners who look at positions 1 to n, (n,), decreasing from 1."""
     position = np.arange(1, n + 1)
     if model == "log":
         return np.asarray(1 / np.log2(1 + position))
@@ -38,14 +39,14 @@ def exposures(model: str, n: int) -> np.ndarray:
 
 
 def carousel(ready: Ready, asked: CarouselRequest) -> dict[str, Any]:
-    """An answer as schema.Carousel.
+    """Return the response body of a carousel (schema.Carousel).
 
     Raises:
-        BadArgument: the release holds no playlists.
+        BadArgument: the release contains no playlists.
     """
     found = ready.space.of_kind("playlists")
     if found is None:
-        raise BadArgument(f"release {ready.name[:12]} holds no playlists")
+        raise BadArgument(f"release {ready.name[:12]} contains no playlists")
     ids_P, items = found
     placed = place(ready, days_of(ready, [asked.listener]))
     vector_D = placed.vectors_BD[0]
@@ -83,7 +84,7 @@ def carousel(ready: Ready, asked: CarouselRequest) -> dict[str, Any]:
 
 
 def nearest_tracks(ready: Ready, vectors_PD: np.ndarray, k: int) -> list[list[dict[str, Any]]]:
-    """The k tracks nearest to each playlist, as they are shown."""
+    """Return the k tracks nearest to each playlist, as schema.Track."""
     tracks = ready.space.of_kind("tracks")
     if not k or tracks is None:
         return [[] for _ in vectors_PD]

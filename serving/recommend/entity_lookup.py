@@ -1,4 +1,4 @@
-"""Vectors, neighbours and names of tracks, artists, albums, playlists and segments of one release."""
+"""Look up vectors, neighbours and names of tracks, artists, albums, playlists and segments in one release."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import numpy as np
 from contracts.errors import BadArgument, NotFound
 from serving.release.loaded import KIND_OF, Ready, ReadySpace
 
-HEAD = 10  # tracks of a segment's ranking that are shown
+HEAD = 10  # number of tracks of a segment's ranking in the response
 
 
 def space_of(ready: Ready, name: str | None) -> tuple[str, ReadySpace]:
-    """The named space, else the one that answers.
+    """Return the named space, or the one that the release recommends from.
 
     Raises:
         BadArgument: the release has no such space.
@@ -25,7 +25,7 @@ def space_of(ready: Ready, name: str | None) -> tuple[str, ReadySpace]:
 
 
 def vector_of(ready: Ready, space: ReadySpace, kind: str, entity_id: int) -> np.ndarray:
-    """(d,), as learned.
+    """Return the vector (d,) of an entity.
 
     Raises:
         NotFound: the release has no such entity.
@@ -43,7 +43,7 @@ def vector_of(ready: Ready, space: ReadySpace, kind: str, entity_id: int) -> np.
 
 
 def entity(ready: Ready, kind: str, entity_id: int, space: str | None) -> dict[str, Any]:
-    """An answer as schema.Entity."""
+    """Return the response body of an entity (schema.Entity)."""
     name, room = space_of(ready, space)
     vector = vector_of(ready, room, kind, entity_id)
     segment = kind == "segments"
@@ -60,7 +60,8 @@ def entity(ready: Ready, kind: str, entity_id: int, space: str | None) -> dict[s
 
 
 def neighbours(ready: Ready, kind: str, entity_id: int, k: int, of: str, space: str | None) -> dict[str, Any]:
-    """An answer as schema.Neighbourhood: the k nearest of another or the same kind, by cosine, itself left out."""
+    """Return the response body of the k nearest neighbours by cosine, without the entity itself (schema.Neighbourhood).
+    """
     name, room = space_of(ready, space)
     vector_D = vector_of(ready, room, kind, entity_id)
     found = room.of_kind(of)
@@ -78,7 +79,10 @@ def neighbours(ready: Ready, kind: str, entity_id: int, k: int, of: str, space: 
 
 
 def search(ready: Ready, kind: str, text: str, limit: int) -> dict[str, Any]:
-    """Tracks or artists whose name holds the text, most popular first; an empty text matches all; as schema.Search."""
+    """Return the response body of a search (schema.Search): names that contain the text, most popular first.
+
+    An empty text matches everything.
+    """
     wanted, found = text.casefold().strip(), []
     for i in ready.first_at["artists"].values() if kind == "artists" else range(len(ready.tracks)):
         track = ready.tracks[i]
@@ -98,7 +102,7 @@ def search(ready: Ready, kind: str, text: str, limit: int) -> dict[str, Any]:
 
 
 def about(ready: Ready) -> dict[str, Any]:
-    """An answer as schema.ReleaseInfo."""
+    """Return the response body that describes the release (schema.ReleaseInfo)."""
     return {
         "release": ready.name,
         "week": ready.week,

@@ -1,11 +1,11 @@
-"""Listeners whom the store knows: their vector, and the list that was kept for them.
+"""Known listeners: their vector and their stored list.
 
-Order   in which a list degrades, and says so: the kept list, longer ones computed from the kept vector -> the most
-        popular tracks. A vector has nothing to stand in for it: without the store it is a 503 with the reason
-Mixed   never: rows are read under the release that answers the request, to which their tracks and segments belong. A
-        release is promoted before its listeners are published: in between the one before answers for them, whole
+Fallback   stored list; longer ones continue with the tracks nearest to the stored vector -> the most popular tracks. A
+           vector has no fallback: without the store it is a 503 with the reason
+Releases   rows are read under the release that answers the request, so that tracks and segments match. A release is
+           promoted before its listeners are published; until then the previous release answers for them
 
-The store is asked in a thread, with a short timeout, through a circuit: the loop that answers others does not wait.
+The store is read in a thread, with a short timeout, through a circuit breaker: the event loop does not wait for it.
 """
 
 from __future__ import annotations
@@ -33,48 +33,48 @@ STORED = "stored"
 UserId = Annotated[int, Path(ge=0, le=2**63 - 1, examples=[1])]
 Excluded = Annotated[
     list[Annotated[int, Field(ge=0, le=2**63 - 1)]],
-    Query(max_length=MAX_EXCLUDED, description="tracks that must not be in the list; repeat for several"),
+    Query(max_length=MAX_EXCLUDED, description="track that must not be in the list; can be repeated"),
 ]
 WRONG: dict[int | str, dict[str, Any]] = {
     status: {"model": schema.ErrorResponse, "description": why}
     for status, why in {
-        401: "no or another API key",
-        404: "nobody knows this user",
-        422: "refused, with the field's name",
-        503: "no release; for a vector, no store",
+        401: "missing or wrong API key",
+        404: "unknown user",
+        422: "invalid request; the body names the field",
+        503: "no release; for a vector also: no store",
     }.items()
 }
 
 
 class KnownUser(Body):
-    """What is known of a listener."""
+    """A known listener: vector and segment."""
 
     release: str
     week: str
     space: str
     user_id: int
     kind: str = Field(
-        description="warm: the release learned from this listener; cold: placed on the day of registration"
+        description="warm: the release was trained with this listener; cold: placed after the registration day"
     )
-    since: str = Field(description="of a warm listener the week of the vector, of a cold one the day of registration")
+    since: str = Field(description="warm: week of the vector; cold: registration day")
     vector: list[float]
     segment: Segment
 
 
 class KnownRecommendation(Body):
-    """The list that was kept for a listener."""
+    """The stored list of a known listener."""
 
     release: str
     week: str
     space: str
     user_id: int
-    method: str = Field(description="stored, or popularity where the store did not answer")
+    method: str = Field(description="stored, or popularity if the store is unavailable")
     kind: str | None
     since: str | None
     vector_source: str = Field(description="store, or nothing")
     degraded: Degraded | None
     tracks: list[Track]
-    computed: int = Field(description="tracks at the end that are not in the kept list: nearest to the kept vector")
+    computed: int = Field(description="number of tracks at the end that are not in the stored list: the nearest to the stored vector")
     segment: Segment | None
     reasons: Reasons
 
@@ -86,11 +86,19 @@ def make_router(
     circuit: Circuit,
     metrics: Metrics,
 ) -> APIRouter:
-    """The two routes; `serving` gives the release in service, `say(data, release=...)` an answer in JSON."""
+    """Return the routes of known listeners.
+
+    Args:
+        champion: the watcher of the champion.
+        serving: returns the release in service.
+        say: builds a JSON response from data and a release.
+        circuit: the store behind its circuit breaker.
+        metrics: where store reads and fallbacks are counted.
+    """
     router = APIRouter(tags=["users"])
 
     def asked(ready: Ready, user_id: int) -> tuple[Ready, UserRow]:
-        """The release that answers for this listener, and its row."""
+        """Return the release that answers for this listener, and the listener's row."""
         try:
             row = known(ready, circuit, metrics, user_id)
         except NotPublished:
@@ -98,18 +106,18 @@ def make_router(
             if before is None:
                 raise
             return before, known(before, circuit, metrics, user_id)
-        ready.before = None  # this one's listeners are there: the one before is needed no more
+        ready.before = None  # this release's listeners are published: the previous one is no longer needed
         return ready, row
 
     @router.get("/v1/users/{user_id}", responses={200: {"model": KnownUser}, **WRONG})
     def user(user_id: UserId) -> Response:
-        """Vector and segment of a listener whom the store knows."""
+        """Return vector and segment of a known listener."""
         try:
             ready, row = asked(serving(champion), user_id)
         except NotFound:
             raise
         except OvertureError as error:
-            raise HTTPException(503, f"the store gives no vectors: {error}") from None
+            raise HTTPException(503, f"the store is unavailable: {error}") from None
         return say(about(ready, row), release=ready.name)
 
     @router.get("/v1/users/{user_id}/recommendations", responses={200: {"model": KnownRecommendation}, **WRONG})
@@ -118,10 +126,10 @@ def make_router(
         k: Annotated[int, Query(ge=1, le=schema.MAX_K)] = 50,
         exclude: Excluded = [],  # noqa: B006 - FastAPI copies it
     ) -> Response:
-        """Tracks for a listener whom the store knows."""
+        """Recommend tracks to a known listener."""
         ready = serving(champion)
         if k > len(ready.tracks):
-            raise BadArgument(f"k: {k} places, but the release has {len(ready.tracks)} tracks")
+            raise BadArgument(f"k: {k} is more than the {len(ready.tracks)} tracks of the release")
         try:
             ready, row = asked(ready, user_id)
             found = recommend(ready, row, min(k, len(ready.tracks)), left_out(ready, exclude))
@@ -136,16 +144,18 @@ def make_router(
 
 
 def left_out(ready: Ready, track_ids: list[int]) -> set[int]:
-    """Their track_idx; ids that the release does not know are in no list anyway."""
+    """Return the track_idx of these track ids; ids that the release does not contain are ignored."""
     return {ready.track_at[track] for track in track_ids if track in ready.track_at}
 
 
 def known(ready: Ready, circuit: Circuit, metrics: Metrics, user_id: int) -> UserRow:
-    """The store's row of a listener, held to the release.
+    """Return the store's row of a listener, validated against the release.
 
     Raises:
-        NotFound: the store knows others of this release, not this user.
-        StoreAway, NotPublished, CheckFailed: it does not answer, knows nobody, or answers nonsense.
+        NotFound: the store has rows of this release, but none of this user.
+        StoreAway: the store is unavailable.
+        NotPublished: the store has no row of this release.
+        CheckFailed: the row is invalid.
     """
     try:
         row = circuit.find(ready.name, ready.space_name, user_id)
@@ -160,22 +170,22 @@ def known(ready: Ready, circuit: Circuit, metrics: Metrics, user_id: int) -> Use
     metrics.store("found" if row else "unknown")
     if row is None:
         raise NotFound(
-            f"nobody knows this user: not among those whom release {ready.name[:12]} learned from, nor among the "
-            "newcomers placed since; POST /v1/recommendations answers from what is known of a first day"
+            f"unknown user: neither in the training data of release {ready.name[:12]} nor among the new listeners placed "
+            "since; POST /v1/recommendations recommends from first-day signals"
         )
     return row
 
 
 def hold(ready: Ready, row: UserRow) -> None:
-    """CheckFailed where a row cannot be of this release."""
+    """Raise CheckFailed if a row does not belong to the release."""
     if row.vector_D.shape != (ready.space.d,) or not 0 <= row.segment_id < len(ready.space.centroids_KD):
         raise CheckFailed("a row has another width or segment than the release; publish the release again")
     if not np.isfinite(row.vector_D).all() or any(int(t) not in ready.track_at for t in row.track_ids if t >= 0):
-        raise CheckFailed("a row holds no numbers, or tracks of another release; publish the release again")
+        raise CheckFailed("a row contains invalid numbers, or tracks of another release; publish the release again")
 
 
 def about(ready: Ready, row: UserRow) -> dict[str, Any]:
-    """An answer as KnownUser."""
+    """Return the response body of a known listener (KnownUser)."""
     return {
         "release": ready.name,
         "week": ready.week,
@@ -189,13 +199,15 @@ def about(ready: Ready, row: UserRow) -> dict[str, Any]:
 
 
 def nearest(ready: Ready, row: UserRow) -> dict[str, Any]:
-    """The segment of a row."""
+    """Return the segment of a row as schema.Segment."""
     (distance,) = distances(ready, row.vector_D[None], np.array([row.segment_id]))
     return segment_said(ready, row.segment_id, distance)
 
 
 def recommend(ready: Ready, row: UserRow, k: int, taken: set[int]) -> dict[str, Any]:
-    """An answer as KnownRecommendation, tracks as track_idx: the kept list, then what else is nearest to the vector."""
+    """Return the body of a recommendation (KnownRecommendation) with track_idx: the stored list, then the nearest
+    tracks.
+    """
     kept = [ready.track_at[int(track)] for track in row.track_ids if track >= 0]
     chosen = [i for i in kept if i not in taken][:k]
     short = k - len(chosen)
@@ -222,7 +234,7 @@ def recommend(ready: Ready, row: UserRow, k: int, taken: set[int]) -> dict[str, 
 
 
 def stand_in(ready: Ready, user_id: int, k: int, taken: set[int], why: str) -> dict[str, Any]:
-    """An answer as KnownRecommendation, of the most popular tracks, as track_idx."""
+    """Return the body of a recommendation (KnownRecommendation) with the most popular tracks, as track_idx."""
     chosen, _ = filled_up([], taken, k, len(ready.tracks))
     return {
         "release": ready.name,

@@ -1,8 +1,8 @@
-"""Which signals of the first day moved a listener most.
+"""The first-day signals that contribute most to the choice of a listener's segment.
 
-One signal after the other is left out, the network asked again, all in one batch. A signal's pull is how much farther
-from the centroid of the chosen segment the listener stands without it: it is measured, not guessed from weights.
-Leaving out a streamed track leaves out its artist and its album too, where the release filled those in.
+Each signal is removed in turn and the network is evaluated again, all in one batch. The contribution of a signal is the
+increase of the distance to the centroid of the chosen segment: it is measured, not derived from weights. Removing a
+streamed track also removes its artist and album where the release filled those in.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from serving.recommend.signals import completed, first_days
 from serving.release.loaded import Ready
 from serving.schema import Listener
 
-CONSIDERED = 60  # signals left out one at a time; those of a longer day beyond these are not judged
+CONSIDERED = 60  # number of signals that are removed in turn; further ones are not measured
 SHOWN = 5
 
 
 def top_signals(ready: Ready, listener: Listener, vector_D: np.ndarray, segment: int) -> dict[str, Any]:
-    """{top_signals, considered} of schema.Reasons.
+    """Return `top_signals` and `n_signals` of schema.Reasons.
 
     Raises:
-        Exception: whatever the network throws.
+        Exception: whatever the network raises.
     """
     lists = {signal: ids for signal, ids in listener.lists().items() if ids}
     given = listener.lists()
@@ -62,7 +62,7 @@ def top_signals(ready: Ready, listener: Listener, vector_D: np.ndarray, segment:
 
 
 def name_of(ready: Ready, signal: str, item: int | str) -> str | None:
-    """What people call it."""
+    """Return the displayed name of a signal's entity."""
     if isinstance(item, str) or "." not in signal:
         return str(item)
     return ready.label(signal.split(".")[1], item)

@@ -1,9 +1,10 @@
-"""Lists for new listeners, and why: one release in, one answer out.
+"""Lists for new listeners, with explanations, from one release.
 
-Shapes   B listeners, F values of an input vector, d width of the space
-Order    in which an answer degrades, and says so: the network (for the blend: its own, then the space's) -> the mean
-         of the warm listeners of the same country and age class -> the most popular tracks
-Lists    are made by the methods of models/methods/ over the listener's vector: the code that the gate judged
+Shapes     B listeners, F values of an input vector, d width of the space
+Fallback   the network (for the blend: its own, then the space's) -> the mean vector of the warm listeners of the same
+           country and age class -> the most popular tracks; the response names it
+Lists      are made by the methods of models/cold_start/methods over the listener's vector: the code that the gate
+evaluated
 """
 
 from __future__ import annotations
@@ -28,38 +29,41 @@ POPULAR = "popularity"
 
 @dataclass(frozen=True)
 class Placed:
-    """Where B listeners stand: vectors (B, d), what each came from, and why not from the network."""
+    """Vectors (B, d) of B listeners, the source of each, and why the network was not used."""
 
     vectors_BD: np.ndarray
     origin: list[str]
     why: str | None
 
     def degraded(self, b: int) -> dict[str, str] | None:
-        """What stands in for the network, or None; where the means were asked for, only nothing at all is less."""
+        """Return the fallback that was used instead of the network, or None.
+
+        Where means were requested, only the popularity fallback counts.
+        """
         if self.origin[b] == NETWORK or (self.why is None and self.origin[b] == MEAN):
             return None
         to = MEAN if self.origin[b] == MEAN else POPULAR
-        why = "neither country nor age is known" if self.why is None else f"the network does not answer: {self.why}"
+        why = "neither country nor age is known" if self.why is None else f"the network failed: {self.why}"
         return {"fallback": to, "reason": why}
 
 
 def place(ready: Ready, days: FirstDays) -> Placed:
-    """Vectors of B listeners by the network; where it fails, the means of their country and age class."""
+    """Return the vectors of B listeners from the network, or from the means of country and age class if it fails."""
     try:
         return Placed(ready.space.vectors(ready.inputs(days)), [NETWORK] * len(days), None)
-    except Exception as error:  # whatever onnxruntime throws: an answer is better than none
+    except Exception as error:  # whatever onnxruntime raises: a fallback is better than an error
         return place_by_means(ready, days, first_line(error))
 
 
 def place_by_means(ready: Ready, days: FirstDays, why: str | None) -> Placed:
-    """Vectors of B listeners by the means of their country and age class, of either, or none."""
+    """Return the vectors of B listeners as the means of their country and age class, of one of them, or none."""
     means = [mean_of(ready, days.country[b], int(days.age[b])) for b in range(len(days))]
     vectors = np.stack([np.zeros(ready.space.d, np.float32) if mean is None else mean for mean in means])
     return Placed(vectors, [NOTHING if mean is None else MEAN for mean in means], why)
 
 
 def mean_of(ready: Ready, country: str | None, age: int) -> np.ndarray | None:
-    """Mean vector (d,) of the warm listeners of a country and an age class, of either, or None."""
+    """Return the mean vector (d,) of the warm listeners of a country and age class, of one of them, or None."""
     at, space = age_class(age), ready.space
     both = space.country_ages.get(f"{country}/{AGE_CLASSES[at]}") if at >= 0 else None
     age_mean = space.demographics.age_class[at] if at >= 0 else None
@@ -68,29 +72,34 @@ def mean_of(ready: Ready, country: str | None, age: int) -> np.ndarray | None:
 
 
 def first_line(error: Exception) -> str:
-    """An error in one line, for people."""
+    """Return the first line of an error."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 def recommend(
     ready: Ready, listeners: Sequence[Listener], asked: ListOptions, explain: bool = False, days: FirstDays | None = None
 ) -> list[dict[str, Any]]:
-    """An answer for each of B listeners, as schema.Recommendation but for "tracks": those are track_idx, see `written`.
+    """Return a response body for each of B listeners (schema.Recommendation); "tracks" are track_idx, see `written`.
 
-    `days` are their first days where somebody made (and counted) them already.
+    Args:
+        ready: the release.
+        listeners: B listeners.
+        asked: method, length and exclusions.
+        explain: whether to measure the contributions of signals.
+        days: first days of the listeners, where they have been computed (and counted) before.
 
     Raises:
-        BadArgument: the release does not hold the method asked for, or fewer tracks than places.
+        BadArgument: the release does not contain the requested method, or has fewer than k tracks.
     """
     wanted = ready.configured if asked.method == "configured" else asked.method
     by_means = wanted == MEAN
-    if by_means:  # the segment nearest to the mean: what the paper calls its former system
+    if by_means:  # the segment nearest to the mean vector: the former system in the paper
         wanted = "semi_pers"
     if wanted not in ready.space.methods and wanted not in ready.space.problems:
         have = ", ".join(sorted(ready.space.methods))
-        raise BadArgument(f"method: release {ready.name[:12]} holds no {wanted}; it has {have}")
+        raise BadArgument(f"method: release {ready.name[:12]} does not contain {wanted}; it contains {have}")
     if asked.k > len(ready.tracks):
-        raise BadArgument(f"k: {asked.k} places, but the release has {len(ready.tracks)} tracks")
+        raise BadArgument(f"k: {asked.k} is more than the {len(ready.tracks)} tracks of the release")
     if days is None:
         days = ready.watch.seen(days_of(ready, listeners))
     placed = place_by_means(ready, days, None) if by_means else place(ready, days)
@@ -125,31 +134,31 @@ def recommend(
 
 
 def explained(ready: Ready, listener: Listener, placed: Placed, b: int, segment: int | None) -> dict[str, Any]:
-    """{top_signals, considered} of schema.Reasons; nulls where nobody asked or no network answers."""
+    """Return `top_signals` and `n_signals` of schema.Reasons; null if not requested or if the network fails."""
     nothing = {"top_signals": None, "n_signals": None}
     if segment is None or placed.origin[b] != NETWORK:
         return nothing
     try:
         return top_signals(ready, listener, placed.vectors_BD[b], segment)
-    except Exception:  # whatever onnxruntime throws: the list stands without it
+    except Exception:  # whatever onnxruntime raises: the list is valid without it
         return nothing
 
 
 def make_lists(
     ready: Ready, wanted: str, k: int, days: FirstDays, placed: Placed, segment_B: np.ndarray, taken: Sequence[set[int]]
 ) -> tuple[list[list[int]], list[str], list[dict[str, str] | None]]:
-    """For each listener: track_idx, the method that found them, and what stands in for what was asked.
+    """Return for each listener the track_idx, the method that was used, and the fallback if one was needed.
 
-    A list is long enough to spare the taken tracks where the method has as many.
+    A list is long enough to remove the excluded tracks from it where the method has as many.
     """
     n_taken = max((len(one) for one in taken), default=0)
     trouble: dict[str, str] | None = None
     if wanted in ready.space.problems and wanted not in ready.space.methods:
-        trouble = {"fallback": "semi_pers", "reason": f"{wanted} does not answer: {ready.space.problems[wanted]}"}
+        trouble = {"fallback": "semi_pers", "reason": f"{wanted} is unavailable: {ready.space.problems[wanted]}"}
         wanted = "semi_pers"
 
     def ask(name: str, days: FirstDays, vectors_BD: np.ndarray) -> list[list[int]]:
-        if name == "semi_pers":  # as the method of this name; the segments are known already
+        if name == "semi_pers":  # as the method of this name; the segments are already known
             ranked: list[list[int]] = ready.space.rankings_KL[segment_B][:, : k + n_taken].tolist()
             return ranked
         n = min(k + n_taken, len(ready.tracks))
@@ -159,11 +168,11 @@ def make_lists(
     if wanted == "blend":
         try:
             return ask("blend", days, placed.vectors_BD), ["blend"] * len(days), [None] * len(days)
-        except Exception as error:  # whatever onnxruntime throws
-            trouble, wanted = {"fallback": "semi_pers", "reason": f"blend does not answer: {first_line(error)}"}, "semi_pers"
+        except Exception as error:  # whatever onnxruntime raises
+            trouble, wanted = {"fallback": "semi_pers", "reason": f"blend failed: {first_line(error)}"}, "semi_pers"
     if wanted == POPULAR:
         return ask(POPULAR, days, placed.vectors_BD), [POPULAR] * len(days), [None] * len(days)
-    if wanted not in ready.space.methods:  # damaged beyond the network: popularity needs no file
+    if wanted not in ready.space.methods:  # popularity needs no file of the release
         trouble = {"fallback": POPULAR, "reason": ready.space.problems.get(wanted, "not in this release")}
         return ask(POPULAR, days, placed.vectors_BD), [POPULAR] * len(days), [trouble] * len(days)
     lists = ask(wanted, days, placed.vectors_BD)
@@ -176,13 +185,14 @@ def make_lists(
 
 
 def taken_tracks(ready: Ready, listener: Listener, leave_out: Sequence[int], streamed: bool) -> set[int]:
-    """track_idx that must be in no list: asked for, banned, and first-day streams where those are left out."""
+    """Return the track_idx that must be in no list: excluded, banned, and first-day streams if those are excluded."""
     ids = [*leave_out, *listener.bans.tracks, *(listener.streams.tracks if streamed else ())]
     return {ready.track_at[i] for i in ids if i in ready.track_at}
 
 
 def filled_up(found: Sequence[int], taken: set[int], k: int, n_tracks: int) -> tuple[list[int], int]:
-    """The first k of a list that are not taken; then the most popular others; how many those are."""
+    """Return the first k tracks of a list that are not excluded, filled up with popular ones, and the number of those.
+    """
     chosen = [i for i in found if i not in taken][:k]
     short = k - len(chosen)
     if short:
@@ -192,26 +202,26 @@ def filled_up(found: Sequence[int], taken: set[int], k: int, n_tracks: int) -> t
 
 
 def distances(ready: Ready, vectors_BD: np.ndarray, segment_B: np.ndarray) -> list[float]:
-    """From each of B vectors, at unit length, to the centroid of its segment."""
+    """Return the distance from each of B vectors, at unit length, to the centroid of its segment."""
     gap_BD = normalise(vectors_BD) - ready.space.centroids_KD[segment_B]
     found: list[float] = np.sqrt(np.vecdot(gap_BD, gap_BD)).tolist()
     return found
 
 
 def segment_said(ready: Ready, segment: int, distance: float) -> dict[str, Any]:
-    """A segment for people: never its exact size, which the card tells where it may."""
+    """Return a segment as schema.Segment. Its exact size is not part of it."""
     return {"segment_id": segment, "distance": round(distance, 6), "card": ready.space.cards[segment]}
 
 
 def written(ready: Ready, answer: dict[str, Any]) -> dict[str, Any]:
-    """An answer with its tracks as schema.Track, in JSON already."""
+    """Return a response body with its tracks as schema.Track, already in JSON."""
     return {**answer, "tracks": [ready.shown[i] for i in answer["tracks"]]}
 
 
 def says(ready: Ready, method: str, segment: int | None) -> str:
-    """Why this list, in one sentence."""
+    """Return the explanation of a list, in one sentence."""
     if method == POPULAR or segment is None:
-        return "What most listeners play: the most popular tracks"
+        return "The tracks that most listeners play"
     card = str(ready.space.segments[segment]["card"].get("sentence") or f"segment {segment}")
-    near = "nearest to you" if method == "semi_pers" else "nearest to you, while the list is made for you alone"
+    near = "nearest to you" if method == "semi_pers" else "nearest to you, while the list is computed for you alone"
     return f"{card} ({near})"

@@ -1,7 +1,7 @@
-"""From what a request says about listeners to the first days that training knows.
+"""Convert the signals of a request to the first days that the models read.
 
-Streams, skips and bans are done to tracks; training sees each at three levels: the track, its artist, its album. A
-request that names tracks alone is completed from the release's catalogue.
+Streams, skips and bans are events on tracks; training sees each at three levels: the track, its artist, its album. A
+request that lists tracks only is completed from the release's catalogue.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ WORDS = {
 LEVELS = {"tracks": "songs", "artists": "artists", "albums": "albums", "playlists": "playlists"}
 ON_TRACKS = ("streams", "skips", "bans")
 OTHER_LEVELS = ("artists", "albums")
-# The name in INTERACTIONS of "streams.tracks" and its like, in the order of INTERACTIONS.
+# Names in INTERACTIONS of "streams.tracks" and so on, in the order of INTERACTIONS.
 BLOCK = {
     f"{word}.{level}": name
     for name in INTERACTIONS
@@ -36,7 +36,7 @@ BLOCK = {
 
 
 def completed(ready: Ready, lists: dict[str, list[int]]) -> dict[str, list[int]]:
-    """The same signals with the artists and albums of tracks, where the request left them out."""
+    """Return the same signals with the artists and albums of the tracks, where the request omitted them."""
     found = dict(lists)
     for word in ON_TRACKS:
         missing = [level for level in OTHER_LEVELS if f"{word}.{level}" not in found]
@@ -48,7 +48,12 @@ def completed(ready: Ready, lists: dict[str, list[int]]) -> dict[str, list[int]]
 
 
 def first_days(who: Sequence[tuple[str | None, int | None]], signals: Sequence[dict[str, list[int]]]) -> FirstDays:
-    """Country, age and completed signals of B listeners as training reads them."""
+    """Return the first days of B listeners.
+
+    Args:
+        who: country and age of each listener.
+        signals: completed signals of each listener, by name.
+    """
     if len(who) == 1:
         return FirstDays.single(*who[0], {BLOCK[signal]: ids for signal, ids in signals[0].items() if ids})
     country = np.array([country for country, _ in who] or [], object)
@@ -62,13 +67,13 @@ def first_days(who: Sequence[tuple[str | None, int | None]], signals: Sequence[d
 
 
 def days_of(ready: Ready, listeners: Sequence[Listener]) -> FirstDays:
-    """First days of B listeners."""
+    """Return the first days of B listeners."""
     signals = [completed(ready, listener.lists()) for listener in listeners]
     return first_days([(listener.country, listener.age) for listener in listeners], signals)
 
 
 def unknown(ready: Ready, listener: Listener) -> dict[str, list[int | str]]:
-    """What the release has no vector for: ids by signal, each once, and the country."""
+    """Return the ids, by signal and each once, and the country that the release does not contain."""
     found: dict[str, list[int | str]] = {}
     if listener.country is not None and listener.country not in ready.space.demographics.country:
         found["country"] = [listener.country]

@@ -1,1 +1,1 @@
-"""Will a listener skip the track? Answers from a release of the skip engine."""
+"""Skip probabilities and re-ranking from a release of the skip engine."""

@@ -1,10 +1,12 @@
-"""Chances of a skip, and lists in the order in which they will be listened to: one release in, one answer out.
+"""Compute skip probabilities and re-rankings from one release.
 
-Shapes   N asked tracks, R recent plays that the release does not know yet
+Shapes   N requested tracks, R recent plays that the release does not contain yet
 
-What was known before the asked moment is counted by models/skip over the release's state and the recent plays of the
-request: the code, and the bits, of the table that training reads. Recent plays that the state holds already are left
-out, so that none counts twice.
+The features of a request are computed by models/skip from the release's state and the recent plays of the request: they
+are
+bit-identical to those of the offline table. Recent plays that the state already contains are dropped, so that none
+counts
+twice.
 """
 
 from __future__ import annotations
@@ -37,7 +39,8 @@ UNKNOWN = -1
 
 @dataclass(frozen=True)
 class Told:
-    """What a release says of the tracks that it knows: places in the request, the plays, and chances of a listen."""
+    """Predictions for the tracks that the release contains: positions in the request, plays, listening probabilities.
+    """
 
     place_N: NDArray[np.int64]
     plays: Plays
@@ -47,23 +50,23 @@ class Told:
 
 
 def moment(asked: SkipContext) -> int:
-    """The second that is asked about; now, where none is."""
+    """Return the requested second, or now."""
     return int((asked.at or datetime.now(UTC)).timestamp())
 
 
 def predict(release: SkipRelease, asked: SkipContext, track_ids: Sequence[int]) -> Told:
-    """Chances of a listen of the known ones among these tracks.
+    """Return the listening probabilities of the tracks that the release contains.
 
     Raises:
-        BadArgument: the asked moment, or a recent play, does not fit the release and its time.
+        BadArgument: the requested time, or a recent play, does not match the release's time.
     """
     at = moment(asked)
     if at < release.state_until:
         until = datetime.fromtimestamp(release.state_until, UTC).isoformat()
-        raise BadArgument(f"at: release {release.name[:12]} knows plays up to {until}; ask about a later moment")
+        raise BadArgument(f"at: release {release.name[:12]} contains plays up to {until}; request a later time")
     wrong = sum(int(play.at.timestamp()) >= at for play in asked.recent)
     if wrong:
-        raise BadArgument(f"recent: {wrong} plays are not before the asked moment")
+        raise BadArgument(f"recent: {wrong} plays are not before the requested time")
     wanted = np.asarray(track_ids, np.int64)
     tracks, there = release.state.tracks_of(wanted)
     recent, told = recent_rows(release, asked)
@@ -87,7 +90,7 @@ def predict(release: SkipRelease, asked: SkipContext, track_ids: Sequence[int]) 
 
 
 def described(asked: SkipContext, tracks: dict[str, np.ndarray], at: int) -> dict[str, np.ndarray]:
-    """Known tracks as rows without an outcome, all at one second."""
+    """Return known tracks as plays without an outcome, all at one second."""
     n = len(tracks["track_id"])
     same = {
         "ts": at,
@@ -104,7 +107,7 @@ def described(asked: SkipContext, tracks: dict[str, np.ndarray], at: int) -> dic
 
 
 def timed(rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Rows with the keys that follow from their second and from Flow, as jobs/skip/build_features.py has them."""
+    """Return rows with the keys derived from their second and from Flow, as in jobs/skip/build_features.py."""
     return rows | {
         "daypart": rows["ts"] % DAY_S // (6 * HOUR_S),
         "platform_flow": rows["platform_name"] * 2 + rows["is_flow"],
@@ -112,7 +115,8 @@ def timed(rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def shared(recent: dict[str, np.ndarray], carried: dict[str, Carried]) -> dict[str, Daily]:
-    """Plays of keys that many listeners share, by day: the state's, and the recent plays of the request."""
+    """Return the daily counts of keys that many listeners share: the state's, and those of the request's recent plays.
+    """
     found, one = {}, np.ones(len(recent["ts"]), np.int64)
     for kind, (first, second) in SHARED.items():
         entries = {
@@ -127,12 +131,13 @@ def shared(recent: dict[str, np.ndarray], carried: dict[str, Carried]) -> dict[s
 
 
 def code(value: int | None) -> int:
-    """A category; -1 where it is not told."""
+    """Return a category, or -1 if it is not given."""
     return UNKNOWN if value is None else value
 
 
 def recent_rows(release: SkipRelease, asked: SkipContext) -> tuple[dict[str, np.ndarray], dict[str, int]]:
-    """The request's earlier plays that the state does not hold, by time; and how many were used and why others not."""
+    """Return the request's recent plays that the state does not contain, by time, and counts of used and dropped plays.
+    """
     since = max(release.state_until, release.state.last_ts(asked.user_id) + 1)
     new = sorted((play for play in asked.recent if play.at.timestamp() >= since), key=lambda play: play.at)
     tracks, there = release.state.tracks_of(np.asarray([play.track_id for play in new], np.int64))
@@ -149,14 +154,14 @@ def recent_rows(release: SkipRelease, asked: SkipContext) -> tuple[dict[str, np.
 
 
 def joined(first: dict[str, np.ndarray], second: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Rows one after the other."""
+    """Return two sets of rows, one after the other."""
     return {name: np.concatenate([first[name], second[name]]) for name in second}
 
 
 def history(release: SkipRelease, user_id: int, recent: dict[str, np.ndarray]) -> Log:
-    """The user's earlier plays, those of the request among them; empty where no member looks at them.
+    """Return the user's earlier plays, the request's included; empty if no member uses them.
 
-    As training keeps them: ids cleaned, so that rare ones are alike.
+    Ids are cleaned as in training, so that rare ones are equal.
     """
     if not release.looks_back:
         return Log.empty()
@@ -169,7 +174,7 @@ def history(release: SkipRelease, user_id: int, recent: dict[str, np.ndarray]) -
 
 
 def skips(release: SkipRelease, asked: SkipRequest) -> dict[str, Any]:
-    """The answer of POST /v1/skips."""
+    """Return the response body of POST /v1/skips."""
     told = predict(release, asked, asked.tracks)
     why: list[str | None] = [None] * len(told.listen_N)
     if asked.explain and release.explanation is not None:
@@ -183,7 +188,7 @@ def skips(release: SkipRelease, asked: SkipRequest) -> dict[str, Any]:
 
 
 def about(release: SkipRelease, asked: SkipContext) -> dict[str, Any]:
-    """Which release answers, and whether it knows the listener."""
+    """Return the fields that describe the release and whether it contains the listener."""
     return {
         "release": release.name,
         "week": release.week,
@@ -194,10 +199,11 @@ def about(release: SkipRelease, asked: SkipContext) -> dict[str, Any]:
 
 
 def reranked(release: SkipRelease, asked: RerankRequest) -> dict[str, Any]:
-    """The answer of POST /v1/rerank.
+    """Return the response body of POST /v1/rerank.
 
-    A track that the release does not know stands for an average one: with the mean chance of the known ones (of all
-    plays, where none is known), and an artist of its own.
+    A track that the release does not contain gets the mean probability of the known ones (of all plays, if none is
+    known), and an
+    artist of its own.
     """
     ids = [track.track_id for track in asked.tracks]
     told = predict(release, asked, ids)
@@ -208,7 +214,7 @@ def reranked(release: SkipRelease, asked: RerankRequest) -> dict[str, Any]:
     tracks, _ = release.state.tracks_of(np.asarray(ids, np.int64))
     artists[told.place_N] = tracks["artist_id"]
     told_relevance = [track.relevance for track in asked.tracks if track.relevance is not None]
-    relevance = [told_relevance] if told_relevance else None  # of all tracks or of none
+    relevance = [told_relevance] if told_relevance else None  # given for all tracks or for none
     order = rerank([np.arange(n)], [listen], asked.diversity, relevance, [artists])[0].tolist()
     skip = {int(place): 1 - float(p) for place, p in zip(told.place_N, told.listen_N, strict=True)}
     return {
@@ -221,7 +227,7 @@ def reranked(release: SkipRelease, asked: RerankRequest) -> dict[str, Any]:
 
 
 def as_given(asked: RerankRequest, why: str) -> dict[str, Any]:
-    """The list as it came: what stands in where no release answers."""
+    """Return the list unchanged: the fallback if no release is available."""
     return {
         "release": None,
         "week": None,
@@ -231,5 +237,5 @@ def as_given(asked: RerankRequest, why: str) -> dict[str, Any]:
         "tracks": [{"track_id": track.track_id, "skip_probability": None} for track in asked.tracks],
         "unknown": [],
         "recent": {"used": 0, "already_known": 0, "unknown_tracks": 0},
-        "degraded": {"fallback": "the order given", "reason": why},
+        "degraded": {"fallback": "the given order", "reason": why},
     }

@@ -1,4 +1,4 @@
-"""What Prometheus is told of the skip engine: which release answers, how old it is, and what stood in for it."""
+"""Prometheus metrics of the skip engine: its release, the release's age, and fallbacks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from serving.skip.release import SkipRelease
 
 
 class SkipMetrics:
-    """One set of numbers a process, in the service's registry."""
+    """The skip engine's metrics of one process, in the service's registry."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         named: dict[str, Any] = {"registry": registry}
@@ -18,18 +18,18 @@ class SkipMetrics:
         self.serving = Gauge("overture_skip_release", "1 for the skip engine's release", ["release", "week"], **latest)
         self.until = Gauge(
             "overture_skip_release_as_of_seconds",
-            "When the plays that the skip engine's release knows end; time() - this is its age",
+            "End of the plays that the skip engine's release contains; time() minus this is its age",
             **latest,
         )
         self.revision = Gauge("overture_skip_release_revision", "Revision of the skip champion's pointer", **latest)
-        self.refused = Counter("overture_skip_release_refused", "Times a promoted one could not be taken", **named)
+        self.refused = Counter("overture_skip_release_refused", "Promoted skip releases that were refused", **named)
         self.degraded = Counter(
-            "overture_skip_degraded_answers", "Answers of the skip routes by something that stood in", ["fallback"], **named
+            "overture_skip_degraded_answers", "Responses of the skip routes made by a fallback", ["fallback"], **named
         )
         self._before: tuple[str, str] | None = None
 
     def release(self, now: SkipRelease) -> None:
-        """Another release serves."""
+        """Record that another release is in service."""
         if self._before:
             self.serving.labels(*self._before).set(0)
         self._before = (now.name[:12], now.week)
@@ -39,5 +39,5 @@ class SkipMetrics:
             self.revision.set(now.pointer.revision)
 
     def stood_in(self, to: str) -> None:
-        """Something answered in place of the release."""
+        """Count a fallback."""
         self.degraded.labels(to).inc()

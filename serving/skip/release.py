@@ -1,11 +1,11 @@
-"""A release of the skip engine, opened: members as ONNX, what mixes them, and what was known when it was made.
+"""An opened release of the skip engine: members as ONNX, the ensemble, and the state at the time of the release.
 
 Shapes   N plays, M members
 
     answers.json                       members in order, weights, bias, calibration, names of numbers and categories
-    cleaning.json                      what is rare, how long a track may be (models/skip/data/cleaning.py)
+    cleaning.json                      rare categories, bounds of durations (models/skip/data/cleaning.py)
     members/<name>/network.onnx  inputs.json  inputs/<array>.npy        models/skip/encoding/model_inputs.py
-    explain/inputs.json  inputs/  weights.npy  centre.npy               a regression that tells reasons
+    explain/inputs.json  inputs/  weights.npy  centre.npy               a regression that explains predictions
     state/  history/  tracks/                                           serving/skip/state.py
 """
 
@@ -39,7 +39,7 @@ ENGINE = "skip"
 
 
 def read_json(file: Path) -> Any:
-    """A JSON file of a release; CheckFailed where there is none."""
+    """Return the content of a JSON file of a release; raise CheckFailed if it cannot be read."""
     try:
         return json.loads(file.read_text())
     except (OSError, ValueError) as error:
@@ -47,16 +47,16 @@ def read_json(file: Path) -> Any:
 
 
 def read_feeds(folder: Path, name: str) -> Feeds:
-    """How plays become what a member, or the explanation, reads."""
+    """Return the inputs of a member, or of the explanation."""
     arrays = {file.stem: np.asarray(opened(file)) for file in sorted((folder / INPUTS).glob("*.npy"))}
     try:
         return Feeds.restore(read_json(folder / f"{INPUTS}.json"), arrays, name)
     except (KeyError, ValueError) as error:
-        raise CheckFailed(f"{name}: its inputs do not hold together: {error!r}") from None
+        raise CheckFailed(f"{name}: its inputs are inconsistent: {error!r}") from None
 
 
 class Member:
-    """One model of the blend."""
+    """One model of the ensemble."""
 
     def __init__(self, folder: Path) -> None:
         """Open members/<name>."""
@@ -65,22 +65,22 @@ class Member:
         self.network = session(folder / NETWORK)
 
     def predict(self, plays: Plays, log: Log) -> NDArray[np.float64]:
-        """Chance of a listen of each play, (N,).
+        """Return the listening probability of each play, (N,).
 
         Raises:
-            CheckFailed: the network gives something else than chances.
+            CheckFailed: the network returns something other than probabilities.
         """
         out_N = np.empty(len(plays))
         for start in range(0, len(plays), BATCH):
             part = plays.rows(slice(start, start + BATCH))
             out_N[start : start + len(part)] = self.network.run([OUTPUT], self.feeds(part, log))[0]
         if not ((out_N >= 0) & (out_N <= 1)).all():
-            raise CheckFailed(f"{self.name}: gives something else than chances")
+            raise CheckFailed(f"{self.name}: returns something other than probabilities")
         return out_N
 
 
 class Explanation:
-    """A regression's additions by column: what models/skip/ranking/reasons.py turns into words."""
+    """A linear model whose contributions by column become the reasons of models/skip/ranking/reasons.py."""
 
     def __init__(self, folder: Path) -> None:
         """Open explain/."""
@@ -88,12 +88,12 @@ class Explanation:
         self.weights_G, self.centre_G = (np.asarray(opened(folder / f"{name}.npy")) for name in ("weights", "centre"))
 
     def contributions(self, plays: Plays) -> NDArray[np.float64]:
-        """Log odds that each column adds to those of the mean training play, (N, G)."""
+        """Return the log odds that each column adds to those of the mean training play, (N, G)."""
         assert self.feeds.dense is not None
         return np.asarray((self.feeds.dense.columns(plays) - self.centre_G) * self.weights_G, np.float64)
 
     def columns(self) -> tuple[str, ...]:
-        """What each column tells about."""
+        """Names of the columns."""
         assert self.feeds.dense is not None
         return self.feeds.dense.column_names()
 
@@ -104,16 +104,16 @@ class Explanation:
 
 
 class SkipRelease:
-    """An opened bundle that answers.
+    """An opened release of the skip engine.
 
     Raises:
-        CheckFailed: it is damaged, made under newer contracts, of another engine, or does not hold together.
+        CheckFailed: it is damaged, inconsistent, made under newer contracts, or of another engine.
     """
 
-    problems: Mapping[str, str] = {}  # it answers whole, or is not opened
+    problems: Mapping[str, str] = {}  # a release is complete or is not opened
 
     def __init__(self, folder: Path, pointer: Pointer | None = None) -> None:
-        """Read every byte against the manifest, then open."""
+        """Verify every file against the manifest, then open the release."""
         manifest.verify(folder)
         self.folder, self.name, self.pointer = folder, folder.name, pointer
         self.provenance = read_json(folder / "provenance.json")
@@ -121,16 +121,16 @@ class SkipRelease:
         for table in READS:
             if made_under.get(table, 0) > contracts.load(table).version:
                 raise CheckFailed(
-                    f"release {self.name[:12]}: contract {table} has version {made_under[table]}, this program knows "
-                    f"{contracts.load(table).version}; bring the program up to date"
+                    f"release {self.name[:12]}: contract {table} has version {made_under[table]}, this program supports "
+                    f"{contracts.load(table).version}; update the program"
                 )
         if not (folder / ANSWERS).is_file():
-            raise CheckFailed(f"release {self.name[:12]}: holds no {ANSWERS}; it is no release of the skip engine")
+            raise CheckFailed(f"release {self.name[:12]}: contains no {ANSWERS}; it is not a release of the skip engine")
         self.told = read_json(folder / ANSWERS)
         try:
             self._open()
         except (KeyError, TypeError) as error:
-            raise CheckFailed(f"release {self.name[:12]}: {ANSWERS} is another program's: {error!r}") from None
+            raise CheckFailed(f"release {self.name[:12]}: {ANSWERS} has an unknown format: {error!r}") from None
 
     def _open(self) -> None:
         told, folder = self.told, self.folder
@@ -151,21 +151,26 @@ class SkipRelease:
 
     @cached_property
     def looks_back(self) -> bool:
-        """Does a member read earlier plays one by one?"""
+        """Whether a member reads earlier plays one by one."""
         return any(member.feeds.kind == "signs" for member in self.members)
 
     def document(self, name: str) -> Any:
-        """One of its JSON documents: evaluation, quality, contracts."""
+        """Return one of the JSON documents: evaluation, quality, contracts."""
         return read_json(self.folder / f"{name}.json")
 
     def cleaned(self, plays: Plays) -> Plays:
-        """Plays as members want them; their numbers are changed in place."""
+        """Return plays as the members expect them; numbers are changed in place."""
         return apply(plays, self.cleaning)
 
     def logits(self, plays: Plays, log: Log) -> NDArray[np.float64]:
-        """Log odds of every member about cleaned plays, (N, M)."""
+        """Return the log odds of every member for cleaned plays, (N, M)."""
         return np.stack([logit(member.predict(plays, log)) for member in self.members], axis=1)
 
     def predict(self, plays: Plays, log: Log) -> NDArray[np.float64]:
-        """Chance of a listen of cleaned plays, (N,); `log` is what is known of earlier plays."""
+        """Return the listening probabilities of cleaned plays, (N,).
+
+        Args:
+            plays: cleaned plays (N,).
+            log: earlier plays of the users.
+        """
         return self.calibration(self.mix(self.logits(plays, log)))

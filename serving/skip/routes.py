@@ -1,7 +1,8 @@
-"""The skip engine's routes; they follow a champion of their own, under `skip/` of the service's home.
+"""Routes of the skip engine, which follow a champion of their own under `skip/` of the service's home.
 
-Order   in which an answer degrades, and says so: /v1/rerank without a release, or with one that fails, gives the list
-        as it came. A chance of a skip has nothing to stand in for it: there /v1/skips is a 503 with the reason
+Fallback   without a release, or with one that fails, /v1/rerank returns the list unchanged, and names the fallback.
+Skip
+           probabilities have no fallback: /v1/skips is then a 503 with the reason
 """
 
 from __future__ import annotations
@@ -28,9 +29,9 @@ WRONG: dict[int | str, dict[str, Any]] = {
     status: {"model": schema.ErrorResponse, "description": why}
     for status, why in {
         400: "not JSON",
-        401: "no or another API key",
+        401: "missing or wrong API key",
         413: "body too large",
-        422: "refused, with the field's name",
+        422: "invalid request; the body names the field",
     }.items()
 }
 NO_RELEASE: dict[int | str, dict[str, Any]] = {503: {"model": schema.ErrorResponse, "description": "no release"}}
@@ -40,12 +41,12 @@ PROMOTE = "overture release promote --engine skip"
 
 
 def skip_champion(home: Path, poll_s: float, event: Event) -> Follower[SkipRelease]:
-    """Follows the skip engine's pointer."""
+    """Return the watcher of the skip engine's pointer."""
     return Follower(home / ENGINE, SkipRelease, poll_s, event, PROMOTE)
 
 
 def state(champion: Follower[SkipRelease]) -> dict[str, Any]:
-    """What /readyz says of the skip engine; `age_s`: since the last play that the release can know."""
+    """Return what /readyz contains about the skip engine; `age_s` is the time since the last play of the release."""
     release = champion.current
     until = release and datetime.fromtimestamp(release.state_until, UTC)
     return {
@@ -61,7 +62,14 @@ def state(champion: Follower[SkipRelease]) -> dict[str, Any]:
 def make_router(
     champion: Follower[SkipRelease], say: Callable[..., Response], route_class: type[APIRoute], metrics: SkipMetrics
 ) -> APIRouter:
-    """The two routes; `say(data, release=...)` is an answer in JSON, `route_class` reads a body as the service does."""
+    """Return the two routes.
+
+    Args:
+        champion: watcher of the skip engine's champion.
+        say: `say(data, release=...)` builds a JSON response.
+        route_class: reads a body as the service does.
+        metrics: where fallbacks are counted.
+    """
 
     def as_given(asked: RerankRequest, why: str) -> Response:
         found = answers.as_given(asked, why)
@@ -72,27 +80,27 @@ def make_router(
 
     @router.post("/v1/skips", responses={200: {"model": Skips}, **WRONG, **NO_RELEASE})
     def skips(asked: SkipRequest) -> Response:
-        """The chance that a listener skips each of these tracks."""
+        """Return the probability that the listener skips each of these tracks."""
         release = champion.current
         if release is None:
-            raise HTTPException(503, f"no release of the skip engine can be served: {champion.problem}")
+            raise HTTPException(503, f"no release of the skip engine is in service: {champion.problem}")
         try:
             return say(answers.skips(release, asked), release=release.name)
         except CheckFailed as error:
-            raise HTTPException(503, f"release {release.name[:12]} does not answer: {error}") from None
+            raise HTTPException(503, f"release {release.name[:12]} failed: {error}") from None
 
     @router.post("/v1/rerank", responses={200: {"model": Reranked}, **WRONG})
     def rerank(asked: RerankRequest) -> Response:
-        """A list in the order in which it will be listened to, as diverse as asked for."""
+        """Order a list by expected listening, with the requested diversity."""
         release = champion.current
         if release is None:
-            return as_given(asked, f"no release of the skip engine can be served: {champion.problem}")
+            return as_given(asked, f"no release of the skip engine is in service: {champion.problem}")
         try:
             return say(answers.reranked(release, asked), release=release.name)
         except BadArgument:
             raise
-        except Exception as error:  # whatever onnxruntime throws: a list is better than none
-            why = f"release {release.name[:12]} does not answer: {type(error).__name__}"
+        except Exception as error:  # whatever onnxruntime raises: a list is better than an error
+            why = f"release {release.name[:12]} failed: {type(error).__name__}"
             LOG.error("skip rerank", extra={"facts": trouble(error)})
             return as_given(asked, why)
 

@@ -1,4 +1,4 @@
-"""What the skip routes take and give: shapes, bounds, examples. Everything that is not named here is refused."""
+"""Request and response bodies of the skip routes. Unknown fields are rejected."""
 
 from __future__ import annotations
 
@@ -11,34 +11,34 @@ from serving.schema import Body, Degraded, Id
 MAX_TRACKS, MAX_RECENT, LARGEST_CODE = 500, 200, 2**31 - 1
 
 Code = Annotated[int, Field(strict=True, ge=0, le=LARGEST_CODE)]
-At = Annotated[AwareDatetime, Field(description="with a time zone", examples=["2016-12-05T08:30:00Z"])]
+At = Annotated[AwareDatetime, Field(description="Time with a time zone.", examples=["2016-12-05T08:30:00Z"])]
 
 
 class RecentPlay(Body):
-    """A play of this session that the release cannot know yet."""
+    """A play of this session that the release does not contain yet."""
 
     track_id: Id
     at: At
-    listened: bool = Field(description="for more than 30 seconds")
+    listened: bool = Field(description="Whether the play lasted more than 30 seconds.")
     is_flow: bool = False
-    context_type: Code | None = Field(None, description="default, as of the next two: those of the request")
+    context_type: Code | None = Field(None, description="Defaults, like the next two, to the value of the request.")
     platform_name: Code | None = None
     platform_family: Code | None = None
 
 
 class SkipContext(Body):
-    """Who listens, when and where; codes are those of the table plays."""
+    """Listener, time and context. Codes are those of the table plays."""
 
     user_id: Id
     gender: Code | None = None
     age: Annotated[int, Field(strict=True, ge=0, le=150)] | None = Field(None, description="years")
-    context_type: Code | None = Field(None, description="where it is played from")
+    context_type: Code | None = Field(None, description="Where the track is played from.")
     platform_name: Code | None = None
     platform_family: Code | None = None
-    is_flow: bool = Field(False, description="did the recommender choose the tracks?")
-    at: At | None = Field(None, description="the moment that is asked about; default: now")
+    is_flow: bool = Field(False, description="Whether the recommender chose the tracks.")
+    at: At | None = Field(None, description="Time of the prediction; default: now.")
     recent: Annotated[list[RecentPlay], Field(max_length=MAX_RECENT)] = Field(
-        default_factory=list, description="earlier plays of this listener, in any order"
+        default_factory=list, description="Earlier plays of this listener, in any order."
     )
 
 
@@ -46,12 +46,12 @@ WHO = {"user_id": 12, "gender": 1, "age": 24, "context_type": 0, "platform_name"
 
 
 class SkipRequest(SkipContext):
-    """Which of these tracks would be skipped?"""
+    """A request for the skip probabilities of tracks."""
 
     model_config = ConfigDict(json_schema_extra={"example": {**WHO, "tracks": [1003, 1044], "explain": True}})
 
     tracks: Annotated[list[Id], Field(min_length=1, max_length=MAX_TRACKS)]
-    explain: bool = Field(False, description="with a sentence of reasons for each track")
+    explain: bool = Field(False, description="Whether to return a sentence of reasons for each track.")
 
 
 class Candidate(Body):
@@ -59,12 +59,12 @@ class Candidate(Body):
 
     track_id: Id
     relevance: Annotated[float, Field(ge=0)] | None = Field(
-        None, description="highest best; of all tracks or of none, then the list's own order counts"
+        None, description="Relevance, higher is better; for all tracks or for none. Without it, the order of the list counts."
     )
 
 
 class RerankRequest(SkipContext):
-    """A list to be put in order."""
+    """A request to order a list."""
 
     model_config = ConfigDict(
         json_schema_extra={"example": {**WHO, "tracks": [{"track_id": 1003}, {"track_id": 1044}], "diversity": 0.2}}
@@ -72,50 +72,50 @@ class RerankRequest(SkipContext):
 
     tracks: Annotated[list[Candidate], Field(min_length=1, max_length=MAX_TRACKS)]
     diversity: Annotated[float, Field(ge=0, le=1)] = Field(
-        0.0, description="0: worth alone; 1: after the first track another artist whenever there is one"
+        0.0, description="0: order by value alone; 1: after the first track another artist whenever there is one."
     )
 
     @model_validator(mode="after")
     def _all_or_none(self) -> RerankRequest:
         if len({track.relevance is None for track in self.tracks}) > 1:
-            raise ValueError("tracks: relevance must be told of all of them or of none")
+            raise ValueError("tracks: relevance must be given for all of them or for none")
         return self
 
 
 class RecentPlaysReport(Body):
-    """What became of the request's recent plays."""
+    """What was done with the request's recent plays."""
 
     used: int
-    already_known: int = Field(description="left out: the release's state reaches beyond them")
+    already_known: int = Field(description="Dropped, because the release's state already covers their time.")
     unknown_tracks: int
 
 
 class SkipPrediction(Body):
-    """One track."""
+    """The prediction for one track."""
 
     track_id: int
-    skip: float = Field(description="chance of a skip, calibrated")
+    skip: float = Field(description="Calibrated probability of a skip.")
     reason: str | None
 
 
 class Skips(Body):
-    """Chances of a skip."""
+    """Skip probabilities."""
 
     release: str
     week: str
     user_id: int
-    known_user: bool = Field(description="has the release seen plays of this listener?")
+    known_user: bool = Field(description="Whether the release contains plays of this listener.")
     state_as_of: str
-    tracks: list[SkipPrediction] = Field(description="the known ones, in the order asked for")
+    tracks: list[SkipPrediction] = Field(description="Tracks that the release contains, in the order of the request.")
     unknown: list[int]
     recent: RecentPlaysReport
 
 
 class Placed(Body):
-    """One track of a list in its new place."""
+    """A track in its new position."""
 
     track_id: int
-    skip: float | None = Field(description="null for a track that the release does not know")
+    skip: float | None = Field(description="null for a track that the release does not contain.")
 
 
 class Reranked(Body):

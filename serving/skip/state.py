@@ -1,15 +1,15 @@
-"""What was known at the end of a release's last day: totals by key, users' recent plays, tracks; memory-mapped.
+"""The state at the end of a release's last day: totals by key, recent plays of users, tracks; memory-mapped.
 
 Shapes   S rows of one kind, K and O distinct keys and others, P plays of the log, T tracks, N plays at hand
 
     state/<kind>/keys.npy (K,) others.npy (O,)   distinct ids, ascending
-                 code.npy (S,)                   place in keys * O + place in others, ascending: one row a pair
-                 <number>.npy (S,)               totals, last_ts, of users their session
+                 code.npy (S,)                   position in keys * O + position in others, ascending: one row per pair
+                 <number>.npy (S,)               totals, last_ts, for users their session
                  offsets.npy (S + 1,) days.npy day_plays.npy      of artists and tracks
-    history/<column>.npy (P,)                    by user, then time: what session models look back at
+    history/<column>.npy (P,)                    by user, then time: the plays that session models read
     tracks/<column>.npy (T,)                     by track_id, ascending; release_day is NaN where unknown
 
-A request takes the few rows that it is about, and models/skip counts over them as it does over a whole day.
+A request reads the few rows that it concerns, and models/skip computes features from them as from a whole day.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from models.skip.features.counters import TOTALS, USER_NUMBERS, WITH_DAYS, Carri
 
 KINDS = (*counter_state.KINDS, *shared.KINDS)
 KEYS = of_one.KEYS | shared.KEYS
-WHOLE = ("user_genre", "user_second")  # of a user all rows are asked for: the top genre, the last hour
+WHOLE = ("user_genre", "user_second")  # all rows of a user are read: for the top genre and the last hour
 TRACK_COLUMNS = ("track_id", "artist_id", "album_id", "genre_id", "duration_s", "release_day")
 NONE = np.zeros(0, np.int64)
 
 
 def opened(file: Path) -> np.ndarray:
-    """A memory-mapped array; CheckFailed where it cannot be read."""
+    """Return a memory-mapped array; raise CheckFailed if it cannot be read."""
     try:
         found: np.ndarray = np.load(file, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError) as error:
@@ -41,7 +41,7 @@ def opened(file: Path) -> np.ndarray:
 
 
 def find(sorted_S: np.ndarray, wanted_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Places of values in a rising array (N,), and which are there (N,) bool."""
+    """Return the positions of values in an ascending array (N,), and which of them are present (N,) bool."""
     if not len(sorted_S):
         return np.zeros(len(wanted_N), np.int64), np.zeros(len(wanted_N), bool)
     at = np.minimum(np.searchsorted(sorted_S, wanted_N), len(sorted_S) - 1)
@@ -49,20 +49,20 @@ def find(sorted_S: np.ndarray, wanted_N: np.ndarray) -> tuple[np.ndarray, np.nda
 
 
 def numbers_of(kind: str) -> tuple[str, ...]:
-    """Which numbers a row of this kind has."""
+    """Return the names of the numbers that a row of this kind has."""
     return (*TOTALS, "last_ts", *(USER_NUMBERS if kind == "user" else ()))
 
 
 def arrays_of(kind: str, carried: Carried) -> dict[str, np.ndarray]:
-    """The files of one kind by name: what Totals opens.
+    """Return the files of one kind by name, as `Totals` opens them.
 
     Raises:
-        ValueError: more pairs of ids than a code of 64 bits can tell apart.
+        ValueError: more pairs of ids than a 64-bit code can distinguish.
     """
     keys, key_S = np.unique(carried.key, return_inverse=True)
     others, other_S = np.unique(carried.other, return_inverse=True)
     if len(keys) * max(len(others), 1) >= 2**62:
-        raise ValueError(f"skip state: {len(keys)} x {len(others)} pairs of {kind} are too many for one code")
+        raise ValueError(f"skip state: {len(keys)} x {len(others)} pairs of {kind} exceed a 64-bit code")
     code_S = key_S * len(others) + other_S
     order = np.argsort(code_S, kind="stable")
     found = {"keys": keys, "others": others, "code": code_S[order]}
@@ -77,7 +77,7 @@ def arrays_of(kind: str, carried: Carried) -> dict[str, np.ndarray]:
 
 
 class Totals:
-    """Rows of one kind."""
+    """The rows of one kind."""
 
     def __init__(self, folder: Path) -> None:
         """Open state/<kind>."""
@@ -91,10 +91,10 @@ class Totals:
         )
         sizes = {len(self.code), *(len(column) for column in self.numbers.values())}
         if len(sizes) != 1 or (self.days and len(self.days[0]) != len(self.code) + 1):
-            raise CheckFailed(f"state/{self.kind}: its files are not of one make")
+            raise CheckFailed(f"state/{self.kind}: its files are inconsistent")
 
     def around(self, rows: Columns) -> Carried:
-        """What is carried of the keys of these plays."""
+        """Return the counters of the keys of these plays."""
         first, second = KEYS[self.kind]
         width = max(len(self.others), 1)
         key_N, there_N = find(self.keys, rows[first])
@@ -128,44 +128,44 @@ class Totals:
         )
 
     def span(self, key_place: int) -> tuple[int, int]:
-        """First row and end of the rows of a key."""
+        """Return the first row of a key and the end of its rows."""
         width = max(len(self.others), 1)
         start, end = np.searchsorted(self.code, (key_place * width, (key_place + 1) * width))
         return int(start), int(end)
 
 
 class State:
-    """All of a release's memory."""
+    """The state of a release."""
 
     def __init__(self, folder: Path) -> None:
-        """Open the release in a folder.
+        """Open the state of the release in a folder.
 
         Raises:
-            CheckFailed: a file is missing or does not belong to the others.
+            CheckFailed: a file is missing or inconsistent with the others.
         """
         self.totals = {kind: Totals(folder / "state" / kind) for kind in KINDS}
         self.log = {name: opened(folder / "history" / f"{name}.npy") for name in COLUMNS}
         self.tracks = {name: opened(folder / "tracks" / f"{name}.npy") for name in TRACK_COLUMNS}
         for part, columns in (("history", self.log), ("tracks", self.tracks)):
             if len({len(column) for column in columns.values()}) != 1:
-                raise CheckFailed(f"{part}: its files are not of one make")
+                raise CheckFailed(f"{part}: its files are inconsistent")
 
     def carried(self, rows: Columns) -> dict[str, Carried]:
-        """By kind what is carried of the keys of these plays."""
+        """Return the counters of the keys of these plays, by kind."""
         return {kind: totals.around(rows) for kind, totals in self.totals.items()}
 
     def last_ts(self, user_id: int) -> int:
-        """Second of a user's last play that the state knows, -1 without one."""
+        """Return the second of a user's last play in the state, -1 if there is none."""
         totals = self.totals["user"]
         at, there = find(totals.keys, np.asarray([user_id]))
         return int(totals.numbers["last_ts"][at[0]]) if there[0] else -1
 
     def history(self, user_id: int) -> Log:
-        """A user's recent plays, as far as a session model looks back."""
+        """Return a user's recent plays, as many as a session model reads."""
         start, end = np.searchsorted(self.log["user"], (user_id, user_id + 1))
         return Log({name: np.asarray(column[start:end]) for name, column in self.log.items()})
 
     def tracks_of(self, track_ids: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:
-        """Columns of the tracks that are known, in the order asked for, and which those are (N,) bool."""
+        """Return the columns of the known tracks, in the order of the request, and which tracks are known (N,) bool."""
         at, there = find(self.tracks["track_id"], track_ids)
         return {name: np.asarray(column[at[there]]) for name, column in self.tracks.items()}, there
