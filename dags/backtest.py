@@ -1,14 +1,16 @@
-"""Backtest of one past week: the same code as the weekly run, judged on the listeners who came after it.
+"""Backtest of one past week: the code of the weekly run, evaluated on the listeners who registered after it.
 
 | | |
 |---|---|
-| Reads | users, tracks, events, playlists: learns from before the Monday, is judged on the five weeks after it |
-| Writes | the week's backtest tables and one MLflow parent run; no release, the champion is left alone |
-| When | by hand; for many weeks start it once for each |
+| Reads | users, tracks, events, playlists: trains on what happened before the Monday, evaluates on the five weeks after
+it |
+| Writes | the week's backtest tables and one MLflow parent run; no release, the champion does not change |
+| When | by hand; for many weeks, start it once for each |
 | Re-run | safe: every task replaces its own week |
 | Owner | recommendations |
 
-The cohort registered in the seven days from the Monday on; their next thirty days are the truth (the paper's protocol).
+The cohort registered in the seven days from the Monday on; their next thirty days are the ground truth (the paper's
+protocol).
 """
 
 from airflow.sdk import DAG

@@ -1,17 +1,20 @@
-"""Weekly cold-start models: learn the spaces, the segments and the first-day network, judge them, promote a release.
+"""Weekly cold-start models: train spaces, segments and the first-day network, evaluate them, and promote a release.
 
 | | |
 |---|---|
 | Reads | users, tracks, events, playlists: only what happened before the week's Monday, 00:00 UTC |
-| Writes | the week's tables, one MLflow parent run, a release, perhaps a new champion |
+| Writes | the week's tables, one MLflow parent run, a release, possibly a new champion |
 | When | Mondays 00:00 UTC; by hand for any past Monday; for many: `airflow backfill create --max-active-runs 1` |
 | Re-run | safe: every task replaces its own week |
 | Owner | recommendations |
 
-**check** stops the run before anything downstream sees bad data. **gate** compares the release with Popularity and with
-the champion: it passes, it fails (exit code 3, the old champion stays), or it lands in the grey zone, and then a person
-is asked in **approve**; no answer within three days means no. **complete** closes the week's MLflow run, after a no
-too.
+**check** stops the run before bad data reaches any other task. **gate** compares the release with Popularity and with
+the
+champion. It passes; it fails (exit code 3, the old champion stays in service); or it is in the grey zone, and
+**approve**
+waits for a person's decision. Without a decision within three days the release is rejected. **complete** closes the
+week's
+MLflow run in each case.
 """
 
 from airflow.sdk import DAG, CronTriggerTimetable, TaskGroup

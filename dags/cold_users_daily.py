@@ -1,15 +1,16 @@
-"""Yesterday's newcomers: vector, segment and list by the champion, at the end of their first day.
+"""Place yesterday's new listeners: vector, segment and list from the champion, at the end of their first day.
 
 | | |
 |---|---|
-| Reads | users, tracks, the day's events; the champion's release. Nothing after the day's end, 24:00 UTC |
+| Reads | users, tracks, the day's events; the champion's release. Nothing after the end of the day, 24:00 UTC |
 | Writes | cold_first_day and cold_users of the day, the day's part of the store, one MLflow run |
-| When | every day 02:00 UTC about the day before; by hand for any past day; many: `airflow backfill create` |
+| When | every day 02:00 UTC for the day before; by hand for any past day; many: `airflow backfill create` |
 | Re-run | safe: a day replaces itself, in the lake and in the store |
 | Owner | recommendations |
 
-Fails with exit code 3 when there is no champion, or when the day's events have not been ingested. A new champion places
-the newcomers of the last weeks again by itself, in `release.publish` of the weekly pipeline.
+Fails with exit code 3 if there is no champion, or if the day's events have not been ingested. `release.publish` of the
+weekly
+pipeline places the new listeners of the last weeks again under a new champion.
 """
 
 from airflow.sdk import DAG, CronTriggerTimetable

@@ -1,15 +1,15 @@
-"""Were last week's newcomers like the listeners that the champion learned from?
+"""Weekly drift report: compare last week's new listeners with those that the champion was trained on.
 
 | | |
 |---|---|
 | Reads | cold_first_day of the seven days before the week's Monday; the champion's release |
-| Writes | one MLflow run: a stability index for each input, and a table of them |
-| When | Mondays 04:00 UTC, after the newcomers of Sunday were placed; by hand for any past Monday |
-| Re-run | safe: it writes nothing but its run |
+| Writes | one MLflow run: a population stability index for each input, and a table of them |
+| When | Mondays 04:00 UTC, after Sunday's new listeners were placed; by hand for any past Monday |
+| Re-run | safe: it writes its run only |
 | Owner | recommendations |
 
-Other newcomers are a warning, not a failure: the run's tag `verdict` says `others` and the task's log names the inputs.
-Fails with exit code 3 when there is no champion, or when no newcomer of the week was placed (`cold_users_daily`).
+Drift is a warning, not a failure: the run's tag `verdict` is `drifted` and the task's log names the inputs.
+Fails with exit code 3 if there is no champion, or if no new listener of the week was placed (`cold_users_daily`).
 """
 
 from airflow.sdk import DAG, CronTriggerTimetable

@@ -1,14 +1,14 @@
-"""Promotion by hand: one release that is already built and judged becomes champion.
+"""Promotion by hand: a release that is already built and evaluated becomes champion.
 
 | | |
 |---|---|
 | Reads | the release's bundle and its verdict |
 | Writes | the champion's pointer and MLflow's aliases |
-| When | by hand: after a rejection that was a mistake, or when nobody answered in time |
+| When | by hand: after a wrong rejection, or when nobody decided in time |
 | Re-run | safe: promoting the champion changes nothing |
 | Owner | recommendations |
 
-Naming a release is a person's yes: a verdict in the grey zone is accepted, a failed one is not.
+Naming a release counts as a person's approval: a grey verdict is accepted, a failed one is not.
 """
 
 from airflow.sdk import DAG, Param
@@ -21,7 +21,7 @@ with DAG(
         "engine": engine_choice(),
         "release": Param(
             type="string",
-            description="The release's digest, or its first twelve characters or more; `overture status` shows it.",
+            description="Digest of the release, or at least its first twelve characters; `overture status` shows it.",
             **RELEASE_SCHEMA,
         ),
     },

@@ -1,11 +1,11 @@
-"""Rollback: the previous release, or a former champion by name, becomes champion again.
+"""Rollback: the previous release, or a former champion by its digest, becomes champion again.
 
 | | |
 |---|---|
 | Reads | the champion's pointer |
 | Writes | the pointer and MLflow's aliases |
 | When | by hand |
-| Re-run | with a name: safe; without: a second rollback returns to where the first began |
+| Re-run | with a digest: safe; without: a second rollback returns to the release before the first |
 | Owner | recommendations |
 """
 
@@ -20,7 +20,7 @@ with DAG(
         "to": Param(
             None,
             type=["null", "string"],
-            description="Digest of a former champion, or its first twelve characters or more. Empty: the previous one.",
+            description="Digest of a former champion, or at least its first twelve characters. Empty: the previous champion.",
             **RELEASE_SCHEMA,
         ),
     },

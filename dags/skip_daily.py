@@ -1,17 +1,18 @@
-"""Yesterday's plays and skips on top of the skip engine's champion: memory, and what its members can learn on.
+"""Daily update of the skip engine: add yesterday's plays to features and state, and fine-tune the champion's members.
 
 | | |
 |---|---|
 | Reads | the day's plays, skip_state of the day before, the champion of the skip engine |
-| Writes | skip_features and skip_state of the day, one MLflow run, a release, perhaps a new champion |
-| When | every day 02:30 UTC about the day before; by hand for any later day than the champion's |
+| Writes | skip_features and skip_state of the day, one MLflow run, a release, possibly a new champion |
+| When | every day 02:30 UTC for the day before; by hand for any later day than the champion's |
 | Re-run | safe: a day replaces itself, and the same inputs give the same release |
 | Owner | recommendations |
 
-Members, what mixes and what calibrates them learn from plays before the day, and each change stays only where newer
-plays are forecast better. The release goes through the gate of the weekly pipeline, judged by the day's own plays. Exit
-code 3: there is no champion, the day's plays have not been ingested, or the gate said no, a grey verdict included; the
-champion stays and answers.
+Members, ensemble weights and calibration are fine-tuned on plays before the day; a change is kept only if newer plays
+are
+predicted better. The release passes the gate of the weekly pipeline, evaluated on the day's own plays. Exit code 3:
+there is no
+champion, the day's plays have not been ingested, or the verdict is grey or fail; the champion stays in service.
 """
 
 from airflow.sdk import DAG, CronTriggerTimetable

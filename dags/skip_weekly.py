@@ -1,17 +1,21 @@
-"""Weekly skip models: what was known of each play, every model, their blend, its verdict, perhaps a new champion.
+"""Weekly skip models: point-in-time features, every model, their ensemble, the gate, possibly a new champion.
 
 | | |
 |---|---|
 | Reads | plays: only what happened before the week's Monday, 00:00 UTC |
-| Writes | skip_features, skip_state, the week's models and blend, one MLflow parent run, a release of the skip engine |
+| Writes | skip_features, skip_state, the week's models and ensemble, one MLflow parent run, a release of the skip
+engine |
 | When | Mondays 03:00 UTC; by hand for any past Monday; for many: `airflow backfill create --max-active-runs 1` |
 | Re-run | safe: every task replaces its own days, models or week |
 | Owner | recommendations |
 
-**check** stops the run before anything downstream sees bad data. Models are trained one after the other: each may use
-the whole machine. **gate** compares the release with the listener's plain listened share and with the champion on the
-newest plays: it passes, it fails (exit code 3, the old champion stays), or it lands in the grey zone, and then a person
-is asked in **approve**; no answer within three days means no. The service takes a new champion by itself.
+**check** stops the run before bad data reaches any other task. Models are trained one after the other: each may use the
+whole
+machine. **gate** compares the release with the listener's listening rate and with the champion on the newest plays. It
+passes;
+it fails (exit code 3, the old champion stays in service); or it is in the grey zone, and **approve** waits for a
+person's
+decision. Without a decision within three days the release is rejected. The service follows a new champion by itself.
 """
 
 from airflow.sdk import DAG, CronTriggerTimetable, TaskGroup, chain
@@ -31,7 +35,7 @@ with DAG(
     begin = job("begin", f"begin {ABOUT}{ENGINE}")
     check = job("check", f"check plays {ABOUT}{ENGINE}")
     features = job("features", f"skip features {ABOUT}")
-    with TaskGroup("train", tooltip="Each model by itself, one after the other"):
+    with TaskGroup("train", tooltip="Trains the models one after the other"):
         models = [job(name, f"skip train --model {name} {ABOUT}") for name in SKIP_MODELS]
     blend = job("blend", f"skip blend {ABOUT}")
     evaluate = job("evaluate", f"skip evaluate {ABOUT}")

@@ -1,7 +1,7 @@
-"""What the pipelines are made of: the week, the trigger form, and a task that runs one `overture` command.
+"""Building blocks of the pipelines: the week, the trigger form, and a task that runs one `overture` command.
 
-A task's command can be pasted into a shell as it stands in the UI under "Rendered Templates".
-Exit codes: 0 done, 2 wrong arguments and 3 a check or the gate said no (both final), anything else is tried again.
+A task's command is shown in the UI under "Rendered Templates" and can be pasted into a shell.
+Exit codes: 0 done; 2 wrong arguments and 3 a failed check or gate (neither is retried); anything else is retried.
 The last line of stdout is one JSON object; it becomes the task's result (XCom) and names the MLflow run.
 """
 
@@ -21,17 +21,18 @@ from airflow.sdk import BaseOperator, BaseOperatorLink, Context, Param, TaskGrou
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 from jinja2 import StrictUndefined
 
-# The one place that decides which week a run is about: what a person typed, else the Monday of the schedule.
-# A run about neither gets a week that every command refuses (exit code 2).
+# The week of a run: the `week` parameter, else the Monday of the schedule. With neither, the text is one that every
+# command
+# refuses (exit code 2).
 WEEK = "{{ params.week or (data_interval_start | ds if data_interval_start is defined else 'none') }}"
 
-# The same for a run about one day: what a person typed, else the day before the one on which the schedule fires.
+# The day of a run: the `day` parameter, else the day before the schedule fires.
 DAY = "{{ params.day or (data_interval_start.subtract(days=1) | ds if data_interval_start is defined else 'none') }}"
 
-# A space and the factorisation that makes it.
+# Each space and its factorisation.
 SPACES = {"tt_svd": "svd", "ut_als": "als"}
 
-# The skip engine's models; each is trained by a task of its own (a test holds them equal to skip.models).
+# The skip engine's models; each is trained by a task of its own (a test compares them with skip.models).
 SKIP_MODELS = (
     "content_based",
     "collaborative",
@@ -47,15 +48,15 @@ SKIP_MODELS = (
     "session_gru",
 )
 
-# Whose release a form is about.
+# Values of the engine parameter.
 ENGINES = ("cold_start", "skip")
 
-# What the gate said, and the flag that only a person's yes puts there: a no skips the promotion.
+# The gate's report, and the flag that only a person's approval adds: a rejection skips the promotion.
 GATE = "ti.xcom_pull(task_ids='release.gate')"
 APPROVED = "{{ ' --approved' if ti.xcom_pull(task_ids='release.approve') else '' }}"
 
-# What a second try cannot mend.
-FINAL = {2: "wrong arguments or settings", 3: "a contract, a data check or the gate said no"}
+# Exit codes that a retry cannot change.
+FINAL = {2: "wrong arguments or settings", 3: "a contract, a data check or the gate failed"}
 
 DEFAULTS: dict[str, Any] = {
     "owner": "recommendations",
@@ -64,7 +65,7 @@ DEFAULTS: dict[str, Any] = {
     "execution_timeout": timedelta(hours=6),
 }
 
-# What every pipeline states in the same way.
+# Arguments that all DAGs share.
 DAG_DEFAULTS: dict[str, Any] = {
     "default_args": DEFAULTS,
     "max_active_runs": 1,
@@ -73,7 +74,7 @@ DAG_DEFAULTS: dict[str, Any] = {
     "template_undefined": StrictUndefined,
 }
 
-# A typed week reaches the shell only as ten digits and dashes; `format` refuses 2026-02-30.
+# A week reaches the shell only as ten digits and dashes; `format` refuses 2026-02-30.
 WEEK_SCHEMA: dict[str, Any] = {
     "title": "Week",
     "format": "date",
@@ -84,7 +85,7 @@ WEEK_SCHEMA: dict[str, Any] = {
 
 DAY_SCHEMA: dict[str, Any] = {**WEEK_SCHEMA, "title": "Day"}
 
-# A release is named by its digest; `$` alone would let a line break through to the shell.
+# A digest. `$` alone would let a line break through to the shell.
 RELEASE_SCHEMA: dict[str, Any] = {
     "title": "Release",
     "pattern": r"^[0-9a-f]{12,64}$(?!\n)",
@@ -94,37 +95,38 @@ RELEASE_SCHEMA: dict[str, Any] = {
 
 
 class RunLink(BaseOperatorLink):
-    """The button from a task to its run in MLflow."""
+    """Adds a button to a task that opens its MLflow run."""
 
     @property
     def name(self) -> str:
-        """What the button says."""
+        """Text of the button."""
         return "MLflow run"
 
     def get_link(self, operator: BaseOperator, *, ti_key: object) -> str:
-        """The address that the command reported; empty when it reported none."""
+        """Return the address that the command reported, or an empty text."""
         return str(getattr(operator, "report", {}).get("mlflow_url", ""))
 
 
 class JobOperator(BashOperator):
-    """Runs one `overture` command; its last line of stdout, one JSON object, is the result.
+    """Runs one `overture` command; the last line of stdout, one JSON object, is the result.
 
-    Unlike its parent it keeps stderr out of the result, fails at once on exit codes 2 and 3, and keeps the result of
-    a command that failed: a gate that says no still says why, and links to its run.
+    Unlike its parent it keeps stderr out of the result, fails at once on exit codes 2 and 3, and keeps the result of a
+    command that
+    failed: a gate that fails still reports why, and links to its run.
     """
 
     operator_extra_links: Sequence[BaseOperatorLink] = (RunLink(),)
 
     def execute(self, context: Context) -> dict[str, Any]:
-        """Run the command and read its report.
+        """Run the command and return its report.
 
         Raises:
-            AirflowFailException: the command ended with 2 or 3; not tried again.
-            AirflowException: any other end but 0, or no JSON object at the end of stdout; tried again.
+            AirflowFailException: the command ended with 2 or 3; not retried.
+            AirflowException: any other exit code but 0, or no JSON object at the end of stdout; retried.
         """
         with TemporaryDirectory(prefix="overture-") as folder:
             stdout = Path(folder, "stdout")
-            # Everything is logged as it comes; stdout alone is kept.
+            # Both streams are logged line by line; stdout alone is kept.
             line = f"exec 3>&1; {{ {self.bash_command}\n}} 2>&3 | tee '{stdout}'"
             command = ["bash", "-o", "pipefail", "-c", line]
             code = self.subprocess_hook.run_command(command, env=self.get_env(context)).exit_code
@@ -142,7 +144,7 @@ class JobOperator(BashOperator):
 
 
 def report(line: str) -> dict[str, Any]:
-    """The JSON object in a line; empty when there is none."""
+    """Return the JSON object in a line, or an empty dict."""
     try:
         found = json.loads(line)
     except ValueError:
@@ -151,47 +153,47 @@ def report(line: str) -> dict[str, Any]:
 
 
 def job(task_id: str, command: str, **kwargs: Any) -> JobOperator:
-    """One task = one installed command; a DAG file holds no logic to test."""
+    """Return a task that runs one `overture` command."""
     env = {"OVERTURE_DAG_ID": "{{ dag.dag_id }}", "OVERTURE_DAG_RUN_ID": "{{ run_id }}"}
     return JobOperator(task_id=task_id, bash_command=f"overture {command}", env=env, append_env=True, **kwargs)
 
 
 def optional_week() -> Param:
-    """The form's field of a pipeline with a schedule."""
-    about = "A past Monday, such as 2026-11-16. Empty: the Monday that the schedule stands for."
+    """Return the `week` parameter of a pipeline with a schedule."""
+    about = "A past Monday, such as 2026-11-16. Empty: the Monday of the schedule."
     return Param(None, description=about, type=["null", "string"], **WEEK_SCHEMA)
 
 
 def required_week() -> Param:
-    """The form's field of a pipeline that a person starts."""
+    """Return the `week` parameter of a pipeline that is started by hand."""
     return Param(description="A past Monday, such as 2026-11-16.", type="string", **WEEK_SCHEMA)
 
 
 def optional_day() -> Param:
-    """The form's field of a pipeline about one day."""
+    """Return the `day` parameter."""
     about = "A past day, such as 2026-11-15. Empty: the day before the run."
     return Param(None, description=about, type=["null", "string"], **DAY_SCHEMA)
 
 
 def engine_choice() -> Param:
-    """The form's field of whose release it is."""
-    about = "Whose release: of the first-day recommendations, or of the skip engine."
-    # The pattern is what every word for a shell has; `enum` makes a list to choose from.
+    """Return the `engine` parameter."""
+    about = "cold_start: recommendations for new listeners; skip: skip prediction."
+    # The pattern allows only characters that are safe in a shell; `enum` makes a list to choose from.
     return Param(
         "cold_start", type="string", description=about, title="Engine", enum=list(ENGINES), pattern="^[a-z_]+$"
     )
 
 
 def learn(flags: str = "") -> list[JobOperator]:
-    """From the check of the input to the evaluation of every space; returns the evaluations.
+    """Add the tasks from the check of the input to the evaluation of every space; return the evaluations.
 
     Args:
-        flags: what every command of the chain gets beside its week, such as " --backtest".
+        flags: options that every command of the chain gets, such as " --backtest".
     """
     about = f"--week {WEEK}{flags}"
     begin = job("begin", f"begin {about}")
     check = job("check", f"check users tracks events playlists {about}")
-    with TaskGroup("matrix", tooltip="Who is warm, which tracks count, who heard what, what goes together"):
+    with TaskGroup("matrix", tooltip="Warm users, catalogue, affinities, track pairs and first days"):
         catalog = job("catalog", f"matrix catalog {about}")
         user_track = job("user_track", f"matrix user-track {about}")
         track_pairs = job("track_pairs", f"matrix track-pairs {about}")
@@ -200,7 +202,7 @@ def learn(flags: str = "") -> list[JobOperator]:
     needs = {"svd": [user_track, track_pairs], "als": [user_track]}
     evaluations = []
     for space, kernel in SPACES.items():
-        with TaskGroup(space, tooltip=f"Learn and judge the space {space}"):
+        with TaskGroup(space, tooltip=f"Trains and evaluates the space {space}"):
             factorize = job("factorize", f"factorize {kernel} {about}")
             segments = job("segments", f"segments --space {space} {about}")
             features = job("features", f"features --space {space} {about}")
@@ -213,10 +215,10 @@ def learn(flags: str = "") -> list[JobOperator]:
 
 
 def release(flags: str = "") -> tuple[JobOperator, JobOperator]:
-    """Bundle, judge, ask where the gate is not sure, promote; to be called within the task group `release`.
+    """Add the tasks of a release: bundle, gate, approve, promote. Must be called within the task group `release`.
 
     Args:
-        flags: what every command gets beside its week, such as " --engine skip".
+        flags: options that every command gets, such as " --engine skip".
 
     Returns:
         The first task and the last.
@@ -227,7 +229,7 @@ def release(flags: str = "") -> tuple[JobOperator, JobOperator]:
     verdict = BranchPythonOperator(task_id="verdict", python_callable=branch, op_args=["{{ " + GATE + "['verdict'] }}"])
     approve = ApprovalOperator(
         task_id="approve",
-        subject="Promote the release of " + WEEK + "? The gate is not sure.",
+        subject="Promote the release of " + WEEK + "? The gate's verdict is grey.",
         body="```json\n{{ " + GATE + " | tojson(indent=2) }}\n```",
         defaults="Reject",
         response_timeout=timedelta(days=3),
@@ -240,5 +242,5 @@ def release(flags: str = "") -> tuple[JobOperator, JobOperator]:
 
 
 def branch(verdict: str) -> str:
-    """The task that follows the gate: a person is asked only in the grey zone."""
+    """Return the task that follows the gate: a person decides in the grey zone only."""
     return {"pass": "release.promote", "grey": "release.approve"}[verdict]

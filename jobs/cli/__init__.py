@@ -1,1 +1,1 @@
-"""The commands of `overture` by room; jobs/cli/main.py puts them together."""
+"""The commands of `overture`, one module per group; jobs/cli/main.py combines them."""

@@ -1,4 +1,4 @@
-"""A/B tests: planned before, read from logs, judged; and what another method would have been worth."""
+"""Commands of A/B tests: plan, ingest logs, analyse, estimate other methods, simulate."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ experiments = typer.Typer()
 
 @experiments.command("ab-plan")
 def ab_plan(config: ConfigOption = None) -> None:
-    """Register the experiment of the settings before its first day: arms, hypothesis, listeners needed, days."""
+    """Register the experiment of the settings before its first day: arms, hypothesis, number of listeners, days."""
     run_experiment("plan", config)
 
 
@@ -29,16 +29,16 @@ def ab_ingest(
     data: Annotated[Path, typer.Option("--data", help="Folder of exposures-<day>*.jsonl and outcomes-<day>*.jsonl.")],
     config: ConfigOption = None,
 ) -> None:
-    """Read the service's exposure log and the app's outcomes into the lake; bad lines are counted by reason."""
+    """Read the service's exposure log and the application's outcomes into the lake. Bad lines are counted by reason."""
     run_experiment("ingest", config, folder=data)
 
 
 @experiments.command("ab-test")
 def ab_test(
-    experiment: Annotated[str, typer.Option("--experiment", help="Default: the one of the settings.")] = "",
+    experiment: Annotated[str, typer.Option("--experiment", help="Default: the experiment of the settings.")] = "",
     config: ConfigOption = None,
 ) -> None:
-    """Judge a registered experiment over its planned days; exit 3 where it cannot give a verdict."""
+    """Analyse a registered experiment over its planned days. Exit code 3 if no valid conclusion is possible."""
     run_experiment("analyse", config, name=experiment or load(config).experiment.name)
 
 
@@ -47,29 +47,31 @@ def ab_estimate(
     policy: Annotated[
         str, typer.Option("--policy", help="semi_pers, full_pers, blend, popularity or country_age_mean.")
     ],
-    arm: Annotated[str, typer.Option("--arm", help="The arm whose log carries the estimate: one that explores.")],
-    experiment: Annotated[str, typer.Option("--experiment", help="Default: the one of the settings.")] = "",
+    arm: Annotated[str, typer.Option("--arm", help="Arm whose log is used; it must explore.")],
+    experiment: Annotated[str, typer.Option("--experiment", help="Default: the experiment of the settings.")] = "",
     config: ConfigOption = None,
 ) -> None:
-    """Estimate what a method would be worth from an exploring arm's log (IPS, SNIPS); exit 3 where it cannot."""
+    """Estimate the rate of a method from the log of an exploring arm (IPS, SNIPS). Exit code 3 if the log does not
+    allow it.
+    """
     if policy not in get_args(ArmMethod):
-        raise BadArgument(f"--policy: '{policy}' is no method of the service; choose {', '.join(get_args(ArmMethod))}")
+        raise BadArgument(f"--policy: '{policy}' is not a method of the service; choose {', '.join(get_args(ArmMethod))}")
     run_experiment("off_policy", config, name=experiment or load(config).experiment.name, arm_name=arm, policy=policy)
 
 
 @experiments.command("ab-simulate")
 def ab_simulate(
-    listeners: Annotated[int, typer.Option("--listeners", min=100, help="New listeners, about.")] = 8_000,
-    length: Annotated[int, typer.Option("--length", min=1, max=200, help="Tracks that a list displays.")] = 12,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Same seed, same people.")] = 1,
+    listeners: Annotated[int, typer.Option("--listeners", min=100, help="Approximate number of new listeners.")] = 8_000,
+    length: Annotated[int, typer.Option("--length", min=1, max=200, help="Number of tracks that a list displays.")] = 12,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Random seed.")] = 1,
     config: ConfigOption = None,
 ) -> None:
-    """Run the experiment of the settings on new listeners of the made-up service, served by the champion."""
+    """Run the experiment of the settings on simulated new listeners, served by the champion."""
     run_experiment("simulate", config, listeners=listeners, length=length, seed=seed)
 
 
 def run_experiment(module: str, config: Path | None, **arguments: Any) -> None:
-    """Run one job of jobs/experiments/, which is about no week of learning, and print its report as the last line."""
+    """Run one job of jobs/experiments/, which belongs to no week, and print its report as the last line."""
     settings = load(config)
     print_json(
         import_module(f"jobs.experiments.{module}").run(Context(settings, Week.parse(settings.week)), **arguments)

@@ -1,4 +1,4 @@
-"""`overture lake`: look at the tables."""
+"""`overture lake`: inspect the tables."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from jobs.platform.context import Context
 from jobs.platform.week import Week
 from jobs.settings.settings import load
 
-lake = typer.Typer(help="Look at the tables of the lake.")
+lake = typer.Typer(help="Inspect the tables of the lake.")
 
 
 @lake.command("digest")
 def lake_digest(
-    table: Annotated[str, typer.Argument(help="One table; default: every table that the lake has.")] = "",
+    table: Annotated[str, typer.Argument(help="One table; default: every table in the lake.")] = "",
     week: Annotated[
         str,
-        typer.Option("--week", help="Only this week's partitions (add -backtest for a backtest), and days before it."),
+        typer.Option("--week", help="Only this week's partitions (add -backtest for a backtest) and the days before it."),
     ] = "",
     config: ConfigOption = None,
 ) -> None:
@@ -30,7 +30,7 @@ def lake_digest(
     Part files and the order of rows do not matter, so equal digests mean equal data. On one machine, with the same
     settings, spark.partitions and number of threads, a run again gives the same digests.
     """
-    from jobs.platform import table_digest  # Arrow, which other commands start without
+    from jobs.platform import table_digest  # imports Arrow, which other commands do not need
 
     if table and table not in contracts.names():
         raise BadArgument(f"table: '{table}' has no contract; known tables: {', '.join(contracts.names())}")

@@ -1,7 +1,8 @@
-"""The `overture` command: one weekly task = one command that can be pasted into a shell.
+"""The `overture` command. Each task of a pipeline runs one of its commands, which can be pasted into a shell.
 
-Exit codes: 0 done; 2 bad arguments or settings; 3 a contract, a check or the gate said no (do not retry);
-1 anything else (a retry may help). The last line of stdout is one JSON object.
+Exit codes: 0 done; 2 wrong arguments or settings; 3 a contract, a check or the gate failed (do not retry); 1 anything
+else
+(a retry may help). The last line of stdout is one JSON object.
 """
 
 from __future__ import annotations
@@ -35,22 +36,24 @@ from jobs.settings.base import SPACES, Space
 from jobs.settings.settings import home, load
 
 app = typer.Typer(
-    help="Models for a music service, learned weekly: a listener's first day, and the skips after it.",
+    help="Weekly models for a music service: recommendations for new listeners, and skip prediction. "
+    "A week runs ingest, check, matrix, factorize, segments, features, train, evaluate, release. "
+    "Exit codes: 0 done; 2 wrong arguments or settings; 3 a contract, a data check or the gate failed; 1 anything else.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-matrix = typer.Typer(help="From events to the user-track matrix, the track pairs and the first days.")
-factorize = typer.Typer(help="Learn a joint space of users and tracks.")
+matrix = typer.Typer(help="Build the user-track matrix, the track pairs and the first days from events.")
+factorize = typer.Typer(help="Factorise a matrix into a joint space of users and tracks.")
 for group, name in ((matrix, "matrix"), (factorize, "factorize"), (release, "release"), (skip, "skip"), (lake, "lake")):
     app.add_typer(group, name=name, no_args_is_help=True)
 app.add_typer(experiments)
 
 
 def known_space(space: str) -> str:
-    """Refuse an unknown space by name."""
+    """Return the space, or raise BadArgument."""
     if space not in SPACES:
-        raise BadArgument(f"--space: '{space}' is no space; choose {' or '.join(SPACES)}")
+        raise BadArgument(f"--space: '{space}' is not a space; choose {' or '.join(SPACES)}")
     return space
 
 
@@ -60,13 +63,13 @@ def ingest(
     data: Annotated[Path | None, typer.Option("--data", help="Folder in the dataset's public format.")] = None,
     config: ConfigOption = None,
 ) -> None:
-    """Read one real format: into users, tracks, events and playlists; deezer, into arrays; dsg17, into plays.
+    """Read a source into the raw tables: users, tracks, events and playlists (deezer: arrays; dsg17: plays).
 
-    Safe to run again.
+    The command can be repeated: it replaces what the source wrote before.
     """
     settings = load(config)
     if source not in ("simulate", "mpd", "lastfm_1k", "deezer", "dsg17"):
-        raise BadArgument(f"source: '{source}' is no adapter; choose simulate, mpd, lastfm_1k, deezer or dsg17")
+        raise BadArgument(f"source: '{source}' is not a source; choose simulate, mpd, lastfm_1k, deezer or dsg17")
     if source != "simulate" and (data is None or not data.is_dir()):
         raise BadArgument(f"--data: {source} needs the folder of its files, got {data}")
     context = Context(settings, Week.parse(settings.week))
@@ -78,13 +81,13 @@ def make_deezer(
     out: Annotated[Path, typer.Option("--out", help="Folder for the eight files.")],
     users: Annotated[int, typer.Option("--users", help="Listeners: 70 % warm, 20 % validation, 10 % test.")] = 100_000,
     tracks: Annotated[int, typer.Option("--tracks", help="Songs.")] = 50_000,
-    seed: Annotated[int, typer.Option("--seed", help="Same sizes and seed, same values.")] = 7,
+    seed: Annotated[int, typer.Option("--seed", help="Random seed; the same sizes and seed give the same values.")] = 7,
     encoding: Annotated[
-        str, typer.Option("--encoding", help="Vectors as real arrays (array) or text (json).")
+        str, typer.Option("--encoding", help="How vectors are stored: as arrays (array) or as text (json).")
     ] = "array",
-    space: Annotated[str, typer.Option("--space", help="Feature files of one space; default: of both.")] = "",
+    space: Annotated[str, typer.Option("--space", help="Write the feature files of one space; default: of both.")] = "",
 ) -> None:
-    """Write made-up files in the form of the paper's public dataset, of any size."""
+    """Write synthetic files in the format of the paper's public dataset, of any size."""
     from jobs.ingest.deezer import generate as deezer_make
 
     spaces = (cast(Space, known_space(space)),) if space else SPACES
@@ -95,10 +98,10 @@ def make_deezer(
 @app.command("make-dsg17")
 def make_dsg17(
     out: Annotated[Path, typer.Option("--out", help="Folder for train.csv and test.csv.")],
-    rows: Annotated[int, typer.Option("--rows", help="Labelled rows; users and tracks grow with them.")] = 7_558_834,
-    seed: Annotated[int, typer.Option("--seed", help="Same rows and seed, same bytes.")] = 7,
+    rows: Annotated[int, typer.Option("--rows", help="Number of labelled rows; users and tracks grow with it.")] = 7_558_834,
+    seed: Annotated[int, typer.Option("--seed", help="Random seed; the same rows and seed give the same bytes.")] = 7,
 ) -> None:
-    """Write made-up files in the form of the DSG17 tables, of any size."""
+    """Write synthetic files in the format of the DSG17 tables, of any size."""
     from jobs.ingest.dsg17 import generate as dsg17_make
 
     print_json(dsg17_make.run(out, rows, seed))
@@ -108,15 +111,17 @@ def make_dsg17(
 def paper(
     data: Annotated[Path, typer.Option("--data", help="Folder of the eight published files.")],
     space: SpaceOption = "tt_svd",
-    out: Annotated[Path | None, typer.Option("--out", help="Folder of the page; default below OVERTURE_HOME.")] = None,
-    methods: Annotated[str, typer.Option("--methods", help="Names with commas; default: all there are.")] = "",
-    recipe: Annotated[str, typer.Option("--recipe", help="Of the network: paper or code.")] = "",
-    similarity: Annotated[str, typer.Option("--similarity", help="Of fully personalised lists: dot or cosine.")] = "",
+    out: Annotated[Path | None, typer.Option("--out", help="Folder of the report; default: below OVERTURE_HOME.")] = None,
+    methods: Annotated[str, typer.Option("--methods", help="Names separated by commas; default: all methods.")] = "",
+    recipe: Annotated[str, typer.Option("--recipe", help="Recipe of the network: paper or code.")] = "",
+    similarity: Annotated[str, typer.Option("--similarity", help="Similarity of fully personalised lists: dot or cosine.")] = "",
     segments: Annotated[int, typer.Option("--segments", help="Number of segments; default: settings.")] = 0,
-    epochs: Annotated[int, typer.Option("--epochs", help="Of the network; default: as the recipe says.")] = 0,
+    epochs: Annotated[int, typer.Option("--epochs", help="Epochs of the network; default: as the recipe says.")] = 0,
     config: ConfigOption = None,
 ) -> None:
-    """Repeat the paper's experiment on its public files: tables, figures and one page beside the published numbers."""
+    """Repeat the paper's experiment on its public files: tables, figures and a page that compares with the published
+    numbers.
+    """
     from jobs.paper import run as job
 
     settings = load(config)
@@ -145,7 +150,7 @@ def complete(
     engine: EngineOption = "cold_start",
     config: ConfigOption = None,
     backtest: BacktestOption = False,
-    failed: Annotated[bool, typer.Option("--failed", help="Close it as failed.")] = False,
+    failed: Annotated[bool, typer.Option("--failed", help="Close the run as failed.")] = False,
 ) -> None:
     """Close the week's parent run in MLflow with its summary."""
     from jobs.release import weekly_run as weekly
@@ -161,43 +166,43 @@ def check(
     config: ConfigOption = None,
     backtest: BacktestOption = False,
 ) -> None:
-    """Run Great Expectations on tables; exit 3 when one fails, before anything downstream sees it."""
+    """Run the data checks (Great Expectations) of tables. Exit code 3 if one fails, before other tasks read them."""
     run_job("quality.check", week, config, backtest, engine, tables=tables)
 
 
 @matrix.command("catalog")
 def matrix_catalog(week: WeekOption, config: ConfigOption = None, backtest: BacktestOption = False) -> None:
-    """Choose the warm users and the catalogue."""
+    """Select the warm users and the catalogue."""
     run_tracked("matrix.catalog", week, config, backtest)
 
 
 @matrix.command("user-track")
 def matrix_user_track(week: WeekOption, config: ConfigOption = None, backtest: BacktestOption = False) -> None:
-    """Affinity of each warm user for each catalogue track."""
+    """Compute the affinity of each warm user for each catalogue track."""
     run_tracked("matrix.user_track", week, config, backtest)
 
 
 @matrix.command("track-pairs")
 def matrix_track_pairs(week: WeekOption, config: ConfigOption = None, backtest: BacktestOption = False) -> None:
-    """Co-occurrence and positive PMI of tracks in collections."""
+    """Compute co-occurrence and positive PMI of tracks in playlists and sessions."""
     run_tracked("matrix.track_pairs", week, config, backtest)
 
 
 @matrix.command("first-day")
 def matrix_first_day(week: WeekOption, config: ConfigOption = None, backtest: BacktestOption = False) -> None:
-    """First-day signals of warm users and cohort, and the cohort's ground truth."""
+    """Collect the first-day signals of warm users and cohort, and the cohort's ground truth."""
     run_tracked("matrix.first_day", week, config, backtest)
 
 
 @factorize.command("als")
 def factorize_als(week: WeekOption, config: ConfigOption = None, backtest: BacktestOption = False) -> None:
-    """UT-ALS: implicit alternating least squares on the user-track matrix."""
+    """Train ut_als: implicit ALS on the user-track matrix."""
     run_tracked("factorize.als", week, config, backtest, "ut_als")
 
 
 @factorize.command("svd")
 def factorize_svd(week: WeekOption, config: ConfigOption = None, backtest: BacktestOption = False) -> None:
-    """TT-SVD: randomised SVD of the track-track matrix."""
+    """Compute tt_svd: randomised SVD of the track-track matrix."""
     run_tracked("factorize.svd", week, config, backtest, "tt_svd")
 
 
@@ -205,7 +210,7 @@ def factorize_svd(week: WeekOption, config: ConfigOption = None, backtest: Backt
 def segments(
     week: WeekOption, space: SpaceOption, config: ConfigOption = None, backtest: BacktestOption = False
 ) -> None:
-    """Cluster warm users; rank tracks and write a card for each segment."""
+    """Cluster the warm users; rank the tracks of each segment and write its card."""
     run_job("cold_start.segments", week, config, backtest, space=known_space(space))
 
 
@@ -213,13 +218,13 @@ def segments(
 def features(
     week: WeekOption, space: SpaceOption, config: ConfigOption = None, backtest: BacktestOption = False
 ) -> None:
-    """Vectors of artists, albums, playlists and demographics; the network's input vectors."""
+    """Compute the vectors of artists, albums, playlists and demographics, and the network's input vectors."""
     run_job("cold_start.features", week, config, backtest, space=known_space(space))
 
 
 @app.command()
 def train(week: WeekOption, space: SpaceOption, config: ConfigOption = None, backtest: BacktestOption = False) -> None:
-    """Train the network from first-day inputs to warm users' vectors, and the blend where a release answers with it."""
+    """Train the network from first-day inputs to vectors, and the blend if a release recommends with it."""
     run_job("cold_start.train", week, config, backtest, space=known_space(space))
 
 
@@ -227,16 +232,16 @@ def train(week: WeekOption, space: SpaceOption, config: ConfigOption = None, bac
 def evaluate(
     week: WeekOption, space: SpaceOption, config: ConfigOption = None, backtest: BacktestOption = False
 ) -> None:
-    """Judge every method on the validation and test cohorts, by slice, with intervals."""
+    """Evaluate every method on the validation and test cohorts, by slice, with intervals."""
     run_job("cold_start.evaluate", week, config, backtest, space=known_space(space))
 
 
 @app.command("cold-users")
 def cold_users(
-    day: Annotated[str, typer.Option("--day", help="Day of registration (UTC), YYYY-MM-DD.")],
+    day: Annotated[str, typer.Option("--day", help="Registration day (UTC), YYYY-MM-DD.")],
     config: ConfigOption = None,
 ) -> None:
-    """Place those who registered on a day by the champion, and publish them: vector, segment, list."""
+    """Place the users who registered on a day and publish them: vector, segment, list from the champion."""
     born = parse_day(day)
     context = Context(load(config), Week.containing(born))
     print_json(import_module("jobs.release.place_new_users").run(context, born))
@@ -244,7 +249,7 @@ def cold_users(
 
 @app.command()
 def monitor(week: WeekOption, config: ConfigOption = None) -> None:
-    """Compare the newcomers of the seven days before a Monday with those that the champion learned from: drift."""
+    """Report the drift of the new listeners of the seven days before a Monday against the champion's training data."""
     run_job("monitor.drift", week, config)
 
 
@@ -255,7 +260,7 @@ def serve(
     workers: Annotated[int, typer.Option("--workers", help="Processes; default: settings.")] = 0,
     config: ConfigOption = None,
 ) -> None:
-    """Answer over HTTP from the champion, and follow it; the page for people is at /."""
+    """Serve recommendations over HTTP from the champion, and follow new champions. The listener's page is at /."""
     from pydantic import ValidationError
 
     from serving import main as service
@@ -275,10 +280,10 @@ def serve(
 
 @app.command()
 def status(
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of tables.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
     config: ConfigOption = None,
 ) -> None:
-    """Champion, week, metrics, the gate's verdict line by line, versions."""
+    """Show champion, week, metrics, the gate's verdict rule by rule, and versions."""
     from jobs.cli import status as found
 
     settings = load(config)
@@ -290,7 +295,7 @@ def status(
 
 
 def main() -> None:
-    """Run a command and turn what went wrong into one clear line and the right exit code."""
+    """Run a command; print an error as one line and exit with its code."""
     try:
         app()
     except OvertureError as error:

@@ -1,4 +1,4 @@
-"""What commands share: options, how a job is run, and the last line of the output."""
+"""Options that commands share, how a job is run, and the last line of the output."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from jobs.settings.settings import load
 
 WeekOption = Annotated[str, typer.Option("--week", help="Logical week: a Monday, YYYY-MM-DD.")]
 BacktestOption = Annotated[
-    bool, typer.Option("--backtest", help="Judge on the cohort registered in the week after as_of (paper's protocol).")
+    bool, typer.Option("--backtest", help="Evaluate on the cohort that registered in the week after the as-of time (the paper's protocol).")
 ]
 ConfigOption = Annotated[
     Path | None, typer.Option("--config", help="Settings file; default OVERTURE_CONFIG, else configs/demo.yaml.")
 ]
-EngineOption = Annotated[str, typer.Option("--engine", help="Whose release: cold_start or skip.")]
-SpaceOption = Annotated[str, typer.Option("--space", help="tt_svd or ut_als.")]
+EngineOption = Annotated[str, typer.Option("--engine", help="Engine: cold_start or skip.")]
+SpaceOption = Annotated[str, typer.Option("--space", help="Space: tt_svd or ut_als.")]
 
 
 def run_job(
     module: str, week: str, config: Path | None, backtest: bool = False, engine: str = "cold_start", **arguments: Any
 ) -> None:
-    """Import one job, run it about one week, and print its report as the last line."""
+    """Import one job, run it for one week, and print its report as the last line."""
     context = Context.for_engine(load(config), Week.parse(week, backtest=backtest), engine)
     print_json(import_module(f"jobs.{module}").run(context, **arguments))
 
 
 def run_tracked(module: str, week: str, config: Path | None, backtest: bool, space: str | None = None) -> None:
-    """The same for a job that leaves its child run in MLflow to us."""
+    """Run a job inside a child run in MLflow, and print its report as the last line."""
     from jobs.release import weekly_run
 
     context = Context(load(config), Week.parse(week, backtest=backtest))
@@ -43,6 +43,6 @@ def run_tracked(module: str, week: str, config: Path | None, backtest: bool, spa
 
 
 def print_json(report: dict[str, Any]) -> None:
-    """The machine's part of the output: one line of JSON."""
+    """Print the report as one line of JSON: the machine-readable part of the output."""
     sys.stdout.flush()
     typer.echo(json.dumps(report, sort_keys=True, default=str))

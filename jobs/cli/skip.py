@@ -1,4 +1,4 @@
-"""The skip engine's commands: data, features, models, releases."""
+"""Commands of the skip engine: features, models, ensemble, evaluation, submission, daily update."""
 
 from __future__ import annotations
 
@@ -15,28 +15,30 @@ from jobs.platform.context import Context
 from jobs.platform.week import Week, parse_day
 from jobs.settings.settings import load
 
-skip = typer.Typer(help="Will a listener skip the track? Data, features and models of the skip engine.")
+skip = typer.Typer(help="Skip prediction: will the listener play the track for more than 30 seconds?")
 
 
 @skip.command("features")
 def skip_features(
-    start: Annotated[str, typer.Option("--from", help="First day, YYYY-MM-DD; default: the log's first.")] = "",
-    end: Annotated[str, typer.Option("--to", help="Last day; default: the log's last.")] = "",
-    day: Annotated[str, typer.Option("--day", help="This day alone, on top of the state of the day before.")] = "",
+    start: Annotated[str, typer.Option("--from", help="First day, YYYY-MM-DD; default: first day of the log.")] = "",
+    end: Annotated[str, typer.Option("--to", help="Last day; default: last day of the log.")] = "",
+    day: Annotated[str, typer.Option("--day", help="Add this day only, on top of the state of the day before.")] = "",
     leaky: Annotated[
-        bool, typer.Option("--leaky", help="Repeat the report's mistake: features that know the future, put apart.")
+        bool, typer.Option("--leaky", help="Also build leaky features, which use the future, as a separate variant.")
     ] = False,
     week: Annotated[
         str, typer.Option("--week", help="Only days before this Monday, in its MLflow run; default: all days.")
     ] = "",
     config: ConfigOption = None,
 ) -> None:
-    """What was known of each play before it began, from the table plays; days are added without the past."""
+    """Build the point-in-time features of each play from the table plays. Days can be added without reading earlier
+    ones.
+    """
     from jobs.release import weekly_run
     from jobs.skip import build_features as job
 
     if day and (start or end):
-        raise BadArgument("--day: stands for --from and --to; give one or the other")
+        raise BadArgument("--day: cannot be combined with --from and --to")
     settings = load(config)
     context = Context.for_engine(settings, Week.parse(week or settings.week), "skip")
     if week and not (day or end or leaky):
@@ -46,18 +48,19 @@ def skip_features(
     print_json(weekly_run.tracked(context, name, None, lambda one: job.run(one, first, last, leaky=leaky)))
 
 
-ModelOption = Annotated[str, typer.Option("--model", help="Its name, such as boosted_trees; skip.models has them all.")]
+ModelOption = Annotated[str, typer.Option("--model", help="Name of the model, such as boosted_trees; see skip.models.")]
 
 
 @skip.command("train")
 def train(model: ModelOption, week: WeekOption, config: ConfigOption = None) -> None:
-    """Fit one model on plays before the week's Monday; a candidate of the blend learns its folds as well."""
+    """Train one model on the plays before the week's Monday; a candidate of the ensemble is also trained on its folds.
+    """
     run_job("skip.train", week, config, engine="skip", model=model)
 
 
 @skip.command("blend")
 def blend(week: WeekOption, config: ConfigOption = None) -> None:
-    """Join the trained candidates, each only if it helps, and calibrate what they say together."""
+    """Select the trained candidates that improve the ensemble, weight and calibrate them."""
     run_job("skip.blend", week, config, engine="skip")
 
 
@@ -65,34 +68,36 @@ def blend(week: WeekOption, config: ConfigOption = None) -> None:
 def tune(
     model: ModelOption,
     week: WeekOption,
-    trials: Annotated[int, typer.Option("--trials", help="Trials in all, earlier ones included; 0: settings.")] = 0,
-    minutes: Annotated[float, typer.Option("--minutes", help="Of this call; 0: settings.")] = 0.0,
+    trials: Annotated[int, typer.Option("--trials", help="Number of trials in all, earlier ones included; 0: settings.")] = 0,
+    minutes: Annotated[float, typer.Option("--minutes", help="Minutes of this call; 0: settings.")] = 0.0,
     config: ConfigOption = None,
 ) -> None:
-    """Search a better recipe by folds and validation; a second call goes on. The `yaml` is for the settings."""
+    """Search for a better recipe on folds and validation; a second call continues. The reported `yaml` goes into the
+    settings.
+    """
     run_job("skip.tune", week, config, engine="skip", model=model, trials=trials, minutes=minutes)
 
 
 @skip.command("evaluate")
 def evaluate(week: WeekOption, config: ConfigOption = None) -> None:
-    """Judge every trained model and the blend: AUC with intervals, decisions, slices; the table and the pictures."""
+    """Evaluate every trained model and the ensemble: AUC with intervals, decisions, slices; write table and figures."""
     run_job("skip.evaluate", week, config, engine="skip")
 
 
 @skip.command("leakage")
 def leakage(week: WeekOption, config: ConfigOption = None) -> None:
-    """Each model with honest and leaky features, split by time and at random: where high numbers come from."""
+    """Compare each model with honest and with leaky features, split by time and at random."""
     run_job("skip.leakage", week, config, engine="skip")
 
 
 @skip.command("submit")
 def submit(
-    data: Annotated[Path, typer.Option("--data", help="Folder of test.csv, whose rows are answered.")],
-    out: Annotated[Path, typer.Option("--out", help="The file to write: sample_id,is_listened.")],
+    data: Annotated[Path, typer.Option("--data", help="Folder with test.csv, whose rows are predicted.")],
+    out: Annotated[Path, typer.Option("--out", help="File to write: sample_id,is_listened.")],
     week: WeekOption,
     config: ConfigOption = None,
 ) -> None:
-    """Answer the competition's rows by the week's blend: the chance of a listen of each, checked, in one file."""
+    """Write the competition's file: the listening probability of each row of test.csv, from the week's ensemble."""
     run_job("release.skip.submission", week, config, engine="skip", data=data, out=out)
 
 
