@@ -50,7 +50,9 @@ First-day recommendations from one release. Every response names its release in 
 Ids are those of the catalogue. Ids that the release does not contain are ignored and reported under `unknown`.
 """
 EntityId = Annotated[int, InPath(ge=0, le=2**63 - 1, examples=[3])]
-SpaceName = Annotated[str | None, Query(max_length=40, description="default: the space that the release recommends from")]
+SpaceName = Annotated[
+    str | None, Query(max_length=40, description="default: the space that the release recommends from")
+]
 WRONG: dict[int | str, dict[str, Any]] = {
     status: {"model": schema.ErrorResponse, "description": why}
     for status, why in {
@@ -111,7 +113,9 @@ def make_app(settings: ServiceSettings, home: Path, store: StoreSettings = Store
     app.state.champion = champion
     app.straight(make_lists(champion, metrics, Trial(settings, home)))
     add_pages(app)
-    app.include_router(make_router(champion, serving, as_json, circuit, metrics))  # must be registered before /v1/{kind}
+    app.include_router(
+        make_router(champion, serving, as_json, circuit, metrics)
+    )  # must be registered before /v1/{kind}
     app.straight(make_skip_router(skips, as_json, WholeBody, skip_metrics))
     add_lookups(app, champion)
     add_health(app, champion, skips, metrics, circuit)

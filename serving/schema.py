@@ -34,8 +34,7 @@ class TrackSignals(Body):
 
     tracks: Ids = Field(default_factory=list, description="Track ids, one entry per event.")
     artists: Ids | None = Field(
-        None,
-        description="Artist ids, one entry per event. If omitted, the artists of the known tracks are used.",
+        None, description="Artist ids, one entry per event. If omitted, the artists of the known tracks are used."
     )
     albums: Ids | None = Field(
         None, description="Album ids, one entry per event. If omitted, the albums of the known tracks are used."
@@ -71,9 +70,7 @@ class Listener(Body):
         None, description="User id. Used only to assign the listener to an arm of a running experiment."
     )
     # A factory returns the shared empty object. Pydantic would copy a plain default in depth for each request.
-    onboarding: Onboarding = Field(
-        default_factory=lambda: NO_ONBOARDING, description="Choices made at registration."
-    )
+    onboarding: Onboarding = Field(default_factory=lambda: NO_ONBOARDING, description="Choices made at registration.")
     streams: TrackSignals = Field(default_factory=lambda: NO_TRACK_SIGNALS, description="Tracks that were streamed.")
     skips: TrackSignals = Field(default_factory=lambda: NO_TRACK_SIGNALS, description="Tracks that were skipped.")
     bans: TrackSignals = Field(

@@ -34,9 +34,7 @@ class Trial:
     def recommend(
         self, ready: Ready, listeners: Sequence[Listener], asked: ListOptions, explain: bool = False
     ) -> list[dict[str, Any]]:
-        """Return response bodies as `recommender.recommend` does; listeners in the experiment get their arm's list,
-        logged.
-        """
+        """Return response bodies; listeners in the experiment get their arm's list, which is logged."""
         if self.running is None:
             return recommender.recommend(ready, listeners, asked, explain)
         shown = self.running.recommend(ready, listeners, asked, datetime.now(UTC), explain)

@@ -51,18 +51,22 @@ def ab_estimate(
     experiment: Annotated[str, typer.Option("--experiment", help="Default: the experiment of the settings.")] = "",
     config: ConfigOption = None,
 ) -> None:
-    """Estimate the rate of a method from the log of an exploring arm (IPS, SNIPS). Exit code 3 if the log does not
-    allow it.
-    """
+    """Estimate the rate of a method from an exploring arm's log (IPS, SNIPS). Exit code 3 if that is not possible."""
     if policy not in get_args(ArmMethod):
-        raise BadArgument(f"--policy: '{policy}' is not a method of the service; choose {', '.join(get_args(ArmMethod))}")
+        raise BadArgument(
+            f"--policy: '{policy}' is not a method of the service; choose {', '.join(get_args(ArmMethod))}"
+        )
     run_experiment("off_policy", config, name=experiment or load(config).experiment.name, arm_name=arm, policy=policy)
 
 
 @experiments.command("ab-simulate")
 def ab_simulate(
-    listeners: Annotated[int, typer.Option("--listeners", min=100, help="Approximate number of new listeners.")] = 8_000,
-    length: Annotated[int, typer.Option("--length", min=1, max=200, help="Number of tracks that a list displays.")] = 12,
+    listeners: Annotated[
+        int, typer.Option("--listeners", min=100, help="Approximate number of new listeners.")
+    ] = 8_000,
+    length: Annotated[
+        int, typer.Option("--length", min=1, max=200, help="Number of tracks that a list displays.")
+    ] = 12,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Random seed.")] = 1,
     config: ConfigOption = None,
 ) -> None:

@@ -21,7 +21,9 @@ def lake_digest(
     table: Annotated[str, typer.Argument(help="One table; default: every table in the lake.")] = "",
     week: Annotated[
         str,
-        typer.Option("--week", help="Only this week's partitions (add -backtest for a backtest) and the days before it."),
+        typer.Option(
+            "--week", help="Only this week's partitions (add -backtest for a backtest) and the days before it."
+        ),
     ] = "",
     config: ConfigOption = None,
 ) -> None:

@@ -98,7 +98,9 @@ def make_deezer(
 @app.command("make-dsg17")
 def make_dsg17(
     out: Annotated[Path, typer.Option("--out", help="Folder for train.csv and test.csv.")],
-    rows: Annotated[int, typer.Option("--rows", help="Number of labelled rows; users and tracks grow with it.")] = 7_558_834,
+    rows: Annotated[
+        int, typer.Option("--rows", help="Number of labelled rows; users and tracks grow with it.")
+    ] = 7_558_834,
     seed: Annotated[int, typer.Option("--seed", help="Random seed; the same rows and seed give the same bytes.")] = 7,
 ) -> None:
     """Write synthetic files in the format of the DSG17 tables, of any size."""
@@ -111,17 +113,19 @@ def make_dsg17(
 def paper(
     data: Annotated[Path, typer.Option("--data", help="Folder of the eight published files.")],
     space: SpaceOption = "tt_svd",
-    out: Annotated[Path | None, typer.Option("--out", help="Folder of the report; default: below OVERTURE_HOME.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder of the report; default: below OVERTURE_HOME.")
+    ] = None,
     methods: Annotated[str, typer.Option("--methods", help="Names separated by commas; default: all methods.")] = "",
     recipe: Annotated[str, typer.Option("--recipe", help="Recipe of the network: paper or code.")] = "",
-    similarity: Annotated[str, typer.Option("--similarity", help="Similarity of fully personalised lists: dot or cosine.")] = "",
+    similarity: Annotated[
+        str, typer.Option("--similarity", help="Similarity of fully personalised lists: dot or cosine.")
+    ] = "",
     segments: Annotated[int, typer.Option("--segments", help="Number of segments; default: settings.")] = 0,
     epochs: Annotated[int, typer.Option("--epochs", help="Epochs of the network; default: as the recipe says.")] = 0,
     config: ConfigOption = None,
 ) -> None:
-    """Repeat the paper's experiment on its public files: tables, figures and a page that compares with the published
-    numbers.
-    """
+    """Repeat the paper's experiment on its public files, and compare with the published numbers."""
     from jobs.paper import run as job
 
     settings = load(config)
@@ -238,8 +242,7 @@ def evaluate(
 
 @app.command("cold-users")
 def cold_users(
-    day: Annotated[str, typer.Option("--day", help="Registration day (UTC), YYYY-MM-DD.")],
-    config: ConfigOption = None,
+    day: Annotated[str, typer.Option("--day", help="Registration day (UTC), YYYY-MM-DD.")], config: ConfigOption = None
 ) -> None:
     """Place the users who registered on a day and publish them: vector, segment, list from the champion."""
     born = parse_day(day)

@@ -16,7 +16,11 @@ from jobs.settings.settings import load
 
 WeekOption = Annotated[str, typer.Option("--week", help="Logical week: a Monday, YYYY-MM-DD.")]
 BacktestOption = Annotated[
-    bool, typer.Option("--backtest", help="Evaluate on the cohort that registered in the week after the as-of time (the paper's protocol).")
+    bool,
+    typer.Option(
+        "--backtest",
+        help="Evaluate on the cohort that registered in the week after the as-of time (the paper's protocol).",
+    ),
 ]
 ConfigOption = Annotated[
     Path | None, typer.Option("--config", help="Settings file; default OVERTURE_CONFIG, else configs/demo.yaml.")

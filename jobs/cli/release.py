@@ -33,8 +33,7 @@ def release_promote(
     engine: EngineOption = "cold_start",
     config: ConfigOption = None,
 ) -> None:
-    """Make a release the champion. Of two promotions at the same time one wins; after a crash the old champion serves.
-    """
+    """Make a release the champion. Of two promotions at the same time, one wins."""
     if not week and not digest:
         raise BadArgument("release promote: name the week (--week) or the release (--release)")
     week = week or load(config).week

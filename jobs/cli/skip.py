@@ -31,9 +31,7 @@ def skip_features(
     ] = "",
     config: ConfigOption = None,
 ) -> None:
-    """Build the point-in-time features of each play from the table plays. Days can be added without reading earlier
-    ones.
-    """
+    """Build the point-in-time features of each play. Days can be added without reading earlier ones."""
     from jobs.release import weekly_run
     from jobs.skip import build_features as job
 
@@ -53,8 +51,7 @@ ModelOption = Annotated[str, typer.Option("--model", help="Name of the model, su
 
 @skip.command("train")
 def train(model: ModelOption, week: WeekOption, config: ConfigOption = None) -> None:
-    """Train one model on the plays before the week's Monday; a candidate of the ensemble is also trained on its folds.
-    """
+    """Train one model on the plays before the week's Monday; a candidate also on its folds."""
     run_job("skip.train", week, config, engine="skip", model=model)
 
 
@@ -68,13 +65,13 @@ def blend(week: WeekOption, config: ConfigOption = None) -> None:
 def tune(
     model: ModelOption,
     week: WeekOption,
-    trials: Annotated[int, typer.Option("--trials", help="Number of trials in all, earlier ones included; 0: settings.")] = 0,
+    trials: Annotated[
+        int, typer.Option("--trials", help="Number of trials in all, earlier ones included; 0: settings.")
+    ] = 0,
     minutes: Annotated[float, typer.Option("--minutes", help="Minutes of this call; 0: settings.")] = 0.0,
     config: ConfigOption = None,
 ) -> None:
-    """Search for a better recipe on folds and validation; a second call continues. The reported `yaml` goes into the
-    settings.
-    """
+    """Search for a better recipe; a second call continues. The reported `yaml` goes into the settings."""
     run_job("skip.tune", week, config, engine="skip", model=model, trials=trials, minutes=minutes)
 
 

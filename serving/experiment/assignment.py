@@ -1,5 +1,4 @@
-"""A running experiment: the listener's arm chooses the method, and every displayed list is logged with its
-propensities.
+"""A running experiment: the listener's arm chooses the method; displayed lists are logged with propensities.
 
 Reads     experiments/<name>.json under OVERTURE_HOME, as `overture ab-plan` registered it: what runs is what was
 planned

@@ -61,9 +61,7 @@ def log_to_stderr(level: int = logging.INFO) -> None:
 
 
 def trouble(error: BaseException) -> dict[str, Any]:
-    """Return the class of an error and where it was raised. Its message may contain what a listener sent, so it is left
-    out.
-    """
+    """Return the class of an error and where it was raised; its message may contain a listener's data."""
     frames = traceback.extract_tb(error.__traceback__)
     return {"error": type(error).__name__, "where": [f"{frame.name}:{frame.lineno}" for frame in frames[-4:]]}
 

@@ -27,7 +27,9 @@ class Metrics:
         latest = {**named, "multiprocess_mode": "livemax"}
         self.requests = Counter("overture_requests", "Requests by route and status", ["route", "status"], **named)
         self.seconds = Histogram("overture_request_seconds", "Time to answer", ["route"], buckets=SECONDS, **named)
-        self.answers = Counter("overture_answers", "Lists by method and source of the vector", ["method", "vector_source"], **named)
+        self.answers = Counter(
+            "overture_answers", "Lists by method and source of the vector", ["method", "vector_source"], **named
+        )
         self.degraded = Counter("overture_degraded_answers", "Responses made by a fallback", ["fallback"], **named)
         self.unknown = Counter("overture_unknown_ids", "Ids in requests that the release does not contain", **named)
         self.swaps = Counter("overture_release_swaps", "Releases put into service", **named)
@@ -45,16 +47,16 @@ class Metrics:
             ["feature"],
             **latest,
         )
-        self.drift_listeners = Gauge("overture_input_drift_listeners", "Listeners that the stability index is computed from", **latest)
+        self.drift_listeners = Gauge(
+            "overture_input_drift_listeners", "Listeners that the stability index is computed from", **latest
+        )
         self.store_answers = Gauge(
             "overture_store_answers",
             "1 if the last read of the store of known listeners succeeded, else 0",
             **named,
             multiprocess_mode="livemin",
         )
-        self.reads = Counter(
-            "overture_store_reads", "Reads of known listeners, by result", ["result"], **named
-        )
+        self.reads = Counter("overture_store_reads", "Reads of known listeners, by result", ["result"], **named)
         self._asked: dict[tuple[str, int], tuple[Counter, Histogram]] = {}  # cache of labelled metrics
         self._before: tuple[str, str] | None = None
         self._ready: Ready | None = None

@@ -60,8 +60,7 @@ def entity(ready: Ready, kind: str, entity_id: int, space: str | None) -> dict[s
 
 
 def neighbours(ready: Ready, kind: str, entity_id: int, k: int, of: str, space: str | None) -> dict[str, Any]:
-    """Return the response body of the k nearest neighbours by cosine, without the entity itself (schema.Neighbourhood).
-    """
+    """Return the response body of the k nearest neighbours by cosine, without the entity itself."""
     name, room = space_of(ready, space)
     vector_D = vector_of(ready, room, kind, entity_id)
     found = room.of_kind(of)

@@ -74,7 +74,9 @@ class KnownRecommendation(Body):
     vector_source: str = Field(description="store, or nothing")
     degraded: Degraded | None
     tracks: list[Track]
-    computed: int = Field(description="number of tracks at the end that are not in the stored list: the nearest to the stored vector")
+    computed: int = Field(
+        description="number of tracks at the end that are not in the stored list: the nearest to the stored vector"
+    )
     segment: Segment | None
     reasons: Reasons
 
@@ -205,9 +207,7 @@ def nearest(ready: Ready, row: UserRow) -> dict[str, Any]:
 
 
 def recommend(ready: Ready, row: UserRow, k: int, taken: set[int]) -> dict[str, Any]:
-    """Return the body of a recommendation (KnownRecommendation) with track_idx: the stored list, then the nearest
-    tracks.
-    """
+    """Return a KnownRecommendation with track_idx: the stored list, then the tracks nearest to the vector."""
     kept = [ready.track_at[int(track)] for track in row.track_ids if track >= 0]
     chosen = [i for i in kept if i not in taken][:k]
     short = k - len(chosen)

@@ -77,7 +77,11 @@ def first_line(error: Exception) -> str:
 
 
 def recommend(
-    ready: Ready, listeners: Sequence[Listener], asked: ListOptions, explain: bool = False, days: FirstDays | None = None
+    ready: Ready,
+    listeners: Sequence[Listener],
+    asked: ListOptions,
+    explain: bool = False,
+    days: FirstDays | None = None,
 ) -> list[dict[str, Any]]:
     """Return a response body for each of B listeners (schema.Recommendation); "tracks" are track_idx, see `written`.
 
@@ -191,8 +195,7 @@ def taken_tracks(ready: Ready, listener: Listener, leave_out: Sequence[int], str
 
 
 def filled_up(found: Sequence[int], taken: set[int], k: int, n_tracks: int) -> tuple[list[int], int]:
-    """Return the first k tracks of a list that are not excluded, filled up with popular ones, and the number of those.
-    """
+    """Return k tracks: those of the list that are not excluded, then popular ones; and the number of those."""
     chosen = [i for i in found if i not in taken][:k]
     short = k - len(chosen)
     if short:

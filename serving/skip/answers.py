@@ -39,8 +39,7 @@ UNKNOWN = -1
 
 @dataclass(frozen=True)
 class Told:
-    """Predictions for the tracks that the release contains: positions in the request, plays, listening probabilities.
-    """
+    """Predictions for the known tracks: positions in the request, plays, listening probabilities."""
 
     place_N: NDArray[np.int64]
     plays: Plays
@@ -115,8 +114,7 @@ def timed(rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def shared(recent: dict[str, np.ndarray], carried: dict[str, Carried]) -> dict[str, Daily]:
-    """Return the daily counts of keys that many listeners share: the state's, and those of the request's recent plays.
-    """
+    """Return the daily counts of keys that many listeners share, the request's recent plays included."""
     found, one = {}, np.ones(len(recent["ts"]), np.int64)
     for kind, (first, second) in SHARED.items():
         entries = {
@@ -136,8 +134,7 @@ def code(value: int | None) -> int:
 
 
 def recent_rows(release: SkipRelease, asked: SkipContext) -> tuple[dict[str, np.ndarray], dict[str, int]]:
-    """Return the request's recent plays that the state does not contain, by time, and counts of used and dropped plays.
-    """
+    """Return the request's recent plays that the state lacks, by time, and counts of used and dropped plays."""
     since = max(release.state_until, release.state.last_ts(asked.user_id) + 1)
     new = sorted((play for play in asked.recent if play.at.timestamp() >= since), key=lambda play: play.at)
     tracks, there = release.state.tracks_of(np.asarray([play.track_id for play in new], np.int64))

@@ -125,7 +125,9 @@ class SkipRelease:
                     f"{contracts.load(table).version}; update the program"
                 )
         if not (folder / ANSWERS).is_file():
-            raise CheckFailed(f"release {self.name[:12]}: contains no {ANSWERS}; it is not a release of the skip engine")
+            raise CheckFailed(
+                f"release {self.name[:12]}: contains no {ANSWERS}; it is not a release of the skip engine"
+            )
         self.told = read_json(folder / ANSWERS)
         try:
             self._open()

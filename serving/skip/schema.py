@@ -59,7 +59,8 @@ class Candidate(Body):
 
     track_id: Id
     relevance: Annotated[float, Field(ge=0)] | None = Field(
-        None, description="Relevance, higher is better; for all tracks or for none. Without it, the order of the list counts."
+        None,
+        description="Relevance, higher is better; for all tracks or for none. Without it, the order of the list counts.",
     )
 
 

@@ -113,7 +113,10 @@ def test_exploring_shows_each_list_as_often_as_its_propensity_says(ready):
     running = Running(both, np.random.default_rng(1), signals=True)
     who, k = people(1)[0], 3
     lists = {
-        m: [ready.tracks[i].track_id for i in recommender.recommend(ready, [who], ListOptions(k=k, method=m))[0]["tracks"]]
+        m: [
+            ready.tracks[i].track_id
+            for i in recommender.recommend(ready, [who], ListOptions(k=k, method=m))[0]["tracks"]
+        ]
         for m in ("semi_pers", "popularity")
     }
     pool = set(lists["semi_pers"]) | set(lists["popularity"])

@@ -54,7 +54,9 @@ def test_every_known_track_gets_a_chance_and_a_reason(live, release):
     assert all("likely to" in track["reason"] for track in said["tracks"])
     assert (said["known_user"], said["unknown"]) == (True, [])
     plain = live.call("/v1/skips", asked(release))[2]
-    assert [track["skip_probability"] for track in plain["tracks"]] == [track["skip_probability"] for track in said["tracks"]]
+    assert [track["skip_probability"] for track in plain["tracks"]] == [
+        track["skip_probability"] for track in said["tracks"]
+    ]
     assert {track["reason"] for track in plain["tracks"]} == {None}
 
 
