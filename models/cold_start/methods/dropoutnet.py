@@ -258,7 +258,7 @@ class DropoutNetFull:
         """The towers are trained for the dot product."""
         self.net, self.similarity = net, similarity
 
-    def recommend(self, x_BF: ArrayLike, k: int, first_days: FirstDays | None = None) -> NDArray[np.int32]:
+    def recommend(self, x_BF: ArrayLike, k: int, days: FirstDays | None = None) -> NDArray[np.int32]:
         """Distinct track_idx, best first, (B, k)."""
         x = as_input_rows(self.name, x_BF, self.net.layout.size)
         return top_k(self.net.cold_users(x), self.net.track_NR, k, self.similarity)
@@ -283,7 +283,7 @@ class DropoutNetSemi:
         x = as_input_rows(self.name, x_BF, self.net.layout.size)
         return nearest_centroids(normalise(self.net.cold_users(x)), self.centroids)
 
-    def recommend(self, x_BF: ArrayLike, k: int, first_days: FirstDays | None = None) -> NDArray[np.int32]:
+    def recommend(self, x_BF: ArrayLike, k: int, days: FirstDays | None = None) -> NDArray[np.int32]:
         """Distinct track_idx, best first, (B, k)."""
         check_k(self.name, k, self.rankings.shape[1], "the length of a ranking")
         return self.rankings[self.segments(x_BF), :k]

@@ -48,7 +48,7 @@ class InputFeaturesClustering:
         x = as_input_rows(self.name, x_BF, self.centroids.shape[1])
         return nearest_centroids(normalise(as_float_matrix(f"{self.name}: x", x)), self.centroids)
 
-    def recommend(self, x_BF: ArrayLike, k: int, first_days: FirstDays | None = None) -> NDArray[np.int32]:
+    def recommend(self, x_BF: ArrayLike, k: int, days: FirstDays | None = None) -> NDArray[np.int32]:
         """Distinct track_idx, best first, (B, k)."""
         check_k(self.name, k, self.rankings.shape[1], "the length of a ranking")
         return self.rankings[self.segments(x_BF), :k]

@@ -279,7 +279,7 @@ class MeluFull:
         """Answers with this network."""
         self.net = net
 
-    def recommend(self, x_BF: ArrayLike, k: int, first_days: FirstDays | None = None) -> NDArray[np.int32]:
+    def recommend(self, x_BF: ArrayLike, k: int, days: FirstDays | None = None) -> NDArray[np.int32]:
         """Distinct track_idx, best first, (B, k)."""
         x = as_input_rows(self.name, x_BF, self.net.layout.size)
         check_k(self.name, k, len(self.net.track_NE), "the number of tracks")
@@ -309,7 +309,7 @@ class MeluSemi:
             self.net.user_parts(as_input_rows(self.name, x_BF, self.net.layout.size)), self.centroids
         )
 
-    def recommend(self, x_BF: ArrayLike, k: int, first_days: FirstDays | None = None) -> NDArray[np.int32]:
+    def recommend(self, x_BF: ArrayLike, k: int, days: FirstDays | None = None) -> NDArray[np.int32]:
         """Distinct track_idx, best first, (B, k)."""
         check_k(self.name, k, self.rankings.shape[1], "the length of a ranking")
         return self.rankings[self.segments(x_BF), :k]
