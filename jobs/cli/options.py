@@ -1,17 +1,19 @@
-"""Options that commands share, how a job is run, and the last line of the output."""
+"""Options that several commands share, the context of a command, and the last line of its output."""
 
 from __future__ import annotations
 
 import json
 import sys
-from importlib import import_module
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from contracts.errors import BadArgument
 from jobs.platform.context import Context
 from jobs.platform.week import Week
+from jobs.settings.base import SPACES, Space
 from jobs.settings.settings import load
 
 WeekOption = Annotated[str, typer.Option("--week", help="Logical week: a Monday, YYYY-MM-DD.")]
@@ -19,34 +21,50 @@ BacktestOption = Annotated[
     bool,
     typer.Option(
         "--backtest",
-        help="Evaluate on the cohort that registered in the week after the as-of time (the paper's protocol).",
+        help="Evaluate on the listeners who registered in the week after as_of (the paper's protocol). Results are "
+        "written beside those of the week and are never promoted.",
     ),
 ]
 ConfigOption = Annotated[
-    Path | None, typer.Option("--config", help="Settings file; default OVERTURE_CONFIG, else configs/demo.yaml.")
+    Path | None,
+    typer.Option("--config", help="Settings file (YAML). Default: OVERTURE_CONFIG, else configs/demo.yaml."),
 ]
-EngineOption = Annotated[str, typer.Option("--engine", help="Engine: cold_start or skip.")]
-SpaceOption = Annotated[str, typer.Option("--space", help="Space: tt_svd or ut_als.")]
+EngineOption = Annotated[str, typer.Option("--engine", help="Engine of the release: cold_start or skip.")]
+SpaceOption = Annotated[
+    str, typer.Option("--space", help="Joint space of users and tracks: tt_svd or ut_als. It must be factorized first.")
+]
 
 
-def run_job(
-    module: str, week: str, config: Path | None, backtest: bool = False, engine: str = "cold_start", **arguments: Any
-) -> None:
-    """Import one job, run it for one week, and print its report as the last line."""
-    context = Context.for_engine(load(config), Week.parse(week, backtest=backtest), engine)
-    print_json(import_module(f"jobs.{module}").run(context, **arguments))
+def week_context(week: str, config: Path | None, backtest: bool = False, engine: str = "cold_start") -> Context:
+    """Return the context of a weekly command.
+
+    Args:
+        week: Name of the week, a Monday.
+        config: Settings file, or None for the default.
+        backtest: Use the backtest of the week.
+        engine: `cold_start` or `skip`.
+    """
+    return Context.for_engine(load(config), Week.parse(week, backtest=backtest), engine)
 
 
-def run_tracked(module: str, week: str, config: Path | None, backtest: bool, space: str | None = None) -> None:
-    """Run a job inside a child run in MLflow, and print its report as the last line."""
-    from jobs.release import weekly_run
-
-    context = Context(load(config), Week.parse(week, backtest=backtest))
-    job = import_module(f"jobs.{module}")
-    print_json(weekly_run.tracked(context, module.split(".")[1], space, job.run))
+def settings_context(config: Path | None) -> Context:
+    """Return the context of a command without a week: its week is the one of the settings."""
+    settings = load(config)
+    return Context(settings, Week.parse(settings.week))
 
 
-def print_json(report: dict[str, Any]) -> None:
-    """Print the report as one line of JSON: the machine-readable part of the output."""
+def parse_space(space: str) -> Space:
+    """Return the space of that name.
+
+    Raises:
+        BadArgument: There is no space of that name.
+    """
+    if space not in SPACES:
+        raise BadArgument(f"--space: unknown space '{space}'; choose {' or '.join(SPACES)}")
+    return space
+
+
+def print_json(report: Mapping[str, Any]) -> None:
+    """Print a report as one line of JSON, the last line of stdout."""
     sys.stdout.flush()
     typer.echo(json.dumps(report, sort_keys=True, default=str))

@@ -1,4 +1,4 @@
-"""Commands of releases: bundle, gate, promote, publish, roll back, prune."""
+"""`overture release`: bundle, evaluate, promote, publish, roll back and remove releases."""
 
 from __future__ import annotations
 
@@ -7,67 +7,89 @@ from typing import Annotated
 import typer
 
 from contracts.errors import BadArgument
-from jobs.cli.options import ConfigOption, EngineOption, WeekOption, run_job
+from jobs.cli.options import ConfigOption, EngineOption, WeekOption, print_json, week_context
 from jobs.settings.settings import load
 
-release = typer.Typer(help="Build, evaluate, promote, publish, roll back and prune releases.")
+commands = typer.Typer(
+    help="Manage releases. A week runs `bundle`, `gate`, `promote` and `publish` in this order. "
+    "Evaluate the week's models first."
+)
 
 
-@release.command("bundle")
-def release_bundle(week: WeekOption, engine: EngineOption = "cold_start", config: ConfigOption = None) -> None:
-    """Build the week's release and register it as challenger."""
-    run_job("release.bundle", week, config, engine=engine)
+@commands.command("bundle")
+def bundle(week: WeekOption, engine: EngineOption = "cold_start", config: ConfigOption = None) -> None:
+    """Build the week's release, and register it in MLflow as challenger."""
+    context = week_context(week, config, engine=engine)
+    from jobs.release import bundle as job
+
+    print_json(job.run(context))
 
 
-@release.command("gate")
-def release_gate(week: WeekOption, engine: EngineOption = "cold_start", config: ConfigOption = None) -> None:
-    """Evaluate the challenger by the rules of the gate. Exit code 3 if it fails."""
-    run_job("release.gate", week, config, engine=engine)
+@commands.command("gate")
+def gate(week: WeekOption, engine: EngineOption = "cold_start", config: ConfigOption = None) -> None:
+    """Compare the challenger with the champion. Exit code 3 if the gate rejects it."""
+    context = week_context(week, config, engine=engine)
+    from jobs.release import gate as job
+
+    print_json(job.run(context))
 
 
-@release.command("promote")
-def release_promote(
-    week: Annotated[str, typer.Option("--week", help="Week of the release; not needed with --release.")] = "",
-    digest: Annotated[str, typer.Option("--release", help="Digest of a release; default: the week's.")] = "",
-    approved: Annotated[bool, typer.Option("--approved", help="A person approved a grey verdict.")] = False,
+@commands.command("promote")
+def promote(
+    week: Annotated[str, typer.Option("--week", help="Week of the release. Not needed with --release.")] = "",
+    digest: Annotated[str, typer.Option("--release", help="Digest of a release. Default: the week's release.")] = "",
+    approved: Annotated[
+        bool, typer.Option("--approved", help="A person has approved a release whose verdict is in the grey zone.")
+    ] = False,
     engine: EngineOption = "cold_start",
     config: ConfigOption = None,
 ) -> None:
-    """Make a release the champion. Of two promotions at the same time, one wins."""
+    """Make a release the champion. If two calls run at once, one wins; after a crash the old champion is served."""
     if not week and not digest:
         raise BadArgument("release promote: name the week (--week) or the release (--release)")
-    week = week or load(config).week
-    run_job("release.promote", week, config, engine=engine, release=digest or None, approved=approved)
+    context = week_context(week or load(config).week, config, engine=engine)
+    from jobs.release import promote as job
+
+    print_json(job.run(context, release=digest or None, approved=approved))
 
 
-@release.command("publish")
-def release_publish(
+@commands.command("publish")
+def publish(
     week: WeekOption,
-    store: Annotated[str, typer.Option("--store", help="memory, redis or cassandra; default: settings.")] = "",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Report what would be written; write nothing.")] = False,
+    store: Annotated[str, typer.Option("--store", help="memory, redis or cassandra. Default: settings.")] = "",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Report what would be written. Write nothing.")] = False,
     config: ConfigOption = None,
 ) -> None:
-    """Write the champion's known listeners to the store, as the service reads them."""
-    run_job("release.publish", week, config, store=store or None, dry_run=dry_run)
+    """Write the champion's rows of known listeners to the store. Run `promote` first."""
+    context = week_context(week, config)
+    from jobs.release import publish as job
+
+    print_json(job.run(context, store=store or None, dry_run=dry_run))
 
 
-@release.command("rollback")
-def release_rollback(
-    to: Annotated[str, typer.Option("--to", help="Digest of a former champion; default: the previous one.")] = "",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Report what would change; change nothing.")] = False,
+@commands.command("rollback")
+def rollback(
+    to: Annotated[str, typer.Option("--to", help="Digest of a former champion. Default: the previous one.")] = "",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Report what would change. Change nothing.")] = False,
     engine: EngineOption = "cold_start",
     config: ConfigOption = None,
 ) -> None:
-    """Return to the previous champion."""
-    run_job("release.rollback", load(config).week, config, engine=engine, to=to or None, dry_run=dry_run)
+    """Make the previous champion the champion again."""
+    context = week_context(load(config).week, config, engine=engine)
+    from jobs.release import rollback as job
+
+    print_json(job.run(context, to=to or None, dry_run=dry_run))
 
 
-@release.command("prune")
-def release_prune(
-    keep: Annotated[int, typer.Option("--keep", min=1, help="Number of releases to keep, the newest first.")],
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Report what would be removed; remove nothing.")] = False,
+@commands.command("prune")
+def prune(
+    keep: Annotated[int, typer.Option("--keep", min=1, help="Number of newest releases to keep.")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Report what would be removed. Remove nothing.")] = False,
     engine: EngineOption = "cold_start",
     config: ConfigOption = None,
 ) -> None:
-    """Remove old releases, but never the champion, its predecessor, or one that the store or an experiment needs."""
-    run_job("release.prune", load(config).week, config, engine=engine, keep=keep, dry_run=dry_run)
+    """Remove old releases, except the champion, its predecessor, and those that the store or an experiment needs."""
+    context = week_context(load(config).week, config, engine=engine)
+    from jobs.release import prune as job
+
+    print_json(job.run(context, keep=keep, dry_run=dry_run))

@@ -1,6 +1,6 @@
-"""What stands: each engine's champion, its metrics, the gate line by line, the data checks, and where to look next.
+"""Report of `overture status`: each engine's champion, its metrics, the gate's rules, the data checks, and links.
 
-A champion's own bundle answers, so this works while MLflow, the lake or the network are away.
+The report is read from the champion's bundle. It works while MLflow, the lake or the network are unavailable.
 """
 
 from __future__ import annotations
@@ -22,29 +22,41 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 METRICS = ("precision", "recall", "ndcg")
-SHOWN = ("space", "method", "model", "split", "slice", "metric", "k", "n_users", "n", "value", "low", "high")
+EVALUATION_KEYS = ("space", "method", "model", "split", "slice", "metric", "k", "n_users", "n", "value", "low", "high")
 SKIP_METRICS = ("auc", "brier", "calibration_error")
-AGREE = {True: "agree", False: "differ: run `overture release promote` again", None: "unknown, MLflow is away"}
+ALIAS_STATES = {
+    True: "agree",
+    False: "differ: run `overture release promote` again",
+    None: "unknown, MLflow is unavailable",
+}
 
 
-def data(context: Context) -> dict[str, Any]:
-    """All of it as one JSON object.
+def build_report(context: Context) -> dict[str, Any]:
+    """Return the whole report as one JSON object.
 
-    `champion`, `week`, `verdict`, `revision`, `previous`: the pointer and the gate's word about that release;
-    `evaluation`: rows {space, method, split, slice, metric, k, n_users, value, low, high}; `gate`: its lines; `checks`:
-    table -> result; `versions`: libraries, commit; `latest`: the newest judged week when it is not the champion's;
-    `published`; `mlflow`: address, parent run, and whether the aliases agree with the pointer (None while it is away);
-    `skip`: the same of the skip engine, whose rows are {model, split, slice, metric, n, value, low, high}.
+    Returns:
+        The fields of the cold-start engine, and the same fields of the skip engine below `skip`:
+
+        champion, week, revision, previous: The pointer.
+        verdict, gate: The gate's verdict on the champion, and its rules.
+        evaluation: Rows {space, method, split, slice, metric, k, n_users, value, low, high}; of the skip engine
+            {model, split, slice, metric, n, value, low, high}.
+        checks: Table -> result of the data checks.
+        versions, commit: Libraries and commit that built the champion.
+        latest: The newest evaluated week, if it is not the champion's.
+        published: The release that the store contains.
+        mlflow: Address, parent run, aliases, whether they agree with the pointer (None while MLflow is unavailable).
+        problem: Why the champion cannot be read, or None.
     """
     skip = replace(Context.for_engine(context.settings, context.week, "skip"), home=context.home)
-    return {**of_engine(context), "skip": of_engine(skip)}
+    return {**engine_data(context), "skip": engine_data(skip)}
 
 
-def of_engine(context: Context) -> dict[str, Any]:
-    """What data() says of one engine."""
+def engine_data(context: Context) -> dict[str, Any]:
+    """Return the report of one engine."""
     home = context.release_home
-    now = pointer.read(home)
-    found: dict[str, Any] = {
+    current = pointer.read(home)
+    report: dict[str, Any] = {
         "champion": None,
         "week": None,
         "verdict": None,
@@ -62,39 +74,47 @@ def of_engine(context: Context) -> dict[str, Any]:
         "latest": None,
         "home": str(home),
     }
-    if now:
-        folder = pointer.releases(home) / now.release
-        found |= {"champion": now.release, "week": now.week, "revision": now.revision, "previous": now.previous}
-        found |= {"path": str(folder)}
+    if current:
+        folder = pointer.releases(home) / current.release
+        report |= {
+            "champion": current.release,
+            "week": current.week,
+            "revision": current.revision,
+            "previous": current.previous,
+        }
+        report |= {"path": str(folder)}
         try:
             manifest.verify(folder)
             provenance = json.loads((folder / "provenance.json").read_text())
             rows = json.loads((folder / "evaluation.json").read_text())
-            found |= {
+            report |= {
                 "commit": provenance["commit"],
                 "versions": provenance["versions"],
                 "checks": json.loads((folder / "quality.json").read_text()),
                 "contracts": json.loads((folder / "contracts.json").read_text()),
-                "evaluation": [{key: row[key] for key in SHOWN if key in row} for row in rows],
+                "evaluation": [{key: row[key] for key in EVALUATION_KEYS if key in row} for row in rows],
             }
         except (OvertureError, OSError, ValueError, KeyError) as error:
-            found["problem"] = f"the champion cannot be read: {error}; `{back(context)}` goes one release back"
-        gate = _json(pointer.releases(home) / "verdicts" / f"{now.release}.json")
+            report["problem"] = (
+                f"the champion cannot be read: {error}; `{rollback_command(context)}` returns to the previous release"
+            )
+        gate = _json(pointer.releases(home) / "verdicts" / f"{current.release}.json")
         if gate:
-            found |= {"verdict": gate["verdict"], "gate": gate["lines"]}
+            report |= {"verdict": gate["verdict"], "gate": gate["lines"]}
     latest = _latest_gate(home)
-    if latest and latest["release"] != found["champion"]:
-        found["latest"] = {key: latest[key] for key in ("week", "release", "verdict", "lines")}
-    found["mlflow"] = _mlflow(context, now)
-    return found
+    if latest and latest["release"] != report["champion"]:
+        report["latest"] = {key: latest[key] for key in ("week", "release", "verdict", "lines")}
+    report["mlflow"] = _mlflow(context, current)
+    return report
 
 
-def back(context: Context) -> str:
-    """The command that returns to the engine's release before."""
+def rollback_command(context: Context) -> str:
+    """Return the command that promotes the engine's previous release again."""
     return "overture release rollback" + (" --engine skip" if context.engine == "skip" else "")
 
 
 def _json(path: Path) -> Any:
+    """Return the content of a JSON file, or None if it is missing or invalid."""
     try:
         return json.loads(path.read_text())
     except (OSError, ValueError):
@@ -102,55 +122,55 @@ def _json(path: Path) -> Any:
 
 
 def _latest_gate(home: Path) -> dict[str, Any] | None:
-    """The verdict about the newest week, or day, that the gate has judged; backtests do not count."""
-    found = [path for path in (home / "work").glob("????-??-??*/gate.json") if "backtest" not in path.parent.name]
-    return _json(max(found, key=lambda path: path.parent.name)) if found else None
+    """Return the gate's report of the newest evaluated week or day, without backtests."""
+    paths = [path for path in (home / "work").glob("????-??-??*/gate.json") if "backtest" not in path.parent.name]
+    return _json(max(paths, key=lambda path: path.parent.name)) if paths else None
 
 
-def _mlflow(context: Context, now: pointer.Pointer | None) -> dict[str, Any]:
+def _mlflow(context: Context, current: pointer.Pointer | None) -> dict[str, Any]:
+    """Return the state of MLflow: address, aliases, parent run. Creates neither a database nor an experiment."""
     from jobs.tracking.tracker import Tracker
 
-    if now and context.engine == "skip":  # a day's update is tracked beside the weeks
-        at = Week.from_name(now.week)
-        context = replace(context, week=at)
+    if current and context.engine == "skip":  # a daily update is tracked in its own week
+        context = replace(context, week=Week.from_name(current.week))
     uri = tracking_uri(context)
-    said: dict[str, Any] = {
+    state: dict[str, Any] = {
         "uri": hide_password(uri),
         "aliases_agree": None,
         "parent": None,
         "aliases": {},
-        "away": None,
+        "unavailable": None,
     }
     if uri.startswith("sqlite:///") and not Path(uri[len("sqlite:///") :]).exists():
-        return said  # nothing was tracked yet: do not make a database by looking
-    if now is None and context.engine == "skip":
-        return said  # nor an experiment of an engine that nobody runs here
+        return state  # nothing was tracked yet
+    if current is None and context.engine == "skip":
+        return state  # the skip engine was never used here
     try:
         from jobs.release import registry
 
         tracker = Tracker.connect(context)
-        held = registry.aliases(context, tracker)
-        said |= {"aliases": held, "aliases_agree": registry.agree(now, held)}
-        said["parent"] = Tracker.latest_week_run(context, now.week if now else None)
+        aliases = registry.aliases(context, tracker)
+        state |= {"aliases": aliases, "aliases_agree": registry.agree(current, aliases)}
+        state["parent"] = Tracker.latest_week_run(context, current.week if current else None)
     except OvertureError as error:
-        said["away"] = str(error)
-    return said
+        state["unavailable"] = str(error)
+    return state
 
 
-def render(found: dict[str, Any]) -> None:
-    """Print it as tables on stdout."""
-    console, skip = wide_console(), found["skip"]
-    if not found["champion"]:
-        which = "No champion of the cold start yet." if skip["champion"] else "No champion yet."
-        console.print(f"{which} `make demo` runs a whole week on a made-up service and promotes its release.")
-    if found["checks"] or skip["checks"]:
-        console.print(checks_table(found["checks"] | skip["checks"]))
-    if found["evaluation"]:
-        console.print(evaluation_table(found["evaluation"]))
-    if found["gate"]:
-        console.print(gate_table(found["gate"], found["verdict"]))
-    if found["latest"]:
-        latest = found["latest"]
+def render(report: dict[str, Any]) -> None:
+    """Print the report as tables on stdout."""
+    console, skip = wide_console(), report["skip"]
+    if not report["champion"]:
+        message = "The cold-start engine has no champion yet." if skip["champion"] else "There is no champion yet."
+        console.print(f"{message} `make demo` runs a whole week on a simulated service and promotes its release.")
+    if report["checks"] or skip["checks"]:
+        console.print(checks_table(report["checks"] | skip["checks"]))
+    if report["evaluation"]:
+        console.print(evaluation_table(report["evaluation"]))
+    if report["gate"]:
+        console.print(gate_table(report["gate"], report["verdict"]))
+    if report["latest"]:
+        latest = report["latest"]
         title = f"Gate of week {latest['week']}: not the champion"
         console.print(gate_table(latest["lines"], latest["verdict"], title))
     if skip["evaluation"]:
@@ -161,30 +181,30 @@ def render(found: dict[str, Any]) -> None:
         latest = skip["latest"]
         title = f"Gate of the skip engine, {latest['week']}: not the champion"
         console.print(gate_table(latest["lines"], latest["verdict"], title))
-    if found["champion"]:
-        console.print(champion_table(found))
+    if report["champion"]:
+        console.print(champion_table(report))
     if skip["champion"]:
         console.print(champion_table(skip, "Champion of the skip engine"))
-    console.print(engines_table(found))
-    console.print(where_table(found))
-    for engine in (found, skip):
+    console.print(engines_table(report))
+    console.print(where_table(report))
+    for engine in (report, skip):
         if engine["problem"]:
             console.print(engine["problem"], style="bold red", markup=False)
 
 
 def checks_table(checks: dict[str, Any]) -> Table:
-    """Data checks by table."""
-    table = make_table("Data checks", "table", "verdict", "what")
+    """Return the table of data checks."""
+    table = make_table("Data checks", "table", "verdict", "problems")
     for name, result in checks.items():
-        said = [*result["failed"], *result["warned"]]
+        problems = [*result["failed"], *result["warned"]]
         verdict = "fail" if not result["success"] else "warn" if result["warned"] else "pass"
-        what = "; ".join(str(one.get("expected", one)) for one in said) or "all promises kept"
-        table.add_row(name, verdict, what, style={"fail": "bold red", "warn": "yellow"}.get(verdict))
+        text = "; ".join(str(check.get("expected", check)) for check in problems) or "none"
+        table.add_row(name, verdict, text, style={"fail": "bold red", "warn": "yellow"}.get(verdict))
     return table
 
 
 def evaluation_table(rows: list[dict[str, Any]]) -> Table:
-    """Every method on the whole test cohort: precision, recall and NDCG in % with 95 % intervals, both spaces."""
+    """Return the table of all methods and spaces on the test cohort: metrics in % with 95 % intervals."""
     chosen = [row for row in rows if row["split"] == "test" and row["slice"] == "all"]
     k = 50 if any(row["k"] == 50 for row in chosen) else max((row["k"] for row in chosen), default=0)
     n_users = max((row.get("n_users", 0) for row in chosen), default=0)
@@ -208,7 +228,7 @@ def _percent(row: dict[str, Any] | None) -> str:
 
 
 def skip_table(rows: list[dict[str, Any]]) -> Table:
-    """Every skip model, and the blend, on the plays that judge: AUC with its interval first, best first."""
+    """Return the table of the skip models and the blend on the test plays, sorted by AUC."""
     split = "day" if any(row["split"] == "day" for row in rows) else "test"
     chosen = [row for row in rows if row["split"] == split and row["slice"] == "all"]
     by_key = {(row["model"], row["metric"]): row for row in chosen}
@@ -216,9 +236,9 @@ def skip_table(rows: list[dict[str, Any]]) -> Table:
     plays = "plays of the day" if split == "day" else "test plays"
     title = f"Skip engine, {max((row['n'] for row in auc), default=0)} {plays}, 95 % interval"
     table = make_table(title, "model", *SKIP_METRICS, right=SKIP_METRICS)
-    for best in auc:
-        cells = [by_key.get((best["model"], metric)) for metric in SKIP_METRICS]
-        table.add_row(best["model"].replace("_", " "), *[_number(cell) for cell in cells])
+    for auc_row in auc:
+        cells = [by_key.get((auc_row["model"], metric)) for metric in SKIP_METRICS]
+        table.add_row(auc_row["model"].replace("_", " "), *[_number(cell) for cell in cells])
     return table
 
 
@@ -229,51 +249,51 @@ def _number(row: dict[str, Any] | None) -> str:
     return f"{row['value']:.4f}{interval}"
 
 
-def engines_table(found: dict[str, Any]) -> Table:
-    """Both engines, a line each: what serves."""
+def engines_table(report: dict[str, Any]) -> Table:
+    """Return the table of engines and the release that each serves."""
     table = make_table("Engines", "engine", "release", "week", "verdict", "revision", "previous", right=("revision",))
-    for name, one in (("cold start", found), ("skip", found["skip"])):
-        if one["champion"]:
-            verdict, previous = one["verdict"] or "not judged here", (one["previous"] or "none")[:12]
-            table.add_row(name, one["champion"][:12], one["week"], verdict, str(one["revision"]), previous)
+    for name, engine in (("cold start", report), ("skip", report["skip"])):
+        if engine["champion"]:
+            verdict, previous = engine["verdict"] or "not evaluated here", (engine["previous"] or "none")[:12]
+            table.add_row(name, engine["champion"][:12], engine["week"], verdict, str(engine["revision"]), previous)
         else:
             table.add_row(name, "none yet", "", "", "", "")
     return table
 
 
-def champion_table(found: dict[str, Any], title: str = "Champion") -> Table:
-    """Which release serves."""
-    table = make_table(title, "what", "value")
-    versions = ", ".join(f"{name} {number}" for name, number in found["versions"].items())
+def champion_table(report: dict[str, Any], title: str = "Champion") -> Table:
+    """Return the table of a champion's properties."""
+    table = make_table(title, "property", "value")
+    versions = ", ".join(f"{name} {number}" for name, number in report["versions"].items())
     for name, value in {
-        "release": found["champion"],
-        "week": found["week"],
-        "verdict": found["verdict"] or "unknown: the week was not judged here",
-        "revision": found["revision"],
-        "previous": found["previous"] or "none",
-        "commit": found["commit"],
-        "published": "yes" if (found["published"] or {}).get("release") == found["champion"] else "not yet",
-        "MLflow aliases": AGREE[found["mlflow"]["aliases_agree"]],
+        "release": report["champion"],
+        "week": report["week"],
+        "verdict": report["verdict"] or "unknown: the week was not evaluated here",
+        "revision": report["revision"],
+        "previous": report["previous"] or "none",
+        "commit": report["commit"],
+        "published": "yes" if (report["published"] or {}).get("release") == report["champion"] else "not yet",
+        "MLflow aliases": ALIAS_STATES[report["mlflow"]["aliases_agree"]],
         "versions": versions,
     }.items():
-        if name != "published" or "skip" in found:  # only listeners of the cold-start engine go into a store
+        if name != "published" or "skip" in report:  # only the cold-start engine publishes listeners
             table.add_row(name, escape_markup(str(value)))
     return table
 
 
-def where_table(found: dict[str, Any]) -> Table:
-    """Where to look next."""
-    table = make_table("Where to look next", "what", "where")
-    for of, one in (("", found), (" of the skip engine", found["skip"])):
-        if one["champion"]:
-            table.add_row(f"the release{of}", one["path"])
-            table.add_row(f"data checks{of}, as a page", f"{one['home']}/quality/{one['week']}/index.html")
-        if one["mlflow"]["parent"]:
-            table.add_row(f"the week{of} in MLflow", one["mlflow"]["parent"]["url"])
-    if found["mlflow"]["away"]:
-        table.add_row("MLflow", escape_markup(found["mlflow"]["away"]))
-    table.add_row("Airflow's and MLflow's pages", "make up")
-    table.add_row("all of this as JSON", "overture status --json")
-    if found["previous"]:
-        table.add_row("go back one release", "overture release rollback")
+def where_table(report: dict[str, Any]) -> Table:
+    """Return the table of files, pages and commands."""
+    table = make_table("Where to look next", "subject", "location")
+    for suffix, engine in (("", report), (" of the skip engine", report["skip"])):
+        if engine["champion"]:
+            table.add_row(f"the release{suffix}", engine["path"])
+            table.add_row(f"data checks{suffix}, as a page", f"{engine['home']}/quality/{engine['week']}/index.html")
+        if engine["mlflow"]["parent"]:
+            table.add_row(f"the week{suffix} in MLflow", engine["mlflow"]["parent"]["url"])
+    if report["mlflow"]["unavailable"]:
+        table.add_row("MLflow", escape_markup(report["mlflow"]["unavailable"]))
+    table.add_row("Airflow and MLflow UI", "make up")
+    table.add_row("this report as JSON", "overture status --json")
+    if report["previous"]:
+        table.add_row("return to the previous release", "overture release rollback")
     return table

@@ -1,4 +1,4 @@
-"""What `overture status` knows, and when."""
+"""Tests of `overture status`."""
 
 from __future__ import annotations
 
@@ -17,31 +17,31 @@ def promoted(home):
     return small_week.staged(home, "champion")
 
 
-def printed(found, capsys) -> str:
+def printed(report, capsys) -> str:
     capsys.readouterr()
-    status.render(found)
+    status.render(report)
     return capsys.readouterr().out
 
 
-def test_without_a_champion_it_says_what_to_do_and_makes_nothing(home, capsys):
+def test_without_a_champion_it_names_the_next_command_and_creates_nothing(home, capsys):
     context = small_week.context_at(home)
-    found = status.data(context)
-    assert (found["champion"], found["week"], found["verdict"], found["evaluation"]) == (None, None, None, [])
-    assert "make demo" in printed(found, capsys)
+    report = status.build_report(context)
+    assert (report["champion"], report["week"], report["verdict"], report["evaluation"]) == (None, None, None, [])
+    assert "make demo" in printed(report, capsys)
     assert not home.exists() or not list(home.rglob("*.db"))
 
 
-def test_the_champion_its_metrics_and_its_verdict(promoted, capsys):
-    found = status.data(promoted)
-    assert json.loads(json.dumps(found)) == found
-    assert (found["champion"], found["week"], found["verdict"]) == (bundle.of_week(promoted), "2026-11-16", "pass")
-    row = next(row for row in found["evaluation"] if row["method"] == "semi_pers" and row["split"] == "test")
+def test_it_shows_the_champion_with_metrics_and_verdict(promoted, capsys):
+    report = status.build_report(promoted)
+    assert json.loads(json.dumps(report)) == report
+    assert (report["champion"], report["week"], report["verdict"]) == (bundle.of_week(promoted), "2026-11-16", "pass")
+    row = next(row for row in report["evaluation"] if row["method"] == "semi_pers" and row["split"] == "test")
     assert row.keys() >= {"space", "method", "split", "slice", "metric", "k", "value", "low", "high"}
-    assert found["mlflow"]["aliases_agree"] is True
-    assert found["mlflow"]["parent"]["url"].startswith("http://127.0.0.1:5000/#/experiments/")
-    assert found["versions"]["onnxruntime"]
-    assert found["latest"] is None
-    out = printed(found, capsys)
+    assert report["mlflow"]["aliases_agree"] is True
+    assert report["mlflow"]["parent"]["url"].startswith("http://127.0.0.1:5000/#/experiments/")
+    assert report["versions"]["onnxruntime"]
+    assert report["latest"] is None
+    out = printed(report, capsys)
     for word in (
         "Data checks",
         "tt_svd",
@@ -49,14 +49,14 @@ def test_the_champion_its_metrics_and_its_verdict(promoted, capsys):
         "semi pers",
         "20.00 (10.00-30.00)",
         "better than popularity",
-        found["champion"],
+        report["champion"],
         "not yet",
         "Where to look next",
         "overture status --json",
     ):
         assert word in out, word
     publish.run(promoted)
-    assert "not yet" not in printed(status.data(promoted), capsys)
+    assert "not yet" not in printed(status.build_report(promoted), capsys)
 
 
 def test_a_newer_week_that_failed_is_shown_beside_the_champion(promoted, capsys):
@@ -64,34 +64,34 @@ def test_a_newer_week_that_failed_is_shown_beside_the_champion(promoted, capsys)
     bundle.run(later)
     with pytest.raises(CheckFailed):
         gate.run(later)
-    found = status.data(promoted)
-    assert (found["week"], found["verdict"]) == ("2026-11-16", "pass")
-    assert (found["latest"]["week"], found["latest"]["verdict"]) == ("2026-11-23", "fail")
-    assert "Gate of week 2026-11-23: not the champion" in printed(found, capsys)
+    report = status.build_report(promoted)
+    assert (report["week"], report["verdict"]) == ("2026-11-16", "pass")
+    assert (report["latest"]["week"], report["latest"]["verdict"]) == ("2026-11-23", "fail")
+    assert "Gate of week 2026-11-23: not the champion" in printed(report, capsys)
 
 
-def test_it_works_while_mlflow_is_away(promoted, capsys):
+def test_it_works_while_mlflow_is_unavailable(promoted, capsys):
     database = promoted.home / "mlflow" / "mlflow.db"
     database.unlink()
     database.mkdir()
-    found = status.data(promoted)
-    assert found["champion"] == bundle.of_week(promoted)
-    assert found["evaluation"]
-    assert found["mlflow"]["aliases_agree"] is None
-    assert "is unavailable" in found["mlflow"]["away"]
-    assert "unknown, MLflow is away" in printed(found, capsys)
+    report = status.build_report(promoted)
+    assert report["champion"] == bundle.of_week(promoted)
+    assert report["evaluation"]
+    assert report["mlflow"]["aliases_agree"] is None
+    assert "is unavailable" in report["mlflow"]["unavailable"]
+    assert "unknown, MLflow is unavailable" in printed(report, capsys)
 
 
-def test_aliases_that_differ_and_a_damaged_champion_are_said(promoted, capsys):
-    now = pointer.read(promoted.home)
-    other = small_week.ready(promoted.home, "2026-11-23", seed=3)
-    release = bundle.run(other)["release"]
-    pointer.move(promoted.home, now.revision, release, "2026-11-23")
-    found = status.data(promoted)
-    assert found["mlflow"]["aliases_agree"] is False
-    assert found["verdict"] is None
-    assert "differ" in printed(found, capsys)
+def test_it_reports_differing_aliases_and_a_damaged_champion(promoted, capsys):
+    current = pointer.read(promoted.home)
+    next_week = small_week.ready(promoted.home, "2026-11-23", seed=3)
+    release = bundle.run(next_week)["release"]
+    pointer.move(promoted.home, current.revision, release, "2026-11-23")
+    report = status.build_report(promoted)
+    assert report["mlflow"]["aliases_agree"] is False
+    assert report["verdict"] is None
+    assert "differ" in printed(report, capsys)
     (pointer.releases(promoted.home) / release / "evaluation.json").unlink()
-    found = status.data(promoted)
-    assert "evaluation.json is missing" in found["problem"]
-    assert "overture release rollback" in printed(found, capsys)
+    report = status.build_report(promoted)
+    assert "evaluation.json is missing" in report["problem"]
+    assert "overture release rollback" in printed(report, capsys)

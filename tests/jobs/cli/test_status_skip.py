@@ -1,4 +1,4 @@
-"""What `overture status` says of the skip engine, beside the other one."""
+"""Tests of `overture status` for the skip engine."""
 
 import json
 from datetime import date
@@ -20,21 +20,21 @@ def context(skip_week_home, tmp_path, monkeypatch):
     return skip_week.copied(skip_week_home, tmp_path, monkeypatch)
 
 
-def told(context):
-    return status.data(Context(load(), Week.parse(skip_week.WEEK), context.home))
+def build_report(context):
+    return status.build_report(Context(load(), Week.parse(skip_week.WEEK), context.home))
 
 
-def printed(found, capsys):
+def printed(report, capsys):
     capsys.readouterr()
-    status.render(found)
+    status.render(report)
     return capsys.readouterr().out
 
 
-def test_the_skip_engine_stands_beside_one_without_a_champion(context, capsys):
-    found = told(context)
-    assert json.loads(json.dumps(found)) == found
-    release, skip = champion(context), found["skip"]
-    assert (found["champion"], skip["champion"], skip["week"], skip["verdict"]) == (
+def test_it_shows_the_skip_engine_if_cold_start_has_no_champion(context, capsys):
+    report = build_report(context)
+    assert json.loads(json.dumps(report)) == report
+    release, skip = champion(context), report["skip"]
+    assert (report["champion"], skip["champion"], skip["week"], skip["verdict"]) == (
         None,
         release.name,
         "2016-11-28",
@@ -43,7 +43,7 @@ def test_the_skip_engine_stands_beside_one_without_a_champion(context, capsys):
     assert skip["mlflow"]["aliases_agree"] is True
     assert {row["model"] for row in skip["evaluation"]} >= {"blend", "boosted_trees"}
     assert skip["checks"]["plays"]["success"] is True
-    out = printed(found, capsys)
+    out = printed(report, capsys)
     for word in (
         "none yet",
         "Gate of the skip engine",
@@ -54,7 +54,7 @@ def test_the_skip_engine_stands_beside_one_without_a_champion(context, capsys):
         "of the skip engine in MLflow",
     ):
         assert word in out, word
-    assert "skip/quality/2016-11-28/index.html" in "".join(out.split())  # however the terminal folds it
+    assert "skip/quality/2016-11-28/index.html" in "".join(out.split())  # the terminal may wrap the line
     auc = next(
         r
         for r in skip["evaluation"]
@@ -67,22 +67,22 @@ def test_the_skip_engine_stands_beside_one_without_a_champion(context, capsys):
 def test_a_day_that_failed_is_shown_beside_the_champion_then_the_day_that_passed(context, capsys):
     with pytest.raises(CheckFailed):
         daily_update.run(gated(context, max_calibration_error=0.0).settings, date.fromisoformat(DAY))
-    found = told(context)["skip"]
-    assert (found["week"], found["latest"]["week"], found["latest"]["verdict"]) == (
+    report = build_report(context)["skip"]
+    assert (report["week"], report["latest"]["week"], report["latest"]["verdict"]) == (
         "2016-11-28",
         "2016-11-29-daily",
         "fail",
     )
-    assert "Gate of the skip engine, 2016-11-29-daily: not the champion" in printed(told(context), capsys)
+    assert "Gate of the skip engine, 2016-11-29-daily: not the champion" in printed(build_report(context), capsys)
     daily_update.run(context.settings, date.fromisoformat(DAY))
-    found = told(context)
-    assert (found["skip"]["week"], found["skip"]["latest"]) == ("2016-11-29-daily", None)
-    assert found["skip"]["mlflow"]["parent"]["verdict"] == "pass"
-    assert "plays of the day, 95 % interval" in printed(found, capsys)
+    report = build_report(context)
+    assert (report["skip"]["week"], report["skip"]["latest"]) == ("2016-11-29-daily", None)
+    assert report["skip"]["mlflow"]["parent"]["verdict"] == "pass"
+    assert "plays of the day, 95 % interval" in printed(report, capsys)
 
 
-def test_a_damaged_release_is_said(context, capsys):
+def test_it_reports_a_damaged_release(context, capsys):
     (champion(context).folder / "answers.json").write_text("{}")
-    found = told(context)
-    assert "answers.json" in found["skip"]["problem"]
-    assert "overture release rollback --engine skip" in printed(found, capsys)
+    report = build_report(context)
+    assert "answers.json" in report["skip"]["problem"]
+    assert "overture release rollback --engine skip" in printed(report, capsys)
