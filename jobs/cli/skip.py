@@ -15,7 +15,7 @@ from jobs.platform.week import Week, parse_day
 from jobs.settings.settings import load
 
 commands = typer.Typer(
-    help="Predict whether a listener skips a track. Order: `overture ingest dsg17`, then `features`, `train` for each "
+    help="Skip prediction: will the listener play the track for more than 30 seconds? Order: `overture ingest dsg17`, then `features`, `train` for each "
     "model, `blend`, `evaluate`, and `overture release ... --engine skip`."
 )
 ModelOption = Annotated[

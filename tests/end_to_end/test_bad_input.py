@@ -117,8 +117,8 @@ def test_bad_data_stops_the_week(spoiled, overture, spoil, named):
     [
         (["matrix", "catalog", "--week", "2026-11-18"], "2026-11-18 is a Wednesday"),
         (["matrix", "catalog", "--week", "2026-02-30"], "'2026-02-30' is not a date"),
-        (["segments", "--space", "tt_als", *WEEK], "'tt_als' is no space; choose tt_svd or ut_als"),
-        (["ingest", "spotify"], "'spotify' is no adapter"),
+        (["segments", "--space", "tt_als", *WEEK], "unknown space 'tt_als'; choose tt_svd or ut_als"),
+        (["ingest", "spotify"], "unknown source 'spotify'"),
         (["ingest", "mpd", "--data", "nowhere"], "needs the folder"),
         (["check", "listens", *WEEK], "listens"),
         (["begin", "--config", "nowhere.yaml", *WEEK], "no such file nowhere.yaml"),
