@@ -2,19 +2,18 @@
 
 | | |
 |---|---|
-| Reads | users, tracks, events, playlists: trains on what happened before the Monday, evaluates on the five weeks after
-it |
-| Writes | the week's backtest tables and one MLflow parent run; no release, the champion does not change |
-| When | by hand; for many weeks, start it once for each |
+| Reads | users, tracks, events, playlists: training data before the Monday, evaluation data of the five weeks after |
+| Writes | the week's backtest tables and one MLflow parent run; no release, and the champion does not change |
+| When | by hand, once for each week |
 | Re-run | safe: every task replaces its own week |
 | Owner | recommendations |
 
-The cohort registered in the seven days from the Monday on; their next thirty days are the ground truth (the paper's
-protocol).
+The cohort registered in the seven days from the Monday on. The following thirty days of each listener are the ground
+truth (the paper's protocol).
 """
 
 from airflow.sdk import DAG
-from tasks import DAG_DEFAULTS, WEEK, job, learn, required_week
+from tasks import DAG_DEFAULTS, WEEK, job, required_week, train_and_evaluate
 
 with DAG(
     "backtest",
@@ -24,7 +23,7 @@ with DAG(
     tags=["cold start", "by hand"],
     **DAG_DEFAULTS,
 ):
-    evaluations = learn(flags=" --backtest")
+    evaluations = train_and_evaluate(flags=" --backtest")
     complete = job("complete", f"complete --week {WEEK} --backtest")
 
     evaluations >> complete

@@ -2,23 +2,20 @@
 
 | | |
 |---|---|
-| Reads | users, tracks, events, playlists: only what happened before the week's Monday, 00:00 UTC |
+| Reads | users, tracks, events, playlists: only rows before the week's Monday, 00:00 UTC |
 | Writes | the week's tables, one MLflow parent run, a release, possibly a new champion |
 | When | Mondays 00:00 UTC; by hand for any past Monday; for many: `airflow backfill create --max-active-runs 1` |
 | Re-run | safe: every task replaces its own week |
 | Owner | recommendations |
 
-**check** stops the run before bad data reaches any other task. **gate** compares the release with Popularity and with
-the
-champion. It passes; it fails (exit code 3, the old champion stays in service); or it is in the grey zone, and
-**approve**
-waits for a person's decision. Without a decision within three days the release is rejected. **complete** closes the
-week's
-MLflow run in each case.
+**check** stops the run before another task reads invalid data. **gate** compares the release with Popularity and with
+the champion. If it passes, **promote** makes it the champion. If it fails (exit code 3), the old champion stays. In the
+grey zone **approve** waits for a person's decision; without one within three days the release is rejected. **complete**
+closes the week's MLflow run in each case.
 """
 
 from airflow.sdk import DAG, CronTriggerTimetable, TaskGroup
-from tasks import DAG_DEFAULTS, WEEK, job, learn, optional_week, release
+from tasks import DAG_DEFAULTS, WEEK, job, optional_week, release, train_and_evaluate
 
 with DAG(
     "cold_start_weekly",
@@ -28,8 +25,8 @@ with DAG(
     tags=["cold start", "weekly"],
     **DAG_DEFAULTS,
 ):
-    evaluations = learn()
-    with TaskGroup("release", tooltip="Bundle, judge, promote"):
+    evaluations = train_and_evaluate()
+    with TaskGroup("release", tooltip="Build, evaluate and promote the release"):
         bundle, promote = release()
         publish = job("publish", f"release publish --week {WEEK}")
     complete = job("complete", f"complete --week {WEEK}", trigger_rule="none_failed")

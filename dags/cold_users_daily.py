@@ -1,16 +1,15 @@
-"""Place yesterday's new listeners: vector, segment and list from the champion, at the end of their first day.
+"""Daily vectors, segments and lists for yesterday's new listeners, computed with the champion.
 
 | | |
 |---|---|
-| Reads | users, tracks, the day's events; the champion's release. Nothing after the end of the day, 24:00 UTC |
+| Reads | users, tracks, the day's events, the champion's release; nothing after the end of the day, 24:00 UTC |
 | Writes | cold_first_day and cold_users of the day, the day's part of the store, one MLflow run |
 | When | every day 02:00 UTC for the day before; by hand for any past day; many: `airflow backfill create` |
 | Re-run | safe: a day replaces itself, in the lake and in the store |
 | Owner | recommendations |
 
-Fails with exit code 3 if there is no champion, or if the day's events have not been ingested. `release.publish` of the
-weekly
-pipeline places the new listeners of the last weeks again under a new champion.
+The task fails with exit code 3 if there is no champion, or if the day's events have not been ingested. Under a new
+champion, `release.publish` of the weekly pipeline computes the new listeners of the last weeks again.
 """
 
 from airflow.sdk import DAG, CronTriggerTimetable

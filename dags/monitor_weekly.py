@@ -1,15 +1,15 @@
-"""Weekly drift report: compare last week's new listeners with those that the champion was trained on.
+"""Weekly drift report: compare last week's new listeners with the champion's training data.
 
 | | |
 |---|---|
-| Reads | cold_first_day of the seven days before the week's Monday; the champion's release |
-| Writes | one MLflow run: a population stability index for each input, and a table of them |
-| When | Mondays 04:00 UTC, after Sunday's new listeners were placed; by hand for any past Monday |
-| Re-run | safe: it writes its run only |
+| Reads | cold_first_day of the seven days before the week's Monday, the champion's release |
+| Writes | one MLflow run: a population stability index (PSI) for each input, and a table of them |
+| When | Mondays 04:00 UTC, after `cold_users_daily` of Sunday; by hand for any past Monday |
+| Re-run | safe: it only writes its MLflow run |
 | Owner | recommendations |
 
-Drift is a warning, not a failure: the run's tag `verdict` is `drifted` and the task's log names the inputs.
-Fails with exit code 3 if there is no champion, or if no new listener of the week was placed (`cold_users_daily`).
+Drift is a warning, not a failure: the run gets the tag `verdict` = `drifted`, and the task's log names the inputs.
+The task fails with exit code 3 if there is no champion, or if `cold_users_daily` has not run for any day of the week.
 """
 
 from airflow.sdk import DAG, CronTriggerTimetable

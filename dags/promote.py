@@ -1,14 +1,14 @@
-"""Promotion by hand: a release that is already built and evaluated becomes champion.
+"""Promotion by hand: a release that is already built and evaluated becomes the champion.
 
 | | |
 |---|---|
 | Reads | the release's bundle and its verdict |
 | Writes | the champion's pointer and MLflow's aliases |
-| When | by hand: after a wrong rejection, or when nobody decided in time |
+| When | by hand: to overrule a rejection in the grey zone, or when nobody decided in time |
 | Re-run | safe: promoting the champion changes nothing |
 | Owner | recommendations |
 
-Naming a release counts as a person's approval: a grey verdict is accepted, a failed one is not.
+Naming a release counts as a person's approval: a release with the verdict grey is accepted, a failed one is not.
 """
 
 from airflow.sdk import DAG, Param

@@ -20,7 +20,8 @@ with DAG(
         "to": Param(
             None,
             type=["null", "string"],
-            description="Digest of a former champion, or at least its first twelve characters. Empty: the previous champion.",
+            description="Digest of a former champion, or at least its first twelve characters. "
+            "Empty: the previous champion.",
             **RELEASE_SCHEMA,
         ),
     },

@@ -8,11 +8,10 @@
 | Re-run | safe: a day replaces itself, and the same inputs give the same release |
 | Owner | recommendations |
 
-Members, ensemble weights and calibration are fine-tuned on plays before the day; a change is kept only if newer plays
-are
-predicted better. The release passes the gate of the weekly pipeline, evaluated on the day's own plays. Exit code 3:
-there is no
-champion, the day's plays have not been ingested, or the verdict is grey or fail; the champion stays in service.
+Members, ensemble weights and calibration are fine-tuned on plays before the day. A change is used only if it predicts
+newer plays better. The release must pass the gate of the weekly pipeline, evaluated on the day's own plays. Exit code
+3: there is no champion, the day's plays have not been ingested, or the verdict is grey or fail. The champion then stays
+in service.
 """
 
 from airflow.sdk import DAG, CronTriggerTimetable

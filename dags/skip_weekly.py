@@ -2,26 +2,23 @@
 
 | | |
 |---|---|
-| Reads | plays: only what happened before the week's Monday, 00:00 UTC |
-| Writes | skip_features, skip_state, the week's models and ensemble, one MLflow parent run, a release of the skip
-engine |
+| Reads | plays: only rows before the week's Monday, 00:00 UTC |
+| Writes | skip_features, skip_state, the week's models and ensemble, one MLflow parent run, a release |
 | When | Mondays 03:00 UTC; by hand for any past Monday; for many: `airflow backfill create --max-active-runs 1` |
 | Re-run | safe: every task replaces its own days, models or week |
 | Owner | recommendations |
 
-**check** stops the run before bad data reaches any other task. Models are trained one after the other: each may use the
-whole
-machine. **gate** compares the release with the listener's listening rate and with the champion on the newest plays. It
-passes;
-it fails (exit code 3, the old champion stays in service); or it is in the grey zone, and **approve** waits for a
-person's
-decision. Without a decision within three days the release is rejected. The service follows a new champion by itself.
+**check** stops the run before another task reads invalid data. Models are trained one after the other, because each may
+use the whole machine. **gate** compares the release with the listener's listening rate and with the champion on the
+newest plays. If it passes, **promote** makes it the champion. If it fails (exit code 3), the old champion stays. In the
+grey zone **approve** waits for a person's decision; without one within three days the release is rejected. The service
+loads a new champion without a restart.
 """
 
 from airflow.sdk import DAG, CronTriggerTimetable, TaskGroup, chain
 from tasks import DAG_DEFAULTS, SKIP_MODELS, WEEK, job, optional_week, release
 
-ABOUT = f"--week {WEEK}"
+OPTIONS = f"--week {WEEK}"
 ENGINE = " --engine skip"
 
 with DAG(
@@ -32,16 +29,16 @@ with DAG(
     tags=["skip", "weekly"],
     **DAG_DEFAULTS,
 ):
-    begin = job("begin", f"begin {ABOUT}{ENGINE}")
-    check = job("check", f"check plays {ABOUT}{ENGINE}")
-    features = job("features", f"skip features {ABOUT}")
+    begin = job("begin", f"begin {OPTIONS}{ENGINE}")
+    check = job("check", f"check plays {OPTIONS}{ENGINE}")
+    features = job("features", f"skip features {OPTIONS}")
     with TaskGroup("train", tooltip="Trains the models one after the other"):
-        models = [job(name, f"skip train --model {name} {ABOUT}") for name in SKIP_MODELS]
-    blend = job("blend", f"skip blend {ABOUT}")
-    evaluate = job("evaluate", f"skip evaluate {ABOUT}")
-    with TaskGroup("release", tooltip="Bundle, judge, promote"):
+        models = [job(name, f"skip train --model {name} {OPTIONS}") for name in SKIP_MODELS]
+    blend = job("blend", f"skip blend {OPTIONS}")
+    evaluate = job("evaluate", f"skip evaluate {OPTIONS}")
+    with TaskGroup("release", tooltip="Build, evaluate and promote the release"):
         bundle, promote = release(ENGINE)
-    complete = job("complete", f"complete {ABOUT}{ENGINE}", trigger_rule="none_failed")
+    complete = job("complete", f"complete {OPTIONS}{ENGINE}", trigger_rule="none_failed")
 
     chain(begin, check, features, *models, blend, evaluate, bundle)
     promote >> complete

@@ -21,12 +21,11 @@ from airflow.sdk import BaseOperator, BaseOperatorLink, Context, Param, TaskGrou
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 from jinja2 import StrictUndefined
 
-# The week of a run: the `week` parameter, else the Monday of the schedule. With neither, the text is one that every
-# command
-# refuses (exit code 2).
+# The week of a run: the `week` parameter, else the Monday of the schedule, else `none`, which every command rejects
+# (exit code 2).
 WEEK = "{{ params.week or (data_interval_start | ds if data_interval_start is defined else 'none') }}"
 
-# The day of a run: the `day` parameter, else the day before the schedule fires.
+# The day of a run: the `day` parameter, else the day before the scheduled time, else `none`.
 DAY = "{{ params.day or (data_interval_start.subtract(days=1) | ds if data_interval_start is defined else 'none') }}"
 
 # Each space and its factorisation.
@@ -74,7 +73,7 @@ DAG_DEFAULTS: dict[str, Any] = {
     "template_undefined": StrictUndefined,
 }
 
-# A week reaches the shell only as ten digits and dashes; `format` refuses 2026-02-30.
+# A week reaches the shell only as ten digits and dashes. `format` rejects 2026-02-30.
 WEEK_SCHEMA: dict[str, Any] = {
     "title": "Week",
     "format": "date",
@@ -85,7 +84,7 @@ WEEK_SCHEMA: dict[str, Any] = {
 
 DAY_SCHEMA: dict[str, Any] = {**WEEK_SCHEMA, "title": "Day"}
 
-# A digest. `$` alone would let a line break through to the shell.
+# A digest. With `$` alone a line break could reach the shell.
 RELEASE_SCHEMA: dict[str, Any] = {
     "title": "Release",
     "pattern": r"^[0-9a-f]{12,64}$(?!\n)",
@@ -110,9 +109,8 @@ class RunLink(BaseOperatorLink):
 class JobOperator(BashOperator):
     """Runs one `overture` command; the last line of stdout, one JSON object, is the result.
 
-    Unlike its parent it keeps stderr out of the result, fails at once on exit codes 2 and 3, and keeps the result of a
-    command that
-    failed: a gate that fails still reports why, and links to its run.
+    Unlike BashOperator, it excludes stderr from the result, does not retry exit codes 2 and 3, and stores the result of
+    a command that failed: a failed gate reports its rules and links to its MLflow run.
     """
 
     operator_extra_links: Sequence[BaseOperatorLink] = (RunLink(),)
@@ -121,17 +119,18 @@ class JobOperator(BashOperator):
         """Run the command and return its report.
 
         Raises:
-            AirflowFailException: the command ended with 2 or 3; not retried.
-            AirflowException: any other exit code but 0, or no JSON object at the end of stdout; retried.
+            AirflowFailException: The command ended with exit code 2 or 3. It is not retried.
+            AirflowException: The command ended with another exit code but 0, or without a JSON object on stdout. It
+                is retried.
         """
         with TemporaryDirectory(prefix="overture-") as folder:
             stdout = Path(folder, "stdout")
-            # Both streams are logged line by line; stdout alone is kept.
-            line = f"exec 3>&1; {{ {self.bash_command}\n}} 2>&3 | tee '{stdout}'"
-            command = ["bash", "-o", "pipefail", "-c", line]
+            # Both streams are logged line by line. Only stdout is stored.
+            script = f"exec 3>&1; {{ {self.bash_command}\n}} 2>&3 | tee '{stdout}'"
+            command = ["bash", "-o", "pipefail", "-c", script]
             code = self.subprocess_hook.run_command(command, env=self.get_env(context)).exit_code
-            last = stdout.read_text(errors="replace").rstrip().rpartition("\n")[2] if stdout.exists() else ""
-        self.report = report(last)
+            last_line = stdout.read_text(errors="replace").rstrip().rpartition("\n")[2] if stdout.exists() else ""
+        self.report = parse_report(last_line)
         if code:
             context["ti"].xcom_push("return_value", self.report)
         if code in FINAL:
@@ -139,17 +138,19 @@ class JobOperator(BashOperator):
         if code:
             raise AirflowException(f"`{self.bash_command}` ended with exit code {code}")
         if not self.report:
-            raise AirflowException(f"`{self.bash_command}` ended its output with {last!r} instead of a JSON object")
+            raise AirflowException(
+                f"`{self.bash_command}` ended its output with {last_line!r} instead of a JSON object"
+            )
         return self.report
 
 
-def report(line: str) -> dict[str, Any]:
+def parse_report(line: str) -> dict[str, Any]:
     """Return the JSON object in a line, or an empty dict."""
     try:
-        found = json.loads(line)
+        value = json.loads(line)
     except ValueError:
         return {}
-    return found if isinstance(found, dict) else {}
+    return value if isinstance(value, dict) else {}
 
 
 def job(task_id: str, command: str, **kwargs: Any) -> JobOperator:
@@ -160,55 +161,55 @@ def job(task_id: str, command: str, **kwargs: Any) -> JobOperator:
 
 def optional_week() -> Param:
     """Return the `week` parameter of a pipeline with a schedule."""
-    about = "A past Monday, such as 2026-11-16. Empty: the Monday of the schedule."
-    return Param(None, description=about, type=["null", "string"], **WEEK_SCHEMA)
+    help_text = "A past Monday, YYYY-MM-DD, such as 2026-11-16. Empty: the Monday of the schedule."
+    return Param(None, description=help_text, type=["null", "string"], **WEEK_SCHEMA)
 
 
 def required_week() -> Param:
     """Return the `week` parameter of a pipeline that is started by hand."""
-    return Param(description="A past Monday, such as 2026-11-16.", type="string", **WEEK_SCHEMA)
+    return Param(description="A past Monday, YYYY-MM-DD, such as 2026-11-16.", type="string", **WEEK_SCHEMA)
 
 
 def optional_day() -> Param:
     """Return the `day` parameter."""
-    about = "A past day, such as 2026-11-15. Empty: the day before the run."
-    return Param(None, description=about, type=["null", "string"], **DAY_SCHEMA)
+    help_text = "A past day, YYYY-MM-DD, such as 2026-11-15. Empty: the day before the run."
+    return Param(None, description=help_text, type=["null", "string"], **DAY_SCHEMA)
 
 
 def engine_choice() -> Param:
     """Return the `engine` parameter."""
-    about = "cold_start: recommendations for new listeners; skip: skip prediction."
+    help_text = "cold_start: recommendations for new listeners. skip: skip prediction."
     # The pattern allows only characters that are safe in a shell; `enum` makes a list to choose from.
     return Param(
-        "cold_start", type="string", description=about, title="Engine", enum=list(ENGINES), pattern="^[a-z_]+$"
+        "cold_start", type="string", description=help_text, title="Engine", enum=list(ENGINES), pattern="^[a-z_]+$"
     )
 
 
-def learn(flags: str = "") -> list[JobOperator]:
+def train_and_evaluate(flags: str = "") -> list[JobOperator]:
     """Add the tasks from the check of the input to the evaluation of every space; return the evaluations.
 
     Args:
-        flags: options that every command of the chain gets, such as " --backtest".
+        flags: Options that are added to every command, such as " --backtest".
     """
-    about = f"--week {WEEK}{flags}"
-    begin = job("begin", f"begin {about}")
-    check = job("check", f"check users tracks events playlists {about}")
+    options = f"--week {WEEK}{flags}"
+    begin = job("begin", f"begin {options}")
+    check = job("check", f"check users tracks events playlists {options}")
     with TaskGroup("matrix", tooltip="Warm users, catalogue, affinities, track pairs and first days"):
-        catalog = job("catalog", f"matrix catalog {about}")
-        user_track = job("user_track", f"matrix user-track {about}")
-        track_pairs = job("track_pairs", f"matrix track-pairs {about}")
-        first_day = job("first_day", f"matrix first-day {about}")
+        catalog = job("catalog", f"matrix catalog {options}")
+        user_track = job("user_track", f"matrix user-track {options}")
+        track_pairs = job("track_pairs", f"matrix track-pairs {options}")
+        first_day = job("first_day", f"matrix first-day {options}")
     begin >> check >> catalog >> [user_track, track_pairs, first_day]
-    needs = {"svd": [user_track, track_pairs], "als": [user_track]}
+    inputs = {"svd": [user_track, track_pairs], "als": [user_track]}
     evaluations = []
-    for space, kernel in SPACES.items():
+    for space, algorithm in SPACES.items():
         with TaskGroup(space, tooltip=f"Trains and evaluates the space {space}"):
-            factorize = job("factorize", f"factorize {kernel} {about}")
-            segments = job("segments", f"segments --space {space} {about}")
-            features = job("features", f"features --space {space} {about}")
-            train = job("train", f"train --space {space} {about}")
-            evaluate = job("evaluate", f"evaluate --space {space} {about}")
-        needs[kernel] >> factorize >> [segments, features] >> train >> evaluate
+            factorize = job("factorize", f"factorize {algorithm} {options}")
+            segments = job("segments", f"segments --space {space} {options}")
+            features = job("features", f"features --space {space} {options}")
+            train = job("train", f"train --space {space} {options}")
+            evaluate = job("evaluate", f"evaluate --space {space} {options}")
+        inputs[algorithm] >> factorize >> [segments, features] >> train >> evaluate
         [first_day, track_pairs] >> features
         evaluations.append(evaluate)
     return evaluations
@@ -218,14 +219,14 @@ def release(flags: str = "") -> tuple[JobOperator, JobOperator]:
     """Add the tasks of a release: bundle, gate, approve, promote. Must be called within the task group `release`.
 
     Args:
-        flags: options that every command gets, such as " --engine skip".
+        flags: Options that are added to every command, such as " --engine skip".
 
     Returns:
         The first task and the last.
     """
-    about = f"--week {WEEK}{flags}"
-    bundle = job("bundle", f"release bundle {about}")
-    gate = job("gate", f"release gate {about}")
+    options = f"--week {WEEK}{flags}"
+    bundle = job("bundle", f"release bundle {options}")
+    gate = job("gate", f"release gate {options}")
     verdict = BranchPythonOperator(task_id="verdict", python_callable=branch, op_args=["{{ " + GATE + "['verdict'] }}"])
     approve = ApprovalOperator(
         task_id="approve",
@@ -235,12 +236,12 @@ def release(flags: str = "") -> tuple[JobOperator, JobOperator]:
         response_timeout=timedelta(days=3),
         execution_timeout=None,
     )
-    promote = job("promote", f"release promote {about}{APPROVED}", trigger_rule="none_failed_min_one_success")
+    promote = job("promote", f"release promote {options}{APPROVED}", trigger_rule="none_failed_min_one_success")
     bundle >> gate >> verdict >> [approve, promote]
     approve >> promote
     return bundle, promote
 
 
 def branch(verdict: str) -> str:
-    """Return the task that follows the gate: a person decides in the grey zone only."""
+    """Return the task that follows the gate: `approve` in the grey zone, else `promote`."""
     return {"pass": "release.promote", "grey": "release.approve"}[verdict]

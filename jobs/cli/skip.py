@@ -15,8 +15,8 @@ from jobs.platform.week import Week, parse_day
 from jobs.settings.settings import load
 
 commands = typer.Typer(
-    help="Skip prediction: will the listener play the track for more than 30 seconds? Order: `overture ingest dsg17`, then `features`, `train` for each "
-    "model, `blend`, `evaluate`, and `overture release ... --engine skip`."
+    help="Skip prediction: will the listener play the track for more than 30 seconds? Order: `overture ingest dsg17`, "
+    "then `features`, `train` for each model, `blend`, `evaluate`, and `overture release ... --engine skip`."
 )
 ModelOption = Annotated[
     str, typer.Option("--model", help="Name of a model, such as boosted_trees. Setting skip.models lists them.")

@@ -1,4 +1,4 @@
-"""Airflow over an empty database of its own, and an `overture` that writes down how it was called."""
+"""Fixtures of the DAG tests: Airflow with an empty database, and an `overture` command that records its calls."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 DAGS = ROOT / "dags"
 
-# Airflow reads its settings when it is imported: they stand before any import of it.
+# Airflow reads its settings when it is imported, so they are set before any import of it.
 HOME = Path(tempfile.mkdtemp(prefix="overture-airflow-"))
 atexit.register(shutil.rmtree, HOME, ignore_errors=True)
 for name in [name for name in os.environ if name.startswith("AIRFLOW")]:
@@ -35,7 +35,7 @@ os.environ |= {
 }
 sys.path.insert(0, str(DAGS))
 
-# Writes its arguments to calls.txt; answers with the code that stands in a file named after its first words.
+# Writes its arguments to calls.txt. Exits with the code in the file that is named after its first words, else 0.
 RECORDER = """#!/usr/bin/env bash
 echo "$*" >> "{folder}/calls.txt"
 echo "noise on stderr" >&2
@@ -50,7 +50,7 @@ exit "$code"
 
 
 def fresh(dag: Any) -> Any:
-    """A copy of a DAG with parameters of its own: they keep the last value that they were given."""
+    """Return a copy of a DAG with its own parameters, because parameters store the last value that they were given."""
     copied = deepcopy(dag)
     for owner in (copied, *copied.tasks):
         owner.params = deepcopy(owner.params)
@@ -58,7 +58,7 @@ def fresh(dag: Any) -> Any:
 
 
 class Overture:
-    """The recording command: what it was called with, and how it should answer."""
+    """The recording command: its calls, and the exit code and verdict that it returns."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -66,31 +66,31 @@ class Overture:
         command.write_text(RECORDER.format(folder=folder))
         command.chmod(command.stat().st_mode | stat.S_IEXEC)
 
-    def answer(self, words: str, code: int) -> None:
-        """End with this code when called with these first words."""
+    def exit_with(self, words: str, code: int) -> None:
+        """Set the exit code of calls that start with these words."""
         (self.folder / words.replace(" ", "-")).write_text(str(code))
 
     def verdict(self, verdict: str) -> None:
-        """Report this verdict."""
+        """Set the verdict that the command reports."""
         (self.folder / "verdict").write_text(verdict)
 
     @property
     def calls(self) -> list[str]:
-        """Every call so far, in order."""
+        """All calls so far, in order."""
         file = self.folder / "calls.txt"
         return file.read_text().splitlines() if file.exists() else []
 
 
 @pytest.fixture
 def overture(tmp_path, monkeypatch) -> Overture:
-    """An `overture` of this test's own at the head of PATH."""
+    """An `overture` command at the head of PATH, for this test only."""
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
     return Overture(tmp_path)
 
 
 @pytest.fixture(scope="session")
 def bag():
-    """All DAG files, parsed as the dag-processor parses them."""
+    """All DAG files, parsed as by the dag-processor."""
     from airflow.dag_processing.dagbag import BundleDagBag
 
     return BundleDagBag(dag_folder=str(DAGS), bundle_path=DAGS, bundle_name="dags-folder")
@@ -98,7 +98,7 @@ def bag():
 
 @pytest.fixture(scope="session")
 def database(bag):
-    """Airflow's database with the DAGs in it."""
+    """Airflow's database with the DAGs."""
     from airflow.dag_processing.bundles.manager import DagBundlesManager
     from airflow.dag_processing.dagbag import sync_bag_to_db
     from airflow.utils import db
@@ -110,7 +110,7 @@ def database(bag):
 
 @pytest.fixture(scope="session")
 def render(bag) -> Callable[..., dict[str, str]]:
-    """task id -> command, as Airflow renders it for one run."""
+    """A function that returns task id -> command, as Airflow renders it for one run."""
     from airflow.sdk import timezone
     from airflow.sdk.definitions.param import process_params
 
@@ -124,7 +124,7 @@ def render(bag) -> Callable[..., dict[str, str]]:
         dag = fresh(bag.dags[dag_id])
 
         class TaskInstance:
-            """What a template asks of the task instance."""
+            """The part of a task instance that the templates use."""
 
             @staticmethod
             def xcom_pull(task_ids: str) -> dict[str, Any] | None:

@@ -1,6 +1,6 @@
-"""Every task's command for a scheduled run and for one by hand, against golden files.
+"""Compare every task's command of scheduled and manual runs with golden files.
 
-After a wanted change: UPDATE_GOLDEN=1 .venv/airflow/bin/python -m pytest tests/dags/test_commands.py
+After an intended change: UPDATE_GOLDEN=1 .venv/airflow/bin/python -m pytest tests/dags/test_commands.py
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ RUNS = {
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_commands_are_the_golden_ones(bag, render, name):
+def test_commands_equal_the_golden_files(bag, render, name):
     dag_id = name.partition(".")[0]
     dag = bag.dags[dag_id]
     lines = []
@@ -53,29 +53,29 @@ def test_commands_are_the_golden_ones(bag, render, name):
     assert text == file.read_text()
 
 
-def test_golden_files_and_runs_are_the_same_set():
+def test_every_golden_file_has_a_run():
     names = {
         file.stem for dag_id in {name.partition(".")[0] for name in RUNS} for file in GOLDEN.glob(f"{dag_id}.*.txt")
     }
     assert names == set(RUNS)
 
 
-def test_a_run_about_no_week_gives_a_week_that_every_command_refuses(render):
+def test_a_run_without_a_week_renders_a_week_that_every_command_rejects(render):
     assert render("cold_start_weekly")["begin"] == "overture begin --week none"
 
 
-def test_a_run_about_no_day_gives_a_day_that_the_command_refuses(render):
+def test_a_run_without_a_day_renders_a_day_that_the_command_rejects(render):
     assert render("cold_users_daily")["cold_users_daily"] == "overture cold-users --day none"
 
 
 @pytest.mark.parametrize(("start", "day"), [("2026-03-01", "2026-02-28"), ("2026-01-01", "2025-12-31")])
-def test_a_daily_run_is_about_the_day_before(render, start, day):
+def test_a_daily_run_processes_the_day_before(render, start, day):
     commands = render("cold_users_daily", monday=datetime.fromisoformat(f"{start}T02:00:00+00:00"))
     assert commands == {"cold_users_daily": f"overture cold-users --day {day}"}
 
 
 @pytest.mark.parametrize("hour", [0, 9])
-def test_a_run_by_hand_keeps_its_own_day_for_the_command_to_judge(render, hour):
+def test_a_manual_run_passes_its_own_day_to_the_command(render, hour):
     wednesday = datetime(2026, 11, 18, hour, tzinfo=UTC)
     assert render("cold_start_weekly", monday=wednesday)["begin"] == "overture begin --week 2026-11-18"
 
@@ -95,7 +95,7 @@ def test_the_schedule_fires_on_the_monday_that_names_the_week(bag, render):
     assert render("cold_start_weekly", monday=info.data_interval.start)["begin"] == "overture begin --week 2026-03-02"
 
 
-def test_the_daily_schedule_fires_two_hours_after_the_day_that_it_is_about(bag, render):
+def test_the_daily_schedule_fires_two_hours_after_the_end_of_its_day(bag, render):
     import pendulum
     from airflow.serialization.serialized_objects import DagSerialization
     from airflow.timetables.base import DataInterval, TimeRestriction
@@ -112,7 +112,7 @@ def test_the_daily_schedule_fires_two_hours_after_the_day_that_it_is_about(bag, 
 
 
 @pytest.mark.usefixtures("database")
-def test_a_backfill_of_three_weeks_makes_three_runs_about_three_mondays(render):
+def test_a_backfill_of_three_weeks_creates_three_runs_for_three_mondays(render):
     from airflow.models.backfill import _create_backfill
     from airflow.models.dagrun import DagRun
     from airflow.utils.session import create_session

@@ -1,11 +1,11 @@
-"""What the trigger form, the REST API and the command line accept: they all ask the same parameters."""
+"""Tests of the DAG parameters, which the trigger form, the REST API and the command line share."""
 
 from __future__ import annotations
 
 import pytest
 
 DIGEST = "0123456789ab"
-NO_WEEK = [
+INVALID_WEEKS = [
     "2026-02-30",
     "2026-2-3",
     "20261116",
@@ -17,7 +17,7 @@ NO_WEEK = [
     20261116,
     True,
 ]
-NO_RELEASE = [
+INVALID_RELEASES = [
     "",
     "0123456789a",
     "a" * 65,
@@ -32,7 +32,7 @@ NO_RELEASE = [
 
 @pytest.fixture
 def accept(bag):
-    """Validate a form as the API does: over the serialized DAG."""
+    """A function that validates a form as the API does, with the serialized DAG."""
     from airflow.serialization.serialized_objects import DagSerialization
 
     def check(dag_id, **typed):
@@ -42,27 +42,27 @@ def accept(bag):
     return check
 
 
-@pytest.mark.parametrize("week", NO_WEEK, ids=repr)
+@pytest.mark.parametrize("week", INVALID_WEEKS, ids=repr)
 @pytest.mark.parametrize("dag_id", ["cold_start_weekly", "backtest"])
-def test_rubbish_is_no_week(accept, dag_id, week):
+def test_an_invalid_week_is_rejected(accept, dag_id, week):
     with pytest.raises(Exception, match="week"):
         accept(dag_id, week=week)
 
 
-@pytest.mark.parametrize("day", NO_WEEK, ids=repr)
-def test_rubbish_is_no_day(accept, day):
+@pytest.mark.parametrize("day", INVALID_WEEKS, ids=repr)
+def test_an_invalid_day_is_rejected(accept, day):
     with pytest.raises(Exception, match="day"):
         accept("cold_users_daily", day=day)
 
 
-@pytest.mark.parametrize("release", NO_RELEASE, ids=repr)
+@pytest.mark.parametrize("release", INVALID_RELEASES, ids=repr)
 @pytest.mark.parametrize(("dag_id", "name"), [("promote", "release"), ("rollback", "to")])
-def test_rubbish_is_no_release(accept, dag_id, name, release):
+def test_an_invalid_release_is_rejected(accept, dag_id, name, release):
     with pytest.raises(Exception, match=name):
         accept(dag_id, **{name: release})
 
 
-def test_a_week_may_be_left_to_the_schedule_only_where_there_is_one(accept):
+def test_only_a_scheduled_dag_has_an_optional_week(accept):
     assert accept("cold_start_weekly") == {"week": None}
     with pytest.raises(Exception, match="week"):
         accept("backtest")
@@ -70,7 +70,7 @@ def test_a_week_may_be_left_to_the_schedule_only_where_there_is_one(accept):
         accept("backtest", week=None)
 
 
-def test_good_words_pass(accept):
+def test_valid_values_pass(accept):
     assert accept("cold_start_weekly", week="2026-11-16") == {"week": "2026-11-16"}
     assert accept("backtest", week="2026-11-16") == {"week": "2026-11-16"}
     assert accept("cold_users_daily") == {"day": None}
@@ -84,17 +84,17 @@ def test_good_words_pass(accept):
 
 @pytest.mark.parametrize("engine", ["", "Skip", "skip\n", "skip; ls", "cold start", None, True])
 @pytest.mark.parametrize("dag_id", ["promote", "rollback"])
-def test_an_engine_is_one_of_those_there_are(accept, dag_id, engine):
+def test_an_unknown_engine_is_rejected(accept, dag_id, engine):
     with pytest.raises(Exception, match="engine"):
         accept(dag_id, engine=engine, **({"release": DIGEST} if dag_id == "promote" else {}))
 
 
-def test_a_release_to_promote_must_be_named(accept):
+def test_promote_requires_a_release(accept):
     with pytest.raises(Exception, match="release"):
         accept("promote")
 
 
-def test_every_field_has_a_title_and_a_help_text(bag):
+def test_every_field_has_a_title_a_help_text_and_a_pattern(bag):
     for dag in bag.dags.values():
         for name in dag.params:
             field = dag.params.get_param(name)

@@ -1,4 +1,4 @@
-"""The generated page of the DAGs is current."""
+"""Test that the generated page of the DAGs is current."""
 
 import os
 

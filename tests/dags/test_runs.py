@@ -1,4 +1,4 @@
-"""Whole runs through Airflow's own task runner, with an `overture` that writes down how it was called."""
+"""Complete DAG runs with Airflow's task runner and the recording `overture` command."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ MONDAY = datetime(2026, 11, 16, tzinfo=UTC)
 
 
 def states(run):
+    """task id -> state."""
     return {ti.task_id: str(ti.state) for ti in run.get_task_instances()}
 
 
-LEARNING = r"^(begin|check|matrix\.|tt_svd\.|ut_als\.).*"  # taken as done where a test is about the release
+TRAINING = r"^(begin|check|matrix\.|tt_svd\.|ut_als\.).*"  # marked as successful in tests of the release
 
 
 @pytest.fixture
 def one_task(bag):
-    """A pipeline of one task, known to the database."""
+    """A function that creates a DAG of one task and stores it in the database."""
     from airflow.dag_processing.dagbag import sync_bag_to_db
     from airflow.sdk import DAG
     from tasks import job
@@ -44,36 +45,36 @@ def weekly(bag):
 
 
 @pytest.mark.parametrize(("code", "tries"), [(0, 1), (1, 3), (2, 1), (3, 1), (127, 3)])
-def test_exit_codes_2_and_3_are_final_and_others_are_tried_again(overture, one_task, code, tries):
-    overture.answer("check users", code)
+def test_exit_codes_2_and_3_are_not_retried_and_others_are(overture, one_task, code, tries):
+    overture.exit_with("check users", code)
     run = one_task().test(logical_date=MONDAY + timedelta(days=code))
     assert overture.calls == ["check users"] * tries
     assert states(run) == {"only": "failed" if code else "success"}
 
 
-def test_the_report_and_the_link_survive_a_command_that_failed(overture, one_task):
+def test_a_failed_command_stores_its_report_and_its_link(overture, one_task):
     from airflow.models.xcom import XComModel
     from airflow.utils.session import create_session
     from sqlalchemy import select
 
-    overture.answer("check users", 3)
+    overture.exit_with("check users", 3)
     overture.verdict("fail")
     run = one_task().test(logical_date=MONDAY - timedelta(days=1))
     with create_session() as session:
         rows = session.scalars(select(XComModel).where(XComModel.run_id == run.run_id)).all()
-        found = {row.key: XComModel.deserialize_value(row) for row in rows}
-    assert found["return_value"]["verdict"] == "fail"
-    assert found["_link_RunLink"] == "http://127.0.0.1:5000/#/experiments/1/runs/a"
+        values = {row.key: XComModel.deserialize_value(row) for row in rows}
+    assert values["return_value"]["verdict"] == "fail"
+    assert values["_link_RunLink"] == "http://127.0.0.1:5000/#/experiments/1/runs/a"
 
 
-def test_a_command_that_ends_without_a_report_failed(overture, one_task):
+def test_a_command_without_a_report_fails(overture, one_task):
     (overture.folder / "overture").write_text("#!/bin/sh\necho done\n")
     run = one_task(retries=0).test(logical_date=MONDAY - timedelta(days=2))
     assert states(run) == {"only": "failed"}
 
 
-def test_a_pass_promotes_without_asking(weekly, overture):
-    run = weekly.test(logical_date=MONDAY, mark_success_pattern=LEARNING)
+def test_the_verdict_pass_promotes_without_approval(weekly, overture):
+    run = weekly.test(logical_date=MONDAY, mark_success_pattern=TRAINING)
     assert str(run.state) == "success"
     assert states(run)["release.approve"] == "skipped"
     assert overture.calls == [
@@ -85,16 +86,16 @@ def test_a_pass_promotes_without_asking(weekly, overture):
     ]
 
 
-def test_a_gate_that_says_no_leaves_the_champion_and_fails_the_run(weekly, overture):
-    overture.answer("release gate", 3)
+def test_a_failed_gate_fails_the_run_and_does_not_promote(weekly, overture):
+    overture.exit_with("release gate", 3)
     week = MONDAY + timedelta(days=7)
-    run = weekly.test(logical_date=week, run_conf={"week": "2026-09-07"}, mark_success_pattern=LEARNING)
+    run = weekly.test(logical_date=week, run_conf={"week": "2026-09-07"}, mark_success_pattern=TRAINING)
     assert str(run.state) == "failed"
     assert overture.calls == ["release bundle --week 2026-09-07", "release gate --week 2026-09-07"]
 
 
-def test_bad_data_stops_the_run_before_anything_downstream(bag, overture):
-    overture.answer("check users", 3)
+def test_invalid_data_stops_the_run_before_later_tasks(bag, overture):
+    overture.exit_with("check users", 3)
     run = fresh(bag.dags["backtest"]).test(logical_date=None, run_conf={"week": "2026-09-07"})
     assert str(run.state) == "failed"
     assert overture.calls == [
@@ -103,25 +104,25 @@ def test_bad_data_stops_the_run_before_anything_downstream(bag, overture):
     ]
 
 
-def test_only_a_person_decides_in_the_grey_zone(bag):
+def test_a_person_decides_in_the_grey_zone(bag):
     from airflow.providers.standard.operators.hitl import ApprovalOperator
     from tasks import branch
 
     dag = bag.dags["cold_start_weekly"]
     approve = dag.get_task("release.approve")
     assert isinstance(approve, ApprovalOperator)
-    assert approve.defaults == ["Reject"]  # no answer is no yes
+    assert approve.defaults == ["Reject"]  # without a decision the release is rejected
     assert branch("grey") == "release.approve"
     assert branch("pass") == "release.promote"
     with pytest.raises(KeyError):
         branch("fail")
     assert dag.get_task("release.promote").upstream_task_ids == {"release.verdict", "release.approve"}
-    assert dag.get_task("complete").trigger_rule == "none_failed"  # after a no the week is closed all the same
+    assert dag.get_task("complete").trigger_rule == "none_failed"  # a rejected week is closed too
 
 
 @pytest.mark.parametrize(("code", "state"), [(0, "success"), (3, "failed")])
-def test_the_daily_pipeline_is_one_command_about_the_day_before(bag, overture, code, state):
-    overture.answer("cold-users", code)
+def test_the_daily_pipeline_is_one_command_for_the_day_before(bag, overture, code, state):
+    overture.exit_with("cold-users", code)
     run = fresh(bag.dags["cold_users_daily"]).test(logical_date=MONDAY + timedelta(days=code, hours=2))
     assert str(run.state) == state
     assert overture.calls == [f"cold-users --day 2026-11-{15 + code}"]
