@@ -52,16 +52,16 @@ class AlsParameters:
     """Parameters of `train`, validated on construction.
 
     Attributes:
-        d: number of factors, the length of each vector.
-        iterations: maximum number of iterations.
-        cg_steps: conjugate gradient steps per side and iteration.
-        alpha: weight of an affinity; confidence is 1 + alpha * affinity.
-        regularisation: ridge of each user and item.
-        frequency_exponent: multiplies the ridge by (number of entries)^exponent, from 0 (equal for all) to 1.
-        tolerance: training stops when the loss falls by a smaller share.
+        d: Number of factors, the length of each vector.
+        iterations: Maximum number of iterations.
+        cg_steps: Conjugate gradient steps per side and iteration.
+        alpha: Weight of an affinity; confidence is 1 + alpha * affinity.
+        regularisation: Ridge of each user and item.
+        frequency_exponent: Multiplies the ridge by (number of entries)^exponent, from 0 (equal for all) to 1.
+        tolerance: Training stops when the loss falls by a smaller share.
 
     Raises:
-        InvalidParameterError: a value is out of range.
+        InvalidParameterError: A value is out of range.
     """
 
     d: int = 256
@@ -90,10 +90,10 @@ class TrainingPlan:
     """The parameters and file names that every call receives.
 
     Attributes:
-        ratings: users by items.
-        parameters: parameters of the run.
-        iteration: number of the current iteration, from 1; 0 before the first.
-        n_item_steps: conjugate gradient steps of the items so far, over all iterations.
+        ratings: Users by items.
+        parameters: Parameters of the run.
+        iteration: Number of the current iteration, from 1; 0 before the first.
+        n_item_steps: Conjugate gradient steps of the items so far, over all iterations.
     """
 
     ratings: BlockMatrix
@@ -130,9 +130,9 @@ class AlsResult:
     """Result of `train`. The factors are read from the folder of the ratings, which must still exist.
 
     Attributes:
-        plan: plan at the end of training.
-        losses: total loss after each iteration.
-        iteration_s: duration of each iteration in seconds.
+        plan: Plan at the end of training.
+        losses: Total loss after each iteration.
+        iteration_s: Duration of each iteration in seconds.
     """
 
     plan: TrainingPlan
@@ -160,15 +160,15 @@ def train(
     Stops early when the loss falls by less than `parameters.tolerance` of its value.
 
     Args:
-        spark: a session whose executors can read and write the folder of `ratings`.
-        ratings: users by items, packed with `positive=True`.
-        parameters: sizes and weights.
-        start: initial item factors (N, d), or the seed of a start from the main directions of the matrix.
-        on_iteration: called after each iteration with its number from 1, the total loss, and its duration in seconds.
+        spark: A session whose executors can read and write the folder of `ratings`.
+        ratings: Users by items, packed with `positive=True`.
+        parameters: Sizes and weights.
+        start: Initial item factors (N, d), or the seed of a start from the main directions of the matrix.
+        on_iteration: Called after each iteration with its number from 1, the total loss, and its duration in seconds.
 
     Raises:
         InvalidParameterError: `d` is larger than the number of users or items.
-        ConvergenceError: the loss is not finite, or increased.
+        ConvergenceError: The loss is not finite, or increased.
         WorkerPoolError: Spark lost all workers.
     """
     smaller = min(ratings.n_rows, ratings.n_columns)

@@ -41,9 +41,9 @@ class Ratings:
     """Affinities in CSR format.
 
     Attributes:
-        offsets: start of each user's entries, (U + 1,) int64.
-        items: item of each entry, (nnz,) int32.
-        affinities: affinity of each entry, (nnz,) float32, above 0.
+        offsets: Start of each user's entries, (U + 1,) int64.
+        items: Item of each entry, (nnz,) int32.
+        affinities: Affinity of each entry, (nnz,) float32, above 0.
     """
 
     offsets: LongVector
@@ -54,7 +54,7 @@ class Ratings:
         """Check what the kernels do not check.
 
         Raises:
-            InvalidDataError: the arrays have different lengths, an affinity is not finite or not above 0, an item is
+            InvalidDataError: The arrays have different lengths, an affinity is not finite or not above 0, an item is
                 outside 0 to `n_items` - 1, or an item occurs twice in a row. The message names the first such entry.
         """
         if not len(self.items) == len(self.affinities) == self.offsets[-1]:
@@ -143,13 +143,13 @@ def solve_users(
         offsets: CSR offsets (U + 1,).
         items: CSR columns (nnz,).
         affinities: CSR values (nnz,).
-        x_UD: factors of the users, changed in place; rows without entries become zero.
-        y_ND: factors of the items.
+        x_UD: Factors of the users, changed in place; rows without entries become zero.
+        y_ND: Factors of the items.
         gram_DD: Gram matrix of the items, float32, C order.
-        ridge_U: ridge of each user.
-        alpha: confidence is 1 + alpha * affinity.
-        steps: number of conjugate gradient steps.
-        residual_ND: for each item, the sum over these users of c x - (c - 1)(x.y) x with the new x is added. This is
+        ridge_U: Ridge of each user.
+        alpha: Confidence is 1 + alpha * affinity.
+        steps: Number of conjugate gradient steps.
+        residual_ND: For each item, the sum over these users of c x - (c - 1)(x.y) x with the new x is added. This is
             the part of the items' first residual that depends on the entries.
 
     Returns:
@@ -261,10 +261,10 @@ def multiply_ratings(
         offsets: CSR offsets (U + 1,).
         items: CSR columns (nnz,).
         affinities: CSR values (nnz,).
-        x_UD: factors of the users.
-        p_ND: directions of the items.
-        alpha: confidence is 1 + alpha * affinity.
-        out_ND: changed in place.
+        x_UD: Factors of the users.
+        p_ND: Directions of the items.
+        alpha: Confidence is 1 + alpha * affinity.
+        out_ND: Changed in place.
     """
     n_users, d = x_UD.shape
     for u in range(n_users):
@@ -284,10 +284,10 @@ def step_items(y_ND: FloatMatrix, r_ND: FloatMatrix, p_ND: FloatMatrix, q_ND: Fl
     """Take one conjugate gradient step for each item separately and return the decrease of the loss.
 
     Args:
-        y_ND: factors, changed in place.
-        r_ND: residuals, changed in place.
-        p_ND: directions, changed in place.
-        q_ND: system matrix of each item times its direction.
+        y_ND: Factors, changed in place.
+        r_ND: Residuals, changed in place.
+        p_ND: Directions, changed in place.
+        q_ND: System matrix of each item times its direction.
     """
     n, d = y_ND.shape
     decrease = 0.0
@@ -333,12 +333,12 @@ def loss(
     Unobserved pairs enter through the Gram matrices of both sides.
 
     Args:
-        ratings: observed affinities.
-        x_UD: factors of the users.
-        y_ND: factors of the items.
-        alpha: confidence is 1 + alpha * affinity.
-        regularisation: ridge at exponent 0.
-        exponent: exponent of the number of entries in the ridge.
+        ratings: Observed affinities.
+        x_UD: Factors of the users.
+        y_ND: Factors of the items.
+        alpha: Confidence is 1 + alpha * affinity.
+        regularisation: Ridge at exponent 0.
+        exponent: Exponent of the number of entries in the ridge.
     """
     rows = np.repeat(np.arange(len(x_UD)), np.diff(ratings.offsets))
     observed = 0.0
@@ -365,16 +365,16 @@ def fold_in(
     """Compute the factors (D,) of one new user by an exact solve; zeros if the user has no tracks.
 
     Args:
-        tracks: distinct item indices (n,).
-        affinities: affinity of each item (n,), finite and above 0.
-        item_factors: trained factors (N, D).
-        alpha: value used in training.
-        regularisation: value used in training.
+        tracks: Distinct item indices (n,).
+        affinities: Affinity of each item (n,), finite and above 0.
+        item_factors: Trained factors (N, D).
+        alpha: Value used in training.
+        regularisation: Value used in training.
         gram_DD: `gram(item_factors)` if already computed.
-        exponent: value used in training.
+        exponent: Value used in training.
 
     Raises:
-        InvalidDataError: an index or an affinity is out of range, or an item occurs twice.
+        InvalidDataError: An index or an affinity is out of range, or an item occurs twice.
     """
     indices = np.asarray(tracks)
     offsets = np.array([0, len(indices)])

@@ -21,8 +21,8 @@ def checked_matrix(name: str, x: ArrayLike) -> FloatMatrix:
     """Return `x` as a C-contiguous float32 matrix with finite rows.
 
     Args:
-        name: name of the input for error messages.
-        x: array-like of shape (rows, columns).
+        name: Name of the input for error messages.
+        x: Array-like of shape (rows, columns).
 
     Raises:
         InvalidDataError: `x` does not have two dimensions, or a row contains NaN, infinity or values whose squared

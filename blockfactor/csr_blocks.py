@@ -40,10 +40,10 @@ class Block:
     """Consecutive rows of a matrix.
 
     Attributes:
-        index: number of the block, from 0.
-        start: first row position of the block.
-        stop: row position after the last one.
-        n_entries: number of stored entries in the block.
+        index: Number of the block, from 0.
+        start: First row position of the block.
+        stop: Row position after the last one.
+        n_entries: Number of stored entries in the block.
     """
 
     index: int
@@ -57,14 +57,14 @@ class BlockMatrix:
     """A sparse matrix on disk, in the files `<name>-<block>-{offsets,columns,values}.npy` of `folder`.
 
     Attributes:
-        folder: folder of the files.
-        name: prefix of the file names.
-        n_rows: number of rows.
-        n_columns: number of columns.
-        blocks: blocks in the order of their rows.
-        total: sum of the values.
-        squares: sum of the squared values.
-        strides: row r is stored at position r * strides[0] mod n_rows, and columns likewise. A stride of 1 keeps the
+        folder: Folder of the files.
+        name: Prefix of the file names.
+        n_rows: Number of rows.
+        n_columns: Number of columns.
+        blocks: Blocks in the order of their rows.
+        total: Sum of the values.
+        squares: Sum of the squared values.
+        strides: Row r is stored at position r * strides[0] mod n_rows, and columns likewise. A stride of 1 keeps the
             order.
     """
 
@@ -133,17 +133,17 @@ def pack(
     """Write a DataFrame of matrix entries to block files, with one shuffle.
 
     Args:
-        frame: entries with the columns row (int), column (int) and value (float), each (row, column) at most once.
-        name: name of the matrix in error messages and prefix of its files.
-        shape: number of rows and columns.
-        n_blocks: maximum number of blocks of consecutive rows.
-        folder: folder that the driver and all executors share.
-        positive: require values above 0.
-        permute: store neighbouring rows (and columns) far apart. If rows are sorted by popularity, the first block
+        frame: Entries with the columns row (int), column (int) and value (float), each (row, column) at most once.
+        name: Name of the matrix in error messages and prefix of its files.
+        shape: Number of rows and columns.
+        n_blocks: Maximum number of blocks of consecutive rows.
+        folder: Folder that the driver and all executors share.
+        positive: Require values above 0.
+        permute: Store neighbouring rows (and columns) far apart. If rows are sorted by popularity, the first block
             would otherwise contain most of the entries.
 
     Raises:
-        InvalidDataError: an index is outside `shape`, a value is not finite (or not above 0 if `positive`), or an entry
+        InvalidDataError: An index is outside `shape`, a value is not finite (or not above 0 if `positive`), or an entry
             occurs twice. The message contains the name, the entry and the allowed range.
     """
     n_rows, n_columns = shape
@@ -208,11 +208,11 @@ def first_problem(
     """Return a description of the first invalid entry, or None if all entries are valid.
 
     Args:
-        row: row indices (n,).
-        column: column indices (n,).
-        value: values (n,).
-        shape: number of rows and columns.
-        positive: require values above 0.
+        row: Row indices (n,).
+        column: Column indices (n,).
+        value: Values (n,).
+        shape: Number of rows and columns.
+        positive: Require values above 0.
     """
     for indices, limit, axis in ((row, shape[0], "row"), (column, shape[1], "column")):
         bad = np.flatnonzero((indices < 0) | (indices >= limit))

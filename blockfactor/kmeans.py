@@ -45,11 +45,11 @@ class KMeans:
     """Result of `kmeans`. Every cluster has at least one member.
 
     Attributes:
-        centroids: mean of each cluster's members (K, D).
-        labels: cluster of each vector (U,). They are the labels that the centroids were computed from, so a few vectors
+        centroids: Mean of each cluster's members (K, D).
+        labels: Cluster of each vector (U,). They are the labels that the centroids were computed from, so a few vectors
             may be nearer to another centroid, unless the last pass changed no label.
-        inertia: sum of squared distances of the vectors to the centroids of their clusters.
-        n_iter: number of passes over all vectors.
+        inertia: Sum of squared distances of the vectors to the centroids of their clusters.
+        n_iter: Number of passes over all vectors.
     """
 
     centroids: FloatMatrix
@@ -65,11 +65,11 @@ def kmeans(x: ArrayLike, k: int, seed: int = 0, max_iter: int = 20, n_init: int 
     `seed` only, not on the number of threads.
 
     Args:
-        x: vectors (U, D).
-        k: number of clusters, 1 to U.
-        seed: seed of the initial centroids.
-        max_iter: maximum number of passes.
-        n_init: number of runs with different initial centroids; the one with the lowest inertia is returned.
+        x: Vectors (U, D).
+        k: Number of clusters, 1 to U.
+        seed: Seed of the initial centroids.
+        max_iter: Maximum number of passes.
+        n_init: Number of runs with different initial centroids; the one with the lowest inertia is returned.
 
     Raises:
         InvalidParameterError: `k` is not in 1 to U, or `max_iter` or `n_init` is below 1.
@@ -132,10 +132,10 @@ def _swap(
 
     Args:
         x_UD: vectors.
-        labels: cluster of each vector.
-        c_KD: centroids, changed in place.
-        saving_U: difference of the squared distances to the second nearest and the nearest centroid.
-        min_gain: nothing changes unless all pairs together lower the inertia by more.
+        labels: Cluster of each vector.
+        c_KD: Centroids, changed in place.
+        saving_U: Difference of the squared distances to the second nearest and the nearest centroid.
+        min_gain: Nothing changes unless all pairs together lower the inertia by more.
         pool: threads.
 
     Returns:
@@ -186,11 +186,11 @@ def _split(
 
     Args:
         x_UD: vectors.
-        order_U: vectors sorted by cluster.
-        bounds: start of each cluster in `order_U`, and the end of the last one.
-        c_KD: means of the clusters.
-        halves_K2D: receives the means of both halves.
-        gain_K: receives the decrease of the inertia; 0 if a cluster cannot be split.
+        order_U: Vectors sorted by cluster.
+        bounds: Start of each cluster in `order_U`, and the end of the last one.
+        c_KD: Means of the clusters.
+        halves_K2D: Receives the means of both halves.
+        gain_K: Receives the decrease of the inertia; 0 if a cluster cannot be split.
     """
     d = x_UD.shape[1]
     total = np.empty(d, np.float32)

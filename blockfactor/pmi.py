@@ -28,13 +28,13 @@ def count_neighbours(
     """Count in how many collections each other track occurs together with `track`.
 
     Args:
-        track: index of the track; it is not its own neighbour.
-        collections: positions of the collections that contain it.
-        offsets: start of each collection's members, (C + 1,).
-        members: track indices of all collections.
-        counter: working memory (N,), zeros before and after the call.
-        touched: working memory (N,).
-        min_count: minimum number of common collections.
+        track: Index of the track; it is not its own neighbour.
+        collections: Positions of the collections that contain it.
+        offsets: Start of each collection's members, (C + 1,).
+        members: Track indices of all collections.
+        counter: Working memory (N,), zeros before and after the call.
+        touched: Working memory (N,).
+        min_count: Minimum number of common collections.
 
     Returns:
         Indices of the neighbours in ascending order (K,), and their counts (K,).
@@ -92,13 +92,13 @@ def pmi(
     """Return the PMI of pairs (i, j) in nats: ln(n_collections n_both / (n_i n_j)), minus the mean smoothing of both.
 
     Args:
-        n_both: number of collections that contain both tracks (P,).
-        n_i: number of collections that contain i (P,).
-        n_j: number of collections that contain j (P,).
-        n_collections: number of collections.
-        smoothing: result of `smoothing_terms` (N,).
-        i: track indices (P,).
-        j: track indices (P,).
+        n_both: Number of collections that contain both tracks (P,).
+        n_i: Number of collections that contain i (P,).
+        n_j: Number of collections that contain j (P,).
+        n_collections: Number of collections.
+        smoothing: Result of `smoothing_terms` (N,).
+        i: Track indices (P,).
+        j: Track indices (P,).
     """
     plain = np.log(n_collections * n_both.astype(np.float64)) - np.log(n_i.astype(np.float64)) - np.log(n_j)
     smoothed: DoubleVector = plain - 0.5 * (smoothing[i] + smoothing[j])
@@ -109,8 +109,8 @@ def smoothing_terms(counts: LongVector, exponent: float) -> DoubleVector:
     """Return ln(smoothed share / plain share) of each track (N,): 0 for exponent 1, larger for rarer tracks below 1.
 
     Args:
-        counts: number of collections that contain each track (N,).
-        exponent: exponent of the counts in the smoothed shares.
+        counts: Number of collections that contain each track (N,).
+        exponent: Exponent of the counts in the smoothed shares.
     """
     counts = np.maximum(counts.astype(np.float64), 1.0)
     powered = counts**exponent

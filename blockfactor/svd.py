@@ -42,12 +42,12 @@ class SvdParameters:
     """Parameters of `factorise`, validated on construction.
 
     Attributes:
-        d: number of singular values and vectors.
-        oversampling: additional columns that are computed and dropped at the end; more columns lower the error.
-        power_iterations: more iterations lower the error of sigma where the spectrum falls slowly.
+        d: Number of singular values and vectors.
+        oversampling: Additional columns that are computed and dropped at the end; more columns lower the error.
+        power_iterations: More iterations lower the error of sigma where the spectrum falls slowly.
 
     Raises:
-        InvalidParameterError: a value is out of range.
+        InvalidParameterError: A value is out of range.
     """
 
     d: int = 128
@@ -65,13 +65,13 @@ class SvdResult:
     """Result of `factorise`: A ~ U diag(values) V'. U and V are read from files, which must still exist.
 
     Attributes:
-        left_file: rows of U in stored order, before the signs are applied.
-        right_file: rows of V in stored order, before the signs are applied.
-        values: singular values (d,), in descending order.
-        sign: sign of each column (d,), 1 or -1.
-        residual: largest |A v - sigma u| / sigma_1 over all triplets.
-        unexplained: share of the squared Frobenius norm of A outside the triplets.
-        positions: stored position of each row of U and of V.
+        left_file: Rows of U in stored order, before the signs are applied.
+        right_file: Rows of V in stored order, before the signs are applied.
+        values: Singular values (d,), in descending order.
+        sign: Sign of each column (d,), 1 or -1.
+        residual: Largest |A v - sigma u| / sigma_1 over all triplets.
+        unexplained: Share of the squared Frobenius norm of A outside the triplets.
+        positions: Stored position of each row of U and of V.
     """
 
     left_file: str
@@ -102,11 +102,11 @@ def factorise(
     """Compute the truncated SVD of a packed matrix.
 
     Args:
-        spark: a session whose executors can read and write the folder of `matrix`.
-        matrix: the matrix A (M, N).
-        transposed: its transpose, packed with the same `permute`; pass `matrix` itself if it is symmetric.
-        parameters: rank and accuracy.
-        seed: seed of the random projection.
+        spark: A session whose executors can read and write the folder of `matrix`.
+        matrix: The matrix A (M, N).
+        transposed: Its transpose, packed with the same `permute`; pass `matrix` itself if it is symmetric.
+        parameters: Rank and accuracy.
+        seed: Seed of the random projection.
 
     Raises:
         InvalidParameterError: `d` is larger than the matrix, or shape or strides of `transposed` do not match.
@@ -173,11 +173,11 @@ def _orthogonalise(
     """Compute the QR decomposition of a tall matrix that is given by blocks of rows.
 
     Args:
-        workers: the pool.
-        matrix: its blocks are those of the tall matrix.
-        rows: returns the tall matrix's rows of a block, shape (rows, width).
-        width: number of columns.
-        name: path of the files without suffix.
+        workers: The pool.
+        matrix: Its blocks are those of the tall matrix.
+        rows: Returns the tall matrix's rows of a block, shape (rows, width).
+        width: Number of columns.
+        name: Path of the files without suffix.
 
     Returns:
         The file of Q (rows, K), and R (K, width).

@@ -41,8 +41,8 @@ def multiply(
         offsets: CSR offsets (R + 1,).
         columns: CSR columns (nnz,).
         values: CSR values (nnz,).
-        dense_NL: dense matrix.
-        out_RL: changed in place; initialise it with zeros.
+        dense_NL: Dense matrix.
+        out_RL: Changed in place; initialise it with zeros.
     """
     n_rows, width = out_RL.shape
     for row in range(n_rows):
@@ -104,8 +104,8 @@ def leading_directions(
     Args:
         left_gram: Gram matrix (K, K) of the Q's side by side.
         right_gram: Gram matrix (K, K) of the Z's side by side.
-        corners: the C's (L, L).
-        width: maximum number of combinations, at most L.
+        corners: The C's (L, L).
+        width: Maximum number of combinations, at most L.
 
     Returns:
         T (K, width), and blockdiag(corners) T.
@@ -124,9 +124,9 @@ class SmallSvd:
     """SVD of the last small factor.
 
     Attributes:
-        left: rotation of the left side (r, d).
-        values: singular values (d,).
-        right: rotation of the right side (K, d).
+        left: Rotation of the left side (r, d).
+        values: Singular values (d,).
+        right: Rotation of the right side (K, d).
     """
 
     left: DoubleMatrix

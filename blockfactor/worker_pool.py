@@ -56,12 +56,12 @@ class WorkerPool:
         """Call `function` once for each item and return the results in the order of the items.
 
         Args:
-            function: picklable with cloudpickle; its result must be small.
-            items: one argument per call.
+            function: Picklable with cloudpickle; its result must be small.
+            items: One argument per call.
 
         Raises:
-            WorkerPoolError: the Spark job that runs the workers ended before the last result.
-            Exception: the exception of a failed call, unchanged.
+            WorkerPoolError: The Spark job that runs the workers ended before the last result.
+            Exception: The exception of a failed call, unchanged.
         """
         for index, item in enumerate(items):
             self._calls.put((index, cloudpickle.dumps((function, item))))
@@ -144,8 +144,8 @@ def worker_pool(spark: SparkSession, size: int) -> Iterator[WorkerPool]:
     Spark runs as many workers at a time as it has cores. No other Spark job can run inside the context.
 
     Args:
-        spark: any session.
-        size: maximum number of workers.
+        spark: Any session.
+        size: Maximum number of workers.
     """
     conf = spark.sparkContext.getConf()
     is_local = (conf.get("spark.master") or "").startswith("local")
@@ -175,8 +175,8 @@ def run_worker(address: tuple[str, int], key: bytes) -> None:
     """Execute calls from the driver until it closes the connection. Runs in a Spark task.
 
     Args:
-        address: host and port of the driver's listener.
-        key: key of the pool.
+        address: Host and port of the driver's listener.
+        key: Key of the pool.
     """
     limit_blas_threads()
     try:

@@ -88,8 +88,8 @@ def run(context: Context) -> dict[str, object]:
 
     Raises:
         BadArgument: als.d is larger than the matrix.
-        CheckFailed: user_track is empty or contains an invalid entry.
-        OvertureError: the loss is not finite or increased, or Spark lost all workers.
+        CheckFailed: The table user_track is empty or contains an invalid entry.
+        OvertureError: The loss is not finite or increased, or Spark lost all workers.
     """
     lake, week, settings, spark = context.lake, context.week.name, context.settings, context.spark
     shape = (lake.rows("warm_users", week=week), lake.rows("catalog", week=week))

@@ -14,13 +14,13 @@ def translate_library_errors(section: str, table: str) -> Iterator[None]:
     """Raise errors of `blockfactor` as errors with an exit code.
 
     Args:
-        section: section of the settings with the parameters, such as "als".
-        table: table with the input.
+        section: Section of the settings with the parameters, such as "als".
+        table: Table with the input.
 
     Raises:
-        BadArgument: a parameter is invalid; the message starts with `<section>.<parameter>`.
-        CheckFailed: the input is invalid; the message starts with the table.
-        OvertureError: training failed; the message contains section and table.
+        BadArgument: A parameter is invalid; the message starts with `<section>.<parameter>`.
+        CheckFailed: The input is invalid; the message starts with the table.
+        OvertureError: Training failed; the message contains section and table.
     """
     try:
         yield

@@ -61,7 +61,7 @@ def run(context: Context) -> dict[str, object]:
 
     Raises:
         BadArgument: svd.d is larger than the matrix.
-        CheckFailed: track_pairs is empty, or track_pairs or user_track contains an invalid entry.
+        CheckFailed: The table track_pairs is empty, or track_pairs or user_track contains an invalid entry.
         OvertureError: Spark lost all workers.
     """
     lake, week, settings, spark = context.lake, context.week.name, context.settings, context.spark

@@ -24,9 +24,9 @@ def user_vectors(spark: SparkSession, matrix: BlockMatrix, vectors_of: Callable[
     """Return (user_idx, vector) for every row of a matrix whose rows are users.
 
     Args:
-        spark: the session; one task per block.
-        matrix: users by tracks, not permuted, so that a row's position is the user_idx.
-        vectors_of: returns the vectors (rows, d) of a block; called on the executors.
+        spark: The session; one task per block.
+        matrix: Users by tracks, not permuted, so that a row's position is the user_idx.
+        vectors_of: Returns the vectors (rows, d) of a block; called on the executors.
     """
     blocks = {block.index: block for block in matrix.blocks}
 

@@ -44,9 +44,9 @@ def rank_tracks(streams: DataFrame, tracks: DataFrame, n_catalog: int) -> DataFr
     """Return the `n_catalog` tracks with the most listeners; track_idx is the rank from 0.
 
     Args:
-        streams: distinct (user_id, track_id).
-        tracks: the tracks table; streamed tracks that it does not contain are excluded.
-        n_catalog: maximum number of tracks.
+        streams: Distinct (user_id, track_id).
+        tracks: The tracks table; streamed tracks that it does not contain are excluded.
+        n_catalog: Maximum number of tracks.
     """
     counts = streams.groupBy("track_id").agg(F.count(F.lit(1)).alias("n_listeners"))
     order = (F.col("n_listeners").desc(), F.col("track_id").asc())
@@ -59,9 +59,9 @@ def select_warm_users(streams: DataFrame, catalog: DataFrame, min_tracks: int) -
     """Return (user_idx, user_id, n_tracks) of users with at least `min_tracks` distinct catalogue tracks.
 
     Args:
-        streams: distinct (user_id, track_id).
-        catalog: tracks that count.
-        min_tracks: minimum number of tracks.
+        streams: Distinct (user_id, track_id).
+        catalog: Tracks that count.
+        min_tracks: Minimum number of tracks.
     """
     catalogue_streams = streams.join(F.broadcast(catalog.select("track_id")), "track_id", "left_semi")
     counts = catalogue_streams.groupBy("user_id").agg(F.count(F.lit(1)).cast("int").alias("n_tracks"))
@@ -75,10 +75,10 @@ def add_dense_index(frame: DataFrame, key: str, name: str, n_ranges: int = N_RAN
     Rows are numbered within ranges of equal width of the key. Only the number of rows of each range is collected.
 
     Args:
-        frame: persisted by this function.
-        key: column with unique integers.
-        name: name of the new column.
-        n_ranges: number of ranges.
+        frame: Persisted by this function.
+        key: Column with unique integers.
+        name: Name of the new column.
+        n_ranges: Number of ranges.
     """
     frame = frame.persist()
     low, high = frame.agg(F.min(key), F.max(key)).first() or (None, None)
@@ -98,7 +98,7 @@ def run(context: Context) -> dict[str, object]:
     """Write catalog and warm_users.
 
     Raises:
-        CheckFailed: the window has no events, or no user is warm; the message names the table and the window.
+        CheckFailed: The window has no events, or no user is warm; the message names the table and the window.
     """
     lake, week, matrix = context.lake, context.week, context.settings.matrix
     start = week.window_start(matrix.window_days)

@@ -56,9 +56,9 @@ def move_to_first_seen_day(days: DataFrame, events: DataFrame, log_start: date) 
     Users without an event keep the registration day and so have no interactions.
 
     Args:
-        days: result of `registration_days`.
-        events: events of the users, before as_of.
-        log_start: first day of the events.
+        days: Result of `registration_days`.
+        events: Events of the users, before as_of.
+        log_start: First day of the events.
     """
     early = F.col("end") <= F.lit(log_start.isoformat()).cast("timestamp")
     seen = events.join(days.where(early).select("user_id"), "user_id", "left_semi")
@@ -79,9 +79,9 @@ def collect_first_days(days: DataFrame, events: DataFrame, tracks: DataFrame) ->
     and contain repetitions.
 
     Args:
-        days: one row per user with start and end of the first day.
-        events: events in the contract's columns.
-        tracks: artists and albums of the tracks.
+        days: One row per user with start and end of the first day.
+        events: Events in the contract's columns.
+        tracks: Artists and albums of the tracks.
     """
     spans = days.select("user_id", "start", "end")
     first_day_events = events.join(spans, "user_id").where(
@@ -124,10 +124,10 @@ def collect_truth(days: DataFrame, events: DataFrame, catalog: DataFrame, min_tr
     """Return (user_id, split, truth): the distinct track_idx streamed on days 1 to 30, ascending.
 
     Args:
-        days: one row per user; day 1 starts at its end.
-        events: events of days 1 to 30.
-        catalog: tracks that count.
-        min_tracks: users with fewer tracks are excluded.
+        days: One row per user; day 1 starts at its end.
+        events: Events of days 1 to 30.
+        catalog: Tracks that count.
+        min_tracks: Users with fewer tracks are excluded.
     """
     spans = days.select("user_id", F.col("end").alias("from"))
     streams = events.where((F.col("kind") == "stream") & (F.col("entity") == "track"))
@@ -152,7 +152,7 @@ def run(context: Context) -> dict[str, object]:
     """Write cohort and the three splits of first_day.
 
     Raises:
-        CheckFailed: the cohort is empty; the message contains its dates and the setting.
+        CheckFailed: The cohort is empty; the message contains its dates and the setting.
     """
     lake, week, matrix, spark = context.lake, context.week, context.settings.matrix, context.spark
     users, tracks = lake.spark(spark, "users"), lake.spark(spark, "tracks")

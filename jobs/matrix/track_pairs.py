@@ -47,11 +47,11 @@ class TrackNeighbours:
     """Neighbours of one track with a larger track_idx.
 
     Attributes:
-        track_idx: the track.
-        neighbours: track_idx of the neighbours (K,).
-        counts: number of common collections (K,).
-        cut_count: count of the weakest of its strongest neighbours; 0 if all its neighbours are selected.
-        cut_idx: track_idx of that neighbour.
+        track_idx: The track.
+        neighbours: The track_idx of the neighbours (K,).
+        counts: Number of common collections (K,).
+        cut_count: Count of the weakest of its strongest neighbours; 0 if all its neighbours are selected.
+        cut_idx: The track_idx of that neighbour.
     """
 
     track_idx: int
@@ -80,7 +80,7 @@ def build_collections(positions: DataFrame, max_length: int) -> DataFrame:
 
     Args:
         positions: (playlist_id, position, track_idx).
-        max_length: maximum number of tracks per collection.
+        max_length: Maximum number of tracks per collection.
 
     Returns:
         Columns tracks (array<int>) and n_dropped (int).
@@ -115,11 +115,11 @@ def count_neighbours(
     """Return the neighbours j > i of each track i that are among its strongest, with their counts.
 
     Args:
-        collections: result of `build_collections`.
-        n_tracks: size of the catalogue.
-        min_count: minimum number of common collections.
-        max_neighbours: number of strongest neighbours per track.
-        n_tasks: number of Spark tasks.
+        collections: Result of `build_collections`.
+        n_tracks: Size of the catalogue.
+        min_count: Minimum number of common collections.
+        max_neighbours: Number of strongest neighbours per track.
+        n_tasks: Number of Spark tasks.
 
     Returns:
         One row per track in the columns of `NEIGHBOUR_SCHEMA`.
@@ -185,11 +185,11 @@ def compute_pairs(
     """Return the pairs of mutual neighbours with positive PMI, in the columns of `PAIR_SCHEMA`.
 
     Args:
-        neighbours: result of `count_neighbours`, persisted; it is read twice.
-        counts: number of collections that contain each track (N,).
-        n_collections: number of collections.
-        smoothing: exponent of the counts, 1 for none.
-        shift: subtracted from the PMI.
+        neighbours: Result of `count_neighbours`, persisted; it is read twice.
+        counts: Number of collections that contain each track (N,).
+        n_collections: Number of collections.
+        smoothing: Exponent of the counts, 1 for none.
+        shift: Subtracted from the PMI.
     """
     cuts = neighbours.where(F.col("cut_count") > 0).select("track_idx", "cut_count", "cut_idx").toArrow()
     cut_count = np.zeros(len(counts), np.int32)
@@ -218,7 +218,7 @@ def run(context: Context) -> dict[str, object]:
     """Write collections and track_pairs.
 
     Raises:
-        CheckFailed: no collection is visible, or no pair has positive PMI.
+        CheckFailed: No collection is visible, or no pair has positive PMI.
     """
     lake, week, matrix, spark = context.lake, context.week, context.settings.matrix, context.spark
     n_tracks = lake.rows("catalog", week=week.name)

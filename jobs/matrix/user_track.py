@@ -30,9 +30,9 @@ def count_signals(events: DataFrame, catalog: DataFrame, warm: DataFrame) -> Dat
     """Return, per (user_idx, track_idx), n_streams, n_skips, n_bans and three favourite flags (0 or 1).
 
     Args:
-        events: events of the window.
-        catalog: tracks that count.
-        warm: the warm_users table.
+        events: Events of the window.
+        catalog: Tracks that count.
+        warm: The warm_users table.
     """
     warm_events = events.where(F.col("kind").isin("stream", "skip", "ban", "favorite"))
     warm_events = warm_events.join(warm.select("user_id", "user_idx"), "user_id").select(
@@ -75,8 +75,8 @@ def compute_affinity(counts: DataFrame, weights: AffinityWeights) -> DataFrame:
     """Return (user_idx, track_idx, affinity, n_streams) for every row of `counts`.
 
     Args:
-        counts: result of `count_signals`.
-        weights: weight of each signal.
+        counts: Result of `count_signals`.
+        weights: Weight of each signal.
     """
     value = (
         F.col("n_streams") * F.lit(weights.stream)
@@ -93,7 +93,7 @@ def run(context: Context) -> dict[str, object]:
     """Write user_track, sorted by user within each file.
 
     Raises:
-        CheckFailed: no affinity is positive.
+        CheckFailed: No affinity is positive.
     """
     lake, week, settings = context.lake, context.week, context.settings
     name = week.name

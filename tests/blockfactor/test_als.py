@@ -7,7 +7,7 @@ import pytest
 
 from blockfactor import als, als_kernels, csr_blocks
 from blockfactor.als import AlsParameters, train
-from blockfactor.errors import ConvergenceError, InvalidDataError, InvalidParameterError
+from blockfactor.errors import ConvergenceError, InvalidParameterError
 from tests.helpers.small_tables import frame, ratings
 
 PARAMETERS = AlsParameters(d=8, iterations=4, cg_steps=3, alpha=5.0, regularisation=2.0, tolerance=0.0)
@@ -36,25 +36,6 @@ def test_one_block_and_four_agree_and_the_loss_matches_its_definition(spark, tmp
 def test_training_stops_when_the_loss_falls_by_less_than_the_tolerance(spark, tmp_path):
     parameters = replace(PARAMETERS, tolerance=0.5, iterations=10)
     assert len(fit(spark, ratings(), 2, tmp_path / "a", parameters)[2]) == 2
-
-
-@pytest.mark.parametrize(
-    ("entry", "message"),
-    [
-        ((0, 0, float("nan")), r"user_track: entry \(row 0, column 0\) is nan; it must be finite and above 0"),
-        ((3, 2, float("inf")), r"entry \(row 3, column 2\) is inf"),
-        ((3, 2, -1.0), r"entry \(row 3, column 2\) is -1"),
-        ((60, 0, 1.0), "row index 60 is out of range; allowed are 0 to 59"),
-        ((0, 40, 1.0), "column index 40 is out of range; allowed are 0 to 39"),
-        ((-1, 0, 1.0), "row index -1 is out of range"),
-        ((59, 1, 1.0), r"entry \(row 59, column 1\) occurs twice"),
-    ],
-)
-def test_an_invalid_entry_is_named_in_the_error(spark, tmp_path, entry, message):
-    good = [(59, 1, 1.0), (0, 39, 2.0)]
-    data = spark.createDataFrame([*good, entry], "row int, column int, value float")
-    with pytest.raises(InvalidDataError, match=message):
-        csr_blocks.pack(data, "user_track", (60, 40), 3, tmp_path, positive=True)
 
 
 def test_a_rank_above_the_matrix_is_refused(spark, tmp_path):

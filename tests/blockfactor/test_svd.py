@@ -79,15 +79,6 @@ def test_permuting_the_rows_does_not_change_the_result(spark, tmp_path):
     np.testing.assert_allclose(v[:, :3], v2[:, :3], atol=1e-2)
 
 
-@pytest.mark.parametrize("n", [1, 2, 3, 7, 8, 100, 4000, 20_000])
-def test_a_stride_visits_every_position_once_and_separates_neighbours(n):
-    positions = np.arange(n) * csr_blocks.permutation_stride(n) % n
-    assert sorted(positions) == list(range(n))
-    if n >= 100:
-        halves = positions[: n // 10] < n // 2
-        assert 0.4 < halves.mean() < 0.6
-
-
 def test_a_rank_above_the_matrix_is_refused(spark, tmp_path):
     with pytest.raises(InvalidParameterError, match=r"^d: rank 10 of a matrix of 30 x 8; allowed are 1 to 8"):
         factorise(spark, decaying(30, 8), 1, tmp_path / "a")

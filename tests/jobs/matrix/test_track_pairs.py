@@ -8,7 +8,6 @@ import pytest
 import scipy.sparse as sp
 from pyspark.sql.classic.dataframe import DataFrame
 
-from blockfactor import pmi
 from contracts.errors import CheckFailed
 from jobs.matrix import catalog, track_pairs
 from tests.helpers.small_tables import DAY, SECOND, fill, streams, table
@@ -170,9 +169,3 @@ def test_counts_and_cuts_match_a_sparse_product(spark, max_neighbours, n_tasks):
                     expected[i, j] = (c[i, j], pytest.approx(value, rel=1e-5, abs=1e-6))
     assert got == expected
     assert max_neighbours > 100 or all(sum(i in pair for pair in got) <= max_neighbours for i in range(40))
-
-
-def test_smoothing_terms_are_zero_without_smoothing_and_larger_for_rare_tracks():
-    counts = np.array([100, 10, 1])
-    np.testing.assert_allclose(pmi.smoothing_terms(counts, 1.0), 0, atol=1e-12)
-    assert (np.diff(pmi.smoothing_terms(counts, 0.75)) > 0).all()
