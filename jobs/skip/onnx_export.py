@@ -16,7 +16,7 @@ import numpy as np
 
 from contracts.errors import BadArgument
 from jobs.platform.onnx import export_onnx
-from models.skip.data.play_history import SIGNS, Log
+from models.skip.data.play_history import HISTORY_FEATURES, Log
 from models.skip.data.plays import Plays
 from models.skip.encoding.model_inputs import Feeds
 from models.skip.estimators.base import SkipModel
@@ -118,7 +118,7 @@ def _ids(model: IdNetwork) -> bytes:
 def _session(model: SessionGru) -> bytes:
     import torch
 
-    signs = torch.zeros(2, model.recipe.length, len(SIGNS))
+    signs = torch.zeros(2, model.recipe.length, len(HISTORY_FEATURES))
     return _network(model.net, {"signs": signs, "x": torch.zeros(2, model.dense.width)})
 
 

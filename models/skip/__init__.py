@@ -1,1 +1,1 @@
-"""The skip engine's mathematics: will a listener listen to a track for more than 30 seconds?"""
+"""Skip prediction: the probability that a listener plays a track for more than 30 seconds."""

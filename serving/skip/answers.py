@@ -167,7 +167,7 @@ def history(release: SkipRelease, user_id: int, recent: dict[str, np.ndarray]) -
         for name in ("user", "track", "artist", "album", "genre")
     }
     columns |= {name: recent[name] for name in ("ts", "is_flow", "listened")}
-    return release.state.history(user_id).joined(Log(columns))
+    return release.state.history(user_id).union(Log(columns))
 
 
 def skips(release: SkipRelease, asked: SkipRequest) -> dict[str, Any]:

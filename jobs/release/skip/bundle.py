@@ -84,7 +84,7 @@ def fill(context: Context, folder: Path) -> dict[str, object]:
         "learned_until": judged_from,
     }
     files.write(folder / CLEANING, files.canonical(found.cleaning.to_json()))
-    memory = write_memory(context, folder, Log.of(found.plays), [feed.length for feed in feeds.values()])
+    memory = write_memory(context, folder, Log.from_plays(found.plays), [feed.length for feed in feeds.values()])
     files.write(folder / ANSWERS, files.canonical(facts | memory))
     rows = evaluation(context)
     files.write(folder / "evaluation.json", files.canonical(rows))
@@ -279,4 +279,4 @@ def tracks(context: Context) -> dict[str, np.ndarray]:
 def log_of(context: Context, cleaning: Cleaning) -> Log:
     """Every labelled play before as_of, as a release with this cleaning keeps it."""
     plays, _ = dataset.read_rows(context, (), "past", "", before(context))
-    return Log.of(apply(plays, cleaning))
+    return Log.from_plays(apply(plays, cleaning))

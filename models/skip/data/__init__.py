@@ -1,1 +1,1 @@
-"""Plays: schema, cleaning, splits and the history they come from."""
+"""Data of the skip models: plays, cleaning rules, splits and play histories."""

@@ -1,9 +1,10 @@
-"""What users played before: for each play the same user's most recent ones, strictly earlier.
+"""Play histories: for each play, the most recent earlier plays of the same user.
 
-Shapes   L plays of the log, N plays that are asked about, H places of a history, S signs of an earlier play
+Shapes   L plays of the log, N query plays, H positions of a history, S features of an earlier play
 
-The log answers about any time: a play that is in the log itself sees what came before it, and nothing of its own
-second or later. So plays of a test may all be noted first and asked about afterwards.
+The log can be queried for any time. A query returns plays of strictly earlier seconds only, so a play that is in the
+log does not see itself or plays of the same second. All plays of a test set can therefore be added before any is
+queried.
 """
 
 from __future__ import annotations
@@ -16,84 +17,100 @@ from numpy.typing import NDArray
 from models.skip.data.plays import Plays
 
 COLUMNS = ("user", "ts", "track", "artist", "album", "genre", "is_flow", "listened")
-ASKED = ("user", "ts", "track", "artist", "album", "genre")  # of a play that is asked about
-SIGNS = ("listened", "skipped", "flow", "days_ago", "log_gap", "track", "artist", "album", "genre", "there")
+QUERY_COLUMNS = ("user", "ts", "track", "artist", "album", "genre")  # columns of a query play
+HISTORY_FEATURES = ("listened", "skipped", "flow", "days_ago", "log_gap", "track", "artist", "album", "genre", "there")
 _DAY_S = 86_400
 
 
 class Log:
-    """Plays with outcome in the order of (user, time, track), each once."""
+    """Labelled plays sorted by (user, time, track), without duplicates."""
 
     def __init__(self, columns: Mapping[str, NDArray[np.integer]]) -> None:
-        """`columns`: COLUMNS, each (L,), in any order of plays."""
+        """Sort the plays and remove duplicates.
+
+        Args:
+            columns: COLUMNS, each (L,), in any order of plays.
+        """
         order_L = np.lexsort((columns["track"], columns["ts"], columns["user"]))
-        same = np.ones(max(len(order_L) - 1, 0), bool)
+        duplicate = np.ones(max(len(order_L) - 1, 0), bool)
         for name in ("user", "ts", "track"):
-            same &= np.diff(columns[name][order_L]) == 0
-        order_L = order_L[np.concatenate([[True], ~same])] if len(order_L) else order_L
+            duplicate &= np.diff(columns[name][order_L]) == 0
+        order_L = order_L[np.concatenate([[True], ~duplicate])] if len(order_L) else order_L
         self.columns = {name: np.ascontiguousarray(columns[name][order_L]) for name in COLUMNS}
         self.users_U, self.starts_U = np.unique(self.columns["user"], return_index=True)
         codes_L = np.repeat(np.arange(len(self.users_U)), np.diff([*self.starts_U, len(order_L)]))
         self.keys_L = _keys(codes_L, self.columns["ts"])
 
     @classmethod
-    def of(cls, plays: Plays) -> Log:
-        """Of plays with labels."""
+    def from_plays(cls, plays: Plays) -> Log:
+        """Build a log from labelled plays."""
         columns = {name: getattr(plays, f"{name}_N") for name in COLUMNS if name != "listened"}
         return cls(columns | {"listened": plays.labels("log")})
 
     @classmethod
     def empty(cls) -> Log:
-        """Of no play."""
+        """Return a log without plays."""
         return cls({name: np.zeros(0, np.int64) for name in COLUMNS})
 
     def __len__(self) -> int:
         return len(self.keys_L)
 
     def newest(self, h: int) -> Log:
-        """The last `h` plays of each user: all that is seen by plays after the log's end."""
+        """Return the last `h` plays of each user, which are all that a play after the end of the log can see."""
         if not len(self):
             return self
         ends_U = np.append(self.starts_U[1:], len(self))
-        left_L = np.repeat(ends_U, ends_U - self.starts_U) - np.arange(len(self))
-        return Log({name: column[left_L <= h] for name, column in self.columns.items()})
+        remaining_L = np.repeat(ends_U, ends_U - self.starts_U) - np.arange(len(self))
+        return Log({name: column[remaining_L <= h] for name, column in self.columns.items()})
 
-    def joined(self, other: Log) -> Log:
-        """Both together; a play that is in both counts once."""
+    def union(self, other: Log) -> Log:
+        """Return the union of two logs; a play that is in both is stored once."""
         return Log({name: np.concatenate([self.columns[name], other.columns[name]]) for name in COLUMNS})
 
     def recent(self, user_N: NDArray[np.int64], ts_N: NDArray[np.int64], h: int) -> NDArray[np.int64]:
-        """Places in the log of each user's last `h` plays before ts, oldest first, -1 in front where there are fewer.
+        """Return the positions in the log of each user's last `h` plays before a time, oldest first.
 
-        (N, h) int64.
+        Args:
+            user_N: User ids.
+            ts_N: Upper limit of time in seconds since 1970 (UTC), exclusive.
+            h: Length of a history.
+
+        Returns:
+            Positions (N, h), int64, padded with -1 at the front.
         """
         if not len(self.users_U):
             return np.full((len(user_N), h), -1)
         code_N = np.minimum(np.searchsorted(self.users_U, user_N), len(self.users_U) - 1)
         known_N = self.users_U[code_N] == user_N
         end_N = np.searchsorted(self.keys_L, _keys(code_N, ts_N), side="left")
-        place_NH = end_N[:, None] + np.arange(-h, 0)
-        return np.where(known_N[:, None] & (place_NH >= self.starts_U[code_N][:, None]), place_NH, -1)
+        position_NH = end_N[:, None] + np.arange(-h, 0)
+        return np.where(known_N[:, None] & (position_NH >= self.starts_U[code_N][:, None]), position_NH, -1)
 
 
-def signs(log: Log, ids: Mapping[str, NDArray[np.int64]], length: int) -> NDArray[np.float32]:
-    """The last `length` plays of each user before ts, as seen from a track of artist, album, genre: (N, H, S) float32.
+def history_features(log: Log, ids: Mapping[str, NDArray[np.int64]], length: int) -> NDArray[np.float32]:
+    """Return features of the last `length` plays of each user before a time, relative to the query track.
 
-    `ids`: ASKED, each (N,). Where there are fewer plays, the places in front are all 0.
+    Args:
+        log: Earlier plays.
+        ids: QUERY_COLUMNS, each (N,).
+        length: Length H of a history.
+
+    Returns:
+        HISTORY_FEATURES of each earlier play, (N, H, S) float32, zero-padded at the front.
     """
-    place_NH = log.recent(ids["user"], ids["ts"], length)
-    there_NH = place_NH >= 0
+    position_NH = log.recent(ids["user"], ids["ts"], length)
+    exists_NH = position_NH >= 0
     if not len(log):
-        return np.zeros((*place_NH.shape, len(SIGNS)), np.float32)
-    past = {name: column[place_NH] for name, column in log.columns.items()}
-    gap_NH = np.maximum(ids["ts"][:, None] - past["ts"], 1)
-    told = [past["listened"], 1 - past["listened"], past["is_flow"], np.minimum(gap_NH / _DAY_S, 30) / 30]
-    told += [np.log(gap_NH) / 10]
-    told += [past[name] == ids[name][:, None] for name in ("track", "artist", "album", "genre")]
-    signs_NHS = np.stack([*told, there_NH], axis=2).astype(np.float32)
-    return np.where(there_NH[:, :, None], signs_NHS, np.float32(0))
+        return np.zeros((*position_NH.shape, len(HISTORY_FEATURES)), np.float32)
+    earlier = {name: column[position_NH] for name, column in log.columns.items()}
+    gap_NH = np.maximum(ids["ts"][:, None] - earlier["ts"], 1)
+    features = [earlier["listened"], 1 - earlier["listened"], earlier["is_flow"], np.minimum(gap_NH / _DAY_S, 30) / 30]
+    features += [np.log(gap_NH) / 10]
+    features += [earlier[name] == ids[name][:, None] for name in ("track", "artist", "album", "genre")]
+    features_NHS = np.stack([*features, exists_NH], axis=2).astype(np.float32)
+    return np.where(exists_NH[:, :, None], features_NHS, np.float32(0))
 
 
 def _keys(code_N: NDArray[np.int64], ts_N: NDArray[np.int64]) -> NDArray[np.int64]:
-    """User and time as one number that sorts as the two do; seconds until 2106 fit."""
+    """Encode user and time as one integer with the same sort order; times are valid until 2106."""
     return (code_N.astype(np.int64) << 32) + np.clip(ts_N, 0, (1 << 32) - 1)

@@ -1,73 +1,91 @@
-"""Which plays learn, tune and judge: by time, by user, at random, or as the competition had it.
+"""Splits of plays into training, validation and test: by time, by user, at random, or as in the competition.
 
-Shapes   N labelled plays in time order; an answer is int8 (N,): TRAIN, VALIDATION, TEST, or LEFT_OUT
+Shapes   N labelled plays in time order; a split is int8 (N,): TRAIN, VALIDATION, TEST or EXCLUDED
 Source   the report's section 2.2; the competition's test rows are each user's last Flow play
 
-Only `by_time` asks what a service asks: to judge days that nothing was learned from. The others hold plays of one
-moment back while others of the same moment are learned from; they exist to be compared with, beside it.
+Only `by_time` matches the conditions of a service: the test days come after all training days. The other splits train
+on plays of the same period as the test plays; they exist for comparison.
 """
 
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
-TRAIN, VALIDATION, TEST, LEFT_OUT = 0, 1, 2, -1
+from models.arrays import BoolVector, IdVector, LongVector
+
+# int8 (N,): the part of each play, TRAIN, VALIDATION, TEST or EXCLUDED.
+SplitVector = NDArray[np.int8]
+
+TRAIN, VALIDATION, TEST, EXCLUDED = 0, 1, 2, -1
 
 
-def by_time(ts: np.ndarray, train: float, validation: float) -> np.ndarray:
-    """The earliest share learns, the latest judges; plays of one second stay together, on the later side."""
+def by_time(ts: LongVector, train: float, validation: float) -> SplitVector:
+    """Split by time: the earliest share is training, the latest test; plays of one second are in the later part.
+
+    Args:
+        ts: Times of the plays in time order.
+        train: Share of the training plays.
+        validation: Share of the validation plays.
+    """
     n = len(ts)
-    found = np.full(n, TEST, np.int8)
+    split_N = np.full(n, TEST, np.int8)
     if n:
         edges = [ts[min(int(n * share), n - 1)] for share in (train, train + validation)]
-        found[ts < edges[1]] = VALIDATION
-        found[ts < edges[0]] = TRAIN
-    return found
+        split_N[ts < edges[1]] = VALIDATION
+        split_N[ts < edges[0]] = TRAIN
+    return split_N
 
 
-def at_random(n: int, train: float, validation: float, seed: int) -> np.ndarray:
-    """Shares of a seeded permutation."""
+def at_random(n: int, train: float, validation: float, seed: int) -> SplitVector:
+    """Split at random into shares of a seeded permutation."""
     order = np.random.default_rng(seed).permutation(n)
-    found = np.full(n, TEST, np.int8)
-    found[order[: int(n * (train + validation))]] = VALIDATION
-    found[order[: int(n * train)]] = TRAIN
-    return found
+    split_N = np.full(n, TEST, np.int8)
+    split_N[order[: int(n * (train + validation))]] = VALIDATION
+    split_N[order[: int(n * train)]] = TRAIN
+    return split_N
 
 
-def by_user(user: np.ndarray, ts: np.ndarray, last: int) -> np.ndarray:
-    """The last plays of a user judge, as many before them tune; a user without more plays than that only learns."""
+def by_user(user: IdVector, ts: LongVector, last_plays: int) -> SplitVector:
+    """Split each user's plays: the last `last_plays` are test, as many before them validation.
+
+    All plays of a user with at most 2 * last_plays plays are training plays.
+    """
     order = np.lexsort((np.arange(len(ts)), ts, user))
-    back, total = from_the_end(user[order])
-    found = np.full(len(ts), TRAIN, np.int8)
-    enough = total > 2 * last
-    found[order[enough & (back < 2 * last)]] = VALIDATION
-    found[order[enough & (back < last)]] = TEST
-    return found
+    n_later, n_plays = rows_after(user[order])
+    split_N = np.full(len(ts), TRAIN, np.int8)
+    enough = n_plays > 2 * last_plays
+    split_N[order[enough & (n_later < 2 * last_plays)]] = VALIDATION
+    split_N[order[enough & (n_later < last_plays)]] = TEST
+    return split_N
 
 
-def competition(user: np.ndarray, ts: np.ndarray, is_flow: np.ndarray) -> np.ndarray:
-    """Each user's last Flow play judges, the Flow play before it tunes; what the user played since is left out.
+def competition(user: IdVector, ts: LongVector, is_flow: BoolVector) -> SplitVector:
+    """Split as in the competition: each user's last Flow play is test, the Flow play before it validation.
 
-    Since means in the second of the first of the two, or later: the competition's users have no plays after theirs.
-    A user with one Flow play tunes nothing; a user without any only learns.
+    A user's other plays from the second of the earlier of the two onwards are excluded, because the competition's users
+    have no plays after their test play. A user with one Flow play has no validation play; all plays of a user without
+    Flow plays are training plays.
     """
     order = np.lexsort((np.arange(len(ts)), ts, user))
     flow = order[is_flow[order]]
-    back, _ = from_the_end(user[flow])
-    found = np.full(len(ts), TRAIN, np.int8)
-    held = flow[back < 2]
-    ids, first = np.unique(user[held], return_index=True)  # sorted by user and time: the earlier of the two
+    n_later, _ = rows_after(user[flow])
+    split_N = np.full(len(ts), TRAIN, np.int8)
+    last_two = flow[n_later < 2]
+    ids, first = np.unique(
+        user[last_two], return_index=True
+    )  # rows are sorted by user and time: the earlier of the two
     if len(ids):
         at = np.searchsorted(ids, user).clip(max=len(ids) - 1)
-        since = (ids[at] == user) & (ts >= ts[held[first]][at])
-        found[since] = LEFT_OUT
-    found[flow[back == 1]] = VALIDATION
-    found[flow[back == 0]] = TEST
-    return found
+        excluded = (ids[at] == user) & (ts >= ts[last_two[first]][at])
+        split_N[excluded] = EXCLUDED
+    split_N[flow[n_later == 1]] = VALIDATION
+    split_N[flow[n_later == 0]] = TEST
+    return split_N
 
 
-def from_the_end(user: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Of rows sorted by user: how many of the user's follow, and how many the user has."""
-    _, place, total = np.unique(user, return_inverse=True, return_counts=True)
-    ends = np.cumsum(total)
-    return np.asarray(ends[place] - 1 - np.arange(len(user))), np.asarray(total[place])
+def rows_after(user: IdVector) -> tuple[LongVector, LongVector]:
+    """Return, for rows sorted by user, the number of later rows of the same user and the user's number of rows."""
+    _, code, n_rows = np.unique(user, return_inverse=True, return_counts=True)
+    ends = np.cumsum(n_rows)
+    return np.asarray(ends[code] - 1 - np.arange(len(user))), np.asarray(n_rows[code])

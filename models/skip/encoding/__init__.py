@@ -1,1 +1,1 @@
-"""Model inputs: one-hot and numeric encodings of plays."""
+"""Encodings of plays as model inputs: one-hot fields and scaled numeric features."""

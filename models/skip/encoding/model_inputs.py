@@ -1,10 +1,10 @@
-"""What the graph of a served member reads of plays, made by numpy alone: one code for training, gate and service.
+"""Inputs of the exported graph of each model, computed with NumPy: the same code in training, the gate and the service.
 
-Shapes   N plays, G columns, H places of a history, S signs, M fields of one-hot places
+Shapes   N plays, G columns, H positions of a history, S features of an earlier play, M one-hot fields
 
     columns  x (N, G) float32: scaled numbers and one-hot categories          regression
     raw      x (N, G) float32: smoothed rates, numbers with NaN, codes        trees
-    ids      user, track (N,) int64 places, and x as columns                  networks over ids
+    ids      user, track (N,) int64 codes, and x as columns                   networks over ids
     signs    signs (N, H, S) float32 of earlier plays, and x as columns       session network
     places   places (N, M) int64                                              factorisation machine
 """
@@ -18,14 +18,14 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from models.skip.data.play_history import ASKED, Log, signs
+from models.skip.data.play_history import QUERY_COLUMNS, Log, history_features
 from models.skip.data.plays import Plays
 from models.skip.encoding.numeric import Dense, Numbers
 from models.skip.encoding.one_hot import OneHot, Vocabulary
 from models.skip.estimators.base import State, prefixed, under
 
 Kind = Literal["columns", "raw", "ids", "signs", "places"]
-_STEP = 1 << 18  # the numbers of all plays are never copied at once
+_STEP = 1 << 18  # plays per step: bounds the size of the copy of their numeric features
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +52,7 @@ class Feeds:
         if self.kind == "places":
             assert self.numbers is not None
             assert self.onehot is not None
-            return {"places": machine_places(self.numbers, self.onehot, plays).astype(np.int64)}
+            return {"places": field_positions(self.numbers, self.onehot, plays).astype(np.int64)}
         assert self.dense is not None
         found: dict[str, np.ndarray] = {}
         if self.kind == "ids":
@@ -63,7 +63,11 @@ class Feeds:
                 "track": self.tracks.place(plays.track_N).astype(np.int64),
             }
         elif self.kind == "signs":
-            found = {"signs": signs(log, {name: getattr(plays, f"{name}_N") for name in ASKED}, self.length)}
+            found = {
+                "signs": history_features(
+                    log, {name: getattr(plays, f"{name}_N") for name in QUERY_COLUMNS}, self.length
+                )
+            }
         return found | {"x": np.asarray(self.dense.columns(plays), np.float32)}
 
     def state(self) -> State:
@@ -85,29 +89,31 @@ class Feeds:
         return facts, arrays
 
     @classmethod
-    def restore(cls, facts: Mapping[str, Any], arrays: Mapping[str, np.ndarray], for_whom: str) -> Feeds:
+    def restore(cls, facts: Mapping[str, Any], arrays: Mapping[str, np.ndarray], model_name: str) -> Feeds:
         """What state() gave."""
-        dense = Dense.restore(facts["dense"], under("dense", arrays), for_whom) if "dense" in facts else None
-        numbers = Numbers.restore(facts["numbers"], under("numbers", arrays), for_whom) if "numbers" in facts else None
-        onehot = OneHot.restore(facts["fields"], under("onehot", arrays), for_whom) if "fields" in facts else None
+        dense = Dense.restore(facts["dense"], under("dense", arrays), model_name) if "dense" in facts else None
+        numbers = (
+            Numbers.restore(facts["numbers"], under("numbers", arrays), model_name) if "numbers" in facts else None
+        )
+        onehot = OneHot.restore(facts["fields"], under("onehot", arrays), model_name) if "fields" in facts else None
         known = {name: Vocabulary(arrays[name]) for name in ("users", "tracks") if name in arrays}
         return cls(facts["kind"], dense, numbers, onehot, known.get("users"), known.get("tracks"), facts["length"])
 
 
-def rated(names: tuple[str, ...], categories: tuple[str, ...]) -> tuple[str, ...]:
-    """Of the columns of Numbers those that are numbers: rates and plain ones."""
+def numeric_names(names: tuple[str, ...], categories: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the names of the numeric columns of `Numbers`: rates and plain features."""
     return tuple(name for name in names if name not in ("is_flow", *categories))
 
 
 def with_rates(numbers: Numbers, plays: Plays) -> Plays:
-    """The same plays with smoothed rates in place of the counts of what was listened to."""
-    names = rated(numbers.columns, numbers.categories)
+    """Return the plays with smoothed rates in place of the counts of listened plays."""
+    names = numeric_names(numbers.columns, numbers.categories)
     values = {name: getattr(plays, name) for name in plays.__dataclass_fields__}
     return Plays(**(values | {"numbers_NF": numbers.raw(plays)[:, : len(names)], "names": names}))
 
 
-def machine_places(numbers: Numbers, onehot: OneHot, plays: Plays) -> NDArray[np.int32]:
-    """What a factorisation machine reads: one place a field, (N, M)."""
+def field_positions(numbers: Numbers, onehot: OneHot, plays: Plays) -> NDArray[np.int32]:
+    """Return the input of a factorisation machine: one one-hot position per field, (N, M)."""
     out_NM = np.empty((len(plays), len(onehot.fields)), np.int32)
     for start in range(0, len(plays), _STEP):
         part = plays.rows(slice(start, start + _STEP))

@@ -1,12 +1,14 @@
-"""The numbers of a play as models want them: counts become smoothed rates, heavy tails are tamed, NaN is told apart.
+"""Numeric features of a play as model inputs: smoothed rates, ranks, and flags for unknown values.
 
-Shapes   N plays, F numbers of a play, G columns that come out, C categories
+Shapes   N plays, F numeric features of a play, G output columns, C categories
 
-A pair of numbers `<key>_plays`, `<key>_listened` says how often something (the user, the artist, this user with this
-genre ...) was played before, and how often listened to. It becomes `<key>_smoothed`, the rate (listened + a m) / (plays
-+ a), m the mean of all training plays: with few plays it stays near the mean. The strength a is the one under which the
-rate itself, used as a forecast, has the least log loss on training plays, which is empirical Bayes with a grid for the
-maximum. A training play's counts hold earlier plays only, so that nothing of its own label is in what is measured.
+A pair of features `<key>_plays`, `<key>_listened` counts the earlier plays of something (the user, the artist, this
+user
+with this genre ...) and those listened to. It becomes `<key>_smoothed`, the rate (listened + a m) / (plays + a), where
+m
+is the mean of all training plays: with few plays the rate stays near the mean. The strength a is the value in STRENGTHS
+for which the rate, used as a probability, has the smallest log loss on training plays; this is empirical Bayes with the
+maximum taken over a grid. The counts of a training play contain earlier plays only, so its own label is not included.
 """
 
 from __future__ import annotations
@@ -23,19 +25,19 @@ from models.skip.estimators.base import log_loss, prefixed, under
 
 PLAYS, LISTENED = "_plays", "_listened"
 STRENGTHS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0)
-_LEARNED_FROM = 300_000  # training plays from which strengths and quantiles are learned
+_LEARNED_FROM = 300_000  # training plays used to learn strengths and quantiles
 _KNOTS = 65
-_STEP = 1 << 17  # plays that are prepared at once
+_STEP = 1 << 17  # plays per step
 
 
 def pairs(names: tuple[str, ...]) -> list[str]:
-    """Keys that have both counts, in the order of the names."""
+    """Return the keys that have both counts, in the order of the names."""
     keys = [name.removesuffix(PLAYS) for name in names if name.endswith(PLAYS)]
     return [key for key in keys if key + LISTENED in names]
 
 
 class Numbers:
-    """Learned from training plays; then the same for every play."""
+    """Numeric encoder: strengths of the smoothed rates and quantiles of the columns, learned from training plays."""
 
     def __init__(
         self,
@@ -45,10 +47,20 @@ class Numbers:
         strengths: NDArray[np.float64],
         knots_GK: NDArray[np.float32],
         flags_G: NDArray[np.bool_] | None,
-        for_whom: str,
+        model_name: str,
     ) -> None:
-        """Parts as learn() makes them: knots_GK the quantiles of the columns of raw(), flags_G which were unknown."""
-        self.names, self.categories, self.mean, self.for_whom = names, categories, mean, for_whom
+        """Build the encoder from learned parts.
+
+        Args:
+            names: Numeric features of the plays.
+            categories: Categorical columns of the plays.
+            mean: Share of listened training plays.
+            strengths: Smoothing strength of each pair of counts.
+            knots_GK: Quantiles of the columns of `raw`.
+            flags_G: Whether a plain feature was unknown for some training play; None: all of them.
+            model_name: Name of the model, for error messages.
+        """
+        self.names, self.categories, self.mean, self.model_name = names, categories, mean, model_name
         self.keys = pairs(names)
         self.strengths, self.knots_GK = strengths, knots_GK
         self.ranks = [_ranks(knots_K) for knots_K in knots_GK]
@@ -58,54 +70,58 @@ class Numbers:
         self.columns = (*(f"{key}_smoothed" for key in self.keys), *self.plain, "is_flow", *categories)
 
     @classmethod
-    def learn(cls, train: Plays, for_whom: str) -> Numbers:
-        """All numbers and categories of the training plays."""
-        some = train.rows(slice(None, None, max(1, len(train) // _LEARNED_FROM)))
-        listened_N, mean = some.labels(for_whom), float(train.labels(for_whom).mean(dtype=np.float64))
+    def learn(cls, train: Plays, model_name: str) -> Numbers:
+        """Learn the encoder from all numeric features and categories of the training plays."""
+        sample = train.rows(slice(None, None, max(1, len(train) // _LEARNED_FROM)))
+        listened_N, mean = sample.labels(model_name), float(train.labels(model_name).mean(dtype=np.float64))
         strengths = []
         for key in pairs(train.names):
-            plays_N, heard_N = some.numbers((key + PLAYS, key + LISTENED), for_whom).T
-            known = plays_N > 0
+            play_count_N, listened_count_N = sample.numbers((key + PLAYS, key + LISTENED), model_name).T
+            seen = play_count_N > 0
             losses = [
-                log_loss(listened_N[known], (heard_N[known] + a * mean) / (plays_N[known] + a)) if known.any() else 0.0
+                log_loss(listened_N[seen], (listened_count_N[seen] + a * mean) / (play_count_N[seen] + a))
+                if seen.any()
+                else 0.0
                 for a in STRENGTHS
             ]
             strengths.append(STRENGTHS[int(np.argmin(losses))])
         categories = tuple(sorted(train.categories))
         args = (train.names, categories, mean, np.asarray(strengths))
-        raw_NG = cls(*args, np.empty((0, _KNOTS), np.float32), None, for_whom).raw(some)
+        raw_NG = cls(*args, np.empty((0, _KNOTS), np.float32), None, model_name).raw(sample)
         start = len(strengths)
         plain_NG = raw_NG[:, start : raw_NG.shape[1] - 1 - len(categories)]
         flags_G = np.asarray(np.isnan(plain_NG).any(axis=0))
-        return cls(*args, _quantiles(raw_NG), flags_G, for_whom)
+        return cls(*args, _quantiles(raw_NG), flags_G, model_name)
 
     def raw(self, plays: Plays) -> NDArray[np.float32]:
-        """(N, G) as `columns`: rates, then numbers as they are, NaN kept, is_flow, and categories as codes.
+        """Return the unscaled columns named in `columns`, (N, G): the input of boosted trees.
 
-        What boosted trees take, to whom the scale of a column is nothing.
+        Smoothed rates, then plain features with NaN, then is_flow, then categories as codes. Trees do not depend on the
+        scale of a column.
         """
         out_NG = np.empty((len(plays), len(self.columns)), np.float32)
         for g, (key, a) in enumerate(zip(self.keys, self.strengths, strict=True)):
-            plays_N, heard_N = plays.numbers((key + PLAYS, key + LISTENED), self.for_whom).T
-            out_NG[:, g] = (np.nan_to_num(heard_N) + a * self.mean) / (np.nan_to_num(plays_N) + a)
+            play_count_N, listened_count_N = plays.numbers((key + PLAYS, key + LISTENED), self.model_name).T
+            out_NG[:, g] = (np.nan_to_num(listened_count_N) + a * self.mean) / (np.nan_to_num(play_count_N) + a)
         at = len(self.keys)
-        out_NG[:, at : at + len(self.plain)] = plays.numbers(self.plain, self.for_whom)
+        out_NG[:, at : at + len(self.plain)] = plays.numbers(self.plain, self.model_name)
         at += len(self.plain)
         out_NG[:, at] = plays.is_flow_N
         for g, name in enumerate(self.categories, at + 1):
-            out_NG[:, g] = plays.category(name, self.for_whom)
+            out_NG[:, g] = plays.category(name, self.model_name)
         return out_NG
 
     @property
     def width(self) -> int:
-        """Columns of scaled()."""
+        """Number of columns of scaled()."""
         return len(self.keys) + len(self.plain) + len(self.flagged) + 1
 
     def scaled(self, plays: Plays) -> NDArray[np.float32]:
-        """(N, width): what linear models and networks take, categories left to one-hot or embeddings.
+        """Return the scaled numeric columns, (N, width): the input of linear models and networks, without categories.
 
-        Rates as log odds less those of the mean; other numbers by their rank among training plays, -1 to 1, so that no
-        outlier outweighs the rest; NaN is 0, with a flag beside where training had any; is_flow as 0 or 1.
+        Rates are log odds relative to the mean. Other features are ranks among training plays, from -1 to 1, which
+        limits
+        outliers. NaN becomes 0, with a flag column for each feature that was NaN in training. is_flow is 0 or 1.
         """
         raw_NG = self.raw(plays)
         k, p = len(self.keys), len(self.plain)
@@ -120,71 +136,76 @@ class Numbers:
         return out_NW
 
     def scaled_names(self) -> tuple[str, ...]:
-        """What each column of scaled() tells about: a flag stands under the name of its number."""
+        """Return the feature name of each column of scaled(); a flag has the name of its feature."""
         rates = tuple(f"{key}_smoothed" for key in self.keys)
         return (*rates, *self.plain, *(self.plain[g] for g in self.flagged), "is_flow")
 
     def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        """What restore() takes."""
+        """Return the learned parts as JSON values and arrays, for restore()."""
         facts = {"names": self.names, "categories": self.categories, "mean": self.mean}
         flags_G = np.isin(np.arange(len(self.plain)), self.flagged)
         return facts, {"strengths": self.strengths, "knots": self.knots_GK, "flags": flags_G}
 
     @classmethod
-    def restore(cls, facts: Mapping[str, Any], arrays: Mapping[str, np.ndarray], for_whom: str) -> Numbers:
-        """What state() gave."""
+    def restore(cls, facts: Mapping[str, Any], arrays: Mapping[str, np.ndarray], model_name: str) -> Numbers:
+        """Rebuild the encoder from the output of state()."""
         names, categories = tuple(facts["names"]), tuple(facts["categories"])
-        return cls(names, categories, facts["mean"], arrays["strengths"], arrays["knots"], arrays["flags"], for_whom)
+        return cls(names, categories, facts["mean"], arrays["strengths"], arrays["knots"], arrays["flags"], model_name)
 
 
 class Dense:
-    """Scaled numbers and one-hot categories side by side: what a network or a regression reads, (N, G) float32.
+    """Encoder of dense columns: scaled numeric features, then one-hot categories, (N, G) float32.
 
-    A category has a column of its own with a thousandth of the training plays; the others share one.
+    A category value has its own column if at least a thousandth of the training plays have it; the others share one.
     """
 
     def __init__(self, numbers: Numbers, onehot: OneHot) -> None:
-        """Both of the same training."""
+        """Combine two encoders that were learned from the same plays."""
         self.numbers, self.onehot = numbers, onehot
 
     @classmethod
-    def learn(cls, train: Plays, for_whom: str) -> Dense:
-        """From the training plays."""
-        numbers = Numbers.learn(train, for_whom)
-        least = max(2, -(-len(train) // 1000))
-        return cls(numbers, OneHot.learn(train, numbers.categories, (), 2, least, for_whom))
+    def learn(cls, train: Plays, model_name: str) -> Dense:
+        """Learn both encoders from the training plays."""
+        numbers = Numbers.learn(train, model_name)
+        min_count = max(2, -(-len(train) // 1000))
+        return cls(numbers, OneHot.learn(train, numbers.categories, (), 2, min_count, model_name))
 
     @property
     def width(self) -> int:
-        """G."""
+        """Number of columns G."""
         return self.numbers.width + self.onehot.width
 
     def columns(self, plays: Plays, dtype: type = np.float32) -> NDArray[np.floating]:
-        """(N, G), in steps that bound memory; float16 where many plays are kept for training."""
+        """Return the columns (N, G), computed in steps to bound memory.
+
+        Args:
+            plays: N plays.
+            dtype: float16 halves the memory of stored training inputs.
+        """
         out_NG: NDArray[Any] = np.empty((len(plays), self.width), dtype)
         for start in range(0, len(plays), _STEP):
             part = plays.rows(slice(start, start + _STEP))
-            to = out_NG[start : start + len(part)]
-            to[:, : self.numbers.width] = self.numbers.scaled(part)
-            to[:, self.numbers.width :] = self.onehot.matrix(part).toarray()
+            block = out_NG[start : start + len(part)]
+            block[:, : self.numbers.width] = self.numbers.scaled(part)
+            block[:, self.numbers.width :] = self.onehot.matrix(part).toarray()
         return out_NG
 
     def column_names(self) -> tuple[str, ...]:
-        """Of each column the number, pair of counts or category that it tells about."""
+        """Return, for each column, the name of its numeric feature, pair of counts or category."""
         sizes = zip(self.onehot.exact, self.onehot.vocabularies, strict=True)
         return (*self.numbers.scaled_names(), *(name for name, v in sizes for _ in range(len(v))))
 
     def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        """What restore() takes."""
+        """Return the learned parts as JSON values and arrays, for restore()."""
         facts, arrays = self.numbers.state()
         fields, places = self.onehot.state()
         return {"numbers": facts, "fields": fields}, prefixed("numbers", arrays) | prefixed("onehot", places)
 
     @classmethod
-    def restore(cls, facts: Mapping[str, Any], arrays: Mapping[str, np.ndarray], for_whom: str) -> Dense:
-        """What state() gave."""
-        numbers = Numbers.restore(facts["numbers"], under("numbers", arrays), for_whom)
-        return cls(numbers, OneHot.restore(facts["fields"], under("onehot", arrays), for_whom))
+    def restore(cls, facts: Mapping[str, Any], arrays: Mapping[str, np.ndarray], model_name: str) -> Dense:
+        """Rebuild the encoder from the output of state()."""
+        numbers = Numbers.restore(facts["numbers"], under("numbers", arrays), model_name)
+        return cls(numbers, OneHot.restore(facts["fields"], under("onehot", arrays), model_name))
 
 
 def _quantiles(raw_NG: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -197,6 +218,6 @@ def _quantiles(raw_NG: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _ranks(knots_K: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
-    """Distinct knots and their ranks, -1 to 1: of equal ones the middle."""
+    """Return the distinct knots and their ranks, -1 to 1; equal knots have the rank of the middle one."""
     distinct, first, n = np.unique(knots_K, return_index=True, return_counts=True)
     return distinct, (2 * first + n - 1) / (len(knots_K) - 1) - 1

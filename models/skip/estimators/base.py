@@ -1,9 +1,9 @@
-"""What every skip model is: fitted on plays whose outcome is known, it says how likely others are to be listened to.
+"""Base class of the skip models: fit on labelled plays, predict the probability that a play is listened to.
 
 Shapes   N plays in time order
 
-Row n of an answer is about play n alone; asking again gives the same; a second fit with the same seed gives the same
-model. An id that training has not met is answered as every other such id (see `Needs`), never refused.
+Row n of a prediction depends on play n only; repeated predictions are equal; a second fit with the same seed gives the
+same model. An id that is not in the training plays gets the prediction of an unknown id (see `Needs`) and no error.
 """
 
 from __future__ import annotations
@@ -24,21 +24,20 @@ from numpy.typing import NDArray
 from models.skip.data.plays import Plays
 
 CARD, ARRAYS = "model.json", "arrays.npz"
-_CHUNK = 1 << 17  # plays that are answered at once: bounds the memory of an answer
+_CHUNK = 1 << 17  # plays per step of a prediction: bounds its memory
 State = tuple[dict[str, Any], dict[str, np.ndarray]]
 
 
 @dataclass(frozen=True)
 class Needs:
-    """What a model reads of a play, and so what it can tell plays apart by.
+    """The inputs of a play that a model uses.
 
     Attributes:
-        ids: of user, track, artist, album and genre, those it reads. For an id that training has not met, or too
-            rarely to keep, it answers as for any other such id: by what it has learned of the rare ones together, or
-            without that part of its score.
-        numbers: the names it reads; "all" stands for all that training had.
-        categories: as numbers; "all" for all of training.
-        history: does it look at the user's earlier plays, which `observe` adds to?
+        ids: Those of user, track, artist, album and genre. An id that is missing from the training plays, or too rare,
+            has the same effect as any other such id: a weight learned from all rare ids, or none.
+        numbers: Names of numeric features; "all" for all features of the training plays.
+        categories: Names of categorical columns; "all" for all of the training plays.
+        history: Whether the model uses the user's earlier plays, which `observe` adds to.
     """
 
     ids: tuple[str, ...] = ()
@@ -49,7 +48,7 @@ class Needs:
 
 @dataclass(frozen=True)
 class Epoch:
-    """One pass over the training plays: mean log losses, the first as it was while training."""
+    """Mean log losses of one pass over the training plays; `train` is measured during training."""
 
     train: float
     valid: float
@@ -60,65 +59,92 @@ Losses = list[Epoch]
 
 @dataclass(frozen=True)
 class NoRecipe:
-    """A model with nothing to choose."""
+    """Recipe of a model without hyperparameters."""
 
 
 class SkipModel(ABC):
-    """A way to say how likely a play is to be listened to; subclasses fill in the four methods at the end."""
+    """Base class of models that predict the probability of listening; subclasses implement the abstract methods."""
 
     name: ClassVar[str]
     needs: ClassVar[Needs]
     Recipe: ClassVar[type] = NoRecipe
 
     def __init__(self, recipe: Any = None) -> None:
-        """`recipe` is one of the class's own; its defaults where none is given."""
+        """Create a model that is not fitted.
+
+        Args:
+            recipe: Instance of the class's `Recipe`; None for its defaults.
+
+        Raises:
+            ValueError: `recipe` has another type.
+        """
         self.recipe: Any = self.Recipe() if recipe is None else recipe
         if not isinstance(self.recipe, self.Recipe):
             raise ValueError(f"{self.name}: recipe must be a {self.Recipe.__name__}, got {type(recipe).__name__}")
         self._fitted = False
 
     def fit(self, train: Plays, valid: Plays, seed: int = 0) -> Losses:
-        """Learn from `train`; `valid` decides when to stop, where that is a question. Losses by epoch.
+        """Fit the model on labelled plays.
+
+        Args:
+            train: Training plays.
+            valid: Validation plays for early stopping, in models that train by epochs.
+            seed: Seed of all random numbers.
+
+        Returns:
+            The losses of each epoch.
 
         Raises:
-            ValueError: labels are missing, `train` is of one class only, `valid` is empty, a number or category that
-                the model needs is not there, or a loss is no longer finite.
+            ValueError: Labels are missing, `train` has one class only, `valid` is empty, a feature or category that the
+                model needs is missing, or a loss is not finite.
         """
         history = self._learned(self._fit, train, valid, seed)
         self._fitted = True
         return history
 
     def learn_more(self, new: Plays, valid: Plays, seed: int = 0) -> Losses:
-        """Go on from what fit() has learned, by later plays alone; their outcomes must have been observed before.
+        """Continue training on later plays, whose outcomes must have been passed to `observe` before.
 
-        What fit() made of the plays as a whole stays: vocabularies, ranks, strengths, fields. So an id that it has not
-        met is answered as before. `valid` comes after `new` and decides when to stop. Losses by epoch.
+        Vocabularies, ranks, strengths and fields from fit() do not change, so an id that fit() did not see is still
+        unknown.
+
+        Args:
+            new: Plays after the training plays.
+            valid: Plays after `new`, for early stopping.
+            seed: Seed of all random numbers.
+
+        Returns:
+            The losses of each epoch.
 
         Raises:
-            ValueError: as fit(), and for a model that can only be fitted anew: factorisations, RBM, graph and one-hot
+            ValueError: As in fit(), or the model must be fitted again from scratch: factorisations, RBM, graph and one-
+                hot
                 regressions, whose fields and rows would have to grow with the ids.
         """
         self._must_be_fitted()
         return self._learned(self._learn_more, new, valid, seed)
 
     def predict_proba(self, plays: Plays) -> NDArray[np.float64]:
-        """How likely each play is to be listened to, (N,) float64 in 0 to 1.
+        """Return the probability that each play is listened to, (N,) float64 in 0 to 1.
 
         Raises:
-            ValueError: not fitted yet, or a number or category that the model needs is not there.
+            ValueError: The model is not fitted, or a feature or category that it needs is missing.
         """
         self._must_be_fitted()
         return self.predicted(plays)
 
     def observe(self, plays: Plays) -> None:
-        """Take note of plays whose outcome became known, for the history of later ones; others do not look at it."""
+        """Add plays with known outcomes to the history of later plays; models without a history ignore them."""
         self._must_be_fitted()
         plays.labels(f"{self.name}, observed plays")
         if self.needs.history:
             self._observe(plays)
 
     def save(self, folder: Path) -> None:
-        """Write the model as JSON and arrays; what stood there is replaced, and half of a model is never read."""
+        """Write the model as JSON and arrays.
+
+        An existing model is replaced. The digest of the arrays in the JSON file detects a partly written model.
+        """
         self._must_be_fitted()
         facts, arrays = self._state()
         kept = io.BytesIO()
@@ -131,10 +157,10 @@ class SkipModel(ABC):
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """The model that save() wrote.
+        """Load a model that save() wrote.
 
         Raises:
-            ValueError: no model there, another one, of another version, or its files are not of one save.
+            ValueError: The folder has no model, a model of another class or version, or files of different saves.
         """
         card = read_card(folder)
         if card.get("model") != cls.name:
@@ -143,27 +169,27 @@ class SkipModel(ABC):
         try:
             model._restore(card["facts"], read_arrays(folder, card["sha256"]))
         except KeyError as error:
-            raise ValueError(f"{folder}: holds no {error}; another version of this program saved it") from None
+            raise ValueError(f"{folder}: {error} is missing; another version of this program saved the model") from None
         model._fitted = True
         return model
 
     def _must_be_fitted(self) -> None:
         if not self._fitted:
-            raise ValueError(f"{self.name}: not fitted yet; fit() or load() comes first")
+            raise ValueError(f"{self.name}: not fitted; call fit() or load() first")
 
     def _learned(self, learn: Callable[[Plays, Plays, int], Losses], train: Plays, valid: Plays, seed: int) -> Losses:
-        """What `learn` reached, its plays and its losses checked."""
+        """Run `train_step` and check its plays and its losses."""
         train.both_classes(self.name)
         if not len(valid):
-            raise ValueError(f"{self.name}: needs plays to validate on, got none")
+            raise ValueError(f"{self.name}: needs validation plays, got none")
         valid.labels(f"{self.name}, validation")
         history = learn(train, valid, seed)
         if not history or not all(np.isfinite([h.train, h.valid]).all() for h in history):
-            raise ValueError(f"{self.name}: the loss is no longer finite: {history}; is the learning rate too high?")
+            raise ValueError(f"{self.name}: the loss is not finite: {history}; is the learning rate too high?")
         return history
 
     def predicted(self, plays: Plays) -> NDArray[np.float64]:
-        """Answers chunk by chunk, (N,) float64; what a fit says about validation plays on its way."""
+        """Return predictions (N,) float64, computed in chunks; also for validation during a fit."""
         out_N = np.empty(len(plays))
         for start in range(0, len(plays), _CHUNK):
             part = plays.rows(slice(start, start + _CHUNK))
@@ -171,47 +197,55 @@ class SkipModel(ABC):
         return out_N
 
     def _learn_more(self, new: Plays, valid: Plays, seed: int) -> Losses:
-        raise ValueError(f"{self.name}: does not learn on from what it is; fit it anew")
+        raise ValueError(f"{self.name}: does not support incremental training; fit it again from scratch")
 
     def _observe(self, plays: Plays) -> None:
-        raise AssertionError(f"{self.name} needs a history, and does not take one")
+        raise AssertionError(f"{self.name} uses a history, but does not implement _observe")
 
     @abstractmethod
     def _fit(self, train: Plays, valid: Plays, seed: int) -> Losses:
-        """Learn; both have labels, train both classes."""
+        """Fit the model; both sets have labels, and `train` has both classes."""
 
     @abstractmethod
     def _proba(self, plays: Plays) -> NDArray[np.float64]:
-        """Answer a chunk."""
+        """Predict a chunk."""
 
     @abstractmethod
     def _state(self) -> State:
-        """All that was learned: JSON and arrays."""
+        """Return everything that was learned as JSON values and arrays."""
 
     @abstractmethod
     def _restore(self, facts: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
-        """Take what _state() gave."""
+        """Restore the output of _state()."""
 
 
 def read_card(folder: Path) -> dict[str, Any]:
-    """The facts of a saved model; ValueError where there is none."""
+    """Return the JSON part of a saved model.
+
+    Raises:
+        ValueError: The folder has no saved model.
+    """
     try:
         card = json.loads((folder / CARD).read_text())
     except (FileNotFoundError, json.JSONDecodeError) as error:
-        raise ValueError(f"{folder}: holds no saved skip model ({error})") from None
+        raise ValueError(f"{folder}: contains no saved skip model ({error})") from None
     if not isinstance(card, dict) or not {"model", "recipe", "facts", "sha256"} <= set(card):
-        raise ValueError(f"{folder / CARD}: is not the card of a skip model")
+        raise ValueError(f"{folder / CARD}: does not describe a skip model")
     return card
 
 
 def read_arrays(folder: Path, digest: str) -> dict[str, np.ndarray]:
-    """The arrays of a saved model; ValueError where they are not those of its card."""
+    """Return the arrays of a saved model.
+
+    Raises:
+        ValueError: The file is missing or does not match the digest.
+    """
     try:
         raw = (folder / ARRAYS).read_bytes()
     except FileNotFoundError:
         raise ValueError(f"{folder / ARRAYS}: missing") from None
     if hashlib.sha256(raw).hexdigest() != digest:
-        raise ValueError(f"{folder / ARRAYS}: is not of the same save as {CARD}; save the model again")
+        raise ValueError(f"{folder / ARRAYS}: does not match {CARD}, which is of another save; save the model again")
     with np.load(io.BytesIO(raw), allow_pickle=False) as found:
         return {name: found[name] for name in found.files}
 
@@ -224,28 +258,28 @@ def replace(file: Path, content: bytes) -> None:
 
 
 def tuples(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """A recipe read from JSON: lists are tuples again."""
+    """Return a recipe read from JSON with its lists converted to tuples."""
     return {name: tuple(value) if isinstance(value, list) else value for name, value in recipe.items()}
 
 
 def log_loss(listened_N: NDArray[np.int8], proba_N: NDArray[np.floating]) -> float:
-    """Mean of -log(probability of what happened), probabilities kept 1e-7 away from 0 and 1."""
+    """Return the mean log loss, with probabilities clipped to 1e-7 and 1 - 1e-7."""
     p_N = np.clip(proba_N, 1e-7, 1 - 1e-7)
     return float(-np.log(np.where(listened_N == 1, p_N, 1 - p_N)).mean())
 
 
 def sigmoid(z_N: NDArray[np.floating]) -> NDArray[np.float64]:
-    """1 / (1 + exp(-z)), no overflow, (N,) float64."""
+    """Return 1 / (1 + exp(-z)) without overflow, (N,) float64."""
     half = np.tanh(np.asarray(z_N, np.float64) / 2)
     return np.asarray((1 + half) / 2)
 
 
 def prefixed(prefix: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Arrays of a part of a model under its prefix."""
+    """Return the arrays of a part of a model with its prefix added to their names."""
     return {f"{prefix}.{name}": array for name, array in arrays.items()}
 
 
 def under(prefix: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The arrays that prefixed() put under a prefix."""
+    """Return the arrays whose names have a prefix, without the prefix: the inverse of prefixed()."""
     start = f"{prefix}."
     return {name.removeprefix(start): array for name, array in arrays.items() if name.startswith(start)}

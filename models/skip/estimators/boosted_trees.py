@@ -1,6 +1,7 @@
-"""Gradient boosted trees over everything known before a play, and no id: LightGBM.
+"""LightGBM: gradient boosted trees over all features of a play except ids.
 
-Shapes   N plays, G columns of models/skip/encoding/numeric.py: smoothed rates, numbers with NaN, is_flow, categories as codes
+Shapes   N plays, G columns of models/skip/encoding/numeric.py: smoothed rates, numbers with NaN, is_flow, categories as
+         codes
 Source   Ke et al. 2017
 """
 
@@ -19,15 +20,17 @@ from models.skip.encoding.numeric import Numbers
 from models.skip.estimators.base import Epoch, Losses, Needs, SkipModel, State, prefixed, under
 
 _STEP = 1 << 18
-MORE = 10  # learn_more() adds at most one tree for so many of the recipe's rounds
+MORE = 10  # partial_fit() adds at most a tenth of the recipe's rounds
 
 
 @dataclass(frozen=True)
 class TreesRecipe:
-    """LightGBM's own numbers; `patience` rounds without a better validation loss end the training.
+    """Hyperparameters of LightGBM.
 
-    `most`: training plays are thinned evenly to so many, since a round costs in proportion and small trees over a
-    hundred columns gain little from more; the smoothing is learned from all.
+    Attributes:
+        patience: Number of rounds without a better validation loss after which training stops.
+        max_plays: Largest number of training plays; more are thinned evenly, because the time of a round grows with
+            them, and small trees over a hundred columns gain little. The smoothing is learned from all plays.
     """
 
     learning_rate: float = 0.03
@@ -46,13 +49,13 @@ class TreesRecipe:
             or self.leaves < 2
             or min(self.min_leaf_plays, self.rounds, self.patience, self.most) < 1
         ):
-            raise ValueError(f"boosted_trees: learning_rate above 0, leaves at least 2, counts at least 1, got {self}")
+            raise ValueError(f"boosted_trees: learning_rate must be above 0, leaves at least 2, counts at least 1, got {self}")
         if not 0 < self.column_share <= 1 or not 0 < self.row_share <= 1 or self.l2 < 0:
-            raise ValueError(f"boosted_trees: shares must be in (0, 1] and l2 not below 0, got {self}")
+            raise ValueError(f"boosted_trees: shares must be in (0, 1] and l2 at least 0, got {self}")
 
 
 class BoostedTrees(SkipModel):
-    """An unknown number goes where training found it best to; NaN is a value like others."""
+    """Gradient boosted trees; NaN is handled by LightGBM, which sends it to the better side of each split."""
 
     name = "boosted_trees"
     needs = Needs(numbers=("all",), categories=("all",))
@@ -63,7 +66,9 @@ class BoostedTrees(SkipModel):
         return self._grow(train, valid, seed, self.recipe.rounds, None)
 
     def _learn_more(self, new: Plays, valid: Plays, seed: int) -> Losses:
-        """A few trees more on top of the others, which stay as they are: leaves refitted to a day would forget."""
+        """Add a few trees. Existing trees do not change: leaves refitted to a single day would lose what was learned
+        before.
+        """
         return self._grow(new, valid, seed, max(1, self.recipe.rounds // MORE), self.booster)
 
     def _grow(self, train: Plays, valid: Plays, seed: int, rounds: int, on_top_of: lgb.Booster | None) -> Losses:
@@ -83,7 +88,7 @@ class BoostedTrees(SkipModel):
             "force_row_wise": True,
             "verbosity": -1,
         }
-        names = [f"c{g}" for g in range(len(self.numbers.columns))]  # LightGBM refuses some characters in names
+        names = [f"c{g}" for g in range(len(self.numbers.columns))]  # LightGBM rejects some characters in feature names
         some = train.thinned(self.recipe.most)
         data = lgb.Dataset(self._matrix(some), some.both_classes(self.name), feature_name=names, params=settings)
         held = data.create_valid(self._matrix(valid), valid.labels())
@@ -105,15 +110,15 @@ class BoostedTrees(SkipModel):
         return [Epoch(float(a), float(b)) for a, b in curves]
 
     def contributions(self, plays: Plays) -> NDArray[np.float64]:
-        """Log odds that each column adds to those of the mean training play (SHAP values of the trees), (N, G)."""
+        """Return the contribution of each column to the log odds, relative to the mean training play (SHAP), (N, G)."""
         return np.asarray(self.booster.predict(self.numbers.raw(plays), pred_contrib=True))[:, :-1]
 
     def columns(self) -> tuple[str, ...]:
-        """What each column of contributions() tells about, (G,)."""
+        """Return the feature name of each column of contributions(), (G,)."""
         return self.numbers.columns
 
     def mean(self) -> float:
-        """Share of the training plays that were listened to."""
+        """Return the share of the training plays that were listened to."""
         return self.numbers.mean
 
     def _matrix(self, plays: Plays) -> NDArray[np.float32]:
@@ -124,7 +129,7 @@ class BoostedTrees(SkipModel):
         return out_NG
 
     def _proba(self, plays: Plays) -> NDArray[np.float64]:
-        if not len(plays):  # LightGBM refuses an empty matrix
+        if not len(plays):  # LightGBM rejects an empty matrix
             return np.empty(0)
         return np.asarray(self.booster.predict(self.numbers.raw(plays)), np.float64)
 

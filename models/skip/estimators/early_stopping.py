@@ -1,4 +1,4 @@
-"""When iterative training ends, and what it leaves: the weights of the epoch with the best validation loss."""
+"""Early stopping: training ends with the weights of the epoch with the best validation loss."""
 
 from __future__ import annotations
 
@@ -16,10 +16,20 @@ def stop_early(
     epochs: int,
     patience: int,
 ) -> Losses:
-    """Losses by epoch; `weights`, which `epoch` changes in place, end as they were after the best.
+    """Train until the validation loss stops improving, then restore the best weights.
 
-    `epoch` trains once through its plays and gives their mean loss. It is called at most `epochs` times, and no more
-    after `patience` calls without a better validation loss, or after a loss that is not finite.
+    Training stops after `epochs` epochs, after `patience` epochs without a better validation loss, or after a training
+    loss that is not finite.
+
+    Args:
+        epoch: Trains for one epoch and returns the mean training loss; changes `weights` in place.
+        valid_loss: Returns the validation loss of the current weights.
+        weights: Arrays of the model.
+        epochs: Largest number of epochs.
+        patience: Number of epochs without a better validation loss.
+
+    Returns:
+        The losses of each epoch.
     """
     losses: Losses = []
     best: list[np.ndarray] = []

@@ -1,11 +1,11 @@
 """Factorisation machine over the ids, categories and binned numbers of a play.
 
-Shapes   N plays, M fields, W places of all fields, D factors
+Shapes   N plays, M fields, W positions of all fields, D factors
 Source   Rendle 2010, eq. 1 and 5; the report's settings: rank 30, fastFM's l2_reg_w = 0.1 and l2_reg_V = 0.01
 Differs  fastFM's 150 iterations are sweeps of its own least squares solver, and its penalties are weighed against a
-         sum over all plays; ours is AdaGrad, one play after the other, on log loss (Duchi et al. 2011; the solver of
-         libffm), with the penalty on the weights that a play touches and an early stop on validation; of millions of
-         plays an epoch draws a part
+         sum over all plays. This implementation runs AdaGrad on the log loss, one play after the other (Duchi et al.
+         2011; the solver of libffm), penalizes the weights that a play uses, and stops early on validation. With
+         millions of plays, an epoch is a sample of them
 """
 
 from __future__ import annotations
@@ -19,18 +19,27 @@ from numpy.typing import NDArray
 
 from blockfactor.compiled import kernel
 from models.skip.data.plays import IDS, Plays
-from models.skip.encoding.model_inputs import machine_places, rated, with_rates
+from models.skip.encoding.model_inputs import field_positions, numeric_names, with_rates
 from models.skip.encoding.numeric import Numbers
 from models.skip.encoding.one_hot import OneHot
 from models.skip.estimators.base import Losses, Needs, SkipModel, State, log_loss, prefixed, sigmoid, under
 from models.skip.estimators.early_stopping import stop_early
 
-LEARNED = ("bias_1", "linear_W", "factors_WD", "bias_sq", "linear_sq", "factors_sq")  # as _descend() takes them
+LEARNED = ("bias_1", "linear_W", "factors_WD", "bias_sq", "linear_sq", "factors_sq")  # in the order of the arguments of _descend()
 
 
 @dataclass(frozen=True)
 class FmRecipe:
-    """`l2_linear` and `l2_factors` are a play's own; `patience` epochs without a better validation loss end it."""
+    """Hyperparameters of the factorisation machine.
+
+    Attributes:
+        l2_linear: Penalty of the linear weights, per play.
+        l2_factors: Penalty of the factors, per play.
+        epoch_plays: Largest number of plays per epoch.
+        patience: Number of epochs without a better validation loss after which training stops.
+        min_count: Smallest number of plays of a value with its own position.
+        bins: Number of bins of each numeric feature.
+    """
 
     rank: int = 30
     learning_rate: float = 0.01
@@ -45,14 +54,14 @@ class FmRecipe:
     def __post_init__(self) -> None:
         if min(self.rank, self.epochs, self.epoch_plays, self.patience, self.min_count) < 1 or self.bins < 2:
             raise ValueError(
-                f"fm: rank, epochs, epoch_plays, patience, min_count at least 1 and bins at least 2, got {self}"
+                f"fm: rank, epochs, epoch_plays, patience, min_count must be at least 1 and bins at least 2, got {self}"
             )
         if not self.learning_rate > 0 or min(self.l2_linear, self.l2_factors) < 0:
-            raise ValueError(f"fm: learning_rate must be above 0, penalties not below, got {self}")
+            raise ValueError(f"fm: learning_rate must be above 0 and penalties at least 0, got {self}")
 
 
 class FactorisationMachine(SkipModel):
-    """All five ids, all categories, is_flow, and every number by its bin, smoothed rates among them."""
+    """Factorisation machine over all ids, all categories, is_flow, and binned numbers including smoothed rates."""
 
     name = "fm"
     needs = Needs(ids=IDS, numbers=("all",), categories=("all",))
@@ -65,7 +74,7 @@ class FactorisationMachine(SkipModel):
         recipe, listened_N = self.recipe, train.labels()
         self.numbers = Numbers.learn(train, self.name)
         exact = (*IDS, *sorted(train.categories), "is_flow")
-        binned = rated(self.numbers.columns, self.numbers.categories)
+        binned = numeric_names(self.numbers.columns, self.numbers.categories)
         self.onehot = OneHot.learn(
             train,
             exact,
@@ -73,21 +82,21 @@ class FactorisationMachine(SkipModel):
             recipe.bins,
             recipe.min_count,
             self.name,
-            prepared=lambda some: with_rates(self.numbers, some),
+            prepare=lambda some: with_rates(self.numbers, some),
         )
         rng = np.random.default_rng(seed)
         mean = listened_N.mean(dtype=np.float64)
         self.bias_1 = np.asarray([np.log(mean / (1 - mean))], np.float32)
         self.linear_W = np.zeros(self.onehot.width, np.float32)
         self.factors_WD = (0.02 * rng.standard_normal((self.onehot.width, recipe.rank))).astype(np.float32)
-        # AdaGrad's sums: what has been met often moves little; learn_more() goes on with them.
+        # AdaGrad's sums of squares make steps of frequent positions small; partial_fit() continues with them.
         self.bias_sq, self.linear_sq = np.ones_like(self.bias_1), np.ones_like(self.linear_W)
         self.factors_sq = np.ones_like(self.factors_WD)
         places_NM = self.places(train)
         met_W = np.zeros(self.onehot.width, bool)
         for place_N in places_NM.T:
             met_W[place_N] = True
-        self.factors_WD[~met_W] = 0  # a place that no training play has adds nothing
+        self.factors_WD[~met_W] = 0  # a position without training plays adds nothing
         return self._descended(places_NM, listened_N, valid, rng, recipe.epochs)
 
     def _learn_more(self, new: Plays, valid: Plays, seed: int) -> Losses:
@@ -101,7 +110,7 @@ class FactorisationMachine(SkipModel):
         rng: np.random.Generator,
         epochs: int,
     ) -> Losses:
-        """Passes over plays, until validation has waited long enough; the best one's weights stay."""
+        """Run epochs of AdaGrad with early stopping; the weights of the best epoch remain."""
         recipe, valid_places = self.recipe, self.places(valid)
         learned = tuple(getattr(self, name) for name in LEARNED)
 
@@ -123,8 +132,8 @@ class FactorisationMachine(SkipModel):
         )
 
     def places(self, plays: Plays) -> NDArray[np.int32]:
-        """What the machine reads: one place a field, (N, M)."""
-        return machine_places(self.numbers, self.onehot, plays)
+        """Return the input of the machine: one position per field, (N, M)."""
+        return field_positions(self.numbers, self.onehot, plays)
 
     def _score(self, places_NM: NDArray[np.int32]) -> NDArray[np.float64]:
         return sigmoid(_logits(places_NM, self.bias_1, self.linear_W, self.factors_WD))
@@ -152,7 +161,7 @@ def _logits(
     linear_W: NDArray[np.float32],
     factors_WD: NDArray[np.float32],
 ) -> NDArray[np.float32]:
-    """Eq. 5: bias + linear + half of (square of the sum - sum of the squares) of the factors, (N,)."""
+    """Return eq. 5: bias + linear + half of (square of the sum - sum of the squares) of the factors, (N,)."""
     n, m = places_NM.shape
     out_N = np.empty(n, np.float32)
     for i in range(n):
@@ -186,7 +195,7 @@ def _descend(
     linear_sq: NDArray[np.float32],
     factors_sq: NDArray[np.float32],
 ) -> float:
-    """One epoch of AdaGrad on log loss, one play after the other; the sum of losses."""
+    """Run one epoch of AdaGrad on the log loss, one play after the other; return the sum of losses."""
     loss = 0.0
     m, rank = places_NM.shape[1], factors_WD.shape[1]
     total_D = np.empty(rank, np.float32)

@@ -1,12 +1,13 @@
-"""GraphSAGE over the bipartite graph of listened training plays, two layers, and a score of user with track.
+"""GraphSAGE over the bipartite graph of listened training plays: two layers and a score of user and track.
 
-Shapes   B plays, V nodes (users, then tracks), K1 and K2 neighbours, D width, G columns known before a play
+Shapes   B plays, V nodes (users, then tracks), K1 and K2 neighbours, D width, G columns of a play
 Source   Hamilton et al. 2017, algorithm 1 with mean aggregation; torch_geometric's SAGEConv; the DSG17 report, 5.4:
          64 wide, two layers
-Differs  the report trains on listened plays against random pairs; skips are at hand, so ours are the negatives. Its
-         graph holds the very edges that it scores; ours shows a play only earlier edges. Nodes begin with `node` wide
-         embeddings instead of 64. The score is a product of both ends beside a layer over them and the columns of
-         models/skip/encoding/numeric.py. Ids with fewer than `min_count` plays begin as the unknown node, and have no edges
+Differs  the report trains on listened plays against random pairs; here skipped plays are the negatives. The report's
+         graph contains the edges that it scores; here a play sees earlier edges only. Nodes begin with embeddings of
+         `node` dimensions instead of 64. The score is a product of both ends plus a layer over them and the columns
+         of models/skip/encoding/numeric.py. Ids with fewer than `min_count` plays begin as the unknown node, and have
+         no edges
 """
 
 from __future__ import annotations
@@ -27,14 +28,24 @@ from models.skip.encoding.one_hot import Vocabulary
 from models.skip.estimators.base import Losses, Needs, SkipModel, State, log_loss, prefixed, sigmoid, under
 from models.skip.estimators.ncf import embedding
 from models.skip.estimators.torch_training import STOPPED_ON, Schedule, seeded, set_weights, train_net, weights
-from models.skip.graph import NOBODY, Graph
+from models.skip.graph import NO_NODE, Graph
 
-_CHUNK = 1 << 12  # plays whose neighbourhoods are held at once
+_CHUNK = 1 << 12  # plays per step of a prediction: bounds the memory of their neighbourhoods
 
 
 @dataclass(frozen=True)
 class GraphSageRecipe(Schedule):
-    """Neighbours a layer (`near`, then `far` of each), widths, dropouts."""
+    """Hyperparameters of GraphSAGE.
+
+    Attributes:
+        width: Width of both layers.
+        node: Width of the embedding of a node.
+        near: Number of neighbours of a node.
+        far: Number of neighbours of each neighbour.
+        dropout: Dropout of the layers.
+        id_dropout: Probability in training that a node is replaced by the unknown node.
+        min_count: Smallest number of plays of an id with its own node.
+    """
 
     width: int = 64
     node: int = 16
@@ -57,7 +68,7 @@ class GraphSageRecipe(Schedule):
 
 
 class SageNet(nn.Module):
-    """Nodes and their sampled neighbours -> log odds (B,)."""
+    """Network from nodes and their sampled neighbours to log odds (B,)."""
 
     def __init__(self, n_nodes: int, columns: int, recipe: GraphSageRecipe) -> None:
         super().__init__()
@@ -74,23 +85,26 @@ class SageNet(nn.Module):
         )
 
     def forward(self, seed: Tensor, near: Tensor, far: Tensor, x_BG: Tensor) -> Tensor:
-        """Log odds, (B,).
+        """Return the log odds, (B,).
 
-        seed (2B,): the users of the plays, then their tracks; near (2B, K1): their neighbours; far (2B, K1, K2): the
-        neighbours' neighbours. All are rows of the table, NOBODY where there is none. x (B, G): the columns.
+        Args:
+            seed: Nodes (2B,): the users of the plays, then their tracks.
+            near: Neighbours (2B, K1) of `seed`, NO_NODE where there are fewer.
+            far: Neighbours (2B, K1, K2) of `near`, NO_NODE where there are fewer.
+            x_BG: Columns of the plays.
         """
         n, k = near.shape
-        own = self.table(self._hidden(torch.cat([seed, near.reshape(-1)])))  # whose first layer is needed
+        own = self.table(self._hidden(torch.cat([seed, near.reshape(-1)])))  # the nodes whose first layer is needed
         edges, sources, offset, row = [], [], 0, 0
         for part in (near, far.reshape(n * k, -1)):
-            target, place = torch.nonzero(part != NOBODY, as_tuple=True)
+            target, place = torch.nonzero(part != NO_NODE, as_tuple=True)
             source = part[target, place]
             edges.append(torch.stack([torch.arange(len(source)) + offset, target + row]))
             sources.append(source)
             offset, row = offset + len(source), row + len(part)
         other = self.table(self._hidden(torch.cat(sources)))
         one = self.dropout(torch.relu(self.first((other, own), torch.cat(edges, dim=1))))
-        target, place = torch.nonzero(near != NOBODY, as_tuple=True)
+        target, place = torch.nonzero(near != NO_NODE, as_tuple=True)
         two = self.second((one[n:], one[:n]), torch.stack([target * k + place, target]))
         user_BD, track_BD = two[: n // 2], two[n // 2 :]
         product_B = (user_BD * track_BD).sum(dim=1) / user_BD.shape[1] ** 0.5
@@ -105,7 +119,7 @@ class SageNet(nn.Module):
 
 
 class GraphSage(SkipModel):
-    """Reads user and track as nodes; a node that training has not met has no edges and the unknown's embedding."""
+    """GraphSAGE; a node that is missing from training has no edges and the embedding of the unknown node."""
 
     name = "graphsage"
     needs = Needs(ids=("user", "track"), numbers=("all",), categories=("all",))
@@ -137,7 +151,7 @@ class GraphSage(SkipModel):
         return len(self.users) + len(self.tracks) - 1  # users and tracks share the unknown node, 0
 
     def _nodes(self, plays: Plays) -> NDArray[np.int64]:
-        """User and track of each play as nodes, (N, 2); 0 is the unknown."""
+        """Return user and track of each play as nodes, (N, 2); 0 is the unknown node."""
         track_N = self.tracks.place(plays.track_N).astype(np.int64)
         return np.stack(
             [self.users.place(plays.user_N), np.where(track_N > 0, track_N + len(self.users) - 1, 0)], axis=1

@@ -1,10 +1,10 @@
-"""Our own linear model: logistic regression over everything known before a play, and no id.
+"""Logistic regression over all features of a play except ids: the engine's own linear model.
 
 Shapes   N plays, G columns: scaled numbers, then one-hot categories
-Source   Chapelle, Li 2011, algorithm 3, for going on: each weight is held by the curvature of all plays that it was
-         learned from, so that a day moves it as far as a day's evidence goes
+Source   Chapelle, Li 2011, algorithm 3, for incremental training: each weight has a prior with the curvature of all
+         plays it was learned from, so that a day's plays move it in proportion to their evidence
 
-What it says is a sum of one term a column, so that its reasons are exact and it answers within microseconds.
+A prediction is the sum of one term per column, so reasons are exact and a prediction takes microseconds.
 """
 
 from __future__ import annotations
@@ -25,18 +25,24 @@ from models.skip.estimators.onehot_regression import Regression
 
 @dataclass(frozen=True)
 class FeaturesRecipe:
-    """`most`: training plays are thinned evenly to so many, more than a few hundred weights can use."""
+    """Hyperparameters of the regression.
+
+    Attributes:
+        c: Inverse of the L2 penalty on the summed loss.
+        max_plays: Largest number of training plays; more are thinned evenly, because a few hundred weights gain nothing
+            from them.
+    """
 
     c: float = 0.01
     most: int = 1_000_000
 
     def __post_init__(self) -> None:
         if not self.c > 0 or self.most < 2:
-            raise ValueError(f"logistic_features: c must be above 0 and most at least 2, got {self}")
+            raise ValueError(f"logistic_features: c must be above 0 and max_plays at least 2, got {self}")
 
 
 class FeatureRegression(SkipModel):
-    """Numbers scaled and categories one-hot as in models/skip/encoding/numeric.py."""
+    """Logistic regression on scaled numbers and one-hot categories (models/skip/encoding/numeric.py)."""
 
     name = "logistic_features"
     needs = Needs(numbers=("all",), categories=("all",))
@@ -48,7 +54,7 @@ class FeatureRegression(SkipModel):
         x_NG, listened_N = self.dense.columns(some), some.both_classes(self.name)
         self.regression = Regression.learn(x_NG, listened_N, self.recipe.c)
         self.centre_G = x_NG.mean(axis=0, dtype=np.float64)
-        held_G = np.append(np.full(x_NG.shape[1], 1 / self.recipe.c), 0.0)  # the penalty holds no bias
+        held_G = np.append(np.full(x_NG.shape[1], 1 / self.recipe.c), 0.0)  # the bias has no penalty
         self.precision_G = held_G + curvature(x_NG, self.regression.proba(x_NG))
         loss = log_loss(listened_N, self.regression.proba(x_NG))
         return [Epoch(loss, log_loss(valid.labels(), self.predicted(valid)))]
@@ -62,15 +68,15 @@ class FeatureRegression(SkipModel):
         return [Epoch(loss, log_loss(valid.labels(), self.predicted(valid)))]
 
     def contributions(self, plays: Plays) -> NDArray[np.float64]:
-        """Log odds that each column adds to those of the mean training play, (N, G)."""
+        """Return the contribution of each column to the log odds, relative to the mean training play, (N, G)."""
         return np.asarray((self.dense.columns(plays) - self.centre_G) * self.regression.weights_G, np.float64)
 
     def columns(self) -> tuple[str, ...]:
-        """What each column of contributions() tells about, (G,)."""
+        """Return the feature name of each column of contributions(), (G,)."""
         return self.dense.column_names()
 
     def mean(self) -> float:
-        """Share of the training plays that were listened to."""
+        """Return the share of the training plays that were listened to."""
         return self.dense.numbers.mean
 
     def _proba(self, plays: Plays) -> NDArray[np.float64]:
@@ -88,7 +94,7 @@ class FeatureRegression(SkipModel):
 
 
 def curvature(x_NG: NDArray[np.floating], proba_N: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Second derivatives of the log loss, summed over plays, by each weight alone, then by the bias: (G + 1,)."""
+    """Return the diagonal of the Hessian of the summed log loss: of the weights, then the bias, (G + 1,)."""
     weight_N = proba_N * (1 - proba_N)
     return np.append(np.square(x_NG).T @ weight_N, weight_N.sum())
 
@@ -96,9 +102,13 @@ def curvature(x_NG: NDArray[np.floating], proba_N: NDArray[np.float64]) -> NDArr
 def moved(
     old: Regression, precision_G: NDArray[np.float64], x_NG: NDArray[np.floating], listened_N: NDArray[np.int8]
 ) -> Regression:
-    """The regression after more plays: the least of their log loss and half precision * (step from the old)^2.
+    """Return the regression updated by more plays: the minimum of their log loss and 1/2 precision * (step)^2.
 
-    `precision_G`: (G + 1,), of the weights, then of the bias.
+    Args:
+        old: Regression before the update, the mean of the prior.
+        precision_G: Precision of the prior, (G + 1,), of the weights, then of the bias.
+        x_NG: Columns of the plays.
+        listened_N: Labels of the plays.
     """
     start_G, sign_N = np.append(old.weights_G, old.bias), 2.0 * listened_N - 1
 

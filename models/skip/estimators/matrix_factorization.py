@@ -1,6 +1,6 @@
-"""Two matrix factorisations of who plays what: truncated SVD with a regression on top, and PMF with biases.
+"""Two matrix factorisations of users and tracks: truncated SVD with a regression on top, and PMF with biases.
 
-Shapes   N plays, W places of one-hot fields, D factors, U users, T tracks
+Shapes   N plays, W positions of one-hot fields, D factors, U users, T tracks
 Source   the DSG17 report, 4.3 (the inputs of collaborative filtering with context and time of day, truncated SVD to 6
          components, then logistic regression) and 4.4 (PMF for a binary outcome: sigmoid, biases of user and track,
          gradient descent, 10 factors, learning rate and regularisation 0.01); Salakhutdinov, Mnih 2007 for PMF
@@ -28,7 +28,13 @@ from models.skip.estimators.onehot_regression import Regression
 
 @dataclass(frozen=True)
 class SvdRecipe:
-    """`components` of the report; c is the regression's."""
+    """Hyperparameters of truncated SVD.
+
+    Attributes:
+        components: Number of latent dimensions.
+        c: Inverse of the L2 penalty of the regression.
+        min_count: Smallest number of plays of a value with its own position.
+    """
 
     components: int = 6
     c: float = 1.0
@@ -45,7 +51,7 @@ _BINS = 6
 
 
 class TruncatedSvd(SkipModel):
-    """A row a play, ones at its user, track, context, time of day and the track's shares; D latent numbers regress."""
+    """Truncated SVD of one-hot rows (user, track, context, time of day, the track's shares), then a regression."""
 
     name = "truncated_svd"
     needs = Needs(ids=("user", "track"), numbers=SVD_NUMBERS, categories=("context_type", "bin_time"))
@@ -61,7 +67,7 @@ class TruncatedSvd(SkipModel):
                 f"got {recipe.components}"
             )
         _, sigma_D, v_DW = randomized_svd(x_NW, recipe.components, n_iter=5, random_state=seed)
-        # Scaled so that each latent number has mean square 1 over training: the penalty then weighs all alike.
+        # Each latent dimension is scaled to mean square 1 over training, so the penalty is equal for all.
         self.v_WD = np.ascontiguousarray(v_DW.T * (np.sqrt(len(train)) / sigma_D), np.float32)
         latent_ND = x_NW @ self.v_WD
         self.regression = Regression.learn(latent_ND, train.labels(), recipe.c)
@@ -84,7 +90,12 @@ class TruncatedSvd(SkipModel):
 
 @dataclass(frozen=True)
 class PmfRecipe:
-    """The report's numbers; `patience` epochs without a better validation loss end the training."""
+    """Hyperparameters of PMF, with the report's values as defaults.
+
+    Attributes:
+        patience: Number of epochs without a better validation loss after which training stops.
+        min_count: Smallest number of plays of an id with its own row.
+    """
 
     factors: int = 10
     learning_rate: float = 0.01
@@ -97,11 +108,11 @@ class PmfRecipe:
         if min(self.factors, self.epochs, self.patience, self.min_count) < 1:
             raise ValueError(f"pmf: factors, epochs, patience and min_count must be at least 1, got {self}")
         if not self.learning_rate > 0 or self.regularisation < 0:
-            raise ValueError(f"pmf: learning_rate must be above 0, regularisation not below, got {self}")
+            raise ValueError(f"pmf: learning_rate must be above 0 and regularisation at least 0, got {self}")
 
 
 class Pmf(SkipModel):
-    """Log odds = mean + bias of user + bias of track + user's factors . track's factors."""
+    """PMF: log odds = mean + bias of user + bias of track + user's factors . track's factors."""
 
     name = "pmf"
     needs = Needs(ids=("user", "track"))
@@ -118,7 +129,7 @@ class Pmf(SkipModel):
         sizes = (len(self.users), len(self.tracks))
         bias = [np.zeros(n, np.float32) for n in sizes]
         factors = [(0.1 * rng.standard_normal((n, recipe.factors))).astype(np.float32) for n in sizes]
-        # Nobody has trained the row of the unknown ids where every id is kept: it must add nothing.
+        # Without rare ids the row of unknown ids gets no training and must add nothing.
         for table in factors:
             table[0] = 0
         self.parts = dict(zip(self._PARTS, (*bias, *factors), strict=True))
@@ -183,7 +194,8 @@ def _descend(
     user_UD: NDArray[np.float32],
     track_TD: NDArray[np.float32],
 ) -> float:
-    """One epoch of stochastic gradient descent on log loss, one play after the other; the sum of losses."""
+    """Run one epoch of stochastic gradient descent on the log loss, one play after the other; return the sum of losses.
+    """
     loss = 0.0
     for n in order_N:
         u, t = user_N[n], track_N[n]

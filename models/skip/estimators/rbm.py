@@ -56,7 +56,9 @@ class Rbm(SkipModel):
 
     def _fit(self, train: Plays, valid: Plays, seed: int) -> Losses:
         recipe = self.recipe
-        self.onehot = OneHot.learn(train, CONTENT_IDS, CONTENT_NUMBERS, recipe.bins, 1, self.name, most=recipe.values)
+        self.onehot = OneHot.learn(
+            train, CONTENT_IDS, CONTENT_NUMBERS, recipe.bins, 1, self.name, max_values=recipe.values
+        )
         machine = BernoulliRBM(
             recipe.components, learning_rate=recipe.learning_rate, batch_size=recipe.batch, random_state=seed
         )

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from models.skip.data.play_history import ASKED, COLUMNS, SIGNS, Log, signs
+from models.skip.data.play_history import COLUMNS, HISTORY_FEATURES, QUERY_COLUMNS, Log, history_features
 from models.skip.data.plays import Plays
 from models.skip.encoding.numeric import Dense
 from models.skip.estimators.base import Losses, Needs, SkipModel, State, log_loss, prefixed, sigmoid, under
@@ -45,7 +45,7 @@ class SessionNet(nn.Module):
 
     def __init__(self, width: int, recipe: SessionRecipe) -> None:
         super().__init__()
-        self.cell = nn.GRUCell(len(SIGNS), recipe.hidden)
+        self.cell = nn.GRUCell(len(HISTORY_FEATURES), recipe.hidden)
         self.layers = nn.Sequential(
             nn.Linear(recipe.hidden + width, recipe.hidden),
             nn.ReLU(),
@@ -77,7 +77,7 @@ class SessionGru(SkipModel):
 
     def _fit(self, train: Plays, valid: Plays, seed: int) -> Losses:
         self.dense = Dense.learn(train, self.name)
-        self.log = Log.of(train).joined(Log.of(valid))
+        self.log = Log.from_plays(train).union(Log.from_plays(valid))
         with seeded(seed):
             self.net = SessionNet(self.dense.width, self.recipe)
             return self._train(train, valid, self.recipe, seed)
@@ -88,7 +88,7 @@ class SessionGru(SkipModel):
 
     def _train(self, train: Plays, valid: Plays, recipe: Schedule, seed: int) -> Losses:
         x_NG, some = self.dense.columns(train, np.float16), valid.thinned(STOPPED_ON)
-        ids = {name: getattr(train, f"{name}_N") for name in ASKED}
+        ids = {name: getattr(train, f"{name}_N") for name in QUERY_COLUMNS}
 
         def batch(index_B: NDArray[np.int64]) -> tuple[Tensor, ...]:
             signs_BHS = self.signs({name: column[index_B] for name, column in ids.items()})
@@ -100,10 +100,10 @@ class SessionGru(SkipModel):
 
     def signs(self, ids: Mapping[str, NDArray[np.int64]]) -> NDArray[np.float32]:
         """What the GRU reads of the earlier plays of user, at ts, for a track of artist, album, genre: (B, H, S)."""
-        return signs(self.log, ids, self.recipe.length)
+        return history_features(self.log, ids, self.recipe.length)
 
     def _observe(self, plays: Plays) -> None:
-        self.log = self.log.joined(Log.of(plays))
+        self.log = self.log.union(Log.from_plays(plays))
 
     def _proba(self, plays: Plays) -> NDArray[np.float64]:
         step, out_N = 1 << 14, np.empty(len(plays))
@@ -116,7 +116,7 @@ class SessionGru(SkipModel):
 
     def inputs(self, plays: Plays) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """What the network reads: signs (N, H, S) and columns (N, G)."""
-        ids = {name: getattr(plays, f"{name}_N") for name in ASKED}
+        ids = {name: getattr(plays, f"{name}_N") for name in QUERY_COLUMNS}
         return self.signs(ids), self.dense.columns(plays).astype(np.float32)
 
     def _state(self) -> State:

@@ -46,7 +46,7 @@ def test_the_competitions_own_split():
     user = np.array([1, 1, 1, 1, 1, 1, 2, 2, 3, 3, 4])
     flow = np.array([1, 0, 1, 0, 1, 0, 0, 0, 0, 1, 1], bool)
     found = splits.competition(user, np.arange(11), flow)
-    train, validation, test, out = splits.TRAIN, splits.VALIDATION, splits.TEST, splits.LEFT_OUT
+    train, validation, test, out = splits.TRAIN, splits.VALIDATION, splits.TEST, splits.EXCLUDED
     assert found[:6].tolist() == [train, train, validation, out, test, out]
     assert found[6:].tolist() == [train, train, train, test, test]
     assert (splits.competition(user, np.arange(11), np.zeros(11, bool)) == train).all()
@@ -82,5 +82,5 @@ def test_unseen_and_rare_values_become_minus_one_and_columns_without_a_rule_stay
 
 def test_quartile_bounds():
     assert iqr_bounds(np.array([100, 200, 200, 300, 300, 400])) == (50.0, 450.0)
-    with pytest.raises(ValueError, match="training plays"):
+    with pytest.raises(ValueError, match="at least one training play"):
         iqr_bounds(np.zeros(0))

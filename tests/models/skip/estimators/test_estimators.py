@@ -124,12 +124,12 @@ def test_labels_of_the_plays_asked_about_do_not_matter(name):
 @pytest.mark.parametrize("label", [0, 1])
 def test_one_class_is_refused(name, label):
     same = replace(TRAIN, listened_N=np.full(len(TRAIN), label, np.int8))
-    with pytest.raises(ValueError, match=f"{name}: needs plays that were listened to and plays that were skipped"):
+    with pytest.raises(ValueError, match=f"{name}: needs both listened and skipped plays"):
         made(name).fit(same, VALID)
 
 
 def test_no_labels_no_validation_and_no_fit_are_refused(name):
-    with pytest.raises(ValueError, match="these have no label"):
+    with pytest.raises(ValueError, match="these have no listened_N"):
         made(name).fit(replace(TRAIN, listened_N=None), VALID)
     with pytest.raises(ValueError, match="needs plays to validate on"):
         made(name).fit(TRAIN, VALID.rows(slice(0, 0)))

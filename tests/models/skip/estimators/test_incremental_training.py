@@ -68,7 +68,7 @@ def test_a_saved_model_goes_on_as_the_one_that_was_saved(name, tmp_path):
 
 @pytest.mark.parametrize("label", [0, 1])
 def test_one_class_teaches_nothing(name, label):
-    with pytest.raises(ValueError, match=f"{name}: needs plays that were listened to and plays that were skipped"):
+    with pytest.raises(ValueError, match=f"{name}: needs both listened and skipped plays"):
         fitted(name).learn_more(replace(NEW, listened_N=np.full(len(NEW), label, np.int8)), HELD)
 
 

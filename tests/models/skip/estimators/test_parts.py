@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from models.skip.data.play_history import Log
-from models.skip.data.plays import joined
+from models.skip.data.plays import concatenate
 from models.skip.encoding.numeric import Dense, Numbers
 from models.skip.encoding.one_hot import OneHot, Vocabulary
 from models.skip.ensemble.ensemble import logit
@@ -14,7 +14,7 @@ from models.skip.ensemble.fit import fold_borders, logistic, out_of_fold, select
 from models.skip.estimators import registry
 from models.skip.estimators.base import sigmoid
 from models.skip.estimators.early_stopping import stop_early
-from models.skip.graph import NOBODY, Graph
+from models.skip.graph import NO_NODE, Graph
 from models.skip.ranking.rerank import rerank
 from tests.helpers.skip_world import in_three, world
 
@@ -27,7 +27,7 @@ PLAYS = world(600)
         ({"user_N": np.zeros(3, np.int64)}, "plays.user_N: must have one entry for each of 600"),
         ({"categories": {"x": np.zeros(2, np.int32)}}, "plays.categories.x"),
         ({"names": ("a",)}, "plays.numbers_NF: must be"),
-        ({"names": ("user_plays",) * len(PLAYS.names)}, "each name once"),
+        ({"names": ("user_plays",) * len(PLAYS.names)}, "must be unique"),
         ({"ts_N": PLAYS.ts_N[::-1].copy()}, "must be in time order, play 1 is earlier"),
         ({"listened_N": np.full(600, 2, np.int8)}, "must be 0 or 1, play 0 has 2"),
     ],
@@ -39,14 +39,14 @@ def test_plays_that_do_not_fit_are_refused(change, message):
 
 def test_parts_of_plays_join_to_the_whole():
     parts = [PLAYS.rows(slice(0, 100)), PLAYS.rows(np.arange(100, 400)), PLAYS.rows(np.arange(600) >= 400)]
-    whole = joined(parts)
+    whole = concatenate(parts)
     np.testing.assert_array_equal(whole.numbers_NF, PLAYS.numbers_NF)
     np.testing.assert_array_equal(whole.categories["context_type"], PLAYS.categories["context_type"])
     with pytest.raises(ValueError, match="labels"):
-        joined([parts[0], replace(parts[1], listened_N=None)])
+        concatenate([parts[0], replace(parts[1], listened_N=None)])
     with pytest.raises(ValueError, match="play 100 is earlier"):
-        joined([parts[0], parts[0]])
-    with pytest.raises(ValueError, match="needs the numbers mood"):
+        concatenate([parts[0], parts[0]])
+    with pytest.raises(ValueError, match="needs the features mood"):
         PLAYS.numbers(("mood",), "a model")
     with pytest.raises(ValueError, match="needs the category mood"):
         PLAYS.category("mood", "a model")
@@ -55,7 +55,7 @@ def test_parts_of_plays_join_to_the_whole():
 def test_rare_values_share_the_unknown_place():
     vocabulary = Vocabulary.learn(np.asarray([5, 5, 9, 7, 7, 7, -1, -1]), min_count=2)
     assert vocabulary.place(np.asarray([5, 7, 9, -1, 100])).tolist() == [1, 2, 0, 0, 0]
-    assert Vocabulary.learn(np.asarray([5, 5, 9, 7, 7, 7]), most=1).values_V.tolist() == [7]
+    assert Vocabulary.learn(np.asarray([5, 5, 9, 7, 7, 7]), max_values=1).values_V.tolist() == [7]
 
 
 def test_every_field_has_one_place_and_nan_one_of_its_own():
@@ -97,7 +97,7 @@ def test_scaled_numbers_are_bounded_and_tell_unknown_apart():
 
 
 def test_a_history_holds_strictly_earlier_plays_of_the_same_user():
-    log = Log.of(PLAYS)
+    log = Log.from_plays(PLAYS)
     places = log.recent(PLAYS.user_N, PLAYS.ts_N, 5)
     for n in range(0, 600, 29):
         mine = [
@@ -108,21 +108,21 @@ def test_a_history_holds_strictly_earlier_plays_of_the_same_user():
         found = [(int(log.columns["ts"][p]), int(log.columns["track"][p])) for p in places[n] if p >= 0]
         assert found == sorted(mine)[-5:]
     assert (log.recent(np.asarray([424_242]), PLAYS.ts_N[-1:], 3) == -1).all()
-    assert len(log.joined(log)) == len(log)
+    assert len(log.union(log)) == len(log)
 
 
 def test_neighbours_are_those_of_earlier_edges():
     graph = Graph(np.asarray([[1, 5], [1, 6], [2, 5], [1, 7]]), np.asarray([10, 20, 30, 40]), 8)
     ask = lambda node, before, k: graph.neighbours(np.asarray([node]), np.asarray([before]), k)[0].tolist()  # noqa: E731
-    assert ask(1, 20, 3) == [5, NOBODY, NOBODY]  # the edge of that very second is not seen
+    assert ask(1, 20, 3) == [5, NO_NODE, NO_NODE]  # the edge of that very second is not seen
     assert ask(1, 41, 3) == [5, 6, 7]
     assert ask(5, 99, 2) == [1, 2]
-    assert ask(NOBODY, 99, 2) == [NOBODY, NOBODY]
-    assert ask(0, 99, 2) == [NOBODY, NOBODY]
+    assert ask(NO_NODE, 99, 2) == [NO_NODE, NO_NODE]
+    assert ask(0, 99, 2) == [NO_NODE, NO_NODE]
     drawn = graph.neighbours(np.full(200, 1), np.full(200, 41), 2, np.random.default_rng(0))
     assert set(drawn.ravel().tolist()) == {5, 6, 7}
     none = Graph(np.empty((0, 2), np.int64), np.empty(0, np.int64), 3)
-    assert (none.neighbours(np.asarray([1]), np.asarray([5]), 2) == NOBODY).all()
+    assert (none.neighbours(np.asarray([1]), np.asarray([5]), 2) == NO_NODE).all()
 
 
 @pytest.mark.parametrize(

@@ -166,5 +166,5 @@ def test_importance_finds_what_a_model_reads():
     assert next(iter(found)) == "user"  # the pair of counts is one thing
     assert found["user"] > 0.05
     assert all(fall == 0 for name, fall in found.items() if name != "user")
-    with pytest.raises(ValueError, match="needs plays that were"):
+    with pytest.raises(ValueError, match="needs both listened"):
         permutation_importance(lambda s: s.numbers_NF[:, 0], replace(plays, listened_N=np.ones(800, np.int8)))
