@@ -3,7 +3,7 @@
 Input   skip_features of the days before the day; the champion; the saved models that its members were exported from
 Plays   of skip.update.window_days before the day, later than what the members were trained on, split by time:
 
-    train        older half of the first part; every member is fine-tuned on it (SkipModel.learn_more)
+    train        older half of the first part; every member is fine-tuned on it (SkipModel.partial_fit)
     validation   newer half of the first part; early stopping of the members, then ensemble weights and calibration
     holdout      the newest plays, skip.update.holdout_share of all; a member is accepted if its log loss falls, and the
                  combination of members, weights and calibration with the lowest Brier score is selected
@@ -205,7 +205,7 @@ def fine_tune_member(
         return {"why": str(error).replace(f"{context.home}/", "")}, None
     loss_before = log_loss(parts.holdout.labels(), model.predict_proba(parts.holdout))
     try:
-        model.learn_more(parts.train, parts.validation, context.seed(f"skip/{name}"))
+        model.partial_fit(parts.train, parts.validation, context.seed(f"skip/{name}"))
     except ValueError as error:  # a loss that is no longer finite: the member stays unchanged
         return {"why": str(error)}, None
     loss = log_loss(parts.holdout.labels(), model.predict_proba(parts.holdout))

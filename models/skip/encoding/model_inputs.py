@@ -59,8 +59,8 @@ class Feeds:
             assert self.users is not None
             assert self.tracks is not None
             found = {
-                "user": self.users.place(plays.user_N).astype(np.int64),
-                "track": self.tracks.place(plays.track_N).astype(np.int64),
+                "user": self.users.codes(plays.user_N).astype(np.int64),
+                "track": self.tracks.codes(plays.track_N).astype(np.int64),
             }
         elif self.kind == "signs":
             found = {
@@ -117,5 +117,5 @@ def field_positions(numbers: Numbers, onehot: OneHot, plays: Plays) -> NDArray[n
     out_NM = np.empty((len(plays), len(onehot.fields)), np.int32)
     for start in range(0, len(plays), _STEP):
         part = plays.rows(slice(start, start + _STEP))
-        out_NM[start : start + len(part)] = onehot.places(with_rates(numbers, part))
+        out_NM[start : start + len(part)] = onehot.positions(with_rates(numbers, part))
     return out_NM

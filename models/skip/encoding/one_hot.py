@@ -52,7 +52,7 @@ class Vocabulary:
         """Return the number of codes, V + 1, including the one for unknown values."""
         return len(self.values_V) + 1
 
-    def place(self, values_N: NDArray[np.integer]) -> NDArray[np.int32]:
+    def codes(self, values_N: NDArray[np.integer]) -> NDArray[np.int32]:
         """Return the code of each value, (N,) int32, 0 to V."""
         values_N = np.asarray(values_N, np.int64)
         if not len(self.values_V):
@@ -144,11 +144,11 @@ class OneHot:
         """Number of positions W."""
         return int(self.start_M[-1])
 
-    def places(self, plays: Plays) -> NDArray[np.int32]:
+    def positions(self, plays: Plays) -> NDArray[np.int32]:
         """Return the position of each field, (N, M) int32, 0 to W - 1."""
         out_NM = np.empty((len(plays), len(self.fields)), np.int32)
         for m, (name, vocabulary) in enumerate(zip(self.exact, self.vocabularies, strict=True)):
-            out_NM[:, m] = vocabulary.place(field(plays, name, self.model_name))
+            out_NM[:, m] = vocabulary.codes(field(plays, name, self.model_name))
         for m, (name, edges) in enumerate(zip(self.binned, self.edges, strict=True), len(self.exact)):
             column = plays.numbers((name,), self.model_name)[:, 0]
             out_NM[:, m] = np.where(np.isnan(column), 0, 1 + np.searchsorted(edges, column, side="right"))
@@ -157,13 +157,13 @@ class OneHot:
 
     def matrix(self, plays: Plays) -> csr_matrix:
         """Return the one-hot rows, (N, W) float32, with M ones each."""
-        return self.ones(self.places(plays))
+        return self.ones(self.positions(plays))
 
-    def ones(self, places_NM: NDArray[np.int32]) -> csr_matrix:
+    def ones(self, positions_NM: NDArray[np.int32]) -> csr_matrix:
         """Return the one-hot rows (N, W) float32 for given positions."""
-        n, m = places_NM.shape
+        n, m = positions_NM.shape
         ends = np.arange(0, n * m + 1, max(m, 1), dtype=np.int32 if n * m < 2**31 else np.int64)
-        return csr_matrix((np.ones(n * m, np.float32), places_NM.ravel(), ends), shape=(n, self.width))
+        return csr_matrix((np.ones(n * m, np.float32), positions_NM.ravel(), ends), shape=(n, self.width))
 
     def state(self) -> tuple[dict[str, tuple[str, ...]], dict[str, np.ndarray]]:
         """Return the learned parts as JSON values and arrays, for restore()."""

@@ -1,1 +1,1 @@
-"""The skip models, one file per estimator, behind one interface."""
+"""The skip models behind one interface, one file per estimator."""

@@ -98,11 +98,11 @@ class SkipModel(ABC):
             ValueError: Labels are missing, `train` has one class only, `valid` is empty, a feature or category that the
                 model needs is missing, or a loss is not finite.
         """
-        history = self._learned(self._fit, train, valid, seed)
+        history = self._train_checked(self._fit, train, valid, seed)
         self._fitted = True
         return history
 
-    def learn_more(self, new: Plays, valid: Plays, seed: int = 0) -> Losses:
+    def partial_fit(self, new: Plays, valid: Plays, seed: int = 0) -> Losses:
         """Continue training on later plays, whose outcomes must have been passed to `observe` before.
 
         Vocabularies, ranks, strengths and fields from fit() do not change, so an id that fit() did not see is still
@@ -122,7 +122,7 @@ class SkipModel(ABC):
                 regressions, whose fields and rows would have to grow with the ids.
         """
         self._must_be_fitted()
-        return self._learned(self._learn_more, new, valid, seed)
+        return self._train_checked(self._partial_fit, new, valid, seed)
 
     def predict_proba(self, plays: Plays) -> NDArray[np.float64]:
         """Return the probability that each play is listened to, (N,) float64 in 0 to 1.
@@ -147,12 +147,12 @@ class SkipModel(ABC):
         """
         self._must_be_fitted()
         facts, arrays = self._state()
-        kept = io.BytesIO()
-        np.savez(kept, allow_pickle=False, **arrays)
-        digest = hashlib.sha256(kept.getbuffer()).hexdigest()
+        buffer = io.BytesIO()
+        np.savez(buffer, allow_pickle=False, **arrays)
+        digest = hashlib.sha256(buffer.getbuffer()).hexdigest()
         card = {"model": self.name, "recipe": asdict(self.recipe), "facts": facts, "sha256": digest}
         folder.mkdir(parents=True, exist_ok=True)
-        replace(folder / ARRAYS, kept.getvalue())
+        replace(folder / ARRAYS, buffer.getvalue())
         replace(folder / CARD, json.dumps(card, indent=1, sort_keys=True).encode())
 
     @classmethod
@@ -164,7 +164,7 @@ class SkipModel(ABC):
         """
         card = read_card(folder)
         if card.get("model") != cls.name:
-            raise ValueError(f"{folder}: holds {card.get('model')!r}, not {cls.name!r}")
+            raise ValueError(f"{folder}: contains the model {card.get('model')!r}, not {cls.name!r}")
         model = cls(cls.Recipe(**tuples(card["recipe"])))
         try:
             model._restore(card["facts"], read_arrays(folder, card["sha256"]))
@@ -177,13 +177,15 @@ class SkipModel(ABC):
         if not self._fitted:
             raise ValueError(f"{self.name}: not fitted; call fit() or load() first")
 
-    def _learned(self, learn: Callable[[Plays, Plays, int], Losses], train: Plays, valid: Plays, seed: int) -> Losses:
+    def _train_checked(
+        self, train_step: Callable[[Plays, Plays, int], Losses], train: Plays, valid: Plays, seed: int
+    ) -> Losses:
         """Run `train_step` and check its plays and its losses."""
         train.both_classes(self.name)
         if not len(valid):
             raise ValueError(f"{self.name}: needs validation plays, got none")
         valid.labels(f"{self.name}, validation")
-        history = learn(train, valid, seed)
+        history = train_step(train, valid, seed)
         if not history or not all(np.isfinite([h.train, h.valid]).all() for h in history):
             raise ValueError(f"{self.name}: the loss is not finite: {history}; is the learning rate too high?")
         return history
@@ -196,7 +198,7 @@ class SkipModel(ABC):
             out_N[start : start + len(part)] = self._proba(part)
         return out_N
 
-    def _learn_more(self, new: Plays, valid: Plays, seed: int) -> Losses:
+    def _partial_fit(self, new: Plays, valid: Plays, seed: int) -> Losses:
         raise ValueError(f"{self.name}: does not support incremental training; fit it again from scratch")
 
     def _observe(self, plays: Plays) -> None:
@@ -246,8 +248,8 @@ def read_arrays(folder: Path, digest: str) -> dict[str, np.ndarray]:
         raise ValueError(f"{folder / ARRAYS}: missing") from None
     if hashlib.sha256(raw).hexdigest() != digest:
         raise ValueError(f"{folder / ARRAYS}: does not match {CARD}, which is of another save; save the model again")
-    with np.load(io.BytesIO(raw), allow_pickle=False) as found:
-        return {name: found[name] for name in found.files}
+    with np.load(io.BytesIO(raw), allow_pickle=False) as arrays:
+        return {name: arrays[name] for name in arrays.files}
 
 
 def replace(file: Path, content: bytes) -> None:

@@ -20,7 +20,7 @@ from models.skip.encoding.numeric import Numbers
 from models.skip.estimators.base import Epoch, Losses, Needs, SkipModel, State, prefixed, under
 
 _STEP = 1 << 18
-MORE = 10  # partial_fit() adds at most a tenth of the recipe's rounds
+ROUNDS_DIVISOR = 10  # partial_fit() adds at most a tenth of the recipe's rounds
 
 
 @dataclass(frozen=True)
@@ -41,15 +41,17 @@ class TreesRecipe:
     l2: float = 10.0
     rounds: int = 600
     patience: int = 50
-    most: int = 1_500_000
+    max_plays: int = 1_500_000
 
     def __post_init__(self) -> None:
         if (
             not self.learning_rate > 0
             or self.leaves < 2
-            or min(self.min_leaf_plays, self.rounds, self.patience, self.most) < 1
+            or min(self.min_leaf_plays, self.rounds, self.patience, self.max_plays) < 1
         ):
-            raise ValueError(f"boosted_trees: learning_rate must be above 0, leaves at least 2, counts at least 1, got {self}")
+            raise ValueError(
+                f"boosted_trees: learning_rate must be above 0, leaves at least 2, counts at least 1, got {self}"
+            )
         if not 0 < self.column_share <= 1 or not 0 < self.row_share <= 1 or self.l2 < 0:
             raise ValueError(f"boosted_trees: shares must be in (0, 1] and l2 at least 0, got {self}")
 
@@ -65,13 +67,14 @@ class BoostedTrees(SkipModel):
         self.numbers = Numbers.learn(train, self.name)
         return self._grow(train, valid, seed, self.recipe.rounds, None)
 
-    def _learn_more(self, new: Plays, valid: Plays, seed: int) -> Losses:
-        """Add a few trees. Existing trees do not change: leaves refitted to a single day would lose what was learned
-        before.
-        """
-        return self._grow(new, valid, seed, max(1, self.recipe.rounds // MORE), self.booster)
+    def _partial_fit(self, new: Plays, valid: Plays, seed: int) -> Losses:
+        """Add a few trees and leave the existing ones unchanged.
 
-    def _grow(self, train: Plays, valid: Plays, seed: int, rounds: int, on_top_of: lgb.Booster | None) -> Losses:
+        Leaves refitted to a single day would lose what was learned before.
+        """
+        return self._grow(new, valid, seed, max(1, self.recipe.rounds // ROUNDS_DIVISOR), self.booster)
+
+    def _grow(self, train: Plays, valid: Plays, seed: int, rounds: int, init_model: lgb.Booster | None) -> Losses:
         recipe = self.recipe
         settings = {
             "objective": "binary",
@@ -88,18 +91,20 @@ class BoostedTrees(SkipModel):
             "force_row_wise": True,
             "verbosity": -1,
         }
-        names = [f"c{g}" for g in range(len(self.numbers.columns))]  # LightGBM rejects some characters in feature names
-        some = train.thinned(self.recipe.most)
-        data = lgb.Dataset(self._matrix(some), some.both_classes(self.name), feature_name=names, params=settings)
-        held = data.create_valid(self._matrix(valid), valid.labels())
+        names = [
+            f"c{g}" for g in range(len(self.numbers.columns))
+        ]  # LightGBM rejects sample characters in feature names
+        sample = train.thinned(self.recipe.max_plays)
+        data = lgb.Dataset(self._matrix(sample), sample.both_classes(self.name), feature_name=names, params=settings)
+        validation = data.create_valid(self._matrix(valid), valid.labels())
         losses: dict[str, dict[str, list[float]]] = {}
         booster = lgb.train(
             settings,
             data,
             rounds,
-            valid_sets=[data, held],
+            valid_sets=[data, validation],
             valid_names=["train", "valid"],
-            init_model=on_top_of,
+            init_model=init_model,
             callbacks=[
                 lgb.record_evaluation(losses),
                 lgb.early_stopping(recipe.patience, first_metric_only=True, verbose=False),

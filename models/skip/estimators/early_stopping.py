@@ -35,11 +35,11 @@ def stop_early(
     best: list[np.ndarray] = []
     for _ in range(epochs):
         losses.append(Epoch(epoch(), valid_loss()))
-        waited = len(losses) - 1 - int(np.argmin([h.valid for h in losses]))
-        if not np.isfinite(losses[-1].train) or waited >= patience:
+        n_worse = len(losses) - 1 - int(np.argmin([h.valid for h in losses]))
+        if not np.isfinite(losses[-1].train) or n_worse >= patience:
             break
-        if not waited:
+        if not n_worse:
             best = [array.copy() for array in weights]
-    for array, kept in zip(weights, best, strict=False):
-        array[...] = kept
+    for array, best_array in zip(weights, best, strict=False):
+        array[...] = best_array
     return losses

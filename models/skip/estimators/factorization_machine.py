@@ -25,7 +25,14 @@ from models.skip.encoding.one_hot import OneHot
 from models.skip.estimators.base import Losses, Needs, SkipModel, State, log_loss, prefixed, sigmoid, under
 from models.skip.estimators.early_stopping import stop_early
 
-LEARNED = ("bias_1", "linear_W", "factors_WD", "bias_sq", "linear_sq", "factors_sq")  # in the order of the arguments of _descend()
+PARAMETERS = (
+    "bias_1",
+    "linear_W",
+    "factors_WD",
+    "bias_sq",
+    "linear_sq",
+    "factors_sq",
+)  # in the order of the arguments of _descend()
 
 
 @dataclass(frozen=True)
@@ -82,7 +89,7 @@ class FactorisationMachine(SkipModel):
             recipe.bins,
             recipe.min_count,
             self.name,
-            prepare=lambda some: with_rates(self.numbers, some),
+            prepare=lambda sample: with_rates(self.numbers, sample),
         )
         rng = np.random.default_rng(seed)
         mean = listened_N.mean(dtype=np.float64)
@@ -92,87 +99,89 @@ class FactorisationMachine(SkipModel):
         # AdaGrad's sums of squares make steps of frequent positions small; partial_fit() continues with them.
         self.bias_sq, self.linear_sq = np.ones_like(self.bias_1), np.ones_like(self.linear_W)
         self.factors_sq = np.ones_like(self.factors_WD)
-        places_NM = self.places(train)
-        met_W = np.zeros(self.onehot.width, bool)
-        for place_N in places_NM.T:
-            met_W[place_N] = True
-        self.factors_WD[~met_W] = 0  # a position without training plays adds nothing
-        return self._descended(places_NM, listened_N, valid, rng, recipe.epochs)
+        positions_NM = self.positions(train)
+        seen_W = np.zeros(self.onehot.width, bool)
+        for position_N in positions_NM.T:
+            seen_W[position_N] = True
+        self.factors_WD[~seen_W] = 0  # a position without training plays adds nothing
+        return self._run_epochs(positions_NM, listened_N, valid, rng, recipe.epochs)
 
-    def _learn_more(self, new: Plays, valid: Plays, seed: int) -> Losses:
-        return self._descended(self.places(new), new.labels(), valid, np.random.default_rng(seed), 1)
+    def _partial_fit(self, new: Plays, valid: Plays, seed: int) -> Losses:
+        return self._run_epochs(self.positions(new), new.labels(), valid, np.random.default_rng(seed), 1)
 
-    def _descended(
+    def _run_epochs(
         self,
-        places_NM: NDArray[np.int32],
+        positions_NM: NDArray[np.int32],
         listened_N: NDArray[np.int8],
         valid: Plays,
         rng: np.random.Generator,
         epochs: int,
     ) -> Losses:
         """Run epochs of AdaGrad with early stopping; the weights of the best epoch remain."""
-        recipe, valid_places = self.recipe, self.places(valid)
-        learned = tuple(getattr(self, name) for name in LEARNED)
+        recipe, valid_positions = self.recipe, self.positions(valid)
+        parameters = tuple(getattr(self, name) for name in PARAMETERS)
 
         def epoch() -> float:
             order_N = rng.permutation(len(listened_N))[: recipe.epoch_plays]
             loss = _descend(
                 order_N,
-                places_NM,
+                positions_NM,
                 listened_N,
                 np.float32(recipe.learning_rate),
                 np.float32(recipe.l2_linear),
                 np.float32(recipe.l2_factors),
-                *learned,
+                *parameters,
             )
             return loss / len(order_N)
 
         return stop_early(
-            epoch, lambda: log_loss(valid.labels(), self._score(valid_places)), learned, epochs, recipe.patience
+            epoch, lambda: log_loss(valid.labels(), self._score(valid_positions)), parameters, epochs, recipe.patience
         )
 
-    def places(self, plays: Plays) -> NDArray[np.int32]:
+    def positions(self, plays: Plays) -> NDArray[np.int32]:
         """Return the input of the machine: one position per field, (N, M)."""
         return field_positions(self.numbers, self.onehot, plays)
 
-    def _score(self, places_NM: NDArray[np.int32]) -> NDArray[np.float64]:
-        return sigmoid(_logits(places_NM, self.bias_1, self.linear_W, self.factors_WD))
+    def _score(self, positions_NM: NDArray[np.int32]) -> NDArray[np.float64]:
+        return sigmoid(_logits(positions_NM, self.bias_1, self.linear_W, self.factors_WD))
 
     def _proba(self, plays: Plays) -> NDArray[np.float64]:
-        return self._score(self.places(plays))
+        return self._score(self.positions(plays))
 
     def _state(self) -> State:
         facts, arrays = self.numbers.state()
-        fields, places = self.onehot.state()
-        learned = {name: getattr(self, name) for name in LEARNED}
-        return {"numbers": facts, "fields": fields}, prefixed("numbers", arrays) | prefixed("onehot", places) | learned
+        fields, onehot_arrays = self.onehot.state()
+        parameters = {name: getattr(self, name) for name in PARAMETERS}
+        return {"numbers": facts, "fields": fields}, prefixed("numbers", arrays) | prefixed(
+            "onehot", onehot_arrays
+        ) | parameters
 
     def _restore(self, facts: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
         self.numbers = Numbers.restore(facts["numbers"], under("numbers", arrays), self.name)
         self.onehot = OneHot.restore(facts["fields"], under("onehot", arrays), self.name)
-        for name in LEARNED:
+        for name in PARAMETERS:
             setattr(self, name, np.array(arrays[name]))
 
 
 @kernel
 def _logits(
-    places_NM: NDArray[np.int32],
+    positions_NM: NDArray[np.int32],
     bias_1: NDArray[np.float32],
     linear_W: NDArray[np.float32],
     factors_WD: NDArray[np.float32],
 ) -> NDArray[np.float32]:
     """Return eq. 5: bias + linear + half of (square of the sum - sum of the squares) of the factors, (N,)."""
-    n, m = places_NM.shape
+    n, m = positions_NM.shape
     out_N = np.empty(n, np.float32)
     for i in range(n):
         z = bias_1[0]
         for j in range(m):
-            z += linear_W[places_NM[i, j]]
+            z += linear_W[positions_NM[i, j]]
         for d in range(factors_WD.shape[1]):
             total = np.float32(0)
             squares = np.float32(0)
             for j in range(m):
-                v = factors_WD[places_NM[i, j], d]
+                v = factors_WD[positions_NM[i, j], d]
                 total += v
                 squares += v * v
             z += np.float32(0.5) * (total * total - squares)
@@ -183,7 +192,7 @@ def _logits(
 @kernel
 def _descend(
     order_N: NDArray[np.int64],
-    places_NM: NDArray[np.int32],
+    positions_NM: NDArray[np.int32],
     listened_N: NDArray[np.int8],
     rate: np.float32,
     l2_w: np.float32,
@@ -197,14 +206,14 @@ def _descend(
 ) -> float:
     """Run one epoch of AdaGrad on the log loss, one play after the other; return the sum of losses."""
     loss = 0.0
-    m, rank = places_NM.shape[1], factors_WD.shape[1]
+    m, rank = positions_NM.shape[1], factors_WD.shape[1]
     total_D = np.empty(rank, np.float32)
     for n in order_N:
         total_D[:] = 0
         z = bias_1[0]
         squares = np.float32(0)
         for j in range(m):
-            w = places_NM[n, j]
+            w = positions_NM[n, j]
             z += linear_W[w]
             for d in range(rank):
                 v = factors_WD[w, d]
@@ -221,7 +230,7 @@ def _descend(
         bias_sq[0] += g * g
         bias_1[0] -= rate * g / np.sqrt(bias_sq[0])
         for j in range(m):
-            w = places_NM[n, j]
+            w = positions_NM[n, j]
             slope = g + l2_w * linear_W[w]
             linear_sq[w] += slope * slope
             linear_W[w] -= rate * slope / np.sqrt(linear_sq[w])

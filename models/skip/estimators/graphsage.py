@@ -27,7 +27,14 @@ from models.skip.encoding.numeric import Dense
 from models.skip.encoding.one_hot import Vocabulary
 from models.skip.estimators.base import Losses, Needs, SkipModel, State, log_loss, prefixed, sigmoid, under
 from models.skip.estimators.ncf import embedding
-from models.skip.estimators.torch_training import STOPPED_ON, Schedule, seeded, set_weights, train_net, weights
+from models.skip.estimators.torch_training import (
+    MAX_VALIDATION_PLAYS,
+    Schedule,
+    seeded,
+    set_weights,
+    train_net,
+    weights,
+)
 from models.skip.graph import NO_NODE, Graph
 
 _CHUNK = 1 << 12  # plays per step of a prediction: bounds the memory of their neighbourhoods
@@ -94,7 +101,7 @@ class SageNet(nn.Module):
             x_BG: Columns of the plays.
         """
         n, k = near.shape
-        own = self.table(self._hidden(torch.cat([seed, near.reshape(-1)])))  # the nodes whose first layer is needed
+        own = self.table(self._drop_ids(torch.cat([seed, near.reshape(-1)])))  # the nodes whose first layer is needed
         edges, sources, offset, row = [], [], 0, 0
         for part in (near, far.reshape(n * k, -1)):
             target, place = torch.nonzero(part != NO_NODE, as_tuple=True)
@@ -102,20 +109,20 @@ class SageNet(nn.Module):
             edges.append(torch.stack([torch.arange(len(source)) + offset, target + row]))
             sources.append(source)
             offset, row = offset + len(source), row + len(part)
-        other = self.table(self._hidden(torch.cat(sources)))
-        one = self.dropout(torch.relu(self.first((other, own), torch.cat(edges, dim=1))))
+        neighbours = self.table(self._drop_ids(torch.cat(sources)))
+        first = self.dropout(torch.relu(self.first((neighbours, own), torch.cat(edges, dim=1))))
         target, place = torch.nonzero(near != NO_NODE, as_tuple=True)
-        two = self.second((one[n:], one[:n]), torch.stack([target * k + place, target]))
-        user_BD, track_BD = two[: n // 2], two[n // 2 :]
+        second = self.second((first[n:], first[:n]), torch.stack([target * k + place, target]))
+        user_BD, track_BD = second[: n // 2], second[n // 2 :]
         product_B = (user_BD * track_BD).sum(dim=1) / user_BD.shape[1] ** 0.5
         logit_B: Tensor = product_B + self.last(torch.cat([user_BD, track_BD, x_BG], dim=1)).squeeze(1)
         return logit_B
 
-    def _hidden(self, place: Tensor) -> Tensor:
-        place = place.clamp(min=0)
+    def _drop_ids(self, node: Tensor) -> Tensor:
+        node = node.clamp(min=0)
         if not self.training or not self.id_dropout:
-            return place
-        return place * (torch.rand(place.shape) >= self.id_dropout)
+            return node
+        return node * (torch.rand(node.shape) >= self.id_dropout)
 
 
 class GraphSage(SkipModel):
@@ -131,19 +138,19 @@ class GraphSage(SkipModel):
         self.users = Vocabulary.learn(train.user_N, recipe.min_count)
         self.tracks = Vocabulary.learn(train.track_N, recipe.min_count)
         nodes_N2 = self._nodes(train)
-        edge_N = (train.labels() == 1) & (nodes_N2 != 0).all(axis=1)
-        self._link(nodes_N2[edge_N], train.ts_N[edge_N])
-        x_NG, some = self.dense.columns(train, np.float16), valid.thinned(STOPPED_ON)
+        is_edge_N = (train.labels() == 1) & (nodes_N2 != 0).all(axis=1)
+        self._link(nodes_N2[is_edge_N], train.ts_N[is_edge_N])
+        x_NG, sample = self.dense.columns(train, np.float16), valid.thinned(MAX_VALIDATION_PLAYS)
         rng = np.random.default_rng(seed)
 
         def batch(index_B: NDArray[np.int64]) -> tuple[Tensor, ...]:
-            around = self._around(nodes_N2[index_B], train.ts_N[index_B], rng)
-            return (*around, torch.from_numpy(x_NG[index_B].astype(np.float32)))
+            neighbourhood = self._neighbourhood(nodes_N2[index_B], train.ts_N[index_B], rng)
+            return (*neighbourhood, torch.from_numpy(x_NG[index_B].astype(np.float32)))
 
         with seeded(seed):
             self.net = SageNet(self._n_nodes, self.dense.width, recipe)
             return train_net(
-                self.net, batch, train.labels(), lambda: log_loss(some.labels(), self.predicted(some)), recipe, seed
+                self.net, batch, train.labels(), lambda: log_loss(sample.labels(), self.predicted(sample)), recipe, seed
             )
 
     @property
@@ -152,39 +159,39 @@ class GraphSage(SkipModel):
 
     def _nodes(self, plays: Plays) -> NDArray[np.int64]:
         """Return user and track of each play as nodes, (N, 2); 0 is the unknown node."""
-        track_N = self.tracks.place(plays.track_N).astype(np.int64)
+        track_N = self.tracks.codes(plays.track_N).astype(np.int64)
         return np.stack(
-            [self.users.place(plays.user_N), np.where(track_N > 0, track_N + len(self.users) - 1, 0)], axis=1
+            [self.users.codes(plays.user_N), np.where(track_N > 0, track_N + len(self.users) - 1, 0)], axis=1
         )
 
     def _link(self, ends_E2: NDArray[np.int64], ts_E: NDArray[np.int64]) -> None:
         self.ends_E2, self.ts_E = ends_E2, ts_E
         self.graph = Graph(ends_E2, ts_E, self._n_nodes)
 
-    def _around(
+    def _neighbourhood(
         self, nodes_B2: NDArray[np.int64], ts_B: NDArray[np.int64], rng: np.random.Generator | None
     ) -> tuple[Tensor, Tensor, Tensor]:
         seed = nodes_B2.T.reshape(-1)
         ts = np.concatenate([ts_B, ts_B])
         near = self.graph.neighbours(seed, ts, self.recipe.near, rng)
         far = self.graph.neighbours(near.reshape(-1), np.repeat(ts, self.recipe.near), self.recipe.far, rng)
-        shaped = far.reshape(*near.shape, self.recipe.far)
-        return torch.from_numpy(seed), torch.from_numpy(near), torch.from_numpy(shaped)
+        far_BKK = far.reshape(*near.shape, self.recipe.far)
+        return torch.from_numpy(seed), torch.from_numpy(near), torch.from_numpy(far_BKK)
 
     def _proba(self, plays: Plays) -> NDArray[np.float64]:
         out_N = np.empty(len(plays))
         for start in range(0, len(plays), _CHUNK):
             part = plays.rows(slice(start, start + _CHUNK))
-            around = self._around(self._nodes(part), part.ts_N, None)
+            neighbourhood = self._neighbourhood(self._nodes(part), part.ts_N, None)
             x_BG = torch.from_numpy(self.dense.columns(part).astype(np.float32))
             with torch.inference_mode():
-                out_N[start : start + len(part)] = sigmoid(self.net(*around, x_BG).numpy())
+                out_N[start : start + len(part)] = sigmoid(self.net(*neighbourhood, x_BG).numpy())
         return out_N
 
     def _state(self) -> State:
         facts, arrays = self.dense.state()
-        kept = {"users": self.users.values_V, "tracks": self.tracks.values_V, "edges": self.ends_E2, "ts": self.ts_E}
-        return facts, kept | prefixed("dense", arrays) | prefixed("net", weights(self.net))
+        named = {"users": self.users.values_V, "tracks": self.tracks.values_V, "edges": self.ends_E2, "ts": self.ts_E}
+        return facts, named | prefixed("dense", arrays) | prefixed("net", weights(self.net))
 
     def _restore(self, facts: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
         self.users, self.tracks = Vocabulary(arrays["users"]), Vocabulary(arrays["tracks"])

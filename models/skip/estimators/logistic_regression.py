@@ -34,10 +34,10 @@ class FeaturesRecipe:
     """
 
     c: float = 0.01
-    most: int = 1_000_000
+    max_plays: int = 1_000_000
 
     def __post_init__(self) -> None:
-        if not self.c > 0 or self.most < 2:
+        if not self.c > 0 or self.max_plays < 2:
             raise ValueError(f"logistic_features: c must be above 0 and max_plays at least 2, got {self}")
 
 
@@ -50,19 +50,19 @@ class FeatureRegression(SkipModel):
 
     def _fit(self, train: Plays, valid: Plays, seed: int) -> Losses:
         self.dense = Dense.learn(train, self.name)
-        some = train.thinned(self.recipe.most)
-        x_NG, listened_N = self.dense.columns(some), some.both_classes(self.name)
+        sample = train.thinned(self.recipe.max_plays)
+        x_NG, listened_N = self.dense.columns(sample), sample.both_classes(self.name)
         self.regression = Regression.learn(x_NG, listened_N, self.recipe.c)
         self.centre_G = x_NG.mean(axis=0, dtype=np.float64)
-        held_G = np.append(np.full(x_NG.shape[1], 1 / self.recipe.c), 0.0)  # the bias has no penalty
-        self.precision_G = held_G + curvature(x_NG, self.regression.proba(x_NG))
+        penalty_G = np.append(np.full(x_NG.shape[1], 1 / self.recipe.c), 0.0)  # the bias has no penalty
+        self.precision_G = penalty_G + curvature(x_NG, self.regression.proba(x_NG))
         loss = log_loss(listened_N, self.regression.proba(x_NG))
         return [Epoch(loss, log_loss(valid.labels(), self.predicted(valid)))]
 
-    def _learn_more(self, new: Plays, valid: Plays, seed: int) -> Losses:
-        some = new.thinned(self.recipe.most)
-        x_NG, listened_N = self.dense.columns(some), some.labels()
-        self.regression = moved(self.regression, self.precision_G, x_NG, listened_N)
+    def _partial_fit(self, new: Plays, valid: Plays, seed: int) -> Losses:
+        sample = new.thinned(self.recipe.max_plays)
+        x_NG, listened_N = self.dense.columns(sample), sample.labels()
+        self.regression = updated_regression(self.regression, self.precision_G, x_NG, listened_N)
         self.precision_G = self.precision_G + curvature(x_NG, self.regression.proba(x_NG))
         loss = log_loss(listened_N, self.regression.proba(x_NG))
         return [Epoch(loss, log_loss(valid.labels(), self.predicted(valid)))]
@@ -84,12 +84,12 @@ class FeatureRegression(SkipModel):
 
     def _state(self) -> State:
         facts, arrays = self.dense.state()
-        kept = prefixed("dense", arrays) | prefixed("regression", self.regression.arrays())
-        return facts, kept | {"centre": self.centre_G, "precision": self.precision_G}
+        arrays_out = prefixed("dense", arrays) | prefixed("regression", self.regression.arrays())
+        return facts, arrays_out | {"centre": self.centre_G, "precision": self.precision_G}
 
     def _restore(self, facts: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
         self.dense = Dense.restore(facts, under("dense", arrays), self.name)
-        self.regression = Regression.of(under("regression", arrays))
+        self.regression = Regression.from_arrays(under("regression", arrays))
         self.centre_G, self.precision_G = arrays["centre"], arrays["precision"]
 
 
@@ -99,7 +99,7 @@ def curvature(x_NG: NDArray[np.floating], proba_N: NDArray[np.float64]) -> NDArr
     return np.append(np.square(x_NG).T @ weight_N, weight_N.sum())
 
 
-def moved(
+def updated_regression(
     old: Regression, precision_G: NDArray[np.float64], x_NG: NDArray[np.floating], listened_N: NDArray[np.int8]
 ) -> Regression:
     """Return the regression updated by more plays: the minimum of their log loss and 1/2 precision * (step)^2.
@@ -118,5 +118,5 @@ def moved(
         value = np.logaddexp(0, -z_N).sum() + (precision_G * step_G**2).sum() / 2
         return float(value), np.append(x_NG.T @ slope_N, slope_N.sum()) + precision_G * step_G
 
-    found_G = minimize(loss, start_G, jac=True, method="L-BFGS-B").x
-    return Regression(found_G[:-1], float(found_G[-1]))
+    weights_G = minimize(loss, start_G, jac=True, method="L-BFGS-B").x
+    return Regression(weights_G[:-1], float(weights_G[-1]))

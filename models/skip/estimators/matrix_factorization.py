@@ -79,12 +79,12 @@ class TruncatedSvd(SkipModel):
 
     def _state(self) -> State:
         fields, arrays = self.onehot.state()
-        kept = prefixed("onehot", arrays) | prefixed("regression", self.regression.arrays()) | {"v": self.v_WD}
-        return {"fields": fields}, kept
+        named = prefixed("onehot", arrays) | prefixed("regression", self.regression.arrays()) | {"v": self.v_WD}
+        return {"fields": fields}, named
 
     def _restore(self, facts: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
         self.onehot = OneHot.restore(facts["fields"], under("onehot", arrays), self.name)
-        self.regression = Regression.of(under("regression", arrays))
+        self.regression = Regression.from_arrays(under("regression", arrays))
         self.v_WD = arrays["v"]
 
 
@@ -133,8 +133,8 @@ class Pmf(SkipModel):
         for table in factors:
             table[0] = 0
         self.parts = dict(zip(self._PARTS, (*bias, *factors), strict=True))
-        user_N, track_N = self._places(train)
-        held = self._places(valid)
+        user_N, track_N = self._codes(train)
+        valid_ids = self._codes(valid)
 
         def epoch() -> float:
             order_N = rng.permutation(len(train))
@@ -152,17 +152,17 @@ class Pmf(SkipModel):
 
         return stop_early(
             epoch,
-            lambda: log_loss(valid.labels(), self._score(*held)),
+            lambda: log_loss(valid.labels(), self._score(*valid_ids)),
             tuple(self.parts.values()),
             recipe.epochs,
             recipe.patience,
         )
 
-    def _places(self, plays: Plays) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-        return self.users.place(plays.user_N), self.tracks.place(plays.track_N)
+    def _codes(self, plays: Plays) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        return self.users.codes(plays.user_N), self.tracks.codes(plays.track_N)
 
     def _proba(self, plays: Plays) -> NDArray[np.float64]:
-        return self._score(*self._places(plays))
+        return self._score(*self._codes(plays))
 
     def _score(self, user_N: NDArray[np.int32], track_N: NDArray[np.int32]) -> NDArray[np.float64]:
         user_bias_U, track_bias_T, user_UD, track_TD = self.parts.values()
@@ -194,8 +194,7 @@ def _descend(
     user_UD: NDArray[np.float32],
     track_TD: NDArray[np.float32],
 ) -> float:
-    """Run one epoch of stochastic gradient descent on the log loss, one play after the other; return the sum of losses.
-    """
+    """Run one epoch of stochastic gradient descent on the log loss, play by play; return the sum of losses."""
     loss = 0.0
     for n in order_N:
         u, t = user_N[n], track_N[n]

@@ -1,12 +1,15 @@
-"""Two networks over who plays what: neural collaborative filtering, and neural matrix factorisation.
+"""Neural collaborative filtering and neural matrix factorisation: networks over user and track.
 
-Shapes   B plays, D width of an embedding, G columns of what is known before a play
-Source   the DSG17 report, 5.2 (user's and track's embeddings joined, then one layer: 16 wide, 32 units, dropout 0.4)
-         and 5.3 (a product of embeddings, 16 wide, beside an MLP over others, 24 wide, one layer, dropout 0.2); He et
-         al. 2017
-Differs  the columns of models/skip/encoding/numeric.py join the embeddings, the report's section 5 naming features as an input
-         of all of these networks; in training an id is taken for unknown with probability `id_dropout`, so that there
-         is something to say of ids that come later; ids with fewer than `min_count` plays are unknown
+Shapes   B plays, D width of an embedding, G columns of a play
+Source   the DSG17 report, 5.2 (embeddings of user and track concatenated, then one layer: 16 wide, 32 units, dropout
+0.4)
+         and 5.3 (a product of embeddings, 16 wide, beside an MLP over separate embeddings, 24 wide, one layer, dropout
+         0.2); He et al. 2017
+Differs  the columns of models/skip/encoding/numeric.py are concatenated with the embeddings, because the report's
+section
+         5 names features as an input of all of these networks. In training an id is replaced by the unknown id with
+         probability `id_dropout`, so that the embedding of unknown ids is trained. Ids with fewer than `min_count`
+         plays are unknown
 """
 
 from __future__ import annotations
@@ -24,12 +27,25 @@ from models.skip.data.plays import Plays
 from models.skip.encoding.numeric import Dense
 from models.skip.encoding.one_hot import Vocabulary
 from models.skip.estimators.base import Losses, Needs, SkipModel, State, log_loss, prefixed, sigmoid, under
-from models.skip.estimators.torch_training import STOPPED_ON, Schedule, gently, seeded, set_weights, train_net, weights
+from models.skip.estimators.torch_training import (
+    MAX_VALIDATION_PLAYS,
+    Schedule,
+    incremental_schedule,
+    seeded,
+    set_weights,
+    train_net,
+    weights,
+)
 
 
 @dataclass(frozen=True)
 class NetworkRecipe(Schedule):
-    """What both share; on millions of plays half a million are an epoch, so that a stop is asked about in time."""
+    """Hyperparameters of both networks; with millions of plays an epoch is a sample of 500 000.
+
+    Attributes:
+        id_dropout: Probability in training that an id is replaced by the unknown id.
+        min_count: Smallest number of plays of an id with its own embedding.
+    """
 
     epoch_plays: int = 500_000
     dropout: float = 0.4
@@ -45,7 +61,7 @@ class NetworkRecipe(Schedule):
 
 @dataclass(frozen=True)
 class NcfRecipe(NetworkRecipe):
-    """Of the report."""
+    """Hyperparameters of NCF, with the report's values as defaults."""
 
     embedding: int = 16
     units: int = 32
@@ -53,7 +69,7 @@ class NcfRecipe(NetworkRecipe):
 
 @dataclass(frozen=True)
 class NeuMfRecipe(NetworkRecipe):
-    """Of the report."""
+    """Hyperparameters of NeuMF, with the report's values as defaults."""
 
     gmf: int = 16
     mlp: int = 24
@@ -61,28 +77,28 @@ class NeuMfRecipe(NetworkRecipe):
 
 
 def embedding(rows: int, width: int) -> nn.Embedding:
-    """Small random rows, row 0 for the unknown."""
+    """Return an embedding table with small random rows; row 0 is for unknown ids."""
     table = nn.Embedding(rows, width)
     nn.init.normal_(table.weight, std=0.02)
     return table
 
 
 class _IdNet(nn.Module):
-    """user (B,), track (B,) places and x (B, G) -> log odds (B,)."""
+    """Base network: codes of users (B,) and tracks (B,) and columns (B, G) to log odds (B,)."""
 
     def __init__(self, id_dropout: float) -> None:
         super().__init__()
         self.id_dropout = id_dropout
 
-    def hidden_ids(self, place_B: Tensor) -> Tensor:
-        """In training some ids are taken for unknown."""
+    def drop_ids(self, code_B: Tensor) -> Tensor:
+        """Replace sample ids by the unknown id, in training only."""
         if not self.training or not self.id_dropout:
-            return place_B
-        return place_B * (torch.rand(place_B.shape) >= self.id_dropout)
+            return code_B
+        return code_B * (torch.rand(code_B.shape) >= self.id_dropout)
 
 
 class NcfNet(_IdNet):
-    """Embeddings and columns side by side, one layer, one answer."""
+    """NCF: one layer over both embeddings and the columns."""
 
     def __init__(self, n_users: int, n_tracks: int, width: int, recipe: NcfRecipe) -> None:
         super().__init__(recipe.id_dropout)
@@ -95,14 +111,14 @@ class NcfNet(_IdNet):
         )
 
     def forward(self, user_B: Tensor, track_B: Tensor, x_BG: Tensor) -> Tensor:
-        """Log odds, (B,)."""
-        user_BD, track_BD = self.user(self.hidden_ids(user_B)), self.track(self.hidden_ids(track_B))
+        """Return the log odds, (B,)."""
+        user_BD, track_BD = self.user(self.drop_ids(user_B)), self.track(self.drop_ids(track_B))
         logit_B: Tensor = self.layers(torch.cat([user_BD, track_BD, x_BG], dim=1)).squeeze(1)
         return logit_B
 
 
 class NeuMfNet(_IdNet):
-    """The product of two embeddings beside a layer over two others and the columns; one answer from both."""
+    """NeuMF: a product of two embeddings beside a layer over two more embeddings and the columns."""
 
     def __init__(self, n_users: int, n_tracks: int, width: int, recipe: NeuMfRecipe) -> None:
         super().__init__(recipe.id_dropout)
@@ -112,8 +128,8 @@ class NeuMfNet(_IdNet):
         self.last = nn.Linear(recipe.gmf + recipe.mlp, 1)
 
     def forward(self, user_B: Tensor, track_B: Tensor, x_BG: Tensor) -> Tensor:
-        """Log odds, (B,)."""
-        user_B, track_B = self.hidden_ids(user_B), self.hidden_ids(track_B)
+        """Return the log odds, (B,)."""
+        user_B, track_B = self.drop_ids(user_B), self.drop_ids(track_B)
         gmf_BD = self.gmf_user(user_B) * self.gmf_track(track_B)
         mlp_BD = self.layer(torch.cat([self.mlp_user(user_B), self.mlp_track(track_B), x_BG], dim=1))
         logit_B: Tensor = self.last(torch.cat([gmf_BD, mlp_BD], dim=1)).squeeze(1)
@@ -121,7 +137,7 @@ class NeuMfNet(_IdNet):
 
 
 class IdNetwork(SkipModel):
-    """What both models share: places of ids, columns, training, keeping."""
+    """Base class of the models with embeddings of user and track."""
 
     Net: type[_IdNet]
     net: _IdNet
@@ -132,33 +148,33 @@ class IdNetwork(SkipModel):
         self.users = Vocabulary.learn(train.user_N, recipe.min_count)
         self.tracks = Vocabulary.learn(train.track_N, recipe.min_count)
         with seeded(seed):
-            self.net = self._made()
+            self.net = self._create_net()
             return self._train(train, valid, recipe, seed)
 
-    def _learn_more(self, new: Plays, valid: Plays, seed: int) -> Losses:
+    def _partial_fit(self, new: Plays, valid: Plays, seed: int) -> Losses:
         with seeded(seed):
-            return self._train(new, valid, gently(self.recipe), seed)
+            return self._train(new, valid, incremental_schedule(self.recipe), seed)
 
     def _train(self, train: Plays, valid: Plays, recipe: Schedule, seed: int) -> Losses:
-        inputs, some = self.inputs(train, np.float16), valid.thinned(STOPPED_ON)
-        held = self.inputs(some, np.float32)
+        inputs, sample = self.inputs(train, np.float16), valid.thinned(MAX_VALIDATION_PLAYS)
+        valid_inputs = self.inputs(sample, np.float32)
         return train_net(
             self.net,
             lambda index_B: tuple(_tensor(part[index_B]) for part in inputs),
             train.labels(),
-            lambda: log_loss(some.labels(), self._answer(held)),
+            lambda: log_loss(sample.labels(), self._predict(valid_inputs)),
             recipe,
             seed,
         )
 
     def inputs(self, plays: Plays, dtype: type = np.float32) -> tuple[np.ndarray, ...]:
-        """What the network reads: user (N,) and track (N,) places, columns (N, G)."""
-        return self.users.place(plays.user_N), self.tracks.place(plays.track_N), self.dense.columns(plays, dtype)
+        """Return the inputs of the network: codes of users (N,) and tracks (N,), and columns (N, G)."""
+        return self.users.codes(plays.user_N), self.tracks.codes(plays.track_N), self.dense.columns(plays, dtype)
 
-    def _made(self) -> _IdNet:
+    def _create_net(self) -> _IdNet:
         return self.Net(len(self.users), len(self.tracks), self.dense.width, self.recipe)  # type: ignore[call-arg, arg-type]
 
-    def _answer(self, inputs: tuple[np.ndarray, ...]) -> NDArray[np.float64]:
+    def _predict(self, inputs: tuple[np.ndarray, ...]) -> NDArray[np.float64]:
         step, out_N = 1 << 14, np.empty(len(inputs[0]))
         with torch.inference_mode():
             for start in range(0, len(out_N), step):
@@ -167,7 +183,7 @@ class IdNetwork(SkipModel):
         return out_N
 
     def _proba(self, plays: Plays) -> NDArray[np.float64]:
-        return self._answer(self.inputs(plays))
+        return self._predict(self.inputs(plays))
 
     def _state(self) -> State:
         facts, arrays = self.dense.state()
@@ -178,17 +194,17 @@ class IdNetwork(SkipModel):
         self.users, self.tracks = Vocabulary(arrays["users"]), Vocabulary(arrays["tracks"])
         self.dense = Dense.restore(facts, under("dense", arrays), self.name)
         with seeded(0):
-            self.net = self._made()
+            self.net = self._create_net()
         set_weights(self.net, under("net", arrays))
 
 
 def _tensor(column: np.ndarray) -> Tensor:
-    kind = np.float32 if column.dtype.kind == "f" else np.int64
-    return torch.from_numpy(np.ascontiguousarray(column, kind))
+    dtype = np.float32 if column.dtype.kind == "f" else np.int64
+    return torch.from_numpy(np.ascontiguousarray(column, dtype))
 
 
 class Ncf(IdNetwork):
-    """Neural collaborative filtering."""
+    """Neural collaborative filtering (He et al. 2017)."""
 
     name = "ncf"
     needs = Needs(ids=("user", "track"), numbers=("all",), categories=("all",))
@@ -196,7 +212,7 @@ class Ncf(IdNetwork):
 
 
 class NeuMf(IdNetwork):
-    """Neural matrix factorisation."""
+    """Neural matrix factorisation (He et al. 2017)."""
 
     name = "neumf"
     needs = Needs(ids=("user", "track"), numbers=("all",), categories=("all",))

@@ -1,10 +1,10 @@
-"""The report's two logistic regressions: by what a track is, and by who plays it.
+"""The report's two logistic regressions: content-based and collaborative.
 
-Shapes   N plays, W places of one-hot fields, G numbers
+Shapes   N plays, W positions of one-hot fields, G columns
 Source   the DSG17 report, 4.1 (content-based: genre, artist, album, release date; C = 1) and 4.2 (collaborative: user
          and track with the track's listened and skipped share; C = 0.1)
-Differs  shares hold earlier plays only, where the report's hold the play's own label; ids enter as one-hot fields,
-         where the report's may have been numbers; an id needs `min_count` plays for a weight of its own
+Differs  shares are computed from earlier plays only, while the report's include the play's own label; ids are one-hot
+         fields, while the report's may have been numbers; an id needs `min_count` plays for its own weight
 """
 
 from __future__ import annotations
@@ -27,34 +27,46 @@ _ITERATIONS = 200
 
 @dataclass(frozen=True)
 class Regression:
-    """What a logistic regression has learned: logit = x w + b."""
+    """Fitted logistic regression: logit = x w + b."""
 
     weights_G: NDArray[np.float64]
     bias: float
 
     @classmethod
     def learn(cls, x_NG: Any, listened_N: NDArray[np.int8], c: float) -> Regression:
-        """By L-BFGS; `c` is the inverse of the L2 penalty on the summed loss, as in scikit-learn."""
-        found = LogisticRegression(C=c, max_iter=_ITERATIONS).fit(x_NG, listened_N)
-        return cls(found.coef_[0].astype(np.float64), float(found.intercept_[0]))
+        """Fit by L-BFGS.
+
+        Args:
+            x_NG: Columns of the plays, dense or sparse.
+            listened_N: Labels.
+            c: Inverse of the L2 penalty on the summed loss, as in scikit-learn.
+        """
+        fitted = LogisticRegression(C=c, max_iter=_ITERATIONS).fit(x_NG, listened_N)
+        return cls(fitted.coef_[0].astype(np.float64), float(fitted.intercept_[0]))
 
     def proba(self, x_NG: Any) -> NDArray[np.float64]:
-        """(N,)."""
+        """Return the probability of listening, (N,)."""
         return sigmoid(np.asarray(x_NG @ self.weights_G) + self.bias)
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """What of() takes."""
+        """Return weights and bias as arrays, for from_arrays()."""
         return {"weights": self.weights_G, "bias": np.asarray(self.bias)}
 
     @classmethod
-    def of(cls, arrays: Mapping[str, np.ndarray]) -> Regression:
-        """What arrays() gave."""
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Regression:
+        """Rebuild the regression from the output of arrays()."""
         return cls(arrays["weights"], float(arrays["bias"]))
 
 
 @dataclass(frozen=True)
 class LinearRecipe:
-    """Penalty and pruning; checked once, here."""
+    """Hyperparameters of a one-hot regression.
+
+    Attributes:
+        c: Inverse of the L2 penalty.
+        min_count: Smallest number of plays of a value with its own position.
+        bins: Number of bins of each numeric feature.
+    """
 
     c: float = 1.0
     min_count: int = 2
@@ -66,7 +78,7 @@ class LinearRecipe:
 
 
 class _OneHotRegression(SkipModel):
-    """Logistic regression over one-hot fields and bins of numbers."""
+    """Logistic regression over one-hot fields and binned numbers."""
 
     exact: tuple[str, ...]
     binned: tuple[str, ...]
@@ -88,7 +100,7 @@ class _OneHotRegression(SkipModel):
 
     def _restore(self, facts: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
         self.onehot = OneHot.restore(facts["fields"], under("onehot", arrays), self.name)
-        self.regression = Regression.of(under("regression", arrays))
+        self.regression = Regression.from_arrays(under("regression", arrays))
 
 
 CONTENT_IDS = ("genre", "artist", "album")
@@ -96,7 +108,7 @@ CONTENT_NUMBERS = ("song_age_days", "duration_s")
 
 
 class ContentBased(_OneHotRegression):
-    """Genre, artist, album, the track's age and length; the user does not matter."""
+    """Regression on genre, artist, album, the track's age and duration; it does not use the user."""
 
     name = "content_based"
     needs = Needs(ids=CONTENT_IDS, numbers=CONTENT_NUMBERS)
@@ -106,13 +118,13 @@ class ContentBased(_OneHotRegression):
 
 @dataclass(frozen=True)
 class CollaborativeRecipe(LinearRecipe):
-    """As the linear one, with the report's C."""
+    """Hyperparameters of the collaborative regression, with the report's C as default."""
 
     c: float = 0.1
 
 
 class Collaborative(_OneHotRegression):
-    """User and track, and the shares of the track's earlier plays that were listened to and skipped."""
+    """Regression on user, track, and the track's shares of listened and skipped earlier plays."""
 
     name = "collaborative"
     needs = Needs(ids=("user", "track"), numbers=("avg_song_listened", "skip_score"))

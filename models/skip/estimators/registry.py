@@ -1,6 +1,6 @@
-"""Every skip model by its name; the blend of them is in models/skip/ensemble/fit.py.
+"""Registry of the skip models by name; their blend is in models/skip/ensemble/fit.py.
 
-Importing this brings PyTorch, scikit-learn and LightGBM in.
+Importing this module imports PyTorch, scikit-learn and LightGBM.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from models.skip.estimators.onehot_regression import Collaborative, ContentBased
 from models.skip.estimators.rbm import Rbm
 from models.skip.estimators.session_gru import SessionGru
 
-# The nine of the report in its order, then our own.
+# The nine models of the report in its order, then the engine's own.
 _MODELS: tuple[type[SkipModel], ...] = (
     ContentBased,
     Collaborative,
@@ -41,10 +41,14 @@ NAMES = tuple(MODELS)
 
 
 def make(name: str, settings: Mapping[str, Any] | None = None) -> SkipModel:
-    """The model of this name, not fitted; `settings` replace fields of its recipe.
+    """Create a model that is not fitted.
+
+    Args:
+        name: One of NAMES.
+        settings: Values of fields of the model's recipe; other fields have their defaults.
 
     Raises:
-        ValueError: no such model, a field that its recipe has not, or a value that the recipe refuses.
+        ValueError: There is no such model, the recipe has no such field, or a value is invalid.
     """
     if name not in MODELS:
         raise ValueError(f"skip models: no {name!r}; there are {', '.join(NAMES)}")
@@ -52,17 +56,17 @@ def make(name: str, settings: Mapping[str, Any] | None = None) -> SkipModel:
     known, given = [f.name for f in fields(recipe)], dict(settings or {})
     unknown = sorted(set(given) - set(known))
     if unknown:
-        raise ValueError(f"{name}: its recipe has no {', '.join(unknown)}; it has {', '.join(known) or 'nothing'}")
+        raise ValueError(f"{name}: the recipe has no {', '.join(unknown)}; its fields are {', '.join(known) or 'none'}")
     return MODELS[name](recipe(**given))
 
 
 def load(folder: Path) -> SkipModel:
-    """The model that was saved in a folder, whichever it is.
+    """Load a saved model of any class.
 
     Raises:
-        ValueError: none there, of a name that is not known, or damaged.
+        ValueError: The folder has no model, its name is not one of NAMES, or its files are damaged.
     """
     name = read_card(folder)["model"]
     if name not in MODELS:
-        raise ValueError(f"{folder}: holds a {name!r}; there are {', '.join(NAMES)}")
+        raise ValueError(f"{folder}: contains a model {name!r}; there are {', '.join(NAMES)}")
     return MODELS[name].load(folder)

@@ -1,8 +1,8 @@
-"""What may be tried for each model: search spaces as plain data, which a job turns into Optuna distributions.
+"""Search spaces of the models' hyperparameters as plain data; a job converts them to Optuna distributions.
 
-A space names fields of the model's recipe. The baselines have the report's kind of search, a grid; networks and trees
-are sampled at random, and stop early by themselves. A trial is judged by its AUC on folds of the
-training plays and on validation, never on test.
+The keys of a space are fields of the model's recipe. Baselines are searched on a grid, as in the report. Networks and
+trees are sampled at random, and use early stopping. A trial is evaluated by its AUC on folds of the training plays and
+on validation plays, never on test plays.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Choice:
-    """One of these."""
+    """One of several values."""
 
     values: tuple[Any, ...]
 
 
 @dataclass(frozen=True)
-class Whole:
-    """A whole number from low to high, both possible; by its logarithm where `log`."""
+class IntRange:
+    """An integer from low to high, inclusive; sampled on a log scale if `log`."""
 
     low: int
     high: int
@@ -32,19 +32,19 @@ class Whole:
 
 
 @dataclass(frozen=True)
-class Real:
-    """A number from low to high; by its logarithm where `log`."""
+class FloatRange:
+    """A float from low to high; sampled on a log scale if `log`."""
 
     low: float
     high: float
     log: bool = False
 
 
-Space = Mapping[str, Choice | Whole | Real]
+Space = Mapping[str, Choice | IntRange | FloatRange]
 
 _NETWORK: Space = {
-    "learning_rate": Real(5e-4, 1e-2, log=True),
-    "weight_decay": Real(1e-3, 1.0, log=True),
+    "learning_rate": FloatRange(5e-4, 1e-2, log=True),
+    "weight_decay": FloatRange(1e-3, 1.0, log=True),
     "dropout": Choice((0.0, 0.2, 0.4, 0.6)),
 }
 _IDS: Space = {"id_dropout": Choice((0.0, 0.2, 0.5)), "min_count": Choice((2, 5, 10))}
@@ -66,42 +66,48 @@ SPACES: dict[str, Space] = {
     },
     "ncf": {**_NETWORK, **_IDS, "embedding": Choice((8, 16, 32)), "units": Choice((16, 32, 64))},
     "neumf": {**_NETWORK, **_IDS, "gmf": Choice((8, 16, 24)), "mlp": Choice((16, 24, 32))},
-    "graphsage": {**_NETWORK, **_IDS, "width": Choice((32, 64)), "near": Whole(4, 12), "far": Whole(2, 6)},
-    "logistic_features": {"c": Real(1e-4, 1.0, log=True)},
+    "graphsage": {**_NETWORK, **_IDS, "width": Choice((32, 64)), "near": IntRange(4, 12), "far": IntRange(2, 6)},
+    "logistic_features": {"c": FloatRange(1e-4, 1.0, log=True)},
     "boosted_trees": {
-        "learning_rate": Real(0.01, 0.1, log=True),
-        "leaves": Whole(2, 63, log=True),
-        "min_leaf_plays": Whole(20, 400, log=True),
-        "column_share": Real(0.3, 1.0),
-        "row_share": Real(0.5, 1.0),
-        "l2": Real(0.1, 100.0, log=True),
+        "learning_rate": FloatRange(0.01, 0.1, log=True),
+        "leaves": IntRange(2, 63, log=True),
+        "min_leaf_plays": IntRange(20, 400, log=True),
+        "column_share": FloatRange(0.3, 1.0),
+        "row_share": FloatRange(0.5, 1.0),
+        "l2": FloatRange(0.1, 100.0, log=True),
     },
     "session_gru": {**_NETWORK, "length": Choice((10, 20, 40)), "hidden": Choice((16, 32, 64))},
 }
 
 
 def is_grid(space: Space) -> bool:
-    """Has the space a finite number of trials, to be gone through one by one?"""
-    return all(isinstance(part, Choice) for part in space.values())
+    """Return whether the space has a finite number of trials."""
+    return all(isinstance(dimension, Choice) for dimension in space.values())
 
 
 def grid(space: Space) -> Iterator[dict[str, Any]]:
-    """Every trial of a grid, in order; ValueError for a space that is none."""
+    """Generate every trial of a grid in order.
+
+    Raises:
+        ValueError: The space has a range, so it is not a grid.
+    """
     if not is_grid(space):
-        raise ValueError("tuning: a space with ranges is sampled, it has no grid")
+        raise ValueError("tuning: a space with ranges has no grid; draw trials with sample()")
     names = list(space)
-    for values in product(*(part.values for part in space.values() if isinstance(part, Choice))):
+    for values in product(*(dimension.values for dimension in space.values() if isinstance(dimension, Choice))):
         yield dict(zip(names, values, strict=True))
 
 
 def sample(space: Space, rng: np.random.Generator) -> dict[str, Any]:
-    """One random trial."""
-    return {name: _drawn(part, rng) for name, part in space.items()}
+    """Draw one random trial."""
+    return {name: _sample_value(dimension, rng) for name, dimension in space.items()}
 
 
-def _drawn(part: Choice | Whole | Real, rng: np.random.Generator) -> Any:
-    if isinstance(part, Choice):
-        return part.values[int(rng.integers(len(part.values)))]
-    high = part.high + 1 if isinstance(part, Whole) else part.high
-    value = float(np.exp(rng.uniform(np.log(part.low), np.log(high))) if part.log else rng.uniform(part.low, high))
-    return min(int(value), int(part.high)) if isinstance(part, Whole) else value
+def _sample_value(dimension: Choice | IntRange | FloatRange, rng: np.random.Generator) -> Any:
+    if isinstance(dimension, Choice):
+        return dimension.values[int(rng.integers(len(dimension.values)))]
+    high = dimension.high + 1 if isinstance(dimension, IntRange) else dimension.high
+    value = float(
+        np.exp(rng.uniform(np.log(dimension.low), np.log(high))) if dimension.log else rng.uniform(dimension.low, high)
+    )
+    return min(int(value), int(dimension.high)) if isinstance(dimension, IntRange) else value

@@ -1,8 +1,8 @@
-"""A session model: a GRU reads the user's earlier plays, each as seen from the track that is asked about.
+"""Session model: a GRU over the user's earlier plays, with features relative to the query track.
 
-Shapes   B plays, H places of a history, S signs of an earlier play, G columns of what is known before a play
-Source   Hidasi et al. 2016 for a GRU over plays; signs relative to the asked track as in the target attention of Zhou
-         et al. 2018; section 6.2 of the DSG17 report asks for such a model
+Shapes   B plays, H positions of a history, S features of an earlier play, G columns of a play
+Source   Hidasi et al. 2016 for a GRU over plays; features relative to the query track as in the target attention of
+         Zhou et al. 2018; section 6.2 of the DSG17 report proposes such a model
 """
 
 from __future__ import annotations
@@ -20,12 +20,26 @@ from models.skip.data.play_history import COLUMNS, HISTORY_FEATURES, QUERY_COLUM
 from models.skip.data.plays import Plays
 from models.skip.encoding.numeric import Dense
 from models.skip.estimators.base import Losses, Needs, SkipModel, State, log_loss, prefixed, sigmoid, under
-from models.skip.estimators.torch_training import STOPPED_ON, Schedule, gently, seeded, set_weights, train_net, weights
+from models.skip.estimators.torch_training import (
+    MAX_VALIDATION_PLAYS,
+    Schedule,
+    incremental_schedule,
+    seeded,
+    set_weights,
+    train_net,
+    weights,
+)
 
 
 @dataclass(frozen=True)
 class SessionRecipe(Schedule):
-    """`length` earlier plays at most; `hidden` is the width of the GRU and of the layer above it."""
+    """Hyperparameters of the session model.
+
+    Attributes:
+        length: Largest number of earlier plays.
+        hidden: Width of the GRU and of the layer above it.
+        dropout: Dropout of the layer.
+    """
 
     length: int = 20
     epoch_plays: int = 500_000
@@ -37,11 +51,14 @@ class SessionRecipe(Schedule):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.length < 1 or self.hidden < 1 or not 0 <= self.dropout < 1:
-            raise ValueError(f"session_gru: length and hidden at least 1, dropout in [0, 1), got {self}")
+            raise ValueError(f"session_gru: length and hidden must be at least 1, dropout in [0, 1), got {self}")
 
 
 class SessionNet(nn.Module):
-    """signs (B, H, S) and x (B, G) -> log odds (B,). Places in front of a short history leave the state untouched."""
+    """Network from history features (B, H, S) and columns (B, G) to log odds (B,).
+
+    Padding at the front of a short history does not change the state.
+    """
 
     def __init__(self, width: int, recipe: SessionRecipe) -> None:
         super().__init__()
@@ -53,20 +70,20 @@ class SessionNet(nn.Module):
             nn.Linear(recipe.hidden, 1),
         )
 
-    def forward(self, signs_BHS: Tensor, x_BG: Tensor) -> Tensor:
-        """Log odds, (B,)."""
-        state_BD = signs_BHS.new_zeros((signs_BHS.shape[0], self.cell.hidden_size))
-        for h in range(signs_BHS.shape[1]):
-            sign_BS = signs_BHS[:, h]
-            state_BD = torch.where(sign_BS[:, -1:] > 0, self.cell(sign_BS, state_BD).to(state_BD.dtype), state_BD)
+    def forward(self, history_BHS: Tensor, x_BG: Tensor) -> Tensor:
+        """Return the log odds, (B,)."""
+        state_BD = history_BHS.new_zeros((history_BHS.shape[0], self.cell.hidden_size))
+        for h in range(history_BHS.shape[1]):
+            earlier_BS = history_BHS[:, h]
+            state_BD = torch.where(earlier_BS[:, -1:] > 0, self.cell(earlier_BS, state_BD).to(state_BD.dtype), state_BD)
         logit_B: Tensor = self.layers(torch.cat([state_BD, x_BG], dim=1)).squeeze(1)
         return logit_B
 
 
 class SessionGru(SkipModel):
-    """Knows no id by heart: an earlier play counts by its outcome, its age, and what it shares with the asked track.
+    """GRU over earlier plays, described by outcome, age, and ids shared with the query track; it has no embeddings.
 
-    fit() notes the plays of training and validation; observe() adds later ones.
+    fit() stores the plays of training and validation as history; observe() adds later ones.
     """
 
     name = "session_gru"
@@ -82,24 +99,24 @@ class SessionGru(SkipModel):
             self.net = SessionNet(self.dense.width, self.recipe)
             return self._train(train, valid, self.recipe, seed)
 
-    def _learn_more(self, new: Plays, valid: Plays, seed: int) -> Losses:
+    def _partial_fit(self, new: Plays, valid: Plays, seed: int) -> Losses:
         with seeded(seed):
-            return self._train(new, valid, gently(self.recipe), seed)
+            return self._train(new, valid, incremental_schedule(self.recipe), seed)
 
     def _train(self, train: Plays, valid: Plays, recipe: Schedule, seed: int) -> Losses:
-        x_NG, some = self.dense.columns(train, np.float16), valid.thinned(STOPPED_ON)
+        x_NG, sample = self.dense.columns(train, np.float16), valid.thinned(MAX_VALIDATION_PLAYS)
         ids = {name: getattr(train, f"{name}_N") for name in QUERY_COLUMNS}
 
         def batch(index_B: NDArray[np.int64]) -> tuple[Tensor, ...]:
-            signs_BHS = self.signs({name: column[index_B] for name, column in ids.items()})
-            return torch.from_numpy(signs_BHS), torch.from_numpy(x_NG[index_B].astype(np.float32))
+            history_BHS = self.history({name: column[index_B] for name, column in ids.items()})
+            return torch.from_numpy(history_BHS), torch.from_numpy(x_NG[index_B].astype(np.float32))
 
         return train_net(
-            self.net, batch, train.labels(), lambda: log_loss(some.labels(), self.predicted(some)), recipe, seed
+            self.net, batch, train.labels(), lambda: log_loss(sample.labels(), self.predicted(sample)), recipe, seed
         )
 
-    def signs(self, ids: Mapping[str, NDArray[np.int64]]) -> NDArray[np.float32]:
-        """What the GRU reads of the earlier plays of user, at ts, for a track of artist, album, genre: (B, H, S)."""
+    def history(self, ids: Mapping[str, NDArray[np.int64]]) -> NDArray[np.float32]:
+        """Return the history features of query plays, (B, H, S)."""
         return history_features(self.log, ids, self.recipe.length)
 
     def _observe(self, plays: Plays) -> None:
@@ -115,9 +132,9 @@ class SessionGru(SkipModel):
         return out_N
 
     def inputs(self, plays: Plays) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """What the network reads: signs (N, H, S) and columns (N, G)."""
+        """Return the inputs of the network: history features (N, H, S) and columns (N, G)."""
         ids = {name: getattr(plays, f"{name}_N") for name in QUERY_COLUMNS}
-        return self.signs(ids), self.dense.columns(plays).astype(np.float32)
+        return self.history(ids), self.dense.columns(plays).astype(np.float32)
 
     def _state(self) -> State:
         facts, arrays = self.dense.state()

@@ -1,8 +1,9 @@
-"""How the networks of the skip engine are trained: one loop for all, log loss, early stop on validation.
+"""Training loop of the skip networks: log loss, AdamW, early stopping on validation.
 
 Shapes   N training plays, B plays of a step
-Differs  from the report's Keras loops: products in bfloat16 where the processor has them (models/mixed_precision.py); on
-         millions of plays an epoch is a part of them, so that the stop is asked about often enough
+Differs  from the report's Keras loops: matrix products in bfloat16 on processors that support it
+         (models/mixed_precision.py); with millions of plays an epoch is a sample of them, so that validation is
+         frequent enough for early stopping
 """
 
 from __future__ import annotations
@@ -21,20 +22,24 @@ from models.skip.estimators.base import Losses
 from models.skip.estimators.early_stopping import stop_early
 
 Batch = Callable[[NDArray[np.int64]], tuple[Tensor, ...]]
-STOPPED_ON = 100_000  # validation plays whose loss decides when to stop, after every epoch
-_LEAST, _MOST, _STEPS = 128, 8192, 100  # plays of a step: so many that an epoch has about _STEPS of them
+MAX_VALIDATION_PLAYS = 100_000  # validation plays for early stopping
+_MIN_BATCH, _MAX_BATCH, _BATCHES_PER_EPOCH = (
+    128,
+    8192,
+    100,
+)  # bounds of the batch size, and the number of batches per epoch between them
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long and how fast; every network's recipe extends it.
+    """Hyperparameters of training; the recipe of every network extends it.
 
     Attributes:
-        learning_rate: of Adam.
-        weight_decay: pulled off weights and embeddings at each step, times the learning rate.
-        epochs: at most.
-        patience: epochs without a better validation loss after which training ends.
-        epoch_plays: an epoch is at most so many plays, drawn without replacement.
+        learning_rate: Learning rate of AdamW.
+        weight_decay: Decoupled weight decay of weights and embeddings.
+        epochs: Largest number of epochs.
+        patience: Number of epochs without a better validation loss after which training stops.
+        epoch_plays: Largest number of plays per epoch, sampled without replacement.
     """
 
     learning_rate: float = 2e-3
@@ -45,13 +50,16 @@ class Schedule:
 
     def __post_init__(self) -> None:
         if not self.learning_rate > 0 or self.weight_decay < 0:
-            raise ValueError(f"network: learning_rate must be above 0 and weight_decay not below, got {self}")
+            raise ValueError(f"network: learning_rate must be above 0 and weight_decay at least 0, got {self}")
         if min(self.epochs, self.patience, self.epoch_plays) < 1:
             raise ValueError(f"network: epochs, patience and epoch_plays must be at least 1, got {self}")
 
 
-def gently(recipe: Schedule) -> Schedule:
-    """The recipe to go on with from a trained network, by few plays: they must not undo what many have taught."""
+def incremental_schedule(recipe: Schedule) -> Schedule:
+    """Return a recipe for incremental training: a tenth of the learning rate and at most 3 epochs.
+
+    A few new plays must not overwrite what many earlier plays have trained.
+    """
     return replace(recipe, learning_rate=recipe.learning_rate / 10, epochs=min(recipe.epochs, 3))
 
 
@@ -65,8 +73,18 @@ def train_net(
 ) -> Losses:
     """Train `net` in place; it ends in eval mode with the weights of the best validation loss.
 
-    `batch` gives the network's inputs for some of the N plays; the network gives their log odds, (B,). torch's global
-    generator must be seeded by the caller, around the network's making too (`seeded`).
+    The caller must seed torch's global generator with `seeded`, also around the creation of the network.
+
+    Args:
+        net: Network that returns log odds (B,).
+        batch: Returns the network's inputs for positions (B,) of the N plays.
+        listened_N: Labels.
+        valid_loss: Returns the validation loss of the current weights.
+        recipe: Hyperparameters of training.
+        seed: Seed of the order of the plays.
+
+    Returns:
+        The losses of each epoch.
     """
     rng = np.random.default_rng(seed)
     optimiser = torch.optim.AdamW(
@@ -74,17 +92,17 @@ def train_net(
     )
     labels_N = torch.from_numpy(listened_N.astype(np.float32))
     n = min(len(listened_N), recipe.epoch_plays)
-    size = min(max(n // _STEPS, _LEAST), _MOST)
-    order_N, at = rng.permutation(len(listened_N)), 0
+    size = min(max(n // _BATCHES_PER_EPOCH, _MIN_BATCH), _MAX_BATCH)
+    order_N, position = rng.permutation(len(listened_N)), 0
 
     def epoch() -> float:
-        nonlocal order_N, at
-        if at + n > len(order_N):
-            order_N, at = rng.permutation(len(listened_N)), 0
+        nonlocal order_N, position
+        if position + n > len(order_N):
+            order_N, position = rng.permutation(len(listened_N)), 0
         net.train()
         total = 0.0
-        for start in range(at, at + n, size):
-            index_B = order_N[start : min(start + size, at + n)]
+        for start in range(position, position + n, size):
+            index_B = order_N[start : min(start + size, position + n)]
             optimiser.zero_grad()
             with bfloat16_autocast():
                 logit_B = net(*batch(index_B))
@@ -92,31 +110,35 @@ def train_net(
             loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
             total += float(loss.detach()) * len(index_B)
-        at += n
+        position += n
         net.eval()
         return total / n
 
-    shared = [tensor.numpy() for tensor in net.state_dict().values()]  # the network's own memory
-    return stop_early(epoch, valid_loss, shared, recipe.epochs, recipe.patience)
+    state = [tensor.numpy() for tensor in net.state_dict().values()]  # views of the network's memory
+    return stop_early(epoch, valid_loss, state, recipe.epochs, recipe.patience)
 
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Inside, torch's random numbers follow from `seed`; afterwards they go on as before."""
+    """Seed torch's random numbers within the context; the previous state is restored afterwards."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield
 
 
 def weights(net: nn.Module) -> dict[str, np.ndarray]:
-    """A network's state as arrays."""
+    """Return a copy of a network's state as arrays."""
     return {name: tensor.detach().cpu().numpy().copy() for name, tensor in net.state_dict().items()}
 
 
 def set_weights(net: nn.Module, arrays: dict[str, np.ndarray]) -> None:
-    """Put back what weights() gave; ValueError where it does not fit."""
+    """Load the output of weights() into a network.
+
+    Raises:
+        ValueError: The arrays do not match the network.
+    """
     try:
         net.load_state_dict({name: torch.from_numpy(np.array(array)) for name, array in arrays.items()})
     except RuntimeError as error:
-        raise ValueError(f"network: arrays do not fit together: {error}") from None
+        raise ValueError(f"network: arrays do not match the network: {error}") from None
     net.eval()

@@ -124,7 +124,7 @@ def test_a_member_whose_training_is_gone_stays_as_it_was(context):
     shutil.rmtree(context.work / "boosted_trees")
     daily_update.run(context.settings, date.fromisoformat(DAY))
     said = champion(context).provenance["fine_tuning"]["members"]["boosted_trees"]["why"]
-    assert "holds no saved skip model" in said
+    assert "contains no saved skip model" in said
     assert str(context.home) not in said
     file = "members/boosted_trees/network.onnx"
     assert (champion(context).folder / file).read_bytes() == (before.folder / file).read_bytes()

@@ -131,9 +131,9 @@ def test_one_class_is_refused(name, label):
 def test_no_labels_no_validation_and_no_fit_are_refused(name):
     with pytest.raises(ValueError, match="these have no listened_N"):
         made(name).fit(replace(TRAIN, listened_N=None), VALID)
-    with pytest.raises(ValueError, match="needs plays to validate on"):
+    with pytest.raises(ValueError, match="needs validation plays"):
         made(name).fit(TRAIN, VALID.rows(slice(0, 0)))
-    with pytest.raises(ValueError, match="not fitted yet"):
+    with pytest.raises(ValueError, match="not fitted; call"):
         made(name).predict_proba(TEST)
 
 
@@ -156,14 +156,14 @@ def test_a_torn_save_is_refused(tmp_path):
     model = fitted("pmf")
     model.save(tmp_path)
     (tmp_path / ARRAYS).write_bytes((tmp_path / ARRAYS).read_bytes()[:-1] + b"x")
-    with pytest.raises(ValueError, match="not of the same save"):
+    with pytest.raises(ValueError, match="is of another save"):
         registry.load(tmp_path)
     (tmp_path / ARRAYS).unlink()
     with pytest.raises(ValueError, match="missing"):
         registry.load(tmp_path)
-    with pytest.raises(ValueError, match="holds no saved skip model"):
+    with pytest.raises(ValueError, match="contains no saved skip model"):
         registry.load(tmp_path / "nowhere")
-    with pytest.raises(ValueError, match="holds 'pmf', not 'fm'"):
+    with pytest.raises(ValueError, match="contains the model 'pmf', not 'fm'"):
         registry.MODELS["fm"].load(tmp_path)
 
 
@@ -172,7 +172,7 @@ def test_the_registry_builds_by_name_and_refuses_what_it_does_not_know():
         assert registry.make(name).name == name
     with pytest.raises(ValueError, match="no 'oracle'; there are content_based, "):
         registry.make("oracle")
-    with pytest.raises(ValueError, match="its recipe has no depth; it has factors, "):
+    with pytest.raises(ValueError, match="the recipe has no depth; its fields are factors, "):
         registry.make("pmf", {"depth": 3})
     with pytest.raises(ValueError, match="learning_rate"):
         registry.make("pmf", {"learning_rate": 0})

@@ -49,7 +49,7 @@ def loss(model):
 def test_later_plays_teach_what_has_changed(name):
     model = fitted(name)
     before = loss(model)
-    history = model.learn_more(NEW, HELD, seed=4)
+    history = model.partial_fit(NEW, HELD, seed=4)
     assert history
     assert loss(model) < before - 0.01
 
@@ -59,8 +59,8 @@ def test_a_saved_model_goes_on_as_the_one_that_was_saved(name, tmp_path):
     model.save(tmp_path / "before")
     other = registry.load(tmp_path / "before")
     for one in (model, other):
-        one.learn_more(NEW, HELD, seed=4)
-        one.learn_more(HELD, LATER, seed=5)  # what the first step left behind counts in the second
+        one.partial_fit(NEW, HELD, seed=4)
+        one.partial_fit(HELD, LATER, seed=5)  # what the first step left behind counts in the second
     np.testing.assert_array_equal(model.predict_proba(LATER), other.predict_proba(LATER))
     model.save(tmp_path / "after")
     np.testing.assert_array_equal(registry.load(tmp_path / "after").predict_proba(LATER), model.predict_proba(LATER))
@@ -69,17 +69,17 @@ def test_a_saved_model_goes_on_as_the_one_that_was_saved(name, tmp_path):
 @pytest.mark.parametrize("label", [0, 1])
 def test_one_class_teaches_nothing(name, label):
     with pytest.raises(ValueError, match=f"{name}: needs both listened and skipped plays"):
-        fitted(name).learn_more(replace(NEW, listened_N=np.full(len(NEW), label, np.int8)), HELD)
+        fitted(name).partial_fit(replace(NEW, listened_N=np.full(len(NEW), label, np.int8)), HELD)
 
 
 @pytest.mark.parametrize("other", sorted(set(registry.NAMES) - set(RECIPES) - {"graphsage", "rbm"}))
 def test_what_can_only_be_fitted_anew_says_so(other):
     model = registry.make(other)
-    with pytest.raises(ValueError, match="not fitted yet"):
-        model.learn_more(NEW, HELD)
+    with pytest.raises(ValueError, match="not fitted; call"):
+        model.partial_fit(NEW, HELD)
     model.fit(TRAIN, VALID, seed=3)
-    with pytest.raises(ValueError, match=f"{other}: does not learn on"):
-        model.learn_more(NEW, HELD)
+    with pytest.raises(ValueError, match=f"{other}: does not support incremental training"):
+        model.partial_fit(NEW, HELD)
 
 
 def test_two_halves_of_the_plays_teach_the_regression_about_what_all_of_them_do():
@@ -89,7 +89,7 @@ def test_two_halves_of_the_plays_teach_the_regression_about_what_all_of_them_do(
     models[0].fit(TRAIN, VALID)
     models[1].fit(first, VALID)
     models[2].fit(first, VALID)
-    models[2].learn_more(second, VALID)
+    models[2].partial_fit(second, VALID)
     whole, part, both = (log_loss(TEST.labels(), model.predict_proba(TEST)) for model in models)
     assert abs(both - whole) < abs(part - whole)
     assert models[2].precision_G.sum() == pytest.approx(models[0].precision_G.sum(), rel=0.1)
@@ -100,5 +100,5 @@ def test_a_model_of_another_version_is_refused_by_name(tmp_path):
     state = model._state
     model._state = lambda: (state()[0], {k: v for k, v in state()[1].items() if k != "factors_sq"})
     model.save(tmp_path)
-    with pytest.raises(ValueError, match="holds no 'factors_sq'; another version"):
+    with pytest.raises(ValueError, match="'factors_sq' is missing; another version"):
         registry.load(tmp_path)

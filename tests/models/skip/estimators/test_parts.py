@@ -54,7 +54,7 @@ def test_parts_of_plays_join_to_the_whole():
 
 def test_rare_values_share_the_unknown_place():
     vocabulary = Vocabulary.learn(np.asarray([5, 5, 9, 7, 7, 7, -1, -1]), min_count=2)
-    assert vocabulary.place(np.asarray([5, 7, 9, -1, 100])).tolist() == [1, 2, 0, 0, 0]
+    assert vocabulary.codes(np.asarray([5, 7, 9, -1, 100])).tolist() == [1, 2, 0, 0, 0]
     assert Vocabulary.learn(np.asarray([5, 5, 9, 7, 7, 7]), max_values=1).values_V.tolist() == [7]
 
 
@@ -66,7 +66,7 @@ def test_every_field_has_one_place_and_nan_one_of_its_own():
     assert unknown.any()
     np.testing.assert_array_equal(dense[:, onehot.start_M[2]] == 1, unknown)
     again = OneHot.restore(*onehot.state(), "a test")
-    np.testing.assert_array_equal(again.places(PLAYS), onehot.places(PLAYS))
+    np.testing.assert_array_equal(again.positions(PLAYS), onehot.positions(PLAYS))
 
 
 def test_rates_are_smoothed_by_the_strength_that_forecasts_best():
