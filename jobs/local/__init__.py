@@ -1,1 +1,1 @@
-"""Running everything on one machine: the demo and its background services."""
+"""Run everything on one machine: the demo and its background services."""

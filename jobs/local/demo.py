@@ -1,8 +1,8 @@
-"""`make demo`: from raw events to a promoted release, through Airflow, on this machine.
+"""`make demo`: run one week from raw events to a promoted release, through Airflow, on this machine.
 
-Ingests a source, starts Airflow (or uses the one that `make up` started), runs the weekly pipeline of the source's
-engine for one week, shows how it goes, ends what it started, and prints `overture status`. When nothing changed since
-the last demo it says so.
+The demo ingests a source, starts Airflow (or uses the one that `make up` started), runs the weekly pipeline of the
+source's engine, shows its progress, stops what it started, and prints `overture status`. If data, settings and code
+have not changed since the last demo, it prints the status only.
 
 `python -m jobs.local.demo --source mpd --data DIR [--config FILE] [--week MONDAY]`
 """
@@ -38,115 +38,132 @@ from jobs.settings import settings
 from jobs.settings.base import Engine
 
 SOURCES = ("simulate", "mpd", "lastfm_1k", "dsg17")
-MADE_UP_PLAYS = 60_000
+N_SYNTHETIC_PLAYS = 60_000
 POLL_S = 1.0
-DONE = {"success", "failed", "skipped", "upstream_failed", "removed"}
+ENDED_STATES = {"success", "failed", "skipped", "upstream_failed", "removed"}
 STYLES = {"success": "green", "running": "cyan", "failed": "red", "up_for_retry": "yellow", "awaiting_input": "magenta"}
 
 
 @dataclass
 class Airflow:
-    """The few calls of Airflow's REST API that a demo of one DAG needs."""
+    """Client of Airflow's REST API for one DAG.
+
+    Attributes:
+        base: Address of the API server.
+        dag: DAG id.
+        token: Access token; empty before the login.
+    """
 
     base: str
     dag: str
     token: str = ""
 
     def call(self, method: str, path: str, body: object = None) -> Any:
-        """One call; JSON in, JSON out. HTTP errors come through as urllib's."""
+        """Send one request with a JSON body and return the JSON response.
+
+        Raises:
+            urllib.error.URLError: The server is unavailable or returned an error status.
+        """
         request = urllib.request.Request(self.base + path, method=method)
         request.add_header("Content-Type", "application/json")
         if self.token:
             request.add_header("Authorization", f"Bearer {self.token}")
         if body is not None:
             request.data = json.dumps(body).encode()
-        with urllib.request.urlopen(request, timeout=30) as got:
-            return json.loads(got.read() or b"null")
+        with urllib.request.urlopen(request, timeout=30) as response:
+            return json.loads(response.read() or b"null")
 
     def login(self) -> None:
-        """Get a token with the fixed local login."""
+        """Get an access token with the fixed local login."""
         self.token = self.call("POST", "/auth/token", {"username": services.LOGIN, "password": services.LOGIN})[
             "access_token"
         ]
 
-    def knows(self) -> bool:
-        """Whether the API answers and the DAG has been parsed."""
+    def is_ready(self) -> bool:
+        """Return whether the API responds and the DAG has been parsed.
+
+        Raises:
+            OvertureError: Airflow could not import a DAG file.
+        """
         try:
             if not self.token:
                 self.login()
-            for broken in self.call("GET", "/api/v2/importErrors")["import_errors"]:
-                last = broken["stack_trace"].strip().splitlines()[-1]
-                raise OvertureError(f"Airflow cannot read {broken['filename']}: {last}")
+            for problem in self.call("GET", "/api/v2/importErrors")["import_errors"]:
+                last = problem["stack_trace"].strip().splitlines()[-1]
+                raise OvertureError(f"Airflow cannot read {problem['filename']}: {last}")
             return bool(self.call("GET", f"/api/v2/dags/{self.dag}")["dag_id"])
-        except OSError:  # not up yet, or 404: not parsed yet
+        except OSError:  # not started yet, or 404: not parsed yet
             return False
 
     def pause(self, paused: bool) -> bool:
-        """Pause or start the DAG; returns how it was."""
-        was = bool(self.call("GET", f"/api/v2/dags/{self.dag}")["is_paused"])
+        """Pause or unpause the DAG. Returns whether it was paused before."""
+        was_paused = bool(self.call("GET", f"/api/v2/dags/{self.dag}")["is_paused"])
         self.call("PATCH", f"/api/v2/dags/{self.dag}", {"is_paused": paused})
-        return was
+        return was_paused
 
     def trigger(self, week: Week) -> str:
-        """Ask for a run of the week; returns its id."""
+        """Start a run of the week and return its id."""
         body = {"logical_date": None, "conf": {"week": str(week)}, "note": "make demo"}
         return str(self.call("POST", f"/api/v2/dags/{self.dag}/dagRuns", body)["dag_run_id"])
 
-    def unfinished(self) -> list[str]:
-        """Ids of the DAG's runs that have not ended."""
-        found = self.call("GET", f"/api/v2/dags/{self.dag}/dagRuns?state=running&state=queued&limit=100")
-        return [run["dag_run_id"] for run in found["dag_runs"]]
+    def unfinished_runs(self) -> list[str]:
+        """Return the ids of the DAG's running and queued runs."""
+        runs = self.call("GET", f"/api/v2/dags/{self.dag}/dagRuns?state=running&state=queued&limit=100")
+        return [run["dag_run_id"] for run in runs["dag_runs"]]
 
     def fail(self, run: str) -> None:
-        """Mark a run as failed: nothing more of it is started."""
+        """Mark a run as failed, so that no more of its tasks are started."""
         self.call("PATCH", f"/api/v2/dags/{self.dag}/dagRuns/{run}", {"state": "failed"})
 
     def run(self, run: str) -> str:
-        """State of a run."""
+        """Return the state of a run."""
         return str(self.call("GET", f"/api/v2/dags/{self.dag}/dagRuns/{run}")["state"])
 
     def tasks(self, run: str) -> list[dict[str, Any]]:
-        """The run's tasks, in the order in which they started."""
-        found = self.call("GET", f"/api/v2/dags/{self.dag}/dagRuns/{run}/taskInstances?limit=100")["task_instances"]
-        return sorted(found, key=lambda task: (task["start_date"] or "9", task["task_id"]))
+        """Return the task instances of a run, in the order in which they started."""
+        tasks = self.call("GET", f"/api/v2/dags/{self.dag}/dagRuns/{run}/taskInstances?limit=100")["task_instances"]
+        return sorted(tasks, key=lambda task: (task["start_date"] or "9", task["task_id"]))
 
     def log(self, run: str, task: dict[str, Any], lines: int) -> list[str]:
-        """The last lines of a task's last try."""
-        found = []
+        """Return the last lines of the log of a task's last try."""
+        events = []
         tries = f"/api/v2/dags/{self.dag}/dagRuns/{run}/taskInstances/{task['task_id']}/logs"
         for line in self.call("GET", f"{tries}/{max(task['try_number'], 1)}")["content"]:
-            found.append(str(line.get("event")))
-            found += [f"{error['exc_type']}: {error['exc_value']}" for error in line.get("error_detail") or ()]
-        return [line for line in found if not line.startswith("::")][-lines:]
+            events.append(str(line.get("event")))
+            events += [f"{error['exc_type']}: {error['exc_value']}" for error in line.get("error_detail") or ()]
+        return [line for line in events if not line.startswith("::")][-lines:]
 
 
 @dataclass
-class Memory:
-    """Peak resident memory of each task: all its processes together, looked at once a poll (Linux only)."""
+class PeakMemory:
+    """Peak resident memory of each task: the sum over its processes, sampled at every poll (Linux only)."""
 
     peak: dict[str, int] = field(default_factory=dict)
 
-    def look(self, run: str) -> None:
-        """Add up the memory of every process by the task that Airflow wrote into its environment, in bytes."""
-        now: dict[str, int] = {}
+    def sample(self, run: str) -> None:
+        """Add up the memory of all processes by task, in bytes. Airflow sets the task id in their environment."""
+        used_now: dict[str, int] = {}
         page = os.sysconf("SC_PAGE_SIZE")
         for folder in Path("/proc").glob("[0-9]*"):
             with suppress(OSError, ValueError):
                 env = dict(pair.split("=", 1) for pair in (folder / "environ").read_text().split("\0") if "=" in pair)
                 if env.get("AIRFLOW_CTX_DAG_RUN_ID") == run:
                     used = int((folder / "statm").read_text().split()[1]) * page
-                    now[env["AIRFLOW_CTX_TASK_ID"]] = now.get(env["AIRFLOW_CTX_TASK_ID"], 0) + used
-        for task, used in now.items():
+                    used_now[env["AIRFLOW_CTX_TASK_ID"]] = used_now.get(env["AIRFLOW_CTX_TASK_ID"], 0) + used
+        for task, used in used_now.items():
             self.peak[task] = max(used, self.peak.get(task, 0))
 
 
-def engine(source: str) -> Engine:
-    """Whose weekly pipeline a source is for."""
+def engine_of(source: str) -> Engine:
+    """Return the engine whose weekly pipeline uses a source."""
     return "skip" if source == "dsg17" else "cold_start"
 
 
 def fingerprint(source: str, data: str, week: Week) -> str:
-    """What the result depends on: settings, week, code, and the names, sizes and times of the source's files."""
+    """Return a hash of everything that the result depends on.
+
+    It covers settings, week, code, and the names, sizes and modification times of the source's files.
+    """
     digest = hashlib.sha256(f"{source} {week} ".encode() + services.config_path().read_bytes())
     for room in ("jobs", "models", "contracts", "dags", "requirements"):
         for path in sorted((services.REPOSITORY / room).rglob("*")):
@@ -157,38 +174,45 @@ def fingerprint(source: str, data: str, week: Week) -> str:
     return digest.hexdigest()
 
 
-def overture(*arguments: str, stdout: int | None = None) -> None:
-    """Run one command on the console; its exit code becomes ours when it fails."""
+def run_overture(*arguments: str, stdout: int | None = None) -> None:
+    """Run one `overture` command with this console.
+
+    Raises:
+        SystemExit: The command failed; the exit code is the same.
+    """
     code = subprocess.run(["overture", *arguments], env=services.environment(), stdout=stdout).returncode
     if code:
-        complain(f"overture {' '.join(arguments)} ended with exit code {code}")
+        print_error(f"overture {' '.join(arguments)} ended with exit code {code}")
         raise SystemExit(code)
 
 
-def complain(text: str) -> None:
-    """One clear line on stderr."""
+def print_error(text: str) -> None:
+    """Print an error on stderr."""
     Console(stderr=True).print(text, style="red", markup=False, highlight=False, soft_wrap=True)
 
 
-def stands(context: Context) -> dict[str, str]:
-    """Champion of the engine and its week; empty when there is none."""
-    now = pointer.read(context.release_home)
-    return {"champion": now.release, "week": now.week} if now else {}
+def champion_of(context: Context) -> dict[str, str]:
+    """Return the engine's champion and its week, or an empty dict if there is none."""
+    current = pointer.read(context.release_home)
+    return {"champion": current.release, "week": current.week} if current else {}
 
 
 @contextmanager
-def airflow(dag: str, console: Console) -> Iterator[tuple[Airflow, dict[str, subprocess.Popen[bytes]]]]:
-    """Airflow, starting: the one of `make up` when it runs on the same settings, else one that ends with us."""
-    found = services.running()
-    if found and found.config != str(services.config_path()):
-        raise OvertureError(f"Airflow is up with {found.config}; run `make down` first, then the demo again")
-    if found:
-        console.print(f"Using the Airflow that is up at port {found.port}.")
-        yield Airflow(f"http://127.0.0.1:{found.port}", dag), {}
+def running_airflow(dag: str, console: Console) -> Iterator[tuple[Airflow, dict[str, subprocess.Popen[bytes]]]]:
+    """Yield a client of Airflow and the processes that were started.
+
+    Airflow of `make up` is used if it has the same settings. Otherwise Airflow is started, and stopped after the block.
+    """
+    running = services.running()
+    if running and running.config != str(services.config_path()):
+        raise OvertureError(f"Airflow is running with {running.config}; run `make down` first, then the demo again")
+    if running:
+        console.print(f"Using the running Airflow at port {running.port}.")
+        yield Airflow(f"http://127.0.0.1:{running.port}", dag), {}
         return
     mlflow_port = int(os.environ.get("OVERTURE_MLFLOW_PORT", services.MLFLOW_PORT))
     state = services.Running(str(services.config_path()), services.free_port(), mlflow_port)
-    # The schedule is not for a demo: only the run that we ask for.
+    # A demo runs no scheduled runs, only the one that it starts.
     os.environ["AIRFLOW__SCHEDULER__USE_JOB_SCHEDULE"] = "False"
     try:
         yield Airflow(f"http://127.0.0.1:{state.port}", dag), services.start_airflow(state)
@@ -196,9 +220,12 @@ def airflow(dag: str, console: Console) -> Iterator[tuple[Airflow, dict[str, sub
         services.stop(state)
 
 
-def follow(api: Airflow, run: str, memory: Memory, console: Console) -> str:
-    """Show the run until it ends, one live line on a terminal, one line a change in a log; returns its state."""
-    seen: dict[str, str] = {}
+def follow(api: Airflow, run: str, memory: PeakMemory, console: Console) -> str:
+    """Show the progress of a run until it ends, and return its state.
+
+    A terminal shows one line that is updated. A log file gets one line for each change of a task's state.
+    """
+    known_states: dict[str, str] = {}
     columns = (TextColumn("[bold]{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, TextColumn("{task.fields[now]}"), console=console, disable=not console.is_terminal) as bar:
         line = bar.add_task(api.dag, total=None, now="")
@@ -206,24 +233,33 @@ def follow(api: Airflow, run: str, memory: Memory, console: Console) -> str:
             state, tasks = api.run(run), api.tasks(run)
             for task in tasks:
                 name, now = task["task_id"], task["state"] or ""
-                if now != seen.get(name, "") and now not in ("", "scheduled", "queued", "removed", "upstream_failed"):
+                if now != known_states.get(name, "") and now not in (
+                    "",
+                    "scheduled",
+                    "queued",
+                    "removed",
+                    "upstream_failed",
+                ):
                     if not console.is_terminal or now in ("failed", "up_for_retry", "awaiting_input"):
                         took = f" {task['duration']:.1f} s" if now == "success" and task["duration"] else ""
                         clock = time.strftime("%H:%M:%S")
                         console.print(f"{clock} {name} {now}{took}", style=STYLES.get(now), highlight=False)
                     if now == "awaiting_input":
-                        console.print(f"The gate is not sure. Answer at {api.base}/required_actions", soft_wrap=True)
-                seen[name] = now
+                        console.print(
+                            f"The gate's verdict is grey. Approve or reject at {api.base}/required_actions",
+                            soft_wrap=True,
+                        )
+                known_states[name] = now
             busy = ", ".join(task["task_id"] for task in tasks if task["state"] == "running")
-            bar.update(line, total=len(tasks), completed=sum(t["state"] in DONE for t in tasks), now=busy)
+            bar.update(line, total=len(tasks), completed=sum(t["state"] in ENDED_STATES for t in tasks), now=busy)
             if state in ("success", "failed"):
                 return state
-            memory.look(run)
+            memory.sample(run)
             time.sleep(POLL_S)
 
 
-def timings(tasks: list[dict[str, Any]], memory: Memory, wall_s: float, console: Console) -> None:
-    """Minutes and peak memory of each task."""
+def print_timings(tasks: list[dict[str, Any]], memory: PeakMemory, wall_s: float, console: Console) -> None:
+    """Print minutes and peak memory of each task."""
     table = Table("task", "state", "minutes", "peak memory", title="Tasks")
     for name in ("minutes", "peak memory"):
         next(column for column in table.columns if column.header == name).justify = "right"
@@ -233,47 +269,47 @@ def timings(tasks: list[dict[str, Any]], memory: Memory, wall_s: float, console:
         peak = f"{used / 2**20:,.0f} MiB" if used else ""
         table.add_row(task["task_id"], task["state"], minutes, peak, style=STYLES.get(task["state"], "dim"))
     table.add_section()
-    table.add_row("all, start of Airflow included", "", f"{wall_s / 60:.2f}", "")
+    table.add_row("total, with the start of Airflow", "", f"{wall_s / 60:.2f}", "")
     console.print(table)
 
 
-def explain(api: Airflow, run: str, console: Console) -> None:
-    """The end of the log of every task that failed."""
+def print_failures(api: Airflow, run: str, console: Console) -> None:
+    """Print the end of the log of each failed task."""
     for task in api.tasks(run):
         if task["state"] == "failed":
-            console.print(f"\n{task['task_id']} failed; the end of its log:", style="red")
+            console.print(f"\n{task['task_id']} failed. The end of its log:", style="red")
             for line in api.log(run, task, 25):
                 console.print("  " + line, markup=False, highlight=False, soft_wrap=True)
 
 
 def ingest(source: str, data: str) -> None:
-    """Read the source into the lake; plays are made up where no folder of real ones was named."""
+    """Read the source into the lake. Without a folder, synthetic plays are used for dsg17."""
     if source == "dsg17" and not data:
         data = str(settings.home() / "raw" / "dsg17")
-        overture("make-dsg17", "--out", data, "--rows", str(MADE_UP_PLAYS), stdout=subprocess.DEVNULL)
-    overture("ingest", source, *(["--data", data] if data else []), stdout=subprocess.DEVNULL)
+        run_overture("make-dsg17", "--out", data, "--rows", str(N_SYNTHETIC_PLAYS), stdout=subprocess.DEVNULL)
+    run_overture("ingest", source, *(["--data", data] if data else []), stdout=subprocess.DEVNULL)
 
 
 def pipeline(source: str, data: str, week: Week, console: Console) -> str:
-    """Ingest while Airflow starts, run the DAG, tell how it went; returns the run's state."""
-    began = time.monotonic()
-    memory = Memory()
-    with airflow(f"{engine(source)}_weekly", console) as (api, started):
+    """Ingest the source while Airflow starts, run the DAG, print its progress, and return the run's state."""
+    started_at = time.monotonic()
+    memory = PeakMemory()
+    with running_airflow(f"{engine_of(source)}_weekly", console) as (api, started):
         ingest(source, data)
-        console.print(f"Ingested {source} in {time.monotonic() - began:.0f} s (start of Airflow included).")
-        services.wait(api.knows, started, "Airflow")
+        console.print(f"Ingested {source} in {time.monotonic() - started_at:.0f} s (with the start of Airflow).")
+        services.wait(api.is_ready, started, "Airflow")
         if started:
-            for old in api.unfinished():
-                console.print(f"{old} was interrupted: marked as failed")
-                api.fail(old)
+            for old_run in api.unfinished_runs():
+                console.print(f"{old_run} was interrupted before; it is marked as failed")
+                api.fail(old_run)
         run = api.trigger(week)
         paused = api.pause(False)
         state = "interrupted"
         try:
             state = follow(api, run, memory, console)
-            timings(api.tasks(run), memory, time.monotonic() - began, console)
+            print_timings(api.tasks(run), memory, time.monotonic() - started_at, console)
             if state == "failed":
-                explain(api, run, console)
+                print_failures(api, run, console)
         finally:
             with suppress(OSError):
                 if state == "interrupted":
@@ -283,56 +319,64 @@ def pipeline(source: str, data: str, week: Week, console: Console) -> str:
 
 
 def demo(source: str, data: str, week_text: str, console: Console) -> int:
-    """All of it; returns the exit code."""
-    chosen = settings.load(services.config_path())
-    week = Week.parse(week_text or chosen.week)
-    context = Context.for_engine(chosen, week, engine(source))
-    mark = context.home / "run" / f"demo_{context.engine}.json"
-    now = fingerprint(source, data, week)
+    """Run the demo and return its exit code."""
+    loaded = settings.load(services.config_path())
+    week = Week.parse(week_text or loaded.week)
+    context = Context.for_engine(loaded, week, engine_of(source))
+    record = context.home / "run" / f"demo_{context.engine}.json"
+    current = fingerprint(source, data, week)
     with suppress(OSError, ValueError):
-        before = json.loads(mark.read_text())
-        if before["fingerprint"] == now and before["stands"] and before["stands"] == stands(context):
-            console.print(f"Nothing changed since the last demo: same data, settings and code, week {week}.\n")
-            overture("status")
+        last_demo = json.loads(record.read_text())
+        if (
+            last_demo["fingerprint"] == current
+            and last_demo["champion"]
+            and last_demo["champion"] == champion_of(context)
+        ):
+            console.print(f"Data, settings and code have not changed since the last demo of week {week}.\n")
+            run_overture("status")
             return 0
     state = pipeline(source, data, week, console)
-    overture("status")
+    run_overture("status")
     if state != "success":
         return 1
-    mark.write_text(json.dumps({"fingerprint": now, "stands": stands(context)}) + "\n")
+    record.write_text(json.dumps({"fingerprint": current, "champion": champion_of(context)}) + "\n")
     return 0
 
 
-def interrupted(*_: object) -> NoReturn:
-    """A polite end on SIGTERM, as on Ctrl-C: what we started is ended."""
+def raise_interrupt(*_: object) -> NoReturn:
+    """Handle SIGTERM as Ctrl-C, so that started processes are stopped."""
     raise KeyboardInterrupt
 
 
 def main() -> int:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(prog="make demo", description="One week, from raw events to a promoted release.")
+    """Parse the command line, run the demo, and return its exit code."""
+    parser = argparse.ArgumentParser(
+        prog="make demo", description="Run one week, from raw events to a promoted release."
+    )
     parser.add_argument("--source", choices=SOURCES, default="simulate")
-    parser.add_argument("--data", default="", help="folder of the source's files")
-    parser.add_argument("--config", default="", help="settings; default configs/demo.yaml, or configs/SOURCE.yaml")
-    parser.add_argument("--week", default="", help="a Monday; default: the settings' week")
-    given = parser.parse_args()
-    named = {"simulate": "demo", "dsg17": "skip"}.get(given.source, given.source)
-    preset = services.REPOSITORY / "configs" / f"{named}.yaml"
-    os.environ["OVERTURE_CONFIG"] = str(Path(given.config or os.environ.get("OVERTURE_CONFIG") or preset).absolute())
-    signal.signal(signal.SIGTERM, interrupted)
+    parser.add_argument("--data", default="", help="folder with the source's files")
+    parser.add_argument(
+        "--config", default="", help="settings file; default: configs/demo.yaml, or configs/SOURCE.yaml"
+    )
+    parser.add_argument("--week", default="", help="a Monday, YYYY-MM-DD; default: the week of the settings")
+    options = parser.parse_args()
+    config_name = {"simulate": "demo", "dsg17": "skip"}.get(options.source, options.source)
+    preset = services.REPOSITORY / "configs" / f"{config_name}.yaml"
+    os.environ["OVERTURE_CONFIG"] = str(Path(options.config or os.environ.get("OVERTURE_CONFIG") or preset).absolute())
+    signal.signal(signal.SIGTERM, raise_interrupt)
     try:
-        if given.data and not Path(given.data).exists():
-            raise BadArgument(f"DATA: no such folder {given.data}")
-        data = str(Path(given.data).absolute()) if given.data else ""
-        return demo(given.source, data, given.week, Console())
+        if options.data and not Path(options.data).exists():
+            raise BadArgument(f"DATA: no such folder {options.data}")
+        data = str(Path(options.data).absolute()) if options.data else ""
+        return demo(options.source, data, options.week, Console())
     except OvertureError as error:
-        complain(str(error))
+        print_error(str(error))
         return error.exit_code
     except urllib.error.URLError as error:
-        complain(f"Airflow's API: {error}; logs in {settings.home() / 'run'}")
+        print_error(f"Airflow's API: {error}; see the logs in {settings.home() / 'run'}")
         return 1
     except KeyboardInterrupt:
-        complain("Interrupted: Airflow and its tasks were ended.")
+        print_error("Interrupted. Airflow and its tasks were stopped.")
         return 130
 
 

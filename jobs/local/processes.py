@@ -1,4 +1,4 @@
-"""Processes of this machine: which run, when each began, and who started whom."""
+"""Processes of this machine: pid, parent, process group and start time."""
 
 from __future__ import annotations
 
@@ -9,53 +9,53 @@ from typing import NamedTuple
 
 
 class Process(NamedTuple):
-    """What we need to know of a process; `born`, the system's words, tells it from a later one with its pid."""
+    """One process. `born` is the system's start time; it distinguishes a process from a later one with the same pid."""
 
     parent: int
     group: int
     born: str
 
 
-NOBODY = Process(0, 0, "")
+NO_PROCESS = Process(0, 0, "")
 
 
 def processes() -> dict[int, Process]:
-    """Every process by pid; zombies left out."""
-    found: dict[int, Process] = {}
+    """Return all processes by pid, without zombies."""
+    by_pid: dict[int, Process] = {}
     if not Path("/proc/self/stat").exists():
         columns = ["ps", "-axo", "pid=,ppid=,pgid=,stat=,lstart="]
         listing = subprocess.run(columns, capture_output=True, text=True, check=True)
         for pid, parent, group, state, born in (line.split(None, 4) for line in listing.stdout.splitlines()):
             if not state.startswith("Z"):
-                found[int(pid)] = Process(int(parent), int(group), born)
-        return found
+                by_pid[int(pid)] = Process(int(parent), int(group), born)
+        return by_pid
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit():
             try:
                 after_name = (folder / "stat").read_text().rpartition(")")[2].split()
             except OSError:
-                continue  # it ended while we looked
+                continue  # it has ended
             if after_name[0] != "Z":
-                found[int(folder.name)] = Process(int(after_name[1]), int(after_name[2]), after_name[19])
-    return found
+                by_pid[int(folder.name)] = Process(int(after_name[1]), int(after_name[2]), after_name[19])
+    return by_pid
 
 
-def birth(pid: int) -> str:
-    """When a process began, in words of the system; empty when it is gone."""
-    return processes().get(pid, NOBODY).born
+def start_time(pid: int) -> str:
+    """Return the system's start time of a process, or an empty string if it has ended."""
+    return processes().get(pid, NO_PROCESS).born
 
 
-def family(roots: Iterable[int]) -> dict[int, Process]:
-    """The given processes and all that they started."""
-    everyone = processes()
+def descendants(roots: Iterable[int]) -> dict[int, Process]:
+    """Return the given processes and all their descendants."""
+    all_processes = processes()
     children: dict[int, list[int]] = {}
-    for pid, process in everyone.items():
+    for pid, process in all_processes.items():
         children.setdefault(process.parent, []).append(pid)
-    found: dict[int, Process] = {}
-    queue = [pid for pid in roots if pid in everyone]
+    members: dict[int, Process] = {}
+    queue = [pid for pid in roots if pid in all_processes]
     while queue:
         pid = queue.pop()
-        if pid not in found:
-            found[pid] = everyone[pid]
+        if pid not in members:
+            members[pid] = all_processes[pid]
             queue += children.get(pid, [])
-    return found
+    return members

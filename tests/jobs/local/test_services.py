@@ -1,4 +1,4 @@
-"""The service as `make up` starts it: without a champion it says why it does not answer, and takes the first one."""
+"""Test the service as `make up` starts it: not ready without a champion, then it loads the first one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.helpers import small_week
 
 @pytest.fixture
 def up(home, monkeypatch):
-    """The service alone, over a home whose release waits for its promotion."""
+    """The running service, and a context whose release is evaluated but not promoted."""
     monkeypatch.setattr(services, "JOBS_BIN", Path(sys.executable).parent)
     monkeypatch.setenv("PYTHONPATH", str(services.REPOSITORY))
     context = small_week.staged(home, "judged")
@@ -25,32 +25,33 @@ def up(home, monkeypatch):
     started = services.start_service(state)
     try:
         health = f"http://127.0.0.1:{state.service_port}/healthz"
-        services.wait(lambda: services.answers(health), {"service": started}, "the service")
+        services.wait(lambda: services.responds(health), {"service": started}, "the service")
         yield context, state
     finally:
         services.stop(state)
 
 
 def shown(state) -> str:
+    """The text that `services.show` prints."""
     console = Console(file=io.StringIO(), width=200)
     services.show(state, console)
     return console.file.getvalue()
 
 
-def test_it_runs_without_a_champion_and_takes_the_first_one(up):
+def test_it_starts_without_a_champion_and_loads_the_first_one(up):
     context, state = up
-    said = shown(state)
-    assert f"http://127.0.0.1:{state.service_port}" in said
-    assert "the service answers 503: no release has been promoted" in said
+    text = shown(state)
+    assert f"http://127.0.0.1:{state.service_port}" in text
+    assert "the service responds with 503: no release has been promoted" in text
     promote.run(context)
     publish.run(context)
     release = pointer.read(context.home).release[:12]
-    wanted = f"the service answers from release {release} of {small_week.FIRST}; known listeners: warm 240"
+    expected = f"the service uses release {release} of {small_week.FIRST}; known listeners: warm 240"
     end = time.monotonic() + 60
-    while (now := services.serving_what(state.service_port)) != wanted:
+    while (now := services.describe_service(state.service_port)) != expected:
         assert time.monotonic() < end, now
-    assert wanted in shown(state)
+    assert expected in shown(state)
     assert services.running().alive().keys() == {"service"}
     services.down(Console(file=io.StringIO()))
     assert services.running() is None
-    assert services.serving_what(state.service_port).startswith("the service does not answer")
+    assert services.describe_service(state.service_port).startswith("the service does not respond")
