@@ -1,1 +1,1 @@
-"""Place a new listener among the listeners we know."""
+"""The cold-start engine's jobs: segments, features, training, evaluation."""

@@ -1,7 +1,8 @@
-"""A trained blend, kept for the release: what serving/release/blend.py reads, and what the gate compares it with.
+"""A trained blend, stored for the release and the gate.
 
-A week's working folder holds under <space>/blend/ the files of serving/release/blend.py, PyTorch's scores for some of the
-cohort (`cohort_user_id.npy`, `cohort_scores.npy`), and facts (`blend.json`).
+A week's working folder contains under <space>/blend/ the files of serving/release/blend.py, PyTorch's scores for a part
+of
+the cohort (`cohort_user_id.npy`, `cohort_scores.npy`), and facts (`blend.json`).
 """
 
 from __future__ import annotations
@@ -26,11 +27,11 @@ if TYPE_CHECKING:
 __all__ = ["FILES", "compared", "keep", "kept", "read", "to_onnx"]
 
 COHORT = ("cohort_user_id.npy", "cohort_scores.npy")
-COMPARED = 256  # listeners whose scores of all tracks are kept
+COMPARED = 256  # listeners whose scores are stored, for all tracks
 
 
 def to_onnx(autoencoder: FirstDayAutoencoder) -> bytes:
-    """The network: tokens (B, T) int64, V where a place is empty -> logits (B, N) float32; B and T free."""
+    """Return the network as ONNX: tokens (B, T) int64, V in empty positions -> logits (B, N) float32; B and T are free."""
     import torch
 
     from models.cold_start.methods.first_day_network import PaddedFirstDayNetwork
@@ -49,7 +50,17 @@ def keep(
     days: FirstDays,
     facts: Mapping[str, object],
 ) -> bytes:
-    """Keep a trained blend, and its scores for the first of the cohort by PyTorch; returns the network as ONNX."""
+    """Store a trained blend and PyTorch's scores for the first cohort users; return the network as ONNX.
+
+    Args:
+        context: names the week.
+        space: ut_als or tt_svd.
+        blend: the trained blend.
+        autoencoder: the autoencoder of the blend.
+        user_ids: ids (B,) of the cohort.
+        days: their first days.
+        facts: provenance for the release, as JSON.
+    """
     folder = context.work / space / "blend"
     network, n = to_onnx(autoencoder), min(COMPARED, len(days))
     neighbours = blend.neighbours
@@ -65,10 +76,10 @@ def keep(
 
 
 def kept(context: Context, space: str) -> Path:
-    """The folder of what keep() kept, verified.
+    """Return the folder that `keep` wrote, verified.
 
     Raises:
-        CheckFailed: the week has no blend in this space, its training was cut off, or a file is damaged.
+        CheckFailed: the week has no blend in this space, its training was interrupted, or a file is damaged.
     """
     folder = context.work / space / "blend"
     onnx_export.sealed(context, folder, "blend.json")
@@ -76,6 +87,6 @@ def kept(context: Context, space: str) -> Path:
 
 
 def compared(folder: Path) -> tuple[np.ndarray, np.ndarray]:
-    """User ids (b,) of the cohort and PyTorch's scores for them (b, N)."""
+    """Return user ids (b,) of the cohort and PyTorch's scores for them (b, N)."""
     user_ids, scores = (np.load(folder / name, mmap_mode="r", allow_pickle=False) for name in COHORT)
     return user_ids, scores

@@ -1,12 +1,14 @@
-"""Judge methods on the validation and the test cohort, by slice, with bootstrap intervals.
+"""Evaluate methods on the validation and the test cohort, by slice, with bootstrap intervals.
 
-The weekly run judges evaluation.methods, a backtest all but the peers; those of
+The weekly run evaluates `evaluation.methods`, a backtest all methods but the peers. Methods of
 models/cold_start/methods/registry.py that learn are trained here.
 
 Input   features, cohort, first_day, track_vectors, segments, catalog, work/<week>/<space>/network.onnx; to train
         baselines also warm_users, user_vectors, user_track
 Output  evaluation, partition week=<week> space=<space>
-Source  paper 4.1; metrics in models/evaluation/metrics.py. The network is judged as it is served: through onnxruntime.
+Grain   one row per method, split, slice, metric and k
+Source  paper 4.1; metrics in models/evaluation/metrics.py. The network is evaluated as it is served: through
+onnxruntime
 """
 
 from __future__ import annotations
@@ -38,7 +40,7 @@ MAX_COUNTRIES = 5
 class Cohort:
     """One split of the cohort: ids (B,), inputs (B, F), truth of B rows, slices by name (B,) bool, first days.
 
-    taken_BN holds the tracks that lists must leave out, when the settings say so.
+    `taken_BN` marks the tracks that lists must exclude, if the settings ask for it.
     """
 
     split: str
@@ -51,7 +53,7 @@ class Cohort:
 
 
 def run(context: Context, space: Space) -> dict[str, Any]:
-    """Recommend, score, slice, write; the report for Airflow."""
+    """Recommend, score and write; return the report for Airflow."""
     settings = context.settings.evaluation
     with Tracker.task(context, "evaluate", space) as run:
         methods = build_methods(context, space, run)
@@ -77,13 +79,13 @@ def run(context: Context, space: Space) -> dict[str, Any]:
 
 
 def read_cohort(context: Context, space: Space, split: str) -> Cohort:
-    """Inputs, truth and slices of one split, joined by user id."""
+    """Return inputs, truth and slices of one split, joined by user id."""
     lake, week = context.lake, context.week.name
     user_id, x_BF = load(context, space, split)
     if not len(user_id):
         raise CheckFailed(
             f"cohort: week {week} has no {split} users; nobody registered in "
-            f"[{context.week.cohort_start:%Y-%m-%d}, {context.week.cohort_end:%Y-%m-%d}) heard "
+            f"[{context.week.cohort_start:%Y-%m-%d}, {context.week.cohort_end:%Y-%m-%d}) streamed "
             f"{context.settings.matrix.min_truth_tracks} catalogue tracks in the month after"
         )
     table = lake.read("cohort", week=week)
@@ -96,7 +98,7 @@ def read_cohort(context: Context, space: Space, split: str) -> Cohort:
 
 
 def slices(days: FirstDays) -> dict[str, np.ndarray]:
-    """All; with and without any interaction on the first day; the largest countries; age classes."""
+    """Return the slices: all, with and without first-day interactions, the largest countries, age classes."""
     n = np.sum([days.blocks[name].lengths for name in INTERACTIONS], axis=0)
     found: dict[str, np.ndarray] = {
         "all": np.ones(len(days.age), bool),
@@ -115,7 +117,7 @@ def slices(days: FirstDays) -> dict[str, np.ndarray]:
 
 
 def judge(context: Context, method: str, cohort: Cohort, recommended_BK: np.ndarray) -> list[dict[str, Any]]:
-    """Rows of the evaluation table for one method on one split."""
+    """Return the rows of the evaluation table for one method on one split."""
     settings, rows = context.settings.evaluation, []
     for k in settings.k:
         values = score(recommended_BK[:, :k], cohort.truth, k)
@@ -142,7 +144,7 @@ def judge(context: Context, method: str, cohort: Cohort, recommended_BK: np.ndar
 
 
 def headline(rows: list[dict[str, Any]], k: int) -> dict[str, float]:
-    """NDCG of each method on the whole test cohort, for the last line of stdout."""
+    """Return the NDCG of each method on the whole test cohort, for the last line of stdout."""
     return {
         f"{row['method']}_ndcg": round(row["value"], 4)
         for row in rows
@@ -153,7 +155,7 @@ def headline(rows: list[dict[str, Any]], k: int) -> dict[str, float]:
 def log(
     context: Context, run: Tracker, space: Space, rows: list[dict[str, Any]], recommended: dict[str, np.ndarray]
 ) -> None:
-    """Every metric, and the pictures, to MLflow."""
+    """Log every metric and the figures to MLflow."""
     whole = [row for row in rows if row["slice"] == "all"]
     run.log_metrics({f"{r['split']}.{r['method']}.{r['metric']}_at_{r['k']}": r["value"] for r in whole})
     run.log_table(rows, "evaluation.json")

@@ -1,9 +1,9 @@
-"""Vectors of artists, albums, playlists and demographics; the network's input vectors.
+"""Compute the vectors of artists, albums, playlists and demographics, and the network's input vectors.
 
 Input   track_vectors, user_vectors, catalog, collections, warm_users, users, first_day (each split)
 Output  entity_vectors, demographic_vectors, features (split = train, validation, test)
-Source  paper 3.2.2; layout in models/cold_start/input_vector.py, the same function that serves
-Time    everything read was cut at as_of by the jobs that wrote it; first days end with the registration day
+Source  paper 3.2.2; layout in models/cold_start/input_vector.py, the function that the service uses too
+Time    every input was cut at as_of by the job that wrote it; first days end with the registration day
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ CHUNK = 16_384
 
 
 def run(context: Context, space: Space) -> dict[str, Any]:
-    """Write the vectors and the inputs of all three splits; the report for Airflow."""
+    """Write the vectors and the inputs of all three splits; return the report for Airflow."""
     lake, week = context.lake, context.week.name
     with Tracker.task(context, "features", space) as run:
         entities = entity_vectors(context, space)
@@ -50,7 +50,7 @@ def run(context: Context, space: Space) -> dict[str, Any]:
 
 
 def batches(days: pa.Table, entities: Entities, demographics: Demographics) -> Iterator[pa.RecordBatch]:
-    """Input vectors a chunk of users at a time: bounded memory, whatever the number of users."""
+    """Yield input vectors a chunk of users at a time, so that memory does not depend on the number of users."""
     for start in range(0, max(days.num_rows, 1), CHUNK):
         part = days.slice(start, CHUNK)
         x_BF = input_vectors(FirstDays.from_arrow(part), entities, demographics)
@@ -58,7 +58,16 @@ def batches(days: pa.Table, entities: Entities, demographics: Demographics) -> I
 
 
 def means(groups: np.ndarray, members: np.ndarray, vectors_ND: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean vector of each group: ids of groups (G,) ascending, means (G, d); groups and members pair up (n,)."""
+    """Return the mean vector of each group.
+
+    Args:
+        groups: group id of each pair (n,).
+        members: row of the vector of each pair (n,).
+        vectors_ND: vectors (N, d).
+
+    Returns:
+        Group ids (G,) ascending, and means (G, d).
+    """
     from scipy.sparse import csr_matrix
 
     ids, index = np.unique(groups, return_inverse=True)
@@ -68,7 +77,7 @@ def means(groups: np.ndarray, members: np.ndarray, vectors_ND: np.ndarray) -> tu
 
 
 def entity_vectors(context: Context, space: Space) -> Entities:
-    """Artists, albums and playlists as plain means of their catalogue tracks; written as entity_vectors."""
+    """Compute and write the vectors of artists, albums and playlists: plain means of their catalogue tracks."""
     lake, week = context.lake, context.week.name
     track_ND = lake.matrix("track_vectors", week=week, space=space)
     catalog = lake.read("catalog", week=week)
@@ -102,7 +111,7 @@ def entity_vectors(context: Context, space: Space) -> Entities:
 
 
 def demographic_vectors(context: Context, space: Space) -> Demographics:
-    """Mean vectors of warm users by country, by age class and by both; written as demographic_vectors."""
+    """Compute and write the mean vectors of warm users by country, by age class and by both."""
     lake, week = context.lake, context.week.name
     user_UD = lake.matrix("user_vectors", week=week, space=space)
     people = warm_people(context)

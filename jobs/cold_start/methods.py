@@ -1,4 +1,4 @@
-"""The week's methods: which of them are judged in a space, and how each is made from the week's tables and settings.
+"""The week's methods: which are evaluated in a space, and how they are built from the week's tables and settings.
 
 Input   track_vectors, segments, catalog, work/<week>/<space>/; to train baselines also features, first_day, warm_users,
         user_vectors, user_track
@@ -24,13 +24,14 @@ from models.cold_start.methods.melu import MeluRecipe
 from models.cold_start.methods.neighbours import NeighbourRecipe
 from models.cold_start.methods.registry import AlsRecipe, InHouseConfig, MethodFactory, MethodInputs, OnLoss
 
-SECTIONS = {"first_day_autoencoder": "autoencoder", "segment_mixture": "mixture"}  # of the settings, by network
+SECTIONS = {"first_day_autoencoder": "autoencoder", "segment_mixture": "mixture"}  # settings section of each network
 
 
 def judged(context: Context, space: Space) -> tuple[str, ...]:
-    """Names of the methods: those of the settings, in a backtest all but the peers; what is served is always judged.
+    """Return the names of the methods to evaluate: those of the settings, in a backtest all but the peers.
 
-    A fold-in needs the factors of ALS, so it is judged in their space alone.
+    The method of the release is always among them. A fold-in needs the factors of ALS, so it is evaluated in ut_als
+    only.
     """
     gate = context.settings.gate
     ours = tuple(name for name in METHODS if name not in PEERS)
@@ -41,9 +42,9 @@ def judged(context: Context, space: Space) -> tuple[str, ...]:
 
 
 def build_methods(context: Context, space: Space, run: Tracker) -> list[Method]:
-    """The methods of `judged` over one space; how those that are trained here learned is logged to `run`.
+    """Return the methods to evaluate in one space; the training of methods is logged to `run`.
 
-    Networks that a release holds are judged as they are served: through onnxruntime.
+    Networks of the release are evaluated as they are served: through onnxruntime.
     """
     losses: list[tuple[str, float, int]] = []
     factory = method_factory(context, space, lambda name, epoch, loss: losses.append((f"{name}.loss", loss, epoch)))
@@ -58,7 +59,7 @@ def build_methods(context: Context, space: Space, run: Tracker) -> list[Method]:
 
 
 def log_learning(run: Tracker, losses: list[tuple[str, float, int]], seed: int) -> None:
-    """Losses by epoch, and the settings of the networks that had any."""
+    """Log the losses by epoch and the settings of the trained networks."""
     if not losses:
         return
     run.log_batch(losses)
@@ -68,7 +69,7 @@ def log_learning(run: Tracker, losses: list[tuple[str, float, int]], seed: int) 
 
 
 def method_factory(context: Context, space: Space, on_loss: OnLoss) -> MethodFactory:
-    """What builds methods over one space of the week."""
+    """Return the factory of methods over one space of the week."""
     settings, week = context.settings, context.week
     tracks_ND = context.lake.matrix("track_vectors", week=week.name, space=space)
     segments = context.lake.read("segments", week=week.name, space=space).sort_by("segment_id")
@@ -111,7 +112,7 @@ def method_recipes(settings: Settings) -> MethodRecipes:
 
 
 def in_house_config(settings: Settings) -> InHouseConfig:
-    """How our own methods are made."""
+    """Return the settings of this project's own methods."""
     mixture = settings.mixture
     return InHouseConfig(
         autoencoder=FirstDayNetworkRecipe(**settings.autoencoder.model_dump()),

@@ -1,7 +1,7 @@
-"""PyTorch's network as ONNX, and what a week keeps of it until the release is built.
+"""Export PyTorch's network as ONNX, and store it with its predictions until the release is built.
 
-A week's working folder holds, for each space, `network.onnx`, the cohort's predictions by PyTorch
-(`cohort_user_id.npy`, `cohort_vectors.npy`: what the gate compares ONNX with) and, written last, `network.json` with
+A week's working folder contains for each space `network.onnx`, PyTorch's predictions for the cohort
+(`cohort_user_id.npy`, `cohort_vectors.npy`, which the gate compares with ONNX) and, written last, `network.json` with
 facts and digests.
 """
 
@@ -45,17 +45,17 @@ FILES = ("network.onnx", "cohort_user_id.npy", "cohort_vectors.npy")
 
 
 def to_onnx(net: ColdStartNet) -> bytes:
-    """The network (B, F) -> (B, d) float32 as one self-contained ONNX file, B free."""
+    """Return the network (B, F) -> (B, d) float32 as one self-contained ONNX file; B is free."""
     import torch
 
     return export_onnx(net, (torch.zeros(2, net.d_in),), ({0: torch.export.Dim("batch")},), (INPUT,), OUTPUT)
 
 
 def parity(model: bytes | Path, predictions_BD: np.ndarray, x_BF: np.ndarray) -> float:
-    """Largest absolute difference of ONNX from PyTorch's predictions on the same rows.
+    """Return the largest absolute difference between ONNX and PyTorch's predictions on the same rows.
 
     Raises:
-        ValueError: the shapes do not fit.
+        ValueError: the shapes do not match.
     """
     found_BD = run(session(model), x_BF)
     if found_BD.shape != predictions_BD.shape:
@@ -65,7 +65,7 @@ def parity(model: bytes | Path, predictions_BD: np.ndarray, x_BF: np.ndarray) ->
 
 @dataclass(frozen=True)
 class Kept:
-    """What training left for the release."""
+    """The files that training stored for the release."""
 
     network: bytes
     user_ids: np.ndarray
@@ -81,15 +81,15 @@ def keep(
     vectors_BD: np.ndarray,
     facts: Mapping[str, object],
 ) -> Path:
-    """Keep a trained network, and PyTorch's predictions for the whole cohort, for bundle and gate.
+    """Store a trained network and PyTorch's predictions for the whole cohort, for bundle and gate.
 
     Args:
         context: names the week.
         space: ut_als or tt_svd.
-        network: what to_onnx() gave.
+        network: the result of `to_onnx`.
         user_ids: (B,) the cohort users, validation and test, in any order.
         vectors_BD: (B, d) their predictions by PyTorch, in the same order.
-        facts: what belongs into the release's provenance (recipe, seed, parameters, final losses): JSON, no times.
+        facts: provenance for the release (recipe, seed, parameters, final losses): JSON, no times.
 
     Returns:
         The folder.
@@ -106,7 +106,10 @@ def keep(
 
 @contextlib.contextmanager
 def sealing(folder: Path, card: str, names: Sequence[str], facts: Mapping[str, object]) -> Iterator[None]:
-    """Files of one training are written inside; the card with facts and digests comes last, so that half is none."""
+    """Write the files of one training inside the context; the card with facts and digests is written last.
+
+    An interrupted training leaves no card, so its files count as absent.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     files.write(folder / card, b"{}")
     yield
@@ -115,10 +118,10 @@ def sealing(folder: Path, card: str, names: Sequence[str], facts: Mapping[str, o
 
 
 def sealed(context: Context, folder: Path, card: str) -> dict[str, object]:
-    """Facts of what a space's training kept in `folder`, all files verified.
+    """Return the facts that a training stored in `folder`, with all files verified.
 
     Raises:
-        CheckFailed: there is none, it was cut off, or a file is damaged.
+        CheckFailed: nothing is stored, the training was interrupted, or a file is damaged.
     """
     name, space = card.removesuffix(".json"), folder.relative_to(context.work).parts[0]
     try:
@@ -135,10 +138,10 @@ def sealed(context: Context, folder: Path, card: str) -> dict[str, object]:
 
 
 def kept(context: Context, space: str) -> Kept:
-    """What keep() kept.
+    """Return what `keep` stored.
 
     Raises:
-        CheckFailed: the week has no network in this space, or its training was cut off.
+        CheckFailed: the week has no network in this space, or its training was interrupted.
     """
     folder = context.work / space
     facts = sealed(context, folder, "network.json")

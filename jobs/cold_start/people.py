@@ -1,4 +1,4 @@
-"""What is known of the week's warm users besides their listening."""
+"""Countries and age classes of the week's warm users."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from models.cold_start.input_vector import AGE_CLASSES, age_classes
 
 
 def warm_people(context: Context) -> pd.DataFrame:
-    """One row a warm user in the order of user_idx: country and age class by name, None where unknown."""
+    """Return one row per warm user in the order of user_idx: names of country and age class, None where unknown."""
     users = context.lake.read("users", columns=["user_id", "country", "age"]).to_pandas().set_index("user_id")
     warm = context.lake.read("warm_users", week=context.week.name).sort_by("user_idx")
     users = users.loc[warm.column("user_id").to_pylist()]

@@ -1,8 +1,8 @@
-"""What people are told about a segment: who its members are, and what they play more than others.
+"""Segment cards: who the members of a segment are, and what they play more often than other listeners.
 
 Source   Briand et al. 2021, section 4.2.3 and Table 2: countries, age classes and genres by lift
-Privacy  nothing is said that fewer than `segments.card_min_users` listeners stand behind: a smaller segment has an empty
-         card, a trait or a track with fewer of them is left out
+Privacy  nothing is based on fewer than `segments.card_min_users` listeners: a smaller segment has an empty card, and a
+         trait or a track with fewer listeners is excluded
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from models.cold_start.segments import members
 CARD_TRACKS = 5
 CARD_TRAITS = 3
 MIN_TRAIT_SHARE = 0.05
-TYPICAL = 1.1  # a sentence names what is at least so much more frequent than among all listeners
+TYPICAL = 1.1  # a sentence mentions what is at least this much more frequent than among all listeners
 
 
 @dataclass(frozen=True, eq=False)
 class Trait:
-    """One kind of trait of K segments: `weight` (K, T) is shared out, `listeners` (K, T) counts who stand behind it."""
+    """One kind of trait of K segments: weights (K, T), and numbers of listeners (K, T) behind them."""
 
     names: list[str]
     weight: np.ndarray
@@ -34,7 +34,7 @@ class Trait:
 
 
 def cards(context: Context, labels: np.ndarray, heard_UN: csr_matrix, ranking: np.ndarray) -> list[str]:
-    """One JSON card a segment: traits by lift, the most heard tracks, the most typical ones, a sentence."""
+    """Return one JSON card per segment: traits by lift, the most streamed tracks, the most typical ones, a sentence."""
     week, k, floor = context.week.name, len(ranking), context.settings.segments.card_min_users
     people = warm_people(context)
     tracks = context.lake.read("tracks").to_pandas().set_index("track_id")
@@ -74,14 +74,14 @@ def cards(context: Context, labels: np.ndarray, heard_UN: csr_matrix, ranking: n
 
 
 def of_people(member_KU: csr_matrix, names_U: list[str | None]) -> Trait:
-    """Members by a trait of theirs; unknown ones are left out of the shares."""
+    """Return the trait of members by a property of theirs; unknown values are excluded from the shares."""
     known, hot_UT = one_hot(names_U)
     counts = np.asarray((member_KU @ hot_UT).todense(), np.float64)
     return Trait(known, counts, counts)
 
 
 def of_tracks(member_KU: csr_matrix, heard_UN: csr_matrix, names_N: list[str | None]) -> Trait:
-    """What members hear by a trait of the tracks: weight in tracks heard, listeners with at least one of them."""
+    """Return the trait of what members stream by a property of the tracks, weighted by tracks streamed."""
     known, hot_NT = one_hot(names_N)
     played_UT = (heard_UN @ hot_NT).tocsr()
     weight = np.asarray((member_KU @ played_UT).todense(), np.float64)
@@ -90,7 +90,7 @@ def of_tracks(member_KU: csr_matrix, heard_UN: csr_matrix, names_N: list[str | N
 
 
 def one_hot(names: list[str | None]) -> tuple[list[str], csr_matrix]:
-    """The distinct names (T), sorted, and which row has which: (n, T), a zero row where the name is unknown."""
+    """Return the distinct names (T), sorted, and a one-hot matrix (n, T); an unknown name is a zero row."""
     known = sorted({name for name in names if isinstance(name, str)})
     index = {name: i for i, name in enumerate(known)}
     rows = [i for i, name in enumerate(names) if isinstance(name, str)]
@@ -99,9 +99,9 @@ def one_hot(names: list[str | None]) -> tuple[list[str], csr_matrix]:
 
 
 def lifts(trait: Trait, floor: int) -> list[list[dict[str, Any]]]:
-    """For each segment, the traits that are most over-represented against the whole: share and lift.
+    """Return for each segment the traits that are most over-represented against all listeners: share and lift.
 
-    A trait needs `floor` listeners, and MIN_TRAIT_SHARE of the segment or half of its largest share where that is less.
+    A trait needs `floor` listeners, and MIN_TRAIT_SHARE of the segment or half of its largest share, whichever is less.
     """
     if not trait.names:
         return [[] for _ in trait.weight]
@@ -109,7 +109,7 @@ def lifts(trait: Trait, floor: int) -> list[list[dict[str, Any]]]:
     overall = trait.weight.sum(0) / max(trait.weight.sum(), 1)
     lift = np.divide(share, overall, out=np.zeros_like(share), where=overall > 0)
     shown = (trait.listeners >= floor) & (share > 0)
-    # Of a few traits (ages) some have a large share; of thousands (artists) none has.
+    # Of a few values (ages) some have a large share; of thousands (artists) none has.
     shown &= share >= np.minimum(MIN_TRAIT_SHARE, share.max(1, keepdims=True) / 2)
     ranked = np.argsort(-np.where(shown, lift, 0), axis=1, kind="stable")[:, :CARD_TRAITS]
     return [
@@ -123,7 +123,7 @@ def lifts(trait: Trait, floor: int) -> list[list[dict[str, Any]]]:
 
 
 def sentence(card: dict[str, Any]) -> str:
-    """The card in one sentence: the traits that lift the segment above the average listener."""
+    """Return the card as one sentence: the traits that distinguish the segment from the average listener."""
     if "size" not in card:
         return f"fewer than {card['size_below']} listeners: too few to describe"
     kinds = ("ages", "countries", "genres", "artists")

@@ -1,11 +1,13 @@
-"""Segments of warm users: centroid, ranking and a card for people.
+"""Segments of warm users: centroid, ranking and card.
 
 Input   user_vectors, user_track, warm_users, users, catalog, tracks
 Output  segments and user_segments, partition week=<week> space=<space>
-        MLflow: inertia, sizes, a map of the segments, and how they continue last week's where that week was run;
-        the tables themselves never depend on another week
+        MLflow: inertia, sizes, a map of the segments, and how they continue last week's if that week was run; the
+            tables
+        themselves never depend on another week
+Grain   one row per segment; one row per warm user
 Source  paper 3.1.3 and 3.2.4
-Differs a segment ranks the tracks its members streamed in the trailing window; the paper's public data ranks their
+Differs a segment ranks the tracks that its members streamed in the trailing window; the paper's public data ranks their
         days 1 to 30, which a weekly run would read months late for long-standing listeners
 """
 
@@ -31,7 +33,7 @@ from models.cold_start.segments import rankings
 
 
 def run(context: Context, space: Space) -> dict[str, Any]:
-    """Cluster, rank, describe, write; the report for Airflow."""
+    """Cluster, rank, describe and write; return the report for Airflow."""
     settings, week = context.settings.segments, context.week.name
     with Tracker.task(context, "segments", space) as run:
         x = context.lake.matrix("user_vectors", week=week, space=space)
@@ -66,7 +68,7 @@ def run(context: Context, space: Space) -> dict[str, Any]:
 
 
 def names(segments: pa.Table) -> list[str]:
-    """What stands beside each segment on the map: its first genre, else its first artist, else nothing."""
+    """Return the label of each segment on the map: its first genre, else its first artist, else nothing."""
     found = []
     for card in map(json.loads, segments.column("card").to_pylist()):
         traits = card["genres"] or card["artists"]
@@ -75,7 +77,7 @@ def names(segments: pa.Table) -> list[str]:
 
 
 def stability(context: Context, space: Space, labels: np.ndarray) -> dict[str, Any]:
-    """How the segments continue last week's: metrics, and a row a segment; empty where last week was not run."""
+    """Return how the segments continue last week's: metrics, and a row per segment; empty if last week was not run."""
     lake, week, before = context.lake, context.week.name, context.week.previous.name
     if not all(lake.exists(t, week=before, **p) for t, p in (("warm_users", {}), ("user_segments", {"space": space}))):
         return {}
@@ -100,7 +102,7 @@ def stability(context: Context, space: Space, labels: np.ndarray) -> dict[str, A
 
 
 def listened(context: Context, n_users: int) -> csr_matrix:
-    """Which warm user streamed which catalogue track in the window: binary (U, N)."""
+    """Return which warm user streamed which catalogue track in the window: binary (U, N)."""
     week = context.week.name
     table = context.lake.read("user_track", columns=["user_idx", "track_idx", "n_streams"], week=week)
     heard = table.column("n_streams").to_numpy() > 0

@@ -1,8 +1,9 @@
 """Train the network from first-day inputs to the vectors of warm users, and export it.
 
 Input   features (train, validation, test), user_vectors, warm_users
-Output  work/<week>/<space>/: network.onnx and PyTorch's own predictions for the cohort (jobs/cold_start/onnx_export.py);
-        with gate.method blend, that too (jobs/cold_start/blend_artifacts.py)
+Output  work/<week>/<space>/: network.onnx and PyTorch's predictions for the cohort (jobs/cold_start/onnx_export.py);
+with
+        gate.method blend also the blend (jobs/cold_start/blend_artifacts.py)
 Source  paper 3.2.3; recipes in models/cold_start/network.py
 """
 
@@ -25,7 +26,7 @@ from models.cold_start.network import NetworkRecipe, fit, predict
 
 
 def run(context: Context, space: Space) -> dict[str, Any]:
-    """Fit, export, keep; the report for Airflow."""
+    """Train, export and store; return the report for Airflow."""
     settings = context.settings.network
     with Tracker.task(context, "train", space) as run:
         x, y = training_set(context, space)
@@ -56,7 +57,7 @@ def run(context: Context, space: Space) -> dict[str, Any]:
 
 
 def train_blend(context: Context, space: Space, run: Tracker) -> None:
-    """Fit and keep the blend, which the release answers with where gate.method says so."""
+    """Train and store the blend, which the release recommends with if gate.method says so."""
     losses: list[tuple[str, float, int]] = []
     factory = method_factory(context, space, lambda name, epoch, loss: losses.append((f"{name}.loss", loss, epoch)))
     found = factory.blend
@@ -70,7 +71,7 @@ def train_blend(context: Context, space: Space, run: Tracker) -> None:
 
 
 def training_set(context: Context, space: Space) -> tuple[np.ndarray, np.ndarray]:
-    """Inputs and targets of warm users who have both, paired by user id, never by position."""
+    """Return inputs and targets of warm users who have both, paired by user id, never by position."""
     week = context.week.name
     ids, x = load(context, space, "train")
     warm = context.lake.read("warm_users", week=week)

@@ -1,4 +1,4 @@
-"""What methods learn from: the week's warm users with first day, vector, tracks streamed and segment.
+"""Training data of the methods: warm users with first day, vector, streamed tracks and segment.
 
 Input   features and first_day (train), warm_users, user_vectors, user_track, catalog
 """
@@ -21,7 +21,7 @@ from models.cold_start.nearest_centroid import nearest_centroids
 
 
 def load(context: Context, space: Space, split: str) -> tuple[np.ndarray, np.ndarray]:
-    """User ids (B,) and input vectors (B, F) of one split."""
+    """Return user ids (B,) and input vectors (B, F) of one split."""
     table = context.lake.read("features", week=context.week.name, space=space, split=split)
     x = to_matrix(table, "x") if table.num_rows else np.zeros((0, 20 * context.settings.d(space) + 19), np.float32)
     return table.column("user_id").to_numpy(), x
@@ -30,10 +30,10 @@ def load(context: Context, space: Space, split: str) -> tuple[np.ndarray, np.nda
 def warm_side(
     context: Context, space: Space, track_ND: np.ndarray, centroids_KD: np.ndarray, rankings_KL: np.ndarray
 ) -> WarmListeners:
-    """All warm users in the order of user_idx; a user belongs to the segment with the nearest centroid.
+    """Return all warm users in the order of user_idx; a user belongs to the segment with the nearest centroid.
 
     Raises:
-        CheckFailed: a warm user without input vector, or an input vector of somebody who is not warm.
+        CheckFailed: a warm user has no input vector, or an input vector belongs to somebody who is not warm.
     """
     week = context.week.name
     user_id, x_UF = load(context, space, "train")
@@ -44,10 +44,10 @@ def warm_side(
     if len(user_id) != len(warm_id) or (user_id[order[place]] != warm_id).any():
         raise CheckFailed(
             f"features: week {week} has {len(user_id)} training rows in {space} for {len(warm_id)} warm users, "
-            f"and they must be the same people; run `overture features --space {space}` again"
+            f"and they must be the same users; run `overture features --space {space}` again"
         )
     rows = order[place]
-    if (rows != np.arange(len(rows))).any():  # the table is as large as anything here: no copy that is not needed
+    if (rows != np.arange(len(rows))).any():  # the table can be very large: it is not copied unless the order differs
         x_UF = x_UF[rows]
     user_UD = context.lake.matrix("user_vectors", week=week, space=space)
     heard_UN = csr_array(listened(context, len(user_UD)))
@@ -59,13 +59,13 @@ def warm_side(
 
 
 def catalogue(context: Context) -> Catalogue:
-    """Ids of the week's tracks by track_idx."""
+    """Return the ids of the week's tracks by track_idx."""
     table = context.lake.read("catalog", week=context.week.name).sort_by("track_idx")
     return Catalogue(*(table.column(name).to_numpy() for name in ("track_id", "artist_id", "album_id")))
 
 
 def first_days(context: Context, split: str, user_id: np.ndarray) -> FirstDays:
-    """First days of these users (B,), in their order."""
+    """Return the first days of these users (B,), in their order."""
     table = context.lake.read("first_day", week=context.week.name, split=split)
     place = {user: row for row, user in enumerate(table.column("user_id").to_pylist())}
     return FirstDays.from_arrow(table.take(pa.array([place[user] for user in user_id.tolist()])))

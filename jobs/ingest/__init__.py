@@ -1,1 +1,1 @@
-"""Adapters from real formats to the first four tables."""
+"""Sources: adapters from data formats to the raw tables."""

@@ -1,7 +1,8 @@
-"""Sorting more rows than memory holds: runs on disk, grouped by a small key, read back one group at a time.
+"""An external sort: rows are written to disk in runs, grouped by a small key, and read back one group at a time.
 
-A run is what fits in memory at once, stably sorted by key. A group is a key's rows of all runs, in the order in which
-they were added; so the groups do not depend on how the rows were cut into runs. Memory: one run, or one group.
+A run is what fits in memory at once, stably sorted by key. A group contains a key's rows of all runs in the order in
+which
+they were added, so groups do not depend on how rows were cut into runs. Memory: one run, or one group.
 """
 
 from __future__ import annotations
@@ -17,14 +18,14 @@ import pyarrow.compute as pc
 KINDS = ("stream", "skip", "ban", "favorite", "search", "onboarding")
 ENTITIES = ("track", "album", "artist", "playlist")
 DAY_US = 86_400_000_000
-# An event at rest: `code` = kind * 4 + entity, `listened_s` = -1 where unknown; ts in microseconds since 1970, UTC.
+# An event on disk: `code` = kind * 4 + entity, `listened_s` = -1 where unknown; ts in microseconds since 1970, UTC.
 EVENT = np.dtype(
     [("user_id", "<i8"), ("ts", "<i8"), ("entity_id", "<i8"), ("listened_s", "<i4"), ("code", "u1")], align=False
 )
 
 
 def code(kind: str, entity: str) -> int:
-    """The small number that stands for a kind and an entity."""
+    """Return the number that encodes a kind and an entity."""
     return KINDS.index(kind) * len(ENTITIES) + ENTITIES.index(entity)
 
 
@@ -35,7 +36,7 @@ def events(
     entity_id: np.ndarray,
     listened_s: np.ndarray | int = -1,
 ) -> np.ndarray:
-    """Columns (n,) as one array (n,) of EVENT."""
+    """Return columns (n,) as one array (n,) of EVENT."""
     rows = np.empty(len(user_id), EVENT)
     rows["user_id"], rows["ts"], rows["entity_id"], rows["listened_s"], rows["code"] = (
         user_id,
@@ -48,15 +49,15 @@ def events(
 
 
 class Spill:
-    """Runs of rows below one folder; whoever makes the folder removes it."""
+    """Runs of rows below one folder. The creator of the folder removes it."""
 
     def __init__(self, folder: Path, name: str) -> None:
-        """Start an empty spill `name` in `folder`; nothing is written before the first run."""
+        """Start an empty buffer `name` in `folder`; nothing is written before the first run."""
         self._folder, self._name = folder, name
         self._runs: list[tuple[Path, dict[int, tuple[int, int]]]] = []
 
     def add(self, keys: np.ndarray, rows: np.ndarray) -> None:
-        """One run: `rows` (n,) of any structured type with `keys` (n,) int64."""
+        """Add one run: `rows` (n,) of any structured type with `keys` (n,) int64."""
         if not len(rows):
             return
         order = np.argsort(keys, kind="stable")
@@ -68,11 +69,11 @@ class Spill:
         self._dtype = rows.dtype
 
     def keys(self) -> list[int]:
-        """All keys, ascending."""
+        """Return all keys, ascending."""
         return sorted({key for _, index in self._runs for key in index})
 
     def groups(self) -> Iterator[tuple[int, np.ndarray]]:
-        """Each key, ascending, with all its rows in the order in which they were added."""
+        """Yield each key, ascending, with all its rows in the order in which they were added."""
         handles: list[IO[bytes]] = [file.open("rb") for file, _ in self._runs]
         try:
             for key in self.keys():
@@ -89,30 +90,30 @@ class Spill:
 
 
 class Batches:
-    """Record batches kept on disk until a table is written from them."""
+    """Record batches on disk, from which a table is written."""
 
     def __init__(self, folder: Path, name: str, schema: pa.Schema) -> None:
-        """Start an empty store for batches of `schema`."""
+        """Start an empty buffer for batches of `schema`."""
         self._file, self._schema = folder / f"{name}.arrow", schema
         self._writer = pa.ipc.new_stream(str(self._file), schema)
         self.rows = 0
 
     def add(self, columns: list[pa.Array]) -> None:
-        """One batch; arrays in the order of the schema, cast to its types."""
+        """Add one batch: arrays in the order of the schema, cast to its types."""
         arrays = [a.cast(f.type) if a.type != f.type else a for a, f in zip(columns, self._schema, strict=True)]
         batch = pa.record_batch(arrays, schema=self._schema)
         self.rows += batch.num_rows
         self._writer.write_batch(batch)
 
     def read(self) -> Iterator[pa.RecordBatch]:
-        """All batches in the order in which they were added; nothing can be added afterwards."""
+        """Yield all batches in the order in which they were added; nothing can be added afterwards."""
         self._writer.close()
         with pa.ipc.open_stream(str(self._file)) as reader:
             yield from reader
 
 
 def sort_day(rows: np.ndarray) -> tuple[np.ndarray, int]:
-    """Rows (n,) of EVENT by (ts, user, kind and entity, id), and how many exact repeats were left out.
+    """Return rows (n,) of EVENT sorted by (ts, user, kind and entity, id), and the number of exact repeats dropped.
 
     Rows that come in order of user are sorted by time alone: the sort is stable.
     """
@@ -133,7 +134,7 @@ def sort_day(rows: np.ndarray) -> tuple[np.ndarray, int]:
 
 
 def event_table(rows: np.ndarray) -> pa.Table:
-    """Rows (n,) of EVENT as a table of the contract `events`."""
+    """Return rows (n,) of EVENT as a table of the contract `events`."""
     kind, entity = np.divmod(rows["code"], len(ENTITIES))
     listened = np.ascontiguousarray(rows["listened_s"])
     names = {"kind": (kind, KINDS), "entity": (entity, ENTITIES)}
@@ -151,5 +152,5 @@ def event_table(rows: np.ndarray) -> pa.Table:
 
 
 def times(us: np.ndarray) -> pa.Array:
-    """Microseconds since 1970 (n,) int64 as timestamps in UTC."""
+    """Return microseconds since 1970 (n,) int64 as timestamps in UTC."""
     return pc.cast(pa.array(np.ascontiguousarray(us)), pa.timestamp("us", tz="UTC"))

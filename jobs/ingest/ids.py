@@ -1,6 +1,6 @@
-"""Stable 64-bit ids for things that a dataset names by text, and for things that it does not name at all.
+"""Stable 64-bit ids for entities that a dataset names by text, and for entities that it does not name.
 
-Ids from text lie in [0, 2^62), made ids in [2^62, 2^63): neither can be taken for the other.
+Ids from text are in [0, 2^62), generated ids in [2^62, 2^63), so they never collide.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ MADE = 1 << 62
 
 
 def stable_id(text: str) -> int:
-    """The same number below 2^62 for the same text, in every run and on every machine."""
+    """Return a number below 2^62 that is the same for the same text in every run and on every machine."""
     return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "big") >> 2
 
 
 def stable_ids(texts: pa.Array | pa.ChunkedArray) -> np.ndarray:
-    """Ids (n,) int64 of texts (n,) without nulls; each distinct text is hashed once."""
+    """Return ids (n,) int64 of texts (n,) without nulls; each distinct text is hashed once."""
     if isinstance(texts, pa.ChunkedArray):
         texts = texts.combine_chunks()
     if not len(texts):

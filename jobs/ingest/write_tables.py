@@ -1,4 +1,4 @@
-"""The last step of every source: write users, tracks, playlists, then events a day at a time, and drop other days.
+"""The last step of every source: write users, tracks and playlists, then events day by day, and drop other days.
 
 A source replaces the whole log: days of the lake that it did not write come from an earlier source or other settings;
 they are dropped last and named in the report. A second run leaves the same rows.
@@ -22,16 +22,26 @@ Frame: TypeAlias = "pa.Table | Iterable[pa.RecordBatch]"
 
 
 def day_name(day: int) -> str:
-    """Days since 1970 as YYYY-MM-DD."""
+    """Return a number of days since 1970 as YYYY-MM-DD."""
     return str(np.datetime64(day, "D"))
 
 
 def land(
     context: Context, *, users: Frame, tracks: Frame, playlists: Frame, events: Spill, facts: dict[str, Any]
 ) -> dict[str, Any]:
-    """Write the four tables; `events` is keyed by day since 1970.
+    """Write the four tables.
 
-    Returns rows and paths by table, `facts`, exact repeats left out, and the days of the lake that were dropped.
+    Args:
+        context: settings and lake.
+        users: rows of users.
+        tracks: rows of tracks.
+        playlists: rows of playlists.
+        events: events by day since 1970.
+        facts: entries for the report.
+
+    Returns:
+        Rows and paths by table, `facts`, the number of exact repeats dropped, and the days of the lake that were
+        dropped.
     """
     lake, report = context.lake, {"source": facts.get("source"), "commit": context.commit}
     written = {
@@ -43,7 +53,7 @@ def land(
     for day, found in progress(events.groups(), len(events.keys()), "events by day"):
         part, repeated = sort_day(found)
         if int(part["ts"].min()) // DAY_US != day or int(part["ts"].max()) // DAY_US != day:
-            raise AssertionError(f"events of another day in the group {day_name(day)}")
+            raise AssertionError(f"the group {day_name(day)} contains events of another day")
         name = day_name(day)
         rows += lake.write("events", event_table(part), report=report | {"repeats": repeated}, day=name).rows
         repeats += repeated

@@ -1,22 +1,25 @@
-"""Last.fm 1K: the listening histories of about a thousand real people, with profiles.
+"""Last.fm 1K: the listening histories of about a thousand listeners, with profiles.
 
-Reads    DATA/userid-timestamp-artid-artname-traid-traname*.tsv   user, ISO time, artist mbid, artist, track mbid, track
+Input    DATA/userid-timestamp-artid-artname-traid-traname*.tsv   user, ISO time, artist mbid, artist, track mbid, track
          DATA/userid-profile.tsv                                  #id, gender, age, country, registered
-Writes   users, tracks, playlists, events (a partition a day)
-Memory   one block of lines, one day of events, one 64th of the listeners, and the distinct tracks; never the log
+Output   users, tracks, playlists, events (one partition per day)
+Memory   one block of lines, one day of events, one 64th of the listeners, and the distinct tracks; never the whole log
 
 Rules
-- A line is an event of kind stream; how long it was heard is unknown. Exact repeats are left out and counted.
+- A line is an event of kind stream with unknown length. Exact repeats are dropped and counted.
 - A line that cannot be read is counted by reason, the first ones with file and line; more than
   `source.max_bad_share` of a file stops the run before anything is written.
-- A track or an artist without mbid is known by its name (artist and title), trimmed and in small letters.
-- An artist has one made album: the dataset names none. Of several titles or artists of a track the first line's count.
-- Listeners: everybody in either file. Without a profile country and age are null. `registered_at` is the profile's day,
-  or the first event where that is earlier or the profile has none; a listener with neither is left out and counted.
-- A country name without a code, and an age outside the contract, become null and are counted. Gender is not kept.
+- A track or an artist without mbid is identified by its name (artist and title), trimmed and in lower case.
+- An artist has one generated album, because the dataset names none. Of several titles or artists of a track, those of
+the
+  first line are used.
+- Listeners are the users of either file. Without a profile, country and age are null. `registered_at` is the profile's
+day,
+  or the first event if that is earlier or the profile has none; a listener with neither is dropped and counted.
+- A country name without a code, and an age outside the contract, become null and are counted. Gender is not stored.
 
 Differs  Last.fm has no playlists: a listening session (no gap above 30 minutes) with at least two distinct tracks
-         stands for one, owned by its listener, each track dated when it was heard.
+         represents one, owned by its listener; each track is dated when it was streamed.
 """
 
 from __future__ import annotations
@@ -46,9 +49,9 @@ BUCKETS = 64
 
 
 def run(context: Context, data: Path | None) -> dict[str, Any]:
-    """Write the four tables; returns rows, paths, and what was left out and why."""
+    """Write the four tables; return rows, paths, and what was dropped and why."""
     if data is None:
-        raise BadArgument(f"--data: lastfm_1k needs the folder that holds {EVENTS} and {PROFILE}")
+        raise BadArgument(f"--data: lastfm_1k needs the folder with {EVENTS} and {PROFILE}")
     file, profile_file = find_files(data)
     limit = context.settings.source.max_bad_share
     profiles, profile_facts, profile_bad = read_profile(profile_file)
@@ -85,7 +88,7 @@ def run(context: Context, data: Path | None) -> dict[str, Any]:
 
 
 def find_files(data: Path) -> tuple[Path, Path]:
-    """The file of events and the file of profiles; a missing one is named."""
+    """Return the file of events and the file of profiles; a missing one is named in the error."""
     found = sorted(data.glob(EVENTS))
     if len(found) != 1:
         said = ", ".join(f.name for f in found) or "none"
@@ -96,21 +99,21 @@ def find_files(data: Path) -> tuple[Path, Path]:
 
 
 def earliest(user: np.ndarray, ts: np.ndarray) -> Iterator[tuple[int, int]]:
-    """Each user's first moment in a block."""
+    """Yield each user's first event in a block."""
     order = np.lexsort((ts, user))
     found, at = np.unique(user[order], return_index=True)
     return zip(found.tolist(), ts[order][at].tolist(), strict=True)
 
 
 class Names:
-    """The distinct tracks seen so far, each as its first line named it."""
+    """The distinct tracks seen so far, each with the names of its first line."""
 
     def __init__(self) -> None:
         self._parts: list[pa.Table] = []
         self._pending, self._known = 0, 0
 
     def add(self, block: pa.Table) -> np.ndarray:
-        """Track ids (n,) of a block with the columns artist_mbid, artist, track_mbid, title."""
+        """Return the track ids (n,) of a block with the columns artist_mbid, artist, track_mbid, title."""
         artist_key = _key(block["artist_mbid"], _fold(block["artist"]))
         track_key = _key(
             block["track_mbid"], pc.binary_join_element_wise(_fold(block["artist"]), _fold(block["title"]), "\x1f")
@@ -140,7 +143,7 @@ class Names:
         self._known, self._pending = len(once), 0
 
     def table(self) -> pa.Table:
-        """Table `tracks`, by id."""
+        """Return the table `tracks`, by id."""
         self._compact()
         if not self._parts:
             raise AssertionError("no line was read")
@@ -165,7 +168,7 @@ def _fold(text: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def _key(mbid: pa.ChunkedArray, name: pa.ChunkedArray) -> pa.ChunkedArray:
-    """The mbid, or the name behind a mark that no mbid has."""
+    """Return the mbid, or the name behind a prefix that no mbid has."""
     named = pc.binary_join_element_wise("name", name, "\x1f")
     return pc.if_else(pc.equal(mbid, ""), named, mbid)
 
@@ -175,7 +178,7 @@ def _null_if_empty(text: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def user_table(profiles: dict[int, Profile], first_seen: dict[int, int]) -> tuple[pa.Table, dict[str, int]]:
-    """Table `users` by id, and how many had no profile, no date, or events before their date."""
+    """Return the table `users` by id, and the numbers of users without profile, without date, or with events before it."""
     empty = Profile(None, None, None)
     facts = {"users_without_profile": 0, "users_without_date": 0, "users_heard_before_registration": 0}
     rows: list[tuple[int, str | None, int | None, int]] = []
@@ -201,14 +204,14 @@ def user_table(profiles: dict[int, Profile], first_seen: dict[int, int]) -> tupl
 
 
 def sessions(by_listener: Spill) -> Iterator[pa.RecordBatch]:
-    """Rows of the table `playlists`: sessions of at least two distinct tracks, a bucket of listeners at a time."""
+    """Yield rows of the table `playlists`: sessions of at least two distinct tracks, a bucket of listeners at a time."""
     for _, rows in by_listener.groups():
         rows = rows[np.lexsort((rows["entity_id"], rows["ts"], rows["user_id"]))]
         user, ts, track = rows["user_id"], rows["ts"], rows["entity_id"]
         new = np.concatenate([[True], (user[1:] != user[:-1]) | (np.diff(ts) > GAP_US)])
         session = np.cumsum(new) - 1
         start = ts[np.flatnonzero(new)]
-        # A session holds each track once, where it was heard first.
+        # A session contains each track once, at its first stream.
         order = np.lexsort((np.arange(len(rows)), track, session))
         once = np.concatenate(
             [[True], (session[order][1:] != session[order][:-1]) | (track[order][1:] != track[order][:-1])]

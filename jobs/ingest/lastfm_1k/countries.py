@@ -1,8 +1,8 @@
-"""Country names as the Last.fm profile writes them, and their ISO 3166-1 alpha-2 codes."""
+"""Country names as the Last.fm profile spells them, and their ISO 3166-1 alpha-2 codes."""
 
 from __future__ import annotations
 
-# "Netherlands Antilles" is left out on purpose: its code was withdrawn in 2011, so it counts as unknown.
+# "Netherlands Antilles" is missing on purpose: its code was withdrawn in 2011, so it counts as unknown.
 CODES = {
     "Algeria": "DZ",
     "Antarctica": "AQ",

@@ -1,4 +1,4 @@
-"""Reading the lines of the two Last.fm files: what is fine goes on, what is not is counted with its reason."""
+"""Read the lines of the two Last.fm files; lines that cannot be read are counted by reason."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from jobs.ingest.lastfm_1k.countries import CODES
 BLOCK_BYTES = 1 << 25
 COLUMNS = ("user", "time", "artist_mbid", "artist", "track_mbid", "title")
 EXAMPLES = 5
-LATEST_US = 1 << 33  # seconds: the year 2242; ids of sessions hold no later moment
+LATEST_US = 1 << 33  # seconds: the year 2242; ids of sessions cannot encode a later time
 MIN_AGE, MAX_AGE = 5, 120
 MONTHS = {
     "Jan": 1,
@@ -43,7 +43,7 @@ USER = re.compile(r"user_(\d{1,9})")
 
 
 class BadLines:
-    """Lines of one file that could not be read: how many for which reason, and the first few."""
+    """Lines of one file that could not be read: their number by reason, and the first few."""
 
     def __init__(self, file: Path) -> None:
         self.file, self.total = file, 0
@@ -62,15 +62,15 @@ class BadLines:
 
     @property
     def full(self) -> bool:
-        """Whether there are examples enough."""
+        """Whether there are enough examples."""
         return len(self.first) >= EXAMPLES
 
     def report(self) -> dict[str, Any]:
-        """For the job's report."""
+        """Return the entries of the job's report."""
         return {"read": self.total, "bad": dict(sorted(self.reasons.items())), "first": self.first}
 
     def enforce(self, max_share: float) -> None:
-        """Stop when too large a share was bad, or nothing was read."""
+        """Raise CheckFailed if too large a share was bad, or nothing was read."""
         n_bad = sum(self.reasons.values())
         if self.total == n_bad or n_bad > max_share * self.total:
             counts = ", ".join(f"{reason} {n}" for reason, n in self.reasons.most_common()) or "the file is empty"
@@ -81,7 +81,7 @@ class BadLines:
 
 
 def read_blocks(file: Path, bad: BadLines) -> Iterator[pa.Table]:
-    """The readable lines, a block of bytes at a time: user_id, ts_us (int64), and the four texts of COLUMNS."""
+    """Yield the readable lines, a block of bytes at a time: user_id, ts_us (int64), and the four texts of COLUMNS."""
     torn = array("q")
 
     def refuse(row: Any) -> str:
@@ -107,11 +107,11 @@ def read_blocks(file: Path, bad: BadLines) -> Iterator[pa.Table]:
     except pa.ArrowException as error:
         if "Empty CSV" in str(error):
             return
-        raise CheckFailed(f"{file}: cannot be read as lines of tab-separated text: {error}") from None
+        raise CheckFailed(f"{file}: cannot be read as tab-separated text: {error}") from None
 
 
 def _readable(batch: pa.RecordBatch, seen: int, torn: array[int], bad: BadLines) -> Iterator[pa.Table]:
-    """The fine lines of a batch; the others are counted, each for its first reason."""
+    """Yield the readable lines of a batch; the others are counted, each for its first reason."""
     texts, utf8 = {}, np.ones(batch.num_rows, bool)
     for name in COLUMNS:
         texts[name], valid = _decode(batch.column(name))
@@ -149,9 +149,9 @@ def _readable(batch: pa.RecordBatch, seen: int, torn: array[int], bad: BadLines)
 
 
 def moments(texts: pa.Array) -> np.ndarray:
-    """Microseconds since 1970 (n,) int64 of texts like 2009-05-04T23:08:57Z; -1 for anything else."""
+    """Return microseconds since 1970 (n,) int64 of texts like 2009-05-04T23:08:57Z; -1 for anything else."""
     shaped = pc.match_substring_regex(texts, r"^\d{4}-\d\d-\d\dT\d\d:\d\d:[0-5]\dZ$")
-    # strptime is lax: it takes other widths, and reads February 30 as March 2.
+    # strptime is lax: it accepts other widths, and reads February 30 as March 2.
     text = pc.if_else(shaped, texts, "1969-12-31T00:00:00Z")
     time = pc.strptime(text, "%Y-%m-%dT%H:%M:%SZ", "us", error_is_null=True)
     same_day = pc.equal(pc.day(time), pc.cast(pc.utf8_slice_codeunits(text, 8, 10), pa.int64()))
@@ -162,7 +162,7 @@ def moments(texts: pa.Array) -> np.ndarray:
 
 
 def line_of(row: int, torn: array[int]) -> int:
-    """Line (from 1) of the row-th (from 0) line of six columns, when `torn` lists the other lines, ascending."""
+    """Return the line (from 1) of the row-th (from 0) line of six columns; `torn` lists the other lines, ascending."""
     line = row + 1
     while True:
         moved = row + 1 + bisect_right(torn, line)
@@ -176,7 +176,7 @@ def _numpy(mask: pa.Array) -> np.ndarray:
 
 
 def _decode(column: pa.Array) -> tuple[pa.Array, np.ndarray]:
-    """Bytes as text, and which rows were UTF-8; the others are shown with replacement marks."""
+    """Return bytes as text, and which rows were UTF-8; the others contain replacement characters."""
     try:
         return pc.cast(column, pa.string()), np.ones(len(column), bool)
     except pa.ArrowException:
@@ -188,7 +188,7 @@ def _decode(column: pa.Array) -> tuple[pa.Array, np.ndarray]:
 
 @dataclass(frozen=True)
 class Profile:
-    """What a profile says; None where it says nothing that can be used."""
+    """The usable fields of a profile; None where a field is missing or unusable."""
 
     country: str | None
     age: int | None
@@ -196,7 +196,7 @@ class Profile:
 
 
 def read_profile(file: Path) -> tuple[dict[int, Profile], dict[str, Any], BadLines]:
-    """Profiles by user id; counts of what became null; lines that could not be read."""
+    """Return profiles by user id, counts of fields that became null, and lines that could not be read."""
     bad = BadLines(file)
     found: dict[int, Profile] = {}
     unknown: Counter[str] = Counter()
@@ -213,7 +213,7 @@ def read_profile(file: Path) -> tuple[dict[int, Profile], dict[str, Any], BadLin
         elif user is None:
             bad.add(number, "user is not user_<digits>", text)
         elif int(user[1]) in found:
-            bad.add(number, "user has a line already", text)
+            bad.add(number, "user has more than one line", text)
         else:
             _, _, age_text, country, date_text = fields
             age = int(age_text) if re.fullmatch(r"\d{1,3}", age_text) else None
@@ -229,7 +229,7 @@ def read_profile(file: Path) -> tuple[dict[int, Profile], dict[str, Any], BadLin
 
 
 def profile_day(text: str) -> int | None:
-    """'Aug 13, 2006' as microseconds since 1970, 00:00 UTC; None when it is no such date."""
+    """Return 'Aug 13, 2006' as microseconds since 1970, 00:00 UTC; None if it is not such a date."""
     match = re.fullmatch(r"([A-Z][a-z]{2}) (\d{1,2}), (\d{4})", text)
     if match is None or match[1] not in MONTHS:
         return None

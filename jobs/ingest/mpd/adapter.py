@@ -1,21 +1,24 @@
-"""Playlists of the Spotify Million Playlist Dataset as listeners: a real cold-start task.
+"""Playlists of the Spotify Million Playlist Dataset as listeners: a cold-start task on real data.
 
-Reads    DATA/playlist_track.parquet (row, track), DATA/track_uri_map.parquet (track, track_uri, artist_uri, album_uri)
-Writes   users, tracks, playlists, events (a partition a day)
+Input    DATA/playlist_track.parquet (row, track), DATA/track_uri_map.parquet (track, track_uri, artist_uri, album_uri)
+Output   users, tracks, playlists, events (one partition per day)
 Memory   all pairs at once, about 100 bytes each
 
-A playlist stands for a listener (user_id = playlist_id = row) and each of its tracks is streamed once.
-- The first three quarters of the playlists, by row, are warm. They register at an even pace in the part of the trailing
-  window (`matrix.window_days`) that lies at least 31 days before the week's as_of and before its cohort.
-- The catalogue is the `source.catalogue_tracks` tracks that most warm playlists hold; ties go to the smaller number.
+A playlist represents a listener (user_id = playlist_id = row), who streams each of its tracks once.
+- The first three quarters of the playlists, by row, are warm. They register at a constant rate in the part of the
+trailing
+  window (`matrix.window_days`) that ends 31 days before the week's as_of and before its cohort.
+- The catalogue is the `source.catalogue_tracks` tracks that most warm playlists contain; ties go to the smaller number.
 - Each other playlist with at least `source.min_playlist_tracks` catalogue tracks is cold: it registers in the cohort
-  window of the week. The rest are left out and counted.
-- 1 to 5 tracks, at random, are streamed on the registration day, from the catalogue while it lasts; all others
+  window of the week. The rest are dropped and counted.
+- 1 to 5 random tracks are streamed on the registration day, from the catalogue while it lasts; all others
   on days 1 to 30 after it: for a cold listener, the ground truth.
 
-Differs  The dataset has no listeners and no times: both are made as said, from `source.seed`. Country, age, genre and
-         length are null. A track without a row in the map gets an artist and an album of its own. A collection's rows
-         are dated like its streams, so a cold listener's are kept out of learning by the ordinary rule.
+Differs  The dataset has no listeners and no times: both are generated as described, from `source.seed`. Country, age,
+genre
+         and length are null. A track without a row in the map gets an artist and an album of its own. A playlist's rows
+         are
+         dated like its streams, so a cold listener's are excluded from training by the ordinary rule.
 """
 
 from __future__ import annotations
@@ -44,9 +47,9 @@ RUN = 5_000_000
 
 
 def run(context: Context, data: Path | None) -> dict[str, Any]:
-    """Write the task of the settings' week; returns rows, paths, and who was left out."""
+    """Write the task of the settings' week; return rows, paths, and who was dropped."""
     if data is None:
-        raise BadArgument(f"--data: mpd needs the folder that holds {PAIRS} and {MAP}")
+        raise BadArgument(f"--data: mpd needs the folder with {PAIRS} and {MAP}")
     source, week = context.settings.source, context.week
     window_days = context.settings.matrix.window_days
     window_start = week.window_start(window_days)
@@ -61,7 +64,7 @@ def run(context: Context, data: Path | None) -> dict[str, Any]:
     uris = read_map(data / MAP)
     playlist, member = np.unique(row, return_inverse=True)
     rng = np.random.default_rng(np.random.SeedSequence((source.seed, 3)))
-    # In the catalogue: by warm playlists that hold the track, then by number.
+    # The catalogue: by the number of warm playlists with the track, then by the track's number.
     n_warm = len(playlist) * 3 // 4
     warm = member < n_warm
     number, count = np.unique(track[warm], return_counts=True)
@@ -116,7 +119,7 @@ def run(context: Context, data: Path | None) -> dict[str, Any]:
 def registrations(
     warm: np.ndarray, window_us: int, warm_days: int, cohort_us: int, cohort_days: int, rng: np.random.Generator
 ) -> np.ndarray:
-    """Moments of registration (U,), microseconds: warm and cold ones at random days of their windows, before 22:00."""
+    """Return registration times (U,), microseconds: random days of the warm and the cold window, before 22:00."""
     n = len(warm)
     day = (rng.random(n) * np.where(warm, warm_days, cohort_days)).astype(np.int64)
     midnight = np.where(warm, window_us, cohort_us) + day * DAY_US
@@ -124,7 +127,7 @@ def registrations(
 
 
 def stream_times(member: np.ndarray, known: np.ndarray, registered: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Moments (n,) at which each track of a listener (n,) is streamed.
+    """Return the time (n,) at which each track of a listener (n,) is streamed.
 
     The 1 to 5 first-day tracks are drawn at random, catalogue tracks (`known`, (n,) bool) before all others.
     """
@@ -141,7 +144,7 @@ def stream_times(member: np.ndarray, known: np.ndarray, registered: np.ndarray, 
 
 
 def user_table(user_id: np.ndarray, registered: np.ndarray) -> pa.Table:
-    """Table `users`; country and age are not known."""
+    """Return the table `users`; country and age are unknown."""
     n = len(user_id)
     return pa.table(
         {
@@ -154,7 +157,7 @@ def user_table(user_id: np.ndarray, registered: np.ndarray) -> pa.Table:
 
 
 def track_table(track: np.ndarray, uris: pa.Table) -> tuple[pa.Table, int]:
-    """Table `tracks` of the numbers (N,) ascending, and how many have a known artist."""
+    """Return the table `tracks` of the numbers (N,) ascending, and how many have a known artist."""
     at = np.searchsorted(uris["track"].to_numpy(), track)
     at = np.minimum(at, max(0, uris.num_rows - 1))
     named = uris["track"].to_numpy()[at] == track if uris.num_rows else np.zeros(len(track), bool)
@@ -169,7 +172,7 @@ def track_table(track: np.ndarray, uris: pa.Table) -> tuple[pa.Table, int]:
 
 
 def collections(playlist_id: np.ndarray, track: np.ndarray, ts: np.ndarray, position: np.ndarray) -> pa.Table:
-    """Table `playlists`: each listener's tracks in the order in which they were streamed."""
+    """Return the table `playlists`: each listener's tracks in the order in which they were streamed."""
     return pa.table(
         {
             "playlist_id": pa.array(playlist_id),
@@ -182,11 +185,11 @@ def collections(playlist_id: np.ndarray, track: np.ndarray, ts: np.ndarray, posi
 
 
 def read_pairs(file: Path) -> tuple[np.ndarray, np.ndarray, int]:
-    """Columns row and track (n,) int64 without repeats, ordered; and how many repeats there were."""
+    """Return the columns row and track (n,) int64 without repeats, ordered, and the number of repeats."""
     table = read_columns(file, {"row": "integer", "track": "integer"})
     row, track = (table[name].to_numpy().astype(np.int64) for name in ("row", "track"))
     if not len(row):
-        raise CheckFailed(f"{file}: holds no rows")
+        raise CheckFailed(f"{file}: has no rows")
     for name, values in (("row", row), ("track", track)):
         if values.min() < 0 or values.max() >= MADE:
             raise CheckFailed(f"{file}: column '{name}' must be 0 or more, found {values.min()} to {values.max()}")
@@ -197,14 +200,14 @@ def read_pairs(file: Path) -> tuple[np.ndarray, np.ndarray, int]:
 
 
 def read_map(file: Path) -> pa.Table:
-    """track, artist_uri, album_uri, one row a track, ascending; of repeated tracks the first row counts."""
+    """Return track, artist_uri, album_uri, one row per track, ascending; of repeated tracks the first row is used."""
     table = read_columns(file, {"track": "integer", "artist_uri": "text", "album_uri": "text"})
     _, once = np.unique(table["track"].to_numpy(), return_index=True)
     return table.take(pa.array(once))
 
 
 def read_columns(file: Path, wanted: dict[str, str]) -> pa.Table:
-    """The named columns without nulls; what is wrong is said with the file and the column."""
+    """Return the named columns without nulls; an error names the file and the column."""
     if not file.is_file():
         raise BadArgument(f"{file}: no such file; the folder of --data must hold {PAIRS} and {MAP}")
     try:
@@ -217,7 +220,7 @@ def read_columns(file: Path, wanted: dict[str, str]) -> pa.Table:
             )
         table = found.read(columns=list(wanted))
     except (pa.ArrowException, OSError) as error:
-        raise CheckFailed(f"{file}: cannot be read as Parquet, perhaps cut short: {error}") from None
+        raise CheckFailed(f"{file}: cannot be read as Parquet, possibly truncated: {error}") from None
     for name, kind in wanted.items():
         column = table[name]
         is_kind = pa.types.is_integer if kind == "integer" else _is_text
@@ -233,10 +236,10 @@ def _is_text(kind: pa.DataType) -> bool:
 
 
 def days_between(start: datetime, end: datetime) -> int:
-    """Whole days from start to end."""
+    """Return the number of whole days from start to end."""
     return (end - start).days
 
 
 def microseconds(moment: datetime) -> int:
-    """A moment as microseconds since 1970."""
+    """Return a time as microseconds since 1970."""
     return round(moment.timestamp()) * 1_000_000

@@ -1,12 +1,13 @@
-"""A made-up music service of any size, whose listeners have tastes that hang together with country and age.
+"""A simulated music service of any size; the tastes of its listeners depend on country and age.
 
-Reads    nothing                     Writes  users, tracks, playlists, events (a partition a day)
-Same     seed and sizes, same rows; `chunk_users` changes the peak of memory, never a row
+Input    none                        Output  users, tracks, playlists, events (one partition per day)
+Seed     the same seed and sizes give the same rows; `chunk_users` changes the peak of memory, never a row
 Memory   one chunk of users, then one day of events; the log is sorted by day on disk under OVERTURE_HOME
 
 Some users registered before the log begins; the others register on every day of it, so each week has a cohort. About
-77 % of them stream on that day, 95 % do something. The log runs past the settings' week on purpose: a job that looks
-ahead would find something. The truth behind it all (`service.py`) is in no table.
+77 % of them stream on that day, 95 % do something. The log continues after the settings' week on purpose: a job that
+reads
+the future would find something. The hidden parameters (`catalogue.py`) are in no table.
 """
 
 from __future__ import annotations
@@ -33,9 +34,9 @@ if TYPE_CHECKING:
 
 
 def run(context: Context, data: Path | None = None) -> dict[str, Any]:
-    """Write the whole service into the lake; returns rows, paths, days and what was dropped."""
+    """Write the whole service into the lake; return rows, paths, days and what was dropped."""
     if data is not None:
-        raise BadArgument(f"--data: simulate reads no files; leave out --data (got {data})")
+        raise BadArgument(f"--data: simulate reads no files; omit --data (got {data})")
     settings = context.settings.simulate
     span = read_span(settings)
     world = build(settings)
@@ -61,14 +62,14 @@ def run(context: Context, data: Path | None = None) -> dict[str, Any]:
 
 
 def read_span(settings: SimulateSettings) -> Span:
-    """First and last day of the settings; a wrong one is refused by name."""
+    """Return the first and last day of the settings; an invalid one is named in the error."""
     days = {}
     for name in ("first_day", "last_day"):
         try:
             days[name] = int(np.datetime64(getattr(settings, name), "D").astype(np.int64))
         except ValueError:
             raise BadArgument(
-                f"simulate.{name}: '{getattr(settings, name)}' is no date; write YYYY-MM-DD, such as 2026-06-29"
+                f"simulate.{name}: '{getattr(settings, name)}' is not a date; write YYYY-MM-DD, such as 2026-06-29"
             ) from None
     if days["last_day"] <= days["first_day"]:
         raise BadArgument(f"simulate.last_day: {settings.last_day} must be after first_day {settings.first_day}")
@@ -76,7 +77,7 @@ def read_span(settings: SimulateSettings) -> Span:
 
 
 def add_chunk(blocks: list[Block], users: Batches, playlists: Batches, log: Spill) -> None:
-    """Put a chunk's rows on disk."""
+    """Write a chunk's rows to disk."""
     for block in blocks:
         u, p = block.users, block.playlists
         users.add(
@@ -101,7 +102,7 @@ def add_chunk(blocks: list[Block], users: Batches, playlists: Batches, log: Spil
 
 
 def editorial(world: World, ids: Ids, settings: SimulateSettings, span: Span) -> list[pa.Array]:
-    """Columns of the playlists that nobody owns: each about one scene, complete before the log begins."""
+    """Return the columns of the playlists without an owner: each about one scene, complete before the log begins."""
     rng = np.random.default_rng(np.random.SeedSequence((settings.seed, 50)))
     n, width = world.n_editorial, 40
     which = np.repeat(np.arange(n), width)

@@ -1,8 +1,9 @@
-"""The hidden truth of the made-up service: its catalogue and scenes, and how taste hangs together with country, age.
+"""The hidden parameters of the simulated service: catalogue, scenes, and how taste depends on country and age.
 
 A genre has scenes; an artist belongs to one scene; popularity is long-tailed within a scene and within an artist. A
-tribe is a way of liking music: a few scenes with weights. Country and age say which tribes are likely. Nothing of this
-is written to a table, but the plain facts of tracks (artist, album, genre, length).
+tribe is a type of taste: a few scenes with weights. Country and age determine which tribes are likely. Nothing of this
+is
+written to a table, except the properties of tracks (artist, album, genre, length).
 
 Shapes  N tracks, A artists, S scenes, T tribes, C countries, E editorial playlists
 """
@@ -45,7 +46,7 @@ COUNTRIES = {
     "MA": 0.02,
 }
 AGES = np.arange(5, 91)
-# Ids of one kind never look like ids of another, nor fit 32 bits: a wrong join finds nothing instead of nonsense.
+# Ids of one kind differ from ids of another and exceed 32 bits: a wrong join finds nothing instead of nonsense.
 TRACK, ARTIST, ALBUM, PLAYLIST = (n * 10**12 for n in (1, 2, 3, 4))
 TRIBE_SCENES = 4
 EDITORIAL_SHARE = 0.2
@@ -55,7 +56,9 @@ WORDS = ("night", "river", "gold", "fire", "summer", "heart", "moon", "road", "d
 
 @dataclass(frozen=True)
 class World:
-    """The truth as arrays; tracks are ordered by scene, then artist, so that both are ranges of one cumulative sum."""
+    """The parameters as arrays; tracks are ordered by scene, then artist, so that both are ranges of one cumulative
+    sum.
+    """
 
     track_artist: np.ndarray  # (N,) int64
     track_album: np.ndarray  # (N,) int64
@@ -68,40 +71,40 @@ class World:
     tribe_scenes: np.ndarray  # (T, TRIBE_SCENES)
     tribe_weights: np.ndarray  # (T, TRIBE_SCENES)
     tribe_cum: np.ndarray  # (C * ages * T,) row r is shifted by r: one search serves all rows
-    scene_cum: np.ndarray  # (C * S,) likewise: what a country hears
+    scene_cum: np.ndarray  # likewise: what listeners of a country stream
     n_editorial: int
 
     @property
     def n_scenes(self) -> int:
-        """Scenes."""
+        """Number of scenes."""
         return len(self.scene_genre)
 
     def draw_tracks(self, start: np.ndarray, end: np.ndarray, u: np.ndarray) -> np.ndarray:
-        """A track (n,) of each range [start, end) by popularity, from uniform u (n,)."""
+        """Draw a track (n,) of each range [start, end) by popularity, from uniform u (n,)."""
         low = self.track_cum[start]
         found = np.searchsorted(self.track_cum, low + u * (self.track_cum[end] - low), side="right") - 1
         tracks: np.ndarray = np.clip(found, start, end - 1)
         return tracks
 
     def draw_in_scene(self, scene: np.ndarray, u: np.ndarray) -> np.ndarray:
-        """A track (n,) of each scene (n,)."""
+        """Draw a track (n,) of each scene (n,)."""
         return self.draw_tracks(self.scene_start[scene], self.scene_start[scene + 1], u)
 
     def draw_by_artist(self, artist: np.ndarray, u: np.ndarray) -> np.ndarray:
-        """A track (n,) of each artist (n,)."""
+        """Draw a track (n,) of each artist (n,)."""
         return self.draw_tracks(self.artist_start[artist], self.artist_start[artist + 1], u)
 
     def draw_tribe(self, country: np.ndarray, age: np.ndarray, u: np.ndarray) -> np.ndarray:
-        """A tribe (n,) for each country index (n,) and age in years (n,)."""
+        """Draw a tribe (n,) for each country index (n,) and age in years (n,)."""
         row = country * len(AGES) + age - AGES[0]
         return draw_row(self.tribe_cum, row, len(self.tribe_scenes), u)
 
     def draw_scene(self, country: np.ndarray, u: np.ndarray) -> np.ndarray:
-        """A scene (n,) that people of the country (n,) hear."""
+        """Draw a scene (n,) that listeners of the country (n,) stream."""
         return draw_row(self.scene_cum, country, self.n_scenes, u)
 
     def editorial(self, scene: np.ndarray, u: np.ndarray) -> np.ndarray:
-        """An editorial playlist (n,) about each scene (n,): playlist p is about scene p mod S."""
+        """Draw an editorial playlist (n,) about each scene (n,): playlist p is about scene p mod S."""
         if self.n_editorial < self.n_scenes:
             return np.asarray(scene % self.n_editorial)
         count = (self.n_editorial - 1 - scene) // self.n_scenes + 1
@@ -111,21 +114,21 @@ class World:
 
 
 def stack_rows(shares: np.ndarray) -> np.ndarray:
-    """Rows of weights (R, n) as one ascending array (R * n,): the cumulative shares of row r lie in (r, r + 1]."""
+    """Return rows of weights (R, n) as one ascending array (R * n,): the cumulative shares of row r are in (r, r + 1]."""
     cum = np.cumsum(shares / shares.sum(1, keepdims=True), axis=1)
     cum[:, -1] = 1.0
     return np.ravel(cum + np.arange(len(cum))[:, None])
 
 
 def draw_row(stacked: np.ndarray, row: np.ndarray, n: int, u: np.ndarray) -> np.ndarray:
-    """A column (m,) of each row (m,) of `stack_rows` of width n, from uniform u (m,)."""
+    """Draw a column (m,) of each row (m,) of `stack_rows` of width n, from uniform u (m,)."""
     found = np.searchsorted(stacked, row + u, side="right") - row * n
     columns: np.ndarray = np.clip(found, 0, n - 1)
     return columns
 
 
 def zipf_sizes(total: int, parts: int, exponent: float, rng: np.random.Generator) -> np.ndarray:
-    """Sizes (parts,) of at least 1 that add up to `total`, long-tailed, in random order."""
+    """Return sizes (parts,) of at least 1 that add up to `total`, long-tailed, in random order."""
     weights = np.arange(1, parts + 1) ** -exponent
     cum = np.floor(np.cumsum(weights / weights.sum()) * (total - parts) + 1e-9).astype(np.int64)
     cum[-1] = total - parts
@@ -133,7 +136,7 @@ def zipf_sizes(total: int, parts: int, exponent: float, rng: np.random.Generator
 
 
 def build(settings: SimulateSettings) -> World:
-    """The world of (seed, n_tracks, n_playlists); the same for any number of users."""
+    """Build the world of (seed, n_tracks, n_playlists); it does not depend on the number of users."""
     rng = np.random.default_rng(np.random.SeedSequence((settings.seed, 0)))
     n = settings.n_tracks
     per_genre = int(np.clip(round(n / (len(GENRES) * 40)), 2, 40))
@@ -192,10 +195,10 @@ def build(settings: SimulateSettings) -> World:
 
 
 def track_table(world: World, settings: SimulateSettings) -> pa.Table:
-    """The table `tracks` in order of id: made-up names, some genres and release dates unknown."""
+    """Return the table `tracks` in order of id: generated names, some genres and release dates unknown."""
     rng = np.random.default_rng(np.random.SeedSequence((settings.seed, 1)))
     n, artist = len(world.track_artist), world.track_artist
-    # Ids are handed out in random order: the place of a track in its scene is part of the truth.
+    # Ids are assigned in random order: the position of a track in its scene is a hidden parameter.
     genre = np.array(GENRES)[world.scene_genre[world.artist_scene[artist]]]
     n_albums = int(world.track_album[-1]) + 1
     first_day = np.datetime64(settings.first_day, "D").astype(np.int64)
@@ -222,7 +225,7 @@ def track_table(world: World, settings: SimulateSettings) -> pa.Table:
 
 
 def public_ids(n: int, settings: SimulateSettings, kind: str) -> np.ndarray:
-    """The numbers 1 to n in the order in which things of this kind got their id: (n,) int64."""
+    """Return the numbers 1 to n in the order in which entities of this kind got their id: (n,) int64."""
     stream = 2 + ("track", "artist", "album").index(kind)
     rng = np.random.default_rng(np.random.SeedSequence((settings.seed, stream)))
     return rng.permutation(n).astype(np.int64) + 1

@@ -1,11 +1,14 @@
-"""New listeners of the made-up service, whom nobody has learned from: their first day, and what they do with a list.
+"""New listeners of the simulated service for experiments: their first day, and how they react to a list.
 
-Same     the world of the settings' seed, so the tastes that the lake's events came from; other people than the lake's
-Hidden   whether a listener streams a displayed track depends on the taste behind it and on its place: nothing that a
-         policy could look up. Only outcomes leave this file, and the mean chance by display, for tests of estimators
-Chance   look(place) * (NOISE + SCENE * [share of the scene in the listener's taste] + ARTIST * [a favourite artist]);
-         a stream becomes a favourite with LIKE, or LIKE_ARTIST for a favourite artist. look: the first three places are
-         seen and each later one by 85 % of those before it (the carousel of serving/recommend/carousel.py)
+Seed         the world of the settings' seed, which the lake's events come from; listeners who are not in the lake
+Hidden       whether a listener streams a displayed track depends on the hidden taste and on its position: nothing that
+a
+             policy could look up. Only outcomes leave this module, and the mean probability by display, for tests of
+             estimators
+Probability  look(position) * (NOISE + SCENE * [share of the scene in the listener's taste] + ARTIST * [a favourite
+             artist]); a stream becomes a favourite with LIKE, or LIKE_ARTIST for a favourite artist. look: the first
+             three
+             positions are seen and each later one by 85 % of those before it (as in serving/recommend/carousel.py)
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ from serving.recommend.carousel import exposures
 
 NOISE, SCENE, ARTIST = 0.03, 0.5, 0.2
 LIKE, LIKE_ARTIST = 0.05, 0.3
-FIRST_ID = 10**9  # far above the lake's listeners
+FIRST_ID = 10**9  # far above the ids of the lake's listeners
 NO_COUNTRY, NO_AGE = 0.06, 0.14
 SIGNALS = {
     ("onboarding", "artist"): ("onboarding", "artists"),
@@ -34,12 +37,14 @@ SIGNALS = {
     **{("search", one): ("searches", f"{one}s") for one in ("track", "artist", "album", "playlist")},
 }
 WORDS = {code(*event): words for event, words in SIGNALS.items()}
-LONGEST = 1_000  # ids of one kind that a request takes
+LONGEST = 1_000  # maximum number of ids of one kind in a request
 
 
 @dataclass(frozen=True)
 class Newcomer:
-    """What the service may know: who, the day of registration (days since 1970), the first day as a request says it."""
+    """What the service may know: user id, registration day (days since 1970), and the first day as a request contains
+    it.
+    """
 
     user_id: int
     day: int
@@ -47,10 +52,10 @@ class Newcomer:
 
 
 class Newcomers:
-    """Listeners who register over the days of a span, and their hidden taste."""
+    """Listeners who register over the days of a span, with their hidden taste."""
 
     def __init__(self, settings: SimulateSettings, span: Span, n: int, seed: int) -> None:
-        """About `n` of them; the same for the same settings, span, number and seed."""
+        """Generate about `n` listeners; the same settings, span, number and seed give the same listeners."""
         self._world = build(settings)
         ids = Ids.of(self._world, settings)
         order = np.argsort(ids.track)
@@ -93,7 +98,9 @@ class Newcomers:
             self._taste.append((people.scenes[at], weights[at], people.artists[at].ravel()))
 
     def chances(self, at: int, tracks: list[int]) -> np.ndarray:
-        """Chance that listener `at` of `people` streams each of these displayed tracks (k,), by place."""
+        """Return the probability that listener `at` of `people` streams each of these displayed tracks (k,), by
+        position.
+        """
         scenes, weights, artists = self._taste[at]
         artist = self._world.track_artist[self._hidden[np.searchsorted(self._public, tracks)]]
         scene = self._world.artist_scene[artist]
@@ -103,7 +110,7 @@ class Newcomers:
         return chance
 
     def react(self, at: int, tracks: list[int], rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """What the listener does with the list: streamed (k,), favoured (k,), both bool."""
+        """Return the listener's reaction to the list: streamed (k,), marked as favourite (k,), both bool."""
         streamed = rng.random(len(tracks)) < self.chances(at, tracks)
         artist = self._world.track_artist[self._hidden[np.searchsorted(self._public, tracks)]]
         like = np.where(np.isin(artist, self._taste[at][2]), LIKE_ARTIST, LIKE)

@@ -1,10 +1,10 @@
-"""Made-up listeners, a block at a time: who they are, what they like, and all that they do.
+"""Simulated listeners, a block at a time: country, age, tastes, and everything that they do.
 
 A block is a fixed number of users with a seed of its own (seed, block): its rows depend on neither the size of a chunk
-nor the other blocks. No loop over users: everything is an array over users, (user, day) pairs or moments of listening.
+nor the other blocks. No loop over users: everything is an array over users, (user, day) pairs or streams.
 
 Shapes  B users of a block, P pairs of user and active day, M moments (a track that starts), K scenes of a user
-Time    seconds since first_day 00:00 UTC until the last line, which turns them into microseconds since 1970
+Time    seconds since first_day 00:00 UTC until the last line, which converts them into microseconds since 1970
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ DAY = 86_400
 BACKLOG = 0.12  # share of users who registered before the log begins
 STREAM_ON_DAY_ONE, ACTIVE_ON_DAY_ONE = 0.77, 0.95
 NO_COUNTRY, NO_AGE = 0.06, 0.14
-MAX_PER_DAY = 100  # moments; at most 15 minutes each would not fit, so lengths are cut to what is left of the day
+MAX_PER_DAY = 100  # moments; 100 of 15 minutes would not fit into a day, so lengths are cut to the rest of the day
 WEEKDAY = np.array([0.95, 0.93, 0.95, 0.98, 1.08, 1.1, 1.01])  # Monday first
 PERSONAL_SCENES = 2
 OWN_ARTISTS = 3  # of each scene of a user
-# Shares of moments: a favourite artist of one's own, the scene, else what one's country hears.
+# Shares of moments: a favourite artist, a scene of the listener, else what the country streams.
 FROM_OWN_ARTIST, FROM_CHART = 0.35, 0.08
 
-# Who (index in the block), second, code, public id, seconds heard; each (n,) or one value for all.
+# User (index in the block), second, code, public id, seconds listened; each (n,) or one value for all.
 Rows = tuple[np.ndarray, np.ndarray, np.ndarray | int, np.ndarray, np.ndarray | int]
 
 
 @dataclass(frozen=True)
 class Ids:
-    """Public ids of the things of the world, by hidden index."""
+    """Public ids of the entities of the world, by hidden index."""
 
     track: np.ndarray
     artist: np.ndarray
@@ -43,7 +43,7 @@ class Ids:
 
     @classmethod
     def of(cls, world: World, settings: SimulateSettings) -> Ids:
-        """The same ids that the table `tracks` shows."""
+        """Return the ids that the table `tracks` contains."""
         n_albums = int(world.track_album[-1]) + 1
         return cls(
             TRACK + public_ids(len(world.track_artist), settings, "track"),
@@ -61,17 +61,17 @@ class Span:
 
     @property
     def start_us(self) -> int:
-        """First moment, microseconds since 1970."""
+        """Start of the log, microseconds since 1970."""
         return self.first * DAY * 1_000_000
 
     def weekday(self, day: np.ndarray) -> np.ndarray:
-        """0 = Monday of each day (n,) since the first."""
+        """Return the weekday of each day (n,) since the first; 0 = Monday."""
         return (self.first + day + 3) % 7
 
 
 @dataclass(frozen=True)
 class Block:
-    """One block's rows; `playlists` columns are owner-ordered."""
+    """The rows of one block; `playlists` columns are ordered by owner."""
 
     users: dict[str, np.ndarray]
     event_day: np.ndarray  # days since 1970
@@ -81,7 +81,7 @@ class Block:
 
 @dataclass(frozen=True)
 class People:
-    """Hidden facts of the users of a block."""
+    """Hidden properties of the users of a block."""
 
     country: np.ndarray  # (B,) index
     age: np.ndarray  # (B,) years
@@ -89,11 +89,11 @@ class People:
     scenes: np.ndarray  # (B, K)
     scene_cum: np.ndarray  # (B * K,) stacked
     artists: np.ndarray  # (B, K, OWN_ARTISTS)
-    rate: np.ndarray  # (B,) moments a day while new
+    rate: np.ndarray  # moments per day while new
 
 
 def draw_people(world: World, user: np.ndarray, span: Span, n_users: int, rng: np.random.Generator) -> People:
-    """Users (B,) by index: registrations in order of index, a steady share on every day of the log."""
+    """Draw users (B,) by index: registrations in order of index, a constant share on every day of the log."""
     n = len(user)
     country = rng.choice(len(COUNTRIES), n, p=np.array(list(COUNTRIES.values())))
     age = draw_ages(n, rng)
@@ -126,16 +126,16 @@ def draw_people(world: World, user: np.ndarray, span: Span, n_users: int, rng: n
 
 
 def draw_ages(n: int, rng: np.random.Generator) -> np.ndarray:
-    """Ages (n,): mostly young adults, a family part, a long tail."""
+    """Draw ages (n,): mostly young adults, families, a long tail."""
     part = rng.choice(3, n, p=[0.55, 0.33, 0.12])
     mean, deviation = np.array([22.0, 37.0, 55.0])[part], np.array([4.5, 8.0, 11.0])[part]
     return np.clip(np.rint(mean + deviation * rng.standard_normal(n)), AGES[0], AGES[-1]).astype(np.int64)
 
 
 def draw_moments(people: People, span: Span, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """How often each user listens on each day: (user, day, count), each (P,), by user, then day.
+    """Draw how often each user listens on each day: (user, day, count), each (P,), by user, then day.
 
-    Full strength for about five weeks after registration, then it falls to a sixth. 77 % stream on their first day.
+    Full rate for about five weeks after registration, then it falls to a sixth. 77 % stream on their first day.
     """
     n = len(people.rate)
     reg_day = people.registered // DAY
@@ -161,7 +161,7 @@ def draw_moments(people: People, span: Span, rng: np.random.Generator) -> tuple[
 
 
 def draw_tracks(world: World, people: People, user: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A track (M,) for each moment of a user (M,): an artist of one's own, a scene of one's own, or the country's."""
+    """Draw a track (M,) for each moment of a user (M,): by a favourite artist, in an own scene, or the country's."""
     k = people.scenes.shape[1]
     slot = np.clip(np.searchsorted(people.scene_cum, user + rng.random(len(user)), side="right") - user * k, 0, k - 1)
     scene = people.scenes[user, slot]
@@ -178,7 +178,7 @@ def draw_tracks(world: World, people: People, user: np.ndarray, rng: np.random.G
 def draw_events(
     world: World, ids: Ids, people: People, user_id: np.ndarray, span: Span, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """All events of a block with their day since 1970, ordered by user, then time of the moment."""
+    """Draw all events of a block with their day since 1970, ordered by user, then time of the moment."""
     pair_user, pair_day, count = draw_moments(people, span, rng)
     user, pair = np.repeat(pair_user, count), np.repeat(np.arange(len(count)), count)
     n = len(user)
@@ -191,7 +191,7 @@ def draw_events(
     full = world.track_duration[track]
     share = np.minimum(1.0, 0.35 + rng.beta(3.0, 1.2, n))
     heard = np.where(skipped, rng.integers(2, 30, n), np.maximum((full * share).astype(np.int64), 31))
-    # A session a day: tracks follow each other; on the first day it starts soon after the registration.
+    # One session per day: tracks follow each other; on the first day it starts soon after the registration.
     takes = 6 + heard + rng.integers(0, 20, n)
     after = np.cumsum(takes)
     total = np.add.reduceat(takes, begins) if n else np.zeros(0, np.int64)
@@ -254,7 +254,7 @@ def draw_events(
 
 
 def set_of(members: np.ndarray, n: int) -> np.ndarray:
-    """Whether each of 0 to n - 1 is among the members: (n,) bool."""
+    """Return whether each of 0 to n - 1 is among the members: (n,) bool."""
     found = np.zeros(n, bool)
     found[members] = True
     return found
@@ -266,7 +266,7 @@ def _scene(world: World, track: np.ndarray) -> np.ndarray:
 
 
 def _first_signals(world: World, ids: Ids, people: People, streams: np.ndarray, rng: np.random.Generator) -> list[Rows]:
-    """Onboarding likes and searches within two minutes of the registration: 95 % of new users do something."""
+    """Draw onboarding likes and searches within two minutes of the registration: 95 % of new users do something."""
     n = len(streams)
     new = people.registered >= 0
     some = new & ~streams & (rng.random(n) < (ACTIVE_ON_DAY_ONE - STREAM_ON_DAY_ONE) / (1 - STREAM_ON_DAY_ONE))
@@ -275,7 +275,7 @@ def _first_signals(world: World, ids: Ids, people: People, streams: np.ndarray, 
     user = np.repeat(np.arange(n), likes)
     turn = np.arange(len(user)) - np.repeat(np.cumsum(likes) - likes, likes)
     liked = people.artists.reshape(n, -1)[user, rng.integers(0, people.artists[0].size, len(user))]
-    # The form also shows what the country hears; some of it is liked.
+    # The form also shows what the country streams; some of it is liked.
     shown = rng.random(len(user)) < 0.3
     scene = world.draw_scene(people.country[user[shown]], rng.random(int(shown.sum())))
     liked[shown] = world.track_artist[world.draw_in_scene(scene, rng.random(len(scene)))]
@@ -298,7 +298,7 @@ def draw_playlists(
     span: Span,
     rng: np.random.Generator,
 ) -> dict[str, np.ndarray]:
-    """Playlists of listeners, with numbers (L,) of their own: tracks of the owner's taste, added while the log runs."""
+    """Draw playlists of listeners, with numbers (L,) of their own: tracks of the owner's taste, added during the log."""
     empty = np.zeros(0, np.int64)
     can = np.flatnonzero(people.registered < (span.n_days - 1) * DAY)
     if not len(numbers) or not len(can):
@@ -315,7 +315,7 @@ def draw_playlists(
     low = np.maximum(people.registered[owner], 0) + 3600
     high = span.n_days * DAY
     made = low + (rng.random(len(numbers)) ** 2 * (high - low)).astype(np.int64)
-    # Half is there from the start, the rest comes in over the following weeks.
+    # Half of the tracks are there from the start; the rest are added over the following weeks.
     later = (rng.random(len(which)) < 0.5) * rng.exponential(8 * DAY, len(which))
     added = np.minimum(made[which] + later.astype(np.int64), high - 1)
     added = added[np.lexsort((added, which))]
@@ -329,7 +329,7 @@ def draw_playlists(
 
 
 def draw_block(world: World, ids: Ids, settings: SimulateSettings, span: Span, block: int) -> Block:
-    """Users [block * BLOCK, (block + 1) * BLOCK) and all that they do; the same whoever asks."""
+    """Return users [block * BLOCK, (block + 1) * BLOCK) and everything that they do; it depends on nothing else."""
     rng = np.random.default_rng(np.random.SeedSequence((settings.seed, 100, block)))
     user = np.arange(block * BLOCK, min((block + 1) * BLOCK, settings.n_users))
     user_id = user + 1
