@@ -56,9 +56,7 @@ WORDS = ("night", "river", "gold", "fire", "summer", "heart", "moon", "road", "d
 
 @dataclass(frozen=True)
 class World:
-    """The parameters as arrays; tracks are ordered by scene, then artist, so that both are ranges of one cumulative
-    sum.
-    """
+    """Hidden parameters as arrays. Tracks are ordered by scene, then artist: both are ranges of one cumulative sum."""
 
     track_artist: np.ndarray  # (N,) int64
     track_album: np.ndarray  # (N,) int64

@@ -42,9 +42,7 @@ LONGEST = 1_000  # maximum number of ids of one kind in a request
 
 @dataclass(frozen=True)
 class Newcomer:
-    """What the service may know: user id, registration day (days since 1970), and the first day as a request contains
-    it.
-    """
+    """What the service may know of a listener: id, registration day (days since 1970), first day as in a request."""
 
     user_id: int
     day: int
@@ -98,9 +96,7 @@ class Newcomers:
             self._taste.append((people.scenes[at], weights[at], people.artists[at].ravel()))
 
     def chances(self, at: int, tracks: list[int]) -> np.ndarray:
-        """Return the probability that listener `at` of `people` streams each of these displayed tracks (k,), by
-        position.
-        """
+        """Return the probability of a stream of each displayed track (k,) by listener `at` of `people`."""
         scenes, weights, artists = self._taste[at]
         artist = self._world.track_artist[self._hidden[np.searchsorted(self._public, tracks)]]
         scene = self._world.artist_scene[artist]
