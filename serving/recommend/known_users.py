@@ -74,7 +74,7 @@ class KnownRecommendation(Body):
     vector_source: str = Field(description="store, or nothing")
     degraded: Degraded | None
     tracks: list[Track]
-    computed: int = Field(
+    n_computed: int = Field(
         description="number of tracks at the end that are not in the stored list: the nearest to the stored vector"
     )
     segment: Segment | None

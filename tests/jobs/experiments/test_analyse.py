@@ -193,7 +193,7 @@ def test_a_plan_that_was_changed_is_refused(planned, capfd):
     show(planned)
     path = assignment.registered(planned.home, "first_day")
     path.write_text(path.read_text().replace('"alpha":0.05', '"alpha":0.25'))
-    assert "changed after it was registered" in refused(planned, capfd)
+    assert "changed after its registration" in refused(planned, capfd)
 
 
 @pytest.mark.parametrize("content", ["", "[1]", "{}", '{"plan": {}}', "\\"])

@@ -109,7 +109,7 @@ def test_who_is_unknown_is_told_so_and_named_in_no_log(stocked, caplog):
     for path in (f"/v1/users/{STRANGER}", f"/v1/users/{STRANGER}/recommendations"):
         status, _, said = stocked.call(path)
         assert status == 404
-        assert "nobody knows this user" in said["error"]
+        assert "unknown user" in said["error"]
 
     def facts():
         return [record.facts for record in caplog.records if record.name == "overture.service"]

@@ -158,7 +158,7 @@ def test_reasons_tell_the_card_of_the_segment(live):
     card = said["segment"]["card"]
     assert said["reasons"]["text"].startswith(card["sentence"])
     assert "size" not in said["segment"], "the card alone says how large a segment is, where it may"
-    assert "most popular" in live.lists(method="popularity")["reasons"]["text"]
+    assert "most listeners play" in live.lists(method="popularity")["reasons"]["text"]
 
 
 def test_unknown_ids_are_reported_once_and_are_not_fatal(live):
@@ -244,12 +244,12 @@ def test_diversity_makes_a_row_less_alike_and_keeps_the_nearest_first():
     relevance = unit @ normalise(np.ones((1, 6)))[0]
     likeness = []
     for diversity in (0, 0.3, 0.7, 1):
-        row = carousel.spread(relevance, unit, 12, diversity)
+        row = carousel.select_diverse(relevance, unit, 12, diversity)
         assert len(set(row)) == 12
         assert row[0] == int(relevance.argmax())
         alike = unit[row] @ unit[row].T
         likeness.append((alike.sum() - 12) / 132)
-    assert carousel.spread(relevance, unit, 12, 0) == np.argsort(-relevance, kind="stable")[:12].tolist()
+    assert carousel.select_diverse(relevance, unit, 12, 0) == np.argsort(-relevance, kind="stable")[:12].tolist()
     assert likeness[0] >= likeness[1]
     assert likeness[0] > max(likeness[2:])
-    assert len(carousel.spread(relevance[:4], unit[:4], 12, 0.5)) == 4
+    assert len(carousel.select_diverse(relevance[:4], unit[:4], 12, 0.5)) == 4

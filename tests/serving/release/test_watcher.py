@@ -219,7 +219,7 @@ def test_a_network_that_fails_while_it_serves_degrades_that_answer_alone(shop, s
         said = live.lists({"country": "FR"})
         assert (said["vector_source"], said["degraded"]["reason"]) == (
             "country_age_mean",
-            "the network does not answer: out of memory",
+            "the network failed: out of memory",
         )
     assert live.lists({"country": "FR"}) == whole
 

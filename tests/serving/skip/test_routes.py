@@ -119,10 +119,10 @@ def test_what_is_wrong_is_refused_by_name(live, release, change, where):
 
 def test_moments_that_do_not_fit_are_refused(live, release):
     status, _, said = live.call("/v1/skips", asked(release, at="2016-11-20T00:00:00Z"))
-    assert (status, "ask about a later moment" in said["error"]) == (422, True)
+    assert (status, "request a later time" in said["error"]) == (422, True)
     late = [{"track_id": 1, "at": AT, "listened": True}]
     status, _, said = live.call("/v1/skips", asked(release, recent=late))
-    assert (status, "are not before the asked moment" in said["error"]) == (422, True)
+    assert (status, "are not before the requested time" in said["error"]) == (422, True)
 
 
 def candidates(tracks, relevance=None):
@@ -169,11 +169,11 @@ def test_without_a_release_it_says_so_then_follows_the_pointer_to_the_first(home
     body = asked(release, tracks=candidates([3, 2, NOBODY]))
     status, _, said = live.call("/v1/rerank", body)
     assert (status, [track["track_id"] for track in said["tracks"]]) == (200, [3, 2, NOBODY])
-    assert (said["degraded"]["fallback"], said["release"]) == ("the order given", None)
+    assert (said["degraded"]["fallback"], said["release"]) == ("the given order", None)
     ready, page = live.call("/readyz"), live.call("/metrics")[2]
     assert (ready[0], ready[2]["ready"], ready[2]["engines"], ready[2]["skip"]["release"]) == (503, False, [], None)
     assert "run `overture release promote --engine skip`" in ready[2]["skip"]["problem"]
-    assert 'overture_skip_degraded_answers_total{fallback="the order given"} 1.0' in page
+    assert 'overture_skip_degraded_answers_total{fallback="the given order"} 1.0' in page
     assert "overture_skip_release{" not in page
     file.write_bytes(champion)
     live.wait(release.name, lambda one: one.call("/v1/rerank", body)[2]["release"])
