@@ -19,7 +19,7 @@ def requirements(name: str) -> list[str]:
 
 setup(
     name="overture",
-    version="0.3.0",
+    version="0.4.0",
     description="MLOps for music recommendation: cold start of new listeners, skip prediction, weekly releases",
     long_description=(ROOT / "README.md").read_text(),
     long_description_content_type="text/markdown",

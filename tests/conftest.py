@@ -12,6 +12,19 @@ ROOT = Path(__file__).parent.parent
 os.environ.setdefault("OVERTURE_CONFIG", str(ROOT / "configs" / "tiny.yaml"))
 
 
+SLOW_ROOMS = ("serving", "end_to_end", "jobs/tracking", "jobs/release", "jobs/local", "jobs/cli", "jobs/monitor")
+"""Rooms whose tests start servers, browsers or processes of their own; `make test-fast` leaves them out."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark tests that use the Spark session (`spark`) and tests of rooms that start servers or processes (`server`)."""
+    for item in items:
+        if "spark" in getattr(item, "fixturenames", ()):
+            item.add_marker("spark")
+        if item.path.relative_to(ROOT / "tests").as_posix().startswith(SLOW_ROOMS):
+            item.add_marker("server")
+
+
 @pytest.fixture(scope="session")
 def spark(tmp_path_factory):
     """The suite's only session: local[2], UTC, few partitions."""
