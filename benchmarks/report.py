@@ -1,4 +1,4 @@
-"""The tables of benchmarks/README.md, made from benchmarks/results/*.json: `python benchmarks/report.py`."""
+"""Write docs/results/ from benchmarks/results/*.json: `python benchmarks/report.py`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
+PAGES = HERE.parent / "docs" / "results"
 ORDER = (
     "als",
     "svd",
@@ -22,14 +23,15 @@ ORDER = (
     "skip",
     "service",
 )
-HEAD = """# Measurements
+HEAD = """# Results
 
-Made by `python benchmarks/report.py` from `results/*.json`; do not edit. `make bench` runs this one and the scripts
-whose input is at hand: `DATA=` real playlists, `DSG17=` real plays; `service` where OVERTURE_HOME has a champion.
-Peers run side by side, each run in a process of its own, one after the other, taking turns, on the same data and the
-same cores. Seconds are medians of several runs (lowest to highest); MiB is the peak of the whole process tree, Java and
-Python workers included, pages of mapped files not. `of ours` is the peer's median over ours. `--quick` answers in about
-a minute at a smaller size, where start-up weighs more; `--out FILE` writes the JSON elsewhere.
+Generated from `benchmarks/results/*.json`, which the scripts of `benchmarks/` write; do not edit. `make bench` runs the
+scripts whose input is available: `DATA=` real playlists, `DSG17=` real plays; `service` needs a champion under OVERTURE_HOME.
+
+Peers run in turn in one call, each run in a process of its own, on the same data and cores. Seconds are medians of
+several runs (lowest to highest). MiB is the peak of the whole process tree, Java and Python workers included, without pages
+of mapped files. `of ours` is the peer's median divided by that of this project. `--quick` takes about a minute at a smaller
+size, at which start-up has a larger share.
 """
 
 
@@ -82,9 +84,9 @@ def number(value: float | None) -> str:
 def page() -> str:
     """The whole page."""
     found = results()
-    picture = ["![seconds of each peer over ours, and seconds over events](results/overview.png)\n"] if found else []
+    picture = ["![seconds of each peer over ours, and seconds over events](overview.png)\n"] if found else []
     if "skip" in found:
-        picture.append("![AUC of the skip models with honest and with leaky features](results/skip.png)\n")
+        picture.append("![AUC of the skip models with honest and with leaky features](skip.png)\n")
     return "\n".join([HEAD, *picture, *(section(found[name]) for name in ORDER if name in found)])
 
 
@@ -96,7 +98,7 @@ def feigned(found: dict[str, Any]) -> None:
     rows = [{"model": name, **peer["quality"]} for name, peer in peers.items()]
     published = {row["model"]: row["published"] for row in rows if "published" in row}
     figure = figures.leakage(rows, published)
-    figure.savefig(HERE / "results" / "skip.png", dpi=110, metadata={"Software": None})
+    figure.savefig(PAGES / "skip.png", dpi=110, metadata={"Software": None})
 
 
 def results() -> dict[str, dict[str, Any]]:
@@ -148,7 +150,7 @@ def overview(found: dict[str, dict[str, Any]]) -> None:
         right.legend(frameon=False)
     for axes in drawn.flat:
         axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(HERE / "results" / "overview.png", dpi=110, metadata={"Software": None})
+    figure.savefig(PAGES / "overview.png", dpi=110, metadata={"Software": None})
 
 
 if __name__ == "__main__":

@@ -13,7 +13,8 @@ ROOT = Path(__file__).parent.parent
 @pytest.mark.parametrize("name", reference.PAGES)
 def test_a_generated_page_is_current(name):
     page = ROOT / "docs" / name
-    assert page.is_file() and page.read_text() == reference.PAGES[name](), f"docs/{name} is stale: run `make reference`"
+    assert page.is_file(), f"docs/{name} is missing: run `make reference`"
+    assert page.read_text() == reference.PAGES[name](), f"docs/{name} is stale: run `make reference`"
 
 
 def test_setup_changelog_and_citation_name_the_same_version():

@@ -76,6 +76,6 @@ class SvdSettings(Section):
     power_iterations: Annotated[int, Field(ge=0)] = Field(
         3,
         description="number of power iterations; more lower the error of the singular values if they fall slowly "
-        "(measured in benchmarks/README.md)",
+        "(measured in docs/results)",
     )
     exponent: float = Field(0.5, ge=0, le=1, description="p in the track vectors U * S^p")
