@@ -18,7 +18,9 @@ def test_a_generated_page_is_current(name):
 
 
 def test_setup_changelog_and_citation_name_the_same_version():
-    newest = re.search(r"^## \[(\d+\.\d+\.\d+)\] - \d{4}-\d{2}-\d{2}$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    newest = re.search(
+        r"^## \[(\d+\.\d+\.\d+)\] - \d{4}-\d{2}-\d{2}$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE
+    )
     assert newest
     assert re.search(r'version="([^"]+)"', (ROOT / "setup.py").read_text()).group(1) == newest.group(1)
     assert f"\nversion: {newest.group(1)}\n" in (ROOT / "CITATION.cff").read_text()
