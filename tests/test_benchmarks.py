@@ -15,6 +15,7 @@ sys.path.append(str(BENCHMARKS))
 
 import cluster  # noqa: E402
 import harness  # noqa: E402
+import report  # noqa: E402
 
 
 @pytest.mark.parametrize("file", RESULTS, ids=lambda file: file.stem)
