@@ -175,7 +175,7 @@ def point(home: str, release: str) -> None:
     from serving.release.bundle import open_release
 
     folder = pointer.releases(Path(home))
-    with pointer.moving(Path(home)):
+    with pointer.move_lock(Path(home)):
         now = pointer.read(Path(home))
         pointer.move(Path(home), pointer.revision(now), release, open_release(folder / release, check=False).week)
 
@@ -183,7 +183,8 @@ def point(home: str, release: str) -> None:
 def homes(source: Path, at: Path) -> dict[str, str]:
     """A home for each space of the champion: it answers from that space, and the other's release lies beside it."""
     from jobs.platform import files
-    from jobs.release import manifest
+    from jobs.release.bundle import write_manifest
+    from serving.release import manifest
     from serving.release import pointer
     from serving.release.bundle import open_release
 
@@ -202,7 +203,7 @@ def homes(source: Path, at: Path) -> dict[str, str]:
         (folder / "provenance.json").unlink()
         files.write(folder / "provenance.json", content)
         (folder / manifest.NAME).unlink()
-        names[space] = manifest.write(folder)
+        names[space] = write_manifest(folder)
     for space, release in names.items():
         for other, name in names.items():
             shutil.copytree(at / "bundles" / other, at / space / "releases" / name)

@@ -30,7 +30,7 @@ def matrix_catalog(week: WeekOption, config: ConfigOption = None, backtest: Back
     from jobs.matrix import catalog
     from jobs.release import weekly_run
 
-    print_json(weekly_run.tracked(context, "catalog", None, catalog.run))
+    print_json(weekly_run.run_tracked(context, "catalog", None, catalog.run))
 
 
 @matrix.command("user-track")
@@ -40,7 +40,7 @@ def matrix_user_track(week: WeekOption, config: ConfigOption = None, backtest: B
     from jobs.matrix import user_track
     from jobs.release import weekly_run
 
-    print_json(weekly_run.tracked(context, "user_track", None, user_track.run))
+    print_json(weekly_run.run_tracked(context, "user_track", None, user_track.run))
 
 
 @matrix.command("track-pairs")
@@ -50,7 +50,7 @@ def matrix_track_pairs(week: WeekOption, config: ConfigOption = None, backtest: 
     from jobs.matrix import track_pairs
     from jobs.release import weekly_run
 
-    print_json(weekly_run.tracked(context, "track_pairs", None, track_pairs.run))
+    print_json(weekly_run.run_tracked(context, "track_pairs", None, track_pairs.run))
 
 
 @matrix.command("first-day")
@@ -60,7 +60,7 @@ def matrix_first_day(week: WeekOption, config: ConfigOption = None, backtest: Ba
     from jobs.matrix import first_day
     from jobs.release import weekly_run
 
-    print_json(weekly_run.tracked(context, "first_day", None, first_day.run))
+    print_json(weekly_run.run_tracked(context, "first_day", None, first_day.run))
 
 
 @factorize.command("als")
@@ -70,7 +70,7 @@ def factorize_als(week: WeekOption, config: ConfigOption = None, backtest: Backt
     from jobs.factorize import als
     from jobs.release import weekly_run
 
-    print_json(weekly_run.tracked(context, "als", "ut_als", als.run))
+    print_json(weekly_run.run_tracked(context, "als", "ut_als", als.run))
 
 
 @factorize.command("svd")
@@ -80,7 +80,7 @@ def factorize_svd(week: WeekOption, config: ConfigOption = None, backtest: Backt
     from jobs.factorize import svd
     from jobs.release import weekly_run
 
-    print_json(weekly_run.tracked(context, "svd", "tt_svd", svd.run))
+    print_json(weekly_run.run_tracked(context, "svd", "tt_svd", svd.run))
 
 
 @commands.command(rich_help_panel=PANEL)

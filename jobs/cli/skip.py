@@ -57,7 +57,7 @@ def features(
         end = str(context.week.monday - timedelta(days=1))
     first, last = (day or start) or None, (day or end) or None
     name = "skip_features_leaky" if leaky else "skip_features"
-    print_json(weekly_run.tracked(context, name, None, lambda run: job.run(run, first, last, leaky=leaky)))
+    print_json(weekly_run.run_tracked(context, name, None, lambda run: job.run(run, first, last, leaky=leaky)))
 
 
 @commands.command("train")

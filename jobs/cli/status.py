@@ -14,7 +14,8 @@ from contracts.errors import OvertureError
 from jobs.platform.context import Context
 from jobs.platform.tables import escape_markup, gate_table, make_table, wide_console
 from jobs.platform.week import Week
-from jobs.release import manifest, pointer
+from jobs.release import pointer
+from serving.release import manifest
 from jobs.settings.cold_start import METHODS as ORDER
 from jobs.tracking.store import hide_password, tracking_uri
 
@@ -149,8 +150,8 @@ def _mlflow(context: Context, current: pointer.Pointer | None) -> dict[str, Any]
         from jobs.release import registry
 
         tracker = Tracker.connect(context)
-        aliases = registry.aliases(context, tracker)
-        state |= {"aliases": aliases, "aliases_agree": registry.agree(current, aliases)}
+        aliases = registry.read_aliases(context, tracker)
+        state |= {"aliases": aliases, "aliases_agree": registry.aliases_match(current, aliases)}
         state["parent"] = Tracker.latest_week_run(context, current.week if current else None)
     except OvertureError as error:
         state["unavailable"] = str(error)

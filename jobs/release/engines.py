@@ -1,52 +1,68 @@
-"""What is an engine's own in a release; everything else about releases is the same for all.
+"""Resolves the engine of a context: which module writes its bundles and which module evaluates them.
 
-`jobs/<engine>/contents.py` fills a bundle, `jobs/<engine>/judging.py` judges one. Both are asked by name, so that a
-command of one engine never imports the other's libraries.
+Everything else about releases (manifest, gate record, promotion, rollback, pruning) is the same for both engines. The
+`run` functions of bundle, gate, rollback and weekly_run resolve the engine and pass its parts down as arguments. The
+modules of an engine import none of these, so that imports point in one direction:
+
+    bundle, gate, rollback, weekly_run -> engines -> cold_start.{bundle,gate}, skip.{bundle,gate} -> rules, pointer
 """
 
 from __future__ import annotations
 
-from importlib import import_module
 from pathlib import Path
-from typing import Protocol, cast
+from typing import NamedTuple, Protocol
 
 from jobs.platform.context import Context
 from jobs.release.pointer import Pointer
-from jobs.release.rules import Line
+from jobs.release.rules import GateLine
 
 
-class Contents(Protocol):
-    """What a bundle holds."""
+class BundleContents(Protocol):
+    """Writes and describes what is specific to an engine in a bundle."""
 
     def fill(self, context: Context, folder: Path) -> dict[str, object]:
-        """Write the engine's files, evaluation.json among them; returns what provenance.json tells about them."""
+        """Write the files of the engine, evaluation.json among them.
 
-    def answering(self, context: Context) -> str:
-        """The folder of the bundle whose network.onnx stands for the release in MLflow's registry."""
+        Returns:
+            What provenance.json contains about them.
+        """
+
+    def registered_network(self, context: Context, folder: Path) -> str:
+        """Return the folder in the bundle whose network.onnx is registered as the release's model in MLflow."""
 
     def summary(self, context: Context) -> dict[str, float]:
-        """The week's test metrics by name, as far as they are there, for its parent run."""
+        """Return the test metrics of the week by name, for its parent run; empty before the evaluation."""
 
 
-class Judging(Protocol):
-    """How a bundle is judged."""
+class ReleaseGate(Protocol):
+    """Evaluates the bundles of an engine."""
 
-    def judge(self, context: Context, folder: Path, champion: Pointer | None) -> list[Line]:
-        """All lines about a release."""
+    def evaluate(self, context: Context, folder: Path, champion: Pointer | None) -> list[GateLine]:
+        """Return all lines of the gate for a release, compared with the champion."""
 
-    def check(self, folder: Path) -> None:
-        """Open a bundle as the service would.
+    def check_loads(self, folder: Path) -> None:
+        """Open a bundle as the service opens it.
 
         Raises:
-            CheckFailed: it is damaged, or of another program's make.
+            CheckFailed: it is damaged, or of another format.
         """
 
 
-def contents(context: Context) -> Contents:
-    """Of the context's engine."""
-    return cast("Contents", import_module(f"jobs.release.{context.engine}.bundle"))
+class Engine(NamedTuple):
+    """The two parts of an engine."""
+
+    contents: BundleContents
+    gate: ReleaseGate
 
 
-def judging(context: Context) -> Judging:
-    """Of the context's engine."""
-    return cast("Judging", import_module(f"jobs.release.{context.engine}.gate"))
+def engine_of(context: Context) -> Engine:
+    """Return the engine of a context; the libraries of the other engine are not imported."""
+    if context.engine == "skip":
+        from jobs.release.skip import bundle as skip_bundle
+        from jobs.release.skip import gate as skip_gate
+
+        return Engine(skip_bundle, skip_gate)
+    from jobs.release.cold_start import bundle as cold_start_bundle
+    from jobs.release.cold_start import gate as cold_start_gate
+
+    return Engine(cold_start_bundle, cold_start_gate)

@@ -1,8 +1,8 @@
-"""Judges the week's release, line by line; nothing is promoted without its `pass`, or a person's word when grey.
+"""Evaluates the release of a week and records the verdict; promotion needs `pass`, or an approved `grey`.
 
-Input   the week's bundle, the champion's bundle, and what the engine judges them with (jobs/<engine>/judging.py)
-Output  work/<week>/gate.json, releases/verdicts/<release>.json; a table in MLflow and on the console, metrics
-Exit    3 when the verdict is fail, after everything is recorded
+Input   the week's bundle, the champion's bundle, and the evaluation data of the engine (jobs/release/<engine>/gate.py)
+Output  work/<week>/gate.json, releases/verdicts/<release>.json; a table in MLflow and on stderr, metrics
+Exit    3 if the verdict is fail, after everything has been recorded
 """
 
 from __future__ import annotations
@@ -16,34 +16,39 @@ from contracts.errors import CheckFailed
 from jobs.platform import files
 from jobs.platform.context import Context
 from jobs.platform.tables import gate_table, wide_console
-from jobs.release import bundle, engines, pointer, rules
-from jobs.release.rules import FAIL, Line
+from jobs.release import bundle, pointer, rules
+from jobs.release.engines import engine_of
+from jobs.release.rules import FAIL, GateLine
 from jobs.tracking.tracker import Tracker
 
 
 def run(context: Context) -> dict[str, object]:
-    """Judge the week's release.
+    """Evaluate the week's release against the champion and record the verdict.
+
+    Returns:
+        The record with the lines of the gate, and links for Airflow.
 
     Raises:
-        CheckFailed: the verdict is fail; the message names the lines.
+        CheckFailed: the verdict is fail; the message names the lines that failed.
     """
+    engine_gate = engine_of(context).gate
     with Tracker.task(context, "gate") as tracked:
-        release = pointer.releases(context.release_home) / bundle.of_week(context)
-        seen = pointer.read(context.release_home)
-        lines = engines.judging(context).judge(context, release, seen)
-        verdict = rules.verdict(lines)
+        release = pointer.releases(context.release_home) / bundle.release_of_week(context)
+        champion = pointer.read(context.release_home)
+        lines = engine_gate.evaluate(context, release, champion)
+        verdict = rules.overall_verdict(lines)
         record = {
             "release": release.name,
             "week": context.week.name,
-            "champion": seen.release if seen else None,
-            "revision": pointer.revision(seen),
+            "champion": champion.release if champion else None,
+            "revision": pointer.revision(champion),
             "verdict": verdict,
             "lines": [asdict(line) for line in lines],
         }
-        for file in (_by_release(context, release.name), context.work / "gate.json"):
+        for file in (_record_file(context, release.name), context.work / "gate.json"):
             file.parent.mkdir(exist_ok=True)
             files.replace(file, json.dumps(record, indent=1).encode() + b"\n")
-        show(lines, verdict)
+        print_verdict(lines, verdict)
         tracked.log_table([asdict(line) for line in lines], "gate.json")
         tracked.log_metrics({f"gate/{line.rule}": line.measured for line in lines if line.measured is not None})
         tracked.set_tags({"verdict": verdict, "release": release.name})
@@ -53,25 +58,29 @@ def run(context: Context) -> dict[str, object]:
         return {**record, "path": str(context.work / "gate.json"), **tracked.links}
 
 
-def _by_release(context: Context, release: str) -> Path:
+def _record_file(context: Context, release: str) -> Path:
     return pointer.releases(context.release_home) / "verdicts" / f"{release}.json"
 
 
-def record_of(context: Context, release: str | None = None) -> dict[str, Any]:
-    """What the gate said last about a release; about the week's own when none is named.
+def read_record(context: Context, release: str | None = None) -> dict[str, Any]:
+    """Return the last record of the gate.
+
+    Args:
+        context: week and folders.
+        release: name of the release; None: the week's own.
 
     Raises:
-        CheckFailed: it has not spoken.
+        CheckFailed: the release has not been evaluated.
     """
-    file = _by_release(context, release) if release else context.work / "gate.json"
+    file = _record_file(context, release) if release else context.work / "gate.json"
     try:
-        found: dict[str, Any] = json.loads(file.read_text())
+        record: dict[str, Any] = json.loads(file.read_text())
     except FileNotFoundError:
-        what = f"release {release[:12]}" if release else f"week {context.week.name}"
-        raise CheckFailed(f"gate: no verdict about {what}; run `overture release gate` for its week") from None
-    return found
+        name = f"release {release[:12]}" if release else f"week {context.week.name}"
+        raise CheckFailed(f"gate: {name} has no verdict; run `overture release gate` for its week") from None
+    return record
 
 
-def show(lines: list[Line], verdict: str) -> None:
-    """The verdict as a table on stderr."""
+def print_verdict(lines: list[GateLine], verdict: str) -> None:
+    """Print the lines and the verdict as a table on stderr."""
     wide_console(stderr=True).print(gate_table([asdict(line) for line in lines], verdict))

@@ -1,15 +1,15 @@
-"""The newcomers of one day: vector, segment and list by the champion, into the lake and the store.
+"""Places the new users of one day: vector, segment and list by the champion, into the lake and the store.
 
 Input   users, events, tracks; the champion's bundle
 Output  cold_first_day, cold_users, partition day=<day>; the store, part <day> of the champion's release
-Time    registered_at and ts in [day, day + 1) UTC: nothing after the day's end is seen
-Code    first days are made by the weekly job's functions, inputs, vectors and lists by the service's own
+Time    registered_at and ts in [day, day + 1) UTC; nothing after the end of the day is read
+Code    first days are computed by the functions of the weekly job, inputs, vectors and lists by those of the service
 
-The champion is the one in service when the job runs, also for a day long past. When another release is published, it
-answers for the days since its cohort's first one again, from cold_first_day: without this, everybody who registered in
-the last weeks would be unknown to it.
-A day without events has not been ingested and is refused. A day on which nobody registered is an empty partition and an
-empty part: whoever an earlier run put there is gone.
+The champion is the release in service when the job runs, also for a past day. When another release is published, it
+places the users of the days since its cohort's first day again, from cold_first_day. Otherwise everybody who registered
+in the last weeks would be missing from it.
+A day without events has not been ingested and is refused. A day on which nobody registered becomes an empty partition
+and an empty part of the store, which replaces the users of an earlier run.
 """
 
 from __future__ import annotations
@@ -41,69 +41,76 @@ from serving.stores.interface import Block, Filling, UserStore
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
-CHUNK = 4_096  # listeners placed at once
+CHUNK = 4_096  # users placed at once
 
 
 def run(context: Context, day: date) -> dict[str, Any]:
-    """Place the day's newcomers and publish them; the report for Airflow.
+    """Place the new users of a day and publish them.
+
+    Returns:
+        The report for Airflow.
 
     Raises:
-        CheckFailed: there is no champion, it does not answer whole, or the day has not been ingested.
+        CheckFailed: there is no champion, a part of it is unusable, or the day has not been ingested.
     """
     daily = replace(context, experiment=context.settings.mlflow.names(context.engine, daily=True).experiment)
     try:
         with Tracker.task(daily, f"cold_users {day}") as tracked:
-            ready = champion(context)  # before a session is started
+            ready = load_champion(context)  # raises before a Spark session is started
             store = open_store(context.settings.store, context.home, publishing=True)
-            report = keep_first_days(context, day)
+            report = write_first_days(context, day)
             tracked.log_dataset("cold_first_day", "inference", day=str(day))
-            report |= answer_day(context, ready, store, day)
-            # A release promoted meanwhile did not find this day when it was published.
-            while (now := champion(context, ready)).name != ready.name:
+            report |= place_day(context, ready, store, day)
+            # A release that was promoted in the meantime did not contain this day when it was published.
+            while (now := load_champion(context, ready)).name != ready.name:
                 ready = now
-                report |= answer_day(context, ready, store, day)
+                report |= place_day(context, ready, store, day)
             store.close()
             tracked.set_tags({"day": day, "release": ready.name, "store": store.name})
             tracked.log_metrics({"users": report["users"], "without_interaction": report["without_interaction"]})
             tracked.log_json(report, "report.json")
     except BaseException:
-        with suppress(OvertureError):  # where MLflow is away too, the first error is the one to tell
+        with suppress(OvertureError):  # if MLflow is unavailable too, the first error is the one to report
             Tracker.finish_week(daily, failed=True)
         raise
     Tracker.finish_week(daily)
     return {**report, **tracked.links}
 
 
-def champion(context: Context, seen: Ready | None = None) -> Ready:
-    """The release in service, opened as the service opens it; `seen` again while it is still the one.
+def load_champion(context: Context, loaded: Ready | None = None) -> Ready:
+    """Return the release in service, opened as the service opens it.
+
+    Args:
+        context: folders.
+        loaded: returned again if it is still the release in service.
 
     Raises:
-        CheckFailed: there is none, or it is not whole.
+        CheckFailed: there is no champion, or a part of it is unusable.
     """
     now = pointer.read(context.home)
     if now is None:
         raise CheckFailed("cold users: there is no champion yet; run the weekly pipeline first")
-    if seen is not None and seen.name == now.release:
-        return seen
+    if loaded is not None and loaded.name == now.release:
+        return loaded
     ready = Ready(open_release(pointer.releases(context.home) / now.release), now)
     if ready.problems:
         parts = "; ".join(f"{part}: {why}" for part, why in ready.problems.items())
-        raise CheckFailed(f"cold users: champion {ready.name[:12]} is not whole ({parts})")
+        raise CheckFailed(f"cold users: champion {ready.name[:12]} has unusable parts ({parts})")
     return ready
 
 
-def keep_first_days(context: Context, day: date) -> dict[str, Any]:
-    """Write the day's cold_first_day.
+def write_first_days(context: Context, day: date) -> dict[str, Any]:
+    """Write cold_first_day of a day; returns rows and paths.
 
     Raises:
-        CheckFailed: the log has no such day.
+        CheckFailed: events have no such day.
     """
     lake = context.lake
     if not lake.exists("events", day=str(day)):
         raise CheckFailed(f"events: day={day} has not been written; ingest the day first")
-    frame = first_days_of(
+    frame = compute_first_days(
         lake.spark(context.spark, "users"),
-        lake.events(context.spark, *span(day)),
+        lake.events(context.spark, *day_bounds(day)),
         lake.spark(context.spark, "tracks"),
         day,
     )
@@ -111,20 +118,20 @@ def keep_first_days(context: Context, day: date) -> dict[str, Any]:
     return {"day": str(day), "rows": {"cold_first_day": written.rows}, "paths": {"cold_first_day": written.path}}
 
 
-def span(day: date) -> tuple[datetime, datetime]:
-    """First moment of a day, and of the next."""
+def day_bounds(day: date) -> tuple[datetime, datetime]:
+    """Return the first moment of a day and of the next day (UTC)."""
     start = datetime.combine(day, time(), UTC)
     return start, start + timedelta(days=1)
 
 
-def first_days_of(users: DataFrame, events: DataFrame, tracks: DataFrame, day: date) -> DataFrame:
-    """Pure: cold_first_day of those who registered on the day, from the moment of registration to its end."""
+def compute_first_days(users: DataFrame, events: DataFrame, tracks: DataFrame, day: date) -> DataFrame:
+    """Return cold_first_day of the users who registered on a day, from their registration to the end of the day."""
     from pyspark.sql import functions as F
 
     from jobs.matrix.catalog import timestamp_literal
     from jobs.matrix.first_day import collect_first_days, registration_days
 
-    start, end = span(day)
+    start, end = day_bounds(day)
     new = users.where(
         (F.col("registered_at") >= timestamp_literal(start)) & (F.col("registered_at") < timestamp_literal(end))
     )
@@ -133,52 +140,69 @@ def first_days_of(users: DataFrame, events: DataFrame, tracks: DataFrame, day: d
     )
 
 
-def answer_day(context: Context, ready: Ready, store: UserStore, day: date) -> dict[str, Any]:
-    """Write a kept day's cold_users by this release, and publish them under it."""
+def place_day(context: Context, ready: Ready, store: UserStore, day: date) -> dict[str, Any]:
+    """Place the users of cold_first_day of one day, write cold_users and publish them.
+
+    Args:
+        context: lake and settings.
+        ready: the release that places them.
+        store: the store to publish to.
+        day: the day; cold_first_day must exist.
+
+    Returns:
+        The report: users, users without a signal, path.
+    """
     lake, n = context.lake, min(context.settings.store.list_length, len(ready.tracks))
-    people = lake.read("cold_first_day", day=str(day)).sort_by("user_id")
+    first_days = lake.read("cold_first_day", day=str(day)).sort_by("user_id")
     report = {"release": ready.name, "store": store.name, "commit": context.commit}
-    written = lake.write("cold_users", answered(ready, people, n), report=report, day=str(day))
+    written = lake.write("cold_users", place_users(ready, first_days, n), report=report, day=str(day))
     rows = lake.read("cold_users", day=str(day)).sort_by("user_id")
-    store.publish(*filling(ready, rows, day, n))
-    silent = sum(not any(lists) for lists in zip(*signals(people), strict=True))
+    store.publish(*store_part(ready, rows, day, n))
+    n_silent = sum(not any(lists) for lists in zip(*signal_lists(first_days), strict=True))
     return {
         "release": ready.name,
         "store": store.name,
         "users": written.rows,
-        "without_interaction": silent,
+        "without_interaction": n_silent,
         "path": written.path,
         **({} if written.rows else {"why": f"nobody registered on {day}"}),
     }
 
 
-def signals(people: pa.Table) -> list[list[list[int]]]:
-    """The lists of first-day ids, a column each."""
-    return [people.column(f.name).to_pylist() for f in people.schema if pa.types.is_list(f.type)]
+def signal_lists(first_days: pa.Table) -> list[list[list[int]]]:
+    """Return the columns of first-day ids, one list of ids per user each."""
+    return [first_days.column(f.name).to_pylist() for f in first_days.schema if pa.types.is_list(f.type)]
 
 
-def answered(ready: Ready, people: pa.Table, n: int) -> pa.Table:
-    """The rows of cold_users for rows of cold_first_day: the service's placing and its lists, n tracks where there are.
+def place_users(ready: Ready, first_days: pa.Table, n: int) -> pa.Table:
+    """Return the rows of cold_users, computed as the service computes them.
+
+    Args:
+        ready: the release.
+        first_days: rows of cold_first_day.
+        n: length of the lists; shorter where there are fewer tracks.
 
     Raises:
-        CheckFailed: something had to stand in for the release's network or method: a list to be kept is not made so.
+        CheckFailed: the network or the method is unusable; a list from a fallback is not stored.
     """
     schema = arrow_schema(contracts.load("cold_users"))
-    return pa.concat_tables([schema.empty_table(), *_answered(ready, people, n)])
+    return pa.concat_tables([schema.empty_table(), *_place_chunks(ready, first_days, n)])
 
 
-def _answered(ready: Ready, people: pa.Table, n: int) -> Iterator[pa.Table]:
-    for start in range(0, people.num_rows, CHUNK):
-        part = people.slice(start, CHUNK)
+def _place_chunks(ready: Ready, first_days: pa.Table, n: int) -> Iterator[pa.Table]:
+    for start in range(0, first_days.num_rows, CHUNK):
+        part = first_days.slice(start, CHUNK)
         days = FirstDays.from_arrow(part)
         placed = recommender.place(ready, days)
         segment_B = ready.space.segments_of(placed.vectors_BD)
-        taken = [taken_tracks(ready, days, b) for b in range(len(days))]
-        lists, methods, stand_ins = recommender.make_lists(ready, ready.configured, n, days, placed, segment_B, taken)
-        if placed.why or any(stand_ins):
-            why = placed.why or next(filter(None, stand_ins))["reason"]
-            raise CheckFailed(f"cold users: release {ready.name[:12]} does not answer whole: {why}")
-        chosen = [recommender.filled_up(lists[b], taken[b], n, len(ready.tracks))[0] for b in range(len(days))]
+        excluded = [excluded_tracks(ready, days, b) for b in range(len(days))]
+        lists, methods, fallbacks = recommender.make_lists(
+            ready, ready.configured, n, days, placed, segment_B, excluded
+        )
+        if placed.why or any(fallbacks):
+            why = placed.why or next(filter(None, fallbacks))["reason"]
+            raise CheckFailed(f"cold users: release {ready.name[:12]} uses a fallback: {why}")
+        filled = [recommender.filled_up(lists[b], excluded[b], n, len(ready.tracks))[0] for b in range(len(days))]
         schema = arrow_schema(contracts.load("cold_users"))
         yield pa.table(
             {
@@ -188,20 +212,20 @@ def _answered(ready: Ready, people: pa.Table, n: int) -> Iterator[pa.Table]:
                 "method": pa.array(methods),
                 "vector": to_list_column(placed.vectors_BD.astype(np.float32)),
                 "segment_id": pa.array(segment_B, pa.int32()),
-                "tracks": pa.array([[ready.tracks[i].track_id for i in one] for one in chosen], pa.list_(pa.int64())),
+                "tracks": pa.array([[ready.tracks[i].track_id for i in idx] for idx in filled], pa.list_(pa.int64())),
             }
         ).cast(schema)
 
 
-def taken_tracks(ready: Ready, days: FirstDays, b: int) -> set[int]:
-    """track_idx that are in no list of listener b: banned ones, and streams where the release leaves them out."""
+def excluded_tracks(ready: Ready, days: FirstDays, b: int) -> set[int]:
+    """Return the track_idx excluded for listener b: banned tracks, and streamed ones if the release excludes them."""
     blocks = ["banned_songs", *(["streamed_songs"] if ready.leave_out_first_day else [])]
     ids = [track for name in blocks if name in days.blocks for track in days.blocks[name].row(b).tolist()]
     return {ready.track_at[track] for track in ids if track in ready.track_at}
 
 
-def filling(ready: Ready, rows: pa.Table, day: date, n: int) -> tuple[Filling, list[Block]]:
-    """A day's cold_users as a part of the store; a list that is shorter than n ends in -1."""
+def store_part(ready: Ready, rows: pa.Table, day: date, n: int) -> tuple[Filling, list[Block]]:
+    """Return cold_users of a day as a part of the store; a list that is shorter than n is padded with -1."""
     user_ids = rows.column("user_id").to_numpy().astype(np.int64)
     tracks_Bn = np.full((len(user_ids), n), -1, np.int64)
     for b, ids in enumerate(rows.column("tracks").to_pylist()):

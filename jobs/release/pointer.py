@@ -1,6 +1,7 @@
-"""The champion's pointer, moved; serving/release/pointer.py reads it.
+"""Moves the champion's pointer; serving/release/pointer.py reads it.
 
-`revision` grows by one with every move; who wants to move it says which revision was seen (compare-and-set).
+`revision` grows by one with every move. A caller passes the revision that it has seen, and the pointer is only moved if
+it is still the current one (compare-and-set).
 """
 
 from __future__ import annotations
@@ -16,35 +17,41 @@ from jobs.platform import files
 from jobs.platform.locks import file_lock
 from serving.release.pointer import NAME, Pointer, read, releases
 
-PUBLISHED = "published.json"  # beside the pointer: what `overture release publish` did last
+PUBLISHED = "published.json"  # beside the pointer: the record of the last `overture release publish`
 
-__all__ = ["NAME", "PUBLISHED", "Pointer", "move", "moving", "read", "releases", "revision"]
+__all__ = ["NAME", "PUBLISHED", "Pointer", "move", "move_lock", "read", "releases", "revision"]
 
 
 def revision(pointer: Pointer | None) -> int:
-    """The pointer's revision; 0 before the first promotion."""
+    """Return the revision of the pointer; 0 before the first promotion."""
     return pointer.revision if pointer else 0
 
 
 @contextlib.contextmanager
-def moving(home: Path) -> Iterator[None]:
-    """Hold this while reading, judging and moving the pointer: one mover at a time."""
+def move_lock(home: Path) -> Iterator[None]:
+    """Hold the lock under which the pointer is read and moved, by one process at a time."""
     with file_lock(releases(home) / ".champion.lock"):
         yield
 
 
-def move(home: Path, seen: int, release: str, week: str) -> Pointer:
-    """Point at another release, if nobody has moved the pointer since revision `seen`; call it under moving().
+def move(home: Path, expected_revision: int, release: str, week: str) -> Pointer:
+    """Point at another release; call it under move_lock().
+
+    Args:
+        home: folder of the releases' engine.
+        expected_revision: the revision that the caller has seen.
+        release: digest of the new champion.
+        week: week that built it.
 
     Raises:
-        CheckFailed: somebody has.
+        CheckFailed: the pointer has another revision.
     """
     now = read(home)
-    if revision(now) != seen:
+    if revision(now) != expected_revision:
         raise CheckFailed(
             f"the champion has moved to revision {revision(now)} (release {now.release[:12] if now else 'none'}) "
-            f"while revision {seen} was judged; run `overture release gate` again"
+            f"while revision {expected_revision} was evaluated; run `overture release gate` again"
         )
-    pointer = Pointer(release, now.release if now else None, seen + 1, week)
+    pointer = Pointer(release, now.release if now else None, expected_revision + 1, week)
     files.replace(releases(home) / NAME, json.dumps(asdict(pointer), indent=1, sort_keys=True).encode() + b"\n")
     return pointer

@@ -1,7 +1,7 @@
-"""MLflow's model registry: one version a release, three aliases.
+"""Registers releases in MLflow's model registry: one version per release, three aliases.
 
-`challenger` is what the last bundle made, `champion` what serves, `previous` what a rollback returns to. The pointer
-(pointer.py) decides; the aliases follow it, for people and for those who load models from MLflow.
+`challenger` is the release of the last bundle task, `champion` the one in service, `previous` the one that a rollback
+returns to. The pointer (pointer.py) is authoritative. The aliases follow it, for users of MLflow.
 """
 
 from __future__ import annotations
@@ -15,67 +15,85 @@ from jobs.tracking.tracker import Tracker
 CHALLENGER, CHAMPION, PREVIOUS = "challenger", "champion", "previous"
 
 
-def version_of(context: Context, tracker: Tracker, release: str) -> str | None:
-    """The registered version that is this release, or None."""
+def find_version(context: Context, tracker: Tracker, release: str) -> str | None:
+    """Return the number of the registered version of a release, or None."""
     name = context.mlflow_names.registered_model
     with translate_errors(tracker.uri):
-        found = tracker.client.search_model_versions(f"name = '{name}' and tags.`release` = '{release}'")
-    return str(max(int(version.version) for version in found)) if found else None
+        versions = tracker.client.search_model_versions(f"name = '{name}' and tags.`release` = '{release}'")
+    return str(max(int(version.version) for version in versions)) if versions else None
 
 
 def register(run: Tracker, release: str, model_uri: str) -> str:
-    """Make a version of the release; returns its number."""
+    """Create a version for a release.
+
+    Args:
+        run: the MLflow run of the bundle task.
+        release: name of the release.
+        model_uri: URI of the logged model.
+
+    Returns:
+        The number of the version.
+    """
     from mlflow.exceptions import MlflowException
 
     name, client = run.context.mlflow_names.registered_model, run.client
     tags = {"release": release, "week": run.context.week.name, "commit": run.context.commit}
     with translate_errors(run.uri):
         try:
-            client.create_registered_model(name, description=f"{run.context.engine}: one version a release")
+            client.create_registered_model(name, description=f"{run.context.engine}: one version per release")
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
-        made = client.create_model_version(name, model_uri, run_id=run.run_id, tags=tags)
-    return str(made.version)
+        version = client.create_model_version(name, model_uri, run_id=run.run_id, tags=tags)
+    return str(version.version)
 
 
 def set_alias(context: Context, tracker: Tracker, alias: str, version: str) -> None:
-    """Let an alias point at a version; one write."""
+    """Point an alias at a version."""
     with translate_errors(tracker.uri):
         tracker.client.set_registered_model_alias(context.mlflow_names.registered_model, alias, version)
 
 
 def drop_alias(context: Context, tracker: Tracker, alias: str) -> None:
-    """Take an alias away; one write."""
+    """Delete an alias."""
     with translate_errors(tracker.uri):
         tracker.client.delete_registered_model_alias(context.mlflow_names.registered_model, alias)
 
 
-def aliases(context: Context, tracker: Tracker) -> dict[str, str]:
-    """Alias -> release; empty before the first registration."""
+def read_aliases(context: Context, tracker: Tracker) -> dict[str, str]:
+    """Return the release of each alias; empty before the first registration."""
     name, client = context.mlflow_names.registered_model, tracker.client
     with translate_errors(tracker.uri):
-        found = client.search_registered_models(f"name = '{name}'")
-        held = dict(found[0].aliases) if found else {}
+        models = client.search_registered_models(f"name = '{name}'")
+        versions = dict(models[0].aliases) if models else {}
         return {
             alias: client.get_model_version(name, str(version)).tags.get("release", "?")
-            for alias, version in held.items()
+            for alias, version in versions.items()
         }
 
 
-def follow(context: Context, champion: str, previous: str | None, tracker: Tracker | None = None) -> int:
-    """Bring `previous` and `champion` in line with these releases, in this order; returns how many were moved.
+def align_aliases(context: Context, champion: str, previous: str | None, tracker: Tracker | None = None) -> int:
+    """Set the aliases `previous` and `champion`, in this order.
+
+    Args:
+        context: engine and settings.
+        champion: release of the alias `champion`.
+        previous: release of the alias `previous`; None: the alias is deleted.
+        tracker: the current run; None: connect to MLflow.
+
+    Returns:
+        The number of aliases that were changed.
 
     Raises:
-        CheckFailed: the champion is in no registry; its bundle was never registered here.
-        OvertureError: MLflow is away.
+        CheckFailed: the champion has no registered version.
+        OvertureError: MLflow is unavailable.
     """
     tracker = tracker or Tracker.connect(context)
-    now, moved = aliases(context, tracker), 0
+    current, n_moved = read_aliases(context, tracker), 0
     for alias, release in ((PREVIOUS, previous), (CHAMPION, champion)):
-        if now.get(alias) == release:
+        if current.get(alias) == release:
             continue
-        version = version_of(context, tracker, release) if release else None
+        version = find_version(context, tracker, release) if release else None
         if version:
             set_alias(context, tracker, alias, version)
         elif alias == CHAMPION:
@@ -83,15 +101,15 @@ def follow(context: Context, champion: str, previous: str | None, tracker: Track
                 f"release {champion[:12]} has no version of '{context.mlflow_names.registered_model}' in MLflow; "
                 "run `overture release bundle` for its week first"
             )
-        elif alias in now:
+        elif alias in current:
             drop_alias(context, tracker, alias)
         else:
             continue
-        moved += 1
-    return moved
+        n_moved += 1
+    return n_moved
 
 
-def agree(pointer: Pointer | None, held: dict[str, str]) -> bool:
-    """Whether the aliases say what the pointer says."""
+def aliases_match(pointer: Pointer | None, aliases: dict[str, str]) -> bool:
+    """Return whether the aliases name the same champion and previous release as the pointer."""
     champion, previous = (pointer.release, pointer.previous) if pointer else (None, None)
-    return held.get(CHAMPION) == champion and held.get(PREVIOUS) == previous
+    return aliases.get(CHAMPION) == champion and aliases.get(PREVIOUS) == previous

@@ -1,7 +1,7 @@
-"""Returns to the previous champion, or to a named former one: the same lock, order and pointer as promote.
+"""Returns to the previous champion, or to a named former one, with the same lock, order and pointer as promote.
 
-The pointer decides what serves, so a rollback does not wait for MLflow: where it is away the pointer moves all the
-same, and the aliases are set right by the next promote or rollback.
+The pointer decides which release is served, so a rollback does not wait for MLflow. If MLflow is unavailable, the
+pointer is moved anyway, and the next promote or rollback sets the aliases.
 """
 
 from __future__ import annotations
@@ -13,46 +13,57 @@ from dataclasses import asdict, replace
 from contracts.errors import CheckFailed, OvertureError
 from jobs.platform.context import Context
 from jobs.platform.week import Week
-from jobs.release import engines, pointer, registry
-from jobs.release.promote import find
+from jobs.release import pointer, registry
+from jobs.release.engines import engine_of
+from jobs.release.promote import resolve_release
 from jobs.tracking.tracker import Tracker
 
 
 def run(context: Context, to: str | None = None, dry_run: bool = False) -> dict[str, object]:
-    """Roll back to `to` (a digest or its first characters), or to the pointer's previous release.
+    """Roll back to an earlier release.
+
+    Args:
+        context: engine and folders.
+        to: digest of a release, or its first characters; None: the previous release.
+        dry_run: check the release and change nothing.
+
+    Returns:
+        The report: whether the champion was changed, from which release to which.
 
     Raises:
-        BadArgument: `to` names no release.
-        CheckFailed: there is nothing to return to, or that bundle is damaged.
+        BadArgument: there is no release `to`.
+        CheckFailed: there is no release to return to, or its bundle is damaged.
     """
-    with pointer.moving(context.release_home):
-        now = pointer.read(context.release_home)
-        if now is None:
+    with pointer.move_lock(context.release_home):
+        champion = pointer.read(context.release_home)
+        if champion is None:
             raise CheckFailed("rollback: there is no champion yet; run the weekly pipeline first")
-        target = find(context, to) if to else now.previous
+        target = resolve_release(context, to) if to else champion.previous
         if target is None:
-            raise CheckFailed(f"rollback: champion {now.release[:12]} is the first one; there is no previous release")
-        if target == now.release:
-            return {"rolled_back": False, "why": f"{target[:12]} is the champion already", **asdict(now)}
+            raise CheckFailed(
+                f"rollback: champion {champion.release[:12]} is the first one; there is no previous release"
+            )
+        if target == champion.release:
+            return {"rolled_back": False, "why": f"{target[:12]} is the champion already", **asdict(champion)}
         folder = pointer.releases(context.release_home) / target
-        engines.judging(context).check(folder)
+        engine_of(context).gate.check_loads(folder)
         week = str(json.loads((folder / "provenance.json").read_text())["week"])
-        change = {"from": now.release, "to": target, "week": week}
+        change = {"from": champion.release, "to": target, "week": week}
         if dry_run:
             return {"rolled_back": False, "why": "dry run: nothing was changed", **change}
         aliases = "moved"
         try:
-            registry.follow(context, target, now.release)
+            registry.align_aliases(context, target, champion.release)
         except OvertureError as error:
             aliases = f"not moved: {error}"
-            sys.stderr.write(f"overture: warning: the champion moves, MLflow's aliases do not: {error}\n")
-        moved = pointer.move(context.release_home, now.revision, target, week)
+            sys.stderr.write(f"overture: warning: the champion is moved, the aliases in MLflow are not: {error}\n")
+        moved = pointer.move(context.release_home, champion.revision, target, week)
     report = {"rolled_back": True, "aliases": aliases, **change, **asdict(moved)}
-    return report | _note(context, report)
+    return report | _log_rollback(context, report)
 
 
-def _note(context: Context, report: dict[str, object]) -> dict[str, object]:
-    """Keep what was done as a run of the week returned to, where MLflow answers."""
+def _log_rollback(context: Context, report: dict[str, object]) -> dict[str, object]:
+    """Log the rollback as a run of the week returned to, if MLflow is available; returns the links of the run."""
     week = replace(context, week=Week.from_name(str(report["week"])))
     try:
         with Tracker.task(week, "rollback") as tracked:

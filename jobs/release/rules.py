@@ -1,7 +1,8 @@
-"""The gate's rules: numbers in, one line each out. But for opening the champion nothing is read or written here.
+"""The rules of the gate: each takes metrics and returns one line with a verdict.
 
-A line passes, fails, or is `skip`ped where there is too little to judge. Only the comparison with the champion can be
-`grey`: a proven loss small enough for a person to accept. Intervals are 95 % paired bootstraps over listeners.
+Verdicts are `pass`, `fail`, `skip` (not evaluated, because there is too little data) and `grey`. Only the comparison
+with the champion can be `grey`: a significant loss that is small enough for an operator to accept. Intervals are 95 %
+paired bootstraps over listeners. Nothing is read or written here, except that `open_champion` opens a bundle.
 """
 
 from __future__ import annotations
@@ -15,18 +16,27 @@ import numpy as np
 
 from contracts.errors import CheckFailed
 from jobs.platform.context import Context
+from models.arrays import AnyMatrix, AnyVector
 from models.evaluation.metrics import paired_bootstrap
 from serving.release.pointer import Pointer, releases
 
 PASS, GREY, FAIL, SKIP = "pass", "grey", "fail", "skip"
-REQUIRED = ("users", "tracks", "events", "playlists")
-AGAINST = "against champion"
+REQUIRED_TABLES = ("users", "tracks", "events", "playlists")
+CHAMPION_RULE = "against champion"
 Opened = TypeVar("Opened")
 
 
 @dataclass(frozen=True)
-class Line:
-    """One rule's verdict: what was measured, the bound, and a reason for people."""
+class GateLine:
+    """The verdict of one rule.
+
+    Attributes:
+        rule: name of the rule; also the name of its metric in MLflow.
+        measured: the measured value; None where the rule was not evaluated.
+        bound: the value that it is compared with.
+        verdict: pass, grey, fail or skip.
+        why: explanation of the numbers.
+    """
 
     rule: str
     measured: float | None
@@ -35,16 +45,24 @@ class Line:
     why: str
 
 
-def verdict(lines: Sequence[Line]) -> str:
-    """Fail when any line fails, else grey when one is grey, else pass; no lines at all fail."""
-    said = {line.verdict for line in lines}
-    if FAIL in said or not said:
+def overall_verdict(lines: Sequence[GateLine]) -> str:
+    """Return fail if any line fails or there are none, otherwise grey if any line is grey, otherwise pass."""
+    verdicts = {line.verdict for line in lines}
+    if FAIL in verdicts or not verdicts:
         return FAIL
-    return GREY if GREY in said else PASS
+    return GREY if GREY in verdicts else PASS
 
 
-def data_checks(results: Mapping[str, Mapping[str, Any]], required: Sequence[str] = REQUIRED) -> Line:
-    """Every table's checks passed, and the source tables were checked at all. measured: tables that failed."""
+def data_checks(results: Mapping[str, Mapping[str, Any]], required: Sequence[str] = REQUIRED_TABLES) -> GateLine:
+    """Check that the data checks of every table passed, and that the required tables were checked.
+
+    Args:
+        results: quality.json of the release: by table {success, failed, warned}.
+        required: tables whose checks must have run.
+
+    Returns:
+        The line; measured is the number of tables that failed or were not checked.
+    """
     missing = [table for table in required if table not in results]
     failed = sorted(table for table, result in results.items() if not result["success"])
     warned = sorted(table for table, result in results.items() if result["warned"])
@@ -53,99 +71,170 @@ def data_checks(results: Mapping[str, Mapping[str, Any]], required: Sequence[str
         why = f"not checked: {', '.join(missing)}; run `overture check {' '.join(missing)}`"
     if failed:
         why = f"failed: {', '.join(failed)}"
-    return Line("data checks", len(failed) + len(missing), 0, FAIL if failed or missing else PASS, why)
+    return GateLine("data checks", len(failed) + len(missing), 0, FAIL if failed or missing else PASS, why)
 
 
-def parity(space: str, difference: float, bound: float) -> Line:
-    """The bundle's ONNX network, fed by the bundle's own inputs, against the model's own predictions."""
-    fine = difference <= bound
-    why = "largest difference of ONNX from the model" + ("" if fine else ": export or inputs differ from training")
-    return Line(f"onnx parity {space}", difference, bound, PASS if fine else FAIL, why)
+def onnx_parity(space: str, difference: float, bound: float) -> GateLine:
+    """Check the ONNX network of a bundle against the predictions of the trained model.
+
+    Args:
+        space: name of the space, or of the member, for the rule's name.
+        difference: largest absolute difference.
+        bound: largest allowed difference (gate.parity_tolerance).
+    """
+    passed = difference <= bound
+    why = "largest difference between ONNX and the model" + (
+        "" if passed else ": export or inputs differ from training"
+    )
+    return GateLine(f"onnx parity {space}", difference, bound, PASS if passed else FAIL, why)
 
 
-def over_popularity(ours_B: np.ndarray, popularity_B: np.ndarray, margin: float, n: int = 1_000, seed: int = 0) -> Line:
-    """Lower bound of the gain over Popularity, relative to Popularity's mean, must reach the margin."""
+def better_than_popularity(
+    ours_B: AnyVector, popularity_B: AnyVector, margin: float, n: int = 1_000, seed: int = 0
+) -> GateLine:
+    """Check that the gain over Popularity is significant and reaches the margin.
+
+    Args:
+        ours_B: metric of the release, by listener.
+        popularity_B: metric of Popularity for the same listeners.
+        margin: smallest allowed lower bound of the gain, relative to the mean of Popularity.
+        n: number of bootstrap resamples.
+        seed: of the bootstrap.
+    """
     rule = "better than popularity"
     if not len(ours_B):
-        return Line(rule, None, margin, FAIL, "the cohort is empty")
+        return GateLine(rule, None, margin, FAIL, "the cohort is empty")
     mean, low, _ = paired_bootstrap(ours_B, popularity_B, n, seed)
     base = float(popularity_B.mean())
     gain = low / base if base else float(low > 0)
-    why = f"{_number(ours_B.mean())} against {_number(base)}, gain {_signed(mean)}, at least {_signed(low)}"
-    return Line(rule, gain, margin, PASS if low > 0 and gain >= margin else FAIL, why)
+    why = f"{_number(ours_B.mean())}, Popularity {_number(base)}, gain {_signed(mean)}, lower bound {_signed(low)}"
+    return GateLine(rule, gain, margin, PASS if low > 0 and gain >= margin else FAIL, why)
 
 
-def against_champion(
-    ours_B: np.ndarray, champion_B: np.ndarray, grey_zone: float, max_loss: float, n: int = 1_000, seed: int = 0
-) -> Line:
-    """Not worse than the champion on the same listeners; measured: relative change of the mean.
+def not_worse_than_champion(
+    ours_B: AnyVector, champion_B: AnyVector, grey_zone: float, max_loss: float, n: int = 1_000, seed: int = 0
+) -> GateLine:
+    """Check non-inferiority: the release is not worse than the champion for the same listeners.
 
-    A loss is proven when the whole interval is below zero. Proven and within the grey zone: a person decides.
-    A loss of more than `max_loss` fails even where the cohort is too small to prove it.
+    Args:
+        ours_B: metric of the release, by listener.
+        champion_B: metric of the champion for the same listeners.
+        grey_zone: largest relative loss that an operator may accept.
+        max_loss: relative loss that fails even if it is not significant.
+        n: number of bootstrap resamples.
+        seed: of the bootstrap.
+
+    Returns:
+        The line; measured is the relative change of the mean.
     """
     if not len(ours_B):
-        return Line(AGAINST, None, -grey_zone, FAIL, "the cohort is empty")
+        return GateLine(CHAMPION_RULE, None, -grey_zone, FAIL, "the cohort is empty")
     mean, low, high = paired_bootstrap(ours_B, champion_B, n, seed)
     base = float(champion_B.mean())
     change = mean / base if base else float(mean > 0)
-    said = f"{_number(ours_B.mean())} against {_number(base)}, change {_signed(low)} to {_signed(high)}"
-    return judged_change(change, low, high, grey_zone, max_loss, said, f"{len(ours_B)} listeners")
+    comparison = f"{_number(ours_B.mean())}, champion {_number(base)}, change {_signed(low)} to {_signed(high)}"
+    return change_line(change, low, high, grey_zone, max_loss, comparison, f"{len(ours_B)} listeners")
 
 
-def judged_change(
-    change: float, low: float, high: float, grey_zone: float, max_loss: float, said: str, whom: str
-) -> Line:
-    """The line about a change against the champion whose interval is low to high; `whom`: who it was measured on."""
+def change_line(
+    change: float, low: float, high: float, grey_zone: float, max_loss: float, comparison: str, sample: str
+) -> GateLine:
+    """Return the line about a change against the champion.
+
+    A loss is significant if the whole interval is below zero. A significant loss within the grey zone is `grey`. A loss
+    of more than `max_loss` fails even if the sample is too small for significance.
+
+    Args:
+        change: the measured change.
+        low: lower bound of its interval.
+        high: upper bound of its interval.
+        grey_zone: largest loss that an operator may accept.
+        max_loss: loss that fails even if it is not significant.
+        comparison: both values and the interval, as text.
+        sample: size of the sample, as text, such as "120 listeners".
+    """
     if high < 0 and change >= -grey_zone:
-        return Line(AGAINST, change, -grey_zone, GREY, f"{said}: a small, proven loss; a person decides")
+        return GateLine(
+            CHAMPION_RULE, change, -grey_zone, GREY, f"{comparison}: a small, significant loss; approval needed"
+        )
     if high < 0:
-        return Line(AGAINST, change, -grey_zone, FAIL, f"{said}: a proven loss")
+        return GateLine(CHAMPION_RULE, change, -grey_zone, FAIL, f"{comparison}: a significant loss")
     if change < -max_loss:
-        return Line(AGAINST, change, -max_loss, FAIL, f"{said}: not proven on {whom}, but too large")
-    return Line(AGAINST, change, -grey_zone, PASS, said if low <= 0 else f"{said}: better")
+        return GateLine(
+            CHAMPION_RULE,
+            change,
+            -max_loss,
+            FAIL,
+            f"{comparison}: a loss above gate.max_loss, although not significant on {sample}",
+        )
+    return GateLine(
+        CHAMPION_RULE, change, -grey_zone, PASS, comparison if low <= 0 else f"{comparison}: significantly better"
+    )
 
 
-def champion_of(
-    context: Context, release: str, champion: Pointer | None, opened: Callable[[Path], Opened]
-) -> Opened | Line:
-    """The champion to compare a release with, as `opened` gives it; or the line that says why there is none."""
+def open_champion(
+    context: Context, release: str, champion: Pointer | None, open_bundle: Callable[[Path], Opened]
+) -> Opened | GateLine:
+    """Return the champion to compare a release with, or the line that explains why there is no comparison.
+
+    Args:
+        context: week and folders.
+        release: name of the evaluated release.
+        champion: the pointer; None before the first promotion.
+        open_bundle: opens the folder of a release, as the service does.
+    """
     if champion is None:
-        return Line(AGAINST, None, None, PASS, "first release: there is no champion yet")
+        return GateLine(CHAMPION_RULE, None, None, PASS, "first release: there is no champion yet")
     if champion.release == release:
-        return Line(AGAINST, 0.0, None, PASS, "same release as the champion")
+        return GateLine(CHAMPION_RULE, 0.0, None, PASS, "same release as the champion")
     if champion.week[:10] > str(context.week):
-        why = f"the champion is of the later week {champion.week}: it has seen the days that judge; it is kept"
-        return Line(AGAINST, None, None, SKIP, why)
+        why = f"no comparison: the champion is of the later week {champion.week}, trained on these evaluation days"
+        return GateLine(CHAMPION_RULE, None, None, SKIP, why)
     try:
-        return opened(releases(context.release_home) / champion.release)
+        return open_bundle(releases(context.release_home) / champion.release)
     except CheckFailed as error:
-        return Line(AGAINST, None, None, FAIL, f"the champion cannot be opened: {error}")
+        return GateLine(CHAMPION_RULE, None, None, FAIL, f"the champion cannot be opened: {error}")
 
 
-def slice_floor(name: str, ours_B: np.ndarray, popularity_B: np.ndarray, floor: float, min_users: int) -> Line:
-    """A slice of the cohort keeps at least this share of what Popularity is worth there."""
+def slice_ratio(name: str, ours_B: AnyVector, popularity_B: AnyVector, min_ratio: float, min_users: int) -> GateLine:
+    """Check that the release reaches a minimal ratio to Popularity in one slice of the cohort.
+
+    Args:
+        name: name of the slice.
+        ours_B: metric of the release, by listener of the slice.
+        popularity_B: metric of Popularity for the same listeners.
+        min_ratio: smallest allowed ratio of the means (gate.slice_min_ratio).
+        min_users: slices with fewer listeners are not evaluated.
+    """
     rule = f"slice {name}"
     if len(ours_B) < min_users:
-        return Line(rule, None, floor, SKIP, f"{len(ours_B)} listeners, fewer than {min_users}: not judged")
+        return GateLine(rule, None, min_ratio, SKIP, f"not evaluated: {len(ours_B)} listeners, fewer than {min_users}")
     base = float(popularity_B.mean())
-    share = float(ours_B.mean()) / base if base else float("inf")
-    why = f"{_number(ours_B.mean())} against Popularity's {_number(base)}, {len(ours_B)} listeners"
-    return Line(rule, share if np.isfinite(share) else None, floor, PASS if share >= floor else FAIL, why)
+    ratio = float(ours_B.mean()) / base if base else float("inf")
+    why = f"{_number(ours_B.mean())}, Popularity {_number(base)}; {len(ours_B)} listeners"
+    measured = ratio if np.isfinite(ratio) else None
+    return GateLine(rule, measured, min_ratio, PASS if ratio >= min_ratio else FAIL, why)
 
 
-def popularity_share(recommended_BK: np.ndarray, n_tracks: int, bound: float) -> Line:
-    """Share of recommended places that go to the most popular 1 % of the catalogue (track_idx is popularity rank)."""
+def popularity_share(recommended_BK: AnyMatrix, n_tracks: int, bound: float) -> GateLine:
+    """Check the popularity bias: the share of recommended places taken by the most popular 1 % of the catalogue.
+
+    Args:
+        recommended_BK: track_idx of each listener's list; track_idx is the popularity rank.
+        n_tracks: size of the catalogue.
+        bound: largest allowed share.
+    """
     head = max(1, n_tracks // 100)
     share = float((recommended_BK < head).mean()) if recommended_BK.size else 1.0
     distinct = len(np.unique(recommended_BK))
-    why = f"places taken by the {head} most popular tracks; {distinct} of {n_tracks} tracks recommended"
-    return Line("popularity bias", share, bound, PASS if share <= bound else FAIL, why)
+    why = f"share of places taken by the {head} most popular tracks; {distinct} of {n_tracks} tracks recommended"
+    return GateLine("popularity bias", share, bound, PASS if share <= bound else FAIL, why)
 
 
-def latency(p99_ms: float, bound_ms: float) -> Line:
-    """99th percentile of one answer, milliseconds."""
-    why = "one listener, from the input row to the list"
-    return Line("latency p99 ms", p99_ms, bound_ms, PASS if p99_ms <= bound_ms else FAIL, why)
+def latency(p99_ms: float, bound_ms: float) -> GateLine:
+    """Check the 99th percentile of the time for one listener's list, in milliseconds."""
+    why = "one listener, from the input vector to the list"
+    return GateLine("latency p99 ms", p99_ms, bound_ms, PASS if p99_ms <= bound_ms else FAIL, why)
 
 
 def _number(value: float) -> str:

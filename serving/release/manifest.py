@@ -10,7 +10,7 @@ from contracts.errors import CheckFailed
 from serving.release import files
 
 NAME = "manifest.json"
-FORMAT = 1
+FORMAT = 2
 
 
 def read(folder: Path) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from jobs.cold_start import blend_artifacts, evaluate, train
 from jobs.cold_start.methods import method_factory
 from jobs.platform.context import Context
 from jobs.release import bundle, gate, pointer, promote, publish
-from jobs.release.cold_start import gate as judging
+from jobs.release.cold_start import gate as cold_start_gate
 from jobs.settings.cold_start import FirstDayNetworkSettings
 from jobs.tracking.tracker import Tracker
 from models.cold_start.input_vector import FirstDays
@@ -53,7 +53,7 @@ def champion(context: Context):
 
 
 def test_it_went_through_the_same_gate(promoted, finished):
-    record = gate.record_of(promoted)
+    record = gate.read_record(promoted)
     lines = {line["rule"]: line for line in record["lines"]}
     assert lines["onnx parity blend"]["verdict"] == "pass"
     assert lines["onnx parity blend"]["measured"] <= promoted.settings.gate.parity_tolerance
@@ -65,23 +65,23 @@ def test_it_went_through_the_same_gate(promoted, finished):
 
 
 def test_the_release_answers_as_training_did(promoted):
-    judges, release = judging.read_judges(promoted), champion(promoted)
+    cohort, release = cold_start_gate.read_cohort(promoted), champion(promoted)
     assert release.answers == ("tt_svd", "blend")
     served = release.spaces["tt_svd"].method("blend")
     learned = method_factory(promoted, "tt_svd", lambda *_: None).blend
-    np.testing.assert_allclose(served.scores(judges.days), learned.scores(judges.days), atol=1e-4)
-    x_BF = release.inputs("tt_svd", judges.days)
-    together = served.recommend(x_BF, 20, judges.days)
-    alone = served.recommend(x_BF[7:8], 20, judges.days.rows(7, 8))
+    np.testing.assert_allclose(served.scores(cohort.days), learned.scores(cohort.days), atol=1e-4)
+    x_BF = release.inputs("tt_svd", cohort.days)
+    together = served.recommend(x_BF, 20, cohort.days)
+    alone = served.recommend(x_BF[7:8], 20, cohort.days.rows(7, 8))
     np.testing.assert_array_equal(together[7:8], alone)
 
 
 def test_first_day_tracks_are_left_out_where_the_settings_say_so(promoted):
-    judges, release = judging.read_judges(promoted), champion(promoted)
-    taken_BN = release.spaces["tt_svd"].catalogue.streamed_tracks(judges.days).toarray() > 0
+    cohort, release = cold_start_gate.read_cohort(promoted), champion(promoted)
+    taken_BN = release.spaces["tt_svd"].catalogue.streamed_tracks(cohort.days).toarray() > 0
     for method in ("blend", "popularity"):
-        with_them = judging.recommend(release, "tt_svd", method, judges, 20)
-        without = judging.recommend(release, "tt_svd", method, judges, 20, leave_out_first_day=True)
+        with_them = cold_start_gate.recommend(release, "tt_svd", method, cohort, 20)
+        without = cold_start_gate.recommend(release, "tt_svd", method, cohort, 20, leave_out_first_day=True)
         assert np.take_along_axis(taken_BN, with_them, axis=1).any()
         assert not np.take_along_axis(taken_BN, without, axis=1).any()
 

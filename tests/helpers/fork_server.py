@@ -30,7 +30,7 @@ def promote(home: str, week: str, die_at: int, answer: str) -> None:
         said = job.run(context)
     except OvertureError as error:
         said = {"error": str(error), "exit_code": error.exit_code}
-    found = registry.aliases(context, Tracker.connect(context))
+    found = registry.read_aliases(context, Tracker.connect(context))
     Path(answer).write_text(json.dumps({**said, "writes": writes, "aliases": found}))
 
 

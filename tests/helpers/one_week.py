@@ -23,10 +23,10 @@ SOURCES = ["users", "tracks", "events", "playlists"]
 def spark_stage(context: Context) -> None:
     """The jobs that run on Spark, in the DAG's order."""
     for name, job in (("catalog", catalog), ("user_track", user_track), ("track_pairs", track_pairs)):
-        weekly_run.tracked(context, name, None, job.run)
-    weekly_run.tracked(context, "first_day", None, first_day.run)
-    weekly_run.tracked(context, "svd", "tt_svd", svd.run)
-    weekly_run.tracked(context, "als", "ut_als", als.run)
+        weekly_run.run_tracked(context, name, None, job.run)
+    weekly_run.run_tracked(context, "first_day", None, first_day.run)
+    weekly_run.run_tracked(context, "svd", "tt_svd", svd.run)
+    weekly_run.run_tracked(context, "als", "ut_als", als.run)
 
 
 def whole_week(context: Context) -> dict[str, object]:

@@ -281,7 +281,8 @@ def staged(home, name: str, week: str = FIRST, **gate: object) -> Context:
 
 def resealed(bundle: Path, changed: dict[str, bytes | None]) -> Path:
     """A copy of a bundle with other files (None: without one), whole under a name of its own; returns its folder."""
-    from jobs.release import manifest
+    from jobs.release.bundle import write_manifest
+    from serving.release import manifest
 
     copy = bundle.parent / ".copy"
     shutil.copytree(bundle, copy)
@@ -291,4 +292,4 @@ def resealed(bundle: Path, changed: dict[str, bytes | None]) -> Path:
         else:
             (copy / name).write_bytes(content)
     (copy / manifest.NAME).unlink()
-    return copy.rename(bundle.parent / manifest.write(copy))
+    return copy.rename(bundle.parent / write_manifest(copy))

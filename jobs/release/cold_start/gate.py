@@ -1,9 +1,9 @@
-"""Judges a release of the cold-start engine: data, parity, lists against Popularity and the champion, slices, latency.
+"""Evaluates a cold-start release: data, parity, lists compared with Popularity and the champion, slices, latency.
 
 Input   the week's bundle, the champion's bundle, first_day and cohort (validation and test), work/<week>/<space>/
 
-Challenger and champion are opened as the service would open them and answer for the same listeners: each makes the
-inputs with its own entities and catalogue. A champion's track that is no longer in the catalogue counts as a miss.
+Challenger and champion are opened as the service opens them and recommend to the same listeners. Each computes the
+input vectors with its own entities and catalogue. A champion's track that is not in the catalogue any more is a miss.
 """
 
 from __future__ import annotations
@@ -20,60 +20,85 @@ from jobs.cold_start import blend_artifacts, onnx_export
 from jobs.cold_start.evaluate import slices
 from jobs.platform.context import Context
 from jobs.release import pointer, rules
-from jobs.release.rules import FAIL, Line
+from jobs.release.rules import FAIL, GateLine
+from models.arrays import DoubleVector, FloatMatrix, IdVector, IntMatrix
 from models.cold_start.input_vector import FirstDays, Ragged
 from models.cold_start.methods import Method, recommend_lists
 from models.evaluation.metrics import score
 from serving.release.bundle import Release, open_release
 
 SPLITS = ("validation", "test")
-WARM_UP, N_TIMED = 50, 500
+N_WARM_UP, N_TIMED = 50, 500
 
 
 @dataclass(frozen=True)
-class Judges:
-    """The cohort that judges: ids (B,), first days and truth (track_idx of this week) of the same B listeners."""
+class EvaluationCohort:
+    """The B listeners that a release is evaluated on.
 
-    user_ids: np.ndarray
+    Attributes:
+        user_ids: (B,) int64.
+        days: their first-day signals.
+        truth: the tracks that they listened to afterwards, as track_idx of this week.
+        track_ids: (N,) int64, the catalogue of this week by track_idx.
+    """
+
+    user_ids: IdVector
     days: FirstDays
     truth: Ragged
-    track_ids: np.ndarray
+    track_ids: IdVector
 
 
-def check(folder: Path) -> None:
-    """Open a bundle as the service would."""
+def check_loads(folder: Path) -> None:
+    """Open a bundle as the service opens it.
+
+    Raises:
+        CheckFailed: it is damaged, or of another format.
+    """
     open_release(folder)
 
 
-def judge(context: Context, folder: Path, champion: pointer.Pointer | None) -> list[Line]:
-    """All lines about a release."""
+def evaluate(context: Context, folder: Path, champion: pointer.Pointer | None) -> list[GateLine]:
+    """Return all lines of the gate for a release.
+
+    Args:
+        context: week, lake and settings.
+        folder: the bundle of the release.
+        champion: the release in service, if there is one.
+
+    Raises:
+        CheckFailed: the cohort is empty or incomplete, or the catalogue is too small.
+    """
     release = open_release(folder)
-    gate, judges = context.settings.gate, read_judges(context)
+    gate, cohort = context.settings.gate, read_cohort(context)
     n_boot, seed = context.settings.evaluation.n_bootstrap, context.seed("gate")
     lines = [rules.data_checks(release.document("quality"))]
-    lines += [parity(context, release, space, judges) for space in release.spaces]
+    lines += [parity_line(context, release, space, cohort) for space in release.spaces]
     if gate.method == "blend":
-        lines.append(blend_parity(context, release, judges))
+        lines.append(blend_parity_line(context, release, cohort))
     leave_out = context.settings.evaluation.leave_out_first_day
-    ours_BK = recommend(release, gate.space, gate.method, judges, gate.k, leave_out)
-    popular_BK = recommend(release, gate.space, "popularity", judges, gate.k, leave_out)
-    ours_B, popular_B = (score(rec_BK, judges.truth, gate.k)[gate.metric] for rec_BK in (ours_BK, popular_BK))
-    lines.append(rules.over_popularity(ours_B, popular_B, gate.margin_over_popularity, n_boot, seed))
-    lines.append(champion_line(context, release, champion, judges, ours_B))
+    ours_BK = recommend(release, gate.space, gate.method, cohort, gate.k, leave_out)
+    popular_BK = recommend(release, gate.space, "popularity", cohort, gate.k, leave_out)
+    ours_B, popular_B = (score(rec_BK, cohort.truth, gate.k)[gate.metric] for rec_BK in (ours_BK, popular_BK))
+    lines.append(rules.better_than_popularity(ours_B, popular_B, gate.margin_over_popularity, n_boot, seed))
+    lines.append(champion_line(context, release, champion, cohort, ours_B))
     lines += [
-        rules.slice_floor(name, ours_B[who], popular_B[who], gate.slice_min_ratio, gate.slice_min_users)
-        for name, who in slices(judges.days).items()
-        if name != "all" and who.any()
+        rules.slice_ratio(name, ours_B[mask_B], popular_B[mask_B], gate.slice_min_ratio, gate.slice_min_users)
+        for name, mask_B in slices(cohort.days).items()
+        if name != "all" and mask_B.any()
     ]
-    lines.append(rules.popularity_share(ours_BK, len(judges.track_ids), gate.max_popularity_share))
-    one = judges.days.rows(0, 1)
+    lines.append(rules.popularity_share(ours_BK, len(cohort.track_ids), gate.max_popularity_share))
+    first_listener = cohort.days.rows(0, 1)
     method = release.spaces[gate.space].method(gate.method)
-    lines.append(rules.latency(p99_ms(method, release.inputs(gate.space, one), one, gate.k), gate.latency_ms))
+    lines.append(
+        rules.latency(
+            p99_ms(method, release.inputs(gate.space, first_listener), first_listener, gate.k), gate.latency_ms
+        )
+    )
     return lines
 
 
-def read_judges(context: Context) -> Judges:
-    """The whole cohort of the week: validation and test, in this order.
+def read_cohort(context: Context) -> EvaluationCohort:
+    """Return the whole cohort of the week: validation and test, in this order.
 
     Raises:
         CheckFailed: the cohort is empty, a user has no truth, or the catalogue is smaller than a list.
@@ -83,83 +108,102 @@ def read_judges(context: Context) -> Judges:
     cohort = lake.read("cohort", week=week)
     catalog = lake.read("catalog", week=week).sort_by("track_idx")
     if not table.num_rows:
-        raise CheckFailed(f"first_day: week {week} has an empty cohort; there is nobody to judge a release with")
+        raise CheckFailed(
+            f"first_day: week {week} has an empty cohort; a release cannot be evaluated without listeners"
+        )
     if catalog.num_rows < context.settings.gate.k:
-        raise CheckFailed(f"gate.k: {context.settings.gate.k} places, but the catalogue has {catalog.num_rows} tracks")
+        raise CheckFailed(f"gate.k: is {context.settings.gate.k}, but the catalogue has only {catalog.num_rows} tracks")
     user_ids = table["user_id"].to_numpy()
-    known = cohort["user_id"].to_numpy()
-    order = np.argsort(known)
-    place = np.minimum(np.searchsorted(known[order], user_ids), max(len(known) - 1, 0))
-    if not len(known) or (known[order][place] != user_ids).any():
+    cohort_ids = cohort["user_id"].to_numpy()
+    order = np.argsort(cohort_ids)
+    place = np.minimum(np.searchsorted(cohort_ids[order], user_ids), max(len(cohort_ids) - 1, 0))
+    if not len(cohort_ids) or (cohort_ids[order][place] != user_ids).any():
         raise CheckFailed(f"cohort: week {week} lacks the truth of users in first_day; run `overture matrix first-day`")
     truth = Ragged.from_arrow(cohort["truth"], "cohort.truth").take(order[place])
-    return Judges(user_ids, FirstDays.from_arrow(table), truth, catalog["track_id"].to_numpy())
+    return EvaluationCohort(user_ids, FirstDays.from_arrow(table), truth, catalog["track_id"].to_numpy())
 
 
 def recommend(
-    release: Release, space: str, method: str, judges: Judges, k: int, leave_out_first_day: bool = False
-) -> np.ndarray:
-    """What a release answers, (B, k) in this week's track_idx; a track that left the catalogue gets one beyond it."""
+    release: Release, space: str, method: str, cohort: EvaluationCohort, k: int, leave_out_first_day: bool = False
+) -> IntMatrix:
+    """Return the lists of a release for the cohort, in track_idx of this week.
+
+    Args:
+        release: challenger or champion.
+        space: space of the input vectors.
+        method: name of the method.
+        cohort: the listeners.
+        k: length of the lists.
+        leave_out_first_day: exclude the tracks that a listener streamed on the first day.
+
+    Returns:
+        (B, k) track_idx; a track that is not in this week's catalogue has an index beyond it.
+    """
     opened = release.spaces[space]
-    taken_BN = opened.catalogue.streamed_tracks(judges.days) if leave_out_first_day else None
-    theirs_BK = recommend_lists(opened.method(method), release.inputs(space, judges.days), k, judges.days, taken_BN)
-    order = np.argsort(judges.track_ids)
-    now = judges.track_ids[order]
-    place = np.minimum(np.searchsorted(now, release.track_ids), len(now) - 1)
-    gone = len(now) + np.arange(len(release.track_ids))
-    ours_N = np.where(now[place] == release.track_ids, order[place], gone)
-    translated: np.ndarray = ours_N[theirs_BK]
+    taken_BN = opened.catalogue.streamed_tracks(cohort.days) if leave_out_first_day else None
+    lists_BK = recommend_lists(opened.method(method), release.inputs(space, cohort.days), k, cohort.days, taken_BN)
+    order = np.argsort(cohort.track_ids)
+    sorted_ids = cohort.track_ids[order]
+    place = np.minimum(np.searchsorted(sorted_ids, release.track_ids), len(sorted_ids) - 1)
+    beyond = len(sorted_ids) + np.arange(len(release.track_ids))
+    week_idx_N = np.where(sorted_ids[place] == release.track_ids, order[place], beyond)
+    translated: IntMatrix = week_idx_N[lists_BK]
     return translated
 
 
 def champion_line(
-    context: Context, release: Release, champion: pointer.Pointer | None, judges: Judges, ours_B: np.ndarray
-) -> Line:
-    """The comparison with the champion, or why there is none."""
+    context: Context, release: Release, champion: pointer.Pointer | None, cohort: EvaluationCohort, ours_B: DoubleVector
+) -> GateLine:
+    """Compare the metric of each listener with the champion's; the line explains it where there is no comparison."""
     gate = context.settings.gate
-    theirs = rules.champion_of(context, release.folder.name, champion, open_release)
-    if isinstance(theirs, Line):
-        return theirs
+    opened = rules.open_champion(context, release.folder.name, champion, open_release)
+    if isinstance(opened, GateLine):
+        return opened
     leave_out = context.settings.evaluation.leave_out_first_day
-    champion_BK = recommend(theirs, *theirs.answers, judges, gate.k, leave_out)
-    champion_B = score(champion_BK, judges.truth, gate.k)[gate.metric]
-    return rules.against_champion(
+    champion_BK = recommend(opened, *opened.answers, cohort, gate.k, leave_out)
+    champion_B = score(champion_BK, cohort.truth, gate.k)[gate.metric]
+    return rules.not_worse_than_champion(
         ours_B, champion_B, gate.grey_zone, gate.max_loss, context.settings.evaluation.n_bootstrap, context.seed("gate")
     )
 
 
-def parity(context: Context, release: Release, space: str, judges: Judges) -> Line:
-    """PyTorch's predictions that training kept, against what the bundle answers from first-day signals."""
-    kept, bound = onnx_export.kept(context, space), context.settings.gate.parity_tolerance
-    order = np.argsort(kept.user_ids)
-    place = np.minimum(np.searchsorted(kept.user_ids[order], judges.user_ids), max(len(order) - 1, 0))
-    if not len(order) or (kept.user_ids[order][place] != judges.user_ids).any():
-        return Line(f"onnx parity {space}", None, bound, FAIL, "training kept no predictions for some of the cohort")
-    found_BD = release.spaces[space].predict(release.inputs(space, judges.days))
-    return rules.parity(space, float(np.abs(found_BD - kept.vectors[order[place]]).max()), bound)
+def parity_line(context: Context, release: Release, space: str, cohort: EvaluationCohort) -> GateLine:
+    """Compare the predictions of PyTorch that training stored with those of the bundle, from first-day signals."""
+    stored, tolerance = onnx_export.kept(context, space), context.settings.gate.parity_tolerance
+    order = np.argsort(stored.user_ids)
+    place = np.minimum(np.searchsorted(stored.user_ids[order], cohort.user_ids), max(len(order) - 1, 0))
+    if not len(order) or (stored.user_ids[order][place] != cohort.user_ids).any():
+        why = "training stored no predictions for some listeners of the cohort"
+        return GateLine(f"onnx parity {space}", None, tolerance, FAIL, why)
+    onnx_BD = release.spaces[space].predict(release.inputs(space, cohort.days))
+    return rules.onnx_parity(space, float(np.abs(onnx_BD - stored.vectors[order[place]]).max()), tolerance)
 
 
-def blend_parity(context: Context, release: Release, judges: Judges) -> Line:
-    """The blend's scores with PyTorch, which training kept for some listeners, against the bundle's."""
+def blend_parity_line(context: Context, release: Release, cohort: EvaluationCohort) -> GateLine:
+    """Compare the scores of the blend with PyTorch, stored for some listeners by training, with those of the bundle."""
     gate = context.settings.gate
-    user_ids, wanted_BN = blend_artifacts.compared(blend_artifacts.kept(context, gate.space))
-    order = np.argsort(judges.user_ids)
-    place = np.minimum(np.searchsorted(judges.user_ids[order], user_ids), len(order) - 1)
-    if not len(user_ids) or (judges.user_ids[order][place] != user_ids).any():
-        return Line(
-            "onnx parity blend", None, gate.parity_tolerance, FAIL, "training kept scores of listeners who do not judge"
+    user_ids, stored_BN = blend_artifacts.compared(blend_artifacts.kept(context, gate.space))
+    order = np.argsort(cohort.user_ids)
+    place = np.minimum(np.searchsorted(cohort.user_ids[order], user_ids), len(order) - 1)
+    if not len(user_ids) or (cohort.user_ids[order][place] != user_ids).any():
+        return GateLine(
+            "onnx parity blend",
+            None,
+            gate.parity_tolerance,
+            FAIL,
+            "training stored scores of listeners outside the cohort",
         )
     opened = release.spaces[gate.space]
-    found_BN = blend_artifacts.read(opened.folder / "blend", opened.catalogue).scores(judges.days.take(order[place]))
-    return rules.parity("blend", float(np.abs(found_BN - wanted_BN).max()), gate.parity_tolerance)
+    onnx_BN = blend_artifacts.read(opened.folder / "blend", opened.catalogue).scores(cohort.days.take(order[place]))
+    return rules.onnx_parity("blend", float(np.abs(onnx_BN - stored_BN).max()), gate.parity_tolerance)
 
 
-def p99_ms(method: Method, x_1F: np.ndarray, day: FirstDays, k: int) -> float:
-    """99th percentile of the time in which one listener is answered."""
-    times = []
-    for n in range(WARM_UP + N_TIMED):
+def p99_ms(method: Method, x_1F: FloatMatrix, day: FirstDays, k: int) -> float:
+    """Return the 99th percentile of the time to recommend to one listener, in milliseconds."""
+    times_s = []
+    for n in range(N_WARM_UP + N_TIMED):
         start = time.perf_counter()
         method.recommend(x_1F, k, day)
-        if n >= WARM_UP:
-            times.append(time.perf_counter() - start)
-    return float(np.quantile(times, 0.99) * 1000)
+        if n >= N_WARM_UP:
+            times_s.append(time.perf_counter() - start)
+    return float(np.quantile(times_s, 0.99) * 1000)

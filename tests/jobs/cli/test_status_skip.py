@@ -47,7 +47,7 @@ def test_it_shows_the_skip_engine_if_cold_start_has_no_champion(context, capsys)
     for word in (
         "none yet",
         "Gate of the skip engine",
-        "better than a plain rate",
+        "better than user rate",
         "Champion of the skip engine",
         release.name,
         "boosted trees",

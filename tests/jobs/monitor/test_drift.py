@@ -89,7 +89,7 @@ def test_what_is_missing_is_named(champion, home):
     newcomers(champion, [1], n=5)
     name = pointer.read(home).release
     old = small_week.resealed(pointer.releases(home) / name, {"inputs.json": None})
-    with pointer.moving(home):
+    with pointer.move_lock(home):
         pointer.move(home, 1, old.name, small_week.FIRST)
     with pytest.raises(CheckFailed, match=r"too old to hold inputs\.json"):
         monitor.run(champion)

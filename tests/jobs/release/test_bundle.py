@@ -10,10 +10,11 @@ import pytest
 from contracts.errors import CheckFailed
 from jobs.cold_start import onnx_export
 from jobs.platform import files
-from jobs.release import bundle, manifest, pointer, registry
-from jobs.release.cold_start import bundle as contents
+from jobs.release import bundle, pointer, registry
+from jobs.release.cold_start import bundle as cold_start_bundle
 from jobs.tracking.tracker import Tracker
 from models.cold_start.input_vector import FirstDays
+from serving.release import manifest
 from serving.release.bundle import open_release
 from tests.helpers import small_week
 
@@ -132,7 +133,7 @@ def test_run_registers_one_version_a_release_as_challenger(context):
     assert (first["release"], first["version"]) == (second["release"], second["version"])
     assert (first["reused"], second["reused"]) == (False, True)
     tracker = Tracker.connect(context)
-    assert registry.aliases(context, tracker) == {"challenger": first["release"]}
+    assert registry.read_aliases(context, tracker) == {"challenger": first["release"]}
     version = tracker.client.get_model_version_by_alias("cold_start", "challenger")
     assert version.tags == {"release": first["release"], "week": "2026-11-16", "commit": context.commit}
     logged = tracker.client.search_logged_models([tracker.experiment_id])
@@ -192,7 +193,7 @@ def test_a_release_answers_as_the_week_did(built):
 
 
 def test_a_layout_of_another_program_is_refused(context, monkeypatch):
-    monkeypatch.setattr(contents, "bundle_layout", lambda d: {"d": d, "size": 20 * d + 19, "blocks": {}, "scalars": {}})
+    monkeypatch.setattr(cold_start_bundle, "bundle_layout", lambda d: {"d": d, "size": 20 * d + 19, "blocks": {}, "scalars": {}})
     built, _ = bundle.build(context)
     with pytest.raises(CheckFailed, match=r"layout\.json is another program's"):
         open_release(built)

@@ -145,7 +145,7 @@ def test_a_champion_that_is_not_whole_places_nobody(world):
     whole = pointer.releases(world.home) / pointer.read(world.home).release
     broken = small_week.resealed(whole, {"tt_svd/network.onnx": b"not a network"}).name
     pointer.move(world.home, 1, broken, small_week.FIRST)
-    with pytest.raises(CheckFailed, match="is not whole"):
+    with pytest.raises(CheckFailed, match="has unusable parts"):
         place_new_users.run(world, BORN)
     assert not world.lake.exists("cold_users", day=str(BORN))
 
@@ -157,7 +157,7 @@ def test_a_new_champion_knows_the_newcomers_of_the_weeks_before(world):
     said = publish.run(second)
     assert said["users"] == {"warm": small_week.N_WARM, "cold": 3}
     assert said["days"] == ["2026-11-15"]
-    new = bundle.of_week(second)
+    new = bundle.release_of_week(second)
     assert new != first
     for release in (first, new):
         assert known(world, release, 1).since == "2026-11-15"
@@ -168,7 +168,7 @@ def test_a_new_champion_knows_the_newcomers_of_the_weeks_before(world):
 
 def test_a_champion_that_changes_meanwhile_gets_the_day_too(world, monkeypatch):
     second = small_week.judge(small_week.ready(world.home, small_week.SECOND))
-    first, honest = pointer.read(world.home).release, place_new_users.keep_first_days
+    first, honest = pointer.read(world.home).release, place_new_users.write_first_days
 
     def keep(context, day):
         promote.run(second)
@@ -176,8 +176,8 @@ def test_a_champion_that_changes_meanwhile_gets_the_day_too(world, monkeypatch):
         return honest(context, day)
 
     monkeypatch.setattr(place_new_users, "keep_first_days", keep)
-    assert place_new_users.run(world, BORN)["release"] == bundle.of_week(second) != first
-    for release in (first, bundle.of_week(second)):
+    assert place_new_users.run(world, BORN)["release"] == bundle.release_of_week(second) != first
+    for release in (first, bundle.release_of_week(second)):
         assert known(world, release, 5)
 
 

@@ -8,8 +8,9 @@ import shutil
 import pytest
 
 from contracts.errors import BadArgument, CheckFailed, OvertureError
-from jobs.release import bundle, gate, manifest, pointer, promote, publish, registry, rollback
+from jobs.release import bundle, gate, pointer, promote, publish, registry, rollback
 from jobs.tracking.tracker import Tracker
+from serving.release import manifest
 from serving.release.bundle import open_release
 from tests.helpers import fork_server as zygote
 from tests.helpers import small_week
@@ -35,14 +36,14 @@ def second(home):
 
 
 def aliases(context) -> dict[str, str]:
-    found = registry.aliases(context, Tracker.connect(context))
+    found = registry.read_aliases(context, Tracker.connect(context))
     return {name: found[name] for name in ("champion", "previous") if name in found}
 
 
 def test_promotion_moves_aliases_and_pointer(first):
     assert pointer.read(first.home) is None
     said = promote.run(first)
-    release = bundle.of_week(first)
+    release = bundle.release_of_week(first)
     assert (said["promoted"], said["champion"], said["revision"]) == (True, release, 1)
     assert pointer.read(first.home) == pointer.Pointer(release, None, 1, FIRST)
     assert aliases(first) == {"champion": release}
@@ -53,7 +54,7 @@ def test_promotion_moves_aliases_and_pointer(first):
 
 def test_a_kill_between_any_two_writes_leaves_a_whole_champion_and_a_second_run_ends_the_work(second, tmp_path):
     home = second.home
-    old, new = pointer.read(home).release, bundle.of_week(second)
+    old, new = pointer.read(home).release, bundle.release_of_week(second)
     clean = tmp_path / "clean"
     for name in ("mlflow", "releases"):
         shutil.copytree(home / name, clean / name)
@@ -110,10 +111,10 @@ def test_two_promotes_at_once_one_wins_the_other_is_told(second, tmp_path):
 def test_a_verdict_about_an_older_champion_is_refused(second):
     third = judged(second.home, THIRD)
     promote.run(second)
-    with pytest.raises(CheckFailed, match="the champion has moved to revision 2 since the gate judged") as raised:
+    with pytest.raises(CheckFailed, match="the champion has moved to revision 2 since the gate compared") as raised:
         promote.run(third)
     assert raised.value.exit_code == 3
-    assert aliases(third)["champion"] == bundle.of_week(second)
+    assert aliases(third)["champion"] == bundle.release_of_week(second)
     gate.run(third)
     assert promote.run(third)["revision"] == 3
 
@@ -131,20 +132,20 @@ def test_an_older_week_never_replaces_a_newer_champion_unless_a_person_names_it(
     said = promote.run(older)
     assert (said["promoted"], said["champion"]) == (False, newest.release)
     assert "later week 2026-11-23" in said["why"]
-    release = bundle.of_week(older)
+    release = bundle.release_of_week(older)
     assert promote.run(second, release=release[:12])["champion"] == release
     assert pointer.read(second.home) == pointer.Pointer(release, newest.release, 3, "2026-11-09")
 
 
 def test_what_is_refused(second):
     unjudged = small_week.ready(second.home, THIRD)
-    with pytest.raises(CheckFailed, match="no verdict about week 2026-11-30"):
+    with pytest.raises(CheckFailed, match="week 2026-11-30 has no verdict"):
         promote.run(unjudged)
     release = bundle.run(unjudged)["release"]
-    with pytest.raises(CheckFailed, match=f"no verdict about release {release[:12]}"):
+    with pytest.raises(CheckFailed, match=f"release {release[:12]} has no verdict"):
         promote.run(unjudged, release=release)
     for name in ("", "*", "../x", "0" * 12):
-        with pytest.raises(BadArgument, match="names"):
+        with pytest.raises(BadArgument, match="matches"):
             promote.run(second, release=name)
     backtest = type(second)(second.settings, type(second.week)(second.week.monday, True), second.home)
     with pytest.raises(BadArgument, match="backtest"):
@@ -153,7 +154,7 @@ def test_what_is_refused(second):
 
 def test_a_damaged_bundle_is_never_promoted(second):
     before = pointer.read(second.home), aliases(second)
-    victim = pointer.releases(second.home) / bundle.of_week(second) / "tt_svd" / "network.onnx"
+    victim = pointer.releases(second.home) / bundle.release_of_week(second) / "tt_svd" / "network.onnx"
     victim.write_bytes(victim.read_bytes() + b"x")
     with pytest.raises(CheckFailed, match=r"tt_svd/network\.onnx has"):
         promote.run(second)
@@ -228,7 +229,7 @@ def test_publish_opens_the_champion_and_says_so(first):
     promote.run(first)
     said = publish.run(first)
     record = json.loads((pointer.releases(first.home) / "published.json").read_text())
-    assert record["release"] == said["release"] == bundle.of_week(first)
+    assert record["release"] == said["release"] == bundle.release_of_week(first)
     assert record["store"] == "memory"
     assert record["users"] == {"warm": small_week.N_WARM, "cold": 0}
     assert len(record["first_tracks"]["tt_svd"]) == 3
@@ -252,7 +253,7 @@ def test_a_damaged_pointer_is_named(first):
 
 def test_a_release_that_mlflow_does_not_know_is_not_promoted(second):
     client = Tracker.connect(second).client
-    version = registry.version_of(second, Tracker.connect(second), bundle.of_week(second))
+    version = registry.find_version(second, Tracker.connect(second), bundle.release_of_week(second))
     client.delete_model_version("cold_start", version)
     with pytest.raises(CheckFailed, match="overture release bundle"):
         promote.run(second)

@@ -16,8 +16,9 @@ from contracts.errors import CheckFailed
 from jobs.platform import files
 from jobs.platform.context import Context
 from jobs.platform.week import Week
-from jobs.release import bundle, manifest, pointer, prune
+from jobs.release import bundle, pointer, prune
 from jobs.settings.settings import load
+from serving.release import manifest
 
 ROOT = Path(__file__).parents[3]
 
@@ -33,7 +34,7 @@ def release(context: Context, number: int) -> str:
     files.write(aside / "provenance.json", json.dumps({"week": "2026-11-16", "n": number}).encode())
     folder = pointer.releases(context.release_home)
     folder.mkdir(parents=True, exist_ok=True)
-    name = manifest.write(aside)
+    name = bundle.write_manifest(aside)
     aside.rename(folder / name)
     os.utime(folder / name, (1_790_000_000 + number,) * 2)
     return name
@@ -45,7 +46,7 @@ def there(context: Context) -> set[str]:
 
 def promoted(context: Context, *releases: str) -> None:
     for seen, name in enumerate(releases):
-        with pointer.moving(context.release_home):
+        with pointer.move_lock(context.release_home):
             pointer.move(context.release_home, seen, name, "2026-11-16")
 
 
@@ -118,11 +119,11 @@ def test_what_a_killed_run_left_goes(engine):
 def test_the_gate_says_what_to_do_about_a_removed_release(context):
     name = release(context, 1)
     (context.work / "bundle.json").write_text(json.dumps({"release": name}))
-    assert bundle.of_week(context) == name
+    assert bundle.release_of_week(context) == name
     release(context, 2)
     prune.run(context, keep=1)
     with pytest.raises(CheckFailed, match="was removed; run `overture release bundle"):
-        bundle.of_week(context)
+        bundle.release_of_week(context)
 
 
 def test_the_command_wants_a_number(home, command):

@@ -11,9 +11,9 @@ import pytest
 
 from contracts.errors import BadArgument, CheckFailed
 from jobs.release import bundle, gate, pointer, promote, rollback
-from jobs.release.skip import bundle as contents
-from jobs.release.skip import gate as judging
-from jobs.release.skip import submission
+from jobs.release.skip import bundle as skip_bundle
+from jobs.release.skip import gate as skip_gate
+from jobs.release.skip import snapshot, submission
 from jobs.settings.settings import load
 from jobs.settings.skip import SkipSettings
 from jobs.skip import build_features, dataset, spark_groups
@@ -33,27 +33,27 @@ def context(skip_week_home, tmp_path, monkeypatch):
 
 
 def test_the_same_week_learned_again_gives_the_same_release(context):
-    before = bundle.of_week(context)
+    before = bundle.release_of_week(context)
     skip_week.learn(context)
     assert bundle.run(context)["release"] == before
 
 
 def test_a_release_passes_the_gate_line_by_line(context):
-    lines = {line["rule"]: line for line in gate.record_of(context)["lines"]}
+    lines = {line["rule"]: line for line in gate.read_record(context)["lines"]}
     members = [one["name"] for one in champion(context).told["members"]]
     assert members == list(skip_week.SMALL["blend"]["members"])
     assert {f"onnx parity {name}" for name in members} < set(lines)
     assert max(lines[f"onnx parity {name}"]["measured"] for name in members) <= 1e-4
     assert {line["verdict"] for line in lines.values()} == {"pass"}
     weighty = max(champion(context).told["members"], key=lambda one: one["weight"])["name"]
-    assert contents.answering(context) == f"members/{weighty}"
-    assert "blend.auc" in contents.summary(context)
+    assert skip_bundle.registered_network(context, champion(context).folder) == f"members/{weighty}"
+    assert "blend.auc" in skip_bundle.summary(context)
 
 
 @pytest.mark.parametrize(
     ("change", "rule"),
     [
-        ({"margin_over_rate": 0.5}, "better than a plain rate"),
+        ({"margin_over_rate": 0.5}, "better than user rate"),
         ({"flow_min_auc": 1.0}, "slice flow"),
         ({"max_calibration_error": 0.0}, "calibration error"),
         ({"parity_tolerance": 1e-12}, "onnx parity session_gru"),
@@ -68,23 +68,23 @@ def test_each_rule_bites(context, change, rule):
 
 
 def test_too_few_plays_judge_nothing(context):
-    with pytest.raises(CheckFailed, match="min_plays asks for 1000000"):
+    with pytest.raises(CheckFailed, match="min_plays = 1000000"):
         gate.run(gated(context, min_plays=1_000_000))
 
 
 def test_a_worse_release_does_not_pass_the_champion(context):
     release = champion(context)
-    plays = judging.judges(context, release)
-    ours = judging.judged(context, release, plays)
+    plays = skip_gate.evaluation_plays(context, release)
+    ours = skip_gate.predict(context, release, plays)
     other = replace(pointer.read(context.release_home), release=release.name, week="2016-11-21")
-    line = judging.champion_line(context, release, other, plays, ours)
+    line = skip_gate.champion_line(context, release, other, plays, ours)
     assert (line.verdict, line.why) == ("pass", "same release as the champion")
     folder = release.folder.with_name("x" * 64)
-    noise = judging.Judged(ours.members_NM, np.random.default_rng(0).random(len(plays)))
-    line = judging.champion_line(
+    noise = skip_gate.Predictions(ours.members_NM, np.random.default_rng(0).random(len(plays)))
+    line = skip_gate.champion_line(
         gated(context, grey_zone=0.0, max_loss=0.01), _as(release, folder), other, plays, noise
     )
-    assert (line.verdict, "proven" in line.why) == ("fail", True)
+    assert (line.verdict, "significant" in line.why) == ("fail", True)
 
 
 def _as(release, folder):
@@ -121,14 +121,14 @@ def test_a_damaged_release_is_not_opened(context):
     release = champion(context)
     (release.folder / ANSWERS).write_text("{}")
     with pytest.raises(CheckFailed, match=ANSWERS):
-        judging.check(release.folder)
+        skip_gate.check_loads(release.folder)
 
 
 def test_a_member_without_onnx_is_left_out_and_said(context, monkeypatch):
-    monkeypatch.setattr(contents.onnx_export, "has_onnx_form", lambda model: model.name != "session_gru")
-    chosen = contents.served(context)
+    monkeypatch.setattr(skip_bundle.onnx_export, "has_onnx_form", lambda model: model.name != "session_gru")
+    chosen = skip_bundle.served_ensemble(context)
     assert "session_gru" not in chosen.members
-    assert chosen.left_out == {"session_gru": "has no ONNX form"}
+    assert chosen.excluded == {"session_gru": "has no ONNX form"}
 
 
 def test_plays_that_changed_since_training_make_no_release(context):
@@ -248,7 +248,7 @@ def test_recent_plays_of_the_session_count_as_the_table_counts_them(context):
     assert same(release, table, requests) > 5
     told = answers.predict(release, requests[-1], requests[-1].tracks).recent
     assert told["used"] == len(requests[-1].recent)
-    log = judging.history(replace_week(context), release.cleaning)
+    log = snapshot.read_play_log(replace_week(context), release.cleaning)
     features_of = cleaned(release, table.slice(len(plays) - 1))
     listen = release.predict(features_of, log)
     assert answers.predict(release, requests[-1], requests[-1].tracks).listen_N == pytest.approx(listen, abs=1e-6)
@@ -264,7 +264,7 @@ def replace_week(context):
 
 def questions(context):
     plays = [
-        context.lake.read("plays", **p) for p in context.lake.partitions("plays") if p["day"] < contents.before(context)
+        context.lake.read("plays", **p) for p in context.lake.partitions("plays") if p["day"] < snapshot.end_day(context)
     ]
     ids = pa.concat_tables(plays).column("sample_id").drop_null().to_pylist()
     assert ids
@@ -287,14 +287,14 @@ def test_a_submission_answers_every_row_in_the_order_asked(context, tmp_path):
 
 
 def test_a_submission_refuses_what_it_cannot_answer(context, tmp_path, command, monkeypatch):
-    with pytest.raises(BadArgument, match=r"holds no test\.csv"):
+    with pytest.raises(BadArgument, match=r"contains no test\.csv"):
         submission.run(context, tmp_path, tmp_path / "out.csv")
     test = tmp_path / "test.csv"
     for text, said in (
         ("sample_id\n999999\n", "1 of 1 rows have no features"),
-        ("sample_id\n1\n1\n", "are there twice"),
+        ("sample_id\n1\n1\n", "sample ids are duplicates"),
         ("x\n1\n", "column 'sample_id' is missing"),
-        ("sample_id\nx\n", "no whole number"),
+        ("sample_id\nx\n", "is not an integer"),
         ("sample_id\n", "no rows"),
     ):
         test.write_text(text)

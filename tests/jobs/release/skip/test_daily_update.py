@@ -13,8 +13,7 @@ from contracts.errors import CheckFailed
 from jobs.platform.week import Week
 from jobs.quality import check
 from jobs.release import bundle, pointer, rollback
-from jobs.release.skip import bundle as contents
-from jobs.release.skip import daily_update, gate
+from jobs.release.skip import daily_update, gate, snapshot
 from jobs.skip import artifacts, build_features, incremental_training
 from serving.skip.release import SkipRelease
 from tests.helpers import skip_week
@@ -44,7 +43,7 @@ def test_a_day_on_top_of_the_champion_is_judged_and_promoted(context):
     assert (again["release"], again["promoted"], again["why"]) == (
         after.name,
         False,
-        "already the champion; 0 aliases set right",
+        "already the champion; 0 aliases moved",
     )
     assert rollback.run(context, to=before.name)["rolled_back"]
 
@@ -66,7 +65,7 @@ def test_members_learn_on_where_listeners_have_changed_and_the_next_day_goes_on_
     build_features.run(context, DAY, DAY)
     shifted(context, lambda rows: rows.column("is_flow"))
     before, day = champion(context), replace(context, week=Week.after_day(date.fromisoformat(DAY)))
-    log = contents.log_of(day, before.cleaning)
+    log = snapshot.read_play_log(day, before.cleaning)
     found = incremental_training.update_champion(day, before, DAY, log)
     assert found.report["fine_tuned"], found.report
     assert found.report["brier"] < found.report["champion_brier"]
@@ -92,18 +91,18 @@ def test_a_release_of_members_that_learned_on_is_compared_with_the_models_themse
     check.run(day, ["plays"])
     release = SkipRelease(pointer.releases(day.release_home) / bundle.run(day)["release"])
     learned_on = release.provenance["fine_tuning"]["fine_tuned"]
-    plays = gate.judges(day, release)
-    ours = gate.judged(day, release, plays)
+    plays = gate.evaluation_plays(day, release)
+    ours = gate.predict(day, release, plays)
     now = pointer.read(day.release_home)
-    lines = {line.rule: line for line in gate.updated(day, release, now, plays, ours)}
+    lines = {line.rule: line for line in gate.update_parity_lines(day, release, now, plays, ours)}
     assert set(lines) == {f"onnx parity {member.name}" for member in release.members}
     for name in learned_on:
         line = lines[f"onnx parity {name}"]
         assert (line.verdict, 0 < line.measured <= 1e-4) == ("pass", True)
-    other = gate.Judged(ours.members_NM + 0.01, ours.listen_N)
-    worse = {line.rule: line.verdict for line in gate.updated(day, release, now, plays, other)}
+    other = gate.Predictions(ours.members_NM + 0.01, ours.listen_N)
+    worse = {line.rule: line.verdict for line in gate.update_parity_lines(day, release, now, plays, other)}
     assert {worse[f"onnx parity {name}"] for name in learned_on} == {"fail"}
-    elsewhere = gate.updated(day, release, replace(now, release="0" * 64), plays, ours)
+    elsewhere = gate.update_parity_lines(day, release, replace(now, release="0" * 64), plays, ours)
     assert [(line.verdict, came_from[:12] in line.why) for line in elsewhere] == [("fail", True)]
 
 
@@ -137,7 +136,7 @@ def test_whatever_fails_in_an_update_the_champion_stays(context):
     assert pointer.read(context.release_home) == before
     with pytest.raises(CheckFailed, match="plays: day=2017-03-01 has not been written"):
         daily_update.run(context.settings, date(2017, 3, 1))
-    with pytest.raises(CheckFailed, match="already, later than"):
+    with pytest.raises(CheckFailed, match="later than the end"):
         daily_update.run(context.settings, date(2016, 11, 20))
     shutil.rmtree(context.release_home / "releases")
     with pytest.raises(CheckFailed, match="there is no champion yet"):
