@@ -184,8 +184,7 @@ def homes(source: Path, at: Path) -> dict[str, str]:
     """A home for each space of the champion: it answers from that space, and the other's release lies beside it."""
     from jobs.platform import files
     from jobs.release.bundle import write_manifest
-    from serving.release import manifest
-    from serving.release import pointer
+    from serving.release import manifest, pointer
     from serving.release.bundle import open_release
 
     now = pointer.read(source)

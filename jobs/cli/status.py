@@ -15,9 +15,9 @@ from jobs.platform.context import Context
 from jobs.platform.tables import escape_markup, gate_table, make_table, wide_console
 from jobs.platform.week import Week
 from jobs.release import pointer
-from serving.release import manifest
 from jobs.settings.cold_start import METHODS as ORDER
 from jobs.tracking.store import hide_password, tracking_uri
+from serving.release import manifest
 
 if TYPE_CHECKING:
     from rich.table import Table

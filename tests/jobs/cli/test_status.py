@@ -34,7 +34,11 @@ def test_without_a_champion_it_names_the_next_command_and_creates_nothing(home, 
 def test_it_shows_the_champion_with_metrics_and_verdict(promoted, capsys):
     report = status.build_report(promoted)
     assert json.loads(json.dumps(report)) == report
-    assert (report["champion"], report["week"], report["verdict"]) == (bundle.release_of_week(promoted), "2026-11-16", "pass")
+    assert (report["champion"], report["week"], report["verdict"]) == (
+        bundle.release_of_week(promoted),
+        "2026-11-16",
+        "pass",
+    )
     row = next(row for row in report["evaluation"] if row["method"] == "semi_pers" and row["split"] == "test")
     assert row.keys() >= {"space", "method", "split", "slice", "metric", "k", "value", "low", "high"}
     assert report["mlflow"]["aliases_agree"] is True

@@ -193,7 +193,9 @@ def test_a_release_answers_as_the_week_did(built):
 
 
 def test_a_layout_of_another_program_is_refused(context, monkeypatch):
-    monkeypatch.setattr(cold_start_bundle, "bundle_layout", lambda d: {"d": d, "size": 20 * d + 19, "blocks": {}, "scalars": {}})
+    monkeypatch.setattr(
+        cold_start_bundle, "bundle_layout", lambda d: {"d": d, "size": 20 * d + 19, "blocks": {}, "scalars": {}}
+    )
     built, _ = bundle.build(context)
     with pytest.raises(CheckFailed, match=r"layout\.json is another program's"):
         open_release(built)

@@ -54,7 +54,9 @@ def test_a_gain_over_popularity_must_reach_the_margin_at_its_lower_bound():
     assert rules.better_than_popularity(popularity * 1.06, popularity, 0.05).verdict == "pass"
     assert rules.better_than_popularity(popularity * 1.04, popularity, 0.05).verdict == "fail"
     noisy = popularity * 1.06 + np.tile([0.2, -0.2], 50)
-    assert rules.better_than_popularity(noisy, popularity, 0.05).verdict == "fail", "the mean gain is there, but not proven"
+    assert rules.better_than_popularity(noisy, popularity, 0.05).verdict == "fail", (
+        "the mean gain is there, but not proven"
+    )
     assert rules.better_than_popularity(popularity, popularity, 0.0).verdict == "fail", "equal is not better"
     assert rules.better_than_popularity(popularity[:0], popularity[:0], 0.0).verdict == "fail"
 

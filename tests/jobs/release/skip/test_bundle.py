@@ -264,7 +264,9 @@ def replace_week(context):
 
 def questions(context):
     plays = [
-        context.lake.read("plays", **p) for p in context.lake.partitions("plays") if p["day"] < snapshot.end_day(context)
+        context.lake.read("plays", **p)
+        for p in context.lake.partitions("plays")
+        if p["day"] < snapshot.end_day(context)
     ]
     ids = pa.concat_tables(plays).column("sample_id").drop_null().to_pylist()
     assert ids
