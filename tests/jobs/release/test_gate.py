@@ -33,7 +33,7 @@ def test_a_verdict_is_its_worst_line():
 
 
 def test_data_checks_must_all_be_there_and_pass():
-    results = {table: dict(GOOD) for table in rules.REQUIRED}
+    results = {table: dict(GOOD) for table in rules.REQUIRED_TABLES}
     assert rules.data_checks(results).verdict == "pass"
     results["catalog"] = {**GOOD, "warned": ["few rows"]}
     assert "warnings in catalog" in rules.data_checks(results).why
