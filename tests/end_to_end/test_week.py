@@ -168,10 +168,9 @@ def test_the_same_jobs_run_on_a_standalone_cluster(finished, tmp_path):
     """
     home = tmp_path / "home"
     shutil.copytree(finished.home / "lake", home / "lake")
-    script = ROOT / "tests" / "end_to_end" / "on_a_cluster.py"
     env = os.environ | {"OVERTURE_HOME": str(home)}
     done = subprocess.run(
-        [sys.executable, str(script), str(tmp_path / "logs")],
+        [sys.executable, "-m", "tests.helpers.on_a_cluster", str(tmp_path / "logs")],
         cwd=ROOT,
         env=env,
         capture_output=True,

@@ -1,4 +1,7 @@
-"""The Spark stage of the tiny week on a master and two workers; then a factorisation during which an executor dies."""
+"""Run the Spark stage of the tiny week on a cluster, then factorisations during which an executor is killed.
+
+Run as a module from the root of the repository: `python -m tests.helpers.on_a_cluster LOGS`.
+"""
 
 from __future__ import annotations
 
@@ -16,10 +19,6 @@ import numpy as np
 import psutil
 from pyspark.sql import functions as F
 
-from tests.helpers.one_week import TINY, spark_stage
-
-sys.path.append(str(Path(__file__).parents[2]))
-
 from benchmarks.cluster import HOST, SHORT_LIVED, executors, standalone
 from blockfactor import csr_blocks
 from blockfactor.als import train
@@ -30,13 +29,14 @@ from jobs.platform.context import Context
 from jobs.platform.temp_dirs import temp_dir
 from jobs.platform.week import Week
 from jobs.settings.settings import load
+from tests.helpers.one_week import TINY, spark_stage
 
-FATAL_CALL = 20  # which of a factorisation's calls to its workers an executor does not live through
+FATAL_CALL = 20  # the executor is killed at this `WorkerPool.map` of the factorisation
 
 
 @contextmanager
-def a_death(worker: psutil.Process) -> Iterator[list[psutil.Process]]:
-    """Kill the worker's executor as it is about to be given work: on the way, however fast the machine is."""
+def executor_death(worker: psutil.Process) -> Iterator[list[psutil.Process]]:
+    """Kill the worker's executor right before a call is sent, which does not depend on the speed of the machine."""
     killed: list[psutil.Process] = []
     calls = count(1)
 
@@ -53,18 +53,18 @@ def a_death(worker: psutil.Process) -> Iterator[list[psutil.Process]]:
         WorkerPool.map = original_map  # type: ignore[method-assign]
 
 
-def twice(worker: psutil.Process, factorise: Callable[[], list[np.ndarray]]) -> dict[str, object]:
-    """Factorise, and again with a death: who died, and are the factors the same bits?"""
-    one = factorise()
-    with a_death(worker) as killed:
-        two = factorise()
+def factorise_twice(worker: psutil.Process, factorise: Callable[[], list[np.ndarray]]) -> dict[str, object]:
+    """Factorise without and with the death of an executor and compare the factors bit by bit."""
+    expected = factorise()
+    with executor_death(worker) as killed:
+        factors = factorise()
     _, alive = psutil.wait_procs(killed, timeout=30)
-    same = all(np.array_equal(left, right) for left, right in zip(one, two, strict=True))
+    same = all(np.array_equal(left, right) for left, right in zip(expected, factors, strict=True))
     return {"killed": len(killed), "gone": not alive, "same": same}
 
 
 def als_with_a_death(context: Context, worker: psutil.Process) -> dict[str, object]:
-    """An executor dies among the iterations of ALS."""
+    """Kill an executor during the iterations of ALS."""
     spark, week = context.spark, context.week.name
     shape = (context.lake.rows("warm_users", week=week), context.lake.rows("catalog", week=week))
     entries = context.lake.spark(spark, "user_track", week=week).select(
@@ -75,14 +75,17 @@ def als_with_a_death(context: Context, worker: psutil.Process) -> dict[str, obje
         ratings = csr_blocks.pack(entries, "user_track", shape, 4, folder, positive=True)
 
         def factors() -> list[np.ndarray]:
-            fit = train(spark, ratings, als.als_parameters(settings), 1)
-            return [np.array(fit.item_factors()), *(np.array(fit.user_factors(block)) for block in ratings.blocks)]
+            result = train(spark, ratings, als.als_parameters(settings), 1)
+            return [
+                np.array(result.item_factors()),
+                *(np.array(result.user_factors(block)) for block in ratings.blocks),
+            ]
 
-        return twice(worker, factors)
+        return factorise_twice(worker, factors)
 
 
 def svd_with_a_death(context: Context, worker: psutil.Process) -> dict[str, object]:
-    """An executor dies among the power iterations of the SVD."""
+    """Kill an executor during the power iterations of the SVD."""
     lake, week = context.lake, context.week.name
     n = lake.rows("catalog", week=week)
     settings = context.settings.svd.model_copy(update={"power_iterations": 8})
@@ -91,14 +94,14 @@ def svd_with_a_death(context: Context, worker: psutil.Process) -> dict[str, obje
         matrix = csr_blocks.pack(pairs, "track_pairs", (n, n), 4, folder, permute=True)
 
         def factors() -> list[np.ndarray]:
-            found = factorise_blocks(context.spark, matrix, matrix, svd.svd_parameters(settings), 1)
-            return [found.left(), found.values]
+            result = factorise_blocks(context.spark, matrix, matrix, svd.svd_parameters(settings), 1)
+            return [result.left(), result.values]
 
-        return twice(worker, factors)
+        return factorise_twice(worker, factors)
 
 
 def main(logs: Path) -> None:
-    """Run it; the last line of stdout is what the test reads."""
+    """Print the results as JSON on the last line of stdout."""
     with standalone(logs, 2) as (master, workers):
         os.environ["OVERTURE__SPARK__MASTER"] = master
         os.environ["SPARK_LOCAL_IP"] = HOST
@@ -107,9 +110,9 @@ def main(logs: Path) -> None:
         settings.spark.extra["spark.executor.extraJavaOptions"] = SHORT_LIVED
         context = Context(settings, Week.parse(settings.week))
         spark = context.spark
-        until = time.monotonic() + 60
+        deadline = time.monotonic() + 60
         status = spark.sparkContext._jsc.sc().getExecutorMemoryStatus  # one entry is the driver's
-        while status().size() < 3 and time.monotonic() < until:
+        while status().size() < 3 and time.monotonic() < deadline:
             time.sleep(0.2)
         n_executors = status().size() - 1
         spark_stage(context)
