@@ -3,12 +3,11 @@
 Shapes   N plays, F numeric features of a play, G output columns, C categories
 
 A pair of features `<key>_plays`, `<key>_listened` counts the earlier plays of something (the user, the artist, this
-user
-with this genre ...) and those listened to. It becomes `<key>_smoothed`, the rate (listened + a m) / (plays + a), where
-m
-is the mean of all training plays: with few plays the rate stays near the mean. The strength a is the value in STRENGTHS
-for which the rate, used as a probability, has the smallest log loss on training plays; this is empirical Bayes with the
-maximum taken over a grid. The counts of a training play contain earlier plays only, so its own label is not included.
+user with this genre ...) and those listened to. It becomes `<key>_smoothed`, the rate (listened + a m) / (plays + a),
+where m is the mean of all training plays: with few plays the rate stays near the mean. The strength a is the value in
+STRENGTHS for which the rate, used as a probability, has the smallest log loss on training plays; this is empirical
+Bayes with the maximum taken over a grid. The counts of a training play contain earlier plays only, so its own label
+is not included.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""The calibrated ensemble of the skip models."""
+"""Calibrated ensemble of the skip models."""

@@ -1,7 +1,7 @@
 """LightGBM: gradient boosted trees over all features of a play except ids.
 
-Shapes   N plays, G columns of models/skip/encoding/numeric.py: smoothed rates, numbers with NaN, is_flow, categories as
-         codes
+Shapes   N plays, G columns of models/skip/encoding/numeric.py: smoothed rates, numbers with NaN, is_flow, categories
+         as codes
 Source   Ke et al. 2017
 """
 

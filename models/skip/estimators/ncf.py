@@ -6,10 +6,9 @@ Source   the DSG17 report, 5.2 (embeddings of user and track concatenated, then 
          and 5.3 (a product of embeddings, 16 wide, beside an MLP over separate embeddings, 24 wide, one layer, dropout
          0.2); He et al. 2017
 Differs  the columns of models/skip/encoding/numeric.py are concatenated with the embeddings, because the report's
-section
-         5 names features as an input of all of these networks. In training an id is replaced by the unknown id with
-         probability `id_dropout`, so that the embedding of unknown ids is trained. Ids with fewer than `min_count`
-         plays are unknown
+         section 5 names features as an input of all of these networks. In training an id is replaced by the unknown
+         id with probability `id_dropout`, so that the embedding of unknown ids is trained. Ids with fewer than
+         `min_count` plays are unknown
 """
 
 from __future__ import annotations

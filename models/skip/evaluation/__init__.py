@@ -1,1 +1,1 @@
-"""Metrics and feature importance of the skip models."""
+"""Metrics and permutation importance of the skip models."""

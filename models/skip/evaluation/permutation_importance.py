@@ -1,6 +1,6 @@
-"""What a model leans on: how much worse it ranks plays when one thing known of them is shuffled.
+"""Permutation importance: the loss of AUC when one feature is shuffled.
 
-Shapes   N plays, F numbers
+Shapes   N plays, F numeric features
 Source   Breiman 2001, section 10
 """
 
@@ -20,36 +20,42 @@ Predict = Callable[[Plays], NDArray[np.float64]]
 
 
 def permutation_importance(predict: Predict, plays: Plays, draws: int = 3, seed: int = 0) -> dict[str, float]:
-    """By how much AUC falls when one number, category or is_flow is shuffled among the plays, largest fall first.
+    """Return the loss of AUC when a feature, category or is_flow is shuffled among the plays, largest first.
 
-    A pair of counts is shuffled together, as one number. The mean of `draws` shuffles.
+    A pair of counts is shuffled together, as one feature.
+
+    Args:
+        predict: Returns the probability of each play.
+        plays: Labelled plays.
+        draws: Number of shuffles, whose losses are averaged.
+        seed: Seed of the shuffles.
 
     Raises:
-        ValueError: plays of one class; draws below 1.
+        ValueError: The plays have one class only, or `draws` is below 1.
     """
     listened_N = plays.both_classes("permutation importance")
     if draws < 1:
         raise ValueError(f"permutation importance: draws must be at least 1, got {draws}")
     rng = np.random.default_rng(seed)
-    whole = auc(listened_N, predict(plays))
+    baseline = auc(listened_N, predict(plays))
     groups: dict[str, list[int]] = {}
     for f, name in enumerate(plays.names):
         base = name.removesuffix(LISTENED).removesuffix(PLAYS)
         groups.setdefault(base, []).append(f)
-    falls: dict[str, float] = {}
+    losses: dict[str, float] = {}
     orders = [rng.permutation(len(plays)) for _ in range(draws)]
     for base, columns in groups.items():
-        falls[base] = whole - float(
+        losses[base] = baseline - float(
             np.mean([auc(listened_N, predict(_shuffled(plays, order, columns))) for order in orders])
         )
     for name in plays.categories:
         shuffled = [
             replace(plays, categories=plays.categories | {name: plays.categories[name][order]}) for order in orders
         ]
-        falls[name] = whole - float(np.mean([auc(listened_N, predict(some)) for some in shuffled]))
+        losses[name] = baseline - float(np.mean([auc(listened_N, predict(part)) for part in shuffled]))
     flows = [replace(plays, is_flow_N=plays.is_flow_N[order]) for order in orders]
-    falls["is_flow"] = whole - float(np.mean([auc(listened_N, predict(some)) for some in flows]))
-    return dict(sorted(falls.items(), key=lambda item: -item[1]))
+    losses["is_flow"] = baseline - float(np.mean([auc(listened_N, predict(part)) for part in flows]))
+    return dict(sorted(losses.items(), key=lambda item: -item[1]))
 
 
 def _shuffled(plays: Plays, order_N: NDArray[np.int64], columns: list[int]) -> Plays:

@@ -1,9 +1,9 @@
-"""All that is known of a play before it began: one code for the table of features and for an answer.
+"""Feature columns of a play: the same code for the feature table and for the service.
 
 Shapes   N plays
 
-Counts come from models/skip/features/track.py and user_features.py; here they become the columns of skip_features, and
-these the arrays that models take.
+The counts of models/skip/features/track.py and user.py become the columns of skip_features, and these the arrays that
+models take.
 """
 
 from __future__ import annotations
@@ -17,29 +17,33 @@ from models.skip.features import calendar, track, user
 from models.skip.features.counters import Columns
 
 
-def known(rows: Columns, counts: Columns, everybody: np.ndarray, gap_s: int, smoothing: float) -> dict[str, np.ndarray]:
-    """Columns of skip_features by name, (N,) each; what a play brings itself, such as its platform, is not among them.
+def known(
+    rows: Columns, counts: Columns, overall_rate: np.ndarray, gap_s: int, smoothing: float
+) -> dict[str, np.ndarray]:
+    """Return the computed columns of skip_features by name, (N,) each; columns of the play itself are not included.
 
     Args:
         rows: ts, user_id, genre_id, release_day (float64, NaN unknown), duration_s and user_gender of each play.
-        counts: what track_counts() and user_counts() gave.
-        everybody: float64 (N,), share of all plays listened to before the play's day.
-        gap_s: silence that ends a session, seconds.
-        smoothing: plays at the rate above it that are added to each rate.
+        counts: Output of track_counts() and user_counts().
+        overall_rate: float64 (N,), share of all plays listened to before the play's day.
+        gap_s: Silence that ends a session, in seconds.
+        smoothing: Strength of the smoothing: number of plays at the prior rate that are added to each rate.
     """
     return {
         **counts,
-        **track.track_rates(counts, everybody, smoothing),
-        **user.user_rates(rows, counts, everybody, smoothing, gap_s),
+        **track.track_rates(counts, overall_rate, smoothing),
+        **user.user_rates(rows, counts, overall_rate, smoothing, gap_s),
         **calendar.calendar(rows["ts"]),
         **calendar.track_age(rows["ts"], rows["release_day"]),
         **calendar.duration_groups(rows["duration_s"], rows["user_gender"]),
     }
 
 
-def as_plays(rows: Columns, found: Mapping[str, np.ndarray], names: Sequence[str], categories: Sequence[str]) -> Plays:
-    """Plays in time order with numbers and categories of these names, of the precision that the table keeps."""
-    columns = {**rows, **found}
+def as_plays(
+    rows: Columns, features: Mapping[str, np.ndarray], names: Sequence[str], categories: Sequence[str]
+) -> Plays:
+    """Return plays in time order with the named features, in the precision of the feature table."""
+    columns = {**rows, **features}
     numbers_NF = np.empty((len(rows["ts"]), len(names)), np.float32)
     for f, name in enumerate(names):
         column = columns[name]

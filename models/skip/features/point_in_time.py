@@ -1,12 +1,12 @@
-"""What each row of a log may know of the rows before it: counts, windows and last values by key.
+"""Point-in-time aggregation: counts, windows and last values of earlier rows with the same key.
 
 Shapes   N rows in any order; results are in the same order
-Law      a row sees rows of its key with a strictly smaller second. A tie sees nothing of the other, a row nothing of
-         itself, and an unknown row (one without an outcome yet) is seen by nobody.
-Carried  what happened before the rows at hand enters as rows at BEFORE whose values are totals: a day on top of what
-         was carried gives, bit for bit, what all days at once give, because everything counted is a whole number
-Leaky    the same with the whole key in sight, the row's own label included: what must not be done. It exists to
-         measure what it would have feigned.
+Rule     a row sees rows of its key with a strictly smaller time in seconds. Rows with equal timestamps do not see each
+         other, and rows without a known outcome are not seen at all.
+Carried  earlier totals enter as rows at time BEFORE: a day added to carried totals gives bit-identical results to all
+         days at once, because all counts are integers
+Leaky    sees all rows of the key, including the row itself and its label. It is wrong for training, and exists to
+         measure the effect of leakage.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ from collections.abc import Sequence
 
 import numpy as np
 
-BEFORE = np.iinfo(np.int64).min  # the second of carried rows
-AFTER = np.iinfo(np.int64).max  # the second of a question about the end
+BEFORE = np.iinfo(np.int64).min  # time of carried rows
+AFTER = np.iinfo(np.int64).max  # time of a query about the end
 DAY_S = 86_400
 
 
 class Past:
-    """Rows in the order of (keys, second), with the place where each row's past ends."""
+    """Rows sorted by (keys, time), with the end of the earlier rows of each."""
 
     def __init__(self, keys: Sequence[np.ndarray], ts: np.ndarray, known: np.ndarray, *, leaky: bool = False) -> None:
-        """Sort once; every question after it is a pass over the rows.
+        """Sort the rows; each aggregation is then one pass over them.
 
         Args:
-            keys: int64 (N,) each; rows that agree in all of them share a history.
-            ts: int64 (N,) seconds since 1970, BEFORE for what was carried.
-            known: bool (N,), whether others may see the row.
-            leaky: see everything of the key.
+            keys: int64 (N,) each; rows that are equal in all of them have a common history.
+            ts: int64 (N,) seconds since 1970; BEFORE for carried rows.
+            known: bool (N,), whether other rows may see the row.
+            leaky: See all rows of the key.
         """
         self.order = np.lexsort((ts, *reversed(keys)))
         n = len(ts)
@@ -50,23 +50,29 @@ class Past:
         self.tie_end = ends(second)
         self.seen = np.append(first[1:], n)[self.rank] if leaky and n else self.tie
 
-    def back(self, found: np.ndarray) -> np.ndarray:
-        """From the sorted order to the rows' own."""
-        out = np.empty_like(found)
-        out[self.order] = found
+    def back(self, sorted_values: np.ndarray) -> np.ndarray:
+        """Return values in the original order of the rows."""
+        out = np.empty_like(sorted_values)
+        out[self.order] = sorted_values
         return out
 
     def sums(self, value: np.ndarray) -> np.ndarray:
-        """Running totals (N + 1,) of known rows in sorted order; place i holds those before it."""
+        """Return running totals (N + 1,) of known rows in sorted order; entry i is the total before row i."""
         return np.concatenate([[0], np.cumsum(np.where(self.known, value[self.order], 0))])
 
     def count(self, value: np.ndarray) -> np.ndarray:
-        """Sum of an int64 value over what the row sees."""
+        """Return the sum of an int64 value over the rows that each row sees."""
         sums = self.sums(value)
         return self.back(sums[self.seen] - sums[self.start])
 
     def count_since(self, value: np.ndarray, when: np.ndarray, back: int) -> np.ndarray:
-        """The same from `back` before the row on; when: int64 (N,), seconds or days since 1970, never falls with ts."""
+        """Return the sum over the rows that each row sees and whose time is at most `back` before it.
+
+        Args:
+            value: int64 (N,).
+            when: int64 (N,) seconds or days since 1970, non-decreasing with ts.
+            back: Length of the window, in the unit of `when`.
+        """
         ordered = when[self.order]
         base = int(ordered.min()) - back if len(ordered) else 0
         width = int(ordered.max()) - base + 1 if len(ordered) else 1
@@ -76,29 +82,33 @@ class Past:
         return self.back(sums[self.seen] - sums[low])
 
     def last(self, mask: np.ndarray | None = None) -> np.ndarray:
-        """Place (sorted order) of the last known row before each row's second, -1 without one; mask is sorted too."""
+        """Return the sorted position of the last known row earlier than each row, -1 if there is none.
+
+        Args:
+            mask: bool (N,) in sorted order; only these rows count.
+        """
         marked = self.known if mask is None else self.known & mask
         upto = np.maximum.accumulate(np.where(marked, self.place, -1)) if len(marked) else self.place
-        found = np.where(self.tie > 0, upto[self.tie - 1], -1) if len(marked) else self.place
-        return np.where(found >= self.start, found, -1)
+        position = np.where(self.tie > 0, upto[self.tie - 1], -1) if len(marked) else self.place
+        return np.where(position >= self.start, position, -1)
 
 
 def ends(starts: np.ndarray) -> np.ndarray:
-    """One past the last place of each row's group, for groups that begin where `starts` is true."""
+    """Return one past the last position of each row's group, for groups that begin where `starts` is true."""
     first = np.flatnonzero(starts)
     last = np.append(first[1:], len(starts))
     return np.repeat(last, last - first) if len(starts) else np.zeros(0, np.int64)
 
 
 def days(ts: np.ndarray) -> np.ndarray:
-    """Days since 1970 (UTC) of seconds; of carried rows and questions as well, far away from all others' windows."""
+    """Return days since 1970 (UTC) of times in seconds; BEFORE and AFTER are outside all windows."""
     return np.asarray(np.floor_divide(ts, DAY_S), np.int64)
 
 
 def totals(
     keys: Sequence[np.ndarray], values: Sequence[np.ndarray], last: np.ndarray | None = None
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Distinct keys, ascending, and the sums of each value over them; then, where `last` is given, its largest."""
+    """Return the distinct keys, ascending, and for each the sums of the values, then the maximum of `last` if given."""
     order = np.lexsort(tuple(reversed(keys)))
     n = len(order)
     new = np.zeros(n, bool)

@@ -1,9 +1,10 @@
-"""How plays that many listeners share something of were received: of a genre, a context, a genre by people of an age.
+"""Daily counts of keys that many listeners share, such as a genre, a context, or a genre by age group.
 
 Shapes   N plays; E entries, each the plays of one key on one day
-Time     a play sees the days before its own, not the hours of its own day: a key is shared by up to all plays, so that
-         no machine may be asked to hold its plays in order. Few keys, though, and days: their counts go everywhere
-Source   ours; the report has no such counts
+Time     a play sees the days before its own, not earlier hours of the same day. A key may have a large part of all
+plays,
+         so sorting them on one machine is avoided. Keys and days are few, so their counts are sent to every task
+Source   of this project; the report has no such counts
 """
 
 from __future__ import annotations
@@ -31,13 +32,13 @@ class Daily:
     """Labelled plays of one kind by key and day.
 
     Attributes:
-        key: int64 ids, ascending.
-        other: the same of the key's second part, NO_KEY where it has none.
-        first_day: days since 1970 of the first entry.
-        n_ranks: of days; rank 0 is what was carried, rank 1 the first day.
-        code: int64 (E,), ascending: places in key, other and ranks of days, in this order of weight.
-        plays: int64 (E + 1,), those of all entries before each.
-        listened: the same of plays listened to.
+        key: int64, distinct first parts of keys, ascending.
+        other: int64, distinct second parts, ascending; NO_KEY for kinds with one part.
+        first_day: Days since 1970 of the first entry.
+        n_ranks: Number of ranks of days; rank 0 is for carried counters, rank 1 for the first day.
+        code: int64 (E,), ascending codes of (position in key, position in other, rank of the day).
+        plays: int64 (E + 1,), plays of all entries before each.
+        listened: int64 (E + 1,), listened plays of all entries before each.
     """
 
     key: np.ndarray
@@ -50,14 +51,14 @@ class Daily:
 
     @classmethod
     def of(cls, entries: Columns, carried: Carried) -> Daily:
-        """From columns key, other, day, n_plays and n_listened (a key and day may come more than once)."""
+        """Build from columns key, other, day, n_plays and n_listened; equal keys and days are added."""
         day = entries["day"]
         first, last = int(day.min(initial=2**31)), int(day.max(initial=-1))
         n_ranks = max(last - first, 0) + 2
         keys = [np.concatenate([getattr(carried, name), entries[name]]) for name in ("key", "other")]
         rank = np.concatenate([np.zeros(len(carried.key), np.int64), day - first + 1])
-        counted = [np.concatenate([carried.numbers[name], entries[name]]) for name in ("n_plays", "n_listened")]
-        (key, other, rank), sums = totals([*keys, rank], counted)
+        columns = [np.concatenate([carried.numbers[name], entries[name]]) for name in ("n_plays", "n_listened")]
+        (key, other, rank), sums = totals([*keys, rank], columns)
         ids, at_key = np.unique(key, return_inverse=True)
         others, at_other = np.unique(other, return_inverse=True)
         code = (at_key * len(others) + at_other) * n_ranks + rank
@@ -67,7 +68,7 @@ class Daily:
     def seen(
         self, key: np.ndarray, other: np.ndarray, day: np.ndarray, *, leaky: bool
     ) -> tuple[np.ndarray, np.ndarray]:
-        """(plays, listened plays) of each row's key on days before its own, int64 (N,); leaky: on all days."""
+        """Return plays and listened plays of each row's key on earlier days, int64 (N,); with `leaky` on all days."""
         at_key, has_key = place(self.key, key)
         at_other, has_other = place(self.other, other)
         base = (at_key * len(self.other) + at_other) * self.n_ranks
@@ -80,29 +81,34 @@ class Daily:
         )
 
 
-def place(ids: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Where each is among ascending ids, and whether it is there at all."""
+def place(ids: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the position of each value among ascending ids, and whether it is one of them."""
     if not len(ids):
-        return np.zeros(len(wanted), np.int64), np.zeros(len(wanted), bool)
-    at = np.minimum(np.searchsorted(ids, wanted), len(ids) - 1)
-    return at, np.asarray(ids[at] == wanted)
+        return np.zeros(len(values), np.int64), np.zeros(len(values), bool)
+    at = np.minimum(np.searchsorted(ids, values), len(ids) - 1)
+    return at, np.asarray(ids[at] == values)
 
 
 def shared_counts(
     rows: Columns, day: np.ndarray, known: dict[str, Daily], *, leaky: bool = False
 ) -> dict[str, np.ndarray]:
-    """Counts (N,) int64 that each play sees; day: int64 (N,) since 1970."""
-    found = {}
+    """Return the shared counts that each play sees, int64 (N,); `day` is in days since 1970."""
+    counts = {}
     for kind, (first, second) in KEYS.items():
         other = rows[second] if second is not None else np.full(len(day), NO_KEY)
-        found[f"{kind}_plays"], found[f"{kind}_listened"] = known[kind].seen(rows[first], other, day, leaky=leaky)
-    return found
+        counts[f"{kind}_plays"], counts[f"{kind}_listened"] = known[kind].seen(rows[first], other, day, leaky=leaky)
+    return counts
 
 
 def carry_shared(entries: Columns, before: Carried) -> Carried:
-    """What the days leave behind; entries: columns key, other, the totals and last_ts."""
+    """Return the counters after some days.
+
+    Args:
+        entries: Columns key, other, TOTALS and last_ts of the days.
+        before: Counters before these days.
+    """
     keys = [np.concatenate([getattr(before, name), entries[name]]) for name in ("key", "other")]
     names, none = (*TOTALS, "last_ts"), np.zeros(0, np.int64)
     *values, last = (np.concatenate([before.numbers[name], entries[name]]) for name in names)
-    (key, other), found = totals(keys, values, last)
-    return Carried(key, other, dict(zip(names, found, strict=True)), none, none, none, none)
+    (key, other), sums = totals(keys, values, last)
+    return Carried(key, other, dict(zip(names, sums, strict=True)), none, none, none, none)

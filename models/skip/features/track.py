@@ -1,10 +1,10 @@
-"""How tracks, artists and albums were received so far.
+"""Counts and rates of tracks, artists and albums.
 
-Shapes   N plays; rates are float64, NaN where nothing is known
+Shapes   N plays; rates are float64, NaN if unknown
 Source   the report's section 3.2, step 6: skip_score, avg_song_listened, popularity over 7, 30 and 90 days
-Differs  a play sees strictly earlier plays alone. skip_score is the plain ratio of the track; avg_song_listened is the
-         share listened to, smoothed towards the artist's, and the artist's towards all plays of the days before: the
-         two are no copies of each other. A track, and an album, is counted within its artist.
+Differs  a play sees strictly earlier plays only. skip_score is the unsmoothed ratio of the track; avg_song_listened is
+         the share listened to, smoothed towards the artist's, and the artist's towards all plays of earlier days, so
+         the two differ. A track, and an album, is counted within its artist.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ KINDS = ("artist", "track", "album")
 
 
 def track_counts(rows: Columns, carried: dict[str, Carried], *, leaky: bool = False) -> dict[str, np.ndarray]:
-    """Counts (N,) int64 that each play sees, of plays that are all of these artists."""
+    """Return the counts that each play sees, int64 (N,); `rows` must have all plays of their artists."""
     timelines = {kind: Timeline(rows, kind, carried[kind], leaky=leaky) for kind in KINDS}
-    found = {}
+    counts = {}
     for kind, timeline in timelines.items():
-        found[f"{kind}_plays"], found[f"{kind}_listened"] = timeline.total("n_plays"), timeline.total("n_listened")
-    found["track_flow_plays"] = timelines["track"].total("n_flow")
-    found["track_flow_listened"] = timelines["track"].total("n_flow_listened")
+        counts[f"{kind}_plays"], counts[f"{kind}_listened"] = timeline.total("n_plays"), timeline.total("n_listened")
+    counts["track_flow_plays"] = timelines["track"].total("n_flow")
+    counts["track_flow_listened"] = timelines["track"].total("n_flow_listened")
     for kind in ("track", "artist"):
-        found[f"{kind}_kind_plays"], found[f"{kind}_kind_listened"] = timelines[kind].of_kind()
-        found |= {f"{kind}_plays_{n}d": timelines[kind].window(n) for n in WINDOWS}
-    return found
+        counts[f"{kind}_kind_plays"], counts[f"{kind}_kind_listened"] = timelines[kind].of_kind()
+        counts |= {f"{kind}_plays_{n}d": timelines[kind].window(n) for n in WINDOWS}
+    return counts
 
 
-def track_rates(counts: Columns, everybody: np.ndarray, smoothing: float) -> dict[str, np.ndarray]:
-    """Rates from counts; everybody: float64 (N,), the share listened to before the play's day."""
-    artist = smoothed(counts["artist_listened"], counts["artist_plays"], everybody, smoothing)
+def track_rates(counts: Columns, overall_rate: np.ndarray, smoothing: float) -> dict[str, np.ndarray]:
+    """Return rates from counts; `overall_rate` is the share listened to before the play's day, float64 (N,)."""
+    artist = smoothed(counts["artist_listened"], counts["artist_plays"], overall_rate, smoothing)
     track = smoothed(counts["track_listened"], counts["track_plays"], artist, smoothing)
     skipped = counts["track_plays"] - counts["track_listened"]
     return {
@@ -44,11 +44,11 @@ def track_rates(counts: Columns, everybody: np.ndarray, smoothing: float) -> dic
     }
 
 
-def smoothed(part: np.ndarray, whole: np.ndarray, prior: np.ndarray, weight: float) -> np.ndarray:
-    """(part + weight * prior) / (whole + weight)."""
-    return np.asarray((part + weight * prior) / (whole + weight))
+def smoothed(part: np.ndarray, total: np.ndarray, prior: np.ndarray, weight: float) -> np.ndarray:
+    """Return (part + weight * prior) / (total + weight)."""
+    return np.asarray((part + weight * prior) / (total + weight))
 
 
-def ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    """Part / whole, NaN where whole is 0."""
-    return np.asarray(np.where(whole > 0, part / np.maximum(whole, 1), np.nan))
+def ratio(part: np.ndarray, total: np.ndarray) -> np.ndarray:
+    """Return part / total, NaN if total is 0."""
+    return np.asarray(np.where(total > 0, part / np.maximum(total, 1), np.nan))

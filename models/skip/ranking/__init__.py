@@ -1,1 +1,1 @@
-"""Re-ranking by skip probability, with reasons."""
+"""Re-ranking by skip probability, and reasons for a prediction."""

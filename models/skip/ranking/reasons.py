@@ -1,14 +1,14 @@
-"""Why a play is likely, or not, to be listened to: what each part of a play added, told in words.
+"""Reasons for a prediction: the contribution of each theme of features, as a phrase.
 
 Shapes   N plays, G columns, T themes
-Source   section 6.2 of the DSG17 report ("because you like [artist] and short tracks on weekday mornings"); the
-         additions are Lundberg et al. 2018 (trees), or weight times value (regression): log odds relative to the mean
-         training play
-Differs  plays bring no names, so an artist is "this artist"; clocks are UTC, so a morning is "this time of day"
+Source   section 6.2 of the DSG17 report ("because you like [artist] and short tracks on weekday mornings");
+         contributions are SHAP values (Lundberg et al. 2018) for trees, or weight times value for the regression: log
+         odds relative to the mean training play
+Differs  plays have no names, so an artist is "this artist"; times are UTC, so a morning is "this time of day"
 
-What columns of one theme add is summed: many columns tell the same story. The sum says that a theme moved the answer,
-and which way; the words are models/skip/ranking/reason_phrases.py's, which looks at the play itself and is silent where nothing true of
-it reads in that direction. The next theme is told then.
+Contributions of columns of one theme are summed, because these columns measure the same property. The sum gives the
+strength and direction of a theme. The phrase comes from models/skip/ranking/reason_phrases.py, which returns none if no
+fact of the play supports the direction; the next theme is used then.
 """
 
 from __future__ import annotations
@@ -20,37 +20,43 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.skip.data.plays import Plays
-from models.skip.ranking.reason_phrases import WORDS, Seen
+from models.skip.ranking.reason_phrases import WORDS, PlayFacts
 
-_MOST = 3  # reasons of a play
-_HABITS = ("habit", "kind", "device", "place", "time")  # of the same plays: each way one of them stands for all
-_SMALLEST = 0.05  # log odds, about one hundredth of a chance: what adds less is not a reason
+_MAX_REASONS = 3  # largest number of reasons per play
+_HABITS = ("habit", "kind", "device", "place", "time")  # themes of the same plays: one of them is used per direction
+_MIN_CONTRIBUTION = 0.05  # log odds, about one percentage point of probability: smaller contributions are not reasons
 
 
-class Explained(Protocol):
-    """A model whose score is a sum of what columns add."""
+class Explainable(Protocol):
+    """Protocol of a model whose score is a sum of contributions of columns."""
 
     def contributions(self, plays: Plays) -> NDArray[np.float64]:
-        """Log odds of each column, (N, G)."""
+        """Return the contribution of each column in log odds, (N, G)."""
 
     def columns(self) -> tuple[str, ...]:
-        """What each column tells about, (G,)."""
+        """Return the feature name of each column, (G,)."""
 
     def mean(self) -> float:
-        """Share of the training plays that were listened to."""
+        """Return the share of the training plays that were listened to."""
 
 
 @dataclass(frozen=True)
 class Reason:
-    """One theme of a play: how many log odds it added (below 0: took away), and in words."""
+    """Contribution of one theme to a prediction.
+
+    Attributes:
+        theme: Key of WORDS.
+        added: Contribution in log odds; negative for a skip.
+        text: Phrase.
+    """
 
     theme: str
     added: float
     text: str
 
 
-# First match wins: the longer prefixes come first. "" stands for what is never told: what somebody is, which day of a
-# year or a week it is, a code without a name.
+# The first match counts, so longer prefixes come first. The theme "" is never used as a reason: personal
+# attributes, the day of a year or a week, and codes without a name.
 _THEMES = (
     ("user_artist", "artist"),
     ("since_artist", "artist"),
@@ -107,22 +113,22 @@ _THEMES = (
 
 
 def theme(column: str) -> str:
-    """What a column is about, a key of WORDS; "" where it is never told.
+    """Return the theme of a column, a key of WORDS, or "" if it is never a reason.
 
     Raises:
-        ValueError: nobody has said what the column is about.
+        ValueError: The column has no theme.
     """
     for prefix, name in _THEMES:
         if column.startswith(prefix):
             return name
-    raise ValueError(f"reasons: column {column} has no theme; say in models/skip/ranking/reasons.py what it is about")
+    raise ValueError(f"reasons: column {column} has no theme; add it to _THEMES in models/skip/ranking/reasons.py")
 
 
-def reasons(model: Explained, plays: Plays) -> list[list[Reason]]:
-    """At most three reasons for each play, the strongest first, whichever way they push; none where none can be told.
+def reasons(model: Explainable, plays: Plays) -> list[list[Reason]]:
+    """Return at most three reasons for each play, the strongest first, in both directions.
 
     Raises:
-        ValueError: a column without a theme; what the model says of its plays.
+        ValueError: A column has no theme, or the model rejects the plays.
     """
     themes, code_G = np.unique([theme(column) for column in model.columns()], return_inverse=True)
     added_NT = model.contributions(plays) @ np.eye(len(themes))[code_G]
@@ -132,43 +138,55 @@ def reasons(model: Explained, plays: Plays) -> list[list[Reason]]:
     columns |= {name: column.tolist() for name, column in plays.categories.items()}
     columns["is_flow"] = plays.is_flow_N.tolist()
     return [
-        _told(Seen({name: column[n] for name, column in columns.items()}, mean), themes, added_NT[n], order_NT[n])
+        _play_reasons(
+            PlayFacts({name: column[n] for name, column in columns.items()}, mean), themes, added_NT[n], order_NT[n]
+        )
         for n in range(len(plays))
     ]
 
 
-def _told(
-    seen: Seen, themes: NDArray[np.str_], added_T: NDArray[np.float64], order_T: NDArray[np.int64]
+def _play_reasons(
+    facts: PlayFacts, themes: NDArray[np.str_], added_T: NDArray[np.float64], order_T: NDArray[np.int64]
 ) -> list[Reason]:
-    found: list[Reason] = []
-    habits = set()  # the directions that a habit has been told for
+    play_reasons: list[Reason] = []
+    habits = set()  # directions that already have a habit as a reason
     for t in order_T:
         name, added = str(themes[t]), float(added_T[t])
-        if abs(added) < _SMALLEST or len(found) == _MOST:
+        if abs(added) < _MIN_CONTRIBUTION or len(play_reasons) == _MAX_REASONS:
             break
-        good = added > 0
-        if not name or (name in _HABITS and good in habits):
+        positive = added > 0
+        if not name or (name in _HABITS and positive in habits):
             continue
-        text = WORDS[name](seen, good)
+        text = WORDS[name](facts, positive)
         if text is not None:
-            found.append(Reason(name, added, text))
-            habits |= {good} if name in _HABITS else set()
-    return found
+            play_reasons.append(Reason(name, added, text))
+            habits |= {positive} if name in _HABITS else set()
+    return play_reasons
 
 
-def sentence(found: list[Reason], proba: float) -> str:
-    """The reasons of one play as a line: "likely to listen (78 %) because you like this artist and it is short".
+def sentence(play_reasons: list[Reason], proba: float) -> str:
+    """Return the reasons of one play as a sentence.
 
-    The percentage is the chance of what is said to be likely. Reasons against it follow as "though ...".
+    Example: "likely to listen (78 %) because you like this artist and it is short". The percentage is the probability
+    of
+    the more likely outcome. Reasons against it follow after "though".
+
+    Args:
+        play_reasons: Reasons of the play.
+        proba: Probability of listening.
     """
     likely = proba >= 0.5
-    told = [reason.text for reason in found if (reason.added > 0) == likely]
-    against = [reason.text for reason in found if (reason.added > 0) != likely]
-    chance = proba if likely else 1 - proba
-    line = f"likely to {'listen' if likely else 'skip'} ({round(100 * chance)} %)"
-    if not found:
-        return f"{line}: nothing in particular speaks for it or against it"
-    return line + (f" because {_listed(told)}" if told else "") + (f", though {_listed(against)}" if against else "")
+    supporting = [reason.text for reason in play_reasons if (reason.added > 0) == likely]
+    against = [reason.text for reason in play_reasons if (reason.added > 0) != likely]
+    likely_proba = proba if likely else 1 - proba
+    line = f"likely to {'listen' if likely else 'skip'} ({round(100 * likely_proba)} %)"
+    if not play_reasons:
+        return f"{line}: no single feature stands out"
+    return (
+        line
+        + (f" because {_listed(supporting)}" if supporting else "")
+        + (f", though {_listed(against)}" if against else "")
+    )
 
 
 def _listed(texts: list[str]) -> str:

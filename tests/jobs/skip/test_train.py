@@ -157,7 +157,7 @@ class TestTrain:
         context = other(whole, tmp_path, recipes={"boosted_trees": {"branches": 3}, "logistic_features": {"c": -1}})
         for name, said in (
             ("bosted_trees", "no 'bosted_trees'; there are"),
-            ("boosted_trees", "its recipe has no branches"),
+            ("boosted_trees", "the recipe has no branches"),
             ("logistic_features", "c must be above 0"),
         ):
             with pytest.raises(BadArgument, match=said):

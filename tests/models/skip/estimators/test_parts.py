@@ -192,11 +192,11 @@ def test_reranking_weighs_listens_relevance_and_difference():
 @pytest.mark.parametrize(
     ("listen", "diversity", "more", "message"),
     [
-        ([[0.1, 0.2, 0.3]], 0, {}, "must be .B, L. alike"),
+        ([[0.1, 0.2, 0.3]], 0, {}, "the same shape .B, L."),
         ([[0.1, 1.2]], 0, {}, "from 0 to 1"),
         ([[0.1, 0.2]], 2, {}, "rerank.diversity"),
         ([[0.1, 0.2]], 0.5, {}, "either artists or vectors"),
-        ([[0.1, 0.2]], 0.5, {"relevance_BL": [[-1, 1]], "artists_BL": [[1, 2]]}, "none below 0"),
+        ([[0.1, 0.2]], 0.5, {"relevance_BL": [[-1, 1]], "artists_BL": [[1, 2]]}, "be at least 0"),
         ([[0.1, 0.2]], 0.5, {"vectors_BLD": [[[1.0, np.nan], [0, 1]]]}, "finite"),
     ],
 )

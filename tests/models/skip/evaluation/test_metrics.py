@@ -108,8 +108,8 @@ def test_brier_and_reliability():
     y, p, _ = made_up()
     assert brier(y, p) == pytest.approx(brier_score_loss(y, p))
     rows = reliability([0, 1, 1, 1], [0.1, 0.3, 0.8, 0.6], bins=2)
-    assert rows[0] == {"said": pytest.approx(0.2), "happened": 0.5, "plays": 2}
-    assert rows[1] == {"said": pytest.approx(0.7), "happened": 1, "plays": 2}
+    assert rows[0] == {"predicted": pytest.approx(0.2), "observed": 0.5, "plays": 2}
+    assert rows[1] == {"predicted": pytest.approx(0.7), "observed": 1, "plays": 2}
     assert calibration_error([0, 1, 1, 1], [0.1, 0.3, 0.8, 0.6], bins=2) == pytest.approx(0.3)
 
 
@@ -125,7 +125,7 @@ def test_slices_have_an_auc_where_both_classes_are_there():
     ("y", "p", "message"),
     [
         ([1, 1], [0.1, 0.2], "needs both classes, all 2 plays are 1"),
-        ([0, 2], [0.1, 0.2], "must be 0 or 1"),
+        ([0, 2], [0.1, 0.2], "each 0 or 1"),
         ([0, 1], [0.1], "an outcome and a score for each play"),
         ([0, 1], [0.1, np.nan], "play 1 is not"),
         ([], [], "at least one"),

@@ -7,7 +7,7 @@ import pytest
 
 import contracts
 from models.skip.estimators import registry
-from models.skip.ranking.reason_phrases import WORDS, Seen
+from models.skip.ranking.reason_phrases import WORDS, PlayFacts
 from models.skip.ranking.reasons import Reason, reasons, sentence, theme
 from tests.helpers.skip_world import in_three, world
 
@@ -36,7 +36,7 @@ class Pushed:
 
 
 def seen(**values):
-    return Seen(values, MEAN)
+    return PlayFacts(values, MEAN)
 
 
 def session(plays, heard, skips):
@@ -160,7 +160,7 @@ def test_sentences_say_the_chance_of_what_they_say():
         "likely to skip (73 %) because you often skip, though you like this artist"
     )
     assert sentence([skips], 0.6) == "likely to listen (60 %), though you often skip"
-    assert sentence([], 0.7) == "likely to listen (70 %): nothing in particular speaks for it or against it"
+    assert sentence([], 0.7) == "likely to listen (70 %): no single feature stands out"
 
 
 def test_every_column_has_a_theme_with_words_or_is_never_told():
