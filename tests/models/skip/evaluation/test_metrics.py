@@ -155,7 +155,7 @@ def test_the_kind_that_fits_is_chosen():
     steps = np.where(score < 0, 0.1, 0.9)  # a staircase, which no sigmoid of this score is
     assert choose((rng.random(6000) < steps).astype(np.int8), 0.2 * score).kind == "isotonic"
     assert choose((rng.random(200) < sigmoid(score[:200])).astype(np.int8), score[:200]).kind == "platt"
-    with pytest.raises(ValueError, match="at least 4 plays"):
+    with pytest.raises(ValueError, match="at least 4 validation plays"):
         choose(np.asarray([0, 1], np.int8), np.zeros(2))
 
 
