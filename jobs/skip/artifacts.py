@@ -290,7 +290,9 @@ def load_blend(context: Context) -> Blend:
     blend = read_blend(context)
     weights_M = np.asarray([blend["weights"][name] for name in blend["members"]])
     stored = blend["calibration"]
-    calibration = Calibration.from_arrays(stored["kind"], {key: np.asarray(stored[key], np.float64) for key in ("x", "y")})
+    calibration = Calibration.from_arrays(
+        stored["kind"], {key: np.asarray(stored[key], np.float64) for key in ("x", "y")}
+    )
     members = {name: load_model(context, name) for name in blend["members"]}
     return Blend(members, Mix(blend["method"], weights_M, blend["bias"]), calibration)
 
