@@ -174,7 +174,7 @@ MERMAID_SHA256 := 581ed7d74bd9048d0e3a91363927d72ef22942d7722546b27f7cc29e35390e
 .PHONY: site
 site: setup .venv/docs/mermaid.min.js
 	@NO_MKDOCS_2_WARNING=1 .venv/jobs/bin/mkdocs build --quiet --strict
-	$(JOBS) tools/check_site.py .venv/docs/site
+	$(RUN) tools.check_site .venv/docs/site
 
 .PHONY: docs
 docs: site ## build the documentation and show it at http://127.0.0.1:8700
@@ -183,7 +183,7 @@ docs: site ## build the documentation and show it at http://127.0.0.1:8700
 
 .PHONY: reference
 reference: setup ## write the generated pages of docs/ again
-	@$(JOBS) tools/reference.py
+	@$(RUN) tools.reference
 	UPDATE_GOLDEN=1 $(AIRFLOW) -m pytest tests/dags/test_reference.py -W ignore::pytest.PytestConfigWarning
 
 .PHONY: screenshots

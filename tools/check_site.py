@@ -1,6 +1,6 @@
 """Check the built documentation and the Markdown pages of the repository.
 
-`python tools/check_site.py SITE`: no page of the site loads anything from another host, every file that a page refers
+`python -m tools.check_site SITE`: no page of the site loads anything from another host, every file that a page refers
 to is there, and every relative link of the repository's own Markdown pages (README, CONTRIBUTING ...) leads to a file.
 Links to other hosts are not followed. Exits with 1 and one line a fault.
 """

@@ -1,4 +1,4 @@
-"""Write the generated pages of docs/: `make reference`, or `python tools/reference.py [--check]`.
+"""Write the generated pages of docs/: `make reference`, or `python -m tools.reference [--check]`.
 
 Command line, settings, tables, HTTP API, Prometheus metrics and exit codes come from the code, results from
 benchmarks/results/*.json. `--check` writes nothing and exits with 1 where a page is stale. The page of the DAGs needs

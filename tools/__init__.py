@@ -1,0 +1,1 @@
+"""Tools for maintainers: reference pages, link check, screenshots."""
