@@ -1,1 +1,1 @@
-"""A/B tests: planned before, counted over users, refused where they prove nothing; and estimates without a test."""
+"""A/B tests: registered before they start, analysed over listeners; off-policy estimates; simulation."""

@@ -1,8 +1,8 @@
-"""Displays of an experiment with what came of them: exposures joined to outcomes, a day at a time.
+"""Displays of an experiment with their outcomes: exposures joined to outcomes, one day at a time.
 
-Counts   an outcome belongs to a display of the same request, track and listener, from its moment on and no later than
-         `attribution_hours`; what fits no display is counted by reason
-Memory   a day of exposures and the outcomes of the days that can belong to them
+Match    an outcome belongs to a display of the same request, track and listener, if it is not earlier and at most
+         `attribution_hours` later. Outcomes without a display are counted by reason
+Memory   one day of exposures, and the outcomes of the days that can belong to them
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from jobs.platform.lake import Lake
 from jobs.settings.experiments import ExperimentSettings
 from models.evaluation.assignment import arm_index, bucket_bounds
 
-EXPOSED = [
+EXPOSURE_COLUMNS = [
     "request_id",
     "user_id",
     "ts",
@@ -36,31 +36,43 @@ KEY = ["request_id", "track_id"]
 
 
 def days(plan: ExperimentSettings) -> list[str]:
-    """The planned days."""
+    """Return the planned days."""
     first, last = date.fromisoformat(plan.first_day), date.fromisoformat(plan.last_day)
     return [str(first + timedelta(days=n)) for n in range((last - first).days + 1)]
 
 
 @dataclass
 class Displays:
-    """Reads one experiment; `missing`, `untold` and `unused` fill up while days are read.
+    """Reader of one experiment. `missing`, `without_outcome` and `unmatched` are filled while days are read.
 
-    missing: planned days without a display; untold: days with displays of which the app has told nothing.
+    Attributes:
+        lake: Lake with exposures and outcomes.
+        plan: The experiment's plan.
+        missing: Planned days without a display.
+        without_outcome: Days with displays and without any outcome.
+        unmatched: Reason -> number of outcomes that match no display.
     """
 
     lake: Lake
     plan: ExperimentSettings
     missing: list[str] = field(default_factory=list)
-    untold: list[str] = field(default_factory=list)
-    unused: Counter[str] = field(default_factory=Counter)
+    without_outcome: list[str] = field(default_factory=list)
+    unmatched: Counter[str] = field(default_factory=Counter)
 
     def by_day(self, arm: str | None = None) -> Iterator[tuple[str, pd.DataFrame]]:
-        """Each planned day with its displays: EXPOSED columns, and for each kind of outcome whether it came (bool)."""
+        """Yield each planned day with its displays.
+
+        Args:
+            arm: Yield the displays of this arm only.
+
+        Yields:
+            The day, and a frame with EXPOSURE_COLUMNS and one bool column for each kind of outcome.
+        """
         for day in days(self.plan):
             if not self.lake.exists("exposures", day=day):
                 self.missing.append(day)
                 continue
-            shown = self.lake.read("exposures", columns=EXPOSED, day=day).to_pandas()
+            shown = self.lake.read("exposures", columns=EXPOSURE_COLUMNS, day=day).to_pandas()
             shown = shown[shown["experiment"] == self.plan.name]
             if arm is not None:
                 shown = shown[shown["arm"] == arm]
@@ -71,52 +83,68 @@ class Displays:
 
     def _with_outcomes(self, day: str, shown: pd.DataFrame) -> pd.DataFrame:
         if not self.lake.exists("outcomes", day=day):
-            self.untold.append(day)
-        reach = timedelta(hours=self.plan.attribution_hours)
-        later = [str(date.fromisoformat(day) + timedelta(days=n)) for n in range(1 + -(-reach // timedelta(days=1)))]
-        there = [
-            self.lake.read("outcomes", day=one).to_pandas() for one in later if self.lake.exists("outcomes", day=one)
+            self.without_outcome.append(day)
+        window = timedelta(hours=self.plan.attribution_hours)
+        outcome_days = [
+            str(date.fromisoformat(day) + timedelta(days=n)) for n in range(1 + -(-window // timedelta(days=1)))
+        ]
+        outcomes = [
+            self.lake.read("outcomes", day=outcome_day).to_pandas()
+            for outcome_day in outcome_days
+            if self.lake.exists("outcomes", day=outcome_day)
         ]
         for kind in KINDS:
             shown[kind] = False
-        if not there:
+        if not outcomes:
             return shown
         shown["row"] = shown.index
-        found = pd.concat(there).merge(shown[[*KEY, "user_id", "ts", "row"]], on=KEY, suffixes=("", "_shown"))
-        other = found["user_id"] != found["user_id_shown"]
-        gap = found["ts"] - found["ts_shown"]
-        late = ~other & ((gap < timedelta()) | (gap > reach))
-        self.unused["of another listener than the display"] += int(other.sum())
-        self.unused[f"before the display or more than {self.plan.attribution_hours} hours after it"] += int(late.sum())
-        for kind, rows in found[~other & ~late].groupby("kind")["row"]:
+        joined = pd.concat(outcomes).merge(shown[[*KEY, "user_id", "ts", "row"]], on=KEY, suffixes=("", "_shown"))
+        other_listener = joined["user_id"] != joined["user_id_shown"]
+        delay = joined["ts"] - joined["ts_shown"]
+        late = ~other_listener & ((delay < timedelta()) | (delay > window))
+        self.unmatched["other listener than the display"] += int(other_listener.sum())
+        self.unmatched[f"before the display or more than {self.plan.attribution_hours} hours after it"] += int(
+            late.sum()
+        )
+        for kind, rows in joined[~other_listener & ~late].groupby("kind")["row"]:
             shown.loc[rows, str(kind)] = True
         return shown.drop(columns="row")
 
 
 @dataclass(frozen=True)
-class Counted:
-    """An experiment by listener: frame with user_id, arm, displays and a column of counts for each kind."""
+class ExperimentCounts:
+    """Displays and outcomes of an experiment by listener.
+
+    Attributes:
+        users: Frame with user_id, arm, displays, and a count for each kind of outcome.
+        first: Time of the first display, or None.
+        missing: Planned days without a display.
+        without_outcome: Days with displays and without any outcome.
+        unmatched: Reason -> number of outcomes that match no display.
+        requests: Number of requests.
+        fallback_displays: Displays that came from a fallback instead of the arm's method.
+    """
 
     users: pd.DataFrame
     first: pd.Timestamp | None
     missing: list[str]
-    untold: list[str]
-    unused: dict[str, int]
+    without_outcome: list[str]
+    unmatched: dict[str, int]
     requests: int
-    stood_in: int  # displays that the arm's method could not make
+    fallback_displays: int
 
 
-def count(lake: Lake, plan: ExperimentSettings) -> Counted:
-    """Read the planned days.
+def count_displays(lake: Lake, plan: ExperimentSettings) -> ExperimentCounts:
+    """Count displays and outcomes of the planned days.
 
     Raises:
-        CheckFailed: nobody was shown anything.
+        CheckFailed: There is no display.
     """
-    displays, parts, requests, stood_in = Displays(lake, plan), [], 0, 0
-    own = {arm.name: arm.method for arm in plan.arms}
+    displays, parts, requests, fallback_displays = Displays(lake, plan), [], 0, 0
+    method_of = {arm.name: arm.method for arm in plan.arms}
     for _, shown in displays.by_day():
         requests += shown["request_id"].nunique()
-        stood_in += int((shown["method"] != shown["arm"].map(own)).sum())
+        fallback_displays += int((shown["method"] != shown["arm"].map(method_of)).sum())
         sums = shown.groupby(["user_id", "arm"], as_index=False).agg(
             displays=("position", "size"), **{kind: (kind, "sum") for kind in KINDS}
         )
@@ -124,30 +152,36 @@ def count(lake: Lake, plan: ExperimentSettings) -> Counted:
     if not parts:
         raise CheckFailed(
             f"experiment {plan.name}: no exposures from {plan.first_day} to {plan.last_day}; "
-            "run `overture ab-ingest` over the exposure log first"
+            "run `overture ab-ingest` on the exposure log first"
         )
     users = pd.concat(parts).groupby(["user_id", "arm"], as_index=False).sum()
-    return Counted(
-        users, first_exposure(lake, plan), displays.missing, displays.untold, dict(displays.unused), requests, stood_in
+    return ExperimentCounts(
+        users,
+        first_exposure(lake, plan),
+        displays.missing,
+        displays.without_outcome,
+        dict(displays.unmatched),
+        requests,
+        fallback_displays,
     )
 
 
 def first_exposure(lake: Lake, plan: ExperimentSettings) -> pd.Timestamp | None:
-    """The first moment at which this experiment showed something, planned day or not."""
+    """Return the time of the experiment's first display, on a planned day or not, or None."""
     for partition in lake.partitions("exposures"):
         shown = lake.read("exposures", columns=["experiment", "ts"], **partition).to_pandas()
-        mine = shown.loc[shown["experiment"] == plan.name, "ts"]
-        if len(mine):
-            return pd.Timestamp(mine.min())
+        times = shown.loc[shown["experiment"] == plan.name, "ts"]
+        if len(times):
+            return pd.Timestamp(times.min())
     return None
 
 
-def misplaced(users: pd.DataFrame, plan: ExperimentSettings) -> int:
-    """Listeners who were shown another arm than the one that the hash says, or several."""
-    ends = bucket_bounds([arm.share for arm in plan.arms])
-    place = {arm.name: n for n, arm in enumerate(plan.arms)}
-    wrong = [
-        place.get(arm) != arm_index(plan.name, plan.salt, user, ends)
+def n_misassigned(users: pd.DataFrame, plan: ExperimentSettings) -> int:
+    """Return the number of listeners who were shown an arm other than the one of their hash, or several arms."""
+    bounds = bucket_bounds([arm.share for arm in plan.arms])
+    index_of = {arm.name: n for n, arm in enumerate(plan.arms)}
+    is_wrong = [
+        index_of.get(arm) != arm_index(plan.name, plan.salt, user, bounds)
         for user, arm in zip(users["user_id"].tolist(), users["arm"].tolist(), strict=True)
     ]
-    return int(users.loc[wrong, "user_id"].nunique())
+    return int(users.loc[is_wrong, "user_id"].nunique())

@@ -1,12 +1,13 @@
-"""Lines of the exposure log and of the app's outcomes, into the lake a day at a time.
+"""Read the service's exposure log and the app's outcomes into the lake, one day at a time.
 
-Reads    <folder>/exposures-<day>*.jsonl as the service writes them (serving/experiment/exposure_log.py); outcomes-<day>*.jsonl
-         with {"request_id", "user_id", "track_id", "ts", "kind"} a line, ts in ISO 8601 with a zone
-Writes   exposures, exposure_contexts (where lines hold signals), outcomes, partition day=<day>
-Re-run   safe: the folder is the whole truth of the days that it names, each is replaced
-Bad      lines are counted by reason and left out; more than source.max_bad_share of them stop the run before it writes.
-         Repeated lines are counted and left out too, but senders repeat: they stop nothing
-Memory   the request ids of a day, a day of outcomes, and a piece of its other rows
+Reads    <folder>/exposures-<day>*.jsonl, written by the service (serving/experiment/exposure_log.py), and
+         outcomes-<day>*.jsonl with {"request_id", "user_id", "track_id", "ts", "kind"} per line; ts is ISO 8601 with a
+         time zone
+Writes   exposures, exposure_contexts (if lines contain signals), outcomes, partition day=<day>
+Re-run   safe: the folder must contain all lines of the days that it names; each of these days is replaced
+Invalid  lines are excluded and counted by reason. If their share exceeds source.max_bad_share, nothing is written.
+         Repeated lines are excluded and counted too, but not as invalid: senders repeat lines
+Memory   the request ids of a day, one day of outcomes, and a batch of its other rows
 """
 
 from __future__ import annotations
@@ -34,51 +35,53 @@ from serving.schema import Listener
 
 FILE = re.compile(r"^(exposures|outcomes)-(\d{4}-\d{2}-\d{2})[^/]*\.jsonl$")
 KINDS = ("stream", "favorite")
-BIGGEST = 2**63 - 1
+MAX_ID = 2**63 - 1
 REPEATED = "repeated"
 TABLES = {"exposures": ("exposures", "exposure_contexts"), "outcomes": ("outcomes",)}
-PIECE = 50_000  # rows held as Python objects
+BATCH_ROWS = 50_000  # rows that are held as Python objects
 Rows = dict[str, list[dict[str, Any]]]
 
 
-class BadLine(Exception):
-    """Why a line cannot be used, in few words: the reason is counted, the line is not repeated."""
+class InvalidLine(Exception):
+    """Reason why a line is invalid. The reason is counted; the content of the line is not reported."""
 
 
 def run(context: Context, folder: Path) -> dict[str, Any]:
     """Read a folder of logs into the lake.
 
     Raises:
-        BadArgument: there is no such folder, or nothing in it is named like a log.
-        CheckFailed: too many lines are bad.
+        BadArgument: The folder does not exist or contains no log.
+        CheckFailed: Too many lines are invalid.
     """
     if not folder.is_dir():
         raise BadArgument(f"--data: no such folder {folder}")
-    named = [(path, found) for path in sorted(folder.iterdir()) if (found := FILE.match(path.name))]
-    if not named:
-        raise BadArgument(f"--data: {folder} holds no exposures-<day>*.jsonl and no outcomes-<day>*.jsonl")
+    logs = [(path, match) for path in sorted(folder.iterdir()) if (match := FILE.match(path.name))]
+    if not logs:
+        raise BadArgument(f"--data: {folder} contains no exposures-<day>*.jsonl and no outcomes-<day>*.jsonl")
     by_day: dict[tuple[str, str], list[Path]] = {}
-    for path, found in named:
-        by_day.setdefault((found[1], found[2]), []).append(path)
+    for path, match in logs:
+        by_day.setdefault((match[1], match[2]), []).append(path)
     read: Counter[str] = Counter()
     bad: Counter[str] = Counter()
-    held: dict[tuple[str, str], Counter[str]] = {}
-    # First all lines are looked at, so that nothing is written where too many are bad.
+    n_rows: dict[tuple[str, str], Counter[str]] = {}
+    # All lines are checked first, so that nothing is written if too many are invalid.
     for (kind, day), paths in progress(by_day.items(), len(by_day), "logs checked"):
-        held[kind, day] = Counter(dict.fromkeys(TABLES[kind], 0))
-        for rows in _good(kind, day, paths, read, bad):
-            held[kind, day].update({table: len(found) for table, found in rows.items()})
-    wrong = Counter({reason: n for reason, n in bad.items() if not reason.endswith(REPEATED)})
-    n_bad, share = sum(wrong.values()), context.settings.source.max_bad_share
+        n_rows[kind, day] = Counter(dict.fromkeys(TABLES[kind], 0))
+        for rows in _valid_rows(kind, day, paths, read, bad):
+            n_rows[kind, day].update({table: len(table_rows) for table, table_rows in rows.items()})
+    invalid = Counter({reason: n for reason, n in bad.items() if not reason.endswith(REPEATED)})
+    n_bad, share = sum(invalid.values()), context.settings.source.max_bad_share
     if n_bad > share * sum(read.values()):
-        reasons = ", ".join(f"{reason}: {n}" for reason, n in wrong.most_common())
-        raise CheckFailed(f"{folder}: {n_bad} of {sum(read.values())} lines are bad, more than {share:.1%} ({reasons})")
+        reasons = ", ".join(f"{reason}: {n}" for reason, n in invalid.most_common())
+        raise CheckFailed(
+            f"{folder}: {n_bad} of {sum(read.values())} lines are invalid, more than {share:.1%} ({reasons})"
+        )
     written: Counter[str] = Counter()
     for (kind, day), paths in progress(by_day.items(), len(by_day), "logs written"):
         report = {"commit": context.commit, "files": [path.name for path in paths]}
-        for table, n in held[kind, day].items():
+        for table, n in n_rows[kind, day].items():
             if n:
-                frame = _batches(table, _good(kind, day, paths, Counter(), Counter()))
+                frame = _batches(table, _valid_rows(kind, day, paths, Counter(), Counter()))
                 written[table] += context.lake.write(table, frame, report=report, day=day).rows
             elif context.lake.exists(table, day=day):
                 context.lake.drop(table, day=day)
@@ -87,40 +90,48 @@ def run(context: Context, folder: Path) -> dict[str, Any]:
     return {**counts, "days": len(days), "first": days[0], "last": days[-1]}
 
 
-def _good(kind: str, day: str, paths: list[Path], read: Counter[str], bad: Counter[str]) -> Iterator[Rows]:
-    """The rows of each good line of a day, by table; counts lines into `read` and bad ones into `bad`."""
+def _valid_rows(kind: str, day: str, paths: list[Path], read: Counter[str], bad: Counter[str]) -> Iterator[Rows]:
+    """Yield the rows of each valid line of a day, by table.
+
+    Args:
+        kind: `exposures` or `outcomes`.
+        day: Day of the files.
+        paths: Files of the day.
+        read: Counter of lines by kind; it is updated.
+        bad: Counter of invalid lines by reason; it is updated.
+    """
     parse = exposure_rows if kind == "exposures" else outcome_rows
     seen: set[Any] = set()
     for text in _lines(paths):
         read[kind] += 1
         try:
-            key, rows = _parsed(text, day, parse)
+            key, rows = _parse(text, day, parse)
             if key in seen:
-                raise BadLine(REPEATED)
+                raise InvalidLine(REPEATED)
             seen.add(key)
             yield rows
-        except BadLine as reason:
+        except InvalidLine as reason:
             bad[f"{kind}: {reason}"] += 1
 
 
 def _batches(table: str, lines: Iterator[Rows]) -> Iterator[pa.RecordBatch]:
-    """The rows of one table in pieces; what happened more than once counts the first time."""
+    """Yield the rows of one table in batches. Of several equal outcomes the first one is used."""
     schema = arrow_schema(contracts.load(table))
     if table == "outcomes":
         first: dict[Any, dict[str, Any]] = {}
         for rows in lines:
             for row in rows[table]:
-                known = first.setdefault((row["request_id"], row["track_id"], row["kind"]), row)
-                known["ts"] = min(known["ts"], row["ts"])
+                earlier = first.setdefault((row["request_id"], row["track_id"], row["kind"]), row)
+                earlier["ts"] = min(earlier["ts"], row["ts"])
         lines = iter([{table: list(first.values())}])
-    waiting: list[dict[str, Any]] = []
+    pending: list[dict[str, Any]] = []
     for rows in lines:
-        waiting += rows.get(table, [])
-        if len(waiting) >= PIECE:
-            yield pa.RecordBatch.from_pylist(waiting, schema)
-            waiting = []
-    if waiting:
-        yield pa.RecordBatch.from_pylist(waiting, schema)
+        pending += rows.get(table, [])
+        if len(pending) >= BATCH_ROWS:
+            yield pa.RecordBatch.from_pylist(pending, schema)
+            pending = []
+    if pending:
+        yield pa.RecordBatch.from_pylist(pending, schema)
 
 
 def _lines(paths: list[Path]) -> Iterator[bytes]:
@@ -129,52 +140,52 @@ def _lines(paths: list[Path]) -> Iterator[bytes]:
             yield from source
 
 
-def _parsed(text: bytes, day: str, parse: Callable[[dict[str, Any], datetime], tuple[Any, Rows]]) -> tuple[Any, Rows]:
+def _parse(text: bytes, day: str, parse: Callable[[dict[str, Any], datetime], tuple[Any, Rows]]) -> tuple[Any, Rows]:
     try:
         line = json.loads(text)
         at = datetime.fromisoformat(line["ts"])
     except (ValueError, TypeError, KeyError):
-        raise BadLine("not JSON with a time") from None
+        raise InvalidLine("not JSON with a time") from None
     if at.tzinfo is None:
-        raise BadLine("a time without a zone")
+        raise InvalidLine("a time without a time zone")
     at = at.astimezone(UTC)
     if f"{at:%Y-%m-%d}" != day:
-        raise BadLine("of another day than its file")
+        raise InvalidLine("a day other than its file's")
     try:
         return parse(line, at)
     except KeyError as missing:
-        raise BadLine(f"without {missing.args[0]}") from None
+        raise InvalidLine(f"without {missing.args[0]}") from None
 
 
 def _text(line: dict[str, Any], name: str) -> str:
     if not isinstance(line[name], str) or not line[name]:
-        raise BadLine(f"{name} is no text")
+        raise InvalidLine(f"{name} is not a text")
     return str(line[name])
 
 
 def _id(value: Any, name: str) -> int:
-    if type(value) is not int or not 0 <= value <= BIGGEST:
-        raise BadLine(f"{name} is no id")
+    if type(value) is not int or not 0 <= value <= MAX_ID:
+        raise InvalidLine(f"{name} is not an id")
     return value
 
 
 def exposure_rows(line: dict[str, Any], at: datetime) -> tuple[str, Rows]:
-    """Rows of one list that was shown: one a place, and one for what was known of the listener."""
+    """Return the request id and the rows of one displayed list: one per position, one for the listener's signals."""
     request, user = _text(line, "request_id"), _id(line["user_id"], "user_id")
     tracks = line["tracks"]
     if not isinstance(tracks, list) or not tracks:
-        raise BadLine("tracks is no list")
+        raise InvalidLine("tracks is not a list")
     propensities = line.get("propensities") or [None] * len(tracks)
     if not isinstance(propensities, list) or len(propensities) != len(tracks):
-        raise BadLine("propensities and tracks differ in length")
+        raise InvalidLine("propensities and tracks differ in length")
     for p in propensities:
         if p is not None and (type(p) not in (int, float) or not math.isfinite(p) or not 0 < p <= 1):
-            raise BadLine("a propensity is not in (0, 1]")
-    same = {"request_id": request, "user_id": user, "ts": at}
-    same |= {name: _text(line, name) for name in ("experiment", "arm", "method", "release")}
+            raise InvalidLine("a propensity is not in (0, 1]")
+    shared = {"request_id": request, "user_id": user, "ts": at}
+    shared |= {name: _text(line, name) for name in ("experiment", "arm", "method", "release")}
     rows: Rows = {
         "exposures": [
-            {**same, "position": place, "track_id": _id(track, "track_id"), "propensity": p}
+            {**shared, "position": place, "track_id": _id(track, "track_id"), "propensity": p}
             for place, (track, p) in enumerate(zip(tracks, propensities, strict=True), start=1)
         ]
     }
@@ -184,17 +195,17 @@ def exposure_rows(line: dict[str, Any], at: datetime) -> tuple[str, Rows]:
 
 
 def context_row(request: str, user: int, context: Any) -> dict[str, Any]:
-    """What was known of the listener, as exposure_contexts holds it."""
+    """Return the row of exposure_contexts: the signals of the listener at the time of the request."""
     try:
         listener = Listener.model_validate(context["listener"])
         lists = {BLOCK[signal]: ids for signal, ids in listener.lists().items()}
         leave_out = [_id(track, "leave_out") for track in context["leave_out"]]
         streamed = context["leave_out_first_day"]
     except (ValidationError, KeyError, TypeError):
-        raise BadLine("its context is no listener") from None
+        raise InvalidLine("its context is not a listener") from None
     if streamed is not None and type(streamed) is not bool:
-        raise BadLine("its context is no listener")
-    # A level that the request left out is completed by the service again; null would be another thing than empty.
+        raise InvalidLine("its context is not a listener")
+    # The service completes an absent level. It must be stored as an empty list: null has another meaning.
     blocks = {name: lists.get(name, []) for name in INTERACTIONS}
     return {
         "request_id": request,
@@ -208,9 +219,9 @@ def context_row(request: str, user: int, context: Any) -> dict[str, Any]:
 
 
 def outcome_rows(line: dict[str, Any], at: datetime) -> tuple[Any, Rows]:
-    """The row of one outcome."""
+    """Return the key and the row of one outcome."""
     row: dict[str, Any] = {name: _id(line[name], name) for name in ("user_id", "track_id")}
     row |= {"request_id": _text(line, "request_id"), "ts": at, "kind": line["kind"]}
     if row["kind"] not in KINDS:
-        raise BadLine("kind is neither stream nor favorite")
+        raise InvalidLine("kind is neither stream nor favorite")
     return (row["request_id"], row["track_id"], row["kind"], at), {"outcomes": [row]}

@@ -1,9 +1,9 @@
-"""Registers an experiment before it begins: what will be tested, on how many listeners, on which days.
+"""Register an A/B test before it starts: arms, hypothesis, sample size, days.
 
 Reads    section `experiment` of the settings      Writes  experiments/<name>.json under OVERTURE_HOME, a run in MLflow
-Once     a registered plan never changes: the same one again keeps its first date, another one needs another name
-Digest   SHA-256 of the plan in canonical JSON; the service and the verdict refuse a plan that does not fit it
-Look     one: the verdict is about exactly the planned days, once all of them are over
+Once     a registered plan never changes: registering it again keeps its first date; another plan needs another name
+Digest   SHA-256 of the plan in canonical JSON; the service and the analysis reject a plan with another digest
+Looks    one: the analysis covers exactly the planned days, after the last of them
 """
 
 from __future__ import annotations
@@ -20,8 +20,11 @@ from models.evaluation.experiments import required_users
 from serving.experiment import assignment
 
 
-def needed(plan: ExperimentSettings) -> int:
-    """Listeners that each arm needs; alpha is divided by the comparisons with the control, which Holm never exceeds."""
+def users_per_arm(plan: ExperimentSettings) -> int:
+    """Return the number of listeners per arm.
+
+    alpha is divided by the number of comparisons with the control (Bonferroni), which is never less strict than Holm.
+    """
     return required_users(
         plan.baseline_rate,
         plan.min_effect,
@@ -33,46 +36,51 @@ def needed(plan: ExperimentSettings) -> int:
 
 
 def run(context: Context) -> dict[str, Any]:
-    """Register what the settings plan, now."""
+    """Register the plan of the settings now."""
     return register(context, datetime.now(UTC))
 
 
 def register(context: Context, at: datetime, simulated: bool = False) -> dict[str, Any]:
-    """Register the plan of the settings as of a moment; a simulation has a calendar of its own.
+    """Register the plan of the settings.
+
+    Args:
+        context: Context with the settings.
+        at: Time of the registration.
+        simulated: The plan belongs to a simulation, whose calendar is not the real one.
 
     Raises:
-        BadArgument: another plan has this name, or the first day has begun.
+        BadArgument: Another plan has this name, or the first day has begun.
     """
     plan = context.settings.experiment
-    said = plan.model_dump(mode="json")
+    content = plan.model_dump(mode="json")
     path = assignment.registered(context.home, plan.name)
-    digest = files.digest(files.canonical(said))
-    users = needed(plan)
+    digest = files.digest(files.canonical(content))
+    users = users_per_arm(plan)
     report = {"experiment": plan.name, "digest": digest, "users_per_arm": users, "path": str(path)}
     if path.exists():
-        known = assignment.read(context.home, plan.name)
-        if known["digest"] != digest:
+        existing = assignment.read(context.home, plan.name)
+        if existing["digest"] != digest:
             raise BadArgument(
-                f"experiment {plan.name}: another plan of this name was registered on {known['registered_at'][:10]}; "
-                "a plan does not change once it is registered: give this one another name"
+                f"experiment {plan.name}: another plan of this name was registered on "
+                f"{existing['registered_at'][:10]}; a registered plan does not change: choose another name"
             )
-        return report | {"registered_at": known["registered_at"], "again": True}
+        return report | {"registered_at": existing["registered_at"], "already_registered": True}
     if f"{at:%Y-%m-%d}" >= plan.first_day:
         raise BadArgument(
-            f"experiment {plan.name}: its first day {plan.first_day} has begun on {at:%Y-%m-%d}; a plan comes before "
-            "what it is about: move experiment.first_day and last_day"
+            f"experiment {plan.name}: its first day {plan.first_day} has begun on {at:%Y-%m-%d}; a plan must be "
+            "registered before it: move experiment.first_day and last_day"
         )
     tags = {"task": "ab-plan", "ab_experiment": plan.name, "plan_digest": digest}
-    with Tracker.standalone_run(context, plan.mlflow_experiment, f"plan {plan.name}", tags) as tracked:
-        tracked.log_params({"plan": said})
-        tracked.log_metrics({"users_per_arm": users})
-        kept = {
-            "plan": said,
+    with Tracker.standalone_run(context, plan.mlflow_experiment, f"plan {plan.name}", tags) as run:
+        run.log_params({"plan": content})
+        run.log_metrics({"users_per_arm": users})
+        registration = {
+            "plan": content,
             "digest": digest,
             "registered_at": at.isoformat(),
             "users_per_arm": users,
             "simulated": simulated,
         }
-        tracked.log_json(kept, "plan.json")
-        files.replace(path, files.canonical(kept) + b"\n")
-        return report | {"registered_at": at.isoformat(), "again": False, **tracked.links}
+        run.log_json(registration, "plan.json")
+        files.replace(path, files.canonical(registration) + b"\n")
+        return report | {"registered_at": at.isoformat(), "already_registered": False, **run.links}

@@ -1,10 +1,12 @@
-"""A whole A/B test on listeners of the made-up service: registered, shown, streamed, logged, and read into the lake.
+"""Simulate an A/B test: new listeners of the simulated service register, get lists, stream, and are logged.
 
-Input   the champion of this home, learned from the made-up service of the same settings
+Input   the champion, trained on the simulated service of the same settings
 Output  a registered plan; exposures, exposure_contexts, outcomes of its days
-Real    assignment, answers, exploring, exposure log and ingest are those of the service; people and calendar are not
-Hidden  tastes stay in jobs/ingest/simulate/experiment_users.py; what goes out is what an app would report, and, for those who test the
-        estimates, the mean chance of a stream by arm
+Real    assignment, recommendations, exploration, exposure log and ingest are those of the service; listeners and
+        calendar are simulated
+Hidden  tastes stay in jobs/ingest/simulate/experiment_users.py. The output is what an app would report and, for tests
+of
+        the estimates, the mean probability of a stream by arm
 Re-run  the same seed gives the same rows
 """
 
@@ -34,20 +36,26 @@ from serving.release.watcher import Champion
 from serving.schema import Listener, ListOptions
 from serving.settings import Experiment
 
-VISITS = 1.0  # mean of the lists after a listener's first one, one a day
+MEAN_RETURNS = 1.0  # mean number of lists after a listener's first one, one per day
 BATCH = 256
 
 
 def run(context: Context, listeners: int, length: int, seed: int) -> dict[str, Any]:
-    """Simulate the experiment of the settings with about so many new listeners and lists of this length.
+    """Simulate the experiment of the settings.
+
+    Args:
+        context: Context with the settings.
+        listeners: Approximate number of new listeners.
+        length: Number of tracks in a list.
+        seed: Random seed.
 
     Raises:
-        BadArgument: the lake is not that of the made-up service, or real displays lie on the planned days.
-        CheckFailed: there is no champion.
+        BadArgument: The lake is not that of the simulated service, or the planned days contain real displays.
+        CheckFailed: There is no champion.
     """
     if context.settings.source.kind != "simulate":
         raise BadArgument(
-            f"ab-simulate: the source is {context.settings.source.kind}; only made-up listeners have a taste"
+            f"ab-simulate: the source is {context.settings.source.kind}; only simulated listeners have a taste"
         )
     planned = context.settings.experiment
     span_days = days(planned)
@@ -56,7 +64,7 @@ def run(context: Context, listeners: int, length: int, seed: int) -> dict[str, A
             names = set(context.lake.read("exposures", columns=["experiment"], day=day)["experiment"].to_pylist())
             if names != {planned.name}:
                 raise BadArgument(
-                    f"ab-simulate: exposures of {day} hold {sorted(names)}; choose other days or a fresh home"
+                    f"ab-simulate: exposures of {day} contain {sorted(names)}; choose other days or a new home"
                 )
     champion = Champion(context.home)
     champion.refresh()
@@ -66,64 +74,83 @@ def run(context: Context, listeners: int, length: int, seed: int) -> dict[str, A
     first = datetime.fromisoformat(planned.first_day).replace(tzinfo=UTC)
     registered = plan.register(context, first - timedelta(days=1), simulated=True)
     first_day = int(np.datetime64(planned.first_day, "D").astype(np.int64))
-    # Lists are made from a whole first day: who registers on the eve of the experiment is its first listener.
-    people = Newcomers(context.settings.simulate, Span(first_day - 1, len(span_days)), listeners, seed)
+    # Lists are made from a complete first day: listeners who register on the eve of the experiment come first.
+    newcomers = Newcomers(context.settings.simulate, Span(first_day - 1, len(span_days)), listeners, seed)
     with temp_dir(context, "ingest") as folder:
-        told = show(ready, planned, people, range(first_day, first_day + len(span_days)), length, seed, folder)
+        probabilities = simulate_days(
+            ready, planned, newcomers, range(first_day, first_day + len(span_days)), length, seed, folder
+        )
         read = ingest.run(context, folder)
-    return {**registered, **read, "listeners": len(people.people), "release": ready.name, "chances": told}
+    return {
+        **registered,
+        **read,
+        "listeners": len(newcomers.people),
+        "release": ready.name,
+        "stream_probabilities": probabilities,
+    }
 
 
-def show(
-    ready: Ready, planned: Experiment, people: Newcomers, calendar: range, length: int, seed: int, folder: Path
+def simulate_days(
+    ready: Ready, planned: Experiment, newcomers: Newcomers, calendar: range, length: int, seed: int, folder: Path
 ) -> dict[str, float]:
-    """Let the listeners come back over the days of `calendar` (since 1970); write the logs of service and app.
+    """Let the listeners return over the days of `calendar` and write the logs of the service and the app.
 
-    A listener comes on the day after the registration and, mostly, on some of the days that follow.
+    A listener returns on the day after the registration and, in most cases, on some of the following days.
+
+    Args:
+        ready: The release that serves the lists.
+        planned: The experiment.
+        newcomers: Simulated new listeners.
+        calendar: Days since 1970.
+        length: Number of tracks in a list.
+        seed: Random seed.
+        folder: Folder of the logs.
 
     Returns:
-        Mean chance of a stream of all displays, by arm.
+        Mean probability of a stream over all displays, by arm.
     """
     rng = np.random.default_rng(np.random.SeedSequence((seed, 300)))
     running = Running(Experiment.model_validate(planned.model_dump(include=set(Experiment.model_fields))), rng, True)
     coming: dict[int, list[int]] = defaultdict(list)
-    for at, one in enumerate(people.people):
-        for visit in range(1 + rng.poisson(VISITS)):
-            coming[one.day + 1 + visit].append(at)
-    asked = ListOptions(k=length)
+    for at, listener in enumerate(newcomers.people):
+        for visit in range(1 + rng.poisson(MEAN_RETURNS)):
+            coming[listener.day + 1 + visit].append(at)
+    options = ListOptions(k=length)
     log = ExposureLog(folder)
-    chance: dict[str, list[np.ndarray]] = defaultdict(list)
+    probability: dict[str, list[np.ndarray]] = defaultdict(list)
     for day in progress(calendar, len(calendar), "days of the experiment"):
-        told = []
-        here = coming.get(day, [])
-        for start in range(0, len(here), BATCH):
-            some = here[start : start + BATCH]
-            moment = datetime.fromisoformat(day_name(day)).replace(tzinfo=UTC) + timedelta(
+        outcomes = []
+        visitors = coming.get(day, [])
+        for start in range(0, len(visitors), BATCH):
+            batch = visitors[start : start + BATCH]
+            time = datetime.fromisoformat(day_name(day)).replace(tzinfo=UTC) + timedelta(
                 seconds=int(rng.integers(60, 80_000))
             )
-            said = [
-                Listener.model_validate({**people.people[i].listener, "user_id": people.people[i].user_id})
-                for i in some
+            listeners = [
+                Listener.model_validate({**newcomers.people[i].listener, "user_id": newcomers.people[i].user_id})
+                for i in batch
             ]
-            shown = running.recommend(ready, said, asked, moment)
+            shown = running.recommend(ready, listeners, options, time)
             log.write(shown.lines)
             by_user = {line["user_id"]: line for line in shown.lines}
-            for at in some:
-                line = by_user[people.people[at].user_id]
-                chance[line["arm"]].append(people.chances(at, line["tracks"]))
-                told += reported(line, *people.react(at, line["tracks"], rng), moment)
-        text = "".join(json.dumps(one) + "\n" for one in told)
+            for at in batch:
+                line = by_user[newcomers.people[at].user_id]
+                probability[line["arm"]].append(newcomers.chances(at, line["tracks"]))
+                outcomes += outcome_lines(line, *newcomers.react(at, line["tracks"], rng), time)
+        text = "".join(json.dumps(outcome) + "\n" for outcome in outcomes)
         (folder / f"outcomes-{day_name(day)}.jsonl").write_text(text)
     log.close()
-    return {arm: float(np.mean(np.concatenate(found))) for arm, found in sorted(chance.items())}
+    return {arm: float(np.mean(np.concatenate(values))) for arm, values in sorted(probability.items())}
 
 
-def reported(line: dict[str, Any], streamed: np.ndarray, favoured: np.ndarray, at: datetime) -> list[dict[str, Any]]:
-    """Lines of the app's log: a stream some seconds after the list came, a favourite after the stream."""
-    found = []
+def outcome_lines(
+    line: dict[str, Any], streamed: np.ndarray, favoured: np.ndarray, at: datetime
+) -> list[dict[str, Any]]:
+    """Return lines of the app's log: a stream some seconds after the list was shown, a favourite after the stream."""
+    lines = []
     for kind, which, delay in (("stream", streamed, 5), ("favorite", favoured, 35)):
         for place in np.flatnonzero(which).tolist():
             ts = (at + timedelta(seconds=delay + 200 * place)).isoformat()
-            same = {"request_id": line["request_id"], "user_id": line["user_id"], "track_id": line["tracks"][place]}
-            found.append({**same, "ts": ts, "kind": kind})
-    return found
+            display = {"request_id": line["request_id"], "user_id": line["user_id"], "track_id": line["tracks"][place]}
+            lines.append({**display, "ts": ts, "kind": kind})
+    return lines

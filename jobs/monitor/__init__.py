@@ -1,1 +1,1 @@
-"""Weekly monitoring: drift of the newcomers' signals."""
+"""Weekly monitoring: drift of new listeners' first-day signals."""

@@ -1,12 +1,13 @@
-"""Were a week's newcomers like the listeners that the champion learned from? What the service watches, over a week.
+"""Weekly drift report: the week's new listeners against the listeners that the champion was trained on.
 
 Input   cold_first_day of the seven days before the Monday; inputs.json of the champion
 Output  a table, a run in MLflow (mlflow.monitor_experiment) with psi/<feature> and drift.json
-Time    newcomers registered in [week - 7 d, week); the champion is the one in service when the job runs
-Judged  population stability index by feature (serving/release/input_drift.py), every newcomer counting the same: `others` where it
-        is above monitor.psi_threshold and above what chance gives so many listeners. Where nothing changed the index is
-        chi-squared of (classes - 1) times (1 / newcomers + 1 / listeners of training) (Yurdakul, Naranjo 2020)
-Warns   on stderr; others are no error: what a person does about them is to look, and perhaps to train more often
+Time    listeners who registered in [week - 7 d, week); the champion is the one in service when the job runs
+Method  population stability index (PSI) of each feature (serving/release/input_drift.py); every new listener has equal
+        weight. A feature has drifted if its PSI is above monitor.psi_threshold and above the level that sampling noise
+        reaches with probability monitor.false_positive_rate. Without drift, PSI is distributed as chi-squared with
+        (classes - 1) degrees of freedom times (1 / new listeners + 1 / training listeners) (Yurdakul, Naranjo 2020)
+Warning on stderr. Drift is not an error: a person reads the report and may decide to train more often
 """
 
 from __future__ import annotations
@@ -34,92 +35,103 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Feature:
-    """One feature's index, what chance alone stays below, and the verdict: same or others."""
+class FeatureDrift:
+    """Drift of one feature.
+
+    Attributes:
+        feature: Name of the feature.
+        psi: Population stability index.
+        noise_threshold: PSI that is exceeded without drift with probability monitor.false_positive_rate.
+        verdict: `same` or `drifted`.
+    """
 
     feature: str
     psi: float
-    by_chance: float
+    noise_threshold: float
     verdict: str
 
 
 def run(context: Context) -> dict[str, Any]:
-    """Compare the week's newcomers with the champion's training.
+    """Compare the week's new listeners with the champion's training data.
 
     Raises:
-        CheckFailed: there is no champion, it does not tell of its training, or no newcomer of the week was placed.
+        CheckFailed: There is no champion, it contains no description of its training data, or the week has no row in
+            cold_first_day.
     """
-    now = pointer.read(context.home)
-    if now is None:
+    current = pointer.read(context.home)
+    if current is None:
         raise CheckFailed("monitor: there is no champion yet; run the weekly pipeline first")
-    reference = open_release(pointer.releases(context.home) / now.release).training_inputs
+    reference = open_release(pointer.releases(context.home) / current.release).training_inputs
     if reference is None:
-        raise CheckFailed(f"monitor: release {now.release[:12]} is too old to hold {input_drift.NAME}")
+        raise CheckFailed(f"monitor: release {current.release[:12]} is too old: it does not contain {input_drift.NAME}")
     days = [str(context.week.monday - timedelta(days=n)) for n in range(7, 0, -1)]
     missing = [day for day in days if not context.lake.exists("cold_first_day", day=day)]
     parts = [context.lake.read("cold_first_day", day=day) for day in days if day not in missing]
-    people = sum(part.num_rows for part in parts)
-    if not people:
+    n_new = sum(part.num_rows for part in parts)
+    if not n_new:
         raise CheckFailed(
-            f"monitor: no newcomer from {days[0]} to {days[-1]}; run `overture cold-users --day {days[0]}` and so on"
+            f"monitor: no new listener from {days[0]} to {days[-1]}; run `overture cold-users --day {days[0]}` "
+            "and the same for each day"
         )
     try:
-        found = judged(reference, FirstDays.from_arrow(pa.concat_tables(parts)), context.settings.monitor)
+        features = measure_drift(reference, FirstDays.from_arrow(pa.concat_tables(parts)), context.settings.monitor)
     except (ValueError, KeyError, TypeError) as error:
-        raise CheckFailed(f"monitor: release {now.release[:12]}: {error}") from None
-    others = [one.feature for one in found if one.verdict == "others"]
+        raise CheckFailed(f"monitor: release {current.release[:12]}: {error}") from None
+    drifted = [feature.feature for feature in features if feature.verdict == "drifted"]
     report = {
         "week": context.week.name,
-        "release": now.release,
-        "release_week": now.week,
-        "newcomers": people,
-        "learned_from": reference["n_users"],
+        "release": current.release,
+        "release_week": current.week,
+        "new_listeners": n_new,
+        "training_listeners": reference["n_users"],
         "missing_days": missing,
-        "others": others,
+        "drifted": drifted,
     }
-    tags = {"task": "monitor", "week": context.week.name, "release": now.release}
+    tags = {"task": "monitor", "week": context.week.name, "release": current.release}
     name = f"monitor {context.week.name}"
-    with Tracker.standalone_run(context, context.settings.mlflow.monitor_experiment, name, tags) as tracked:
-        tracked.log_metrics({f"psi/{one.feature}": one.psi for one in found} | {"newcomers": people})
-        tracked.log_table([asdict(one) for one in found], "drift.json")
-        tracked.set_tags({"verdict": "others" if others else "same", "missing_days": ", ".join(missing)})
-        _print(found, report)
-        return {**report, **tracked.links}
+    with Tracker.standalone_run(context, context.settings.mlflow.monitor_experiment, name, tags) as run:
+        run.log_metrics({f"psi/{feature.feature}": feature.psi for feature in features} | {"new_listeners": n_new})
+        run.log_table([asdict(feature) for feature in features], "drift.json")
+        run.set_tags({"verdict": "drifted" if drifted else "same", "missing_days": ", ".join(missing)})
+        _print(features, report)
+        return {**report, **run.links}
 
 
-def judged(reference: dict[str, Any], days: FirstDays, settings: MonitorSettings) -> list[Feature]:
-    """Every feature, the largest index first.
+def measure_drift(reference: dict[str, Any], days: FirstDays, settings: MonitorSettings) -> list[FeatureDrift]:
+    """Return the drift of every feature, the largest PSI first.
 
     Raises:
-        ValueError: the reference is of another format or has other classes.
+        ValueError: The reference has another format or other classes.
     """
-    found = []
+    features = []
     for name, value in input_drift.compare(reference, days).items():
         classes = len(reference["features"][name]["classes"])
         spread = 1 / len(days) + 1 / reference["n_users"]
-        by_chance = float(chi2.isf(settings.false_positive_rate, classes - 1)) * spread
-        verdict = "others" if value > max(settings.psi_threshold, by_chance) else "same"
-        found.append(Feature(name, value, by_chance, verdict))
-    return sorted(found, key=lambda one: -one.psi)
+        noise_threshold = float(chi2.isf(settings.false_positive_rate, classes - 1)) * spread
+        verdict = "drifted" if value > max(settings.psi_threshold, noise_threshold) else "same"
+        features.append(FeatureDrift(name, value, noise_threshold, verdict))
+    return sorted(features, key=lambda feature: -feature.psi)
 
 
-def _print(found: list[Feature], report: dict[str, Any]) -> None:
-    wide_console().print(table(found, report))
+def _print(features: list[FeatureDrift], report: dict[str, Any]) -> None:
+    wide_console().print(drift_table(features, report))
     if report["missing_days"]:
-        sys.stderr.write(f"overture: warning: not placed and not counted: {', '.join(report['missing_days'])}\n")
-    if report["others"]:
-        sys.stderr.write(f"overture: warning: newcomers are others in {', '.join(report['others'])}\n")
+        sys.stderr.write(f"overture: warning: days without data: {', '.join(report['missing_days'])}\n")
+    if report["drifted"]:
+        sys.stderr.write(f"overture: warning: new listeners have drifted in {', '.join(report['drifted'])}\n")
 
 
-def table(found: list[Feature], report: dict[str, Any]) -> Table:
-    """Features with their index, for people."""
-    numbers = ("stability index", "by chance below")
+def drift_table(features: list[FeatureDrift], report: dict[str, Any]) -> Table:
+    """Return a table of the features and their PSI."""
+    numbers = ("PSI", "noise below")
     title = (
-        f"Week {report['week']}: {report['newcomers']:,} newcomers against the {report['learned_from']:,} listeners of "
-        f"release {report['release'][:12]}"
+        f"Week {report['week']}: {report['new_listeners']:,} new listeners and the {report['training_listeners']:,} "
+        f"training listeners of release {report['release'][:12]}"
     )
-    made = make_table(title, "feature", *numbers, "verdict", right=numbers)
-    for one in found:
-        style = "yellow" if one.verdict == "others" else None
-        made.add_row(one.feature, f"{one.psi:.3f}", f"{one.by_chance:.3f}", one.verdict, style=style)
-    return made
+    table = make_table(title, "feature", *numbers, "verdict", right=numbers)
+    for feature in features:
+        style = "yellow" if feature.verdict == "drifted" else None
+        table.add_row(
+            feature.feature, f"{feature.psi:.3f}", f"{feature.noise_threshold:.3f}", feature.verdict, style=style
+        )
+    return table

@@ -48,7 +48,7 @@ def test_the_verdict_finds_what_the_listeners_taste_is(tested):
     assert told["bad"] == {}
     assert told["days"] == 8
     found = analyse.run(tested, "first_day")
-    chances = told["chances"]
+    chances = told["stream_probabilities"]
     for arm, said in found["arms"].items():
         assert abs(said["stream"]["rate"] - chances[arm]) < 4 * said["stream"]["error"], arm
     assert chances["semi_pers"] > chances["default"] > 0
@@ -56,11 +56,11 @@ def test_the_verdict_finds_what_the_listeners_taste_is(tested):
     assert one["low"] < chances["semi_pers"] / chances["default"] < one["high"]
     assert found["verdicts"]["semi_pers"] == "better"
     assert found["sample_ratio_p"] > 0.001
-    assert set(found["unused_outcomes"].values()) == {0}
+    assert set(found["unmatched_outcomes"].values()) == {0}
 
 
 def test_the_estimate_of_another_policy_is_what_its_own_arm_shows(tested):
-    chances = tested.__dict__["told"]["chances"]
+    chances = tested.__dict__["told"]["stream_probabilities"]
     for policy in ("popularity", "semi_pers"):
         found = off_policy.run(tested, "first_day", "exploring", policy)["estimates"]["stream"]
         reach = 2 * (found["snips"]["high"] - found["snips"]["low"]) / 1.96  # four standard errors
@@ -82,12 +82,12 @@ def test_too_few_effective_listeners_are_refused(tested):
     plan, _ = analyse.plan_of(tested, "first_day")
     strict = plan.model_copy(update={"min_effective_users": 100_000})
     arm = next(arm for arm in strict.arms if arm.name == "exploring")
-    shown = off_policy.weighed(tested, strict, arm, "popularity")
-    with pytest.raises(CheckFailed, match="effective listeners"):
-        off_policy.judged(strict, shown, "stream")
+    shown = off_policy.policy_targets(tested, strict, arm, "popularity")
+    with pytest.raises(CheckFailed, match="effective sample size"):
+        off_policy.estimate_rate(strict, shown, "stream")
     wrong = shown.assign(propensity=shown["propensity"] / 2)
     with pytest.raises(CheckFailed, match="propensities do not fit"):
-        off_policy.judged(plan, wrong, "stream")
+        off_policy.estimate_rate(plan, wrong, "stream")
 
 
 def test_the_same_seed_gives_the_same_rows(tested):
@@ -95,7 +95,7 @@ def test_the_same_seed_gives_the_same_rows(tested):
         table: tested.lake.read(table, day="2026-11-25") for table in ("exposures", "outcomes", "exposure_contexts")
     }
     again = simulate.run(tested, LISTENERS, 12, 1)
-    assert again["again"]
+    assert again["already_registered"]
     for table, rows in before.items():
         assert tested.lake.read(table, day="2026-11-25").equals(rows), table
 

@@ -1,4 +1,4 @@
-"""The A/B test as a command: it finds an effect, and it refuses a verdict that the data or the plan do not carry."""
+"""Tests of the A/B test: it detects an effect, and refuses a conclusion that data or plan do not allow."""
 
 from __future__ import annotations
 
@@ -42,25 +42,25 @@ RATE = {"a": 0.2, "b": 0.4, "c": 0.2}
 
 @pytest.fixture
 def planned(tmp_path) -> Context:
-    """A home with a fresh MLflow and an experiment in its settings."""
+    """A context with an empty MLflow database and an experiment in its settings."""
     context = small_week.ready(tmp_path / "home", taste=None)
     settings = context.settings.model_validate({**context.settings.model_dump(), "experiment": SECTION})
     return Context(settings, context.week, context.home)
 
 
-def show(
+def write_displays(
     context: Context, n: int = 1_500, rate=RATE, keep=lambda user, arm: True, arm_for=lambda user, arm: arm, skip=()
 ):
-    """n listeners with two lists of four; outcomes by the arm's rate and a listener's own liking."""
-    planned_ = context.settings.experiment
-    rng, ends = np.random.default_rng(5), bucket_bounds([arm.share for arm in planned_.arms])
-    by_day: dict[str, list[dict]] = {day: [] for day in days(planned_)}
-    heard: dict[str, list[dict]] = {day: [] for day in by_day}
+    """Write two lists of four tracks for n listeners; outcomes follow the arm's rate times a random factor."""
+    experiment = context.settings.experiment
+    rng, bounds = np.random.default_rng(5), bucket_bounds([arm.share for arm in experiment.arms])
+    by_day: dict[str, list[dict]] = {day: [] for day in days(experiment)}
+    outcomes: dict[str, list[dict]] = {day: [] for day in by_day}
     for user in range(n):
-        arm = planned_.arms[arm_index(planned_.name, planned_.salt, user, ends)]
+        arm = experiment.arms[arm_index(experiment.name, experiment.salt, user, bounds)]
         if not keep(user, arm.name):
             continue
-        liking = min(rng.gamma(4, 0.25) * rate[arm.name], 1)
+        probability = min(rng.gamma(4, 0.25) * rate[arm.name], 1)
         for visit in range(2):
             day = list(by_day)[(user + visit) % len(by_day)]
             ts = datetime.fromisoformat(f"{day}T08:00:00+00:00")
@@ -69,7 +69,7 @@ def show(
                 by_day[day].append(
                     {
                         **row,
-                        "experiment": planned_.name,
+                        "experiment": experiment.name,
                         "arm": arm_for(user, arm.name),
                         "position": position,
                         "propensity": 1.0,
@@ -77,40 +77,40 @@ def show(
                         "release": "r",
                     }
                 )
-                if rng.random() < liking:
-                    heard[day].append({**row, "kind": "stream"})
+                if rng.random() < probability:
+                    outcomes[day].append({**row, "kind": "stream"})
                     if rng.random() < 0.3:
-                        heard[day].append({**row, "kind": "favorite"})
-    for table, rows in (("exposures", by_day), ("outcomes", heard)):
-        for day, found in rows.items():
-            if found and day not in skip:
-                frame = pa.Table.from_pylist(found, arrow_schema(contracts.load(table)))
+                        outcomes[day].append({**row, "kind": "favorite"})
+    for table, rows in (("exposures", by_day), ("outcomes", outcomes)):
+        for day, day_rows in rows.items():
+            if day_rows and day not in skip:
+                frame = pa.Table.from_pylist(day_rows, arrow_schema(contracts.load(table)))
                 context.lake.write(table, frame, day=day)
 
 
-def test_an_effect_is_found_where_it_is_and_kept_in_mlflow(planned, capfd):
+def test_an_effect_is_detected_and_logged(planned, capfd):
     registered = plan.register(planned, BEFORE)
     assert registered["users_per_arm"] < 250
-    show(planned)
-    found = analyse.run(planned, "first_day")
-    assert found["verdicts"] == {"b": "better", "c": "no difference shown"}
-    arms = found["arms"]
+    write_displays(planned)
+    result = analyse.run(planned, "first_day")
+    assert result["verdicts"] == {"b": "better", "c": "no difference shown"}
+    arms = result["arms"]
     assert arms["b"]["stream"]["low"] < 2 < arms["b"]["stream"]["high"]
     assert arms["b"]["stream"]["rate"] == pytest.approx(0.4, abs=0.04)
     assert arms["b"]["stream"]["design_effect"] > 1.2
     assert arms["a"]["stream"]["ratio"] == 1
-    said = capfd.readouterr().out
+    output = capfd.readouterr().out
     for word in ("better", "no difference shown", "control", "streamed, %"):
-        assert word in said
+        assert word in output
     assert (
-        json.loads((planned.home / "experiments" / "first_day.verdict.json").read_text())["digest"] == found["digest"]
+        json.loads((planned.home / "experiments" / "first_day.verdict.json").read_text())["digest"] == result["digest"]
     )
     assert (planned.home / "experiments" / "first_day.verdict.png").read_bytes()[:4] == b"\x89PNG"
     tracker = Tracker.connect(Context(planned.settings, planned.week, planned.home, experiment="ab_tests"))
-    run = tracker.client.get_run(found["mlflow_run"])
+    run = tracker.client.get_run(result["mlflow_run"])
     assert run.data.tags["verdict.b"] == "better"
     assert run.data.tags["plan_digest"] == registered["digest"]
-    assert {file.path for file in tracker.client.list_artifacts(found["mlflow_run"])} >= {
+    assert {file.path for file in tracker.client.list_artifacts(result["mlflow_run"])} >= {
         "relative_rates.png",
         "verdict.json",
     }
@@ -118,66 +118,71 @@ def test_an_effect_is_found_where_it_is_and_kept_in_mlflow(planned, capfd):
     assert again["arms"] == arms
 
 
-def refused(context: Context, capfd) -> str:
+def refusal(context: Context, capfd) -> str:
+    """The message of a refused analysis, which must not print or store any rate."""
     with pytest.raises(CheckFailed) as stop:
         analyse.run(context, "first_day")
-    said = capfd.readouterr().out
-    assert "%" not in said, "a refusal tells no rate"
+    output = capfd.readouterr().out
+    assert "%" not in output, "a refusal prints no rate"
     assert not (context.home / "experiments" / "first_day.verdict.json").exists()
     return str(stop.value)
 
 
-def test_fewer_listeners_than_planned_are_no_verdict(planned, capfd):
+def test_fewer_listeners_than_planned_are_refused(planned, capfd):
     plan.register(planned, BEFORE)
-    show(planned, n=300)
-    assert "listeners in each arm; there are" in refused(planned, capfd)
+    write_displays(planned, n=300)
+    assert "listeners in each arm; there are" in refusal(planned, capfd)
 
 
-def test_before_the_last_day_there_is_no_verdict(planned, capfd):
+def test_an_analysis_before_the_last_day_is_refused(planned, capfd):
     plan.register(planned, BEFORE)
-    show(planned, skip=("2026-11-26",))
-    assert "planned days without a display: 2026-11-26; the test is not over" in refused(planned, capfd)
+    write_displays(planned, skip=("2026-11-26",))
+    assert "planned days without a display: 2026-11-26; the test is not over" in refusal(planned, capfd)
 
 
-def test_a_day_of_which_the_app_told_nothing_is_no_verdict(planned, capfd):
+def test_a_day_without_outcomes_is_refused(planned, capfd):
     plan.register(planned, BEFORE)
-    show(planned)
+    write_displays(planned)
     planned.lake.drop("outcomes", day="2026-11-25")
-    assert "without an outcome: 2026-11-25; run `overture ab-ingest`" in refused(planned, capfd)
+    assert "without an outcome: 2026-11-25; run `overture ab-ingest`" in refusal(planned, capfd)
 
 
-def test_listeners_that_got_lost_are_no_verdict(planned, capfd):
+def test_a_sample_ratio_mismatch_is_refused(planned, capfd):
     plan.register(planned, BEFORE)
-    show(planned, n=3_000, keep=lambda user, arm: arm != "b" or user % 4)
-    assert "did not come by the planned shares" in refused(planned, capfd)
+    write_displays(planned, n=3_000, keep=lambda user, arm: arm != "b" or user % 4)
+    assert "sample ratio mismatch: listeners differ from the planned shares" in refusal(planned, capfd)
 
 
-def test_a_listener_in_another_arm_is_no_verdict(planned, capfd):
+def test_a_listener_in_another_arm_is_refused(planned, capfd):
     plan.register(planned, BEFORE)
     ends = bucket_bounds([0.5, 0.3, 0.2])
     stray = next(user for user in range(1_500) if arm_index("first_day", "1", user, ends) != 0)
-    show(planned, arm_for=lambda user, arm: "a" if user == stray else arm)
-    assert "1 listeners were shown another arm than their own" in refused(planned, capfd)
+    write_displays(planned, arm_for=lambda user, arm: "a" if user == stray else arm)
+    assert "1 listeners were shown an arm other than the assigned one" in refusal(planned, capfd)
 
 
-def test_a_plan_that_came_after_the_first_display_is_no_verdict(planned, capfd):
+def test_a_plan_after_the_first_display_is_refused(planned, capfd):
     plan.register(planned, BEFORE)
-    show(planned)
+    write_displays(planned)
     early = planned.lake.read("exposures", day="2026-11-23").to_pylist()[:1]
     early[0]["ts"] = datetime(2026, 11, 19, 12, tzinfo=UTC)
     frame = pa.Table.from_pylist(early, arrow_schema(contracts.load("exposures")))
     planned.lake.write("exposures", frame, day="2026-11-19")
-    assert "after the first display at 2026-11-19" in refused(planned, capfd)
+    assert "after the first display at 2026-11-19" in refusal(planned, capfd)
 
 
 def test_a_plan_is_registered_once_and_before_its_first_day(planned):
     first = plan.register(planned, BEFORE)
     again = plan.register(planned, datetime(2026, 12, 24, tzinfo=UTC))
-    assert (again["digest"], again["registered_at"], again["again"]) == (first["digest"], BEFORE.isoformat(), True)
+    assert (again["digest"], again["registered_at"], again["already_registered"]) == (
+        first["digest"],
+        BEFORE.isoformat(),
+        True,
+    )
     changed = planned.settings.experiment.model_copy(update={"alpha": 0.2})
-    other = Context(planned.settings.model_copy(update={"experiment": changed}), planned.week, planned.home)
+    changed_context = Context(planned.settings.model_copy(update={"experiment": changed}), planned.week, planned.home)
     with pytest.raises(BadArgument, match="another plan of this name"):
-        plan.register(other, BEFORE)
+        plan.register(changed_context, BEFORE)
     late = Context(
         planned.settings.model_copy(update={"experiment": changed.model_copy(update={"name": "late"})}),
         planned.week,
@@ -188,12 +193,12 @@ def test_a_plan_is_registered_once_and_before_its_first_day(planned):
     assert not assignment.registered(planned.home, "late").exists()
 
 
-def test_a_plan_that_was_changed_is_refused(planned, capfd):
+def test_a_changed_plan_is_refused(planned, capfd):
     plan.register(planned, BEFORE)
-    show(planned)
+    write_displays(planned)
     path = assignment.registered(planned.home, "first_day")
     path.write_text(path.read_text().replace('"alpha":0.05', '"alpha":0.25'))
-    assert "changed after its registration" in refused(planned, capfd)
+    assert "changed after its registration" in refusal(planned, capfd)
 
 
 @pytest.mark.parametrize("content", ["", "[1]", "{}", '{"plan": {}}', "\\"])
@@ -205,16 +210,16 @@ def test_a_damaged_plan_is_refused_by_name(home, content):
         assignment.read(home, "first_day")
 
 
-def test_without_displays_or_a_plan_it_says_what_to_run(planned, capfd):
+def test_without_a_plan_or_displays_the_error_names_the_command(planned, capfd):
     with pytest.raises(BadArgument, match="overture ab-plan"):
         analyse.run(planned, "first_day")
     plan.register(planned, BEFORE)
-    assert "overture ab-ingest" in refused(planned, capfd)
+    assert "overture ab-ingest" in refusal(planned, capfd)
 
 
-def test_an_arm_without_contexts_or_propensities_carries_no_estimate(planned):
+def test_missing_contexts_or_propensities_are_refused(planned):
     plan.register(planned, BEFORE)
-    show(planned)
+    write_displays(planned)
     with pytest.raises(CheckFailed, match="exposure_contexts of 2026-11-23 are missing"):
         off_policy.run(planned, "first_day", "b", "popularity")
     with pytest.raises(BadArgument, match="has no arm x"):
@@ -236,13 +241,13 @@ def test_an_arm_without_contexts_or_propensities_carries_no_estimate(planned):
         ("{salt: 'a b'}", "experiment.salt"),
     ],
 )
-def test_a_plan_that_cannot_be_is_refused_by_name(section, named, home, tmp_path, command):
+def test_an_invalid_plan_is_refused(section, named, home, tmp_path, command):
     file = tmp_path / "mine.yaml"
     file.write_text(f'name: mine\nweek: "2026-11-16"\nexperiment: {section}\n')
-    code, _, said = command("ab-plan", "--config", file)
-    assert (code, named in said) == (2, True), said
+    code, _, error = command("ab-plan", "--config", file)
+    assert (code, named in error) == (2, True), error
 
 
-def test_a_policy_that_the_service_does_not_know_is_refused(home, command):
-    code, _, said = command("ab-estimate", "--policy", "magic", "--arm", "exploring")
-    assert (code, "choose semi_pers" in said) == (2, True)
+def test_an_unknown_policy_is_refused(home, command):
+    code, _, error = command("ab-estimate", "--policy", "magic", "--arm", "exploring")
+    assert (code, "choose semi_pers" in error) == (2, True)

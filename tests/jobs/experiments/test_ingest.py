@@ -1,4 +1,4 @@
-"""Logs of service and app into the lake: every bad line is counted by its reason, a second run leaves the same rows."""
+"""Tests of jobs/experiments/ingest.py: invalid lines are counted by reason, and a second run writes equal rows."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LINE = {
 OUTCOME = {"request_id": "a1", "user_id": 7, "track_id": 12, "ts": f"{DAY}T11:00:00+00:00", "kind": "stream"}
 
 
-def write(folder, exposures=(), outcomes=(), day=DAY, name="1"):
+def write_logs(folder, exposures=(), outcomes=(), day=DAY, name="1"):
     folder.mkdir(exist_ok=True)
     for kind, lines in (("exposures", exposures), ("outcomes", outcomes)):
         if lines:
@@ -34,10 +34,10 @@ def write(folder, exposures=(), outcomes=(), day=DAY, name="1"):
     return folder
 
 
-def test_lines_become_rows_and_a_second_run_the_same(context, tmp_path):
-    known = {"listener": {"country": "FR", "streams": {"tracks": [5]}}, "leave_out": [9], "leave_out_first_day": True}
-    folder = write(
-        tmp_path / "logs", [{**LINE, "context": known}, {**LINE, "request_id": "a2", "propensities": None}], [OUTCOME]
+def test_lines_become_rows_and_a_second_run_writes_equal_rows(context, tmp_path):
+    signals = {"listener": {"country": "FR", "streams": {"tracks": [5]}}, "leave_out": [9], "leave_out_first_day": True}
+    folder = write_logs(
+        tmp_path / "logs", [{**LINE, "context": signals}, {**LINE, "request_id": "a2", "propensities": None}], [OUTCOME]
     )
     for _ in range(2):
         report = ingest.run(context, folder)
@@ -50,78 +50,80 @@ def test_lines_become_rows_and_a_second_run_the_same(context, tmp_path):
             ("a2", 1, 11, None),
             ("a2", 2, 12, None),
         ]
-        held = context.lake.read("exposure_contexts", day=DAY).to_pylist()[0]
-        assert (held["country"], held["age"], held["streamed_songs"]) == ("FR", None, [5])
-        assert (held["leave_out"], held["leave_out_first_day"]) == ([9], True)
-    # Without the context in the folder's lines the day has none in the lake either.
-    write(tmp_path / "logs", [LINE])
+        stored = context.lake.read("exposure_contexts", day=DAY).to_pylist()[0]
+        assert (stored["country"], stored["age"], stored["streamed_songs"]) == ("FR", None, [5])
+        assert (stored["leave_out"], stored["leave_out_first_day"]) == ([9], True)
+    # If no line has a context, the day's contexts are removed from the lake.
+    write_logs(tmp_path / "logs", [LINE])
     ingest.run(context, folder)
     assert not context.lake.exists("exposure_contexts", day=DAY)
 
 
-BAD_EXPOSURES = {
+INVALID_EXPOSURES = {
     "not JSON with a time": "{torn",
-    "a time without a zone": {**LINE, "ts": f"{DAY}T10:00:00"},
-    "of another day than its file": {**LINE, "ts": "2026-11-25T00:00:00+00:00"},
+    "a time without a time zone": {**LINE, "ts": f"{DAY}T10:00:00"},
+    "a day other than its file's": {**LINE, "ts": "2026-11-25T00:00:00+00:00"},
     "without arm": {k: v for k, v in LINE.items() if k != "arm"},
-    "user_id is no id": {**LINE, "user_id": "7"},
-    "track_id is no id": {**LINE, "tracks": [11, -1]},
-    "experiment is no text": {**LINE, "experiment": ""},
-    "tracks is no list": {**LINE, "tracks": []},
+    "user_id is not an id": {**LINE, "user_id": "7"},
+    "track_id is not an id": {**LINE, "tracks": [11, -1]},
+    "experiment is not a text": {**LINE, "experiment": ""},
+    "tracks is not a list": {**LINE, "tracks": []},
     "propensities and tracks differ in length": {**LINE, "propensities": [1.0]},
     "a propensity is not in (0, 1]": {**LINE, "propensities": [1.0, 0]},
-    "its context is no listener": {**LINE, "context": {"listener": {"country": "france"}}},
+    "its context is not a listener": {**LINE, "context": {"listener": {"country": "france"}}},
 }
-BAD_OUTCOMES = {
+INVALID_OUTCOMES = {
     "kind is neither stream nor favorite": {**OUTCOME, "kind": "skip"},
     "without track_id": {k: v for k, v in OUTCOME.items() if k != "track_id"},
-    "user_id is no id": {**OUTCOME, "user_id": 2**63},
+    "user_id is not an id": {**OUTCOME, "user_id": 2**63},
 }
 
 
 @pytest.mark.parametrize(
-    ("kind", "reason"), [("exposures", r) for r in BAD_EXPOSURES] + [("outcomes", r) for r in BAD_OUTCOMES]
+    ("kind", "reason"), [("exposures", r) for r in INVALID_EXPOSURES] + [("outcomes", r) for r in INVALID_OUTCOMES]
 )
-def test_a_bad_line_is_left_out_and_its_reason_counted(context, tmp_path, kind, reason):
+def test_an_invalid_line_is_excluded_and_counted_by_reason(context, tmp_path, kind, reason):
     good = [{**LINE, "request_id": f"g{n}"} for n in range(120)]
-    bad = (BAD_EXPOSURES if kind == "exposures" else BAD_OUTCOMES)[reason]
-    folder = write(tmp_path / "logs", good + [bad] * (kind == "exposures"), [OUTCOME] + [bad] * (kind == "outcomes"))
+    bad = (INVALID_EXPOSURES if kind == "exposures" else INVALID_OUTCOMES)[reason]
+    folder = write_logs(
+        tmp_path / "logs", good + [bad] * (kind == "exposures"), [OUTCOME] + [bad] * (kind == "outcomes")
+    )
     report = ingest.run(context, folder)
     assert report["bad"] == {f"{kind}: {reason}": 1}
     assert report["rows"] == {"exposures": 240, "outcomes": 1}
 
 
-def test_too_many_bad_lines_stop_it_before_anything_is_written(context, tmp_path):
-    folder = write(tmp_path / "logs", [LINE, "{torn"])
-    with pytest.raises(CheckFailed, match=r"1 of 2 lines are bad.*not JSON with a time: 1"):
+def test_too_many_invalid_lines_stop_the_job_before_it_writes(context, tmp_path):
+    folder = write_logs(tmp_path / "logs", [LINE, "{torn"])
+    with pytest.raises(CheckFailed, match=r"1 of 2 lines are invalid.*not JSON with a time: 1"):
         ingest.run(context, folder)
     assert not context.lake.exists("exposures", day=DAY)
 
 
-def test_what_was_sent_twice_counts_once_and_stops_nothing(context, tmp_path):
+def test_repeated_lines_count_once_and_are_not_invalid(context, tmp_path):
     later = {**OUTCOME, "ts": f"{DAY}T12:00:00+00:00"}
-    folder = write(tmp_path / "logs", [LINE, LINE], [later, OUTCOME, OUTCOME])
+    folder = write_logs(tmp_path / "logs", [LINE, LINE], [later, OUTCOME, OUTCOME])
     report = ingest.run(context, folder)
     assert report["bad"] == {"exposures: repeated": 1, "outcomes: repeated": 1}
-    found = context.lake.read("outcomes", day=DAY).to_pylist()
-    assert [row["ts"].hour for row in found] == [11]
+    rows = context.lake.read("outcomes", day=DAY).to_pylist()
+    assert [row["ts"].hour for row in rows] == [11]
 
 
 def test_a_folder_without_logs_is_refused(context, tmp_path, command, home):
     with pytest.raises(BadArgument, match="no such folder"):
         ingest.run(context, tmp_path / "nowhere")
     (tmp_path / "exposures.txt").write_text("")
-    with pytest.raises(BadArgument, match="holds no exposures"):
+    with pytest.raises(BadArgument, match="contains no exposures"):
         ingest.run(context, tmp_path)
     assert command("ab-ingest", "--data", tmp_path)[0] == 2
 
 
-def test_an_outcome_counts_for_its_own_display_and_within_its_hours(context, tmp_path):
+def test_an_outcome_counts_for_its_own_display_within_the_attribution_hours(context, tmp_path):
     plan = context.settings.experiment
     shown = [{**LINE, "request_id": f"q{n}", "user_id": 10 + n, "ts": f"{DAY}T20:00:00+00:00"} for n in range(6)]
 
-    def outcome(n, ts, **other):
-        return {**OUTCOME, "request_id": f"q{n}", "user_id": 10 + n, "ts": ts, **other}
+    def outcome(n, ts, **changes):
+        return {**OUTCOME, "request_id": f"q{n}", "user_id": 10 + n, "ts": ts, **changes}
 
     same_day = [
         outcome(0, f"{DAY}T20:00:00+00:00"),
@@ -130,18 +132,18 @@ def test_an_outcome_counts_for_its_own_display_and_within_its_hours(context, tmp
         outcome(5, f"{DAY}T21:00:00+00:00", track_id=777),
     ]
     next_day = [outcome(3, "2026-11-25T20:00:00+00:00", kind="favorite"), outcome(4, "2026-11-25T20:00:01+00:00")]
-    folder = write(tmp_path / "logs", shown, same_day)
-    write(folder, outcomes=next_day, day="2026-11-25")
+    folder = write_logs(tmp_path / "logs", shown, same_day)
+    write_logs(folder, outcomes=next_day, day="2026-11-25")
     ingest.run(context, folder)
     displays = Displays(context.lake, plan)
     days = dict(displays.by_day())
     assert list(days) == [DAY]
-    found = days[DAY]
-    assert len(found) == 12
-    assert found.loc[found["stream"], ["request_id", "track_id"]].to_numpy().tolist() == [["q0", 12]]
-    assert found.loc[found["favorite"], ["request_id", "track_id"]].to_numpy().tolist() == [["q3", 12]]
-    assert displays.unused == {
-        "of another listener than the display": 1,
+    frame = days[DAY]
+    assert len(frame) == 12
+    assert frame.loc[frame["stream"], ["request_id", "track_id"]].to_numpy().tolist() == [["q0", 12]]
+    assert frame.loc[frame["favorite"], ["request_id", "track_id"]].to_numpy().tolist() == [["q3", 12]]
+    assert displays.unmatched == {
+        "other listener than the display": 1,
         "before the display or more than 24 hours after it": 2,
     }
     assert len(displays.missing) == 27

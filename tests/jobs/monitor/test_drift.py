@@ -1,4 +1,4 @@
-"""Newcomers of a week against the champion's training: the same ones are the same, others are named."""
+"""Tests of jobs/monitor/drift.py: features that drifted are named, others are not."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def champion(home) -> Context:
     return small_week.staged(home, "champion")
 
 
-def newcomers(context: Context, days: list[int], n: int = N, country: str | None = None) -> None:
-    """n newcomers a day, drawn from the first days that the champion learned from; `country`: all of this one."""
+def write_first_days(context: Context, days: list[int], n: int = N, country: str | None = None) -> None:
+    """Write first days of n new listeners per day, sampled from the training data; `country` replaces theirs."""
     trained = context.lake.read("first_day", week=small_week.FIRST, split="train").to_pylist()
     rng = np.random.default_rng(3)
     for back in days:
@@ -44,29 +44,29 @@ def newcomers(context: Context, days: list[int], n: int = N, country: str | None
         context.lake.write("cold_first_day", frame, day=f"{born:%Y-%m-%d}")
 
 
-def test_the_same_listeners_are_the_same_and_others_are_named(champion, capsys):
-    newcomers(champion, [1, 2, 7])
+def test_only_drifted_features_are_named(champion, capsys):
+    write_first_days(champion, [1, 2, 7])
     same = monitor.run(champion)
-    assert (same["others"], same["newcomers"]) == ([], 3 * N)
+    assert (same["drifted"], same["new_listeners"]) == ([], 3 * N)
     assert same["release"] == pointer.read(champion.home).release
     assert same["missing_days"] == ["2026-11-10", "2026-11-11", "2026-11-12", "2026-11-13"]
-    assert "not placed and not counted: 2026-11-10" in capsys.readouterr().err
-    newcomers(champion, [1, 2, 7], country="ZZ")
-    other = monitor.run(champion)
-    assert other["others"] == ["country"]
-    said = capsys.readouterr()
-    assert "newcomers are others in country" in said.err
-    assert "stability index" in said.out
+    assert "days without data: 2026-11-10" in capsys.readouterr().err
+    write_first_days(champion, [1, 2, 7], country="ZZ")
+    shifted = monitor.run(champion)
+    assert shifted["drifted"] == ["country"]
+    output = capsys.readouterr()
+    assert "new listeners have drifted in country" in output.err
+    assert "PSI" in output.out
 
 
-def test_days_of_other_weeks_are_not_looked_at(champion):
-    newcomers(champion, [3])
-    newcomers(champion, [0, 8], country="ZZ")
-    assert monitor.run(champion)["newcomers"] == N
+def test_days_of_other_weeks_are_ignored(champion):
+    write_first_days(champion, [3])
+    write_first_days(champion, [0, 8], country="ZZ")
+    assert monitor.run(champion)["new_listeners"] == N
 
 
-def test_few_newcomers_prove_nothing():
-    """The limit alone would call every handful of listeners others."""
+def test_few_new_listeners_are_not_drift():
+    """With psi_threshold alone every small sample would have drifted."""
     rng = np.random.default_rng(0)
 
     def days(n: int, codes: list[str]) -> FirstDays:
@@ -75,45 +75,47 @@ def test_few_newcomers_prove_nothing():
 
     codes = [f"{a}{b}" for a in "ABCDE" for b in "ABCDE"]
     reference = input_drift.reference(days(5_000, codes))
-    few = {one.feature: one for one in monitor.judged(reference, days(20, codes), MonitorSettings())}
+    few = {drift.feature: drift for drift in monitor.measure_drift(reference, days(20, codes), MonitorSettings())}
     assert few["country"].psi > MonitorSettings().psi_threshold
     assert few["country"].verdict == "same"
-    alike = {one.feature: one for one in monitor.judged(reference, days(2_000, codes[:5]), MonitorSettings())}
-    assert alike["country"].verdict == "others"
-    assert alike["age"].psi == pytest.approx(0, abs=1e-3)
+    many = {
+        drift.feature: drift for drift in monitor.measure_drift(reference, days(2_000, codes[:5]), MonitorSettings())
+    }
+    assert many["country"].verdict == "drifted"
+    assert many["age"].psi == pytest.approx(0, abs=1e-3)
 
 
-def test_what_is_missing_is_named(champion, home):
-    with pytest.raises(CheckFailed, match="no newcomer from 2026-11-09 to 2026-11-15; run `overture cold-users"):
+def test_the_error_names_what_is_missing(champion, home):
+    with pytest.raises(CheckFailed, match="no new listener from 2026-11-09 to 2026-11-15; run `overture cold-users"):
         monitor.run(champion)
-    newcomers(champion, [1], n=5)
+    write_first_days(champion, [1], n=5)
     name = pointer.read(home).release
     old = small_week.resealed(pointer.releases(home) / name, {"inputs.json": None})
     with pointer.move_lock(home):
         pointer.move(home, 1, old.name, small_week.FIRST)
-    with pytest.raises(CheckFailed, match=r"too old to hold inputs\.json"):
+    with pytest.raises(CheckFailed, match=r"does not contain inputs\.json"):
         monitor.run(champion)
     (pointer.releases(home) / "champion.json").unlink()
     with pytest.raises(CheckFailed, match="there is no champion yet"):
         monitor.run(champion)
 
 
-def test_the_command_reports_and_wants_a_monday(home, command):
-    code, _, said = command("monitor", "--week", "2026-11-17")
-    assert (code, "named by its Monday" in said) == (2, True)
-    code, _, said = command("monitor", "--week", "2026-11-16")
-    assert (code, "there is no champion yet" in said) == (3, True)
+def test_the_command_requires_a_monday_and_a_champion(home, command):
+    code, _, error = command("monitor", "--week", "2026-11-17")
+    assert (code, "named by its Monday" in error) == (2, True)
+    code, _, error = command("monitor", "--week", "2026-11-16")
+    assert (code, "there is no champion yet" in error) == (3, True)
 
 
-def test_the_run_keeps_the_table(champion):
+def test_the_run_contains_metrics_and_tags(champion):
     from jobs.tracking.tracker import Tracker
 
-    newcomers(champion, [1])
+    write_first_days(champion, [1])
     report = monitor.run(champion)
-    kept = Context(champion.settings, champion.week, champion.home, experiment="monitor_weekly")
-    client = Tracker.connect(kept).client
+    monitor_context = Context(champion.settings, champion.week, champion.home, experiment="monitor_weekly")
+    client = Tracker.connect(monitor_context).client
     run = client.get_run(report["mlflow_run"])
     assert run.data.tags["verdict"] == "same"
-    assert run.data.metrics["newcomers"] == N
+    assert run.data.metrics["new_listeners"] == N
     assert "psi/streamed_songs" in run.data.metrics
     assert json.dumps(report)
