@@ -16,7 +16,7 @@ from scipy.sparse import csr_matrix
 
 from jobs.cold_start.people import warm_people
 from jobs.platform.context import Context
-from models.cold_start.segments import members
+from models.cold_start.segments import segment_members
 
 CARD_TRACKS = 5
 CARD_TRAITS = 3
@@ -39,7 +39,7 @@ def cards(context: Context, labels: np.ndarray, heard_UN: csr_matrix, ranking: n
     people = warm_people(context)
     tracks = context.lake.read("tracks").to_pandas().set_index("track_id")
     tracks = tracks.loc[context.lake.read("catalog", week=week).to_pandas().sort_values("track_idx").track_id]
-    member_KU = csr_matrix(members(labels, k))
+    member_KU = csr_matrix(segment_members(labels, k))
     artists = [a or f"artist {b}" for a, b in zip(tracks.artist_name, tracks.artist_id, strict=True)]
     traits = {
         "countries": of_people(member_KU, people.country.tolist()),

@@ -16,7 +16,7 @@ from scipy.sparse import csr_matrix
 
 from jobs.cold_start.segment_cards import lifts, of_people
 from models.cold_start.input_vector import AGE_CLASSES, SCALARS, Layout, age_classes
-from models.cold_start.segments import members
+from models.cold_start.segments import segment_members
 from models.evaluation.metrics import bootstrap
 
 CHUNKS, PERMUTATIONS = 5, 2
@@ -124,7 +124,7 @@ def table_2(
     min_users: int,
 ) -> list[dict[str, Any]]:
     """Segments of at least `min_users`: countries and age classes by lift, their first songs; the most marked first."""
-    member = csr_matrix(members(labels_U, k))
+    member = csr_matrix(segment_members(labels_U, k))
     classes = age_classes(ages_U)
     by_country = lifts(of_people(member, countries), 1)
     by_age = lifts(of_people(member, [AGE_CLASSES[c] if c >= 0 else None for c in classes]), 1)

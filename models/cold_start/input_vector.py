@@ -1,12 +1,13 @@
-"""The network's input: what is known of a listener at the end of the registration day, as one row of numbers.
+"""The network's input: everything recorded about a listener on the registration day, as one row of numbers.
 
-Shapes   B listeners, d width of the space, n entities of a kind, F = 20 d + 19 values (2579 for d = 128, 5139 for 256)
+Shapes   B listeners, d width of the space, n entities of a kind, L lists, F = 20 d + 19 values (2579 for d = 128, 5139
+         for 256)
 Source   Briand et al. 2021, section 3.2.2 and Figure 2; order of blocks and scalars as in the public dataset
-Rules    a block is the plain mean of the vectors of the ids that have one, repeats counted, not re-normalised;
-         a count is the number of ids, known or not; a missing block is zero; age -1 = unknown; nothing is scaled
+Rules    A block is the plain mean of the vectors of the ids that have one, repeats counted, not re-normalised. A count
+         is the number of ids, known or not. A missing block is zero. Age -1 is unknown. Nothing is scaled
 
-Training and the service both call `input_vectors`. A row's values do not depend on the rows beside it, to the bit:
-sums run over one listener's ids in their order.
+Training and the service both call `input_vectors`. A row is bit-identical in every batch, because sums run over one
+listener's ids in their order.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csr_array
+
+from models.arrays import BoolVector, FloatMatrix, LongVector, ObjectVector
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -41,31 +44,31 @@ SCALARS = (
 # fmt: on
 _BLOCK_AT, _SCALAR_AT = ({name: at for at, name in enumerate(names)} for names in (BLOCKS, SCALARS))
 KINDS = ("song", "artist", "album", "playlist")
-# song -> favorite_songs, skipped_songs ...: the blocks that are looked up together.
+# # song -> favorite_songs, skipped_songs ...: the blocks of one kind, whose vectors are looked up together.
 BLOCKS_OF = {kind: tuple(b for b in INTERACTIONS if b.endswith(f"_{kind}s")) for kind in KINDS}
 
 AGE_CLASSES = ("under 18", "18-24", "25-34", "35-49", "50+")
 _AGE_STARTS = np.array([0, 18, 25, 35, 50])
-_CHUNK = 2048  # listeners a pass: the block of sums stays in cache and memory stays bounded
-_FEW = 16  # lists of one kind that are summed one by one
+_CHUNK = 2048  # listeners per pass: the sums of a pass fit in cache, and memory is bounded
+_MAX_DIRECT_LISTS = 16  # up to this number, lists of one kind are summed one by one
 
 
 def age_class(age: int | None) -> int:
-    """Index into AGE_CLASSES of an age in years; -1 when the age is unknown (None or negative)."""
+    """Return the index into AGE_CLASSES of an age in years; -1 for an unknown age (None or negative)."""
     if age is None or age < 0:
         return -1
     return sum(age >= start for start in (18, 25, 35, 50))
 
 
-def age_classes(age_B: ArrayLike) -> NDArray[np.int64]:
-    """Like `age_class` for (B,) ages; -1 where unknown (negative)."""
-    classes: NDArray[np.int64] = np.searchsorted(_AGE_STARTS, np.asarray(age_B), side="right") - 1
+def age_classes(age_B: ArrayLike) -> LongVector:
+    """Return the index into AGE_CLASSES of each age (B,) in years; -1 for an unknown age (negative)."""
+    classes: LongVector = np.searchsorted(_AGE_STARTS, np.asarray(age_B), side="right") - 1
     return classes
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where each value lives in a row, for a space of width d."""
+    """Columns of an input row, for a space of width d."""
 
     d: int
 
@@ -75,7 +78,11 @@ class Layout:
 
     @classmethod
     def from_width(cls, width: int) -> Layout:
-        """The layout of rows with `width` values; ValueError when no space gives that width."""
+        """Return the layout of rows with `width` values.
+
+        Raises:
+            ValueError: no d gives that width.
+        """
         d, rest = divmod(width - len(SCALARS), len(BLOCKS))
         if rest or d < 1:
             raise ValueError(f"layout: a row has 20 d + 19 values (2579 for d = 128, 5139 for d = 256), got {width}")
@@ -87,29 +94,37 @@ class Layout:
         return len(BLOCKS) * self.d + len(SCALARS)
 
     def block(self, name: str) -> slice:
-        """Columns of one of BLOCKS."""
+        """Return the columns of one of BLOCKS; ValueError for another name."""
         if name not in _BLOCK_AT:
             raise ValueError(f"layout: no block {name!r}; there are {', '.join(BLOCKS)}")
         start = _BLOCK_AT[name] * self.d
         return slice(start, start + self.d)
 
     def scalar(self, name: str) -> int:
-        """Column of one of SCALARS."""
+        """Return the column of one of SCALARS; ValueError for another name."""
         if name not in _SCALAR_AT:
             raise ValueError(f"layout: no scalar {name!r}; there are {', '.join(SCALARS)}")
         return len(BLOCKS) * self.d + _SCALAR_AT[name]
 
     def names(self) -> list[str]:
-        """One name a column, F of them, spelt as in the public dataset: age_embedding0, age_embedding1 ..."""
+        """Return the F column names, spelt as in the public dataset: age_embedding0, age_embedding1 ..."""
         return [f"{block}_embedding{i}" for block in BLOCKS for i in range(self.d)] + list(SCALARS)
 
 
 @dataclass(frozen=True, eq=False)
 class Ragged:
-    """B lists of ids end to end: list b is ids[offsets[b]:offsets[b + 1]]; offsets (B + 1,) int64, ids int64."""
+    """B lists of ids of different lengths, stored end to end.
 
-    offsets: NDArray[np.int64]
-    ids: NDArray[np.int64]
+    Attributes:
+        offsets: (B + 1,) int64; list b is ids[offsets[b]:offsets[b + 1]].
+        ids: all ids, int64.
+
+    Raises:
+        ValueError: ids or offsets are not flat integer arrays, or offsets do not rise from 0 to the number of ids.
+    """
+
+    offsets: LongVector
+    ids: LongVector
 
     def __post_init__(self) -> None:
         offsets = np.asarray(self.offsets)
@@ -127,27 +142,31 @@ class Ragged:
         object.__setattr__(self, "ids", ids.astype(np.int64, copy=False))
 
     def __len__(self) -> int:
-        """Number of lists, B."""
+        """Return B, the number of lists."""
         return self.offsets.size - 1
 
     @property
-    def lengths(self) -> NDArray[np.int64]:
+    def lengths(self) -> LongVector:
         """Number of ids of each list, (B,)."""
         return self.offsets[1:] - self.offsets[:-1]
 
-    def row(self, b: int) -> NDArray[np.int64]:
-        """Ids of list b, a view."""
+    def row(self, b: int) -> LongVector:
+        """Return the ids of list b, as a view; IndexError out of range."""
         if not 0 <= b < len(self):
             raise IndexError(f"ragged: row {b} of {len(self)}")
         return self.ids[self.offsets[b] : self.offsets[b + 1]]
 
     def rows(self, start: int, stop: int) -> Ragged:
-        """Lists start <= b < stop; the ids are a view."""
+        """Return the lists start <= b < stop; the ids are a view."""
         offsets = self.offsets[start : stop + 1]
         return Ragged(offsets - offsets[0], self.ids[offsets[0] : offsets[-1]])
 
     def take(self, which: ArrayLike) -> Ragged:
-        """Lists in the order of `which`, (B',) indices or a (B,) mask; ids are copied."""
+        """Return the lists that `which` selects, in its order; ids are copied.
+
+        Args:
+            which: indices (B',) or a mask (B,).
+        """
         index = np.arange(len(self))[np.asarray(which)]
         lengths = self.lengths[index]
         offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
@@ -156,33 +175,46 @@ class Ragged:
 
     @classmethod
     def from_lists(cls, lists: Sequence[Sequence[int] | NDArray[Any]]) -> Ragged:
-        """From Python lists."""
+        """Build from Python lists or arrays of ids."""
         offsets = np.fromiter(accumulate(map(len, lists), initial=0), np.int64, len(lists) + 1)
-        if any(isinstance(one, np.ndarray) for one in lists):
-            return cls(offsets, np.concatenate([np.asarray(one) for one in lists if len(one)] or [offsets[:0]]))
+        if any(isinstance(ids, np.ndarray) for ids in lists):
+            return cls(offsets, np.concatenate([np.asarray(ids) for ids in lists if len(ids)] or [offsets[:0]]))
         return cls(offsets, np.array(list(chain.from_iterable(lists)) or offsets[:0]))
 
     @classmethod
     def from_arrow(cls, column: pa.ChunkedArray | pa.Array, name: str = "column") -> Ragged:
-        """From an Arrow list column without nulls; a single chunk of int64 ids is not copied."""
+        """Build from an Arrow list column; a single chunk of int64 ids is not copied.
+
+        Args:
+            column: lists of integers, without nulls.
+            name: name of the column, for errors.
+
+        Raises:
+            ValueError: the column has another type or contains nulls.
+        """
         array = column.combine_chunks() if hasattr(column, "combine_chunks") else column
         if not hasattr(array, "offsets"):
             raise ValueError(f"{name}: must be a list of integers, got {array.type}")
         if array.null_count or array.values.null_count:
-            raise ValueError(f"{name}: holds nulls; an empty list means nothing known")
+            raise ValueError(f"{name}: contains nulls; use an empty list where nothing is known")
         offsets = array.offsets.to_numpy().astype(np.int64, copy=False)
         return cls(offsets - offsets[0], array.values.to_numpy()[offsets[0] : offsets[-1]])
 
 
 @dataclass(frozen=True, eq=False)
 class FirstDays:
-    """What B listeners did on their registration day.
+    """The recorded actions of B listeners on their registration day.
 
-    country (B,) of codes, None = unknown; age (B,) years, -1 = unknown; blocks: ids by name of INTERACTIONS,
-    a block that is not there is empty for everybody. ValueError on unknown blocks and on lengths that differ.
+    Attributes:
+        country: country codes (B,), None where unknown.
+        age: ages in years (B,), -1 where unknown.
+        blocks: ids by name of INTERACTIONS; a missing block is empty for every listener.
+
+    Raises:
+        ValueError: a block is unknown, lengths differ, or an age is not a whole number of at least -1.
     """
 
-    country: NDArray[np.object_]
+    country: ObjectVector
     age: NDArray[Any]
     blocks: Mapping[str, Ragged]
 
@@ -201,32 +233,36 @@ class FirstDays:
         object.__setattr__(self, "age", age)
 
     def __len__(self) -> int:
-        """Number of listeners, B."""
+        """Return B, the number of listeners."""
         return len(self.country)
 
     def rows(self, start: int, stop: int) -> FirstDays:
-        """Listeners start <= b < stop; ids are views."""
+        """Return the listeners start <= b < stop; ids are views."""
         blocks = {name: ragged.rows(start, stop) for name, ragged in self.blocks.items()}
         return FirstDays(self.country[start:stop], self.age[start:stop], blocks)
 
     def take(self, which: ArrayLike) -> FirstDays:
-        """Listeners in the order of `which`, (B',) indices or a (B,) mask."""
+        """Return the listeners that `which` selects, in its order: indices (B',) or a mask (B,)."""
         blocks = {name: ragged.take(which) for name, ragged in self.blocks.items()}
         return FirstDays(self.country[np.asarray(which)], self.age[np.asarray(which)], blocks)
 
     @classmethod
     def single(cls, country: str | None, age: int | None, blocks: Mapping[str, Sequence[int]]) -> FirstDays:
-        """A single listener, as the service sees it; empty or absent blocks are the same."""
-        who = np.array([country], object)
+        """Return the first day of one listener, as the service receives it; empty and missing blocks are equivalent."""
+        country_B = np.array([country], object)
         lists = {}
         for name, ids in blocks.items():
             offsets, values = np.array([0, len(ids)], np.int64), np.asarray(ids)
             lists[name] = Ragged(offsets, values if len(ids) else np.empty(0, np.int64))
-        return cls(who, np.array([-1 if age is None else age]), lists)
+        return cls(country_B, np.array([-1 if age is None else age]), lists)
 
     @classmethod
     def from_arrow(cls, table: pa.Table) -> FirstDays:
-        """From the columns of the first_day table; ids are not copied where each column is one chunk."""
+        """Build from the columns of the first_day table; ids of columns with one chunk are not copied.
+
+        Raises:
+            ValueError: a column is missing.
+        """
         missing = [c for c in ("country", "age", *INTERACTIONS) if c not in table.column_names]
         if missing:
             raise ValueError(f"first_day: columns missing: {', '.join(missing)}")
@@ -235,11 +271,15 @@ class FirstDays:
         return cls(country, age, {name: Ragged.from_arrow(table[name], f"first_day.{name}") for name in INTERACTIONS})
 
 
-def _vectors(what: str, vectors: ArrayLike, shape: tuple[int | None, int | None]) -> NDArray[np.float32]:
-    """Contiguous float32 matrix of that shape (None = any), all finite."""
+def _vectors(what: str, vectors: ArrayLike, shape: tuple[int | None, int | None]) -> FloatMatrix:
+    """Return `vectors` as a contiguous float32 matrix of the given shape (None = any).
+
+    Raises:
+        ValueError: the shape differs, or a row contains NaN or infinity; the message starts with `what`.
+    """
     matrix = np.ascontiguousarray(vectors, np.float32)
     if matrix.ndim != 2 or any(
-        want is not None and want != got for want, got in zip(shape, matrix.shape, strict=False)
+        expected is not None and expected != actual for expected, actual in zip(shape, matrix.shape, strict=False)
     ):
         raise ValueError(
             f"{what}: must have shape {tuple('any' if s is None else s for s in shape)}, got {matrix.shape}"
@@ -247,7 +287,7 @@ def _vectors(what: str, vectors: ArrayLike, shape: tuple[int | None, int | None]
     if not np.isfinite(matrix.sum()):
         bad = np.flatnonzero(~np.isfinite(matrix).all(axis=1))
         if bad.size:
-            raise ValueError(f"{what}: row {bad[0]} and {bad.size - 1} others hold NaN or infinity")
+            raise ValueError(f"{what}: row {bad[0]} and {bad.size - 1} others contain NaN or infinity")
     return matrix
 
 
@@ -255,12 +295,17 @@ def _vectors(what: str, vectors: ArrayLike, shape: tuple[int | None, int | None]
 class Entities:
     """Vectors of songs, artists, albums and playlists by stable id.
 
-    ids: kind -> (n,) int64, strictly rising; vectors: kind -> (n, d) float32. A kind that is not there is empty.
-    Arrays that already have these types, memory-mapped ones too, are not copied.
+    Attributes:
+        ids: kind -> (n,) int64, strictly rising. A missing kind is empty.
+        vectors: kind -> (n, d) float32. Arrays of that type, also memory-mapped ones, are not copied.
+        d: width of the vectors.
+
+    Raises:
+        ValueError: kinds differ between ids and vectors, ids do not rise strictly, or a vector is not finite.
     """
 
-    ids: Mapping[str, NDArray[np.int64]]
-    vectors: Mapping[str, NDArray[np.float32]]
+    ids: Mapping[str, LongVector]
+    vectors: Mapping[str, FloatMatrix]
     d: int = field(init=False)
 
     def __post_init__(self) -> None:
@@ -283,8 +328,12 @@ class Entities:
         object.__setattr__(self, "vectors", vectors)
         object.__setattr__(self, "d", width)
 
-    def find(self, kind: str, ids: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-        """Rows of `ids` in vectors[kind] and which of them are known; the row of an unknown id means nothing."""
+    def find(self, kind: str, ids: LongVector) -> tuple[LongVector, BoolVector]:
+        """Look up ids of one kind.
+
+        Returns:
+            The row of each id in vectors[kind] and whether the id is known; the row of an unknown id is arbitrary.
+        """
         known_ids = self.ids[kind]
         if not known_ids.size:
             return np.zeros(ids.size, np.int64), np.zeros(ids.size, bool)
@@ -295,13 +344,18 @@ class Entities:
 
 @dataclass(frozen=True, eq=False)
 class Demographics:
-    """Mean vector of warm users by country code, (d,) each, and by age class, (5, d); zero where there is none."""
+    """Mean vectors of warm users by country and by age class.
 
-    country: Mapping[str, NDArray[np.float32]]
-    age_class: NDArray[np.float32]
+    Attributes:
+        country: country code -> (d,).
+        age_class: (5, d), zero for a class without users.
+    """
+
+    country: Mapping[str, FloatMatrix]
+    age_class: FloatMatrix
     _row: Mapping[str, int] = field(init=False, repr=False)
-    _country: NDArray[np.float32] = field(init=False, repr=False)
-    _age: NDArray[np.float32] = field(init=False, repr=False)
+    _country: FloatMatrix = field(init=False, repr=False)
+    _age: FloatMatrix = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         age = _vectors("demographics: age_class", self.age_class, (len(AGE_CLASSES), None))
@@ -310,29 +364,38 @@ class Demographics:
         country = _vectors("demographics: country", country, (None, age.shape[1]))
         object.__setattr__(self, "age_class", age)
         object.__setattr__(self, "_row", {name: i for i, name in enumerate(self.country)})
-        # The last row, which index -1 reaches, is the zero vector of the unknown.
+        # # The last row, at index -1, is the zero vector for unknown values.
         object.__setattr__(self, "_country", np.concatenate([country, zero]))
         object.__setattr__(self, "_age", np.concatenate([age, zero]))
 
     @property
     def d(self) -> int:
-        """Width of the space."""
+        """The width of the space."""
         return int(self.age_class.shape[1])
 
-    def country_vectors(self, country_B: NDArray[np.object_]) -> NDArray[np.float32]:
-        """(B, d); zero for an unknown country."""
+    def country_vectors(self, country_B: ObjectVector) -> FloatMatrix:
+        """Return the mean vector of each country, (B, d); zero for an unknown country."""
         rows = np.fromiter((self._row.get(code, -1) for code in country_B), np.int64, len(country_B))
         return self._country[rows]
 
-    def age_vectors(self, age_B: NDArray[Any]) -> NDArray[np.float32]:
-        """(B, d); zero for an unknown age."""
+    def age_vectors(self, age_B: NDArray[Any]) -> FloatMatrix:
+        """Return the mean vector of each age's class, (B, d); zero for an unknown age."""
         return self._age[age_classes(age_B)]
 
 
-def input_vectors(days: FirstDays, entities: Entities, demographics: Demographics) -> NDArray[np.float32]:
-    """The rows of B listeners, (B, 20 d + 19) float32, in the order of `Layout`.
+def input_vectors(days: FirstDays, entities: Entities, demographics: Demographics) -> FloatMatrix:
+    """Return the input rows of B listeners, (B, 20 d + 19) float32, in the order of `Layout`.
 
-    Memory beside the result is bounded whatever B is. ValueError when the two spaces differ in width.
+    Args:
+        days: first days of the listeners.
+        entities: vectors of the ids.
+        demographics: mean vectors of countries and age classes, of the same space.
+
+    Returns:
+        One row per listener. Memory beside the result is bounded for any B.
+
+    Raises:
+        ValueError: entities and demographics have different widths.
     """
     if demographics.d != entities.d:
         raise ValueError(f"input vectors: entities have d = {entities.d}, demographics d = {demographics.d}")
@@ -353,7 +416,7 @@ def input_vectors(days: FirstDays, entities: Entities, demographics: Demographic
 
 
 def _fill_means(
-    rows: NDArray[np.float32],
+    rows: FloatMatrix,
     layout: Layout,
     kind: str,
     blocks: Mapping[str, Ragged],
@@ -361,7 +424,7 @@ def _fill_means(
     stop: int,
     entities: Entities,
 ) -> None:
-    """Write the blocks of one kind: one look-up and one sparse product for all of them."""
+    """Write the blocks of one kind, with one look-up and one sparse product for all of them."""
     names, parts, lengths = [], [], [np.zeros(1, np.int64)]
     for name in BLOCKS_OF[kind]:
         if name in blocks:
@@ -384,16 +447,17 @@ def _fill_means(
         rows[:, layout.block(name)] = sums[n * len(rows) : (n + 1) * len(rows)]
 
 
-def _sums(at: NDArray[np.int64], bounds: NDArray[np.int64], vectors_ND: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Sum of the vectors of each list, (L, D): rows at[bounds[l]:bounds[l + 1]], added in that order, from zero.
+def _sums(at: LongVector, bounds: LongVector, vectors_ND: FloatMatrix) -> FloatMatrix:
+    """Return the sum of the vectors of each list, (L, D).
 
-    For few lists the making of a sparse matrix would cost several times the sums; both ways give the same bits.
+    List l is at[bounds[l]:bounds[l + 1]], rows of vectors_ND, added in that order from zero. For few lists, building a
+    sparse matrix would cost several times the sums. Both ways give the same bits.
     """
     n_lists = bounds.size - 1
-    if n_lists > _FEW:
+    if n_lists > _MAX_DIRECT_LISTS:
         ones = np.ones(at.size, np.float32)
-        found: NDArray[np.float32] = csr_array((ones, at, bounds), shape=(n_lists, len(vectors_ND))) @ vectors_ND
-        return found
+        total_LD: FloatMatrix = csr_array((ones, at, bounds), shape=(n_lists, len(vectors_ND))) @ vectors_ND
+        return total_LD
     sums, rows, ends = np.empty((n_lists, vectors_ND.shape[1]), np.float32), vectors_ND[at], bounds.tolist()
     for n in range(n_lists):
         np.add.reduce(rows[ends[n] : ends[n + 1]], axis=0, out=sums[n], initial=0)

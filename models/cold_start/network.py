@@ -1,14 +1,15 @@
-"""The network that places a new listener: first-day signals in, a vector of the space out.
+"""The cold-start network: predicts a vector of the space from first-day signals.
 
-Shapes   B listeners of a batch, U users to learn from, F values of an input vector, D width of the space
+Shapes   B listeners of a batch, U training users, F values of an input vector, D width of the space
 Source   Briand et al. 2021, section 3.2.3: three hidden layers of 400, 300, 200, each Linear -> ReLU -> BatchNorm,
          then Linear to D; mean squared error to the warm user's own vector
-Recipes  PAPER: SGD, raw output. CODE: the authors' published code: Adam, output at unit length, partial batch dropped
-Differs  products are in bfloat16 while training, where the CPU has them (models/mixed_precision.py); a last batch of one row
-         joins the batch before it (BatchNorm needs two); fewer users than a batch are one batch
+Recipes  PAPER_RECIPE: SGD, raw output. CODE_RECIPE, the authors' published code: Adam, output at unit length, partial
+         batch dropped
+Differs  Products are in bfloat16 in training, on CPUs that support it (models/mixed_precision.py). A last batch of one
+         row joins the batch before it, because BatchNorm needs two. Fewer users than a batch are one batch
 
-A network is kept as named arrays (`state`, `restore`) and never pickled. On a CPU with the same number of threads the
-same seed gives the same bits.
+A network is stored as named arrays (`state_arrays`, `from_state_arrays`), never pickled. On a CPU with the same number
+of threads, the same seed gives the same bits.
 """
 
 from __future__ import annotations
@@ -16,13 +17,14 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
+from models.arrays import FloatMatrix
 from models.cold_start.input_vector import SCALARS
 from models.mixed_precision import bfloat16_autocast
 
@@ -32,7 +34,19 @@ OnEpoch = Callable[[int, float, float | None], None]
 
 @dataclass(frozen=True)
 class NetworkRecipe:
-    """How a network is made and trained; checked once, here."""
+    """Size and training of the network; validated on construction.
+
+    Attributes:
+        hidden: widths of the hidden layers.
+        optimiser: "sgd" or "adam".
+        learning_rate: of the optimiser.
+        epochs: passes over the users.
+        batch_size: users per step.
+        drop_last: whether a last, smaller batch is dropped.
+        normalise_output: whether predictions have unit length.
+        log_counts: whether counts enter as logarithms; see `ColdStartNet`.
+        device: "auto" uses a GPU where there is one.
+    """
 
     hidden: tuple[int, ...]
     optimiser: Literal["sgd", "adam"]
@@ -78,10 +92,11 @@ PAPER_RECIPE = replace(
 
 
 class ColdStartNet(nn.Module):
-    """(B, d_in) -> (B, d_out); with `normalise_output` rows have unit length.
+    """Feed-forward network (B, d_in) -> (B, d_out).
 
-    With `log_counts`, our own addition, the counts at the end of an input row enter as log(1 + count), and an unknown
-    age as 0 and a flag instead of -1 among the years.
+    With `normalise_output`, predictions have unit length. With `log_counts`, which the paper does not have, the counts
+    at
+    the end of an input row enter as log(1 + count), and an unknown age as 0 with a flag instead of -1 among the years.
     """
 
     def __init__(
@@ -92,7 +107,18 @@ class ColdStartNet(nn.Module):
         normalise_output: bool = True,
         log_counts: bool = False,
     ) -> None:
-        """Weights are drawn from torch's global generator; `fit` seeds it and puts it back."""
+        """Draw the weights from torch's global generator, which `fit` seeds and restores.
+
+        Args:
+            d_in: F, the width of an input row.
+            d_out: D, the width of a prediction.
+            hidden: widths of the hidden layers.
+            normalise_output: whether predictions have unit length.
+            log_counts: whether counts enter as logarithms.
+
+        Raises:
+            ValueError: a width is below 1, or d_in is too small for log_counts.
+        """
         super().__init__()
         if d_in < 1 or d_out < 1:
             raise ValueError(f"network: d_in and d_out must be at least 1, got {d_in} and {d_out}")
@@ -107,13 +133,13 @@ class ColdStartNet(nn.Module):
         self.layers = nn.Sequential(*layers, nn.Linear(width, d_out))
 
     def forward(self, x_BF: Tensor) -> Tensor:
-        """Predicted vectors, (B, d_out)."""
-        y_BD: Tensor = self.layers(_flagged(x_BF) if self.log_counts else x_BF).float()
+        """Return the predicted vectors, (B, d_out)."""
+        y_BD: Tensor = self.layers(_transform_scalars(x_BF) if self.log_counts else x_BF).float()
         return nn.functional.normalize(y_BD, dim=1) if self.normalise_output else y_BD
 
     @property
     def n_parameters(self) -> int:
-        """Trainable numbers: 1 240 028 for 2579 -> 128, 2 289 756 for 5139 -> 256."""
+        """The number of trainable parameters: 1 240 028 for 2579 -> 128, 2 289 756 for 5139 -> 256."""
         return sum(p.numel() for p in self.parameters())
 
 
@@ -125,26 +151,34 @@ def fit(
     on_epoch: OnEpoch | None = None,
     validation: Validation | None = None,
 ) -> ColdStartNet:
-    """Train on x (U, F) and the users' vectors y (U, D); the network comes back on the CPU, in eval mode.
+    """Train a network to predict the users' vectors from their input rows.
 
-    After each epoch, counted from 0, `on_epoch(epoch, train_loss, validation_loss or None)` is called; losses are mean
-    squared errors, the first as it was while training. On a CPU x is read batch by batch, never copied as a whole.
+    Args:
+        x: input rows (U, F); on a CPU they are read batch by batch, never copied as a whole.
+        y: vectors of the same users (U, D).
+        recipe: size and training of the network.
+        seed: seed of weights and batches.
+        on_epoch: called after each epoch, counted from 0, with the epoch, the training loss measured during the
+            epoch, and the validation loss or None; losses are mean squared errors.
+        validation: input rows and vectors of users that are not trained on.
+
+    Returns:
+        The network on the CPU, in eval mode.
 
     Raises:
-        ValueError: for shapes that do not match, fewer than two users, a row with NaN or infinity, cuda without a GPU,
-            a loss that is no longer finite.
+        ValueError: shapes do not match, there are fewer than two users, a row contains NaN or infinity, the device is
+            cuda without a GPU, or the loss is not finite.
     """
     device = _device(recipe.device)
-    x_UF, y_UD = _pair("x", x, "y", y)
+    x_UF, y_UD = _paired_tensors("x", x, "y", y)
     if len(x_UF) < 2:
-        raise ValueError(f"network: needs at least 2 users to learn from, got {len(x_UF)}")
-    held = None
+        raise ValueError(f"network: needs at least 2 users for training, got {len(x_UF)}")
+    validation_pair = None
     if validation is not None:
-        held = _pair("validation x", validation[0], "validation y", validation[1])
-        if held[0].shape[1] != x_UF.shape[1] or held[1].shape[1] != y_UD.shape[1] or not len(held[0]):
-            raise ValueError(
-                f"network: validation must have rows as wide as x and y, got {held[0].shape} and {held[1].shape}"
-            )
+        validation_pair = _paired_tensors("validation x", validation[0], "validation y", validation[1])
+        shapes = [tensor.shape for tensor in validation_pair]
+        if shapes[0][1] != x_UF.shape[1] or shapes[1][1] != y_UD.shape[1] or not shapes[0][0]:
+            raise ValueError(f"network: validation must have rows as wide as x and y, got {shapes[0]} and {shapes[1]}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         widths = (x_UF.shape[1], y_UD.shape[1], recipe.hidden)
@@ -164,8 +198,8 @@ def fit(
             index_B = index_B.to(device)
             optimiser.zero_grad()
             with bfloat16_autocast(device):
-                found_BD = net(x_UF.index_select(0, index_B))
-            loss = nn.functional.mse_loss(found_BD, y_UD.index_select(0, index_B))
+                predicted_BD = net(x_UF.index_select(0, index_B))
+            loss = nn.functional.mse_loss(predicted_BD, y_UD.index_select(0, index_B))
             loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
             total += loss.detach() * len(index_B)
@@ -176,12 +210,12 @@ def fit(
                 f"network.learning_rate: {recipe.learning_rate} is too high: the loss is {train_loss} in epoch {epoch}"
             )
         if on_epoch is not None:
-            on_epoch(epoch, train_loss, None if held is None else _loss(net, *held))
+            on_epoch(epoch, train_loss, None if validation_pair is None else _mean_squared_error(net, *validation_pair))
     return net.cpu().eval()
 
 
 def _batches(order_U: Tensor, recipe: NetworkRecipe) -> Iterator[Tensor]:
-    """Cut a permutation into batches of at least two."""
+    """Yield a permutation in batches of at least two."""
     size, n = recipe.batch_size, len(order_U)
     rest = n % size
     if n <= size or (not recipe.drop_last and rest == 1):
@@ -196,11 +230,19 @@ def _batches(order_U: Tensor, recipe: NetworkRecipe) -> Iterator[Tensor]:
         start = stop
 
 
-def predict(net: ColdStartNet, x: ArrayLike, batch: int = 4096) -> NDArray[np.float32]:
-    """Vectors of x (B, F) -> (B, D) float32, in eval mode; the network's own mode is put back.
+def predict(net: ColdStartNet, x: ArrayLike, batch: int = 4096) -> FloatMatrix:
+    """Predict vectors in eval mode; the network's own mode is restored.
+
+    Args:
+        net: a trained network.
+        x: input rows (B, F).
+        batch: rows per forward pass.
+
+    Returns:
+        Vectors (B, D) float32.
 
     Raises:
-        ValueError: for a wrong width, NaN or infinity, batch < 1.
+        ValueError: x has the wrong width or contains NaN or infinity, or batch is below 1.
     """
     x_BF = _tensor("x", x)
     if x_BF.shape[1] != net.d_in:
@@ -220,30 +262,38 @@ def predict(net: ColdStartNet, x: ArrayLike, batch: int = 4096) -> NDArray[np.fl
     return out
 
 
-def _loss(net: ColdStartNet, x_BF: Tensor, y_BD: Tensor) -> float:
+def _mean_squared_error(net: ColdStartNet, x_BF: Tensor, y_BD: Tensor) -> float:
     gap = predict(net, x_BF.numpy()) - y_BD.numpy()
     return float(np.square(gap, dtype=np.float64).mean())
 
 
-def state_arrays(net: ColdStartNet) -> dict[str, np.ndarray]:
-    """Weights and BatchNorm statistics by name, as copies: what `np.savez` or a digest wants."""
+def state_arrays(net: ColdStartNet) -> dict[str, NDArray[Any]]:
+    """Return copies of the weights and BatchNorm statistics by name, for `np.savez` or a digest."""
     return {name: tensor.detach().cpu().numpy().copy() for name, tensor in net.state_dict().items()}
 
 
-def _flagged(x_BF: Tensor) -> Tensor:
-    """Counts as logarithms, unknown age as a flag: (B, F) -> (B, F + 1). The scalars are last, age first of them."""
+def _transform_scalars(x_BF: Tensor) -> Tensor:
+    """Return (B, F) as (B, F + 1), with counts as logarithms and a flag for an unknown age.
+
+    The scalars are the last columns of an input row, the age first among them.
+    """
     vectors, age, counts = x_BF.tensor_split([x_BF.shape[1] - len(SCALARS), x_BF.shape[1] - len(SCALARS) + 1], dim=1)
     unknown = (age < 0).to(x_BF.dtype)
     return torch.cat([vectors, age.clamp(min=0), unknown, torch.log1p(counts.clamp(min=0))], dim=1)
 
 
 def from_state_arrays(
-    arrays: Mapping[str, np.ndarray], normalise_output: bool = True, log_counts: bool = False
+    arrays: Mapping[str, NDArray[Any]], normalise_output: bool = True, log_counts: bool = False
 ) -> ColdStartNet:
-    """The network of `state`, in eval mode; widths are read off the weights.
+    """Return the network of `state_arrays`, in eval mode; widths are taken from the arrays' shapes.
+
+    Args:
+        arrays: arrays by name.
+        normalise_output: as in training.
+        log_counts: as in training.
 
     Raises:
-        ValueError: when an array is missing, too many or of a wrong shape.
+        ValueError: an array is missing, unknown or of a wrong shape.
     """
     weights = [np.shape(a) for name, a in arrays.items() if name.endswith(".weight") and np.ndim(a) == 2]
     if not weights:
@@ -254,31 +304,33 @@ def from_state_arrays(
     try:
         net.load_state_dict({name: torch.tensor(np.asarray(a)) for name, a in arrays.items()})
     except RuntimeError as error:
-        raise ValueError(f"network: arrays do not fit together: {error}") from None
+        raise ValueError(f"network: arrays do not match each other: {error}") from None
     return net.eval()
 
 
 def _device(name: str) -> torch.device:
     if name == "cuda" and not torch.cuda.is_available():
-        raise ValueError("network.device: cuda asked for, but torch sees no GPU; use auto or cpu")
+        raise ValueError("network.device: is cuda, but torch finds no GPU; use auto or cpu")
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
 def _tensor(name: str, values: ArrayLike) -> Tensor:
-    """Finite float32 (rows, columns); shares memory with a float32 array."""
+    """Return `values` as a finite float32 tensor (rows, columns), which shares memory with a float32 array."""
     array = np.ascontiguousarray(values, np.float32)
     if array.ndim != 2:
         raise ValueError(f"network: {name} must be a matrix, got shape {array.shape}")
     if not np.isfinite(array.sum()):
-        fine = np.isfinite(array).all(axis=1)
-        if not fine.all():
-            raise ValueError(f"network: {name} row {int(np.argmin(fine))} holds NaN or infinity")
-    with warnings.catch_warnings():  # a read-only array (Arrow, memory map) is fine: nothing here writes
+        is_finite = np.isfinite(array).all(axis=1)
+        if not is_finite.all():
+            raise ValueError(f"network: {name} row {int(np.argmin(is_finite))} contains NaN or infinity")
+    with (
+        warnings.catch_warnings()
+    ):  # a read-only array (Arrow, memory map) is safe, because nothing writes to the tensor
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         return torch.from_numpy(array)
 
 
-def _pair(x_name: str, x: ArrayLike, y_name: str, y: ArrayLike) -> tuple[Tensor, Tensor]:
+def _paired_tensors(x_name: str, x: ArrayLike, y_name: str, y: ArrayLike) -> tuple[Tensor, Tensor]:
     x_UF, y_UD = _tensor(x_name, x), _tensor(y_name, y)
     if len(x_UF) != len(y_UD):
         raise ValueError(

@@ -1,4 +1,4 @@
-"""The interface of recommendation methods: fitted on warm listeners, a method returns lists of tracks for cold listeners.
+"""The interface of recommendation methods, which are fitted on warm listeners and return lists for cold listeners.
 
 Shapes   B listeners, U warm users, F values of an input vector, N tracks, D width of the space, K segments,
          L places of a ranking, k places of a list

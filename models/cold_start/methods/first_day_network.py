@@ -1,6 +1,6 @@
 """A network over first-day tokens: pooled embeddings, tanh, and a linear head over tracks or segments.
 
-Shapes   B listeners, U warm users, V tokens, H width, C outputs of the head, N tracks, T tokens of the listener with most
+Shapes   B listeners, U warm users, V tokens, H width, C outputs of the head, N tracks, T padded tokens
 Source   an autoencoder for implicit feedback (Sedhain et al. 2015; softmax over items after Liang et al. 2018)
 Differs  Trained on synthetic first days (data augmentation): in each epoch, a `real_share` of the users have their real
          first day, and the others a few tracks drawn at random from their own, as many as first days have. The targets
@@ -45,7 +45,7 @@ class FirstDayNetworkRecipe:
         weight_decay: of all weights but the head's bias.
         dropout: share of the pooled embedding that is dropped in training.
         batch_users: users per step.
-        real_share: share of users per epoch whose real first day is used; the others get synthetic ones.
+        real_share: share of users per epoch with their real first day; the others get synthetic ones.
         size_exponent: exponent of the number of tokens in the divisor of the pooled embedding, 0 to 1.
         from_vectors: whether embeddings are initialised with the space's vectors, not with noise only.
         kinds: kinds of tokens that are used in training.
@@ -97,7 +97,7 @@ class FirstDayNetwork(nn.Module):
     """Tokens of B listeners (B, V) -> logits (B, C); `fit` trains it, `logits` predicts."""
 
     def __init__(self, vocabulary: Vocabulary, bias_C: FloatVector, recipe: FirstDayNetworkRecipe) -> None:
-        """Initialise the weights from torch's global generator; `bias_C` are the logits of a listener without tokens."""
+        """Draw the weights from torch's global generator; `bias_C` are the logits of a listener without tokens."""
         super().__init__()
         self.vocabulary, self.size_exponent = vocabulary, recipe.size_exponent
         self.embedding = nn.EmbeddingBag(vocabulary.size, recipe.width, mode="sum")
@@ -211,7 +211,8 @@ def fit(
             mean_loss = total / len(users.learners)
             if not np.isfinite(mean_loss):
                 raise ValueError(
-                    f"{name}.learning_rate: {recipe.learning_rate} is too high: the loss is {mean_loss} in epoch {epoch}"
+                    f"{name}.learning_rate: {recipe.learning_rate} is too high: "
+                    f"the loss is {mean_loss} in epoch {epoch}"
                 )
             if on_epoch is not None:
                 on_epoch(epoch, mean_loss)

@@ -1,17 +1,18 @@
-"""Input Features Clustering: the ablation without a network, segments of the input vectors themselves.
+"""Input Features Clustering: segments of the input vectors, the ablation without a network.
 
 Shapes   as in models/cold_start/methods/base.py
 Source   Briand et al. 2021, section 4.1.3; 100 clusters of rows at unit length as in the authors' code
 Differs  k-means of blockfactor/kmeans.py instead of scikit-learn's: other seeds, swaps out of local minima
-Memory   the rows at unit length are one copy of x_UF; the search among a quarter of them adds a third of that
+Memory   one copy of x_UF for the rows at unit length; the search among a quarter of them adds a third of that
 """
 
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from blockfactor.kmeans import kmeans
+from models.arrays import IntMatrix, IntVector
 from models.cold_start.input_vector import FirstDays
 from models.cold_start.methods.base import Needs, WarmListeners, as_input_rows, check_k
 from models.cold_start.nearest_centroid import nearest_centroids
@@ -22,16 +23,21 @@ _CHUNK = 4096
 
 
 class InputFeaturesClustering:
-    """The ranking of the cluster of warm users whose input vectors are nearest by angle."""
+    """Recommends the ranking of the cluster of warm users whose input vectors are nearest by angle."""
 
     name = "input_features_clustering"
     needs = Needs(signals=("all",))
 
     def __init__(self, warm: WarmListeners, k: int = 100, seed: int = 0) -> None:
-        """Cluster the input vectors of warm users; rankings are as long as the segments'.
+        """Cluster the input vectors of warm users.
+
+        Args:
+            warm: training data; the rankings are as long as those of its segments.
+            k: number of clusters.
+            seed: seed of k-means.
 
         Raises:
-            ValueError: k is not in 1..U; a row holds NaN or infinity.
+            ValueError: k is not in 1..U, or a row contains NaN or infinity.
         """
         x_UF = warm.x_UF
         if not 1 <= k <= len(x_UF):
@@ -43,12 +49,12 @@ class InputFeaturesClustering:
         self.centroids = clusters.centroids
         self.rankings = rankings(clusters.labels, warm.heard_UN, k, warm.rankings_KL.shape[1])
 
-    def segments(self, x_BF: ArrayLike) -> NDArray[np.int32]:
-        """Cluster of each listener, (B,)."""
+    def segments(self, x_BF: ArrayLike) -> IntVector:
+        """Return the cluster of each listener, (B,)."""
         x = as_input_rows(self.name, x_BF, self.centroids.shape[1])
         return nearest_centroids(normalise(as_float_matrix(f"{self.name}: x", x)), self.centroids)
 
-    def recommend(self, x_BF: ArrayLike, k: int, days: FirstDays | None = None) -> NDArray[np.int32]:
-        """Distinct track_idx, best first, (B, k)."""
+    def recommend(self, x_BF: ArrayLike, k: int, first_days: FirstDays | None = None) -> IntMatrix:
+        """Return (B, k) track_idx; see `Method.recommend`."""
         check_k(self.name, k, self.rankings.shape[1], "the length of a ranking")
         return self.rankings[self.segments(x_BF), :k]

@@ -1,6 +1,6 @@
-"""Inputs at one scale for networks that learn by gradient steps: counts and years stand beside parts of unit vectors.
+"""Standardisation of input vectors for networks: counts and years are on another scale than vectors of unit length.
 
-Shapes   U rows to learn from, B rows to scale, F values of a row, C values kept of it
+Shapes   U rows to fit on, B rows to scale, F values of a row, C selected columns
 """
 
 from __future__ import annotations
@@ -10,49 +10,55 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-Floats = NDArray[np.float32]
+from models.arrays import FloatMatrix, FloatVector
 
-_CHUNK = 4096  # rows held at once: the matrix may be memory-mapped
+_CHUNK = 4096  # rows read at once: the matrix may be memory-mapped
 
 
 @dataclass(frozen=True, eq=False)
 class Scaler:
-    """Some columns of a row, brought to mean 0 and standard deviation 1 and clipped to +-clip.
+    """Selects columns of a row and scales them to mean 0 and standard deviation 1, clipped to +-clip.
 
-    A column that never changed among the rows learned from is 0: no weight was trained on it.
+    A column that is constant in the rows of `fit` becomes 0, because no weight was trained on it.
     """
 
     columns_C: NDArray[np.intp]
-    mean_C: Floats
-    scale_C: Floats
+    mean_C: FloatVector
+    scale_C: FloatVector
     clip: float = 5.0
 
     @classmethod
-    def fit(cls, name: str, x_UF: NDArray[np.float32], columns: ArrayLike | None = None, clip: float = 5.0) -> Scaler:
-        """Means and deviations of the chosen columns (all, if none are named) of x_UF, read a chunk of rows at a time.
+    def fit(cls, name: str, x_UF: FloatMatrix, columns: ArrayLike | None = None, clip: float = 5.0) -> Scaler:
+        """Compute means and deviations of the selected columns, a chunk of rows at a time.
+
+        Args:
+            name: prefix of errors.
+            x_UF: rows to fit on.
+            columns: columns to select; None selects all.
+            clip: bound of scaled values.
 
         Raises:
-            ValueError: no row; a column with NaN or infinity. It starts with `name`.
+            ValueError: there is no row, or a column contains NaN or infinity.
         """
         if x_UF.ndim != 2 or not len(x_UF):
             raise ValueError(f"{name}: must be (U, F) with at least one row, got {x_UF.shape}")
         columns_C = np.arange(x_UF.shape[1]) if columns is None else np.asarray(columns, np.intp)
         total_C, square_C = np.zeros(len(columns_C)), np.zeros(len(columns_C))
-        shift_C = np.asarray(x_UF[0], np.float64)[columns_C]  # keeps the squares small beside what they are taken from
+        shift_C = np.asarray(x_UF[0], np.float64)[columns_C]  # keeps the squares small relative to the variance
         for start in range(0, len(x_UF), _CHUNK):
-            part = np.asarray(x_UF[start : start + _CHUNK])[:, columns_C] - shift_C
-            total_C += part.sum(axis=0)
-            square_C += np.square(part).sum(axis=0)
-        if not (fine := np.isfinite(square_C)).all():
-            raise ValueError(f"{name}: column {int(columns_C[np.argmin(fine)])} holds NaN or infinity")
+            chunk = np.asarray(x_UF[start : start + _CHUNK])[:, columns_C] - shift_C
+            total_C += chunk.sum(axis=0)
+            square_C += np.square(chunk).sum(axis=0)
+        if not (finite := np.isfinite(square_C)).all():
+            raise ValueError(f"{name}: column {int(columns_C[np.argmin(finite)])} contains NaN or infinity")
         mean_C = total_C / len(x_UF)
         deviation_C = np.sqrt(np.maximum(square_C / len(x_UF) - mean_C**2, 0))
-        changes = deviation_C > 1e-6 * np.maximum(np.abs(mean_C + shift_C), 1e-6)
-        scale_C = np.divide(1, deviation_C, out=np.zeros_like(deviation_C), where=changes)
+        varies = deviation_C > 1e-6 * np.maximum(np.abs(mean_C + shift_C), 1e-6)
+        scale_C = np.divide(1, deviation_C, out=np.zeros_like(deviation_C), where=varies)
         return cls(columns_C, (mean_C + shift_C).astype(np.float32), scale_C.astype(np.float32), clip)
 
-    def __call__(self, x_BF: NDArray[np.float32]) -> Floats:
-        """(B, C) float32; a row's values do not depend on the rows beside it."""
-        out: Floats = x_BF[:, self.columns_C] - self.mean_C
+    def __call__(self, x_BF: FloatMatrix) -> FloatMatrix:
+        """Return the scaled columns, (B, C) float32; a row's values do not depend on the other rows."""
+        out: FloatMatrix = x_BF[:, self.columns_C] - self.mean_C
         out *= self.scale_C
         return np.clip(out, -self.clip, self.clip, out=out)

@@ -202,9 +202,9 @@ def bad(x: np.ndarray, row: int, value: float) -> np.ndarray:
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_nan_and_infinity_are_named(task, value: float) -> None:
     x, y = task
-    with pytest.raises(ValueError, match="x row 17 holds NaN or infinity"):
+    with pytest.raises(ValueError, match="x row 17 contains NaN or infinity"):
         fit(bad(x, 17, value), y, SMALL)
-    with pytest.raises(ValueError, match="y row 9 holds"):
+    with pytest.raises(ValueError, match="y row 9 contains"):
         fit(x, bad(y, 9, value), SMALL)
     with pytest.raises(ValueError, match="validation x row 0"):
         fit(x, y, SMALL, validation=(bad(x, 0, value), y))
@@ -252,7 +252,7 @@ def test_a_recipe_is_checked_once(field: str, value: object) -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_cuda_without_a_gpu_is_refused(task) -> None:
-    with pytest.raises(ValueError, match="torch sees no GPU"):
+    with pytest.raises(ValueError, match="torch finds no GPU"):
         fit(*task, replace(SMALL, device="cuda"))
 
 

@@ -63,7 +63,7 @@ def test_rankings_do_not_mind_the_order_of_columns_in_a_row() -> None:
     ("call", "message"),
     [
         (lambda: nearest_centroids(np.ones((1, 3)), np.ones((2, 2))), "share D"),
-        (lambda: nearest_centroids(np.full((1, 2), np.inf), np.ones((2, 2))), "x: row 0 holds NaN"),
+        (lambda: nearest_centroids(np.full((1, 2), np.inf), np.ones((2, 2))), "x: row 0 contains NaN"),
         (lambda: rankings(np.array([0]), listens([[1]], 3), 1, 4), r"segments.ranking_length: .*tracks \(3\), got 4"),
         (lambda: rankings(np.array([2]), listens([[1]], 3), 2, 1), "labels must be from 0 to 1"),
         (lambda: rankings(np.array([0, 1]), listens([[1]], 3), 2, 1), "labels must be"),

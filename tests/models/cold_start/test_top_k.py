@@ -104,8 +104,8 @@ def test_normalise_keeps_zero_rows() -> None:
         (np.ones((2, 3)), np.ones((4, 2)), 1, "dot", r"share d, got \(2, 3\) and \(4, 2\)"),
         (np.ones(3), np.ones((4, 3)), 1, "dot", "queries: must be a matrix"),
         (np.ones((2, 3)), np.ones((4, 3)), 1, "euclid", "got 'euclid'"),
-        (np.array([[1.0], [np.nan]]), np.ones((4, 1)), 1, "dot", "queries: row 1 holds NaN"),
-        (np.ones((1, 1)), np.array([[1.0], [2], [np.inf]]), 1, "cosine", "items: row 2 holds NaN"),
+        (np.array([[1.0], [np.nan]]), np.ones((4, 1)), 1, "dot", "queries: row 1 contains NaN"),
+        (np.ones((1, 1)), np.array([[1.0], [2], [np.inf]]), 1, "cosine", "items: row 2 contains NaN"),
     ],
 )
 def test_wrong_input_is_refused(q, items, k, similarity, message) -> None:

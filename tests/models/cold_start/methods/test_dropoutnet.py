@@ -115,13 +115,13 @@ def test_users_and_tracks_without_a_vector(warm) -> None:
 def test_what_cannot_be_learned_from_is_refused(warm) -> None:
     with pytest.raises(ValueError, match="at least 2 users and 2 tracks with a vector, got 0 and 60"):
         DropoutNet(replace(warm, user_UD=np.zeros_like(warm.user_UD)), SMALL)
-    with pytest.raises(ValueError, match="nothing to learn"):
+    with pytest.raises(ValueError, match="nothing to train on"):
         DropoutNet(replace(warm, user_UD=np.ones((U, D), np.float32), track_ND=np.ones((N, D), np.float32)), SMALL)
     with pytest.raises(ValueError, match=r"x must be \(300, 99\), got \(300, 98\)"):
         DropoutNet(replace(warm, x_UF=warm.x_UF[:, 1:]), SMALL)
     broken = warm.x_UF.copy()
     broken[7, 3] = np.nan
-    with pytest.raises(ValueError, match="dropoutnet: x: column 3 holds NaN"):
+    with pytest.raises(ValueError, match="dropoutnet: x: column 3 contains NaN"):
         DropoutNet(replace(warm, x_UF=broken), SMALL)
     with pytest.raises(ValueError, match=r"dropoutnet\.learning_rate: 1e\+30 is too high: the loss is nan"):
         DropoutNet(warm, replace(SMALL, learning_rate=1e30))

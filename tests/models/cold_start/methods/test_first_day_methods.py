@@ -171,7 +171,7 @@ def test_lists_without_what_is_taken():
     lists = np.array([[4, 2, 0, 1], [3, 1, 0, 2]], np.int32)
     taken = csr_array(np.array([[0, 0, 1, 0, 1], [0, 0, 0, 0, 1]]))
     assert exclude_items(lists, taken, 2).tolist() == [[0, 1], [3, 1]]
-    with pytest.raises(ValueError, match="row 0 has 2 tracks left of 3"):
+    with pytest.raises(ValueError, match="row 0 has 2 items left of 3"):
         exclude_items(lists, taken, 3)
 
 

@@ -50,7 +50,7 @@ def test_more_clusters_than_users_are_refused(warm, k: int) -> None:
 
 def test_nan_is_refused(warm) -> None:
     method = InputFeaturesClustering(warm, 3)
-    with pytest.raises(ValueError, match="input_features_clustering: x: row 1 holds NaN"):
+    with pytest.raises(ValueError, match="input_features_clustering: x: row 1 contains NaN"):
         method.recommend(np.array([[1] * F, [np.nan] * F]), 3)
 
 
@@ -79,7 +79,7 @@ def test_scaling_does_not_change_what_it_reads() -> None:
 def test_scaling_names_the_column_that_is_not_finite() -> None:
     x = np.ones((5, 4), np.float32)
     x[3, 2] = np.inf
-    with pytest.raises(ValueError, match="melu: x: column 2 holds NaN or infinity"):
+    with pytest.raises(ValueError, match="melu: x: column 2 contains NaN or infinity"):
         Scaler.fit("melu: x", x)
     with pytest.raises(ValueError, match="at least one row"):
         Scaler.fit("melu: x", x[:0])

@@ -12,7 +12,7 @@ from models.cold_start.input_vector import Layout
 from models.cold_start.methods import WarmListeners
 from models.cold_start.methods.melu import (
     Melu,
-    _draw,
+    _draw_tracks,
     after_step,
     concatenate_pairs,
     dense_layers,
@@ -116,13 +116,13 @@ def test_it_learns_who_likes_what(warm) -> None:
 def test_draws_are_streamed_and_not_by_turns_and_reach_every_track(warm) -> None:
     heard = csr_array(np.array([[0, 1, 1, 0, 0, 1, 0, 0]], np.float32))
     rng = np.random.default_rng(0)
-    drawn = np.stack([_draw(heard, 0, 6, rng) for _ in range(200)])
+    drawn = np.stack([_draw_tracks(heard, 0, 6, rng) for _ in range(200)])
     assert set(drawn[:, ::2].ravel().tolist()) == {1, 2, 5}
     assert all(len(set(row)) == 3 for row in drawn[:, ::2].tolist())
     counts = np.bincount(drawn[:, 1::2].ravel(), minlength=8)
     assert set(np.flatnonzero(counts).tolist()) == {0, 3, 4, 6, 7}
     assert counts[counts > 0].min() > 80  # 120 each, were luck even
-    few = _draw(heard, 0, 10, rng)[::2]
+    few = _draw_tracks(heard, 0, 10, rng)[::2]
     assert set(few.tolist()) == {1, 2, 5}
 
 
@@ -152,7 +152,7 @@ def test_what_cannot_be_learned_from_is_refused(warm) -> None:
         Melu(replace(warm, heard_UN=warm.heard_UN[:, :-1]), SMALL)
     broken = warm.track_ND.copy()
     broken[7, 3] = np.inf
-    with pytest.raises(ValueError, match="melu: track vectors: row 7 holds NaN, infinity"):
+    with pytest.raises(ValueError, match="melu: track vectors: row 7 contains NaN, infinity"):
         Melu(replace(warm, track_ND=broken), SMALL)
     with pytest.raises(ValueError, match=r"melu\.learning_rate: 1e\+30 is too high"):
         Melu(warm, replace(SMALL, learning_rate=1e30, epochs=3))

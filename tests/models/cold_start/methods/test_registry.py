@@ -362,7 +362,7 @@ def test_parts_that_do_not_fit_are_refused(world: World) -> None:
         SemiPers(world.predict, world.centroids, world.rankings[:-1])
     with pytest.raises(ValueError, match="n_tracks"):
         Popularity(0)
-    with pytest.raises(ValueError, match="track_vectors: row 0 holds NaN"):
+    with pytest.raises(ValueError, match="track_vectors: row 0 contains NaN"):
         FullPers(world.predict, np.full((3, D), np.nan), "cosine")
     with pytest.raises(ValueError, match="registration_day_streams: x must be"):
         RegistrationDayStreams(world.tracks, "cosine").recommend(world.x[:, :-1], 3)
