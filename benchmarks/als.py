@@ -178,8 +178,8 @@ def main() -> None:
                 cases.append(
                     {
                         "case": f"rank {d}, against {against}",
-                        "about": f"{learn.shape[0]} users x {learn.shape[1]} tracks, {learn.nnz} entries, alpha {ALPHA:g}, "
-                        f"{grows}, lambda {ridge[0]:g}; loss and recall after {iterations} iterations.",
+                        "about": f"{learn.shape[0]} users x {learn.shape[1]} tracks, {learn.nnz} entries, "
+                        f"alpha {ALPHA:g}, {grows}, lambda {ridge[0]:g}; loss and recall after {iterations} iterations.",
                         "timed": "s an iteration",
                         "peers": peers,
                         "ratios": harness.ratios(peers, "overture"),

@@ -1,7 +1,7 @@
 """Which settings of the track pairs make the better space, swept on real playlists; and what capping collections costs.
 
-Task     playlists as listeners, exactly as the product takes them: jobs/ingest/mpd/adapter.py with configs/mpd.yaml, then the
-         jobs matrix catalog, user-track, track-pairs (smoothing and shift of the setting) and first-day
+Task     playlists as listeners, exactly as the product reads them: jobs/ingest/mpd/adapter.py with configs/mpd.yaml,
+         then the jobs matrix catalog, user-track, track-pairs (smoothing and shift of the setting) and first-day
 Space    symmetric positive PMI, truncated SVD of rank `svd.d`, tracks are rows of U S^p at unit length
 Judged   NDCG@50 as in jobs/cold_start/evaluate.py: lists may hold first-day tracks, which are no part of the truth
            nearest  the tracks nearest to the mean of the first-day tracks
@@ -348,7 +348,8 @@ def cap_case(peers: dict[str, dict[str, Any]], caps: tuple[int, ...]) -> dict[st
     )
     shown = only(peers, names, quality)
     about = (
-        "The plain setting with max_collection_length from low to high. Counting costs the sum of squared lengths; `job, s` "
+        "The plain setting with max_collection_length from low to high. Counting costs the sum of squared lengths; "
+        "`job, s` "
         "holds Spark's start and the writing of both tables too."
     )
     return {

@@ -1,7 +1,7 @@
 """Cold start on real playlists: the paper's methods, our own and the peers, over seeds of the whole procedure.
 
-Task     playlists as listeners, as the product takes them (jobs/ingest/mpd/adapter.py, configs/mpd.yaml): each seed draws its
-         own first days, and every factorisation, segment and network starts from it
+Task     playlists as listeners, as the product reads them (jobs/ingest/mpd/adapter.py, configs/mpd.yaml): each seed
+         draws its own first days, and every factorisation, segment and network starts from it
 Judged   as in jobs/cold_start/evaluate.py, on the test cohort; first-day tracks are left out of every list, as a
          playlist holds no track twice. Settings are those of configs/, chosen on the validation cohort
 Interval mean over the seeds, with the 95 % interval of Student's t over them; the listeners are the same in each seed,

@@ -38,8 +38,8 @@ def main() -> None:
     cases: list[dict[str, Any]] = [
         {
             "case": f"{n_rows} made-up plays",
-            "about": "Features on Spark (local[2]), then `overture skip train`: reading, fitting, answering validation and "
-            "test. Which model finds most in made-up plays says nothing of real ones.",
+            "about": "Features on Spark (local[2]), then `overture skip train`: reading, fitting, predicting "
+            "validation and test. Which model finds most in made-up plays says nothing of real ones.",
             "peers": features | models,
             "ratios": {},
         }

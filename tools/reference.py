@@ -42,9 +42,9 @@ def settings() -> str:
     lines = [
         "# Settings",
         "",
-        "A YAML file of `configs/` holds the settings; `--config FILE` or `OVERTURE_CONFIG` chooses it. An environment",
-        "variable overrides one field. A setting that is absent has its default. An unknown or outdated name, or a value",
-        "outside its bounds, ends every command with exit code 2.",
+        "A YAML file of `configs/` holds the settings; `--config FILE` or `OVERTURE_CONFIG` chooses it. An",
+        "environment variable overrides one field. A setting that is absent has its default. An unknown or outdated name,",
+        "or a value outside its bounds, ends every command with exit code 2.",
         "",
     ]
     top = [(name, field) for name, field in Settings.model_fields.items() if _section(field) is None]
@@ -147,7 +147,8 @@ def http_api() -> str:
     lines = [
         "# HTTP API",
         "",
-        "The running service shows the same at `/docs`, where requests can be tried, and as OpenAPI at `/openapi.json`.",
+        "The running service shows the same at `/docs`, where requests can be tried, and as OpenAPI at",
+        "`/openapi.json`.",
         "",
     ]
     schemas = document["components"]["schemas"]
@@ -262,8 +263,8 @@ def metrics() -> str:
     lines = [
         "# Prometheus metrics",
         "",
-        "The service exports these at `/metrics`, in the text format of Prometheus. No label names a listener. With several",
-        "workers the numbers of all workers are combined.",
+        "The service exports these at `/metrics`, in the text format of Prometheus. No label names a listener.",
+        "With several workers the numbers of all workers are combined.",
         "",
         "| metric | type | labels | meaning |",
         "|---|---|---|---|",

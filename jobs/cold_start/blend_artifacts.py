@@ -31,7 +31,7 @@ COMPARED = 256  # listeners whose scores are stored, for all tracks
 
 
 def to_onnx(autoencoder: FirstDayAutoencoder) -> bytes:
-    """Return the network as ONNX: tokens (B, T) int64, V in empty positions -> logits (B, N) float32; B and T are free."""
+    """Return the network as ONNX: tokens (B, T) int64, V in empty positions -> logits (B, N); B and T are free."""
     import torch
 
     from models.cold_start.methods.first_day_network import PaddedFirstDayNetwork

@@ -172,8 +172,8 @@ def known(ready: Ready, circuit: Circuit, metrics: Metrics, user_id: int) -> Use
     metrics.store("found" if row else "unknown")
     if row is None:
         raise NotFound(
-            f"unknown user: neither in the training data of release {ready.name[:12]} nor among the new listeners placed "
-            "since; POST /v1/recommendations recommends from first-day signals"
+            f"unknown user: neither in the training data of release {ready.name[:12]} nor among the new "
+            "listeners placed since; POST /v1/recommendations recommends from first-day signals"
         )
     return row
 

@@ -121,8 +121,8 @@ class SkipRelease:
         for table in READS:
             if made_under.get(table, 0) > contracts.load(table).version:
                 raise CheckFailed(
-                    f"release {self.name[:12]}: contract {table} has version {made_under[table]}, this program supports "
-                    f"{contracts.load(table).version}; update the program"
+                    f"release {self.name[:12]}: contract {table} has version {made_under[table]}, this program "
+                    f"supports {contracts.load(table).version}; update the program"
                 )
         if not (folder / ANSWERS).is_file():
             raise CheckFailed(

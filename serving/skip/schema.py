@@ -60,7 +60,7 @@ class Candidate(Body):
     track_id: Id
     relevance: Annotated[float, Field(ge=0)] | None = Field(
         None,
-        description="Relevance, higher is better; for all tracks or for none. Without it, the order of the list counts.",
+        description="Relevance, higher is better; for all tracks or none. Without it, the order of the list counts.",
     )
 
 

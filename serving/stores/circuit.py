@@ -1,10 +1,10 @@
-"""The store as the service asks it: one that does not answer is left alone for a while.
+"""A circuit breaker around the store of known listeners.
 
-closed   every question is asked, each bounded by the store's own short timeout
-open     after a failure: questions fail at once with the reason, for `breaker_reset_s`; then one is let through, and only its
-         success closes the circuit again
+closed   every read reaches the store and is bounded by the store's own short timeout
+open     after a failure: reads fail at once with the reason, for `breaker_reset_s`
+half-open   then one read is let through; its success closes the circuit breaker again
 
-So a store that is away costs one slow question every `breaker_reset_s`, not a thread a request.
+An unavailable store costs one slow read every `breaker_reset_s`, not one thread per request.
 """
 
 from __future__ import annotations

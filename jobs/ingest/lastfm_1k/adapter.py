@@ -178,7 +178,7 @@ def _null_if_empty(text: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def user_table(profiles: dict[int, Profile], first_seen: dict[int, int]) -> tuple[pa.Table, dict[str, int]]:
-    """Return the table `users` by id, and the numbers of users without profile, without date, or with events before it."""
+    """Return the table `users` by id, and counts of users without profile, without date, or with earlier events."""
     empty = Profile(None, None, None)
     facts = {"users_without_profile": 0, "users_without_date": 0, "users_heard_before_registration": 0}
     rows: list[tuple[int, str | None, int | None, int]] = []
@@ -204,7 +204,7 @@ def user_table(profiles: dict[int, Profile], first_seen: dict[int, int]) -> tupl
 
 
 def sessions(by_listener: Spill) -> Iterator[pa.RecordBatch]:
-    """Yield rows of the table `playlists`: sessions of at least two distinct tracks, a bucket of listeners at a time."""
+    """Yield rows of the table `playlists`: sessions of two or more distinct tracks, a bucket of listeners at a time."""
     for _, rows in by_listener.groups():
         rows = rows[np.lexsort((rows["entity_id"], rows["ts"], rows["user_id"]))]
         user, ts, track = rows["user_id"], rows["ts"], rows["entity_id"]

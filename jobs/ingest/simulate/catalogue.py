@@ -112,7 +112,7 @@ class World:
 
 
 def stack_rows(shares: np.ndarray) -> np.ndarray:
-    """Return rows of weights (R, n) as one ascending array (R * n,): the cumulative shares of row r are in (r, r + 1]."""
+    """Return rows of weights (R, n) as one ascending array (R * n,): cumulative shares of row r are in (r, r + 1]."""
     cum = np.cumsum(shares / shares.sum(1, keepdims=True), axis=1)
     cum[:, -1] = 1.0
     return np.ravel(cum + np.arange(len(cum))[:, None])

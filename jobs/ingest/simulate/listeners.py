@@ -298,7 +298,7 @@ def draw_playlists(
     span: Span,
     rng: np.random.Generator,
 ) -> dict[str, np.ndarray]:
-    """Draw playlists of listeners, with numbers (L,) of their own: tracks of the owner's taste, added during the log."""
+    """Draw playlists of listeners, with numbers (L,) of their own: tracks of the owner's taste, added over time."""
     empty = np.zeros(0, np.int64)
     can = np.flatnonzero(people.registered < (span.n_days - 1) * DAY)
     if not len(numbers) or not len(can):
