@@ -179,7 +179,8 @@ def main() -> None:
                     {
                         "case": f"rank {d}, against {against}",
                         "about": f"{learn.shape[0]} users x {learn.shape[1]} tracks, {learn.nnz} entries, "
-                        f"alpha {ALPHA:g}, {grows}, lambda {ridge[0]:g}; loss and recall after {iterations} iterations.",
+                        f"alpha {ALPHA:g}, {grows}, lambda {ridge[0]:g}; "
+                        f"loss and recall after {iterations} iterations.",
                         "timed": "s an iteration",
                         "peers": peers,
                         "ratios": harness.ratios(peers, "overture"),

@@ -43,8 +43,8 @@ def settings() -> str:
         "# Settings",
         "",
         "A YAML file of `configs/` holds the settings; `--config FILE` or `OVERTURE_CONFIG` chooses it. An",
-        "environment variable overrides one field. A setting that is absent has its default. An unknown or outdated name,",
-        "or a value outside its bounds, ends every command with exit code 2.",
+        "environment variable overrides one field. A setting that is absent has its default. An unknown or outdated",
+        "name, or a value outside its bounds, ends every command with exit code 2.",
         "",
     ]
     top = [(name, field) for name, field in Settings.model_fields.items() if _section(field) is None]

@@ -29,8 +29,8 @@ def score(
 
     A track that is twice in a truth counts once. With ties="average" NDCG gives tracks of one level the mean gain of
     them all, as scikit-learn's ndcg_score does: levels (B, L) say how well each of the L recommended tracks was
-    scored, and never rise along a row. Whatever ties with place k must be among the L (models/evaluation/ties.py). Precision and
-    recall take the list in its order either way.
+    scored, and never rise along a row. Whatever ties with place k must be among the L (models/evaluation/ties.py).
+    Precision and recall take the list in its order either way.
 
     Raises:
         ValueError: for shapes that do not match, k out of range, a repeated or negative track in a recommended list,

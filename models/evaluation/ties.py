@@ -31,7 +31,7 @@ def length_with_ties(counts_KN: csr_array, place: int) -> int:
 
 
 def tie_levels(counts_KN: csr_array, rankings_KL: NDArray[np.int32]) -> NDArray[np.int32]:
-    """Members who have each listed track, (K, L): what `models.evaluation.metrics.score` takes as levels for ties="average"."""
+    """Return how many members have each listed track, (K, L): the `levels` of `score` with ties="average"."""
     found = np.empty(rankings_KL.shape, np.int32)
     for segment, tracks in enumerate(rankings_KL):
         row = np.zeros(counts_KN.shape[1], np.int32)

@@ -21,7 +21,10 @@ def test_the_bucket_is_what_sha256sum_says(user, wanted):
 
 
 def test_another_process_finds_the_same_arms():
-    code = "from models.evaluation.assignment import *; print([arm_index('x', 's', u, bucket_bounds([0.5, 0.5])) for u in range(64)])"
+    code = (
+        "from models.evaluation.assignment import *; "
+        "print([arm_index('x', 's', u, bucket_bounds([0.5, 0.5])) for u in range(64)])"
+    )
     said = [
         subprocess.run(
             [sys.executable, "-c", code],
