@@ -1,4 +1,4 @@
-"""A small made-up DSG17 folder and the settings to work on it."""
+"""A small simulated DSG17 folder and the settings to ingest it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ VALID = dict(zip(NAMES, (7, 1_478_000_000, 11, 12, 1, 20160101, 0, 0, 200, 1, 0,
 
 
 def write_rows(file, rows, names=NAMES):
-    """Rows that state only what they are about; a value of None is an empty field."""
+    """Write rows that state only the tested columns; None becomes an empty field."""
     with file.open("w", newline="") as lines:
         writer = csv.writer(lines)
         writer.writerow(names)
@@ -40,7 +40,7 @@ def write_rows(file, rows, names=NAMES):
 
 
 def skip_context(home, **cleaning):
-    """The tiny settings with a cleaning section; OVERTURE_HOME is `home` already."""
+    """Return a context with the tiny settings and a cleaning section; OVERTURE_HOME is `home` already."""
     settings = load()
     skip = SkipSettings.model_validate({"cleaning": cleaning, "features": {"rows_per_group": 2_000}})
     return Context(settings.model_copy(update={"skip": skip}), Week.parse("2016-12-05"), home)

@@ -1,4 +1,4 @@
-"""A small skip week on made-up plays: learned, blended, judged; what tests of releases and of the service share."""
+"""A small skip week on simulated plays, trained, blended and evaluated, for tests of releases and of the service."""
 
 from __future__ import annotations
 
@@ -50,38 +50,38 @@ SMALL = {
 }
 ROWS = 8_000
 WEEK = "2016-11-28"
-DAY, BEFORE = "2016-11-28", "2016-11-27"  # the first day after the week's plays, and the last of them
+DAY, BEFORE = "2016-11-28", "2016-11-27"  # the first day after the plays of the week, and the last of them
 
 
 def at(home, week=WEEK, **changes):
-    """The skip engine's context over this home."""
+    """Return the skip engine's context over a home."""
     settings = load()
     skip = SkipSettings.model_validate({**SMALL, **changes})
     return Context(settings.model_copy(update={"skip": skip}), Week.parse(week), home, "skip")
 
 
 def copied(home, tmp_path, monkeypatch):
-    """A week with a champion, in a home of a test's own."""
+    """Return a copy of the week with a champion, in a home of its own."""
     monkeypatch.setenv("OVERTURE_HOME", str(tmp_path / "home"))
     shutil.copytree(home, tmp_path / "home")
     return at(tmp_path / "home")
 
 
 def champion(context):
-    """The release in service."""
+    """Return the release in service."""
     now = pointer.read(context.release_home)
     return SkipRelease(pointer.releases(context.release_home) / now.release, now)
 
 
 def gated(context, **changes):
-    """The same with another gate."""
+    """Return the context with changed settings of the gate."""
     skip = context.settings.skip
     asked = skip.model_copy(update={"gate": skip.gate.model_copy(update=changes)})
     return replace(context, settings=context.settings.model_copy(update={"skip": asked}))
 
 
 def learn(context):
-    """From plays in the lake to what a release is made of."""
+    """Train, blend and evaluate the models of the week."""
     check.run(context, ["plays"])
     build_features.run(context, end="2016-11-27")
     for name in MODELS:
@@ -92,7 +92,7 @@ def learn(context):
 
 
 def with_every_member(context):
-    """The blend again with all candidates in equal parts: which of them help so few plays is another test's matter."""
+    """Write a blend of all candidates with equal weights, so that every member is in the release."""
     told, scores = artifacts.read_blend(context), artifacts.read_scores(context, "blend")
     members = context.settings.skip.blend.members
     said = np.stack([logit(artifacts.read_scores(context, name).proba_N) for name in members], axis=1)
@@ -104,7 +104,7 @@ def with_every_member(context):
 
 
 def make(home):
-    """Plays of November, and a week learned on those before its Monday."""
+    """Write the plays of November, and train a week on those before its Monday."""
     context = at(home)
     dsg17_make.run(home / "data", ROWS)
     dsg17.run(context, home / "data")

@@ -1,4 +1,4 @@
-"""The bundle: complete, immutable, named by its content; and the network in it."""
+"""Tests of the bundle: complete, immutable, named by its content; and of the network in it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def built(context):
     return bundle.build(context)[0]
 
 
-def test_a_bundle_holds_both_spaces_and_says_where_it_comes_from(context, built):
+def test_bundle_contains_both_spaces_and_provenance(context, built):
     names = set(manifest.verify(built)["files"])
     for space in small_week.SPACES:
         assert {
@@ -64,7 +64,7 @@ def test_a_bundle_holds_both_spaces_and_says_where_it_comes_from(context, built)
     assert b"torch/" not in everything, "the exporter's notes name source files"
 
 
-def test_the_same_inputs_give_the_same_release_anywhere(context, built, tmp_path):
+def test_equal_inputs_give_equal_releases(context, built, tmp_path):
     again, reused = bundle.build(context)
     assert (again, reused) == (built, True)
     elsewhere, reused = bundle.build(small_week.ready(tmp_path / "elsewhere"))
@@ -74,7 +74,7 @@ def test_the_same_inputs_give_the_same_release_anywhere(context, built, tmp_path
     assert [path.name for path in pointer.releases(context.home).iterdir()] == [built.name]
 
 
-def test_a_release_does_not_depend_on_where_it_was_made(context, built):
+def test_release_name_does_not_depend_on_the_folder(context, built):
     settings = context.settings
     spark = settings.spark.model_copy(update={"master": "spark://cluster:7077"})
     mlflow = settings.mlflow.model_copy(update={"tracking_uri": "postgresql://me:secret@host/db"})
@@ -117,7 +117,7 @@ def test_a_damaged_bundle_is_built_again(context, built):
     manifest.verify(built)
 
 
-def test_a_build_that_breaks_off_leaves_nothing_behind(context, monkeypatch):
+def test_interrupted_build_leaves_no_files(context, monkeypatch):
     def full(path, array):
         raise OSError(28, "No space left on device")
 
@@ -128,7 +128,7 @@ def test_a_build_that_breaks_off_leaves_nothing_behind(context, monkeypatch):
     assert not list((context.home / "scratch").glob("bundle*"))
 
 
-def test_run_registers_one_version_a_release_as_challenger(context):
+def test_run_registers_one_version_per_release_as_challenger(context):
     first, second = bundle.run(context), bundle.run(context)
     assert (first["release"], first["version"]) == (second["release"], second["version"])
     assert (first["reused"], second["reused"]) == (False, True)
@@ -148,20 +148,20 @@ def test_run_registers_one_version_a_release_as_challenger(context):
     assert pickles == []
 
 
-def test_an_untrained_space_is_named(context):
+def test_untrained_space_is_named(context):
     (context.work / "ut_als" / "network.json").unlink()
     with pytest.raises(CheckFailed, match="overture train --space ut_als"):
         bundle.build(context)
 
 
-def test_a_network_that_changed_behind_our_back_is_refused(context):
+def test_refuses_a_changed_network(context):
     with (context.work / "ut_als" / "network.onnx").open("ab") as sink:
         sink.write(b"x")
     with pytest.raises(CheckFailed, match=r"network\.onnx is damaged"):
         bundle.build(context)
 
 
-def test_examples_of_bad_rows_stay_behind(context):
+def test_examples_of_bad_rows_are_not_in_the_bundle(context):
     path = context.home / "quality" / "2026-11-16" / "users.json"
     promise = {
         "rule": "null_share",
@@ -176,7 +176,7 @@ def test_examples_of_bad_rows_stay_behind(context):
     assert kept == [{"rule": "null_share", "columns": ["age"], "expected": "few unknown", "observed": 0.95}]
 
 
-def test_a_release_answers_as_the_week_did(built):
+def test_release_recommends_like_the_evaluated_methods(built):
     release = open_release(built)
     days, _, group = small_week.cohort()
     days = FirstDays.from_arrow(days)
@@ -192,7 +192,7 @@ def test_a_release_answers_as_the_week_did(built):
     np.testing.assert_array_equal(space.method("popularity").recommend(x, 3)[0], [0, 1, 2])
 
 
-def test_a_layout_of_another_program_is_refused(context, monkeypatch):
+def test_refuses_an_unknown_layout(context, monkeypatch):
     monkeypatch.setattr(
         cold_start_bundle, "bundle_layout", lambda d: {"d": d, "size": 20 * d + 19, "blocks": {}, "scalars": {}}
     )
@@ -201,7 +201,7 @@ def test_a_layout_of_another_program_is_refused(context, monkeypatch):
         open_release(built)
 
 
-def test_onnx_is_one_file_of_the_same_bytes_for_any_number_of_rows():
+def test_onnx_export_is_deterministic_with_free_batch_size():
     net, onnx, predictions = small_week.trained()
     assert onnx_export.to_onnx(net) == onnx
     rng = np.random.default_rng(0)
@@ -219,18 +219,18 @@ def test_onnx_is_one_file_of_the_same_bytes_for_any_number_of_rows():
         onnx_export.session(b"no network")
 
 
-def test_arrays_of_objects_are_never_written(tmp_path):
+def test_refuses_object_arrays(tmp_path):
     with pytest.raises(ValueError, match="allow_pickle"):
         files.write_array(tmp_path / "x.npy", np.array([{}], object))
 
 
-def test_a_bundle_under_newer_contracts_is_refused(context):
+def test_refuses_a_bundle_of_newer_contracts(context):
     versions = {"catalog": 1, "segments": 2, "a_table_of_tomorrow": 9}
     newer = small_week.resealed(bundle.build(context)[0], {"contracts.json": files.canonical(versions)})
     with pytest.raises(CheckFailed, match="contract segments has version 2, this program knows 1"):
         open_release(newer)
 
 
-def test_a_bundle_without_names_is_opened_all_the_same(context):
+def test_opens_a_bundle_without_names(context):
     older = small_week.resealed(bundle.build(context)[0], {"tracks/names.json": None})
     assert open_release(older).names["title"] == [None] * small_week.N_TRACKS

@@ -1,4 +1,4 @@
-"""The gate: each rule by itself at its bound, then the whole verdict on a small real week."""
+"""Tests of the gate: each rule at its bound, then the verdict on a small week."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ def line(verdict: str) -> GateLine:
     return GateLine("any", 1.0, 1.0, verdict, "")
 
 
-def test_a_verdict_is_its_worst_line():
+def test_overall_verdict_is_the_worst_line():
     assert rules.overall_verdict([line("pass"), line("skip")]) == "pass"
     assert rules.overall_verdict([line("pass"), line("grey")]) == "grey"
     assert rules.overall_verdict([line("grey"), line("fail")]) == "fail"
     assert rules.overall_verdict([]) == "fail"
 
 
-def test_data_checks_must_all_be_there_and_pass():
+def test_data_checks_must_have_run_and_passed():
     results = {table: dict(GOOD) for table in rules.REQUIRED_TABLES}
     assert rules.data_checks(results).verdict == "pass"
     results["catalog"] = {**GOOD, "warned": ["few rows"]}
@@ -45,11 +45,11 @@ def test_data_checks_must_all_be_there_and_pass():
 
 
 @pytest.mark.parametrize(("difference", "verdict"), [(1e-4, "pass"), (1.01e-4, "fail"), (float("nan"), "fail")])
-def test_parity_at_its_bound(difference, verdict):
+def test_onnx_parity_at_the_bound(difference, verdict):
     assert rules.onnx_parity("tt_svd", difference, 1e-4).verdict == verdict
 
 
-def test_a_gain_over_popularity_must_reach_the_margin_at_its_lower_bound():
+def test_lower_bound_of_gain_over_popularity_must_reach_the_margin():
     popularity = np.full(100, 0.2)
     assert rules.better_than_popularity(popularity * 1.06, popularity, 0.05).verdict == "pass"
     assert rules.better_than_popularity(popularity * 1.04, popularity, 0.05).verdict == "fail"
@@ -73,14 +73,14 @@ def test_a_gain_over_popularity_must_reach_the_margin_at_its_lower_bound():
         (0.80, 0.9, "fail"),
     ],
 )
-def test_against_the_champion(factor, noise, verdict):
-    """Worse is proven when the whole interval is below zero; a large loss fails without a proof."""
+def test_not_worse_than_champion(factor, noise, verdict):
+    """A loss is significant if the whole interval is below zero; a large loss fails even if it is not significant."""
     champion = np.full(100, 0.2)
     ours = champion * factor + noise * np.tile([1.0, -1.0], 50)
     assert rules.not_worse_than_champion(ours, champion, grey_zone=0.02, max_loss=0.1).verdict == verdict
 
 
-def test_slices_have_a_floor_and_small_ones_are_not_judged():
+def test_slices_have_a_minimum_and_small_ones_are_skipped():
     popularity = np.full(50, 0.2)
     assert rules.slice_ratio("country=FR", popularity * 0.5, popularity, 0.5, 50).verdict == "pass"
     assert rules.slice_ratio("country=FR", popularity * 0.49, popularity, 0.5, 50).verdict == "fail"
@@ -107,7 +107,7 @@ def lines_of(context) -> dict[str, dict]:
     return {line["rule"]: line for line in gate.read_record(context)["lines"]}
 
 
-def test_a_good_first_release_passes_and_everything_is_recorded(context, capfd):
+def test_good_first_release_passes_and_is_recorded(context, capfd):
     release = bundle.run(context)["release"]
     said = gate.run(context)
     assert (said["verdict"], said["release"], said["champion"], said["revision"]) == ("pass", release, None, 0)
@@ -137,7 +137,7 @@ def test_a_good_first_release_passes_and_everything_is_recorded(context, capfd):
     assert "gate.json" in {file.path for file in client.list_artifacts(said["mlflow_run"])}
 
 
-def test_a_release_no_better_than_popularity_fails_after_it_is_recorded(home):
+def test_release_no_better_than_popularity_fails_and_is_recorded(home):
     context = small_week.ready(home, taste=0.0)
     bundle.run(context)
     with pytest.raises(CheckFailed, match="better than popularity") as raised:
@@ -167,7 +167,7 @@ def test_a_missing_check_fails(context):
 
 
 def champion_then(home, taste: float, **gate_settings) -> small_week.Context:
-    """Week one is champion; week two is bundled and waits for the gate."""
+    """Return week two, bundled and not yet evaluated, with week one as champion."""
     small_week.staged(home, "champion")
     second = small_week.ready(home, "2026-11-23", taste, seed=5, **gate_settings)
     bundle.run(second)
@@ -187,8 +187,9 @@ def test_worse_than_the_champion_fails_and_a_small_loss_is_grey(home):
     assert promote.run(wider, approved=True)["promoted"] is True
 
 
-def test_the_champion_is_judged_by_track_id_on_this_weeks_cohort(home):
-    """The same models under another numbering of the tracks are worth exactly the same, less the tracks that left."""
+def test_champion_is_evaluated_by_track_id_on_this_weeks_cohort(home):
+    """The same models with another numbering of the tracks score the same, except for tracks that left the catalogue.
+    """
     second = champion_then(home, 1.0)
     cohort = cold_start_gate.read_cohort(second)
     release = open_release(gate.pointer.releases(home) / bundle.release_of_week(second))
@@ -219,7 +220,7 @@ def test_the_same_release_and_an_older_week_are_not_compared(home):
     assert lines_of(older)["against champion"]["verdict"] == "skip"
 
 
-def test_a_champion_that_cannot_be_opened_is_named(home):
+def test_unreadable_champion_fails(home):
     second = champion_then(home, 1.0)
     champion = gate.pointer.read(home).release
     (gate.pointer.releases(home) / champion / "tt_svd" / "rankings.npy").unlink()
@@ -227,7 +228,7 @@ def test_a_champion_that_cannot_be_opened_is_named(home):
         gate.run(second)
 
 
-def test_an_empty_cohort_and_a_missing_bundle_are_named(context):
+def test_refuses_an_empty_cohort_and_a_missing_bundle(context):
     with pytest.raises(CheckFailed, match="overture release bundle"):
         gate.run(context)
     empty = context.lake.read("first_day", week="2026-11-16", split="test").slice(0, 0)
@@ -238,14 +239,14 @@ def test_an_empty_cohort_and_a_missing_bundle_are_named(context):
         gate.run(context)
 
 
-def test_a_cohort_user_without_truth_is_named(context):
+def test_refuses_a_cohort_user_without_truth(context):
     cohort = context.lake.read("cohort", week="2026-11-16")
     context.lake.write("cohort", cohort.slice(1), week="2026-11-16")
     with pytest.raises(CheckFailed, match="lacks the truth"):
         cold_start_gate.read_cohort(context)
 
 
-def test_a_ragged_ranking_is_named(context):
+def test_refuses_a_ragged_ranking(context):
     segments = context.lake.read("segments", week="2026-11-16", space="tt_svd")
     short = pa.array([[1, 2], [1], [2, 3]], pa.list_(pa.int32()))
     place = segments.schema.get_field_index("ranking")

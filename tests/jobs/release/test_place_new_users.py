@@ -1,4 +1,4 @@
-"""A day's newcomers: who they are at the day's end, what the champion says, and that nothing later is seen."""
+"""Tests of placing the new users of a day: who they are, what the champion returns, and that no later data is used."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def ingest(context, people, log) -> None:
 
 @pytest.fixture
 def world(home, spark) -> Context:
-    """The first week is champion; the day has been ingested."""
+    """Return the context of a home with the first week as champion and the day ingested."""
     small_week.staged(home, "champion")
     context = Context(small_week.settings(), Week.containing(BORN), home)
     ingest(context, users(), events())
@@ -75,7 +75,7 @@ def known(context, release, user):
     return find(open_store(context.settings.store, context.home), release, "tt_svd", user)
 
 
-def test_those_who_registered_on_the_day_are_placed_as_the_release_places_them(world):
+def test_new_users_of_the_day_are_placed_by_the_release(world):
     report = place_new_users.run(world, BORN)
     release = open_release(pointer.releases(world.home) / pointer.read(world.home).release)
     assert (report["users"], report["without_interaction"], report["day"]) == (3, 1, "2026-11-15")
@@ -100,7 +100,7 @@ def test_those_who_registered_on_the_day_are_placed_as_the_release_places_them(w
     assert known(world, release.folder.name, 3) is None
 
 
-def test_nothing_after_the_days_end_is_seen(world):
+def test_events_after_the_day_are_not_used(world):
     place_new_users.run(world, BORN)
     before = [kept(world, name) for name in ("cold_first_day", "cold_users")]
     ids = small_week.tracks()[0].tolist()
@@ -116,7 +116,7 @@ def test_nothing_after_the_days_end_is_seen(world):
     assert again["users"] == 3
 
 
-def test_a_day_without_newcomers_is_an_empty_part_and_nobody_stays_from_an_earlier_run(world):
+def test_day_without_new_users_is_an_empty_part(world):
     release = place_new_users.run(world, BORN)["release"]
     assert known(world, release, 1)
     ingest(world, users()[2:4], events())
@@ -126,7 +126,7 @@ def test_a_day_without_newcomers_is_an_empty_part_and_nobody_stays_from_an_earli
     assert known(world, release, 1) is None
 
 
-def test_what_is_refused(world, home):
+def test_bad_requests_are_refused(world, home):
     with pytest.raises(CheckFailed, match=r"events: day=2026-11-18 has not been written; ingest the day first"):
         place_new_users.run(world, date(2026, 11, 18))
     (pointer.releases(home) / "champion.json").unlink()
@@ -141,7 +141,7 @@ def daily(context) -> Context:
     return Context(context.settings, context.week, context.home, experiment="cold_users_daily")
 
 
-def test_a_champion_that_is_not_whole_places_nobody(world):
+def test_champion_with_unusable_parts_places_nobody(world):
     whole = pointer.releases(world.home) / pointer.read(world.home).release
     broken = small_week.resealed(whole, {"tt_svd/network.onnx": b"not a network"}).name
     pointer.move(world.home, 1, broken, small_week.FIRST)
@@ -150,7 +150,7 @@ def test_a_champion_that_is_not_whole_places_nobody(world):
     assert not world.lake.exists("cold_users", day=str(BORN))
 
 
-def test_a_new_champion_knows_the_newcomers_of_the_weeks_before(world):
+def test_publishing_places_new_users_of_earlier_weeks_again(world):
     first = place_new_users.run(world, BORN)["release"]
     second = small_week.judge(small_week.ready(world.home, small_week.SECOND))
     promote.run(second)
@@ -166,13 +166,13 @@ def test_a_new_champion_knows_the_newcomers_of_the_weeks_before(world):
     assert publish.cold_days(old) == [], "by then they had 37 days to become warm"
 
 
-def test_a_champion_that_changes_meanwhile_gets_the_day_too(world, monkeypatch):
+def test_champion_promoted_during_the_run_gets_the_day_too(world, monkeypatch):
     second = small_week.judge(small_week.ready(world.home, small_week.SECOND))
     first, honest = pointer.read(world.home).release, place_new_users.write_first_days
 
     def keep(context, day):
         promote.run(second)
-        publish.run(second)  # finds no such day yet
+        publish.run(second)  # the day does not exist yet
         return honest(context, day)
 
     monkeypatch.setattr(place_new_users, "keep_first_days", keep)
@@ -181,7 +181,7 @@ def test_a_champion_that_changes_meanwhile_gets_the_day_too(world, monkeypatch):
         assert known(world, release, 5)
 
 
-def test_mlflow_holds_a_parent_a_run_of_the_daily_experiment_and_a_child_a_day(world, monkeypatch):
+def test_daily_experiment_has_a_parent_run_and_a_child_per_day(world, monkeypatch):
     monkeypatch.setenv("OVERTURE_DAG_ID", "cold_users_daily")
     monkeypatch.setenv("OVERTURE_DAG_RUN_ID", "scheduled__2026-11-16")
     report = place_new_users.run(world, BORN)
@@ -197,7 +197,7 @@ def test_mlflow_holds_a_parent_a_run_of_the_daily_experiment_and_a_child_a_day(w
     assert parent.data.tags["dag_id"] == "cold_users_daily"
 
 
-def test_the_command_names_a_day_that_is_none(command, world, tmp_path):
+def test_command_refuses_an_invalid_day(command, world, tmp_path):
     settings = tmp_path / "small.yaml"
     settings.write_text(json.dumps(small_week.settings().model_dump(mode="json", exclude={"service", "store"})))
     for wrong in ("2026-02-30", "none", "yesterday"):
@@ -208,8 +208,8 @@ def test_the_command_names_a_day_that_is_none(command, world, tmp_path):
     assert json.loads(out.splitlines()[-1])["users"] == 3
 
 
-def test_what_went_wrong_first_is_told_even_where_mlflow_goes_away_meanwhile(home, monkeypatch):
-    """No session is needed: the job ends before it reads a table."""
+def test_first_error_is_reported_if_mlflow_becomes_unavailable(home, monkeypatch):
+    """No Spark session is needed: the job ends before it reads a table."""
     context = small_week.context_at(home)
 
     def stops(*_: object) -> None:

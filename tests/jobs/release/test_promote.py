@@ -1,4 +1,4 @@
-"""Promotion, rollback, publication: whatever dies, whoever races, a whole champion serves."""
+"""Tests of promotion, rollback and publication: after a crash or a race, an intact champion is in service."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ FIRST, SECOND, THIRD = small_week.FIRST, small_week.SECOND, "2026-11-30"
 
 
 def judged(home, week: str, seed: int = 0):
-    """A week whose release has been built and has passed the gate."""
+    """Return a week whose release has been built and has passed the gate."""
     return small_week.judge(small_week.ready(home, week, seed=seed))
 
 
 @pytest.fixture
 def first(home):
-    """The first week waits for its promotion."""
+    """Return the first week, not yet promoted."""
     return small_week.staged(home, "judged")
 
 
 @pytest.fixture
 def second(home):
-    """The first week is champion, the second waits for its promotion."""
+    """Return the second week, not yet promoted, with the first week as champion."""
     return small_week.staged(home, "waiting", SECOND)
 
 
@@ -52,7 +52,7 @@ def test_promotion_moves_aliases_and_pointer(first):
     assert "already the champion" in again["why"]
 
 
-def test_a_kill_between_any_two_writes_leaves_a_whole_champion_and_a_second_run_ends_the_work(second, tmp_path):
+def test_promotion_survives_a_kill_between_any_two_writes(second, tmp_path):
     home = second.home
     old, new = pointer.read(home).release, bundle.release_of_week(second)
     clean = tmp_path / "clean"
@@ -88,8 +88,8 @@ def test_a_kill_between_any_two_writes_leaves_a_whole_champion_and_a_second_run_
         assert said["aliases"] == {"champion": new, "previous": old, "challenger": new}
 
 
-def test_two_promotes_at_once_one_wins_the_other_is_told(second, tmp_path):
-    """Both weeks were judged against the same champion; whoever comes second must be judged again."""
+def test_one_of_two_concurrent_promotions_is_refused(second, tmp_path):
+    """Both weeks were evaluated against the same champion; the second one to promote must be evaluated again."""
     third = judged(second.home, THIRD)
     orders = [
         ("promote", {"home": str(second.home), "week": week, "die_at": -1, "answer": str(tmp_path / f"{week}.json")})
@@ -108,7 +108,7 @@ def test_two_promotes_at_once_one_wins_the_other_is_told(second, tmp_path):
     assert aliases(third)["champion"] == won[0]["champion"]
 
 
-def test_a_verdict_about_an_older_champion_is_refused(second):
+def test_refuses_a_verdict_about_an_older_champion(second):
     third = judged(second.home, THIRD)
     promote.run(second)
     with pytest.raises(CheckFailed, match="the champion has moved to revision 2 since the gate compared") as raised:
@@ -125,7 +125,7 @@ def test_compare_and_set(second):
     assert pointer.read(second.home).revision == 1
 
 
-def test_an_older_week_never_replaces_a_newer_champion_unless_a_person_names_it(second):
+def test_older_week_replaces_a_newer_champion_only_by_name(second):
     promote.run(second)
     newest = pointer.read(second.home)
     older = judged(second.home, "2026-11-09", seed=1)
@@ -137,7 +137,7 @@ def test_an_older_week_never_replaces_a_newer_champion_unless_a_person_names_it(
     assert pointer.read(second.home) == pointer.Pointer(release, newest.release, 3, "2026-11-09")
 
 
-def test_what_is_refused(second):
+def test_bad_requests_are_refused(second):
     unjudged = small_week.ready(second.home, THIRD)
     with pytest.raises(CheckFailed, match="week 2026-11-30 has no verdict"):
         promote.run(unjudged)
@@ -152,7 +152,7 @@ def test_what_is_refused(second):
         promote.run(backtest)
 
 
-def test_a_damaged_bundle_is_never_promoted(second):
+def test_refuses_to_promote_a_damaged_bundle(second):
     before = pointer.read(second.home), aliases(second)
     victim = pointer.releases(second.home) / bundle.release_of_week(second) / "tt_svd" / "network.onnx"
     victim.write_bytes(victim.read_bytes() + b"x")
@@ -161,7 +161,7 @@ def test_a_damaged_bundle_is_never_promoted(second):
     assert (pointer.read(second.home), aliases(second)) == before
 
 
-def test_mlflow_away_promotes_nothing(second):
+def test_nothing_is_promoted_if_mlflow_is_unavailable(second):
     before = pointer.read(second.home)
     database = second.home / "mlflow" / "mlflow.db"
     database.rename(database.with_suffix(".away"))
@@ -173,7 +173,7 @@ def test_mlflow_away_promotes_nothing(second):
     assert pointer.read(second.home) == before
 
 
-def test_rollback_there_and_back_and_to_a_name(second):
+def test_rollback_to_previous_and_to_a_named_release(second):
     promote.run(second)
     new, old = pointer.read(second.home).release, pointer.read(second.home).previous
     dry = rollback.run(second, dry_run=True)
@@ -206,7 +206,7 @@ def test_rollback_does_not_wait_for_mlflow(second, capsys):
     assert aliases(second) == {"champion": old, "previous": new}
 
 
-def test_rollback_needs_something_to_return_to(first):
+def test_rollback_without_previous_release_is_refused(first):
     with pytest.raises(CheckFailed, match="no champion yet"):
         rollback.run(first)
     promote.run(first)
@@ -223,7 +223,7 @@ def test_rollback_refuses_a_damaged_release(second):
     assert pointer.read(second.home) == now
 
 
-def test_publish_opens_the_champion_and_says_so(first):
+def test_publish_opens_and_reports_the_champion(first):
     with pytest.raises(CheckFailed, match="no champion yet"):
         publish.run(first)
     promote.run(first)
@@ -251,7 +251,7 @@ def test_a_damaged_pointer_is_named(first):
             pointer.read(first.home)
 
 
-def test_a_release_that_mlflow_does_not_know_is_not_promoted(second):
+def test_refuses_to_promote_an_unregistered_release(second):
     client = Tracker.connect(second).client
     version = registry.find_version(second, Tracker.connect(second), bundle.release_of_week(second))
     client.delete_model_version("cold_start", version)

@@ -1,4 +1,4 @@
-"""Old releases: what nothing names goes, everything that is named stays."""
+"""Tests of pruning: releases without a reference are removed, referenced ones are retained."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def engine(request, home) -> Context:
 
 
 def release(context: Context, number: int) -> str:
-    """A small release that was built `number` seconds after the first."""
+    """Create a small release that was built `number` seconds after the first."""
     aside = context.home / "aside"
     files.write(aside / "provenance.json", json.dumps({"week": "2026-11-16", "n": number}).encode())
     folder = pointer.releases(context.release_home)
@@ -50,7 +50,7 @@ def promoted(context: Context, *releases: str) -> None:
             pointer.move(context.release_home, seen, name, "2026-11-16")
 
 
-def test_the_newest_stay_and_whatever_the_pointer_names(engine):
+def test_retains_the_newest_and_those_of_the_pointer(engine):
     names = [release(engine, number) for number in range(6)]
     promoted(engine, names[3], names[0], names[1])
     would = prune.run(engine, keep=2, dry_run=True)
@@ -66,13 +66,13 @@ def test_the_newest_stay_and_whatever_the_pointer_names(engine):
         manifest.verify(pointer.releases(engine.release_home) / name)
 
 
-def test_without_a_champion_and_without_a_release_nothing_breaks(engine):
+def test_runs_without_champion_and_without_releases(engine):
     assert prune.run(engine, keep=1) == {"removed": [], "kept": {}, "bytes": 0, "dry_run": False}
     names = [release(engine, number) for number in range(2)]
     assert prune.run(engine, keep=1)["removed"] == names[:1]
 
 
-def test_what_the_store_or_an_experiment_needs_stays(context):
+def test_retains_releases_of_store_and_experiments(context):
     names = [release(context, number) for number in range(4)]
     (pointer.releases(context.home) / "published.json").write_text(json.dumps({"release": names[0]}))
     row = {
@@ -106,7 +106,7 @@ def test_a_damaged_record_removes_nothing(context, file):
     assert there(context) == names
 
 
-def test_what_a_killed_run_left_goes(engine):
+def test_deletes_what_a_killed_run_left(engine):
     kept = release(engine, 1)
     folder = pointer.releases(engine.release_home)
     for left in (".removed-aaa", ".damaged-bbb"):
@@ -116,7 +116,7 @@ def test_what_a_killed_run_left_goes(engine):
     assert there(engine) == {kept}
 
 
-def test_the_gate_says_what_to_do_about_a_removed_release(context):
+def test_gate_names_the_command_for_a_removed_release(context):
     name = release(context, 1)
     (context.work / "bundle.json").write_text(json.dumps({"release": name}))
     assert bundle.release_of_week(context) == name
@@ -126,7 +126,7 @@ def test_the_gate_says_what_to_do_about_a_removed_release(context):
         bundle.release_of_week(context)
 
 
-def test_the_command_wants_a_number(home, command):
+def test_command_requires_keep(home, command):
     code, _, said = command("release", "prune", "--keep", 0)
     assert code == 2
     assert "--keep" in said

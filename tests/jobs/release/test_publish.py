@@ -1,4 +1,4 @@
-"""What publish writes about known listeners: the rows of the champion's own week, under the champion, or nothing."""
+"""Tests of publishing known users: the rows of the champion's own week under the champion, or nothing."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.helpers import small_week
 
 @pytest.fixture
 def champion(home):
-    """The first week is champion."""
+    """Return the context of a home with the first week as champion."""
     return small_week.staged(home, "champion")
 
 
@@ -28,7 +28,7 @@ def store_of(context):
     return open_store(context.settings.store, context.home)
 
 
-def test_a_warm_listener_has_the_vector_as_learned_the_nearest_segment_and_the_best_tracks(champion, monkeypatch):
+def test_known_user_has_learned_vector_nearest_segment_and_best_tracks(champion, monkeypatch):
     monkeypatch.setattr(known_users, "BLOCK", 100)  # more than one block, the last one short
     said = publish.run(champion)
     assert said["users"] == {"warm": small_week.N_WARM, "cold": 0}
@@ -44,12 +44,12 @@ def test_a_warm_listener_has_the_vector_as_learned_the_nearest_segment_and_the_b
         assert (row.kind, row.since) == ("warm", small_week.FIRST)
         np.testing.assert_array_equal(row.vector_D, vectors[u])
         np.testing.assert_array_equal(row.track_ids, lists[u])
-        if u < small_week.N_WARM - 1:  # all centroids are equally far from no vector
+        if u < small_week.N_WARM - 1:  # all centroids have the same distance from an empty vector
             assert row.segment_id == segments[u]
     assert find(store, release.folder.name, "tt_svd", 9_000) is None
 
 
-def test_publishing_twice_gives_the_same_rows_and_keeps_champion_and_previous(champion):
+def test_publishing_twice_gives_equal_rows_and_retains_previous(champion):
     first = publish.run(champion)
     again = publish.run(champion)
     assert {**again, "mlflow_run": "", "mlflow_url": ""} == {**first, "mlflow_run": "", "mlflow_url": ""}
@@ -64,7 +64,7 @@ def test_publishing_twice_gives_the_same_rows_and_keeps_champion_and_previous(ch
 
 
 def test_a_third_release_retires_the_first(champion):
-    """It goes at the next publication after its grace."""
+    """It is removed by the first publication after its grace period."""
     publish.run(champion)
     first, user = bundle.release_of_week(champion), int(small_week.warm_users()[0][0])
     for n, week in enumerate((small_week.SECOND, "2026-11-30")):
@@ -79,7 +79,7 @@ def test_a_third_release_retires_the_first(champion):
         find(store_of(champion), first, "tt_svd", user)
 
 
-def test_a_week_that_was_run_again_since_is_not_mixed_with_the_release(champion):
+def test_refuses_a_week_that_was_run_again(champion):
     lake, where = champion.lake, {"week": small_week.FIRST, "space": "tt_svd"}
     publish.run(champion)
     before = find(store_of(champion), bundle.release_of_week(champion), "tt_svd", int(small_week.warm_users()[0][0]))
@@ -102,7 +102,7 @@ def test_a_week_that_was_run_again_since_is_not_mixed_with_the_release(champion)
         publish.run(champion)
 
 
-def test_lists_are_as_long_as_the_settings_say_but_never_longer_than_the_catalogue(champion):
+def test_list_length_is_the_setting_but_at_most_the_catalogue(champion):
     for wanted, length in ((7, 7), (1_000, small_week.N_TRACKS)):
         settings = champion.settings.model_copy(update={"store": StoreSettings(list_length=wanted)})
         said = publish.run(type(champion)(settings, champion.week, champion.home))
@@ -110,7 +110,7 @@ def test_lists_are_as_long_as_the_settings_say_but_never_longer_than_the_catalog
         assert len(row.track_ids) == length
 
 
-def test_a_dry_run_says_what_would_be_written_and_writes_nothing(champion):
+def test_dry_run_reports_and_writes_nothing(champion):
     before = sorted(str(path) for path in champion.home.rglob("*"))
     said = publish.run(champion, dry_run=True)
     assert (said["users"], said["bytes"]) == ({"warm": 240, "cold": 0}, 240 * (8 + 4 + 4 * 10 + 8 * 50))
@@ -118,7 +118,7 @@ def test_a_dry_run_says_what_would_be_written_and_writes_nothing(champion):
     assert sorted(str(path) for path in champion.home.rglob("*")) == before
 
 
-def test_an_unknown_store_and_a_store_that_is_away_are_named(champion, monkeypatch):
+def test_unknown_and_unavailable_stores_are_named(champion, monkeypatch):
     with pytest.raises(BadArgument, match="--store: 'cassette' is no store; choose memory, redis, cassandra"):
         publish.run(champion, "cassette")
     settings = champion.settings.model_copy(
@@ -131,7 +131,7 @@ def test_an_unknown_store_and_a_store_that_is_away_are_named(champion, monkeypat
     assert "sesame" not in str(raised.value)
 
 
-def test_the_command_publishes_to_the_store_that_is_named(champion, command, monkeypatch, tmp_path):
+def test_command_publishes_to_the_named_store(champion, command, monkeypatch, tmp_path):
     settings = tmp_path / "small.yaml"
     settings.write_text(json.dumps(small_week.settings().model_dump(mode="json", exclude={"service", "store"})))
     code, out, err = command("release", "publish", "--week", small_week.FIRST, "--config", settings, "--dry-run")
@@ -141,7 +141,7 @@ def test_the_command_publishes_to_the_store_that_is_named(champion, command, mon
     assert (code, "--store" in err) == (2, True)
 
 
-def test_neither_addresses_nor_the_store_change_a_releases_name(home, tmp_path):
+def test_addresses_and_store_do_not_change_the_release_name(home, tmp_path):
     names = set()
     for n, store in enumerate((StoreSettings(), StoreSettings(kind="redis", redis_url="redis://elsewhere:1/0"))):
         context = small_week.ready(tmp_path / str(n))

@@ -1,4 +1,4 @@
-"""Bad plays at the command: exit code 3, one line that names file and column or what to do, and nothing written."""
+"""Tests of the commands with bad plays: exit code 3, one line that names file and column, and nothing written."""
 
 import shutil
 
@@ -17,7 +17,8 @@ pytestmark = pytest.mark.usefixtures("spark")
 
 @pytest.fixture
 def overture(home, command, tmp_path, monkeypatch):
-    """Types a command over small settings; of one that is refused the last line, which must be all there is to read."""
+    """Return a function that runs a command with small settings and returns its exit code and its last line of stderr.
+    """
     settings = {"name": "small", "week": "2016-12-05", "skip": {**skip_week.SMALL, "models": list(skip_week.MODELS)}}
     (tmp_path / "small.yaml").write_text(yaml.safe_dump(settings))
     monkeypatch.setenv("OVERTURE_CONFIG", str(tmp_path / "small.yaml"))
@@ -32,7 +33,7 @@ def overture(home, command, tmp_path, monkeypatch):
 
 
 def several(n=60, **columns):
-    """Plays of as many users, an hour apart, every third skipped."""
+    """Return plays of n users, an hour apart, every third skipped."""
     return [
         {
             "ts_listen": VALID["ts_listen"] + 3600 * i,
@@ -67,7 +68,7 @@ SPOILED = {
 
 
 @pytest.mark.parametrize("what", SPOILED)
-def test_a_bad_file_is_refused_by_name_and_nothing_is_written(overture, home, tmp_path, what):
+def test_ingest_refuses_a_bad_file_and_writes_nothing(overture, home, tmp_path, what):
     name, rows, names, said = SPOILED[what]
     data = tmp_path / "data"
     data.mkdir()
@@ -92,14 +93,14 @@ def train(overture, model="logistic_features", **skip):
 
 
 @pytest.mark.parametrize(("label", "what"), [(1, "listened to"), (0, "skipped")])
-def test_plays_of_one_class_teach_nothing(overture, tmp_path, label, what):
+def test_training_refuses_plays_of_one_class(overture, tmp_path, label, what):
     ingested(overture, tmp_path, several(is_listened=[label] * 60))
     code, err = train(overture)
     assert code == 3
     assert f"training plays were {what}; a model needs plays of both classes" in err
 
 
-def test_users_with_one_row_are_learned_from_but_cannot_be_split_by_user(overture, tmp_path):
+def test_users_with_one_row_can_be_trained_on_but_not_split_by_user(overture, tmp_path):
     ingested(overture, tmp_path, several(300))
     code, err = train(overture)
     assert code == 0, err
@@ -108,8 +109,8 @@ def test_users_with_one_row_are_learned_from_but_cannot_be_split_by_user(overtur
     assert "split user leaves a part without plays" in err
 
 
-def test_categories_that_training_has_not_met_are_answered(overture, tmp_path):
-    late = np.arange(300) >= 250  # all of the test, and some of validation
+def test_predicts_plays_with_unseen_categories(overture, tmp_path):
+    late = np.arange(300) >= 250  # all test plays and some validation plays
     columns = {name: np.where(late, 77, 1).tolist() for name in ("context_type", "platform_name", "platform_family")}
     ingested(overture, tmp_path, several(300, **columns, genre_id=np.where(late, 99_999, 7).tolist()))
     for model in ("logistic_features", "boosted_trees", "session_gru"):
@@ -117,7 +118,7 @@ def test_categories_that_training_has_not_met_are_answered(overture, tmp_path):
         assert code == 0, err
 
 
-def test_an_empty_day_is_no_update(overture, home, skip_week_home):
+def test_daily_update_refuses_an_empty_day(overture, home, skip_week_home):
     shutil.copytree(skip_week_home, home)
     before, lake = pointer.read(home / "skip"), Lake(str(home / "lake"))
     rows = lake.read("plays", day=skip_week.DAY)
@@ -131,5 +132,5 @@ def test_an_empty_day_is_no_update(overture, home, skip_week_home):
     assert f"plays: day={skip_week.DAY} has not been written; ingest the day first" in err
     code, err = overture("skip", "features", "--day", skip_week.DAY)
     assert code == 3
-    assert f"plays: no day from {skip_week.DAY} to {skip_week.DAY}; the log has" in err
+    assert f"plays: no day from {skip_week.DAY} to {skip_week.DAY}; the table has" in err
     assert pointer.read(home / "skip") == before

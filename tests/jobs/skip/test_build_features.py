@@ -1,4 +1,4 @@
-"""The feature table: every play once, the same day by day, blind to the future; and what its reader hands out."""
+"""Tests of the feature job and of the reader of skip_features."""
 
 import numpy as np
 import pandas as pd
@@ -25,7 +25,7 @@ def table(context, name="skip_features", **where):
 
 @pytest.fixture(scope="module")
 def made(spark, tmp_path_factory):
-    """Plays of a made-up service, and features of all days at once."""
+    """Return the context of a simulated service with features of all days, and the report of the job."""
     folder = tmp_path_factory.mktemp("skip")
     dsg17_make.run(folder / "data", 4_000)
     context = skip_context(folder / "home")
@@ -36,21 +36,21 @@ def made(spark, tmp_path_factory):
 
 @pytest.fixture
 def copy(made, tmp_path):
-    """A lake of its own with the same plays."""
+    """Return a lake of its own with the same plays."""
     context = skip_context(tmp_path / "home")
     for p in made[0].lake.partitions("plays"):
         context.lake.write("plays", made[0].lake.read("plays", **p), **p)
     return context
 
 
-def test_every_play_has_its_features_once(made):
+def test_every_play_has_one_row_of_features(made):
     context, report = made
     plays, found = (
         table(context, "skip_features"),
         [context.lake.rows("plays", **p) for p in context.lake.partitions("plays")],
     )
     assert plays.num_rows == sum(found) == report["rows"]["skip_features"]
-    assert report["n_groups"] > 2  # users and artists are spread over groups, and found again
+    assert report["n_groups"] > 2  # users and artists are spread over several groups
     frame = plays.to_pandas()
     assert frame.play_id.is_unique
     for p in context.lake.partitions("skip_features"):
@@ -59,7 +59,7 @@ def test_every_play_has_its_features_once(made):
         }
 
 
-def test_counts_on_spark_are_those_of_pandas(made):
+def test_counts_equal_those_of_pandas(made):
     frame = table(made[0]).to_pandas().sort_values("ts", kind="stable")
     known = frame[frame.is_listened.notna()]
     rng = np.random.default_rng(0)
@@ -104,7 +104,7 @@ def test_counts_on_spark_are_those_of_pandas(made):
         assert row.user_rate == pytest.approx((user.is_listened.sum() + 20 * everybody) / (len(user) + 20), rel=1e-6)
 
 
-def test_days_on_top_of_a_state_are_bit_for_bit_those_of_a_full_build(made, copy):
+def test_incremental_build_is_bit_identical_to_a_full_build(made, copy):
     context, report = made
     build_features.run(copy, end=CUT)
     assert build_features.run(copy, NEXT, NEXT)["state_from"] == CUT
@@ -117,7 +117,7 @@ def test_days_on_top_of_a_state_are_bit_for_bit_those_of_a_full_build(made, copy
     assert table(copy).equals(table(context))
 
 
-def test_poison_from_a_moment_on_changes_nothing_before_it(made, copy):
+def test_changed_later_plays_do_not_change_earlier_features(made, copy):
     clean = table(made[0])
     day = pd.Timestamp(CUT, tz="UTC")
     for p in copy.lake.partitions("plays"):
@@ -137,7 +137,7 @@ def test_poison_from_a_moment_on_changes_nothing_before_it(made, copy):
     assert not table(copy).equals(clean)
 
 
-def test_questions_change_nobody_elses_features(made, copy):
+def test_unlabelled_rows_do_not_change_other_features(made, copy):
     for p in copy.lake.partitions("plays"):
         day = copy.lake.read("plays", **p)
         copy.lake.write("plays", day.filter(pa.compute.is_valid(day.column("is_listened"))), **p)
@@ -146,7 +146,7 @@ def test_questions_change_nobody_elses_features(made, copy):
     assert table(copy).equals(clean.filter(pa.compute.is_valid(clean.column("is_listened"))))
 
 
-def test_leaky_is_kept_apart_and_knows_the_label(made):
+def test_leaky_features_are_a_variant_and_contain_the_label(made):
     context = made[0]
     build_features.run(context, leaky=True)
     past, leaky = (table(context, variant=v).to_pandas() for v in ("past", "leaky"))
@@ -161,19 +161,19 @@ def test_leaky_is_kept_apart_and_knows_the_label(made):
         build_features.run(context, CUT, leaky=True)
 
 
-def test_an_empty_day_has_features_of_no_rows_and_hands_the_state_on(copy):
+def test_empty_day_has_no_rows_and_copies_the_state(copy):
     build_features.run(copy, end=CUT)
     nothing = copy.lake.read("plays", day=NEXT).slice(0, 0)
     copy.lake.write("plays", nothing, day=NEXT)
     assert build_features.run(copy, NEXT, NEXT)["rows"]["skip_features"] == 0
     assert copy.lake.rows("skip_features", variant="past", day=NEXT) == 0
     before, after = (table(copy, "skip_state", day=day).to_pandas() for day in (CUT, NEXT))
-    assert (before.kind == "user_second").any()  # of the last hour, which is a day ago now
+    assert (before.kind == "user_second").any()  # counts of the last hour, which is outdated one day later
     before = before[before.kind != "user_second"].reset_index(drop=True)
     pd.testing.assert_frame_equal(before.drop(columns=["days", "plays"]), after.drop(columns=["days", "plays"]))
 
 
-def test_a_day_without_the_day_before_is_refused_and_so_are_other_settings(copy):
+def test_refuses_a_missing_or_outdated_state(copy):
     with pytest.raises(CheckFailed, match=rf"skip_state: nothing for {CUT}"):
         build_features.run(copy, NEXT, NEXT)
     with pytest.raises(CheckFailed, match="no day from 2017-01-01 to 2017-01-02; the table has"):
@@ -200,7 +200,7 @@ def test_a_day_without_the_day_before_is_refused_and_so_are_other_settings(copy)
 
 
 class TestReader:
-    def test_plays_are_in_order_of_time_split_by_time_and_complete(self, made):
+    def test_plays_are_complete_sorted_and_split_by_time(self, made):
         found = dataset.read_labelled(made[0])
         plays = found.plays
         assert plays.names == dataset.NUMBERS
@@ -214,7 +214,7 @@ class TestReader:
         assert sum(map(len, parts)) == len(plays)
         assert np.shares_memory(parts[0].numbers_NF, plays.numbers_NF)
 
-    def test_rows_belong_together(self, made):
+    def test_columns_of_a_row_belong_together(self, made):
         plays = dataset.read_labelled(made[0], ("user_plays", "track_plays")).plays
         frame = table(made[0], variant="past").to_pandas()
         frame = frame[frame.is_listened.notna()].sort_values(["ts", "play_id"])
@@ -223,7 +223,7 @@ class TestReader:
         np.testing.assert_array_equal(plays.listened_N, frame.is_listened.astype(int))
         np.testing.assert_array_equal(plays.categories["hour"], frame.hour)
 
-    def test_what_is_rare_is_told_by_training_rows_alone(self, made):
+    def test_rare_categories_are_learned_from_training_rows_only(self, made):
         found = dataset.read_labelled(made[0])
         train = found.split_N == splits.TRAIN
         frame = table(made[0], variant="past").to_pandas()
@@ -238,7 +238,7 @@ class TestReader:
         assert set(asked.genre_N) <= set(found.plays.genre_N[train]) | {-1}
 
     @pytest.mark.parametrize("kind", ["user", "random", "competition"])
-    def test_the_other_splits_have_all_parts(self, made, kind):
+    def test_other_splits_have_all_parts(self, made, kind):
         found = dataset.read_labelled(made[0], ("user_plays",), split=SplitSettings(kind=kind))
         assert all(len(found.of_split(code)) for code in (splits.TRAIN, splits.VALIDATION, splits.TEST))
 
@@ -253,7 +253,7 @@ class TestReader:
         raw = dataset.read_labelled(context).plays.numbers(("duration_s",))
         assert raw.max() > durations.max()
 
-    def test_one_class_no_table_and_unknown_names_are_refused(self, made, home, tmp_path):
+    def test_refuses_one_class_missing_variant_and_unknown_names(self, made, home, tmp_path):
         with pytest.raises(BadArgument, match="nonsense is not a number"):
             dataset.read_labelled(made[0], ("nonsense",))
         with pytest.raises(CheckFailed, match="run `overture skip features --leaky`"):

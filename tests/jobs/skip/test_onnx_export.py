@@ -1,4 +1,4 @@
-"""Skip models as ONNX answer as the models do."""
+"""Tests of the ONNX export: it predicts what the models predict."""
 
 from dataclasses import replace
 
@@ -22,7 +22,7 @@ SETTINGS = {
 
 
 @pytest.mark.parametrize("name", SETTINGS)
-def test_onnx_answers_as_the_model_does(name, tmp_path):
+def test_onnx_predictions_equal_those_of_the_model(name, tmp_path):
     model = registry.make(name, SETTINGS[name])
     model.fit(TRAIN, VALID, seed=1)
     model.observe(TEST)
@@ -33,11 +33,11 @@ def test_onnx_answers_as_the_model_does(name, tmp_path):
     for plays in (TEST, nothing, with_ids(TEST, user=7, track=7), TEST.rows(slice(0, 1)), TEST.rows(slice(0, 0))):
         assert onnx_export.parity(model, file, plays) <= onnx_export.TOLERANCE
     found = onnx_export.predict(network, onnx_export.inputs(model, TEST))
-    assert found.std() > 0.01  # and it says something
+    assert found.std() > 0.01  # the predictions are not constant
     assert onnx_export.to_onnx(model) == network
 
 
-def test_what_has_no_onnx_form_is_named():
+def test_refuses_models_without_onnx_form():
     model = registry.make("pmf")
-    with pytest.raises(BadArgument, match="pmf: has no ONNX form; FeatureRegression, BoostedTrees, "):
+    with pytest.raises(BadArgument, match="pmf: cannot be exported to ONNX; FeatureRegression, BoostedTrees, "):
         onnx_export.to_onnx(model)

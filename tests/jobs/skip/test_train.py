@@ -1,4 +1,4 @@
-"""From features to a blend that is judged: train, blend, evaluate, tune and leakage on a small made-up service."""
+"""Tests of training, blending, evaluation, tuning and leakage on a small simulated service."""
 
 import json
 from itertools import pairwise
@@ -42,7 +42,7 @@ SMALL = {
 
 
 def at(home, **changes):
-    """The skip engine's context over this home, with settings that differ from the small ones as told."""
+    """Return the skip engine's context over a home, with changes to the small settings."""
     base = skip_context(home)
     settings = base.settings.model_copy(update={"skip": SkipSettings.model_validate({**SMALL, **changes})})
     return Context(settings, base.week, home, "skip")
@@ -50,7 +50,7 @@ def at(home, **changes):
 
 @pytest.fixture(scope="module")
 def whole(spark, tmp_path_factory):
-    """A week trained and blended, and what the jobs reported."""
+    """Return the context of a trained and blended week, and the reports of its jobs."""
     folder = tmp_path_factory.mktemp("skip")
     dsg17_make.run(folder / "data", 4_000)
     context = at(folder / "home")
@@ -62,7 +62,7 @@ def whole(spark, tmp_path_factory):
 
 
 def other(whole, tmp_path, **changes):
-    """A home of its own over the same lake, so that nothing is trained yet."""
+    """Return a context with a home of its own over the same lake, where nothing is trained yet."""
     context = at(tmp_path / "home", **changes)
     context.lake = whole[0].lake
     return context
@@ -74,10 +74,10 @@ def runs(context, **tags):
 
 
 class TestSettings:
-    def test_the_names_are_those_of_the_registry(self):
+    def test_setting_accepts_the_names_of_the_registry(self):
         assert EVERY == registry.NAMES
 
-    def test_what_is_blended_or_explained_must_be_trained(self):
+    def test_blend_members_and_explained_model_must_be_trained(self):
         for changes, said in (
             ({"models": ["boosted_trees"]}, "blend.members: logistic_features"),
             ({"models": ["boosted_trees", "boosted_trees"]}, "models: at least one, each once"),
@@ -86,14 +86,14 @@ class TestSettings:
             with pytest.raises(ValueError, match=said):
                 SkipSettings.model_validate(changes)
 
-    def test_every_recipe_of_the_skip_config_is_accepted(self):
+    def test_recipes_of_the_skip_config_are_valid(self):
         chosen = load(Path(__file__).parents[3] / "configs" / "skip.yaml").skip
         for name in chosen.models:
             registry.make(name, chosen.recipes.get(name))
 
 
 class TestTrain:
-    def test_scores_are_those_of_the_kept_model_on_the_plays_they_name(self, whole):
+    def test_scores_equal_predictions_of_the_saved_model(self, whole):
         context, _ = whole
         found = train.read_plays(context, MODELS)
         for name in MODELS:
@@ -105,7 +105,7 @@ class TestTrain:
             np.testing.assert_allclose(scores.test.proba_N, model.predict_proba(test), atol=1e-7)
             np.testing.assert_array_equal(scores.test.user_N, test.user_N)
 
-    def test_the_report_tells_auc_and_the_recipe_of_the_settings(self, whole):
+    def test_report_contains_auc_and_recipe(self, whole):
         context, reports = whole
         told, scores = artifacts.read_report(context, "boosted_trees"), artifacts.read_scores(context, "boosted_trees")
         assert told["auc"]["test"] == pytest.approx(metrics.auc(scores.test.listened_N, scores.test.proba_N))
@@ -114,7 +114,7 @@ class TestTrain:
         assert reports["boosted_trees"]["auc"] == told["auc"]
         assert sum(told["sizes"].values()) == len(train.read_plays(context, MODELS).plays)
 
-    def test_only_candidates_of_the_blend_learn_folds(self, whole):
+    def test_only_blend_candidates_have_folds(self, whole):
         context, _ = whole
         folds = artifacts.read_folds(context, "boosted_trees")
         train_places = np.flatnonzero(train.read_plays(context, MODELS).split_N == splits.TRAIN)
@@ -122,7 +122,7 @@ class TestTrain:
         with pytest.raises(CheckFailed, match="collaborative: was trained without folds"):
             artifacts.read_folds(context, "collaborative")
 
-    def test_a_second_training_leaves_the_same(self, whole, tmp_path):
+    def test_training_twice_gives_equal_scores(self, whole, tmp_path):
         context = other(whole, tmp_path)
         for _ in range(2):
             train.run(context, "logistic_features")
@@ -133,7 +133,7 @@ class TestTrain:
             ):
                 np.testing.assert_array_equal(first, second)
 
-    def test_plays_from_as_of_on_are_not_seen(self, whole, tmp_path):
+    def test_plays_from_as_of_on_are_not_used(self, whole, tmp_path):
         context = other(whole, tmp_path)
         earlier = Context(context.settings, type(context.week).parse("2016-11-21"), context.home, "skip")
         earlier.lake = context.lake
@@ -143,7 +143,7 @@ class TestTrain:
         cut = int(earlier.week.as_of.timestamp())
         assert plays.ts_N[place] < cut <= plays.ts_N[place + 1]
 
-    def test_the_run_has_recipe_curves_and_the_days_learned_from(self, whole):
+    def test_run_has_recipe_curves_and_input_partitions(self, whole):
         context, reports = whole
         run = Tracker.connect(context).client.get_run(reports["boosted_trees"]["mlflow_run"])
         assert run.data.params["rounds"] == "40"
@@ -153,7 +153,7 @@ class TestTrain:
         assert run.inputs.dataset_inputs[0].dataset.name.startswith("skip_features/variant=past/day=")
         assert context.mlflow_names.experiment == "skip_weekly"
 
-    def test_an_unknown_model_or_recipe_is_a_wrong_argument(self, whole, tmp_path):
+    def test_unknown_model_or_recipe_is_a_bad_argument(self, whole, tmp_path):
         context = other(whole, tmp_path, recipes={"boosted_trees": {"branches": 3}, "logistic_features": {"c": -1}})
         for name, said in (
             ("bosted_trees", "no 'bosted_trees'; there are"),
@@ -163,18 +163,18 @@ class TestTrain:
             with pytest.raises(BadArgument, match=said):
                 train.run(context, name)
 
-    def test_without_features_the_command_is_named(self, tmp_path):
+    def test_missing_features_name_the_command(self, tmp_path):
         with pytest.raises(CheckFailed, match="run `overture skip features`"):
             train.run(at(tmp_path / "home"), "boosted_trees")
 
-    def test_one_class_in_a_part_is_refused(self, whole, tmp_path):
+    def test_refuses_a_split_of_one_class(self, whole, tmp_path):
         context = other(whole, tmp_path)
         source = context.lake
         days = [p for p in source.partitions("skip_features") if p["variant"] == "past"]
         context = at(tmp_path / "other")
         for place, p in enumerate(days):
             table = source.read("skip_features", **p)
-            if place > len(days) // 2:  # the test, and more, was listened to
+            if place > len(days) // 2:  # the test plays and more were listened to
                 heard = pa.array([None if v is None else True for v in table.column("is_listened").to_pylist()])
                 table = table.set_column(table.schema.get_field_index("is_listened"), "is_listened", heard)
             context.lake.write("skip_features", table, **p)
@@ -183,7 +183,7 @@ class TestTrain:
 
 
 class TestKept:
-    def test_files_of_two_trainings_are_never_read_together(self, whole, tmp_path):
+    def test_refuses_files_of_different_training_runs(self, whole, tmp_path):
         context = other(whole, tmp_path)
         train.run(context, "logistic_features")
         file = artifacts.artifact_dir(context, "logistic_features") / artifacts.SCORES
@@ -194,7 +194,7 @@ class TestKept:
         with pytest.raises(CheckFailed, match="missing"):
             artifacts.read_scores(context, "logistic_features")
 
-    def test_what_was_never_trained_names_its_command(self, whole, tmp_path):
+    def test_untrained_model_names_the_command(self, whole, tmp_path):
         context = other(whole, tmp_path)
         with pytest.raises(CheckFailed, match="overture skip train --model fm --week 2016-12-05"):
             artifacts.read_report(context, "fm")
@@ -203,7 +203,7 @@ class TestKept:
 
 
 class TestBlend:
-    def test_the_kept_blend_says_what_its_scores_say(self, whole):
+    def test_saved_blend_predicts_its_scores(self, whole):
         context, _ = whole
         found, scores = train.read_plays(context, MODELS), artifacts.read_scores(context, "blend")
         whole_blend = artifacts.load_blend(context)
@@ -214,7 +214,7 @@ class TestBlend:
         assert list(whole_blend.members) == told["members"]
         assert set(told["members"]) | set(told["excluded"]) == set(context.settings.skip.blend.members)
 
-    def test_a_member_trained_since_stops_what_reads_the_blend(self, whole, tmp_path):
+    def test_refuses_a_blend_whose_member_was_trained_again(self, whole, tmp_path):
         context = other(whole, tmp_path, blend={"members": ["logistic_features"], "folds": 2})
         train.run(context, "logistic_features")
         blend.run(context)
@@ -229,7 +229,7 @@ class TestBlend:
         with pytest.raises(CheckFailed, match="logistic_features was trained again since"):
             artifacts.read_scores(again, "blend")
 
-    def test_candidates_of_other_plays_do_not_meet(self, whole, tmp_path):
+    def test_refuses_candidates_trained_on_other_plays(self, whole, tmp_path):
         members = {"members": ["boosted_trees", "logistic_features"], "folds": 2}
         context = other(whole, tmp_path, blend=members)
         train.run(context, "boosted_trees")
@@ -238,7 +238,7 @@ class TestBlend:
             blend.run(context)
 
 
-def test_evaluation_judges_every_model_by_slice(whole):
+def test_evaluation_has_every_model_and_slice(whole):
     context, reports = whole
     report = evaluate.run(context)
     frame = context.lake.read("skip_evaluation", week=context.week.name).to_pandas()
@@ -274,14 +274,14 @@ def test_evaluation_judges_every_model_by_slice(whole):
     assert again["auc"] == report["auc"]
 
 
-def test_tuning_goes_on_where_it_stopped_and_keeps_every_trial_as_a_run(whole, tmp_path):
+def test_tuning_continues_and_logs_every_trial(whole, tmp_path):
     context = other(whole, tmp_path)
     first = tune.run(context, "boosted_trees", trials=2, minutes=5)
     more = tune.run(context, "boosted_trees", trials=4, minutes=5)
     assert (first["new_trials"], more["new_trials"], more["trials"]) == (2, 2, 4)
     assert more["auc"] >= first["auc"] >= first["settings_auc"]
     tried = runs(context, kind="trial")
-    assert len({tuple(sorted(run.data.params.items())) for run in tried}) == len(tried) == 4  # none is made again
+    assert len({tuple(sorted(run.data.params.items())) for run in tried}) == len(tried) == 4  # no trial is repeated
     assert tune.run(context, "boosted_trees", trials=4, minutes=5)["new_trials"] == 0
     said = yaml.safe_load(more["yaml"])["skip"]["recipes"]["boosted_trees"]
     assert said["rounds"] == 40
@@ -290,11 +290,11 @@ def test_tuning_goes_on_where_it_stopped_and_keeps_every_trial_as_a_run(whole, t
         tune.run(context, "boosted_trees", trials=-1)
 
 
-def test_a_trial_is_worth_the_mean_of_its_folds_and_validation(whole, tmp_path, monkeypatch):
+def test_trial_value_is_the_mean_of_folds_and_validation(whole, tmp_path, monkeypatch):
     monkeypatch.setitem(tune.SPACES, "logistic_features", {"c": Choice((0.01,))})
     context = other(whole, tmp_path)
     report = tune.run(context, "logistic_features", trials=1, minutes=5)
-    trained = train.run(context, "logistic_features")  # the default recipe is the same
+    trained = train.run(context, "logistic_features")  # the same as the default recipe
     folds = artifacts.read_folds(context, "logistic_features")
     borders = np.asarray(artifacts.read_report(context, "logistic_features")["borders"])
     edges = borders - borders[0]
@@ -302,13 +302,13 @@ def test_a_trial_is_worth_the_mean_of_its_folds_and_validation(whole, tmp_path, 
     assert report["auc"] == pytest.approx(np.mean([*parts, trained["auc"]["validation"]]))
 
 
-def test_a_grid_is_gone_through_once(whole, tmp_path, monkeypatch):
+def test_grid_search_tries_every_point_once(whole, tmp_path, monkeypatch):
     monkeypatch.setitem(tune.SPACES, "logistic_features", {"c": Choice((0.001, 0.01, 0.1))})
     report = tune.run(other(whole, tmp_path), "logistic_features", trials=10, minutes=5)
     assert report["trials"] == report["new_trials"] == 3
 
 
-def test_leaky_features_feign_what_honest_ones_cannot(whole):
+def test_leaky_features_raise_auc(whole):
     context, _ = whole
     report = leakage.run(context)
     found = json.loads((context.work / "leakage.json").read_text())
@@ -319,7 +319,7 @@ def test_leaky_features_feign_what_honest_ones_cannot(whole):
     assert f"{max(row['honest, by time'] for row in rows.values()):.3f}" in report["sentence"]
 
 
-def test_the_commands_tell_what_is_wrong_by_their_exit_code(command, home, monkeypatch):
+def test_exit_codes_of_the_commands(command, home, monkeypatch):
     code, _, said = command("skip", "train", "--model", "boosted", "--week", "2016-12-05")
     assert code == 2
     assert "boosted_trees" in said

@@ -1,4 +1,4 @@
-"""A release of the skip engine: the same twice, judged, promoted; features, bit for bit; the submission."""
+"""Tests of skip releases: reproducible, evaluated, promoted; bit-identical online features; the submission."""
 
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -32,7 +32,7 @@ def context(skip_week_home, tmp_path, monkeypatch):
     return skip_week.copied(skip_week_home, tmp_path, monkeypatch)
 
 
-def test_the_same_week_learned_again_gives_the_same_release(context):
+def test_training_the_week_again_gives_the_same_release(context):
     before = bundle.release_of_week(context)
     skip_week.learn(context)
     assert bundle.run(context)["release"] == before
@@ -60,14 +60,14 @@ def test_a_release_passes_the_gate_line_by_line(context):
         ({"latency_ms": 1e-6}, "latency p99 ms"),
     ],
 )
-def test_each_rule_bites(context, change, rule):
+def test_each_rule_can_fail(context, change, rule):
     with pytest.raises(CheckFailed, match=rule):
         gate.run(gated(context, **change))
     with pytest.raises(CheckFailed, match="the gate failed release"):
         promote.run(context)
 
 
-def test_too_few_plays_judge_nothing(context):
+def test_refuses_too_few_evaluation_plays(context):
     with pytest.raises(CheckFailed, match="min_plays = 1000000"):
         gate.run(gated(context, min_plays=1_000_000))
 
@@ -92,7 +92,7 @@ def _as(release, folder):
     return release
 
 
-def test_a_crash_between_two_writes_leaves_the_champion_answering(context, monkeypatch):
+def test_champion_stays_usable_after_a_crash_between_two_writes(context, monkeypatch):
     before = champion(context).name
     skip = context.settings.skip.model_copy(update={"recipes": {"boosted_trees": {"rounds": 5}}})
     context.settings = context.settings.model_copy(update={"skip": skip})
@@ -124,14 +124,14 @@ def test_a_damaged_release_is_not_opened(context):
         skip_gate.check_loads(release.folder)
 
 
-def test_a_member_without_onnx_is_left_out_and_said(context, monkeypatch):
+def test_member_without_onnx_form_is_excluded(context, monkeypatch):
     monkeypatch.setattr(skip_bundle.onnx_export, "has_onnx_form", lambda model: model.name != "session_gru")
     chosen = skip_bundle.served_ensemble(context)
     assert "session_gru" not in chosen.members
     assert chosen.excluded == {"session_gru": "has no ONNX form"}
 
 
-def test_plays_that_changed_since_training_make_no_release(context):
+def test_refuses_plays_that_changed_since_training(context):
     table = context.lake.read("skip_features", variant="past", day="2016-11-03")
     context.lake.write("skip_features", table.slice(1), variant="past", day="2016-11-03")
     with pytest.raises(CheckFailed, match="have changed since the blend"):
@@ -142,7 +142,7 @@ def test_plays_that_changed_since_training_make_no_release(context):
 
 
 def day_rows(context, labels):
-    """The day's plays as Spark hands them to the kernels; without labels all of them are questions."""
+    """Return the plays of the day as Spark passes them to the group functions; without labels if `labels` is False."""
     plays = context.lake.read("plays", day=DAY).sort_by([("ts", "ascending"), ("play_id", "ascending")])
     heard = plays.column("is_listened").cast(pa.int64())
     seconds = pc.divide(plays.column("ts").cast(pa.int64()), 1_000_000)
@@ -163,7 +163,7 @@ def day_rows(context, labels):
 
 
 def by_kernels(context, rows):
-    """What the feature table would hold of these plays on top of the state of the day before."""
+    """Return the rows of skip_features for these plays on top of the state of the day before."""
     state = context.lake.read("skip_state", day=BEFORE)
     (whole,) = state.filter(pc.equal(state.column("kind"), "all")).to_pylist()
     prior = (whole["n_listened"] + 1) / (whole["n_plays"] + 2)
@@ -172,13 +172,13 @@ def by_kernels(context, rows):
     day = int(rows.column("ts")[0].as_py()) // 86_400
     nothing = dict.fromkeys(("key", "other", "day", "n_plays", "n_listened"), np.zeros(0, np.int64))
     carried = spark_groups.to_state_rows(state)
-    shared = {kind: Daily.of(nothing, unpack(carried, kind)) for kind in KINDS}  # a play sees the days before alone
+    shared = {kind: Daily.of(nothing, unpack(carried, kind)) for kind in KINDS}  # only earlier days count
     settings = spark_groups.FeatureSettings(chosen.session_gap_min * 60, chosen.smoothing)
     return spark_groups.compute_features(counted, state, prior={day: prior}, shared=shared, settings=settings)
 
 
 def cleaned(release, table):
-    """Rows of the feature table as the jobs' reader gives them, cleaned as the release says."""
+    """Return rows of the feature table as the reader returns them, cleaned by the release."""
     columns = {name: dataset.column_values(table, name) for name in table.column_names}
     columns |= {name: table.column(name).to_numpy() for name in release.names}
     return release.cleaned(as_plays(columns, {}, release.names, release.categories))
@@ -201,7 +201,7 @@ def asked(row, recent=()):
 
 
 def same(release, table, requests):
-    """How many plays the service sees bit for bit as the table does; those of unknown tracks are left out."""
+    """Return for how many plays of known tracks the online features are bit-identical to the table."""
     wanted, n = cleaned(release, table), 0
     metadata = ("artist_id", "album_id", "genre_id", "duration_s")
     for i, (row, request) in enumerate(zip(table.to_pylist(), requests, strict=True)):
@@ -218,13 +218,13 @@ def same(release, table, requests):
     return n
 
 
-def test_a_request_is_seen_bit_for_bit_as_the_table_sees_the_play(context):
+def test_online_features_are_bit_identical_to_the_table(context):
     release = champion(context)
     table = by_kernels(context, day_rows(context, labels=False))
     assert same(release, table, [asked(row) for row in table.to_pylist()]) > 30
 
 
-def test_recent_plays_of_the_session_count_as_the_table_counts_them(context):
+def test_recent_plays_are_counted_as_in_the_table(context):
     release = champion(context)
     rows = day_rows(context, labels=True)
     rows = rows.filter(pc.greater_equal(rows.column("listened"), 0))
@@ -273,7 +273,7 @@ def questions(context):
     return ids
 
 
-def test_a_submission_answers_every_row_in_the_order_asked(context, tmp_path):
+def test_submission_has_every_row_in_the_order_of_the_file(context, tmp_path):
     ids = questions(context)[::-1]
     (tmp_path / "test.csv").write_text("sample_id,x\n" + "".join(f"{one},1\n" for one in ids))
     out = tmp_path / "out.csv"
@@ -288,7 +288,7 @@ def test_a_submission_answers_every_row_in_the_order_asked(context, tmp_path):
     assert out.read_bytes() == first
 
 
-def test_a_submission_refuses_what_it_cannot_answer(context, tmp_path, command, monkeypatch):
+def test_submission_refuses_bad_files(context, tmp_path, command, monkeypatch):
     with pytest.raises(BadArgument, match=r"contains no test\.csv"):
         submission.run(context, tmp_path, tmp_path / "out.csv")
     test = tmp_path / "test.csv"

@@ -1,4 +1,4 @@
-"""A day on top of the skip engine's champion: judged, promoted, the same again, blind for what comes later."""
+"""Tests of daily updates of the skip engine: evaluated, promoted, reproducible, independent of later plays."""
 
 import shutil
 from dataclasses import replace
@@ -25,7 +25,7 @@ def context(skip_week_home, tmp_path, monkeypatch):
     return skip_week.copied(skip_week_home, tmp_path, monkeypatch)
 
 
-def test_a_day_on_top_of_the_champion_is_judged_and_promoted(context):
+def test_daily_update_is_evaluated_and_promoted(context):
     before = champion(context)
     report = daily_update.run(context.settings, date.fromisoformat(DAY))
     after = champion(context)
@@ -49,7 +49,7 @@ def test_a_day_on_top_of_the_champion_is_judged_and_promoted(context):
 
 
 def shifted(context, flip):
-    """The test plays again, as if listeners had changed since training: some outcomes the other way round."""
+    """Invert the outcomes of some test plays, as if listeners had changed their behaviour since training."""
     first = datetime.fromtimestamp(champion(context).told["trained_until"], UTC).date()
     days = [p["day"] for p in context.lake.partitions("skip_features") if p["variant"] == "past"]
     for day in [one for one in days if str(first) <= one <= DAY]:
@@ -61,7 +61,7 @@ def shifted(context, flip):
         context.lake.write("skip_features", rows.set_column(at, "is_listened", other.cast(pa.bool_())), **part)
 
 
-def test_members_learn_on_where_listeners_have_changed_and_the_next_day_goes_on_from_there(context):
+def test_members_are_fine_tuned_after_a_change_of_behaviour(context):
     build_features.run(context, DAY, DAY)
     shifted(context, lambda rows: rows.column("is_flow"))
     before, day = champion(context), replace(context, week=Week.after_day(date.fromisoformat(DAY)))
@@ -84,7 +84,7 @@ def test_members_learn_on_where_listeners_have_changed_and_the_next_day_goes_on_
     assert incremental_training.read_new_plays(day, before, DAY).ts_N.min() >= found.trained_until
 
 
-def test_a_release_of_members_that_learned_on_is_compared_with_the_models_themselves(context):
+def test_fine_tuned_members_are_compared_with_their_saved_models(context):
     build_features.run(context, DAY, DAY)
     shifted(context, lambda rows: rows.column("is_flow"))
     came_from, day = champion(context).name, replace(context, week=Week.after_day(date.fromisoformat(DAY)))
@@ -106,7 +106,7 @@ def test_a_release_of_members_that_learned_on_is_compared_with_the_models_themse
     assert [(line.verdict, came_from[:12] in line.why) for line in elsewhere] == [("fail", True)]
 
 
-def test_what_comes_after_the_day_changes_nothing(context):
+def test_later_plays_do_not_change_a_daily_update(context):
     day, later = date.fromisoformat(DAY), "2016-11-29"
     first = daily_update.run(context.settings, day)["release"]
     assert rollback.run(context)["rolled_back"]
@@ -118,7 +118,7 @@ def test_what_comes_after_the_day_changes_nothing(context):
     assert daily_update.run(context.settings, day)["release"] == first
 
 
-def test_a_member_whose_training_is_gone_stays_as_it_was(context):
+def test_member_without_saved_model_stays_unchanged(context):
     before = champion(context)
     shutil.rmtree(context.work / "boosted_trees")
     daily_update.run(context.settings, date.fromisoformat(DAY))
@@ -129,7 +129,7 @@ def test_a_member_whose_training_is_gone_stays_as_it_was(context):
     assert (champion(context).folder / file).read_bytes() == (before.folder / file).read_bytes()
 
 
-def test_whatever_fails_in_an_update_the_champion_stays(context):
+def test_champion_stays_if_a_daily_update_fails(context):
     before = pointer.read(context.release_home)
     with pytest.raises(CheckFailed, match="slice flow"):
         daily_update.run(gated(context, flow_min_auc=1.0, slice_min_plays=1).settings, date.fromisoformat(DAY))
@@ -143,6 +143,6 @@ def test_whatever_fails_in_an_update_the_champion_stays(context):
         daily_update.run(context.settings, date.fromisoformat(DAY))
 
 
-def test_a_day_that_is_none_is_refused(command):
+def test_refuses_an_invalid_day(command):
     code, _, err = command("skip", "update", "--day", "2016-11-31")
     assert (code, "is not a date" in err) == (2, True)
