@@ -57,7 +57,7 @@ def test_retains_the_newest_and_those_of_the_pointer(engine):
     assert there(engine) == set(names)
     assert would["removed"] == [names[3], names[2]]
     assert would["kept"][names[1]] == "the champion"
-    assert would["kept"][names[0]] == "a rollback returns to it"
+    assert would["kept"][names[0]] == "target of a rollback"
     did = prune.run(engine, keep=2)
     assert did == would | {"dry_run": False}
     assert there(engine) == {names[0], names[1], names[4], names[5]}
@@ -91,8 +91,8 @@ def test_retains_releases_of_store_and_experiments(context):
     context.lake.write("exposures", shown, report={}, day="2026-11-23")
     assert prune.run(context, keep=1)["kept"] == {
         names[3]: "one of the 1 built last",
-        names[1]: "answered in an experiment",
-        names[0]: "its listeners are in the store",
+        names[1]: "used by an experiment",
+        names[0]: "its users are in the store",
     }
     assert there(context) == {names[0], names[1], names[3]}
 
