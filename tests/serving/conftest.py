@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from jobs.release import bundle, pointer
+from jobs.release.cold_start import bundle as cold_start_bundle
 from serving.release.bundle import open_release
 from tests.helpers import small_week
 from tests.helpers.live import Live
@@ -20,7 +21,7 @@ def shelf(tmp_path_factory) -> Path:
     for week, taste, seed in ((small_week.FIRST, 1.0, 0), (small_week.SECOND, 0.7, 5)):
         context = small_week.context_at(home, week)
         small_week.fill(context, taste, seed)
-        folder, _ = bundle.build(context)
+        folder, _ = bundle.build(context, cold_start_bundle)
         (home / f"{week}.txt").write_text(folder.name)
     return home
 

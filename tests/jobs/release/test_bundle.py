@@ -26,7 +26,7 @@ def context(home):
 
 @pytest.fixture
 def built(context):
-    return bundle.build(context)[0]
+    return bundle.build(context, cold_start_bundle)[0]
 
 
 def test_bundle_contains_both_spaces_and_provenance(context, built):
@@ -65,11 +65,11 @@ def test_bundle_contains_both_spaces_and_provenance(context, built):
 
 
 def test_equal_inputs_give_equal_releases(context, built, tmp_path):
-    again, reused = bundle.build(context)
+    again, reused = bundle.build(context, cold_start_bundle)
     assert (again, reused) == (built, True)
-    elsewhere, reused = bundle.build(small_week.ready(tmp_path / "elsewhere"))
+    elsewhere, reused = bundle.build(small_week.ready(tmp_path / "elsewhere"), cold_start_bundle)
     assert (elsewhere.name, reused) == (built.name, False)
-    other, _ = bundle.build(small_week.ready(tmp_path / "other", taste=0.9))
+    other, _ = bundle.build(small_week.ready(tmp_path / "other", taste=0.9), cold_start_bundle)
     assert other.name != built.name
     assert [path.name for path in pointer.releases(context.home).iterdir()] == [built.name]
 
@@ -82,7 +82,7 @@ def test_release_name_does_not_depend_on_the_folder(context, built):
     moved = type(context)(
         settings.model_copy(update={"spark": spark, "mlflow": mlflow, "lake": lake}), context.week, context.home
     )
-    assert bundle.build(moved)[0] == built
+    assert bundle.build(moved, cold_start_bundle)[0] == built
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "remove", "add", "manifest", "rename"])
@@ -112,7 +112,7 @@ def test_verify_names_the_damaged_file(built, damage):
 
 def test_a_damaged_bundle_is_built_again(context, built):
     (built / "tt_svd" / "centroids.npy").write_bytes(b"")
-    again, reused = bundle.build(context)
+    again, reused = bundle.build(context, cold_start_bundle)
     assert (again, reused) == (built, False)
     manifest.verify(built)
 
@@ -123,7 +123,7 @@ def test_interrupted_build_leaves_no_files(context, monkeypatch):
 
     monkeypatch.setattr(files, "write_array", full)
     with pytest.raises(OSError, match="No space left"):
-        bundle.build(context)
+        bundle.build(context, cold_start_bundle)
     assert list(pointer.releases(context.home).iterdir()) == []
     assert not list((context.home / "scratch").glob("bundle*"))
 
@@ -151,14 +151,14 @@ def test_run_registers_one_version_per_release_as_challenger(context):
 def test_untrained_space_is_named(context):
     (context.work / "ut_als" / "network.json").unlink()
     with pytest.raises(CheckFailed, match="overture train --space ut_als"):
-        bundle.build(context)
+        bundle.build(context, cold_start_bundle)
 
 
 def test_refuses_a_changed_network(context):
     with (context.work / "ut_als" / "network.onnx").open("ab") as sink:
         sink.write(b"x")
     with pytest.raises(CheckFailed, match=r"network\.onnx is damaged"):
-        bundle.build(context)
+        bundle.build(context, cold_start_bundle)
 
 
 def test_examples_of_bad_rows_are_not_in_the_bundle(context):
@@ -172,7 +172,7 @@ def test_examples_of_bad_rows_are_not_in_the_bundle(context):
     }
     warned = [{**promise, "examples": [{"user_id": 424242}]}]
     path.write_text(json.dumps({"table": "users", "success": True, "failed": [], "warned": warned}))
-    kept = open_release(bundle.build(context)[0]).document("quality")["users"]["warned"]
+    kept = open_release(bundle.build(context, cold_start_bundle)[0]).document("quality")["users"]["warned"]
     assert kept == [{"rule": "null_share", "columns": ["age"], "expected": "few unknown", "observed": 0.95}]
 
 
@@ -196,7 +196,7 @@ def test_refuses_an_unknown_layout(context, monkeypatch):
     monkeypatch.setattr(
         cold_start_bundle, "bundle_layout", lambda d: {"d": d, "size": 20 * d + 19, "blocks": {}, "scalars": {}}
     )
-    built, _ = bundle.build(context)
+    built, _ = bundle.build(context, cold_start_bundle)
     with pytest.raises(CheckFailed, match=r"layout\.json is another program's"):
         open_release(built)
 
@@ -226,11 +226,11 @@ def test_refuses_object_arrays(tmp_path):
 
 def test_refuses_a_bundle_of_newer_contracts(context):
     versions = {"catalog": 1, "segments": 2, "a_table_of_tomorrow": 9}
-    newer = small_week.resealed(bundle.build(context)[0], {"contracts.json": files.canonical(versions)})
+    newer = small_week.resealed(bundle.build(context, cold_start_bundle)[0], {"contracts.json": files.canonical(versions)})
     with pytest.raises(CheckFailed, match="contract segments has version 2, this program knows 1"):
         open_release(newer)
 
 
 def test_opens_a_bundle_without_names(context):
-    older = small_week.resealed(bundle.build(context)[0], {"tracks/names.json": None})
+    older = small_week.resealed(bundle.build(context, cold_start_bundle)[0], {"tracks/names.json": None})
     assert open_release(older).names["title"] == [None] * small_week.N_TRACKS

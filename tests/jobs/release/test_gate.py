@@ -12,6 +12,7 @@ from contracts.errors import CheckFailed
 from jobs.cold_start import onnx_export
 from jobs.platform.list_columns import to_list_column
 from jobs.release import bundle, gate, promote, rules
+from jobs.release.cold_start import bundle as cold_start_bundle
 from jobs.release.cold_start import gate as cold_start_gate
 from jobs.release.rules import GateLine
 from jobs.tracking.tracker import Tracker
@@ -252,9 +253,9 @@ def test_refuses_a_ragged_ranking(context):
     place = segments.schema.get_field_index("ranking")
     context.lake.write("segments", segments.set_column(place, "ranking", short), week="2026-11-16", space="tt_svd")
     with pytest.raises(CheckFailed, match="'ranking' has lists of different lengths"):
-        bundle.build(context)
+        bundle.build(context, cold_start_bundle)
     narrow = to_list_column(np.zeros((3, 4), np.float32))
     place = segments.schema.get_field_index("centroid")
     context.lake.write("segments", segments.set_column(place, "centroid", narrow), week="2026-11-16", space="tt_svd")
     with pytest.raises(CheckFailed, match="centroids 4"):
-        bundle.build(context)
+        bundle.build(context, cold_start_bundle)

@@ -197,7 +197,7 @@ def test_rollback_does_not_wait_for_mlflow(second, capsys):
     database.mkdir()
     assert rollback.run(second)["aliases"].startswith("not moved: MLflow is unavailable")
     assert pointer.read(second.home).release == old
-    assert "aliases do not" in capsys.readouterr().err
+    assert "the aliases in MLflow are not" in capsys.readouterr().err
     database.rmdir()
     database.with_suffix(".away").rename(database)
     assert aliases(second)["champion"] == new

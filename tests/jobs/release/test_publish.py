@@ -10,6 +10,7 @@ import pytest
 from contracts.errors import BadArgument, CheckFailed
 from jobs.platform.list_columns import to_list_column
 from jobs.release import bundle, known_users, pointer, promote, publish, rollback
+from jobs.release.cold_start import bundle as cold_start_bundle
 from models.cold_start.top_k import normalise, top_k
 from serving.release.bundle import open_release
 from serving.settings import StoreSettings
@@ -146,5 +147,5 @@ def test_addresses_and_store_do_not_change_the_release_name(home, tmp_path):
     for n, store in enumerate((StoreSettings(), StoreSettings(kind="redis", redis_url="redis://elsewhere:1/0"))):
         context = small_week.ready(tmp_path / str(n))
         context.settings = context.settings.model_copy(update={"store": store})
-        names.add(bundle.build(context)[0].name)
+        names.add(bundle.build(context, cold_start_bundle)[0].name)
     assert len(names) == 1
