@@ -226,7 +226,9 @@ def test_refuses_object_arrays(tmp_path):
 
 def test_refuses_a_bundle_of_newer_contracts(context):
     versions = {"catalog": 1, "segments": 2, "a_table_of_tomorrow": 9}
-    newer = small_week.resealed(bundle.build(context, cold_start_bundle)[0], {"contracts.json": files.canonical(versions)})
+    newer = small_week.resealed(
+        bundle.build(context, cold_start_bundle)[0], {"contracts.json": files.canonical(versions)}
+    )
     with pytest.raises(CheckFailed, match="contract segments has version 2, this program knows 1"):
         open_release(newer)
 
