@@ -1,8 +1,8 @@
 """The methods of the paper's Table 1 over the public files: one builder per name, fitted on the warm users.
 
 A builder takes a `Task` and returns a `Method`. METHODS maps the names of all methods of
-models/cold_start/methods/registry.py that need no ids to their builders. What methods share, such as a network, is built
-with the first of them.
+models/cold_start/methods/registry.py that need no ids to their builders. What methods share, such as a network, is
+built with the first of them.
 """
 
 from __future__ import annotations
