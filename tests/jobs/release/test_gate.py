@@ -189,7 +189,7 @@ def test_worse_than_the_champion_fails_and_a_small_loss_is_grey(home):
 
 
 def test_champion_is_evaluated_by_track_id_on_this_weeks_cohort(home):
-    """The same models with another numbering of the tracks score the same, except for tracks that left the catalogue."""
+    """With another numbering of the tracks the same models score the same, except for tracks that left."""
     second = champion_then(home, 1.0)
     cohort = cold_start_gate.read_cohort(second)
     release = open_release(gate.pointer.releases(home) / bundle.release_of_week(second))

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("spark")
 
 @pytest.fixture
 def overture(home, command, tmp_path, monkeypatch):
-    """Return a function that runs a command with small settings and returns its exit code and its last line of stderr."""
+    """Return a function that runs a command with small settings: its exit code and last line of stderr."""
     settings = {"name": "small", "week": "2016-12-05", "skip": {**skip_week.SMALL, "models": list(skip_week.MODELS)}}
     (tmp_path / "small.yaml").write_text(yaml.safe_dump(settings))
     monkeypatch.setenv("OVERTURE_CONFIG", str(tmp_path / "small.yaml"))
