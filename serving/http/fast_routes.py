@@ -26,6 +26,7 @@ from starlette.requests import ClientDisconnect
 
 from contracts.errors import BadArgument, NotFound
 from serving.http.middleware import RELEASE, Message, Receive
+from serving.schema import RENAMED_FIELDS
 
 SHOWN_ERRORS = 20
 REFUSED = (RequestValidationError, HTTPException, BadArgument)
@@ -143,17 +144,25 @@ async def refused(_: Request, error: Exception) -> Response:
     return refusal(error)
 
 
+def message_of(error: dict[str, Any]) -> str:
+    """Return the message of a validation error; that of a renamed request field contains its new name."""
+    path = tuple(error["loc"])
+    if error["type"] == "extra_forbidden" and len(path) == 2 and path[0] == "body" and path[1] in RENAMED_FIELDS:
+        return f"{path[1]} was renamed to {RENAMED_FIELDS[path[1]]}"
+    return str(error["msg"])
+
+
 def refusal(error: Exception) -> Response:
     """Return the error response to an invalid request: what is wrong by field, never the value that was sent."""
     if isinstance(error, RequestValidationError):
-        found = error.errors()
-        if any(one["type"] == "json_invalid" for one in found):
+        errors = error.errors()
+        if any(one["type"] == "json_invalid" for one in errors):
             return as_json({"error": "the body is not JSON", "details": []}, 400)
         details = [
-            {"field": ".".join(str(part)[:80] for part in one["loc"]), "message": str(one["msg"])}
-            for one in found[:SHOWN_ERRORS]
+            {"field": ".".join(str(part)[:80] for part in item["loc"]), "message": message_of(item)}
+            for item in errors[:SHOWN_ERRORS]
         ]
-        return as_json({"error": f"{len(found)} fields are invalid", "details": details}, 422)
+        return as_json({"error": f"{len(errors)} fields are invalid", "details": details}, 422)
     if isinstance(error, HTTPException):
         answer = as_json({"error": str(error.detail), "details": []}, error.status_code)
         answer.headers.update(error.headers or {})

@@ -1,5 +1,5 @@
 "use strict";
-// The API's description, /openapi.json, as a page on which every operation can be tried; nothing is loaded from elsewhere.
+// The API's description, /openapi.json, as a page on which each operation can be tried. It loads nothing from other hosts.
 
 const VALUES = { kind: "tracks", q: "", limit: "5", k: "5" };
 
@@ -36,12 +36,12 @@ function operation(api, path, method, found) {
     const said = await fetch(url + (query.size ? `?${query}` : ""), { method: method.toUpperCase(), headers, body: text?.value });
     const plain = await said.text();
     let shown = plain;
-    try { shown = JSON.stringify(JSON.parse(plain), null, 2); } catch { /* numbers for Prometheus are no JSON */ }
+    try { shown = JSON.stringify(JSON.parse(plain), null, 2); } catch { /* the metrics page is not JSON */ }
     answer.textContent = `${said.status} ${said.headers.get("x-overture-release") || ""}\n${shown}`;
     answer.hidden = false;
   });
   return make("details", {}, make("summary", {}, make("code", {}, `${method.toUpperCase()} ${path}`), ` ${found.summary ? found.description || found.summary : ""}`),
-    ...inputs.map(([one, input]) => make("label", {}, `${one.name}${one.required ? "" : " (may be left out)"} ${one.description || ""} `, input)),
+    ...inputs.map(([one, input]) => make("label", {}, `${one.name}${one.required ? "" : " (optional)"} ${one.description || ""} `, input)),
     ...(text ? [text] : []), send, answer);
 }
 

@@ -1,5 +1,5 @@
 "use strict";
-// The first day of a made-up listener, kept in this page alone: a click changes it, and everything is asked again.
+// The first day of a new listener. It is stored only in this page; each change requests new recommendations.
 
 const at = (id) => document.getElementById(id);
 const SIGNALS = { streams: "played", favourites: "liked", skips: "skipped", bans: "banned" };
@@ -16,8 +16,8 @@ const fresh = () => ({ country: null, age: null, artists: [], streams: [], favou
 let day = fresh();
 let key = sessionStorage.getItem("key") || "";
 let asking = null;
-let later = 0; // the timer of a question that waits for more typing
-let unsaid = []; // what the listener did that no answer has been shown for yet
+let later = 0; // timer of a request that is delayed while the user types
+let unsaid = []; // actions that no displayed answer includes yet
 let searching = null;
 let shown = [];
 const named = { tracks: new Map(), artists: new Map() };
@@ -52,7 +52,7 @@ function colours(element, id) {
 async function call(path, body, signal) {
   const headers = key ? { "x-api-key": key } : {};
   const options = body ? { method: "POST", body: JSON.stringify(body), headers: { ...headers, "content-type": "application/json" }, signal } : { headers, signal };
-  // A line that was closed while nobody spoke is no trouble: these questions change nothing, so they are asked once more.
+  // The server may close an idle connection. Requests do not change any state, so a failed one is sent once more.
   const answer = await fetch(path, options).catch((error) => {
     if (error.name === "AbortError") throw error;
     return fetch(path, options);
@@ -60,14 +60,14 @@ async function call(path, body, signal) {
   at("key").hidden = answer.status !== 401;
   const data = await answer.json();
   if (!answer.ok) {
-    const why = [data.error, ...data.details.map((one) => `${one.where}: ${one.says}`)].join("; ");
+    const why = [data.error, ...data.details.map((one) => `${one.field}: ${one.message}`)].join("; ");
     throw Object.assign(new Error(why), { status: answer.status });
   }
   return data;
 }
 
 function trouble(error) {
-  at("trouble").textContent = error ? `No answer: ${error.message}` : "";
+  at("trouble").textContent = error ? `The request failed: ${error.message}` : "";
   at("trouble").hidden = !error;
 }
 
@@ -79,7 +79,7 @@ function listener() {
   };
 }
 
-// Whatever is asked carries all that was done before it: an earlier question that still waits or runs is not needed.
+// Each request contains the whole day, so an earlier request that is delayed or running is cancelled.
 async function ask(said) {
   if (said) unsaid.push(said);
   clearTimeout(later);
@@ -89,21 +89,21 @@ async function ask(said) {
   try {
     const [list, row] = await Promise.all([
       call("/v1/recommendations", { listener: who, k: 15, method: at("method").value || "configured", explain: true }, mine.signal),
-      call("/v1/carousels", { listener: who, diversity: Number(at("diversity").value), near: 2 }, mine.signal).catch((error) => {
+      call("/v1/carousels", { listener: who, diversity: Number(at("diversity").value), n_nearest_tracks: 2 }, mine.signal).catch((error) => {
         if (error.name === "AbortError") throw error;
-        return error; // the list stands without it
+        return error; // the list is shown without the carousel
       }),
     ]);
-    if (asking !== mine) return; // it came in the same moment in which another question took its place
+    if (asking !== mine) return; // a newer request replaced this one
     const without = row instanceof Error;
-    trouble(without && row.status !== 422 ? row : null); // 422: a release without playlists, which is no trouble
+    trouble(without && row.status !== 422 ? row : null); // 422: the release has no playlists, which is not an error
     showList(list);
     showWhy(list);
     showRow(without ? null : row);
     at("release").textContent = `Release ${list.release.slice(0, 12)}, week ${list.week}, ${list.space}, ${METHODS[list.method] || list.method}`;
     unsaid = unsaid.slice(words.length);
     const heard = words.filter((word, i) => word !== words[i - 1]); // an age is typed digit by digit
-    if (words.length) at("said").textContent = `${heard.join(". ")}. First now: ${title(list.tracks[0])}. ${list.reasons.says}`;
+    if (words.length) at("said").textContent = `${heard.join(". ")}. First now: ${title(list.tracks[0])}. ${list.reasons.text}`;
   } catch (error) {
     if (error.name !== "AbortError") trouble(error);
   }
@@ -140,14 +140,14 @@ function showList(list) {
       make("div", { class: "name" }, make("b", {}, title(track)), make("span", {}, artist(track))), make("div", { class: "acts" }, ...acts));
   }));
   shown = list.tracks;
-  // Whoever works with the keyboard stays at the same place and the same button.
+  // Keyboard focus stays at the same position and button.
   if (focused) at("tracks").querySelector(`[data-act="${focused.act}"][data-place="${Math.min(Number(focused.place), shown.length - 1)}"]`)?.focus();
   at("stands-in").hidden = !list.degraded;
-  at("stands-in").textContent = list.degraded ? `Made by ${list.degraded.to.replaceAll("_", " ")}: ${list.degraded.why}` : "";
+  at("stands-in").textContent = list.degraded ? `Fallback: ${list.degraded.fallback.replaceAll("_", " ")}. Reason: ${list.degraded.reason}` : "";
 }
 
 function showWhy(list) {
-  at("text").textContent = list.reasons.says;
+  at("reason").textContent = list.reasons.text;
   const card = list.segment ? list.segment.card : {};
   const traits = ["ages", "countries", "genres", "artists"].map((kind) => [kind, (card[kind] || []).filter((trait) => trait.lift > 1)]);
   at("card").replaceChildren(...traits.filter(([, found]) => found.length).flatMap(([name, found]) => [
@@ -157,10 +157,10 @@ function showWhy(list) {
       make("meter", { min: 0, max: 1, value: trait.share, "aria-label": `share of ${trait.name}: ${Math.round(trait.share * 100)} %` }))),
   ]));
   const moved = list.reasons.top_signals || [];
-  const most = moved.length ? moved[0].pull : 1;
-  at("moved").replaceChildren(...(moved.length ? moved.map((one) => make("li", { class: "pull" }, make("span", {}, called(one)),
-    make("small", {}, one.signal.replace(".", ": ")), make("meter", { min: 0, max: most, value: one.pull, "aria-label": "pull" })))
-    : [make("li", {}, make("small", {}, "Nothing yet: say or play something"))]));
+  const most = moved.length ? moved[0].contribution : 1;
+  at("moved").replaceChildren(...(moved.length ? moved.map((one) => make("li", { class: "contribution" }, make("span", {}, called(one)),
+    make("small", {}, one.signal.replace(".", ": ")), make("meter", { min: 0, max: most, value: one.contribution, "aria-label": "contribution" })))
+    : [make("li", {}, make("small", {}, "Nothing yet: enter your country or age, pick artists, or play a track"))]));
 }
 
 function called(one) {
@@ -174,10 +174,10 @@ function showRow(row) {
   at("row").hidden = !row;
   if (!row) return;
   at("carousel").replaceChildren(...row.playlists.map((one) => make("li", {},
-    colours(make("div", { class: "cover" }, [...new Set(one.near.map(artist))].join(", ") || "Playlist"), one.playlist_id),
-    make("p", {}, `Playlist ${one.playlist_id}${one.near.length ? `, near ${one.near.map(title).join(" and ")}` : ""}`),
+    colours(make("div", { class: "cover" }, [...new Set(one.nearest_tracks.map(artist))].join(", ") || "Playlist"), one.playlist_id),
+    make("p", {}, `Playlist ${one.playlist_id}${one.nearest_tracks.length ? `, similar to ${one.nearest_tracks.map(title).join(" and ")}` : ""}`),
     make("meter", { min: 0, max: 1, value: one.exposure, title: `seen by ${Math.round(one.exposure * 100)} %`, "aria-label": `seen by ${Math.round(one.exposure * 100)} percent` }))));
-  at("row-facts").textContent = `Bars: how much a place is looked at (${row.exposure_model}). Near to you, weighted by it: ${row.expected_relevance.toFixed(2)}. Like each other: ${row.likeness.toFixed(2)}.`;
+  at("row-facts").textContent = `Bars: estimated share of listeners who look at each position (${row.exposure_model}). Mean relevance to you, weighted by this share: ${row.expected_relevance.toFixed(2)}. Mean similarity between playlists: ${row.similarity.toFixed(2)}.`;
 }
 
 function act_on(act, track) {
@@ -196,7 +196,7 @@ function showDay() {
       day[act] = day[act].filter((_, other) => other !== i);
       showDay();
       ask(`Undone: ${title(track)}`);
-      // Never on "Start again": one more Enter would undo the whole day.
+      // Focus never moves to "Start again": one more Enter would reset the whole day.
       const left = at("done").querySelectorAll("button");
       (left[Math.min(place, left.length - 1)] || at("done")).focus();
     } }, "×"))));
@@ -213,20 +213,20 @@ function country(code) {
 }
 
 async function showArtists() {
-  if (searching) searching.abort(); // what is slow to come must not stand over what was typed since
+  if (searching) searching.abort(); // a slow answer must not replace the results of a newer search
   const mine = (searching = new AbortController());
   const text = at("find").value.trim();
-  let found;
+  let results;
   try {
-    found = (await call(`/v1/search?kind=artists&limit=24&q=${encodeURIComponent(text)}`, null, mine.signal)).found;
+    results = (await call(`/v1/search?kind=artists&limit=24&q=${encodeURIComponent(text)}`, null, mine.signal)).results;
   } catch (error) {
     if (error.name === "AbortError") return;
     throw error;
   }
   if (searching !== mine) return;
-  for (const one of found) named.artists.set(one.id, one.name || `Artist ${one.id}`);
+  for (const one of results) named.artists.set(one.id, one.name || `Artist ${one.id}`);
   const picked = day.artists.map((id) => ({ id, name: named.artists.get(id) }));
-  const others = found.filter((one) => !day.artists.includes(one.id));
+  const others = results.filter((one) => !day.artists.includes(one.id));
   const focused = document.activeElement?.dataset?.artist;
   at("artists").replaceChildren(...[...picked, ...others].map((one) => {
     const on = day.artists.includes(one.id);
@@ -246,7 +246,7 @@ async function begin() {
   try {
     const release = await call("/v1/release");
     const codes = release.countries.map((code) => [country(code), code]).sort();
-    at("country").replaceChildren(make("option", { value: "" }, "not said"), ...codes.map(([name, code]) => make("option", { value: code }, name)));
+    at("country").replaceChildren(make("option", { value: "" }, "not given"), ...codes.map(([name, code]) => make("option", { value: code }, name)));
     at("method").replaceChildren(...["configured", ...release.methods].map((name) => make("option", { value: name }, METHODS[name] || name)));
     await showArtists();
     showDay();

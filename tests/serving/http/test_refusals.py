@@ -84,6 +84,20 @@ def test_an_argument_out_of_bounds_is_refused(live, path, body):
 
 
 @pytest.mark.parametrize(
+    ("path", "old", "new"),
+    [
+        ("/v1/recommendations", "leave_out", "exclude"),
+        ("/v1/carousels", "leave_out", "exclude"),
+        ("/v1/carousels", "near", "n_nearest_tracks"),
+    ],
+)
+def test_a_renamed_field_is_refused_with_its_new_name(live, path, old, new):
+    status, _, answer = live.call(path, {"listener": {}, old: []})
+    assert status == 422
+    assert answer["details"] == [{"field": f"body.{old}", "message": f"{old} was renamed to {new}"}]
+
+
+@pytest.mark.parametrize(
     "body", [b"{", b"listener=1", b"\xff\xfe", b"[" * 200_000, b'{"listener": {"age": ' + b"9" * 5000 + b"}}"]
 )
 def test_what_is_not_json_is_refused_and_the_service_lives(live, body):

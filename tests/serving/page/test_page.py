@@ -76,7 +76,7 @@ def test_clicks_change_list_segment_carousel_and_reasons(live, browser):
     )
     browser.wait(TRACKS, titles(live, {"country": "BR"}))
     said = live.lists({"country": "BR"})["reasons"]["text"]
-    browser.wait("document.getElementById('says').textContent", said)
+    browser.wait("document.getElementById('reason').textContent", said)
     places = "[...document.querySelectorAll('#carousel p')].map(it => Number(it.textContent.match(/\\d+/)[0]))"
     browser.wait(places, [one["playlist_id"] for one in row["playlists"]])
     browser.run("document.querySelector('#tracks [data-act=streams]').click()")
