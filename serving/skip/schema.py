@@ -11,14 +11,14 @@ from serving.schema import Body, Degraded, Id
 MAX_TRACKS, MAX_RECENT, LARGEST_CODE = 500, 200, 2**31 - 1
 
 Code = Annotated[int, Field(strict=True, ge=0, le=LARGEST_CODE)]
-At = Annotated[AwareDatetime, Field(description="Time with a time zone.", examples=["2016-12-05T08:30:00Z"])]
+Timestamp = Annotated[AwareDatetime, Field(description="Time with a time zone.", examples=["2016-12-05T08:30:00Z"])]
 
 
 class RecentPlay(Body):
     """A play of this session that the release does not contain yet."""
 
     track_id: Id
-    at: At
+    at: Timestamp
     listened: bool = Field(description="Whether the play lasted more than 30 seconds.")
     is_flow: bool = False
     context_type: Code | None = Field(None, description="Defaults, like the next two, to the value of the request.")
@@ -36,7 +36,7 @@ class SkipContext(Body):
     platform_name: Code | None = None
     platform_family: Code | None = None
     is_flow: bool = Field(False, description="Whether the recommender chose the tracks.")
-    at: At | None = Field(None, description="Time of the prediction; default: now.")
+    at: Timestamp | None = Field(None, description="Time of the prediction; default: now.")
     recent: Annotated[list[RecentPlay], Field(max_length=MAX_RECENT)] = Field(
         default_factory=list, description="Earlier plays of this listener, in any order."
     )
@@ -95,7 +95,7 @@ class SkipPrediction(Body):
     """The prediction for one track."""
 
     track_id: int
-    skip: float = Field(description="Calibrated probability of a skip.")
+    skip_probability: float = Field(description="Calibrated probability of a skip.")
     reason: str | None
 
 
@@ -112,11 +112,11 @@ class Skips(Body):
     recent: RecentPlaysReport
 
 
-class Placed(Body):
+class RerankedTrack(Body):
     """A track in its new position."""
 
     track_id: int
-    skip: float | None = Field(description="null for a track that the release does not contain.")
+    skip_probability: float | None = Field(description="null for a track that the release does not contain.")
 
 
 class Reranked(Body):
@@ -127,7 +127,7 @@ class Reranked(Body):
     user_id: int
     known_user: bool
     state_as_of: str | None
-    tracks: list[Placed]
+    tracks: list[RerankedTrack]
     unknown: list[int]
     recent: RecentPlaysReport
     degraded: Degraded | None

@@ -10,6 +10,7 @@ import pytest
 from jobs.release import pointer
 from models.skip.ranking.rerank import rerank
 from serving.skip.release import SkipRelease
+from serving.skip.schema import Reranked, Skips
 from tests.helpers import skip_week
 
 AT = "2016-11-28T08:30:00Z"
@@ -47,6 +48,7 @@ def test_every_known_track_gets_a_chance_and_a_reason(live, release):
     body = asked(release, explain=True)
     status, headers, said = live.call("/v1/skips", body)
     assert status == 200, said
+    Skips.model_validate(said)
     assert headers["x-overture-release"] == said["release"] == release.name
     assert [track["track_id"] for track in said["tracks"]] == body["tracks"]
     assert all(0 < track["skip_probability"] < 1 for track in said["tracks"])
@@ -145,6 +147,7 @@ def test_a_list_is_ordered_by_the_one_function(live, release):
             [body["tracks"]], [[1 - skip for skip in skips]], diversity, None if wanted is None else [wanted], [artists]
         )
         assert [track["track_id"] for track in said["tracks"]] == ours[0].tolist()
+        Reranked.model_validate(said)
         assert (said["degraded"], said["release"]) == (None, release.name)
 
 
