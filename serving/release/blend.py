@@ -2,7 +2,7 @@
 
     network.onnx  layout.json  neighbours.{offsets,tracks,scores}.npy
 
-A release holds these under <space>/blend/. Tokens are those of the release's own tracks, in the order of
+A release contains these under <space>/blend/. Tokens are those of the release's own tracks, in the order of
 models/cold_start/methods/vocabulary.py.
 """
 
@@ -34,11 +34,11 @@ class OnnxAutoencoder:
     """The autoencoder as it is served."""
 
     def __init__(self, network: Path, vocabulary: Vocabulary) -> None:
-        """CheckFailed when onnxruntime cannot open it."""
+        """Open the network; raise CheckFailed if onnxruntime cannot open it."""
         self.network, self.vocabulary, self.n_tracks = session(network), vocabulary, vocabulary.n_tracks
 
     def scores(self, days: FirstDays) -> np.ndarray:
-        """Chance of each track over that of the listener's most likely one, (B, N), above 0 to 1."""
+        """Return the probability of each track over that of the listener's most likely one, (B, N), above 0 to 1."""
         out = np.empty((len(days), self.n_tracks), np.float32)
         tokens_BV = self.vocabulary.first_day_tokens(days)
         for start in range(0, len(days), BATCH):
@@ -49,7 +49,7 @@ class OnnxAutoencoder:
 
 
 def layout(vocabulary: Vocabulary, share: float) -> dict[str, object]:
-    """Which token is which, as JSON: what a reader in another language needs."""
+    """Return the order of the tokens and the blend's weight as JSON, for readers in any language."""
     return {
         "input": INPUT,
         "output": OUTPUT,
@@ -61,10 +61,10 @@ def layout(vocabulary: Vocabulary, share: float) -> dict[str, object]:
 
 
 def read(folder: Path, catalogue: Catalogue) -> Blend:
-    """The blend as it is served: onnxruntime, and neighbours that are read from the disk when they are touched.
+    """Return the blend as it is served: with onnxruntime, and memory-mapped neighbours.
 
     Raises:
-        CheckFailed: a file is not what it should be, or belongs to another catalogue.
+        CheckFailed: a file is invalid, or belongs to another catalogue.
     """
     try:
         card = json.loads((folder / LAYOUT).read_text())

@@ -32,19 +32,19 @@ if TYPE_CHECKING:
     import onnxruntime
 
 NAMES = ("title", "artist_name", "genre")
-# What a bundle is made from: its arrays mean what these contracts say.
+# The contracts of the data that a bundle is built from: its arrays have the meaning that these declare.
 READS = ("catalog", "demographic_vectors", "entity_vectors", "first_day", "segments", "track_vectors", "tracks")
 
 
 @dataclass(frozen=True)
 class OpenSpace:
-    """One space of a release; arrays are read from the disk when they are touched."""
+    """One space of a release. Arrays are memory-mapped."""
 
     folder: Path
     layout: dict[str, Any]
 
     def array(self, name: str) -> np.ndarray:
-        """An array of the space, memory-mapped, such as track_vectors (N, d)."""
+        """Return an array of the space, memory-mapped, such as track_vectors (N, d)."""
         found: np.ndarray = np.load(self.folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
         return found
 
@@ -67,7 +67,7 @@ class OpenSpace:
 
     @cached_property
     def segments(self) -> list[dict[str, Any]]:
-        """What people are told about each segment: {segment_id, size, card}."""
+        """The displayed description of each segment: {segment_id, size, card}."""
         found: list[dict[str, Any]] = json.loads((self.folder / "segments.json").read_text())
         return found
 
@@ -80,7 +80,7 @@ class OpenSpace:
         return Demographics(by_name, self.array("demographics/age_class"))
 
     def predict(self, x_BF: np.ndarray) -> np.ndarray:
-        """Vectors (B, d) of listeners."""
+        """Return the vectors (B, d) of listeners."""
         return run(self.network, x_BF)
 
     @cached_property
@@ -89,13 +89,14 @@ class OpenSpace:
         return Catalogue(*(_ids(self.folder.parent, column) for column in ("track_id", "artist_id", "album_id")))
 
     def method(self, name: str, predict: Predict | None = None) -> Method:
-        """A way to recommend: popularity, full_pers, semi_pers or blend; answers are this release's own track_idx.
+        """Return a recommendation method; its lists are this release's track_idx.
 
-        `predict` (B, F) -> (B, d) stands in for the network; one that hands back what it is given makes a method over
-        listeners' vectors.
+        Args:
+            name: popularity, full_pers, semi_pers or blend.
+            predict: (B, F) -> (B, d), used instead of the network; the identity makes a method over listeners' vectors.
 
         Raises:
-            CheckFailed: the release does not hold it, or it is damaged.
+            CheckFailed: the release does not contain the method, or it is damaged.
         """
         if name == "popularity":
             return Popularity(len(self.array("track_vectors")))
@@ -118,12 +119,12 @@ class Release:
 
     @cached_property
     def track_ids(self) -> np.ndarray:
-        """(N,) stable ids by track_idx."""
+        """Stable track ids (N,) by track_idx."""
         return _ids(self.folder, "track_id")
 
     @cached_property
     def names(self) -> dict[str, list[str | None]]:
-        """What people call the tracks, by track_idx: title, artist_name, genre; all unknown in an older bundle."""
+        """Names of the tracks by track_idx: title, artist_name, genre; all unknown in an older bundle."""
         try:
             found: dict[str, list[str | None]] = json.loads((self.folder / "tracks" / "names.json").read_text())
         except FileNotFoundError:
@@ -132,7 +133,7 @@ class Release:
 
     @cached_property
     def training_inputs(self) -> dict[str, Any] | None:
-        """How the first days of training were spread (serving/release/input_drift.py); None in an older bundle."""
+        """Distribution of the first days of training (serving/release/input_drift.py); None in an older bundle."""
         try:
             found: dict[str, Any] = json.loads((self.folder / "inputs.json").read_text())
         except FileNotFoundError:
@@ -141,21 +142,21 @@ class Release:
 
     @property
     def answers(self) -> tuple[str, str]:
-        """Space and method that it was promoted to answer with."""
+        """Space and method that the release was promoted to recommend with."""
         gate = self.provenance["settings"]["gate"]
         return gate["space"], gate["method"]
 
     @property
     def week(self) -> str:
-        """The week it was learned in."""
+        """The week of the release."""
         return str(self.provenance["week"])
 
     def document(self, name: str) -> Any:
-        """One of its JSON documents: evaluation, quality, contracts."""
+        """Return one of the JSON documents: evaluation, quality, contracts."""
         return json.loads((self.folder / f"{name}.json").read_text())
 
     def inputs(self, space: str, days: FirstDays) -> np.ndarray:
-        """Input vectors (B, F) of listeners, made from this release's own entities."""
+        """Return the input vectors (B, F) of listeners, from this release's own entities."""
         return input_vectors(days, self.spaces[space].entities, self.spaces[space].demographics)
 
 
@@ -165,7 +166,7 @@ def _ids(release: Path, column: str) -> np.ndarray:
 
 
 def bundle_layout(d: int) -> dict[str, Any]:
-    """Where each value of an input vector lives, as JSON: what a reader in another language needs."""
+    """Return the position of each value in an input vector as JSON, for readers in any language."""
     layout = Layout(d)
     return {
         "d": d,
@@ -177,10 +178,15 @@ def bundle_layout(d: int) -> dict[str, Any]:
 
 
 def open_release(folder: Path, check: bool = True) -> Release:
-    """Open a bundle; `check` reads every byte against the manifest first.
+    """Open a bundle.
+
+    Args:
+        folder: folder of the release.
+        check: whether to verify every file against the manifest first.
 
     Raises:
-        CheckFailed: it is damaged, made under newer contracts than this program knows, or its input layout is not the
+        CheckFailed: it is damaged, made under newer contracts than this program supports, or its input layout is not
+            the
             one that this program computes.
     """
     if check:

@@ -1,6 +1,6 @@
-"""Files: known by SHA-256 of one spelling of JSON, and written so that they survive a crash.
+"""Canonical JSON, SHA-256 digests, and writes that survive a crash.
 
-What is written is flushed to the disk before it is renamed into its place.
+Files are flushed to the disk before they are renamed into place.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ CHUNK = 1 << 20
 
 
 def canonical(data: object) -> bytes:
-    """JSON with one spelling only: sorted keys, no blanks, no NaN."""
+    """Return JSON in one canonical form: sorted keys, no blanks, no NaN."""
     return json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
 
 
 def digest(content: bytes) -> str:
-    """SHA-256 as 64 hexadecimal digits."""
+    """Return the SHA-256 as 64 hexadecimal digits."""
     return hashlib.sha256(content).hexdigest()
 
 
 def file_digest(path: Path) -> str:
-    """SHA-256 of a file, read in pieces."""
+    """Return the SHA-256 of a file, read in chunks."""
     found = hashlib.sha256()
     with path.open("rb") as source:
         while piece := source.read(CHUNK):
@@ -34,7 +34,7 @@ def file_digest(path: Path) -> str:
 
 
 def sync(path: Path) -> None:
-    """Flush a file, or a folder's list of names, to the disk."""
+    """Flush a file, or the entries of a folder, to the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -43,7 +43,7 @@ def sync(path: Path) -> None:
 
 
 def write(path: Path, content: bytes) -> None:
-    """Write and flush a new file; its folder is made."""
+    """Write and flush a new file; its folder is created."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as sink:
         sink.write(content)
@@ -52,8 +52,8 @@ def write(path: Path, content: bytes) -> None:
 
 
 def replace(path: Path, content: bytes) -> None:
-    """Replace a file in one step: a reader sees the old content or the new, whenever the machine stops."""
-    # No process id: a folder may be shared by containers that count alike.
+    """Replace a file atomically: a reader sees the old content or the new, also after a crash."""
+    # No process id in the name: containers that share a folder can have equal process ids.
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
     try:
         write(temporary, content)

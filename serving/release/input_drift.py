@@ -1,11 +1,12 @@
-"""Drift of inputs: are the listeners of today like those that the network learned from?
+"""Drift of inputs: do today's listeners differ from those that the network was trained on?
 
-Measure  population stability index, sum of (p - q) * ln(p / q) over the classes of a feature: 0 the same, above 0.1
-         worth a look, above 0.25 others (Siddiqi 2006); p is what the service sees, q the training split
-Features country, age class, and for each of the 18 blocks of first-day signals how many ids it holds; "none" and
-         "unknown" are classes, so that a signal that stops coming shows
-Window   exponential decay over answered listeners; the reference and the window are counted by `Classes`
-Cost     some microseconds a listener; indices are worked out every `EVERY` listeners and when somebody reads them
+Measure  population stability index, sum of (p - q) * ln(p / q) over the classes of a feature: 0 no difference, above
+0.1
+         worth a look, above 0.25 drifted (Siddiqi 2006); p is what the service receives, q the training split
+Features country, age class, and for each of the 18 blocks of first-day signals the number of ids in it; "none" and
+         "unknown" are classes, so that a signal that stops arriving shows
+Window   exponential decay over listeners; the reference and the window are counted by `Classes`
+Cost     some microseconds per listener; indices are computed every `EVERY` listeners and when they are read
 """
 
 from __future__ import annotations
@@ -25,22 +26,22 @@ AGES = (*AGE_CLASSES, "unknown")
 STARTS = (1, 2, 4, 10)
 NUMBERS = ("none", "1", "2-3", "4-9", "10+")
 OTHER, UNKNOWN = "other", "unknown"
-COUNTRIES = 30  # most frequent ones with a class of their own
+COUNTRIES = 30  # most frequent ones, each with a class of its own
 EVERY = 64
-LARGE = 1e100  # counts that grow so large are brought down
-WINDOW = 2_000  # listeners that the window weighs in the end; the oldest count least
+LARGE = 1e100  # counts that grow beyond this are rescaled
+WINDOW = 2_000  # effective number of listeners in the window; the oldest have the lowest weight
 _NUMBER = tuple(bisect_right(STARTS, n) for n in range(STARTS[-1] + 1))  # class of 0 to 10 ids
 _AGE = tuple(age_class(age) for age in range(131))
 
 
 class Classes:
-    """Where each class of each feature stands in one row of counts: country, age, then the blocks.
+    """The position of each class of each feature in one row of counts: country, age, then the blocks.
 
     Plain Python on purpose: for one listener it is several times as fast as arrays.
     """
 
     def __init__(self, countries: Sequence[str]) -> None:
-        """`countries` have classes of their own, in this order; then come others and the unknown."""
+        """Set the countries that have classes of their own, in this order; others and unknown follow."""
         self._country = {code: place for place, code in enumerate(countries)}
         self._other, self._ages = len(countries), len(countries) + 2
         first = self._ages + len(AGES)
@@ -51,7 +52,7 @@ class Classes:
         self.size = first + len(INTERACTIONS) * len(NUMBERS)
 
     def of(self, days: FirstDays) -> Iterator[list[int]]:
-        """For each of B listeners where it counts: country, age, and each block that holds something."""
+        """Yield for each of B listeners the counted positions: country, age, and each block with an id."""
         one = len(days) == 1
         sizes = [
             (self._block[name], [len(ragged.ids)] if one else ragged.lengths.tolist())
@@ -66,7 +67,7 @@ class Classes:
             yield at
 
     def with_none(self, counts: np.ndarray, total: float) -> np.ndarray:
-        """Counts by class, where a block's "none" is whoever is in no other class of it."""
+        """Return counts by class, where a block's "none" counts the listeners in no other class of it."""
         found = counts.copy()
         for start in self._block.values():
             found[start] = total - counts[start + 1 : start + len(NUMBERS)].sum()
@@ -74,7 +75,7 @@ class Classes:
 
 
 def reference(days: FirstDays) -> dict[str, Any]:
-    """What goes into a release: how many listeners of the training split are in each class, by feature."""
+    """Return the reference that a release contains: the number of training listeners in each class, by feature."""
     often = Counter(code for code in days.country.tolist() if code is not None)
     known = sorted(sorted(often, key=lambda code: (-often[code], code))[:COUNTRIES])
     classes = Classes(known)
@@ -90,9 +91,15 @@ def reference(days: FirstDays) -> dict[str, Any]:
 
 
 def psi(seen: np.ndarray, expected: np.ndarray, starts: np.ndarray) -> np.ndarray:
-    """Stability index of each feature from weights by class, features end to end; `starts` is where each begins.
+    """Return the stability index of each feature.
 
-    Half a listener is added to every class on both sides, so that an empty one weighs little and divides by nothing.
+    Half a listener is added to every class on both sides, so that an empty class has little weight and no division by
+    zero occurs.
+
+    Args:
+        seen: weights by class of the window, features end to end.
+        expected: weights by class of the reference.
+        starts: first position of each feature.
     """
     sizes = np.diff(np.append(starts, seen.size))
     p, q = (
@@ -103,10 +110,10 @@ def psi(seen: np.ndarray, expected: np.ndarray, starts: np.ndarray) -> np.ndarra
 
 
 def opened(reference: dict[str, Any]) -> tuple[Classes, np.ndarray]:
-    """The classes of a reference and its counts, features end to end.
+    """Return the classes of a reference and its counts, features end to end.
 
     Raises:
-        ValueError: it is of another format or has other classes.
+        ValueError: it has another format or other classes.
     """
     if reference["format"] != 1:
         raise ValueError(f"{NAME}: format {reference['format']} is not known here")
@@ -118,7 +125,7 @@ def opened(reference: dict[str, Any]) -> tuple[Classes, np.ndarray]:
 
 
 def compare(reference: dict[str, Any], days: FirstDays) -> dict[str, float]:
-    """Stability index by feature of B listeners, each counting the same.
+    """Return the stability index by feature of B listeners with equal weights.
 
     Raises:
         ValueError: as `opened`.
@@ -132,31 +139,35 @@ def compare(reference: dict[str, Any], days: FirstDays) -> dict[str, float]:
 
 
 class Blind:
-    """Stands where a release tells nothing of its training inputs: it sees nothing and has nothing to say."""
+    """Replaces `Watch` where a release has no training distribution: it counts nothing and reports nothing."""
 
     def seen(self, days: FirstDays) -> FirstDays:
-        """The days as they are."""
+        """Return the days unchanged."""
         return days
 
     def tell(self, to: Callable[[dict[str, float]], None]) -> None:
-        """Nothing to tell."""
+        """Do nothing."""
 
     def refresh(self) -> None:
-        """Nothing to work out."""
+        """Do nothing."""
 
 
 class Watch(Blind):
     """Counts the listeners of one release against its training split.
 
-    A window that forgets: instead of making every count smaller with each listener, each listener counts a little more
-    than the one before; only ratios matter.
+    The window decays: instead of scaling down every count with each listener, each listener has a slightly larger
+    weight than
+    the one before; only ratios matter.
     """
 
     def __init__(self, reference: dict[str, Any]) -> None:
-        """`reference` as `reference()` made it.
+        """Prepare the counts.
+
+        Args:
+            reference: as `reference()` returned it.
 
         Raises:
-            ValueError: it is of another format or has other classes.
+            ValueError: it has another format or other classes.
         """
         self._classes, self._expected = opened(reference)
         self._counts, self._total, self._step = [0.0] * self._classes.size, 0.0, 1.0
@@ -166,7 +177,7 @@ class Watch(Blind):
         self._lock = threading.Lock()
 
     def seen(self, days: FirstDays) -> FirstDays:
-        """Count these listeners; the days as they are."""
+        """Count these listeners; return the days unchanged."""
         with self._lock:
             counts, step = self._counts, self._step
             for at in self._classes.of(days):
@@ -184,11 +195,11 @@ class Watch(Blind):
         return days
 
     def tell(self, to: Callable[[dict[str, float]], None]) -> None:
-        """Who is told the indices when they were worked out."""
+        """Set the callback that receives the indices when they are computed."""
         self._tell = to
 
     def indices(self) -> dict[str, float]:
-        """Stability index by feature, and under `listeners` how many the window weighs; empty before the first."""
+        """Return the stability index by feature, and the window's weight as `listeners`; empty at first."""
         with self._lock:
             total = self._total / self._step
             counts = np.array(self._counts) / self._step
@@ -198,7 +209,7 @@ class Watch(Blind):
         return {**dict(zip(self._classes.names, found.tolist(), strict=True)), "listeners": total}
 
     def refresh(self) -> None:
-        """Work the indices out and tell them."""
+        """Compute the indices and report them."""
         self._since = 0
         if self._tell is not None and (found := self.indices()):
             self._tell(found)

@@ -1,7 +1,8 @@
-"""A release made ready to answer: every file opened, every table looked up once, before the first request sees it.
+"""A release prepared to recommend: every file opened, every lookup table built, before the first request.
 
-One `Ready` answers a request from its first line to its last, so that no answer is a mixture of two releases.
-Arrays stay memory-mapped: two processes share them through the operating system's page cache.
+A request uses one `Ready` from start to end, so that no response mixes two releases. Arrays stay memory-mapped:
+processes
+share them through the page cache of the operating system.
 """
 
 from __future__ import annotations
@@ -26,15 +27,15 @@ KIND_OF = {"tracks": "song", "artists": "artist", "albums": "album", "playlists"
 
 
 def as_it_is(vectors_BD: np.ndarray) -> np.ndarray:
-    """Stands in for the network where a listener's vector is known already."""
+    """Return the vectors unchanged: replaces the network where a listener's vector is already known."""
     return vectors_BD
 
 
 class ReadySpace:
-    """One space: its arrays, its methods over listeners' vectors, and what is wrong with its network."""
+    """One space: its arrays, its methods over listeners' vectors, and the problems of its network."""
 
     def __init__(self, space: OpenSpace, answers: bool) -> None:
-        """`answers`: this is the space that the release recommends from.
+        """Open the space; `answers` is whether the release recommends from it.
 
         Raises:
             CheckFailed: files that belong together differ in size.
@@ -60,27 +61,28 @@ class ReadySpace:
                 self.problems[name] = str(error)
         try:
             self.vectors(np.zeros((1, space.layout["size"]), np.float32))
-        except Exception as error:  # whatever onnxruntime throws
+        except Exception as error:  # whatever onnxruntime raises
             self.problems["network"] = f"{type(error).__name__}: {error}"
 
     def vectors(self, x_BF: np.ndarray) -> np.ndarray:
-        """What the network says about listeners, (B, d).
+        """Return the network's vectors of listeners, (B, d).
 
         Raises:
-            Exception: whatever onnxruntime throws; CheckFailed for NaN, infinity or another width.
+            CheckFailed: the vectors contain NaN or infinity, or have another width.
+            Exception: whatever onnxruntime raises.
         """
         if "network" in self.problems:
             raise CheckFailed(self.problems["network"])
         return finite(self.space.predict(x_BF), (len(x_BF), self.d))
 
     def segments_of(self, vectors_BD: np.ndarray) -> np.ndarray:
-        """Segment of each listener, (B,): the rule of SemiPers."""
+        """Return the segment of each listener, (B,), by the rule of SemiPers."""
         return self._centroids.nearest(normalise(vectors_BD))
 
     def of_kind(self, kind: str) -> tuple[np.ndarray, ItemIndex] | None:
-        """Ids (n,) and vectors at unit length of tracks (by track_idx), artists, albums, playlists or segments.
+        """Return ids (n,) and unit vectors of tracks (by track_idx), artists, albums, playlists or segments.
 
-        None where there are none. Brought to length at first use, then kept: one more copy of the vectors in memory.
+        None where there are none. Vectors are normalised at first use and kept: one more copy in memory.
         """
         if kind not in self._items:
             self._items[kind] = self._of_kind(kind)
@@ -97,7 +99,7 @@ class ReadySpace:
 
 @dataclass(frozen=True)
 class Track:
-    """What is told about a track."""
+    """The displayed properties of a track."""
 
     track_id: int
     artist_id: int
@@ -108,10 +110,10 @@ class Track:
 
 
 class Ready:
-    """A release that answers.
+    """A release that can recommend.
 
     Raises:
-        CheckFailed: it is damaged or does not hold together; what is merely missing stands in `problems`.
+        CheckFailed: it is damaged or inconsistent; optional parts that are missing are listed in `problems`.
     """
 
     def __init__(self, release: Release, pointer: Pointer) -> None:
@@ -138,7 +140,7 @@ class Ready:
             raise CheckFailed(
                 f"release {self.name[:12]}: {len(self.tracks)} tracks, {len(self.space.tracks_ND)} vectors"
             )
-        # As schema.Track, in JSON already: an answer joins fifty of them.
+        # As schema.Track, already in JSON: a response joins fifty of them.
         self.shown = [
             orjson.Fragment(
                 orjson.dumps(
@@ -154,21 +156,21 @@ class Ready:
             for track in self.tracks
         ]
         self.track_at = {track.track_id: i for i, track in enumerate(self.tracks)}
-        # The most popular track of an artist or an album stands for it: it names it and gives its place.
+        # The most popular track of an artist or an album gives it its name and its rank.
         self.first_at: dict[str, dict[int, int]] = {"artists": {}, "albums": {}}
         for i, track in enumerate(self.tracks):
             self.first_at["artists"].setdefault(track.artist_id, i)
             self.first_at["albums"].setdefault(track.album_id, i)
-        # Which ids have a vector: a set is asked a first day's few in a fraction of what a search in arrays takes.
+        # Ids that have a vector. Looking up a few ids in a set is much faster than searching arrays.
         entities = self.space.entities.ids
         self.known = {kind: frozenset(entities[name].tolist()) for kind, name in KIND_OF.items()}
         self.space.of_kind("playlists")
         self.notes: dict[str, str] = {}
         self.watch = self._watch()
-        self.before: Ready | None = None  # whose known listeners are served until this one's are published
+        self.before: Ready | None = None  # serves known listeners until this release's are published
 
     def _watch(self) -> input_drift.Blind:
-        """What compares listeners with those of training; an older release does not tell of them."""
+        """Return the drift monitor; an older release has no training distribution."""
         if self.release.training_inputs is None:
             self.notes["drift"] = (
                 f"not measured: this release holds no {input_drift.NAME}, it was made before there was one"
@@ -182,15 +184,15 @@ class Ready:
 
     @property
     def problems(self) -> dict[str, str]:
-        """What of the answering space does not work, by part; empty for a whole release."""
+        """Problems of the space that recommends, by part; empty if there are none."""
         return self.space.problems
 
     def inputs(self, days: FirstDays) -> np.ndarray:
-        """Input vectors (B, F): the release's own function, which is the one of training."""
+        """Return the input vectors (B, F), computed by the function of training."""
         return self.release.inputs(self.space_name, days)
 
     def label(self, kind: str, entity_id: int) -> str | None:
-        """A name for people, where there is one."""
+        """Return the displayed name of an entity, if it has one."""
         if kind == "tracks":
             at = self.track_at.get(entity_id)
             return None if at is None else self.tracks[at].title

@@ -1,4 +1,4 @@
-"""The manifest of a bundle, read: every file with its size and SHA-256; its own digest is the release's name."""
+"""The manifest of a bundle: every file with its size and SHA-256; its own digest is the release's name."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ FORMAT = 2
 
 
 def read(folder: Path) -> dict[str, Any]:
-    """The manifest, held to the folder's name.
+    """Return the manifest, verified against the folder's name.
 
     Raises:
-        CheckFailed: it is missing, is not the one that gave the folder its name, or is of another format.
+        CheckFailed: it is missing, its digest is not the folder's name, or it has another format.
     """
     path = folder / NAME
     try:
@@ -33,7 +33,7 @@ def read(folder: Path) -> dict[str, Any]:
 
 
 def verify(folder: Path) -> dict[str, Any]:
-    """Check every file of a bundle, none missing, none changed, none added; returns the manifest.
+    """Verify that every file of a bundle is present and unchanged and none was added; return the manifest.
 
     Raises:
         CheckFailed: names the first file that is wrong.

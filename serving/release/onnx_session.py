@@ -1,4 +1,4 @@
-"""A release's networks: onnxruntime on one thread of the CPU, in the gate and in the service alike."""
+"""A release's networks: onnxruntime on one CPU thread, in the gate and in the service alike."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ BATCH = 4096
 
 
 def session(model: bytes | Path) -> onnxruntime.InferenceSession:
-    """An onnxruntime session on one thread of the CPU: the service's own setting.
+    """Return an onnxruntime session on one CPU thread, as the service uses it.
 
     Raises:
-        CheckFailed: the bytes are no network.
+        CheckFailed: the bytes are not a network.
     """
     import onnxruntime
 
@@ -37,7 +37,7 @@ def session(model: bytes | Path) -> onnxruntime.InferenceSession:
 
 
 def run(network: onnxruntime.InferenceSession, x_BF: np.ndarray) -> np.ndarray:
-    """Predictions (B, d) float32, in batches that bound the memory."""
+    """Return predictions (B, d) float32, computed in batches that bound the memory."""
     parts = [
         network.run([OUTPUT], {INPUT: np.ascontiguousarray(x_BF[start : start + BATCH], np.float32)})[0]
         for start in range(0, max(len(x_BF), 1), BATCH)
@@ -46,10 +46,10 @@ def run(network: onnxruntime.InferenceSession, x_BF: np.ndarray) -> np.ndarray:
 
 
 def finite(vectors_BD: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """The same vectors, held to their shape.
+    """Return the vectors after checking them.
 
     Raises:
-        CheckFailed: another shape, NaN or infinity.
+        CheckFailed: they have another shape, or contain NaN or infinity.
     """
     if vectors_BD.shape != shape or not np.isfinite(vectors_BD).all():
         raise CheckFailed(f"the network must give finite vectors {shape}, got {vectors_BD.shape}")

@@ -17,7 +17,7 @@ NAME = "champion.json"
 
 @dataclass(frozen=True)
 class Pointer:
-    """Which release serves; `previous` is where a rollback goes, `week` the one the release was learned in."""
+    """The release in service; `previous` is the target of a rollback, `week` the week of the release."""
 
     release: str
     previous: str | None
@@ -26,15 +26,15 @@ class Pointer:
 
 
 def releases(home: Path) -> Path:
-    """The folder of all releases."""
+    """Return the folder of all releases."""
     return home / "releases"
 
 
 def read(home: Path) -> Pointer | None:
-    """The pointer, or None before the first promotion.
+    """Return the pointer, or None before the first promotion.
 
     Raises:
-        CheckFailed: the file is there but is no pointer.
+        CheckFailed: the file exists but is not a pointer.
     """
     file = releases(home) / NAME
     try:

@@ -1,9 +1,12 @@
-"""The release in service: found by the champion's pointer, verified in full, then put in place in one step.
+"""The release in service: named by the champion's pointer, verified in full, then swapped in atomically.
 
-A thread reads the pointer every `poll_s` seconds. While a new release is verified and opened the old one answers; a
-request holds on to the release that it began with. What cannot be opened changes nothing: the old release goes on, and
-`problem` says why. A whole old release is better than a degraded new one; at the start, where there is no old one, a
-degraded one is better than none, and so is the previous champion where the champion is damaged.
+A thread reads the pointer every `poll_s` seconds. While a new release is verified and opened, the old one serves; a
+request
+keeps the release that it started with. A release that cannot be opened changes nothing: the old release stays in
+service,
+and `problem` contains the reason. A complete old release is preferred to a degraded new one; at the start, without an
+old
+one, a degraded release is preferred to none, and the previous champion to a damaged champion.
 """
 
 from __future__ import annotations
@@ -20,12 +23,12 @@ from serving.release.bundle import open_release
 from serving.release.loaded import Ready
 from serving.release.pointer import Pointer
 
-RETRY_S = 15.0  # a release that was refused is tried again after this long: somebody may have repaired it
+RETRY_S = 15.0  # a refused release is tried again after this time: it may have been repaired
 Event = Callable[..., None]
 
 
 def silent(event: str, **facts: Any) -> None:
-    """Tells nobody."""
+    """Ignore an event."""
 
 
 class Serves(Protocol):
@@ -37,21 +40,26 @@ class Serves(Protocol):
 
     @property
     def problems(self) -> Mapping[str, str]:
-        """What of it does not work, by part."""
+        """Unusable parts of the release, with the reason."""
 
 
 R = TypeVar("R", bound=Serves)
 
 
 class Follower(Generic[R]):
-    """Holds one release of an engine and follows its pointer."""
+    """Keeps one release of an engine open and follows its pointer."""
 
     def __init__(
         self, home: Path, opens: Callable[[Path, Pointer], R], poll_s: float, event: Event, promote: str
     ) -> None:
-        """`opens(folder, pointer)` opens a release; `event(name, **facts)` is told of swaps and refusals.
+        """Prepare to follow a pointer.
 
-        `promote` is the command that would help where there is no release yet.
+        Args:
+            home: folder above the releases.
+            opens: `opens(folder, pointer)` opens a release.
+            poll_s: interval between two reads of the pointer, in seconds.
+            event: `event(name, **facts)` is called on swaps and refusals.
+            promote: the command to suggest where there is no release yet.
         """
         self.home, self.opens, self.poll_s, self.event, self.promote = home, opens, poll_s, event, promote
         self.current: R | None = None
@@ -62,7 +70,7 @@ class Follower(Generic[R]):
         self._opening = threading.Lock()
 
     def refresh(self) -> None:
-        """Look at the pointer once, and follow it if it has moved; never raises for what lies on the disk."""
+        """Read the pointer once, and follow it if it has moved; never raises for the content of the disk."""
         with self._opening:
             try:
                 now = pointer.read(self.home)
@@ -83,7 +91,7 @@ class Follower(Generic[R]):
             if found.problems and self.current is not None:
                 parts = "; ".join(f"{part}: {why}" for part, why in found.problems.items())
                 raise OvertureError(f"release {now.release[:12]} is not whole ({parts})")
-        except Exception as error:  # a damaged bundle can go wrong in any way; the old release must not
+        except Exception as error:  # a damaged bundle can fail in any way; the old release must not be affected
             self._refuse(now, error)
             return
         self._put(found, None)
@@ -106,11 +114,11 @@ class Follower(Generic[R]):
         if self.current is None and now.previous:
             try:
                 self._put(self._open(now.previous, now), self.problem)
-            except Exception as second:  # neither can be opened: the first reason counts
+            except Exception as second:  # neither can be opened: the first reason is reported
                 self.event("refused", release=now.previous, why=self._why(second))
 
     def _why(self, error: Exception) -> str:
-        """For everybody who may ask: without the folders of this machine."""
+        """Return the reason without paths of this machine, because anyone may read it."""
         return (str(error) or type(error).__name__).replace(f"{self.home}/", "")
 
     def start(self) -> None:
@@ -123,7 +131,7 @@ class Follower(Generic[R]):
         while not self._stop.wait(self.poll_s):
             try:
                 self.refresh()
-            except Exception as error:  # this thread outlives whatever a disk can do
+            except Exception as error:  # the thread must survive any error of the disk
                 self.problem = self._why(error)
 
     def stop(self) -> None:
@@ -134,16 +142,16 @@ class Follower(Generic[R]):
 
 
 class Champion(Follower[Ready]):
-    """The release that recommends."""
+    """Follows the champion that recommends to new listeners."""
 
     def __init__(self, home: Path, poll_s: float = 1.0, event: Event = silent) -> None:
-        """Of the service's home."""
+        """Prepare to follow the champion of a home."""
         super().__init__(
             home, lambda folder, now: Ready(open_release(folder), now), poll_s, event, "overture release promote"
         )
 
     def _put(self, found: Ready, problem: str | None) -> None:
-        """The one before stays open beside this one, and none before that."""
+        """Swap the release in. The previous one stays open, older ones are closed."""
         if self.current is not None:
             self.current.before = None
         found.before = self.current

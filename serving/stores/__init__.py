@@ -7,14 +7,14 @@ from pathlib import Path
 from serving.settings import StoreSettings
 from serving.stores.interface import UserStore
 
-PUBLISH_TIMEOUT_S = 30.0  # of one answer while publishing: nobody waits for a page
+PUBLISH_TIMEOUT_S = 30.0  # per call while publishing: no request waits for it
 
 
 def open_store(settings: StoreSettings, home: Path, publishing: bool = False) -> UserStore:
-    """The store that the settings name; a server is connected to at the first question.
+    """Return the store of the settings; a server is connected at the first call.
 
     Raises:
-        BadArgument: an address that is none.
+        BadArgument: an address is invalid.
     """
     timeout_s = PUBLISH_TIMEOUT_S if publishing else settings.timeout_s
     if settings.kind == "redis":

@@ -1,13 +1,13 @@
-"""Known listeners in Cassandra: a partition a user and release, written by prepared statements, many at a time.
+"""Known listeners in Cassandra: one partition per user and release, written concurrently by prepared statements.
 
-    users      (release, space, user_id) publication     the row; a user has one for each part that knows the user
-    notices    (release, space) part                      which publication is in force
+    users      (release, space, user_id) publication     the row; a user has one for each part with the user
+    notices    (release, space) part                      the publication in force
     members    (release) space publication number         user ids of each block, so that rows can be removed
     releases   release                                    when it was marked as retired
 
-A notice is one row, so a plain write puts it in force in one step. A lightweight transaction would add a second round
-of agreement and settle nothing: two publishers of one part write the same rows under the same name, and either may be
-last. Reads and writes ask a quorum of the local datacenter: who sees a notice sees the rows written before it.
+A notice is one row, so a plain write puts it in force atomically. A lightweight transaction would add a second round of
+agreement without a benefit: two publishers of one part write the same rows under the same name, and either may be last.
+Reads and writes use a quorum of the local datacenter: a reader of a notice sees the rows written before it.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ STATEMENTS = {
 
 
 class Cassandra:
-    """Rows in a Cassandra cluster; connects at the first question."""
+    """Rows in a Cassandra cluster; connects at the first call."""
 
     def __init__(
         self,
@@ -69,7 +69,7 @@ class Cassandra:
         timeout_s: float,
         publishing: bool,
     ) -> None:
-        """`publishing`: keyspace and tables are made where they are missing."""
+        """Store the connection settings; with `publishing`, missing keyspace and tables are created."""
         self.hosts, self.port, self.login, self.timeout_s = list(hosts), port, login, timeout_s
         self.names = {"keyspace": keyspace, "datacenter": datacenter, "replicas": replicas}
         self.name = f"cassandra {','.join(hosts)}:{port}/{keyspace}"
@@ -81,7 +81,7 @@ class Cassandra:
 
     @contextlib.contextmanager
     def _reached(self) -> Iterator[Any]:
-        """A session; whatever the driver raises becomes one sentence."""
+        """Yield a session; errors of the driver become StoreAway with one sentence."""
         from cassandra import DriverException, InvalidRequest
         from cassandra.cluster import NoHostAvailable
 
@@ -111,7 +111,7 @@ class Cassandra:
             self.port,
             auth_provider=PlainTextAuthProvider(*self.login) if self.login else None,
             execution_profiles={EXEC_PROFILE_DEFAULT: profile},
-            connect_timeout=max(1.0, self.timeout_s),  # a handshake is several questions
+            connect_timeout=max(1.0, self.timeout_s),  # a handshake consists of several calls
         )
         try:
             session = cluster.connect()
@@ -135,13 +135,13 @@ class Cassandra:
             execute_concurrent_with_args(session, self._prepared[name], values, CONCURRENCY)
 
     def notices(self, release: str, space: str) -> dict[str, Notice]:
-        """One partition."""
+        """Return the notices: one partition."""
         return {
             said.part: Notice(said.publication, said.since, said.users) for said in self._ask("notices", release, space)
         }
 
     def row(self, release: str, space: str, user_id: int, notices: dict[str, Notice]) -> UserRow | None:
-        """One partition: what all publications know of the user."""
+        """Return the row of a user: one partition with the rows of all publications."""
         found = {said.publication: said for said in self._ask("row", release, space, user_id)}
         for notice in in_order(notices):
             if notice.publication in found:
@@ -151,7 +151,7 @@ class Cassandra:
         return None
 
     def publish(self, filling: Filling, blocks: Iterable[Block]) -> None:
-        """Ids of a block before its rows, so that even half of a publication can be removed; the notice comes last."""
+        """Write the ids of a block before its rows, so that any publication can be removed; the notice is last."""
         key = filling.release, filling.space
         self._ask("begin", filling.release)
         for number, block in enumerate(counted(filling, blocks)):
@@ -173,15 +173,15 @@ class Cassandra:
                 self._ask("drop_members", release, said.space, said.publication, said.number)
 
     def releases(self) -> dict[str, float | None]:
-        """A small table."""
+        """Return all releases: a small table."""
         return {said.release: said.retired_at for said in self._ask("releases")}
 
     def retire(self, release: str, at: float | None) -> None:
-        """One row."""
+        """Write or clear the mark: one row."""
         self._ask("mark", release, at)
 
     def remove(self, release: str) -> None:
-        """Notices first, the release last: what dies half-way is ended by the next attempt."""
+        """Remove notices first, the release last: an interrupted removal is completed by the next attempt."""
         for space in sorted({said.space for said in self._ask("members", release)}):
             self._ask("drop_notices", release, space)
         self._forget(release)
@@ -195,16 +195,16 @@ class Cassandra:
 
 
 def as_values(filling: Filling, row: UserRow) -> tuple[object, ...]:
-    """What `put` is bound to: the vector as little-endian float32, the list as int64."""
+    """Return the values bound to `put`: the vector as little-endian float32, the list as int64."""
     vector, tracks = row.vector_D.astype("<f4").tobytes(), row.track_ids.astype("<i8").tobytes()
     return filling.release, filling.space, row.user_id, filling.publication, row.segment_id, vector, tracks
 
 
 def as_row(user_id: int, notice: Notice, warm: bool, segment_id: int, vector: bytes, tracks: bytes) -> UserRow:
-    """The row that `put` wrote.
+    """Return the row that `put` wrote.
 
     Raises:
-        CheckFailed: the blobs hold no whole numbers of values.
+        CheckFailed: the blobs do not contain whole numbers of values.
     """
     try:
         vector_D, track_ids = np.frombuffer(vector, "<f4"), np.frombuffer(tracks, "<i8")

@@ -23,13 +23,13 @@ T = TypeVar("T")
 
 
 class Circuit:
-    """One process's way to the store; safe to use from many threads."""
+    """The circuit breaker of one process; thread-safe."""
 
     def __init__(self, settings: StoreSettings, home: Path) -> None:
-        """Nothing is asked yet.
+        """Prepare the store; nothing is read yet.
 
         Raises:
-            BadArgument: an address that is none.
+            BadArgument: an address is invalid.
         """
         self.store: UserStore = open_store(settings, home)
         self.breaker_reset_s = settings.breaker_reset_s
@@ -38,12 +38,12 @@ class Circuit:
         self._lock = threading.Lock()
 
     def find(self, release: str, space: str, user_id: int) -> UserRow | None:
-        """What the store knows of a user under this release.
+        """Return the store's row of a user under this release.
 
         Raises:
-            NotPublished: it knows nobody under this release.
-            StoreAway: it does not answer.
-            CheckFailed: what it answers is no row.
+            NotPublished: the store has no rows of this release.
+            StoreAway: the store is unavailable.
+            CheckFailed: the row is invalid.
         """
         return self._ask(lambda store: find(store, release, space, user_id))
 
@@ -66,7 +66,7 @@ class Circuit:
         return found
 
     def state(self, release: str | None, space: str) -> dict[str, Any]:
-        """For those who watch: whether the store answers, and what it holds of the release in service."""
+        """Return whether the store is available, and what it contains of the release in service."""
         said: dict[str, Any] = {"kind": self.store.name, "answers": True, "problem": None, "parts": {}}
         try:
             notices: dict[str, Notice] = self._ask(lambda store: store.notices(release or "none", space))

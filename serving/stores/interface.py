@@ -1,14 +1,14 @@
-"""What a store of known listeners is: rows by release and space, published so that no reader ever sees half of them.
+"""The interface of a store of known listeners: rows by release and space, published atomically.
 
-Shapes        B users of a block, U of a part, d width of the space, n places of a list
-part          what is published together: `warm`, the listeners that a release learned from, or a day's newcomers
-publication   one filling of a part; its name carries the release and comes from what it was made of, so a second
-              attempt writes the same rows to the same place, and another filling never touches them
-notice        which publication of a part is in force: written last, in one step
+Shapes        B users of a block, U of a part, d width of the space, n length of a list
+part          what is published together: `warm`, the listeners that a release was trained on, or a day's new listeners
+publication   one version of a part; its name contains the release and is derived from its content, so that a second
+              attempt writes the same rows to the same place, and another version never touches them
+notice        which publication of a part is in force: written last, atomically
 read          the notices of the release that answers, then the row: warm before cold, a newer day before an older one
 
-A release that has served its time is marked when another one is published and removed once `grace_s` has passed, so
-that requests which began with it still find their rows.
+A release that is no longer needed is marked when another one is published and removed after `grace_s`, so that requests
+which started with it still find their rows.
 """
 
 from __future__ import annotations
@@ -29,19 +29,18 @@ Kind = Literal["warm", "cold"]
 
 
 class StoreAway(OvertureError):
-    """The store does not answer; exit code 1: a second try may help."""
+    """The store is unavailable; exit code 1: a retry may help."""
 
 
 class NotPublished(OvertureError):
-    """The store answers, and holds nothing of this release."""
+    """The store is available, but contains nothing of this release."""
 
 
 @dataclass(frozen=True, eq=False)
 class UserRow:
-    """What is known of one listener: vector (d,) float32, segment, ids of the best tracks (n,) int64, best first.
+    """A known listener: vector (d,) float32, segment, ids of the best tracks (n,) int64, best first.
 
-    `since` is an ISO date: of a warm listener the week in which the vector was learned, of a cold one the day of
-    registration.
+    `since` is an ISO date: for a warm listener the week of the vector, for a cold one the registration day.
     """
 
     user_id: int
@@ -62,17 +61,17 @@ class Block:
     tracks_Bn: np.ndarray
 
     def rows(self, filling: Filling) -> list[UserRow]:
-        """One row a user."""
+        """Return one row per user."""
         columns = zip(self.user_ids.tolist(), self.vectors_BD, self.segments_B.tolist(), self.tracks_Bn, strict=True)
         return [UserRow(user, filling.kind, filling.since, *rest) for user, *rest in columns]
 
 
 @dataclass(frozen=True, eq=False)
 class Filling:
-    """What is to be published: all its users (U,), distinct, in any order; its blocks bring their rows.
+    """What is to be published: its users (U,), distinct, in any order; the rows come in blocks.
 
     Raises:
-        ValueError: users that are no distinct whole numbers.
+        ValueError: users are not distinct integers.
     """
 
     release: str
@@ -91,18 +90,18 @@ class Filling:
 
     @property
     def kind(self) -> Kind:
-        """Whom the part holds."""
+        """Kind of the listeners of this part."""
         return "warm" if self.part == WARM else "cold"
 
     @property
     def publication(self) -> str:
-        """Name of this filling: the release's first digits, and a digest of all that decides about its rows."""
+        """Name of this publication: the release's first digits, and a digest of everything that determines its rows."""
         said = "/".join((self.release, self.space, self.part, self.since, str(self.d), str(self.n), self.made_of))
         return f"{self.release[:12]}-{hashlib.sha256(said.encode()).hexdigest()[:12]}"
 
     @property
     def notice(self) -> Notice:
-        """What is written last."""
+        """The notice, which is written last."""
         return Notice(self.publication, self.since, len(self.user_ids))
 
 
@@ -116,10 +115,10 @@ class Notice:
 
     @classmethod
     def read(cls, text: str | bytes, what: str) -> Notice:
-        """The notice that was written as JSON.
+        """Return the notice that was written as JSON.
 
         Raises:
-            CheckFailed: `what` holds none.
+            CheckFailed: `what` is not a notice.
         """
         try:
             return cls(**json.loads(text))
@@ -128,45 +127,45 @@ class Notice:
 
 
 class UserStore(Protocol):
-    """Rows of known listeners. Every method raises StoreAway when the store does not answer."""
+    """Rows of known listeners. Every method raises StoreAway if the store is unavailable."""
 
     @property
     def name(self) -> str:
-        """memory, redis or cassandra, and where: without a password."""
+        """Kind and address of the store, without a password."""
 
     def notices(self, release: str, space: str) -> dict[str, Notice]:
-        """The parts in force, by name; empty where nothing has been published."""
+        """Return the parts in force by name; empty if nothing has been published."""
 
     def row(self, release: str, space: str, user_id: int, notices: dict[str, Notice]) -> UserRow | None:
-        """The user's row in the first of these parts that has one."""
+        """Return the user's row in the first of these parts that has one."""
 
     def publish(self, filling: Filling, blocks: Iterable[Block]) -> None:
         """Write all rows, then the notice; then remove the publication that it replaces."""
 
     def releases(self) -> dict[str, float | None]:
-        """Every release that rows have been written for, and when it was marked as retired (seconds since 1970)."""
+        """Return every release that has rows, and when it was marked as retired (seconds since 1970)."""
 
     def retire(self, release: str, at: float | None) -> None:
-        """Mark a release, or take the mark away."""
+        """Mark a release, or clear the mark."""
 
     def remove(self, release: str) -> None:
         """Remove a release's notices, then its rows, then the release."""
 
     def close(self) -> None:
-        """Let connections and files go."""
+        """Close connections and files."""
 
 
 def find(store: UserStore, release: str, space: str, user_id: int) -> UserRow | None:
-    """What the store knows of a user under this release; None: it does not know the user.
+    """Return the store's row of a user under this release, or None.
 
     Raises:
-        NotPublished: it knows nobody under this release.
-        StoreAway: it does not answer.
+        NotPublished: the store has no rows of this release.
+        StoreAway: the store is unavailable.
     """
     notices = store.notices(release, space)
     while notices:
         found = store.row(release, space, user_id, notices)
-        # A publication may be replaced, and the old one removed, between the two reads: then look again.
+        # A publication may be replaced and removed between the two reads: read again.
         if found is not None or (now := store.notices(release, space)) == notices:
             return found
         notices = now
@@ -176,13 +175,13 @@ def find(store: UserStore, release: str, space: str, user_id: int) -> UserRow | 
 
 
 def in_order(notices: dict[str, Notice]) -> list[Notice]:
-    """Warm first, then days from the newest to the oldest."""
+    """Return warm first, then days from the newest to the oldest."""
     days = sorted((part for part in notices if part != WARM), reverse=True)
     return [notices[part] for part in (WARM, *days) if part in notices]
 
 
 def counted(filling: Filling, blocks: Iterable[Block]) -> Iterable[Block]:
-    """The blocks as they are, held to what the filling says about them.
+    """Yield the blocks after checking them against the filling.
 
     Raises:
         CheckFailed: rows of other users or of other shapes, a user twice, or a user without a row.

@@ -1,11 +1,12 @@
-"""The embedded store: arrays of known listeners under the home, memory-mapped, found by binary search.
+"""The embedded store: memory-mapped arrays of known listeners under the home, searched by bisection.
 
     stores/<release>/<space>/<part>.json                      the notice: which folder is in force
-    stores/<release>/<space>/<publication>.<token>/           user_ids.npy rising; vectors, segments, tracks by its rows
+    stores/<release>/<space>/<publication>.<token>/           user_ids.npy ascending; vectors, segments, tracks by its
+    rows
     stores/<release>/retired.json                             when it was marked
 
-A folder is filled beside the others under a hidden name, flushed, and renamed; the notice is replaced in one step. Its
-readers share the pages through the operating system, and keep what they have mapped when a folder is removed.
+A folder is filled under a hidden name, flushed, and renamed; the notice is replaced atomically. Readers share the pages
+through the operating system, and keep what they have mapped when a folder is removed.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ RETIRED = "retired.json"
 
 
 class Mapped(NamedTuple):
-    """A publication's arrays: (U,) int64 rising, (U, d) float32, (U,) int32, (U, n) int64."""
+    """A publication's arrays: (U,) int64 ascending, (U, d) float32, (U,) int32, (U, n) int64."""
 
     user_ids: np.ndarray
     vectors: np.ndarray
@@ -46,30 +47,30 @@ class MemoryMapped:
     name = "memory"
 
     def __init__(self, home: Path) -> None:
-        """Nothing is made before the first publication."""
+        """Set the folder; nothing is created before the first publication."""
         self.root = home / "stores"
         self._open: dict[Path, Mapped] = {}
         self._lock = threading.Lock()
 
     def notices(self, release: str, space: str) -> dict[str, Notice]:
-        """The parts in force; `publication` is the name of a folder."""
+        """Return the parts in force; `publication` is the name of a folder."""
         found = {}
         folder = self.root / release / space
         for path in folder.glob("*.json"):
-            # A release may be removed while we look.
+            # A release may be removed meanwhile.
             with contextlib.suppress(FileNotFoundError):
                 found[path.stem] = Notice.read(path.read_bytes(), f"{path.name} of {release[:12]}/{space}")
         return found
 
     def row(self, release: str, space: str, user_id: int, notices: dict[str, Notice]) -> UserRow | None:
-        """By binary search in each part."""
+        """Return the row of a user, by bisection in each part."""
         for notice in in_order(notices):
             try:
                 arrays = self._mapped(self.root / release / space / notice.publication)
             except FileNotFoundError:
                 if notice in self.notices(release, space).values():
                     raise CheckFailed(f"stores: {notice.publication} is missing; publish the release again") from None
-                continue  # replaced meanwhile: whoever asks looks at the notices again
+                continue  # replaced meanwhile: the caller reads the notices again
             at = int(np.searchsorted(arrays.user_ids, user_id))
             if at < len(arrays.user_ids) and arrays.user_ids[at] == user_id:
                 kind: Kind = "warm" if notice == notices.get(WARM) else "cold"
@@ -81,7 +82,7 @@ class MemoryMapped:
         found = self._open.get(folder)
         if found is None:
             with self._lock:
-                # What was replaced or removed is let go when something new is opened.
+                # Mappings of replaced or removed folders are dropped when a new one is opened.
                 self._open = {path: arrays for path, arrays in self._open.items() if path.is_dir()}
                 try:
                     found = Mapped(*(_load(folder / f"{name}.npy") for name in ARRAYS))
@@ -93,7 +94,7 @@ class MemoryMapped:
         return found
 
     def publish(self, filling: Filling, blocks: Iterable[Block]) -> None:
-        """Fill a new folder, put it in force, remove the one before."""
+        """Fill a new folder, put it in force, remove the previous one."""
         space = self.root / filling.release / filling.space
         space.mkdir(parents=True, exist_ok=True)
         self._sweep(space)
@@ -112,7 +113,7 @@ class MemoryMapped:
             shutil.rmtree(space / before.publication, ignore_errors=True)
 
     def _sweep(self, space: Path) -> None:
-        """Remove what publishers that died left behind."""
+        """Remove what interrupted publishers left."""
         for stale in space.glob(".filling-*"):
             with contextlib.suppress(PermissionError):
                 try:
@@ -121,7 +122,7 @@ class MemoryMapped:
                     shutil.rmtree(stale, ignore_errors=True)
 
     def releases(self) -> dict[str, float | None]:
-        """The folders under stores/."""
+        """Return the folders under stores/."""
         found: dict[str, float | None] = {}
         for folder in self.root.glob("*/"):
             try:
@@ -139,13 +140,13 @@ class MemoryMapped:
             files.replace(mark, files.canonical({"at": at}))
 
     def remove(self, release: str) -> None:
-        """Notices first, so that no reader starts on what is being removed."""
+        """Remove notices first, so that no reader starts on what is being removed."""
         for notice in (self.root / release).glob("*/*.json"):
             notice.unlink()
         shutil.rmtree(self.root / release)
 
     def close(self) -> None:
-        """Unmap."""
+        """Drop all mappings."""
         self._open = {}
 
 
@@ -155,7 +156,7 @@ def _load(path: Path) -> np.ndarray:
 
 
 def _fill(folder: Path, filling: Filling, blocks: Iterable[Block]) -> None:
-    """Arrays in the order of rising user ids; each block goes straight to its rows on the disk."""
+    """Write arrays in ascending order of user ids; each block goes directly to its rows on disk."""
     folder.mkdir()
     user_ids, size = np.sort(filling.user_ids), len(filling.user_ids)
     shapes = {"vectors": (size, filling.d), "segments": (size,), "tracks": (size, filling.n)}

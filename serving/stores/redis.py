@@ -1,14 +1,14 @@
-"""Known listeners in Redis: a value a user, in binary, written by pipelines.
+"""Known listeners in Redis: one binary value per user, written by pipelines.
 
     overture:releases                             hash  release -> when it was marked, or nothing
-    overture:<release>:publications               hash  publication -> nothing: all that was ever begun
+    overture:<release>:publications               hash  publication -> nothing: every publication ever started
     overture:<release>:<space>:notices            hash  part -> the notice, as JSON
     overture:<publication>:members                hash  number of a block -> its user ids, so that rows can be removed
     overture:<publication>:<user id>              the row
 
 A publication's name begins with its release. Redis must not evict keys (maxmemory-policy noeviction, its default): an
-evicted listener is an unknown one. One server, or one that a Sentinel or a proxy stands for; not a Redis Cluster, where
-a user's parts could lie on different nodes.
+evicted listener is an unknown one. One server, or one behind a Sentinel or a proxy; not a Redis Cluster, where a user's
+parts could be on different nodes.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import numpy as np
 from contracts.errors import BadArgument, CheckFailed
 from serving.stores.interface import WARM, Block, Filling, Notice, StoreAway, UserRow, counted, in_order
 
-HEAD = struct.Struct("<BiHH")  # format, segment, width of the vector, places of the list
+HEAD = struct.Struct("<BiHH")  # format, segment, width of the vector, length of the list
 FORMAT = 1
 PIPELINE = 1_000
 
@@ -35,10 +35,10 @@ class Redis:
     """Rows in a Redis server."""
 
     def __init__(self, url: str, timeout_s: float) -> None:
-        """Connects at the first question; each waits at most `timeout_s`, for the connection and for the answer.
+        """Store the address; connects at the first call. Connections and calls time out after `timeout_s`.
 
         Raises:
-            BadArgument: `url` is no address of a Redis server.
+            BadArgument: `url` is not an address of a Redis server.
         """
         import redis
         from redis.backoff import NoBackoff
@@ -50,13 +50,13 @@ class Redis:
             self._redis: Any = redis.Redis.from_url(
                 url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s, retry=Retry(NoBackoff(), 0)
             )
-        except ValueError:  # what it says may repeat a password
+        except ValueError:  # its message may contain a password
             raise BadArgument("store.redis_url: write redis://[user:password@]host:port/0, or rediss://...") from None
         self._errors = (redis.RedisError, OSError)
 
     @contextlib.contextmanager
     def _reached(self) -> Iterator[Any]:
-        """The client; whatever it raises becomes one sentence without an address's password."""
+        """Yield the client; its errors become StoreAway with one sentence without the password."""
         try:
             yield self._redis
         except self._errors as error:
@@ -64,14 +64,14 @@ class Redis:
             raise StoreAway(f"the {self.name} store does not answer ({kind})") from error
 
     def notices(self, release: str, space: str) -> dict[str, Notice]:
-        """One hash."""
+        """Return the notices: one hash."""
         with self._reached() as redis:
             found = redis.hgetall(f"overture:{release}:{space}:notices")
         parts = ((part.decode(), said) for part, said in found.items())
         return {part: Notice.read(said, f"the notice of {part}, {release[:12]}/{space}") for part, said in parts}
 
     def row(self, release: str, space: str, user_id: int, notices: dict[str, Notice]) -> UserRow | None:
-        """The user's values of all parts in one question."""
+        """Return the user's row; the values of all parts are read in one call."""
         order = in_order(notices)
         with self._reached() as redis:
             values = redis.mget([f"overture:{notice.publication}:{user_id}" for notice in order])
@@ -81,7 +81,7 @@ class Redis:
         return None
 
     def publish(self, filling: Filling, blocks: Iterable[Block]) -> None:
-        """The publication is noted first, so that even half of one can be removed; the notice comes last."""
+        """Record the publication first, so that an incomplete one can be removed; the notice is last."""
         key = f"overture:{filling.publication}"
         with self._reached() as redis:
             redis.hsetnx("overture:releases", filling.release, "")
@@ -108,7 +108,7 @@ class Redis:
             self._forget(filling.release, before.publication)
 
     def _forget(self, release: str, publication: str) -> None:
-        """Remove a publication's rows, then what is known about it."""
+        """Remove a publication's rows, then its record."""
         with self._reached() as redis:
             members = redis.hgetall(f"overture:{publication}:members")
             for ids in members.values():
@@ -118,18 +118,18 @@ class Redis:
             redis.hdel(f"overture:{release}:publications", publication)
 
     def releases(self) -> dict[str, float | None]:
-        """One hash."""
+        """Return all releases: one hash."""
         with self._reached() as redis:
             found = redis.hgetall("overture:releases")
         return {release.decode(): float(at) if at else None for release, at in found.items()}
 
     def retire(self, release: str, at: float | None) -> None:
-        """One field."""
+        """Write or clear the mark: one field."""
         with self._reached() as redis:
             redis.hset("overture:releases", release, "" if at is None else repr(at))
 
     def remove(self, release: str) -> None:
-        """Notices first, the release last: what dies half-way is ended by the next attempt."""
+        """Remove notices first, the release last: an interrupted removal is completed by the next attempt."""
         with self._reached() as redis:
             notices = list(redis.scan_iter(f"overture:{release}:*:notices", 1_000))
             if notices:
@@ -146,16 +146,16 @@ class Redis:
 
 
 def pack(row: UserRow) -> bytes:
-    """A row without its id: little-endian, the vector as float32, the list as int64."""
+    """Return a row without its id: little-endian, the vector as float32, the list as int64."""
     head = HEAD.pack(FORMAT, row.segment_id, len(row.vector_D), len(row.track_ids))
     return head + row.vector_D.astype("<f4").tobytes() + row.track_ids.astype("<i8").tobytes()
 
 
 def unpack(value: bytes, user_id: int, notice: Notice, warm: bool) -> UserRow:
-    """The row that was packed.
+    """Return the row that was packed.
 
     Raises:
-        CheckFailed: the value is no row.
+        CheckFailed: the value is not a row.
     """
     try:
         number, segment, d, n = HEAD.unpack_from(value)
