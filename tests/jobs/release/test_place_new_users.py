@@ -175,7 +175,7 @@ def test_champion_promoted_during_the_run_gets_the_day_too(world, monkeypatch):
         publish.run(second)  # the day does not exist yet
         return honest(context, day)
 
-    monkeypatch.setattr(place_new_users, "keep_first_days", keep)
+    monkeypatch.setattr(place_new_users, "write_first_days", keep)
     assert place_new_users.run(world, BORN)["release"] == bundle.release_of_week(second) != first
     for release in (first, bundle.release_of_week(second)):
         assert known(world, release, 5)
@@ -216,6 +216,6 @@ def test_first_error_is_reported_if_mlflow_becomes_unavailable(home, monkeypatch
         (home / "mlflow" / "mlflow.db").write_bytes(b"no database")
         raise CheckFailed("the champion is damaged")
 
-    monkeypatch.setattr(place_new_users, "champion", stops)
+    monkeypatch.setattr(place_new_users, "load_champion", stops)
     with pytest.raises(CheckFailed, match="the champion is damaged"):
         place_new_users.run(context, BORN)
