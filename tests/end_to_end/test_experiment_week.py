@@ -106,7 +106,7 @@ def test_real_displays_are_not_overwritten(tested, tmp_path):
     with pytest.raises(BadArgument, match="first_day"):
         simulate.run(context, LISTENERS, 12, 1)
     source = tested.settings.source.model_copy(update={"kind": "mpd"})
-    with pytest.raises(BadArgument, match="only made-up listeners"):
+    with pytest.raises(BadArgument, match="only simulated listeners"):
         simulate.run(
             Context(tested.settings.model_copy(update={"source": source}), tested.week, tested.home), 100, 12, 1
         )

@@ -155,7 +155,7 @@ def test_too_large_a_share_of_bad_lines_stops_the_run_before_anything_is_written
 
 
 def test_bad_profile_lines_count_too_and_an_empty_log_is_refused(tmp_path):
-    with pytest.raises(CheckFailed, match=r"userid-profile.tsv:3: user has a line already"):
+    with pytest.raises(CheckFailed, match=r"userid-profile.tsv:3: user has more than one line"):
         run(tmp_path, [line()], 0.01, profile=["user_000001\t\t\t\t", "user_000001\t\t\t\t"])
     data = folder(tmp_path / "data", [line()])
     (data / EVENTS).write_bytes(b"")

@@ -190,7 +190,7 @@ def test_broken_files_are_named_with_their_column(tmp_path):
     cases = {
         "no map": (lambda d: (d / mpd.MAP).unlink(), BadArgument, "track_uri_map.parquet: no such file"),
         "no pairs": (lambda d: (d / mpd.PAIRS).unlink(), BadArgument, "playlist_track.parquet: no such file"),
-        "cut": (lambda d: (d / mpd.PAIRS).write_bytes((d / mpd.PAIRS).read_bytes()[:-200]), CheckFailed, "cut short"),
+        "cut": (lambda d: (d / mpd.PAIRS).write_bytes((d / mpd.PAIRS).read_bytes()[:-200]), CheckFailed, "truncated"),
         "column": (lambda d: replace(d / mpd.MAP, artist_uri=None), CheckFailed, "'artist_uri' is missing"),
         "type": (lambda d: replace(d / mpd.PAIRS, track=pa.array(["a"] * 48)), CheckFailed, "'track' must be integer"),
         "null": (lambda d: replace(d / mpd.MAP, album_uri=pa.array(["a", None, "b"])), CheckFailed, "1 nulls"),
