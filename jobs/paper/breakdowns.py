@@ -1,9 +1,9 @@
-"""The paper's tables and figures as numbers: spread over chunks, Figure 4, Figure 5, Table 2, slices.
+"""Compute the paper's tables and figures as numbers: spread over chunks, Figure 4, Figure 5, Table 2, slices.
 
 Shapes   B test listeners, U warm users, N tracks, K segments, k places
 Source   Briand et al. 2021: Table 1 (section 4.1.4), Figures 4 and 5, Table 2; the ± as in the authors' code
 Differs  intervals of Figure 4 are bootstrapped over listeners; the paper draws none. The public files name no country
-         and no genre: a country is known by its vector, the same for all its users, and is called after its size
+         and no genre: a country is identified by its vector, which all its users share, and is named by its size rank
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from models.cold_start.segments import segment_members
 from models.evaluation.metrics import bootstrap
 
 CHUNKS, PERMUTATIONS = 5, 2
-# Lower ends of the classes of Figure 4.
+# Lower bounds of the classes of Figure 4.
 ARTISTS = (0, 1, 2, 3, 5, 8, 12)
 TRACKS = (0, 1, 2, 5, 10, 20, 50)
 TOP_COUNTRIES = 5
@@ -30,10 +30,12 @@ MIN_CLASS = 20
 
 
 def spread(values: np.ndarray) -> float:
-    """The ± of the published table: standard deviation of ten means, of 5 chunks in each of 2 permutations of (B,).
+    """Return the ± of the published table: standard deviation of ten means.
 
-    It says how means of a fifth of the listeners differ, for one fitted model; it is no error of the mean, and nothing
-    about another seed. 0 for fewer listeners than chunks.
+    The means are taken over 5 chunks in each of 2 permutations of values (B,). The result describes how means over a
+    fifth
+    of the listeners vary for one fitted model. It is neither the standard error of the mean nor the variation between
+    seeds. It is 0 if there are fewer listeners than chunks.
     """
     import torch
 
@@ -50,7 +52,15 @@ def spread(values: np.ndarray) -> float:
 def by_count(
     values: np.ndarray, counts: np.ndarray, starts: tuple[int, ...], min_users: int = MIN_CLASS, seed: int = 0
 ) -> list[dict[str, Any]]:
-    """Means of values (B,) by classes of counts (B,), which begin at `starts`; classes of fewer users are left out."""
+    """Return the mean of values (B,) with its bootstrap interval by class of counts (B,).
+
+    Args:
+        values: metric of each listener (B,).
+        counts: count of each listener (B,), such as streams on the first day.
+        starts: lower bounds of the classes, ascending; the last class has no upper bound.
+        min_users: classes with fewer listeners are excluded.
+        seed: seed of the bootstrap.
+    """
     found = []
     ends = [*starts[1:], None]
     for start, end in zip(starts, ends, strict=True):
@@ -71,7 +81,13 @@ def by_count(
 
 
 def popularity(tracks_BK: np.ndarray, n_tracks: int, top: int) -> dict[str, Any]:
-    """Popularity ranks of what is recommended (B, k), 0 = most popular of n_tracks: quantiles and a histogram."""
+    """Return quantiles and a histogram of the popularity ranks of recommended tracks.
+
+    Args:
+        tracks_BK: recommended tracks (B, k) by popularity rank, 0 = most popular.
+        n_tracks: number of tracks.
+        top: the share of recommendations with a rank below `top` is also returned.
+    """
     ranks = np.asarray(tracks_BK).ravel()
     width = max(1, n_tracks // BINS)
     counts = np.bincount(ranks // width, minlength=-(-n_tracks // width))
@@ -89,16 +105,16 @@ def popularity(tracks_BK: np.ndarray, n_tracks: int, top: int) -> dict[str, Any]
 
 
 def no_interaction(x_BF: np.ndarray, layout: Layout) -> np.ndarray:
-    """Who did nothing at all on the first day, (B,) bool: every count is 0."""
+    """Return which listeners have no interaction on the first day, (B,) bool: every count is 0."""
     counts = [layout.scalar(name) for name in SCALARS if name != "age_value"]
     return np.asarray((np.asarray(x_BF[:, counts]) == 0).all(axis=1))
 
 
 class Countries:
-    """Countries by their vectors: `country 1` has the most warm users."""
+    """Names of countries by their vectors: `country 1` has the most warm users."""
 
     def __init__(self, x_UF: np.ndarray, layout: Layout) -> None:
-        """From the country blocks of the warm users' input rows."""
+        """Number the countries of the warm users by the country blocks of their input rows (U, F)."""
         self.layout = layout
         unknown = bytes(4 * layout.d)
         found = Counter(key for key in self._keys(x_UF) if key != unknown)
@@ -110,7 +126,7 @@ class Countries:
         return [row.tobytes() for row in block]
 
     def of(self, x_BF: np.ndarray) -> list[str | None]:
-        """Names (B,); None for a zero vector, and for one that no warm user has."""
+        """Return country names (B,); None for a zero vector and for a vector that no warm user has."""
         return [self.name_of.get(key) for key in self._keys(x_BF)]
 
 
@@ -123,7 +139,19 @@ def table_2(
     song_index_N: np.ndarray,
     min_users: int,
 ) -> list[dict[str, Any]]:
-    """Segments of at least `min_users`: countries and age classes by lift, their first songs; the most marked first."""
+    """Return the rows of Table 2: segments with countries and age classes by lift and their first songs.
+
+    Segments whose first country and first age class are most over-represented come first.
+
+    Args:
+        labels_U: segment of each warm user (U,).
+        k: number of segments.
+        countries: country name of each warm user, None where unknown.
+        ages_U: age of each warm user (U,) in years, -1 where unknown.
+        rankings_KL: tracks of each segment (K, L), most popular first.
+        song_index_N: song_index of each track (N,).
+        min_users: segments with fewer users are excluded.
+    """
     member = csr_matrix(segment_members(labels_U, k))
     classes = age_classes(ages_U)
     by_country = lifts(of_people(member, countries), 1)
@@ -142,7 +170,7 @@ def table_2(
     ]
 
     def marked(row: dict[str, Any]) -> float:
-        """How far the first country and the first age class stand out, weighed by the share they hold."""
+        """Return the logarithmic lift of the first country and the first age class, weighted by their shares."""
         first = [traits[0] for traits in (row["countries"], row["ages"]) if traits]
         return float(sum(trait["share"] * np.log(max(trait["lift"], 1e-9)) for trait in first))
 

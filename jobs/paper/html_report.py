@@ -1,6 +1,6 @@
-"""The experiment as one page of HTML that needs nothing but itself: no script, no network, pictures inside.
+"""Render the experiment as one self-contained HTML page: no script, no network access, figures embedded.
 
-It follows the reader's light or dark theme and prints. Every number on it stands in report.json too.
+The page follows the reader's light or dark theme and has a print style. Every number on it is also in report.json.
 """
 
 from __future__ import annotations
@@ -71,11 +71,11 @@ footer { color: var(--soft); font-size: .85rem; padding-bottom: 3rem; }
 
 
 def page(report: Report, drawn: Mapping[str, str]) -> str:
-    """The whole page.
+    """Return the page as HTML.
 
     Args:
-        report: what `paper.run` found, published numbers included.
-        drawn: figures as SVG, by name; table_1, figure_4, figure_5 and loss are placed where they belong.
+        report: the report of `run.run`, published numbers included.
+        drawn: figures as SVG by name; table_1, figure_4, figure_5 and loss are shown in their sections.
     """
     data, k = report["data"], report["k"]
     space = SPACES[report["space"]]
@@ -269,7 +269,7 @@ def _traits(found: Iterable[Mapping[str, Any]]) -> str:
 def _table(
     name: str, heads: Iterable[str], rows: Iterable[tuple[str, ...]], kind: str = "", raw: tuple[int, ...] = ()
 ) -> str:
-    """A table; the first cell of a row is its head, cells are escaped but those in the columns `raw`."""
+    """Return a table as HTML; the first cell of a row is its header, and cells are escaped except in columns `raw`."""
     top = "".join(f'<th scope="col">{escape(head)}</th>' for head in heads)
     body = ""
     for row in rows:

@@ -28,21 +28,21 @@ from models.cold_start.network import CODE_RECIPE, PAPER_RECIPE, NetworkRecipe, 
 from models.cold_start.segments import listener_counts, rankings
 from models.evaluation.ties import length_with_ties, tie_levels
 
-RANKING = 200  # places of a segment's ranking at least
-UT_ALS_EPOCHS = 130  # the paper's; TT-SVD takes 100
+RANKING = 200  # minimum number of tracks in a segment's ranking
+UT_ALS_EPOCHS = 130  # the paper's value for UT-ALS; TT-SVD uses 100
 SAY_EVERY_S = 30.0
 
 
 @dataclass
 class Clock:
-    """Seconds by stage, a line on stderr when one ends; what a stage does inside another counts for itself alone."""
+    """Wall-clock seconds by stage; the time of a nested stage does not count for the outer one."""
 
     seconds: dict[str, float] = field(default_factory=dict)
     _inner: list[float] = field(default_factory=list)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Time what is inside."""
+        """Measure the time of the `with` block and log it when the block ends."""
         began = time.perf_counter()
         self._inner.append(0.0)
         try:
@@ -56,13 +56,13 @@ class Clock:
         self.log(f"{name}: {own:.1f} s")
 
     def log(self, text: str) -> None:
-        """A line for people."""
+        """Write a progress line to stderr."""
         log_line(f"paper: {text}")
 
 
 @dataclass(eq=False)
 class Task:
-    """What builders learn from, and what they share."""
+    """Inputs of the builders, and what methods share: segments, rankings, network."""
 
     data: PublicData
     settings: PaperSettings
@@ -73,7 +73,7 @@ class Task:
 
     @cached_property
     def heard_UN(self) -> csr_array:
-        """A one for each track that a warm user heard on days 1 to 30."""
+        """Matrix (U, N) with a one for each track that a warm user streamed on days 1 to 30."""
         truth = self.data.parts["train"].truth
         ones = np.ones(truth.ids.size, np.float32)
         shape = (len(truth), len(self.data.track_ND))
@@ -81,18 +81,18 @@ class Task:
 
     @cached_property
     def clusters(self) -> KMeans:
-        """Segments of the warm users, by their vectors."""
+        """Segments of the warm users: k-means over their vectors."""
         settings = self.settings
         return kmeans(self.data.user_UD, settings.segments, self.seed, settings.max_iter, settings.n_init)
 
     @cached_property
     def counts_KN(self) -> csr_array:
-        """How many members of a segment heard each track."""
+        """Number of members of each segment who streamed each track: (K, N)."""
         return listener_counts(self.clusters.labels, self.heard_UN, self.settings.segments)
 
     @cached_property
     def warm(self) -> WarmListeners:
-        """What `fit` of a method takes; rankings are long enough that no tie at place k is cut."""
+        """Training data for `fit` of a method; rankings are long enough that no tie at place k is cut."""
         clusters, n = self.clusters, len(self.data.track_ND)
         length = min(n, max(RANKING, self.settings.k, length_with_ties(self.counts_KN, self.settings.k)))
         return WarmListeners(
@@ -107,12 +107,12 @@ class Task:
 
     @cached_property
     def levels_KL(self) -> NDArray[np.int32]:
-        """Members who heard each listed track: where it is the same for two, they tie."""
+        """Number of members who streamed each ranked track (K, L); tracks of equal number are tied."""
         return tie_levels(self.counts_KN, self.warm.rankings_KL)
 
     @property
     def recipe(self) -> NetworkRecipe:
-        """How the network is trained."""
+        """Recipe of the network: that of the settings, with the paper's number of epochs for the space."""
         found = {"paper": PAPER_RECIPE, "code": CODE_RECIPE}[self.settings.recipe]
         if self.data.space == "ut_als":
             found = replace(found, epochs=UT_ALS_EPOCHS)
@@ -120,7 +120,7 @@ class Task:
 
     @cached_property
     def network(self) -> Predict:
-        """The trained network, as a function."""
+        """Prediction function of the trained network."""
         recipe, said = self.recipe, time.monotonic()
 
         def on_epoch(epoch: int, loss: float, _: float | None) -> None:
@@ -136,7 +136,7 @@ class Task:
 
     @cached_property
     def method_factory(self) -> MethodFactory:
-        """Where methods are built."""
+        """Factory that builds the methods."""
 
         def on_loss(network: str, epoch: int, loss: float) -> None:
             self.clock.log(f"{network}: epoch {epoch + 1}, loss {loss:.6f}")
@@ -163,7 +163,7 @@ Builder = Callable[[Task], Method]
 def _builder(name: str) -> Builder:
     def build(task: Task) -> Method:
         if name in ("full_pers", "semi_pers", "near_segments"):
-            _ = task.network  # trained while the method is built, not when it is first asked
+            _ = task.network  # train the network while the method is built, not at its first prediction
         return task.method_factory.build(name)
 
     return build
@@ -173,7 +173,7 @@ METHODS: Mapping[str, Builder] = {name: _builder(name) for name in METHODS_WITHO
 
 
 def segment_levels(task: Task, method: Method) -> NDArray[np.int32] | None:
-    """The levels of a method that answers with the rankings of `task.warm`; None where lists come from elsewhere."""
+    """Return tie levels (K, L) if the method recommends the rankings of `task.warm`, else None."""
     lists = getattr(method, "rankings", None)
     shared = isinstance(lists, np.ndarray) and np.shares_memory(lists, task.warm.rankings_KL)
     return task.levels_KL if shared else None

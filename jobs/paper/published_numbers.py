@@ -1,7 +1,7 @@
-"""What Briand et al. 2021 published: Table 1, the slice without interaction, the exact Popularity, run times.
+"""Numbers published by Briand et al. 2021: Table 1, the slice without interaction, exact Popularity, run times.
 
 Source   Table 1 and section 4.1.4 of the paper; the exact figures of Popularity and the run times are those that the
-         authors' code gives and its documentation states for "a standard machine"
+         authors' code produces and its documentation states for "a standard machine"
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from jobs.settings.base import Space
 
 METRICS = ("precision", "recall", "ndcg")
-# Name of a method -> how the paper calls it, in the order of Table 1.
+# Name of a method -> its name in the paper, in the order of Table 1.
 TITLES = {
     "popularity": "Popularity",
     "registration_day_streams": "Registration Day Streams",
@@ -48,12 +48,12 @@ TABLE_1: dict[Space, dict[str, Row]] = {
         "semi_pers": ((19.00, 0.42), (6.93, 0.10), (20.38, 0.45)),
     },
 }
-# On the published files Popularity gives exactly this, in %: it checks loader, ids and metrics at once.
+# Popularity on the published files, in %. An exact match checks loader, ids and metrics at once.
 EXACT_POPULARITY = {"precision": 8.9222, "recall": 3.0122, "ndcg": 9.7217}
-# Precision@50 in % of Deezer Semi-Pers. for users with no interaction at all, and their share.
+# Precision@50 in % of Deezer Semi-Pers. for users without any interaction, and the share of these users.
 NO_INTERACTION: dict[tuple[Space, str], float] = {("tt_svd", "semi_pers"): 17.74}
 NO_INTERACTION_SHARE = 0.05
-# Seconds of the authors' code on "a standard machine", by our stage.
+# Seconds of the authors' code on "a standard machine", by stage of this program.
 SECONDS = {
     "read the files": 5_084.0,
     "segments and rankings": 14_672.0,

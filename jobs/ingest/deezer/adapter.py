@@ -1,16 +1,18 @@
-"""The paper's public dataset: eight files that enter after the spaces, as arrays that training and judging can map.
+"""Convert the paper's public dataset into arrays that training and evaluation can memory-map.
 
-Reads    DATA/*.parquet as published (jobs/ingest/deezer/files.py)
-Writes   OVERTURE_HOME/deezer/<space>/: vectors, lists and input rows as .npy, and manifest.json
-Grain    one row a warm user by user_index, one a track by popularity, one a listener of each split by user_index
-Memory   the lists of songs and the vectors; input rows go from a batch to a memory-mapped array
-Checks   first all footers, then ids and lists, then vectors, then input rows: an error comes before hours are spent
+Input    DATA/*.parquet as published (jobs/ingest/deezer/files.py), which contain vectors in both spaces
+Output   OVERTURE_HOME/deezer/<space>/: vectors, lists and input rows as .npy, and manifest.json
+Grain    one row per warm user by user_index, one per track by popularity, one per listener of each split by user_index
+Time     input rows describe the registration day; lists contain the songs streamed on days 1 to 30
+Memory   the lists of songs and the vectors; input rows are copied batch by batch into a memory-mapped array
+Checks   first all footers, then ids and lists, then vectors, then input rows: errors are raised as early as possible
 
-The lake's tables would hold the same rows, but reading 70 000 rows of 5139 values back would take twice their size in
-memory. What is read is joined by user_index, never by position: the feature files are not sorted.
+The arrays are not tables of the lake because reading 70 000 rows of 5139 values back would need twice their size in
+memory. Rows are joined by user_index, never by position: the feature files are not sorted.
 
-track_idx is the popularity rank, as everywhere: tracks are put in the order of how many warm users heard them on days 1
-to 30, then of song_index. That is how the authors' code ranks for its Popularity; `song_index_N` leads back.
+As elsewhere, track_idx is the popularity rank: tracks are ordered by the number of warm users who streamed them on days
+1 to 30, then by song_index. The authors' code ranks in this order for its Popularity. `song_index_N` maps track_idx to
+song_index.
 """
 
 from __future__ import annotations
@@ -45,12 +47,18 @@ from models.cold_start.input_vector import Layout, Ragged
 if TYPE_CHECKING:
     from jobs.platform.context import Context
 
-FORMAT = 1  # of the written folder; another number makes it anew
+FORMAT = 1  # version of the written folder; a folder of another version is converted again
 
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """Listeners of one split by user_index: ids (B,), input rows (B, F) mapped, tracks heard on days 1 to 30."""
+    """Listeners of one split by user_index.
+
+    Attributes:
+        user_index: ids (B,), ascending.
+        x_BF: input rows (B, F) float32, memory-mapped.
+        truth: tracks that each listener streamed on days 1 to 30.
+    """
 
     user_index: np.ndarray
     x_BF: np.ndarray
@@ -59,7 +67,16 @@ class Part:
 
 @dataclass(frozen=True, eq=False)
 class PublicData:
-    """One space of the dataset: track_ND by track_idx, user_UD in the order of `train`, three splits, and facts."""
+    """One space of the dataset.
+
+    Attributes:
+        space: ut_als or tt_svd.
+        song_index_N: song_index (N,) of each track_idx.
+        track_ND: track vectors (N, d) by track_idx.
+        user_UD: vectors (U, d) of the warm users, in the order of the split `train`.
+        parts: the splits train, validation and test.
+        facts: numbers of rows and of missing or unusual values.
+    """
 
     space: Space
     song_index_N: np.ndarray
@@ -70,25 +87,30 @@ class PublicData:
 
     @property
     def layout(self) -> Layout:
-        """Where each value of an input row lives."""
+        """Positions of the features in an input row."""
         return Layout(int(self.track_ND.shape[1]))
 
 
 def run(context: Context, data: Path | None) -> dict[str, Any]:
-    """Read all eight files; returns rows and facts of each space."""
+    """Read all eight files; return the facts of each space for the last line of stdout.
+
+    Raises:
+        BadArgument: no folder is given.
+        CheckFailed: the files break the contract.
+    """
     if data is None:
         raise BadArgument("--data: deezer needs the folder of the eight published files")
-    for space in SPACES:  # both before either is read: a missing file is told at once
+    for space in SPACES:  # both spaces first: a missing file fails before any conversion
         inspect(data, space)
     found = {space: load(context, inspect(data, space)).facts for space in SPACES}
     return {"source": "deezer", "spaces": found, "path": str(context.home / "deezer")}
 
 
 def load(context: Context, files: Files) -> PublicData:
-    """The dataset in one space; read from the files when they are not those of the folder that is there.
+    """Return the dataset in one space; convert the files unless the stored arrays were converted from these files.
 
     Raises:
-        CheckFailed: the files break the contract; names file, column and row.
+        CheckFailed: the files break the contract; the message names file, column and row.
     """
     folder = context.home / "deezer" / files.space
     now = {"format": FORMAT, "contract": CONTRACT.version, "files": _stamp(files)}
@@ -116,7 +138,7 @@ def load(context: Context, files: Files) -> PublicData:
 
 
 def open_folder(folder: Path, space: Space) -> PublicData:
-    """What `convert` wrote; input rows stay on disk."""
+    """Return the arrays that `convert` wrote; input rows stay on disk."""
 
     def array(name: str) -> np.ndarray:
         return np.asarray(np.load(folder / f"{name}.npy", allow_pickle=False))
@@ -134,7 +156,11 @@ def open_folder(folder: Path, space: Space) -> PublicData:
 
 
 def convert(files: Files, folder: Path) -> dict[str, Any]:
-    """Check everything and write the arrays of one space; returns what was found."""
+    """Check everything and write the arrays of one space; return facts about the files.
+
+    Raises:
+        CheckFailed: the files break the contract; the message names file, column and row.
+    """
     spec, layout = CONTRACT.spaces[files.space], Layout(CONTRACT.spaces[files.space].width)
     n_songs = files.rows["songs"]
     users, truth = {}, {}
@@ -197,7 +223,7 @@ def convert(files: Files, folder: Path) -> dict[str, Any]:
 
 
 def _write_rows(files: Files, split: str, users: np.ndarray, layout: Layout, missing: Missing, target: Path) -> None:
-    """Input rows in the order of `users` (ascending), whatever the order of the file."""
+    """Write the input rows in the order of `users` (ascending), for any order of the file."""
     out = np.lib.format.open_memmap(target, mode="w+", dtype=np.float32, shape=(len(users), layout.size))
     filled = np.zeros(len(users), bool)
     rows = input_rows(files.features(split), layout, missing)
@@ -216,7 +242,7 @@ def _unknown_ages(folder: Path, layout: Layout) -> dict[str, int]:
 
 
 def _disjoint(files: Files, users: dict[str, np.ndarray]) -> None:
-    """Nobody is in two splits: a test listener must be in no training set."""
+    """Check that no user is in two splits: a test listener must be in no training set."""
     for n, one in enumerate(SPLITS):
         for other in SPLITS[n + 1 :]:
             both = np.intersect1d(users[one], users[other])
@@ -228,7 +254,7 @@ def _disjoint(files: Files, users: dict[str, np.ndarray]) -> None:
 
 
 def _stamp(files: Files) -> dict[str, list[int | str]]:
-    """What tells one set of files from another without reading them: place, size, time of the last change."""
+    """Return path -> size and modification time of each file, which identify a set of files without reading them."""
     paths = [files.songs, files.users, *(files.features(split) for split in SPLITS)]
     return {str(path.resolve()): [path.stat().st_size, path.stat().st_mtime_ns] for path in paths}
 

@@ -1,13 +1,13 @@
-"""The files of the paper's public dataset as published, read a batch at a time and held to their contract.
+"""Read and check the published files of the paper's dataset, a batch at a time.
 
-Reads    DATA/song_embeddings.parquet                                  song_index, features_svd, features_mf
+Input    DATA/song_embeddings.parquet                                  song_index, features_svd, features_mf
          DATA/user_embeddings.parquet                                  user_index, svd_embeddings, mf_embeddings
          DATA/user_features_{train,validation,test}_{svd,mf}.parquet   user_index, d1d30_songs, 2579 or 5139 values
 Shapes   N songs, U users, B rows of a batch, D width of the space, F values of an input row
-Memory   one batch of rows; the pages of a mapped file are the system's to take back
+Memory   one batch of rows; the operating system may evict pages of a memory-mapped file
 
-Vectors come as real arrays or as JSON text in bytes. What breaks the contract (contracts/published/deezer.yaml) stops
-with the file, the column and the row named; what is merely unusual is counted and told.
+Vectors are arrays, or JSON text in bytes. A violation of the contract (contracts/published/deezer.yaml) raises an error
+that names file, column and row. Unusual values are counted and reported as warnings.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ CONTRACT = published.load("deezer")
 SPLITS = ("train", "validation", "test")
 SONGS, USERS = "song_embeddings.parquet", "user_embeddings.parquet"
 KEY, TRUTH = "user_index", "d1d30_songs"
-# A footer with this key belongs to files that `overture make-deezer` made.
+# A footer with this key marks files that `overture make-deezer` generated.
 MADE_UP = b"overture_made_up"
 BATCH = 2_048
 VECTOR_BATCH = 8_192
@@ -40,7 +40,14 @@ VECTOR_BATCH = 8_192
 
 @dataclass(frozen=True)
 class Files:
-    """The five files of one space, their rows by part, and what `make-deezer` says of itself when it made them."""
+    """The five files of one space.
+
+    Attributes:
+        folder: folder of the files.
+        space: ut_als or tt_svd.
+        rows: number of rows of the songs and of each split.
+        made_up: the generator's arguments if `make-deezer` generated a file, else None.
+    """
 
     folder: Path
     space: Space
@@ -49,29 +56,29 @@ class Files:
 
     @property
     def songs(self) -> Path:
-        """The songs' vectors."""
+        """File of the song vectors."""
         return self.folder / SONGS
 
     @property
     def users(self) -> Path:
-        """The warm users' vectors."""
+        """File of the warm users' vectors."""
         return self.folder / USERS
 
     def features(self, split: str) -> Path:
-        """The input rows of one split."""
+        """Return the file of the input rows of one split."""
         return self.folder / f"user_features_{split}_{CONTRACT.spaces[self.space].suffix}.parquet"
 
     @property
     def claims(self) -> bool:
-        """Whether these are to be taken for the published files: of exactly their sizes, and not marked as made up."""
+        """Whether the files count as the published ones: exactly their sizes, and not marked as generated."""
         return self.made_up is None and self.rows == CONTRACT.sizes
 
 
 def inspect(folder: Path, space: Space) -> Files:
-    """Look at the footers of the five files of a space: all there, of this space, every column of a right type.
+    """Check the footers of the five files of a space: all files exist, belong to this space and have the right columns.
 
     Raises:
-        CheckFailed: names the file and the column.
+        CheckFailed: a file or column is missing or has the wrong type; the message names the file and the column.
     """
     columns, layout = CONTRACT.spaces[space], Layout(CONTRACT.spaces[space].width)
     files = Files(folder, space, {}, None)
@@ -102,13 +109,17 @@ def inspect(folder: Path, space: Space) -> Files:
         raise CheckFailed(
             f"{files.features('train')}: has {rows['train']} rows, {USERS} {n_users}; each has one row a warm user"
         )
-    # One marked file is enough: a mixture is not what was published either.
+    # One marked file suffices: a mixture of files is not the published dataset either.
     mark = max((m for m in made_up if m is not None), default=None)
     return Files(folder, space, rows, None if mark is None else mark.decode())
 
 
 def opened(path: Path) -> pq.ParquetFile:
-    """The file, mapped; CheckFailed when it is no whole Parquet."""
+    """Open a memory-mapped Parquet file.
+
+    Raises:
+        CheckFailed: the file is not a complete Parquet file.
+    """
     try:
         return pq.ParquetFile(path, memory_map=True, pre_buffer=False)
     except (pa.ArrowException, OSError) as error:
@@ -116,7 +127,7 @@ def opened(path: Path) -> pq.ParquetFile:
 
 
 def md5(path: Path) -> str:
-    """Of a whole file; to notice an accident, not an attack."""
+    """Return the MD5 digest of a file; it detects accidental damage, not tampering."""
     with path.open("rb") as source:
         return hashlib.file_digest(source, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
@@ -129,7 +140,7 @@ def _has(path: Path, schema: pa.Schema, *names: str) -> None:
 
 
 def _check_layout(path: Path, schema: pa.Schema, layout: Layout, space: Space) -> None:
-    """All feature columns of the space, none of another, numbers all of them."""
+    """Check that the file has exactly the feature columns of the space, all of them numeric."""
     found, wanted = [name for name in schema.names if name not in (KEY, TRUTH)], layout.names()
     for other, spec in CONTRACT.spaces.items():
         if other != space and set(found) == set(Layout(spec.width).names()):
@@ -154,7 +165,11 @@ def _check_layout(path: Path, schema: pa.Schema, layout: Layout, space: Space) -
 
 
 def batches(path: Path, columns: list[str], size: int) -> Iterator[pa.RecordBatch]:
-    """Rows of the named columns; what the file does not hold in truth is an error of the file."""
+    """Yield batches of `size` rows of the named columns.
+
+    Raises:
+        CheckFailed: the file is truncated or damaged.
+    """
     with opened(path) as source:
         found = source.iter_batches(batch_size=size, columns=columns)
         while True:
@@ -171,10 +186,11 @@ def batches(path: Path, columns: list[str], size: int) -> Iterator[pa.RecordBatc
 
 
 def read_vectors(path: Path, key: str, column: published.Vectors) -> tuple[np.ndarray, np.ndarray, int]:
-    """Keys (n,) ascending, their vectors (n, D) float32, and how many have an unusual length.
+    """Return keys (n,) ascending, their vectors (n, D) float32, and the number of vectors of unusual length.
 
     Raises:
-        CheckFailed: a key twice, a vector of another width, without length, not finite or not as long as it must be.
+        CheckFailed: a repeated key, or a vector that is missing, not finite, of the wrong width or of an invalid
+            length.
     """
     with opened(path) as source:
         n = source.metadata.num_rows
@@ -203,7 +219,7 @@ def _keys(path: Path, key: str, column: pa.Array) -> np.ndarray:
 
 
 def _once(path: Path, key: str, keys: np.ndarray) -> None:
-    """`keys` ascending, none twice."""
+    """Check that no key is repeated in ascending `keys`."""
     if (twice := keys[1:] == keys[:-1]).any():
         raise CheckFailed(f"{path}: {key} {keys[int(np.argmax(twice))]} is there twice; one row each")
 
@@ -211,7 +227,7 @@ def _once(path: Path, key: str, keys: np.ndarray) -> None:
 def _decode(
     path: Path, key: str, column: published.Vectors, keys: np.ndarray, values: pa.Array, out_BD: np.ndarray
 ) -> None:
-    """Write a column of arrays, or of JSON text, into out (B, D)."""
+    """Decode a column of arrays or of JSON text into `out_BD` (B, D)."""
     name, width = column.column, column.width
     if isinstance(values, pa.ExtensionArray):
         values = values.storage
@@ -256,7 +272,11 @@ def _widths(path: Path, key: str, column: published.Vectors, keys: np.ndarray, l
 
 
 def _check_norms(path: Path, key: str, column: published.Vectors, keys: np.ndarray, vectors_ND: np.ndarray) -> int:
-    """How many lengths are unusual; CheckFailed where one is 0, not finite or outside the contract."""
+    """Return the number of unusual lengths.
+
+    Raises:
+        CheckFailed: a length is 0, not finite or outside the contract.
+    """
     norms = np.sqrt(np.vecdot(vectors_ND, vectors_ND))
     low, high = column.norm or (np.finfo(np.float32).tiny, np.finfo(np.float32).max)
     if (bad := ~((norms >= low) & (norms <= high))).any():
@@ -276,10 +296,10 @@ def _check_norms(path: Path, key: str, column: published.Vectors, keys: np.ndarr
 
 
 def read_truth(path: Path, n_songs: int) -> tuple[np.ndarray, Ragged]:
-    """user_index (B,) in the order of the file and the distinct songs that each heard on days 1 to 30.
+    """Return user_index (B,) in the order of the file, and the distinct songs that each user streamed on days 1 to 30.
 
     Raises:
-        CheckFailed: a user twice, an empty list, a song twice in a list or outside 0 .. n_songs - 1.
+        CheckFailed: a repeated user, an empty list, a song that is repeated in a list or outside 0 .. n_songs - 1.
     """
     keys, lengths, songs = [], [], []
     for batch in batches(path, [KEY, TRUTH], VECTOR_BATCH):
@@ -313,7 +333,14 @@ def read_truth(path: Path, n_songs: int) -> tuple[np.ndarray, Ragged]:
 
 @dataclass
 class Missing:
-    """Values that a file left out: NaN or null, read as 0 (an age as unknown)."""
+    """Numbers of missing and unusual values: NaN or null is read as 0, a missing age as unknown.
+
+    Attributes:
+        counts: missing counts of interactions.
+        ages: missing ages.
+        values: missing values of vectors.
+        old: ages above the usual maximum.
+    """
 
     counts: int = 0
     ages: int = 0
@@ -322,12 +349,13 @@ class Missing:
 
 
 def input_rows(path: Path, layout: Layout, missing: Missing) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """user_index (B,) and input rows (B, F) float32 in the order of `Layout`, a batch at a time.
+    """Yield user_index (B,) and input rows (B, F) float32 in the order of `Layout`, a batch at a time.
 
-    A missing count or vector is 0, a missing age -1; `missing` counts them.
+    A missing count or vector is read as 0, a missing age as -1; `missing` counts them.
 
     Raises:
-        CheckFailed: a value that is not finite as float32, a count below 0, an age below -1; names column and user.
+        CheckFailed: a value that is not finite as float32, a count below 0 or an age below -1; the message names column
+            and user.
     """
     names, first, age = layout.names(), len(BLOCKS) * layout.d, layout.scalar("age_value")
     for batch in batches(path, [KEY, *names], BATCH):
@@ -358,5 +386,5 @@ def input_rows(path: Path, layout: Layout, missing: Missing) -> Iterator[tuple[n
 
 
 def count_of(x_BF: Any, layout: Layout, name: str) -> np.ndarray:
-    """One scalar of input rows (B,), such as nb_streamed_songs, as whole numbers."""
+    """Return one scalar of input rows (B,), such as nb_streamed_songs, as integers."""
     return np.asarray(x_BF[:, layout.scalar(name)]).astype(np.int64)

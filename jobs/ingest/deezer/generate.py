@@ -1,12 +1,14 @@
-"""`overture make-deezer`: eight files in the form of the paper's public dataset, of any size, all values made up.
+"""`overture make-deezer`: generate eight synthetic files in the format of the paper's public dataset, of any size.
 
-Writes   OUT/song_embeddings.parquet, user_embeddings.parquet, user_features_{train,validation,test}_{svd,mf}.parquet
-Same     sizes and seed, same values
-Memory   lists of tracks and vectors of everybody; input rows a chunk at a time
+Input    none; sizes and seed
+Output   OUT/song_embeddings.parquet, user_embeddings.parquet, user_features_{train,validation,test}_{svd,mf}.parquet
+Grain    as published (jobs/ingest/deezer/files.py)
+Seed     the same sizes and seed give the same values
+Memory   lists of tracks and vectors of all listeners; input rows a chunk at a time
 
-Tastes hang together with country, age and first-day signals, and warm listeners fall into segments, so that methods
-differ; by how much, and in which order, says nothing about real listeners. Every footer says that the file is made up,
-so that nobody takes it for the published one.
+Tastes depend on country and age, first-day signals depend on tastes, and warm listeners form segments, so methods
+differ in quality. Neither the size nor the order of these differences applies to real listeners. Every footer marks the
+file as generated, so that it is not mistaken for the published one.
 """
 
 from __future__ import annotations
@@ -50,7 +52,11 @@ SHARES = {"train": 0.7, "validation": 0.2, "test": 0.1}
 
 @dataclass(frozen=True)
 class Made:
-    """How many listeners and tracks, from which seed, in which of the two encodings, for which spaces."""
+    """Arguments of the generator: numbers of listeners and tracks, seed, encoding of vectors, spaces.
+
+    Raises:
+        BadArgument: a size is too small or the encoding is unknown.
+    """
 
     users: int = 100_000
     tracks: int = 50_000
@@ -68,18 +74,29 @@ class Made:
 
     @property
     def split_of(self) -> np.ndarray:
-        """Index into SPLITS of each listener (U,): train first, as in the published files."""
+        """Index into SPLITS of each listener (U,): training listeners first, as in the published files."""
         sizes = [round(self.users * SHARES[name]) for name in SPLITS[:2]]
         return np.repeat(np.arange(3), [*sizes, self.users - sum(sizes)])
 
     def rng(self, use: int) -> np.random.Generator:
-        """A generator for one use."""
+        """Return the random generator of one purpose, numbered by `use`."""
         return np.random.default_rng(np.random.SeedSequence((self.seed, 100 + use)))
 
 
 @dataclass(frozen=True, eq=False)
 class Service:
-    """Everything but the input rows: who is there, what they hear and do, with ids of songs, and vectors by space."""
+    """The simulated listeners and songs: everything but the input rows. Ids of songs are song_index.
+
+    Attributes:
+        world: the catalogue and its hidden parameters.
+        people: country, age and taste of each listener (U,).
+        warm: whether a listener is in the training split (U,) bool.
+        heard: songs that each listener streams on days 1 to 30.
+        days: first-day interactions by block.
+        song_of: song_index (N,) of each track of the catalogue.
+        songs: song vectors (N, d) by space.
+        users: vectors of the warm listeners by space.
+    """
 
     world: World
     people: People
@@ -92,14 +109,15 @@ class Service:
 
 
 def prepare(made: Made) -> Service:
-    """Draw everybody and make the vectors of both spaces."""
+    """Draw all listeners and compute the vectors of both spaces."""
     world = build(SimulateSettings(n_tracks=made.tracks, n_playlists=max(20, made.tracks // 10), seed=made.seed))
     people = draw_people(world, made.users, made.rng(0))
     taste = Taste(world, made.rng(1))
     heard = taste.heard(people)
     warm = made.split_of == 0
     days = taste.first_days(people, heard, warm)
-    # Songs are numbered by how many people hear them: cold ones too, so that the order is not quite the warm users'.
+    # Songs are numbered by popularity among all listeners, cold ones included, so that the order differs slightly from
+    # that among warm users.
     song_of = np.empty(made.tracks, np.int64)
     song_of[np.argsort(-np.bincount(heard.ids, minlength=made.tracks), kind="stable")] = np.arange(made.tracks)
     heard = sorted_lists(Ragged(heard.offsets, song_of[heard.ids]), made.tracks)
@@ -111,7 +129,7 @@ def prepare(made: Made) -> Service:
 
 
 def run(out: Path, made: Made) -> dict[str, Any]:
-    """Write the files; returns what was made."""
+    """Write the files; return their names, sizes and numbers of rows."""
     out.mkdir(parents=True, exist_ok=True)
     found = prepare(made)
     songs, users = found.songs, found.users
@@ -138,7 +156,7 @@ def run(out: Path, made: Made) -> dict[str, Any]:
 
 
 def sorted_lists(lists: Ragged, n: int) -> Ragged:
-    """Each list ascending; ids below n."""
+    """Return the lists with each list ascending; ids are below n."""
     key = np.repeat(np.arange(len(lists)), lists.lengths) * n + lists.ids
     key.sort()
     return Ragged(lists.offsets, key % n)
@@ -148,9 +166,9 @@ def sorted_lists(lists: Ragged, n: int) -> Ragged:
 
 
 def song_vectors(world: World, song_of: np.ndarray, space: Space, made: Made) -> np.ndarray:
-    """Vectors (N, d) by song_index: those of a genre, a scene and an artist are near each other.
+    """Return vectors (N, d) by song_index: songs of a genre, a scene and an artist are close to each other.
 
-    tt_svd has unit length; ut_als is 10 to 13 long, longer for popular songs.
+    Vectors of tt_svd have unit length. Those of ut_als have length 10 to 13, longer for popular songs.
     """
     d, rng = CONTRACT.spaces[space].width, made.rng(2 + SPACES.index(space))
 
@@ -160,7 +178,8 @@ def song_vectors(world: World, song_of: np.ndarray, space: Space, made: Made) ->
     genre = noise(int(world.scene_genre.max()) + 1)
     scene = 0.6 * genre[world.scene_genre] + 0.8 * noise(world.n_scenes)
     artist = scene[world.artist_scene] + 0.5 * noise(len(world.artist_scene))
-    # Popular songs are heard with everything of their scene, so they lie near its middle; rare ones anywhere around it.
+    # Popular songs are streamed with all songs of their scene, so they are close to its centre; rare songs are spread
+    # around it.
     far = (0.3 + 0.9 * (song_of / made.tracks) ** 0.4).astype(np.float32)
     vectors = normalise(artist[world.track_artist] + far[:, None] * noise(made.tracks))
     by_song = np.empty_like(vectors)
@@ -172,7 +191,7 @@ def song_vectors(world: World, song_of: np.ndarray, space: Space, made: Made) ->
 
 
 def user_vectors(heard: Ragged, warm: np.ndarray, song_ND: np.ndarray, made: Made) -> np.ndarray:
-    """Unit vectors of warm listeners: the mean of what they hear and a little noise."""
+    """Return unit vectors of the warm listeners: the mean of the songs that they stream, plus noise."""
     mine = heard.take(warm)
     ones = np.ones(mine.ids.size, np.float32)
     sums = csr_array((ones, mine.ids, mine.offsets), shape=(len(mine), len(song_ND))) @ song_ND
@@ -182,7 +201,7 @@ def user_vectors(heard: Ragged, warm: np.ndarray, song_ND: np.ndarray, made: Mad
 
 
 def item_vectors(found: Service, space: Space, made: Made) -> Entities:
-    """Songs as they are; artists and albums as means of theirs, playlists as means of 30 songs of their scene."""
+    """Return vectors of all entities: artists and albums are means of their songs, playlists of 30 songs."""
     world, song_of, song_ND = found.world, found.song_of, found.songs[space]
     song_of_artist = csr_array(
         (np.ones(made.tracks, np.float32), (world.track_artist, song_of)), shape=(len(world.artist_scene), made.tracks)
@@ -205,7 +224,7 @@ def item_vectors(found: Service, space: Space, made: Made) -> Entities:
 
 
 def mean_vectors(people: People, warm: np.ndarray, user_UD: np.ndarray) -> Demographics:
-    """Means of warm listeners by country and by the age class that they told."""
+    """Return mean vectors of the warm listeners by country and by reported age class."""
     country, age = people.country[warm], age_classes(people.told_age[warm])
     zero = np.zeros(user_UD.shape[1], np.float32)
 
@@ -226,7 +245,7 @@ def _mark(schema: pa.Schema, made: Made) -> pa.Schema:
 
 
 def _write_vectors(path: Path, key: str, columns: dict[str, np.ndarray], made: Made) -> None:
-    """A key and columns of vectors, as arrays or as JSON text in bytes."""
+    """Write a key and columns of vectors, as arrays or as JSON text in bytes."""
     kind = pa.list_(pa.float32()) if made.encoding == "array" else pa.binary()
     schema = _mark(pa.schema([(key, pa.int32()), *((name, kind) for name in columns)]), made)
     n = len(next(iter(columns.values())))
@@ -246,7 +265,7 @@ def _write_vectors(path: Path, key: str, columns: dict[str, np.ndarray], made: M
 def _write_features(
     path: Path, who: np.ndarray, found: Service, entities: Entities, demographics: Demographics, made: Made
 ) -> None:
-    """Input rows of the listeners `who`, in that order; a count of nothing is missing, as in the published files."""
+    """Write input rows of the listeners `who`, in that order; a count of 0 is missing, as in the published files."""
     layout = Layout(entities.d)
     count = pa.int64() if made.encoding == "array" else pa.float64()
     fields = [(KEY, pa.int32()), (TRUTH, pa.list_(pa.int32()))]
@@ -265,7 +284,7 @@ def _write_features(
 
 
 def first_days(people: People, days: dict[str, Ragged], who: np.ndarray) -> FirstDays:
-    """What the listeners `who` did on their first day."""
+    """Return the first days of the listeners `who`."""
     names = np.array(list(COUNTRIES), object)
     return FirstDays(
         names[people.country[who]], people.told_age[who], {n: lists.take(who) for n, lists in days.items()}
@@ -273,7 +292,7 @@ def first_days(people: People, days: dict[str, Ragged], who: np.ndarray) -> Firs
 
 
 def _columns(x_BF: np.ndarray, layout: Layout, schema: pa.Schema) -> Iterator[pa.Array]:
-    """One Arrow column a feature."""
+    """Yield one Arrow column per feature."""
     x_FB = np.ascontiguousarray(x_BF.T, np.float64)
     for column in range(len(BLOCKS) * layout.d):
         yield pa.array(x_FB[column])

@@ -1,11 +1,11 @@
-"""Made-up listeners for `overture make-deezer`: who they are, what they hear, what they do on their first day.
+"""Synthetic listeners for `overture make-deezer`: country, age, taste, streamed tracks and first-day interactions.
 
-Shapes   U listeners, N tracks of a made-up catalogue (jobs/ingest/simulate/catalogue.py), n things drawn
-Source   COUNTRIES and the catalogue's scenes and tribes of the simulated service: country and age say which tribes are
-         likely, a tribe says which scenes are heard, popularity is long-tailed within a scene
+Shapes   U listeners, N tracks of a simulated catalogue (jobs/ingest/simulate/catalogue.py), n draws
+Source   COUNTRIES, scenes and tribes of the simulated service: country and age determine which tribes are likely, a
+         tribe determines which scenes are streamed, and popularity is long-tailed within a scene
 
-The numbers below are made up too; where the paper tells one (5 % without any interaction, 77 % with a stream, ages
-unknown, at least 50 tracks in the month after) it is that one.
+The numbers below are the paper's where it reports them (5 % without any interaction, 77 % with a stream, unknown ages,
+at least 50 tracks in the month after the registration). The others are assumptions.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from models.cold_start.input_vector import Ragged, age_classes
 
 NO_INTERACTION, STREAMS_AMONG_ACTIVE, AGE_UNKNOWN = 0.05, 0.81, 0.14
 MIN_HEARD = 50
-# Where a track is heard from: charts and the tribe together, anywhere else; hits may replace either.
+# Source of a stream: charts or tribe with this probability, else any scene; a hit may replace either.
 CHARTS_AND_TRIBE, HITS = 0.85, 0.04
 CHART = 400  # tracks in the charts of a country and an age class
-TYPICAL_AGES = np.array([15, 21, 29, 41, 57])  # one an age class
-# block -> share of active listeners who do it, and how often on average
+TYPICAL_AGES = np.array([15, 21, 29, 41, 57])  # one per age class
+# block -> share of active listeners with such interactions, and their mean number
 FIRST_DAY = {
     "streamed": (STREAMS_AMONG_ACTIVE, 22.0),
     "skipped": (0.6, 9.0),
@@ -34,7 +34,7 @@ FIRST_DAY = {
     "search_albums": (0.2, 1.6),
     "search_playlists": (0.15, 1.4),
 }
-# Filled for warm listeners only, as in the published files.
+# For warm listeners only, as in the published files.
 FAVOURITES = {
     "favorite_songs": (0.25, 5.0),
     "favorite_artists": (0.2, 3.0),
@@ -45,9 +45,14 @@ FAVOURITES = {
 
 @dataclass(frozen=True, eq=False)
 class People:
-    """Country index (U,) into COUNTRIES, age (U,) years, what is told of it (-1: nothing), tribe (U,).
+    """Hidden properties of the listeners.
 
-    devotion (U,) is how often a listener plays what the tribe likes rather than the charts.
+    Attributes:
+        country: index (U,) into COUNTRIES.
+        age: age (U,) in years.
+        told_age: reported age (U,), -1 where unknown.
+        tribe: type of taste (U,).
+        devotion: probability (U,) of a stream from the tribe's scenes rather than from the charts.
     """
 
     country: np.ndarray
@@ -58,7 +63,7 @@ class People:
 
 
 def draw_people(world: World, n: int, rng: np.random.Generator) -> People:
-    """U listeners: country by its share, age around 30, a tribe that fits both."""
+    """Draw n listeners: country by its share, age around 30, and a tribe that is likely for both."""
     shares = np.array(list(COUNTRIES.values()))
     country = rng.choice(len(shares), n, p=shares / shares.sum())
     age = np.clip(np.round(13 + rng.gamma(2.4, 8.0, n)), 13, AGES[-1]).astype(np.int64)
@@ -68,10 +73,10 @@ def draw_people(world: World, n: int, rng: np.random.Generator) -> People:
 
 
 class Taste:
-    """Draws tracks as listeners would: from their tribe's scenes, their country's and age's charts, hits, anywhere."""
+    """Draws tracks by listener: from the tribe's scenes, the charts of country and age class, hits, or any scene."""
 
     def __init__(self, world: World, rng: np.random.Generator) -> None:
-        """Over one catalogue; `rng` also chooses which tracks everybody knows and what is in the charts."""
+        """Draw the hits and the charts of one catalogue."""
         n = len(world.track_artist)
         self.world, self.rng = world, rng
         self.hits = rng.permutation(n)
@@ -83,13 +88,13 @@ class Taste:
         self.chart_cum = np.cumsum(1.0 / (np.arange(CHART) + 8.0))
 
     def _of_tribe(self, tribe: np.ndarray) -> np.ndarray:
-        """A track (n,) of a scene that each tribe (n,) likes."""
+        """Draw a track (n,) of a scene of each tribe (n,)."""
         world, rng, n = self.world, self.rng, len(tribe)
         slot = np.minimum(np.searchsorted(self.slots, rng.random(n) * self.slots[-1]), len(self.slots) - 1)
         return world.draw_in_scene(world.tribe_scenes[tribe, slot], rng.random(n))
 
     def draw(self, people: People, who: np.ndarray) -> np.ndarray:
-        """One track (n,) for each of the listeners `who` (n,)."""
+        """Draw one track (n,) for each of the listeners `who` (n,)."""
         world, rng = self.world, self.rng
         track = self._of_tribe(people.tribe[who])
         u = rng.random(len(who)) - people.devotion[who]
@@ -104,7 +109,7 @@ class Taste:
         return np.asarray(track)
 
     def heard(self, people: People, block: int = 10_000) -> Ragged:
-        """Distinct tracks of each listener's days 1 to 30, at least MIN_HEARD, ascending."""
+        """Draw the distinct tracks of each listener on days 1 to 30, at least MIN_HEARD, ascending."""
         n_tracks, parts, lengths = len(self.world.track_artist), [], []
         for start in range(0, len(people.age), block):
             who = np.arange(start, min(start + block, len(people.age)))
@@ -118,7 +123,7 @@ class Taste:
         return ragged(np.concatenate(lengths), np.concatenate(parts))
 
     def first_days(self, people: People, heard: Ragged, warm: np.ndarray) -> dict[str, Ragged]:
-        """The interaction blocks of all listeners; `warm` (U,) tells who has favourites."""
+        """Draw the first-day interactions of all listeners by block; only `warm` (U,) listeners have favourites."""
         rng, n = self.rng, len(people.age)
         active = rng.random(n) >= NO_INTERACTION
         counts = {name: self._counts(active, *how) for name, how in FIRST_DAY.items()}
@@ -135,7 +140,11 @@ class Taste:
         return found
 
     def _of_the_day(self, people: People, heard: Ragged, who: np.ndarray, name: str) -> np.ndarray:
-        """Tracks (n,) that stand for what the listeners `who` (n,) do; a fifth is heard again later, skips are not."""
+        """Draw the tracks (n,) behind interactions of the listeners `who` (n,).
+
+        A fifth of the tracks is also streamed on days 1 to 30. Skipped and banned tracks are drawn without this
+        rule, and 60 % of them come from any scene.
+        """
         tracks = self.draw(people, who)
         if name in ("skipped", "banned"):
             strange = self.rng.random(len(who)) < 0.6
@@ -149,7 +158,7 @@ class Taste:
         return tracks
 
     def _entities(self, level: str, tracks: np.ndarray) -> np.ndarray:
-        """Ids of the level (songs, artists, albums, playlists) that tracks (n,) belong to."""
+        """Return the entities (n,) of a level (songs, artists, albums, playlists) that tracks (n,) belong to."""
         world = self.world
         if level == "songs":
             return tracks
@@ -166,10 +175,10 @@ class Taste:
 
 
 def _place(cum: np.ndarray, u: np.ndarray) -> np.ndarray:
-    """A place (n,) by the ascending weights `cum`, from uniform u (n,)."""
+    """Draw positions (n,) by cumulative weights `cum`, from uniform u (n,)."""
     return np.asarray(np.minimum(np.searchsorted(cum, u * cum[-1]), len(cum) - 1))
 
 
 def ragged(lengths: np.ndarray, ids: np.ndarray) -> Ragged:
-    """Lists of these lengths (U,), end to end."""
+    """Return lists of the given lengths (U,) with concatenated ids."""
     return Ragged(np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)]), np.asarray(ids))

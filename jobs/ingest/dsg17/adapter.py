@@ -1,14 +1,15 @@
-"""The DSG17 tables (Deezer, 2016): plays of a streaming service, labelled in train.csv, to be judged in test.csv.
+"""Convert the DSG17 tables (Deezer, 2016): plays of a streaming service, labelled in train.csv, unlabelled in test.csv.
 
-Reads    DATA/train.csv (else train_sample.csv), DATA/test.csv where it is: comma separated, with a header, any order
-Writes   plays, partition day: what the files hold replaces every day of the lake
-Grain    one row a play; exact repeats are left out and counted
-Memory   Spark reads the files in blocks; nothing is collected but counts by reason
+Input    DATA/train.csv (else train_sample.csv), DATA/test.csv if it exists: comma separated, with a header, any order
+Output   plays, partition day; days of the lake that are not in the files are dropped
+Grain    one row per play; exact repeats are dropped and counted
+Time     ts is the time of the play, UTC
+Memory   Spark reads the files in blocks; only counts by reason are collected
 
-A row that cannot be read is counted for its first reason; more than skip.cleaning.max_bad_share of them stop the run.
-Listens before skip.cleaning.first_day are dropped. A release date that is no date, a placeholder (the data uses
-1900-01-01 and the like), or later than the listen becomes null. Durations and rare categories are cleaned where the
-training rows are known (models/skip/data/cleaning.py): their bounds must not be learned from rows that judge.
+A row that cannot be read is counted under its first reason. The job fails if the share of such rows exceeds
+skip.cleaning.max_bad_share. Plays before skip.cleaning.first_day are dropped. A release date that is invalid, a
+placeholder (such as 1900-01-01) or later than the play becomes null. Durations and rare categories are cleaned where
+the training rows are known (models/skip/data/cleaning.py), because their bounds must not be fitted on evaluation rows.
 """
 
 from __future__ import annotations
@@ -49,13 +50,18 @@ NUMBERS = (
     "artist_id",
     "user_age",
 )
-MILLISECONDS = 10**11  # as seconds: the year 5138
+MILLISECONDS = 10**11  # in seconds, this is the year 5138
 LATEST = 4_102_444_800  # 2100-01-01
 MAX_CODE = 2**31 - 1
 
 
 def run(context: Context, data: Path | None) -> dict[str, Any]:
-    """Write plays; returns rows, days, and what was left out and why."""
+    """Write the table `plays`; return rows, days, and numbers of dropped rows by reason.
+
+    Raises:
+        BadArgument: no folder is given, or it has no training file.
+        CheckFailed: the files break the format.
+    """
     if data is None:
         raise BadArgument("--data: dsg17 needs the folder of train.csv (or train_sample.csv) and test.csv")
     files = find(data)
@@ -85,11 +91,11 @@ def run(context: Context, data: Path | None) -> dict[str, Any]:
 
 
 def find(data: Path) -> dict[str, Path]:
-    """The files to read by name, their columns checked.
+    """Return the input files by name, with their columns checked.
 
     Raises:
-        BadArgument: no training file.
-        CheckFailed: a column is missing or there twice, or the rows to judge carry labels.
+        BadArgument: there is no training file.
+        CheckFailed: a column is missing or repeated, or the test rows have labels.
     """
     train = next((data / name for name in ("train.csv", "train_sample.csv") if (data / name).is_file()), None)
     if train is None:
@@ -114,19 +120,19 @@ def find(data: Path) -> dict[str, Path]:
 
 
 def header(file: Path) -> list[str]:
-    """Names of the first line."""
+    """Return the column names of the first line."""
     with file.open(encoding="utf-8", errors="replace") as lines:
         return [name.strip().strip('"') for name in lines.readline().strip().lstrip("\ufeff").split(",")]
 
 
 def parsed(spark: SparkSession, file: Path, *, labelled: bool) -> DataFrame:
-    """Every line with its numbers (null where there is none) and `reason`: why it cannot be used, null if it can."""
+    """Return all lines as numbers (null where unreadable), with `reason`: null, or why a row cannot be used."""
     names = header(file)
     schema = ", ".join(f"`{name}` string" for name in (*names, "_broken"))
     reader = spark.read.schema(schema).option("header", True).option("columnNameOfCorruptRecord", "_broken")
     lines = reader.csv(file.absolute().as_uri())
     wanted = (*NUMBERS, LABEL if labelled else "sample_id")
-    # Two steps: each text becomes a number once, whatever asks for it afterwards.
+    # Two steps, so that each text is converted to a number only once.
     numbered = lines.select(
         "_broken",
         *(F.col(f"`{name}`").alias(f"_{name}") for name in wanted),
@@ -155,15 +161,15 @@ def parsed(spark: SparkSession, file: Path, *, labelled: bool) -> DataFrame:
 
 
 def first(checks: Iterable[tuple[str, Column]]) -> Column:
-    """The reason of the first check that says yes, else null."""
+    """Return the reason of the first check that is true, else null."""
     return F.coalesce(*(F.when(wrong, F.lit(reason)) for reason, wrong in checks))
 
 
 def examine(rows: DataFrame, file: Path, cleaning: CleaningSettings) -> dict[str, Any]:
-    """Counts of one file: read, bad by reason, dropped, kept, labels.
+    """Return the counts of one file: rows read, bad by reason, early, kept and listened to.
 
     Raises:
-        CheckFailed: times in milliseconds; too many bad rows; nothing to use.
+        CheckFailed: times are in milliseconds, there are too many bad rows, or no row can be used.
     """
     early = F.col("ts_listen") < epoch(cleaning)
     fine = F.col("reason").isNull() & ~early
@@ -195,7 +201,7 @@ def examine(rows: DataFrame, file: Path, cleaning: CleaningSettings) -> dict[str
 
 
 def cleaned(rows: DataFrame, cleaning: CleaningSettings) -> DataFrame:
-    """The good rows as the table has them; `day` beside."""
+    """Return the good rows in the columns of the table, with `day`."""
     good = rows.where(F.col("reason").isNull() & (F.col("ts_listen") >= epoch(cleaning)))
     ts = F.timestamp_seconds("ts_listen")
     released = F.to_date(F.try_to_timestamp(F.col("release_date").cast("string"), F.lit("yyyyMMdd")))
@@ -221,7 +227,7 @@ def cleaned(rows: DataFrame, cleaning: CleaningSettings) -> DataFrame:
 
 
 def by_day(rows: DataFrame) -> DataFrame:
-    """Each play once, in order of time; of repeats that differ in the label alone, the one not listened to stays."""
+    """Return each play once; of repeats that differ only in the label, the one that was not listened to is used."""
     same = Window.partitionBy("day").orderBy("ts", "play_id", LABEL)
     before = F.lag("play_id").over(same)
     numbered = rows.withColumn("_before", before)
@@ -229,5 +235,5 @@ def by_day(rows: DataFrame) -> DataFrame:
 
 
 def epoch(cleaning: CleaningSettings) -> int:
-    """First second that is kept."""
+    """Return the first second that is not dropped, in seconds since 1970."""
     return int(datetime.combine(cleaning.first_day, datetime.min.time(), UTC).timestamp())

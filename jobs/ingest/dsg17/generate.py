@@ -1,16 +1,18 @@
-"""`overture make-dsg17`: made-up files in the form of the DSG17 tables, of any size up to the real one and beyond.
+"""`overture make-dsg17`: generate synthetic files in the format of the DSG17 tables, of any size.
 
-Writes   OUT/train.csv (labelled rows), OUT/test.csv (each user's last Flow play, no label)
-Same     rows and seed, same bytes
+Input    none; number of rows and seed
+Output   OUT/train.csv (labelled rows), OUT/test.csv (each user's last Flow play, without label)
+Grain    one row per play
+Seed     the same rows and seed give the same bytes
 Memory   a block of users at a time
 
-The facts below were measured on a random sample of 15 974 rows of the real table and on its whole test table (means and
-quantiles with pandas; the two popularity laws were fitted to how many distinct tracks and artists, and how many tracks
-played once, 15 970 draws must give: 9 878 and 8 136 where the sample has 9 669 and 7 449; 4 112 artists where it has
-4 231). A sample of rows says nothing of sessions and repeats: SESSION_PLAYS, REPEAT and the listeners' moods are
-assumptions. Whether a play is listened to follows from listener, artist, track, listener and genre, Flow, context,
-platform, age and the session's mood, so a model that learns these has something to find; which model finds most of it
-says nothing about real listeners.
+The constants below were measured on a random sample of 15 974 rows of the real table and on its full test table (means
+and quantiles with pandas). The two popularity laws were fitted to the numbers of distinct tracks, distinct artists and
+tracks played once in 15 970 draws: 9 878 tracks and 8 136 played once, where the sample has 9 669 and 7 449; 4 112
+artists, where it has 4 231. A sample of rows contains no information about sessions and repeats: SESSION_PLAYS, REPEAT
+and the moods of sessions are assumptions. The label depends on listener, artist, track, the listener's genres, Flow,
+context, platform, age and the mood of the session, so that models can learn it. Which model learns it best does not
+apply to real listeners.
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ BLOCK_ROWS = 500_000
 TRACK_LAW, ARTIST_LAW, GENRE_LAW = (1.0, 40.0), (1.3, 20.0), (1.3, 1.0)  # weight of rank r: (r + shift) ^ -exponent
 N_GENRES, GENRE_0, GENRE_1 = 500, 0.485, 0.124
 SESSION_PLAYS, REPEAT, REPEAT_FLOW, FAVOURITES = 12, 0.35, 0.1, 30
-# Of all plays, this share comes from users below this share of all users, most active first.
+# This cumulative share of all plays comes from this cumulative share of all users, most active first.
 ACTIVITY = (
     (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0),
     tuple(
@@ -93,13 +95,14 @@ RELEASES = (
     "2016-11-18",
     "2017-02-03",
 )
-EARLY, OLD_RELEASE, HUGE = 4 / 15_974, 0.002, 1e-5  # shares of odd rows, and of durations of 65 535 s
+# Shares of rows with times before the data, of old releases, and of durations of 65 535 s.
+EARLY, OLD_RELEASE, HUGE = 4 / 15_974, 0.002, 1e-5
 DEVICES = ((0, 0, 0.613), (0, 2, 0.037), (1, 0, 0.229), (1, 2, 0.018), (2, 1, 0.103))  # platform name, family, share
 WOMEN, AGES, FLOW = 0.416, (18, 30), 0.305
 CONTEXT_FLOW = ((1, 0.70), (4, 0.101), (5, 0.071), (6, 0.044), (7, 0.036), (20, 0.03), (23, 0.018))
 CONTEXT = ((0, 0.611), (2, 0.201), (3, 0.083), (8, 0.02), (9, 0.02), (10, 0.02), (11, 0.02), (12, 0.015), (13, 0.01))
 LISTENED, LISTENED_FLOW = 0.722, 0.601
-# Log-odds: spread between users, artists, tracks; between genres of a user; of a user's liking of Flow; of moods.
+# Standard deviations of log-odds: between users, artists, tracks, a user's genres, a user's liking of Flow, moods.
 SPREAD = {"user": 0.9, "artist": 0.29, "track": 0.36, "genre": 0.5, "flow": 0.4, "mood": 0.6}
 FAVOURITE, PER_YEAR, PLATFORM, CONTEXT_5, CONTEXT_7 = 0.8, 0.04, (0.0, 0.25, 1.1), -0.3, 1.8
 COLUMNS = (
@@ -122,7 +125,7 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class Catalogue:
-    """T tracks by popularity rank: raw ids, and what a listener may like or not."""
+    """Tracks (T,) by popularity rank: weight, hidden indices, duration, release date, and effect on the log-odds."""
 
     weight_T: np.ndarray
     artist_T: np.ndarray
@@ -134,7 +137,16 @@ class Catalogue:
 
 
 def run(out: Path, rows: int = FULL_ROWS, seed: int = 7) -> dict[str, Any]:
-    """Write both files; returns what was made."""
+    """Write both files; return numbers of rows, users and tracks, and the share of plays listened to.
+
+    Args:
+        out: folder to write to.
+        rows: number of labelled rows.
+        seed: seed of all draws.
+
+    Raises:
+        BadArgument: too few rows.
+    """
     if rows < MIN_ROWS:
         raise BadArgument(f"--rows: must be at least {MIN_ROWS}, got {rows}")
     out.mkdir(parents=True, exist_ok=True)
@@ -142,7 +154,7 @@ def run(out: Path, rows: int = FULL_ROWS, seed: int = 7) -> dict[str, Any]:
     n_users = max(round(FULL_USERS * scale), 20)
     rng = np.random.default_rng(np.random.SeedSequence((seed, 17)))
     catalogue = draw_catalogue(max(round(FULL_TRACKS * scale), 200), max(round(FULL_ARTISTS * scale), 50), rng)
-    plays_U = draw_activity(n_users, rows, rng) + 1  # one more: the last one is asked about
+    plays_U = draw_activity(n_users, rows, rng) + 1  # one more than the labelled plays: the last play is the test row
     blocks = np.searchsorted(np.cumsum(plays_U), np.arange(BLOCK_ROWS, rows + n_users, BLOCK_ROWS))
     edges = np.unique(np.concatenate([[0], blocks, [n_users]]))
     schema = pa.schema([(name, pa.int64()) for name in (*COLUMNS, "is_listened")])
@@ -178,19 +190,19 @@ def run(out: Path, rows: int = FULL_ROWS, seed: int = 7) -> dict[str, Any]:
 
 
 def law(n: int, exponent: float, shift: float) -> np.ndarray:
-    """Weights of n ranks, sum 1."""
+    """Return weights (n,) of n ranks with sum 1: proportional to (rank + shift) ^ -exponent."""
     weight = (np.arange(n) + shift) ** -exponent
     return np.asarray(weight / weight.sum())
 
 
 def choose(weight: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
-    """Indices by weight; by the cumulative sum, which is fast for many draws."""
+    """Draw indices (size,) by weight, by binary search in the cumulative sum."""
     edge = np.cumsum(weight)
     return np.asarray(np.searchsorted(edge, rng.random(size) * edge[-1], side="right").clip(max=len(weight) - 1))
 
 
 def draw_catalogue(n: int, n_artists: int, rng: np.random.Generator) -> Catalogue:
-    """Tracks of artists; an artist has a main genre, albums of about ten tracks, a day of release an album."""
+    """Draw tracks of artists: an artist has a main genre and albums of about ten tracks, an album one release date."""
     artist = choose(law(n_artists, *ARTIST_LAW), n, rng)
     genre_weight = np.concatenate([[GENRE_0, GENRE_1], (1 - GENRE_0 - GENRE_1) * law(N_GENRES - 2, *GENRE_LAW)])
     main = choose(genre_weight, n_artists, rng)
@@ -216,7 +228,7 @@ def draw_catalogue(n: int, n_artists: int, rng: np.random.Generator) -> Catalogu
 
 
 def draw_activity(n_users: int, rows: int, rng: np.random.Generator) -> np.ndarray:
-    """Plays of each user, the most active first, `rows` in all and at least one each."""
+    """Draw the number of plays of each user, most active first: `rows` in total and at least one each."""
     share = np.diff(np.interp(np.arange(n_users + 1) / n_users, ACTIVITY[1], ACTIVITY[0]))
     return np.asarray(1 + rng.multinomial(rows - n_users, share / share.sum()), np.int64)
 
@@ -224,7 +236,7 @@ def draw_activity(n_users: int, rows: int, rng: np.random.Generator) -> np.ndarr
 def draw_plays(
     users: np.ndarray, plays_U: np.ndarray, tracks: Catalogue, rng: np.random.Generator
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """All columns of a block of users, in order of user and time, and which row is each user's last (always Flow)."""
+    """Draw all columns of a block of users, by user and time, and whether a row is its user's last (always Flow)."""
     n_users, n = len(users), int(plays_U.sum())
     user = np.repeat(np.arange(n_users), plays_U)
     new = rng.random(n) < 1 / SESSION_PLAYS
@@ -263,7 +275,9 @@ def draw_plays(
     heard = np.where(listened, tracks.duration_T[track].clip(31, 600), rng.integers(2, 31, n))
     before = np.cumsum(heard) - heard
     ts = start[session] + before - before[new][session]
-    ahead = user * 2**34 - np.arange(n)  # a session begins after the one before it, no two plays in one second
+    ahead = user * 2**34 - np.arange(
+        n
+    )  # a session begins after the previous one ends; two plays of a user never share a second
     ts = np.maximum.accumulate(ts + ahead) - ahead
     early = (rng.random(n) < EARLY) & ~last
     ts[early] = rng.integers(0, 10**9, int(early.sum()))
@@ -288,13 +302,13 @@ def draw_plays(
 
 
 def pick(shares: tuple[tuple[int, float], ...], n: int, rng: np.random.Generator) -> np.ndarray:
-    """Codes by their shares."""
+    """Draw codes (n,) by their shares."""
     codes, weights = (np.array(column) for column in zip(*shares, strict=True))
     return np.asarray(codes[choose(weights, n, rng)])
 
 
 def level(odds: np.ndarray, rate: float) -> float:
-    """What to add to log-odds so that their mean probability is `rate`; bisection on at most 20 000 of them."""
+    """Return the offset of log-odds at which their mean probability is `rate`; bisection on at most 20 000 of them."""
     some = odds[:: max(len(odds) // 20_000, 1)]
     low, high = -10.0, 10.0
     while high - low > 1e-4 and len(some):
