@@ -1,4 +1,4 @@
-"""One whole week on the smallest service, run once and shared by the tests that look at it."""
+"""Fixture: one full week on the smallest service, run once per session and shared by the end-to-end tests."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.helpers.one_week import TINY, whole_week
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory, spark) -> Context:
-    """The context of a finished week: do not write to its home."""
+    """Context of a finished week; tests must not write to its home."""
     home = tmp_path_factory.mktemp("finished")
     before = os.environ.get("OVERTURE_HOME")
     os.environ["OVERTURE_HOME"] = str(home)

@@ -1,4 +1,4 @@
-"""Every method on the finished week: judged in one table, trained on people joined by id, logged to MLflow."""
+"""Test every method on the finished week: evaluated in one table, trained on rows joined by id, logged to MLflow."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from jobs.tracking.tracker import Tracker
 
 @pytest.fixture
 def copied(finished, tmp_path, monkeypatch) -> Context:
-    """A copy of the finished week that judges every method, with small networks."""
+    """Copy of the finished week that evaluates every method, with small networks."""
     home = tmp_path / "home"
     shutil.copytree(finished.home, home)
     monkeypatch.setenv("OVERTURE_HOME", str(home))

@@ -1,4 +1,4 @@
-"""Bad input at the command: a clear error that names what is wrong, the designed exit code, nothing lost."""
+"""Test bad input at the command line: an error that names the problem, the documented exit code, no lost data."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DAY = "2026-11-10"
 
 @pytest.fixture
 def spoiled(finished, tmp_path, monkeypatch, spark) -> Context:
-    """A copy of a finished week that a test may break."""
+    """Copy of a finished week that a test may damage."""
     home = tmp_path / "home"
     shutil.copytree(finished.home, home)
     monkeypatch.setenv("OVERTURE_HOME", str(home))
@@ -30,7 +30,7 @@ def spoiled(finished, tmp_path, monkeypatch, spark) -> Context:
 
 @pytest.fixture
 def overture(command):
-    """Type a command; returns exit code and what people read."""
+    """Run a command; return the exit code and the combined output."""
 
     def run(*arguments: str) -> tuple[int, str]:
         code, out, err = command(*arguments)

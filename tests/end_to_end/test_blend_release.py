@@ -1,4 +1,4 @@
-"""The blend as what a release answers with: learned, judged as served, gated against the old champion, published."""
+"""Test the blend as the method of a release: trained, evaluated as served, compared with the champion, published."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.helpers.as_request import listener
 
 @pytest.fixture(scope="module")
 def promoted(finished, tmp_path_factory) -> Context:
-    """A copy of the finished week, gone on with: the champion answers with semi_pers, the new release by the blend."""
+    """Copy of the finished week in which the old champion recommends by semi_pers and the new release by the blend."""
     home = tmp_path_factory.mktemp("blended") / "home"
     shutil.copytree(finished.home, home)
     old = finished.settings

@@ -1,4 +1,4 @@
-"""An A/B test on the smallest service: the champion answers new listeners, and what was hidden comes out again."""
+"""Test an A/B test on the smallest service: the champion recommends to new listeners, and estimates match the truth."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ LISTENERS = 2_500
 
 @pytest.fixture(scope="module")
 def tested(finished, tmp_path_factory) -> Context:
-    """A copy of the finished week after a simulated experiment; `told` holds what the simulation reported."""
+    """Copy of the finished week after a simulated experiment; `told` contains the report of the simulation."""
     home = tmp_path_factory.mktemp("tested") / "home"
     for part in ("lake", "releases", "mlflow"):
         shutil.copytree(finished.home / part, home / part)
@@ -78,7 +78,7 @@ def test_what_the_arm_never_shows_cannot_be_estimated(tested):
 
 
 def test_too_few_effective_listeners_are_refused(tested):
-    """The registered plan counts, not the settings of today: so the plan in force is made stricter by hand."""
+    """The registered plan applies, not the current settings, so the test makes the registered plan stricter."""
     plan, _ = analyse.plan_of(tested, "first_day")
     strict = plan.model_copy(update={"min_effective_users": 100_000})
     arm = next(arm for arm in strict.arms if arm.name == "exploring")

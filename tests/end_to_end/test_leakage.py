@@ -1,9 +1,9 @@
-"""No leakage: poison all that a week could not have known, and demand the same bits.
+"""Test for leakage: change all data that a week must not use, and require bit-identical outputs.
 
-Poison: every event and every playlist row at or after as_of, every event of a cohort user after the registration day,
+Changed: every event and every playlist row at or after as_of, every event of a cohort user after the registration day,
 every listener who registered after the cohort, and the cohort's own collections.
-Held to be equal: catalogue, warm users, matrix, pairs, both spaces, segments, first days, inputs and networks.
-Ground truth is what the poison may change, and it does: that shows the poison was swallowed.
+Required to be equal: catalogue, warm users, matrix, pairs, both spaces, segments, first days, inputs and networks.
+The ground truth must differ, which shows that the changed rows were read.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def sorted_rows(table: pa.Table) -> pa.Table:
 
 
 def poison(context: Context) -> None:
-    """Rewrite the lake's future: loud, wrong and different for every row."""
+    """Change every row of the lake that is later than the week may use."""
     lake, week = context.lake, context.week
     rng = np.random.default_rng(1)
     users = lake.read("users")

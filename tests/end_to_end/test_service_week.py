@@ -1,4 +1,4 @@
-"""What the service makes of a listener is what the week's Spark jobs made of the same listener, to the bit."""
+"""Test that the service and the week's Spark jobs compute bit-identical inputs for the same listener."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From raw events to a promoted release on the smallest service: what it leaves, and that a second run adds nothing."""
+"""Test a week from raw events to a promoted release on the smallest service, and that a second run changes nothing."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ METHODS = {"popularity", "registration_day_streams", "full_pers", "semi_pers"}
 
 
 def overture(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """The command as a person types it."""
+    """Run the command in a subprocess, as a user would."""
     env = os.environ | {"OVERTURE_HOME": str(home), "OVERTURE_CONFIG": str(ROOT / "configs" / "tiny.yaml")}
     return subprocess.run(
         [sys.executable, "-m", "jobs.cli", *arguments], cwd=ROOT, env=env, capture_output=True, text=True, check=False
@@ -43,7 +43,7 @@ def test_every_table_of_the_week_is_there(finished):
 
 
 def test_known_listeners_are_those_of_the_week_and_newcomers_get_what_the_service_would_say(finished):
-    """A warm listener's vector is the lake's; a newcomer's list is that of the same first day sent as a request."""
+    """A warm listener's vector is that of the lake; a new listener's list equals that for the same request."""
     from serving.recommend import known_users, recommender
     from serving.release.watcher import Champion
     from serving.schema import ListOptions

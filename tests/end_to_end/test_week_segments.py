@@ -1,4 +1,4 @@
-"""Segments of a finished week: cards that keep to the floor, members in a table, and how they continue last week's."""
+"""Test the segments of a finished week: minimum size of cards, table of members, continuity with last week."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from jobs.tracking.tracker import Tracker
 
 @pytest.fixture
 def copied(finished, tmp_path, monkeypatch) -> Context:
-    """A copy of the finished week."""
+    """Copy of the finished week."""
     home = tmp_path / "home"
     shutil.copytree(finished.home, home)
     monkeypatch.setenv("OVERTURE_HOME", str(home))
@@ -23,7 +23,7 @@ def copied(finished, tmp_path, monkeypatch) -> Context:
 
 
 def as_last_week(context: Context) -> None:
-    """Let last week have been this one."""
+    """Store the week's tables as those of the previous week."""
     now, then = {"week": context.week.name}, {"week": context.week.previous.name}
     for table, where in (("warm_users", {}), ("user_segments", {"space": "tt_svd"}), ("segments", {"space": "tt_svd"})):
         context.lake.write(table, context.lake.read(table, **now, **where), **then, **where)

@@ -1,4 +1,4 @@
-"""A row of first_day as a request to the service says it, every level by itself."""
+"""Convert a row of first_day into a request to the service, with every level as a separate field."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Processes that may die: a helper that has imported everything, opened nothing, and forks a child for each order.
+"""A fork server for processes that are killed: it imports all modules once and forks a child for each call.
 
-An order is a line of JSON {"calls": [[function, arguments], ...]}: one child each, started together. The answer is a
-line with their exit codes. Forking after the imports makes a killed process cost a second instead of ten.
+An order is a line of JSON {"calls": [[function, arguments], ...]}: one child per call, started together. The response
+is a line with their exit codes. Forking after the imports takes one second per process instead of ten.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ HERE = Path(__file__).parent
 
 
 def promote(home: str, week: str, die_at: int, answer: str) -> None:
-    """Promote; die with exit code 9 right before write number `die_at` (-1: never, and tell how many there were)."""
+    """Promote; exit with code 9 right before write number `die_at` (-1: never), and write the result to `answer`."""
     from contracts.errors import OvertureError
     from jobs.release import promote as job
     from jobs.release import registry
@@ -35,7 +35,7 @@ def promote(home: str, week: str, die_at: int, answer: str) -> None:
 
 
 def start(home: str, week: str, answer: str) -> None:
-    """Begin the week and run one task."""
+    """Begin the week, run one task, and write its MLflow ids to `answer`."""
     from jobs.tracking.tracker import Tracker
     from tests.helpers.small_week import context_at
 
@@ -46,7 +46,7 @@ def start(home: str, week: str, answer: str) -> None:
 
 
 def count_writes(die_at: int) -> list[str]:
-    """Count every durable write of this process, and die before the one that is wanted."""
+    """Return a list that collects every durable write of this process; exit before write number `die_at`."""
     from mlflow import MlflowClient
 
     names: list[str] = []
@@ -75,7 +75,7 @@ def count_writes(die_at: int) -> list[str]:
 
 
 class Zygote:
-    """The helper process, from the outside."""
+    """Client of the fork server."""
 
     def __init__(self) -> None:
         root = HERE.parent.parent
@@ -90,14 +90,14 @@ class Zygote:
         )
 
     def run(self, *calls: tuple[str, dict[str, object]]) -> list[int]:
-        """Fork one child a call, at once; their exit codes."""
+        """Fork one child per call, all at once; return their exit codes."""
         assert self.process.stdin
         assert self.process.stdout
         print(json.dumps({"calls": calls}), file=self.process.stdin, flush=True)
         return json.loads(self.process.stdout.readline())
 
     def close(self) -> None:
-        """End it."""
+        """Stop the server."""
         assert self.process.stdin
         self.process.stdin.close()
         self.process.wait()
@@ -105,7 +105,7 @@ class Zygote:
 
 @cache
 def shared() -> Zygote:
-    """The suite's only one; it ends with the suite."""
+    """Return the server of the test session, which stops at exit."""
     found = Zygote()
     atexit.register(found.close)
     return found

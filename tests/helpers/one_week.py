@@ -1,4 +1,4 @@
-"""The tasks of a whole week, one after the other, and of the day before its Monday."""
+"""Run the tasks of a full week in sequence, and the daily task of the day before its Monday."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SOURCES = ["users", "tracks", "events", "playlists"]
 
 
 def spark_stage(context: Context) -> None:
-    """The jobs that run on Spark, in the DAG's order."""
+    """Run the Spark jobs, in the order of the DAG."""
     for name, job in (("catalog", catalog), ("user_track", user_track), ("track_pairs", track_pairs)):
         weekly_run.run_tracked(context, name, None, job.run)
     weekly_run.run_tracked(context, "first_day", None, first_day.run)
@@ -30,7 +30,7 @@ def spark_stage(context: Context) -> None:
 
 
 def whole_week(context: Context) -> dict[str, object]:
-    """All of cold_start_weekly, then a run of cold_users_daily, task by task."""
+    """Run all tasks of cold_start_weekly, then cold_users_daily."""
     weekly_run.begin(context)
     check.run(context, SOURCES)
     spark_stage(context)

@@ -1,4 +1,4 @@
-"""Small made-up files in the form of the public dataset, made once a process; and ways to break them."""
+"""Small synthetic files in the format of the public dataset, generated once per process, and ways to damage them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SPACES = ("tt_svd", "ut_als")
 
 @cache
 def folder(encoding: str = "array", users: int = USERS, tracks: int = TRACKS, spaces: tuple[str, ...] = SPACES) -> Path:
-    """A folder with the files."""
+    """Return a folder with the files."""
     found = Path(tempfile.mkdtemp())
     atexit.register(shutil.rmtree, found, ignore_errors=True)
     deezer_make.run(found, deezer_make.Made(users, tracks, 3, encoding, spaces))
@@ -27,7 +27,7 @@ def folder(encoding: str = "array", users: int = USERS, tracks: int = TRACKS, sp
 
 
 def copied(target: Path, **sizes: object) -> Path:
-    """The files once more, to be broken: links, so that nothing is copied that stays as it is."""
+    """Create a second folder with links to the files; a test can replace single files."""
     target.mkdir(parents=True)
     for file in folder(**sizes).iterdir():
         (target / file.name).symlink_to(file)
@@ -35,7 +35,7 @@ def copied(target: Path, **sizes: object) -> Path:
 
 
 def rewrite(file: Path, change) -> None:
-    """Replace a file by what `change` makes of its table; the mark of made-up files stays."""
+    """Replace a file by the result of `change` on its table; the mark of synthetic files is preserved."""
     table = pq.ParquetFile(file).read()
     changed = change(table)
     file.unlink()
@@ -43,7 +43,7 @@ def rewrite(file: Path, change) -> None:
 
 
 def with_value(table: pa.Table, column: str, row: int, value: object) -> pa.Table:
-    """The table with one value changed."""
+    """Return the table with one value changed."""
     values = table.column(column).to_pylist()
     values[row] = value
     field = table.schema.field(column)

@@ -1,4 +1,4 @@
-"""Small made-up weeks for the tests of the matrix and factorisation jobs."""
+"""Small synthetic weeks for the tests of the matrix and factorisation jobs."""
 
 from datetime import timedelta
 
@@ -15,13 +15,13 @@ SECOND = timedelta(seconds=1)
 
 
 def table(name, rows):
-    """Rows (dicts) as the contract's Arrow table; what a row leaves out is null."""
+    """Return rows (dicts) as a table of the contract's Arrow schema; missing values are null."""
     schema = arrow_schema(contracts.load(name))
     return pa.table({f.name: pa.array([row.get(f.name) for row in rows], f.type) for f in schema}, schema=schema)
 
 
 def fill(context, *, users, events, tracks=None, playlists=None, n_catalog=10, min_tracks=2, min_truth_tracks=1):
-    """Write a small world to the context's lake and set the sizes."""
+    """Write a small dataset to the context's lake and set the sizes."""
     matrix = MatrixSettings(n_catalog=n_catalog, min_tracks=min_tracks, min_truth_tracks=min_truth_tracks)
     context.settings = context.settings.model_copy(update={"matrix": matrix})
     tracks = tracks or [{"track_id": t, "artist_id": 100 + t // 2, "album_id": 200 + t // 2} for t in range(20)]
@@ -37,12 +37,12 @@ def fill(context, *, users, events, tracks=None, playlists=None, n_catalog=10, m
 
 
 def streams(user, tracks, start):
-    """One stream a minute."""
+    """Return one stream per minute."""
     return [{"user_id": user, "entity_id": t, "ts": start + timedelta(minutes=n)} for n, t in enumerate(tracks)]
 
 
 def event(user, kind, entity, entity_id, ts):
-    """One event."""
+    """Return one event."""
     return {"user_id": user, "kind": kind, "entity": entity, "entity_id": entity_id, "ts": ts}
 
 
@@ -60,7 +60,7 @@ def frame(spark, x, **changes):
 
 
 def fill_matrix(context, x):
-    """A week whose matrix is x: the tables that a factorisation reads."""
+    """Write the tables that a factorisation reads, for the matrix x."""
     coo, week = x.tocoo(), context.week.name
     n_users, n_items = x.shape
     users, items = np.arange(n_users), np.arange(n_items)

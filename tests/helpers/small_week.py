@@ -1,7 +1,7 @@
-"""A week that is ready for release, without Spark: three tastes, tied to three countries, two spaces of ten dimensions.
+"""A week that is ready for release, without Spark: three tastes, each of one country, and two spaces of ten dimensions.
 
-Everything is real but small: a trained network, its ONNX, a lake with the week's tables, check results.
-`taste` says how well the rankings fit the listeners: 1 right, 0 the most popular tracks for everybody.
+The contents are small but complete: a trained network, its ONNX, a lake with the week's tables, check results.
+`taste` sets how well the rankings fit the listeners: 1 is a perfect fit, 0 the most popular tracks for every listener.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ RECIPE = replace(CODE_RECIPE, hidden=(16,), learning_rate=1e-2, epochs=12, batch
 
 
 def settings(**gate: object) -> Settings:
-    """Settings that fit the small week."""
+    """Return settings that fit the small week."""
     return Settings.model_validate(
         {
             "name": "small",
@@ -55,12 +55,12 @@ def settings(**gate: object) -> Settings:
 
 
 def context_at(home, week: str = "2026-11-16", **gate: object) -> Context:
-    """A context over the small settings."""
+    """Return a context over the small settings."""
     return Context(settings(**gate), Week.parse(week), home)
 
 
 def tracks() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """track_id (N,), taste group (N,), vectors (N, d) at unit length, by track_idx."""
+    """Return track_id (N,), taste group (N,) and unit vectors (N, d), by track_idx."""
     rng = np.random.default_rng(1)
     group = np.arange(N_TRACKS) % N_GROUPS
     vectors = np.eye(D, dtype=np.float32)[group] + 0.1 * rng.standard_normal((N_TRACKS, D)).astype(np.float32)
@@ -69,7 +69,7 @@ def tracks() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def cohort() -> tuple[pa.Table, list[list[int]], np.ndarray]:
-    """first_day rows of the cohort, their truths as track_idx, their taste groups."""
+    """Return the cohort's rows of first_day, their ground truth as track_idx, and their taste groups."""
     rng = np.random.default_rng(2)
     track_ids, group_of, _ = tracks()
     group = np.arange(N_USERS) % N_GROUPS
@@ -94,7 +94,7 @@ def _popularity(n: int) -> np.ndarray:
 
 
 def space_parts() -> tuple[Entities, Demographics, np.ndarray]:
-    """Entities and demographics of a space, and the centroids of its three segments."""
+    """Return entities and demographics of a space, and the centroids of its three segments."""
     track_ids, group, vectors = tracks()
     order = np.argsort(track_ids)
     mean = np.stack([vectors[group == g].mean(axis=0) for g in range(N_GROUPS)])
@@ -106,7 +106,7 @@ def space_parts() -> tuple[Entities, Demographics, np.ndarray]:
 
 @cache
 def trained() -> tuple[object, bytes, np.ndarray]:
-    """A network that has learned the tastes, its ONNX, PyTorch's predictions for the cohort; made once a process."""
+    """Return a trained network, its ONNX, and PyTorch's predictions for the cohort; trained once per process."""
     table, _, group = cohort()
     entities, demographics, mean = space_parts()
     x = input_vectors(FirstDays.from_arrow(table), entities, demographics)
@@ -143,7 +143,7 @@ def fill(context: Context, taste: float = 1.0, seed: int = 0) -> None:
 
 
 def warm_users(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """user_id (U,) in no order and vectors (U, d) by user_idx; the last user has no vector."""
+    """Return user_id (U,) in random order and vectors (U, d) by user_idx; the last user has no vector."""
     rng = np.random.default_rng([seed, 9])
     group = np.arange(N_WARM) % N_GROUPS
     vectors = np.eye(D, dtype=np.float32)[group] + 0.3 * rng.standard_normal((N_WARM, D)).astype(np.float32)
@@ -152,7 +152,7 @@ def warm_users(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
 
 
 def named(track_ids: np.ndarray, group: np.ndarray) -> pa.Table:
-    """The tracks table: in order of id, every tenth without a title, the third artist without a name."""
+    """Return the table `tracks` by id: every tenth track has no title, and the third artist has no name."""
     import contracts
 
     names = ("Ada", "Bo & the <b>Bs</b>", None)
@@ -172,7 +172,7 @@ def _fill_space(
     entities, demographics, mean = space_parts()
     lake.write("track_vectors", pa.table({"track_idx": idx, "vector": to_list_column(vectors)}), **where)
     users = warm_users(seed)[1]
-    shuffled = np.random.default_rng(seed).permutation(N_WARM)  # as Spark writes them: in no order
+    shuffled = np.random.default_rng(seed).permutation(N_WARM)  # random order, as Spark writes them
     columns = {"user_idx": shuffled.astype(np.int32), "vector": to_list_column(users[shuffled])}
     lake.write("user_vectors", pa.table(columns), **where)
     parts = [
@@ -218,7 +218,7 @@ def _fill_space(
 
 @cache
 def empty_database() -> bytes:
-    """MLflow's database with its tables and nothing in it: making one takes seconds, copying it does not."""
+    """Return an empty MLflow database with its tables; creating one takes seconds, copying it does not."""
     from jobs.tracking.store import import_mlflow
 
     import_mlflow()
@@ -231,7 +231,7 @@ def empty_database() -> bytes:
 
 
 def ready(home, week: str = "2026-11-16", taste: float | None = 1.0, seed: int = 0, **gate: object) -> Context:
-    """A context whose week is filled (not when `taste` is None), and whose MLflow database is there but empty."""
+    """Return a context whose week is filled (unless `taste` is None), with an empty MLflow database."""
     database = home / "mlflow" / "mlflow.db"
     if not database.exists():
         database.parent.mkdir(parents=True)
@@ -246,7 +246,7 @@ FIRST, SECOND = "2026-11-16", "2026-11-23"
 
 
 def judge(context: Context) -> Context:
-    """Build the week's release and let it pass the gate."""
+    """Build the week's release and run the gate, which passes."""
     from jobs.release import bundle, gate
 
     bundle.run(context)
@@ -256,8 +256,12 @@ def judge(context: Context) -> Context:
 
 @cache
 def stage(name: str) -> Path:
-    """A home made once: `judged` (the first week waits for promotion), `champion` (it is promoted), or `waiting`
-    (and the second week waits for its promotion)."""
+    """Return a home that is built once per process.
+
+    Args:
+        name: `judged` (the first week has passed the gate), `champion` (it is promoted), or `waiting` (the second week
+            has also passed the gate).
+    """
     from jobs.release import promote
 
     home = Path(tempfile.mkdtemp()) / "home"
@@ -274,13 +278,13 @@ def stage(name: str) -> Path:
 
 
 def staged(home, name: str, week: str = FIRST, **gate: object) -> Context:
-    """A context over a copy of a stage."""
+    """Return a context over a copy of a stage."""
     shutil.copytree(stage(name), home)
     return context_at(home, week, **gate)
 
 
 def resealed(bundle: Path, changed: dict[str, bytes | None]) -> Path:
-    """A copy of a bundle with other files (None: without one), whole under a name of its own; returns its folder."""
+    """Copy a bundle with other files (None removes a file) under its own valid name; return its folder."""
     from jobs.release.bundle import write_manifest
     from serving.release import manifest
 

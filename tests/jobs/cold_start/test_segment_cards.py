@@ -1,4 +1,4 @@
-"""What a segment's card tells, and what it keeps to itself."""
+"""Test the contents of segment cards, and that no number is based on too few listeners."""
 
 import numpy as np
 from scipy.sparse import csr_matrix

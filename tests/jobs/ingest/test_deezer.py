@@ -1,4 +1,4 @@
-"""The public files: real rows in both encodings, made-up sets read back exactly, and every way of breaking them."""
+"""Test the public files: real rows in both encodings, exact reading of synthetic files, and every kind of damage."""
 
 import shutil
 
@@ -19,7 +19,7 @@ SUFFIX = {"tt_svd": "svd", "ut_als": "mf"}
 
 
 class TestRealRows:
-    """Five real rows of five of the eight files: the form, not the content."""
+    """Five real rows of five of the eight files: they test the format only."""
 
     @pytest.fixture
     def sample(self, data_dir):
@@ -226,7 +226,7 @@ def cut(file):
 
 @pytest.fixture
 def overture(home, command):
-    """Type a command in a home of its own."""
+    """Run a command in a temporary home."""
     return command
 
 

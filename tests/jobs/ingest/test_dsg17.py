@@ -1,4 +1,4 @@
-"""The DSG17 adapter: real rows go in as they are, bad ones are counted by reason, wrong files are refused by name."""
+"""Test the DSG17 adapter: real rows are converted exactly, bad rows are counted by reason, bad files are rejected."""
 
 import pandas as pd
 import pytest

@@ -1,4 +1,4 @@
-"""Real lines go in as they are; broken ones are counted with their reason, and too many of them stop the run."""
+"""Test the lastfm_1k adapter: real lines are converted exactly, bad lines are counted, too many stop the job."""
 
 from array import array
 

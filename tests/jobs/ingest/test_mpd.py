@@ -1,4 +1,4 @@
-"""The task on real playlists is the one that its description says, recomputed here in another way."""
+"""Test the MPD adapter: the task on real playlists equals its description, recomputed with pandas."""
 
 import numpy as np
 import pandas as pd
@@ -21,7 +21,7 @@ def context_at(home, week=WEEK, **sections):
 
 
 def small(folder, n_playlists=8, n_tracks=6):
-    """Playlist p holds the tracks 0 to n - 1; only even tracks are in the map."""
+    """Write a small dataset: playlist p contains the tracks 0 to n - 1, and only even tracks are in the map."""
     folder.mkdir(exist_ok=True)
     row, track = np.divmod(np.arange(n_playlists * n_tracks), n_tracks)
     pq.write_table(pa.table({"row": row.astype(np.int32), "track": track.astype(np.int32)}), folder / mpd.PAIRS)
@@ -59,7 +59,7 @@ class TestRealPlaylists:
 
     @pytest.fixture(scope="class")
     def task(self, made):
-        """The task from its description, with pandas alone: catalogue, cold rows."""
+        """Return the task recomputed from its description with pandas alone: catalogue and cold rows."""
         pairs = made[3]
         rows = sorted(pairs.row.unique())
         warm = pairs[pairs.row.isin(rows[: len(rows) * 3 // 4])]

@@ -1,4 +1,4 @@
-"""The made-up service keeps its promises: same seed same bytes, honest shares, cohorts each week, learnable taste."""
+"""Test the simulated service: the same seed gives the same bytes, shares and cohorts are right, taste is learnable."""
 
 import hashlib
 import json
@@ -53,7 +53,7 @@ def tracks(made):
 
 
 def digest(context):
-    """One hash of all Parquet bytes of the lake, by table and partition."""
+    """Return one hash of all Parquet bytes of the lake, by table and partition."""
     found = hashlib.sha256()
     for table in ("users", "tracks", "playlists", "events"):
         for partition in context.lake.partitions(table):

@@ -1,4 +1,4 @@
-"""The paper's experiment: its pieces by hand, the check of Popularity, and the whole command with its page."""
+"""Test the paper's experiment: its functions on small inputs, the check of Popularity, and the full command."""
 
 import json
 from html.parser import HTMLParser
@@ -120,7 +120,7 @@ def task(context):
 
 
 class TestPopularity:
-    """Files that claim to be the published ones must give the published numbers."""
+    """Files that count as the published ones must have the published numbers."""
 
     def claiming(self, task):
         task.data.facts["claims"] = True
@@ -167,7 +167,7 @@ def test_ties_are_averaged_for_methods_that_answer_with_the_segments_lists(task)
 
 
 class Page(HTMLParser):
-    """Tables of a page by id, as rows of cell texts; addresses that the page would load."""
+    """Parsed page: tables by id as rows of cell texts, and the addresses that the page would load."""
 
     def __init__(self, text):
         super().__init__()
@@ -199,7 +199,7 @@ class Page(HTMLParser):
 
 @pytest.fixture
 def overture(home, command):
-    """Type a command in a home with MLflow's tables."""
+    """Run a command in a home with an empty MLflow database."""
     database = home / "mlflow" / "mlflow.db"
     database.parent.mkdir(parents=True)
     database.write_bytes(small_week.empty_database())
@@ -241,7 +241,7 @@ def test_the_whole_command(overture, home, tmp_path, space, encoding, options):
 
 
 def report_seconds(err):
-    """Stages in the order in which they ended, from the lines on stderr."""
+    """Return stage -> seconds in the order in which stages ended, from the lines on stderr."""
     lines = [line.removeprefix("paper: ") for line in err.splitlines() if line.startswith("paper: ")]
     return dict(line.rsplit(": ", 1) for line in lines if line.endswith(" s"))
 
@@ -294,7 +294,7 @@ def test_some_methods_alone_need_no_network(overture, tmp_path):
 
 @pytest.fixture
 def small_context(context):
-    """Eight segments, and MLflow's tables."""
+    """Context with eight segments and an empty MLflow database."""
     database = context.home / "mlflow" / "mlflow.db"
     database.parent.mkdir(parents=True)
     database.write_bytes(small_week.empty_database())
@@ -303,7 +303,7 @@ def small_context(context):
 
 
 def test_another_method_is_one_more_name(small_context, tmp_path):
-    """A mapping of its own: what is not in the paper stands in the table without published numbers."""
+    """A method that is not in the paper is shown in the table without published numbers."""
     methods = {"popularity": METHODS["popularity"], "our_own": METHODS["registration_day_streams"]}
     paper.run(small_context, small_deezer.folder(), "tt_svd", tmp_path / "page", methods)
     rows = {row[0]: row for row in Page((tmp_path / "page" / "index.html").read_text()).tables["table-1"]}
