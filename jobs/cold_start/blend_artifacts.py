@@ -1,8 +1,7 @@
 """A trained blend, stored for the release and the gate.
 
 A week's working folder contains under <space>/blend/ the files of serving/release/blend.py, PyTorch's scores for a part
-of
-the cohort (`cohort_user_id.npy`, `cohort_scores.npy`), and facts (`blend.json`).
+of the cohort (`cohort_user_id.npy`, `cohort_scores.npy`), and facts (`blend.json`).
 """
 
 from __future__ import annotations

@@ -7,8 +7,8 @@ Input   features, cohort, first_day, track_vectors, segments, catalog, work/<wee
         baselines also warm_users, user_vectors, user_track
 Output  evaluation, partition week=<week> space=<space>
 Grain   one row per method, split, slice, metric and k
-Source  paper 4.1; metrics in models/evaluation/metrics.py. The network is evaluated as it is served: through
-onnxruntime
+Source  paper 4.1; metrics in models/evaluation/metrics.py. The network is evaluated as it is
+        served: through onnxruntime
 """
 
 from __future__ import annotations

@@ -2,9 +2,8 @@
 
 Input   user_vectors, user_track, warm_users, users, catalog, tracks
 Output  segments and user_segments, partition week=<week> space=<space>
-        MLflow: inertia, sizes, a map of the segments, and how they continue last week's if that week was run; the
-            tables
-        themselves never depend on another week
+        MLflow: inertia, sizes, a map of the segments, and how they continue last week's if that week was run;
+        the tables themselves never depend on another week
 Grain   one row per segment; one row per warm user
 Source  paper 3.1.3 and 3.2.4
 Differs a segment ranks the tracks that its members streamed in the trailing window; the paper's public data ranks their

@@ -2,8 +2,7 @@
 
 Input   features (train, validation, test), user_vectors, warm_users
 Output  work/<week>/<space>/: network.onnx and PyTorch's predictions for the cohort (jobs/cold_start/onnx_export.py);
-with
-        gate.method blend also the blend (jobs/cold_start/blend_artifacts.py)
+        with gate.method blend also the blend (jobs/cold_start/blend_artifacts.py)
 Source  paper 3.2.3; recipes in models/cold_start/network.py
 """
 

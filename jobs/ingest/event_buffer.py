@@ -1,8 +1,7 @@
 """An external sort: rows are written to disk in runs, grouped by a small key, and read back one group at a time.
 
 A run is what fits in memory at once, stably sorted by key. A group contains a key's rows of all runs in the order in
-which
-they were added, so groups do not depend on how rows were cut into runs. Memory: one run, or one group.
+which they were added, so groups do not depend on how rows were cut into runs. Memory: one run, or one group.
 """
 
 from __future__ import annotations

@@ -33,9 +33,8 @@ def spread(values: np.ndarray) -> float:
     """Return the ± of the published table: standard deviation of ten means.
 
     The means are taken over 5 chunks in each of 2 permutations of values (B,). The result describes how means over a
-    fifth
-    of the listeners vary for one fitted model. It is neither the standard error of the mean nor the variation between
-    seeds. It is 0 if there are fewer listeners than chunks.
+    fifth of the listeners vary for one fitted model. It is neither the standard error of the mean nor the variation
+    between seeds. It is 0 if there are fewer listeners than chunks.
     """
     import torch
 

@@ -11,11 +11,9 @@ Rules
   `source.max_bad_share` of a file stops the run before anything is written.
 - A track or an artist without mbid is identified by its name (artist and title), trimmed and in lower case.
 - An artist has one generated album, because the dataset names none. Of several titles or artists of a track, those of
-the
-  first line are used.
+  the first line are used.
 - Listeners are the users of either file. Without a profile, country and age are null. `registered_at` is the profile's
-day,
-  or the first event if that is earlier or the profile has none; a listener with neither is dropped and counted.
+  day, or the first event if that is earlier or the profile has none; a listener with neither is dropped and counted.
 - A country name without a code, and an age outside the contract, become null and are counted. Gender is not stored.
 
 Differs  Last.fm has no playlists: a listening session (no gap above 30 minutes) with at least two distinct tracks

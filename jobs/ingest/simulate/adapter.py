@@ -5,9 +5,8 @@ Seed     the same seed and sizes give the same rows; `chunk_users` changes the p
 Memory   one chunk of users, then one day of events; the log is sorted by day on disk under OVERTURE_HOME
 
 Some users registered before the log begins; the others register on every day of it, so each week has a cohort. About
-77 % of them stream on that day, 95 % do something. The log continues after the settings' week on purpose: a job that
-reads
-the future would find something. The hidden parameters (`catalogue.py`) are in no table.
+77 % of them stream on that day, 95 % do something. The log continues after the settings' week on purpose: a
+job that reads the future would change its results. The hidden parameters (`catalogue.py`) are in no table.
 """
 
 from __future__ import annotations

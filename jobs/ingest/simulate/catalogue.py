@@ -2,8 +2,7 @@
 
 A genre has scenes; an artist belongs to one scene; popularity is long-tailed within a scene and within an artist. A
 tribe is a type of taste: a few scenes with weights. Country and age determine which tribes are likely. Nothing of this
-is
-written to a table, except the properties of tracks (artist, album, genre, length).
+is written to a table, except the properties of tracks (artist, album, genre, length).
 
 Shapes  N tracks, A artists, S scenes, T tribes, C countries, E editorial playlists
 """

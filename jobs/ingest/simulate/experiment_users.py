@@ -1,14 +1,13 @@
 """New listeners of the simulated service for experiments: their first day, and how they react to a list.
 
 Seed         the world of the settings' seed, which the lake's events come from; listeners who are not in the lake
-Hidden       whether a listener streams a displayed track depends on the hidden taste and on its position: nothing that
-a
-             policy could look up. Only outcomes leave this module, and the mean probability by display, for tests of
+Hidden       whether a listener streams a displayed track depends on the hidden taste and on its position, which
+             no policy can read. This module returns only outcomes and the mean probability by display, for tests of
              estimators
 Probability  look(position) * (NOISE + SCENE * [share of the scene in the listener's taste] + ARTIST * [a favourite
              artist]); a stream becomes a favourite with LIKE, or LIKE_ARTIST for a favourite artist. look: the first
-             three
-             positions are seen and each later one by 85 % of those before it (as in serving/recommend/carousel.py)
+             three positions are seen and each later one by 85 % of those before it (as in
+             serving/recommend/carousel.py)
 """
 
 from __future__ import annotations
