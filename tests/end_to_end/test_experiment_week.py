@@ -73,7 +73,7 @@ def test_what_the_arm_never_shows_cannot_be_estimated(tested):
         off_policy.run(tested, "first_day", "exploring", "full_pers")
     with pytest.raises(CheckFailed, match="never shows"):
         off_policy.run(tested, "first_day", "semi_pers", "popularity")
-    with pytest.raises(BadArgument, match="holds no blend"):
+    with pytest.raises(BadArgument, match="does not contain blend"):
         off_policy.run(tested, "first_day", "exploring", "blend")
 
 

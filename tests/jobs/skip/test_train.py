@@ -286,7 +286,7 @@ def test_tuning_continues_and_logs_every_trial(whole, tmp_path):
     said = yaml.safe_load(more["yaml"])["skip"]["recipes"]["boosted_trees"]
     assert said["rounds"] == 40
     registry.make("boosted_trees", said)
-    with pytest.raises(BadArgument, match="--trials: at least 1"):
+    with pytest.raises(BadArgument, match="--trials: must be at least 1"):
         tune.run(context, "boosted_trees", trials=-1)
 
 

@@ -181,18 +181,18 @@ def test_a_log_that_cannot_be_written_costs_no_answer_and_is_told(shop, serve, c
     (shop.home / "shown").write_text("a file where the folder should be")
     live = serve(shop.home, experiment="four", exposure_log="shown")
     assert live.lists({"country": "FR", "user_id": 7}, k=4)["experiment"]["experiment"] == "four"
-    assert any(record.getMessage() == "exposures not written" for record in caplog.records)
+    assert any(record.getMessage() == "exposures were not written" for record in caplog.records)
 
 
 def test_only_a_registered_plan_that_nobody_changed_runs(shop, command):
     settings = ServiceSettings(experiment="four")
-    with pytest.raises(BadArgument, match="not registered here"):
+    with pytest.raises(BadArgument, match="is not registered"):
         make_app(settings, shop.home)
     register(shop.home, FOUR)
     make_app(settings, shop.home)
     path = assignment.registered(shop.home, "four")
     path.write_text(path.read_text().replace("0.25", "0.26", 1))
-    with pytest.raises(CheckFailed, match="changed after it was registered"):
+    with pytest.raises(CheckFailed, match="changed after its registration"):
         make_app(settings, shop.home)
 
 
@@ -200,7 +200,7 @@ def test_the_command_refuses_to_serve_what_is_not_registered(home, command, monk
     for workers in (1, 2):
         monkeypatch.setenv("OVERTURE__SERVICE__EXPERIMENT", "nobody")
         code, _, said = command("serve", "--port", 0, "--workers", workers)
-        assert (code, "nobody is not registered here" in said) == (2, True)
+        assert (code, "nobody is not registered" in said) == (2, True)
 
 
 @pytest.mark.parametrize(
@@ -209,7 +209,7 @@ def test_the_command_refuses_to_serve_what_is_not_registered(home, command, monk
         ({"arms": [{"name": "a", "method": "popularity", "share": 0.5}]}, "two or more"),
         ({"arms": [{"name": n, "method": "popularity", "share": 0.4} for n in "ab"]}, "add up to 0.8"),
         ({"arms": [{"name": "a", "method": "popularity", "share": 0.5}] * 2}, "different names"),
-        ({"first_day": "2026-02-30"}, "no date"),
+        ({"first_day": "2026-02-30"}, "is not a date"),
         ({"first_day": "2027-01-01"}, "before first_day"),
         ({"name": "../x"}, "name"),
     ],
