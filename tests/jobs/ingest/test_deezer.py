@@ -256,7 +256,7 @@ def test_more_segments_than_warm_users(overture):
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        (["--space", "svd"], "--space: 'svd'"),
+        (["--space", "svd"], "--space: unknown space 'svd'"),
         (["--methods", "popularity,magic"], "'magic' is no method"),
         (["--recipe", "grandmother"], "--recipe"),
         (["--segments", "-3"], "--segments"),

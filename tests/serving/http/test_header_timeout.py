@@ -73,7 +73,7 @@ def test_headers_that_do_not_come_end_the_connection(service, start):
         line.sendall(start)
         status, said = answer_of(line)
     assert status == b"HTTP/1.1 408 Request Timeout"
-    assert said["error"] == "the request's headers did not come in time"
+    assert said["error"] == "the request's headers did not arrive in time"
     assert service.lists(k=1)["tracks"]
     assert counted(service, "other", 408) == before + 1
 
@@ -93,7 +93,7 @@ def test_a_body_that_does_not_come_is_a_408(service, length, start):
         line.sendall(HEAD + length + b"\r\n\r\n" + start)
         status, said = answer_of(line)
     assert status == b"HTTP/1.1 408 Request Timeout"
-    assert said == {"error": "the body did not come within 0.3 s", "details": []}
+    assert said == {"error": "the body did not arrive within 0.3 s", "details": []}
 
 
 def test_a_body_drop_by_drop_wins_no_time(service):
