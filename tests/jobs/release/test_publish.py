@@ -120,7 +120,9 @@ def test_dry_run_reports_and_writes_nothing(champion):
 
 
 def test_unknown_and_unavailable_stores_are_named(champion, monkeypatch):
-    with pytest.raises(BadArgument, match="--store: 'cassette' is not a kind of store; choose memory, redis, cassandra"):
+    with pytest.raises(
+        BadArgument, match="--store: 'cassette' is not a kind of store; choose memory, redis, cassandra"
+    ):
         publish.run(champion, "cassette")
     settings = champion.settings.model_copy(
         update={"store": StoreSettings(kind="redis", redis_url="redis://:sesame@127.0.0.1:1/0")}
