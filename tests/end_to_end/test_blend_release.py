@@ -107,7 +107,7 @@ def test_the_service_answers_with_it_and_falls_back_on_the_segment(promoted, mon
     monkeypatch.setattr(ready.space.methods["blend"], "scores", fails)
     one = recommender.recommend(ready, people[:1], ListOptions(k=5))[0]
     assert (one["method"], one["degraded"]["fallback"]) == ("semi_pers", "semi_pers")
-    assert "no memory" in one["degraded"]["why"]
+    assert "no memory" in one["degraded"]["reason"]
 
 
 def test_it_stands_in_the_table_and_in_mlflow(promoted, finished):
