@@ -100,20 +100,20 @@ def read_cohort(context: Context, space: Space, split: str) -> Cohort:
 def slices(days: FirstDays) -> dict[str, np.ndarray]:
     """Return the slices: all, with and without first-day interactions, the largest countries, age classes."""
     n = np.sum([days.blocks[name].lengths for name in INTERACTIONS], axis=0)
-    found: dict[str, np.ndarray] = {
+    slice_masks: dict[str, np.ndarray] = {
         "all": np.ones(len(days.age), bool),
         "interactions=none": n == 0,
         "interactions=some": n > 0,
     }
     country = pd.Series(days.country, dtype=object)
     for name in country.value_counts().index[:MAX_COUNTRIES]:
-        found[f"country={name}"] = (country == name).to_numpy()
-    found["country=unknown"] = country.isna().to_numpy()
+        slice_masks[f"country={name}"] = (country == name).to_numpy()
+    slice_masks["country=unknown"] = country.isna().to_numpy()
     classes = age_classes(days.age)
     for index, name in enumerate(AGE_CLASSES):
-        found[f"age={name}"] = classes == index
-    found["age=unknown"] = classes < 0
-    return found
+        slice_masks[f"age={name}"] = classes == index
+    slice_masks["age=unknown"] = classes < 0
+    return slice_masks
 
 
 def judge(context: Context, method: str, cohort: Cohort, recommended_BK: np.ndarray) -> list[dict[str, Any]]:

@@ -85,7 +85,7 @@ def entity_vectors(context: Context, space: Space) -> Entities:
     columns = {name: catalog.column(name).to_numpy()[order] for name in ("track_id", "artist_id", "album_id")}
     collections = lake.read("collections", columns=["playlist_id", "track_idx"], week=week)
     everything = np.arange(len(track_ND))
-    found = {
+    means_by_kind = {
         "artist": means(columns["artist_id"], everything, track_ND),
         "album": means(columns["album_id"], everything, track_ND),
         "playlist": means(
@@ -100,13 +100,16 @@ def entity_vectors(context: Context, space: Space) -> Entities:
                 "vector": to_list_column(mean.astype(np.float32)),
             }
         )
-        for kind, (ids, mean) in found.items()
+        for kind, (ids, mean) in means_by_kind.items()
     )
     lake.write("entity_vectors", table, report={"commit": context.commit}, week=week, space=space)
     by_id = np.argsort(columns["track_id"])
     return Entities(
-        ids={"song": columns["track_id"][by_id], **{kind: ids for kind, (ids, _) in found.items()}},
-        vectors={"song": track_ND[by_id], **{kind: mean.astype(np.float32) for kind, (_, mean) in found.items()}},
+        ids={"song": columns["track_id"][by_id], **{kind: ids for kind, (ids, _) in means_by_kind.items()}},
+        vectors={
+            "song": track_ND[by_id],
+            **{kind: mean.astype(np.float32) for kind, (_, mean) in means_by_kind.items()},
+        },
     )
 
 

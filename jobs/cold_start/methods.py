@@ -35,9 +35,9 @@ def judged(context: Context, space: Space) -> tuple[str, ...]:
     """
     gate = context.settings.gate
     ours = tuple(name for name in METHODS if name not in PEERS)
-    asked = ours if context.week.backtest else context.settings.evaluation.methods
+    requested = ours if context.week.backtest else context.settings.evaluation.methods
     served = (gate.method,) if space == gate.space else ()
-    names = tuple(name for name in METHODS if name in (*asked, *served))
+    names = tuple(name for name in METHODS if name in (*requested, *served))
     return tuple(name for name in names if name != "ials_fold_in" or space == "ut_als")
 
 

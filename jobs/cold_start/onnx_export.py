@@ -125,11 +125,11 @@ def sealed(context: Context, folder: Path, card: str) -> dict[str, object]:
     """
     name, space = card.removesuffix(".json"), folder.relative_to(context.work).parts[0]
     try:
-        found = json.loads((folder / card).read_text())
-        for file, wanted in found["sha256"].items():
+        stored = json.loads((folder / card).read_text())
+        for file, wanted in stored["sha256"].items():
             if files.file_digest(folder / file) != wanted:
                 raise CheckFailed(f"{folder / file} is damaged; run `overture train --space {space}` again")
-        facts: dict[str, object] = found["facts"]
+        facts: dict[str, object] = stored["facts"]
     except (FileNotFoundError, KeyError, ValueError):
         raise CheckFailed(
             f"{name}: week {context.week.name} has none in {space}; run `overture train --space {space}` first"

@@ -55,7 +55,7 @@ def cards(context: Context, labels: np.ndarray, heard_UN: csr_matrix, ranking: n
     heard_KN = (member_KU @ heard_UN).tocsr()
     popularity_N = np.asarray(heard_UN.sum(axis=0)).ravel() / max(len(labels), 1)
     sizes = np.bincount(labels, minlength=k)
-    found = []
+    json_cards = []
     for s in range(k):
         card: dict[str, Any] = {"size": int(sizes[s])} if sizes[s] >= floor else {"size_below": floor}
         card |= {name: of_kind[s] if sizes[s] >= floor else [] for name, of_kind in best.items()}
@@ -69,8 +69,8 @@ def cards(context: Context, labels: np.ndarray, heard_UN: csr_matrix, ranking: n
             {**titles[heard[j]], "lift": round(float(lift[j]), 2)} for j in np.lexsort((heard, -lift))[:CARD_TRACKS]
         ]
         card["sentence"] = sentence(card)
-        found.append(json.dumps(card, sort_keys=True, ensure_ascii=False))
-    return found
+        json_cards.append(json.dumps(card, sort_keys=True, ensure_ascii=False))
+    return json_cards
 
 
 def of_people(member_KU: csr_matrix, names_U: list[str | None]) -> Trait:
@@ -128,14 +128,14 @@ def sentence(card: dict[str, Any]) -> str:
         return f"fewer than {card['size_below']} listeners: too few to describe"
     kinds = ("ages", "countries", "genres", "artists")
     over = {kind: [t["name"] for t in card[kind] if t["lift"] > TYPICAL] for kind in kinds}
-    said = f"{card['size']} listeners"
+    text = f"{card['size']} listeners"
     often = [f"aged {over['ages'][0]}"] if over["ages"] else []
     often += [f"in {' or '.join(over['countries'][:2])}"] if over["countries"] else []
     liked = over["genres"][:2] or over["artists"][:2]
     if often:
-        said += f", often {' and '.join(often)}{',' if liked else ''}"
+        text += f", often {' and '.join(often)}{',' if liked else ''}"
     if liked:
-        said += f" who play more {' and '.join(liked)} than others"
+        text += f" who play more {' and '.join(liked)} than others"
     if card["tracks"]:
-        said += f"; first track: {card['tracks'][0]['title']} by {card['tracks'][0]['artist']}"
-    return said
+        text += f"; first track: {card['tracks'][0]['title']} by {card['tracks'][0]['artist']}"
+    return text

@@ -37,28 +37,28 @@ def run(context: Context, space: Space) -> dict[str, Any]:
     with Tracker.task(context, "segments", space) as run:
         x = context.lake.matrix("user_vectors", week=week, space=space)
         with translate_library_errors("segments", "user_vectors"):
-            found = kmeans(x, settings.k, context.seed(f"segments/{space}"), settings.max_iter, settings.n_init)
+            clusters = kmeans(x, settings.k, context.seed(f"segments/{space}"), settings.max_iter, settings.n_init)
         user_tracks = listened(context, len(x))
-        ranking = rankings(found.labels, user_tracks, settings.k, min(settings.ranking_length, user_tracks.shape[1]))
-        sizes = np.bincount(found.labels, minlength=settings.k)
+        ranking = rankings(clusters.labels, user_tracks, settings.k, min(settings.ranking_length, user_tracks.shape[1]))
+        sizes = np.bincount(clusters.labels, minlength=settings.k)
         table = pa.table(
             {
                 "segment_id": pa.array(np.arange(settings.k, dtype=np.int32)),
-                "centroid": to_list_column(found.centroids),
+                "centroid": to_list_column(clusters.centroids),
                 "size": pa.array(sizes.astype(np.int32)),
                 "ranking": to_list_column(ranking),
-                "card": pa.array(cards(context, found.labels, user_tracks, ranking)),
+                "card": pa.array(cards(context, clusters.labels, user_tracks, ranking)),
             }
         )
-        report = {"users": len(x), "segments": settings.k, "inertia": found.inertia, "commit": context.commit}
-        members = pa.table({"user_idx": np.arange(len(x), dtype=np.int32), "segment_id": found.labels})
+        report = {"users": len(x), "segments": settings.k, "inertia": clusters.inertia, "commit": context.commit}
+        members = pa.table({"user_idx": np.arange(len(x), dtype=np.int32), "segment_id": clusters.labels})
         context.lake.write("user_segments", members, report=report, week=week, space=space)
         written = context.lake.write("segments", table, report=report, week=week, space=space)
         run.log_params({"k": settings.k, "max_iter": settings.max_iter, "n_init": settings.n_init, "users": len(x)})
-        metrics = {"inertia": found.inertia, "smallest": float(sizes.min()), "largest": float(sizes.max())}
+        metrics = {"inertia": clusters.inertia, "smallest": float(sizes.min()), "largest": float(sizes.max())}
         run.log_figure(figures.segment_sizes(sizes), "segment_sizes.png")
-        run.log_figure(figures.segment_map(found.centroids, sizes, names(table)), "segment_map.png")
-        stable = stability(context, space, found.labels)
+        run.log_figure(figures.segment_map(clusters.centroids, sizes, names(table)), "segment_map.png")
+        stable = stability(context, space, clusters.labels)
         if stable:
             metrics |= stable["metrics"]
             run.log_table(stable["segments"], "stability.json")
@@ -68,11 +68,11 @@ def run(context: Context, space: Space) -> dict[str, Any]:
 
 def names(segments: pa.Table) -> list[str]:
     """Return the label of each segment on the map: its first genre, else its first artist, else nothing."""
-    found = []
+    labels = []
     for card in map(json.loads, segments.column("card").to_pylist()):
         traits = card["genres"] or card["artists"]
-        found.append(traits[0]["name"] if traits else "")
-    return found
+        labels.append(traits[0]["name"] if traits else "")
+    return labels
 
 
 def stability(context: Context, space: Space, labels: np.ndarray) -> dict[str, Any]:
@@ -87,15 +87,15 @@ def stability(context: Context, space: Space, labels: np.ndarray) -> dict[str, A
         return {}
     old = lake.read("user_segments", week=before, space=space).sort_by("user_idx").column("segment_id").to_numpy()
     n_before, n_after = lake.rows("segments", week=before, space=space), int(labels.max()) + 1
-    found = match_segments(old[both.user_idx_then], labels[both.user_idx_now], n_before, n_after)
+    matches = match_segments(old[both.user_idx_then], labels[both.user_idx_now], n_before, n_after)
     rows = [
         {"segment_id": s, "last_week": int(b), "jaccard": round(float(j), 4)}
-        for s, (b, j) in enumerate(zip(found.before_K, found.jaccard_K, strict=True))
+        for s, (b, j) in enumerate(zip(matches.before_K, matches.jaccard_K, strict=True))
     ]
     metrics = {
         "stability.common_listeners": float(len(both)),
-        "stability.stayed_share": found.same_share,
-        "stability.median_jaccard": float(np.median(found.jaccard_K)),
+        "stability.stayed_share": matches.same_share,
+        "stability.median_jaccard": float(np.median(matches.jaccard_K)),
     }
     return {"metrics": metrics, "segments": rows}
 

@@ -30,8 +30,8 @@ def run(context: Context, space: Space) -> dict[str, Any]:
     with Tracker.task(context, "train", space) as run:
         x, y = training_set(context, space)
         rng = np.random.default_rng(context.seed(f"holdout/{space}"))
-        held = rng.random(len(x)) < settings.holdout_share
-        validation = (x[held], y[held]) if held.sum() > 1 else None
+        is_holdout = rng.random(len(x)) < settings.holdout_share
+        validation = (x[is_holdout], y[is_holdout]) if is_holdout.sum() > 1 else None
         curves: list[dict[str, float]] = []
 
         def on_epoch(epoch: int, loss: float, held_out: float | None) -> None:
@@ -39,13 +39,18 @@ def run(context: Context, space: Space) -> dict[str, Any]:
 
         recipe = NetworkRecipe(**settings.model_dump(exclude={"holdout_share"}))
         seed = context.seed(f"network/{space}")
-        net = fit(x[~held], y[~held], recipe, seed, on_epoch=on_epoch, validation=validation)
+        net = fit(x[~is_holdout], y[~is_holdout], recipe, seed, on_epoch=on_epoch, validation=validation)
         cohort = [load(context, space, split) for split in ("validation", "test")]
         ids, inputs = (np.concatenate(parts) for parts in zip(*cohort, strict=True))
         onnx = to_onnx(net)
-        facts = {"recipe": settings.model_dump(mode="json"), "seed": seed, "users": int((~held).sum()), **curves[-1]}
+        facts = {
+            "recipe": settings.model_dump(mode="json"),
+            "seed": seed,
+            "users": int((~is_holdout).sum()),
+            **curves[-1],
+        }
         folder = keep(context, space, onnx, ids, predict(net, inputs), facts)
-        run.log_params({**settings.model_dump(), "users": int((~held).sum()), "inputs": x.shape[1]})
+        run.log_params({**settings.model_dump(), "users": int((~is_holdout).sum()), "inputs": x.shape[1]})
         run.log_batch((name, value, epoch) for epoch, row in enumerate(curves) for name, value in row.items())
         run.log_dataset("features", week=context.week.name, space=space, split="train")
         run.log_figure(figures.loss_curve(curves), "loss_curve.png")
@@ -59,12 +64,12 @@ def train_blend(context: Context, space: Space, run: Tracker) -> None:
     """Train and store the blend, which the release recommends with if gate.method says so."""
     losses: list[tuple[str, float, int]] = []
     factory = method_factory(context, space, lambda name, epoch, loss: losses.append((f"{name}.loss", loss, epoch)))
-    found = factory.blend
+    blend = factory.blend
     user_ids, _ = load(context, space, "validation")
     facts = {"seed": factory.inputs.seed, "loss": losses[-1][1], "epochs": len(losses)}
     days = first_days(context, "validation", user_ids)
     run.log_onnx(
-        blend_artifacts.keep(context, space, found, factory.autoencoder, user_ids, days, facts), f"{space}_blend"
+        blend_artifacts.keep(context, space, blend, factory.autoencoder, user_ids, days, facts), f"{space}_blend"
     )
     log_learning(run, losses, factory.inputs.seed)
 

@@ -60,10 +60,10 @@ class Spill:
         if not len(rows):
             return
         order = np.argsort(keys, kind="stable")
-        found, starts, sizes = np.unique(keys[order], return_index=True, return_counts=True)
+        unique_keys, starts, sizes = np.unique(keys[order], return_index=True, return_counts=True)
         file = self._folder / f"{self._name}-{len(self._runs):06d}"
         rows[order].tofile(file)
-        index = {int(k): (int(s), int(n)) for k, s, n in zip(found, starts, sizes, strict=True)}
+        index = {int(k): (int(s), int(n)) for k, s, n in zip(unique_keys, starts, sizes, strict=True)}
         self._runs.append((file, index))
         self._dtype = rows.dtype
 

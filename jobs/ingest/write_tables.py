@@ -50,8 +50,8 @@ def land(
         "playlists": lake.write("playlists", playlists, report=report),
     }
     rows, repeats, kept = 0, 0, set()
-    for day, found in progress(events.groups(), len(events.keys()), "events by day"):
-        part, repeated = sort_day(found)
+    for day, group in progress(events.groups(), len(events.keys()), "events by day"):
+        part, repeated = sort_day(group)
         if int(part["ts"].min()) // DAY_US != day or int(part["ts"].max()) // DAY_US != day:
             raise AssertionError(f"the group {day_name(day)} contains events of another day")
         name = day_name(day)

@@ -60,7 +60,7 @@ def by_count(
         min_users: classes with fewer listeners are excluded.
         seed: seed of the bootstrap.
     """
-    found = []
+    rows = []
     ends = [*starts[1:], None]
     for start, end in zip(starts, ends, strict=True):
         chosen = counts >= start if end is None else (counts >= start) & (counts < end)
@@ -75,8 +75,8 @@ def by_count(
             "low": low,
             "high": high,
         }
-        found.append(row)
-    return found
+        rows.append(row)
+    return rows
 
 
 def popularity(tracks_BK: np.ndarray, n_tracks: int, top: int) -> dict[str, Any]:
@@ -116,8 +116,8 @@ class Countries:
         """Number the countries of the warm users by the country blocks of their input rows (U, F)."""
         self.layout = layout
         unknown = bytes(4 * layout.d)
-        found = Counter(key for key in self._keys(x_UF) if key != unknown)
-        by_size = sorted(found.items(), key=lambda item: (-item[1], item[0]))
+        n_users_by_key = Counter(key for key in self._keys(x_UF) if key != unknown)
+        by_size = sorted(n_users_by_key.items(), key=lambda item: (-item[1], item[0]))
         self.name_of = {key: f"country {n}" for n, (key, _) in enumerate(by_size, 1)}
 
     def _keys(self, x_BF: np.ndarray) -> list[bytes]:

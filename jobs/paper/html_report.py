@@ -116,11 +116,11 @@ def _summary(report: Report) -> str:
     ours, titles = report["methods"], report["titles"]
     best = max(ours, key=lambda name: ours[name]["ndcg"]["mean"])
     ndcg = ours[best]["ndcg"]["mean"]
-    said = f"Best of {len(ours)} methods: <b>{escape(titles[best])}</b>, NDCG@{report['k']} {ndcg:.2f} %"
+    text = f"Best of {len(ours)} methods: <b>{escape(titles[best])}</b>, NDCG@{report['k']} {ndcg:.2f} %"
     if "popularity" in ours and best != "popularity" and ours["popularity"]["ndcg"]["mean"] > 0:
         times = ndcg / ours["popularity"]["ndcg"]["mean"]
-        said += f", {times:.1f} times that of the most popular songs for everybody"
-    return f"{said}."
+        text += f", {times:.1f} times that of the most popular songs for everybody"
+    return f"{text}."
 
 
 def _banner(report: Report) -> str:
@@ -163,8 +163,8 @@ def _row(report: Report, name: str, best: Mapping[str, str]) -> str:
     return f'<tr data-method="{escape(name)}"{kind}><th scope="row">{escape(report["titles"][name])}</th>{cells}</tr>'
 
 
-def _value(found: Mapping[str, float]) -> str:
-    return f"{found['mean']:.2f} <small>± {found['spread']:.2f}</small>"
+def _value(metric: Mapping[str, float]) -> str:
+    return f"{metric['mean']:.2f} <small>± {metric['spread']:.2f}</small>"
 
 
 def _figure_4(report: Report, drawn: Mapping[str, str]) -> str:
@@ -210,11 +210,11 @@ def _no_interaction(report: Report) -> str:
     rows = [
         (
             report["titles"][name],
-            _percent(found["no_interaction"]),
-            f"{found['precision']['mean']:.2f} %",
+            _percent(result["no_interaction"]),
+            f"{result['precision']['mean']:.2f} %",
             _percent(theirs.get(name)),
         )
-        for name, found in report["methods"].items()
+        for name, result in report["methods"].items()
     ]
     return _card(
         "Without any interaction",
@@ -227,13 +227,13 @@ def _no_interaction(report: Report) -> str:
 def _table_2(report: Report) -> str:
     rows = [
         (
-            str(found["segment"]),
-            _count(found["users"]),
-            _traits(found["countries"]),
-            _traits(found["ages"]),
-            ", ".join(map(str, found["songs"])),
+            str(segment["segment"]),
+            _count(segment["users"]),
+            _traits(segment["countries"]),
+            _traits(segment["ages"]),
+            ", ".join(map(str, segment["songs"])),
         )
-        for found in report["table_2"][:SEGMENTS_SHOWN]
+        for segment in report["table_2"][:SEGMENTS_SHOWN]
     ]
     heads = ("segment", "warm users", "countries", "age classes", "first songs")
     return _card(
@@ -261,9 +261,9 @@ def _seconds(report: Report, drawn: Mapping[str, str]) -> str:
     )
 
 
-def _traits(found: Iterable[Mapping[str, Any]]) -> str:
-    said = (f"{t['name']} {100 * t['share']:.0f} % (× {t['lift']:.1f})" for t in found if t["lift"] >= MIN_LIFT)
-    return "; ".join(f"<span>{escape(text)}</span>" for text in said)
+def _traits(traits: Iterable[Mapping[str, Any]]) -> str:
+    texts = (f"{t['name']} {100 * t['share']:.0f} % (× {t['lift']:.1f})" for t in traits if t["lift"] >= MIN_LIFT)
+    return "; ".join(f"<span>{escape(text)}</span>" for text in texts)
 
 
 def _table(

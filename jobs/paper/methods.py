@@ -113,21 +113,23 @@ class Task:
     @property
     def recipe(self) -> NetworkRecipe:
         """Recipe of the network: that of the settings, with the paper's number of epochs for the space."""
-        found = {"paper": PAPER_RECIPE, "code": CODE_RECIPE}[self.settings.recipe]
+        network_recipe = {"paper": PAPER_RECIPE, "code": CODE_RECIPE}[self.settings.recipe]
         if self.data.space == "ut_als":
-            found = replace(found, epochs=UT_ALS_EPOCHS)
-        return replace(found, device=self.settings.device, epochs=self.settings.epochs or found.epochs)
+            network_recipe = replace(network_recipe, epochs=UT_ALS_EPOCHS)
+        return replace(
+            network_recipe, device=self.settings.device, epochs=self.settings.epochs or network_recipe.epochs
+        )
 
     @cached_property
     def network(self) -> Predict:
         """Prediction function of the trained network."""
-        recipe, said = self.recipe, time.monotonic()
+        recipe, logged_at = self.recipe, time.monotonic()
 
         def on_epoch(epoch: int, loss: float, _: float | None) -> None:
-            nonlocal said
+            nonlocal logged_at
             self.losses.append(loss)
-            if time.monotonic() - said >= SAY_EVERY_S:
-                said = time.monotonic()
+            if time.monotonic() - logged_at >= SAY_EVERY_S:
+                logged_at = time.monotonic()
                 self.clock.log(f"network: epoch {epoch + 1} of {recipe.epochs}, mean squared error {loss:.6f}")
 
         with self.clock.stage("train the network"):

@@ -90,12 +90,12 @@ def run(
     check_sizes(files, settings)
     clock = Clock()
     with clock.stage("read the files"):
-        found = deezer.load(context, files)
-    task = Task(found, settings, context.seed(f"paper/{space}"), method_recipes(context.settings), clock)
+        dataset = deezer.load(context, files)
+    task = Task(dataset, settings, context.seed(f"paper/{space}"), method_recipes(context.settings), clock)
     report: dict[str, Any] = {
         "space": space,
         "commit": context.commit,
-        "data": found.facts,
+        "data": dataset.facts,
         "settings": settings.model_dump(mode="json"),
         "k": settings.k,
         "titles": {name: TITLES.get(name, name.replace("_", " ")) for name in {*wanted, *TITLES}},
@@ -153,14 +153,14 @@ def check_popularity(task: Task) -> dict[str, Any]:
 
     got = of(np.arange(50))
     if got != EXACT_POPULARITY:
-        told = " / ".join(f"{got[name]:.4f}" for name in METRICS)
-        must = " / ".join(f"{EXACT_POPULARITY[name]:.4f}" for name in METRICS)
+        actual = " / ".join(f"{got[name]:.4f}" for name in METRICS)
+        expected = " / ".join(f"{EXACT_POPULARITY[name]:.4f}" for name in METRICS)
         by_index = of(np.argsort(task.data.song_index_N)[:50])
-        other = " / ".join(f"{by_index[name]:.4f}" for name in METRICS)
+        actual_by_index = " / ".join(f"{by_index[name]:.4f}" for name in METRICS)
         raise CheckFailed(
-            f"{task.data.facts['folder']}: Popularity gives precision / recall / NDCG {told} % instead of {must} %: "
-            "these files have the published sizes, but not their content, or are read wrongly (songs in the order of "
-            f"song_index give {other} %)"
+            f"{task.data.facts['folder']}: Popularity gives precision / recall / NDCG {actual} % instead of "
+            f"{expected} %: these files have the published sizes, but not their content, or are read wrongly (songs in "
+            f"the order of song_index give {actual_by_index} %)"
         )
     return {"done": True, "says": "Popularity gives exactly the published numbers", "values": got}
 
@@ -228,18 +228,18 @@ def judge(task: Task, method: Method) -> tuple[np.ndarray, dict[str, np.ndarray]
     """Return lists (B, k) for the test listeners, and precision, recall, ndcg and ndcg_in_order of each, (B,)."""
     test, k = task.data.parts["test"], task.settings.k
     lists_BK = method.recommend(test.x_BF, k)
-    found = score(lists_BK, test.truth, k)
-    found["ndcg_in_order"] = found["ndcg"]
+    values = score(lists_BK, test.truth, k)
+    values["ndcg_in_order"] = values["ndcg"]
     levels_KL = segment_levels(task, method)
     if levels_KL is not None:
-        found["ndcg"] = np.empty(len(lists_BK))
+        values["ndcg"] = np.empty(len(lists_BK))
         segment_B = method.segments(test.x_BF)  # type: ignore[attr-defined]
         for start in range(0, len(segment_B), BLOCK):
             some = segment_B[start : start + BLOCK]
             truth = test.truth.rows(start, start + len(some))
             tied = score(task.warm.rankings_KL[some], truth, k, ties="average", levels=levels_KL[some])
-            found["ndcg"][start : start + len(some)] = tied["ndcg"]
-    return lists_BK, found
+            values["ndcg"][start : start + len(some)] = tied["ndcg"]
+    return lists_BK, values
 
 
 def row(values: Mapping[str, np.ndarray], idle: np.ndarray) -> dict[str, Any]:
@@ -249,11 +249,11 @@ def row(values: Mapping[str, np.ndarray], idle: np.ndarray) -> dict[str, Any]:
         values: metrics by name, each (B,).
         idle: listeners without any interaction, (B,) bool.
     """
-    found: dict[str, Any] = {
+    cells: dict[str, Any] = {
         name: {"mean": 100 * float(value.mean()), "spread": 100 * views.spread(value)} for name, value in values.items()
     }
-    found["no_interaction"] = 100 * float(values["precision"][idle].mean()) if idle.any() else None
-    return found
+    cells["no_interaction"] = 100 * float(values["precision"][idle].mean()) if idle.any() else None
+    return cells
 
 
 def published(space: Space) -> dict[str, Any]:
@@ -286,28 +286,28 @@ def draw(report: Mapping[str, Any]) -> dict[str, Any]:
     """Return the figures by name."""
     titles, ours = report["titles"], report["methods"]
     theirs = report["published"]["methods"]
-    found = {"table_1": figures.published_comparison(ours, theirs, titles)}
+    drawn = {"table_1": figures.published_comparison(ours, theirs, titles)}
     if report["figure_4"]:
-        found["figure_4"] = figures.precision_by_count(report["figure_4"], ours["semi_pers"]["precision"]["mean"])
+        drawn["figure_4"] = figures.precision_by_count(report["figure_4"], ours["semi_pers"]["precision"]["mean"])
     shown = {titles[name]: view for name, view in report["figure_5"].items() if name in FIGURE_5}
     if shown:
-        found["figure_5"] = figures.rank_shares(shown)
+        drawn["figure_5"] = figures.rank_shares(shown)
     if report["losses"]:
-        found["loss"] = figures.loss_curve([{"train_loss": loss} for loss in report["losses"]])
-    return found
+        drawn["loss"] = figures.loss_curve([{"train_loss": loss} for loss in report["losses"]])
+    return drawn
 
 
 def log(run: Tracker, report: Mapping[str, Any], folder: Path) -> None:
     """Log metrics, table, figures and page to MLflow."""
     rows = []
-    for name, found in report["methods"].items():
+    for name, metrics in report["methods"].items():
         theirs = report["published"]["methods"].get(name, {})
         line: dict[str, Any] = {"method": report["titles"][name]}
         for metric in METRICS:
-            line |= {f"{metric} %": found[metric]["mean"], f"± {metric}": found[metric]["spread"]}
+            line |= {f"{metric} %": metrics[metric]["mean"], f"± {metric}": metrics[metric]["spread"]}
             line[f"published {metric} %"] = theirs.get(metric, {}).get("mean")
-        rows.append({**line, "without interaction, precision %": found["no_interaction"]})
-    run.log_metrics({f"{n}.{m}": found[m]["mean"] for n, found in report["methods"].items() for m in METRICS})
+        rows.append({**line, "without interaction, precision %": metrics["no_interaction"]})
+    run.log_metrics({f"{n}.{m}": metrics[m]["mean"] for n, metrics in report["methods"].items() for m in METRICS})
     run.log_metrics({f"seconds.{name}": value for name, value in report["seconds"].items()})
     run.log_batch(("train_loss", loss, epoch) for epoch, loss in enumerate(report["losses"]))
     run.log_table(rows, "table_1.json")

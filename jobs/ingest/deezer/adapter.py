@@ -102,8 +102,8 @@ def run(context: Context, data: Path | None) -> dict[str, Any]:
         raise BadArgument("--data: deezer needs the folder of the eight published files")
     for space in SPACES:  # both spaces first: a missing file fails before any conversion
         inspect(data, space)
-    found = {space: load(context, inspect(data, space)).facts for space in SPACES}
-    return {"source": "deezer", "spaces": found, "path": str(context.home / "deezer")}
+    facts = {space: load(context, inspect(data, space)).facts for space in SPACES}
+    return {"source": "deezer", "spaces": facts, "path": str(context.home / "deezer")}
 
 
 def load(context: Context, files: Files) -> PublicData:
@@ -127,14 +127,14 @@ def load(context: Context, files: Files) -> PublicData:
             raise
     else:
         log_line(f"deezer: {folder} was made from these files and is used again")
-    found = open_folder(folder, files.space)
+    dataset = open_folder(folder, files.space)
     wanted = context.settings.source.song_md5
-    if wanted and found.facts["song_md5"] != wanted:
+    if wanted and dataset.facts["song_md5"] != wanted:
         log_line(
-            f"deezer: warning: {files.songs}: md5 is {found.facts['song_md5']}, source.song_md5 says {wanted}; "
+            f"deezer: warning: {files.songs}: md5 is {dataset.facts['song_md5']}, source.song_md5 says {wanted}; "
             "perhaps another version, or damaged on its way"
         )
-    return found
+    return dataset
 
 
 def open_folder(folder: Path, space: Space) -> PublicData:
@@ -227,8 +227,8 @@ def _write_rows(files: Files, split: str, users: np.ndarray, layout: Layout, mis
     out = np.lib.format.open_memmap(target, mode="w+", dtype=np.float32, shape=(len(users), layout.size))
     filled = np.zeros(len(users), bool)
     rows = input_rows(files.features(split), layout, missing)
-    for found, x_BF in progress(rows, None, f"deezer: batches of {files.features(split).name}"):
-        at = np.searchsorted(users, found)
+    for batch_users, x_BF in progress(rows, None, f"deezer: batches of {files.features(split).name}"):
+        at = np.searchsorted(users, batch_users)
         out[at] = x_BF
         filled[at] = True
     out.flush()
@@ -261,7 +261,7 @@ def _stamp(files: Files) -> dict[str, list[int | str]]:
 
 def _manifest(folder: Path) -> dict[str, Any]:
     try:
-        found: dict[str, Any] = json.loads((folder / "manifest.json").read_text())
-        return found
+        manifest: dict[str, Any] = json.loads((folder / "manifest.json").read_text())
+        return manifest
     except (OSError, ValueError):
         return {}

@@ -141,21 +141,21 @@ def _has(path: Path, schema: pa.Schema, *names: str) -> None:
 
 def _check_layout(path: Path, schema: pa.Schema, layout: Layout, space: Space) -> None:
     """Check that the file has exactly the feature columns of the space, all of them numeric."""
-    found, wanted = [name for name in schema.names if name not in (KEY, TRUTH)], layout.names()
+    columns, wanted = [name for name in schema.names if name not in (KEY, TRUTH)], layout.names()
     for other, spec in CONTRACT.spaces.items():
-        if other != space and set(found) == set(Layout(spec.width).names()):
+        if other != space and set(columns) == set(Layout(spec.width).names()):
             raise CheckFailed(
-                f"{path}: holds the {len(found)} features of {other}; {space} has {layout.size} "
+                f"{path}: holds the {len(columns)} features of {other}; {space} has {layout.size} "
                 f"({layout.d} values a block)"
             )
-    known, right = set(found), set(wanted)
+    known, right = set(columns), set(wanted)
     missing = [name for name in wanted if name not in known]
     if missing:
         raise CheckFailed(
             f"{path}: column '{missing[0]}' is missing: a row has {len(known & right)} of {layout.size} features"
         )
-    extra = [name for name in found if name not in right]
-    if extra or len(found) != len(known):
+    extra = [name for name in columns if name not in right]
+    if extra or len(columns) != len(known):
         what = f"column '{extra[0]}' is not among" if extra else "a column is there twice among"
         raise CheckFailed(f"{path}: {what} the {layout.size} features of {space}")
     for name in (KEY, *wanted):
@@ -171,10 +171,10 @@ def batches(path: Path, columns: list[str], size: int) -> Iterator[pa.RecordBatc
         CheckFailed: the file is truncated or damaged.
     """
     with opened(path) as source:
-        found = source.iter_batches(batch_size=size, columns=columns)
+        remaining = source.iter_batches(batch_size=size, columns=columns)
         while True:
             try:
-                batch = next(found)
+                batch = next(remaining)
             except StopIteration:
                 return
             except (pa.ArrowException, OSError) as error:

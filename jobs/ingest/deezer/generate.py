@@ -131,17 +131,20 @@ def prepare(made: Made) -> Service:
 def run(out: Path, made: Made) -> dict[str, Any]:
     """Write the files; return their names, sizes and numbers of rows."""
     out.mkdir(parents=True, exist_ok=True)
-    found = prepare(made)
-    songs, users = found.songs, found.users
+    service = prepare(made)
+    songs, users = service.songs, service.users
     _write_vectors(out / SONGS, "song_index", {CONTRACT.spaces[s].songs.column: songs[s] for s in SPACES}, made)
     _write_vectors(out / USERS, KEY, {CONTRACT.spaces[s].users.column: users[s] for s in SPACES}, made)
     files = [SONGS, USERS]
     for space in made.spaces:
-        entities, demographics = item_vectors(found, space, made), mean_vectors(found.people, found.warm, users[space])
+        entities, demographics = (
+            item_vectors(service, space, made),
+            mean_vectors(service.people, service.warm, users[space]),
+        )
         for part, split in enumerate(SPLITS):
             name = f"user_features_{split}_{CONTRACT.spaces[space].suffix}.parquet"
             who = made.rng(10 + part).permutation(np.flatnonzero(made.split_of == part))
-            _write_features(out / name, who, found, entities, demographics, made)
+            _write_features(out / name, who, service, entities, demographics, made)
             files.append(name)
     return {
         "path": str(out),
@@ -149,7 +152,7 @@ def run(out: Path, made: Made) -> dict[str, Any]:
         "bytes": sum((out / name).stat().st_size for name in files),
         "songs": made.tracks,
         **{split: int((made.split_of == n).sum()) for n, split in enumerate(SPLITS)},
-        "songs_heard": int(found.heard.ids.size),
+        "songs_heard": int(service.heard.ids.size),
         "seed": made.seed,
         "encoding": made.encoding,
     }
@@ -200,9 +203,9 @@ def user_vectors(heard: Ragged, warm: np.ndarray, song_ND: np.ndarray, made: Mad
     return normalise(normalise(sums) + np.float32(0.3 / np.sqrt(d)) * noise)
 
 
-def item_vectors(found: Service, space: Space, made: Made) -> Entities:
+def item_vectors(service: Service, space: Space, made: Made) -> Entities:
     """Return vectors of all entities: artists and albums are means of their songs, playlists of 30 songs."""
-    world, song_of, song_ND = found.world, found.song_of, found.songs[space]
+    world, song_of, song_ND = service.world, service.song_of, service.songs[space]
     song_of_artist = csr_array(
         (np.ones(made.tracks, np.float32), (world.track_artist, song_of)), shape=(len(world.artist_scene), made.tracks)
     )
@@ -212,9 +215,9 @@ def item_vectors(found: Service, space: Space, made: Made) -> Entities:
     )
     n_playlists, rng = max(world.n_editorial, world.n_scenes), made.rng(7)
     in_playlist = np.repeat(np.arange(n_playlists), 30)
-    held = song_of[world.draw_in_scene(in_playlist % world.n_scenes, rng.random(len(in_playlist)))]
-    ones = np.ones(len(held), np.float32)
-    song_of_playlist = csr_array((ones, (in_playlist, held)), shape=(n_playlists, made.tracks))
+    playlist_songs = song_of[world.draw_in_scene(in_playlist % world.n_scenes, rng.random(len(in_playlist)))]
+    ones = np.ones(len(playlist_songs), np.float32)
+    song_of_playlist = csr_array((ones, (in_playlist, playlist_songs)), shape=(n_playlists, made.tracks))
     vectors = {
         kind: np.asarray((matrix @ song_ND) / matrix.sum(axis=1)[:, None], np.float32)
         for kind, matrix in (("artist", song_of_artist), ("album", song_of_album), ("playlist", song_of_playlist))
@@ -263,7 +266,7 @@ def _write_vectors(path: Path, key: str, columns: dict[str, np.ndarray], made: M
 
 
 def _write_features(
-    path: Path, who: np.ndarray, found: Service, entities: Entities, demographics: Demographics, made: Made
+    path: Path, who: np.ndarray, service: Service, entities: Entities, demographics: Demographics, made: Made
 ) -> None:
     """Write input rows of the listeners `who`, in that order; a count of 0 is missing, as in the published files."""
     layout = Layout(entities.d)
@@ -276,8 +279,8 @@ def _write_features(
     with pq.ParquetWriter(path, schema, use_dictionary=False, write_statistics=False) as writer:
         for start in progress(starts, len(starts), f"make-deezer: batches of {path.name}"):
             some = who[start : start + CHUNK]
-            x_BF = input_vectors(first_days(found.people, found.days, some), entities, demographics)
-            truth = found.heard.take(some)
+            x_BF = input_vectors(first_days(service.people, service.days, some), entities, demographics)
+            truth = service.heard.take(some)
             lists = pa.ListArray.from_arrays(truth.offsets.astype(np.int32), truth.ids.astype(np.int32))
             columns = [pa.array(some.astype(np.int32)), lists, *_columns(x_BF, layout, schema)]
             writer.write_table(pa.table(columns, schema=schema))

@@ -67,9 +67,9 @@ def draw_people(world: World, n: int, rng: np.random.Generator) -> People:
     shares = np.array(list(COUNTRIES.values()))
     country = rng.choice(len(shares), n, p=shares / shares.sum())
     age = np.clip(np.round(13 + rng.gamma(2.4, 8.0, n)), 13, AGES[-1]).astype(np.int64)
-    told = np.where(rng.random(n) < AGE_UNKNOWN, -1, age)
+    reported_age = np.where(rng.random(n) < AGE_UNKNOWN, -1, age)
     tribe = world.draw_tribe(country, age, rng.random(n))
-    return People(country, age, told, tribe, 0.1 + 0.6 * rng.beta(1.0, 1.4, n))
+    return People(country, age, reported_age, tribe, 0.1 + 0.6 * rng.beta(1.0, 1.4, n))
 
 
 class Taste:
@@ -130,14 +130,14 @@ class Taste:
         counts |= {name: self._counts(active & warm, *how) for name, how in FAVOURITES.items()}
         idle = active & (np.sum(list(counts.values()), axis=0) == 0)
         counts["streamed"][idle] = 1
-        found: dict[str, Ragged] = {}
+        blocks: dict[str, Ragged] = {}
         for name, count in counts.items():
             tracks = self._of_the_day(people, heard, np.repeat(np.arange(n), count), name)
             levels = ("songs", "artists", "albums") if name in ("streamed", "skipped", "banned") else ("",)
             for level in levels:
                 block = f"{name}_{level}" if level else name
-                found[block] = ragged(count, self._entities(block.rsplit("_", 1)[1], tracks))
-        return found
+                blocks[block] = ragged(count, self._entities(block.rsplit("_", 1)[1], tracks))
+        return blocks
 
     def _of_the_day(self, people: People, heard: Ragged, who: np.ndarray, name: str) -> np.ndarray:
         """Draw the tracks (n,) behind interactions of the listeners `who` (n,).

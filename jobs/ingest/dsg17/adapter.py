@@ -102,14 +102,14 @@ def find(data: Path) -> dict[str, Path]:
         raise BadArgument(f"--data: {data} holds neither train.csv nor train_sample.csv")
     files = {"train": train} | ({"test": data / "test.csv"} if (data / "test.csv").is_file() else {})
     for name, file in files.items():
-        found = header(file)
-        twice = sorted({column for column in found if found.count(column) > 1})
+        columns = header(file)
+        twice = sorted({column for column in columns if columns.count(column) > 1})
         if twice:
             raise CheckFailed(f"{file}: column '{twice[0]}' is there twice; which of them counts cannot be told")
         for column in (*NUMBERS, LABEL if name == "train" else "sample_id"):
-            if column not in found:
+            if column not in columns:
                 raise CheckFailed(
-                    f"{file}: column '{column}' is missing; the header has {', '.join(found) or 'nothing'}"
+                    f"{file}: column '{column}' is missing; the header has {', '.join(columns) or 'nothing'}"
                 )
     if "test" in files and LABEL in header(files["test"]):
         raise CheckFailed(
@@ -179,15 +179,15 @@ def examine(rows: DataFrame, file: Path, cleaning: CleaningSettings) -> dict[str
         F.count(F.when(fine, 1)).alias("kept"),
         F.count(F.when(fine & (F.col(LABEL) == 1), 1)).alias("listened"),
     )
-    found = counted.collect()
-    n = sum(row["n"] for row in found)
-    bad = {row["reason"]: row["n"] for row in found if row["reason"] is not None}
-    if 2 * sum(row["large"] for row in found) > n:
+    counts = counted.collect()
+    n = sum(row["n"] for row in counts)
+    bad = {row["reason"]: row["n"] for row in counts if row["reason"] is not None}
+    if 2 * sum(row["large"] for row in counts) > n:
         raise CheckFailed(
             f"{file}: column 'ts_listen' holds milliseconds (most values are {MILLISECONDS} or more); "
             "divide it by 1000: the format has seconds since 1970"
         )
-    n_bad, kept = sum(bad.values()), sum(row["kept"] for row in found)
+    n_bad, kept = sum(bad.values()), sum(row["kept"] for row in counts)
     if not n or n_bad > cleaning.max_bad_share * n:
         reasons = ", ".join(f"{reason}: {count}" for reason, count in sorted(bad.items(), key=lambda item: -item[1]))
         raise CheckFailed(
@@ -197,7 +197,7 @@ def examine(rows: DataFrame, file: Path, cleaning: CleaningSettings) -> dict[str
     if not kept:
         raise CheckFailed(f"{file}: no row on or after skip.cleaning.first_day = {cleaning.first_day}; nothing written")
     facts = {"file": file.name, "read": n, "bad": dict(sorted(bad.items())), "early": n - n_bad - kept, "kept": kept}
-    return facts | ({"listened": sum(row["listened"] for row in found)} if file.name != "test.csv" else {})
+    return facts | ({"listened": sum(row["listened"] for row in counts)} if file.name != "test.csv" else {})
 
 
 def cleaned(rows: DataFrame, cleaning: CleaningSettings) -> DataFrame:

@@ -158,7 +158,7 @@ def run(out: Path, rows: int = FULL_ROWS, seed: int = 7) -> dict[str, Any]:
     blocks = np.searchsorted(np.cumsum(plays_U), np.arange(BLOCK_ROWS, rows + n_users, BLOCK_ROWS))
     edges = np.unique(np.concatenate([[0], blocks, [n_users]]))
     schema = pa.schema([(name, pa.int64()) for name in (*COLUMNS, "is_listened")])
-    asked: list[dict[str, np.ndarray]] = []
+    test_parts: list[dict[str, np.ndarray]] = []
     listened = written = 0
     plain = csv.WriteOptions(quoting_style="none")
     with csv.CSVWriter(str(out / "train.csv.part"), schema, write_options=plain) as file:
@@ -166,13 +166,13 @@ def run(out: Path, rows: int = FULL_ROWS, seed: int = 7) -> dict[str, Any]:
         for block in work:
             users = np.arange(edges[block], edges[block + 1])
             part = np.random.default_rng(np.random.SeedSequence((seed, 18, block)))
-            found, last = draw_plays(users, plays_U[users], catalogue, part)
+            columns, last = draw_plays(users, plays_U[users], catalogue, part)
             train = part.permutation(np.flatnonzero(~last))
-            file.write_table(pa.table({name: found[name][train] for name in schema.names}))
-            listened += int(found["is_listened"][train].sum())
+            file.write_table(pa.table({name: columns[name][train] for name in schema.names}))
+            listened += int(columns["is_listened"][train].sum())
             written += len(train)
-            asked.append({name: found[name][last] for name in COLUMNS})
-    tests = {name: np.concatenate([part[name] for part in asked]) for name in COLUMNS}
+            test_parts.append({name: columns[name][last] for name in COLUMNS})
+    tests = {name: np.concatenate([part[name] for part in test_parts]) for name in COLUMNS}
     order = rng.permutation(n_users)
     table = pa.table({"sample_id": np.arange(n_users)} | {name: tests[name][order] for name in COLUMNS})
     csv.write_csv(table, str(out / "test.csv.part"), plain)
@@ -281,7 +281,7 @@ def draw_plays(
     ts = np.maximum.accumulate(ts + ahead) - ahead
     early = (rng.random(n) < EARLY) & ~last
     ts[early] = rng.integers(0, 10**9, int(early.sum()))
-    found = {
+    columns = {
         "genre_id": tracks.genre_T[track],
         "ts_listen": ts,
         "media_id": 200_000 + 457 * track,
@@ -298,7 +298,7 @@ def draw_plays(
         "user_age": age[user],
         "is_listened": listened.astype(np.int64),
     }
-    return found, last
+    return columns, last
 
 
 def pick(shares: tuple[tuple[int, float], ...], n: int, rng: np.random.Generator) -> np.ndarray:

@@ -87,20 +87,20 @@ def run(context: Context, data: Path | None) -> dict[str, Any]:
 
 def find_files(data: Path) -> tuple[Path, Path]:
     """Return the file of events and the file of profiles; a missing one is named in the error."""
-    found = sorted(data.glob(EVENTS))
-    if len(found) != 1:
-        said = ", ".join(f.name for f in found) or "none"
-        raise BadArgument(f"{data}: needs exactly one file {EVENTS}, found {said}")
+    event_files = sorted(data.glob(EVENTS))
+    if len(event_files) != 1:
+        names = ", ".join(f.name for f in event_files) or "none"
+        raise BadArgument(f"{data}: needs exactly one file {EVENTS}, found {names}")
     if not (data / PROFILE).is_file():
         raise BadArgument(f"{data / PROFILE}: no such file; it is part of the dataset")
-    return found[0], data / PROFILE
+    return event_files[0], data / PROFILE
 
 
 def earliest(user: np.ndarray, ts: np.ndarray) -> Iterator[tuple[int, int]]:
     """Yield each user's first event in a block."""
     order = np.lexsort((ts, user))
-    found, at = np.unique(user[order], return_index=True)
-    return zip(found.tolist(), ts[order][at].tolist(), strict=True)
+    users, at = np.unique(user[order], return_index=True)
+    return zip(users.tolist(), ts[order][at].tolist(), strict=True)
 
 
 class Names:
@@ -145,18 +145,18 @@ class Names:
         self._compact()
         if not self._parts:
             raise AssertionError("no line was read")
-        found = self._parts[0]
-        n = found.num_rows
+        tracks = self._parts[0]
+        n = tracks.num_rows
         return pa.table(
             {
-                "track_id": found["track_id"],
-                "artist_id": found["artist_id"],
-                "album_id": pa.array(MADE + found["artist_id"].to_numpy()),
+                "track_id": tracks["track_id"],
+                "artist_id": tracks["artist_id"],
+                "album_id": pa.array(MADE + tracks["artist_id"].to_numpy()),
                 "genre": pa.nulls(n, pa.string()),
                 "duration_s": pa.nulls(n, pa.int32()),
                 "release_date": pa.nulls(n, pa.date32()),
-                "title": _null_if_empty(found["title"]),
-                "artist_name": _null_if_empty(found["artist_name"]),
+                "title": _null_if_empty(tracks["title"]),
+                "artist_name": _null_if_empty(tracks["artist_name"]),
             }
         )
 

@@ -155,8 +155,8 @@ def moments(texts: pa.Array) -> np.ndarray:
     text = pc.if_else(shaped, texts, "1969-12-31T00:00:00Z")
     time = pc.strptime(text, "%Y-%m-%dT%H:%M:%SZ", "us", error_is_null=True)
     same_day = pc.equal(pc.day(time), pc.cast(pc.utf8_slice_codeunits(text, 8, 10), pa.int64()))
-    found = pc.if_else(pc.fill_null(same_day, False), pc.cast(time, pa.int64()), -1)
-    us: np.ndarray = np.array(found.to_numpy(zero_copy_only=False))
+    timestamps = pc.if_else(pc.fill_null(same_day, False), pc.cast(time, pa.int64()), -1)
+    us: np.ndarray = np.array(timestamps.to_numpy(zero_copy_only=False))
     us[us < 0] = -1
     return us
 
@@ -198,7 +198,7 @@ class Profile:
 def read_profile(file: Path) -> tuple[dict[int, Profile], dict[str, Any], BadLines]:
     """Return profiles by user id, counts of fields that became null, and lines that could not be read."""
     bad = BadLines(file)
-    found: dict[int, Profile] = {}
+    profiles: dict[int, Profile] = {}
     unknown: Counter[str] = Counter()
     facts = {"profile_ages_unknown": 0, "profile_dates_unknown": 0}
     for number, raw in enumerate(file.read_bytes().split(b"\n"), 1):
@@ -212,7 +212,7 @@ def read_profile(file: Path) -> tuple[dict[int, Profile], dict[str, Any], BadLin
             bad.add(number, f"{len(fields)} columns instead of 5", text)
         elif user is None:
             bad.add(number, "user is not user_<digits>", text)
-        elif int(user[1]) in found:
+        elif int(user[1]) in profiles:
             bad.add(number, "user has more than one line", text)
         else:
             _, _, age_text, country, date_text = fields
@@ -224,8 +224,8 @@ def read_profile(file: Path) -> tuple[dict[int, Profile], dict[str, Any], BadLin
             facts["profile_dates_unknown"] += bool(date_text) and registered is None
             if country and country not in CODES:
                 unknown[country] += 1
-            found[int(user[1])] = Profile(CODES.get(country), age, registered)
-    return found, {**facts, "profile_countries_unknown": dict(sorted(unknown.items()))}, bad
+            profiles[int(user[1])] = Profile(CODES.get(country), age, registered)
+    return profiles, {**facts, "profile_countries_unknown": dict(sorted(unknown.items()))}, bad
 
 
 def profile_day(text: str) -> int | None:

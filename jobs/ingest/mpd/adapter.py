@@ -94,8 +94,8 @@ def run(context: Context, data: Path | None) -> dict[str, Any]:
         log = Spill(folder, "events")
         for first in range(0, len(ts), RUN):
             part = slice(first, first + RUN)
-            found = events(playlist[member[part]], ts[part], code("stream", "track"), track[part])
-            log.add(ts[part] // DAY_US, found)
+            chunk = events(playlist[member[part]], ts[part], code("stream", "track"), track[part])
+            log.add(ts[part] // DAY_US, chunk)
         tracks, named = track_table(np.unique(track), uris)
         return land(
             context,
@@ -163,9 +163,9 @@ def track_table(track: np.ndarray, uris: pa.Table) -> tuple[pa.Table, int]:
     named = uris["track"].to_numpy()[at] == track if uris.num_rows else np.zeros(len(track), bool)
     columns: dict[str, pa.Array] = {"track_id": pa.array(track)}
     for name in ("artist", "album"):
-        found = MADE + track
-        found[named] = stable_ids(uris[f"{name}_uri"].take(pa.array(at[named])))
-        columns[f"{name}_id"] = pa.array(found)
+        entity_id = MADE + track
+        entity_id[named] = stable_ids(uris[f"{name}_uri"].take(pa.array(at[named])))
+        columns[f"{name}_id"] = pa.array(entity_id)
     empty = {"genre": pa.string(), "duration_s": pa.int32(), "release_date": pa.date32(), "title": pa.string()}
     columns |= {name: pa.nulls(len(track), kind) for name, kind in (empty | {"artist_name": pa.string()}).items()}
     return pa.table(columns), int(named.sum())
@@ -211,14 +211,14 @@ def read_columns(file: Path, wanted: dict[str, str]) -> pa.Table:
     if not file.is_file():
         raise BadArgument(f"{file}: no such file; the folder of --data must hold {PAIRS} and {MAP}")
     try:
-        found = pq.ParquetFile(file)
-        missing = [name for name in wanted if name not in found.schema_arrow.names]
+        source = pq.ParquetFile(file)
+        missing = [name for name in wanted if name not in source.schema_arrow.names]
         if missing:
             raise CheckFailed(
-                f"{file}: column '{missing[0]}' is missing; found {', '.join(found.schema_arrow.names)}, "
+                f"{file}: column '{missing[0]}' is missing; found {', '.join(source.schema_arrow.names)}, "
                 f"needed {', '.join(wanted)}"
             )
-        table = found.read(columns=list(wanted))
+        table = source.read(columns=list(wanted))
     except (pa.ArrowException, OSError) as error:
         raise CheckFailed(f"{file}: cannot be read as Parquet, possibly truncated: {error}") from None
     for name, kind in wanted.items():

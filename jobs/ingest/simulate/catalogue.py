@@ -79,8 +79,8 @@ class World:
     def draw_tracks(self, start: np.ndarray, end: np.ndarray, u: np.ndarray) -> np.ndarray:
         """Draw a track (n,) of each range [start, end) by popularity, from uniform u (n,)."""
         low = self.track_cum[start]
-        found = np.searchsorted(self.track_cum, low + u * (self.track_cum[end] - low), side="right") - 1
-        tracks: np.ndarray = np.clip(found, start, end - 1)
+        position = np.searchsorted(self.track_cum, low + u * (self.track_cum[end] - low), side="right") - 1
+        tracks: np.ndarray = np.clip(position, start, end - 1)
         return tracks
 
     def draw_in_scene(self, scene: np.ndarray, u: np.ndarray) -> np.ndarray:
@@ -119,8 +119,8 @@ def stack_rows(shares: np.ndarray) -> np.ndarray:
 
 def draw_row(stacked: np.ndarray, row: np.ndarray, n: int, u: np.ndarray) -> np.ndarray:
     """Draw a column (m,) of each row (m,) of `stack_rows` of width n, from uniform u (m,)."""
-    found = np.searchsorted(stacked, row + u, side="right") - row * n
-    columns: np.ndarray = np.clip(found, 0, n - 1)
+    position = np.searchsorted(stacked, row + u, side="right") - row * n
+    columns: np.ndarray = np.clip(position, 0, n - 1)
     return columns
 
 

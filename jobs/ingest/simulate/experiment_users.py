@@ -72,7 +72,7 @@ class Newcomers:
         registered = people.registered // DAY
         _, events = draw_events(world, ids, people, user_id, span, rng)
         on_first = events["ts"] // DAY_US - span.first == registered[events["user_id"] - user_id[0]]
-        said: list[dict[str, dict[str, list[int]]]] = [{} for _ in user_id]
+        signals: list[dict[str, dict[str, list[int]]]] = [{} for _ in user_id]
         for user, what, entity in zip(
             (events["user_id"] - user_id[0])[on_first].tolist(),
             events["code"][on_first].tolist(),
@@ -80,7 +80,7 @@ class Newcomers:
             strict=True,
         ):
             word, level = WORDS[what]
-            ids_of = said[user].setdefault(word, {}).setdefault(level, [])
+            ids_of = signals[user].setdefault(word, {}).setdefault(level, [])
             if len(ids_of) < LONGEST:
                 ids_of.append(entity)
         countries, hide = list(COUNTRIES), rng.random((2, len(user_id)))
@@ -90,7 +90,7 @@ class Newcomers:
         for at in np.flatnonzero(registered >= 0).tolist():
             country = None if hide[0, at] < NO_COUNTRY else countries[int(people.country[at])]
             age = None if hide[1, at] < NO_AGE else int(people.age[at])
-            listener = {"country": country, "age": age, **said[at]}
+            listener = {"country": country, "age": age, **signals[at]}
             self.people.append(Newcomer(int(user_id[at]), span.first + int(registered[at]), listener))
             self._taste.append((people.scenes[at], weights[at], people.artists[at].ravel()))
 

@@ -223,8 +223,8 @@ def draw_events(
         public, hidden = {"track": (ids.track, track), "artist": (ids.artist, artist), "album": (ids.album, album)}[
             entity
         ]
-        found: np.ndarray = public[hidden[where]]
-        return found
+        entity_ids: np.ndarray = public[hidden[where]]
+        return entity_ids
 
     follow(skipped & (chance[0] < 0.08), 3, "ban", "track")
     follow(stream & (chance[0] < 0.030), 3, "favorite", "track")
@@ -242,7 +242,7 @@ def draw_events(
     rows += _first_signals(world, ids, people, set_of(user[first_day[keep]], len(people.rate)), rng)
     who = np.concatenate([r[0] for r in rows])
     second = np.concatenate([r[1] for r in rows])
-    found = events(
+    rows_by_user = events(
         user_id[who],
         span.start_us + second * 1_000_000,
         np.concatenate([np.broadcast_to(r[2], len(r[0])) for r in rows]),
@@ -250,14 +250,14 @@ def draw_events(
         np.concatenate([np.broadcast_to(r[4], len(r[0])) for r in rows]),
     )
     order = np.lexsort((second, who))
-    return span.first + second[order] // DAY, found[order]
+    return span.first + second[order] // DAY, rows_by_user[order]
 
 
 def set_of(members: np.ndarray, n: int) -> np.ndarray:
     """Return whether each of 0 to n - 1 is among the members: (n,) bool."""
-    found = np.zeros(n, bool)
-    found[members] = True
-    return found
+    is_member = np.zeros(n, bool)
+    is_member[members] = True
+    return is_member
 
 
 def _scene(world: World, track: np.ndarray) -> np.ndarray:
@@ -270,8 +270,8 @@ def _first_signals(world: World, ids: Ids, people: People, streams: np.ndarray, 
     n = len(streams)
     new = people.registered >= 0
     some = new & ~streams & (rng.random(n) < (ACTIVE_ON_DAY_ONE - STREAM_ON_DAY_ONE) / (1 - STREAM_ON_DAY_ONE))
-    asked = (streams & new & (rng.random(n) < 0.8)) | (some & (rng.random(n) < 0.88))
-    likes = np.where(asked, 1 + np.minimum(rng.poisson(3.0, n), 11), 0)
+    fills_form = (streams & new & (rng.random(n) < 0.8)) | (some & (rng.random(n) < 0.88))
+    likes = np.where(fills_form, 1 + np.minimum(rng.poisson(3.0, n), 11), 0)
     user = np.repeat(np.arange(n), likes)
     turn = np.arange(len(user)) - np.repeat(np.cumsum(likes) - likes, likes)
     liked = people.artists.reshape(n, -1)[user, rng.integers(0, people.artists[0].size, len(user))]
@@ -283,7 +283,7 @@ def _first_signals(world: World, ids: Ids, people: People, streams: np.ndarray, 
     once.sort()
     user, turn, liked = user[once], turn[once], liked[once]
     like = (user, people.registered[user] + 10 + 4 * turn, code("onboarding", "artist"), ids.artist[liked], -1)
-    look = np.flatnonzero(some & (~asked | (rng.random(n) < 0.3)))
+    look = np.flatnonzero(some & (~fills_form | (rng.random(n) < 0.3)))
     wanted = draw_tracks(world, people, look, rng)
     track = (look, people.registered[look] + 100, code("search", "track"), ids.track[wanted], -1)
     return [like, track]
@@ -334,7 +334,7 @@ def draw_block(world: World, ids: Ids, settings: SimulateSettings, span: Span, b
     user = np.arange(block * BLOCK, min((block + 1) * BLOCK, settings.n_users))
     user_id = user + 1
     people = draw_people(world, user, span, settings.n_users, rng)
-    day, found = draw_events(world, ids, people, user_id, span, rng)
+    day, event_rows = draw_events(world, ids, people, user_id, span, rng)
     n_owned = max(0, settings.n_playlists - world.n_editorial)
     low, high = ((n_owned * int(edge)) // settings.n_users for edge in (user[0], user[-1] + 1))
     numbers = world.n_editorial + np.arange(low, high)
@@ -350,6 +350,6 @@ def draw_block(world: World, ids: Ids, settings: SimulateSettings, span: Span, b
             "registered_at": span.start_us + people.registered * 1_000_000,
         },
         event_day=day,
-        events=found,
+        events=event_rows,
         playlists=draw_playlists(world, ids, people, user_id, numbers, span, rng),
     )
