@@ -16,7 +16,7 @@ import pyarrow as pa
 
 import contracts
 from contracts.arrow import arrow_schema
-from jobs.cold_start.people import warm_people
+from jobs.cold_start.segment_cards import warm_demographics
 from jobs.platform.context import Context
 from jobs.platform.list_columns import to_list_column
 from jobs.settings.base import Space
@@ -117,12 +117,12 @@ def demographic_vectors(context: Context, space: Space) -> Demographics:
     """Compute and write the mean vectors of warm users by country, by age class and by both."""
     lake, week = context.lake, context.week.name
     user_UD = lake.matrix("user_vectors", week=week, space=space)
-    people = warm_people(context)
-    people["country_age"] = people.country + "/" + people.age_class
+    warm_users = warm_demographics(context)
+    warm_users["country_age"] = warm_users.country + "/" + warm_users.age_class
     parts, by_kind = [], dict[str, dict[str, np.ndarray]]()
     for kind in ("country", "age_class", "country_age"):
-        known = people[kind].notna().to_numpy()
-        named = people[kind][known].to_numpy().astype(str)
+        known = warm_users[kind].notna().to_numpy()
+        named = warm_users[kind][known].to_numpy().astype(str)
         if not len(named):
             by_kind[kind] = {}
             continue

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from scipy.sparse import csr_matrix
 
-from jobs.cold_start.people import warm_people
 from jobs.platform.context import Context
+from models.cold_start.input_vector import AGE_CLASSES, age_classes
 from models.cold_start.segments import segment_members
 
 CARD_TRACKS = 5
@@ -36,16 +37,16 @@ class Trait:
 def cards(context: Context, labels: np.ndarray, heard_UN: csr_matrix, ranking: np.ndarray) -> list[str]:
     """Return one JSON card per segment: traits by lift, the most streamed tracks, the most typical ones, a sentence."""
     week, k, floor = context.week.name, len(ranking), context.settings.segments.card_min_users
-    people = warm_people(context)
+    demographics = warm_demographics(context)
     tracks = context.lake.read("tracks").to_pandas().set_index("track_id")
     tracks = tracks.loc[context.lake.read("catalog", week=week).to_pandas().sort_values("track_idx").track_id]
     member_KU = csr_matrix(segment_members(labels, k))
     artists = [a or f"artist {b}" for a, b in zip(tracks.artist_name, tracks.artist_id, strict=True)]
     traits = {
-        "countries": of_people(member_KU, people.country.tolist()),
-        "ages": of_people(member_KU, people.age_class.tolist()),
-        "genres": of_tracks(member_KU, heard_UN, tracks.genre.tolist()),
-        "artists": of_tracks(member_KU, heard_UN, artists),
+        "countries": member_traits(member_KU, demographics.country.tolist()),
+        "ages": member_traits(member_KU, demographics.age_class.tolist()),
+        "genres": track_traits(member_KU, heard_UN, tracks.genre.tolist()),
+        "artists": track_traits(member_KU, heard_UN, artists),
     }
     best = {name: lifts(trait, floor) for name, trait in traits.items()}
     titles = [
@@ -73,14 +74,14 @@ def cards(context: Context, labels: np.ndarray, heard_UN: csr_matrix, ranking: n
     return json_cards
 
 
-def of_people(member_KU: csr_matrix, names_U: list[str | None]) -> Trait:
+def member_traits(member_KU: csr_matrix, names_U: list[str | None]) -> Trait:
     """Return the trait of members by a property of theirs; unknown values are excluded from the shares."""
     known, hot_UT = one_hot(names_U)
     counts = np.asarray((member_KU @ hot_UT).todense(), np.float64)
     return Trait(known, counts, counts)
 
 
-def of_tracks(member_KU: csr_matrix, heard_UN: csr_matrix, names_N: list[str | None]) -> Trait:
+def track_traits(member_KU: csr_matrix, heard_UN: csr_matrix, names_N: list[str | None]) -> Trait:
     """Return the trait of what members stream by a property of the tracks, weighted by tracks streamed."""
     known, hot_NT = one_hot(names_N)
     played_UT = (heard_UN @ hot_NT).tocsr()
@@ -139,3 +140,18 @@ def sentence(card: dict[str, Any]) -> str:
     if card["tracks"]:
         text += f"; first track: {card['tracks'][0]['title']} by {card['tracks'][0]['artist']}"
     return text
+
+
+def warm_demographics(context: Context) -> pd.DataFrame:
+    """Return one row per warm user in the order of user_idx: names of country and age class, None if unknown."""
+    users = context.lake.read("users", columns=["user_id", "country", "age"]).to_pandas().set_index("user_id")
+    warm = context.lake.read("warm_users", week=context.week.name).sort_by("user_idx")
+    users = users.loc[warm.column("user_id").to_pylist()]
+    classes = age_classes(users.age.fillna(-1).to_numpy().astype(np.int64))
+    return pd.DataFrame(
+        {
+            "country": [name if isinstance(name, str) else None for name in users.country],
+            "age_class": [AGE_CLASSES[c] if c >= 0 else None for c in classes],
+        },
+        dtype=object,
+    )

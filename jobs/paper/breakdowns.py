@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from scipy.sparse import csr_matrix
 
-from jobs.cold_start.segment_cards import lifts, of_people
+from jobs.cold_start.segment_cards import lifts, member_traits
 from models.cold_start.input_vector import AGE_CLASSES, SCALARS, Layout, age_classes
 from models.cold_start.segments import segment_members
 from models.evaluation.metrics import bootstrap
@@ -153,8 +153,8 @@ def table_2(
     """
     member = csr_matrix(segment_members(labels_U, k))
     classes = age_classes(ages_U)
-    by_country = lifts(of_people(member, countries), 1)
-    by_age = lifts(of_people(member, [AGE_CLASSES[c] if c >= 0 else None for c in classes]), 1)
+    by_country = lifts(member_traits(member, countries), 1)
+    by_age = lifts(member_traits(member, [AGE_CLASSES[c] if c >= 0 else None for c in classes]), 1)
     sizes = np.bincount(labels_U, minlength=k)
     rows = [
         {
