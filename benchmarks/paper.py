@@ -75,7 +75,7 @@ def input_rows(sizes: Sizes) -> Answer:
     from jobs.ingest.deezer import generate as deezer_make
     from models.cold_start.input_vector import input_vectors
 
-    made = deezer_make.Made(sizes.users, sizes.tracks)
+    made = deezer_make.GeneratorOptions(sizes.users, sizes.tracks)
     found = deezer_make.prepare(made)
     entities = deezer_make.item_vectors(found, SPACE, made)
     demographics = deezer_make.mean_vectors(found.people, found.warm, found.users[SPACE])
@@ -170,7 +170,7 @@ def main() -> None:
 
         data, folder = str(Path(name) / "data"), str(Path(name) / SPACE)
         elapsed = harness.stopwatch()
-        deezer_make.run(Path(data), deezer_make.Made(sizes.users, sizes.tracks))
+        deezer_make.run(Path(data), deezer_make.GeneratorOptions(sizes.users, sizes.tracks))
         harness.say(f"made the files in {elapsed():.0f} s")
         where = {"folder": folder, "sizes": sizes}
         size = f"{sizes.users} users x {sizes.tracks} songs, {SPACE}, k = {sizes.segments}"

@@ -64,7 +64,7 @@ def make_deezer(
     from jobs.ingest.deezer import generate
 
     spaces = (parse_space(space),) if space else SPACES
-    dataset = generate.Made(users, tracks, seed, cast(Literal["array", "json"], encoding), spaces)
+    dataset = generate.GeneratorOptions(users, tracks, seed, cast(Literal["array", "json"], encoding), spaces)
     print_json(generate.run(out, dataset))
 
 

@@ -47,7 +47,7 @@ def events(
     return rows
 
 
-class Spill:
+class EventBuffer:
     """Runs of rows below one folder. The creator of the folder removes it."""
 
     def __init__(self, folder: Path, name: str) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import pyarrow as pa
 
-from jobs.ingest.event_buffer import DAY_US, Spill, event_table, sort_day
+from jobs.ingest.event_buffer import DAY_US, EventBuffer, event_table, sort_day
 from jobs.platform.progress import progress
 
 if TYPE_CHECKING:
@@ -26,8 +26,8 @@ def day_name(day: int) -> str:
     return str(np.datetime64(day, "D"))
 
 
-def land(
-    context: Context, *, users: Frame, tracks: Frame, playlists: Frame, events: Spill, facts: dict[str, Any]
+def write_source(
+    context: Context, *, users: Frame, tracks: Frame, playlists: Frame, events: EventBuffer, facts: dict[str, Any]
 ) -> dict[str, Any]:
     """Write the four tables.
 

@@ -22,7 +22,7 @@ def folder(encoding: str = "array", users: int = USERS, tracks: int = TRACKS, sp
     """Return a folder with the files."""
     found = Path(tempfile.mkdtemp())
     atexit.register(shutil.rmtree, found, ignore_errors=True)
-    deezer_make.run(found, deezer_make.Made(users, tracks, 3, encoding, spaces))
+    deezer_make.run(found, deezer_make.GeneratorOptions(users, tracks, 3, encoding, spaces))
     return found
 
 

@@ -51,7 +51,7 @@ SHARES = {"train": 0.7, "validation": 0.2, "test": 0.1}
 
 
 @dataclass(frozen=True)
-class Made:
+class GeneratorOptions:
     """Arguments of the generator: numbers of listeners and tracks, seed, encoding of vectors, spaces.
 
     Raises:
@@ -108,7 +108,7 @@ class Service:
     users: dict[Space, np.ndarray]
 
 
-def prepare(made: Made) -> Service:
+def prepare(made: GeneratorOptions) -> Service:
     """Draw all listeners and compute the vectors of both spaces."""
     world = build(SimulateSettings(n_tracks=made.tracks, n_playlists=max(20, made.tracks // 10), seed=made.seed))
     people = draw_people(world, made.users, made.rng(0))
@@ -128,7 +128,7 @@ def prepare(made: Made) -> Service:
     return Service(world, people, warm, heard, days, song_of, songs, users)
 
 
-def run(out: Path, made: Made) -> dict[str, Any]:
+def run(out: Path, made: GeneratorOptions) -> dict[str, Any]:
     """Write the files; return their names, sizes and numbers of rows."""
     out.mkdir(parents=True, exist_ok=True)
     service = prepare(made)
@@ -168,7 +168,7 @@ def sorted_lists(lists: Ragged, n: int) -> Ragged:
 # -- vectors -------------------------------------------------------------------------------------------------------
 
 
-def song_vectors(world: World, song_of: np.ndarray, space: Space, made: Made) -> np.ndarray:
+def song_vectors(world: World, song_of: np.ndarray, space: Space, made: GeneratorOptions) -> np.ndarray:
     """Return vectors (N, d) by song_index: songs of a genre, a scene and an artist are close to each other.
 
     Vectors of tt_svd have unit length. Those of ut_als have length 10 to 13, longer for popular songs.
@@ -193,7 +193,7 @@ def song_vectors(world: World, song_of: np.ndarray, space: Space, made: Made) ->
     return by_song
 
 
-def user_vectors(heard: Ragged, warm: np.ndarray, song_ND: np.ndarray, made: Made) -> np.ndarray:
+def user_vectors(heard: Ragged, warm: np.ndarray, song_ND: np.ndarray, made: GeneratorOptions) -> np.ndarray:
     """Return unit vectors of the warm listeners: the mean of the songs that they stream, plus noise."""
     mine = heard.take(warm)
     ones = np.ones(mine.ids.size, np.float32)
@@ -203,7 +203,7 @@ def user_vectors(heard: Ragged, warm: np.ndarray, song_ND: np.ndarray, made: Mad
     return normalise(normalise(sums) + np.float32(0.3 / np.sqrt(d)) * noise)
 
 
-def item_vectors(service: Service, space: Space, made: Made) -> Entities:
+def item_vectors(service: Service, space: Space, made: GeneratorOptions) -> Entities:
     """Return vectors of all entities: artists and albums are means of their songs, playlists of 30 songs."""
     world, song_of, song_ND = service.world, service.song_of, service.songs[space]
     song_of_artist = csr_array(
@@ -228,7 +228,7 @@ def item_vectors(service: Service, space: Space, made: Made) -> Entities:
 
 def mean_vectors(people: People, warm: np.ndarray, user_UD: np.ndarray) -> Demographics:
     """Return mean vectors of the warm listeners by country and by reported age class."""
-    country, age = people.country[warm], age_classes(people.told_age[warm])
+    country, age = people.country[warm], age_classes(people.reported_age[warm])
     zero = np.zeros(user_UD.shape[1], np.float32)
 
     def mean(of: np.ndarray) -> np.ndarray:
@@ -243,11 +243,11 @@ def mean_vectors(people: People, warm: np.ndarray, user_UD: np.ndarray) -> Demog
 # -- files ---------------------------------------------------------------------------------------------------------
 
 
-def _mark(schema: pa.Schema, made: Made) -> pa.Schema:
+def _mark(schema: pa.Schema, made: GeneratorOptions) -> pa.Schema:
     return schema.with_metadata({MADE_UP: f"users={made.users} tracks={made.tracks} seed={made.seed}".encode()})
 
 
-def _write_vectors(path: Path, key: str, columns: dict[str, np.ndarray], made: Made) -> None:
+def _write_vectors(path: Path, key: str, columns: dict[str, np.ndarray], made: GeneratorOptions) -> None:
     """Write a key and columns of vectors, as arrays or as JSON text in bytes."""
     kind = pa.list_(pa.float32()) if made.encoding == "array" else pa.binary()
     schema = _mark(pa.schema([(key, pa.int32()), *((name, kind) for name in columns)]), made)
@@ -266,7 +266,12 @@ def _write_vectors(path: Path, key: str, columns: dict[str, np.ndarray], made: M
 
 
 def _write_features(
-    path: Path, who: np.ndarray, service: Service, entities: Entities, demographics: Demographics, made: Made
+    path: Path,
+    who: np.ndarray,
+    service: Service,
+    entities: Entities,
+    demographics: Demographics,
+    made: GeneratorOptions,
 ) -> None:
     """Write input rows of the listeners `who`, in that order; a count of 0 is missing, as in the published files."""
     layout = Layout(entities.d)
@@ -290,7 +295,7 @@ def first_days(people: People, days: dict[str, Ragged], who: np.ndarray) -> Firs
     """Return the first days of the listeners `who`."""
     names = np.array(list(COUNTRIES), object)
     return FirstDays(
-        names[people.country[who]], people.told_age[who], {n: lists.take(who) for n, lists in days.items()}
+        names[people.country[who]], people.reported_age[who], {n: lists.take(who) for n, lists in days.items()}
     )
 
 

@@ -50,14 +50,14 @@ class People:
     Attributes:
         country: index (U,) into COUNTRIES.
         age: age (U,) in years.
-        told_age: reported age (U,), -1 where unknown.
+        reported_age: reported age (U,), -1 where unknown.
         tribe: type of taste (U,).
         devotion: probability (U,) of a stream from the tribe's scenes rather than from the charts.
     """
 
     country: np.ndarray
     age: np.ndarray
-    told_age: np.ndarray
+    reported_age: np.ndarray
     tribe: np.ndarray
     devotion: np.ndarray
 

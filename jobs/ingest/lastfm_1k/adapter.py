@@ -31,10 +31,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from contracts.errors import BadArgument
-from jobs.ingest.event_buffer import DAY_US, Spill, code, events, times
+from jobs.ingest.event_buffer import DAY_US, EventBuffer, code, events, times
 from jobs.ingest.ids import MADE, stable_ids
 from jobs.ingest.lastfm_1k.parse import BadLines, Profile, read_blocks, read_profile
-from jobs.ingest.write_tables import land
+from jobs.ingest.write_tables import write_source
 from jobs.platform.progress import progress
 from jobs.platform.temp_dirs import temp_dir
 
@@ -58,7 +58,7 @@ def run(context: Context, data: Path | None) -> dict[str, Any]:
     names = Names()
     first_seen: dict[int, int] = {}
     with temp_dir(context, "ingest") as folder:
-        log, by_listener = Spill(folder, "events"), Spill(folder, "listeners")
+        log, by_listener = EventBuffer(folder, "events"), EventBuffer(folder, "listeners")
         for block in progress(read_blocks(file, bad), None, "blocks of lines"):
             track_id = names.add(block)
             user, ts = block["user_id"].to_numpy(), block["ts_us"].to_numpy()
@@ -69,7 +69,7 @@ def run(context: Context, data: Path | None) -> dict[str, Any]:
             by_listener.add(user % BUCKETS, rows)
         bad.enforce(limit)
         users, user_facts = user_table(profiles, first_seen)
-        return land(
+        return write_source(
             context,
             users=users,
             tracks=names.table(),
@@ -201,7 +201,7 @@ def user_table(profiles: dict[int, Profile], first_seen: dict[int, int]) -> tupl
     return table, facts
 
 
-def sessions(by_listener: Spill) -> Iterator[pa.RecordBatch]:
+def sessions(by_listener: EventBuffer) -> Iterator[pa.RecordBatch]:
     """Yield rows of the table `playlists`: sessions of two or more distinct tracks, a bucket of listeners at a time."""
     for _, rows in by_listener.groups():
         rows = rows[np.lexsort((rows["entity_id"], rows["ts"], rows["user_id"]))]

@@ -32,9 +32,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from contracts.errors import BadArgument, CheckFailed
-from jobs.ingest.event_buffer import DAY_US, Spill, code, events, times
+from jobs.ingest.event_buffer import DAY_US, EventBuffer, code, events, times
 from jobs.ingest.ids import MADE, stable_ids
-from jobs.ingest.write_tables import land
+from jobs.ingest.write_tables import write_source
 from jobs.platform.temp_dirs import temp_dir
 
 if TYPE_CHECKING:
@@ -91,13 +91,13 @@ def run(context: Context, data: Path | None) -> dict[str, Any]:
     order = np.lexsort((track, ts, member))
     member, track, ts = member[order], track[order], ts[order]
     with temp_dir(context, "ingest") as folder:
-        log = Spill(folder, "events")
+        log = EventBuffer(folder, "events")
         for first in range(0, len(ts), RUN):
             part = slice(first, first + RUN)
             chunk = events(playlist[member[part]], ts[part], code("stream", "track"), track[part])
             log.add(ts[part] // DAY_US, chunk)
         tracks, named = track_table(np.unique(track), uris)
-        return land(
+        return write_source(
             context,
             users=user_table(playlist[kept], registered[kept]),
             tracks=tracks,

@@ -20,10 +20,10 @@ import pyarrow as pa
 import contracts
 from contracts.arrow import arrow_schema
 from contracts.errors import BadArgument
-from jobs.ingest.event_buffer import Batches, Spill, times
+from jobs.ingest.event_buffer import Batches, EventBuffer, times
 from jobs.ingest.simulate.catalogue import PLAYLIST, World, build, track_table
 from jobs.ingest.simulate.listeners import BLOCK, Block, Ids, Span, draw_block
-from jobs.ingest.write_tables import land
+from jobs.ingest.write_tables import write_source
 from jobs.platform.progress import progress
 from jobs.platform.temp_dirs import temp_dir
 from jobs.settings.source import SimulateSettings
@@ -45,12 +45,12 @@ def run(context: Context, data: Path | None = None) -> dict[str, Any]:
     with temp_dir(context, "ingest") as folder:
         users = Batches(folder, "users", arrow_schema(contracts.load("users")))
         playlists = Batches(folder, "playlists", arrow_schema(contracts.load("playlists")))
-        log = Spill(folder, "events")
+        log = EventBuffer(folder, "events")
         playlists.add(editorial(world, ids, settings, span))
         for first in progress(range(0, n_blocks, per_chunk), -(-n_blocks // per_chunk), "listeners by chunk"):
             chunk = range(first, min(first + per_chunk, n_blocks))
             add_chunk([draw_block(world, ids, settings, span, block) for block in chunk], users, playlists, log)
-        return land(
+        return write_source(
             context,
             users=users.read(),
             tracks=track_table(world, settings),
@@ -75,7 +75,7 @@ def read_span(settings: SimulateSettings) -> Span:
     return Span(days["first_day"], days["last_day"] - days["first_day"] + 1)
 
 
-def add_chunk(blocks: list[Block], users: Batches, playlists: Batches, log: Spill) -> None:
+def add_chunk(blocks: list[Block], users: Batches, playlists: Batches, log: EventBuffer) -> None:
     """Write a chunk's rows to disk."""
     for block in blocks:
         u, p = block.users, block.playlists

@@ -129,7 +129,7 @@ def test_a_failed_reading_leaves_the_earlier_arrays(context, tmp_path):
 
 class TestMadeUpFiles:
     def test_the_same_seed_gives_the_same_bytes(self, tmp_path):
-        made = deezer_make.Made(60, 200, 5, "array", ("tt_svd",))
+        made = deezer_make.GeneratorOptions(60, 200, 5, "array", ("tt_svd",))
         for name in ("a", "b"):
             deezer_make.run(tmp_path / name, made)
         for file in (tmp_path / "a").iterdir():
@@ -165,7 +165,7 @@ class TestMadeUpFiles:
     )
     def test_sizes_and_encodings_that_cannot_be_made(self, wrong, named):
         with pytest.raises(BadArgument, match=named):
-            deezer_make.Made(**wrong)
+            deezer_make.GeneratorOptions(**wrong)
 
 
 def edit(name, change):

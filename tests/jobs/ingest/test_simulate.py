@@ -11,7 +11,7 @@ import pytest
 
 import contracts
 from contracts.errors import BadArgument
-from jobs.ingest.event_buffer import Spill, event_table, events, sort_day
+from jobs.ingest.event_buffer import EventBuffer, event_table, events, sort_day
 from jobs.ingest.simulate import adapter as simulate
 from jobs.platform.context import Context
 from jobs.platform.week import Week
@@ -270,7 +270,7 @@ def test_spilled_groups_do_not_depend_on_the_runs(tmp_path):
     rng = np.random.default_rng(0)
     keys = rng.integers(0, 5, 1000)
     rows = events(rng.integers(0, 50, 1000), keys * 86_400_000_000 + rng.integers(0, 99, 1000), 0, np.arange(1000))
-    one, many = Spill(tmp_path, "one"), Spill(tmp_path, "many")
+    one, many = EventBuffer(tmp_path, "one"), EventBuffer(tmp_path, "many")
     one.add(keys, rows)
     for part in np.array_split(np.arange(1000), 7):
         many.add(keys[part], rows[part])
