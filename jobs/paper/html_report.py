@@ -84,8 +84,8 @@ def page(report: Report, drawn: Mapping[str, str]) -> str:
         ("test listeners", _count(data["test"])),
         ("songs", _count(data["songs"])),
         ("segments", _count(report["segments"]["k"])),
-        ("inputs a listener", _count(data["features"])),
-        ("seconds in all", _count(round(sum(report["seconds"].values())))),
+        ("inputs per listener", _count(data["features"])),
+        ("seconds in total", _count(round(sum(report["seconds"].values())))),
     ]
     strip = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in facts)
     sections = [
@@ -119,7 +119,7 @@ def _summary(report: Report) -> str:
     text = f"Best of {len(ours)} methods: <b>{escape(titles[best])}</b>, NDCG@{report['k']} {ndcg:.2f} %"
     if "popularity" in ours and best != "popularity" and ours["popularity"]["ndcg"]["mean"] > 0:
         times = ndcg / ours["popularity"]["ndcg"]["mean"]
-        text += f", {times:.1f} times that of the most popular songs for everybody"
+        text += f", {times:.1f} times that of recommending the most popular songs to every listener"
     return f"{text}."
 
 
@@ -128,8 +128,8 @@ def _banner(report: Report) -> str:
     if check["done"]:
         return f'<div class="note good"><p><b>These are the published files.</b> {escape(check["says"])}.</p></div>'
     return (
-        '<div class="note warn"><p><b>These are not the published files</b>: the published numbers stand beside ours '
-        f"for their form alone, not for comparison. The exact check of Popularity was {escape(check['says'])}.</p>"
+        '<div class="note warn"><p><b>These are not the published files</b>: the published numbers are shown '
+        f"for layout only, not for comparison. The exact check of Popularity was {escape(check['says'])}.</p>"
         "</div>"
     )
 
@@ -143,9 +143,9 @@ def _table_1(report: Report, drawn: Mapping[str, str]) -> str:
     heads = "".join(f'<th colspan="2" scope="colgroup">{_title(metric)}@{report["k"]}, %</th>' for metric in METRICS)
     parts = '<th scope="col">this run</th><th scope="col">published</th>' * len(METRICS)
     return _card(
-        "Table 1: what each method is worth",
-        "Mean over the test listeners. The ± is the paper's: standard deviation of ten means over chunks of a fifth of "
-        "them, for one fitted model. NDCG averages over songs that tie in a segment's list, as the paper's code does.",
+        "Table 1: quality of each method",
+        "Means over the test listeners. As in the paper, ± is the standard deviation of ten means over chunks of a "
+        "fifth of them, for one fitted model. NDCG averages over tied songs of a segment's ranking, as in the paper.",
         _picture(drawn, "table_1", "Precision, recall and NDCG of each method, with the published values as diamonds")
         + f'<div class="scroll"><table id="table-1"><thead><tr><td></td>{heads}</tr><tr><th scope="col">method</th>'
         f"{parts}</tr></thead><tbody>{rows}{absent}</tbody></table></div>",
@@ -171,9 +171,9 @@ def _figure_4(report: Report, drawn: Mapping[str, str]) -> str:
     if "figure_4" not in drawn:
         return ""
     return _card(
-        "Figure 4: precision by what is known",
-        f"Precision@{report['k']} of Deezer Semi-Pers. by what a listener did on the registration day, with 95 % "
-        "intervals. The paper sees better lists with more streams and skips, and from three liked artists on.",
+        "Figure 4: precision by first-day signals",
+        f"Precision@{report['k']} of Deezer Semi-Pers. by number of interactions on the registration day, with 95 % "
+        "intervals. In the paper, precision grows with streams and skips, and from three liked artists on.",
         _picture(drawn, "figure_4", "Precision by number of onboarding artists, streams and skips"),
     )
 
@@ -198,10 +198,10 @@ def _figure_5(report: Report, drawn: Mapping[str, str]) -> str:
         "songs",
     )
     return _card(
-        "Figure 5: how popular is what is recommended",
+        "Figure 5: popularity of recommended songs",
         f"For the {_count(report['figure_5_users'])} test listeners of the five largest countries. The paper: "
-        f"Semi-Pers. mainly recommends among the {_count(top)} most popular, Full-Pers. reaches further down.",
-        _picture(drawn, "figure_5", "Share of recommended places by popularity rank") + _table("figure-5", heads, rows),
+        f"Semi-Pers. mainly recommends among the {_count(top)} most popular, Full-Pers. also recommends rarer ones.",
+        _picture(drawn, "figure_5", "Share of recommendations by popularity rank") + _table("figure-5", heads, rows),
     )
 
 
@@ -219,8 +219,8 @@ def _no_interaction(report: Report) -> str:
     return _card(
         "Without any interaction",
         f"{_count(idle['users'])} test listeners ({100 * idle['share']:.1f} %; in the paper "
-        f"{100 * NO_INTERACTION_SHARE:g} %) did nothing on the first day: country and age are all that is known.",
-        _table("no-interaction", ("method", f"precision@{report['k']}", "of everybody", "published"), rows),
+        f"{100 * NO_INTERACTION_SHARE:g} %) have no interaction on the first day: only country and age are known.",
+        _table("no-interaction", ("method", f"precision@{report['k']}", "of all listeners", "published"), rows),
     )
 
 
@@ -237,11 +237,11 @@ def _table_2(report: Report) -> str:
     ]
     heads = ("segment", "warm users", "countries", "age classes", "first songs")
     return _card(
-        "Table 2: who is in a segment",
-        f"The {len(rows)} segments that stand out most by country and age class, of {len(report['table_2'])} with at "
-        f"least {report['settings']['card_min_users']} warm users. × is the lift: the share in the segment over the "
-        f"share among all. The public files name no genre and no country: {report['countries']} countries differ by "
-        "their vectors and are numbered by size. Songs are song_index.",
+        "Table 2: members of segments",
+        f"The {len(rows)} segments with the highest lifts of country and age class, out of {len(report['table_2'])} "
+        f"with at least {report['settings']['card_min_users']} warm users. × is the lift: the share in the segment "
+        f"divided by the share among all. The public files name no genres and no countries: {report['countries']} "
+        "countries are identified by their vectors and numbered by size. Songs are song_index.",
         _table("table-2", heads, rows, "words", raw=(2, 3)),
     )
 
@@ -253,10 +253,10 @@ def _seconds(report: Report, drawn: Mapping[str, str]) -> str:
         bar = f'<span class="bar" style="width:{12 * value / longest:.2f}rem"></span>'
         theirs = f"{_count(round(SECONDS[name]))} s" if name in SECONDS else ""
         rows.append((name, f"{value:.1f} s", bar, theirs))
-    heads = ("stage", "this run", "", "published, another machine")
+    heads = ("stage", "this run", "", "published, on another machine")
     return _card(
         "Seconds by stage",
-        "Published: the authors' code on their machine, sizes and steps as near as their description allows.",
+        "Published times are those of the authors' code on their machine, assigned to the closest stage.",
         _table("seconds", heads, rows, raw=(2,)) + _picture(drawn, "loss", "Training loss by epoch"),
     )
 

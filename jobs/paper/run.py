@@ -85,7 +85,7 @@ def run(
     settings = context.settings.paper
     wanted = list(dict.fromkeys(names)) or list(methods)
     if unknown := [name for name in wanted if name not in methods]:
-        raise BadArgument(f"--methods: '{unknown[0]}' is no method; there are {', '.join(methods)}")
+        raise BadArgument(f"--methods: '{unknown[0]}' is no method; available: {', '.join(methods)}")
     files = inspect(data, space)
     check_sizes(files, settings)
     clock = Clock()
@@ -128,7 +128,7 @@ def check_sizes(files: Files, settings: PaperSettings) -> None:
     if settings.segments > n_warm:
         raise CheckFailed(
             f"{files.users}: column 'user_index': has {n_warm} warm users, fewer than the {settings.segments} segments "
-            "asked for (paper.segments, --segments)"
+            "requested (paper.segments, --segments)"
         )
     if settings.k > n_songs:
         raise CheckFailed(f"{files.songs}: has {n_songs} songs, fewer than the {settings.k} of a list (paper.k)")
@@ -143,8 +143,8 @@ def check_popularity(task: Task) -> dict[str, Any]:
     if not task.data.facts["claims"]:
         made = task.data.facts["made_up"]
         sizes = ", ".join(f"{n} {name}" for name, n in CONTRACT.sizes.items())
-        why = f"these files are made up ({made})" if made else f"the published ones have {sizes}"
-        return {"done": False, "says": f"left out: {why}"}
+        why = f"these files are synthetic ({made})" if made else f"the published files have {sizes}"
+        return {"done": False, "says": f"skipped: {why}"}
     truth = task.data.parts["test"].truth
 
     def of(tracks: np.ndarray) -> dict[str, float]:
@@ -158,11 +158,11 @@ def check_popularity(task: Task) -> dict[str, Any]:
         by_index = of(np.argsort(task.data.song_index_N)[:50])
         actual_by_index = " / ".join(f"{by_index[name]:.4f}" for name in METRICS)
         raise CheckFailed(
-            f"{task.data.facts['folder']}: Popularity gives precision / recall / NDCG {actual} % instead of "
-            f"{expected} %: these files have the published sizes, but not their content, or are read wrongly (songs in "
-            f"the order of song_index give {actual_by_index} %)"
+            f"{task.data.facts['folder']}: Popularity has precision / recall / NDCG {actual} % instead of "
+            f"{expected} %: these files have the published sizes, but not their content, or are read incorrectly "
+            f"(songs in the order of song_index give {actual_by_index} %)"
         )
-    return {"done": True, "says": "Popularity gives exactly the published numbers", "values": got}
+    return {"done": True, "says": "Popularity has exactly the published numbers", "values": got}
 
 
 def evaluate(task: Task, methods: Mapping[str, Builder]) -> dict[str, Any]:

@@ -126,13 +126,13 @@ def load(context: Context, files: Files) -> PublicData:
             shutil.rmtree(made, ignore_errors=True)
             raise
     else:
-        log_line(f"deezer: {folder} was made from these files and is used again")
+        log_line(f"deezer: {folder} was converted from these files and is used again")
     dataset = open_folder(folder, files.space)
     wanted = context.settings.source.song_md5
     if wanted and dataset.facts["song_md5"] != wanted:
         log_line(
-            f"deezer: warning: {files.songs}: md5 is {dataset.facts['song_md5']}, source.song_md5 says {wanted}; "
-            "perhaps another version, or damaged on its way"
+            f"deezer: warning: {files.songs}: md5 is {dataset.facts['song_md5']}, source.song_md5 is {wanted}; "
+            "the file may be another version, or damaged in transfer"
         )
     return dataset
 
@@ -175,8 +175,8 @@ def convert(files: Files, folder: Path) -> dict[str, Any]:
     if not np.array_equal(warm, np.sort(users["train"])):
         strangers = np.setxor1d(warm, users["train"])
         raise CheckFailed(
-            f"{files.features('train')}: its users and those of {files.users.name} are not the same; "
-            f"{KEY} {strangers[0]} is in one of them only ({strangers.size} such users)"
+            f"{files.features('train')}: its users are not the same as those of {files.users.name}; "
+            f"{KEY} {strangers[0]} is in only one of them ({strangers.size} such users)"
         )
     n_listeners = np.bincount(truth["train"].ids, minlength=n_songs)
     by_popularity = np.lexsort((np.arange(n_songs), -n_listeners))

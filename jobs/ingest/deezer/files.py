@@ -103,11 +103,11 @@ def inspect(folder: Path, space: Space) -> Files:
             rows[part] = metadata.num_rows
             made_up.add((metadata.metadata or {}).get(MADE_UP))
         if not rows[part]:
-            raise CheckFailed(f"{path}: holds no rows")
+            raise CheckFailed(f"{path}: has no rows")
     n_users = rows.pop("users")
     if n_users != rows["train"]:
         raise CheckFailed(
-            f"{files.features('train')}: has {rows['train']} rows, {USERS} {n_users}; each has one row a warm user"
+            f"{files.features('train')}: has {rows['train']} rows, {USERS} {n_users}; both need one row per warm user"
         )
     # One marked file suffices: a mixture of files is not the published dataset either.
     mark = max((m for m in made_up if m is not None), default=None)
@@ -123,7 +123,7 @@ def opened(path: Path) -> pq.ParquetFile:
     try:
         return pq.ParquetFile(path, memory_map=True, pre_buffer=False)
     except (pa.ArrowException, OSError) as error:
-        raise CheckFailed(f"{path}: cannot be read as Parquet, perhaps cut short: {error}") from None
+        raise CheckFailed(f"{path}: cannot be read as Parquet, possibly truncated: {error}") from None
 
 
 def md5(path: Path) -> str:
@@ -136,7 +136,7 @@ def _has(path: Path, schema: pa.Schema, *names: str) -> None:
     for name in names:
         if name not in schema.names:
             shown = ", ".join(schema.names[:6])
-            raise CheckFailed(f"{path}: column '{name}' is missing; the file begins with {shown}")
+            raise CheckFailed(f"{path}: column '{name}' is missing; the first columns are {shown}")
 
 
 def _check_layout(path: Path, schema: pa.Schema, layout: Layout, space: Space) -> None:
@@ -145,8 +145,8 @@ def _check_layout(path: Path, schema: pa.Schema, layout: Layout, space: Space) -
     for other, spec in CONTRACT.spaces.items():
         if other != space and set(columns) == set(Layout(spec.width).names()):
             raise CheckFailed(
-                f"{path}: holds the {len(columns)} features of {other}; {space} has {layout.size} "
-                f"({layout.d} values a block)"
+                f"{path}: has the {len(columns)} features of {other}; {space} has {layout.size} "
+                f"({layout.d} values per block)"
             )
     known, right = set(columns), set(wanted)
     missing = [name for name in wanted if name not in known]
@@ -156,7 +156,7 @@ def _check_layout(path: Path, schema: pa.Schema, layout: Layout, space: Space) -
         )
     extra = [name for name in columns if name not in right]
     if extra or len(columns) != len(known):
-        what = f"column '{extra[0]}' is not among" if extra else "a column is there twice among"
+        what = f"column '{extra[0]}' is not among" if extra else "a column is repeated among"
         raise CheckFailed(f"{path}: {what} the {layout.size} features of {space}")
     for name in (KEY, *wanted):
         kind = schema.field(name).type
@@ -178,7 +178,7 @@ def batches(path: Path, columns: list[str], size: int) -> Iterator[pa.RecordBatc
             except StopIteration:
                 return
             except (pa.ArrowException, OSError) as error:
-                raise CheckFailed(f"{path}: cannot be read as Parquet, perhaps cut short: {error}") from None
+                raise CheckFailed(f"{path}: cannot be read as Parquet, possibly truncated: {error}") from None
             yield batch
 
 
@@ -221,7 +221,7 @@ def _keys(path: Path, key: str, column: pa.Array) -> np.ndarray:
 def _once(path: Path, key: str, keys: np.ndarray) -> None:
     """Check that no key is repeated in ascending `keys`."""
     if (twice := keys[1:] == keys[:-1]).any():
-        raise CheckFailed(f"{path}: {key} {keys[int(np.argmax(twice))]} is there twice; one row each")
+        raise CheckFailed(f"{path}: {key} {keys[int(np.argmax(twice))]} is there twice; each needs exactly one row")
 
 
 def _decode(
@@ -251,7 +251,7 @@ def _decode(
                 vector = None
             if vector is None or vector.ndim != 1:
                 raise CheckFailed(
-                    f"{path}: column '{name}': {key} {keys[row]} is no JSON list of numbers: {text[:40]!r}"
+                    f"{path}: column '{name}': {key} {keys[row]} is not a JSON list of numbers: {text[:40]!r}"
                 )
             _widths(path, key, column, keys[row : row + 1], np.array([vector.size]))
             out_BD[row] = vector
@@ -315,13 +315,13 @@ def read_truth(path: Path, n_songs: int) -> tuple[np.ndarray, Ragged]:
         if (wrong := ~((song >= 0) & (song < n_songs))).any():
             at = int(np.argmax(wrong))
             raise CheckFailed(
-                f"{path}: column '{TRUTH}' of {KEY} {users[row[at]]} holds song {song[at]:g}; "
+                f"{path}: column '{TRUTH}' of {KEY} {users[row[at]]} contains song {song[at]:g}; "
                 f"there are songs 0 to {n_songs - 1}"
             )
         key = np.sort(row * n_songs + song.astype(np.int64))
         if (twice := key[1:] == key[:-1]).any():
             user, song_twice = divmod(int(key[int(np.argmax(twice))]), n_songs)
-            raise CheckFailed(f"{path}: column '{TRUTH}' of {KEY} {users[user]} holds song {song_twice} twice")
+            raise CheckFailed(f"{path}: column '{TRUTH}' of {KEY} {users[user]} contains song {song_twice} twice")
         keys.append(users)
         lengths.append(length.astype(np.int64))
         songs.append(song.astype(np.int32))

@@ -99,13 +99,13 @@ def find(data: Path) -> dict[str, Path]:
     """
     train = next((data / name for name in ("train.csv", "train_sample.csv") if (data / name).is_file()), None)
     if train is None:
-        raise BadArgument(f"--data: {data} holds neither train.csv nor train_sample.csv")
+        raise BadArgument(f"--data: {data} contains neither train.csv nor train_sample.csv")
     files = {"train": train} | ({"test": data / "test.csv"} if (data / "test.csv").is_file() else {})
     for name, file in files.items():
         columns = header(file)
         twice = sorted({column for column in columns if columns.count(column) > 1})
         if twice:
-            raise CheckFailed(f"{file}: column '{twice[0]}' is there twice; which of them counts cannot be told")
+            raise CheckFailed(f"{file}: column '{twice[0]}' is repeated; remove one of them")
         for column in (*NUMBERS, LABEL if name == "train" else "sample_id"):
             if column not in columns:
                 raise CheckFailed(
@@ -113,8 +113,8 @@ def find(data: Path) -> dict[str, Path]:
                 )
     if "test" in files and LABEL in header(files["test"]):
         raise CheckFailed(
-            f"{files['test']}: has the column '{LABEL}': rows to judge come without labels; "
-            "put labelled rows into train.csv, or leave the column out"
+            f"{files['test']}: has the column '{LABEL}': test rows must have no labels; "
+            "move labelled rows to train.csv, or remove the column"
         )
     return files
 
@@ -143,7 +143,7 @@ def parsed(spark: SparkSession, file: Path, *, labelled: bool) -> DataFrame:
     unreadable = [
         (f"not {len(names)} values", F.col("_broken").isNotNull()),
         *((f"{n} is missing", F.col(f"_{n}").isNull() | (F.trim(f"_{n}") == "")) for n in wanted),
-        *((f"{n} is no whole number", F.col(n).isNull()) for n in wanted),
+        *((f"{n} is not an integer", F.col(n).isNull()) for n in wanted),
     ]
     wrong = [
         *([(f"{LABEL} is not 0 or 1", ~F.col(LABEL).isin(0, 1))] if labelled else []),
@@ -184,8 +184,8 @@ def examine(rows: DataFrame, file: Path, cleaning: CleaningSettings) -> dict[str
     bad = {row["reason"]: row["n"] for row in counts if row["reason"] is not None}
     if 2 * sum(row["large"] for row in counts) > n:
         raise CheckFailed(
-            f"{file}: column 'ts_listen' holds milliseconds (most values are {MILLISECONDS} or more); "
-            "divide it by 1000: the format has seconds since 1970"
+            f"{file}: column 'ts_listen' contains milliseconds (most values are {MILLISECONDS} or more); "
+            "divide it by 1000: the format requires seconds since 1970"
         )
     n_bad, kept = sum(bad.values()), sum(row["kept"] for row in counts)
     if not n or n_bad > cleaning.max_bad_share * n:

@@ -162,7 +162,7 @@ def run(out: Path, rows: int = FULL_ROWS, seed: int = 7) -> dict[str, Any]:
     listened = written = 0
     plain = csv.WriteOptions(quoting_style="none")
     with csv.CSVWriter(str(out / "train.csv.part"), schema, write_options=plain) as file:
-        work: Iterator[int] = progress(range(len(edges) - 1), len(edges) - 1, "made-up users in blocks")
+        work: Iterator[int] = progress(range(len(edges) - 1), len(edges) - 1, "make-dsg17: blocks of users")
         for block in work:
             users = np.arange(edges[block], edges[block + 1])
             part = np.random.default_rng(np.random.SeedSequence((seed, 18, block)))

@@ -209,7 +209,7 @@ def read_map(file: Path) -> pa.Table:
 def read_columns(file: Path, wanted: dict[str, str]) -> pa.Table:
     """Return the named columns without nulls; an error names the file and the column."""
     if not file.is_file():
-        raise BadArgument(f"{file}: no such file; the folder of --data must hold {PAIRS} and {MAP}")
+        raise BadArgument(f"{file}: no such file; the folder of --data must contain {PAIRS} and {MAP}")
     try:
         source = pq.ParquetFile(file)
         missing = [name for name in wanted if name not in source.schema_arrow.names]

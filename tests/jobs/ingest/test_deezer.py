@@ -180,7 +180,7 @@ TRAIN, TEST, SONGS = "user_features_train_svd.parquet", "user_features_test_svd.
 SMALL = {"users": 60, "tracks": 200}
 BROKEN = {
     "missing file": (lambda f: (f / TEST).unlink(), (TEST, "no file")),
-    "cut short": (lambda f: cut(f / TEST), (TEST, "cut short")),
+    "cut short": (lambda f: cut(f / TEST), (TEST, "truncated")),
     "wrong space": (
         lambda f: (f / TRAIN).unlink() or (f / TRAIN).symlink_to(f / "user_features_train_mf.parquet"),
         (TRAIN, "5139 features of ut_als", "2579"),

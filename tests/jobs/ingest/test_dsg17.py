@@ -93,7 +93,7 @@ def test_each_bad_row_is_counted_for_one_reason(at):
         "is_listened is not 0 or 1": 1,
         "is_listened is missing": 1,
         "user_id is missing": 1,
-        "user_id is no whole number": 1,
+        "user_id is not an integer": 1,
         "media_id is negative": 1,
         "listen_type is not 0 or 1": 1,
         "ts_listen is not between 1970 and 2100": 1,
@@ -115,7 +115,7 @@ def test_too_many_bad_rows_stop_the_run_before_anything_is_written(home, tmp_pat
 def test_milliseconds_are_told_as_such(at):
     context, data = at
     write_rows(data / "train.csv", [{"ts_listen": 1_478_000_000_000 + n} for n in range(3)])
-    with pytest.raises(CheckFailed, match=r"train\.csv: column 'ts_listen' holds milliseconds"):
+    with pytest.raises(CheckFailed, match=r"train\.csv: column 'ts_listen' contains milliseconds"):
         dsg17.run(context, data)
 
 

@@ -131,7 +131,7 @@ class TestPopularity:
     def test_of_other_files_it_is_left_out_and_said_to_be(self, task):
         check = paper.check_popularity(task)
         assert not check["done"]
-        assert "made up (users=400 tracks=300 seed=3)" in check["says"]
+        assert "synthetic (users=400 tracks=300 seed=3)" in check["says"]
 
     def test_the_exact_numbers_pass(self, task, monkeypatch):
         monkeypatch.setattr(paper, "EXACT_POPULARITY", self.claiming(task))
@@ -222,7 +222,7 @@ def test_the_whole_command(overture, home, tmp_path, space, encoding, options):
             assert 0 <= last["methods"][name][metric]["mean"] <= 100
             assert last["methods"][name][metric] == report["methods"][name][metric]
         assert f"paper: judge {name}: " in err
-    assert "check of Popularity: left out" in err
+    assert "check of Popularity: skipped" in err
     assert report["settings"]["recipe"] == options[1]
     assert report["recipe"]["epochs"] == EPOCHS
     assert len(report["losses"]) == EPOCHS

@@ -46,21 +46,21 @@ def several(n=60, **columns):
 
 SPOILED = {
     "a column is missing": ("train.csv", several(), [n for n in NAMES if n != "media_id"], "'media_id' is missing"),
-    "a column is there twice": ("train.csv", several(), (*NAMES, "user_id"), "column 'user_id' is there twice"),
+    "a column is there twice": ("train.csv", several(), (*NAMES, "user_id"), "column 'user_id' is repeated"),
     "a label is neither 0 nor 1": ("train.csv", several(is_listened=[2] * 60), NAMES, "60 of 60 rows cannot be used"),
     "rows to judge have labels": ("test.csv", several(), ("sample_id", *NAMES), "has the column 'is_listened'"),
     "a category is no number": (
         "train.csv",
         several(context_type=["radio"] * 60),
         NAMES,
-        "context_type is no whole number: 60",
+        "context_type is not an integer: 60",
     ),
     "a category is negative": ("train.csv", several(platform_name=[-1] * 60), NAMES, "platform_name is negative: 60"),
     "times are milliseconds": (
         "train.csv",
         several(ts_listen=[1_478_000_000_000 + i for i in range(60)]),
         NAMES,
-        "column 'ts_listen' holds milliseconds",
+        "column 'ts_listen' contains milliseconds",
     ),
     "there are no rows": ("train.csv", [], NAMES, "the file has no rows"),
 }
