@@ -26,10 +26,10 @@ import numpy as np
 from contracts.errors import CheckFailed
 from jobs.skip import artifacts, dataset
 from models.arrays import DoubleMatrix, DoubleVector
+from models.skip.data.arrays import log_loss
 from models.skip.ensemble.calibration import choose
 from models.skip.ensemble.ensemble import Calibration, Mix, logit
 from models.skip.ensemble.fit import logistic
-from models.skip.estimators.base import log_loss
 from models.skip.evaluation.metrics import brier
 
 if TYPE_CHECKING:

@@ -18,11 +18,11 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from models.skip.data.arrays import State, prefixed, under
 from models.skip.data.play_history import QUERY_COLUMNS, Log, history_features
 from models.skip.data.plays import Plays
 from models.skip.encoding.numeric import Dense, Numbers
 from models.skip.encoding.one_hot import OneHot, Vocabulary
-from models.skip.estimators.base import State, prefixed, under
 
 Kind = Literal["columns", "raw", "ids", "signs", "places"]
 _STEP = 1 << 18  # plays per step: bounds the size of the copy of their numeric features

@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from models.skip.data.arrays import log_loss, prefixed, under
 from models.skip.data.plays import Plays
 from models.skip.encoding.one_hot import OneHot
-from models.skip.estimators.base import log_loss, prefixed, under
 
 PLAYS, LISTENED = "_plays", "_listened"
 STRENGTHS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0)

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 from sklearn.isotonic import IsotonicRegression
 
+from models.skip.data.arrays import sigmoid
 from models.skip.ensemble.ensemble import Calibration, Kind
-from models.skip.estimators.base import sigmoid
 from models.skip.evaluation.metrics import brier
 
 KINDS: tuple[Kind, ...] = ("platt", "isotonic")

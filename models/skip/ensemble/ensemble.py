@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from models.skip.estimators.base import sigmoid
+from models.skip.data.arrays import sigmoid
 
 Kind = Literal["platt", "isotonic"]
 _CLIP = 6.0  # largest absolute log odds: limits the effect of one very confident member

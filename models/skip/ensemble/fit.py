@@ -19,9 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 
+from models.skip.data.arrays import log_loss, sigmoid
 from models.skip.data.plays import Plays
 from models.skip.ensemble.ensemble import Calibration, Mix, logit
-from models.skip.estimators.base import SkipModel, log_loss, sigmoid
+from models.skip.estimators.base import SkipModel
 from models.skip.evaluation.metrics import auc
 
 

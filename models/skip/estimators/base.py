@@ -21,11 +21,11 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from models.skip.data.arrays import State
 from models.skip.data.plays import Plays
 
 CARD, ARRAYS = "model.json", "arrays.npz"
 _CHUNK = 1 << 17  # plays per step of a prediction: bounds its memory
-State = tuple[dict[str, Any], dict[str, np.ndarray]]
 
 
 @dataclass(frozen=True)
@@ -262,26 +262,3 @@ def replace(file: Path, content: bytes) -> None:
 def tuples(recipe: Mapping[str, Any]) -> dict[str, Any]:
     """Return a recipe read from JSON with its lists converted to tuples."""
     return {name: tuple(value) if isinstance(value, list) else value for name, value in recipe.items()}
-
-
-def log_loss(listened_N: NDArray[np.int8], proba_N: NDArray[np.floating]) -> float:
-    """Return the mean log loss, with probabilities clipped to 1e-7 and 1 - 1e-7."""
-    p_N = np.clip(proba_N, 1e-7, 1 - 1e-7)
-    return float(-np.log(np.where(listened_N == 1, p_N, 1 - p_N)).mean())
-
-
-def sigmoid(z_N: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Return 1 / (1 + exp(-z)) without overflow, (N,) float64."""
-    half = np.tanh(np.asarray(z_N, np.float64) / 2)
-    return np.asarray((1 + half) / 2)
-
-
-def prefixed(prefix: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return the arrays of a part of a model with its prefix added to their names."""
-    return {f"{prefix}.{name}": array for name, array in arrays.items()}
-
-
-def under(prefix: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return the arrays whose names have a prefix, without the prefix: the inverse of prefixed()."""
-    start = f"{prefix}."
-    return {name.removeprefix(start): array for name, array in arrays.items() if name.startswith(start)}

@@ -15,9 +15,10 @@ import lightgbm as lgb
 import numpy as np
 from numpy.typing import NDArray
 
+from models.skip.data.arrays import State, prefixed, under
 from models.skip.data.plays import Plays
 from models.skip.encoding.numeric import Numbers
-from models.skip.estimators.base import Epoch, Losses, Needs, SkipModel, State, prefixed, under
+from models.skip.estimators.base import Epoch, Losses, Needs, SkipModel
 
 _STEP = 1 << 18
 ROUNDS_DIVISOR = 10  # partial_fit() adds at most a tenth of the recipe's rounds

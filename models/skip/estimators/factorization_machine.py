@@ -18,11 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blockfactor.compiled import kernel
+from models.skip.data.arrays import State, log_loss, prefixed, sigmoid, under
 from models.skip.data.plays import IDS, Plays
 from models.skip.encoding.model_inputs import field_positions, numeric_names, with_rates
 from models.skip.encoding.numeric import Numbers
 from models.skip.encoding.one_hot import OneHot
-from models.skip.estimators.base import Losses, Needs, SkipModel, State, log_loss, prefixed, sigmoid, under
+from models.skip.estimators.base import Losses, Needs, SkipModel
 from models.skip.estimators.early_stopping import stop_early
 
 PARAMETERS = (

@@ -22,10 +22,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch_geometric.nn import SAGEConv
 
+from models.skip.data.arrays import State, log_loss, prefixed, sigmoid, under
 from models.skip.data.plays import Plays
 from models.skip.encoding.numeric import Dense
 from models.skip.encoding.one_hot import Vocabulary
-from models.skip.estimators.base import Losses, Needs, SkipModel, State, log_loss, prefixed, sigmoid, under
+from models.skip.estimators.base import Losses, Needs, SkipModel
 from models.skip.estimators.ncf import embedding
 from models.skip.estimators.torch_training import (
     MAX_VALIDATION_PLAYS,

@@ -17,9 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 
+from models.skip.data.arrays import State, log_loss, prefixed, sigmoid, under
 from models.skip.data.plays import Plays
 from models.skip.encoding.numeric import Dense
-from models.skip.estimators.base import Epoch, Losses, Needs, SkipModel, State, log_loss, prefixed, sigmoid, under
+from models.skip.estimators.base import Epoch, Losses, Needs, SkipModel
 from models.skip.estimators.onehot_regression import Regression
 
 

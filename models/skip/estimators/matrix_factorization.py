@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 from sklearn.utils.extmath import randomized_svd
 
 from blockfactor.compiled import kernel
+from models.skip.data.arrays import State, log_loss, prefixed, sigmoid, under
 from models.skip.data.plays import Plays
 from models.skip.encoding.one_hot import OneHot, Vocabulary
-from models.skip.estimators.base import Epoch, Losses, Needs, SkipModel, State, log_loss, prefixed, sigmoid, under
+from models.skip.estimators.base import Epoch, Losses, Needs, SkipModel
 from models.skip.estimators.early_stopping import stop_early
 from models.skip.estimators.onehot_regression import Regression
 

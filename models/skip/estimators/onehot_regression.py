@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 from sklearn.linear_model import LogisticRegression
 
+from models.skip.data.arrays import State, log_loss, prefixed, sigmoid, under
 from models.skip.data.plays import Plays
 from models.skip.encoding.one_hot import OneHot
-from models.skip.estimators.base import Epoch, Losses, Needs, SkipModel, State, log_loss, prefixed, sigmoid, under
+from models.skip.estimators.base import Epoch, Losses, Needs, SkipModel
 
 _ITERATIONS = 200
 

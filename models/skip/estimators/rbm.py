@@ -18,9 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.neural_network import BernoulliRBM
 
+from models.skip.data.arrays import State, log_loss, prefixed, sigmoid, under
 from models.skip.data.plays import Plays
 from models.skip.encoding.one_hot import OneHot
-from models.skip.estimators.base import Epoch, Losses, Needs, SkipModel, State, log_loss, prefixed, sigmoid, under
+from models.skip.estimators.base import Epoch, Losses, Needs, SkipModel
 from models.skip.estimators.onehot_regression import CONTENT_IDS, CONTENT_NUMBERS, Regression
 
 _CHUNK = 1 << 14

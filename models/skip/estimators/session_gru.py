@@ -16,10 +16,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from models.skip.data.arrays import State, log_loss, prefixed, sigmoid, under
 from models.skip.data.play_history import COLUMNS, HISTORY_FEATURES, QUERY_COLUMNS, Log, history_features
 from models.skip.data.plays import Plays
 from models.skip.encoding.numeric import Dense
-from models.skip.estimators.base import Losses, Needs, SkipModel, State, log_loss, prefixed, sigmoid, under
+from models.skip.estimators.base import Losses, Needs, SkipModel
 from models.skip.estimators.torch_training import (
     MAX_VALIDATION_PLAYS,
     Schedule,

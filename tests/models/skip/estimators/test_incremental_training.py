@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from models.skip.data.arrays import log_loss
 from models.skip.estimators import registry
-from models.skip.estimators.base import log_loss
 from tests.helpers.skip_world import in_three, world
 
 RECIPES = {

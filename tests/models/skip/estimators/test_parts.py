@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from models.skip.data.arrays import sigmoid
 from models.skip.data.play_history import Log
 from models.skip.data.plays import concatenate
 from models.skip.encoding.numeric import Dense, Numbers
@@ -12,7 +13,6 @@ from models.skip.encoding.one_hot import OneHot, Vocabulary
 from models.skip.ensemble.ensemble import logit
 from models.skip.ensemble.fit import fold_borders, logistic, out_of_fold, select, weighted_mean
 from models.skip.estimators import registry
-from models.skip.estimators.base import sigmoid
 from models.skip.estimators.early_stopping import stop_early
 from models.skip.graph import NO_NODE, Graph
 from models.skip.ranking.rerank import rerank

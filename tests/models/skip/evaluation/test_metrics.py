@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import brier_score_loss, f1_score, precision_recall_curve, roc_auc_score
 
+from models.skip.data.arrays import sigmoid
 from models.skip.ensemble.calibration import KINDS, calibrate, choose
-from models.skip.estimators.base import sigmoid
 from models.skip.evaluation.metrics import (
     auc,
     auc_by_slice,
