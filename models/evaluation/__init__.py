@@ -1,1 +1,1 @@
-"""Metrics and statistics: ranking metrics, experiments, off-policy estimates."""
+"""Metrics and statistics: ranking metrics, A/B tests, off-policy estimates."""

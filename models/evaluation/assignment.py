@@ -1,10 +1,10 @@
-"""Which arm of an experiment a listener belongs to: a stable hash, so that no table of assignments is kept.
+"""Assignment of listeners to the arms of an experiment, by a stable hash instead of a stored table.
 
 Rule     digest = SHA-256 of the UTF-8 text "<experiment>/<salt>/<user id in decimal>"; bucket = its first eight bytes
          as a big-endian unsigned integer, modulo 10 000; the arms own the buckets in their order, each as many as its
-         share says
-Why      integers and one hash of everywhere: any language finds the same arm; another name or another salt shuffles
-         everybody anew, so that two experiments do not know of each other (Kohavi, Tang, Xu 2020, chapter 14)
+         share
+Why      Integers and a standard hash give the same arm in any language. Another name or salt shuffles all listeners
+         again, so that experiments are independent (Kohavi, Tang, Xu 2020, chapter 14)
 """
 
 from __future__ import annotations
@@ -17,13 +17,22 @@ BUCKETS = 10_000
 
 
 def bucket_of(experiment: str, salt: str, user_id: int) -> int:
-    """The bucket of a listener, 0 to 9 999."""
+    """Return the bucket of a listener, 0 to 9 999.
+
+    Args:
+        experiment: name of the experiment.
+        salt: salt of the experiment.
+        user_id: id of the listener.
+    """
     digest = hashlib.sha256(f"{experiment}/{salt}/{user_id}".encode()).digest()
     return int.from_bytes(digest[:8], "big") % BUCKETS
 
 
 def bucket_bounds(shares: Sequence[float]) -> list[int]:
-    """First bucket that each arm no longer owns, in the order of the arms.
+    """Return for each arm the first bucket that it no longer owns, in the order of the arms.
+
+    Args:
+        shares: share of listeners of each arm.
 
     Raises:
         ValueError: a share is not positive or finer than 1 / 10 000, or the shares do not add up to 1.
@@ -41,5 +50,12 @@ def bucket_bounds(shares: Sequence[float]) -> list[int]:
 
 
 def arm_index(experiment: str, salt: str, user_id: int, ends: Sequence[int]) -> int:
-    """Place of the listener's arm among the arms; `ends` comes from `bounds`."""
+    """Return the index of the listener's arm among the arms.
+
+    Args:
+        experiment: name of the experiment.
+        salt: salt of the experiment.
+        user_id: id of the listener.
+        ends: the result of `bucket_bounds`.
+    """
     return bisect_right(ends, bucket_of(experiment, salt, user_id))

@@ -1,4 +1,4 @@
-"""A row of candidates that fit and are unlike each other: maximal marginal relevance.
+"""Selection of relevant candidates that differ from each other: maximal marginal relevance.
 
 Shapes   P candidates, D width of their vectors, n places
 Source   Carbonell, Goldstein 1998
@@ -7,24 +7,30 @@ Source   Carbonell, Goldstein 1998
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
+
+from models.arrays import FloatMatrix, FloatVector
 
 
-def select_diverse(
-    relevance_P: NDArray[np.float32], unit_PD: NDArray[np.float32], n: int, diversity: float
-) -> list[int]:
-    """Places of n candidates, best first: (1 - diversity) * relevance - diversity * likeness to the nearest chosen.
+def select_diverse(relevance_P: FloatVector, unit_PD: FloatMatrix, n: int, diversity: float) -> list[int]:
+    """Return the indices of n candidates, best first.
 
-    The first place is the most looked at: it goes to what is most relevant, whatever the diversity.
+    Each place maximises (1 - diversity) * relevance - diversity * similarity to the nearest chosen candidate. The first
+    place gets the most relevant candidate, whatever the diversity, because it is seen most.
+
+    Args:
+        relevance_P: relevance of each candidate.
+        unit_PD: vectors of the candidates, at unit length.
+        n: number of places; fewer are filled if there are fewer candidates.
+        diversity: weight of the similarity, 0 to 1.
     """
     chosen: list[int] = []
-    likeness_P = np.zeros(len(relevance_P), np.float32)
+    similarity_P = np.zeros(len(relevance_P), np.float32)
     free = np.ones(len(relevance_P), bool)
     while len(chosen) < min(n, len(relevance_P)):
-        score_P = np.where(free, (1 - diversity) * relevance_P - diversity * likeness_P, -np.inf)
+        score_P = np.where(free, (1 - diversity) * relevance_P - diversity * similarity_P, -np.inf)
         best = int(np.argmax(score_P if chosen else relevance_P))
-        likeness = unit_PD @ unit_PD[best]
-        likeness_P = np.maximum(likeness_P, likeness) if chosen else likeness
+        similarity = unit_PD @ unit_PD[best]
+        similarity_P = np.maximum(similarity_P, similarity) if chosen else similarity
         chosen.append(best)
         free[best] = False
     return chosen

@@ -1,19 +1,21 @@
-"""How good a list of recommended tracks is, and how sure we are.
+"""Metrics of recommended lists, and bootstrap intervals of their means.
 
-Shapes   B listeners, k places; truth: the distinct tracks heard on days 1 to 30, one list a listener
+Shapes   B listeners, k places, L places of a longer list; truth: the distinct tracks streamed on days 1 to 30, one list
+         per listener
 Source   Briand et al. 2021, section 4.1.2; binary gains, discount 1 / log2(rank + 1)
-Differs  precision is divided by min(|truth|, k), and the ideal list of NDCG is as long, so that 1 can be reached;
-         NDCG takes the list in its order; `ties="average"` is for comparison with the published table, whose authors
-         had scikit-learn average over tied tracks
+Differs  Precision is divided by min(|truth|, k), and the ideal list of NDCG has that length, so that the maximum is 1.
+         NDCG uses the order of the list. `ties="average"` is for comparison with the published table: its authors used
+         scikit-learn, which averages over tied tracks
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from models.arrays import AnyMatrix, BoolMatrix, DoubleMatrix, DoubleVector, LongMatrix, LongVector
 from models.cold_start.input_vector import Ragged
 
 METRICS = ("precision", "recall", "ndcg")
@@ -24,17 +26,26 @@ _BLOCK_DRAWS = 2_000_000
 
 def score(
     recommended: ArrayLike, truth: Ragged, k: int, ties: Ties = "order", levels: ArrayLike | None = None
-) -> dict[str, NDArray[np.float64]]:
-    """Precision, recall and NDCG at k of each listener: recommended (B, >= k) track_idx -> (B,) float64 each, 0 to 1.
+) -> dict[str, DoubleVector]:
+    """Compute precision, recall and NDCG at k of each listener.
 
-    A track that is twice in a truth counts once. With ties="average" NDCG gives tracks of one level the mean gain of
-    them all, as scikit-learn's ndcg_score does: levels (B, L) say how well each of the L recommended tracks was
-    scored, and never rise along a row. Whatever ties with place k must be among the L (models/evaluation/ties.py).
-    Precision and recall take the list in its order either way.
+    Args:
+        recommended: track_idx (B, L), best first, distinct in a row.
+        truth: track_idx of the tracks that each listener streamed; repeats count once.
+        k: number of places to evaluate, at most L.
+        ties: with "average", NDCG gives tracks of one level the mean gain of them all, as scikit-learn's ndcg_score
+            does.
+            Precision and recall always use the order.
+        levels: with "average", the score of each recommended track (B, L), not rising along a row. All tracks that tie
+            with
+            place k must be among the L (models/evaluation/ties.py).
+
+    Returns:
+        "precision", "recall" and "ndcg", (B,) float64 each, 0 to 1.
 
     Raises:
-        ValueError: for shapes that do not match, k out of range, a repeated or negative track in a recommended list,
-            a listener without truth, levels that rise; it names the row.
+        ValueError: shapes do not match, k is out of range, a list has a repeated or negative track, a listener has no
+            truth, or levels rise; the message has the row.
     """
     rec_BK = np.asarray(recommended)
     if rec_BK.ndim != 2 or len(rec_BK) != len(truth) or rec_BK.dtype.kind not in "iu":
@@ -50,7 +61,7 @@ def score(
         rec_BK = rec_BK[:, :k]
     rec_BK = rec_BK.astype(np.int64, copy=False)
     if (empty := truth.lengths == 0).any():
-        raise ValueError(f"score: row {int(np.argmax(empty))} has no truth; leave such listeners out of the cohort")
+        raise ValueError(f"score: row {int(np.argmax(empty))} has no truth; exclude such listeners from the cohort")
     if rec_BK.size and min(rec_BK.min(), truth.ids.min()) < 0:
         raise ValueError("score: track_idx must not be negative")
     ordered = np.sort(rec_BK, axis=1)
@@ -58,18 +69,18 @@ def score(
         raise ValueError(f"score: row {int(np.argmax(repeated))} recommends a track twice")
 
     hits_BK, n_truth_B = _hits(rec_BK, truth)
-    found_B = hits_BK[:, :k].sum(axis=1)
+    n_hits_B = hits_BK[:, :k].sum(axis=1)
     reachable_B = np.minimum(n_truth_B, k)
     discount_K = 1 / np.log2(np.arange(2, k + 2))
     gains_BK = hits_BK[:, :k].astype(np.float64) if levels is None else _mean_gains(hits_BK, np.asarray(levels), k)
-    # Both sums run in order of rank, so that a perfect list is 1 to the bit.
+    # # Both sums run in order of rank, so that a perfect list has exactly 1.
     gain_B = np.cumsum(gains_BK * discount_K, axis=1)[:, -1]
     ideal_B = np.cumsum(discount_K)[reachable_B - 1]
-    return {"precision": found_B / reachable_B, "recall": found_B / n_truth_B, "ndcg": gain_B / ideal_B}
+    return {"precision": n_hits_B / reachable_B, "recall": n_hits_B / n_truth_B, "ndcg": gain_B / ideal_B}
 
 
-def _mean_gains(hits_BL: NDArray[np.bool_], levels_BL: NDArray[Any], k: int) -> NDArray[np.float64]:
-    """Of each of the first k places, the share of hits among all places of its level, (B, k)."""
+def _mean_gains(hits_BL: BoolMatrix, levels_BL: AnyMatrix, k: int) -> DoubleMatrix:
+    """Return for each of the first k places the share of hits among all places of its level, (B, k)."""
     if levels_BL.shape != hits_BL.shape:
         raise ValueError(f"score: levels must be {hits_BL.shape}, as recommended is, got {levels_BL.shape}")
     n = hits_BL.shape[1]
@@ -82,20 +93,20 @@ def _mean_gains(hits_BL: NDArray[np.bool_], levels_BL: NDArray[Any], k: int) -> 
     last_BL = np.concatenate([new_BL[:, 1:], np.ones((len(hits_BL), 1), bool)], axis=1)
     after_BL = np.minimum.accumulate(np.where(last_BL, at_L + 1, n)[:, ::-1], axis=1)[:, ::-1][:, :k]
     total_BL = np.concatenate([np.zeros((len(hits_BL), 1), np.int64), np.cumsum(hits_BL, axis=1)], axis=1)
-    found_BK = np.take_along_axis(total_BL, after_BL, axis=1) - np.take_along_axis(total_BL, first_BL, axis=1)
-    gains: NDArray[np.float64] = found_BK / (after_BL - first_BL)
+    n_hits_BK = np.take_along_axis(total_BL, after_BL, axis=1) - np.take_along_axis(total_BL, first_BL, axis=1)
+    gains: DoubleMatrix = n_hits_BK / (after_BL - first_BL)
     return gains
 
 
-def _hits(rec_BK: NDArray[np.int64], truth: Ragged) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
-    """Which recommended tracks are in the truth, (B, k), and how many distinct tracks a truth has, (B,)."""
+def _hits(rec_BK: LongMatrix, truth: Ragged) -> tuple[BoolMatrix, LongVector]:
+    """Return which recommended tracks are in the truth, (B, L), and the number of distinct tracks of a truth, (B,)."""
     hits_BK = np.empty(rec_BK.shape, bool)
     n_truth_B = np.empty(len(rec_BK), np.int64)
     if not rec_BK.size:
         return hits_BK, n_truth_B
     width = int(max(rec_BK.max(), truth.ids.max())) + 1
     rows = max(1, min(len(rec_BK), _BLOCK_CELLS // width))
-    # cell (b, t) = 1 + the place in the block's ids where t was written last, 0 = t is not in the truth of b
+    # # cell (b, t) = 1 + the last position of track t in the block's ids, 0 = t is not in the truth of b
     cells = np.zeros(rows * width, np.int32)
     for start in range(0, len(rec_BK), rows):
         block = truth.rows(start, min(start + rows, len(truth)))
@@ -111,10 +122,15 @@ def _hits(rec_BK: NDArray[np.int64], truth: Ragged) -> tuple[NDArray[np.bool_], 
 
 
 def bootstrap(values: ArrayLike, n: int = 1_000, seed: int = 0) -> tuple[float, float]:
-    """95 % percentile interval of the mean of (B,) values over n resamples of listeners.
+    """Return the 95 % percentile interval (low, high) of a mean, by the bootstrap.
+
+    Args:
+        values: one value per listener, (B,).
+        n: number of resamples of listeners.
+        seed: seed of the resamples.
 
     Raises:
-        ValueError: for no value, a NaN, or n < 1.
+        ValueError: there is no value, a value is not finite, or n is below 1.
     """
     value_B = np.asarray(values, np.float64)
     if value_B.ndim != 1 or not value_B.size or not np.isfinite(value_B).all():
@@ -133,10 +149,16 @@ def bootstrap(values: ArrayLike, n: int = 1_000, seed: int = 0) -> tuple[float, 
 
 
 def paired_bootstrap(a: ArrayLike, b: ArrayLike, n: int = 1_000, seed: int = 0) -> tuple[float, float, float]:
-    """Mean of a - b over the same (B,) listeners and its 95 % interval (mean, low, high); a is better when low > 0.
+    """Return the mean of a - b and its 95 % interval (mean, low, high); a is better where low > 0.
+
+    Args:
+        a: one value per listener, (B,).
+        b: values of the same listeners.
+        n: number of resamples of listeners.
+        seed: seed of the resamples.
 
     Raises:
-        ValueError: for lengths that differ, no value, a NaN, or n < 1.
+        ValueError: lengths differ, there is no value, a value is not finite, or n is below 1.
     """
     a_B, b_B = np.asarray(a, np.float64), np.asarray(b, np.float64)
     if a_B.shape != b_B.shape or a_B.ndim != 1:
