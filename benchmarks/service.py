@@ -220,13 +220,13 @@ def save(home: str, space: str, at: Path) -> dict[str, str]:
     from serving.recommend.signals import days_of
     from serving.release import pointer
     from serving.release.bundle import open_release
-    from serving.release.loaded import Ready
+    from serving.release.loaded import LoadedRelease
     from serving.schema import Listener
 
     now = pointer.read(Path(home))
     assert now is not None
     release = open_release(pointer.releases(Path(home)) / now.release)
-    ready = Ready(release, now)
+    ready = LoadedRelease(release, now)
     people = first_days(ready)
     x_BF = release.inputs(space, days_of(ready, [Listener.model_validate(who) for who in people]))
     vector_BD = release.spaces[space].predict(x_BF)

@@ -21,23 +21,23 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
 from serving import schema
-from serving.http.fast_routes import Front, WholeBody, as_json
-from serving.http.micro_batching import Together
-from serving.http.middleware import LOG, RELEASE, Guard
+from serving.experiment.assignment import ExperimentRecommender
+from serving.http.fast_routes import FastRoutesApp, JsonBodyRoute, as_json
+from serving.http.micro_batching import MicroBatcher
+from serving.http.middleware import LOG, RELEASE, ServiceMiddleware
 from serving.http.prometheus import Metrics
 from serving.recommend import carousel, entity_lookup
 from serving.recommend.known_users import make_router
-from serving.recommend.recommender import written
-from serving.release.loaded import Ready
-from serving.release.watcher import Champion, Follower
+from serving.recommend.recommender import with_track_details
+from serving.release.loaded import LoadedRelease
+from serving.release.watcher import ChampionWatcher, ReleaseWatcher
 from serving.settings import ServiceSettings, StoreSettings
 from serving.skip.metrics import SkipMetrics
 from serving.skip.release import SkipRelease
 from serving.skip.routes import make_router as make_skip_router
 from serving.skip.routes import skip_champion
 from serving.skip.routes import state as skip_state
-from serving.stores.circuit import Circuit
-from serving.trial import Trial
+from serving.stores.circuit import CircuitBreaker
 
 PAGE = Path(__file__).parent / "page"
 TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
@@ -65,7 +65,7 @@ WRONG: dict[int | str, dict[str, Any]] = {
 }
 
 
-def make_app(settings: ServiceSettings, home: Path, store: StoreSettings = StoreSettings()) -> Guard:  # noqa: B008 - frozen
+def make_app(settings: ServiceSettings, home: Path, store: StoreSettings = StoreSettings()) -> ServiceMiddleware:  # noqa: B008 - frozen
     """Return the service over the releases of one home. It opens the champion when it starts.
 
     Args:
@@ -73,7 +73,7 @@ def make_app(settings: ServiceSettings, home: Path, store: StoreSettings = Store
         home: OVERTURE_HOME.
         store: the section `store`.
     """
-    metrics, circuit = Metrics(), Circuit(store, home)
+    metrics, circuit = Metrics(), CircuitBreaker(store, home)
     skip_metrics = SkipMetrics(metrics.registry)
 
     def event(name: str, **facts: Any) -> None:
@@ -96,7 +96,7 @@ def make_app(settings: ServiceSettings, home: Path, store: StoreSettings = Store
         LOG.log(logging.INFO if name == "release" else logging.ERROR, f"skip {name}", extra={"facts": facts})
 
     champion, skips = (
-        Champion(home, settings.poll_interval_s, event),
+        ChampionWatcher(home, settings.poll_interval_s, event),
         skip_champion(home, settings.poll_interval_s, skip_event),
     )
 
@@ -109,18 +109,18 @@ def make_app(settings: ServiceSettings, home: Path, store: StoreSettings = Store
         champion.stop()
         circuit.store.close()
 
-    app = Front(title="Overture", version="1", description=ABOUT, lifespan=life, docs_url=None, redoc_url=None)
+    app = FastRoutesApp(title="Overture", version="1", description=ABOUT, lifespan=life, docs_url=None, redoc_url=None)
     app.state.champion = champion
-    app.straight(make_lists(champion, metrics, Trial(settings, home)))
+    app.include_fast_routes(make_lists(champion, metrics, ExperimentRecommender(settings, home)))
     add_pages(app)
     app.include_router(
         make_router(champion, serving, as_json, circuit, metrics)
     )  # must be registered before /v1/{kind}
-    app.straight(make_skip_router(skips, as_json, WholeBody, skip_metrics))
+    app.include_fast_routes(make_skip_router(skips, as_json, JsonBodyRoute, skip_metrics))
     add_lookups(app, champion)
     add_health(app, champion, skips, metrics, circuit)
     if not settings.cors_origins:
-        return Guard(app, settings, metrics)
+        return ServiceMiddleware(app, settings, metrics)
     shared = CORSMiddleware(
         app,
         allow_origins=list(settings.cors_origins),
@@ -128,10 +128,10 @@ def make_app(settings: ServiceSettings, home: Path, store: StoreSettings = Store
         allow_headers=["content-type", "x-api-key"],
         expose_headers=[RELEASE.decode()],
     )
-    return Guard(shared, settings, metrics)
+    return ServiceMiddleware(shared, settings, metrics)
 
 
-def serving(champion: Champion) -> Ready:
+def serving(champion: ChampionWatcher) -> LoadedRelease:
     """Return the release in service, for one request.
 
     Raises:
@@ -142,49 +142,49 @@ def serving(champion: Champion) -> Ready:
     return champion.current
 
 
-def make_lists(champion: Champion, metrics: Metrics, tried: Trial) -> APIRouter:
+def make_lists(champion: ChampionWatcher, metrics: Metrics, recommender: ExperimentRecommender) -> APIRouter:
     """Return the routes of lists: recommendations, batches and carousels."""
-    lists = APIRouter(route_class=WholeBody, tags=["lists"])
-    together = Together(tried.recommend)
+    lists = APIRouter(route_class=JsonBodyRoute, tags=["lists"])
+    batcher = MicroBatcher(recommender.recommend)
 
     @lists.post("/v1/recommendations", responses={200: {"model": schema.Recommendation}, **WRONG})
-    async def recommendations(asked: schema.RecommendationRequest) -> Response:
+    async def recommendations(request: schema.RecommendationRequest) -> Response:
         """Recommend tracks to one new listener, with an explanation."""
-        ready = serving(champion)
-        if asked.explain:
-            (found,) = await run_in_threadpool(tried.recommend, ready, [asked.listener], asked, True)
+        loaded = serving(champion)
+        if request.explain:
+            (body,) = await run_in_threadpool(recommender.recommend, loaded, [request.listener], request, True)
         else:  # takes less than two milliseconds: a thread would cost more than it saves
-            found = await together.ask(ready, asked)
-        metrics.answered([found])
-        return as_json(written(ready, found), release=ready.name)
+            body = await batcher.recommend(loaded, request)
+        metrics.count_lists([body])
+        return as_json(with_track_details(loaded, body), release=loaded.name)
 
     @lists.post("/v1/recommendations/batch", responses={200: {"model": schema.Batch}, **WRONG})
-    def batch(asked: schema.BatchRequest) -> Response:
+    def batch(request: schema.BatchRequest) -> Response:
         """Recommend tracks to many new listeners, all from one release."""
-        ready = serving(champion)
-        found = tried.recommend(ready, asked.listeners, asked)
-        metrics.answered(found)
-        return as_json({"answers": [written(ready, one) for one in found]}, release=ready.name)
+        loaded = serving(champion)
+        bodies = recommender.recommend(loaded, request.listeners, request)
+        metrics.count_lists(bodies)
+        return as_json({"answers": [with_track_details(loaded, one) for one in bodies]}, release=loaded.name)
 
     @lists.post("/v1/carousels", responses={200: {"model": schema.Carousel}, **WRONG})
-    def carousels(asked: schema.CarouselRequest) -> Response:
+    def carousels(request: schema.CarouselRequest) -> Response:
         """Return a row of playlists for one new listener, with the expected exposure of each position."""
-        ready = serving(champion)
-        found = carousel.carousel(ready, asked)
-        metrics.answered([found])
-        return as_json(found, release=ready.name)
+        loaded = serving(champion)
+        body = carousel.carousel(loaded, request)
+        metrics.count_lists([body])
+        return as_json(body, release=loaded.name)
 
     return lists
 
 
-def add_lookups(app: FastAPI, champion: Champion) -> None:
+def add_lookups(app: FastAPI, champion: ChampionWatcher) -> None:
     """Add the routes that look up entities of the release."""
 
     @app.get("/v1/release", responses={200: {"model": schema.ReleaseInfo}, **WRONG}, tags=["vectors"])
     def release() -> Response:
         """Describe the release in service: methods, spaces and countries."""
-        ready = serving(champion)
-        return as_json(entity_lookup.about(ready), release=ready.name)
+        loaded = serving(champion)
+        return as_json(entity_lookup.release_body(loaded), release=loaded.name)
 
     @app.get("/v1/search", responses={200: {"model": schema.Search}, **WRONG}, tags=["vectors"])
     def search(
@@ -193,14 +193,14 @@ def add_lookups(app: FastAPI, champion: Champion) -> None:
         limit: Annotated[int, Query(ge=1, le=200)] = 20,
     ) -> Response:
         """Search tracks or artists by name, most popular first."""
-        ready = serving(champion)
-        return as_json(entity_lookup.search(ready, kind, q, limit), release=ready.name)
+        loaded = serving(champion)
+        return as_json(entity_lookup.search(loaded, kind, q, limit), release=loaded.name)
 
     @app.get("/v1/{kind}/{entity_id}", responses={200: {"model": schema.Entity}, **WRONG}, tags=["vectors"])
     def entity(kind: schema.Kind, entity_id: EntityId, space: SpaceName = None) -> Response:
         """Return the vector of a track, artist, album, playlist or segment; for a segment also its card."""
-        ready = serving(champion)
-        return as_json(entity_lookup.entity(ready, kind, entity_id, space), release=ready.name)
+        loaded = serving(champion)
+        return as_json(entity_lookup.entity(loaded, kind, entity_id, space), release=loaded.name)
 
     @app.get(
         "/v1/{kind}/{entity_id}/neighbours", responses={200: {"model": schema.Neighbourhood}, **WRONG}, tags=["vectors"]
@@ -213,12 +213,16 @@ def add_lookups(app: FastAPI, champion: Champion) -> None:
         space: SpaceName = None,
     ) -> Response:
         """Return the nearest neighbours by cosine similarity, of the same kind or of the kind given by `of`."""
-        ready = serving(champion)
-        return as_json(entity_lookup.neighbours(ready, kind, entity_id, k, of or kind, space), release=ready.name)
+        loaded = serving(champion)
+        return as_json(entity_lookup.neighbours(loaded, kind, entity_id, k, of or kind, space), release=loaded.name)
 
 
 def add_health(
-    app: FastAPI, champion: Champion, skips: Follower[SkipRelease], metrics: Metrics, circuit: Circuit
+    app: FastAPI,
+    champion: ChampionWatcher,
+    skips: ReleaseWatcher[SkipRelease],
+    metrics: Metrics,
+    circuit: CircuitBreaker,
 ) -> None:
     """Add the health routes and the Prometheus metrics."""
 
@@ -235,22 +239,22 @@ def add_health(
         describes the skip
         engine's release, `store` the store of known listeners; the other fields describe the cold-start release.
         """
-        ready, skip = champion.current, skip_state(skips)
-        engines = [name for name, answers in (("cold_start", ready is not None), ("skip", skip["ready"])) if answers]
-        store = circuit.state(*((ready.name, ready.space_name) if ready else (None, "")))
+        loaded, skip = champion.current, skip_state(skips)
+        engines = [name for name, answers in (("cold_start", loaded is not None), ("skip", skip["ready"])) if answers]
+        store = circuit.state(*((loaded.name, loaded.space_name) if loaded else (None, "")))
         metrics.store_answers.set(store["answers"])
-        said = {
+        body = {
             "ready": bool(engines),
             "engines": engines,
             "problem": champion.problem,
-            "release": ready.name if ready else None,
-            "week": ready.week if ready else None,
-            "degraded": ready.problems if ready else {},
-            "notes": ready.notes if ready else {},
+            "release": loaded.name if loaded else None,
+            "week": loaded.week if loaded else None,
+            "degraded": loaded.problems if loaded else {},
+            "notes": loaded.notes if loaded else {},
             "store": store,
             "skip": skip,
         }
-        return as_json(said, 200 if engines else 503, ready.name if ready else None)
+        return as_json(body, 200 if engines else 503, loaded.name if loaded else None)
 
     @app.get("/metrics", tags=["health"])
     def numbers() -> Response:

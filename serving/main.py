@@ -15,13 +15,13 @@ from pydantic import SecretStr
 from serving.app import make_app
 from serving.experiment import assignment
 from serving.http.header_timeout import HEADERS_S
-from serving.http.middleware import Guard, log_to_stderr
+from serving.http.middleware import ServiceMiddleware, log_to_stderr
 from serving.settings import ServiceSettings, StoreSettings
 
 SETTINGS, STORE, HOME = "OVERTURE_SERVICE_SETTINGS", "OVERTURE_SERVICE_STORE", "OVERTURE_HOME"
 
 
-def worker() -> Guard:
+def worker() -> ServiceMiddleware:
     """Return the application of a worker process, which reads its settings from the environment that the parent set."""
     log_to_stderr()
     store = StoreSettings.model_validate_json(os.environ[STORE])
@@ -30,8 +30,8 @@ def worker() -> Guard:
 
 def with_secrets(settings: ServiceSettings | StoreSettings) -> str:
     """Return settings as JSON for a worker's environment, with readable secrets."""
-    said = {name: value.get_secret_value() for name, value in settings if isinstance(value, SecretStr)}
-    return json.dumps(settings.model_dump(mode="json") | said)
+    secrets = {name: value.get_secret_value() for name, value in settings if isinstance(value, SecretStr)}
+    return json.dumps(settings.model_dump(mode="json") | secrets)
 
 
 def serve(settings: ServiceSettings, home: Path, store: StoreSettings) -> None:
@@ -47,7 +47,7 @@ def serve(settings: ServiceSettings, home: Path, store: StoreSettings) -> None:
         CheckFailed: the plan of the experiment was changed after its registration.
     """
     if settings.experiment:  # checked before workers start, which would fail repeatedly
-        assignment.read(home, settings.experiment)
+        assignment.read_plan(home, settings.experiment)
     log_to_stderr()
     os.environ |= {SETTINGS: with_secrets(settings), STORE: with_secrets(store), HOME: str(home)}
     os.environ[HEADERS_S] = str(settings.header_timeout_s)
@@ -66,6 +66,6 @@ def serve(settings: ServiceSettings, home: Path, store: StoreSettings) -> None:
             access_log=False,
             server_header=False,
             proxy_headers=False,
-            http="serving.http.header_timeout:Patient",
+            http="serving.http.header_timeout:HeaderTimeoutProtocol",
             timeout_graceful_shutdown=settings.shutdown_timeout_s,
         )

@@ -41,7 +41,7 @@ def plan_of(context: Context, name: str) -> tuple[ExperimentSettings, dict[str, 
         BadArgument: No plan of this name is registered.
         CheckFailed: The plan was changed after its registration.
     """
-    registration = assignment.read(context.home, name)
+    registration = assignment.read_plan(context.home, name)
     return ExperimentSettings.from_plan(registration["plan"]), registration
 
 

@@ -28,10 +28,10 @@ from jobs.settings.experiments import ExperimentSettings
 from jobs.tracking.tracker import Tracker
 from models.evaluation.experiments import compute_rate
 from models.evaluation.off_policy import OffPolicy, estimate_value
-from serving.experiment.assignment import as_arm
+from serving.experiment.assignment import with_arm_method
 from serving.recommend import recommender
 from serving.release.bundle import open_release
-from serving.release.loaded import Ready
+from serving.release.loaded import LoadedRelease
 from serving.release.pointer import Pointer
 from serving.schema import Listener, ListOptions
 from serving.settings import Arm
@@ -122,7 +122,7 @@ def policy_targets(context: Context, plan: ExperimentSettings, arm: Arm, policy:
         CheckFailed: The log is incomplete, or the policy would have shown tracks outside the arm's pool.
     """
     parts: list[pd.DataFrame] = []
-    opened: dict[str, Ready] = {}
+    opened: dict[str, LoadedRelease] = {}
     outside = 0
     reader = Displays(context.lake, plan)
     for day, shown in reader.by_day(arm.name):
@@ -165,12 +165,12 @@ def policy_targets(context: Context, plan: ExperimentSettings, arm: Arm, policy:
     return displays
 
 
-def _open(home: Path, name: str) -> Ready:
-    return Ready(open_release(pointer.releases(home) / name), Pointer(name, None, 0, ""))
+def _open(home: Path, name: str) -> LoadedRelease:
+    return LoadedRelease(open_release(pointer.releases(home) / name), Pointer(name, None, 0, ""))
 
 
 def compute_lists(
-    ready: Ready, arm: Arm, policy: str, requests: list[tuple[dict[str, Any], int]]
+    ready: LoadedRelease, arm: Arm, policy: str, requests: list[tuple[dict[str, Any], int]]
 ) -> tuple[list[list[int]], int]:
     """Compute the policy's lists again.
 
@@ -197,9 +197,9 @@ def compute_lists(
             batch = members[start : start + BATCH]
             listeners = [listener_of(requests[at][0]) for at in batch]
             policy_lists = _lists(ready, listeners, options.model_copy(update={"method": policy}))
-            own = _lists(ready, listeners, as_arm(ready, arm.method, options))
+            own = _lists(ready, listeners, with_arm_method(ready, arm.method, options))
             explored = [
-                _lists(ready, listeners, as_arm(ready, m, options))
+                _lists(ready, listeners, with_arm_method(ready, m, options))
                 for m in (arm.explore.methods if arm.explore else ())
             ]
             for b, at in enumerate(batch):
@@ -208,13 +208,13 @@ def compute_lists(
                     track for method_lists in (own, *explored) for track in method_lists[b]
                 }  # each track of the pool can be at any position
                 outside += sum(
-                    track not in pool if arm.explore else track != mine
-                    for track, mine in zip(policy_lists[b], own[b], strict=True)
+                    track not in pool if arm.explore else track != own_track
+                    for track, own_track in zip(policy_lists[b], own[b], strict=True)
                 )
     return lists, outside
 
 
-def _lists(ready: Ready, listeners: list[Listener], options: ListOptions) -> list[list[int]]:
+def _lists(ready: LoadedRelease, listeners: list[Listener], options: ListOptions) -> list[list[int]]:
     return [ready.release.track_ids[row["tracks"]].tolist() for row in recommender.recommend(ready, listeners, options)]
 
 

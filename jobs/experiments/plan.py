@@ -53,12 +53,12 @@ def register(context: Context, at: datetime, simulated: bool = False) -> dict[st
     """
     plan = context.settings.experiment
     content = plan.model_dump(mode="json")
-    path = assignment.registered(context.home, plan.name)
+    path = assignment.plan_path(context.home, plan.name)
     digest = files.digest(files.canonical(content))
     users = users_per_arm(plan)
     report = {"experiment": plan.name, "digest": digest, "users_per_arm": users, "path": str(path)}
     if path.exists():
-        existing = assignment.read(context.home, plan.name)
+        existing = assignment.read_plan(context.home, plan.name)
         if existing["digest"] != digest:
             raise BadArgument(
                 f"experiment {plan.name}: another plan of this name was registered on "

@@ -29,10 +29,10 @@ from jobs.ingest.write_tables import day_name
 from jobs.platform.context import Context
 from jobs.platform.progress import progress
 from jobs.platform.temp_dirs import temp_dir
-from serving.experiment.assignment import Running
+from serving.experiment.assignment import ActiveExperiment
 from serving.experiment.exposure_log import ExposureLog
-from serving.release.loaded import Ready
-from serving.release.watcher import Champion
+from serving.release.loaded import LoadedRelease
+from serving.release.watcher import ChampionWatcher
 from serving.schema import Listener, ListOptions
 from serving.settings import Experiment
 
@@ -66,7 +66,7 @@ def run(context: Context, listeners: int, length: int, seed: int) -> dict[str, A
                 raise BadArgument(
                     f"ab-simulate: exposures of {day} contain {sorted(names)}; choose other days or a new home"
                 )
-    champion = Champion(context.home)
+    champion = ChampionWatcher(context.home)
     champion.refresh()
     ready = champion.current
     if ready is None:
@@ -91,7 +91,13 @@ def run(context: Context, listeners: int, length: int, seed: int) -> dict[str, A
 
 
 def simulate_days(
-    ready: Ready, planned: Experiment, newcomers: Newcomers, calendar: range, length: int, seed: int, folder: Path
+    ready: LoadedRelease,
+    planned: Experiment,
+    newcomers: Newcomers,
+    calendar: range,
+    length: int,
+    seed: int,
+    folder: Path,
 ) -> dict[str, float]:
     """Let the listeners return over the days of `calendar` and write the logs of the service and the app.
 
@@ -110,7 +116,9 @@ def simulate_days(
         Mean probability of a stream over all displays, by arm.
     """
     rng = np.random.default_rng(np.random.SeedSequence((seed, 300)))
-    running = Running(Experiment.model_validate(planned.model_dump(include=set(Experiment.model_fields))), rng, True)
+    running = ActiveExperiment(
+        Experiment.model_validate(planned.model_dump(include=set(Experiment.model_fields))), rng, True
+    )
     coming: dict[int, list[int]] = defaultdict(list)
     for at, listener in enumerate(newcomers.people):
         for visit in range(1 + rng.poisson(MEAN_RETURNS)):

@@ -176,7 +176,7 @@ def evaluate(task: Task, methods: Mapping[str, Builder]) -> dict[str, Any]:
         largest = set(list(countries.name_of.values())[: views.TOP_COUNTRIES])
         shown = np.array([name in largest for name in countries.of(test.x_BF)])
         shown = shown if shown.any() else np.ones(len(idle), bool)
-        described = views.table_2(
+        candidate_rows = views.table_2(
             warm.labels_U,
             task.settings.segments,
             countries.of(warm.x_UF),
@@ -209,7 +209,7 @@ def evaluate(task: Task, methods: Mapping[str, Builder]) -> dict[str, Any]:
         "figure_4": figure_4,
         "figure_5": figure_5,
         "figure_5_users": int(shown.sum()),
-        "table_2": described,
+        "table_2": candidate_rows,
         "no_interaction": {"users": int(idle.sum()), "share": float(idle.mean())},
         "segments": {
             "k": len(sizes),

@@ -111,7 +111,7 @@ def segment_map(centroids_KD: FloatMatrix, sizes: AnyVector, names: Sequence[str
     centred = np.asarray(centroids_KD, np.float64) - np.average(centroids_KD, axis=0, weights=sizes)
     _, spread, axes_2D = np.linalg.svd(centred * np.sqrt(sizes)[:, None], full_matrices=False)
     x_K2 = centred @ axes_2D[:2].T
-    explained = spread[:2] ** 2 / max(float(np.square(spread).sum()), 1e-30)
+    signal_contributions = spread[:2] ** 2 / max(float(np.square(spread).sum()), 1e-30)
     figure, axes = _canvas(f"{len(sizes)} segments", width=8.0, height=5.6)
     members: dict[str, int] = {}
     for name, size in zip(names, sizes, strict=True):
@@ -124,8 +124,8 @@ def segment_map(centroids_KD: FloatMatrix, sizes: AnyVector, names: Sequence[str
             x, y = x_K2[is_shown].T
             colour = f"C{place}" if shown else "0.75"
             axes.scatter(x, y, s=area[is_shown], c=colour, alpha=0.65, lw=0.3, ec="white", label=shown or "other")
-    axes.set_xlabel(f"first component, {100 * explained[0]:.0f} % of the spread between segments")
-    axes.set_ylabel(f"second, {100 * explained[1]:.0f} %" if len(explained) > 1 else "")
+    axes.set_xlabel(f"first component, {100 * signal_contributions[0]:.0f} % of the spread between segments")
+    axes.set_ylabel(f"second, {100 * signal_contributions[1]:.0f} %" if len(signal_contributions) > 1 else "")
     legend = figure.legend(loc="outside right upper", frameon=False, title="most typical")
     for handle in legend.legend_handles:
         handle.set_sizes([40])  # type: ignore[union-attr]

@@ -21,13 +21,13 @@ from jobs.platform.progress import progress
 from models.arrays import IdVector
 from models.cold_start.nearest_centroid import nearest_centroids
 from models.cold_start.top_k import ItemIndex, normalise
-from serving.release.bundle import OpenSpace, Release
-from serving.stores.interface import WARM, Block, Filling
+from serving.release.bundle import Release, SpaceBundle
+from serving.stores.interface import WARM, Block, StorePart
 
 BLOCK = 8_192  # users in memory at once
 
 
-def filling(context: Context, release: Release, n: int) -> tuple[Filling, Iterator[Block]]:
+def part_rows(context: Context, release: Release, n: int) -> tuple[StorePart, Iterator[Block]]:
     """Return what to publish for the space that the release recommends from, and its rows in blocks.
 
     Args:
@@ -38,7 +38,7 @@ def filling(context: Context, release: Release, n: int) -> tuple[Filling, Iterat
     Raises:
         CheckFailed: the tables of the week do not exist, or are not those that the release was built from.
     """
-    lake, week, space = context.lake, context.week.name, release.answers[0]
+    lake, week, space = context.lake, context.week.name, release.space_and_method[0]
     opened = release.spaces[space]
     _require_same_run(context, release, opened)
     warm = lake.read("warm_users", columns=["user_idx", "user_id"], week=week).sort_by("user_idx")
@@ -48,11 +48,11 @@ def filling(context: Context, release: Release, n: int) -> tuple[Filling, Iterat
         for table, partition in (("warm_users", {}), ("user_vectors", {"space": space}))
     )
     d, list_length = int(opened.layout["d"]), min(n, len(opened.array("track_vectors")))
-    part = Filling(release.folder.name, space, WARM, release.week, user_ids, d, list_length, "/".join(versions))
+    part = StorePart(release.folder.name, space, WARM, release.week, user_ids, d, list_length, "/".join(versions))
     return part, _blocks(context, opened, release.track_ids, user_ids, list_length)
 
 
-def _require_same_run(context: Context, release: Release, opened: OpenSpace) -> None:
+def _require_same_run(context: Context, release: Release, opened: SpaceBundle) -> None:
     week, space = context.week.name, opened.folder.name
     tracks_ND = context.lake.matrix("track_vectors", week=week, space=space)
     segments = context.lake.read("segments", columns=["segment_id", "centroid"], week=week, space=space)
@@ -66,7 +66,7 @@ def _require_same_run(context: Context, release: Release, opened: OpenSpace) -> 
             )
 
 
-def _blocks(context: Context, space: OpenSpace, track_ids: IdVector, user_ids: IdVector, n: int) -> Iterator[Block]:
+def _blocks(context: Context, space: SpaceBundle, track_ids: IdVector, user_ids: IdVector, n: int) -> Iterator[Block]:
     """Yield the learned vectors with the lists and segments that the release computes for them, block by block."""
     partition = {"week": context.week.name, "space": space.folder.name}
     items = ItemIndex(space.array("track_vectors"), space.layout["similarity"])

@@ -34,9 +34,9 @@ from models.cold_start.input_vector import FirstDays
 from serving.recommend import recommender
 from serving.release import pointer
 from serving.release.bundle import open_release
-from serving.release.loaded import Ready
+from serving.release.loaded import LoadedRelease
 from serving.stores import open_store
-from serving.stores.interface import Block, Filling, UserStore
+from serving.stores.interface import Block, StorePart, UserStore
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -77,7 +77,7 @@ def run(context: Context, day: date) -> dict[str, Any]:
     return {**report, **tracked.links}
 
 
-def load_champion(context: Context, loaded: Ready | None = None) -> Ready:
+def load_champion(context: Context, loaded: LoadedRelease | None = None) -> LoadedRelease:
     """Return the release in service, opened as the service opens it.
 
     Args:
@@ -92,7 +92,7 @@ def load_champion(context: Context, loaded: Ready | None = None) -> Ready:
         raise CheckFailed("cold users: there is no champion yet; run the weekly pipeline first")
     if loaded is not None and loaded.name == now.release:
         return loaded
-    ready = Ready(open_release(pointer.releases(context.home) / now.release), now)
+    ready = LoadedRelease(open_release(pointer.releases(context.home) / now.release), now)
     if ready.problems:
         parts = "; ".join(f"{part}: {why}" for part, why in ready.problems.items())
         raise CheckFailed(f"cold users: champion {ready.name[:12]} has unusable parts ({parts})")
@@ -140,7 +140,7 @@ def compute_first_days(users: DataFrame, events: DataFrame, tracks: DataFrame, d
     )
 
 
-def place_day(context: Context, ready: Ready, store: UserStore, day: date) -> dict[str, Any]:
+def place_day(context: Context, ready: LoadedRelease, store: UserStore, day: date) -> dict[str, Any]:
     """Place the users of cold_first_day of one day, write cold_users and publish them.
 
     Args:
@@ -174,7 +174,7 @@ def signal_lists(first_days: pa.Table) -> list[list[list[int]]]:
     return [first_days.column(f.name).to_pylist() for f in first_days.schema if pa.types.is_list(f.type)]
 
 
-def place_users(ready: Ready, first_days: pa.Table, n: int) -> pa.Table:
+def place_users(ready: LoadedRelease, first_days: pa.Table, n: int) -> pa.Table:
     """Return the rows of cold_users, computed as the service computes them.
 
     Args:
@@ -189,7 +189,7 @@ def place_users(ready: Ready, first_days: pa.Table, n: int) -> pa.Table:
     return pa.concat_tables([schema.empty_table(), *_place_chunks(ready, first_days, n)])
 
 
-def _place_chunks(ready: Ready, first_days: pa.Table, n: int) -> Iterator[pa.Table]:
+def _place_chunks(ready: LoadedRelease, first_days: pa.Table, n: int) -> Iterator[pa.Table]:
     for start in range(0, first_days.num_rows, CHUNK):
         part = first_days.slice(start, CHUNK)
         days = FirstDays.from_arrow(part)
@@ -202,7 +202,7 @@ def _place_chunks(ready: Ready, first_days: pa.Table, n: int) -> Iterator[pa.Tab
         if placed.why or any(fallbacks):
             why = placed.why or next(filter(None, fallbacks))["reason"]
             raise CheckFailed(f"cold users: release {ready.name[:12]} uses a fallback: {why}")
-        filled = [recommender.filled_up(lists[b], excluded[b], n, len(ready.tracks))[0] for b in range(len(days))]
+        filled = [recommender.fill_list(lists[b], excluded[b], n, len(ready.tracks))[0] for b in range(len(days))]
         schema = arrow_schema(contracts.load("cold_users"))
         yield pa.table(
             {
@@ -217,14 +217,14 @@ def _place_chunks(ready: Ready, first_days: pa.Table, n: int) -> Iterator[pa.Tab
         ).cast(schema)
 
 
-def excluded_tracks(ready: Ready, days: FirstDays, b: int) -> set[int]:
+def excluded_tracks(ready: LoadedRelease, days: FirstDays, b: int) -> set[int]:
     """Return the track_idx excluded for listener b: banned tracks, and streamed ones if the release excludes them."""
     blocks = ["banned_songs", *(["streamed_songs"] if ready.leave_out_first_day else [])]
     ids = [track for name in blocks if name in days.blocks for track in days.blocks[name].row(b).tolist()]
-    return {ready.track_at[track] for track in ids if track in ready.track_at}
+    return {ready.track_idx[track] for track in ids if track in ready.track_idx}
 
 
-def store_part(ready: Ready, rows: pa.Table, day: date, n: int) -> tuple[Filling, list[Block]]:
+def store_part(ready: LoadedRelease, rows: pa.Table, day: date, n: int) -> tuple[StorePart, list[Block]]:
     """Return cold_users of a day as a part of the store; a list that is shorter than n is padded with -1."""
     user_ids = rows.column("user_id").to_numpy().astype(np.int64)
     tracks_Bn = np.full((len(user_ids), n), -1, np.int64)
@@ -235,5 +235,5 @@ def store_part(ready: Ready, rows: pa.Table, day: date, n: int) -> tuple[Filling
     content = hashlib.sha256()
     for array in (user_ids, vectors_BD, segments_B, tracks_Bn):
         content.update(np.ascontiguousarray(array).tobytes())
-    part = Filling(ready.name, ready.space_name, str(day), str(day), user_ids, ready.space.d, n, content.hexdigest())
+    part = StorePart(ready.name, ready.space_name, str(day), str(day), user_ids, ready.space.d, n, content.hexdigest())
     return part, [Block(user_ids, vectors_BD, segments_B, tracks_Bn)]

@@ -29,10 +29,10 @@ from jobs.tracking.tracker import Tracker
 from models.cold_start.input_vector import FirstDays
 from serving.release import manifest
 from serving.release.bundle import Release, open_release
-from serving.release.loaded import Ready
+from serving.release.loaded import LoadedRelease
 from serving.settings import StoreSettings
 from serving.stores import open_store
-from serving.stores.interface import tidy
+from serving.stores.interface import retire_and_remove
 
 
 def run(context: Context, store: str | None = None, dry_run: bool = False) -> dict[str, object]:
@@ -49,7 +49,7 @@ def run(context: Context, store: str | None = None, dry_run: bool = False) -> di
     Raises:
         BadArgument: there is no such kind of store.
         CheckFailed: there is no champion, it cannot be opened, or the week in the lake was run again since.
-        StoreAway: the store is unavailable.
+        StoreUnavailable: the store is unavailable.
     """
     context = _with_store(context, store)
     if dry_run:
@@ -97,7 +97,7 @@ def check_release(release: Release) -> dict[str, Any]:
     """
     no_signals = FirstDays.single(None, None, {})
     first_tracks: dict[str, list[int]] = {}
-    answering_space, answering_method = release.answers
+    answering_space, answering_method = release.space_and_method
     for name, space in release.spaces.items():
         vector_BD = space.predict(release.inputs(name, no_signals))
         if vector_BD.shape != (1, space.layout["d"]) or not np.isfinite(vector_BD).all():
@@ -123,12 +123,14 @@ def cold_days(context: Context) -> list[date]:
 def _write_store(context: Context, release: Release, champion: pointer.Pointer) -> dict[str, Any]:
     settings, context = context.settings.store, _context_of_release(context, release)
     store = open_store(settings, context.home, publishing=True)
-    part, blocks = known_users.filling(context, release, settings.list_length)
+    part, blocks = known_users.part_rows(context, release, settings.list_length)
     store.publish(part, blocks)
     days = cold_days(context)
-    ready = Ready(release, champion)
+    ready = LoadedRelease(release, champion)
     cold = sum(place_day(context, ready, store, day)["users"] for day in days)
-    tidied = tidy(store, [name for name in (champion.release, champion.previous) if name], settings.grace_s)
+    tidied = retire_and_remove(
+        store, [name for name in (champion.release, champion.previous) if name], settings.grace_s
+    )
     store.close()
     users = {"warm": len(part.user_ids), "cold": cold}
     return {"store": store.name, "space": part.space, "users": users, "days": [str(day) for day in days], **tidied}
@@ -140,7 +142,7 @@ def dry_run_report(context: Context) -> dict[str, object]:
     folder: Path = pointer.releases(context.home) / champion.release
     settings, release = context.settings.store, open_release(folder)
     context = _context_of_release(context, release)
-    part, _ = known_users.filling(context, release, settings.list_length)
+    part, _ = known_users.part_rows(context, release, settings.list_length)
     days = cold_days(context)
     cold = sum(context.lake.rows("cold_first_day", day=str(day)) for day in days)
     users = {"warm": len(part.user_ids), "cold": cold}

@@ -121,10 +121,10 @@ def reliability(curves_: Mapping[str, Sequence[Mapping[str, float]]], notes: Map
     low = min(min(row["predicted"], row["observed"]) for rows in curves_.values() for row in rows)
     axes.plot([low, 1], [low, 1], color=INK, lw=0.8, ls=":")
     for (name, rows), colour in zip(curves_.items(), (OURS, THEIRS, "#6a4c93"), strict=False):
-        said, happened, n = (np.array([row[key] for row in rows]) for key in ("predicted", "observed", "plays"))
+        predicted, happened, n = (np.array([row[key] for row in rows]) for key in ("predicted", "observed", "plays"))
         half = 1.96 * np.sqrt(np.maximum(happened * (1 - happened), 1e-9) / n)
         label = f"{display_name(name)}: {notes[name]}"
-        axes.errorbar(said, happened, half, color=colour, marker="o", ms=4, lw=1.4, elinewidth=0.8, label=label)
+        axes.errorbar(predicted, happened, half, color=colour, marker="o", ms=4, lw=1.4, elinewidth=0.8, label=label)
     style_axes(axes, "Reliability, groups of equally many plays", "predicted probability", "share listened to")
     axes.legend(frameon=False, fontsize=9, loc="upper left")
     return figure

@@ -109,7 +109,7 @@ def update_champion(context: Context, champion: SkipRelease, day: str, log: Log)
         log: cleaned plays; for each prediction a session model reads the strictly earlier ones.
     """
     settings = context.settings.skip.update
-    unchanged = ChampionUpdate(champion, {}, champion.mix, champion.calibration, champion.told["trained_until"])
+    unchanged = ChampionUpdate(champion, {}, champion.mix, champion.calibration, champion.description["trained_until"])
     plays = read_new_plays(context, champion, day)
     n_plays = 0 if plays is None else len(plays)
     if plays is None or n_plays < settings.min_plays:
@@ -145,7 +145,7 @@ def read_new_plays(context: Context, champion: SkipRelease, day: str) -> Plays |
     if not [p for p in context.lake.partitions("skip_features") if p["variant"] == "past" and first <= p["day"] < day]:
         return None
     plays, _ = dataset.read_rows(context, champion.names, "past", first, day)
-    n_seen = int(np.searchsorted(plays.ts_N, champion.told["trained_until"]))
+    n_seen = int(np.searchsorted(plays.ts_N, champion.description["trained_until"]))
     return champion.cleaned(plays.rows(slice(n_seen, None)))
 
 
@@ -173,7 +173,7 @@ def fine_tune_members(
     """Return the members whose holdout loss fell by fine-tuning, and a report for each member, by name."""
     members: dict[str, SkipModel] = {}
     reports: dict[str, dict[str, Any]] = {}
-    for entry in champion.told["members"]:
+    for entry in champion.description["members"]:
         name = entry["name"]
         reports[name], model = fine_tune_member(context, entry, parts, log)
         if model is not None:

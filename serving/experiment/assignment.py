@@ -15,10 +15,11 @@ Errors    never reach a listener: an arm whose method the release does not conta
 from __future__ import annotations
 
 import json
+import logging
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -28,20 +29,22 @@ from contracts.errors import BadArgument, CheckFailed
 from models.cold_start.input_vector import FirstDays
 from models.evaluation.assignment import arm_index, bucket_bounds
 from models.evaluation.off_policy import slate_propensities
+from serving.experiment.exposure_log import ExposureLog
+from serving.http.middleware import LOG
 from serving.recommend import recommender
 from serving.recommend.signals import days_of
 from serving.release import files
-from serving.release.loaded import Ready
+from serving.release.loaded import LoadedRelease
 from serving.schema import Listener, ListOptions
-from serving.settings import Arm, Experiment
+from serving.settings import Arm, Experiment, ServiceSettings
 
 
-def registered(home: Path, name: str) -> Path:
+def plan_path(home: Path, name: str) -> Path:
     """Return the path of a registered plan."""
     return home / "experiments" / f"{name}.json"
 
 
-def read(home: Path, name: str) -> dict[str, Any]:
+def read_plan(home: Path, name: str) -> dict[str, Any]:
     """Return a registered plan: {plan, digest, registered_at}.
 
     Raises:
@@ -49,58 +52,63 @@ def read(home: Path, name: str) -> dict[str, Any]:
         CheckFailed: the plan is damaged, or was changed after its registration.
     """
     try:
-        found: dict[str, Any] = json.loads(registered(home, name).read_text())
-        digest = files.digest(files.canonical(found["plan"]))
+        plan_file: dict[str, Any] = json.loads(plan_path(home, name).read_text())
+        digest = files.digest(files.canonical(plan_file["plan"]))
     except FileNotFoundError:
         raise BadArgument(f"experiment: {name} is not registered; run `overture ab-plan` first") from None
     except (ValueError, KeyError, TypeError) as error:
-        raise CheckFailed(f"{registered(home, name)} is not a registered plan: {error!r}") from None
-    if digest != found.get("digest"):
+        raise CheckFailed(f"{plan_path(home, name)} is not a registered plan: {error!r}") from None
+    if digest != plan_file.get("digest"):
         raise CheckFailed(f"experiment {name}: the plan was changed after its registration; its digest does not match")
-    return found
+    return plan_file
 
 
 @dataclass(frozen=True)
-class Shown:
+class LoggedLists:
     """Response bodies, and the lines of the exposure log that belong to them."""
 
-    answers: list[dict[str, Any]]
+    bodies: list[dict[str, Any]]
     lines: list[dict[str, Any]]
 
 
-class Running:
+class ActiveExperiment:
     """An experiment that runs in a service."""
 
-    def __init__(self, experiment: Experiment, rng: np.random.Generator, signals: bool = False) -> None:
+    def __init__(self, experiment: Experiment, rng: np.random.Generator, log_signals: bool = False) -> None:
         """Prepare the assignment of listeners.
 
         Args:
             experiment: arms, shares and days.
             rng: generator of random lists and request ids.
-            signals: whether logged lines contain first-day signals.
+            log_signals: whether logged lines contain first-day signals.
         """
-        self.experiment, self.signals, self._rng = experiment, signals, rng
-        self._ends = bucket_bounds([arm.share for arm in experiment.arms])
+        self.experiment, self.log_signals, self._rng = experiment, log_signals, rng
+        self._bucket_ends = bucket_bounds([arm.share for arm in experiment.arms])
 
     @classmethod
-    def of(cls, home: Path, name: str, signals: bool) -> Running:
+    def from_plan(cls, home: Path, name: str, log_signals: bool) -> ActiveExperiment:
         """Return the registered experiment of this name.
 
         Raises:
             BadArgument: it is not registered.
             CheckFailed: its plan was changed.
         """
-        plan = read(home, name)["plan"]
+        plan = read_plan(home, name)["plan"]
         experiment = Experiment.model_validate({key: plan[key] for key in Experiment.model_fields})
-        return cls(experiment, np.random.default_rng(), signals)
+        return cls(experiment, np.random.default_rng(), log_signals)
 
-    def arm(self, user_id: int) -> Arm:
+    def arm_of(self, user_id: int) -> Arm:
         """Return the arm of a listener."""
-        return self.experiment.arms[arm_index(self.experiment.name, self.experiment.salt, user_id, self._ends)]
+        return self.experiment.arms[arm_index(self.experiment.name, self.experiment.salt, user_id, self._bucket_ends)]
 
     def recommend(
-        self, ready: Ready, listeners: Sequence[Listener], asked: ListOptions, at: datetime, explain: bool = False
-    ) -> Shown:
+        self,
+        loaded: LoadedRelease,
+        listeners: Sequence[Listener],
+        options: ListOptions,
+        at: datetime,
+        explain: bool = False,
+    ) -> LoggedLists:
         """Return response bodies as `recommender.recommend` does; listeners in the experiment get their arm's list.
 
         Raises:
@@ -108,86 +116,132 @@ class Running:
         """
         runs = self.experiment.first_day <= f"{at:%Y-%m-%d}" <= self.experiment.last_day
         arms = [
-            self.arm(who.user_id) if runs and who.user_id is not None and asked.method == "configured" else None
-            for who in listeners
+            self.arm_of(listener.user_id)
+            if runs and listener.user_id is not None and options.method == "configured"
+            else None
+            for listener in listeners
         ]
         if all(arm is None for arm in arms):
-            return Shown(recommender.recommend(ready, listeners, asked, explain), [])
-        found: dict[int, dict[str, Any]] = {}
+            return LoggedLists(recommender.recommend(loaded, listeners, options, explain), [])
+        body_by_position: dict[int, dict[str, Any]] = {}
         lines: list[dict[str, Any]] = []
         for arm in dict.fromkeys(arms):
-            mine = [b for b, one in enumerate(arms) if one == arm]
-            people = [listeners[b] for b in mine]
+            positions = [b for b, one in enumerate(arms) if one == arm]
+            arm_listeners = [listeners[b] for b in positions]
             if arm is None:
-                found |= zip(mine, recommender.recommend(ready, people, asked, explain), strict=True)
+                body_by_position |= zip(
+                    positions, recommender.recommend(loaded, arm_listeners, options, explain), strict=True
+                )
                 continue
-            days = ready.watch.seen(days_of(ready, people))
-            said = recommender.recommend(ready, people, as_arm(ready, arm.method, asked), explain, days)
-            propensities = self._explore(ready, arm, people, asked, days, said)
-            for b, who, answer, propensity in zip(mine, people, said, propensities, strict=True):
-                line = self._line(ready, arm, who, asked, answer, propensity, at)
-                answer["experiment"] = {key: line[key] for key in ("experiment", "arm", "request_id")}
+            days = loaded.watch.count(days_of(loaded, arm_listeners))
+            bodies = recommender.recommend(
+                loaded, arm_listeners, with_arm_method(loaded, arm.method, options), explain, days
+            )
+            propensities = self._explore(loaded, arm, arm_listeners, options, days, bodies)
+            for b, listener, body, propensity in zip(positions, arm_listeners, bodies, propensities, strict=True):
+                line = self._line(loaded, arm, listener, options, body, propensity, at)
+                body["experiment"] = {key: line[key] for key in ("experiment", "arm", "request_id")}
                 lines.append(line)
-                found[b] = answer
-        return Shown([found[b] for b in range(len(listeners))], lines)
+                body_by_position[b] = body
+        return LoggedLists([body_by_position[b] for b in range(len(listeners))], lines)
 
     def _explore(
-        self, ready: Ready, arm: Arm, people: Sequence[Listener], asked: ListOptions, days: FirstDays, said: list[Any]
+        self,
+        loaded: LoadedRelease,
+        arm: Arm,
+        arm_listeners: Sequence[Listener],
+        options: ListOptions,
+        days: FirstDays,
+        bodies: list[Any],
     ) -> list[list[float]]:
         """Put random lists into some of the responses; return the propensity of every position of every list."""
         if arm.explore is None:
-            return [[1.0] * len(answer["tracks"]) for answer in said]
-        others = [
-            recommender.recommend(ready, people, as_arm(ready, method, asked), days=days)
+            return [[1.0] * len(body["tracks"]) for body in bodies]
+        other_bodies = [
+            recommender.recommend(loaded, arm_listeners, with_arm_method(loaded, method, options), days=days)
             for method in arm.explore.methods
         ]
         propensities = []
-        for b, answer in enumerate(said):
-            own = answer["tracks"]
-            pool = dict.fromkeys(i for one in (answer, *(other[b] for other in others)) for i in one["tracks"])
+        for b, body in enumerate(bodies):
+            own = body["tracks"]
+            pool = dict.fromkeys(
+                i
+                for body_of_method in (body, *(bodies_of_method[b] for bodies_of_method in other_bodies))
+                for i in body_of_method["tracks"]
+            )
             if self._rng.random() < arm.explore.share:
                 drawn = self._rng.permutation(np.fromiter(pool, np.int64, len(pool)))[: len(own)].tolist()
-                answer |= {"tracks": drawn, "n_filled": 0}
-            propensities.append(slate_propensities(answer["tracks"], own, len(pool), arm.explore.share).tolist())
+                body |= {"tracks": drawn, "n_filled": 0}
+            propensities.append(slate_propensities(body["tracks"], own, len(pool), arm.explore.share).tolist())
         return propensities
 
     def _line(
         self,
-        ready: Ready,
+        loaded: LoadedRelease,
         arm: Arm,
-        who: Listener,
-        asked: ListOptions,
-        answer: dict[str, Any],
+        listener: Listener,
+        options: ListOptions,
+        body: dict[str, Any],
         propensity: list[float],
         at: datetime,
     ) -> dict[str, Any]:
         """Return one line of the exposure log (contracts/exposures.yaml and exposure_contexts.yaml)."""
-        said: dict[str, Any] = {
+        line: dict[str, Any] = {
             "request_id": uuid.UUID(bytes=self._rng.bytes(16), version=4).hex,
-            "user_id": who.user_id,
+            "user_id": listener.user_id,
             "ts": at.isoformat(),
             "experiment": self.experiment.name,
             "arm": arm.name,
-            "method": answer["method"] if answer["vector_source"] != recommender.MEAN else recommender.MEAN,
-            "release": answer["release"],
-            "tracks": [ready.tracks[i].track_id for i in answer["tracks"]],
+            "method": body["method"] if body["vector_source"] != recommender.MEAN else recommender.MEAN,
+            "release": body["release"],
+            "tracks": [loaded.tracks[i].track_id for i in body["tracks"]],
             "propensities": propensity,
         }
-        if self.signals:
-            said["context"] = {
-                "listener": who.model_dump(mode="json", exclude={"user_id"}, exclude_defaults=True),
-                "leave_out": list(asked.exclude),
-                "leave_out_first_day": asked.leave_out_first_day,
+        if self.log_signals:
+            line["context"] = {
+                "listener": listener.model_dump(mode="json", exclude={"user_id"}, exclude_defaults=True),
+                "leave_out": list(options.exclude),
+                "leave_out_first_day": options.leave_out_first_day,
             }
-        return said
+        return line
 
 
-def as_arm(ready: Ready, method: str, asked: ListOptions) -> ListOptions:
+class ExperimentRecommender:
+    """Recommends with the running experiment, if there is one, and writes the exposure log."""
+
+    def __init__(self, settings: ServiceSettings, home: Path) -> None:
+        """Open the registered experiment that the settings name.
+
+        Raises:
+            BadArgument: the experiment is not registered.
+            CheckFailed: its plan was changed after its registration.
+        """
+        name = settings.experiment
+        self.running = ActiveExperiment.from_plan(home, name, settings.exposure_signals) if name else None
+        self.log = ExposureLog(home / settings.exposure_log) if settings.exposure_log else None
+
+    def recommend(
+        self, loaded: LoadedRelease, listeners: Sequence[Listener], options: ListOptions, explain: bool = False
+    ) -> list[dict[str, Any]]:
+        """Return response bodies; listeners in the experiment get their arm's list, which is logged."""
+        if self.running is None:
+            return recommender.recommend(loaded, listeners, options, explain)
+        result = self.running.recommend(loaded, listeners, options, datetime.now(UTC), explain)
+        if self.log is not None:
+            try:
+                self.log.write(result.lines)
+            except OSError as error:  # the listener gets the list; the analysis of the log detects missing displays
+                facts = {"lines": len(result.lines), "why": f"{type(error).__name__}: {error.strerror}"}
+                LOG.log(logging.ERROR, "exposures were not written", extra={"facts": facts})
+        return result.bodies
+
+
+def with_arm_method(loaded: LoadedRelease, method: str, options: ListOptions) -> ListOptions:
     """Return the request with the arm's method, or unchanged if the release does not contain that method."""
-    held = method == recommender.MEAN or method in ready.space.methods or method in ready.space.problems
+    available = method == recommender.MEAN or method in loaded.space.methods or method in loaded.space.problems
     return ListOptions(
-        method=method if held else "configured",  # type: ignore[arg-type]
-        k=asked.k,
-        exclude=asked.exclude,
-        leave_out_first_day=asked.leave_out_first_day,
+        method=method if available else "configured",  # type: ignore[arg-type]
+        k=options.k,
+        exclude=options.exclude,
+        leave_out_first_day=options.leave_out_first_day,
     )

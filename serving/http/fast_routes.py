@@ -29,10 +29,10 @@ from serving.http.middleware import RELEASE, Message, Receive
 from serving.schema import RENAMED_FIELDS
 
 SHOWN_ERRORS = 20
-REFUSED = (RequestValidationError, HTTPException, BadArgument)
+HANDLED_ERRORS = (RequestValidationError, HTTPException, BadArgument)
 
 
-class Json(Response):
+class PrebuiltJsonResponse(Response):
     """A JSON response with precomputed headers."""
 
     def __init__(self, body: bytes, status: int, release: str | None) -> None:
@@ -44,10 +44,10 @@ class Json(Response):
 
 def as_json(data: Any, status: int = 200, release: str | None = None) -> Response:
     """Return a JSON response that names its release in a header."""
-    return Json(orjson.dumps(data), status, release)
+    return PrebuiltJsonResponse(orjson.dumps(data), status, release)
 
 
-class WholeBody(APIRoute):
+class JsonBodyRoute(APIRoute):
     """A route whose one argument is its body, which is read and validated in one pass."""
 
     @cached_property
@@ -60,39 +60,39 @@ class WholeBody(APIRoute):
         return model
 
     @cached_property
-    def ask(self) -> Callable[[Any], Awaitable[Response]]:
+    def endpoint_async(self) -> Callable[[Any], Awaitable[Response]]:
         """The endpoint as a coroutine function; an ordinary function runs in a thread."""
         endpoint = self.endpoint
-        return endpoint if iscoroutinefunction(endpoint) else lambda asked: run_in_threadpool(endpoint, asked)
+        return endpoint if iscoroutinefunction(endpoint) else lambda parsed: run_in_threadpool(endpoint, parsed)
 
-    async def answer(self, scope: Message, receive: Receive) -> Response:
+    async def respond(self, scope: Message, receive: Receive) -> Response:
         """Return the response to one request.
 
         Raises:
             HTTPException: 415 if the content type is not JSON.
             RequestValidationError: the body does not match its model.
         """
-        said = next((value for name, value in scope["headers"] if name == b"content-type"), b"")
-        if said.partition(b";")[0].strip().lower() != b"application/json":
+        content_type = next((value for name, value in scope["headers"] if name == b"content-type"), b"")
+        if content_type.partition(b";")[0].strip().lower() != b"application/json":
             raise HTTPException(415, "the header content-type must be application/json")
-        body = await whole(receive)
+        body = await read_body(receive)
         try:
-            asked = self.model.model_validate_json(body)
+            parsed = self.model.model_validate_json(body)
         except ValidationError as error:
-            found = error.errors(include_url=False, include_context=False, include_input=False)
-            raise RequestValidationError([{**one, "loc": ("body", *one["loc"])} for one in found]) from None
-        return await self.ask(asked)
+            errors = error.errors(include_url=False, include_context=False, include_input=False)
+            raise RequestValidationError([{**one, "loc": ("body", *one["loc"])} for one in errors]) from None
+        return await self.endpoint_async(parsed)
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """Return the handler that FastAPI uses when the route is reached through its router."""
 
-        async def answer(request: Request) -> Response:
-            return await self.answer(request.scope, request.receive)
+        async def respond(request: Request) -> Response:
+            return await self.respond(request.scope, request.receive)
 
-        return answer
+        return respond
 
 
-async def whole(receive: Receive) -> bytes:
+async def read_body(receive: Receive) -> bytes:
     """Return the whole body of a request.
 
     Raises:
@@ -108,40 +108,40 @@ async def whole(receive: Receive) -> bytes:
             return b"".join(parts)
 
 
-class Front(FastAPI):
+class FastRoutesApp(FastAPI):
     """FastAPI behind a lookup table of routes."""
 
     def __init__(self, **about: Any) -> None:
         """Create the application with the arguments of FastAPI."""
         super().__init__(**about)
-        self._straight: dict[tuple[str, str], WholeBody] = {}
-        for kind in REFUSED:
-            self.add_exception_handler(kind, refused)
+        self._routes_by_path: dict[tuple[str, str], JsonBodyRoute] = {}
+        for kind in HANDLED_ERRORS:
+            self.add_exception_handler(kind, handle_refusal)
 
-    def straight(self, router: APIRouter) -> None:
+    def include_fast_routes(self, router: APIRouter) -> None:
         """Include a router all of whose routes take one JSON body, and add them to the lookup table."""
         self.include_router(router)
         for route in router.routes:
-            assert isinstance(route, WholeBody)
-            self._straight |= {(method, route.path): route for method in route.methods or ()}
+            assert isinstance(route, JsonBodyRoute)
+            self._routes_by_path |= {(method, route.path): route for method in route.methods or ()}
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Handle one request, or the lifespan of the application."""
-        route = self._straight.get((scope["method"], scope["path"])) if scope["type"] == "http" else None
+        route = self._routes_by_path.get((scope["method"], scope["path"])) if scope["type"] == "http" else None
         if route is None:
             await super().__call__(scope, receive, send)
             return
         scope["route"] = route
         try:
-            response = await route.answer(scope, receive)
-        except REFUSED as error:
-            response = refusal(error)
+            response = await route.respond(scope, receive)
+        except HANDLED_ERRORS as error:
+            response = error_response(error)
         await response(scope, receive, send)
 
 
-async def refused(_: Request, error: Exception) -> Response:
+async def handle_refusal(_: Request, error: Exception) -> Response:
     """Exception handler that returns `refusal`."""
-    return refusal(error)
+    return error_response(error)
 
 
 def message_of(error: dict[str, Any]) -> str:
@@ -152,7 +152,7 @@ def message_of(error: dict[str, Any]) -> str:
     return str(error["msg"])
 
 
-def refusal(error: Exception) -> Response:
+def error_response(error: Exception) -> Response:
     """Return the error response to an invalid request: what is wrong by field, never the value that was sent."""
     if isinstance(error, RequestValidationError):
         errors = error.errors()
@@ -164,7 +164,7 @@ def refusal(error: Exception) -> Response:
         ]
         return as_json({"error": f"{len(errors)} fields are invalid", "details": details}, 422)
     if isinstance(error, HTTPException):
-        answer = as_json({"error": str(error.detail), "details": []}, error.status_code)
-        answer.headers.update(error.headers or {})
-        return answer
+        respond = as_json({"error": str(error.detail), "details": []}, error.status_code)
+        respond.headers.update(error.headers or {})
+        return respond
     return as_json({"error": str(error), "details": []}, 404 if isinstance(error, NotFound) else 422)

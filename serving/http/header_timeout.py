@@ -17,7 +17,7 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from serving.http.middleware import Guard
+from serving.http.middleware import ServiceMiddleware
 
 HEADERS_S = "OVERTURE_SERVICE_HEADERS_S"
 _BODY = json.dumps({"error": "the request's headers did not arrive in time", "details": []}).encode()
@@ -28,50 +28,50 @@ TOO_SLOW = (
 )
 
 
-class Patient(HttpToolsProtocol):
+class HeaderTimeoutProtocol(HttpToolsProtocol):
     """One connection. uvicorn creates it by class name in each worker, so the limit comes through the environment."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.header_timeout_s = float(os.environ[HEADERS_S])
-        self._waiting: asyncio.TimerHandle | None = None
-        self._said = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._received_bytes = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start the clock, also for a client that sends nothing."""
         super().connection_made(transport)
-        self._wait()
+        self._start_timer()
 
     def data_received(self, data: bytes) -> None:
         """Start the clock with the first bytes after a response: a request, or blank lines before one."""
-        if self._waiting is None and self.cycle is not None and self.cycle.response_complete:
-            self._wait()
-        self._said = True
+        if self._timer is None and self.cycle is not None and self.cycle.response_complete:
+            self._start_timer()
+        self._received_bytes = True
         super().data_received(data)
 
     def on_headers_complete(self) -> None:
         """Stop the clock when the headers are complete."""
-        self._stop()
+        self._stop_timer()
         super().on_headers_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop the clock when the connection ends."""
-        self._stop()
+        self._stop_timer()
         super().connection_lost(exc)
 
-    def _wait(self) -> None:
-        self._waiting = self.loop.call_later(self.header_timeout_s, self._too_slow)
+    def _start_timer(self) -> None:
+        self._timer = self.loop.call_later(self.header_timeout_s, self._time_out)
 
-    def _stop(self) -> None:
-        if self._waiting is not None:
-            self._waiting.cancel()
-            self._waiting = None
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
-    def _too_slow(self) -> None:
-        self._waiting = None
+    def _time_out(self) -> None:
+        self._timer = None
         # Browsers open connections ahead: a response on an idle connection would be taken for the next request's.
-        if self._said:
+        if self._received_bytes:
             self.transport.write(TOO_SLOW)
-            assert isinstance(self.app, Guard)
-            self.app.note_unread(self.header_timeout_s)
+            assert isinstance(self.app, ServiceMiddleware)
+            self.app.log_unread_request(self.header_timeout_s)
         self.transport.close()

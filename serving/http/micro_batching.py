@@ -12,58 +12,58 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from serving.release.loaded import Ready
+from serving.release.loaded import LoadedRelease
 from serving.schema import Listener, ListOptions, RecommendationRequest
 
-MOST = 32  # listeners per pass: the response to the last one waits for all of them
-Answer = Callable[[Ready, Sequence[Listener], ListOptions], list[dict[str, Any]]]
-Waiting = tuple[Ready, RecommendationRequest, "asyncio.Future[dict[str, Any]]"]
+MAX_BATCH = 32  # listeners per pass: the response to the last one waits for all of them
+RecommendFunction = Callable[[LoadedRelease, Sequence[Listener], ListOptions], list[dict[str, Any]]]
+PendingRequest = tuple[LoadedRelease, RecommendationRequest, "asyncio.Future[dict[str, Any]]"]
 
 
-class Together:
+class MicroBatcher:
     """Collects requests on one event loop."""
 
-    def __init__(self, answer: Answer) -> None:
+    def __init__(self, recommend_many: RecommendFunction) -> None:
         """Set the function `answer(ready, listeners, options)`, which returns one response body per listener."""
-        self.answer = answer
-        self._waiting: list[Waiting] = []
+        self.recommend_many = recommend_many
+        self._pending: list[PendingRequest] = []
 
-    async def ask(self, ready: Ready, asked: RecommendationRequest) -> dict[str, Any]:
+    async def recommend(self, loaded: LoadedRelease, request: RecommendationRequest) -> dict[str, Any]:
         """Return the response body of one request.
 
         Raises:
             Exception: what `answer` raises for this request.
         """
         loop = asyncio.get_running_loop()
-        if not self._waiting:
+        if not self._pending:
             loop.call_soon(self._run)
-        mine: asyncio.Future[dict[str, Any]] = loop.create_future()
-        self._waiting.append((ready, asked, mine))
-        return await mine
+        future: asyncio.Future[dict[str, Any]] = loop.create_future()
+        self._pending.append((loaded, request, future))
+        return await future
 
     def _run(self) -> None:
-        now, self._waiting = self._waiting[:MOST], self._waiting[MOST:]
-        if self._waiting:
+        now, self._pending = self._pending[:MAX_BATCH], self._pending[MAX_BATCH:]
+        if self._pending:
             asyncio.get_running_loop().call_soon(self._run)
-        alike: dict[tuple[Any, ...], list[Waiting]] = {}
+        alike: dict[tuple[Any, ...], list[PendingRequest]] = {}
         for one in now:
-            ready, asked, _ = one
-            how = (id(ready), asked.method, asked.k, asked.leave_out_first_day, tuple(asked.exclude))
+            loaded, request, _ = one
+            how = (id(loaded), request.method, request.k, request.leave_out_first_day, tuple(request.exclude))
             alike.setdefault(how, []).append(one)
-        for those in alike.values():
-            self._answer(those)
+        for requests in alike.values():
+            self._respond(requests)
 
-    def _answer(self, those: list[Waiting]) -> None:
-        ready, how_many, _ = those[0]
+    def _respond(self, requests: list[PendingRequest]) -> None:
+        loaded, how_many, _ = requests[0]
         try:
-            found = self.answer(ready, [asked.listener for _, asked, _ in those], how_many)
+            bodies = self.recommend_many(loaded, [request.listener for _, request, _ in requests], how_many)
         except Exception as error:
-            if len(those) > 1:  # an error of one request must not affect the others
-                for one in those:
-                    self._answer([one])
-            elif not those[0][2].done():
-                those[0][2].set_exception(error)
+            if len(requests) > 1:  # an error of one request must not affect the others
+                for one in requests:
+                    self._respond([one])
+            elif not requests[0][2].done():
+                requests[0][2].set_exception(error)
             return
-        for (_, _, mine), answer in zip(those, found, strict=True):
-            if not mine.done():
-                mine.set_result(answer)
+        for (_, _, future), recommend_many in zip(requests, bodies, strict=True):
+            if not future.done():
+                future.set_result(recommend_many)

@@ -13,7 +13,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from serving.release.loaded import Ready
+from serving.release.loaded import LoadedRelease
 
 SECONDS = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
 
@@ -57,21 +57,21 @@ class Metrics:
             multiprocess_mode="livemin",
         )
         self.reads = Counter("overture_store_reads", "Reads of known listeners, by result", ["result"], **named)
-        self._asked: dict[tuple[str, int], tuple[Counter, Histogram]] = {}  # cache of labelled metrics
-        self._before: tuple[str, str] | None = None
-        self._ready: Ready | None = None
-        self._told: set[str] = set()
+        self._by_route: dict[tuple[str, int], tuple[Counter, Histogram]] = {}  # cache of labelled metrics
+        self._previous: tuple[str, str] | None = None
+        self._ready: LoadedRelease | None = None
+        self._drift_features: set[str] = set()
 
-    def answered_in(self, route: str, status: int, seconds: float) -> None:
+    def observe_request(self, route: str, status: int, seconds: float) -> None:
         """Count a request."""
         at = (route, status)
-        if at not in self._asked:
-            self._asked[at] = self.requests.labels(route, str(status)), self.seconds.labels(route)
-        count, took = self._asked[at]
+        if at not in self._by_route:
+            self._by_route[at] = self.requests.labels(route, str(status)), self.seconds.labels(route)
+        count, took = self._by_route[at]
         count.inc()
         took.observe(seconds)
 
-    def answered(self, answers: list[dict[str, Any]]) -> None:
+    def count_lists(self, answers: list[dict[str, Any]]) -> None:
         """Count lists."""
         for answer in answers:
             self.answers.labels(answer.get("method", "carousel"), answer["vector_source"]).inc()
@@ -80,32 +80,32 @@ class Metrics:
             if answer["unknown"]:
                 self.unknown.inc(sum(len(ids) for ids in answer["unknown"].values()))
 
-    def store(self, said: str) -> None:
+    def count_store_read(self, result: str) -> None:
         """Count a read of the store: found, unknown, unpublished (no row of that release) or away."""
-        self.reads.labels(said).inc()
-        self.store_answers.set(said != "unavailable")
+        self.reads.labels(result).inc()
+        self.store_answers.set(result != "unavailable")
 
-    def release(self, ready: Ready) -> None:
+    def release(self, loaded: LoadedRelease) -> None:
         """Record that another release is in service."""
-        if self._before:
-            self.serving.labels(*self._before).set(0)
-        self._before = (ready.name[:12], ready.week)
-        self.serving.labels(*self._before).set(1)
-        self.as_of.set(datetime.fromisoformat(ready.release.provenance["as_of"]).timestamp())
-        self.revision.set(ready.pointer.revision)
+        if self._previous:
+            self.serving.labels(*self._previous).set(0)
+        self._previous = (loaded.name[:12], loaded.week)
+        self.serving.labels(*self._previous).set(1)
+        self.as_of.set(datetime.fromisoformat(loaded.release.provenance["as_of"]).timestamp())
+        self.revision.set(loaded.pointer.revision)
         self.swaps.inc()
-        self._ready = ready
-        for feature in tuple(self._told):  # features of the previous release: not measured for this one yet
+        self._ready = loaded
+        for feature in tuple(self._drift_features):  # features of the previous release: not measured for this one yet
             self.drift.labels(feature).set(math.nan)
-        ready.watch.tell(self._drifted)
+        loaded.watch.set_callback(self._set_drift)
 
-    def _drifted(self, indices: dict[str, float]) -> None:
+    def _set_drift(self, indices: dict[str, float]) -> None:
         for feature, index in indices.items():
             if feature == "listeners":
                 self.drift_listeners.set(index)
             else:
                 self.drift.labels(feature).set(index)
-                self._told.add(feature)
+                self._drift_features.add(feature)
 
     def page(self) -> bytes:
         """Return the metrics of this process, or of all workers, in the text format of Prometheus."""
@@ -113,6 +113,6 @@ class Metrics:
             self._ready.watch.refresh()
         if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
             return generate_latest(self.registry)
-        everybody = CollectorRegistry()
-        MultiProcessCollector(everybody)
-        return generate_latest(everybody)
+        all_workers = CollectorRegistry()
+        MultiProcessCollector(all_workers)
+        return generate_latest(all_workers)

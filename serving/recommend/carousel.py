@@ -17,8 +17,8 @@ from contracts.errors import BadArgument
 from models.cold_start.top_k import normalise
 from models.evaluation.diversity import select_diverse
 from serving.recommend.recommender import NOTHING, place
-from serving.recommend.signals import days_of, unknown
-from serving.release.loaded import Ready
+from serving.recommend.signals import days_of, unknown_ids
+from serving.release.loaded import LoadedRelease
 from serving.schema import CarouselRequest
 
 VISIBLE, CONTINUE = 3, 0.85
@@ -38,32 +38,32 @@ def exposures(model: str, n: int) -> np.ndarray:
     return np.asarray(CONTINUE ** np.maximum(position - VISIBLE, 0))
 
 
-def carousel(ready: Ready, asked: CarouselRequest) -> dict[str, Any]:
+def carousel(loaded: LoadedRelease, request: CarouselRequest) -> dict[str, Any]:
     """Return the response body of a carousel (schema.Carousel).
 
     Raises:
         BadArgument: the release contains no playlists.
     """
-    found = ready.space.of_kind("playlists")
-    if found is None:
-        raise BadArgument(f"release {ready.name[:12]} contains no playlists")
-    ids_P, items = found
-    placed = place(ready, days_of(ready, [asked.listener]))
+    playlists = loaded.space.of_kind("playlists")
+    if playlists is None:
+        raise BadArgument(f"release {loaded.name[:12]} contains no playlists")
+    ids_P, items = playlists
+    placed = place(loaded, days_of(loaded, [request.listener]))
     vector_D = placed.vectors_BD[0]
     if placed.origin[0] == NOTHING:
-        vector_D = np.asarray(ready.space.tracks_ND[:POPULAR_HEAD]).mean(axis=0)
+        vector_D = np.asarray(loaded.space.tracks_ND[:POPULAR_HEAD]).mean(axis=0)
     relevance_P = items.items_ND @ normalise(vector_D[None])[0]
-    usable = np.flatnonzero(~np.isin(ids_P, asked.exclude))
-    pool = usable[np.argsort(-relevance_P[usable], kind="stable")[: max(POOL, asked.n)]]
-    row = pool[select_diverse(relevance_P[pool], items.items_ND[pool], asked.n, asked.diversity)]
-    exposure = exposures(asked.exposure, len(row))
-    likeness = items.items_ND[row] @ items.items_ND[row].T
+    usable = np.flatnonzero(~np.isin(ids_P, request.exclude))
+    pool = usable[np.argsort(-relevance_P[usable], kind="stable")[: max(POOL, request.n)]]
+    row = pool[select_diverse(relevance_P[pool], items.items_ND[pool], request.n, request.diversity)]
+    exposure = exposures(request.exposure, len(row))
+    similarity_PP = items.items_ND[row] @ items.items_ND[row].T
     n = len(row)
-    near = nearest_tracks(ready, items.items_ND[row], asked.n_nearest_tracks)
+    near = nearest_tracks(loaded, items.items_ND[row], request.n_nearest_tracks)
     return {
-        "release": ready.name,
-        "week": ready.week,
-        "space": ready.space_name,
+        "release": loaded.name,
+        "week": loaded.week,
+        "space": loaded.space_name,
         "vector_source": placed.origin[0],
         "degraded": placed.degraded(0),
         "playlists": [
@@ -76,16 +76,18 @@ def carousel(ready: Ready, asked: CarouselRequest) -> dict[str, Any]:
             }
             for i, p in enumerate(row)
         ],
-        "exposure_model": MODELS[asked.exposure],
+        "exposure_model": MODELS[request.exposure],
         "expected_relevance": round(float(np.average(relevance_P[row], weights=exposure)), 6) if n else 0.0,
-        "similarity": round(float((likeness.sum() - np.trace(likeness)) / (n * (n - 1))), 6) if n > 1 else 0.0,
-        "unknown": unknown(ready, asked.listener),
+        "similarity": round(float((similarity_PP.sum() - np.trace(similarity_PP)) / (n * (n - 1))), 6)
+        if n > 1
+        else 0.0,
+        "unknown": unknown_ids(loaded, request.listener),
     }
 
 
-def nearest_tracks(ready: Ready, vectors_PD: np.ndarray, k: int) -> list[list[dict[str, Any]]]:
+def nearest_tracks(loaded: LoadedRelease, vectors_PD: np.ndarray, k: int) -> list[list[dict[str, Any]]]:
     """Return the k tracks nearest to each playlist, as schema.Track."""
-    tracks = ready.space.of_kind("tracks")
+    tracks = loaded.space.of_kind("tracks")
     if not k or tracks is None:
         return [[] for _ in vectors_PD]
-    return [[ready.shown[i] for i in row] for row in tracks[1].top_k(vectors_PD, min(k, len(ready.tracks)))]
+    return [[loaded.track_json[i] for i in row] for row in tracks[1].top_k(vectors_PD, min(k, len(loaded.tracks)))]

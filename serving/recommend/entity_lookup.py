@@ -7,24 +7,24 @@ from typing import Any
 import numpy as np
 
 from contracts.errors import BadArgument, NotFound
-from serving.release.loaded import KIND_OF, Ready, ReadySpace
+from serving.release.loaded import KIND_OF, LoadedRelease, LoadedSpace
 
 HEAD = 10  # number of tracks of a segment's ranking in the response
 
 
-def space_of(ready: Ready, name: str | None) -> tuple[str, ReadySpace]:
+def space_of(loaded: LoadedRelease, name: str | None) -> tuple[str, LoadedSpace]:
     """Return the named space, or the one that the release recommends from.
 
     Raises:
         BadArgument: the release has no such space.
     """
-    chosen = name or ready.space_name
-    if chosen not in ready.spaces:
-        raise BadArgument(f"space: release {ready.name[:12]} has {', '.join(sorted(ready.spaces))}, not {chosen}")
-    return chosen, ready.spaces[chosen]
+    chosen = name or loaded.space_name
+    if chosen not in loaded.spaces:
+        raise BadArgument(f"space: release {loaded.name[:12]} has {', '.join(sorted(loaded.spaces))}, not {chosen}")
+    return chosen, loaded.spaces[chosen]
 
 
-def vector_of(ready: Ready, space: ReadySpace, kind: str, entity_id: int) -> np.ndarray:
+def vector_of(loaded: LoadedRelease, space: LoadedSpace, kind: str, entity_id: int) -> np.ndarray:
     """Return the vector (d,) of an entity.
 
     Raises:
@@ -39,55 +39,62 @@ def vector_of(ready: Ready, space: ReadySpace, kind: str, entity_id: int) -> np.
         if known[0]:
             vector: np.ndarray = space.entities.vectors[KIND_OF[kind]][at[0]]
             return vector
-    raise NotFound(f"release {ready.name[:12]} has no {kind.removesuffix('s')} {entity_id}")
+    raise NotFound(f"release {loaded.name[:12]} has no {kind.removesuffix('s')} {entity_id}")
 
 
-def entity(ready: Ready, kind: str, entity_id: int, space: str | None) -> dict[str, Any]:
+def entity(loaded: LoadedRelease, kind: str, entity_id: int, space: str | None) -> dict[str, Any]:
     """Return the response body of an entity (schema.Entity)."""
-    name, room = space_of(ready, space)
-    vector = vector_of(ready, room, kind, entity_id)
+    name, chosen_space = space_of(loaded, space)
+    vector = vector_of(loaded, chosen_space, kind, entity_id)
     segment = kind == "segments"
     return {
-        "release": ready.name,
+        "release": loaded.name,
         "space": name,
         "kind": kind,
         "id": entity_id,
-        "name": ready.label(kind, entity_id),
+        "name": loaded.label(kind, entity_id),
         "vector": [float(value) for value in vector],
-        "card": room.segments[entity_id]["card"] if segment else None,
-        "tracks": [ready.shown[i] for i in room.rankings_KL[entity_id][:HEAD]] if segment else [],
+        "card": chosen_space.segments[entity_id]["card"] if segment else None,
+        "tracks": [loaded.track_json[i] for i in chosen_space.rankings_KL[entity_id][:HEAD]] if segment else [],
     }
 
 
-def neighbours(ready: Ready, kind: str, entity_id: int, k: int, of: str, space: str | None) -> dict[str, Any]:
+def neighbours(loaded: LoadedRelease, kind: str, entity_id: int, k: int, of: str, space: str | None) -> dict[str, Any]:
     """Return the response body of the k nearest neighbours by cosine, without the entity itself."""
-    name, room = space_of(ready, space)
-    vector_D = vector_of(ready, room, kind, entity_id)
-    found = room.of_kind(of)
-    near: list[dict[str, Any]] = []
-    if found is not None:
-        ids, items = found
+    name, chosen_space = space_of(loaded, space)
+    vector_D = vector_of(loaded, chosen_space, kind, entity_id)
+    index = chosen_space.of_kind(of)
+    neighbour_list: list[dict[str, Any]] = []
+    if index is not None:
+        ids, items = index
         best = items.top_k(vector_D[None], min(k + 1, len(ids)))[0]
         length = float(np.sqrt(np.vecdot(vector_D, vector_D))) or 1.0
         for place in best:
             other = int(ids[place])
             if not (of == kind and other == entity_id):
                 cosine = float(np.vecdot(vector_D, items.items_ND[place])) / length
-                near.append({"id": other, "name": ready.label(of, other), "cosine": round(cosine, 6)})
-    return {"release": ready.name, "space": name, "kind": kind, "id": entity_id, "of": of, "neighbours": near[:k]}
+                neighbour_list.append({"id": other, "name": loaded.label(of, other), "cosine": round(cosine, 6)})
+    return {
+        "release": loaded.name,
+        "space": name,
+        "kind": kind,
+        "id": entity_id,
+        "of": of,
+        "neighbours": neighbour_list[:k],
+    }
 
 
-def search(ready: Ready, kind: str, text: str, limit: int) -> dict[str, Any]:
+def search(loaded: LoadedRelease, kind: str, text: str, limit: int) -> dict[str, Any]:
     """Return the response body of a search (schema.Search): names that contain the text, most popular first.
 
     An empty text matches everything.
     """
-    wanted, found = text.casefold().strip(), []
-    for i in ready.first_at["artists"].values() if kind == "artists" else range(len(ready.tracks)):
-        track = ready.tracks[i]
+    wanted, results = text.casefold().strip(), []
+    for i in loaded.most_popular_at["artists"].values() if kind == "artists" else range(len(loaded.tracks)):
+        track = loaded.tracks[i]
         name = track.artist if kind == "artists" else track.title
         if not wanted or wanted in (name or "").casefold():
-            found.append(
+            results.append(
                 {
                     "id": track.artist_id if kind == "artists" else track.track_id,
                     "name": name,
@@ -95,28 +102,28 @@ def search(ready: Ready, kind: str, text: str, limit: int) -> dict[str, Any]:
                     "genre": track.genre,
                 }
             )
-            if len(found) == limit:
+            if len(results) == limit:
                 break
-    return {"release": ready.name, "kind": kind, "results": found}
+    return {"release": loaded.name, "kind": kind, "results": results}
 
 
-def about(ready: Ready) -> dict[str, Any]:
+def release_body(loaded: LoadedRelease) -> dict[str, Any]:
     """Return the response body that describes the release (schema.ReleaseInfo)."""
     return {
-        "release": ready.name,
-        "week": ready.week,
-        "space": ready.space_name,
-        "method": ready.configured,
-        "methods": sorted(ready.space.methods),
+        "release": loaded.name,
+        "week": loaded.week,
+        "space": loaded.space_name,
+        "method": loaded.configured,
+        "methods": sorted(loaded.space.methods),
         "spaces": {
             name: {
-                "d": room.d,
-                "tracks": len(ready.tracks),
-                "segments": len(room.centroids_KD),
-                **{kind: len(room.entities.ids[KIND_OF[kind]]) for kind in ("artists", "albums", "playlists")},
+                "d": chosen_space.d,
+                "tracks": len(loaded.tracks),
+                "segments": len(chosen_space.centroids_KD),
+                **{kind: len(chosen_space.entities.ids[KIND_OF[kind]]) for kind in ("artists", "albums", "playlists")},
             }
-            for name, room in ready.spaces.items()
+            for name, chosen_space in loaded.spaces.items()
         },
-        "countries": sorted(ready.space.demographics.country),
-        "problems": ready.problems,
+        "countries": sorted(loaded.space.demographics.country),
+        "problems": loaded.problems,
     }

@@ -21,11 +21,18 @@ from pydantic import Field
 from contracts.errors import BadArgument, CheckFailed, NotFound, OvertureError
 from serving import schema
 from serving.http.prometheus import Metrics
-from serving.recommend.recommender import POPULAR, distances, filled_up, says, segment_said, written
-from serving.release.loaded import Ready
-from serving.release.watcher import Champion
+from serving.recommend.recommender import (
+    POPULAR,
+    distances,
+    fill_list,
+    list_explanation,
+    segment_body,
+    with_track_details,
+)
+from serving.release.loaded import LoadedRelease
+from serving.release.watcher import ChampionWatcher
 from serving.schema import Body, Degraded, Reasons, Segment, Track
-from serving.stores.circuit import Circuit
+from serving.stores.circuit import CircuitBreaker
 from serving.stores.interface import NotPublished, UserRow
 
 MAX_EXCLUDED = 200
@@ -82,10 +89,10 @@ class KnownRecommendation(Body):
 
 
 def make_router(
-    champion: Champion,
-    serving: Callable[[Champion], Ready],
+    champion: ChampionWatcher,
+    serving: Callable[[ChampionWatcher], LoadedRelease],
     say: Callable[..., Response],
-    circuit: Circuit,
+    circuit: CircuitBreaker,
     metrics: Metrics,
 ) -> APIRouter:
     """Return the routes of known listeners.
@@ -99,28 +106,28 @@ def make_router(
     """
     router = APIRouter(tags=["users"])
 
-    def asked(ready: Ready, user_id: int) -> tuple[Ready, UserRow]:
+    def find_row(loaded: LoadedRelease, user_id: int) -> tuple[LoadedRelease, UserRow]:
         """Return the release that answers for this listener, and the listener's row."""
         try:
-            row = known(ready, circuit, metrics, user_id)
+            row = require_row(loaded, circuit, metrics, user_id)
         except NotPublished:
-            before = ready.before
+            before = loaded.previous
             if before is None:
                 raise
-            return before, known(before, circuit, metrics, user_id)
-        ready.before = None  # this release's listeners are published: the previous one is no longer needed
-        return ready, row
+            return before, require_row(before, circuit, metrics, user_id)
+        loaded.previous = None  # this release's listeners are published: the previous one is no longer needed
+        return loaded, row
 
     @router.get("/v1/users/{user_id}", responses={200: {"model": KnownUser}, **WRONG})
     def user(user_id: UserId) -> Response:
         """Return vector and segment of a known listener."""
         try:
-            ready, row = asked(serving(champion), user_id)
+            loaded, row = find_row(serving(champion), user_id)
         except NotFound:
             raise
         except OvertureError as error:
             raise HTTPException(503, f"the store is unavailable: {error}") from None
-        return say(about(ready, row), release=ready.name)
+        return say(known_user_body(loaded, row), release=loaded.name)
 
     @router.get("/v1/users/{user_id}/recommendations", responses={200: {"model": KnownRecommendation}, **WRONG})
     def recommendations(
@@ -129,97 +136,97 @@ def make_router(
         exclude: Excluded = [],  # noqa: B006 - FastAPI copies it
     ) -> Response:
         """Recommend tracks to a known listener."""
-        ready = serving(champion)
-        if k > len(ready.tracks):
-            raise BadArgument(f"k: {k} is more than the {len(ready.tracks)} tracks of the release")
+        loaded = serving(champion)
+        if k > len(loaded.tracks):
+            raise BadArgument(f"k: {k} is more than the {len(loaded.tracks)} tracks of the release")
         try:
-            ready, row = asked(ready, user_id)
-            found = recommend(ready, row, min(k, len(ready.tracks)), left_out(ready, exclude))
+            loaded, row = find_row(loaded, user_id)
+            body = recommend(loaded, row, min(k, len(loaded.tracks)), excluded_tracks(loaded, exclude))
         except NotFound:
             raise
         except OvertureError as error:
-            found = stand_in(ready, user_id, k, left_out(ready, exclude), str(error))
-        metrics.answered([{**found, "unknown": {}}])
-        return say(written(ready, found), release=ready.name)
+            body = popular_fallback(loaded, user_id, k, excluded_tracks(loaded, exclude), str(error))
+        metrics.count_lists([{**body, "unknown": {}}])
+        return say(with_track_details(loaded, body), release=loaded.name)
 
     return router
 
 
-def left_out(ready: Ready, track_ids: list[int]) -> set[int]:
+def excluded_tracks(loaded: LoadedRelease, track_ids: list[int]) -> set[int]:
     """Return the track_idx of these track ids; ids that the release does not contain are ignored."""
-    return {ready.track_at[track] for track in track_ids if track in ready.track_at}
+    return {loaded.track_idx[track] for track in track_ids if track in loaded.track_idx}
 
 
-def known(ready: Ready, circuit: Circuit, metrics: Metrics, user_id: int) -> UserRow:
+def require_row(loaded: LoadedRelease, circuit: CircuitBreaker, metrics: Metrics, user_id: int) -> UserRow:
     """Return the store's row of a listener, validated against the release.
 
     Raises:
         NotFound: the store has rows of this release, but none of this user.
-        StoreAway: the store is unavailable.
+        StoreUnavailable: the store is unavailable.
         NotPublished: the store has no row of this release.
         CheckFailed: the row is invalid.
     """
     try:
-        row = circuit.find(ready.name, ready.space_name, user_id)
+        row = circuit.find_user(loaded.name, loaded.space_name, user_id)
         if row is not None:
-            hold(ready, row)
+            check_row(loaded, row)
     except NotPublished:
-        metrics.store("unpublished")
+        metrics.count_store_read("unpublished")
         raise
     except OvertureError:
-        metrics.store("unavailable")
+        metrics.count_store_read("unavailable")
         raise
-    metrics.store("found" if row else "unknown")
+    metrics.count_store_read("found" if row else "unknown")
     if row is None:
         raise NotFound(
-            f"unknown user: neither in the training data of release {ready.name[:12]} nor among the new "
+            f"unknown user: neither in the training data of release {loaded.name[:12]} nor among the new "
             "listeners placed since; POST /v1/recommendations recommends from first-day signals"
         )
     return row
 
 
-def hold(ready: Ready, row: UserRow) -> None:
+def check_row(loaded: LoadedRelease, row: UserRow) -> None:
     """Raise CheckFailed if a row does not belong to the release."""
-    if row.vector_D.shape != (ready.space.d,) or not 0 <= row.segment_id < len(ready.space.centroids_KD):
+    if row.vector_D.shape != (loaded.space.d,) or not 0 <= row.segment_id < len(loaded.space.centroids_KD):
         raise CheckFailed("a row has another width or segment than the release; publish the release again")
-    if not np.isfinite(row.vector_D).all() or any(int(t) not in ready.track_at for t in row.track_ids if t >= 0):
+    if not np.isfinite(row.vector_D).all() or any(int(t) not in loaded.track_idx for t in row.track_ids if t >= 0):
         raise CheckFailed("a row contains invalid numbers, or tracks of another release; publish the release again")
 
 
-def about(ready: Ready, row: UserRow) -> dict[str, Any]:
+def known_user_body(loaded: LoadedRelease, row: UserRow) -> dict[str, Any]:
     """Return the response body of a known listener (KnownUser)."""
     return {
-        "release": ready.name,
-        "week": ready.week,
-        "space": ready.space_name,
+        "release": loaded.name,
+        "week": loaded.week,
+        "space": loaded.space_name,
         "user_id": row.user_id,
         "kind": row.kind,
         "since": row.since,
         "vector": [float(value) for value in row.vector_D],
-        "segment": nearest(ready, row),
+        "segment": row_segment(loaded, row),
     }
 
 
-def nearest(ready: Ready, row: UserRow) -> dict[str, Any]:
+def row_segment(loaded: LoadedRelease, row: UserRow) -> dict[str, Any]:
     """Return the segment of a row as schema.Segment."""
-    (distance,) = distances(ready, row.vector_D[None], np.array([row.segment_id]))
-    return segment_said(ready, row.segment_id, distance)
+    (distance,) = distances(loaded, row.vector_D[None], np.array([row.segment_id]))
+    return segment_body(loaded, row.segment_id, distance)
 
 
-def recommend(ready: Ready, row: UserRow, k: int, taken: set[int]) -> dict[str, Any]:
+def recommend(loaded: LoadedRelease, row: UserRow, k: int, taken: set[int]) -> dict[str, Any]:
     """Return a KnownRecommendation with track_idx: the stored list, then the tracks nearest to the vector."""
-    kept = [ready.track_at[int(track)] for track in row.track_ids if track >= 0]
+    kept = [loaded.track_idx[int(track)] for track in row.track_ids if track >= 0]
     chosen = [i for i in kept if i not in taken][:k]
     short = k - len(chosen)
     if short:
         unwanted = taken.union(kept)
-        n = min(len(ready.tracks), len(unwanted) + short)
-        others = ready.space.methods["full_pers"].recommend(row.vector_D[None], n)[0].tolist()
+        n = min(len(loaded.tracks), len(unwanted) + short)
+        others = loaded.space.methods["full_pers"].recommend(row.vector_D[None], n)[0].tolist()
         chosen += [i for i in others if i not in unwanted][:short]
     return {
-        "release": ready.name,
-        "week": ready.week,
-        "space": ready.space_name,
+        "release": loaded.name,
+        "week": loaded.week,
+        "space": loaded.space_name,
         "user_id": row.user_id,
         "method": STORED,
         "kind": row.kind,
@@ -228,18 +235,22 @@ def recommend(ready: Ready, row: UserRow, k: int, taken: set[int]) -> dict[str, 
         "degraded": None,
         "tracks": chosen,
         "n_computed": max(0, len(chosen) - (k - short)),
-        "segment": nearest(ready, row),
-        "reasons": {"text": says(ready, "full_pers", row.segment_id), "top_signals": None, "n_signals": None},
+        "segment": row_segment(loaded, row),
+        "reasons": {
+            "text": list_explanation(loaded, "full_pers", row.segment_id),
+            "top_signals": None,
+            "n_signals": None,
+        },
     }
 
 
-def stand_in(ready: Ready, user_id: int, k: int, taken: set[int], why: str) -> dict[str, Any]:
+def popular_fallback(loaded: LoadedRelease, user_id: int, k: int, taken: set[int], why: str) -> dict[str, Any]:
     """Return the body of a recommendation (KnownRecommendation) with the most popular tracks, as track_idx."""
-    chosen, _ = filled_up([], taken, k, len(ready.tracks))
+    chosen, _ = fill_list([], taken, k, len(loaded.tracks))
     return {
-        "release": ready.name,
-        "week": ready.week,
-        "space": ready.space_name,
+        "release": loaded.name,
+        "week": loaded.week,
+        "space": loaded.space_name,
         "user_id": user_id,
         "method": POPULAR,
         "kind": None,
@@ -249,5 +260,5 @@ def stand_in(ready: Ready, user_id: int, k: int, taken: set[int], why: str) -> d
         "tracks": chosen,
         "n_computed": 0,
         "segment": None,
-        "reasons": {"text": says(ready, POPULAR, None), "top_signals": None, "n_signals": None},
+        "reasons": {"text": list_explanation(loaded, POPULAR, None), "top_signals": None, "n_signals": None},
     }

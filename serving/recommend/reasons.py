@@ -12,15 +12,15 @@ from typing import Any
 import numpy as np
 
 from models.cold_start.top_k import normalise
-from serving.recommend.signals import completed, first_days
-from serving.release.loaded import Ready
+from serving.recommend.signals import complete_signals, first_days
+from serving.release.loaded import LoadedRelease
 from serving.schema import Listener
 
-CONSIDERED = 60  # number of signals that are removed in turn; further ones are not measured
-SHOWN = 5
+MAX_MEASURED = 60  # number of signals that are removed in turn; further ones are not measured
+MAX_SHOWN = 5
 
 
-def top_signals(ready: Ready, listener: Listener, vector_D: np.ndarray, segment: int) -> dict[str, Any]:
+def top_signals(loaded: LoadedRelease, listener: Listener, vector_D: np.ndarray, segment: int) -> dict[str, Any]:
     """Return `top_signals` and `n_signals` of schema.Reasons.
 
     Raises:
@@ -34,26 +34,28 @@ def top_signals(ready: Ready, listener: Listener, vector_D: np.ndarray, segment:
     if listener.age is not None:
         items.append(("age", listener.age))
     items += [(signal, i) for signal, ids in lists.items() for i in dict.fromkeys(ids)]
-    items = items[:CONSIDERED]
+    items = items[:MAX_MEASURED]
     if not items:
         return {"top_signals": [], "n_signals": 0}
-    who, signals = [], []
+    country_age, signals = [], []
     for signal, item in items:
-        who.append((None if signal == "country" else listener.country, None if signal == "age" else listener.age))
+        country_age.append(
+            (None if signal == "country" else listener.country, None if signal == "age" else listener.age)
+        )
         without = given if signal in ("country", "age") else {**given, signal: [i for i in given[signal] if i != item]}
-        signals.append(completed(ready, without))
-    found_BD = ready.space.vectors(ready.inputs(first_days(who, signals)))
-    gap_BD = normalise(np.concatenate([vector_D[None], found_BD])) - ready.space.centroids_KD[segment]
+        signals.append(complete_signals(loaded, without))
+    found_BD = loaded.space.vectors(loaded.inputs(first_days(country_age, signals)))
+    gap_BD = normalise(np.concatenate([vector_D[None], found_BD])) - loaded.space.centroids_KD[segment]
     distance = np.sqrt(np.vecdot(gap_BD, gap_BD))
-    pull = distance[1:] - distance[0]
-    order = [int(i) for i in np.argsort(-pull, kind="stable")[:SHOWN] if pull[i] > 0]
+    contribution = distance[1:] - distance[0]
+    order = [int(i) for i in np.argsort(-contribution, kind="stable")[:MAX_SHOWN] if contribution[i] > 0]
     return {
         "top_signals": [
             {
                 "signal": items[i][0],
                 "id": items[i][1],
-                "name": name_of(ready, *items[i]),
-                "contribution": round(float(pull[i]), 6),
+                "name": name_of(loaded, *items[i]),
+                "contribution": round(float(contribution[i]), 6),
             }
             for i in order
         ],
@@ -61,8 +63,8 @@ def top_signals(ready: Ready, listener: Listener, vector_D: np.ndarray, segment:
     }
 
 
-def name_of(ready: Ready, signal: str, item: int | str) -> str | None:
+def name_of(loaded: LoadedRelease, signal: str, item: int | str) -> str | None:
     """Return the displayed name of a signal's entity."""
     if isinstance(item, str) or "." not in signal:
         return str(item)
-    return ready.label(signal.split(".")[1], item)
+    return loaded.label(signal.split(".")[1], item)

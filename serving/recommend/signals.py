@@ -12,7 +12,7 @@ from itertools import product
 import numpy as np
 
 from models.cold_start.input_vector import INTERACTIONS, FirstDays, Ragged
-from serving.release.loaded import Ready
+from serving.release.loaded import LoadedRelease
 from serving.schema import Listener
 
 WORDS = {
@@ -35,51 +35,53 @@ BLOCK = {
 }
 
 
-def completed(ready: Ready, lists: dict[str, list[int]]) -> dict[str, list[int]]:
+def complete_signals(loaded: LoadedRelease, lists: dict[str, list[int]]) -> dict[str, list[int]]:
     """Return the same signals with the artists and albums of the tracks, where the request omitted them."""
-    found = dict(lists)
+    completed = dict(lists)
     for word in ON_TRACKS:
-        missing = [level for level in OTHER_LEVELS if f"{word}.{level}" not in found]
-        if missing and found[f"{word}.tracks"]:
-            tracks = [ready.tracks[ready.track_at[i]] for i in found[f"{word}.tracks"] if i in ready.track_at]
+        missing = [level for level in OTHER_LEVELS if f"{word}.{level}" not in completed]
+        if missing and completed[f"{word}.tracks"]:
+            tracks = [loaded.tracks[loaded.track_idx[i]] for i in completed[f"{word}.tracks"] if i in loaded.track_idx]
             for level in missing:
-                found[f"{word}.{level}"] = [t.artist_id if level == "artists" else t.album_id for t in tracks]
-    return found
+                completed[f"{word}.{level}"] = [t.artist_id if level == "artists" else t.album_id for t in tracks]
+    return completed
 
 
-def first_days(who: Sequence[tuple[str | None, int | None]], signals: Sequence[dict[str, list[int]]]) -> FirstDays:
+def first_days(
+    country_age: Sequence[tuple[str | None, int | None]], signals: Sequence[dict[str, list[int]]]
+) -> FirstDays:
     """Return the first days of B listeners.
 
     Args:
-        who: country and age of each listener.
+        country_age: country and age of each listener.
         signals: completed signals of each listener, by name.
     """
-    if len(who) == 1:
-        return FirstDays.single(*who[0], {BLOCK[signal]: ids for signal, ids in signals[0].items() if ids})
-    country = np.array([country for country, _ in who] or [], object)
-    age = np.array([-1 if age is None else age for _, age in who], np.int64)
+    if len(country_age) == 1:
+        return FirstDays.single(*country_age[0], {BLOCK[signal]: ids for signal, ids in signals[0].items() if ids})
+    country = np.array([country for country, _ in country_age] or [], object)
+    age = np.array([-1 if age is None else age for _, age in country_age], np.int64)
     blocks = {}
     for signal, name in BLOCK.items():
-        lists = [one.get(signal, ()) for one in signals]
+        lists = [listener_signals.get(signal, ()) for listener_signals in signals]
         if any(lists):
             blocks[name] = Ragged.from_lists(lists)
     return FirstDays(country, age, blocks)
 
 
-def days_of(ready: Ready, listeners: Sequence[Listener]) -> FirstDays:
+def days_of(loaded: LoadedRelease, listeners: Sequence[Listener]) -> FirstDays:
     """Return the first days of B listeners."""
-    signals = [completed(ready, listener.lists()) for listener in listeners]
+    signals = [complete_signals(loaded, listener.lists()) for listener in listeners]
     return first_days([(listener.country, listener.age) for listener in listeners], signals)
 
 
-def unknown(ready: Ready, listener: Listener) -> dict[str, list[int | str]]:
+def unknown_ids(loaded: LoadedRelease, listener: Listener) -> dict[str, list[int | str]]:
     """Return the ids, by signal and each once, and the country that the release does not contain."""
-    found: dict[str, list[int | str]] = {}
-    if listener.country is not None and listener.country not in ready.space.demographics.country:
-        found["country"] = [listener.country]
+    unknown: dict[str, list[int | str]] = {}
+    if listener.country is not None and listener.country not in loaded.space.demographics.country:
+        unknown["country"] = [listener.country]
     for signal, ids in listener.lists().items():
         if ids:
-            known = ready.known[signal.split(".")[1]]
+            known = loaded.known_ids[signal.split(".")[1]]
             if not known.issuperset(ids):
-                found[signal] = list(dict.fromkeys(i for i in ids if i not in known))
-    return found
+                unknown[signal] = list(dict.fromkeys(i for i in ids if i not in known))
+    return unknown

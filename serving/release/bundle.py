@@ -37,7 +37,7 @@ READS = ("catalog", "demographic_vectors", "entity_vectors", "first_day", "segme
 
 
 @dataclass(frozen=True)
-class OpenSpace:
+class SpaceBundle:
     """One space of a release. Arrays are memory-mapped."""
 
     folder: Path
@@ -45,8 +45,8 @@ class OpenSpace:
 
     def array(self, name: str) -> np.ndarray:
         """Return an array of the space, memory-mapped, such as track_vectors (N, d)."""
-        found: np.ndarray = np.load(self.folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
-        return found
+        values: np.ndarray = np.load(self.folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+        return values
 
     @cached_property
     def network(self) -> onnxruntime.InferenceSession:
@@ -68,8 +68,8 @@ class OpenSpace:
     @cached_property
     def segments(self) -> list[dict[str, Any]]:
         """The displayed description of each segment: {segment_id, size, card}."""
-        found: list[dict[str, Any]] = json.loads((self.folder / "segments.json").read_text())
-        return found
+        segments: list[dict[str, Any]] = json.loads((self.folder / "segments.json").read_text())
+        return segments
 
     @cached_property
     def demographics(self) -> Demographics:
@@ -115,7 +115,7 @@ class Release:
 
     folder: Path
     provenance: dict[str, Any]
-    spaces: dict[str, OpenSpace]
+    spaces: dict[str, SpaceBundle]
 
     @cached_property
     def track_ids(self) -> np.ndarray:
@@ -126,22 +126,22 @@ class Release:
     def names(self) -> dict[str, list[str | None]]:
         """Names of the tracks by track_idx: title, artist_name, genre; all unknown in an older bundle."""
         try:
-            found: dict[str, list[str | None]] = json.loads((self.folder / "tracks" / "names.json").read_text())
+            names: dict[str, list[str | None]] = json.loads((self.folder / "tracks" / "names.json").read_text())
         except FileNotFoundError:
-            found = {}
-        return {column: found.get(column) or [None] * len(self.track_ids) for column in NAMES}
+            names = {}
+        return {column: names.get(column) or [None] * len(self.track_ids) for column in NAMES}
 
     @cached_property
     def training_inputs(self) -> dict[str, Any] | None:
         """Distribution of the first days of training (serving/release/input_drift.py); None in an older bundle."""
         try:
-            found: dict[str, Any] = json.loads((self.folder / "inputs.json").read_text())
+            reference: dict[str, Any] = json.loads((self.folder / "inputs.json").read_text())
         except FileNotFoundError:
             return None
-        return found
+        return reference
 
     @property
-    def answers(self) -> tuple[str, str]:
+    def space_and_method(self) -> tuple[str, str]:
         """Space and method that the release was promoted to recommend with."""
         gate = self.provenance["settings"]["gate"]
         return gate["space"], gate["method"]
@@ -161,8 +161,8 @@ class Release:
 
 
 def _ids(release: Path, column: str) -> np.ndarray:
-    found: np.ndarray = np.load(release / "tracks" / f"{column}.npy", mmap_mode="r", allow_pickle=False)
-    return found
+    ids_N: np.ndarray = np.load(release / "tracks" / f"{column}.npy", mmap_mode="r", allow_pickle=False)
+    return ids_N
 
 
 def bundle_layout(d: int) -> dict[str, Any]:
@@ -206,5 +206,5 @@ def open_release(folder: Path, check: bool = True) -> Release:
         layout = json.loads(path.read_text())
         if any(layout.get(key) != wanted for key, wanted in bundle_layout(layout["d"]).items()):
             raise CheckFailed(f"release {folder.name[:12]}: {path.parent.name}/layout.json is another program's layout")
-        spaces[path.parent.name] = OpenSpace(path.parent, layout)
+        spaces[path.parent.name] = SpaceBundle(path.parent, layout)
     return Release(folder, provenance, spaces)

@@ -26,11 +26,11 @@ def digest(content: bytes) -> str:
 
 def file_digest(path: Path) -> str:
     """Return the SHA-256 of a file, read in chunks."""
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     with path.open("rb") as source:
         while piece := source.read(CHUNK):
-            found.update(piece)
-    return found.hexdigest()
+            digest.update(piece)
+    return digest.hexdigest()
 
 
 def sync(path: Path) -> None:

@@ -5,7 +5,7 @@ Measure  population stability index, sum of (p - q) * ln(p / q) over the classes
          worth a look, above 0.25 drifted (Siddiqi 2006); p is what the service receives, q the training split
 Features country, age class, and for each of the 18 blocks of first-day signals the number of ids in it; "none" and
          "unknown" are classes, so that a signal that stops arriving shows
-Window   exponential decay over listeners; the reference and the window are counted by `Classes`
+Window   exponential decay over listeners; the reference and the window are counted by `FeatureClasses`
 Cost     some microseconds per listener; indices are computed every `EVERY` listeners and when they are read
 """
 
@@ -34,7 +34,7 @@ _NUMBER = tuple(bisect_right(STARTS, n) for n in range(STARTS[-1] + 1))  # class
 _AGE = tuple(age_class(age) for age in range(131))
 
 
-class Classes:
+class FeatureClasses:
     """The position of each class of each feature in one row of counts: country, age, then the blocks.
 
     Plain Python on purpose: for one listener it is several times as fast as arrays.
@@ -68,17 +68,17 @@ class Classes:
 
     def with_none(self, counts: np.ndarray, total: float) -> np.ndarray:
         """Return counts by class, where a block's "none" counts the listeners in no other class of it."""
-        found = counts.copy()
+        completed = counts.copy()
         for start in self._block.values():
-            found[start] = total - counts[start + 1 : start + len(NUMBERS)].sum()
-        return found
+            completed[start] = total - counts[start + 1 : start + len(NUMBERS)].sum()
+        return completed
 
 
 def reference(days: FirstDays) -> dict[str, Any]:
     """Return the reference that a release contains: the number of training listeners in each class, by feature."""
     often = Counter(code for code in days.country.tolist() if code is not None)
     known = sorted(sorted(often, key=lambda code: (-often[code], code))[:COUNTRIES])
-    classes = Classes(known)
+    classes = FeatureClasses(known)
     counts = np.zeros(classes.size)
     for at in classes.of(days):
         counts[at] += 1
@@ -90,26 +90,27 @@ def reference(days: FirstDays) -> dict[str, Any]:
     return {"format": 1, "split": "train", "n_users": len(days), "features": features}
 
 
-def psi(seen: np.ndarray, expected: np.ndarray, starts: np.ndarray) -> np.ndarray:
+def psi(observed: np.ndarray, expected: np.ndarray, starts: np.ndarray) -> np.ndarray:
     """Return the stability index of each feature.
 
     Half a listener is added to every class on both sides, so that an empty class has little weight and no division by
     zero occurs.
 
     Args:
-        seen: weights by class of the window, features end to end.
+        observed: weights by class of the window, features end to end.
         expected: weights by class of the reference.
         starts: first position of each feature.
     """
-    sizes = np.diff(np.append(starts, seen.size))
+    sizes = np.diff(np.append(starts, observed.size))
     p, q = (
-        (counts + 0.5) / np.repeat(np.add.reduceat(counts, starts) + 0.5 * sizes, sizes) for counts in (seen, expected)
+        (counts + 0.5) / np.repeat(np.add.reduceat(counts, starts) + 0.5 * sizes, sizes)
+        for counts in (observed, expected)
     )
-    found: np.ndarray = np.add.reduceat((p - q) * np.log(p / q), starts)
-    return found
+    index_per_feature: np.ndarray = np.add.reduceat((p - q) * np.log(p / q), starts)
+    return index_per_feature
 
 
-def opened(reference: dict[str, Any]) -> tuple[Classes, np.ndarray]:
+def parse_reference(reference: dict[str, Any]) -> tuple[FeatureClasses, np.ndarray]:
     """Return the classes of a reference and its counts, features end to end.
 
     Raises:
@@ -118,7 +119,7 @@ def opened(reference: dict[str, Any]) -> tuple[Classes, np.ndarray]:
     if reference["format"] != 1:
         raise ValueError(f"{NAME}: format {reference['format']} is not known here")
     features = reference["features"]
-    classes = Classes(features["country"]["classes"][:-2])
+    classes = FeatureClasses(features["country"]["classes"][:-2])
     if {name: features[name]["classes"] for name in features} != classes.names:
         raise ValueError(f"{NAME}: its features or classes are not those of this program")
     return classes, np.concatenate([np.asarray(features[name]["counts"], float) for name in classes.names])
@@ -130,29 +131,29 @@ def compare(reference: dict[str, Any], days: FirstDays) -> dict[str, float]:
     Raises:
         ValueError: as `opened`.
     """
-    classes, expected = opened(reference)
+    classes, expected = parse_reference(reference)
     counts = np.zeros(classes.size)
     for at in classes.of(days):
         counts[at] += 1
-    found = psi(classes.with_none(counts, len(days)), expected, classes.starts)
-    return dict(zip(classes.names, found.tolist(), strict=True))
+    index_per_feature = psi(classes.with_none(counts, len(days)), expected, classes.starts)
+    return dict(zip(classes.names, index_per_feature.tolist(), strict=True))
 
 
-class Blind:
-    """Replaces `Watch` where a release has no training distribution: it counts nothing and reports nothing."""
+class NoDriftMonitor:
+    """Replaces `DriftMonitor` where a release has no training distribution: it counts nothing and reports nothing."""
 
-    def seen(self, days: FirstDays) -> FirstDays:
+    def count(self, days: FirstDays) -> FirstDays:
         """Return the days unchanged."""
         return days
 
-    def tell(self, to: Callable[[dict[str, float]], None]) -> None:
+    def set_callback(self, callback: Callable[[dict[str, float]], None]) -> None:
         """Do nothing."""
 
     def refresh(self) -> None:
         """Do nothing."""
 
 
-class Watch(Blind):
+class DriftMonitor(NoDriftMonitor):
     """Counts the listeners of one release against its training split.
 
     The window decays: instead of scaling down every count with each listener, each listener has a slightly larger
@@ -169,14 +170,14 @@ class Watch(Blind):
         Raises:
             ValueError: it has another format or other classes.
         """
-        self._classes, self._expected = opened(reference)
+        self._classes, self._expected = parse_reference(reference)
         self._counts, self._total, self._step = [0.0] * self._classes.size, 0.0, 1.0
         self._grow = WINDOW / (WINDOW - 1)
         self._since = 0
         self._tell: Callable[[dict[str, float]], None] | None = None
         self._lock = threading.Lock()
 
-    def seen(self, days: FirstDays) -> FirstDays:
+    def count(self, days: FirstDays) -> FirstDays:
         """Count these listeners; return the days unchanged."""
         with self._lock:
             counts, step = self._counts, self._step
@@ -194,9 +195,9 @@ class Watch(Blind):
             self.refresh()
         return days
 
-    def tell(self, to: Callable[[dict[str, float]], None]) -> None:
+    def set_callback(self, callback: Callable[[dict[str, float]], None]) -> None:
         """Set the callback that receives the indices when they are computed."""
-        self._tell = to
+        self._tell = callback
 
     def indices(self) -> dict[str, float]:
         """Return the stability index by feature, and the window's weight as `listeners`; empty at first."""
@@ -205,11 +206,11 @@ class Watch(Blind):
             counts = np.array(self._counts) / self._step
         if not total:
             return {}
-        found = psi(self._classes.with_none(counts, total), self._expected, self._classes.starts)
-        return {**dict(zip(self._classes.names, found.tolist(), strict=True)), "listeners": total}
+        index_per_feature = psi(self._classes.with_none(counts, total), self._expected, self._classes.starts)
+        return {**dict(zip(self._classes.names, index_per_feature.tolist(), strict=True)), "listeners": total}
 
     def refresh(self) -> None:
         """Compute the indices and report them."""
         self._since = 0
-        if self._tell is not None and (found := self.indices()):
-            self._tell(found)
+        if self._tell is not None and (indices := self.indices()):
+            self._tell(indices)

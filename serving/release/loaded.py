@@ -1,6 +1,6 @@
 """A release prepared to recommend: every file opened, every lookup table built, before the first request.
 
-A request uses one `Ready` from start to end, so that no response mixes two releases. Arrays stay memory-mapped:
+A request uses one `LoadedRelease` from start to end, so that no response mixes two releases. Arrays stay memory-mapped:
 processes
 share them through the page cache of the operating system.
 """
@@ -18,23 +18,23 @@ from models.cold_start.methods import Method
 from models.cold_start.nearest_centroid import Centroids
 from models.cold_start.top_k import ItemIndex, normalise
 from serving.release import input_drift
-from serving.release.bundle import OpenSpace, Release
+from serving.release.bundle import Release, SpaceBundle
 from serving.release.onnx_session import finite
 from serving.release.pointer import Pointer
 
-OURS = ("semi_pers", "full_pers", "blend")
+RELEASE_METHODS = ("semi_pers", "full_pers", "blend")
 KIND_OF = {"tracks": "song", "artists": "artist", "albums": "album", "playlists": "playlist"}
 
 
-def as_it_is(vectors_BD: np.ndarray) -> np.ndarray:
+def identity(vectors_BD: np.ndarray) -> np.ndarray:
     """Return the vectors unchanged: replaces the network where a listener's vector is already known."""
     return vectors_BD
 
 
-class ReadySpace:
+class LoadedSpace:
     """One space: its arrays, its methods over listeners' vectors, and the problems of its network."""
 
-    def __init__(self, space: OpenSpace, answers: bool) -> None:
+    def __init__(self, space: SpaceBundle, recommends: bool) -> None:
         """Open the space; `answers` is whether the release recommends from it.
 
         Raises:
@@ -52,11 +52,11 @@ class ReadySpace:
         self.problems: dict[str, str] = {}
         self._items: dict[str, tuple[np.ndarray, ItemIndex] | None] = {}
         self.methods: dict[str, Method] = {"popularity": space.method("popularity")}
-        for name in OURS if answers else ():
+        for name in RELEASE_METHODS if recommends else ():
             if name == "blend" and not (space.folder / "blend").is_dir():
                 continue
             try:
-                self.methods[name] = space.method(name, as_it_is)
+                self.methods[name] = space.method(name, identity)
             except CheckFailed as error:
                 self.problems[name] = str(error)
         try:
@@ -109,7 +109,7 @@ class Track:
     genre: str | None
 
 
-class Ready:
+class LoadedRelease:
     """A release that can recommend.
 
     Raises:
@@ -118,12 +118,12 @@ class Ready:
 
     def __init__(self, release: Release, pointer: Pointer) -> None:
         self.release, self.pointer, self.name, self.week = release, pointer, release.folder.name, release.week
-        self.space_name, self.configured = release.answers
+        self.space_name, self.configured = release.space_and_method
         if self.space_name not in release.spaces:
             raise CheckFailed(f"release {self.name[:12]}: it answers from {self.space_name}, which it does not hold")
         evaluation = release.provenance["settings"].get("evaluation", {})
         self.leave_out_first_day = bool(evaluation.get("leave_out_first_day", False))
-        self.spaces = {name: ReadySpace(space, name == self.space_name) for name, space in release.spaces.items()}
+        self.spaces = {name: LoadedSpace(space, name == self.space_name) for name, space in release.spaces.items()}
         self.space = self.spaces[self.space_name]
         if self.configured not in (*self.space.methods, *self.space.problems):
             raise CheckFailed(f"release {self.name[:12]}: it answers with {self.configured}, which it does not hold")
@@ -141,7 +141,7 @@ class Ready:
                 f"release {self.name[:12]}: {len(self.tracks)} tracks, {len(self.space.tracks_ND)} vectors"
             )
         # As schema.Track, already in JSON: a response joins fifty of them.
-        self.shown = [
+        self.track_json = [
             orjson.Fragment(
                 orjson.dumps(
                     {
@@ -155,32 +155,32 @@ class Ready:
             )
             for track in self.tracks
         ]
-        self.track_at = {track.track_id: i for i, track in enumerate(self.tracks)}
+        self.track_idx = {track.track_id: i for i, track in enumerate(self.tracks)}
         # The most popular track of an artist or an album gives it its name and its rank.
-        self.first_at: dict[str, dict[int, int]] = {"artists": {}, "albums": {}}
+        self.most_popular_at: dict[str, dict[int, int]] = {"artists": {}, "albums": {}}
         for i, track in enumerate(self.tracks):
-            self.first_at["artists"].setdefault(track.artist_id, i)
-            self.first_at["albums"].setdefault(track.album_id, i)
+            self.most_popular_at["artists"].setdefault(track.artist_id, i)
+            self.most_popular_at["albums"].setdefault(track.album_id, i)
         # Ids that have a vector. Looking up a few ids in a set is much faster than searching arrays.
         entities = self.space.entities.ids
-        self.known = {kind: frozenset(entities[name].tolist()) for kind, name in KIND_OF.items()}
+        self.known_ids = {kind: frozenset(entities[name].tolist()) for kind, name in KIND_OF.items()}
         self.space.of_kind("playlists")
         self.notes: dict[str, str] = {}
         self.watch = self._watch()
-        self.before: Ready | None = None  # serves known listeners until this release's are published
+        self.previous: LoadedRelease | None = None  # serves known listeners until this release's are published
 
-    def _watch(self) -> input_drift.Blind:
+    def _watch(self) -> input_drift.NoDriftMonitor:
         """Return the drift monitor; an older release has no training distribution."""
         if self.release.training_inputs is None:
             self.notes["drift"] = (
                 f"not measured: this release holds no {input_drift.NAME}, it was made before there was one"
             )
-            return input_drift.Blind()
+            return input_drift.NoDriftMonitor()
         try:
-            return input_drift.Watch(self.release.training_inputs)
+            return input_drift.DriftMonitor(self.release.training_inputs)
         except (ValueError, KeyError, TypeError) as error:
             self.notes["drift"] = f"not measured: {error}"
-            return input_drift.Blind()
+            return input_drift.NoDriftMonitor()
 
     @property
     def problems(self) -> dict[str, str]:
@@ -194,7 +194,7 @@ class Ready:
     def label(self, kind: str, entity_id: int) -> str | None:
         """Return the displayed name of an entity, if it has one."""
         if kind == "tracks":
-            at = self.track_at.get(entity_id)
+            at = self.track_idx.get(entity_id)
             return None if at is None else self.tracks[at].title
-        at = self.first_at.get(kind, {}).get(entity_id)
+        at = self.most_popular_at.get(kind, {}).get(entity_id)
         return self.tracks[at].artist if at is not None and kind == "artists" else None

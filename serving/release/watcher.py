@@ -20,18 +20,18 @@ from typing import Any, Generic, Protocol, TypeVar
 from contracts.errors import OvertureError
 from serving.release import pointer
 from serving.release.bundle import open_release
-from serving.release.loaded import Ready
+from serving.release.loaded import LoadedRelease
 from serving.release.pointer import Pointer
 
 RETRY_S = 15.0  # a refused release is tried again after this time: it may have been repaired
 Event = Callable[..., None]
 
 
-def silent(event: str, **facts: Any) -> None:
+def ignore_event(event: str, **facts: Any) -> None:
     """Ignore an event."""
 
 
-class Serves(Protocol):
+class OpenedRelease(Protocol):
     """An opened release of any engine."""
 
     name: str
@@ -43,25 +43,25 @@ class Serves(Protocol):
         """Unusable parts of the release, with the reason."""
 
 
-R = TypeVar("R", bound=Serves)
+R = TypeVar("R", bound=OpenedRelease)
 
 
-class Follower(Generic[R]):
+class ReleaseWatcher(Generic[R]):
     """Keeps one release of an engine open and follows its pointer."""
 
     def __init__(
-        self, home: Path, opens: Callable[[Path, Pointer], R], poll_s: float, event: Event, promote: str
+        self, home: Path, open_bundle: Callable[[Path, Pointer], R], poll_s: float, event: Event, promote: str
     ) -> None:
         """Prepare to follow a pointer.
 
         Args:
             home: folder above the releases.
-            opens: `opens(folder, pointer)` opens a release.
+            open_bundle: `open_bundle(folder, pointer)` opens a release.
             poll_s: interval between two reads of the pointer, in seconds.
             event: `event(name, **facts)` is called on swaps and refusals.
             promote: the command to suggest where there is no release yet.
         """
-        self.home, self.opens, self.poll_s, self.event, self.promote = home, opens, poll_s, event, promote
+        self.home, self.open_bundle, self.poll_s, self.event, self.promote = home, open_bundle, poll_s, event, promote
         self.current: R | None = None
         self.problem: str | None = "the service has not looked for a release yet"
         self._refused: tuple[Pointer, float] | None = None
@@ -75,7 +75,7 @@ class Follower(Generic[R]):
             try:
                 now = pointer.read(self.home)
             except (OvertureError, OSError) as error:
-                self.problem = self._why(error)
+                self.problem = self._public_reason(error)
                 return
             if now is None:
                 folder = pointer.releases(self.home)
@@ -87,37 +87,37 @@ class Follower(Generic[R]):
 
     def _follow(self, now: Pointer) -> None:
         try:
-            found = self._open(now.release, now)
-            if found.problems and self.current is not None:
-                parts = "; ".join(f"{part}: {why}" for part, why in found.problems.items())
+            release = self._open(now.release, now)
+            if release.problems and self.current is not None:
+                parts = "; ".join(f"{part}: {why}" for part, why in release.problems.items())
                 raise OvertureError(f"release {now.release[:12]} is not whole ({parts})")
         except Exception as error:  # a damaged bundle can fail in any way; the old release must not be affected
             self._refuse(now, error)
             return
-        self._put(found, None)
+        self._swap_in(release, None)
 
     def _open(self, release: str, now: Pointer) -> R:
-        return self.opens(pointer.releases(self.home) / release, now)
+        return self.open_bundle(pointer.releases(self.home) / release, now)
 
-    def _put(self, found: R, problem: str | None) -> None:
+    def _swap_in(self, release: R, problem: str | None) -> None:
         before = self.current.name if self.current else None
         self.problem = problem
-        self.current = found
+        self.current = release
         if problem is None:
             self._refused = None
-        self.event("release", release=found.name, before=before, week=found.week, degraded=sorted(found.problems))
+        self.event("release", release=release.name, before=before, week=release.week, degraded=sorted(release.problems))
 
     def _refuse(self, now: Pointer, error: Exception) -> None:
         self._refused = (now, time.monotonic())
-        self.problem = self._why(error)
+        self.problem = self._public_reason(error)
         self.event("refused", release=now.release, why=self.problem)
         if self.current is None and now.previous:
             try:
-                self._put(self._open(now.previous, now), self.problem)
+                self._swap_in(self._open(now.previous, now), self.problem)
             except Exception as second:  # neither can be opened: the first reason is reported
-                self.event("refused", release=now.previous, why=self._why(second))
+                self.event("refused", release=now.previous, why=self._public_reason(second))
 
-    def _why(self, error: Exception) -> str:
+    def _public_reason(self, error: Exception) -> str:
         """Return the reason without paths of this machine, because anyone may read it."""
         return (str(error) or type(error).__name__).replace(f"{self.home}/", "")
 
@@ -132,7 +132,7 @@ class Follower(Generic[R]):
             try:
                 self.refresh()
             except Exception as error:  # the thread must survive any error of the disk
-                self.problem = self._why(error)
+                self.problem = self._public_reason(error)
 
     def stop(self) -> None:
         """End the thread."""
@@ -141,18 +141,22 @@ class Follower(Generic[R]):
             self._thread.join()
 
 
-class Champion(Follower[Ready]):
+class ChampionWatcher(ReleaseWatcher[LoadedRelease]):
     """Follows the champion that recommends to new listeners."""
 
-    def __init__(self, home: Path, poll_s: float = 1.0, event: Event = silent) -> None:
+    def __init__(self, home: Path, poll_s: float = 1.0, event: Event = ignore_event) -> None:
         """Prepare to follow the champion of a home."""
         super().__init__(
-            home, lambda folder, now: Ready(open_release(folder), now), poll_s, event, "overture release promote"
+            home,
+            lambda folder, now: LoadedRelease(open_release(folder), now),
+            poll_s,
+            event,
+            "overture release promote",
         )
 
-    def _put(self, found: Ready, problem: str | None) -> None:
+    def _swap_in(self, release: LoadedRelease, problem: str | None) -> None:
         """Swap the release in. The previous one stays open, older ones are closed."""
         if self.current is not None:
-            self.current.before = None
-        found.before = self.current
-        super()._put(found, problem)
+            self.current.previous = None
+        release.previous = self.current
+        super()._swap_in(release, problem)

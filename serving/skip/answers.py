@@ -38,7 +38,7 @@ UNKNOWN = -1
 
 
 @dataclass(frozen=True)
-class Told:
+class ListenPredictions:
     """Predictions for the known tracks: positions in the request, plays, listening probabilities."""
 
     place_N: NDArray[np.int64]
@@ -48,64 +48,64 @@ class Told:
     recent: dict[str, int]
 
 
-def moment(asked: SkipContext) -> int:
+def request_second(request: SkipContext) -> int:
     """Return the requested second, or now."""
-    return int((asked.at or datetime.now(UTC)).timestamp())
+    return int((request.at or datetime.now(UTC)).timestamp())
 
 
-def predict(release: SkipRelease, asked: SkipContext, track_ids: Sequence[int]) -> Told:
+def predict(release: SkipRelease, request: SkipContext, track_ids: Sequence[int]) -> ListenPredictions:
     """Return the listening probabilities of the tracks that the release contains.
 
     Raises:
         BadArgument: the requested time, or a recent play, does not match the release's time.
     """
-    at = moment(asked)
+    at = request_second(request)
     if at < release.state_until:
         until = datetime.fromtimestamp(release.state_until, UTC).isoformat()
         raise BadArgument(f"at: release {release.name[:12]} contains plays up to {until}; request a later time")
-    wrong = sum(int(play.at.timestamp()) >= at for play in asked.recent)
+    wrong = sum(int(play.at.timestamp()) >= at for play in request.recent)
     if wrong:
         raise BadArgument(f"recent: {wrong} plays are not before the requested time")
     wanted = np.asarray(track_ids, np.int64)
     tracks, there = release.state.tracks_of(wanted)
-    recent, told = recent_rows(release, asked)
-    rows = joined(recent, described(asked, tracks, at))
+    recent, n_recent_plays = recent_play_rows(release, request)
+    rows = concatenate_rows(recent, candidate_rows(request, tracks, at))
     n_recent = len(recent["ts"])
     carried = release.state.carried(rows)
     counts = track_counts(rows, carried) | user_counts(rows, carried, release.gap_s)
-    counts |= shared_counts(rows, rows["ts"] // DAY_S, shared(recent, carried))
-    everybody = np.full(len(rows["ts"]), release.everybody)
-    found = known(rows, counts, everybody, release.gap_s, release.smoothing)
-    if asked.age is None:
-        found["user_age"] = np.full(len(rows["ts"]), np.nan)
-    if asked.gender is None:
-        found["md_mf_group"] = np.full(len(rows["ts"]), UNKNOWN)
-    mine = {name: column[n_recent:] for name, column in rows.items()}
-    plays = as_plays(mine, {n: c[n_recent:] for n, c in found.items()}, release.names, release.categories)
+    counts |= shared_counts(rows, rows["ts"] // DAY_S, shared_daily_counts(recent, carried))
+    mean_probability = np.full(len(rows["ts"]), release.mean_probability)
+    features = known(rows, counts, mean_probability, release.gap_s, release.smoothing)
+    if request.age is None:
+        features["user_age"] = np.full(len(rows["ts"]), np.nan)
+    if request.gender is None:
+        features["md_mf_group"] = np.full(len(rows["ts"]), UNKNOWN)
+    requested_rows = {name: column[n_recent:] for name, column in rows.items()}
+    plays = as_plays(requested_rows, {n: c[n_recent:] for n, c in features.items()}, release.names, release.categories)
     plays = release.cleaned(plays)
-    log = history(release, asked.user_id, recent)
+    log = history(release, request.user_id, recent)
     listen_N = release.predict(plays, log) if len(plays) else np.zeros(0)
-    return Told(np.flatnonzero(there), plays, listen_N, wanted[~there].tolist(), told)
+    return ListenPredictions(np.flatnonzero(there), plays, listen_N, wanted[~there].tolist(), n_recent_plays)
 
 
-def described(asked: SkipContext, tracks: dict[str, np.ndarray], at: int) -> dict[str, np.ndarray]:
+def candidate_rows(request: SkipContext, tracks: dict[str, np.ndarray], at: int) -> dict[str, np.ndarray]:
     """Return known tracks as plays without an outcome, all at one second."""
     n = len(tracks["track_id"])
     same = {
         "ts": at,
-        "user_id": asked.user_id,
+        "user_id": request.user_id,
         "listened": UNKNOWN,
-        "context_type": code(asked.context_type),
-        "platform_name": code(asked.platform_name),
-        "platform_family": code(asked.platform_family),
-        "user_gender": code(asked.gender),
-        "user_age": code(asked.age),
+        "context_type": category_code(request.context_type),
+        "platform_name": category_code(request.platform_name),
+        "platform_family": category_code(request.platform_family),
+        "user_gender": category_code(request.gender),
+        "user_age": category_code(request.age),
     }
     rows = {name: np.full(n, value, np.int64) for name, value in same.items()}
-    return timed(rows | {"is_flow": np.full(n, asked.is_flow)} | tracks)
+    return add_time_keys(rows | {"is_flow": np.full(n, request.is_flow)} | tracks)
 
 
-def timed(rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def add_time_keys(rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Return rows with the keys derived from their second and from Flow, as in jobs/skip/build_features.py."""
     return rows | {
         "daypart": rows["ts"] % DAY_S // (6 * HOUR_S),
@@ -113,44 +113,50 @@ def timed(rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     }
 
 
-def shared(recent: dict[str, np.ndarray], carried: dict[str, Carried]) -> dict[str, Daily]:
+def shared_daily_counts(recent: dict[str, np.ndarray], carried: dict[str, Carried]) -> dict[str, Daily]:
     """Return the daily counts of keys that many listeners share, the request's recent plays included."""
-    found, one = {}, np.ones(len(recent["ts"]), np.int64)
+    counts, ones = {}, np.ones(len(recent["ts"]), np.int64)
     for kind, (first, second) in SHARED.items():
         entries = {
             "key": recent[first],
-            "other": recent[second] if second is not None else np.full(len(one), NO_KEY),
+            "other": recent[second] if second is not None else np.full(len(ones), NO_KEY),
             "day": recent["ts"] // DAY_S,
-            "n_plays": one,
+            "n_plays": ones,
             "n_listened": recent["listened"],
         }
-        found[kind] = Daily.of(entries, carried[kind])
-    return found
+        counts[kind] = Daily.of(entries, carried[kind])
+    return counts
 
 
-def code(value: int | None) -> int:
+def category_code(value: int | None) -> int:
     """Return a category, or -1 if it is not given."""
     return UNKNOWN if value is None else value
 
 
-def recent_rows(release: SkipRelease, asked: SkipContext) -> tuple[dict[str, np.ndarray], dict[str, int]]:
+def recent_play_rows(release: SkipRelease, request: SkipContext) -> tuple[dict[str, np.ndarray], dict[str, int]]:
     """Return the request's recent plays that the state lacks, by time, and counts of used and dropped plays."""
-    since = max(release.state_until, release.state.last_ts(asked.user_id) + 1)
-    new = sorted((play for play in asked.recent if play.at.timestamp() >= since), key=lambda play: play.at)
+    since = max(release.state_until, release.state.last_ts(request.user_id) + 1)
+    new = sorted((play for play in request.recent if play.at.timestamp() >= since), key=lambda play: play.at)
     tracks, there = release.state.tracks_of(np.asarray([play.track_id for play in new], np.int64))
     used = [play for play, is_known in zip(new, there, strict=True) if is_known]
-    rows = described(asked, tracks, 0)
+    rows = candidate_rows(request, tracks, 0)
     rows["ts"] = np.asarray([int(play.at.timestamp()) for play in used], np.int64)
     rows["listened"] = np.asarray([int(play.listened) for play in used], np.int64)
     rows["is_flow"] = np.asarray([play.is_flow for play in used], bool)
     for name in ("context_type", "platform_name", "platform_family"):
         own = [getattr(play, name) for play in used]
-        rows[name] = np.where([one is None for one in own], rows[name], [code(one) for one in own]).astype(np.int64)
-    told = {"used": len(used), "already_known": len(asked.recent) - len(new), "unknown_tracks": len(new) - len(used)}
-    return timed(rows), told
+        rows[name] = np.where([one is None for one in own], rows[name], [category_code(one) for one in own]).astype(
+            np.int64
+        )
+    n_plays = {
+        "used": len(used),
+        "already_known": len(request.recent) - len(new),
+        "unknown_tracks": len(new) - len(used),
+    }
+    return add_time_keys(rows), n_plays
 
 
-def joined(first: dict[str, np.ndarray], second: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def concatenate_rows(first: dict[str, np.ndarray], second: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Return two sets of rows, one after the other."""
     return {name: np.concatenate([first[name], second[name]]) for name in second}
 
@@ -160,7 +166,7 @@ def history(release: SkipRelease, user_id: int, recent: dict[str, np.ndarray]) -
 
     Ids are cleaned as in training, so that rare ones are equal.
     """
-    if not release.looks_back:
+    if not release.reads_history:
         return Log.empty()
     columns = {
         name: release.cleaning.category(f"{name}_id", recent[f"{name}_id"])
@@ -170,68 +176,76 @@ def history(release: SkipRelease, user_id: int, recent: dict[str, np.ndarray]) -
     return release.state.history(user_id).union(Log(columns))
 
 
-def skips(release: SkipRelease, asked: SkipRequest) -> dict[str, Any]:
+def skips_response(release: SkipRelease, request: SkipRequest) -> dict[str, Any]:
     """Return the response body of POST /v1/skips."""
-    told = predict(release, asked, asked.tracks)
-    why: list[str | None] = [None] * len(told.listen_N)
-    if asked.explain and release.explanation is not None:
-        found = reasons(release.explanation, told.plays)
-        why = [sentence(one, float(p)) for one, p in zip(found, told.listen_N, strict=True)]
+    predictions = predict(release, request, request.tracks)
+    sentences: list[str | None] = [None] * len(predictions.listen_N)
+    if request.explain and release.explanation is not None:
+        reasons_per_play = reasons(release.explanation, predictions.plays)
+        sentences = [
+            sentence(play_reasons, float(p))
+            for play_reasons, p in zip(reasons_per_play, predictions.listen_N, strict=True)
+        ]
     tracks = [
-        {"track_id": asked.tracks[int(place)], "skip_probability": 1 - float(p), "reason": reason}
-        for place, p, reason in zip(told.place_N, told.listen_N, why, strict=True)
+        {"track_id": request.tracks[int(place)], "skip_probability": 1 - float(p), "reason": reason}
+        for place, p, reason in zip(predictions.place_N, predictions.listen_N, sentences, strict=True)
     ]
-    return {**about(release, asked), "tracks": tracks, "unknown": told.unknown, "recent": told.recent}
+    return {
+        **release_fields(release, request),
+        "tracks": tracks,
+        "unknown": predictions.unknown,
+        "recent": predictions.recent,
+    }
 
 
-def about(release: SkipRelease, asked: SkipContext) -> dict[str, Any]:
+def release_fields(release: SkipRelease, request: SkipContext) -> dict[str, Any]:
     """Return the fields that describe the release and whether it contains the listener."""
     return {
         "release": release.name,
         "week": release.week,
-        "user_id": asked.user_id,
-        "known_user": release.state.last_ts(asked.user_id) >= 0,
+        "user_id": request.user_id,
+        "known_user": release.state.last_ts(request.user_id) >= 0,
         "state_as_of": datetime.fromtimestamp(release.state_until, UTC).isoformat(),
     }
 
 
-def reranked(release: SkipRelease, asked: RerankRequest) -> dict[str, Any]:
+def rerank_response(release: SkipRelease, request: RerankRequest) -> dict[str, Any]:
     """Return the response body of POST /v1/rerank.
 
     A track that the release does not contain gets the mean probability of the known ones (of all plays, if none is
     known), and an
     artist of its own.
     """
-    ids = [track.track_id for track in asked.tracks]
-    told = predict(release, asked, ids)
+    ids = [track.track_id for track in request.tracks]
+    predictions = predict(release, request, ids)
     n = len(ids)
-    mean = float(told.listen_N.mean()) if len(told.listen_N) else release.everybody
+    mean = float(predictions.listen_N.mean()) if len(predictions.listen_N) else release.mean_probability
     listen, artists = np.full(n, mean), -2 - np.arange(n)
-    listen[told.place_N] = told.listen_N
+    listen[predictions.place_N] = predictions.listen_N
     tracks, _ = release.state.tracks_of(np.asarray(ids, np.int64))
-    artists[told.place_N] = tracks["artist_id"]
-    told_relevance = [track.relevance for track in asked.tracks if track.relevance is not None]
-    relevance = [told_relevance] if told_relevance else None  # given for all tracks or for none
-    order = rerank([np.arange(n)], [listen], asked.diversity, relevance, [artists])[0].tolist()
-    skip = {int(place): 1 - float(p) for place, p in zip(told.place_N, told.listen_N, strict=True)}
+    artists[predictions.place_N] = tracks["artist_id"]
+    given_relevance = [track.relevance for track in request.tracks if track.relevance is not None]
+    relevance = [given_relevance] if given_relevance else None  # given for all tracks or for none
+    order = rerank([np.arange(n)], [listen], request.diversity, relevance, [artists])[0].tolist()
+    skip = {int(place): 1 - float(p) for place, p in zip(predictions.place_N, predictions.listen_N, strict=True)}
     return {
-        **about(release, asked),
+        **release_fields(release, request),
         "tracks": [{"track_id": ids[i], "skip_probability": skip.get(i)} for i in order],
-        "unknown": told.unknown,
-        "recent": told.recent,
+        "unknown": predictions.unknown,
+        "recent": predictions.recent,
         "degraded": None,
     }
 
 
-def as_given(asked: RerankRequest, why: str) -> dict[str, Any]:
+def unchanged_list(request: RerankRequest, why: str) -> dict[str, Any]:
     """Return the list unchanged: the fallback if no release is available."""
     return {
         "release": None,
         "week": None,
-        "user_id": asked.user_id,
+        "user_id": request.user_id,
         "known_user": False,
         "state_as_of": None,
-        "tracks": [{"track_id": track.track_id, "skip_probability": None} for track in asked.tracks],
+        "tracks": [{"track_id": track.track_id, "skip_probability": None} for track in request.tracks],
         "unknown": [],
         "recent": {"used": 0, "already_known": 0, "unknown_tracks": 0},
         "degraded": {"fallback": "the given order", "reason": why},

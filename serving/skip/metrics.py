@@ -38,6 +38,6 @@ class SkipMetrics:
         if now.pointer is not None:
             self.revision.set(now.pointer.revision)
 
-    def stood_in(self, to: str) -> None:
+    def count_fallback(self, to: str) -> None:
         """Count a fallback."""
         self.degraded.labels(to).inc()

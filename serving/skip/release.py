@@ -30,7 +30,7 @@ from models.skip.ensemble.ensemble import Calibration, Mix, logit
 from serving.release import manifest
 from serving.release.onnx_session import BATCH, session
 from serving.release.pointer import Pointer
-from serving.skip.state import State, opened
+from serving.skip.state import State, load_array
 
 ANSWERS, CLEANING, MEMBERS, EXPLAIN = "answers.json", "cleaning.json", "members", "explain"
 NETWORK, INPUTS, OUTPUT = "network.onnx", "inputs", "listen"
@@ -48,7 +48,7 @@ def read_json(file: Path) -> Any:
 
 def read_feeds(folder: Path, name: str) -> Feeds:
     """Return the inputs of a member, or of the explanation."""
-    arrays = {file.stem: np.asarray(opened(file)) for file in sorted((folder / INPUTS).glob("*.npy"))}
+    arrays = {file.stem: np.asarray(load_array(file)) for file in sorted((folder / INPUTS).glob("*.npy"))}
     try:
         return Feeds.restore(read_json(folder / f"{INPUTS}.json"), arrays, name)
     except (KeyError, ValueError) as error:
@@ -85,7 +85,9 @@ class Explanation:
     def __init__(self, folder: Path) -> None:
         """Open explain/."""
         self.feeds = read_feeds(folder, EXPLAIN)
-        self.weights_G, self.centre_G = (np.asarray(opened(folder / f"{name}.npy")) for name in ("weights", "centre"))
+        self.weights_G, self.centre_G = (
+            np.asarray(load_array(folder / f"{name}.npy")) for name in ("weights", "centre")
+        )
 
     def contributions(self, plays: Plays) -> NDArray[np.float64]:
         """Return the log odds that each column adds to those of the mean training play, (N, G)."""
@@ -128,31 +130,31 @@ class SkipRelease:
             raise CheckFailed(
                 f"release {self.name[:12]}: contains no {ANSWERS}; it is not a release of the skip engine"
             )
-        self.told = read_json(folder / ANSWERS)
+        self.description = read_json(folder / ANSWERS)
         try:
             self._open()
         except (KeyError, TypeError) as error:
             raise CheckFailed(f"release {self.name[:12]}: {ANSWERS} has an unknown format: {error!r}") from None
 
     def _open(self) -> None:
-        told, folder = self.told, self.folder
+        description, folder = self.description, self.folder
         self.week = str(self.provenance["week"])
-        self.names, self.categories = tuple(told["numbers"]), tuple(told["categories"])
-        self.gap_s, self.smoothing = int(told["session_gap_s"]), float(told["smoothing"])
-        totals = told["totals"]
-        self.everybody = (totals["n_listened"] + 1) / (totals["n_plays"] + 2)
-        self.state_until, self.learned_until = int(told["state_until"]), int(told["learned_until"])
+        self.names, self.categories = tuple(description["numbers"]), tuple(description["categories"])
+        self.gap_s, self.smoothing = int(description["session_gap_s"]), float(description["smoothing"])
+        totals = description["totals"]
+        self.mean_probability = (totals["n_listened"] + 1) / (totals["n_plays"] + 2)
+        self.state_until, self.learned_until = int(description["state_until"]), int(description["learned_until"])
         self.cleaning = Cleaning.from_json(read_json(folder / CLEANING))
-        self.members = [Member(folder / MEMBERS / one["name"]) for one in told["members"]]
-        weights_M = np.asarray([one["weight"] for one in told["members"]])
-        self.mix = Mix(told["method"], weights_M, float(told["bias"]))
-        kept = told["calibration"]
+        self.members = [Member(folder / MEMBERS / one["name"]) for one in description["members"]]
+        weights_M = np.asarray([one["weight"] for one in description["members"]])
+        self.mix = Mix(description["method"], weights_M, float(description["bias"]))
+        kept = description["calibration"]
         self.calibration = Calibration(kept["kind"], np.asarray(kept["x"], float), np.asarray(kept["y"], float))
         self.explanation = Explanation(folder / EXPLAIN) if (folder / EXPLAIN).is_dir() else None
         self.state = State(folder)
 
     @cached_property
-    def looks_back(self) -> bool:
+    def reads_history(self) -> bool:
         """Whether a member reads earlier plays one by one."""
         return any(member.feeds.kind == "signs" for member in self.members)
 

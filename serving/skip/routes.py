@@ -18,8 +18,8 @@ from fastapi.routing import APIRoute
 
 from contracts.errors import BadArgument, CheckFailed
 from serving import schema
-from serving.http.middleware import LOG, trouble
-from serving.release.watcher import Event, Follower
+from serving.http.middleware import LOG, error_facts
+from serving.release.watcher import Event, ReleaseWatcher
 from serving.skip import answers
 from serving.skip.metrics import SkipMetrics
 from serving.skip.release import ENGINE, SkipRelease
@@ -40,12 +40,12 @@ NO_RELEASE: dict[int | str, dict[str, Any]] = {503: {"model": schema.ErrorRespon
 PROMOTE = "overture release promote --engine skip"
 
 
-def skip_champion(home: Path, poll_s: float, event: Event) -> Follower[SkipRelease]:
+def skip_champion(home: Path, poll_s: float, event: Event) -> ReleaseWatcher[SkipRelease]:
     """Return the watcher of the skip engine's pointer."""
-    return Follower(home / ENGINE, SkipRelease, poll_s, event, PROMOTE)
+    return ReleaseWatcher(home / ENGINE, SkipRelease, poll_s, event, PROMOTE)
 
 
-def state(champion: Follower[SkipRelease]) -> dict[str, Any]:
+def state(champion: ReleaseWatcher[SkipRelease]) -> dict[str, Any]:
     """Return what /readyz contains about the skip engine; `age_s` is the time since the last play of the release."""
     release = champion.current
     until = release and datetime.fromtimestamp(release.state_until, UTC)
@@ -60,7 +60,10 @@ def state(champion: Follower[SkipRelease]) -> dict[str, Any]:
 
 
 def make_router(
-    champion: Follower[SkipRelease], say: Callable[..., Response], route_class: type[APIRoute], metrics: SkipMetrics
+    champion: ReleaseWatcher[SkipRelease],
+    say: Callable[..., Response],
+    route_class: type[APIRoute],
+    metrics: SkipMetrics,
 ) -> APIRouter:
     """Return the two routes.
 
@@ -71,37 +74,37 @@ def make_router(
         metrics: where fallbacks are counted.
     """
 
-    def as_given(asked: RerankRequest, why: str) -> Response:
-        found = answers.as_given(asked, why)
-        metrics.stood_in(found["degraded"]["fallback"])
-        return say(found)
+    def unchanged_list(request: RerankRequest, why: str) -> Response:
+        body = answers.unchanged_list(request, why)
+        metrics.count_fallback(body["degraded"]["fallback"])
+        return say(body)
 
     router = APIRouter(route_class=route_class, tags=["skips"])
 
     @router.post("/v1/skips", responses={200: {"model": Skips}, **WRONG, **NO_RELEASE})
-    def skips(asked: SkipRequest) -> Response:
+    def skips(request: SkipRequest) -> Response:
         """Return the probability that the listener skips each of these tracks."""
         release = champion.current
         if release is None:
             raise HTTPException(503, f"no release of the skip engine is in service: {champion.problem}")
         try:
-            return say(answers.skips(release, asked), release=release.name)
+            return say(answers.skips_response(release, request), release=release.name)
         except CheckFailed as error:
             raise HTTPException(503, f"release {release.name[:12]} failed: {error}") from None
 
     @router.post("/v1/rerank", responses={200: {"model": Reranked}, **WRONG})
-    def rerank(asked: RerankRequest) -> Response:
+    def rerank(request: RerankRequest) -> Response:
         """Order a list by expected listening, with the requested diversity."""
         release = champion.current
         if release is None:
-            return as_given(asked, f"no release of the skip engine is in service: {champion.problem}")
+            return unchanged_list(request, f"no release of the skip engine is in service: {champion.problem}")
         try:
-            return say(answers.reranked(release, asked), release=release.name)
+            return say(answers.rerank_response(release, request), release=release.name)
         except BadArgument:
             raise
         except Exception as error:  # whatever onnxruntime raises: a list is better than an error
             why = f"release {release.name[:12]} failed: {type(error).__name__}"
-            LOG.error("skip rerank", extra={"facts": trouble(error)})
-            return as_given(asked, why)
+            LOG.error("skip rerank", extra={"facts": error_facts(error)})
+            return unchanged_list(request, why)
 
     return router

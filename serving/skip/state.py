@@ -26,21 +26,21 @@ from models.skip.features.counters import TOTALS, USER_NUMBERS, WITH_DAYS, Carri
 
 KINDS = (*counter_state.KINDS, *shared.KINDS)
 KEYS = of_one.KEYS | shared.KEYS
-WHOLE = ("user_genre", "user_second")  # all rows of a user are read: for the top genre and the last hour
+READ_WHOLE_KEY = ("user_genre", "user_second")  # all rows of a user are read: for the top genre and the last hour
 TRACK_COLUMNS = ("track_id", "artist_id", "album_id", "genre_id", "duration_s", "release_day")
 NONE = np.zeros(0, np.int64)
 
 
-def opened(file: Path) -> np.ndarray:
+def load_array(file: Path) -> np.ndarray:
     """Return a memory-mapped array; raise CheckFailed if it cannot be read."""
     try:
-        found: np.ndarray = np.load(file, mmap_mode="r", allow_pickle=False)
+        array: np.ndarray = np.load(file, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError) as error:
         raise CheckFailed(f"{file.parent.name}/{file.name}: cannot be read: {error}") from None
-    return found
+    return array
 
 
-def find(sorted_S: np.ndarray, wanted_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def find_positions(sorted_S: np.ndarray, wanted_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the positions of values in an ascending array (N,), and which of them are present (N,) bool."""
     if not len(sorted_S):
         return np.zeros(len(wanted_N), np.int64), np.zeros(len(wanted_N), bool)
@@ -48,13 +48,13 @@ def find(sorted_S: np.ndarray, wanted_N: np.ndarray) -> tuple[np.ndarray, np.nda
     return at, np.asarray(sorted_S[at] == wanted_N)
 
 
-def numbers_of(kind: str) -> tuple[str, ...]:
+def number_names(kind: str) -> tuple[str, ...]:
     """Return the names of the numbers that a row of this kind has."""
     return (*TOTALS, "last_ts", *(USER_NUMBERS if kind == "user" else ()))
 
 
-def arrays_of(kind: str, carried: Carried) -> dict[str, np.ndarray]:
-    """Return the files of one kind by name, as `Totals` opens them.
+def state_arrays(kind: str, carried: Carried) -> dict[str, np.ndarray]:
+    """Return the files of one kind by name, as `KindTotals` opens them.
 
     Raises:
         ValueError: more pairs of ids than a 64-bit code can distinguish.
@@ -65,27 +65,27 @@ def arrays_of(kind: str, carried: Carried) -> dict[str, np.ndarray]:
         raise ValueError(f"skip state: {len(keys)} x {len(others)} pairs of {kind} exceed a 64-bit code")
     code_S = key_S * len(others) + other_S
     order = np.argsort(code_S, kind="stable")
-    found = {"keys": keys, "others": others, "code": code_S[order]}
-    found |= {name: carried.numbers[name][order] for name in numbers_of(kind)}
+    arrays = {"keys": keys, "others": others, "code": code_S[order]}
+    arrays |= {name: carried.numbers[name][order] for name in number_names(kind)}
     if kind in WITH_DAYS:
         day_code = np.searchsorted(keys, carried.day_key) * len(others) + np.searchsorted(others, carried.day_other)
         by = np.lexsort((carried.day, day_code))
-        found["offsets"] = np.append(np.searchsorted(day_code[by], found["code"]), len(by))
-        found["days"] = carried.day[by].astype(np.int32)
-        found["day_plays"] = carried.day_plays[by].astype(np.int32)
-    return found
+        arrays["offsets"] = np.append(np.searchsorted(day_code[by], arrays["code"]), len(by))
+        arrays["days"] = carried.day[by].astype(np.int32)
+        arrays["day_plays"] = carried.day_plays[by].astype(np.int32)
+    return arrays
 
 
-class Totals:
+class KindTotals:
     """The rows of one kind."""
 
     def __init__(self, folder: Path) -> None:
         """Open state/<kind>."""
         self.kind = folder.name
-        self.keys, self.others, self.code = (opened(folder / f"{name}.npy") for name in ("keys", "others", "code"))
-        self.numbers = {name: opened(folder / f"{name}.npy") for name in numbers_of(self.kind)}
+        self.keys, self.others, self.code = (load_array(folder / f"{name}.npy") for name in ("keys", "others", "code"))
+        self.numbers = {name: load_array(folder / f"{name}.npy") for name in number_names(self.kind)}
         self.days = (
-            [opened(folder / f"{name}.npy") for name in ("offsets", "days", "day_plays")]
+            [load_array(folder / f"{name}.npy") for name in ("offsets", "days", "day_plays")]
             if self.kind in WITH_DAYS
             else None
         )
@@ -93,20 +93,20 @@ class Totals:
         if len(sizes) != 1 or (self.days and len(self.days[0]) != len(self.code) + 1):
             raise CheckFailed(f"state/{self.kind}: its files are inconsistent")
 
-    def around(self, rows: Columns) -> Carried:
+    def counters_of(self, rows: Columns) -> Carried:
         """Return the counters of the keys of these plays."""
         first, second = KEYS[self.kind]
         width = max(len(self.others), 1)
-        key_N, there_N = find(self.keys, rows[first])
-        if self.kind in WHOLE:
-            spans = [self.span(int(key)) for key in np.unique(key_N[there_N])]
-            at = np.concatenate([np.arange(*span) for span in spans]) if spans else NONE
+        key_N, there_N = find_positions(self.keys, rows[first])
+        if self.kind in READ_WHOLE_KEY:
+            spans = [self.row_span(int(key)) for key in np.unique(key_N[there_N])]
+            at = np.concatenate([np.arange(*row_span) for row_span in spans]) if spans else NONE
         else:
             other_N, known_N = np.zeros(len(key_N), np.int64), there_N
             if second is not None:
-                other_N, other_there = find(self.others, rows[second])
+                other_N, other_there = find_positions(self.others, rows[second])
                 known_N = there_N & other_there
-            code, there = find(self.code, np.unique((key_N * width + other_N)[known_N]))
+            code, there = find_positions(self.code, np.unique((key_N * width + other_N)[known_N]))
             at = code[there]
         key, other = np.divmod(np.asarray(self.code[at]), width)
         numbers = {name: np.asarray(column[at], np.int64) for name, column in self.numbers.items()}
@@ -127,7 +127,7 @@ class Totals:
             np.asarray(plays[listed], np.int64),
         )
 
-    def span(self, key_place: int) -> tuple[int, int]:
+    def row_span(self, key_place: int) -> tuple[int, int]:
         """Return the first row of a key and the end of its rows."""
         width = max(len(self.others), 1)
         start, end = np.searchsorted(self.code, (key_place * width, (key_place + 1) * width))
@@ -143,21 +143,21 @@ class State:
         Raises:
             CheckFailed: a file is missing or inconsistent with the others.
         """
-        self.totals = {kind: Totals(folder / "state" / kind) for kind in KINDS}
-        self.log = {name: opened(folder / "history" / f"{name}.npy") for name in COLUMNS}
-        self.tracks = {name: opened(folder / "tracks" / f"{name}.npy") for name in TRACK_COLUMNS}
+        self.totals = {kind: KindTotals(folder / "state" / kind) for kind in KINDS}
+        self.log = {name: load_array(folder / "history" / f"{name}.npy") for name in COLUMNS}
+        self.tracks = {name: load_array(folder / "tracks" / f"{name}.npy") for name in TRACK_COLUMNS}
         for part, columns in (("history", self.log), ("tracks", self.tracks)):
             if len({len(column) for column in columns.values()}) != 1:
                 raise CheckFailed(f"{part}: its files are inconsistent")
 
     def carried(self, rows: Columns) -> dict[str, Carried]:
         """Return the counters of the keys of these plays, by kind."""
-        return {kind: totals.around(rows) for kind, totals in self.totals.items()}
+        return {kind: totals.counters_of(rows) for kind, totals in self.totals.items()}
 
     def last_ts(self, user_id: int) -> int:
         """Return the second of a user's last play in the state, -1 if there is none."""
         totals = self.totals["user"]
-        at, there = find(totals.keys, np.asarray([user_id]))
+        at, there = find_positions(totals.keys, np.asarray([user_id]))
         return int(totals.numbers["last_ts"][at[0]]) if there[0] else -1
 
     def history(self, user_id: int) -> Log:
@@ -167,5 +167,5 @@ class State:
 
     def tracks_of(self, track_ids: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """Return the columns of the known tracks, in the order of the request, and which tracks are known (N,) bool."""
-        at, there = find(self.tracks["track_id"], track_ids)
+        at, there = find_positions(self.tracks["track_id"], track_ids)
         return {name: np.asarray(column[at[there]]) for name, column in self.tracks.items()}, there

@@ -20,7 +20,16 @@ from typing import Any
 import numpy as np
 
 from contracts.errors import CheckFailed
-from serving.stores.interface import WARM, Block, Filling, Notice, StoreAway, UserRow, counted, in_order
+from serving.stores.interface import (
+    WARM,
+    Block,
+    Notice,
+    StorePart,
+    StoreUnavailable,
+    UserRow,
+    checked_blocks,
+    read_order,
+)
 
 CONCURRENCY = 128
 SCHEMA = (
@@ -81,7 +90,7 @@ class Cassandra:
 
     @contextlib.contextmanager
     def _reached(self) -> Iterator[Any]:
-        """Yield a session; errors of the driver become StoreAway with one sentence."""
+        """Yield a session; errors of the driver become StoreUnavailable with one sentence."""
         from cassandra import DriverException, InvalidRequest
         from cassandra.cluster import NoHostAvailable
 
@@ -91,9 +100,11 @@ class Cassandra:
                     self._connect()
             yield self._session
         except InvalidRequest as error:
-            raise StoreAway(f"the {self.name} store has no tables yet; run `overture release publish`") from error
+            raise StoreUnavailable(
+                f"the {self.name} store has no tables yet; run `overture release publish`"
+            ) from error
         except (DriverException, NoHostAvailable, OSError) as error:
-            raise StoreAway(f"the {self.name} store does not answer ({type(error).__name__})") from error
+            raise StoreUnavailable(f"the {self.name} store does not answer ({type(error).__name__})") from error
 
     def _connect(self) -> None:
         from cassandra import ConsistencyLevel
@@ -137,44 +148,45 @@ class Cassandra:
     def notices(self, release: str, space: str) -> dict[str, Notice]:
         """Return the notices: one partition."""
         return {
-            said.part: Notice(said.publication, said.since, said.users) for said in self._ask("notices", release, space)
+            record.part: Notice(record.publication, record.since, record.users)
+            for record in self._ask("notices", release, space)
         }
 
     def row(self, release: str, space: str, user_id: int, notices: dict[str, Notice]) -> UserRow | None:
         """Return the row of a user: one partition with the rows of all publications."""
-        found = {said.publication: said for said in self._ask("row", release, space, user_id)}
-        for notice in in_order(notices):
-            if notice.publication in found:
-                said = found[notice.publication]
+        row_by_publication = {record.publication: record for record in self._ask("row", release, space, user_id)}
+        for notice in read_order(notices):
+            if notice.publication in row_by_publication:
+                record = row_by_publication[notice.publication]
                 warm = notice == notices.get(WARM)
-                return as_row(user_id, notice, warm, said.segment_id, said.vector, said.tracks)
+                return as_row(user_id, notice, warm, record.segment_id, record.vector, record.tracks)
         return None
 
-    def publish(self, filling: Filling, blocks: Iterable[Block]) -> None:
+    def publish(self, part_rows: StorePart, blocks: Iterable[Block]) -> None:
         """Write the ids of a block before its rows, so that any publication can be removed; the notice is last."""
-        key = filling.release, filling.space
-        self._ask("begin", filling.release)
-        for number, block in enumerate(counted(filling, blocks)):
+        key = part_rows.release, part_rows.space
+        self._ask("begin", part_rows.release)
+        for number, block in enumerate(checked_blocks(part_rows, blocks)):
             ids = block.user_ids.astype("<i8").tobytes()
-            self._ask("put_members", *key, filling.publication, number, ids)
-            self._ask_many("put", (as_values(filling, row) for row in block.rows(filling)))
-        before = self.notices(*key).get(filling.part)
-        notice = filling.notice
-        self._ask("put_notice", *key, filling.part, notice.publication, notice.since, notice.users)
-        if before and before.publication != filling.publication:
-            self._forget(filling.release, {before.publication})
+            self._ask("put_members", *key, part_rows.publication, number, ids)
+            self._ask_many("put", (as_values(part_rows, row) for row in block.rows(part_rows)))
+        before = self.notices(*key).get(part_rows.part)
+        notice = part_rows.notice
+        self._ask("put_notice", *key, part_rows.part, notice.publication, notice.since, notice.users)
+        if before and before.publication != part_rows.publication:
+            self._forget(part_rows.release, {before.publication})
 
     def _forget(self, release: str, publications: set[str] | None = None) -> None:
         """Remove the rows of these publications, or of all: rows first, then their members."""
-        for said in self._ask("members", release):
-            if publications is None or said.publication in publications:
-                users = np.frombuffer(said.user_ids, "<i8").tolist()
-                self._ask_many("drop", ((release, said.space, user, said.publication) for user in users))
-                self._ask("drop_members", release, said.space, said.publication, said.number)
+        for record in self._ask("members", release):
+            if publications is None or record.publication in publications:
+                users = np.frombuffer(record.user_ids, "<i8").tolist()
+                self._ask_many("drop", ((release, record.space, user, record.publication) for user in users))
+                self._ask("drop_members", release, record.space, record.publication, record.number)
 
     def releases(self) -> dict[str, float | None]:
         """Return all releases: a small table."""
-        return {said.release: said.retired_at for said in self._ask("releases")}
+        return {record.release: record.retired_at for record in self._ask("releases")}
 
     def retire(self, release: str, at: float | None) -> None:
         """Write or clear the mark: one row."""
@@ -182,7 +194,7 @@ class Cassandra:
 
     def remove(self, release: str) -> None:
         """Remove notices first, the release last: an interrupted removal is completed by the next attempt."""
-        for space in sorted({said.space for said in self._ask("members", release)}):
+        for space in sorted({record.space for record in self._ask("members", release)}):
             self._ask("drop_notices", release, space)
         self._forget(release)
         self._ask("drop_release", release)
@@ -194,10 +206,10 @@ class Cassandra:
             self._cluster = self._session = None
 
 
-def as_values(filling: Filling, row: UserRow) -> tuple[object, ...]:
+def as_values(part_rows: StorePart, row: UserRow) -> tuple[object, ...]:
     """Return the values bound to `put`: the vector as little-endian float32, the list as int64."""
     vector, tracks = row.vector_D.astype("<f4").tobytes(), row.track_ids.astype("<i8").tobytes()
-    return filling.release, filling.space, row.user_id, filling.publication, row.segment_id, vector, tracks
+    return part_rows.release, part_rows.space, row.user_id, part_rows.publication, row.segment_id, vector, tracks
 
 
 def as_row(user_id: int, notice: Notice, warm: bool, segment_id: int, vector: bytes, tracks: bytes) -> UserRow:

@@ -17,12 +17,12 @@ from typing import Any, TypeVar
 
 from serving.settings import StoreSettings
 from serving.stores import open_store
-from serving.stores.interface import Notice, StoreAway, UserRow, UserStore, find
+from serving.stores.interface import Notice, StoreUnavailable, UserRow, UserStore, find_user
 
 T = TypeVar("T")
 
 
-class Circuit:
+class CircuitBreaker:
     """The circuit breaker of one process; thread-safe."""
 
     def __init__(self, settings: StoreSettings, home: Path) -> None:
@@ -37,25 +37,25 @@ class Circuit:
         self._next_try = 0.0
         self._lock = threading.Lock()
 
-    def find(self, release: str, space: str, user_id: int) -> UserRow | None:
+    def find_user(self, release: str, space: str, user_id: int) -> UserRow | None:
         """Return the store's row of a user under this release.
 
         Raises:
             NotPublished: the store has no rows of this release.
-            StoreAway: the store is unavailable.
+            StoreUnavailable: the store is unavailable.
             CheckFailed: the row is invalid.
         """
-        return self._ask(lambda store: find(store, release, space, user_id))
+        return self._call(lambda store: find_user(store, release, space, user_id))
 
-    def _ask(self, question: Callable[[UserStore], T]) -> T:
+    def _call(self, read: Callable[[UserStore], T]) -> T:
         if self.problem is not None:
             with self._lock:
                 if time.monotonic() < self._next_try:
-                    raise StoreAway(self.problem)
+                    raise StoreUnavailable(self.problem)
                 self._next_try = time.monotonic() + self.breaker_reset_s
         try:
-            found = question(self.store)
-        except StoreAway as error:
+            result = read(self.store)
+        except StoreUnavailable as error:
             with self._lock:
                 self.problem, self._next_try = str(error), time.monotonic() + self.breaker_reset_s
             raise
@@ -63,16 +63,16 @@ class Circuit:
             self.problem = None  # it answered, whatever it said
             raise
         self.problem = None
-        return found
+        return result
 
     def state(self, release: str | None, space: str) -> dict[str, Any]:
         """Return whether the store is available, and what it contains of the release in service."""
-        said: dict[str, Any] = {"kind": self.store.name, "answers": True, "problem": None, "parts": {}}
+        state_fields: dict[str, Any] = {"kind": self.store.name, "answers": True, "problem": None, "parts": {}}
         try:
-            notices: dict[str, Notice] = self._ask(lambda store: store.notices(release or "none", space))
+            notices: dict[str, Notice] = self._call(lambda store: store.notices(release or "none", space))
         except Exception as error:  # a damaged notice too: whoever watches must hear of it
-            return said | {"answers": not isinstance(error, StoreAway), "problem": str(error)}
+            return state_fields | {"answers": not isinstance(error, StoreUnavailable), "problem": str(error)}
         parts = {part: notice.users for part, notice in sorted(notices.items())}
         if release and not parts:
-            said["problem"] = f"it holds no users of release {release[:12]}"
-        return said | {"parts": parts}
+            state_fields["problem"] = f"it holds no users of release {release[:12]}"
+        return state_fields | {"parts": parts}

@@ -28,7 +28,7 @@ WARM = "warm"
 Kind = Literal["warm", "cold"]
 
 
-class StoreAway(OvertureError):
+class StoreUnavailable(OvertureError):
     """The store is unavailable; exit code 1: a retry may help."""
 
 
@@ -60,14 +60,14 @@ class Block:
     segments_B: np.ndarray
     tracks_Bn: np.ndarray
 
-    def rows(self, filling: Filling) -> list[UserRow]:
+    def rows(self, part_rows: StorePart) -> list[UserRow]:
         """Return one row per user."""
         columns = zip(self.user_ids.tolist(), self.vectors_BD, self.segments_B.tolist(), self.tracks_Bn, strict=True)
-        return [UserRow(user, filling.kind, filling.since, *rest) for user, *rest in columns]
+        return [UserRow(user, part_rows.kind, part_rows.since, *rest) for user, *rest in columns]
 
 
 @dataclass(frozen=True, eq=False)
-class Filling:
+class StorePart:
     """What is to be published: its users (U,), distinct, in any order; the rows come in blocks.
 
     Raises:
@@ -86,7 +86,7 @@ class Filling:
     def __post_init__(self) -> None:
         ids = self.user_ids
         if ids.ndim != 1 or ids.dtype != np.int64 or len(np.unique(ids)) != len(ids):
-            raise ValueError(f"filling {self.part}: user ids must be distinct int64 (U,), got {ids.dtype} {ids.shape}")
+            raise ValueError(f"part {self.part}: user ids must be distinct int64 (U,), got {ids.dtype} {ids.shape}")
 
     @property
     def kind(self) -> Kind:
@@ -96,8 +96,8 @@ class Filling:
     @property
     def publication(self) -> str:
         """Name of this publication: the release's first digits, and a digest of everything that determines its rows."""
-        said = "/".join((self.release, self.space, self.part, self.since, str(self.d), str(self.n), self.made_of))
-        return f"{self.release[:12]}-{hashlib.sha256(said.encode()).hexdigest()[:12]}"
+        identity = "/".join((self.release, self.space, self.part, self.since, str(self.d), str(self.n), self.made_of))
+        return f"{self.release[:12]}-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
 
     @property
     def notice(self) -> Notice:
@@ -127,7 +127,7 @@ class Notice:
 
 
 class UserStore(Protocol):
-    """Rows of known listeners. Every method raises StoreAway if the store is unavailable."""
+    """Rows of known listeners. Every method raises StoreUnavailable if the store is unavailable."""
 
     @property
     def name(self) -> str:
@@ -139,7 +139,7 @@ class UserStore(Protocol):
     def row(self, release: str, space: str, user_id: int, notices: dict[str, Notice]) -> UserRow | None:
         """Return the user's row in the first of these parts that has one."""
 
-    def publish(self, filling: Filling, blocks: Iterable[Block]) -> None:
+    def publish(self, part_rows: StorePart, blocks: Iterable[Block]) -> None:
         """Write all rows, then the notice; then remove the publication that it replaces."""
 
     def releases(self) -> dict[str, float | None]:
@@ -155,56 +155,56 @@ class UserStore(Protocol):
         """Close connections and files."""
 
 
-def find(store: UserStore, release: str, space: str, user_id: int) -> UserRow | None:
+def find_user(store: UserStore, release: str, space: str, user_id: int) -> UserRow | None:
     """Return the store's row of a user under this release, or None.
 
     Raises:
         NotPublished: the store has no rows of this release.
-        StoreAway: the store is unavailable.
+        StoreUnavailable: the store is unavailable.
     """
     notices = store.notices(release, space)
     while notices:
-        found = store.row(release, space, user_id, notices)
+        row = store.row(release, space, user_id, notices)
         # A publication may be replaced and removed between the two reads: read again.
-        if found is not None or (now := store.notices(release, space)) == notices:
-            return found
+        if row is not None or (now := store.notices(release, space)) == notices:
+            return row
         notices = now
     raise NotPublished(
         f"the {store.name} store holds no users of release {release[:12]}; run `overture release publish`"
     )
 
 
-def in_order(notices: dict[str, Notice]) -> list[Notice]:
+def read_order(notices: dict[str, Notice]) -> list[Notice]:
     """Return warm first, then days from the newest to the oldest."""
     days = sorted((part for part in notices if part != WARM), reverse=True)
     return [notices[part] for part in (WARM, *days) if part in notices]
 
 
-def counted(filling: Filling, blocks: Iterable[Block]) -> Iterable[Block]:
-    """Yield the blocks after checking them against the filling.
+def checked_blocks(part_rows: StorePart, blocks: Iterable[Block]) -> Iterable[Block]:
+    """Yield the blocks after checking them against the part.
 
     Raises:
         CheckFailed: rows of other users or of other shapes, a user twice, or a user without a row.
     """
-    left = np.sort(filling.user_ids)
+    left = np.sort(part_rows.user_ids)
     seen = np.zeros(len(left), bool)
     for block in blocks:
         size = len(block.user_ids)
-        if block.vectors_BD.shape != (size, filling.d) or block.tracks_Bn.shape != (size, filling.n):
+        if block.vectors_BD.shape != (size, part_rows.d) or block.tracks_Bn.shape != (size, part_rows.n):
             shapes = f"vectors {block.vectors_BD.shape}, lists {block.tracks_Bn.shape}"
-            raise CheckFailed(f"publish {filling.part}: {shapes}; wanted {filling.d} and {filling.n} a user")
+            raise CheckFailed(f"publish {part_rows.part}: {shapes}; wanted {part_rows.d} and {part_rows.n} a user")
         at = np.searchsorted(left, block.user_ids)
         known = at < len(left)
         known[known] = left[at[known]] == block.user_ids[known]
         if not known.all() or seen[at].any() or len(np.unique(at)) != size:
-            raise CheckFailed(f"publish {filling.part}: a block holds a user twice, or one that was not announced")
+            raise CheckFailed(f"publish {part_rows.part}: a block holds a user twice, or one that was not announced")
         seen[at] = True
         yield block
     if not seen.all():
-        raise CheckFailed(f"publish {filling.part}: {int((~seen).sum())} of {len(left)} users have no row")
+        raise CheckFailed(f"publish {part_rows.part}: {int((~seen).sum())} of {len(left)} users have no row")
 
 
-def tidy(store: UserStore, keep: Sequence[str], grace_s: float) -> dict[str, list[str]]:
+def retire_and_remove(store: UserStore, keep: Sequence[str], grace_s: float) -> dict[str, list[str]]:
     """Mark every release but those kept; remove those that were marked at least `grace_s` seconds ago."""
     now, done = time.time(), dict[str, list[str]](retired=[], removed=[])
     for release, since in sorted(store.releases().items()):

@@ -26,7 +26,7 @@ import numpy as np
 
 from contracts.errors import CheckFailed
 from serving.release import files
-from serving.stores.interface import WARM, Block, Filling, Kind, Notice, UserRow, counted, in_order
+from serving.stores.interface import WARM, Block, Kind, Notice, StorePart, UserRow, checked_blocks, read_order
 
 ARRAYS = ("user_ids", "vectors", "segments", "tracks")
 RETIRED = "retired.json"
@@ -54,17 +54,17 @@ class MemoryMapped:
 
     def notices(self, release: str, space: str) -> dict[str, Notice]:
         """Return the parts in force; `publication` is the name of a folder."""
-        found = {}
+        notices = {}
         folder = self.root / release / space
         for path in folder.glob("*.json"):
             # A release may be removed meanwhile.
             with contextlib.suppress(FileNotFoundError):
-                found[path.stem] = Notice.read(path.read_bytes(), f"{path.name} of {release[:12]}/{space}")
-        return found
+                notices[path.stem] = Notice.read(path.read_bytes(), f"{path.name} of {release[:12]}/{space}")
+        return notices
 
     def row(self, release: str, space: str, user_id: int, notices: dict[str, Notice]) -> UserRow | None:
         """Return the row of a user, by bisection in each part."""
-        for notice in in_order(notices):
+        for notice in read_order(notices):
             try:
                 arrays = self._mapped(self.root / release / space / notice.publication)
             except FileNotFoundError:
@@ -79,42 +79,42 @@ class MemoryMapped:
         return None
 
     def _mapped(self, folder: Path) -> Mapped:
-        found = self._open.get(folder)
-        if found is None:
+        mapped = self._open.get(folder)
+        if mapped is None:
             with self._lock:
                 # Mappings of replaced or removed folders are dropped when a new one is opened.
                 self._open = {path: arrays for path, arrays in self._open.items() if path.is_dir()}
                 try:
-                    found = Mapped(*(_load(folder / f"{name}.npy") for name in ARRAYS))
+                    mapped = Mapped(*(_load(folder / f"{name}.npy") for name in ARRAYS))
                 except (ValueError, EOFError) as error:
                     raise CheckFailed(f"stores: {folder.name} is damaged: {error}") from None
-                if len({len(array) for array in found}) != 1:
+                if len({len(array) for array in mapped}) != 1:
                     raise CheckFailed(f"stores: {folder.name} is damaged: its arrays differ in length")
-                self._open[folder] = found
-        return found
+                self._open[folder] = mapped
+        return mapped
 
-    def publish(self, filling: Filling, blocks: Iterable[Block]) -> None:
+    def publish(self, part_rows: StorePart, blocks: Iterable[Block]) -> None:
         """Fill a new folder, put it in force, remove the previous one."""
-        space = self.root / filling.release / filling.space
+        space = self.root / part_rows.release / part_rows.space
         space.mkdir(parents=True, exist_ok=True)
         self._sweep(space)
-        folder = space / f"{filling.publication}.{uuid.uuid4().hex[:8]}"
-        hidden = space / f".filling-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        folder = space / f"{part_rows.publication}.{uuid.uuid4().hex[:8]}"
+        hidden = space / f".writing-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         try:
-            _fill(hidden, filling, blocks)
+            _fill(hidden, part_rows, blocks)
             os.rename(hidden, folder)
         finally:
             shutil.rmtree(hidden, ignore_errors=True)
         files.sync(space)
-        before = self.notices(filling.release, filling.space).get(filling.part)
-        notice = Notice(folder.name, filling.since, len(filling.user_ids))
-        files.replace(space / f"{filling.part}.json", files.canonical(asdict(notice)))
+        before = self.notices(part_rows.release, part_rows.space).get(part_rows.part)
+        notice = Notice(folder.name, part_rows.since, len(part_rows.user_ids))
+        files.replace(space / f"{part_rows.part}.json", files.canonical(asdict(notice)))
         if before:
             shutil.rmtree(space / before.publication, ignore_errors=True)
 
     def _sweep(self, space: Path) -> None:
         """Remove what interrupted publishers left."""
-        for stale in space.glob(".filling-*"):
+        for stale in space.glob(".writing-*"):
             with contextlib.suppress(PermissionError):
                 try:
                     os.kill(int(stale.name.split("-")[1]), 0)
@@ -123,13 +123,13 @@ class MemoryMapped:
 
     def releases(self) -> dict[str, float | None]:
         """Return the folders under stores/."""
-        found: dict[str, float | None] = {}
+        retired_at: dict[str, float | None] = {}
         for folder in self.root.glob("*/"):
             try:
-                found[folder.name] = float(json.loads((folder / RETIRED).read_text())["at"])
+                retired_at[folder.name] = float(json.loads((folder / RETIRED).read_text())["at"])
             except FileNotFoundError:
-                found[folder.name] = None
-        return found
+                retired_at[folder.name] = None
+        return retired_at
 
     def retire(self, release: str, at: float | None) -> None:
         """Write or remove the mark."""
@@ -151,27 +151,27 @@ class MemoryMapped:
 
 
 def _load(path: Path) -> np.ndarray:
-    found: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
-    return found
+    array: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
+    return array
 
 
-def _fill(folder: Path, filling: Filling, blocks: Iterable[Block]) -> None:
+def _fill(folder: Path, part_rows: StorePart, blocks: Iterable[Block]) -> None:
     """Write arrays in ascending order of user ids; each block goes directly to its rows on disk."""
     folder.mkdir()
-    user_ids, size = np.sort(filling.user_ids), len(filling.user_ids)
-    shapes = {"vectors": (size, filling.d), "segments": (size,), "tracks": (size, filling.n)}
+    user_ids, size = np.sort(part_rows.user_ids), len(part_rows.user_ids)
+    shapes = {"vectors": (size, part_rows.d), "segments": (size,), "tracks": (size, part_rows.n)}
     types = {"vectors": np.float32, "segments": np.int32, "tracks": np.int64}
     np.save(folder / "user_ids.npy", user_ids, allow_pickle=False)
     if not size:  # an empty file cannot be mapped for writing
         for name, shape in shapes.items():
             np.save(folder / f"{name}.npy", np.zeros(shape, types[name]), allow_pickle=False)
-        list(counted(filling, blocks))
+        list(checked_blocks(part_rows, blocks))
     else:
         into = {
             name: np.lib.format.open_memmap(folder / f"{name}.npy", "w+", np.dtype(types[name]), shape)
             for name, shape in shapes.items()
         }
-        for block in counted(filling, blocks):
+        for block in checked_blocks(part_rows, blocks):
             at = np.searchsorted(user_ids, block.user_ids)
             into["vectors"][at], into["segments"][at] = block.vectors_BD, block.segments_B
             into["tracks"][at] = block.tracks_Bn

@@ -24,7 +24,16 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from contracts.errors import BadArgument, CheckFailed
-from serving.stores.interface import WARM, Block, Filling, Notice, StoreAway, UserRow, counted, in_order
+from serving.stores.interface import (
+    WARM,
+    Block,
+    Notice,
+    StorePart,
+    StoreUnavailable,
+    UserRow,
+    checked_blocks,
+    read_order,
+)
 
 HEAD = struct.Struct("<BiHH")  # format, segment, width of the vector, length of the list
 FORMAT = 1
@@ -56,23 +65,23 @@ class Redis:
 
     @contextlib.contextmanager
     def _reached(self) -> Iterator[Any]:
-        """Yield the client; its errors become StoreAway with one sentence without the password."""
+        """Yield the client; its errors become StoreUnavailable with one sentence without the password."""
         try:
             yield self._redis
         except self._errors as error:
             kind = type(error).__name__
-            raise StoreAway(f"the {self.name} store does not answer ({kind})") from error
+            raise StoreUnavailable(f"the {self.name} store does not answer ({kind})") from error
 
     def notices(self, release: str, space: str) -> dict[str, Notice]:
         """Return the notices: one hash."""
         with self._reached() as redis:
-            found = redis.hgetall(f"overture:{release}:{space}:notices")
-        parts = ((part.decode(), said) for part, said in found.items())
-        return {part: Notice.read(said, f"the notice of {part}, {release[:12]}/{space}") for part, said in parts}
+            notice_by_part = redis.hgetall(f"overture:{release}:{space}:notices")
+        parts = ((part.decode(), text) for part, text in notice_by_part.items())
+        return {part: Notice.read(text, f"the notice of {part}, {release[:12]}/{space}") for part, text in parts}
 
     def row(self, release: str, space: str, user_id: int, notices: dict[str, Notice]) -> UserRow | None:
         """Return the user's row; the values of all parts are read in one call."""
-        order = in_order(notices)
+        order = read_order(notices)
         with self._reached() as redis:
             values = redis.mget([f"overture:{notice.publication}:{user_id}" for notice in order])
         for notice, value in zip(order, values, strict=True):
@@ -80,15 +89,15 @@ class Redis:
                 return unpack(value, user_id, notice, notice == notices.get(WARM))
         return None
 
-    def publish(self, filling: Filling, blocks: Iterable[Block]) -> None:
+    def publish(self, part_rows: StorePart, blocks: Iterable[Block]) -> None:
         """Record the publication first, so that an incomplete one can be removed; the notice is last."""
-        key = f"overture:{filling.publication}"
+        key = f"overture:{part_rows.publication}"
         with self._reached() as redis:
-            redis.hsetnx("overture:releases", filling.release, "")
-            redis.hset(f"overture:{filling.release}:publications", filling.publication, "")
+            redis.hsetnx("overture:releases", part_rows.release, "")
+            redis.hset(f"overture:{part_rows.release}:publications", part_rows.publication, "")
         number = 0
-        for block in counted(filling, blocks):
-            rows = block.rows(filling)
+        for block in checked_blocks(part_rows, blocks):
+            rows = block.rows(part_rows)
             for start in range(0, len(rows), PIPELINE):
                 part = rows[start : start + PIPELINE]
                 with self._reached() as redis:
@@ -100,12 +109,12 @@ class Redis:
                         pipeline.set(f"{key}:{row.user_id}", pack(row))
                     pipeline.execute()
                 number += 1
-        before = self.notices(filling.release, filling.space).get(filling.part)
+        before = self.notices(part_rows.release, part_rows.space).get(part_rows.part)
         with self._reached() as redis:
-            said = json.dumps(asdict(filling.notice))
-            redis.hset(f"overture:{filling.release}:{filling.space}:notices", filling.part, said)
-        if before and before.publication != filling.publication:
-            self._forget(filling.release, before.publication)
+            notice = json.dumps(asdict(part_rows.notice))
+            redis.hset(f"overture:{part_rows.release}:{part_rows.space}:notices", part_rows.part, notice)
+        if before and before.publication != part_rows.publication:
+            self._forget(part_rows.release, before.publication)
 
     def _forget(self, release: str, publication: str) -> None:
         """Remove a publication's rows, then its record."""
@@ -120,8 +129,8 @@ class Redis:
     def releases(self) -> dict[str, float | None]:
         """Return all releases: one hash."""
         with self._reached() as redis:
-            found = redis.hgetall("overture:releases")
-        return {release.decode(): float(at) if at else None for release, at in found.items()}
+            retired_at = redis.hgetall("overture:releases")
+        return {release.decode(): float(at) if at else None for release, at in retired_at.items()}
 
     def retire(self, release: str, at: float | None) -> None:
         """Write or clear the mark: one field."""

@@ -42,8 +42,8 @@ def test_sigma_and_vectors_of_a_rectangular_matrix(spark, tmp_path, shape):
     left = np.linalg.svd(x.toarray())[0][:, :1]
     assert abs(float((left.T @ u[:, :1])[0, 0])) == pytest.approx(1, abs=1e-3)
     assert (u[np.abs(u).argmax(axis=0), np.arange(10)] > 0).all()
-    explained = 1 - (result.values**2).sum() / float(x.multiply(x).sum())
-    assert result.unexplained == pytest.approx(explained, rel=1e-3)
+    signal_contributions = 1 - (result.values**2).sum() / float(x.multiply(x).sum())
+    assert result.unexplained == pytest.approx(signal_contributions, rel=1e-3)
     assert 0 <= result.residual < 0.1
 
 

@@ -20,7 +20,7 @@ from models.cold_start.input_vector import FirstDays
 from models.cold_start.methods import recommend_lists
 from serving.recommend import recommender
 from serving.release.bundle import open_release
-from serving.release.loaded import Ready
+from serving.release.loaded import LoadedRelease
 from serving.schema import ListOptions
 from tests.helpers.as_request import listener
 
@@ -66,7 +66,7 @@ def test_it_went_through_the_same_gate(promoted, finished):
 
 def test_the_release_answers_as_training_did(promoted):
     cohort, release = cold_start_gate.read_cohort(promoted), champion(promoted)
-    assert release.answers == ("tt_svd", "blend")
+    assert release.space_and_method == ("tt_svd", "blend")
     served = release.spaces["tt_svd"].method("blend")
     learned = method_factory(promoted, "tt_svd", lambda *_: None).blend
     np.testing.assert_allclose(served.scores(cohort.days), learned.scores(cohort.days), atol=1e-4)
@@ -88,7 +88,7 @@ def test_first_day_tracks_are_left_out_where_the_settings_say_so(promoted):
 
 def test_the_service_answers_with_it_and_falls_back_on_the_segment(promoted, monkeypatch):
     release, week = champion(promoted), promoted.week.name
-    ready = Ready(release, pointer.read(promoted.home))
+    ready = LoadedRelease(release, pointer.read(promoted.home))
     people = [listener(row) for row in promoted.lake.read("first_day", week=week, split="test").to_pylist()[:30]]
     days = FirstDays.from_arrow(promoted.lake.read("first_day", week=week, split="test").slice(0, 30))
     taken_BN = release.spaces["tt_svd"].catalogue.streamed_tracks(days)

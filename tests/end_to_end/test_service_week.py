@@ -8,14 +8,14 @@ import pytest
 from jobs.platform.list_columns import to_matrix
 from jobs.release import pointer
 from serving.recommend.signals import days_of
-from serving.release.loaded import Ready
-from serving.release.watcher import Champion
+from serving.release.loaded import LoadedRelease
+from serving.release.watcher import ChampionWatcher
 from tests.helpers.as_request import listener
 
 
 @pytest.fixture(scope="module")
-def ready(finished) -> Ready:
-    champion = Champion(finished.home)
+def ready(finished) -> LoadedRelease:
+    champion = ChampionWatcher(finished.home)
     champion.refresh()
     assert champion.current is not None, champion.problem
     assert champion.current.name == pointer.read(finished.home).release

@@ -45,27 +45,27 @@ def test_every_table_of_the_week_is_there(finished):
 def test_known_listeners_are_those_of_the_week_and_newcomers_get_what_the_service_would_say(finished):
     """A warm listener's vector is that of the lake; a new listener's list equals that for the same request."""
     from serving.recommend import known_users, recommender
-    from serving.release.watcher import Champion
+    from serving.release.watcher import ChampionWatcher
     from serving.schema import ListOptions
-    from serving.stores.circuit import Circuit
+    from serving.stores.circuit import CircuitBreaker
     from tests.helpers.as_request import listener
     from tests.helpers.one_week import NEWCOMERS
 
-    champion, circuit = Champion(finished.home), Circuit(finished.settings.store, finished.home)
+    champion, circuit = ChampionWatcher(finished.home), CircuitBreaker(finished.settings.store, finished.home)
     champion.refresh()
     ready, week, lake = champion.current, finished.week.name, finished.lake
     warm = lake.read("warm_users", week=week).sort_by("user_idx")["user_id"].to_pylist()
     vectors = lake.matrix("user_vectors", week=week, space=ready.space_name)
     for idx in range(0, len(warm), 50):
-        row = circuit.find(ready.name, ready.space_name, warm[idx])
+        row = circuit.find_user(ready.name, ready.space_name, warm[idx])
         assert (row.kind, row.since) == ("warm", week)
         np.testing.assert_array_equal(row.vector_D, vectors[idx])
     people = lake.read("cold_first_day", day=str(NEWCOMERS)).to_pylist()
     assert len(people) > 3
     said = recommender.recommend(ready, [listener(person) for person in people], ListOptions(k=50))
     for person, wanted in zip(people, said, strict=True):
-        row = circuit.find(ready.name, ready.space_name, person["user_id"])
-        known_users.hold(ready, row)
+        row = circuit.find_user(ready.name, ready.space_name, person["user_id"])
+        known_users.check_row(ready, row)
         assert row.segment_id == wanted["segment"]["segment_id"]
         assert known_users.recommend(ready, row, 50, set())["tracks"] == wanted["tracks"]
 

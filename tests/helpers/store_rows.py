@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 
-from serving.stores.interface import WARM, Block, Filling
+from serving.stores.interface import WARM, Block, StorePart
 
 A, B = "a" * 64, "b" * 64
 SPACE, D, N = "tt_svd", 6, 4
 
 
 def filled(release=A, part=WARM, since="2026-11-16", n_users=300, seed=0, made_of="1"):
-    """A filling whose rows follow from (seed, user_id), and its blocks: users in no order."""
+    """A part whose rows follow from (seed, user_id), and its blocks: users in no order."""
     ids = 10 + np.random.default_rng(1).permutation(10 * n_users)[:n_users].astype(np.int64)
     blocks = [rows_of(ids[start : start + 64], seed) for start in range(0, n_users, 64)]
-    return Filling(release, SPACE, part, since, ids, D, N, f"{made_of}/{seed}"), blocks
+    return StorePart(release, SPACE, part, since, ids, D, N, f"{made_of}/{seed}"), blocks
 
 
 def rows_of(ids, seed):

@@ -160,7 +160,7 @@ def champion_line(
     if isinstance(opened, GateLine):
         return opened
     leave_out = context.settings.evaluation.leave_out_first_day
-    champion_BK = recommend(opened, *opened.answers, cohort, gate.k, leave_out)
+    champion_BK = recommend(opened, *opened.space_and_method, cohort, gate.k, leave_out)
     champion_B = score(champion_BK, cohort.truth, gate.k)[gate.metric]
     return rules.not_worse_than_champion(
         ours_B, champion_B, gate.grey_zone, gate.max_loss, context.settings.evaluation.n_bootstrap, context.seed("gate")

@@ -130,7 +130,7 @@ def evaluation_plays(context: Context, release: SkipRelease) -> Plays:
 def predict(context: Context, release: SkipRelease, plays: Plays) -> Predictions:
     """Return the predictions of a release for plays, each from what was known before the play began."""
     cleaned = clean(release, plays)
-    log = read_play_log(context, release.cleaning) if release.looks_back else Log.empty()
+    log = read_play_log(context, release.cleaning) if release.reads_history else Log.empty()
     members_NM = np.stack([member.predict(cleaned, log) for member in release.members], axis=1)
     return Predictions(members_NM, release.calibration(release.mix(logit(members_NM))))
 
@@ -169,7 +169,7 @@ def update_parity_lines(
         return [GateLine(rule, None, None, FAIL, why)]
     base_folder, lines = pointer.releases(context.release_home) / base_release, []
     tolerance, log = context.settings.skip.gate.parity_tolerance, read_play_log(context, release.cleaning)
-    for m, (member, entry) in enumerate(zip(release.members, release.told["members"], strict=True)):
+    for m, (member, entry) in enumerate(zip(release.members, release.description["members"], strict=True)):
         file = Path(MEMBERS) / member.name / NETWORK
         if (base_folder / file).is_file() and file_digest(base_folder / file) == file_digest(release.folder / file):
             why = "the same network file as in the base release"
@@ -263,7 +263,7 @@ def latency_line(release: SkipRelease, user_N: IdVector, gate: GateSettings) -> 
             user_id=int(user_N[turn % len(user_N)]), at=at, tracks=rng.choice(track_ids, n, replace=False).tolist()
         )
         start = time.perf_counter()
-        answers.skips(release, request)
+        answers.skips_response(release, request)
         if turn >= N_WARM_UP:
             times_s.append(time.perf_counter() - start)
     p99_ms = float(np.quantile(times_s, 0.99) * 1000)

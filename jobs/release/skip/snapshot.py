@@ -29,7 +29,7 @@ from models.skip.encoding.model_inputs import Feeds
 from models.skip.ensemble.ensemble import Calibration, Mix
 from models.skip.features import counter_state
 from serving.skip.release import INPUTS
-from serving.skip.state import KINDS, arrays_of
+from serving.skip.state import KINDS, state_arrays
 
 if TYPE_CHECKING:
     from jobs.platform.context import Context
@@ -88,7 +88,7 @@ def write_snapshot(context: Context, folder: Path, log: Log, history_lengths: It
     table = context.lake.read("skip_state", day=day)
     for kind in KINDS:
         rows = spark_groups.to_state_rows(table.filter(pc.equal(table.column("kind"), kind)))
-        for name, array in arrays_of(kind, counter_state.unpack(rows, kind)).items():
+        for name, array in state_arrays(kind, counter_state.unpack(rows, kind)).items():
             files.write_array(folder / "state" / kind / f"{name}.npy", array)
     (total_row,) = table.filter(pc.equal(table.column("kind"), "all")).to_pylist()
     length = max(history_lengths, default=0)

@@ -81,7 +81,7 @@ def fill(context: Context, folder: Path) -> dict[str, object]:
         files.write(folder / MEMBERS / name / NETWORK, onnx_export.to_onnx(model))
         if isinstance(model, FeatureRegression) and base.explanation is not None:
             files.write_array(folder / EXPLAIN / "weights.npy", model.regression.weights_G)
-    references = {member["name"]: member.get("state", {}) for member in base.told["members"]}
+    references = {member["name"]: member.get("state", {}) for member in base.description["members"]}
     references |= {name: artifacts.write_updated_model(context, model) for name, model in update.members.items()}
     snapshot = write_snapshot(context, folder, log, [member.feeds.length for member in base.members])
     changes = {
@@ -92,7 +92,7 @@ def fill(context: Context, folder: Path) -> dict[str, object]:
         "trained_until": update.trained_until,
         "learned_until": int(datetime.combine(date.fromisoformat(day), datetime.min.time(), UTC).timestamp()),
     }
-    files.write(folder / ANSWERS, files.canonical({**base.told, **changes, **snapshot}))
+    files.write(folder / ANSWERS, files.canonical({**base.description, **changes, **snapshot}))
     files.write(folder / "evaluation.json", files.canonical(evaluation))
     return {"base_release": base.name, "members": list(references), "fine_tuning": dict(update.report)}
 

@@ -190,24 +190,24 @@ def test_a_plan_is_registered_once_and_before_its_first_day(planned):
     )
     with pytest.raises(BadArgument, match="has begun"):
         plan.register(late, datetime(2026, 11, 23, 0, 0, 1, tzinfo=UTC))
-    assert not assignment.registered(planned.home, "late").exists()
+    assert not assignment.plan_path(planned.home, "late").exists()
 
 
 def test_a_changed_plan_is_refused(planned, capfd):
     plan.register(planned, BEFORE)
     write_displays(planned)
-    path = assignment.registered(planned.home, "first_day")
+    path = assignment.plan_path(planned.home, "first_day")
     path.write_text(path.read_text().replace('"alpha":0.05', '"alpha":0.25'))
     assert "changed after its registration" in refusal(planned, capfd)
 
 
 @pytest.mark.parametrize("content", ["", "[1]", "{}", '{"plan": {}}', "\\"])
 def test_a_damaged_plan_is_refused_by_name(home, content):
-    path = assignment.registered(home, "first_day")
+    path = assignment.plan_path(home, "first_day")
     path.parent.mkdir(parents=True)
     path.write_text(content)
     with pytest.raises(CheckFailed, match="first_day"):
-        assignment.read(home, "first_day")
+        assignment.read_plan(home, "first_day")
 
 
 def test_without_a_plan_or_displays_the_error_names_the_command(planned, capfd):

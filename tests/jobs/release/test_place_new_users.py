@@ -17,7 +17,7 @@ from jobs.tracking.tracker import Tracker
 from models.cold_start.input_vector import FirstDays
 from serving.release.bundle import open_release
 from serving.stores import open_store
-from serving.stores.interface import find
+from serving.stores.interface import find_user
 from tests.helpers import small_week
 from tests.helpers.small_tables import DAY, SECOND, event, streams, table
 
@@ -72,7 +72,7 @@ def kept(context, name="cold_users", day=BORN) -> list[dict]:
 
 
 def known(context, release, user):
-    return find(open_store(context.settings.store, context.home), release, "tt_svd", user)
+    return find_user(open_store(context.settings.store, context.home), release, "tt_svd", user)
 
 
 def test_new_users_of_the_day_are_placed_by_the_release(world):

@@ -15,7 +15,7 @@ from models.cold_start.top_k import normalise, top_k
 from serving.release.bundle import open_release
 from serving.settings import StoreSettings
 from serving.stores import open_store
-from serving.stores.interface import NotPublished, StoreAway, find
+from serving.stores.interface import NotPublished, StoreUnavailable, find_user
 from tests.helpers import small_week
 
 
@@ -41,13 +41,13 @@ def test_known_user_has_learned_vector_nearest_segment_and_best_tracks(champion,
     segments = (gaps**2).sum(2).argmin(1)
     store = store_of(champion)
     for u in range(small_week.N_WARM):
-        row = find(store, release.folder.name, "tt_svd", int(ids[u]))
+        row = find_user(store, release.folder.name, "tt_svd", int(ids[u]))
         assert (row.kind, row.since) == ("warm", small_week.FIRST)
         np.testing.assert_array_equal(row.vector_D, vectors[u])
         np.testing.assert_array_equal(row.track_ids, lists[u])
         if u < small_week.N_WARM - 1:  # all centroids have the same distance from an empty vector
             assert row.segment_id == segments[u]
-    assert find(store, release.folder.name, "tt_svd", 9_000) is None
+    assert find_user(store, release.folder.name, "tt_svd", 9_000) is None
 
 
 def test_publishing_twice_gives_equal_rows_and_retains_previous(champion):
@@ -58,8 +58,8 @@ def test_publishing_twice_gives_equal_rows_and_retains_previous(champion):
     promote.run(second)
     assert publish.run(second)["retired"] == []
     store, user = store_of(champion), int(small_week.warm_users()[0][0])
-    assert find(store, first["release"], "tt_svd", user), "a rollback finds its listeners"
-    assert find(store, bundle.release_of_week(second), "tt_svd", user)
+    assert find_user(store, first["release"], "tt_svd", user), "a rollback finds its listeners"
+    assert find_user(store, bundle.release_of_week(second), "tt_svd", user)
     rollback.run(second)
     assert publish.run(second)["release"] == first["release"]
 
@@ -73,17 +73,19 @@ def test_a_third_release_retires_the_first(champion):
         promote.run(context)
         said = publish.run(context)
         assert said["retired"] == ([first] if n else [])
-    assert find(store_of(champion), first, "tt_svd", user)
+    assert find_user(store_of(champion), first, "tt_svd", user)
     now = context.settings.model_copy(update={"store": StoreSettings(grace_s=0)})
     assert publish.run(type(context)(now, context.week, context.home))["removed"] == [first]
     with pytest.raises(NotPublished):
-        find(store_of(champion), first, "tt_svd", user)
+        find_user(store_of(champion), first, "tt_svd", user)
 
 
 def test_refuses_a_week_that_was_run_again(champion):
     lake, where = champion.lake, {"week": small_week.FIRST, "space": "tt_svd"}
     publish.run(champion)
-    before = find(store_of(champion), bundle.release_of_week(champion), "tt_svd", int(small_week.warm_users()[0][0]))
+    before = find_user(
+        store_of(champion), bundle.release_of_week(champion), "tt_svd", int(small_week.warm_users()[0][0])
+    )
     for table, column in (("track_vectors", "vector"), ("segments", "centroid")):
         found = lake.read(table, **where)
         at = found.schema.get_field_index(column)
@@ -96,7 +98,7 @@ def test_refuses_a_week_that_was_run_again(champion):
     lake.write("user_vectors", lake.read("user_vectors", **where).slice(5), **where)
     with pytest.raises(CheckFailed, match=r"5 of 240 users have no row"):
         publish.run(champion)
-    after = find(store_of(champion), bundle.release_of_week(champion), "tt_svd", before.user_id)
+    after = find_user(store_of(champion), bundle.release_of_week(champion), "tt_svd", before.user_id)
     np.testing.assert_array_equal(after.vector_D, before.vector_D)
     lake.drop("user_vectors", **where)
     with pytest.raises(CheckFailed, match=r"user_vectors: .* has not been written"):
@@ -107,7 +109,7 @@ def test_list_length_is_the_setting_but_at_most_the_catalogue(champion):
     for wanted, length in ((7, 7), (1_000, small_week.N_TRACKS)):
         settings = champion.settings.model_copy(update={"store": StoreSettings(list_length=wanted)})
         said = publish.run(type(champion)(settings, champion.week, champion.home))
-        row = find(store_of(champion), said["release"], "tt_svd", int(small_week.warm_users()[0][3]))
+        row = find_user(store_of(champion), said["release"], "tt_svd", int(small_week.warm_users()[0][3]))
         assert len(row.track_ids) == length
 
 
@@ -127,7 +129,7 @@ def test_unknown_and_unavailable_stores_are_named(champion, monkeypatch):
     settings = champion.settings.model_copy(
         update={"store": StoreSettings(kind="redis", redis_url="redis://:sesame@127.0.0.1:1/0")}
     )
-    with pytest.raises(StoreAway, match=r"the redis 127\.0\.0\.1:1 store does not answer") as raised:
+    with pytest.raises(StoreUnavailable, match=r"the redis 127\.0\.0\.1:1 store does not answer") as raised:
         publish.run(type(champion)(settings, champion.week, champion.home))
     assert raised.value.exit_code == 1
     assert not (pointer.releases(champion.home) / pointer.PUBLISHED).exists()

@@ -15,11 +15,11 @@ from contracts.errors import BadArgument, CheckFailed
 from models.cold_start.top_k import normalise
 from serving.app import make_app
 from serving.experiment import assignment
-from serving.experiment.assignment import Running
+from serving.experiment.assignment import ActiveExperiment
 from serving.experiment.exposure_log import ExposureLog
 from serving.recommend import recommender
 from serving.release import files
-from serving.release.watcher import Champion
+from serving.release.watcher import ChampionWatcher
 from serving.schema import Listener, ListOptions
 from serving.settings import Arm, Experiment, Explore, ServiceSettings
 from tests.helpers.live import cohort_requests
@@ -38,7 +38,7 @@ def people(n: int | None = None) -> list[Listener]:
 
 def register(home: Path, found: Experiment) -> None:
     plan = found.model_dump(mode="json")
-    path = assignment.registered(home, found.name)
+    path = assignment.plan_path(home, found.name)
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(
         files.canonical({"plan": plan, "digest": files.digest(files.canonical(plan)), "registered_at": ""})
@@ -48,17 +48,17 @@ def register(home: Path, found: Experiment) -> None:
 @pytest.fixture
 def ready(shop):
     shop.promote(shop.first)
-    champion = Champion(shop.home)
+    champion = ChampionWatcher(shop.home)
     champion.refresh()
     return champion.current
 
 
 def test_the_arm_decides_the_method_and_the_list_is_that_methods(ready):
-    running, asked = Running(FOUR, np.random.default_rng(0)), ListOptions(k=7)
+    running, asked = ActiveExperiment(FOUR, np.random.default_rng(0)), ListOptions(k=7)
     shown = running.recommend(ready, people(), asked, AT)
-    assert len(shown.answers) == len(shown.lines) == len(people())
-    for who, answer, line in zip(people(), shown.answers, sorted(shown.lines, key=lambda x: x["user_id"]), strict=True):
-        arm = running.arm(who.user_id)
+    assert len(shown.bodies) == len(shown.lines) == len(people())
+    for who, answer, line in zip(people(), shown.bodies, sorted(shown.lines, key=lambda x: x["user_id"]), strict=True):
+        arm = running.arm_of(who.user_id)
         alone = recommender.recommend(ready, [who], ListOptions(k=7, method=arm.method))[0]
         assert answer["tracks"] == alone["tracks"]
         assert answer["experiment"] == {"experiment": "four", "arm": arm.name, "request_id": line["request_id"]}
@@ -66,7 +66,7 @@ def test_the_arm_decides_the_method_and_the_list_is_that_methods(ready):
         assert line["propensities"] == [1.0] * 7
         assert (line["user_id"], line["arm"], line["release"]) == (who.user_id, arm.name, ready.name)
         assert "context" not in line
-    assert {answer["experiment"]["arm"] for answer in shown.answers} == {arm.name for arm in FOUR.arms}
+    assert {answer["experiment"]["arm"] for answer in shown.bodies} == {arm.name for arm in FOUR.arms}
     assert len({line["request_id"] for line in shown.lines}) == len(shown.lines)
 
 
@@ -83,18 +83,18 @@ def test_the_mean_of_country_and_age_is_a_method_of_its_own(ready):
 
 
 def test_who_names_no_user_or_asks_for_a_method_or_comes_on_another_day_is_not_in_it(ready):
-    running, who = Running(FOUR, np.random.default_rng(0)), people(3)
+    running, who = ActiveExperiment(FOUR, np.random.default_rng(0)), people(3)
     anonymous = [one.model_copy(update={"user_id": None}) for one in who]
-    past = Running(FOUR.model_copy(update={"last_day": "2026-11-23"}), np.random.default_rng(0))
+    past = ActiveExperiment(FOUR.model_copy(update={"last_day": "2026-11-23"}), np.random.default_rng(0))
     for found in (
         running.recommend(ready, anonymous, ListOptions(k=5), AT),
         running.recommend(ready, who, ListOptions(k=5, method="semi_pers"), AT),
         past.recommend(ready, who, ListOptions(k=5), AT),
     ):
         assert found.lines == []
-        assert found.answers == recommender.recommend(ready, anonymous, ListOptions(k=5, method="semi_pers"))
+        assert found.bodies == recommender.recommend(ready, anonymous, ListOptions(k=5, method="semi_pers"))
     mixed = running.recommend(ready, [who[0], anonymous[1], who[2]], ListOptions(k=5), AT)
-    assert [("experiment" in one) for one in mixed.answers] == [True, False, True]
+    assert [("experiment" in one) for one in mixed.bodies] == [True, False, True]
 
 
 def test_an_arm_whose_method_is_not_held_is_answered_as_configured_and_says_so(ready):
@@ -103,14 +103,14 @@ def test_an_arm_whose_method_is_not_held_is_answered_as_configured_and_says_so(r
         arms=(Arm(name="one", method="blend", share=0.5), Arm(name="two", method="blend", share=0.5)),
         **FOREVER,
     )
-    shown = Running(blend, np.random.default_rng(0)).recommend(ready, people(4), ListOptions(k=5), AT)
+    shown = ActiveExperiment(blend, np.random.default_rng(0)).recommend(ready, people(4), ListOptions(k=5), AT)
     assert {line["method"] for line in shown.lines} == {"semi_pers"}
 
 
 def test_exploring_shows_each_list_as_often_as_its_propensity_says(ready):
     arm = Arm(name="try", method="semi_pers", share=0.5, explore=Explore(share=0.5, methods=("popularity",)))
     both = Experiment(name="e", arms=(arm, arm.model_copy(update={"name": "again"})), **FOREVER)
-    running = Running(both, np.random.default_rng(1), signals=True)
+    running = ActiveExperiment(both, np.random.default_rng(1), log_signals=True)
     who, k = people(1)[0], 3
     lists = {
         m: [
@@ -152,11 +152,11 @@ def test_the_service_answers_by_arm_logs_it_apart_and_tells_no_listener_in_the_o
         one = live.lists({"country": "FR", "user_id": secret}, k=4)
         assert live.lists({"country": "FR", "user_id": secret}, k=4)["tracks"] == one["tracks"]
         batch = live.call("/v1/recommendations/batch", {"listeners": [{"user_id": 5}, {"country": "DE"}], "k": 2})[2]
-        explained = live.lists({"country": "FR", "user_id": secret}, k=4, explain=True)
+        signal_contributions = live.lists({"country": "FR", "user_id": secret}, k=4, explain=True)
     assert (
         one["experiment"]["arm"]
-        == explained["experiment"]["arm"]
-        == Running(FOUR, np.random.default_rng()).arm(secret).name
+        == signal_contributions["experiment"]["arm"]
+        == ActiveExperiment(FOUR, np.random.default_rng()).arm_of(secret).name
     )
     assert batch["answers"][0]["experiment"]["experiment"] == "four"
     assert "experiment" not in batch["answers"][1]
@@ -190,7 +190,7 @@ def test_only_a_registered_plan_that_nobody_changed_runs(shop, command):
         make_app(settings, shop.home)
     register(shop.home, FOUR)
     make_app(settings, shop.home)
-    path = assignment.registered(shop.home, "four")
+    path = assignment.plan_path(shop.home, "four")
     path.write_text(path.read_text().replace("0.25", "0.26", 1))
     with pytest.raises(CheckFailed, match="changed after its registration"):
         make_app(settings, shop.home)

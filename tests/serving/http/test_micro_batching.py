@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from contracts.errors import BadArgument
-from serving.http.micro_batching import MOST, Together
+from serving.http.micro_batching import MAX_BATCH, MicroBatcher
 from serving.schema import RecommendationRequest
 
 
@@ -25,8 +25,8 @@ def gathered(requests, answer):
         return answer(ready, listeners, how)
 
     async def run():
-        together = Together(noted)
-        return await asyncio.gather(*(together.ask(*one) for one in requests), return_exceptions=True)
+        together = MicroBatcher(noted)
+        return await asyncio.gather(*(together.recommend(*one) for one in requests), return_exceptions=True)
 
     return asyncio.run(run()), passes
 
@@ -57,9 +57,9 @@ def test_alike_requests_share_a_pass_and_each_gets_its_own_answer():
 
 def test_a_pass_is_bounded_and_everybody_is_answered():
     ready = SimpleNamespace(name="one")
-    found, passes = gathered([(ready, asked(age)) for age in range(2 * MOST + 1)], echo)
-    assert [len(one) for one in passes] == [MOST, MOST, 1]
-    assert [answer["age"] for answer in found] == list(range(2 * MOST + 1))
+    found, passes = gathered([(ready, asked(age)) for age in range(2 * MAX_BATCH + 1)], echo)
+    assert [len(one) for one in passes] == [MAX_BATCH, MAX_BATCH, 1]
+    assert [answer["age"] for answer in found] == list(range(2 * MAX_BATCH + 1))
 
 
 def test_a_request_that_fails_does_not_take_its_neighbours_along():

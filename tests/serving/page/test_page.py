@@ -92,8 +92,8 @@ def test_nothing_is_loaded_from_elsewhere_and_names_are_text(live, browser):
         browser.wait("document.querySelectorAll('#tracks li, #operations details').length > 5")
     asked = {address.split("/")[2] for address in browser.asked if address.startswith("http")}
     assert asked == {f"127.0.0.1:{live.port}"}
-    described = sum(len(methods) for methods in live.call("/openapi.json")[2]["paths"].values())
-    assert browser.run("document.querySelectorAll('#operations details').length") == described
+    candidate_rows = sum(len(methods) for methods in live.call("/openapi.json")[2]["paths"].values())
+    assert browser.run("document.querySelectorAll('#operations details').length") == candidate_rows
     browser.open(f"http://127.0.0.1:{live.port}/")
     artists = "[...document.querySelectorAll('#artists button')].map(it => it.innerHTML)"
     browser.wait(artists, ["Ada", "Bo &amp; the &lt;b&gt;Bs&lt;/b&gt;", "Artist 3"])

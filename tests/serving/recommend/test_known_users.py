@@ -13,7 +13,7 @@ from models.cold_start.top_k import top_k
 from serving.recommend import known_users as users
 from serving.settings import StoreSettings
 from serving.stores import open_store
-from serving.stores.interface import Block, Filling
+from serving.stores.interface import Block, StorePart
 from tests.helpers import small_week
 from tests.helpers.live import Live
 from tests.helpers.store_servers import redis_server
@@ -28,11 +28,11 @@ def stock(shop, settings: StoreSettings, n: int = 50) -> None:
     """Publish the warm listeners of both releases, and one newcomer under the first."""
     store = open_store(settings, shop.home, publishing=True)
     for week, release in ((small_week.FIRST, shop.first), (small_week.SECOND, shop.second)):
-        store.publish(*known_users.filling(small_week.context_at(shop.home, week), shop.opened(release), n))
+        store.publish(*known_users.part_rows(small_week.context_at(shop.home, week), shop.opened(release), n))
     one = np.array([COLD])
     tracks = np.array([[*shop.opened(shop.first).track_ids[:4], -1]])
-    filling = Filling(shop.first, "tt_svd", "2026-11-15", "2026-11-15", one, small_week.D, 5, "x")
-    store.publish(filling, [Block(one, np.eye(1, small_week.D, 1, np.float32), np.array([1], np.int32), tracks)])
+    part_rows = StorePart(shop.first, "tt_svd", "2026-11-15", "2026-11-15", one, small_week.D, 5, "x")
+    store.publish(part_rows, [Block(one, np.eye(1, small_week.D, 1, np.float32), np.array([1], np.int32), tracks)])
     store.close()
 
 
@@ -162,7 +162,7 @@ def test_until_a_new_champions_listeners_are_published_the_one_before_answers_fo
     settings = StoreSettings()
     store = open_store(settings, shop.home)
     first, second = (
-        known_users.filling(small_week.context_at(shop.home, week), shop.opened(release), 50)
+        known_users.part_rows(small_week.context_at(shop.home, week), shop.opened(release), 50)
         for week, release in ((small_week.FIRST, shop.first), (small_week.SECOND, shop.second))
     )
     store.publish(*first)
@@ -221,9 +221,9 @@ def test_without_rows_of_this_release_popular_tracks_stand_in(shop, serve):
 def test_a_row_that_cannot_be_of_this_release_is_not_told(shop, serve):
     one = np.array([USER])
     for part, d, segment, track in (("a", 9, 0, 1003), ("b", 10, 3, 1003), ("c", 10, 0, 5)):
-        filling = Filling(shop.first, "tt_svd", f"2026-11-1{part}", "2026-11-15", one, d, 1, part)
+        part_rows = StorePart(shop.first, "tt_svd", f"2026-11-1{part}", "2026-11-15", one, d, 1, part)
         block = Block(one, np.ones((1, d), np.float32), np.array([segment], np.int32), np.array([[track]]))
-        open_store(StoreSettings(), shop.home).publish(filling, [block])
+        open_store(StoreSettings(), shop.home).publish(part_rows, [block])
         shop.promote(shop.first)
         live = serve(shop.home)
         live.shop = shop

@@ -10,15 +10,15 @@ from models.cold_start.top_k import normalise
 from serving import schema
 from serving.recommend import carousel
 from serving.recommend.signals import days_of
-from serving.release.loaded import Ready
-from serving.release.watcher import Champion
+from serving.release.loaded import LoadedRelease
+from serving.release.watcher import ChampionWatcher
 from tests.helpers import small_week
 from tests.helpers.live import WORDS, cohort_requests
 
 
 @pytest.fixture(scope="module")
-def ready(live) -> Ready:
-    champion = Champion(live.shop.home)
+def ready(live) -> LoadedRelease:
+    champion = ChampionWatcher(live.shop.home)
     champion.refresh()
     assert champion.current is not None
     return champion.current

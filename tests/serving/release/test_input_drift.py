@@ -10,7 +10,7 @@ import pytest
 
 from models.cold_start.input_vector import INTERACTIONS, FirstDays, Ragged
 from serving.release import input_drift
-from serving.release.watcher import Champion
+from serving.release.watcher import ChampionWatcher
 from tests.helpers import small_week
 from tests.helpers.live import cohort_requests
 
@@ -29,7 +29,7 @@ def test_the_index_by_hand():
 
 
 def test_classes_count_the_unknown_the_other_and_the_missing():
-    classes = input_drift.Classes(["DE", "FR"])
+    classes = input_drift.FeatureClasses(["DE", "FR"])
     flat = [f"{feature}: {name}" for feature, names in classes.names.items() for name in names]
     signals = {"streamed_songs": [[1], [1, 2, 3], range(50)], "banned_albums": [[], [], [5] * 4]}
     three = days(["FR", "XX", None], [17, -1, 50], **signals)
@@ -62,41 +62,41 @@ def crowd(n: int, rng: np.random.Generator, shift: bool) -> FirstDays:
 
 def test_the_same_listeners_leave_it_low_and_others_move_only_what_differs():
     rng = np.random.default_rng(0)
-    watch = input_drift.Watch(json.loads(json.dumps(input_drift.reference(crowd(20_000, rng, False)))))
+    watch = input_drift.DriftMonitor(json.loads(json.dumps(input_drift.reference(crowd(20_000, rng, False)))))
     assert watch.indices() == {}
-    watch.seen(crowd(4_000, rng, False))
+    watch.count(crowd(4_000, rng, False))
     same = watch.indices()
     assert 1_500 < same.pop("listeners") <= input_drift.WINDOW
     assert max(same.values()) < 0.02
-    watch.seen(crowd(1_500, rng, True))
+    watch.count(crowd(1_500, rng, True))
     moved = watch.indices()
     assert moved["country"] > 0.25
     assert moved["age"] < 0.02
     assert moved["streamed_songs"] < 0.02
-    watch.seen(crowd(10_000, rng, False))
+    watch.count(crowd(10_000, rng, False))
     assert watch.indices()["country"] < 0.02  # what is long ago is forgotten
 
 
 def test_counting_for_very_long_changes_nothing(monkeypatch):
     monkeypatch.setattr(input_drift, "LARGE", 1.5)  # as if many more listeners had come
     rng = np.random.default_rng(2)
-    often = input_drift.Watch(input_drift.reference(crowd(2_000, rng, False)))
+    often = input_drift.DriftMonitor(input_drift.reference(crowd(2_000, rng, False)))
     some = crowd(3_000, rng, True)
     for start in range(0, 3_000, 100):
-        often.seen(some.rows(start, start + 100))
+        often.count(some.rows(start, start + 100))
     monkeypatch.undo()
-    never = input_drift.Watch(input_drift.reference(crowd(2_000, np.random.default_rng(2), False)))
-    never.seen(some)
+    never = input_drift.DriftMonitor(input_drift.reference(crowd(2_000, np.random.default_rng(2), False)))
+    never.count(some)
     assert often.indices() == pytest.approx(never.indices())
 
 
 def test_a_reference_of_another_format_is_refused():
     with pytest.raises(ValueError, match="format 2"):
-        input_drift.Watch({"format": 2, "features": {}})
+        input_drift.DriftMonitor({"format": 2, "features": {}})
     other = input_drift.reference(crowd(10, np.random.default_rng(0), False))
     other["features"]["age"]["classes"][0] = "children"
     with pytest.raises(ValueError, match="not those of this program"):
-        input_drift.Watch(other)
+        input_drift.DriftMonitor(other)
 
 
 def test_a_bundle_holds_the_training_split_and_the_service_tells_what_moves(shop, serve):
@@ -138,9 +138,9 @@ def test_a_release_without_the_reference_serves_says_so_and_has_no_numbers(shop,
 
 def test_another_release_starts_anew(shop):
     shop.promote(shop.first)
-    champion = Champion(shop.home)
+    champion = ChampionWatcher(shop.home)
     champion.refresh()
-    champion.current.watch.seen(crowd(500, np.random.default_rng(1), True))
+    champion.current.watch.count(crowd(500, np.random.default_rng(1), True))
     shop.promote(shop.second)
     champion.refresh()
     assert champion.current.watch.indices() == {}

@@ -16,7 +16,7 @@ from jobs.platform import files
 from jobs.release import pointer
 from models.cold_start.input_vector import FirstDays
 from models.cold_start.top_k import normalise
-from serving.release.watcher import Champion, Follower
+from serving.release.watcher import ChampionWatcher, ReleaseWatcher
 from tests.helpers import small_week
 from tests.helpers.live import ROOT, Process, cohort_requests
 
@@ -62,7 +62,10 @@ def test_a_release_is_let_go_when_another_one_serves(shop):
         def __init__(self, folder, now):
             self.name, self.week, self.pointer, self.problems = folder.name, now.week, now, {}
 
-    follower, champion = Follower(shop.home, Opened, 1.0, lambda *_, **__: None, "promote"), Champion(shop.home)
+    follower, champion = (
+        ReleaseWatcher(shop.home, Opened, 1.0, lambda *_, **__: None, "promote"),
+        ChampionWatcher(shop.home),
+    )
     gone = []
     for release in (shop.first, shop.second, shop.first):
         shop.promote(release)
@@ -71,7 +74,7 @@ def test_a_release_is_let_go_when_another_one_serves(shop):
         champion.refresh()
     gc.collect()
     assert [[found() is None for found in those] for those in gone] == [[], [True, True], [True, False]]
-    assert champion.current.before.name == shop.second
+    assert champion.current.previous.name == shop.second
 
 
 def test_two_processes_follow_promotions_and_rollbacks_while_requests_run(shop):
@@ -121,7 +124,7 @@ def test_a_damaged_release_is_not_taken_and_is_taken_once_it_is_repaired(shop, m
     monkeypatch.setattr("serving.release.watcher.RETRY_S", 0.0)
     shop.promote(shop.first)
     told = []
-    champion = Champion(shop.home, event=lambda name, **facts: told.append(name))
+    champion = ChampionWatcher(shop.home, event=lambda name, **facts: told.append(name))
     champion.refresh()
     victim = shop.folder(shop.second) / "tt_svd" / "rankings.npy"
     content = victim.read_bytes()
@@ -166,7 +169,7 @@ def test_at_the_start_a_damaged_champion_leaves_the_previous_one(shop):
     shop.promote(shop.first)
     shop.promote(shop.second)
     (shop.folder(shop.second) / "tt_svd" / "centroids.npy").unlink()
-    champion = Champion(shop.home)
+    champion = ChampionWatcher(shop.home)
     champion.refresh()
     assert champion.current.name == shop.first
     assert "centroids.npy is missing" in champion.problem
@@ -255,10 +258,10 @@ def test_the_service_brings_in_nothing_that_learns(shop):
     program = (
         "import sys, jobs.cli.main, serving.main\n"
         "from pathlib import Path\n"
-        "from serving.release.watcher import Champion\n"
+        "from serving.release.watcher import ChampionWatcher\n"
         "from serving import schema\n"
         "from serving.recommend import recommender as answers\n"
-        "champion = Champion(Path(sys.argv[1])); champion.refresh()\n"
+        "champion = ChampionWatcher(Path(sys.argv[1])); champion.refresh()\n"
         "asked = schema.RecommendationRequest(listener=schema.Listener(country='FR'), explain=True)\n"
         "assert answers.recommend(champion.current, [asked.listener], asked, True)[0]['tracks']\n"
         "print(' '.join(sorted({name.split('.')[0] for name in sys.modules})))\n"
