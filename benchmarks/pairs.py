@@ -82,7 +82,7 @@ class World:
     @cached_property
     def heard_UN(self) -> sp.csr_matrix:
         """Which warm listener streamed which track, binary (U, N)."""
-        from jobs.cold_start.segments import listened
+        from jobs.cold_start.segments import stream_matrix
 
         return listened(self.plain, self.plain.lake.rows("warm_users", week=self.plain.week.name))
 

@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from jobs.platform.context import Context
     from models.cold_start.methods.autoencoder import FirstDayAutoencoder
 
-__all__ = ["FILES", "compared", "keep", "kept", "read", "to_onnx"]
+__all__ = ["FILES", "blend_folder", "read", "read_cohort_scores", "to_onnx", "write_blend"]
 
 COHORT = ("cohort_user_id.npy", "cohort_scores.npy")
-COMPARED = 256  # listeners whose scores are stored, for all tracks
+N_COMPARED = 256  # listeners whose scores are stored, for all tracks
 
 
 def to_onnx(autoencoder: FirstDayAutoencoder) -> bytes:
@@ -40,7 +40,7 @@ def to_onnx(autoencoder: FirstDayAutoencoder) -> bytes:
     return export_onnx(PaddedFirstDayNetwork(autoencoder.network), (example,), (free,), (INPUT,), OUTPUT)
 
 
-def keep(
+def write_blend(
     context: Context,
     space: str,
     blend: Blend,
@@ -61,10 +61,10 @@ def keep(
         facts: provenance for the release, as JSON.
     """
     folder = context.work / space / "blend"
-    network, n = to_onnx(autoencoder), min(COMPARED, len(days))
+    network, n = to_onnx(autoencoder), min(N_COMPARED, len(days))
     neighbours = blend.neighbours
     arrays = (neighbours.score_VN.indptr, neighbours.score_VN.indices, neighbours.score_VN.data)
-    with onnx_export.sealing(folder, "blend.json", (*FILES, *COHORT), facts):
+    with onnx_export.write_with_digests(folder, "blend.json", (*FILES, *COHORT), facts):
         files.write(folder / NETWORK, network)
         files.write(folder / LAYOUT, files.canonical(layout(neighbours.vocabulary, float(blend.autoencoder_weight))))
         for name, array in zip(NEIGHBOURS, arrays, strict=True):
@@ -74,18 +74,18 @@ def keep(
     return network
 
 
-def kept(context: Context, space: str) -> Path:
-    """Return the folder that `keep` wrote, verified.
+def blend_folder(context: Context, space: str) -> Path:
+    """Return the folder that `write_blend` wrote, verified.
 
     Raises:
         CheckFailed: the week has no blend in this space, its training was interrupted, or a file is damaged.
     """
     folder = context.work / space / "blend"
-    onnx_export.sealed(context, folder, "blend.json")
+    onnx_export.read_verified(context, folder, "blend.json")
     return folder
 
 
-def compared(folder: Path) -> tuple[np.ndarray, np.ndarray]:
+def read_cohort_scores(folder: Path) -> tuple[np.ndarray, np.ndarray]:
     """Return user ids (b,) of the cohort and PyTorch's scores for them (b, N)."""
     user_ids, scores = (np.load(folder / name, mmap_mode="r", allow_pickle=False) for name in COHORT)
     return user_ids, scores

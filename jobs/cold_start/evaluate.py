@@ -63,7 +63,7 @@ def run(context: Context, space: Space) -> dict[str, Any]:
             cohort = read_cohort(context, space, split)
             for method in methods:
                 recommended_BK = recommend_lists(method, cohort.x_BF, max(settings.k), cohort.days, cohort.taken_BN)
-                rows += judge(context, method.name, cohort, recommended_BK)
+                rows += evaluation_rows(context, method.name, cohort, recommended_BK)
                 if split == "test":
                     recommended[method.name] = recommended_BK
         frame = pd.DataFrame(rows)
@@ -116,7 +116,7 @@ def slices(days: FirstDays) -> dict[str, np.ndarray]:
     return slice_masks
 
 
-def judge(context: Context, method: str, cohort: Cohort, recommended_BK: np.ndarray) -> list[dict[str, Any]]:
+def evaluation_rows(context: Context, method: str, cohort: Cohort, recommended_BK: np.ndarray) -> list[dict[str, Any]]:
     """Return the rows of the evaluation table for one method on one split."""
     settings, rows = context.settings.evaluation, []
     for k in settings.k:

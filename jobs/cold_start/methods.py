@@ -27,7 +27,7 @@ from models.cold_start.methods.registry import AlsRecipe, InHouseConfig, MethodF
 SECTIONS = {"first_day_autoencoder": "autoencoder", "segment_mixture": "mixture"}  # settings section of each network
 
 
-def judged(context: Context, space: Space) -> tuple[str, ...]:
+def methods_to_evaluate(context: Context, space: Space) -> tuple[str, ...]:
     """Return the names of the methods to evaluate: those of the settings, in a backtest all but the peers.
 
     The method of the release is always among them. A fold-in needs the factors of ALS, so it is evaluated in ut_als
@@ -49,9 +49,9 @@ def build_methods(context: Context, space: Space, run: Tracker) -> list[Method]:
     losses: list[tuple[str, float, int]] = []
     factory = method_factory(context, space, lambda name, epoch, loss: losses.append((f"{name}.loss", loss, epoch)))
     methods: list[Method] = []
-    for name in judged(context, space):
+    for name in methods_to_evaluate(context, space):
         if name == "blend" and context.settings.gate.blended(space):
-            methods.append(blend_artifacts.read(blend_artifacts.kept(context, space), catalogue(context)))
+            methods.append(blend_artifacts.read(blend_artifacts.blend_folder(context, space), catalogue(context)))
         else:
             methods.append(factory.build(name))
     log_learning(run, losses, factory.inputs.seed)
@@ -76,7 +76,7 @@ def method_factory(context: Context, space: Space, on_loss: OnLoss) -> MethodFac
     centroids_KD = to_matrix(segments, "centroid")
     ranked = segments.column("ranking").combine_chunks()
     ranking_KR = ranked.flatten().to_numpy().reshape(len(ranked), -1)
-    network = cache(lambda: onnx_export.session(onnx_export.kept(context, space).network))
+    network = cache(lambda: onnx_export.session(onnx_export.read_network(context, space).network))
     return MethodFactory(
         MethodInputs(
             tracks_ND,

@@ -30,15 +30,15 @@ __all__ = [
     "FILES",
     "INPUT",
     "OUTPUT",
-    "Kept",
-    "keep",
-    "kept",
+    "TrainedNetwork",
     "parity",
+    "read_network",
+    "read_verified",
     "run",
-    "sealed",
-    "sealing",
     "session",
     "to_onnx",
+    "write_network",
+    "write_with_digests",
 ]
 
 FILES = ("network.onnx", "cohort_user_id.npy", "cohort_vectors.npy")
@@ -57,14 +57,14 @@ def parity(model: bytes | Path, predictions_BD: np.ndarray, x_BF: np.ndarray) ->
     Raises:
         ValueError: the shapes do not match.
     """
-    found_BD = run(session(model), x_BF)
-    if found_BD.shape != predictions_BD.shape:
-        raise ValueError(f"predictions: shape {predictions_BD.shape}, ONNX gives {found_BD.shape}")
-    return float(np.abs(found_BD - predictions_BD).max()) if len(found_BD) else 0.0
+    onnx_BD = run(session(model), x_BF)
+    if onnx_BD.shape != predictions_BD.shape:
+        raise ValueError(f"predictions: shape {predictions_BD.shape}, ONNX gives {onnx_BD.shape}")
+    return float(np.abs(onnx_BD - predictions_BD).max()) if len(onnx_BD) else 0.0
 
 
 @dataclass(frozen=True)
-class Kept:
+class TrainedNetwork:
     """The files that training stored for the release."""
 
     network: bytes
@@ -73,7 +73,7 @@ class Kept:
     facts: dict[str, object]
 
 
-def keep(
+def write_network(
     context: Context,
     space: str,
     network: bytes,
@@ -97,7 +97,7 @@ def keep(
     if len(user_ids) != len(vectors_BD):
         raise ValueError(f"user_ids: {len(user_ids)} users, but {len(vectors_BD)} predictions")
     folder = context.work / space
-    with sealing(folder, "network.json", FILES, facts):
+    with write_with_digests(folder, "network.json", FILES, facts):
         files.write(folder / FILES[0], network)
         files.write_array(folder / FILES[1], np.asarray(user_ids, np.int64))
         files.write_array(folder / FILES[2], np.asarray(vectors_BD, np.float32))
@@ -105,7 +105,7 @@ def keep(
 
 
 @contextlib.contextmanager
-def sealing(folder: Path, card: str, names: Sequence[str], facts: Mapping[str, object]) -> Iterator[None]:
+def write_with_digests(folder: Path, card: str, names: Sequence[str], facts: Mapping[str, object]) -> Iterator[None]:
     """Write the files of one training inside the context; the card with facts and digests is written last.
 
     An interrupted training leaves no card, so its files count as absent.
@@ -117,7 +117,7 @@ def sealing(folder: Path, card: str, names: Sequence[str], facts: Mapping[str, o
     files.replace(folder / card, files.canonical({"facts": dict(facts), "sha256": digests}))
 
 
-def sealed(context: Context, folder: Path, card: str) -> dict[str, object]:
+def read_verified(context: Context, folder: Path, card: str) -> dict[str, object]:
     """Return the facts that a training stored in `folder`, with all files verified.
 
     Raises:
@@ -137,13 +137,13 @@ def sealed(context: Context, folder: Path, card: str) -> dict[str, object]:
     return facts
 
 
-def kept(context: Context, space: str) -> Kept:
-    """Return what `keep` stored.
+def read_network(context: Context, space: str) -> TrainedNetwork:
+    """Return the stored network.
 
     Raises:
         CheckFailed: the week has no network in this space, or its training was interrupted.
     """
     folder = context.work / space
-    facts = sealed(context, folder, "network.json")
+    facts = read_verified(context, folder, "network.json")
     user_ids, vectors = (np.load(folder / name, allow_pickle=False) for name in FILES[1:])
-    return Kept((folder / FILES[0]).read_bytes(), user_ids, vectors, facts)
+    return TrainedNetwork((folder / FILES[0]).read_bytes(), user_ids, vectors, facts)

@@ -38,7 +38,7 @@ def run(context: Context, space: Space) -> dict[str, Any]:
         x = context.lake.matrix("user_vectors", week=week, space=space)
         with translate_library_errors("segments", "user_vectors"):
             clusters = kmeans(x, settings.k, context.seed(f"segments/{space}"), settings.max_iter, settings.n_init)
-        user_tracks = listened(context, len(x))
+        user_tracks = stream_matrix(context, len(x))
         ranking = rankings(clusters.labels, user_tracks, settings.k, min(settings.ranking_length, user_tracks.shape[1]))
         sizes = np.bincount(clusters.labels, minlength=settings.k)
         table = pa.table(
@@ -100,12 +100,12 @@ def stability(context: Context, space: Space, labels: np.ndarray) -> dict[str, A
     return {"metrics": metrics, "segments": rows}
 
 
-def listened(context: Context, n_users: int) -> csr_matrix:
+def stream_matrix(context: Context, n_users: int) -> csr_matrix:
     """Return which warm user streamed which catalogue track in the window: binary (U, N)."""
     week = context.week.name
     table = context.lake.read("user_track", columns=["user_idx", "track_idx", "n_streams"], week=week)
-    heard = table.column("n_streams").to_numpy() > 0
-    rows = table.column("user_idx").to_numpy()[heard]
-    columns = table.column("track_idx").to_numpy()[heard]
+    streamed = table.column("n_streams").to_numpy() > 0
+    rows = table.column("user_idx").to_numpy()[streamed]
+    columns = table.column("track_idx").to_numpy()[streamed]
     shape = (n_users, context.lake.rows("catalog", week=week))
     return csr_matrix((np.ones(len(rows), np.float32), (rows, columns)), shape=shape)

@@ -15,7 +15,7 @@ import numpy as np
 from contracts.errors import CheckFailed
 from jobs.cold_start import blend_artifacts
 from jobs.cold_start.methods import log_learning, method_factory
-from jobs.cold_start.onnx_export import keep, to_onnx
+from jobs.cold_start.onnx_export import to_onnx, write_network
 from jobs.cold_start.training_data import first_days, load
 from jobs.platform import figures
 from jobs.platform.context import Context
@@ -49,7 +49,7 @@ def run(context: Context, space: Space) -> dict[str, Any]:
             "users": int((~is_holdout).sum()),
             **curves[-1],
         }
-        folder = keep(context, space, onnx, ids, predict(net, inputs), facts)
+        folder = write_network(context, space, onnx, ids, predict(net, inputs), facts)
         run.log_params({**settings.model_dump(), "users": int((~is_holdout).sum()), "inputs": x.shape[1]})
         run.log_batch((name, value, epoch) for epoch, row in enumerate(curves) for name, value in row.items())
         run.log_dataset("features", week=context.week.name, space=space, split="train")
@@ -69,7 +69,7 @@ def train_blend(context: Context, space: Space, run: Tracker) -> None:
     facts = {"seed": factory.inputs.seed, "loss": losses[-1][1], "epochs": len(losses)}
     days = first_days(context, "validation", user_ids)
     run.log_onnx(
-        blend_artifacts.keep(context, space, blend, factory.autoencoder, user_ids, days, facts), f"{space}_blend"
+        blend_artifacts.write_blend(context, space, blend, factory.autoencoder, user_ids, days, facts), f"{space}_blend"
     )
     log_learning(run, losses, factory.inputs.seed)
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 from scipy.sparse import csr_array
 
 from contracts.errors import CheckFailed
-from jobs.cold_start.segments import listened
+from jobs.cold_start.segments import stream_matrix
 from jobs.platform.context import Context
 from jobs.platform.list_columns import to_matrix
 from jobs.settings.base import Space
@@ -50,7 +50,7 @@ def warm_side(
     if (rows != np.arange(len(rows))).any():  # the table can be very large: it is not copied unless the order differs
         x_UF = x_UF[rows]
     user_UD = context.lake.matrix("user_vectors", week=week, space=space)
-    heard_UN = csr_array(listened(context, len(user_UD)))
+    heard_UN = csr_array(stream_matrix(context, len(user_UD)))
     labels_U = nearest_centroids(user_UD, centroids_KD)
     days = first_days(context, "train", warm_id)
     return WarmListeners(

@@ -23,7 +23,7 @@ import numpy as np
 from contracts.errors import BadArgument, CheckFailed
 from jobs.experiments import ingest, plan
 from jobs.experiments.exposures import days
-from jobs.ingest.simulate.experiment_users import Newcomers
+from jobs.ingest.simulate.experiment_users import NewListeners
 from jobs.ingest.simulate.listeners import Span
 from jobs.ingest.write_tables import day_name
 from jobs.platform.context import Context
@@ -75,16 +75,16 @@ def run(context: Context, listeners: int, length: int, seed: int) -> dict[str, A
     registered = plan.register(context, first - timedelta(days=1), simulated=True)
     first_day = int(np.datetime64(planned.first_day, "D").astype(np.int64))
     # Lists are made from a complete first day: listeners who register on the eve of the experiment come first.
-    newcomers = Newcomers(context.settings.simulate, Span(first_day - 1, len(span_days)), listeners, seed)
+    new_listeners = NewListeners(context.settings.simulate, Span(first_day - 1, len(span_days)), listeners, seed)
     with temp_dir(context, "ingest") as folder:
         probabilities = simulate_days(
-            ready, planned, newcomers, range(first_day, first_day + len(span_days)), length, seed, folder
+            ready, planned, new_listeners, range(first_day, first_day + len(span_days)), length, seed, folder
         )
         read = ingest.run(context, folder)
     return {
         **registered,
         **read,
-        "listeners": len(newcomers.people),
+        "listeners": len(new_listeners.members),
         "release": ready.name,
         "stream_probabilities": probabilities,
     }
@@ -93,7 +93,7 @@ def run(context: Context, listeners: int, length: int, seed: int) -> dict[str, A
 def simulate_days(
     ready: LoadedRelease,
     planned: Experiment,
-    newcomers: Newcomers,
+    new_listeners: NewListeners,
     calendar: range,
     length: int,
     seed: int,
@@ -106,7 +106,7 @@ def simulate_days(
     Args:
         ready: The release that serves the lists.
         planned: The experiment.
-        newcomers: Simulated new listeners.
+        new_listeners: Simulated new listeners.
         calendar: Days since 1970.
         length: Number of tracks in a list.
         seed: Random seed.
@@ -120,7 +120,7 @@ def simulate_days(
         Experiment.model_validate(planned.model_dump(include=set(Experiment.model_fields))), rng, True
     )
     coming: dict[int, list[int]] = defaultdict(list)
-    for at, listener in enumerate(newcomers.people):
+    for at, listener in enumerate(new_listeners.members):
         for visit in range(1 + rng.poisson(MEAN_RETURNS)):
             coming[listener.day + 1 + visit].append(at)
     options = ListOptions(k=length)
@@ -135,16 +135,18 @@ def simulate_days(
                 seconds=int(rng.integers(60, 80_000))
             )
             listeners = [
-                Listener.model_validate({**newcomers.people[i].listener, "user_id": newcomers.people[i].user_id})
+                Listener.model_validate(
+                    {**new_listeners.members[i].listener, "user_id": new_listeners.members[i].user_id}
+                )
                 for i in batch
             ]
             shown = running.recommend(ready, listeners, options, time)
             log.write(shown.lines)
             by_user = {line["user_id"]: line for line in shown.lines}
             for at in batch:
-                line = by_user[newcomers.people[at].user_id]
-                probability[line["arm"]].append(newcomers.chances(at, line["tracks"]))
-                outcomes += outcome_lines(line, *newcomers.react(at, line["tracks"], rng), time)
+                line = by_user[new_listeners.members[at].user_id]
+                probability[line["arm"]].append(new_listeners.stream_probabilities(at, line["tracks"]))
+                outcomes += outcome_lines(line, *new_listeners.react(at, line["tracks"], rng), time)
         text = "".join(json.dumps(outcome) + "\n" for outcome in outcomes)
         (folder / f"outcomes-{day_name(day)}.jsonl").write_text(text)
     log.close()

@@ -49,7 +49,7 @@ def write_source(
         "tracks": lake.write("tracks", tracks, report=report),
         "playlists": lake.write("playlists", playlists, report=report),
     }
-    rows, repeats, kept = 0, 0, set()
+    rows, repeats, written_days = 0, 0, set()
     for day, group in progress(events.groups(), len(events.keys()), "events by day"):
         part, repeated = sort_day(group)
         if int(part["ts"].min()) // DAY_US != day or int(part["ts"].max()) // DAY_US != day:
@@ -57,15 +57,19 @@ def write_source(
         name = day_name(day)
         rows += lake.write("events", event_table(part), report=report | {"repeats": repeated}, day=name).rows
         repeats += repeated
-        kept.add(name)
-    dropped = [p["day"] for p in lake.partitions("events") if p["day"] not in kept]
+        written_days.add(name)
+    dropped = [p["day"] for p in lake.partitions("events") if p["day"] not in written_days]
     for name in dropped:
         lake.drop("events", day=name)
     return {
         **facts,
         "rows": {table: w.rows for table, w in written.items()} | {"events": rows},
         "paths": {table: w.path for table, w in written.items()},
-        "days": {"written": len(kept), "first": min(kept, default=None), "last": max(kept, default=None)},
+        "days": {
+            "written": len(written_days),
+            "first": min(written_days, default=None),
+            "last": max(written_days, default=None),
+        },
         "events_repeated": repeats,
         "days_dropped": dropped,
     }

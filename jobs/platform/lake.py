@@ -36,7 +36,7 @@ POINTER = "_current.json"
 
 
 @dataclass(frozen=True)
-class Written:
+class WriteResult:
     """The result of a write.
 
     Attributes:
@@ -183,7 +183,7 @@ class Lake:
         *,
         report: dict[str, Any] | None = None,
         **partition: str,
-    ) -> Written:
+    ) -> WriteResult:
         """Replace one partition in one step. After an error the old version is still current.
 
         Args:
@@ -217,11 +217,11 @@ class Lake:
                 f"{table}: could not write {self._public(folder)}: {_root_cause(error)}; the old data is unchanged"
             ) from error
         self._remove_old_versions(folder, version)
-        return Written(table, self._public(target), rows)
+        return WriteResult(table, self._public(target), rows)
 
     def write_days(
         self, table: str, frame: DataFrame, *, report: dict[str, Any] | None = None, **partition: str
-    ) -> dict[str, Written]:
+    ) -> dict[str, WriteResult]:
         """Replace the day partitions of a Spark frame, in one Spark job. Partitions of other days are unchanged.
 
         Args:
@@ -242,7 +242,7 @@ class Lake:
 
     def replace_days(
         self, table: str, fill: Callable[[str], None], *, report: dict[str, Any] | None = None, **partition: str
-    ) -> dict[str, Written]:
+    ) -> dict[str, WriteResult]:
         """Replace day partitions with the files that `fill` writes to a staging folder, one day after the other.
 
         This is for tasks on many machines that write their own rows: each calls `stage_day` with the staging folder.
@@ -278,7 +278,7 @@ class Lake:
                 pointer = {"version": version, "rows": rows, "contract": contract.version, "report": report or {}}
                 self._replace(f"{folder}/{POINTER}", json.dumps(pointer, indent=1, sort_keys=True).encode())
                 self._remove_old_versions(folder, version)
-                written[day] = Written(table, self._public(f"{folder}/{version}"), rows)
+                written[day] = WriteResult(table, self._public(f"{folder}/{version}"), rows)
         except OvertureError:
             raise
         except Exception as error:

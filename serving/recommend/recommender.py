@@ -83,7 +83,9 @@ def recommend(
     explain: bool = False,
     days: FirstDays | None = None,
 ) -> list[dict[str, Any]]:
-    """Return a response body for each of B listeners (schema.Recommendation); "tracks" are track_idx, see `with_track_details`.
+    """Return a response body for each of B listeners (schema.Recommendation); `tracks` are track_idx.
+
+    `with_track_details` replaces them by schema.Track.
 
     Args:
         loaded: the release.

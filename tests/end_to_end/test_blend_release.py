@@ -137,7 +137,7 @@ def test_a_release_without_it_says_so(finished):
 
 
 def test_what_does_not_belong_together_is_refused(promoted, finished, tmp_path):
-    kept = blend_artifacts.kept(promoted, "tt_svd")
+    kept = blend_artifacts.blend_folder(promoted, "tt_svd")
     catalogue = champion(promoted).spaces["tt_svd"].catalogue
     other = tmp_path / "tt_svd" / "blend"
     shutil.copytree(kept, other)
@@ -151,6 +151,6 @@ def test_what_does_not_belong_together_is_refused(promoted, finished, tmp_path):
     scores = moved.work / "tt_svd" / "blend" / "neighbours.scores.npy"
     scores.write_bytes(scores.read_bytes()[:-4] + b"\x00\x00\x00\x01")
     with pytest.raises(CheckFailed, match=r"neighbours\.scores\.npy is damaged; run `overture train --space tt_svd`"):
-        blend_artifacts.kept(moved, "tt_svd")
+        blend_artifacts.blend_folder(moved, "tt_svd")
     with pytest.raises(CheckFailed, match="blend: week 2026-11-16 has none in tt_svd"):
-        blend_artifacts.kept(Context(promoted.settings, promoted.week, tmp_path / "empty"), "tt_svd")
+        blend_artifacts.blend_folder(Context(promoted.settings, promoted.week, tmp_path / "empty"), "tt_svd")

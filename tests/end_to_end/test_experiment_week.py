@@ -48,23 +48,23 @@ def test_the_verdict_finds_what_the_listeners_taste_is(tested):
     assert told["bad"] == {}
     assert told["days"] == 8
     found = analyse.run(tested, "first_day")
-    chances = told["stream_probabilities"]
+    stream_probabilities = told["stream_probabilities"]
     for arm, said in found["arms"].items():
-        assert abs(said["stream"]["rate"] - chances[arm]) < 4 * said["stream"]["error"], arm
-    assert chances["semi_pers"] > chances["default"] > 0
+        assert abs(said["stream"]["rate"] - stream_probabilities[arm]) < 4 * said["stream"]["error"], arm
+    assert stream_probabilities["semi_pers"] > stream_probabilities["default"] > 0
     one = found["arms"]["semi_pers"]["stream"]
-    assert one["low"] < chances["semi_pers"] / chances["default"] < one["high"]
+    assert one["low"] < stream_probabilities["semi_pers"] / stream_probabilities["default"] < one["high"]
     assert found["verdicts"]["semi_pers"] == "better"
     assert found["sample_ratio_p"] > 0.001
     assert set(found["unmatched_outcomes"].values()) == {0}
 
 
 def test_the_estimate_of_another_policy_is_what_its_own_arm_shows(tested):
-    chances = tested.__dict__["told"]["stream_probabilities"]
+    stream_probabilities = tested.__dict__["told"]["stream_probabilities"]
     for policy in ("popularity", "semi_pers"):
         found = off_policy.run(tested, "first_day", "exploring", policy)["estimates"]["stream"]
         reach = 2 * (found["snips"]["high"] - found["snips"]["low"]) / 1.96  # four standard errors
-        assert abs(found["snips"]["value"] - chances[policy]) < reach, policy
+        assert abs(found["snips"]["value"] - stream_probabilities[policy]) < reach, policy
         assert found["clipped_weight"] == 0
 
 

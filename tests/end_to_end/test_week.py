@@ -80,9 +80,11 @@ def test_the_cohort_is_in_no_training_set(finished):
         ("features", {"week": week, "space": "tt_svd", "split": "train"}),
     ):
         assert not cohort & set(lake.read(table, **partition)["user_id"].to_pylist())
-    judged = [lake.read("first_day", week=week, split=s)["user_id"].to_pylist() for s in ("validation", "test")]
-    assert not set(judged[0]) & set(judged[1])
-    assert set(judged[0]) | set(judged[1]) == cohort
+    methods_to_evaluate = [
+        lake.read("first_day", week=week, split=s)["user_id"].to_pylist() for s in ("validation", "test")
+    ]
+    assert not set(methods_to_evaluate[0]) & set(methods_to_evaluate[1])
+    assert set(methods_to_evaluate[0]) | set(methods_to_evaluate[1]) == cohort
 
 
 @pytest.mark.parametrize("space", SPACES)

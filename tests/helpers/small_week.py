@@ -213,7 +213,7 @@ def _fill_space(
     )
     lake.write("evaluation", frame, **where)
     _, onnx, predictions = trained()
-    onnx_export.keep(context, space, onnx, cohort()[0]["user_id"].to_numpy(), predictions, {"seed": 3})
+    onnx_export.write_network(context, space, onnx, cohort()[0]["user_id"].to_numpy(), predictions, {"seed": 3})
 
 
 @cache

@@ -80,7 +80,7 @@ class Block:
 
 
 @dataclass(frozen=True)
-class People:
+class UserTraits:
     """Hidden properties of the users of a block."""
 
     country: np.ndarray  # (B,) index
@@ -92,7 +92,7 @@ class People:
     rate: np.ndarray  # moments per day while new
 
 
-def draw_people(world: World, user: np.ndarray, span: Span, n_users: int, rng: np.random.Generator) -> People:
+def draw_traits(world: World, user: np.ndarray, span: Span, n_users: int, rng: np.random.Generator) -> UserTraits:
     """Draw users (B,) by index: registrations in order of index, a constant share on every day of the log."""
     n = len(user)
     country = rng.choice(len(COUNTRIES), n, p=np.array(list(COUNTRIES.values())))
@@ -114,7 +114,7 @@ def draw_people(world: World, user: np.ndarray, span: Span, n_users: int, rng: n
     cum[:, -1] = 1.0
     wide = np.repeat(scenes[:, :, None], OWN_ARTISTS, axis=2)
     artists = world.track_artist[world.draw_in_scene(wide.ravel(), rng.random(wide.size))].reshape(wide.shape)
-    return People(
+    return UserTraits(
         country,
         age,
         day * DAY + second,
@@ -132,13 +132,13 @@ def draw_ages(n: int, rng: np.random.Generator) -> np.ndarray:
     return np.clip(np.rint(mean + deviation * rng.standard_normal(n)), AGES[0], AGES[-1]).astype(np.int64)
 
 
-def draw_moments(people: People, span: Span, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def draw_moments(traits: UserTraits, span: Span, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Draw how often each user listens on each day: (user, day, count), each (P,), by user, then day.
 
     Full rate for about five weeks after registration, then it falls to a sixth. 77 % stream on their first day.
     """
-    n = len(people.rate)
-    reg_day = people.registered // DAY
+    n = len(traits.rate)
+    reg_day = traits.registered // DAY
     seen = np.maximum(reg_day + 1, 0)
     user = np.repeat(np.arange(n), np.maximum(span.n_days - seen, 0))
     starts = np.concatenate([[0], np.cumsum(np.maximum(span.n_days - seen, 0))])[:-1]
@@ -148,11 +148,11 @@ def draw_moments(people: People, span: Span, rng: np.random.Generator) -> tuple[
     often = (0.25 + 0.65 * rng.random(n))[user]
     active = rng.random(len(user)) < often
     user, day = user[active], day[active]
-    mean = people.rate[user] * (strength[active] / often[active]) * WEEKDAY[span.weekday(day)]
+    mean = traits.rate[user] * (strength[active] / often[active]) * WEEKDAY[span.weekday(day)]
     count = np.minimum(rng.poisson(mean), MAX_PER_DAY)
 
     new = np.flatnonzero((reg_day >= 0) & (rng.random(n) < STREAM_ON_DAY_ONE))
-    first = 1 + np.minimum(rng.poisson(3.5 * np.sqrt(people.rate[new])), MAX_PER_DAY - 1)
+    first = 1 + np.minimum(rng.poisson(3.5 * np.sqrt(traits.rate[new])), MAX_PER_DAY - 1)
     user, day = np.concatenate([user, new]), np.concatenate([day, reg_day[new]])
     count = np.concatenate([count, first])
     order = np.lexsort((day, user))
@@ -160,31 +160,31 @@ def draw_moments(people: People, span: Span, rng: np.random.Generator) -> tuple[
     return user[order], day[order], count[order]
 
 
-def draw_tracks(world: World, people: People, user: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def draw_tracks(world: World, traits: UserTraits, user: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Draw a track (M,) for each moment of a user (M,): by a favourite artist, in an own scene, or the country's."""
-    k = people.scenes.shape[1]
-    slot = np.clip(np.searchsorted(people.scene_cum, user + rng.random(len(user)), side="right") - user * k, 0, k - 1)
-    scene = people.scenes[user, slot]
+    k = traits.scenes.shape[1]
+    slot = np.clip(np.searchsorted(traits.scene_cum, user + rng.random(len(user)), side="right") - user * k, 0, k - 1)
+    scene = traits.scenes[user, slot]
     how = rng.random(len(user))
     chart = how < FROM_CHART
-    scene[chart] = world.draw_scene(people.country[user[chart]], rng.random(int(chart.sum())))
+    scene[chart] = world.draw_scene(traits.country[user[chart]], rng.random(int(chart.sum())))
     start, end = world.scene_start[scene], world.scene_start[scene + 1]
     own = np.flatnonzero(how >= 1 - FROM_OWN_ARTIST)
-    artist = people.artists[user[own], slot[own], rng.integers(0, OWN_ARTISTS, len(own))]
+    artist = traits.artists[user[own], slot[own], rng.integers(0, OWN_ARTISTS, len(own))]
     start[own], end[own] = world.artist_start[artist], world.artist_start[artist + 1]
     return world.draw_tracks(start, end, rng.random(len(user)))
 
 
 def draw_events(
-    world: World, ids: Ids, people: People, user_id: np.ndarray, span: Span, rng: np.random.Generator
+    world: World, ids: Ids, traits: UserTraits, user_id: np.ndarray, span: Span, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
     """Draw all events of a block with their day since 1970, ordered by user, then time of the moment."""
-    pair_user, pair_day, count = draw_moments(people, span, rng)
+    pair_user, pair_day, count = draw_moments(traits, span, rng)
     user, pair = np.repeat(pair_user, count), np.repeat(np.arange(len(count)), count)
     n = len(user)
     begins = np.concatenate([[0], np.cumsum(count)[:-1]]).astype(np.int64)
-    track = draw_tracks(world, people, user, rng)
-    first_day = (pair_day == people.registered[pair_user] // DAY)[pair]
+    track = draw_tracks(world, traits, user, rng)
+    first_day = (pair_day == traits.registered[pair_user] // DAY)[pair]
     opening = np.zeros(n, bool)
     opening[begins] = True
     skipped = (rng.random(n) < 0.14) & ~(opening & first_day)
@@ -198,8 +198,8 @@ def draw_events(
     offset = after - takes - (after[begins] - takes[begins])[pair]
     evening = (DAY * rng.beta(3.2, 1.9, len(count))).astype(np.int64)
     start = np.maximum(np.minimum(evening, DAY - 60 - total), 0)
-    soon = people.registered[pair_user] % DAY + rng.integers(120, 600, len(count))
-    start = np.where(pair_day == people.registered[pair_user] // DAY, soon, start)
+    soon = traits.registered[pair_user] % DAY + rng.integers(120, 600, len(count))
+    start = np.where(pair_day == traits.registered[pair_user] // DAY, soon, start)
     at = start[pair] + offset
     keep = at + 6 <= DAY - 1
     user, track, skipped, heard, at, pair = (a[keep] for a in (user, track, skipped, heard, at, pair))
@@ -239,7 +239,7 @@ def draw_events(
     ):
         follow((chance[2] >= low) & (chance[2] < high), 0, "search", entity)
     rows: list[Rows] = [(user[where], *rest) for where, *rest in parts]
-    rows += _first_signals(world, ids, people, set_of(user[first_day[keep]], len(people.rate)), rng)
+    rows += _first_signals(world, ids, traits, set_of(user[first_day[keep]], len(traits.rate)), rng)
     who = np.concatenate([r[0] for r in rows])
     second = np.concatenate([r[1] for r in rows])
     rows_by_user = events(
@@ -265,34 +265,36 @@ def _scene(world: World, track: np.ndarray) -> np.ndarray:
     return scene
 
 
-def _first_signals(world: World, ids: Ids, people: People, streams: np.ndarray, rng: np.random.Generator) -> list[Rows]:
+def _first_signals(
+    world: World, ids: Ids, traits: UserTraits, streams: np.ndarray, rng: np.random.Generator
+) -> list[Rows]:
     """Draw onboarding likes and searches within two minutes of the registration: 95 % of new users do something."""
     n = len(streams)
-    new = people.registered >= 0
+    new = traits.registered >= 0
     some = new & ~streams & (rng.random(n) < (ACTIVE_ON_DAY_ONE - STREAM_ON_DAY_ONE) / (1 - STREAM_ON_DAY_ONE))
     fills_form = (streams & new & (rng.random(n) < 0.8)) | (some & (rng.random(n) < 0.88))
     likes = np.where(fills_form, 1 + np.minimum(rng.poisson(3.0, n), 11), 0)
     user = np.repeat(np.arange(n), likes)
     turn = np.arange(len(user)) - np.repeat(np.cumsum(likes) - likes, likes)
-    liked = people.artists.reshape(n, -1)[user, rng.integers(0, people.artists[0].size, len(user))]
+    liked = traits.artists.reshape(n, -1)[user, rng.integers(0, traits.artists[0].size, len(user))]
     # The form also shows what the country streams; some of it is liked.
     shown = rng.random(len(user)) < 0.3
-    scene = world.draw_scene(people.country[user[shown]], rng.random(int(shown.sum())))
+    scene = world.draw_scene(traits.country[user[shown]], rng.random(int(shown.sum())))
     liked[shown] = world.track_artist[world.draw_in_scene(scene, rng.random(len(scene)))]
     _, once = np.unique(user * len(world.artist_scene) + liked, return_index=True)
     once.sort()
     user, turn, liked = user[once], turn[once], liked[once]
-    like = (user, people.registered[user] + 10 + 4 * turn, code("onboarding", "artist"), ids.artist[liked], -1)
+    like = (user, traits.registered[user] + 10 + 4 * turn, code("onboarding", "artist"), ids.artist[liked], -1)
     look = np.flatnonzero(some & (~fills_form | (rng.random(n) < 0.3)))
-    wanted = draw_tracks(world, people, look, rng)
-    track = (look, people.registered[look] + 100, code("search", "track"), ids.track[wanted], -1)
+    wanted = draw_tracks(world, traits, look, rng)
+    track = (look, traits.registered[look] + 100, code("search", "track"), ids.track[wanted], -1)
     return [like, track]
 
 
 def draw_playlists(
     world: World,
     ids: Ids,
-    people: People,
+    traits: UserTraits,
     user_id: np.ndarray,
     numbers: np.ndarray,
     span: Span,
@@ -300,19 +302,19 @@ def draw_playlists(
 ) -> dict[str, np.ndarray]:
     """Draw playlists of listeners, with numbers (L,) of their own: tracks of the owner's taste, added over time."""
     empty = np.zeros(0, np.int64)
-    can = np.flatnonzero(people.registered < (span.n_days - 1) * DAY)
+    can = np.flatnonzero(traits.registered < (span.n_days - 1) * DAY)
     if not len(numbers) or not len(can):
         return {"playlist_id": empty, "position": empty, "track_id": empty, "user_id": empty, "added_at": empty}
     owner = rng.choice(can, len(numbers))
     size = np.clip(rng.lognormal(3.1, 0.6, len(numbers)), 5, 150).astype(np.int64)
     which = np.repeat(np.arange(len(numbers)), size)
-    track = draw_tracks(world, people, owner[which], rng)
+    track = draw_tracks(world, traits, owner[which], rng)
     _, once = np.unique(which * len(world.track_artist) + track, return_index=True)
     once.sort()
     which, track = which[once], track[once]
     starts = np.searchsorted(which, np.arange(len(numbers)))
     position = np.arange(len(which)) - starts[which]
-    low = np.maximum(people.registered[owner], 0) + 3600
+    low = np.maximum(traits.registered[owner], 0) + 3600
     high = span.n_days * DAY
     made = low + (rng.random(len(numbers)) ** 2 * (high - low)).astype(np.int64)
     # Half of the tracks are there from the start; the rest are added over the following weeks.
@@ -333,8 +335,8 @@ def draw_block(world: World, ids: Ids, settings: SimulateSettings, span: Span, b
     rng = np.random.default_rng(np.random.SeedSequence((settings.seed, 100, block)))
     user = np.arange(block * BLOCK, min((block + 1) * BLOCK, settings.n_users))
     user_id = user + 1
-    people = draw_people(world, user, span, settings.n_users, rng)
-    day, event_rows = draw_events(world, ids, people, user_id, span, rng)
+    traits = draw_traits(world, user, span, settings.n_users, rng)
+    day, event_rows = draw_events(world, ids, traits, user_id, span, rng)
     n_owned = max(0, settings.n_playlists - world.n_editorial)
     low, high = ((n_owned * int(edge)) // settings.n_users for edge in (user[0], user[-1] + 1))
     numbers = world.n_editorial + np.arange(low, high)
@@ -343,13 +345,13 @@ def draw_block(world: World, ids: Ids, settings: SimulateSettings, span: Span, b
     return Block(
         users={
             "user_id": user_id,
-            "country": names[people.country],
+            "country": names[traits.country],
             "country_unknown": hide[0] < NO_COUNTRY,
-            "age": people.age.astype(np.int32),
+            "age": traits.age.astype(np.int32),
             "age_unknown": hide[1] < NO_AGE,
-            "registered_at": span.start_us + people.registered * 1_000_000,
+            "registered_at": span.start_us + traits.registered * 1_000_000,
         },
         event_day=day,
         events=event_rows,
-        playlists=draw_playlists(world, ids, people, user_id, numbers, span, rng),
+        playlists=draw_playlists(world, ids, traits, user_id, numbers, span, rng),
     )

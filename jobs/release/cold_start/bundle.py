@@ -100,7 +100,7 @@ def _write_space(context: Context, folder: Path, space: str, track_ids: IdVector
         raise CheckFailed(f"track_vectors: {space} has {len(tracks_ND)} rows, the catalogue {len(track_ids)}")
     segments = read("segments").sort_by("segment_id")
     centroids_KD = to_matrix(segments, "centroid")
-    stored = onnx_export.kept(context, space)
+    stored = onnx_export.read_network(context, space)
     if centroids_KD.shape[1] != d or stored.vectors.shape[1] != d:
         raise CheckFailed(
             f"{space}: tracks have d = {d}, centroids {centroids_KD.shape[1]}, the network {stored.vectors.shape[1]}"
@@ -123,7 +123,7 @@ def _write_space(context: Context, folder: Path, space: str, track_ids: IdVector
     ]
     files.write(folder / "segments.json", files.canonical(cards))
     if context.settings.gate.blended(space):
-        blend_dir = blend_artifacts.kept(context, space)
+        blend_dir = blend_artifacts.blend_folder(context, space)
         for name in blend_artifacts.FILES:
             files.write(folder / "blend" / name, (blend_dir / name).read_bytes())
     _write_entities(folder / "entities", read("entity_vectors"), track_ids, tracks_ND)

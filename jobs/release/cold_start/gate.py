@@ -169,7 +169,7 @@ def champion_line(
 
 def parity_line(context: Context, release: Release, space: str, cohort: EvaluationCohort) -> GateLine:
     """Compare the predictions of PyTorch that training stored with those of the bundle, from first-day signals."""
-    stored, tolerance = onnx_export.kept(context, space), context.settings.gate.parity_tolerance
+    stored, tolerance = onnx_export.read_network(context, space), context.settings.gate.parity_tolerance
     order = np.argsort(stored.user_ids)
     place = np.minimum(np.searchsorted(stored.user_ids[order], cohort.user_ids), max(len(order) - 1, 0))
     if not len(order) or (stored.user_ids[order][place] != cohort.user_ids).any():
@@ -182,7 +182,7 @@ def parity_line(context: Context, release: Release, space: str, cohort: Evaluati
 def blend_parity_line(context: Context, release: Release, cohort: EvaluationCohort) -> GateLine:
     """Compare the scores of the blend with PyTorch, stored for some listeners by training, with those of the bundle."""
     gate = context.settings.gate
-    user_ids, stored_BN = blend_artifacts.compared(blend_artifacts.kept(context, gate.space))
+    user_ids, stored_BN = blend_artifacts.read_cohort_scores(blend_artifacts.blend_folder(context, gate.space))
     order = np.argsort(cohort.user_ids)
     place = np.minimum(np.searchsorted(cohort.user_ids[order], user_ids), len(order) - 1)
     if not len(user_ids) or (cohort.user_ids[order][place] != user_ids).any():

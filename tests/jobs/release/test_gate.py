@@ -152,8 +152,8 @@ def test_release_no_better_than_popularity_fails_and_is_recorded(home):
 def test_predictions_that_differ_from_training_fail(context):
     _, onnx, predictions = small_week.trained()
     ids = small_week.cohort()[0]["user_id"].to_numpy()
-    onnx_export.keep(context, "ut_als", onnx, ids[::-1], predictions[::-1] + 1e-3, {})
-    onnx_export.keep(context, "tt_svd", onnx, ids[::-1], predictions[::-1], {})
+    onnx_export.write_network(context, "ut_als", onnx, ids[::-1], predictions[::-1] + 1e-3, {})
+    onnx_export.write_network(context, "tt_svd", onnx, ids[::-1], predictions[::-1], {})
     bundle.run(context)
     with pytest.raises(CheckFailed, match="onnx parity ut_als"):
         gate.run(context)

@@ -18,7 +18,7 @@ from tests.helpers import small_week
 FIRST, SECOND, THIRD = small_week.FIRST, small_week.SECOND, "2026-11-30"
 
 
-def judged(home, week: str, seed: int = 0):
+def methods_to_evaluate(home, week: str, seed: int = 0):
     """Return a week whose release has been built and has passed the gate."""
     return small_week.judge(small_week.ready(home, week, seed=seed))
 
@@ -90,7 +90,7 @@ def test_promotion_survives_a_kill_between_any_two_writes(second, tmp_path):
 
 def test_one_of_two_concurrent_promotions_is_refused(second, tmp_path):
     """Both weeks were evaluated against the same champion; the second one to promote must be evaluated again."""
-    third = judged(second.home, THIRD)
+    third = methods_to_evaluate(second.home, THIRD)
     orders = [
         ("promote", {"home": str(second.home), "week": week, "die_at": -1, "answer": str(tmp_path / f"{week}.json")})
         for week in (SECOND, THIRD)
@@ -109,7 +109,7 @@ def test_one_of_two_concurrent_promotions_is_refused(second, tmp_path):
 
 
 def test_refuses_a_verdict_about_an_older_champion(second):
-    third = judged(second.home, THIRD)
+    third = methods_to_evaluate(second.home, THIRD)
     promote.run(second)
     with pytest.raises(CheckFailed, match="the champion has moved to revision 2 since the gate compared") as raised:
         promote.run(third)
@@ -128,7 +128,7 @@ def test_compare_and_set(second):
 def test_older_week_replaces_a_newer_champion_only_by_name(second):
     promote.run(second)
     newest = pointer.read(second.home)
-    older = judged(second.home, "2026-11-09", seed=1)
+    older = methods_to_evaluate(second.home, "2026-11-09", seed=1)
     said = promote.run(older)
     assert (said["promoted"], said["champion"]) == (False, newest.release)
     assert "later week 2026-11-23" in said["why"]

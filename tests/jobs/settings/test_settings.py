@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from contracts.errors import BadArgument
 from jobs.cli import main as cli
-from jobs.cold_start.methods import judged, method_recipes
+from jobs.cold_start.methods import method_recipes, methods_to_evaluate
 from jobs.platform.context import Context
 from jobs.platform.week import Week
 from jobs.settings.cold_start import (
@@ -124,16 +124,16 @@ def test_popularity_is_always_evaluated_and_each_method_once():
 
 
 def test_a_backtest_evaluates_all_methods_but_the_peers(context):
-    assert judged(context, "tt_svd") == context.settings.evaluation.methods
+    assert methods_to_evaluate(context, "tt_svd") == context.settings.evaluation.methods
     backtest = Context(context.settings, Week.parse("2026-11-16", backtest=True), context.home)
-    assert set(METHODS) - set(judged(backtest, "tt_svd")) == set(PEERS)
+    assert set(METHODS) - set(methods_to_evaluate(backtest, "tt_svd")) == set(PEERS)
 
 
 def test_a_fold_in_is_evaluated_in_the_space_of_the_factors(context):
     chosen = context.settings.evaluation.model_copy(update={"methods": METHODS})
     all_methods = Context(context.settings.model_copy(update={"evaluation": chosen}), context.week, context.home)
-    assert judged(all_methods, "ut_als") == METHODS
-    assert set(METHODS) - set(judged(all_methods, "tt_svd")) == {"ials_fold_in"}
+    assert methods_to_evaluate(all_methods, "ut_als") == METHODS
+    assert set(METHODS) - set(methods_to_evaluate(all_methods, "tt_svd")) == {"ials_fold_in"}
 
 
 @pytest.mark.parametrize(
