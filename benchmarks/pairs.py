@@ -84,7 +84,7 @@ class World:
         """Which warm listener streamed which track, binary (U, N)."""
         from jobs.cold_start.segments import stream_matrix
 
-        return listened(self.plain, self.plain.lake.rows("warm_users", week=self.plain.week.name))
+        return stream_matrix(self.plain, self.plain.lake.rows("warm_users", week=self.plain.week.name))
 
     def cohort(self, split: str) -> tuple[sp.csr_matrix, Any]:
         """First-day streams (B, N), repeats counted, and the truths of the same B listeners."""

@@ -80,7 +80,7 @@ class WorkerPool:
     def _check_job(self) -> None:
         if self.job is not None and self.job.is_alive():
             return
-        host, port = self._listener.address  # type: ignore[misc]
+        host, port = self._listener.address
         if self.failure:
             cause = str(self.failure).splitlines()[0]
         else:
@@ -127,7 +127,7 @@ class WorkerPool:
     def close(self) -> None:
         """Stop accepting workers and end all of them."""
         self._closed = True
-        with suppress(*CONNECTION_ERRORS), socket.create_connection(self._listener.address, timeout=5):  # type: ignore[arg-type]
+        with suppress(*CONNECTION_ERRORS), socket.create_connection(self._listener.address, timeout=5):
             pass  # unblocks `accept_workers`
         self._listener.close()
         with suppress(queue.Empty):

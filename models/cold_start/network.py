@@ -200,7 +200,7 @@ def fit(
             with bfloat16_autocast(device):
                 predicted_BD = net(x_UF.index_select(0, index_B))
             loss = nn.functional.mse_loss(predicted_BD, y_UD.index_select(0, index_B))
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             optimiser.step()
             total += loss.detach() * len(index_B)
             n_seen += len(index_B)

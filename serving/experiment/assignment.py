@@ -240,7 +240,7 @@ def with_arm_method(loaded: LoadedRelease, method: str, options: ListOptions) ->
     """Return the request with the arm's method, or unchanged if the release does not contain that method."""
     available = method == recommender.MEAN or method in loaded.space.methods or method in loaded.space.problems
     return ListOptions(
-        method=method if available else "configured",  # type: ignore[arg-type]
+        method=method if available else "configured",
         k=options.k,
         exclude=options.exclude,
         leave_out_first_day=options.leave_out_first_day,

@@ -204,7 +204,7 @@ class DropoutNet:
                 with bfloat16_autocast():
                     user_SR, track_PR = self._user(user_SX), track(track_PX)
                 loss = top_and_all_loss(user_SR.float() @ track_PR.float().T, target_SP)
-                loss.backward()  # type: ignore[no-untyped-call]
+                loss.backward()
                 nn.utils.clip_grad_norm_(parameters, _MAX_GRADIENT_NORM)
                 optimiser.step()
                 schedule.step()

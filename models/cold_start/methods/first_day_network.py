@@ -204,7 +204,7 @@ def fit(
                 with bfloat16_autocast():
                     logits = net(batch.tokens_BV)
                 value = loss(logits.float(), batch)
-                value.backward()  # type: ignore[no-untyped-call]
+                value.backward()
                 optimiser.step()
                 schedule.step()
                 total += float(value.detach()) * len(batch.users)

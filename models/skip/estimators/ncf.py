@@ -172,7 +172,7 @@ class IdNetwork(SkipModel):
         return self.users.codes(plays.user_N), self.tracks.codes(plays.track_N), self.dense.columns(plays, dtype)
 
     def _create_net(self) -> _IdNet:
-        return self.Net(len(self.users), len(self.tracks), self.dense.width, self.recipe)  # type: ignore[call-arg, arg-type]
+        return self.Net(len(self.users), len(self.tracks), self.dense.width, self.recipe)  # type: ignore[call-arg]
 
     def _predict(self, inputs: tuple[np.ndarray, ...]) -> NDArray[np.float64]:
         step, out_N = 1 << 14, np.empty(len(inputs[0]))

@@ -107,7 +107,7 @@ def train_net(
             with bfloat16_autocast():
                 logit_B = net(*batch(index_B))
             loss = nn.functional.binary_cross_entropy_with_logits(logit_B.float(), labels_N[index_B])
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             optimiser.step()
             total += float(loss.detach()) * len(index_B)
         position += n
