@@ -53,16 +53,7 @@ EntityId = Annotated[int, InPath(ge=0, le=2**63 - 1, examples=[3])]
 SpaceName = Annotated[
     str | None, Query(max_length=40, description="default: the space that the release recommends from")
 ]
-WRONG: dict[int | str, dict[str, Any]] = {
-    status: {"model": schema.ErrorResponse, "description": why}
-    for status, why in {
-        400: "not JSON",
-        401: "missing or wrong API key",
-        413: "body too large",
-        422: "invalid request; the body names the field",
-        503: "no release",
-    }.items()
-}
+ERRORS = schema.error_responses({400: None, 401: None, 413: None, 422: None, 503: None})
 
 
 def make_app(settings: ServiceSettings, home: Path, store: StoreSettings = StoreSettings()) -> ServiceMiddleware:  # noqa: B008 - frozen
@@ -147,7 +138,7 @@ def make_lists(champion: ChampionWatcher, metrics: Metrics, recommender: Experim
     lists = APIRouter(route_class=JsonBodyRoute, tags=["lists"])
     batcher = MicroBatcher(recommender.recommend)
 
-    @lists.post("/v1/recommendations", responses={200: {"model": schema.Recommendation}, **WRONG})
+    @lists.post("/v1/recommendations", responses={200: {"model": schema.Recommendation}, **ERRORS})
     async def recommendations(request: schema.RecommendationRequest) -> Response:
         """Recommend tracks to one new listener, with an explanation."""
         loaded = serving(champion)
@@ -155,23 +146,27 @@ def make_lists(champion: ChampionWatcher, metrics: Metrics, recommender: Experim
             (body,) = await run_in_threadpool(recommender.recommend, loaded, [request.listener], request, True)
         else:  # takes less than two milliseconds: a thread would cost more than it saves
             body = await batcher.recommend(loaded, request)
-        metrics.count_lists([body])
+        metrics.count_list(body["method"], body)
+        metrics.count_unknown(body["unknown"])
         return as_json(with_track_details(loaded, body), release=loaded.name)
 
-    @lists.post("/v1/recommendations/batch", responses={200: {"model": schema.Batch}, **WRONG})
+    @lists.post("/v1/recommendations/batch", responses={200: {"model": schema.Batch}, **ERRORS})
     def batch(request: schema.BatchRequest) -> Response:
         """Recommend tracks to many new listeners, all from one release."""
         loaded = serving(champion)
         bodies = recommender.recommend(loaded, request.listeners, request)
-        metrics.count_lists(bodies)
+        for body in bodies:
+            metrics.count_list(body["method"], body)
+            metrics.count_unknown(body["unknown"])
         return as_json({"answers": [with_track_details(loaded, one) for one in bodies]}, release=loaded.name)
 
-    @lists.post("/v1/carousels", responses={200: {"model": schema.Carousel}, **WRONG})
+    @lists.post("/v1/carousels", responses={200: {"model": schema.Carousel}, **ERRORS})
     def carousels(request: schema.CarouselRequest) -> Response:
         """Return a row of playlists for one new listener, with the expected exposure of each position."""
         loaded = serving(champion)
         body = carousel.carousel(loaded, request)
-        metrics.count_lists([body])
+        metrics.count_list("carousel", body)
+        metrics.count_unknown(body["unknown"])
         return as_json(body, release=loaded.name)
 
     return lists
@@ -180,13 +175,13 @@ def make_lists(champion: ChampionWatcher, metrics: Metrics, recommender: Experim
 def add_lookups(app: FastAPI, champion: ChampionWatcher) -> None:
     """Add the routes that look up entities of the release."""
 
-    @app.get("/v1/release", responses={200: {"model": schema.ReleaseInfo}, **WRONG}, tags=["vectors"])
+    @app.get("/v1/release", responses={200: {"model": schema.ReleaseInfo}, **ERRORS}, tags=["vectors"])
     def release() -> Response:
         """Describe the release in service: methods, spaces and countries."""
         loaded = serving(champion)
         return as_json(entity_lookup.release_body(loaded), release=loaded.name)
 
-    @app.get("/v1/search", responses={200: {"model": schema.Search}, **WRONG}, tags=["vectors"])
+    @app.get("/v1/search", responses={200: {"model": schema.Search}, **ERRORS}, tags=["vectors"])
     def search(
         kind: Annotated[str, Query(pattern="^(tracks|artists)$")] = "artists",
         q: Annotated[str, Query(max_length=100, description="part of a name; empty: everything")] = "",
@@ -196,14 +191,16 @@ def add_lookups(app: FastAPI, champion: ChampionWatcher) -> None:
         loaded = serving(champion)
         return as_json(entity_lookup.search(loaded, kind, q, limit), release=loaded.name)
 
-    @app.get("/v1/{kind}/{entity_id}", responses={200: {"model": schema.Entity}, **WRONG}, tags=["vectors"])
+    @app.get("/v1/{kind}/{entity_id}", responses={200: {"model": schema.Entity}, **ERRORS}, tags=["vectors"])
     def entity(kind: schema.Kind, entity_id: EntityId, space: SpaceName = None) -> Response:
         """Return the vector of a track, artist, album, playlist or segment; for a segment also its card."""
         loaded = serving(champion)
         return as_json(entity_lookup.entity(loaded, kind, entity_id, space), release=loaded.name)
 
     @app.get(
-        "/v1/{kind}/{entity_id}/neighbours", responses={200: {"model": schema.Neighbourhood}, **WRONG}, tags=["vectors"]
+        "/v1/{kind}/{entity_id}/neighbours",
+        responses={200: {"model": schema.Neighbourhood}, **ERRORS},
+        tags=["vectors"],
     )
     def neighbours(
         kind: schema.Kind,

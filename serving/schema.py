@@ -366,3 +366,24 @@ class ErrorResponse(Body):
 
     error: str
     details: list[ErrorDetail] = []
+
+
+ERROR_DESCRIPTIONS = {
+    400: "not JSON",
+    401: "missing or wrong API key",
+    413: "body too large",
+    422: "invalid request; the body names the field",
+    503: "no release",
+}
+
+
+def error_responses(descriptions: dict[int, str | None]) -> dict[int | str, dict[str, Any]]:
+    """Return the error responses of a route, as FastAPI describes them.
+
+    Args:
+        descriptions: description by status; None for that of `ERROR_DESCRIPTIONS`.
+    """
+    return {
+        status: {"model": ErrorResponse, "description": description or ERROR_DESCRIPTIONS[status]}
+        for status, description in descriptions.items()
+    }

@@ -38,7 +38,7 @@ ORDER = {
         ("cli",),
     ),
     "serving": (
-        ("settings", "schema"),
+        ("settings", "schema", "bodies"),
         ("release",),
         ("stores",),
         ("http",),
@@ -48,7 +48,6 @@ ORDER = {
         ("main",),
     ),
 }
-# Known offenders: file -> modules that it imports against the order. To be emptied.
 ONLY_IN = {
     "pyspark": ("jobs/", "blockfactor/"),
     "airflow": ("dags/",),

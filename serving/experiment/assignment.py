@@ -29,6 +29,7 @@ from contracts.errors import BadArgument, CheckFailed
 from models.cold_start.input_vector import FirstDays
 from models.evaluation.assignment import arm_index, bucket_bounds
 from models.evaluation.off_policy import slate_propensities
+from serving.bodies import RecommendationBody
 from serving.experiment.exposure_log import ExposureLog
 from serving.http.middleware import LOG
 from serving.recommend import recommender
@@ -67,7 +68,7 @@ def read_plan(home: Path, name: str) -> dict[str, Any]:
 class LoggedLists:
     """Response bodies, and the lines of the exposure log that belong to them."""
 
-    bodies: list[dict[str, Any]]
+    bodies: list[RecommendationBody]
     lines: list[dict[str, Any]]
 
 
@@ -123,7 +124,7 @@ class ActiveExperiment:
         ]
         if all(arm is None for arm in arms):
             return LoggedLists(recommender.recommend(loaded, listeners, options, explain), [])
-        body_by_position: dict[int, dict[str, Any]] = {}
+        body_by_position: dict[int, RecommendationBody] = {}
         lines: list[dict[str, Any]] = []
         for arm in dict.fromkeys(arms):
             positions = [b for b, one in enumerate(arms) if one == arm]
@@ -140,7 +141,11 @@ class ActiveExperiment:
             propensities = self._explore(loaded, arm, arm_listeners, options, days, bodies)
             for b, listener, body, propensity in zip(positions, arm_listeners, bodies, propensities, strict=True):
                 line = self._line(loaded, arm, listener, options, body, propensity, at)
-                body["experiment"] = {key: line[key] for key in ("experiment", "arm", "request_id")}
+                body["experiment"] = {
+                    "experiment": line["experiment"],
+                    "arm": line["arm"],
+                    "request_id": line["request_id"],
+                }
                 lines.append(line)
                 body_by_position[b] = body
         return LoggedLists([body_by_position[b] for b in range(len(listeners))], lines)
@@ -152,7 +157,7 @@ class ActiveExperiment:
         arm_listeners: Sequence[Listener],
         options: ListOptions,
         days: FirstDays,
-        bodies: list[Any],
+        bodies: list[RecommendationBody],
     ) -> list[list[float]]:
         """Put random lists into some of the responses; return the propensity of every position of every list."""
         if arm.explore is None:
@@ -181,7 +186,7 @@ class ActiveExperiment:
         arm: Arm,
         listener: Listener,
         options: ListOptions,
-        body: dict[str, Any],
+        body: RecommendationBody,
         propensity: list[float],
         at: datetime,
     ) -> dict[str, Any]:
@@ -222,7 +227,7 @@ class ExperimentRecommender:
 
     def recommend(
         self, loaded: LoadedRelease, listeners: Sequence[Listener], options: ListOptions, explain: bool = False
-    ) -> list[dict[str, Any]]:
+    ) -> list[RecommendationBody]:
         """Return response bodies; listeners in the experiment get their arm's list, which is logged."""
         if self.running is None:
             return recommender.recommend(loaded, listeners, options, explain)

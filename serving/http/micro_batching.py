@@ -12,12 +12,13 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from serving.bodies import RecommendationBody
 from serving.release.loaded import LoadedRelease
 from serving.schema import Listener, ListOptions, RecommendationRequest
 
 MAX_BATCH = 32  # listeners per pass: the response to the last one waits for all of them
-RecommendFunction = Callable[[LoadedRelease, Sequence[Listener], ListOptions], list[dict[str, Any]]]
-PendingRequest = tuple[LoadedRelease, RecommendationRequest, "asyncio.Future[dict[str, Any]]"]
+RecommendFunction = Callable[[LoadedRelease, Sequence[Listener], ListOptions], list[RecommendationBody]]
+PendingRequest = tuple[LoadedRelease, RecommendationRequest, "asyncio.Future[RecommendationBody]"]
 
 
 class MicroBatcher:
@@ -28,7 +29,7 @@ class MicroBatcher:
         self.recommend_many = recommend_many
         self._pending: list[PendingRequest] = []
 
-    async def recommend(self, loaded: LoadedRelease, request: RecommendationRequest) -> dict[str, Any]:
+    async def recommend(self, loaded: LoadedRelease, request: RecommendationRequest) -> RecommendationBody:
         """Return the response body of one request.
 
         Raises:
@@ -37,7 +38,7 @@ class MicroBatcher:
         loop = asyncio.get_running_loop()
         if not self._pending:
             loop.call_soon(self._run)
-        future: asyncio.Future[dict[str, Any]] = loop.create_future()
+        future: asyncio.Future[RecommendationBody] = loop.create_future()
         self._pending.append((loaded, request, future))
         return await future
 

@@ -13,6 +13,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
+from serving.bodies import CarouselBody, KnownRecommendationBody, RecommendationBody
 from serving.release.loaded import LoadedRelease
 
 SECONDS = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
@@ -71,14 +72,16 @@ class Metrics:
         count.inc()
         took.observe(seconds)
 
-    def count_lists(self, answers: list[dict[str, Any]]) -> None:
-        """Count lists."""
-        for answer in answers:
-            self.answers.labels(answer.get("method", "carousel"), answer["vector_source"]).inc()
-            if answer["degraded"]:
-                self.degraded.labels(answer["degraded"]["fallback"]).inc()
-            if answer["unknown"]:
-                self.unknown.inc(sum(len(ids) for ids in answer["unknown"].values()))
+    def count_list(self, method: str, body: RecommendationBody | KnownRecommendationBody | CarouselBody) -> None:
+        """Count a list by its method, its vector source and its fallback."""
+        self.answers.labels(method, body["vector_source"]).inc()
+        if body["degraded"]:
+            self.degraded.labels(body["degraded"]["fallback"]).inc()
+
+    def count_unknown(self, unknown: dict[str, list[int | str]]) -> None:
+        """Count the ids of a request that the release does not contain."""
+        if unknown:
+            self.unknown.inc(sum(len(ids) for ids in unknown.values()))
 
     def count_store_read(self, result: str) -> None:
         """Count a read of the store: found, unknown, unpublished (no row of that release) or away."""

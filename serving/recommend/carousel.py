@@ -9,13 +9,12 @@ Source   maximal marginal relevance (models/evaluation/diversity.py); exposure: 
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from contracts.errors import BadArgument
 from models.cold_start.top_k import normalise
 from models.evaluation.diversity import select_diverse
+from serving.bodies import CarouselBody, Json
 from serving.recommend.recommender import NOTHING, place
 from serving.recommend.signals import days_of, unknown_ids
 from serving.release.loaded import LoadedRelease
@@ -38,7 +37,7 @@ def exposures(model: str, n: int) -> np.ndarray:
     return np.asarray(CONTINUE ** np.maximum(position - VISIBLE, 0))
 
 
-def carousel(loaded: LoadedRelease, request: CarouselRequest) -> dict[str, Any]:
+def carousel(loaded: LoadedRelease, request: CarouselRequest) -> CarouselBody:
     """Return the response body of a carousel (schema.Carousel).
 
     Raises:
@@ -85,7 +84,7 @@ def carousel(loaded: LoadedRelease, request: CarouselRequest) -> dict[str, Any]:
     }
 
 
-def nearest_tracks(loaded: LoadedRelease, vectors_PD: np.ndarray, k: int) -> list[list[dict[str, Any]]]:
+def nearest_tracks(loaded: LoadedRelease, vectors_PD: np.ndarray, k: int) -> list[list[Json]]:
     """Return the k tracks nearest to each playlist, as schema.Track."""
     tracks = loaded.space.of_kind("tracks")
     if not k or tracks is None:

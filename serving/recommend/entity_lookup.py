@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from contracts.errors import BadArgument, NotFound
+from serving.bodies import EntityBody, NeighbourBody, NeighbourhoodBody, ReleaseInfoBody, SearchBody, SearchResultBody
 from serving.release.loaded import KIND_OF, LoadedRelease, LoadedSpace
 
 HEAD = 10  # number of tracks of a segment's ranking in the response
@@ -42,7 +41,7 @@ def vector_of(loaded: LoadedRelease, space: LoadedSpace, kind: str, entity_id: i
     raise NotFound(f"release {loaded.name[:12]} has no {kind.removesuffix('s')} {entity_id}")
 
 
-def entity(loaded: LoadedRelease, kind: str, entity_id: int, space: str | None) -> dict[str, Any]:
+def entity(loaded: LoadedRelease, kind: str, entity_id: int, space: str | None) -> EntityBody:
     """Return the response body of an entity (schema.Entity)."""
     name, chosen_space = space_of(loaded, space)
     vector = vector_of(loaded, chosen_space, kind, entity_id)
@@ -59,12 +58,14 @@ def entity(loaded: LoadedRelease, kind: str, entity_id: int, space: str | None) 
     }
 
 
-def neighbours(loaded: LoadedRelease, kind: str, entity_id: int, k: int, of: str, space: str | None) -> dict[str, Any]:
+def neighbours(
+    loaded: LoadedRelease, kind: str, entity_id: int, k: int, of: str, space: str | None
+) -> NeighbourhoodBody:
     """Return the response body of the k nearest neighbours by cosine, without the entity itself."""
     name, chosen_space = space_of(loaded, space)
     vector_D = vector_of(loaded, chosen_space, kind, entity_id)
     index = chosen_space.of_kind(of)
-    neighbour_list: list[dict[str, Any]] = []
+    neighbour_list: list[NeighbourBody] = []
     if index is not None:
         ids, items = index
         best = items.top_k(vector_D[None], min(k + 1, len(ids)))[0]
@@ -84,12 +85,13 @@ def neighbours(loaded: LoadedRelease, kind: str, entity_id: int, k: int, of: str
     }
 
 
-def search(loaded: LoadedRelease, kind: str, text: str, limit: int) -> dict[str, Any]:
+def search(loaded: LoadedRelease, kind: str, text: str, limit: int) -> SearchBody:
     """Return the response body of a search (schema.Search): names that contain the text, most popular first.
 
     An empty text matches everything.
     """
-    wanted, results = text.casefold().strip(), []
+    wanted = text.casefold().strip()
+    results: list[SearchResultBody] = []
     for i in loaded.most_popular_at["artists"].values() if kind == "artists" else range(len(loaded.tracks)):
         track = loaded.tracks[i]
         name = track.artist if kind == "artists" else track.title
@@ -107,7 +109,7 @@ def search(loaded: LoadedRelease, kind: str, text: str, limit: int) -> dict[str,
     return {"release": loaded.name, "kind": kind, "results": results}
 
 
-def release_body(loaded: LoadedRelease) -> dict[str, Any]:
+def release_body(loaded: LoadedRelease) -> ReleaseInfoBody:
     """Return the response body that describes the release (schema.ReleaseInfo)."""
     return {
         "release": loaded.name,

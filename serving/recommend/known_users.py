@@ -11,7 +11,7 @@ The store is read in a thread, with a short timeout, through a circuit breaker: 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 from fastapi import APIRouter, HTTPException, Path, Query
@@ -20,6 +20,7 @@ from pydantic import Field
 
 from contracts.errors import BadArgument, CheckFailed, NotFound, OvertureError
 from serving import schema
+from serving.bodies import KnownRecommendationBody, KnownUserBody, SegmentBody
 from serving.http.prometheus import Metrics
 from serving.recommend.recommender import (
     POPULAR,
@@ -42,15 +43,9 @@ Excluded = Annotated[
     list[Annotated[int, Field(ge=0, le=2**63 - 1)]],
     Query(max_length=MAX_EXCLUDED, description="track that must not be in the list; can be repeated"),
 ]
-WRONG: dict[int | str, dict[str, Any]] = {
-    status: {"model": schema.ErrorResponse, "description": why}
-    for status, why in {
-        401: "missing or wrong API key",
-        404: "unknown user",
-        422: "invalid request; the body names the field",
-        503: "no release; for a vector also: no store",
-    }.items()
-}
+ERRORS = schema.error_responses(
+    {401: None, 404: "unknown user", 422: None, 503: "no release; for a vector also: no store"}
+)
 
 
 class KnownUser(Body):
@@ -118,7 +113,7 @@ def make_router(
         loaded.previous = None  # this release's listeners are published: the previous one is no longer needed
         return loaded, row
 
-    @router.get("/v1/users/{user_id}", responses={200: {"model": KnownUser}, **WRONG})
+    @router.get("/v1/users/{user_id}", responses={200: {"model": KnownUser}, **ERRORS})
     def user(user_id: UserId) -> Response:
         """Return vector and segment of a known listener."""
         try:
@@ -129,7 +124,7 @@ def make_router(
             raise HTTPException(503, f"the store is unavailable: {error}") from None
         return say(known_user_body(loaded, row), release=loaded.name)
 
-    @router.get("/v1/users/{user_id}/recommendations", responses={200: {"model": KnownRecommendation}, **WRONG})
+    @router.get("/v1/users/{user_id}/recommendations", responses={200: {"model": KnownRecommendation}, **ERRORS})
     def recommendations(
         user_id: UserId,
         k: Annotated[int, Query(ge=1, le=schema.MAX_K)] = 50,
@@ -146,7 +141,7 @@ def make_router(
             raise
         except OvertureError as error:
             body = popular_fallback(loaded, user_id, k, excluded_tracks(loaded, exclude), str(error))
-        metrics.count_lists([{**body, "unknown": {}}])
+        metrics.count_list(body["method"], body)
         return say(with_track_details(loaded, body), release=loaded.name)
 
     return router
@@ -193,7 +188,7 @@ def check_row(loaded: LoadedRelease, row: UserRow) -> None:
         raise CheckFailed("a row contains invalid numbers, or tracks of another release; publish the release again")
 
 
-def known_user_body(loaded: LoadedRelease, row: UserRow) -> dict[str, Any]:
+def known_user_body(loaded: LoadedRelease, row: UserRow) -> KnownUserBody:
     """Return the response body of a known listener (KnownUser)."""
     return {
         "release": loaded.name,
@@ -207,13 +202,13 @@ def known_user_body(loaded: LoadedRelease, row: UserRow) -> dict[str, Any]:
     }
 
 
-def row_segment(loaded: LoadedRelease, row: UserRow) -> dict[str, Any]:
+def row_segment(loaded: LoadedRelease, row: UserRow) -> SegmentBody:
     """Return the segment of a row as schema.Segment."""
     (distance,) = distances(loaded, row.vector_D[None], np.array([row.segment_id]))
     return segment_body(loaded, row.segment_id, distance)
 
 
-def recommend(loaded: LoadedRelease, row: UserRow, k: int, taken: set[int]) -> dict[str, Any]:
+def recommend(loaded: LoadedRelease, row: UserRow, k: int, taken: set[int]) -> KnownRecommendationBody:
     """Return a KnownRecommendation with track_idx: the stored list, then the tracks nearest to the vector."""
     kept = [loaded.track_idx[int(track)] for track in row.track_ids if track >= 0]
     chosen = [i for i in kept if i not in taken][:k]
@@ -244,7 +239,7 @@ def recommend(loaded: LoadedRelease, row: UserRow, k: int, taken: set[int]) -> d
     }
 
 
-def popular_fallback(loaded: LoadedRelease, user_id: int, k: int, taken: set[int], why: str) -> dict[str, Any]:
+def popular_fallback(loaded: LoadedRelease, user_id: int, k: int, taken: set[int], why: str) -> KnownRecommendationBody:
     """Return the body of a recommendation (KnownRecommendation) with the most popular tracks, as track_idx."""
     chosen, _ = fill_list([], taken, k, len(loaded.tracks))
     return {

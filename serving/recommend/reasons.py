@@ -7,11 +7,10 @@ streamed track also removes its artist and album where the release filled those 
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from models.cold_start.top_k import normalise
+from serving.bodies import SignalsBody
 from serving.recommend.signals import complete_signals, first_days
 from serving.release.loaded import LoadedRelease
 from serving.schema import Listener
@@ -20,7 +19,7 @@ MAX_MEASURED = 60  # number of signals that are removed in turn; further ones ar
 MAX_SHOWN = 5
 
 
-def top_signals(loaded: LoadedRelease, listener: Listener, vector_D: np.ndarray, segment: int) -> dict[str, Any]:
+def top_signals(loaded: LoadedRelease, listener: Listener, vector_D: np.ndarray, segment: int) -> SignalsBody:
     """Return `top_signals` and `n_signals` of schema.Reasons.
 
     Raises:

@@ -18,6 +18,7 @@ import numpy as np
 from contracts.errors import BadArgument
 from models.cold_start.input_vector import AGE_CLASSES, FirstDays, age_class
 from models.cold_start.top_k import normalise
+from serving.bodies import DegradedBody, KnownRecommendationBody, RecommendationBody, SegmentBody, SignalsBody
 from serving.recommend.reasons import top_signals
 from serving.recommend.signals import days_of, unknown_ids
 from serving.release.loaded import LoadedRelease
@@ -35,7 +36,7 @@ class Placement:
     origin: list[str]
     why: str | None
 
-    def degraded(self, b: int) -> dict[str, str] | None:
+    def degraded(self, b: int) -> DegradedBody | None:
         """Return the fallback that was used instead of the network, or None.
 
         Where means were requested, only the popularity fallback counts.
@@ -82,7 +83,7 @@ def recommend(
     options: ListOptions,
     explain: bool = False,
     days: FirstDays | None = None,
-) -> list[dict[str, Any]]:
+) -> list[RecommendationBody]:
     """Return a response body for each of B listeners (schema.Recommendation); `tracks` are track_idx.
 
     `with_track_details` replaces them by schema.Track.
@@ -114,7 +115,7 @@ def recommend(
     streamed = loaded.leave_out_first_day if options.leave_out_first_day is None else options.leave_out_first_day
     taken = [excluded_tracks(loaded, listener, options.exclude, streamed) for listener in listeners]
     lists, methods, degraded = make_lists(loaded, wanted, options.k, days, placed, segment_B, taken)
-    bodies = []
+    bodies: list[RecommendationBody] = []
     for b, listener in enumerate(listeners):
         chosen, filled = fill_list(lists[b], taken[b], options.k, len(loaded.tracks))
         segment = None if placed.origin[b] == NOTHING else int(segment_B[b])
@@ -141,9 +142,9 @@ def recommend(
 
 def signal_contributions(
     loaded: LoadedRelease, listener: Listener, placed: Placement, b: int, segment: int | None
-) -> dict[str, Any]:
+) -> SignalsBody:
     """Return `top_signals` and `n_signals` of schema.Reasons; null if not requested or if the network fails."""
-    nothing = {"top_signals": None, "n_signals": None}
+    nothing: SignalsBody = {"top_signals": None, "n_signals": None}
     if segment is None or placed.origin[b] != NETWORK:
         return nothing
     try:
@@ -160,13 +161,13 @@ def make_lists(
     placed: Placement,
     segment_B: np.ndarray,
     taken: Sequence[set[int]],
-) -> tuple[list[list[int]], list[str], list[dict[str, str] | None]]:
+) -> tuple[list[list[int]], list[str], list[DegradedBody | None]]:
     """Return for each listener the track_idx, the method that was used, and the fallback if one was needed.
 
     A list is long enough to remove the excluded tracks from it where the method has as many.
     """
     n_taken = max((len(one) for one in taken), default=0)
-    degraded: dict[str, str] | None = None
+    degraded: DegradedBody | None = None
     if wanted in loaded.space.problems and wanted not in loaded.space.methods:
         degraded = {"fallback": "semi_pers", "reason": f"{wanted} is unavailable: {loaded.space.problems[wanted]}"}
         wanted = "semi_pers"
@@ -221,14 +222,14 @@ def distances(loaded: LoadedRelease, vectors_BD: np.ndarray, segment_B: np.ndarr
     return distance_B
 
 
-def segment_body(loaded: LoadedRelease, segment: int, distance: float) -> dict[str, Any]:
+def segment_body(loaded: LoadedRelease, segment: int, distance: float) -> SegmentBody:
     """Return a segment as schema.Segment. Its exact size is not part of it."""
     return {"segment_id": segment, "distance": round(distance, 6), "card": loaded.space.cards[segment]}
 
 
-def with_track_details(loaded: LoadedRelease, answer: dict[str, Any]) -> dict[str, Any]:
+def with_track_details(loaded: LoadedRelease, body: RecommendationBody | KnownRecommendationBody) -> dict[str, Any]:
     """Return a response body with its tracks as schema.Track, already in JSON."""
-    return {**answer, "tracks": [loaded.track_json[i] for i in answer["tracks"]]}
+    return {**body, "tracks": [loaded.track_json[i] for i in body["tracks"]]}
 
 
 def list_explanation(loaded: LoadedRelease, method: str, segment: int | None) -> str:

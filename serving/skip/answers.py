@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,10 +30,12 @@ from models.skip.features.track import track_counts
 from models.skip.features.user import user_counts
 from models.skip.ranking.reasons import reasons, sentence
 from models.skip.ranking.rerank import rerank
+from serving.bodies import RecentPlaysBody, RerankedBody, SkipReleaseFields, SkipsBody
 from serving.skip.release import SkipRelease
 from serving.skip.schema import RerankRequest, SkipContext, SkipRequest
 
 UNKNOWN = -1
+UNCHANGED = "the given order"  # name of the fallback of /v1/rerank
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class ListenPredictions:
     plays: Plays
     listen_N: NDArray[np.float64]
     unknown: list[int]
-    recent: dict[str, int]
+    recent: RecentPlaysBody
 
 
 def request_second(request: SkipContext) -> int:
@@ -133,7 +134,7 @@ def category_code(value: int | None) -> int:
     return UNKNOWN if value is None else value
 
 
-def recent_play_rows(release: SkipRelease, request: SkipContext) -> tuple[dict[str, np.ndarray], dict[str, int]]:
+def recent_play_rows(release: SkipRelease, request: SkipContext) -> tuple[dict[str, np.ndarray], RecentPlaysBody]:
     """Return the request's recent plays that the state lacks, by time, and counts of used and dropped plays."""
     since = max(release.state_until, release.state.last_ts(request.user_id) + 1)
     new = sorted((play for play in request.recent if play.at.timestamp() >= since), key=lambda play: play.at)
@@ -148,7 +149,7 @@ def recent_play_rows(release: SkipRelease, request: SkipContext) -> tuple[dict[s
         rows[name] = np.where([one is None for one in own], rows[name], [category_code(one) for one in own]).astype(
             np.int64
         )
-    n_plays = {
+    n_plays: RecentPlaysBody = {
         "used": len(used),
         "already_known": len(request.recent) - len(new),
         "unknown_tracks": len(new) - len(used),
@@ -176,7 +177,7 @@ def history(release: SkipRelease, user_id: int, recent: dict[str, np.ndarray]) -
     return release.state.history(user_id).union(Log(columns))
 
 
-def skips_response(release: SkipRelease, request: SkipRequest) -> dict[str, Any]:
+def skips_response(release: SkipRelease, request: SkipRequest) -> SkipsBody:
     """Return the response body of POST /v1/skips."""
     predictions = predict(release, request, request.tracks)
     sentences: list[str | None] = [None] * len(predictions.listen_N)
@@ -198,7 +199,7 @@ def skips_response(release: SkipRelease, request: SkipRequest) -> dict[str, Any]
     }
 
 
-def release_fields(release: SkipRelease, request: SkipContext) -> dict[str, Any]:
+def release_fields(release: SkipRelease, request: SkipContext) -> SkipReleaseFields:
     """Return the fields that describe the release and whether it contains the listener."""
     return {
         "release": release.name,
@@ -209,7 +210,7 @@ def release_fields(release: SkipRelease, request: SkipContext) -> dict[str, Any]
     }
 
 
-def rerank_response(release: SkipRelease, request: RerankRequest) -> dict[str, Any]:
+def rerank_response(release: SkipRelease, request: RerankRequest) -> RerankedBody:
     """Return the response body of POST /v1/rerank.
 
     A track that the release does not contain gets the mean probability of the known ones (of all plays, if none is
@@ -237,7 +238,7 @@ def rerank_response(release: SkipRelease, request: RerankRequest) -> dict[str, A
     }
 
 
-def unchanged_list(request: RerankRequest, why: str) -> dict[str, Any]:
+def unchanged_list(request: RerankRequest, why: str) -> RerankedBody:
     """Return the list unchanged: the fallback if no release is available."""
     return {
         "release": None,
@@ -248,5 +249,5 @@ def unchanged_list(request: RerankRequest, why: str) -> dict[str, Any]:
         "tracks": [{"track_id": track.track_id, "skip_probability": None} for track in request.tracks],
         "unknown": [],
         "recent": {"used": 0, "already_known": 0, "unknown_tracks": 0},
-        "degraded": {"fallback": "the given order", "reason": why},
+        "degraded": {"fallback": UNCHANGED, "reason": why},
     }

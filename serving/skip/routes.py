@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from fastapi import APIRouter, HTTPException
 from fastapi.responses import Response
@@ -18,6 +17,7 @@ from fastapi.routing import APIRoute
 
 from contracts.errors import BadArgument, CheckFailed
 from serving import schema
+from serving.bodies import SkipState
 from serving.http.middleware import LOG, error_facts
 from serving.release.watcher import Event, ReleaseWatcher
 from serving.skip import answers
@@ -25,17 +25,8 @@ from serving.skip.metrics import SkipMetrics
 from serving.skip.release import ENGINE, SkipRelease
 from serving.skip.schema import Reranked, RerankRequest, SkipRequest, Skips
 
-WRONG: dict[int | str, dict[str, Any]] = {
-    status: {"model": schema.ErrorResponse, "description": why}
-    for status, why in {
-        400: "not JSON",
-        401: "missing or wrong API key",
-        413: "body too large",
-        422: "invalid request; the body names the field",
-    }.items()
-}
-NO_RELEASE: dict[int | str, dict[str, Any]] = {503: {"model": schema.ErrorResponse, "description": "no release"}}
-
+ERRORS = schema.error_responses({400: None, 401: None, 413: None, 422: None})
+NO_RELEASE = schema.error_responses({503: None})
 
 PROMOTE = "overture release promote --engine skip"
 
@@ -45,7 +36,7 @@ def skip_champion(home: Path, poll_s: float, event: Event) -> ReleaseWatcher[Ski
     return ReleaseWatcher(home / ENGINE, SkipRelease, poll_s, event, PROMOTE)
 
 
-def state(champion: ReleaseWatcher[SkipRelease]) -> dict[str, Any]:
+def state(champion: ReleaseWatcher[SkipRelease]) -> SkipState:
     """Return what /readyz contains about the skip engine; `age_s` is the time since the last play of the release."""
     release = champion.current
     until = release and datetime.fromtimestamp(release.state_until, UTC)
@@ -76,12 +67,12 @@ def make_router(
 
     def unchanged_list(request: RerankRequest, why: str) -> Response:
         body = answers.unchanged_list(request, why)
-        metrics.count_fallback(body["degraded"]["fallback"])
+        metrics.count_fallback(answers.UNCHANGED)
         return say(body)
 
     router = APIRouter(route_class=route_class, tags=["skips"])
 
-    @router.post("/v1/skips", responses={200: {"model": Skips}, **WRONG, **NO_RELEASE})
+    @router.post("/v1/skips", responses={200: {"model": Skips}, **ERRORS, **NO_RELEASE})
     def skips(request: SkipRequest) -> Response:
         """Return the probability that the listener skips each of these tracks."""
         release = champion.current
@@ -92,7 +83,7 @@ def make_router(
         except CheckFailed as error:
             raise HTTPException(503, f"release {release.name[:12]} failed: {error}") from None
 
-    @router.post("/v1/rerank", responses={200: {"model": Reranked}, **WRONG})
+    @router.post("/v1/rerank", responses={200: {"model": Reranked}, **ERRORS})
     def rerank(request: RerankRequest) -> Response:
         """Order a list by expected listening, with the requested diversity."""
         release = champion.current

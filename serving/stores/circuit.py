@@ -13,8 +13,9 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
+from serving.bodies import StoreState
 from serving.settings import StoreSettings
 from serving.stores import open_store
 from serving.stores.interface import Notice, StoreUnavailable, UserRow, UserStore, find_user
@@ -65,9 +66,9 @@ class CircuitBreaker:
         self.problem = None
         return result
 
-    def state(self, release: str | None, space: str) -> dict[str, Any]:
+    def state(self, release: str | None, space: str) -> StoreState:
         """Return whether the store is available, and what it contains of the release in service."""
-        state_fields: dict[str, Any] = {"kind": self.store.name, "answers": True, "problem": None, "parts": {}}
+        state_fields: StoreState = {"kind": self.store.name, "answers": True, "problem": None, "parts": {}}
         try:
             notices: dict[str, Notice] = self._call(lambda store: store.notices(release or "none", space))
         except Exception as error:  # a damaged notice too: whoever watches must hear of it
