@@ -1,7 +1,7 @@
 """Types of the response bodies, as the code builds them.
 
 serving/schema.py describes the same bodies for the OpenAPI page. Bodies are plain dicts, because building pydantic
-models would cost more than computing a list. Parts of type `Json` are encoded in advance and inserted unchanged.
+models would cost more than computing a list. Parts of type `EncodedJson` are encoded in advance and inserted unchanged.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Any, NotRequired, TypeAlias, TypedDict
 
 import orjson
 
-Json: TypeAlias = orjson.Fragment
+EncodedJson: TypeAlias = orjson.Fragment
 
 
 class SegmentBody(TypedDict):
@@ -18,7 +18,7 @@ class SegmentBody(TypedDict):
 
     segment_id: int
     distance: float
-    card: Json
+    card: EncodedJson
 
 
 class SignalBody(TypedDict):
@@ -113,7 +113,7 @@ class CarouselPlaylistBody(TypedDict):
     playlist_id: int
     relevance: float
     exposure: float
-    nearest_tracks: list[Json]
+    nearest_tracks: list[EncodedJson]
 
 
 class CarouselBody(TypedDict):
@@ -141,7 +141,7 @@ class EntityBody(TypedDict):
     name: str | None
     vector: list[float]
     card: dict[str, Any] | None
-    tracks: list[Json]
+    tracks: list[EncodedJson]
 
 
 class NeighbourBody(TypedDict):

@@ -27,7 +27,7 @@ from serving.stores.interface import WARM, Block, StorePart
 BLOCK = 8_192  # users in memory at once
 
 
-def part_rows(context: Context, release: Release, n: int) -> tuple[StorePart, Iterator[Block]]:
+def read_part(context: Context, release: Release, n: int) -> tuple[StorePart, Iterator[Block]]:
     """Return what to publish for the space that the release recommends from, and its rows in blocks.
 
     Args:

@@ -123,7 +123,7 @@ def cold_days(context: Context) -> list[date]:
 def _write_store(context: Context, release: Release, champion: pointer.Pointer) -> dict[str, Any]:
     settings, context = context.settings.store, _context_of_release(context, release)
     store = open_store(settings, context.home, publishing=True)
-    part, blocks = known_users.part_rows(context, release, settings.list_length)
+    part, blocks = known_users.read_part(context, release, settings.list_length)
     store.publish(part, blocks)
     days = cold_days(context)
     ready = LoadedRelease(release, champion)
@@ -142,7 +142,7 @@ def dry_run_report(context: Context) -> dict[str, object]:
     folder: Path = pointer.releases(context.home) / champion.release
     settings, release = context.settings.store, open_release(folder)
     context = _context_of_release(context, release)
-    part, _ = known_users.part_rows(context, release, settings.list_length)
+    part, _ = known_users.read_part(context, release, settings.list_length)
     days = cold_days(context)
     cold = sum(context.lake.rows("cold_first_day", day=str(day)) for day in days)
     users = {"warm": len(part.user_ids), "cold": cold}

@@ -14,7 +14,7 @@ import numpy as np
 from contracts.errors import BadArgument
 from models.cold_start.top_k import normalise
 from models.evaluation.diversity import select_diverse
-from serving.bodies import CarouselBody, Json
+from serving.bodies import CarouselBody, EncodedJson
 from serving.recommend.recommender import NOTHING, place
 from serving.recommend.signals import days_of, unknown_ids
 from serving.release.loaded import LoadedRelease
@@ -84,7 +84,7 @@ def carousel(loaded: LoadedRelease, request: CarouselRequest) -> CarouselBody:
     }
 
 
-def nearest_tracks(loaded: LoadedRelease, vectors_PD: np.ndarray, k: int) -> list[list[Json]]:
+def nearest_tracks(loaded: LoadedRelease, vectors_PD: np.ndarray, k: int) -> list[list[EncodedJson]]:
     """Return the k tracks nearest to each playlist, as schema.Track."""
     tracks = loaded.space.of_kind("tracks")
     if not k or tracks is None:

@@ -30,7 +30,7 @@ from models.skip.features.track import track_counts
 from models.skip.features.user import user_counts
 from models.skip.ranking.reasons import reasons, sentence
 from models.skip.ranking.rerank import rerank
-from serving.bodies import RecentPlaysBody, RerankedBody, SkipReleaseFields, SkipsBody
+from serving.bodies import RecentPlaysBody, RerankedBody, SkipPredictionBody, SkipReleaseFields, SkipsBody
 from serving.skip.release import SkipRelease
 from serving.skip.schema import RerankRequest, SkipContext, SkipRequest
 
@@ -187,7 +187,7 @@ def skips_response(release: SkipRelease, request: SkipRequest) -> SkipsBody:
             sentence(play_reasons, float(p))
             for play_reasons, p in zip(reasons_per_play, predictions.listen_N, strict=True)
         ]
-    tracks = [
+    tracks: list[SkipPredictionBody] = [
         {"track_id": request.tracks[int(place)], "skip_probability": 1 - float(p), "reason": reason}
         for place, p, reason in zip(predictions.place_N, predictions.listen_N, sentences, strict=True)
     ]
