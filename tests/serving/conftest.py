@@ -1,4 +1,4 @@
-"""Releases to serve, and a service on a port of its own."""
+"""Fixtures: two releases in a home directory, and services that run on their own ports."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from tests.helpers.live import Live
 
 
 @pytest.fixture(scope="session")
-def shelf(tmp_path_factory) -> Path:
-    """A home with two releases that answer differently and no champion: do not write to it."""
-    home = tmp_path_factory.mktemp("shelf") / "home"
+def template_home(tmp_path_factory) -> Path:
+    """Read-only home of the session, with two releases that return different lists and no champion."""
+    home = tmp_path_factory.mktemp("template") / "home"
     for week, taste, seed in ((small_week.FIRST, 1.0, 0), (small_week.SECOND, 0.7, 5)):
         context = small_week.context_at(home, week)
         small_week.fill(context, taste, seed)
@@ -26,8 +26,8 @@ def shelf(tmp_path_factory) -> Path:
     return home
 
 
-class Shop:
-    """A home of one test's own."""
+class ReleaseHome:
+    """Home of one test, with two releases."""
 
     def __init__(self, home: Path) -> None:
         self.home = home
@@ -36,43 +36,43 @@ class Shop:
     def folder(self, release: str) -> Path:
         return pointer.releases(self.home) / release
 
-    def opened(self, release: str):
+    def open(self, release: str):
         return open_release(self.folder(release))
 
     def promote(self, release: str) -> None:
-        now = pointer.read(self.home)
-        pointer.move(self.home, pointer.revision(now), release, small_week.FIRST)
+        champion = pointer.read(self.home)
+        pointer.move(self.home, pointer.revision(champion), release, small_week.FIRST)
 
 
 @pytest.fixture
-def shop(shelf, tmp_path) -> Shop:
-    """Two releases and no champion."""
-    shutil.copytree(shelf, tmp_path / "home")
-    return Shop(tmp_path / "home")
+def release_home(template_home, tmp_path) -> ReleaseHome:
+    """Writable home with two releases and no champion."""
+    shutil.copytree(template_home, tmp_path / "home")
+    return ReleaseHome(tmp_path / "home")
 
 
 @pytest.fixture
 def serve():
-    """Start services; they end with the test."""
-    running = []
+    """Return a function that starts a service. All services stop when the test ends."""
+    services = []
 
     def start(home: Path, **settings) -> Live:
-        running.append(Live(home, **settings))
-        return running[-1]
+        services.append(Live(home, **settings))
+        return services[-1]
 
     yield start
-    for live in running:
-        live.stop()
+    for service in services:
+        service.stop()
 
 
 @pytest.fixture(scope="module")
-def live(shelf, tmp_path_factory):
-    """One service over the first release, for tests that only ask."""
+def live(template_home, tmp_path_factory):
+    """Service with the first release as champion, shared by the tests of a module that only send requests."""
     home = tmp_path_factory.mktemp("live") / "home"
-    shutil.copytree(shelf, home)
-    shop = Shop(home)
-    shop.promote(shop.first)
-    found = Live(home)
-    found.shop = shop
-    yield found
-    found.stop()
+    shutil.copytree(template_home, home)
+    release_home = ReleaseHome(home)
+    release_home.promote(release_home.first)
+    service = Live(home)
+    service.release_home = release_home
+    yield service
+    service.stop()

@@ -1,4 +1,4 @@
-"""`overture serve` as people start and stop it."""
+"""`overture serve` as a process: shutdown, workers and options."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from tests.helpers.live import Process
 
 
 @pytest.fixture
-def start(shop):
-    """Processes over the first release; none outlives the test."""
-    shop.promote(shop.first)
-    running = []
+def start_process(release_home):
+    """Return a function that starts `overture serve` with the first release. All processes stop when the test ends."""
+    release_home.promote(release_home.first)
+    processes = []
 
     def run(*arguments: str, **environment: str) -> Process:
-        running.append(Process(shop.home, *arguments, **environment))
-        return running[-1]
+        processes.append(Process(release_home.home, *arguments, **environment))
+        return processes[-1]
 
     yield run
-    for one in running:
-        one.stop()
+    for process in processes:
+        process.stop()
 
 
-def test_a_stop_waits_for_the_request_that_runs_and_the_log_is_json_without_listeners(start):
-    service = start()
+def test_shutdown_completes_the_running_request_and_logs_no_listener_data(start_process):
+    service = start_process()
     service.lists({"country": "FR", "streams": {"tracks": [4242424242]}})
     body = b'{"listener": {"country": "BR", "skips": {"tracks": [4242424242]}}, "k": 3}'
     head = (
@@ -36,35 +36,35 @@ def test_a_stop_waits_for_the_request_that_runs_and_the_log_is_json_without_list
     )
     with socket.create_connection(("127.0.0.1", service.port), 30) as line:
         line.sendall(head.encode())
-        assert line.recv(1000).startswith(b"HTTP/1.1 100"), "the service has begun to read this request"
+        assert line.recv(1000).startswith(b"HTTP/1.1 100"), "the service has started to read this request"
         service.process.send_signal(signal.SIGTERM)
         service.wait(False, Process.takes_anybody)
         line.sendall(body)
-        found = b""
-        while piece := line.recv(65_536):
-            found += piece
-    assert found.startswith(b"HTTP/1.1 200"), found
+        response = b""
+        while chunk := line.recv(65_536):
+            response += chunk
+    assert response.startswith(b"HTTP/1.1 200"), response
     assert service.stop() == 0
     text = service.log.read_text()
     assert "4242424242" not in text
     lines = [json.loads(line) for line in text.splitlines()]
-    asked = [line for line in lines if line["event"] == "request" and line["route"] == "/v1/recommendations"]
-    assert [line["status"] for line in asked] == [200, 200]
-    assert all(len(line["release"]) == 12 for line in asked)
+    requests = [line for line in lines if line["event"] == "request" and line["route"] == "/v1/recommendations"]
+    assert [line["status"] for line in requests] == [200, 200]
+    assert all(len(line["release"]) == 12 for line in requests)
 
 
-def test_two_workers_share_a_port_and_their_numbers(start):
-    service = start("--workers", "2", OVERTURE__SERVICE__API_KEY="sesame")
+def test_two_workers_share_a_port_and_their_metrics(start_process):
+    service = start_process("--workers", "2", OVERTURE__SERVICE__API_KEY="sesame")
     assert service.call("/v1/release")[0] == 401
     for _ in range(40):
         assert service.call("/v1/recommendations", {"listener": {}}, {"x-api-key": "sesame"})[0] == 200
-    for _ in range(4):  # whichever worker is asked
+    for _ in range(4):  # each scrape reaches one of the workers
         assert 'overture_answers_total{method="semi_pers",vector_source="network"} 40.0' in service.call("/metrics")[2]
     assert service.stop() == 0
     assert "sesame" not in service.log.read_text()
 
 
 @pytest.mark.parametrize(("option", "value"), [("--port", "70000"), ("--port", "-2"), ("--workers", "65")])
-def test_a_setting_out_of_bounds_is_named(command, option, value):
+def test_invalid_option_is_named_in_the_error(command, option, value):
     code, _, err = command("serve", option, value)
     assert (code, option in err) == (2, True)

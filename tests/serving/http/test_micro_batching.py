@@ -1,4 +1,4 @@
-"""Requests of one moment share a pass; what is wrong with one stays with it."""
+"""Concurrent requests share a pass of the model, and an error affects only the request that caused it."""
 
 from __future__ import annotations
 
@@ -12,41 +12,43 @@ from serving.http.micro_batching import MAX_BATCH, MicroBatcher
 from serving.schema import RecommendationRequest
 
 
-def asked(age: int, **how) -> RecommendationRequest:
-    return RecommendationRequest.model_validate({"listener": {"age": age}, **how})
+def make_request(age: int, **options) -> RecommendationRequest:
+    return RecommendationRequest.model_validate({"listener": {"age": age}, **options})
 
 
-def gathered(requests, answer):
-    """Answers (or errors) to requests that arrive in one turn of the loop, and the listeners of each pass."""
+def run_together(requests, recommend):
+    """Return the responses (or errors) to concurrent requests, and the ages of the listeners in each pass."""
     passes = []
 
-    def noted(ready, listeners, how):
-        passes.append([one.age for one in listeners])
-        return answer(ready, listeners, how)
+    def recorded(ready, listeners, options):
+        passes.append([listener.age for listener in listeners])
+        return recommend(ready, listeners, options)
 
-    async def run():
-        together = MicroBatcher(noted)
-        return await asyncio.gather(*(together.recommend(*one) for one in requests), return_exceptions=True)
+    async def gather():
+        batcher = MicroBatcher(recorded)
+        return await asyncio.gather(*(batcher.recommend(*request) for request in requests), return_exceptions=True)
 
-    return asyncio.run(run()), passes
-
-
-def echo(ready, listeners, how):
-    return [{"release": ready.name, "age": one.age, "k": how.k, "out": how.exclude} for one in listeners]
+    return asyncio.run(gather()), passes
 
 
-def test_alike_requests_share_a_pass_and_each_gets_its_own_answer():
-    one, other = SimpleNamespace(name="one"), SimpleNamespace(name="other")
-    requests = [
-        (one, asked(20)),
-        (one, asked(30, k=7)),
-        (one, asked(40)),
-        (other, asked(50)),
-        (one, asked(60, exclude=[3])),
+def echo(ready, listeners, options):
+    return [
+        {"release": ready.name, "age": listener.age, "k": options.k, "out": options.exclude} for listener in listeners
     ]
-    found, passes = gathered(requests, echo)
+
+
+def test_requests_with_equal_options_share_a_pass():
+    first, second = SimpleNamespace(name="one"), SimpleNamespace(name="other")
+    requests = [
+        (first, make_request(20)),
+        (first, make_request(30, k=7)),
+        (first, make_request(40)),
+        (second, make_request(50)),
+        (first, make_request(60, exclude=[3])),
+    ]
+    responses, passes = run_together(requests, echo)
     assert passes == [[20, 40], [30], [50], [60]]
-    assert [(a["release"], a["age"], a["k"], a["out"]) for a in found] == [
+    assert [(r["release"], r["age"], r["k"], r["out"]) for r in responses] == [
         ("one", 20, 50, []),
         ("one", 30, 7, []),
         ("one", 40, 50, []),
@@ -55,21 +57,23 @@ def test_alike_requests_share_a_pass_and_each_gets_its_own_answer():
     ]
 
 
-def test_a_pass_is_bounded_and_everybody_is_answered():
+def test_pass_size_is_bounded_and_every_request_gets_a_response():
     ready = SimpleNamespace(name="one")
-    found, passes = gathered([(ready, asked(age)) for age in range(2 * MAX_BATCH + 1)], echo)
-    assert [len(one) for one in passes] == [MAX_BATCH, MAX_BATCH, 1]
-    assert [answer["age"] for answer in found] == list(range(2 * MAX_BATCH + 1))
+    responses, passes = run_together([(ready, make_request(age)) for age in range(2 * MAX_BATCH + 1)], echo)
+    assert [len(ages) for ages in passes] == [MAX_BATCH, MAX_BATCH, 1]
+    assert [response["age"] for response in responses] == list(range(2 * MAX_BATCH + 1))
 
 
-def test_a_request_that_fails_does_not_take_its_neighbours_along():
-    def picky(ready, listeners, how):
-        if any(one.age == 13 for one in listeners):
+def test_failed_request_does_not_fail_the_other_requests_of_its_pass():
+    def fails_for_13(ready, listeners, options):
+        if any(listener.age == 13 for listener in listeners):
             raise BadArgument("thirteen")
-        return echo(ready, listeners, how)
+        return echo(ready, listeners, options)
 
     ready = SimpleNamespace(name="one")
-    found, _ = gathered([(ready, asked(12)), (ready, asked(13)), (ready, asked(14))], picky)
-    assert [found[0]["age"], found[2]["age"]] == [12, 14]
+    responses, _ = run_together(
+        [(ready, make_request(12)), (ready, make_request(13)), (ready, make_request(14))], fails_for_13
+    )
+    assert [responses[0]["age"], responses[2]["age"]] == [12, 14]
     with pytest.raises(BadArgument, match="thirteen"):
-        raise found[1]
+        raise responses[1]

@@ -1,4 +1,4 @@
-"""The skip routes on a real server: chances, lists in order, refusals, and a champion that comes, moves and fails."""
+"""The skip routes on a real server: probabilities, reranked lists, rejected requests, and changes of the champion."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from serving.skip.schema import Reranked, Skips
 from tests.helpers import skip_week
 
 AT = "2016-11-28T08:30:00Z"
-NOBODY = 10**15
+UNKNOWN_ID = 10**15
 
 
 @pytest.fixture(scope="module")
 def home(skip_week_home, tmp_path_factory):
-    """The champion of a small week in a home of this module's own."""
-    found = tmp_path_factory.mktemp("skips") / "home"
-    shutil.copytree(skip_week_home, found)
-    return found
+    """Copy of the home with the champion of a small week, for this module."""
+    home = tmp_path_factory.mktemp("skip_routes") / "home"
+    shutil.copytree(skip_week_home, home)
+    return home
 
 
 @pytest.fixture(scope="module")
 def release(home):
     context = skip_week.at(home)
-    now = pointer.read(context.release_home)
-    return SkipRelease(pointer.releases(context.release_home) / now.release, now)
+    champion = pointer.read(context.release_home)
+    return SkipRelease(pointer.releases(context.release_home) / champion.release, champion)
 
 
 @pytest.fixture
@@ -37,65 +37,67 @@ def live(home, serve):
     return serve(home)
 
 
-def asked(release, n=8, **more):
-    """A known listener and the first tracks of the release."""
-    user = int(release.state.totals["user"].keys[0])
+def request_body(release, n=8, **fields):
+    """Request body of a known listener with the first tracks of the release."""
+    user_id = int(release.state.totals["user"].keys[0])
     tracks = release.state.tracks["track_id"][:n].tolist()
-    return {"user_id": user, "at": AT, "tracks": tracks, "gender": 1, "age": 25, "platform_name": 0, **more}
+    return {"user_id": user_id, "at": AT, "tracks": tracks, "gender": 1, "age": 25, "platform_name": 0, **fields}
 
 
-def test_every_known_track_gets_a_chance_and_a_reason(live, release):
-    body = asked(release, explain=True)
-    status, headers, said = live.call("/v1/skips", body)
-    assert status == 200, said
-    Skips.model_validate(said)
-    assert headers["x-overture-release"] == said["release"] == release.name
-    assert [track["track_id"] for track in said["tracks"]] == body["tracks"]
-    assert all(0 < track["skip_probability"] < 1 for track in said["tracks"])
-    assert len({track["skip_probability"] for track in said["tracks"]}) > 1
-    assert all("likely to" in track["reason"] for track in said["tracks"])
-    assert (said["known_user"], said["unknown"]) == (True, [])
-    plain = live.call("/v1/skips", asked(release))[2]
+def test_every_known_track_has_a_probability_and_a_reason(live, release):
+    body = request_body(release, explain=True)
+    status, headers, response = live.call("/v1/skips", body)
+    assert status == 200, response
+    Skips.model_validate(response)
+    assert headers["x-overture-release"] == response["release"] == release.name
+    assert [track["track_id"] for track in response["tracks"]] == body["tracks"]
+    assert all(0 < track["skip_probability"] < 1 for track in response["tracks"])
+    assert len({track["skip_probability"] for track in response["tracks"]}) > 1
+    assert all("likely to" in track["reason"] for track in response["tracks"])
+    assert (response["known_user"], response["unknown"]) == (True, [])
+    plain = live.call("/v1/skips", request_body(release))[2]
     assert [track["skip_probability"] for track in plain["tracks"]] == [
-        track["skip_probability"] for track in said["tracks"]
+        track["skip_probability"] for track in response["tracks"]
     ]
     assert {track["reason"] for track in plain["tracks"]} == {None}
 
 
-def test_a_track_is_answered_alone_as_among_others(live, release):
-    together = live.call("/v1/skips", asked(release))[2]["tracks"]
-    for n, track in enumerate(asked(release)["tracks"]):
-        alone = live.call("/v1/skips", asked(release, tracks=[track]))[2]["tracks"][0]
-        assert alone["skip_probability"] == pytest.approx(together[n]["skip_probability"], abs=1e-6)
+def test_prediction_of_a_track_does_not_depend_on_the_other_tracks(live, release):
+    batch = live.call("/v1/skips", request_body(release))[2]["tracks"]
+    for n, track in enumerate(request_body(release)["tracks"]):
+        alone = live.call("/v1/skips", request_body(release, tracks=[track]))[2]["tracks"][0]
+        assert alone["skip_probability"] == pytest.approx(batch[n]["skip_probability"], abs=1e-6)
 
 
-def test_unknown_ids_are_reported_and_a_stranger_is_answered(live, release):
-    body = asked(release, n=3)
-    status, _, said = live.call("/v1/skips", {**body, "tracks": [NOBODY, *body["tracks"]], "user_id": NOBODY})
-    assert (status, said["unknown"], said["known_user"]) == (200, [NOBODY], False)
-    assert [track["track_id"] for track in said["tracks"]] == body["tracks"]
-    status, _, said = live.call("/v1/skips", {"user_id": NOBODY, "at": AT, "tracks": [NOBODY]})
-    assert (status, said["tracks"]) == (200, [])
-    status, _, said = live.call("/v1/skips", {"user_id": 1, "at": AT, "tracks": body["tracks"]})
-    assert status == 200  # nothing needs to be told about the listener
+def test_unknown_ids_are_reported_and_unknown_users_get_predictions(live, release):
+    body = request_body(release, n=3)
+    status, _, response = live.call(
+        "/v1/skips", {**body, "tracks": [UNKNOWN_ID, *body["tracks"]], "user_id": UNKNOWN_ID}
+    )
+    assert (status, response["unknown"], response["known_user"]) == (200, [UNKNOWN_ID], False)
+    assert [track["track_id"] for track in response["tracks"]] == body["tracks"]
+    status, _, response = live.call("/v1/skips", {"user_id": UNKNOWN_ID, "at": AT, "tracks": [UNKNOWN_ID]})
+    assert (status, response["tracks"]) == (200, [])
+    status, _, response = live.call("/v1/skips", {"user_id": 1, "at": AT, "tracks": body["tracks"]})
+    assert status == 200  # the fields about the listener are optional
 
 
-def test_recent_plays_count_once_and_only_where_they_are_new(live, release):
-    body = asked(release)
+def test_only_new_recent_plays_are_used(live, release):
+    body = request_body(release)
     skipped = [
         {"track_id": t, "at": f"2016-11-28T08:2{n}:00Z", "listened": False} for n, t in enumerate(body["tracks"])
     ]
     before = live.call("/v1/skips", body)[2]
     after = live.call("/v1/skips", {**body, "recent": skipped})[2]
     assert after["recent"] == {"used": 8, "already_known": 0, "unknown_tracks": 0}
-    means = [np.mean([track["skip_probability"] for track in said["tracks"]]) for said in (before, after)]
-    assert means[1] > means[0]  # who has just been skipping skips on
+    means = [np.mean([track["skip_probability"] for track in response["tracks"]]) for response in (before, after)]
+    assert means[1] > means[0]  # recent skips raise the probability of a skip
     old = [{"track_id": body["tracks"][0], "at": "2016-11-20T08:00:00Z", "listened": False}]
     same = live.call("/v1/skips", {**body, "recent": old})[2]
     assert same["recent"] == {"used": 0, "already_known": 1, "unknown_tracks": 0}
     assert same["tracks"] == before["tracks"]
-    odd = [{"track_id": NOBODY, "at": "2016-11-28T08:00:00Z", "listened": True}]
-    assert live.call("/v1/skips", {**body, "recent": odd})[2]["recent"]["unknown_tracks"] == 1
+    unknown = [{"track_id": UNKNOWN_ID, "at": "2016-11-28T08:00:00Z", "listened": True}]
+    assert live.call("/v1/skips", {**body, "recent": unknown})[2]["recent"]["unknown_tracks"] == 1
 
 
 @pytest.mark.parametrize(
@@ -113,88 +115,88 @@ def test_recent_plays_count_once_and_only_where_they_are_new(live, release):
         ({"recent": [{"track_id": 1, "at": AT}]}, "listened"),
     ],
 )
-def test_what_is_wrong_is_refused_by_name(live, release, change, where):
-    status, _, said = live.call("/v1/skips", {**asked(release), **change})
+def test_invalid_field_is_named_in_the_error(live, release, change, where):
+    status, _, response = live.call("/v1/skips", {**request_body(release), **change})
     assert status == 422
-    assert where in said["details"][0]["field"]
+    assert where in response["details"][0]["field"]
 
 
-def test_moments_that_do_not_fit_are_refused(live, release):
-    status, _, said = live.call("/v1/skips", asked(release, at="2016-11-20T00:00:00Z"))
-    assert (status, "request a later time" in said["error"]) == (422, True)
-    late = [{"track_id": 1, "at": AT, "listened": True}]
-    status, _, said = live.call("/v1/skips", asked(release, recent=late))
-    assert (status, "are not before the requested time" in said["error"]) == (422, True)
+def test_inconsistent_times_are_rejected(live, release):
+    status, _, response = live.call("/v1/skips", request_body(release, at="2016-11-20T00:00:00Z"))
+    assert (status, "request a later time" in response["error"]) == (422, True)
+    future = [{"track_id": 1, "at": AT, "listened": True}]
+    status, _, response = live.call("/v1/skips", request_body(release, recent=future))
+    assert (status, "are not before the requested time" in response["error"]) == (422, True)
 
 
 def candidates(tracks, relevance=None):
     return [
-        {"track_id": t} if relevance is None else {"track_id": t, "relevance": relevance[n]}
-        for n, t in enumerate(tracks)
+        {"track_id": t} if relevance is None else {"track_id": t, "relevance": relevance[i]}
+        for i, t in enumerate(tracks)
     ]
 
 
-def test_a_list_is_ordered_by_the_one_function(live, release):
-    body = asked(release, n=20)
+def test_rerank_route_equals_the_rerank_function(live, release):
+    body = request_body(release, n=20)
     skips = [track["skip_probability"] for track in live.call("/v1/skips", body)[2]["tracks"]]
     artists = release.state.tracks["artist_id"][:20]
     relevance = np.linspace(1, 0.2, 20).tolist()
-    for diversity, wanted in ((0.0, None), (0.6, None), (0.3, relevance)):
-        said = live.call("/v1/rerank", {**body, "tracks": candidates(body["tracks"], wanted), "diversity": diversity})[
-            2
-        ]
-        ours = rerank(
-            [body["tracks"]], [[1 - skip for skip in skips]], diversity, None if wanted is None else [wanted], [artists]
+    for diversity, scores in ((0.0, None), (0.6, None), (0.3, relevance)):
+        response = live.call(
+            "/v1/rerank", {**body, "tracks": candidates(body["tracks"], scores), "diversity": diversity}
+        )[2]
+        expected = rerank(
+            [body["tracks"]], [[1 - skip for skip in skips]], diversity, None if scores is None else [scores], [artists]
         )
-        assert [track["track_id"] for track in said["tracks"]] == ours[0].tolist()
-        Reranked.model_validate(said)
-        assert (said["degraded"], said["release"]) == (None, release.name)
+        assert [track["track_id"] for track in response["tracks"]] == expected[0].tolist()
+        Reranked.model_validate(response)
+        assert (response["degraded"], response["release"]) == (None, release.name)
 
 
-def test_an_unknown_track_keeps_a_place_in_the_list(live, release):
-    tracks = [NOBODY, *asked(release, n=4)["tracks"]]
-    said = live.call("/v1/rerank", asked(release, tracks=candidates(tracks), diversity=0.5))[2]
-    assert sorted(track["track_id"] for track in said["tracks"]) == sorted(tracks)
-    assert {track["track_id"]: track["skip_probability"] for track in said["tracks"]}[NOBODY] is None
-    assert said["unknown"] == [NOBODY]
+def test_unknown_track_stays_in_the_reranked_list(live, release):
+    tracks = [UNKNOWN_ID, *request_body(release, n=4)["tracks"]]
+    response = live.call("/v1/rerank", request_body(release, tracks=candidates(tracks), diversity=0.5))[2]
+    assert sorted(track["track_id"] for track in response["tracks"]) == sorted(tracks)
+    assert {track["track_id"]: track["skip_probability"] for track in response["tracks"]}[UNKNOWN_ID] is None
+    assert response["unknown"] == [UNKNOWN_ID]
     mixed = [{"track_id": tracks[1], "relevance": 1.0}, {"track_id": tracks[2]}]
-    assert live.call("/v1/rerank", asked(release, tracks=mixed))[0] == 422
+    assert live.call("/v1/rerank", request_body(release, tracks=mixed))[0] == 422
 
 
-def test_without_a_release_it_says_so_then_follows_the_pointer_to_the_first(home, release, serve, tmp_path):
+def test_without_a_release_skips_is_503_and_rerank_keeps_the_order(home, release, serve, tmp_path):
     shutil.copytree(home / "skip", tmp_path / "skip")
-    file = tmp_path / "skip" / "releases" / "champion.json"
-    champion = file.read_bytes()
-    file.unlink()
+    champion_file = tmp_path / "skip" / "releases" / "champion.json"
+    champion = champion_file.read_bytes()
+    champion_file.unlink()
     live = serve(tmp_path)
-    status, _, said = live.call("/v1/skips", asked(release))
-    assert (status, "run `overture release promote --engine skip`" in said["error"]) == (503, True)
-    body = asked(release, tracks=candidates([3, 2, NOBODY]))
-    status, _, said = live.call("/v1/rerank", body)
-    assert (status, [track["track_id"] for track in said["tracks"]]) == (200, [3, 2, NOBODY])
-    assert (said["degraded"]["fallback"], said["release"]) == ("the given order", None)
-    ready, page = live.call("/readyz"), live.call("/metrics")[2]
+    status, _, response = live.call("/v1/skips", request_body(release))
+    assert (status, "run `overture release promote --engine skip`" in response["error"]) == (503, True)
+    body = request_body(release, tracks=candidates([3, 2, UNKNOWN_ID]))
+    status, _, response = live.call("/v1/rerank", body)
+    assert (status, [track["track_id"] for track in response["tracks"]]) == (200, [3, 2, UNKNOWN_ID])
+    assert (response["degraded"]["fallback"], response["release"]) == ("the given order", None)
+    ready, metrics = live.call("/readyz"), live.call("/metrics")[2]
     assert (ready[0], ready[2]["ready"], ready[2]["engines"], ready[2]["skip"]["release"]) == (503, False, [], None)
     assert "run `overture release promote --engine skip`" in ready[2]["skip"]["problem"]
-    assert 'overture_skip_degraded_answers_total{fallback="the given order"} 1.0' in page
-    assert "overture_skip_release{" not in page
-    file.write_bytes(champion)
-    live.wait(release.name, lambda one: one.call("/v1/rerank", body)[2]["release"])
-    assert live.call("/v1/skips", asked(release))[0] == 200
-    status, headers, said = live.call("/readyz")
-    assert (status, said["ready"], said["engines"], said["release"]) == (200, True, ["skip"], None)
+    assert 'overture_skip_degraded_answers_total{fallback="the given order"} 1.0' in metrics
+    assert "overture_skip_release{" not in metrics
+    champion_file.write_bytes(champion)
+    live.wait(release.name, lambda caller: caller.call("/v1/rerank", body)[2]["release"])
+    assert live.call("/v1/skips", request_body(release))[0] == 200
+    status, headers, response = live.call("/readyz")
+    assert (status, response["ready"], response["engines"], response["release"]) == (200, True, ["skip"], None)
     assert "x-overture-release" not in headers
-    assert "overture release promote" in said["problem"]
-    skip = said["skip"]
+    assert "overture release promote" in response["problem"]
+    skip = response["skip"]
     assert (skip["ready"], skip["problem"], skip["release"], skip["week"]) == (True, None, release.name, release.week)
     assert skip["state_as_of"] == "2016-11-28T00:00:00+00:00"
     assert skip["age_s"] > 9 * 365 * 86_400
-    page = live.call("/metrics")[2]
-    assert f'overture_skip_release{{release="{release.name[:12]}",week="{release.week}"}} 1.0' in page
-    (until,) = [
-        line.split()[1] for line in page.splitlines() if line.startswith("overture_skip_release_as_of_seconds ")
+    metrics = live.call("/metrics")[2]
+    assert f'overture_skip_release{{release="{release.name[:12]}",week="{release.week}"}} 1.0' in metrics
+    (as_of,) = [
+        line.split()[1] for line in metrics.splitlines() if line.startswith("overture_skip_release_as_of_seconds ")
     ]
-    assert float(until) == release.state_until
-    assert "overture_skip_release_revision 1.0" in page
-    file.write_text('{"release": "%s", "previous": null, "revision": 9, "week": "2016-12-05"}' % ("0" * 64))
-    assert live.call("/v1/skips", asked(release))[2]["release"] == release.name
+    assert float(as_of) == release.state_until
+    assert "overture_skip_release_revision 1.0" in metrics
+    champion_file.write_text('{"release": "%s", "previous": null, "revision": 9, "week": "2016-12-05"}' % ("0" * 64))
+    assert live.call("/v1/skips", request_body(release))[2]["release"] == release.name

@@ -1,4 +1,4 @@
-"""What one kind of store alone can do: damage, bytes, statements; and the circuit before a store that is away."""
+"""Tests of one kind of store each: damaged data, encoded rows, CQL statements. Also the circuit breaker."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from tests.helpers.store_rows import SPACE, A, D, N, assert_is, filled
 from tests.helpers.store_servers import redis_server
 
 
-def test_damaged_files_are_named(tmp_path):
+def test_damaged_files_raise(tmp_path):
     store = open_store(StoreSettings(), tmp_path)
-    part_rows, blocks = filled(n_users=20)
-    store.publish(part_rows, blocks)
-    user = int(part_rows.user_ids[0])
+    filling, blocks = filled(n_users=20)
+    store.publish(filling, blocks)
+    user = int(filling.user_ids[0])
     folder = next((tmp_path / "stores" / A / SPACE).glob("*.*/"))
     (folder / "vectors.npy").write_bytes(b"")
     with pytest.raises(CheckFailed, match="is damaged"):
@@ -36,62 +36,62 @@ def test_damaged_files_are_named(tmp_path):
             find_user(store, A, SPACE, user)
 
 
-def test_a_row_in_redis_is_its_own_bytes_and_a_damaged_one_is_refused():
-    part_rows, blocks = filled(n_users=3)
-    row = blocks[0].rows(part_rows)[0]
+def test_redis_row_round_trips_and_a_damaged_row_raises():
+    filling, blocks = filled(n_users=3)
+    row = blocks[0].rows(filling)[0]
     packed = pack(row)
     assert len(packed) == 9 + 4 * D + 8 * N
-    assert_is(unpack(packed, row.user_id, part_rows.notice, True), row.user_id, 0)
+    assert_is(unpack(packed, row.user_id, filling.notice, True), row.user_id, 0)
     for damaged in (b"", packed[:-1], packed + b"x", b"\x02" + packed[1:]):
         with pytest.raises(CheckFailed, match="damaged"):
-            unpack(damaged, row.user_id, part_rows.notice, True)
+            unpack(damaged, row.user_id, filling.notice, True)
 
 
-def test_a_damaged_notice_in_redis_is_named(tmp_path):
+def test_damaged_notice_in_redis_raises(tmp_path):
     server = redis_server(tmp_path)
     try:
         store = open_store(StoreSettings(kind="redis", redis_url=server.url), tmp_path, publishing=True)
-        part_rows, blocks = filled(n_users=3)
-        store.publish(part_rows, blocks)
+        filling, blocks = filled(n_users=3)
+        store.publish(filling, blocks)
         store._redis.hset(f"overture:{A}:{SPACE}:notices", WARM, b"\xff{")
         with pytest.raises(CheckFailed, match=r"the notice of warm, .* is damaged: .*publish the release again"):
-            find_user(store, A, SPACE, int(part_rows.user_ids[0]))
+            find_user(store, A, SPACE, int(filling.user_ids[0]))
     finally:
         server.stop()
 
 
-def test_an_address_that_is_none_is_refused_without_its_password(tmp_path):
+def test_invalid_redis_url_raises_without_showing_the_password(tmp_path):
     with pytest.raises(BadArgument, match=r"store\.redis_url") as raised:
         open_store(StoreSettings(kind="redis", redis_url="http://:sesame@here"), tmp_path)
     assert "sesame" not in str(raised.value)
     assert "sesame" not in repr(StoreSettings(redis_url="redis://:sesame@here"))
 
 
-def test_cassandras_values_are_those_of_the_row_and_their_types_are_the_columns():
-    """Bound by the driver's own codecs, without a server."""
+def test_cassandra_values_round_trip_through_the_column_types():
+    """Values are encoded and decoded with the codecs of the driver, without a server."""
     from cassandra.cqltypes import BytesType, Int32Type, LongType, UTF8Type
 
-    part_rows, blocks = filled(n_users=3)
-    row = blocks[0].rows(part_rows)[1]
-    values = as_values(part_rows, row)
+    filling, blocks = filled(n_users=3)
+    row = blocks[0].rows(filling)[1]
+    values = as_values(filling, row)
     types = (UTF8Type, UTF8Type, LongType, UTF8Type, Int32Type, BytesType, BytesType)
-    back = [kind.deserialize(kind.serialize(value, 5), 5) for kind, value in zip(types, values, strict=True)]
-    assert back == list(values)
-    assert_is(as_row(row.user_id, part_rows.notice, True, *back[4:]), row.user_id, 0)
+    decoded = [kind.deserialize(kind.serialize(value, 5), 5) for kind, value in zip(types, values, strict=True)]
+    assert decoded == list(values)
+    assert_is(as_row(row.user_id, filling.notice, True, *decoded[4:]), row.user_id, 0)
     with pytest.raises(CheckFailed, match="damaged"):
-        as_row(1, part_rows.notice, True, 0, b"123", b"")
+        as_row(1, filling.notice, True, 0, b"123", b"")
 
 
-def test_cassandras_statements_name_the_schemas_columns_and_keys():
-    """Every column is one that the schema has; what is looked for by equality begins with the partition's key."""
+def test_cassandra_statements_use_only_columns_of_the_schema():
+    """Every column of a statement is in the schema, and an INSERT has one placeholder per column."""
     tables = {}
     for statement in SCHEMA[1:]:
         name = re.search(r"\.(\w+) \(", statement)[1]
         tables[name] = set(re.findall(r"(\w+) (?:text|bigint|int|blob|double)\b", statement))
     for name, cql in STATEMENTS.items():
         table = re.search(r"\{keyspace\}\.(\w+)", cql)[1]
-        used = re.search(r"SELECT (.+?) FROM|\((.+?)\) VALUES|DELETE", cql)
-        columns = {word.strip() for word in (used[1] or used[2] or "").split(",") if word.strip()}
+        match = re.search(r"SELECT (.+?) FROM|\((.+?)\) VALUES|DELETE", cql)
+        columns = {word.strip() for word in (match[1] or match[2] or "").split(",") if word.strip()}
         columns |= set(re.findall(r"(\w+) = \?", cql))
         assert columns <= tables[table], name
         if cql.startswith("INSERT"):
@@ -103,7 +103,7 @@ def test_cassandras_statements_name_the_schemas_columns_and_keys():
     )
 
 
-def test_a_cassandra_that_is_away_is_said_within_seconds(tmp_path):
+def test_unavailable_cassandra_raises_without_showing_the_password(tmp_path):
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         port = closed.getsockname()[1]
@@ -113,29 +113,29 @@ def test_a_cassandra_that_is_away_is_said_within_seconds(tmp_path):
     assert "sesame" not in str(raised.value)
 
 
-def test_a_store_that_is_away_is_asked_once_and_then_left_alone(tmp_path):
+def test_circuit_opens_after_one_failed_read_and_closes_after_the_reset_time(tmp_path):
     server = redis_server(tmp_path)
     try:
         settings = StoreSettings(kind="redis", redis_url=server.url, timeout_s=5, breaker_reset_s=3600)
         writer = open_store(settings, tmp_path, publishing=True)
-        part_rows, blocks = filled(n_users=3)
-        writer.publish(part_rows, blocks)
-        user = int(part_rows.user_ids[0])
+        filling, blocks = filled(n_users=3)
+        writer.publish(filling, blocks)
+        user = int(filling.user_ids[0])
         circuit = CircuitBreaker(settings, tmp_path)
         assert_is(circuit.find_user(A, SPACE, user), user, 0)
         assert circuit.state(A, SPACE)["parts"] == {WARM: 3}
         server.stop()
-        asked = []
-        row = circuit.store.notices
-        circuit.store.notices = lambda *words: asked.append(words) or row(*words)
+        calls = []
+        read_notices = circuit.store.notices
+        circuit.store.notices = lambda *args: calls.append(args) or read_notices(*args)
         for _ in range(5):
             with pytest.raises(StoreUnavailable, match="does not answer") as raised:
                 circuit.find_user(A, SPACE, user)
             assert "sesame" not in str(raised.value)
-        assert len(asked) == 1
+        assert len(calls) == 1
         assert circuit.state(A, SPACE)["answers"] is False
         server.start()
-        circuit.store.publish(part_rows, blocks)
+        circuit.store.publish(filling, blocks)
         with pytest.raises(StoreUnavailable):
             circuit.find_user(A, SPACE, user)
         circuit._next_try = 0.0  # as if breaker_reset_s had passed
@@ -145,10 +145,10 @@ def test_a_store_that_is_away_is_asked_once_and_then_left_alone(tmp_path):
         server.stop()
 
 
-def test_what_the_store_says_wrong_does_not_open_the_circuit(tmp_path):
+def test_unpublished_release_does_not_open_the_circuit(tmp_path):
     circuit = CircuitBreaker(StoreSettings(), tmp_path)
     with pytest.raises(NotPublished):
         circuit.find_user(A, SPACE, 1)
     assert circuit.problem is None
-    said = circuit.state(A, SPACE)
-    assert (said["answers"], said["problem"]) == (True, f"it holds no users of release {A[:12]}")
+    state = circuit.state(A, SPACE)
+    assert (state["answers"], state["problem"]) == (True, f"it holds no users of release {A[:12]}")

@@ -1,4 +1,4 @@
-"""Bad input, keys, pages of other addresses: refused by name, never a crash, never with what was sent."""
+"""Invalid input, API keys and CORS: errors name the field and never repeat the values that were sent."""
 
 from __future__ import annotations
 
@@ -46,13 +46,13 @@ SECRET = 4242424242
         ),
     ],
 )
-def test_a_field_that_is_wrong_is_named(live, listener, where):
-    status, _, said = live.call("/v1/recommendations", {"listener": listener})
+def test_invalid_field_is_named_in_the_error(live, listener, where):
+    status, _, response = live.call("/v1/recommendations", {"listener": listener})
     assert status == 422
-    assert where in {one["field"] for one in said["details"]}
-    status, _, many = live.call("/v1/recommendations/batch", {"listeners": [{}, listener]})
+    assert where in {detail["field"] for detail in response["details"]}
+    status, _, batch_response = live.call("/v1/recommendations/batch", {"listeners": [{}, listener]})
     assert status == 422
-    assert where.replace("listener", "listeners.1", 1) in {one["field"] for one in many["details"]}
+    assert where.replace("listener", "listeners.1", 1) in {detail["field"] for detail in batch_response["details"]}
 
 
 @pytest.mark.parametrize(
@@ -77,10 +77,10 @@ def test_a_field_that_is_wrong_is_named(live, listener, where):
         ("/v1/carousels", {"listener": {}, "n": 51}),
     ],
 )
-def test_an_argument_out_of_bounds_is_refused(live, path, body):
-    status, _, said = live.call(path, raw=json.dumps(body).encode())
+def test_invalid_argument_returns_422(live, path, body):
+    status, _, response = live.call(path, raw=json.dumps(body).encode())
     assert status == 422
-    schema.ErrorResponse.model_validate(said)
+    schema.ErrorResponse.model_validate(response)
 
 
 @pytest.mark.parametrize(
@@ -91,19 +91,19 @@ def test_an_argument_out_of_bounds_is_refused(live, path, body):
         ("/v1/carousels", "near", "n_nearest_tracks"),
     ],
 )
-def test_a_renamed_field_is_refused_with_its_new_name(live, path, old, new):
-    status, _, answer = live.call(path, {"listener": {}, old: []})
+def test_renamed_field_is_rejected_with_its_new_name(live, path, old, new):
+    status, _, response = live.call(path, {"listener": {}, old: []})
     assert status == 422
-    assert answer["details"] == [{"field": f"body.{old}", "message": f"{old} was renamed to {new}"}]
+    assert response["details"] == [{"field": f"body.{old}", "message": f"{old} was renamed to {new}"}]
 
 
 @pytest.mark.parametrize(
     "body", [b"{", b"listener=1", b"\xff\xfe", b"[" * 200_000, b'{"listener": {"age": ' + b"9" * 5000 + b"}}"]
 )
-def test_what_is_not_json_is_refused_and_the_service_lives(live, body):
-    status, _, said = live.call("/v1/recommendations", raw=body)
+def test_invalid_json_is_rejected_and_the_service_continues(live, body):
+    status, _, response = live.call("/v1/recommendations", raw=body)
     assert status in (400, 422)
-    schema.ErrorResponse.model_validate(said)
+    schema.ErrorResponse.model_validate(response)
     assert live.lists(k=1)["tracks"]
 
 
@@ -121,28 +121,28 @@ def test_what_is_not_json_is_refused_and_the_service_lives(live, body):
         f"/v1/search?q={'x' * 101}",
     ],
 )
-def test_a_path_that_is_wrong_is_refused(live, path):
+def test_invalid_path_or_query_returns_422(live, path):
     assert live.call(path)[0] == 422
 
 
-def test_other_paths_and_methods_are_named(live):
+def test_unknown_paths_and_wrong_methods_return_errors(live):
     for path in ("/v2/recommendations", "/page/../app.py", "/page/page.py", "/page/%2e%2e/app.py"):
-        status, _, said = live.call(path)
-        assert (status, type(said)) == (404, dict)
+        status, _, response = live.call(path)
+        assert (status, type(response)) == (404, dict)
     assert live.call("/v1/recommendations")[0] in (405, 422)
 
 
-def test_a_body_that_is_too_large_is_refused_before_it_is_read(live):
+def test_too_large_body_is_rejected_before_it_is_read(live):
     head = b"POST /v1/recommendations HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
     announced = live.raw(head + b"content-length: 50000000\r\n\r\n", b"x" * 1000)
     assert announced.startswith(b"HTTP/1.1 413")
-    piece = b"10000\r\n" + b" " * 0x10000 + b"\r\n"
-    in_pieces = live.raw(head + b"transfer-encoding: chunked\r\n\r\n", *[piece] * 800)
-    assert in_pieces.startswith(b"HTTP/1.1 413")
+    chunk = b"10000\r\n" + b" " * 0x10000 + b"\r\n"
+    chunked = live.raw(head + b"transfer-encoding: chunked\r\n\r\n", *[chunk] * 800)
+    assert chunked.startswith(b"HTTP/1.1 413")
     assert live.lists(k=1)["tracks"]
 
 
-def test_an_answer_never_repeats_what_was_sent_and_neither_does_the_log(live, caplog):
+def test_responses_and_logs_do_not_contain_request_values(live, caplog):
     caplog.set_level("INFO")
     bodies = [
         {"listener": {"country": "ZZTOP", "streams": {"tracks": [SECRET, "x"]}}},
@@ -150,9 +150,9 @@ def test_an_answer_never_repeats_what_was_sent_and_neither_does_the_log(live, ca
         {"listener": {"streams": {"tracks": [SECRET]}}, "k": 2},
     ]
     for body in bodies[:2]:
-        _, _, said = live.call("/v1/recommendations", body)
-        assert "ZZTOP" not in json.dumps(said)
-        assert str(SECRET) not in json.dumps(said)
+        _, _, response = live.call("/v1/recommendations", body)
+        assert "ZZTOP" not in json.dumps(response)
+        assert str(SECRET) not in json.dumps(response)
     live.call("/v1/recommendations", bodies[2])
     live.call(f"/v1/tracks/{SECRET}")
     live.call(f"/v1/search?q=find{SECRET}")
@@ -162,31 +162,33 @@ def test_an_answer_never_repeats_what_was_sent_and_neither_does_the_log(live, ca
     assert "127.0.0.1" not in json.dumps([record.facts for record in lines])
 
 
-def test_with_a_key_nothing_under_v1_answers_without_it(shop, serve):
-    shop.promote(shop.first)
-    live = serve(shop.home, api_key="open sesame")
+def test_api_key_is_required_for_all_v1_routes(release_home, serve):
+    release_home.promote(release_home.first)
+    live = serve(release_home.home, api_key="open sesame")
     for headers in ({}, {"x-api-key": "open"}, {"x-api-key": ""}):
-        status, _, said = live.call("/v1/recommendations", {"listener": {}}, headers)
-        assert (status, "x-api-key" in said["error"]) == (401, True)
+        status, _, response = live.call("/v1/recommendations", {"listener": {}}, headers)
+        assert (status, "x-api-key" in response["error"]) == (401, True)
     assert live.call("/v1/recommendations", {"listener": {}}, {"x-api-key": "open sesame"})[0] == 200
     for path in ("/healthz", "/readyz", "/metrics", "/"):
         assert live.call(path)[0] == 200
 
 
-def test_pages_of_other_addresses_may_call_only_where_the_settings_say_so(live, shop, serve):
-    ask = {"origin": "https://music.example", "access-control-request-method": "POST"}
-    assert live.call("/v1/release", headers=ask)[1]["access-control-allow-origin"] is None
-    shop.promote(shop.first)
-    opened = serve(shop.home, cors_origins=("https://music.example",))
-    assert opened.call("/v1/release", headers=ask)[1]["access-control-allow-origin"] == "https://music.example"
-    asked = opened.call("/v1/recommendations", {"listener": {}}, headers=ask)
-    assert (asked[0], asked[1]["access-control-allow-origin"]) == (200, "https://music.example")
-    before = opened.raw(
+def test_cors_allows_only_the_configured_origins(live, release_home, serve):
+    headers = {"origin": "https://music.example", "access-control-request-method": "POST"}
+    assert live.call("/v1/release", headers=headers)[1]["access-control-allow-origin"] is None
+    release_home.promote(release_home.first)
+    live_with_cors = serve(release_home.home, cors_origins=("https://music.example",))
+    assert (
+        live_with_cors.call("/v1/release", headers=headers)[1]["access-control-allow-origin"] == "https://music.example"
+    )
+    posted = live_with_cors.call("/v1/recommendations", {"listener": {}}, headers=headers)
+    assert (posted[0], posted[1]["access-control-allow-origin"]) == (200, "https://music.example")
+    preflight = live_with_cors.raw(
         b"OPTIONS /v1/recommendations HTTP/1.1\r\nhost: x\r\norigin: https://music.example\r\nconnection: close\r\n"
         b"access-control-request-method: POST\r\naccess-control-request-headers: content-type\r\n\r\n"
     )
-    assert before.startswith(b"HTTP/1.1 200")
-    other = opened.call("/v1/release", headers={"origin": "https://other.example"})
+    assert preflight.startswith(b"HTTP/1.1 200")
+    other = live_with_cors.call("/v1/release", headers={"origin": "https://other.example"})
     assert other[1]["access-control-allow-origin"] is None
 
 
@@ -201,18 +203,18 @@ def test_pages_of_other_addresses_may_call_only_where_the_settings_say_so(live, 
         (415, b"text/plain", b"{}"),
     ],
 )
-def test_the_short_way_to_a_route_says_what_the_long_way_says(live, status, content_type, body):
-    """The look-up at the front against FastAPI's own routing, body in two pieces."""
-    front = live.app.app
+def test_fast_routes_return_the_same_responses_as_fastapi(live, status, content_type, body):
+    """Compare the fast routes with FastAPI's own routing, with the body in two messages."""
+    fast_routes = live.app.app
 
-    def said(app) -> tuple[int, dict, object]:
-        pieces = [
+    def call(app) -> tuple[int, dict, object]:
+        messages = [
             {"type": "http.request", "body": part, "more_body": part == body[:1]} for part in (body[:1], body[1:])
         ]
         sent = []
 
         async def receive():
-            return pieces.pop(0)
+            return messages.pop(0)
 
         async def send(message):
             sent.append(message)
@@ -236,12 +238,12 @@ def test_the_short_way_to_a_route_says_what_the_long_way_says(live, status, cont
         start, end = sent
         return start["status"], dict(start["headers"]), json.loads(end["body"])
 
-    short = said(front)
-    assert short == said(lambda *asgi: FastAPI.__call__(front, *asgi))
-    assert short[0] == status
+    fast_response = call(fast_routes)
+    assert fast_response == call(lambda *asgi: FastAPI.__call__(fast_routes, *asgi))
+    assert fast_response[0] == status
 
 
-def test_every_example_of_the_description_is_answered(live):
+def test_every_example_of_the_openapi_schema_gets_a_response(live):
     _, _, api = live.call("/openapi.json")
     paths = {
         "/v1/recommendations",
@@ -260,12 +262,14 @@ def test_every_example_of_the_description_is_answered(live):
         "/metrics",
     }
     assert set(api["paths"]) == paths
-    tried = 0
+    n_examples = 0
     for path, methods in api["paths"].items():
         body = methods.get("post", {}).get("requestBody")
         if body:
             name = body["content"]["application/json"]["schema"]["$ref"].rsplit("/", 1)[-1]
-            status, _, said = live.call(path, api["components"]["schemas"][name]["example"])
-            assert status == (503 if path == "/v1/skips" else 200), said  # no release of the skip engine stands here
-            tried += 1
-    assert tried == 5
+            status, _, response = live.call(path, api["components"]["schemas"][name]["example"])
+            assert status == (503 if path == "/v1/skips" else 200), (
+                response
+            )  # this home has no release of the skip engine
+            n_examples += 1
+    assert n_examples == 5
