@@ -1,7 +1,7 @@
-"""What each part of our own methods is worth on real playlists: the method without it, on the validation listeners.
+"""Measure the contribution of each part of this project's methods on real playlists, on the validation listeners.
 
-Task    as in benchmarks/playlists.py, one seed, the space tt_svd; the test listeners are not looked at
-Read    each row changes one thing of the method at the head of its group
+Task    as in benchmarks/playlists.py, with one seed and the space tt_svd; the test listeners are not used
+Rows    each row changes one thing in the method of the first row of its group
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ from dataclasses import replace
 from typing import Any
 
 import harness
-from harness import Answer, Peer, stopwatch
-from playlists import K, learned
+from harness import Measurement, Peer, stopwatch
+from playlists import K, prepare_week
 
 SEED, SPACE = 7, "tt_svd"
 BLEND, MIXTURE, NEAREST = "blend", "segment_mixture_reranked", "near_segments"
 
 
 def variants(context: Any, factory: Any) -> dict[str, dict[str, Callable[[], Any]]]:
-    """How each row is built, by group."""
+    """Return the builder of each row, by group and name."""
     from jobs.cold_start.train import training_set
     from models.cold_start.methods import SemiPers
     from models.cold_start.methods.autoencoder import FirstDayAutoencoder
@@ -28,21 +28,21 @@ def variants(context: Any, factory: Any) -> dict[str, dict[str, Callable[[], Any
     from models.cold_start.methods.neighbours import Neighbours
     from models.cold_start.network import NetworkRecipe, fit, predict
 
-    inputs, ours = factory.inputs, factory.inputs.in_house
+    inputs, in_house = factory.inputs, factory.inputs.in_house
 
-    def blend(**changed: Any) -> Blend:
-        recipe = replace(ours.autoencoder, **changed)
+    def blend(**changes: Any) -> Blend:
+        recipe = replace(in_house.autoencoder, **changes)
         return Blend(
-            FirstDayAutoencoder(factory.warm, recipe, inputs.seed), factory.neighbours, ours.autoencoder_weight
+            FirstDayAutoencoder(factory.warm, recipe, inputs.seed), factory.neighbours, in_house.autoencoder_weight
         )
 
-    def mixture(smoothing: float = ours.smoothing, **changed: Any) -> RerankedMixture:
-        made = SegmentMixture(factory.warm, replace(ours.mixture, **changed), smoothing, inputs.seed)
-        return RerankedMixture(made, factory.blend, ours.list_length, ours.mixture_weight)
+    def mixture(smoothing: float = in_house.smoothing, **changes: Any) -> RerankedMixture:
+        base_mixture = SegmentMixture(factory.warm, replace(in_house.mixture, **changes), smoothing, inputs.seed)
+        return RerankedMixture(base_mixture, factory.blend, in_house.list_length, in_house.mixture_weight)
 
     def by_tracks() -> Blend:
-        recipe = replace(ours.neighbours, artist_weight=0.0, album_weight=0.0)
-        return Blend(factory.autoencoder, Neighbours.fit(factory.warm, recipe), ours.autoencoder_weight)
+        recipe = replace(in_house.neighbours, artist_weight=0.0, album_weight=0.0)
+        return Blend(factory.autoencoder, Neighbours.fit(factory.warm, recipe), in_house.autoencoder_weight)
 
     def log_counts() -> SemiPers:
         settings = context.settings.network.model_dump(exclude={"holdout_share"})
@@ -71,40 +71,44 @@ def variants(context: Any, factory: Any) -> dict[str, dict[str, Callable[[], Any
         },
         NEAREST: {
             "whole": lambda: factory.build(NEAREST),
-            "hardly smoothed": lambda: NearSegments(inputs.predict, factory.warm, 0.1, ours.sharpness),
+            "hardly smoothed": lambda: NearSegments(inputs.predict, factory.warm, 0.1, in_house.sharpness),
             "the nearest segment's list (semi_pers)": lambda: factory.build("semi_pers"),
             "semi_pers, counts as logarithms": log_counts,
         },
     }
 
 
-def rows(data: str, quick: bool) -> Answer:
-    """NDCG@50 of the validation listeners in %, by group/row."""
+def rows(data: str, quick: bool) -> Measurement:
+    """Return NDCG@50 of the validation listeners in %, by group and row."""
     from jobs.cold_start.evaluate import read_cohort
     from jobs.cold_start.methods import method_factory
     from models.cold_start.methods import recommend_lists
     from models.evaluation.metrics import score
 
     clock = stopwatch()
-    context = learned(data, SEED, quick, (SPACE,))
-    cohort, found = read_cohort(context, SPACE, "validation"), {}
-    for group, made in variants(context, method_factory(context, SPACE, lambda *_: None)).items():
-        for name, build in made.items():
-            listed = recommend_lists(build(), cohort.x_BF, K, cohort.days, cohort.taken_BN)
-            found[f"{group}: {name}"] = 100 * float(score(listed, cohort.truth, K)["ndcg"].mean())
-            harness.say(f"  {group}: {name}: {found[f'{group}: {name}']:.2f}")
-    return Answer([clock()], found)
+    context = prepare_week(data, SEED, quick, (SPACE,))
+    cohort, ndcg_by_name = read_cohort(context, SPACE, "validation"), {}
+    for group, builders in variants(context, method_factory(context, SPACE, lambda *_: None)).items():
+        for name, build in builders.items():
+            lists_BK = recommend_lists(build(), cohort.x_BF, K, cohort.days, cohort.taken_BN)
+            ndcg_by_name[f"{group}: {name}"] = 100 * float(score(lists_BK, cohort.truth, K)["ndcg"].mean())
+            harness.log(f"  {group}: {name}: {ndcg_by_name[f'{group}: {name}']:.2f}")
+    return Measurement([clock()], ndcg_by_name)
 
 
 def main() -> None:
-    """One run, a row a variant."""
-    files = "Spotify Million Playlist Dataset: playlist_track.parquet and track_uri_map.parquet"
-    chosen = harness.options("ablation", (__doc__ or "").splitlines()[0], files, required=True)
-    answer, peak = harness.alone(Peer("rows", rows, {"data": str(chosen.data), "quick": chosen.quick}))
+    """Measure all variants in one run."""
+    data_help = "Spotify Million Playlist Dataset: playlist_track.parquet and track_uri_map.parquet"
+    arguments = harness.parse_arguments("ablation", (__doc__ or "").splitlines()[0], data_help, required=True)
+    measurement, peak = harness.run_in_process(
+        Peer("rows", rows, {"data": str(arguments.data), "quick": arguments.quick})
+    )
     titles = {group: f"{group} without a part of it" for group in (BLEND, MIXTURE, NEAREST)}
     about = f"NDCG@{K} on the validation listeners, one seed."
-    cases = harness.cases_by_group(answer, peak, titles, "NDCG, %", about, against="whole")
-    harness.finish(chosen, cases, [], ("validation NDCG@50 of the blend, %", answer.quality[f"{BLEND}: whole"]))
+    cases = harness.cases_by_group(measurement, peak, titles, "NDCG, %", about, against="whole")
+    harness.write_result(
+        arguments, cases, [], ("validation NDCG@50 of the blend, %", measurement.quality[f"{BLEND}: whole"])
+    )
 
 
 if __name__ == "__main__":

@@ -14,31 +14,44 @@ import psutil
 import pyspark
 
 HOST = "127.0.0.1"
-SHORT_LIVED = "-XX:+UseSerialGC -XX:TieredStopAtLevel=1"  # for Javas that live for a minute
+SHORT_LIVED = "-XX:+UseSerialGC -XX:TieredStopAtLevel=1"  # for JVMs that run for a minute
 
 
 def free_port() -> int:
-    """A port that nobody listens on."""
+    """Return a free TCP port."""
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         return int(probe.getsockname()[1])
 
 
 def wait_for(port: int, seconds: float = 60) -> None:
-    """Until something answers on the port."""
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
+    """Wait until a server accepts connections on the port.
+
+    Raises:
+        SystemExit: no server accepts within `seconds`.
+    """
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
         try:
             socket.create_connection((HOST, port), timeout=1).close()
             return
         except OSError:
             time.sleep(0.2)
-    raise SystemExit(f"nothing answers on port {port}")
+    raise SystemExit(f"no server accepts connections on port {port}")
 
 
 @contextmanager
 def standalone(logs: Path, n_workers: int, memory: str = "1g") -> Iterator[tuple[str, list[psutil.Process]]]:
-    """Start it and end it; gives the master's URL and the workers' processes, whose children are the executors."""
+    """Run a cluster during the `with` block.
+
+    Args:
+        logs: folder for the logs and the work folders.
+        n_workers: number of workers, one core each.
+        memory: memory of each worker.
+
+    Yields:
+        The master's URL and the processes of the workers, whose children are the executors.
+    """
     logs.mkdir(parents=True, exist_ok=True)
     home = Path(pyspark.__file__).parent
     port = free_port()
@@ -49,7 +62,7 @@ def standalone(logs: Path, n_workers: int, memory: str = "1g") -> Iterator[tuple
         "SPARK_HOME": str(home),
         "PYTHONPATH": os.pathsep.join([os.getcwd(), os.environ.get("PYTHONPATH", "")]).strip(os.pathsep),
     }
-    base = [str(home / "bin" / "spark-class")]
+    spark_class = [str(home / "bin" / "spark-class")]
     commands = {
         "master": ["org.apache.spark.deploy.master.Master", "--host", HOST, "--port", str(port), "--webui-port", "0"],
         **{
@@ -70,28 +83,28 @@ def standalone(logs: Path, n_workers: int, memory: str = "1g") -> Iterator[tuple
             for n in range(1, n_workers + 1)
         },
     }
-    started: list[subprocess.Popen[bytes]] = []
+    processes: list[subprocess.Popen[bytes]] = []
     try:
         for name, command in commands.items():
             with (logs / f"{name}.log").open("w") as log:
-                started.append(subprocess.Popen([*base, *command], env=env, stdout=log, stderr=log))
+                processes.append(subprocess.Popen([*spark_class, *command], env=env, stdout=log, stderr=log))
             if name == "master":
                 wait_for(port)
-        yield url, [psutil.Process(process.pid) for process in started[1:]]
+        yield url, [psutil.Process(process.pid) for process in processes[1:]]
     finally:
-        for process in started:
+        for process in processes:
             process.terminate()
-        for process in started:
+        for process in processes:
             process.wait(timeout=30)
 
 
 def executors(worker: psutil.Process) -> list[psutil.Process]:
-    """The executors that a worker runs; those that have ended, or are about to, are none."""
+    """Return the running executors of a worker; an executor that has ended or is ending is excluded."""
     return [child for child in worker.children(recursive=True) if _is_executor(child)]
 
 
 def _is_executor(process: psutil.Process) -> bool:
     try:
         return any("CoarseGrainedExecutorBackend" in part for part in process.cmdline())
-    except psutil.NoSuchProcess:  # also what a zombie raises: ended, and its parent has not looked yet
+    except psutil.NoSuchProcess:  # also raised for a zombie, whose parent has not waited for it yet
         return False

@@ -1,9 +1,8 @@
-"""How peers are measured: each run in a process of its own, one after the other, peers taking turns.
+"""Measure peers: each run in a process of its own, one at a time, the peers in turn.
 
-A peer is a function of a benchmark that does its work and returns `Answer`: seconds it took (one number a repetition of
-what is timed) and the quality it reached. Its process tree, Java and Python workers included, is watched for peak
-memory. Every script offers `--quick` and `--out FILE`, writes one JSON file and prints its headline figure as the last
-line.
+A peer is a function of a benchmark that does its work and returns a `Measurement`: the seconds of each timed repetition
+and the quality. The peak memory of its process tree, Java and Python workers included, is sampled. Every script has
+the options `--quick` and `--out FILE`, writes one JSON file and prints its headline figure as the last line.
 """
 
 from __future__ import annotations
@@ -36,8 +35,13 @@ SAMPLE_S = 0.1
 
 
 @dataclass(frozen=True)
-class Answer:
-    """seconds: of each repetition, in order; quality: numbers by name, the same names for every peer of a case."""
+class Measurement:
+    """Result of one run of a peer.
+
+    Attributes:
+        seconds: seconds of each repetition, in order.
+        quality: numbers by name; every peer of a case has the same names.
+    """
 
     seconds: list[float]
     quality: dict[str, float] = field(default_factory=dict)
@@ -45,126 +49,169 @@ class Answer:
 
 @dataclass(frozen=True)
 class Peer:
-    """`run(**arguments)` in a fresh process, `runs` times; `note` says what a reader must know about it."""
+    """One competitor of a case: `run(**arguments)`, called `runs` times, each time in a new process.
+
+    Attributes:
+        name: name of the peer, its key in the results.
+        run: function that does the work.
+        arguments: keyword arguments of `run`.
+        runs: number of runs.
+        note: remark that is printed below the table.
+    """
 
     name: str
-    run: Callable[..., Answer]
+    run: Callable[..., Measurement]
     arguments: dict[str, Any]
     runs: int = 3
     note: str = ""
 
 
-def options(name: str, about: str, data: str = "", *, required: bool = False) -> argparse.Namespace:
-    """`--quick` and `--out` of a benchmark script; and `--data`, when it says what for."""
+def parse_arguments(name: str, about: str, data: str = "", *, required: bool = False) -> argparse.Namespace:
+    """Return the command line of a benchmark script: `--quick`, `--out`, and `--data` if `data` is its help text.
+
+    Args:
+        name: name of the script without suffix; `name` of the returned namespace.
+        about: description in the help text.
+        data: help text of `--data`; empty if the script has no such option.
+        required: whether `--data` is required.
+    """
     parser = argparse.ArgumentParser(prog=f"python benchmarks/{name}.py", description=about)
-    parser.add_argument("--quick", action="store_true", help="a smaller size, the same fields; a minute, pairs two")
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="measure a smaller size in about a minute (pairs: two minutes); the result has the same fields",
+    )
     parser.add_argument(
         "--out",
         type=Path,
         metavar="FILE",
-        help=f"where the JSON goes (default: benchmarks/results/{name}.json; with --quick: nowhere)",
+        help=f"JSON file to write (default: benchmarks/results/{name}.json; with --quick: no file)",
     )
     if data:
         parser.add_argument("--data", type=Path, metavar="DIR", required=required, help=data)
-    found = parser.parse_args()
-    if data and found.data and not found.data.is_dir():
-        parser.error(f"--data: no such folder {found.data}")
-    found.name = name
-    return found
+    arguments = parser.parse_args()
+    if data and arguments.data and not arguments.data.is_dir():
+        parser.error(f"--data: there is no folder {arguments.data}")
+    arguments.name = name
+    return arguments
 
 
 def compare(peers: list[Peer]) -> dict[str, dict[str, Any]]:
-    """Run the peers in turns and sum up what each needed: seconds (runs, median, range), peak MiB, quality."""
-    answers: dict[str, list[tuple[Answer, float]]] = {peer.name: [] for peer in peers}
+    """Return the summary of each peer by name, after its runs: seconds (runs, median, range), peak MiB, quality."""
+    measurements: dict[str, list[tuple[Measurement, float]]] = {peer.name: [] for peer in peers}
     for turn in range(max(peer.runs for peer in peers)):
         for peer in peers:
             if turn < peer.runs:
-                say(f"  {peer.name}, run {turn + 1} of {peer.runs} ...")
-                answers[peer.name].append(alone(peer))
-                last = answers[peer.name][-1]
-                said = {name: float(f"{value:.6g}") for name, value in last[0].quality.items()}
-                say(f"  {peer.name}: {statistics.median(last[0].seconds):.3f} s, {last[1]:.0f} MiB, {said}")
-    return {peer.name: summary(answers[peer.name], peer.note) for peer in peers}
+                log(f"  {peer.name}, run {turn + 1} of {peer.runs} ...")
+                measurements[peer.name].append(run_in_process(peer))
+                measurement, peak_mib = measurements[peer.name][-1]
+                rounded = {name: float(f"{value:.6g}") for name, value in measurement.quality.items()}
+                log(f"  {peer.name}: {statistics.median(measurement.seconds):.3f} s, {peak_mib:.0f} MiB, {rounded}")
+    return {peer.name: summary(measurements[peer.name], peer.note) for peer in peers}
 
 
-def summary(answers: list[tuple[Answer, float]], note: str) -> dict[str, Any]:
-    """One peer's runs as a record; the quality is the last run's (all runs learn from the same seed and data)."""
-    # By significant digits: of a fraction of a millisecond four decimals would leave one, and ratios of it nothing.
-    seconds = [float(f"{value:.6g}") for answer, _ in answers for value in answer.seconds]
+def summary(measurements: list[tuple[Measurement, float]], note: str) -> dict[str, Any]:
+    """Return the runs of one peer as a record.
+
+    Args:
+        measurements: measurement and peak memory in MiB of each run. The quality is that of the last run; all runs use
+            the same seed and data.
+        note: remark of the peer; absent from the record if empty.
+    """
+    # Six significant digits: four decimals would leave one digit of a fraction of a millisecond.
+    seconds = [float(f"{value:.6g}") for measurement, _ in measurements for value in measurement.seconds]
     record = {
         "seconds": {
             "runs": seconds,
             "median": float(f"{statistics.median(seconds):.6g}"),
             "range": [min(seconds), max(seconds)],
         },
-        "peak_mib": round(max(peak for _, peak in answers)),
-        "quality": {name: float(f"{value:.6g}") for name, value in answers[-1][0].quality.items()},
+        "peak_mib": round(max(peak for _, peak in measurements)),
+        "quality": {name: float(f"{value:.6g}") for name, value in measurements[-1][0].quality.items()},
     }
     return {**record, "note": note} if note else record
 
 
-def alone(peer: Peer) -> tuple[Answer, float]:
-    """One run in a fresh process; also the peak of its whole tree in MiB."""
+def run_in_process(peer: Peer) -> tuple[Measurement, float]:
+    """Return the measurement of one run in a new process, and the peak memory of its process tree in MiB.
+
+    Raises:
+        SystemExit: the run raised an exception or its process died.
+    """
     context = multiprocessing.get_context("spawn")
-    here, there = context.Pipe(duplex=False)
+    receiver, sender = context.Pipe(duplex=False)
     with tempfile.TemporaryDirectory() as folder:
-        child = context.Process(target=_child, args=(peer, folder, there))
+        child = context.Process(target=_child, args=(peer, folder, sender))
         child.start()
-        there.close()
-        with watched(child.pid or 0) as peak:
+        sender.close()
+        with peak_memory(child.pid or 0) as peak:
             try:
-                found = here.recv()
+                outcome = receiver.recv()
             except EOFError:
-                found = "the process died"
+                outcome = "the process died"
         child.join()
-    if isinstance(found, str):
-        raise SystemExit(f"{peer.name} failed: {found}")
-    return found, peak()
+    if isinstance(outcome, str):
+        raise SystemExit(f"{peer.name} failed: {outcome}")
+    return outcome, peak()
 
 
-def _child(peer: Peer, folder: str, answer: Any) -> None:
+def _child(peer: Peer, folder: str, connection: Any) -> None:
     os.environ["OVERTURE_HOME"] = folder
     try:
-        answer.send(peer.run(**peer.arguments))
+        connection.send(peer.run(**peer.arguments))
     except BaseException:
-        answer.send(traceback.format_exc())
+        connection.send(traceback.format_exc())
 
 
 @contextmanager
-def watched(pid: int) -> Iterator[Callable[[], float]]:
-    """Watch a process and all below it; what it gives tells the peak so far in MiB, without pages of mapped files."""
-    peaks = [0.0]
+def peak_memory(pid: int) -> Iterator[Callable[[], float]]:
+    """Sample the memory of a process and its descendants during the `with` block.
+
+    Yields:
+        A function that returns the peak so far in MiB, without pages of mapped files.
+    """
+    peak_mib = [0.0]
     done = threading.Event()
 
-    def watch() -> None:
+    def sample() -> None:
         while not done.wait(SAMPLE_S):
             total = 0
             with suppress(psutil.NoSuchProcess):
                 for process in (tree := psutil.Process(pid), *tree.children(recursive=True)):
                     with suppress(psutil.NoSuchProcess):
-                        found = process.memory_info()  # cheap: walking the pages would slow down what is measured
-                        total += found.rss - found.shared
-            peaks[0] = max(peaks[0], total / 2**20)
+                        memory = process.memory_info()  # cheap; reading each page would slow down the peer
+                        total += memory.rss - memory.shared
+            peak_mib[0] = max(peak_mib[0], total / 2**20)
 
-    watcher = threading.Thread(target=watch)
-    watcher.start()
+    sampler = threading.Thread(target=sample)
+    sampler.start()
     try:
-        yield lambda: peaks[0]
+        yield lambda: peak_mib[0]
     finally:
         done.set()
-        watcher.join()
+        sampler.join()
 
 
-def finish(
-    chosen: argparse.Namespace, cases: list[dict[str, Any]], promises: list[dict[str, Any]], headline: tuple[str, float]
+def write_result(
+    arguments: argparse.Namespace,
+    cases: list[dict[str, Any]],
+    promises: list[dict[str, Any]],
+    headline: tuple[str, float],
 ) -> None:
-    """Print the table, write the file, and end with the headline figure alone on a line."""
-    data = ["--data", "DIR"] if getattr(chosen, "data", None) else []
-    quick = ["--quick"] if chosen.quick else []
-    found = {
-        "name": chosen.name,
+    """Print the tables, write the JSON file, and print the headline figure alone on the last line.
+
+    Args:
+        arguments: the namespace of `parse_arguments`.
+        cases: records of the cases, as described in benchmarks/README.md.
+        promises: records of `promise`.
+        headline: name and value of the headline figure.
+    """
+    data = ["--data", "DIR"] if getattr(arguments, "data", None) else []
+    quick = ["--quick"] if arguments.quick else []
+    result = {
+        "name": arguments.name,
         "command": " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *data, *quick]),
-        "quick": chosen.quick,
+        "quick": arguments.quick,
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "commit": commit(),
         "machine": machine(),
@@ -173,60 +220,81 @@ def finish(
         "promises": promises,
         "headline": {"name": headline[0], "value": round(headline[1], 3)},
     }
-    out = chosen.out or (None if chosen.quick else RESULTS / f"{chosen.name}.json")
+    out = arguments.out or (None if arguments.quick else RESULTS / f"{arguments.name}.json")
     from report import section
 
-    print(section(found))
+    print(section(result))
     if out:
         out.parent.mkdir(parents=True, exist_ok=True)
         temporary = out.with_name(f"{out.name}.part")
-        temporary.write_text(json.dumps(found, indent=1) + "\n")
+        temporary.write_text(json.dumps(result, indent=1) + "\n")
         temporary.replace(out)
-        say(f"written: {out}")
+        log(f"wrote {out}")
     print(f"{headline[1]:.3g}")
 
 
 def cases_by_group(
-    answer: Answer, peak_mib: float, titles: dict[str, str], measure: str, about: str, against: str | None = None
+    measurement: Measurement,
+    peak_mib: float,
+    titles: dict[str, str],
+    measure: str,
+    about: str,
+    against: str | None = None,
 ) -> list[dict[str, Any]]:
-    """A case a group, a row a variant, of one script that judged them all.
+    """Return one case per group, with one row per variant, for a script that evaluates all variants in one run.
 
-    `answer.quality` holds "group: variant" -> value of `measure`; `titles` names each group's case; with `against`, the
-    difference from that variant of the group stands beside each.
+    Args:
+        measurement: its `quality` maps "group: variant" to the value of `measure`.
+        peak_mib: peak memory of the run.
+        titles: name of the case of each group.
+        measure: name of the value.
+        about: first sentences of the description of each case.
+        against: variant to which each row is compared; adds the column `change`. None: no comparison.
     """
     cases = []
     for group, title in titles.items():
-        found = {name.partition(": ")[2]: v for name, v in answer.quality.items() if name.startswith(f"{group}: ")}
+        values = {
+            name.partition(": ")[2]: v for name, v in measurement.quality.items() if name.startswith(f"{group}: ")
+        }
         peers = {}
-        for name, value in found.items():
-            quality = {measure: value} | ({"change": value - found[against]} if against else {})
-            peers[name] = summary([(Answer(answer.seconds, quality), peak_mib)], "")
-        said = f"{about} Seconds and MiB are those of the whole script."
-        cases.append({"case": title, "about": said, "peers": peers, "ratios": {}})
+        for name, value in values.items():
+            quality = {measure: value} | ({"change": value - values[against]} if against else {})
+            peers[name] = summary([(Measurement(measurement.seconds, quality), peak_mib)], "")
+        text = f"{about} Seconds and MiB are those of the whole script."
+        cases.append({"case": title, "about": text, "peers": peers, "ratios": {}})
     return cases
 
 
-def promise(what: str, bound: float, found: float, *, at_most: bool = False) -> dict[str, Any]:
-    """A row of the promises: kept when found is at least (or at most) the bound."""
-    kept = found <= bound if at_most else found >= bound
-    return {"what": what, "bound": bound, "at_most": at_most, "found": float(f"{found:.4g}"), "kept": bool(kept)}
+def promise(what: str, bound: float, value: float, *, at_most: bool = False) -> dict[str, Any]:
+    """Return the record of one target.
+
+    Args:
+        what: name of the measured value.
+        bound: the target.
+        value: the measured value.
+        at_most: whether the target is an upper bound; otherwise it is a lower bound.
+    """
+    kept = value <= bound if at_most else value >= bound
+    return {"what": what, "bound": bound, "at_most": at_most, "found": float(f"{value:.4g}"), "kept": bool(kept)}
 
 
-def ratios(peers: dict[str, dict[str, Any]], ours: str) -> dict[str, float]:
-    """How many times longer each other peer took, by medians."""
-    base = peers[ours]["seconds"]["median"]
-    return {name: round(peer["seconds"]["median"] / base, 2) for name, peer in peers.items() if name != ours}
+def ratios(peers: dict[str, dict[str, Any]], reference: str) -> dict[str, float]:
+    """Return the median seconds of every other peer divided by those of the peer `reference`, by name."""
+    reference_s = peers[reference]["seconds"]["median"]
+    return {
+        name: round(peer["seconds"]["median"] / reference_s, 2) for name, peer in peers.items() if name != reference
+    }
 
 
 def machine() -> dict[str, Any]:
-    """What the numbers were taken on."""
+    """Return processor, cores, memory and system of this machine."""
     model = platform.processor() or platform.machine()
     cpu = Path("/proc/cpuinfo")
     if cpu.is_file():
-        names = [
+        models = [
             line.split(":", 1)[1].strip() for line in cpu.read_text().splitlines() if line.startswith("model name")
         ]
-        model = names[0] if names else model
+        model = models[0] if models else model
     return {
         "cpu": model,
         "cores": len(os.sched_getaffinity(0)),
@@ -236,18 +304,18 @@ def machine() -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Of what takes part."""
-    found = {"python": platform.python_version()}
+    """Return the versions of Python and of the installed packages of PACKAGES."""
+    versions_by_name = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
-            found[package] = importlib.metadata.version(package)
+            versions_by_name[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found
+    return versions_by_name
 
 
 def commit() -> str:
-    """The commit measured; `+` when files differ from it."""
+    """Return the short hash of the commit; `+` is appended if files outside results/ differ from it."""
 
     def git(*arguments: str) -> str:
         return subprocess.run(["git", *arguments], cwd=RESULTS.parent, capture_output=True, text=True).stdout.strip()
@@ -257,12 +325,12 @@ def commit() -> str:
 
 
 def stopwatch() -> Callable[[], float]:
-    """Seconds since it was made."""
-    began = time.perf_counter()
-    return lambda: time.perf_counter() - began
+    """Return a function that returns the seconds since this call."""
+    start = time.perf_counter()
+    return lambda: time.perf_counter() - start
 
 
-def say(text: str) -> None:
-    """Progress; stdout belongs to the result."""
+def log(text: str) -> None:
+    """Write one progress line to stderr; stdout is reserved for the result."""
     sys.stderr.write(f"{text}\n")
     sys.stderr.flush()

@@ -1,8 +1,8 @@
-"""A sender of HTTP requests for load tests: kept-alive connections on uvloop, so that the sender is not what waits.
+"""Send HTTP requests for load tests over keep-alive connections on uvloop, so that the sender is not the bottleneck.
 
-By the clock: requests are sent at fixed moments whether or not earlier ones have been answered, and a time counts from
-when its request was due: a server that falls behind cannot hide it. Closed: each connection sends its next request when
-it has its answer. Only to this machine.
+`fixed_rate` (open loop) sends requests at fixed times, whether or not earlier responses have arrived. A latency counts
+from the scheduled time of its request, so it includes the delay of a server that falls behind. `closed_loop` sends the
+next request on each connection when the previous response has arrived. All requests go to this machine.
 """
 
 from __future__ import annotations
@@ -17,18 +17,25 @@ import numpy as np
 import uvloop
 
 HOST = "127.0.0.1"
-LINES = 64  # connections kept open by the clock
+N_CONNECTIONS = 64  # open connections of `fixed_rate`
 
 
 def post(path: str, body: bytes) -> bytes:
-    """One request as it goes over the wire."""
+    """Return one POST request as bytes."""
     head = f"POST {path} HTTP/1.1\r\nhost: service\r\ncontent-type: application/json\r\n"
     return f"{head}content-length: {len(body)}\r\n\r\n".encode() + body
 
 
 @dataclass
-class Sent:
-    """taken_s: time to each answer, in the order of sending; releases: names in the answers' headers."""
+class LoadResult:
+    """Result of one load.
+
+    Attributes:
+        taken_s: latency of each response, in the order of sending.
+        wall_s: duration of the load.
+        failed: number of requests without a response of status 200.
+        releases: releases named in the headers of the responses.
+    """
 
     taken_s: list[float]
     wall_s: float
@@ -36,7 +43,7 @@ class Sent:
     releases: set[bytes] = field(default_factory=set)
 
     def quality(self) -> dict[str, float]:
-        """Requests a second, quantiles in ms, failures."""
+        """Return requests per second, quantiles of the latency in ms, and the number of failures."""
         p50, p95, p99 = np.quantile(self.taken_s, (0.5, 0.95, 0.99)) * 1000
         return {
             "requests/s": len(self.taken_s) / self.wall_s,
@@ -48,116 +55,134 @@ class Sent:
         }
 
 
-class Line(asyncio.Protocol):
-    """A connection with one request at a time on it."""
+class Connection(asyncio.Protocol):
+    """A connection with one request at a time."""
 
-    def __init__(self, said: Sent) -> None:
-        """`said` is told of what failed and which release answered."""
-        self.said, self.got, self.left, self.last = said, b"", -1, False
-        self.answer: asyncio.Future[None] | None = None
+    def __init__(self, result: LoadResult) -> None:
+        """Start without a request; failures and releases are added to `result`."""
+        self.result, self.received, self.remaining, self.closes = result, b"", -1, False
+        self.response: asyncio.Future[None] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Ready to send."""
+        """Store the transport."""
         self.transport = cast(asyncio.Transport, transport)
 
-    def ask(self, request: bytes) -> asyncio.Future[None]:
-        """Send; done when the whole answer is here."""
-        self.got, self.left = b"", -1
-        self.answer = asyncio.get_running_loop().create_future()
+    def send(self, request: bytes) -> asyncio.Future[None]:
+        """Send a request; return a future that is done when the complete response has arrived."""
+        self.received, self.remaining = b"", -1
+        self.response = asyncio.get_running_loop().create_future()
         self.transport.write(request)
-        return self.answer
+        return self.response
 
     def data_received(self, data: bytes) -> None:
-        """More of an answer; what is said without being asked, such as a goodbye, is nobody's."""
-        if self.answer is None or self.answer.done():
+        """Parse a part of a response; data that arrives while no response is expected is ignored."""
+        if self.response is None or self.response.done():
             return
-        if self.left < 0:
-            self.got += data
-            head, end, body = self.got.partition(b"\r\n\r\n")
+        if self.remaining < 0:
+            self.received += data
+            head, end, body = self.received.partition(b"\r\n\r\n")
             if not end:
                 return
             headers = dict(line.partition(b": ")[::2] for line in head.lower().split(b"\r\n")[1:])
-            self.said.failed += not head.startswith(b"HTTP/1.1 200")
+            self.result.failed += not head.startswith(b"HTTP/1.1 200")
             if b"x-overture-release" in headers:
-                self.said.releases.add(headers[b"x-overture-release"])
-            self.left = int(headers[b"content-length"]) - len(body)
-            self.last = headers.get(b"connection") == b"close"
+                self.result.releases.add(headers[b"x-overture-release"])
+            self.remaining = int(headers[b"content-length"]) - len(body)
+            self.closes = headers.get(b"connection") == b"close"
         else:
-            self.left -= len(data)
-        if self.left == 0:
+            self.remaining -= len(data)
+        if self.remaining == 0:
             self._done()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """What was not answered has failed."""
-        if self.answer is not None and not self.answer.done():
-            self.said.failed += 1
+        """Count a request without a response as failed."""
+        if self.response is not None and not self.response.done():
+            self.result.failed += 1
             self._done()
 
     def _done(self) -> None:
-        assert self.answer is not None
-        if self.last:
+        assert self.response is not None
+        if self.closes:
             self.transport.close()
-        self.answer.set_result(None)
+        self.response.set_result(None)
 
 
-async def _lines(port: int, n: int, said: Sent) -> list[Line]:
+async def _connect(port: int, n: int, result: LoadResult) -> list[Connection]:
     loop = asyncio.get_running_loop()
-    made = [await loop.create_connection(lambda: Line(said), HOST, port) for _ in range(n)]
-    return [line for _, line in made]
+    pairs = [await loop.create_connection(lambda: Connection(result), HOST, port) for _ in range(n)]
+    return [connection for _, connection in pairs]
 
 
-async def _open(line: Line, port: int) -> Line:
-    """The same line, or a new one where the server has let go of it."""
-    if line.transport.is_closing():
-        (line,) = await _lines(port, 1, line.said)
-    return line
+async def _reopen(connection: Connection, port: int) -> Connection:
+    """Return the connection, or a new one if the server has closed it."""
+    if connection.transport.is_closing():
+        (connection,) = await _connect(port, 1, connection.result)
+    return connection
 
 
-def by_the_clock(port: int, requests: list[bytes], rate: float, seconds: float, warm_s: float) -> Sent:
-    """`rate` requests a second for `seconds`, after `warm_s` that do not count."""
+def fixed_rate(port: int, requests: list[bytes], rate: float, seconds: float, warm_s: float) -> LoadResult:
+    """Send `rate` requests per second for `seconds` after a warm-up.
 
-    async def run() -> Sent:
-        said = Sent([], seconds)
+    Args:
+        port: port of the server.
+        requests: requests, sent in turn.
+        rate: requests per second.
+        seconds: duration of the load.
+        warm_s: duration of the warm-up, which is excluded from the result.
+    """
+
+    async def run() -> LoadResult:
+        result = LoadResult([], seconds)
         gc.freeze()
-        free: asyncio.Queue[Line] = asyncio.Queue()
-        for line in await _lines(port, LINES, said):
-            free.put_nowait(line)
+        idle: asyncio.Queue[Connection] = asyncio.Queue()
+        for connection in await _connect(port, N_CONNECTIONS, result):
+            idle.put_nowait(connection)
 
-        async def one(due: float, request: bytes) -> float:
-            line = await _open(await free.get(), port)
-            await line.ask(request)
-            free.put_nowait(line)
-            return time.perf_counter() - due
+        async def send_at(due_s: float, request: bytes) -> float:
+            connection = await _reopen(await idle.get(), port)
+            await connection.send(request)
+            idle.put_nowait(connection)
+            return time.perf_counter() - due_s
 
-        began, waiting = time.perf_counter(), []
+        start, tasks = time.perf_counter(), []
         for n in range(int(rate * (warm_s + seconds))):
-            due = began + n / rate
-            while (early := due - time.perf_counter()) > 0:
-                await asyncio.sleep(early)
-            waiting.append(asyncio.create_task(one(due, requests[n % len(requests)])))
-        said.taken_s = (await asyncio.gather(*waiting))[int(rate * warm_s) :]
-        return said
+            due_s = start + n / rate
+            while (delay_s := due_s - time.perf_counter()) > 0:
+                await asyncio.sleep(delay_s)
+            tasks.append(asyncio.create_task(send_at(due_s, requests[n % len(requests)])))
+        result.taken_s = (await asyncio.gather(*tasks))[int(rate * warm_s) :]
+        return result
 
     return uvloop.run(run())
 
 
-def closed(port: int, requests: list[bytes], connections: int, seconds: float, warm_s: float) -> Sent:
-    """As many requests as `connections` get answered in `seconds`, after `warm_s` that do not count."""
+def closed_loop(port: int, requests: list[bytes], connections: int, seconds: float, warm_s: float) -> LoadResult:
+    """Send requests for `seconds` on `connections` connections, each waiting for the previous response.
 
-    async def run() -> Sent:
-        said = Sent([], seconds)
+    Args:
+        port: port of the server.
+        requests: requests, sent in turn.
+        connections: number of connections.
+        seconds: duration of the load.
+        warm_s: duration of the warm-up, which is excluded from the result.
+    """
+
+    async def run() -> LoadResult:
+        result = LoadResult([], seconds)
         gc.freeze()
-        began = time.perf_counter() + warm_s
+        start = time.perf_counter() + warm_s
 
-        async def one(line: Line, n: int) -> None:
-            while (sent := time.perf_counter()) < began + seconds:
-                line = await _open(line, port)
-                await line.ask(requests[n % len(requests)])
+        async def send_in_turn(connection: Connection, n: int) -> None:
+            while (sent_s := time.perf_counter()) < start + seconds:
+                connection = await _reopen(connection, port)
+                await connection.send(requests[n % len(requests)])
                 n += connections
-                if sent >= began:
-                    said.taken_s.append(time.perf_counter() - sent)
+                if sent_s >= start:
+                    result.taken_s.append(time.perf_counter() - sent_s)
 
-        await asyncio.gather(*(one(line, n) for n, line in enumerate(await _lines(port, connections, said))))
-        return said
+        await asyncio.gather(
+            *(send_in_turn(connection, n) for n, connection in enumerate(await _connect(port, connections, result)))
+        )
+        return result
 
     return uvloop.run(run())

@@ -1,4 +1,4 @@
-"""The paper's offline experiment at full size: reading the public files, segments, input vectors, an epoch, judging."""
+"""Measure the paper's experiment at full size: reading the files, segments, input vectors, an epoch, evaluation."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 import harness
-from harness import Answer, Peer
+from harness import Measurement, Peer
 
 SPACE = "tt_svd"
 WITHOUT, ALL = "overture paper without DropoutNet and MeLU", "overture paper with all methods"
@@ -21,7 +21,15 @@ WITHOUT, ALL = "overture paper without DropoutNet and MeLU", "overture paper wit
 
 @dataclass(frozen=True)
 class Sizes:
-    """Of the made-up dataset and of what is done with it."""
+    """Sizes of the synthetic dataset and of the experiment.
+
+    Attributes:
+        users: number of listeners.
+        tracks: number of songs.
+        segments: number of segments.
+        epochs: epochs of the measured networks.
+        runs: runs of the short steps.
+    """
 
     users: int
     tracks: int
@@ -32,31 +40,31 @@ class Sizes:
 
 FULL = Sizes(100_000, 50_000, 1_000, 4, 3)
 QUICK = Sizes(1_200, 2_000, 30, 2, 1)
-# What the authors' code takes on "a standard machine", seconds.
+# Seconds of the authors' code on "a standard machine".
 PUBLISHED = {"input vectors": 5_084, "clustering + rankings": 14_672, "full evaluation": 1_418}
-AS_PUBLISHED = "The authors state {} s for theirs on their machine."
+AS_PUBLISHED = "The authors report {} s for their code on their machine."
 
 
-def opened(folder: str) -> Any:
-    """The dataset as `overture paper` maps it."""
+def open_dataset(folder: str) -> Any:
+    """Return the dataset with memory-mapped input rows, as in `overture paper`."""
     from jobs.ingest.deezer.adapter import open_folder
 
     return open_folder(Path(folder), SPACE)
 
 
-def task(folder: str, sizes: Sizes, epochs: int = 1) -> Any:
-    """What the methods are built from."""
+def build_task(folder: str, sizes: Sizes, epochs: int = 1) -> Any:
+    """Return the inputs of the methods."""
     from jobs.cold_start.methods import method_recipes
     from jobs.paper.methods import Task
     from jobs.settings.paper import PaperSettings
     from jobs.settings.settings import Settings
 
     recipes = method_recipes(Settings(name="paper", week="2026-11-16"))
-    return Task(opened(folder), PaperSettings(segments=sizes.segments, epochs=epochs), 7, recipes)
+    return Task(open_dataset(folder), PaperSettings(segments=sizes.segments, epochs=epochs), 7, recipes)
 
 
-def read(data: str, home: str) -> Answer:
-    """The published files into arrays, every check included."""
+def read_files(data: str, home: str) -> Measurement:
+    """Measure the conversion of the published files into arrays, all checks included."""
     from jobs.ingest.deezer.adapter import convert
     from jobs.ingest.deezer.files import inspect
 
@@ -65,71 +73,78 @@ def read(data: str, home: str) -> Answer:
     facts = convert(inspect(Path(data), SPACE), Path(home))
     seconds = elapsed()
     (Path(home) / "manifest.json").write_text(json.dumps({"facts": facts}))
-    return Answer(
+    return Measurement(
         [seconds], {"rows": facts["train"] + facts["validation"] + facts["test"], "features": facts["features"]}
     )
 
 
-def input_rows(sizes: Sizes) -> Answer:
-    """Input rows of everybody from what they did on their first day, a chunk at a time, as the files are made."""
-    from jobs.ingest.deezer import generate as deezer_make
+def input_rows(sizes: Sizes) -> Measurement:
+    """Measure the computation of all listeners' input rows from their first-day interactions, a chunk at a time."""
+    from jobs.ingest.deezer import generate as deezer_files
     from models.cold_start.input_vector import input_vectors
 
-    made = deezer_make.GeneratorOptions(sizes.users, sizes.tracks)
-    found = deezer_make.prepare(made)
-    entities = deezer_make.item_vectors(found, SPACE, made)
-    demographics = deezer_make.mean_vectors(found.people, found.warm, found.users[SPACE])
-    days = deezer_make.first_days(found.people, found.days, np.arange(sizes.users))
+    options = deezer_files.GeneratorOptions(sizes.users, sizes.tracks)
+    simulated = deezer_files.prepare(options)
+    entities = deezer_files.item_vectors(simulated, SPACE, options)
+    demographics = deezer_files.mean_vectors(simulated.listeners, simulated.warm, simulated.users[SPACE])
+    days = deezer_files.first_days(simulated.listeners, simulated.days, np.arange(sizes.users))
     elapsed, total = harness.stopwatch(), 0.0
-    for start in range(0, sizes.users, deezer_make.CHUNK):
-        rows = days.rows(start, min(start + deezer_make.CHUNK, sizes.users))
+    for start in range(0, sizes.users, deezer_files.CHUNK):
+        rows = days.rows(start, min(start + deezer_files.CHUNK, sizes.users))
         total += float(input_vectors(rows, entities, demographics)[0, -1])
-    return Answer([elapsed()], {"rows": sizes.users, "features": 20 * entities.d + 19})
+    return Measurement([elapsed()], {"rows": sizes.users, "features": 20 * entities.d + 19})
 
 
-def segments(folder: str, sizes: Sizes) -> Answer:
-    """k-means of the warm users and the rankings of all segments, long enough that no tie at place 50 is cut."""
+def segments(folder: str, sizes: Sizes) -> Measurement:
+    """Measure k-means of the warm users and their rankings, which are long enough for all ties at place 50."""
     from blockfactor.kmeans import kmeans
 
-    found = task(folder, sizes)
-    kmeans(found.data.user_UD[:1000], 20)  # compiled before the clock
-    _ = found.heard_UN
+    paper_task = build_task(folder, sizes)
+    kmeans(paper_task.data.user_UD[:1000], 20)  # compile before the measurement
+    _ = paper_task.heard_UN
     elapsed = harness.stopwatch()
-    warm = found.warm
+    warm = paper_task.warm
     seconds = elapsed()
-    return Answer([seconds], {"inertia": found.clusters.inertia, "places": warm.rankings_KL.shape[1]})
+    return Measurement([seconds], {"inertia": paper_task.clusters.inertia, "places": warm.rankings_KL.shape[1]})
 
 
-def epochs(folder: str, sizes: Sizes) -> Answer:
-    """The network: the recipe of the authors' code; the first epoch, which reads the file, is left out."""
+def epochs(folder: str, sizes: Sizes) -> Measurement:
+    """Measure epochs of the network with the recipe of the authors' code, except the first, which reads the file."""
     from models.cold_start.network import CODE_RECIPE, fit
 
-    found, ends, losses = opened(folder), [time.perf_counter()], []
+    dataset, ends, losses = open_dataset(folder), [time.perf_counter()], []
 
     def on_epoch(_: int, loss: float, __: float | None) -> None:
         ends.append(time.perf_counter())
         losses.append(loss)
 
-    train = found.parts["train"]
-    fit(train.x_BF, found.user_UD, replace(CODE_RECIPE, epochs=sizes.epochs, device="cpu"), 7, on_epoch)
-    return Answer(np.diff(ends)[1:].tolist(), {"mean squared error": losses[-1]})
+    train = dataset.parts["train"]
+    fit(train.x_BF, dataset.user_UD, replace(CODE_RECIPE, epochs=sizes.epochs, device="cpu"), 7, on_epoch)
+    return Measurement(np.diff(ends)[1:].tolist(), {"mean squared error": losses[-1]})
 
 
-def evaluation(folder: str, sizes: Sizes, method: str) -> Answer:
-    """Predict, recommend and score for every test listener, one method."""
+def evaluation(folder: str, sizes: Sizes, method: str) -> Measurement:
+    """Measure prediction, recommendation and metrics of one method for all test listeners."""
     from jobs.paper.methods import METHODS
-    from jobs.paper.run import judge
+    from jobs.paper.run import score_method
 
-    found = task(folder, sizes)
-    built = METHODS[method](found)
-    _ = found.levels_KL, built.recommend(found.data.parts["test"].x_BF[:10], 50)
+    paper_task = build_task(folder, sizes)
+    fitted = METHODS[method](paper_task)
+    _ = paper_task.levels_KL, fitted.recommend(paper_task.data.parts["test"].x_BF[:10], 50)
     elapsed = harness.stopwatch()
-    _, values = judge(found, built)
-    return Answer([elapsed()], {f"{m}, %": 100 * float(values[m].mean()) for m in ("precision", "ndcg")})
+    _, values = score_method(paper_task, fitted)
+    return Measurement([elapsed()], {f"{m}, %": 100 * float(values[m].mean()) for m in ("precision", "ndcg")})
 
 
-def whole(data: str, sizes: Sizes, space: str, nets: bool) -> Answer:
-    """`overture paper`, page and MLflow included: every method of the paper, or all but DropoutNet and MeLU."""
+def run_paper(data: str, sizes: Sizes, space: str, nets: bool) -> Measurement:
+    """Measure `overture paper`, page and MLflow included.
+
+    Args:
+        data: folder of the published files.
+        sizes: sizes; the epochs of the settings are used if they are FULL.
+        space: tt_svd or ut_als.
+        nets: whether DropoutNet and MeLU are included.
+    """
     from jobs.paper import run as paper
     from jobs.platform.context import Context
     from jobs.platform.week import Week
@@ -137,22 +152,22 @@ def whole(data: str, sizes: Sizes, space: str, nets: bool) -> Answer:
     from jobs.settings.settings import Settings
 
     settings = Settings(name="bench", week="2026-11-16", paper=PaperSettings(segments=sizes.segments))
-    if sizes != FULL:  # full size learns as long as the settings say
-        fewer = ("paper", "dropoutnet", "melu")
-        short = {name: getattr(settings, name).model_copy(update={"epochs": sizes.epochs}) for name in fewer}
-        settings = settings.model_copy(update=short)
+    if sizes != FULL:  # at full size, the settings determine the epochs
+        sections = ("paper", "dropoutnet", "melu")
+        few_epochs = {name: getattr(settings, name).model_copy(update={"epochs": sizes.epochs}) for name in sections}
+        settings = settings.model_copy(update=few_epochs)
     names = [name for name in paper.METHODS if nets or not name.startswith(("dropoutnet", "melu"))]
     elapsed = harness.stopwatch()
     report = paper.run(Context(settings, Week.parse("2026-11-16")), Path(data), space, names=names)
     seconds = elapsed()
     stages = json.loads(Path(report["report"]).read_text())["seconds"]
     longest = sorted(stages, key=lambda name: -stages[name])[:6]
-    return Answer([seconds], {f"{name}, s": round(stages[name], 1) for name in longest})
+    return Measurement([seconds], {f"{name}, s": round(stages[name], 1) for name in longest})
 
 
-def case(name: str, about: str, run: Callable[..., Answer], runs: int, **arguments: Any) -> dict[str, Any]:
-    """Measure one step."""
-    harness.say(name)
+def measure_case(name: str, about: str, run: Callable[..., Measurement], runs: int, **arguments: Any) -> dict[str, Any]:
+    """Return the case of one step."""
+    harness.log(name)
     return {
         "case": name,
         "about": about,
@@ -162,67 +177,78 @@ def case(name: str, about: str, run: Callable[..., Answer], runs: int, **argumen
 
 
 def main() -> None:
-    """All steps on one made-up dataset, then the promises."""
-    chosen = harness.options("paper", __doc__ or "")
-    sizes = QUICK if chosen.quick else FULL
+    """Measure all steps on one synthetic dataset, then check the targets."""
+    arguments = harness.parse_arguments("paper", __doc__ or "")
+    sizes = QUICK if arguments.quick else FULL
     with tempfile.TemporaryDirectory() as name:
-        from jobs.ingest.deezer import generate as deezer_make
+        from jobs.ingest.deezer import generate as deezer_files
 
         data, folder = str(Path(name) / "data"), str(Path(name) / SPACE)
         elapsed = harness.stopwatch()
-        deezer_make.run(Path(data), deezer_make.GeneratorOptions(sizes.users, sizes.tracks))
-        harness.say(f"made the files in {elapsed():.0f} s")
-        where = {"folder": folder, "sizes": sizes}
+        deezer_files.run(Path(data), deezer_files.GeneratorOptions(sizes.users, sizes.tracks))
+        harness.log(f"generated the files in {elapsed():.0f} s")
+        folder_and_sizes = {"folder": folder, "sizes": sizes}
         size = f"{sizes.users} users x {sizes.tracks} songs, {SPACE}, k = {sizes.segments}"
         cases = [
-            case(
+            measure_case(
                 "reading the files",
-                f"{size}; made-up files in the published form, all checks, into arrays.",
-                read,
+                f"{size}; synthetic files in the published format, all checks, into arrays.",
+                read_files,
                 1,
                 data=data,
                 home=folder,
             ),
-            case("input vectors", f"{size}; from first-day lists of everybody.", input_rows, 1, sizes=sizes),
-            case("clustering + rankings", f"{size}.", segments, sizes.runs, **where),
-            case(
+            measure_case(
+                "input vectors", f"{size}; from the first-day lists of all listeners.", input_rows, 1, sizes=sizes
+            ),
+            measure_case("clustering + rankings", f"{size}.", segments, sizes.runs, **folder_and_sizes),
+            measure_case(
                 "one epoch of the network",
                 "All warm users, batches of 512; reading the rows from their mapped file.",
                 epochs,
                 1,
-                **where,
+                **folder_and_sizes,
             ),
-            case(
+            measure_case(
                 "full evaluation",
                 "Fully personalised: prediction, 50 nearest songs of each test listener, metrics.",
                 evaluation,
                 sizes.runs,
                 method="full_pers",
-                **where,
+                **folder_and_sizes,
             ),
-            case(
+            measure_case(
                 "semi evaluation",
                 "The list of the nearest segment, metrics with ties averaged.",
                 evaluation,
                 sizes.runs,
                 method="semi_pers",
-                **where,
+                **folder_and_sizes,
             ),
-            case(
+            measure_case(
                 WITHOUT,
-                f"{size}; reading, training as long as the recipe says, page and MLflow included.",
-                whole,
+                f"{size}; reading, training with the epochs of the recipe, page and MLflow included.",
+                run_paper,
                 1,
                 data=data,
                 sizes=sizes,
                 space=SPACE,
                 nets=False,
             ),
-            case(ALL, f"{size}; DropoutNet and MeLU too.", whole, 1, data=data, sizes=sizes, space=SPACE, nets=True),
-            case(
+            measure_case(
+                ALL,
+                f"{size}; DropoutNet and MeLU included.",
+                run_paper,
+                1,
+                data=data,
+                sizes=sizes,
+                space=SPACE,
+                nets=True,
+            ),
+            measure_case(
                 "overture paper in ut_als",
-                "The wider space, 5 139 values a listener, without DropoutNet and MeLU.",
-                whole,
+                "The wider space, 5 139 values per listener, without DropoutNet and MeLU.",
+                run_paper,
                 1,
                 data=data,
                 sizes=sizes,
@@ -230,7 +256,7 @@ def main() -> None:
                 nets=False,
             ),
         ]
-    if not chosen.quick:  # theirs are of this size
+    if not arguments.quick:  # the published times are for this size
         for one in cases:
             if one["case"] in PUBLISHED:
                 one["about"] += " " + AS_PUBLISHED.format(PUBLISHED[one["case"]])
@@ -249,7 +275,7 @@ def main() -> None:
     ]
     promises.append(harness.promise("peak memory of any step, MiB", 8 * 1024, peak, at_most=True))
     headline = seconds["clustering + rankings"] + seconds["full evaluation"]
-    harness.finish(chosen, cases, promises, ("seconds of clustering + rankings + full evaluation", headline))
+    harness.write_result(arguments, cases, promises, ("seconds of clustering + rankings + full evaluation", headline))
 
 
 if __name__ == "__main__":

@@ -31,30 +31,33 @@ scripts whose input is available: `DATA=` real playlists, `DSG17=` real plays; `
 OVERTURE_HOME.
 
 Peers run in turn in one call, each run in a process of its own, on the same data and cores. Seconds are medians of
-several runs (lowest to highest). MiB is the peak of the whole process tree, Java and Python workers included, without
-pages of mapped files. `of ours` is the peer's median divided by that of this project. `--quick` takes about a minute at
-a smaller size, at which start-up has a larger share.
+several runs (lowest to highest). MiB is the peak memory of the process tree, Java and Python workers included, without
+pages of mapped files. `x Overture` is the peer's median divided by that of this project. `--quick` takes about a minute
+at a smaller size, at which the start-up has a larger share.
 """
 
 
-def section(found: dict[str, Any]) -> str:
-    """One result as Markdown."""
-    machine = found["machine"]
+def section(result: dict[str, Any]) -> str:
+    """Return one result as Markdown."""
+    machine = result["machine"]
     lines = [
-        f"## {found['name']}",
+        f"## {result['name']}",
         "",
-        f"`{found['command']}` on {found['date']}, commit {found['commit']}; "
+        f"`{result['command']}` on {result['date']}, commit {result['commit']}; "
         f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB; "
-        + ", ".join(f"{k} {v}" for k, v in found["versions"].items()),
+        + ", ".join(f"{k} {v}" for k, v in result["versions"].items()),
         "",
     ]
-    for case in found["cases"]:
+    for case in result["cases"]:
         names = list(dict.fromkeys(q for peer in case["peers"].values() for q in peer["quality"]))
         lines += [f"### {case['case']}", ""]
         if case.get("about"):
             lines += [case["about"], ""]
         timed = case.get("timed", "seconds")
-        lines += ["| " + " | ".join(["", timed, "of ours", "peak MiB", *names]) + " |", "|---" * (4 + len(names)) + "|"]
+        lines += [
+            "| " + " | ".join(["", timed, "x Overture", "peak MiB", *names]) + " |",
+            "|---" * (4 + len(names)) + "|",
+        ]
         for name, peer in case["peers"].items():
             low, high = peer["seconds"]["range"]
             ratio = case["ratios"].get(name)
@@ -68,35 +71,39 @@ def section(found: dict[str, Any]) -> str:
             lines.append("| " + " | ".join(cells) + " |")
         notes = [f"{name}: {peer['note']}." for name, peer in case["peers"].items() if peer.get("note")]
         lines += ["", *notes, *([""] if notes else [])]
-    if found["promises"]:
-        lines += ["| promise | bound | found | |", "|---|---|---|---|"]
-        for row in found["promises"]:
+    if result["promises"]:
+        lines += ["| value | target | measured | |", "|---|---|---|---|"]
+        for row in result["promises"]:
             bound = f"{'at most' if row['at_most'] else 'at least'} {row['bound']:g}"
-            lines.append(f"| {row['what']} | {bound} | {row['found']:g} | {'kept' if row['kept'] else '**missed**'} |")
+            lines.append(f"| {row['what']} | {bound} | {row['found']:g} | {'met' if row['kept'] else '**missed**'} |")
         lines.append("")
-    lines += [f"{found['headline']['name']}: **{found['headline']['value']:g}**", ""]
+    lines += [f"{result['headline']['name']}: **{result['headline']['value']:g}**", ""]
     return "\n".join(lines)
 
 
 def number(value: float | None) -> str:
-    """Four digits for people."""
+    """Return a number with four significant digits, or an empty text for None."""
     return "" if value is None else f"{value:.4g}"
 
 
 def page() -> str:
-    """The whole page."""
-    found = results()
-    picture = ["![seconds of each peer over ours, and seconds over events](overview.png)\n"] if found else []
-    if "skip" in found:
-        picture.append("![AUC of the skip models with honest and with leaky features](skip.png)\n")
-    return "\n".join([HEAD, *picture, *(section(found[name]) for name in ORDER if name in found)])
+    """Return the page of all results as Markdown."""
+    results_by_name = results()
+    pictures = (
+        ["![Seconds of each peer relative to Overture, and seconds by number of events](overview.png)\n"]
+        if results_by_name
+        else []
+    )
+    if "skip" in results_by_name:
+        pictures.append("![AUC of the skip models with honest and with leaky features](skip.png)\n")
+    return "\n".join([HEAD, *pictures, *(section(results_by_name[name]) for name in ORDER if name in results_by_name)])
 
 
-def feigned(found: dict[str, Any]) -> None:
-    """A picture of what features of the future feign, from the skip engine's second table."""
+def leakage_figure(result: dict[str, Any]) -> None:
+    """Write the figure of test AUC with honest and with leaky features, from the second case of the skip results."""
     from jobs.skip import figures
 
-    peers = found["cases"][1]["peers"]
+    peers = result["cases"][1]["peers"]
     rows = [{"model": name, **peer["quality"]} for name, peer in peers.items()]
     published = {row["model"]: row["published"] for row in rows if "published" in row}
     figure = figures.leakage(rows, published)
@@ -104,27 +111,27 @@ def feigned(found: dict[str, Any]) -> None:
 
 
 def results() -> dict[str, dict[str, Any]]:
-    """What has been measured."""
+    """Return the stored results by name."""
     return {path.stem: json.loads(path.read_text()) for path in (HERE / "results").glob("*.json")}
 
 
-def overview(found: dict[str, dict[str, Any]]) -> None:
-    """A picture of it: how many times longer each peer took, and how seconds grow with events."""
+def overview(results_by_name: dict[str, dict[str, Any]]) -> None:
+    """Write the figure of the peers' relative times and of the seconds by number of events."""
     import matplotlib as mpl
 
     mpl.use("Agg")
     import matplotlib.pyplot as plt
 
-    panels = 2 if "growth" in found else 1
+    panels = 2 if "growth" in results_by_name else 1
     ratios = (3, 2)[:panels]
-    figure, drawn = plt.subplots(
+    figure, axes_grid = plt.subplots(
         1, panels, figsize=(4 + 4 * panels, 5.5), width_ratios=ratios, layout="constrained", squeeze=False
     )
-    left = drawn[0, 0]
+    left = axes_grid[0, 0]
     bars = [
         (f"{name}, {case['case'].split(', against')[0]}: {peer}", ratio)
         for name in ("als", "svd", "segments")
-        for case in found.get(name, {"cases": []})["cases"]
+        for case in results_by_name.get(name, {"cases": []})["cases"]
         for peer, ratio in case["ratios"].items()
     ][::-1]
     left.barh(
@@ -134,23 +141,23 @@ def overview(found: dict[str, dict[str, Any]]) -> None:
         color=["#2a6f97" if ratio >= 1 else "#c1666b" for _, ratio in bars],
     )
     left.set_yticks(range(len(bars)), [label for label, _ in bars])
-    for at, (_, ratio) in enumerate(bars):
-        left.text(max(1, ratio), at, f" {ratio:.3g}", va="center", fontsize=7)
+    for position, (_, ratio) in enumerate(bars):
+        left.text(max(1, ratio), position, f" {ratio:.3g}", va="center", fontsize=7)
     left.axvline(1, color="black", linewidth=0.8)
-    left.set(xscale="log", title="seconds, times ours (1 = as fast)")
+    left.set(xscale="log", title="seconds relative to Overture (1 = equal)")
     left.tick_params(axis="y", labelsize=7)
     left.margins(x=0.12)
     left.xaxis.set_major_formatter("{x:g}")
     if panels == 2:
-        right = drawn[0, 1]
-        peers = found["growth"]["cases"][0]["peers"].values()
+        right = axes_grid[0, 1]
+        peers = results_by_name["growth"]["cases"][0]["peers"].values()
         events = [peer["quality"]["events"] / 1e6 for peer in peers]
         seconds = [peer["seconds"]["median"] for peer in peers]
         right.plot(events, seconds, "o-", color="#2a6f97", label="the week's Spark jobs")
         right.plot([0, events[-1]], [0, seconds[-1]], ":", color="grey", label="proportional")
         right.set(xlabel="events, millions", ylabel="seconds", title="growth", xlim=(0, None), ylim=(0, None))
         right.legend(frameon=False)
-    for axes in drawn.flat:
+    for axes in axes_grid.flat:
         axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(PAGES / "overview.png", dpi=110, metadata={"Software": None})
 
@@ -158,5 +165,5 @@ def overview(found: dict[str, dict[str, Any]]) -> None:
 if __name__ == "__main__":
     overview(results())
     if "skip" in results():
-        feigned(results()["skip"])
+        leakage_figure(results()["skip"])
     (PAGES / "index.md").write_text(NOTE + page())

@@ -1,6 +1,6 @@
-"""Skip models on real plays: every model and the blend by time, and what leaks feign.
+"""Measure the skip models on real plays: every model and the blend with a split by time, and the effect of leakage.
 
-`--quick` trains the blend's candidates alone: the same plays, the same last line.
+`--quick` trains only the candidates of the blend, on the same plays; the headline figure is the same.
 """
 
 from __future__ import annotations
@@ -9,82 +9,88 @@ from pathlib import Path
 from typing import Any
 
 import harness
-from harness import Answer, Peer, stopwatch
+from harness import Measurement, Peer, stopwatch
 from skip_features import context_at
 
-PLAIN, AIM, PLAIN_FLOW = 0.670, 0.69, 0.710
+PROTOTYPE_AUC, TARGET, PROTOTYPE_FLOW_AUC = 0.670, 0.69, 0.710
 
 
 def skip_context(home: str) -> Any:
-    """The skip engine's context over configs/skip.yaml, its lake in `home`."""
+    """Return the context of the skip engine over configs/skip.yaml, with its lake in `home`."""
     from jobs.platform.context import Context
 
     base = context_at(home)
     return Context(base.settings, base.week, base.home, "skip")
 
 
-def read_in(home: str, data: str) -> Answer:
-    """The real sample in the lake, with honest and with leaky features."""
+def ingest_plays(home: str, data: str) -> Measurement:
+    """Ingest the real plays and build honest and leaky features."""
     from jobs.ingest.dsg17 import adapter as dsg17
     from jobs.skip import build_features
 
     context, clock = context_at(home), stopwatch()
-    told = dsg17.run(context, Path(data))
+    report = dsg17.run(context, Path(data))
     build_features.run(context)
     build_features.run(context, leaky=True)
     context.spark.stop()
-    return Answer([clock()], {"plays": float(told["files"]["train"]["kept"])})
+    return Measurement([clock()], {"plays": float(report["files"]["train"]["kept"])})
 
 
-def trained(home: str, model: str, *, folds: bool = True) -> Answer:
-    """`overture skip train`: reading, fitting and answering are timed; folds for the blend beside, or none of them."""
+def train_model(home: str, model: str, *, folds: bool = True) -> Measurement:
+    """Run `overture skip train`; measure reading, fitting and prediction.
+
+    Args:
+        home: home folder.
+        model: name of the model.
+        folds: whether to train the folds for the blend, which are not part of the measured time.
+    """
     from jobs.skip import artifacts, train
 
     context = skip_context(home)
     if not folds:
         skip = context.settings.skip
-        alone = skip.model_copy(update={"blend": skip.blend.model_copy(update={"members": ()})})
-        context.settings = context.settings.model_copy(update={"skip": alone})
+        without_folds = skip.model_copy(update={"blend": skip.blend.model_copy(update={"members": ()})})
+        context.settings = context.settings.model_copy(update={"skip": without_folds})
     train.run(context, model)
-    told = artifacts.read_report(context, model)
-    seconds = told["seconds"]
-    took = seconds["read_s"] + seconds["fit_s"] + seconds["score_s"]
-    return Answer(
-        [took], quality(context, model, told) | {"fit s": seconds["fit_s"], "folds s": seconds.get("folds_s", 0.0)}
+    report = artifacts.read_report(context, model)
+    seconds = report["seconds"]
+    elapsed_s = seconds["read_s"] + seconds["fit_s"] + seconds["score_s"]
+    return Measurement(
+        [elapsed_s],
+        quality(context, model, report) | {"fit s": seconds["fit_s"], "folds s": seconds.get("folds_s", 0.0)},
     )
 
 
-def quality(context: Any, name: str, told: dict[str, Any]) -> dict[str, float]:
-    """Test AUC with its interval, on Flow plays alone, and validation AUC."""
-    from jobs.skip import artifacts as kept
+def quality(context: Any, name: str, report: dict[str, Any]) -> dict[str, float]:
+    """Return test AUC with its interval, test AUC on Flow plays, and validation AUC."""
+    from jobs.skip import artifacts
     from models.skip.evaluation import metrics
 
-    found, test = told["auc"], kept.read_scores(context, name).test
+    auc, test = report["auc"], artifacts.read_scores(context, name).test
     flow = test.is_flow_N
     return {
-        "test AUC": found["test"],
-        "low": found["test_low"],
-        "high": found["test_high"],
+        "test AUC": auc["test"],
+        "low": auc["test_low"],
+        "high": auc["test_high"],
         "Flow AUC": metrics.auc(test.listened_N[flow], test.proba_N[flow]),
-        "validation AUC": found["validation"],
+        "validation AUC": auc["validation"],
     }
 
 
-def blended(home: str) -> Answer:
-    """`overture skip blend`, once its candidates are trained; also each member's weight."""
-    from jobs.skip import artifacts as kept
-    from jobs.skip import blend
+def train_blend(home: str) -> Measurement:
+    """Run `overture skip blend` after the training of its candidates; the quality includes each member's weight."""
+    from jobs.skip import artifacts, blend
 
     context, clock = skip_context(home), stopwatch()
     blend.run(context)
     seconds = clock()
-    told = kept.read_blend(context)
-    weights = {f"weight {name}": weight for name, weight in told["weights"].items()}
-    return Answer([seconds], quality(context, "blend", told) | weights)
+    report = artifacts.read_blend(context)
+    weights = {f"weight {name}": weight for name, weight in report["weights"].items()}
+    return Measurement([seconds], quality(context, "blend", report) | weights)
 
 
-def prototype(home: str) -> Answer:
-    """Plain LightGBM on thirteen columns of pandas, what was known before each play, the same split by time."""
+def prototype(home: str) -> Measurement:
+    """Train plain LightGBM on thirteen pandas columns known before each play, with the same split by time."""
     import lightgbm as lgb
     import numpy as np
     import pyarrow as pa
@@ -95,7 +101,7 @@ def prototype(home: str) -> Answer:
     context, clock = context_at(home), stopwatch()
     plays = pa.concat_tables([context.lake.read("plays", **p) for p in context.lake.partitions("plays")]).to_pandas()
     plays = plays[plays.is_listened.notna()].sort_values(["ts", "play_id"], ignore_index=True)
-    heard = plays.is_listened.astype(int)
+    listened = plays.is_listened.astype(int)
     columns = {
         "hour": plays.ts.dt.hour,
         "weekday": plays.ts.dt.weekday,
@@ -107,109 +113,112 @@ def prototype(home: str) -> Answer:
         "user_age": plays.user_age,
     }
     for name in ("user_id", "artist_id", "genre_id", "track_id"):
-        groups = heard.groupby(plays[name])
-        before = groups.cumsum() - heard
-        columns[name] = (before + 10 * 0.68) / (groups.cumcount() + 10)
-    columns["user_plays"] = heard.groupby(plays["user_id"]).cumcount()
+        groups = listened.groupby(plays[name])
+        n_before = groups.cumsum() - listened
+        columns[name] = (n_before + 10 * 0.68) / (groups.cumcount() + 10)
+    columns["user_plays"] = listened.groupby(plays["user_id"]).cumcount()
     x_NG = np.column_stack([np.asarray(values, float) for values in columns.values()])
     seconds = plays.ts.dt.as_unit("s").astype("int64").to_numpy()
     split_N = splits.by_time(seconds, 0.7, 0.15)
     train, valid, test = (split_N == code for code in (splits.TRAIN, splits.VALIDATION, splits.TEST))
-    chosen = {"objective": "binary", "learning_rate": 0.03, "num_leaves": 15, "verbosity": -1, "seed": 7}
-    held = lgb.Dataset(x_NG[valid], heard[valid])
+    parameters = {"objective": "binary", "learning_rate": 0.03, "num_leaves": 15, "verbosity": -1, "seed": 7}
+    validation_set = lgb.Dataset(x_NG[valid], listened[valid])
     model = lgb.train(
-        chosen,
-        lgb.Dataset(x_NG[train], heard[train]),
+        parameters,
+        lgb.Dataset(x_NG[train], listened[train]),
         500,
-        valid_sets=[held],
+        valid_sets=[validation_set],
         callbacks=[lgb.early_stopping(50, verbose=False)],
     )
-    fitted = clock()
+    fit_s = clock()
     proba_N = np.asarray(model.predict(x_NG))
-    y_N, user_N = heard.to_numpy(), plays.user_id.to_numpy()
-    reached = metrics.auc_interval(y_N[test], proba_N[test], user_N[test])
+    y_N, user_N = listened.to_numpy(), plays.user_id.to_numpy()
+    test_auc = metrics.auc_interval(y_N[test], proba_N[test], user_N[test])
     flow = test & plays.is_flow.to_numpy()
-    return Answer(
-        [fitted],
+    return Measurement(
+        [fit_s],
         {
-            "test AUC": reached.value,
-            "low": reached.low,
-            "high": reached.high,
+            "test AUC": test_auc.value,
+            "low": test_auc.low,
+            "high": test_auc.high,
             "Flow AUC": metrics.auc(y_N[flow], proba_N[flow]),
             "validation AUC": metrics.auc(y_N[valid], proba_N[valid]),
-            "fit s": fitted,
+            "fit s": fit_s,
         },
     )
 
 
-def leaks(home: str) -> Answer:
-    """`overture skip leakage`; quality: `model: cell` -> test AUC."""
+def leakage_table(home: str) -> Measurement:
+    """Run `overture skip leakage`; the quality maps `model: cell` to test AUC."""
     import json
 
     from jobs.skip import leakage
 
     context, clock = skip_context(home), stopwatch()
-    told = json.loads(Path(leakage.run(context)["path"]).read_text())
-    harness.say(f"skip: {told['sentence']}")
-    found = {}
-    for row in told["rows"]:
+    report = json.loads(Path(leakage.run(context)["path"]).read_text())
+    harness.log(f"skip: {report['sentence']}")
+    auc_by_cell = {}
+    for row in report["rows"]:
         cells = (*leakage.CELLS, "published")
-        found |= {f"{row['model']}: {cell}": row[cell] for cell in cells if row[cell] is not None}
-    return Answer([clock()], found)
+        auc_by_cell |= {f"{row['model']}: {cell}": row[cell] for cell in cells if row[cell] is not None}
+    return Measurement([clock()], auc_by_cell)
 
 
-def on_the_sample(
+def measure_plays(
     folder: Path, data: Path, names: tuple[str, ...]
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Cases and promises of the real plays."""
+    """Return the cases and targets of the real plays."""
     home = {"home": str(folder / "sample")}
-    plays = harness.alone(Peer("read in", read_in, {**home, "data": str(data)}))[0].quality["plays"]
-    peers = [Peer(name, trained, {**home, "model": name}, 1) for name in names]
-    peers.append(Peer("blend", blended, home, 1, "seconds are its own, without its members'"))
-    peers.append(Peer("plain boosted trees", prototype, home, 1, "the prototype to pass: LightGBM on thirteen columns"))
-    found = harness.compare(peers)
-    weighted(found)
-    blend = found["blend"]["quality"]
-    best = max(found[name]["quality"]["test AUC"] for name in names if found[name]["quality"]["weight"])
-    answer, peak = harness.alone(Peer("leakage", leaks, home))
+    plays = harness.run_in_process(Peer("read in", ingest_plays, {**home, "data": str(data)}))[0].quality["plays"]
+    peers = [Peer(name, train_model, {**home, "model": name}, 1) for name in names]
+    peers.append(Peer("blend", train_blend, home, 1, "seconds of the blend only, without its members"))
+    peers.append(Peer("plain boosted trees", prototype, home, 1, "baseline: LightGBM on thirteen columns"))
+    peer_results = harness.compare(peers)
+    add_weights(peer_results)
+    blend = peer_results["blend"]["quality"]
+    best = max(peer_results[name]["quality"]["test AUC"] for name in names if peer_results[name]["quality"]["weight"])
+    measurement, peak = harness.run_in_process(Peer("leakage", leakage_table, home))
     cells: dict[str, dict[str, float]] = {}
-    for key, value in answer.quality.items():
+    for key, value in measurement.quality.items():
         model, _, cell = key.partition(": ")
         cells.setdefault(model, {})[cell] = value
     cases = [
         {
             "case": f"{plays:.0f} real plays, split by time",
-            "about": "Learned from the first 70 %, stopped by the next 15 %, judged on the last; intervals over users.",
-            "peers": found,
+            "about": "Trained on the first 70 %, early stopping on the next 15 %, evaluated on the last 15 %; "
+            "intervals over users.",
+            "peers": peer_results,
             "ratios": {},
         },
         {
             "case": "the same plays, honest and leaky",
             "about": "Test AUC by features and split. Seconds and MiB are those of the whole report.",
-            "peers": {name: harness.summary([(Answer(answer.seconds, q), peak)], "") for name, q in cells.items()},
+            "peers": {
+                name: harness.summary([(Measurement(measurement.seconds, q), peak)], "") for name, q in cells.items()
+            },
             "ratios": {},
         },
     ]
     promises = [
         harness.promise("the blend's test AUC, that of its best member", best, blend["test AUC"]),
-        harness.promise("the blend's test AUC, that of the first prototype", PLAIN, blend["test AUC"]),
-        harness.promise("the blend's test AUC, the aim", AIM, blend["test AUC"]),
-        harness.promise("the blend's AUC on Flow plays of the test", PLAIN_FLOW, blend["Flow AUC"]),
+        harness.promise("the blend's test AUC, that of the first prototype", PROTOTYPE_AUC, blend["test AUC"]),
+        harness.promise("the blend's test AUC, the aim", TARGET, blend["test AUC"]),
+        harness.promise("the blend's AUC on Flow plays of the test", PROTOTYPE_FLOW_AUC, blend["Flow AUC"]),
     ]
     return cases, promises
 
 
-def weighted(found: dict[str, dict[str, Any]]) -> None:
-    """Each member's weight in the blend beside its own numbers, 0 for who is left out."""
-    blend = found["blend"]["quality"]
-    for name, peer in found.items():
+def add_weights(peer_results: dict[str, dict[str, Any]]) -> None:
+    """Add each member's weight in the blend to its quality; 0 for excluded models."""
+    blend = peer_results["blend"]["quality"]
+    for name, peer in peer_results.items():
         peer["quality"]["weight"] = blend.get(f"weight {name}", 0.0)
-    found["blend"]["quality"] = {key: value for key, value in blend.items() if not key.startswith("weight")}
+    peer_results["blend"]["quality"] = {key: value for key, value in blend.items() if not key.startswith("weight")}
 
 
 def main() -> None:
-    """Both tables of real plays."""
-    chosen = harness.options(
+    """Measure both cases."""
+    arguments = harness.parse_arguments(
         "skip",
         (__doc__ or "").splitlines()[0],
         "folder of the DSG17 files train_sample.csv or train.csv",
@@ -221,10 +230,10 @@ def main() -> None:
 
     with scratch() as folder:
         skip = load(CONFIG).skip
-        names = skip.blend.members if chosen.quick else skip.models
-        cases, promises = on_the_sample(folder, chosen.data.resolve(), names)
-    reached = cases[0]["peers"]["blend"]["quality"]["test AUC"]
-    harness.finish(chosen, cases, promises, ("the blend's test AUC on real plays by time", reached))
+        names = skip.blend.members if arguments.quick else skip.models
+        cases, promises = measure_plays(folder, arguments.data.resolve(), names)
+    blend_auc = cases[0]["peers"]["blend"]["quality"]["test AUC"]
+    harness.write_result(arguments, cases, promises, ("the blend's test AUC on real plays by time", blend_auc))
 
 
 if __name__ == "__main__":

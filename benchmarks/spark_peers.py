@@ -1,4 +1,4 @@
-"""What the benchmarks on Spark share: a session with the cores and memory that every Spark peer gets."""
+"""Spark sessions and data for the benchmarks: every Spark peer gets the same cores and memory."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CORES = 2
 
 @contextmanager
 def local(partitions: int = CORES, memory: str = "8g") -> Iterator[SparkSession]:
-    """A session on this machine; Java compiles as it sees fit, for the peers' sake."""
+    """Run a local Spark session during the `with` block, with Java's default compiler settings for all peers."""
     extra = {"spark.driver.extraJavaOptions": "-XX:+UseParallelGC", "spark.driver.maxResultSize": "0"}
     settings = SparkSettings(master=f"local[{CORES}]", driver_memory=memory, partitions=partitions, extra=extra)
     spark = session(settings, "benchmark")
@@ -35,7 +35,7 @@ def local(partitions: int = CORES, memory: str = "8g") -> Iterator[SparkSession]
 
 
 def entries(spark: SparkSession, matrix: sp.spmatrix, folder: str) -> DataFrame:
-    """(row int, column int, value float) of a sparse matrix, through Parquet."""
+    """Return the entries of a sparse matrix as a DataFrame (row int, column int, value float), through Parquet."""
     coo = matrix.tocoo()
     columns = {"row": coo.row.astype(np.int32), "column": coo.col.astype(np.int32), "value": coo.data}
     file = f"{folder}/entries.parquet"
@@ -45,6 +45,6 @@ def entries(spark: SparkSession, matrix: sp.spmatrix, folder: str) -> DataFrame:
 
 @contextmanager
 def scratch() -> Iterator[Path]:
-    """A folder that goes."""
+    """Provide a temporary folder during the `with` block."""
     with TemporaryDirectory() as folder:
         yield Path(folder)

@@ -1,4 +1,4 @@
-"""Randomised SVD on Spark against RowMatrix.computeSVD, scikit-learn and SciPy: seconds, error of sigma, angles."""
+"""Measure randomised SVD on Spark against RowMatrix.computeSVD, scikit-learn and SciPy: seconds, errors, angles."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ import numpy as np
 import scipy.sparse as sp
 
 import harness
-import made_up
-from harness import Answer, Peer, stopwatch
-from pairs import QUICK_PLAYLISTS, subset
+import synthetic
+from harness import Measurement, Peer, stopwatch
+from pairs_task import QUICK_PLAYLISTS, subset
 
 OVERSAMPLING = 30
 POWER_ITERATIONS = 3
 
 
-def overture(data: str, truth: str, d: int) -> Answer:
-    """This project on local Spark; packing is loading, as caching rows is for RowMatrix."""
+def overture(data: str, truth: str, d: int) -> Measurement:
+    """Measure this project on local Spark; packing counts as loading, as caching of rows does for RowMatrix."""
     from blockfactor import csr_blocks
     from blockfactor.svd import SvdParameters, SvdResult
     from blockfactor.svd import factorise as factorise_blocks
@@ -29,21 +29,21 @@ def overture(data: str, truth: str, d: int) -> Answer:
         frame = entries(spark, matrix, str(folder))
         clock = stopwatch()
         packed = csr_blocks.pack(frame, name, matrix.shape, CORES, Path(folder), permute=True)
-        loading = clock()
+        load_s = clock()
         clock = stopwatch()
-        found = factorise_blocks(spark, packed, packed, parameters, seed=1)
-        return found, clock(), loading
+        result = factorise_blocks(spark, packed, packed, parameters, seed=1)
+        return result, clock(), load_s
 
     matrix = sp.load_npz(data)
     with scratch() as folder, local() as spark:
-        factorise(*warm_up(matrix, d))
-        found, seconds, loading = factorise(matrix, "pairs", d)
-        quality = judge(np.array(found.left()), found.values, truth)
-    return Answer([seconds], {**quality, "load s": loading})
+        factorise(*warm_up_arguments(matrix, d))
+        result, seconds, load_s = factorise(matrix, "pairs", d)
+        quality = evaluate(np.array(result.left()), result.values, truth)
+    return Measurement([seconds], {**quality, "load s": load_s})
 
 
-def row_matrix(data: str, truth: str, d: int) -> Answer:
-    """Spark MLlib's RowMatrix.computeSVD without U, rows cached in Java."""
+def row_matrix(data: str, truth: str, d: int) -> Measurement:
+    """Measure RowMatrix.computeSVD of Spark MLlib without U, with rows cached in the JVM."""
     from pyspark.mllib.linalg import SparseVector
     from pyspark.mllib.linalg.distributed import RowMatrix
 
@@ -59,38 +59,38 @@ def row_matrix(data: str, truth: str, d: int) -> Answer:
         cached.count()
         mat = RowMatrix(cached)
         mat.numRows()
-        loading = clock()
+        load_s = clock()
         clock = stopwatch()
-        found = mat.computeSVD(d, computeU=False)
-        return found, clock(), loading
+        result = mat.computeSVD(d, computeU=False)
+        return result, clock(), load_s
 
     matrix = sp.load_npz(data)
     with local(partitions=2 * CORES) as spark:
-        factorise(*warm_up(matrix, d))
-        found, seconds, loading = factorise(matrix, "pairs", d)
-        # the matrix is symmetric: its right vectors are its left ones up to sign
-        quality = judge(found.V.toArray(), found.s.toArray(), truth)
-    return Answer([seconds], {**quality, "load s": loading})
+        factorise(*warm_up_arguments(matrix, d))
+        result, seconds, load_s = factorise(matrix, "pairs", d)
+        # the matrix is symmetric: right and left vectors are equal up to sign
+        quality = evaluate(result.V.toArray(), result.s.toArray(), truth)
+    return Measurement([seconds], {**quality, "load s": load_s})
 
 
-def warm_up(matrix: sp.csr_matrix, d: int) -> tuple[sp.csr_matrix, str, int]:
-    """A corner of the matrix at a small rank: what a peer does before the clock, so that Java and numba are awake."""
+def warm_up_arguments(matrix: sp.csr_matrix, d: int) -> tuple[sp.csr_matrix, str, int]:
+    """Return a corner of the matrix, a name and a small rank: a warm-up of the JVM and numba before the measurement."""
     n = min(400, matrix.shape[0] // 2)
     return matrix[:n, :n].tocsr(), "warm", min(8, d // 2)
 
 
-def sklearn(data: str, truth: str, d: int, settings: dict[str, Any]) -> Answer:
-    """scikit-learn's randomized_svd on all cores."""
+def sklearn(data: str, truth: str, d: int, settings: dict[str, Any]) -> Measurement:
+    """Measure scikit-learn's randomized_svd on all cores."""
     from sklearn.utils.extmath import randomized_svd
 
     matrix = sp.load_npz(data)
     clock = stopwatch()
     u, s, _ = randomized_svd(matrix, d, random_state=1, **settings)
-    return Answer([clock()], {**judge(u, s, truth), "load s": 0.0})
+    return Measurement([clock()], {**evaluate(u, s, truth), "load s": 0.0})
 
 
-def svds(data: str, truth: str, d: int) -> Answer:
-    """SciPy's ARPACK, float32 like the others."""
+def svds(data: str, truth: str, d: int) -> Measurement:
+    """Measure SciPy's ARPACK in float32, like the other peers."""
     from scipy.sparse.linalg import svds as arpack
 
     matrix = sp.load_npz(data)
@@ -98,18 +98,18 @@ def svds(data: str, truth: str, d: int) -> Answer:
     u, s, _ = arpack(matrix, d, random_state=1)
     seconds = clock()
     order = np.argsort(-s)
-    return Answer([seconds], {**judge(u[:, order], s[order], truth), "load s": 0.0})
+    return Measurement([seconds], {**evaluate(u[:, order], s[order], truth), "load s": 0.0})
 
 
-def judge(u: np.ndarray, s: np.ndarray, truth: str) -> dict[str, float]:
-    """Largest relative error of the first half of sigma, and of all; the largest angle between leading subspaces."""
+def evaluate(u: np.ndarray, s: np.ndarray, truth: str) -> dict[str, float]:
+    """Return the largest relative errors of sigma (first half, all) and the largest angle of the leading subspaces."""
     exact = np.load(truth)
     half, quarter = len(s) // 2, len(s) // 4
     error = np.abs(s / exact["s"][: len(s)] - 1)
-    # the sine, from what the exact subspace misses: arccos would round small angles away
-    mine = np.linalg.qr(u[:, :quarter].astype(np.float64))[0]
-    theirs = exact["u"][:, :quarter]
-    sine = np.linalg.norm(mine - theirs @ (theirs.T @ mine), 2)
+    # the sine, from the part outside the exact subspace; arccos would round small angles to 0
+    approximate_basis = np.linalg.qr(u[:, :quarter].astype(np.float64))[0]
+    exact_basis = exact["u"][:, :quarter]
+    sine = np.linalg.norm(approximate_basis - exact_basis @ (exact_basis.T @ approximate_basis), 2)
     return {
         f"sigma error, first {half}, %": 100 * float(error[:half].max()),
         f"all {len(s)}, %": 100 * float(error.max()),
@@ -118,7 +118,7 @@ def judge(u: np.ndarray, s: np.ndarray, truth: str) -> dict[str, float]:
 
 
 def exact(matrix: sp.csr_matrix, d: int) -> tuple[np.ndarray, np.ndarray]:
-    """The truth in float64: sigma and left vectors of a symmetric matrix."""
+    """Return sigma and left vectors of a symmetric matrix in float64."""
     from scipy.sparse.linalg import eigsh
 
     values, vectors = eigsh(matrix.astype(np.float64), k=d + d // 8, which="LM", v0=np.ones(matrix.shape[0]))
@@ -126,8 +126,8 @@ def exact(matrix: sp.csr_matrix, d: int) -> tuple[np.ndarray, np.ndarray]:
     return np.abs(values[order]), vectors[:, order]
 
 
-def real(data: str, home: str, out: str, playlists: int | None) -> Answer:
-    """The week's PMI of configs/mpd.yaml, from the playlists on: left as a matrix in `out`."""
+def write_playlist_pmi(data: str, home: str, out: str, playlists: int | None) -> Measurement:
+    """Compute the PMI of a week of configs/mpd.yaml from the playlists; write it as a matrix to `out`."""
     from jobs.ingest.mpd import adapter as mpd
     from jobs.matrix import catalog, track_pairs
     from jobs.platform.context import Context
@@ -147,17 +147,17 @@ def real(data: str, home: str, out: str, playlists: int | None) -> Answer:
     half = sp.coo_matrix((value.astype(np.float32), (i, j)), shape=(n, n)).tocsr()
     sp.save_npz(out, (half + half.T).tocsr())
     context.spark.stop()
-    return Answer([clock()])
+    return Measurement([clock()])
 
 
-def case(matrix: sp.csr_matrix, about: str, d: int, runs: int, slow: int, folder: str) -> dict[str, Any]:
-    """Every peer on one symmetric matrix."""
+def case(matrix: sp.csr_matrix, about: str, d: int, runs: int, slow_runs: int, folder: str) -> dict[str, Any]:
+    """Return the case of one symmetric matrix, with every peer."""
     files = {"data": f"{folder}/pairs.npz", "truth": f"{folder}/truth.npz"}
     sp.save_npz(files["data"], matrix)
     s, u = exact(matrix, d)
     np.savez(files["truth"], s=s, u=u)
     arguments = {**files, "d": d}
-    same = {"n_oversamples": OVERSAMPLING, "n_iter": POWER_ITERATIONS}
+    same_settings = {"n_oversamples": OVERSAMPLING, "n_iter": POWER_ITERATIONS}
     peers = harness.compare(
         [
             Peer(
@@ -170,27 +170,27 @@ def case(matrix: sp.csr_matrix, about: str, d: int, runs: int, slow: int, folder
             Peer(
                 "scikit-learn, same settings",
                 sklearn,
-                {**arguments, "settings": same},
+                {**arguments, "settings": same_settings},
                 runs,
                 f"randomized_svd, oversampling {OVERSAMPLING}, {POWER_ITERATIONS} power iterations",
             ),
             Peer("scikit-learn, its defaults", sklearn, {**arguments, "settings": {}}, runs, "randomized_svd"),
-            Peer("SciPy svds", svds, arguments, slow, "ARPACK"),
-            Peer("RowMatrix", row_matrix, arguments, slow, "computeSVD without U, ARPACK in Java"),
+            Peer("SciPy svds", svds, arguments, slow_runs, "ARPACK"),
+            Peer("RowMatrix", row_matrix, arguments, slow_runs, "computeSVD without U, ARPACK in Java"),
         ]
     )
     n = matrix.shape[0]
     return {
         "case": f"{about}, {n} x {n}, rank {d}",
         "about": f"Positive PMI of {about}, symmetric, {matrix.nnz} entries; errors against ARPACK in float64. Both "
-        "Spark peers factorise a corner of the matrix before the clock.",
+        "Spark peers factorise a corner of the matrix before the measurement.",
         "peers": peers,
         "ratios": harness.ratios(peers, "overture"),
     }
 
 
 def promises(case: dict[str, Any]) -> list[dict[str, Any]]:
-    """What this project holds itself to, on one matrix."""
+    """Return the targets of one matrix."""
     quality, ratios, of = case["peers"]["overture"]["quality"], case["ratios"], case["case"].split(",")[0]
     error = next(iter(quality))
     return [
@@ -206,24 +206,28 @@ def promises(case: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    """A made-up matrix, and with --data the one of real playlists."""
-    chosen = harness.options("svd", __doc__ or "", data="also the PMI of real playlists, as configs/mpd.yaml makes it")
-    n_items, n_collections, d = (1_200, 2_000, 16) if chosen.quick else (20_000, 30_000, 128)
-    runs, slow = (1, 1) if chosen.quick else (3, 2)
+    """Measure a synthetic matrix and, with --data, the matrix of real playlists."""
+    arguments = harness.parse_arguments(
+        "svd", __doc__ or "", data="folder of real playlists: also measure their PMI (configs/mpd.yaml)"
+    )
+    n_items, n_collections, d = (1_200, 2_000, 16) if arguments.quick else (20_000, 30_000, 128)
+    runs, slow_runs = (1, 1) if arguments.quick else (3, 2)
     from spark_peers import scratch
 
     with scratch() as folder:
-        matrix = made_up.pairs(n_items, n_collections)
-        cases = [case(matrix, f"{n_collections} made-up collections", d, runs, slow, folder)]
-        if chosen.data:
-            few = QUICK_PLAYLISTS if chosen.quick else None
-            made = {"home": f"{folder}/lake", "out": f"{folder}/real.npz", "playlists": few}
-            harness.say("svd: the PMI of the playlists ...")
-            harness.alone(Peer("playlists", real, {"data": str(chosen.data), **made}))
-            about = f"the playlists of {chosen.data.name}"
-            cases.append(case(sp.load_npz(made["out"]), about, d, runs, slow, folder))
+        matrix = synthetic.pairs(n_items, n_collections)
+        cases = [case(matrix, f"{n_collections} made-up collections", d, runs, slow_runs, folder)]
+        if arguments.data:
+            n_playlists = QUICK_PLAYLISTS if arguments.quick else None
+            data_arguments = {"home": f"{folder}/lake", "out": f"{folder}/real.npz", "playlists": n_playlists}
+            harness.log("svd: the PMI of the playlists ...")
+            harness.run_in_process(
+                Peer("playlists", write_playlist_pmi, {"data": str(arguments.data), **data_arguments})
+            )
+            about = f"the playlists of {arguments.data.name}"
+            cases.append(case(sp.load_npz(data_arguments["out"]), about, d, runs, slow_runs, folder))
     headline = f"speed-up over RowMatrix.computeSVD, rank {d}", cases[0]["ratios"]["RowMatrix"]
-    harness.finish(chosen, cases, [promise for case in cases for promise in promises(case)], headline)
+    harness.write_result(arguments, cases, [promise for case in cases for promise in promises(case)], headline)
 
 
 if __name__ == "__main__":

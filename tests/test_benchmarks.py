@@ -44,7 +44,7 @@ def test_every_script_teaches(name):
 
 
 def quick_answer(seconds):
-    return harness.Answer(seconds, {"error": 0.5})
+    return harness.Measurement(seconds, {"error": 0.5})
 
 
 def broken():
@@ -64,7 +64,7 @@ def test_peers_take_turns_and_their_runs_are_summed_up():
 
 
 def test_short_times_keep_their_digits():
-    told = harness.summary([(harness.Answer([0.000214, 0.00149], {}), 1.0)], "")
+    told = harness.summary([(harness.Measurement([0.000214, 0.00149], {}), 1.0)], "")
     assert told["seconds"] == {"runs": [0.000214, 0.00149], "median": 0.000852, "range": [0.000214, 0.00149]}
 
 

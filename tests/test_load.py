@@ -48,8 +48,8 @@ def server(status: int, says_close: bool, closes: bool) -> Iterator[int]:
 @pytest.mark.parametrize("closes", [False, True])
 def test_requests_go_on_where_a_server_lets_go_of_connections(closes):
     with server(200, closes, closes) as port:
-        busy = load.closed(port, ASKED, 2, 0.5, 0.0)
-        timed = load.by_the_clock(port, ASKED, 100, 0.2, 0.0)
+        busy = load.closed_loop(port, ASKED, 2, 0.5, 0.0)
+        timed = load.fixed_rate(port, ASKED, 100, 0.2, 0.0)
     assert (busy.failed, timed.failed) == (0, 0)
     assert len(busy.taken_s) > 2
     assert len(timed.taken_s) == 20
@@ -58,7 +58,7 @@ def test_requests_go_on_where_a_server_lets_go_of_connections(closes):
 
 def test_what_was_refused_or_not_answered_is_counted():
     with server(500, False, False) as port:
-        assert load.closed(port, ASKED, 1, 0.5, 0.0).failed > 0
-        assert load.by_the_clock(port, ASKED, 50, 0.1, 0.0).failed == 5
+        assert load.closed_loop(port, ASKED, 1, 0.5, 0.0).failed > 0
+        assert load.fixed_rate(port, ASKED, 50, 0.1, 0.0).failed == 5
     with server(200, False, True) as port:  # gone without a word: a request may be lost, none is waited for
-        assert load.closed(port, ASKED, 1, 0.5, 0.0).taken_s
+        assert load.closed_loop(port, ASKED, 1, 0.5, 0.0).taken_s

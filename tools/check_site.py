@@ -1,8 +1,8 @@
 """Check the built documentation and the Markdown pages of the repository.
 
-`python -m tools.check_site SITE`: no page of the site loads anything from another host, every file that a page refers
-to is there, and every relative link of the repository's own Markdown pages (README, CONTRIBUTING ...) leads to a file.
-Links to other hosts are not followed. Exits with 1 and one line a fault.
+`python -m tools.check_site SITE` checks that no page of the site loads anything from another host, that every file to
+which a page refers exists, and that every relative link of the repository's own Markdown pages (README, CONTRIBUTING
+...) leads to a file. Links to other hosts are not followed. Prints one line per fault and exits with 1 if there is one.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ NOT_LOADED = {"canonical", "prev", "next", "alternate", "edit"}
 
 
 class References(HTMLParser):
-    """Collects what a page loads and what it links to."""
+    """Collect the addresses that a page loads and the addresses to which it links."""
 
     def __init__(self) -> None:
-        """Start with no reference."""
+        """Start without references."""
         super().__init__()
         self.loads: list[str] = []
         self.links: list[str] = []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """Sort the references of one element."""
+        """Collect the references of one element."""
         values = dict(attrs)
         name = LOADS.get(tag)
         if name and values.get(name) and not set((values.get("rel") or "").split()) & NOT_LOADED:
@@ -72,6 +72,7 @@ def markdown_faults(root: Path) -> list[str]:
 
 
 def _is_absent(folder: Path, address: str, top: Path) -> bool:
+    """Return whether a relative address leads to no file; addresses of other hosts are not checked."""
     parts = urlsplit(address)
     if parts.scheme or parts.netloc or not parts.path:
         return False

@@ -1,4 +1,4 @@
-"""MkDocs hooks: add Mermaid's script, which `make docs` takes from npm, to the built site."""
+"""MkDocs hooks: add Mermaid's script, which `make docs` downloads from npm, to the built site."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Write the generated pages of docs/: `make reference`, or `python -m tools.reference [--check]`.
 
-Command line, settings, tables, HTTP API, Prometheus metrics and exit codes come from the code, results from
-benchmarks/results/*.json. `--check` writes nothing and exits with 1 where a page is stale. The page of the DAGs needs
-Airflow's environment: tools/reference_dags.py.
+Command line, settings, tables, HTTP API, Prometheus metrics and exit codes are generated from the code, results from
+benchmarks/results/*.json. `--check` writes nothing and exits with 1 if a page is stale. The page of the DAGs needs the
+environment of Airflow: tools/reference_dags.py.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ METHODS = ("get", "post", "put", "delete")
 
 
 def command_line() -> str:
-    """Return the page of the `overture` command, from its own help texts."""
+    """Return the page of the `overture` command, generated from its help texts."""
     import typer
     from typer.cli import get_docs_for_click
 
@@ -93,7 +93,7 @@ def _type(kind: Any) -> str:
     if origin is Literal:
         return "one of " + ", ".join(f"`{value}`" for value in arguments)
     if origin in (Union, types.UnionType):
-        return " or ".join("null" if one is type(None) else _type(one) for one in arguments)
+        return " or ".join("null" if member is type(None) else _type(member) for member in arguments)
     if origin is tuple:
         return f"list of {_type(arguments[0])}"
     if origin is dict:
@@ -135,14 +135,14 @@ def _bounds(field: FieldInfo) -> str:
 
 
 def tables() -> str:
-    """Return the page of every table, from the contracts."""
+    """Return the page of every table, generated from the contracts."""
     from contracts.expectations import reference_markdown
 
     return NOTE + reference_markdown()
 
 
 def http_api() -> str:
-    """Return the page of the service's routes, from its OpenAPI description."""
+    """Return the page of the service's routes, generated from its OpenAPI description."""
     document = _service().openapi()
     lines = [
         "# HTTP API",
@@ -164,7 +164,7 @@ def http_api() -> str:
 
 
 def _service() -> Any:
-    """The FastAPI application, inside its middleware, over a home without a release."""
+    """Return the FastAPI application without its middleware, over a home without a release."""
     from fastapi import FastAPI
 
     from serving.app import make_app
@@ -181,13 +181,13 @@ def _route(method: str, path: str, operation: dict[str, Any], used: list[str]) -
     parameters = operation.get("parameters", [])
     if parameters:
         lines += ["| parameter | in | type | required | meaning |", "|---|---|---|---|---|"]
-        for one in parameters:
+        for parameter in parameters:
             cells = [
-                f"`{one['name']}`",
-                one["in"],
-                _json_type(one["schema"], used),
-                "yes" if one.get("required") else "no",
-                one.get("description", one["schema"].get("description", "")),
+                f"`{parameter['name']}`",
+                parameter["in"],
+                _json_type(parameter["schema"], used),
+                "yes" if parameter.get("required") else "no",
+                parameter.get("description", parameter["schema"].get("description", "")),
             ]
             lines.append("| " + " | ".join(_cell(cell) for cell in cells) + " |")
         lines.append("")
@@ -203,7 +203,7 @@ def _route(method: str, path: str, operation: dict[str, Any], used: list[str]) -
 
 
 def _with_references(names: list[str], schemas: dict[str, Any]) -> list[str]:
-    """Names in the order of their first use, with those that they refer to."""
+    """Return names in the order of their first use, followed by the schemas to which they refer."""
     done: list[str] = []
     queue = list(dict.fromkeys(names))
     while queue:
@@ -231,14 +231,14 @@ def _schema(name: str, schema: dict[str, Any]) -> list[str]:
 
 
 def _json_type(schema: dict[str, Any], used: list[str]) -> str:
-    """A short text for a JSON schema; names of referenced schemas are appended to `used`."""
+    """Return a short text for a JSON schema; append the names of referenced schemas to `used`."""
     if "$ref" in schema:
         name = schema["$ref"].rsplit("/", 1)[1]
         used.append(name)
         return f"[{name}](#{name.lower()})"
     for key in ("anyOf", "oneOf", "allOf"):
         if key in schema:
-            return " or ".join(dict.fromkeys(_json_type(one, used) for one in schema[key]))
+            return " or ".join(dict.fromkeys(_json_type(member, used) for member in schema[key]))
     if "enum" in schema:
         return "one of " + ", ".join(f"`{value}`" for value in schema["enum"])
     if "const" in schema:
@@ -279,7 +279,7 @@ def metrics() -> str:
 
 
 def exit_codes() -> str:
-    """Return the page of the exit codes, from the exception classes that carry them."""
+    """Return the page of the exit codes, generated from the exception classes."""
     from contracts import errors
 
     classes = [errors.OvertureError, *errors.OvertureError.__subclasses__()]
@@ -292,14 +292,14 @@ def exit_codes() -> str:
         "|---|---|---|",
         "| 0 | | The command is done; the last line of stdout is one JSON object. |",
     ]
-    for one in sorted(classes, key=lambda one: one.exit_code):
-        meaning = " ".join((one.__doc__ or "").split())
-        lines.append(f"| {one.exit_code} | `{one.__name__}` | {_cell(meaning)} |")
+    for error_class in sorted(classes, key=lambda error_class: error_class.exit_code):
+        meaning = " ".join((error_class.__doc__ or "").split())
+        lines.append(f"| {error_class.exit_code} | `{error_class.__name__}` | {_cell(meaning)} |")
     return NOTE + "\n".join([*lines, ""])
 
 
 def results() -> str:
-    """Return the page of the measurements, from benchmarks/results/*.json."""
+    """Return the page of the measurements, generated from benchmarks/results/*.json."""
     sys.path.insert(0, str(ROOT / "benchmarks"))
     import report
 
@@ -322,7 +322,7 @@ PAGES: dict[str, Callable[[], str]] = {
 
 
 def stale(folder: Path = DOCS) -> list[str]:
-    """Return the names of the generated pages whose text differs from what the code gives now."""
+    """Return the names of the generated pages whose text differs from the newly generated text."""
     return [
         name for name, make in PAGES.items() if not (folder / name).is_file() or (folder / name).read_text() != make()
     ]

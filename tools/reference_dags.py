@@ -1,4 +1,4 @@
-"""The page of the DAGs, docs/reference/dags.md, made from the parsed DAG files (Airflow's environment).
+"""The page of the DAGs, docs/reference/dags.md, generated from the parsed DAG files in the environment of Airflow.
 
 `make reference` writes it through tests/dags/test_reference.py, which otherwise checks that it is current.
 """
@@ -24,13 +24,13 @@ def page(dags: dict[str, Any]) -> str:
     """Return the page.
 
     Args:
-        dags: DAG id -> DAG, as Airflow parsed them.
+        dags: DAGs by id, as parsed by Airflow.
     """
     return "\n".join([HEAD, *(_section(dags[dag_id]) for dag_id in sorted(dags))])
 
 
 def _short(command: str) -> str:
-    """The command with WEEK, DAY and parameters in place of their templates."""
+    """Return the command with WEEK, DAY and parameters in place of their templates."""
     from tasks import APPROVED, DAY, WEEK
 
     for template, name in ((WEEK, "WEEK"), (DAY, "DAY"), (APPROVED, " [--approved]")):

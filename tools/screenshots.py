@@ -1,7 +1,7 @@
-"""Take the pictures of README and docs/: `make screenshots`.
+"""Take the screenshots of README and docs/: `make screenshots`.
 
-Input   the state of a finished `make demo` under OVERTURE_HOME; Airflow, MLflow and the service are started if they are
-        not running, and ended again
+Input   the state of a finished `make demo` under OVERTURE_HOME; if Airflow, MLflow and the service are not running,
+        they are started and stopped again
 Output  docs/images/*.png, in Chromium at 1400 x 900
 """
 
@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[1]
 IMAGES = ROOT / "docs" / "images"
 AIRFLOW, MLFLOW, SERVICE = (f"http://127.0.0.1:{port}" for port in (8080, 5000, 8600))
 SIZE = {"width": 1400, "height": 900}
-SETTLE_MS = 2_500  # pages draw graphs and tables after they have loaded
+SETTLE_MS = 2_500  # graphs and tables are drawn after a page has loaded
 
 
 def home() -> Path:
@@ -34,14 +34,14 @@ def home() -> Path:
 
 
 def services(action: str) -> None:
-    """Start (`up`) or end (`down`) Airflow, MLflow and the service."""
+    """Start (`up`) or stop (`down`) Airflow, MLflow and the service."""
     subprocess.run([sys.executable, "-m", "jobs.local.services", action], cwd=ROOT, check=True)
 
 
 def are_up() -> bool:
-    """Return whether the online service answers."""
-    with suppress(OSError), urlopen(f"{SERVICE}/healthz", timeout=2) as answer:
-        return bool(answer.status == 200)
+    """Return whether the online service responds."""
+    with suppress(OSError), urlopen(f"{SERVICE}/healthz", timeout=2) as response:
+        return bool(response.status == 200)
     return False
 
 
@@ -93,7 +93,7 @@ def week_in_mlflow(page: Page) -> None:
     parent = page.locator(".ag-row a").first
     parent.wait_for()
     box = parent.bounding_box()
-    if box:  # the expander of the parent run has no label: it stands left of the run's name
+    if box:  # the expander of the parent run has no label; it is left of the run's name
         page.mouse.click(box["x"] - 26, box["y"] + box["height"] / 2)
 
 
@@ -119,7 +119,7 @@ def data_quality(page: Page) -> None:
 
 
 def listener_page(page: Page) -> None:
-    """Open the service's page and give it a listener's first day: country, age, two artists and some streams."""
+    """Open the service's page and enter a first day: country, age, two artists and some streams."""
     page.goto(SERVICE)
     page.locator("#tracks li").first.wait_for()
     page.select_option("#country", "FR")
@@ -138,12 +138,12 @@ def api_docs(page: Page) -> None:
 def experiment_id() -> str:
     """Return MLflow's id of the weekly experiment."""
     address = f"{MLFLOW}/api/2.0/mlflow/experiments/get-by-name?experiment_name=cold_start_weekly"
-    with urlopen(address, timeout=10) as answer:
-        return str(json.load(answer)["experiment"]["experiment_id"])
+    with urlopen(address, timeout=10) as response:
+        return str(json.load(response)["experiment"]["experiment_id"])
 
 
 def figure_artifact() -> tuple[str, str]:
-    """Return the run and the path of a figure that the week logged."""
+    """Return the run and the path of a figure that was logged for the week."""
     root = home() / "mlflow" / "artifacts"
     files = sorted(root.glob("*/artifacts/segment_map.png"))
     if not files:
@@ -165,7 +165,7 @@ SHOTS: dict[str, Callable[[Page], None]] = {
 
 
 def main() -> int:
-    """Take every picture, or those that the arguments name; return the exit code."""
+    """Take every screenshot, or those named in the arguments; return the exit code."""
     from playwright.sync_api import sync_playwright
 
     program = shutil.which("chromium") or shutil.which("google-chrome")

@@ -107,7 +107,7 @@ def paper(
     from jobs.paper import run as job
 
     options = {"recipe": recipe, "similarity": similarity, "segments": segments, "epochs": epochs}
-    settings = context.settings.model_copy(update={"paper": job.chosen(context.settings.paper, options)})
+    settings = context.settings.model_copy(update={"paper": job.with_options(context.settings.paper, options)})
     if not data.is_dir():
         raise BadArgument(f"--data: no such folder {data}")
     names = [name.strip() for name in methods.split(",") if name.strip()]

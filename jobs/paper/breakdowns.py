@@ -63,15 +63,15 @@ def by_count(
     rows = []
     ends = [*starts[1:], None]
     for start, end in zip(starts, ends, strict=True):
-        chosen = counts >= start if end is None else (counts >= start) & (counts < end)
-        if chosen.sum() < max(1, min_users):
+        in_class = counts >= start if end is None else (counts >= start) & (counts < end)
+        if in_class.sum() < max(1, min_users):
             continue
-        low, high = bootstrap(values[chosen], BOOTSTRAP, seed)
+        low, high = bootstrap(values[in_class], BOOTSTRAP, seed)
         name = f"{start}+" if end is None else str(start) if end == start + 1 else f"{start}-{end - 1}"
         row = {
             "class": name,
-            "users": int(chosen.sum()),
-            "value": float(values[chosen].mean()),
+            "users": int(in_class.sum()),
+            "value": float(values[in_class].mean()),
             "low": low,
             "high": high,
         }
@@ -168,9 +168,9 @@ def table_2(
         if sizes[s] >= min_users
     ]
 
-    def marked(row: dict[str, Any]) -> float:
+    def distinctiveness(row: dict[str, Any]) -> float:
         """Return the logarithmic lift of the first country and the first age class, weighted by their shares."""
         first = [traits[0] for traits in (row["countries"], row["ages"]) if traits]
         return float(sum(trait["share"] * np.log(max(trait["lift"], 1e-9)) for trait in first))
 
-    return sorted(rows, key=lambda row: (-marked(row), row["segment"]))
+    return sorted(rows, key=lambda row: (-distinctiveness(row), row["segment"]))

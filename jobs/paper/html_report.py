@@ -126,10 +126,10 @@ def _summary(report: Report) -> str:
 def _banner(report: Report) -> str:
     check = report["check"]
     if check["done"]:
-        return f'<div class="note good"><p><b>These are the published files.</b> {escape(check["says"])}.</p></div>'
+        return f'<div class="note good"><p><b>These are the published files.</b> {escape(check["message"])}.</p></div>'
     return (
         '<div class="note warn"><p><b>These are not the published files</b>: the published numbers are shown '
-        f"for layout only, not for comparison. The exact check of Popularity was {escape(check['says'])}.</p>"
+        f"for layout only, not for comparison. The exact check of Popularity was {escape(check['message'])}.</p>"
         "</div>"
     )
 
@@ -206,7 +206,7 @@ def _figure_5(report: Report, drawn: Mapping[str, str]) -> str:
 
 
 def _no_interaction(report: Report) -> str:
-    idle, theirs = report["no_interaction"], report["published"]["no_interaction"]
+    inactive, theirs = report["no_interaction"], report["published"]["no_interaction"]
     rows = [
         (
             report["titles"][name],
@@ -218,7 +218,7 @@ def _no_interaction(report: Report) -> str:
     ]
     return _card(
         "Without any interaction",
-        f"{_count(idle['users'])} test listeners ({100 * idle['share']:.1f} %; in the paper "
+        f"{_count(inactive['users'])} test listeners ({100 * inactive['share']:.1f} %; in the paper "
         f"{100 * NO_INTERACTION_SHARE:g} %) have no interaction on the first day: only country and age are known.",
         _table("no-interaction", ("method", f"precision@{report['k']}", "of all listeners", "published"), rows),
     )

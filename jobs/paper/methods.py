@@ -30,7 +30,7 @@ from models.evaluation.ties import length_with_ties, tie_levels
 
 RANKING = 200  # minimum number of tracks in a segment's ranking
 UT_ALS_EPOCHS = 130  # the paper's value for UT-ALS; TT-SVD uses 100
-SAY_EVERY_S = 30.0
+LOG_EVERY_S = 30.0
 
 
 @dataclass
@@ -43,17 +43,17 @@ class Clock:
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Measure the time of the `with` block and log it when the block ends."""
-        began = time.perf_counter()
+        start = time.perf_counter()
         self._inner.append(0.0)
         try:
             yield
         finally:
-            whole = time.perf_counter() - began
-            own = whole - self._inner.pop()
+            total_s = time.perf_counter() - start
+            own_s = total_s - self._inner.pop()
             if self._inner:
-                self._inner[-1] += whole
-            self.seconds[name] = self.seconds.get(name, 0.0) + own
-        self.log(f"{name}: {own:.1f} s")
+                self._inner[-1] += total_s
+            self.seconds[name] = self.seconds.get(name, 0.0) + own_s
+        self.log(f"{name}: {own_s:.1f} s")
 
     def log(self, text: str) -> None:
         """Write a progress line to stderr."""
@@ -128,7 +128,7 @@ class Task:
         def on_epoch(epoch: int, loss: float, _: float | None) -> None:
             nonlocal logged_at
             self.losses.append(loss)
-            if time.monotonic() - logged_at >= SAY_EVERY_S:
+            if time.monotonic() - logged_at >= LOG_EVERY_S:
                 logged_at = time.monotonic()
                 self.clock.log(f"network: epoch {epoch + 1} of {recipe.epochs}, mean squared error {loss:.6f}")
 

@@ -28,7 +28,7 @@ from contracts.errors import BadArgument, CheckFailed
 from jobs.cold_start.methods import method_recipes
 from jobs.ingest.deezer import adapter as deezer
 from jobs.ingest.deezer.files import CONTRACT, Files, count_of, inspect
-from jobs.paper import breakdowns as views
+from jobs.paper import breakdowns
 from jobs.paper.html_report import page
 from jobs.paper.methods import METHODS, Builder, Clock, Task, segment_levels
 from jobs.paper.published_numbers import EXACT_POPULARITY, METRICS, NO_INTERACTION, SECONDS, TABLE_1, TITLES, TOP_TRACKS
@@ -45,15 +45,15 @@ BLOCK = 1_000
 FIGURE_5 = ("popularity", "full_pers", "semi_pers")
 
 
-def chosen(settings: PaperSettings, given: Mapping[str, Any]) -> PaperSettings:
+def with_options(settings: PaperSettings, options: Mapping[str, Any]) -> PaperSettings:
     """Return the settings with the options of the command line applied.
 
     Raises:
         BadArgument: an option has an invalid value; the message names the option.
     """
-    typed = {name: value for name, value in given.items() if value}
+    given_values = {name: value for name, value in options.items() if value}
     try:
-        return PaperSettings.model_validate({**settings.model_dump(), **typed})
+        return PaperSettings.model_validate({**settings.model_dump(), **given_values})
     except ValidationError as error:
         first = error.errors()[0]
         raise BadArgument(f"--{first['loc'][0]}: {first['msg']} (got {first['input']!r})") from None
@@ -83,9 +83,9 @@ def run(
             the published numbers.
     """
     settings = context.settings.paper
-    wanted = list(dict.fromkeys(names)) or list(methods)
-    if unknown := [name for name in wanted if name not in methods]:
-        raise BadArgument(f"--methods: '{unknown[0]}' is no method; available: {', '.join(methods)}")
+    selected = list(dict.fromkeys(names)) or list(methods)
+    if unknown := [name for name in selected if name not in methods]:
+        raise BadArgument(f"--methods: '{unknown[0]}' is not a method; available: {', '.join(methods)}")
     files = inspect(data, space)
     check_sizes(files, settings)
     clock = Clock()
@@ -98,15 +98,15 @@ def run(
         "data": dataset.facts,
         "settings": settings.model_dump(mode="json"),
         "k": settings.k,
-        "titles": {name: TITLES.get(name, name.replace("_", " ")) for name in {*wanted, *TITLES}},
+        "titles": {name: TITLES.get(name, name.replace("_", " ")) for name in {*selected, *TITLES}},
     }
     report["check"] = check_popularity(task)
-    clock.log(f"check of Popularity: {report['check']['says']}")
+    clock.log(f"check of Popularity: {report['check']['message']}")
     with Tracker.standalone_run(
         context, settings.experiment, f"paper {space}", {"space": space, "kind": "paper"}
     ) as run:
-        run.log_params({**settings.model_dump(), "space": space, "methods": ",".join(wanted), "seed": task.seed})
-        report |= evaluate(task, {name: methods[name] for name in wanted})
+        run.log_params({**settings.model_dump(), "space": space, "methods": ",".join(selected), "seed": task.seed})
+        report |= evaluate(task, {name: methods[name] for name in selected})
         report["losses"] = task.losses
         report["seconds"] = {name: round(value, 3) for name, value in clock.seconds.items()}
         report["published"] = published(space)
@@ -141,42 +141,46 @@ def check_popularity(task: Task) -> dict[str, Any]:
         CheckFailed: the numbers differ.
     """
     if not task.data.facts["claims"]:
-        made = task.data.facts["made_up"]
+        generator_arguments = task.data.facts["made_up"]
         sizes = ", ".join(f"{n} {name}" for name, n in CONTRACT.sizes.items())
-        why = f"these files are synthetic ({made})" if made else f"the published files have {sizes}"
-        return {"done": False, "says": f"skipped: {why}"}
+        why = (
+            f"these files are synthetic ({generator_arguments})"
+            if generator_arguments
+            else f"the published files have {sizes}"
+        )
+        return {"done": False, "message": f"skipped: {why}"}
     truth = task.data.parts["test"].truth
 
-    def of(tracks: np.ndarray) -> dict[str, float]:
+    def metrics_of(tracks: np.ndarray) -> dict[str, float]:
         values = score(np.tile(tracks, (len(truth), 1)), truth, len(tracks))
         return {name: round(100 * float(values[name].mean()), DIGITS) for name in METRICS}
 
-    got = of(np.arange(50))
-    if got != EXACT_POPULARITY:
-        actual = " / ".join(f"{got[name]:.4f}" for name in METRICS)
+    measured = metrics_of(np.arange(50))
+    if measured != EXACT_POPULARITY:
+        actual = " / ".join(f"{measured[name]:.4f}" for name in METRICS)
         expected = " / ".join(f"{EXACT_POPULARITY[name]:.4f}" for name in METRICS)
-        by_index = of(np.argsort(task.data.song_index_N)[:50])
+        by_index = metrics_of(np.argsort(task.data.song_index_N)[:50])
         actual_by_index = " / ".join(f"{by_index[name]:.4f}" for name in METRICS)
         raise CheckFailed(
             f"{task.data.facts['folder']}: Popularity has precision / recall / NDCG {actual} % instead of "
             f"{expected} %: these files have the published sizes, but not their content, or are read incorrectly "
             f"(songs in the order of song_index give {actual_by_index} %)"
         )
-    return {"done": True, "says": "Popularity has exactly the published numbers", "values": got}
+    return {"done": True, "message": "Popularity has exactly the published numbers", "values": measured}
 
 
 def evaluate(task: Task, methods: Mapping[str, Builder]) -> dict[str, Any]:
     """Fit and evaluate every method on the test listeners; return the sections of the report."""
     test, layout, clock = task.data.parts["test"], task.data.layout, task.clock
-    idle = views.no_interaction(test.x_BF, layout)
+    is_inactive_B = breakdowns.no_interaction(test.x_BF, layout)
     with clock.stage("segments and rankings"):
         warm = task.warm
     with clock.stage("countries and ages"):
-        countries = views.Countries(warm.x_UF, layout)
-        largest = set(list(countries.name_of.values())[: views.TOP_COUNTRIES])
-        shown = np.array([name in largest for name in countries.of(test.x_BF)])
-        shown = shown if shown.any() else np.ones(len(idle), bool)
-        candidate_rows = views.table_2(
+        countries = breakdowns.Countries(warm.x_UF, layout)
+        largest = set(list(countries.name_of.values())[: breakdowns.TOP_COUNTRIES])
+        is_in_largest_B = np.array([name in largest for name in countries.of(test.x_BF)])
+        is_in_largest_B = is_in_largest_B if is_in_largest_B.any() else np.ones(len(is_inactive_B), bool)
+        table_2_rows = breakdowns.table_2(
             warm.labels_U,
             task.settings.segments,
             countries.of(warm.x_UF),
@@ -190,17 +194,19 @@ def evaluate(task: Task, methods: Mapping[str, Builder]) -> dict[str, Any]:
         with clock.stage(f"fit {name}"):
             method = build(task)
         with clock.stage(f"judge {name}"):
-            lists_BK, values = judge(task, method)
-        table[name] = row(values, idle)
+            lists_BK, values = score_method(task, method)
+        table[name] = row(values, is_inactive_B)
         clock.log(f"{name}: " + " / ".join(f"{table[name][m]['mean']:.2f}" for m in METRICS) + " %")
-        figure_5[name] = views.popularity(lists_BK[shown], len(warm.track_ND), TOP_TRACKS)
+        figure_5[name] = breakdowns.popularity(lists_BK[is_in_largest_B], len(warm.track_ND), TOP_TRACKS)
         if name == "semi_pers":
             figure_4 = {
-                title: views.by_count(values["precision"], count_of(test.x_BF, layout, scalar), starts, seed=task.seed)
+                title: breakdowns.by_count(
+                    values["precision"], count_of(test.x_BF, layout, scalar), starts, seed=task.seed
+                )
                 for title, scalar, starts in (
-                    ("onboarding artists", "nb_onboarding_like_artists", views.ARTISTS),
-                    ("streams", "nb_streamed_songs", views.TRACKS),
-                    ("skips", "nb_skipped_songs", views.TRACKS),
+                    ("onboarding artists", "nb_onboarding_like_artists", breakdowns.ARTISTS),
+                    ("streams", "nb_streamed_songs", breakdowns.TRACKS),
+                    ("skips", "nb_skipped_songs", breakdowns.TRACKS),
                 )
             }
     sizes = np.bincount(warm.labels_U, minlength=task.settings.segments)
@@ -208,9 +214,9 @@ def evaluate(task: Task, methods: Mapping[str, Builder]) -> dict[str, Any]:
         "methods": table,
         "figure_4": figure_4,
         "figure_5": figure_5,
-        "figure_5_users": int(shown.sum()),
-        "table_2": candidate_rows,
-        "no_interaction": {"users": int(idle.sum()), "share": float(idle.mean())},
+        "figure_5_users": int(is_in_largest_B.sum()),
+        "table_2": table_2_rows,
+        "no_interaction": {"users": int(is_inactive_B.sum()), "share": float(is_inactive_B.mean())},
         "segments": {
             "k": len(sizes),
             "smallest": int(sizes.min()),
@@ -224,7 +230,7 @@ def evaluate(task: Task, methods: Mapping[str, Builder]) -> dict[str, Any]:
     }
 
 
-def judge(task: Task, method: Method) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+def score_method(task: Task, method: Method) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Return lists (B, k) for the test listeners, and precision, recall, ndcg and ndcg_in_order of each, (B,)."""
     test, k = task.data.parts["test"], task.settings.k
     lists_BK = method.recommend(test.x_BF, k)
@@ -235,24 +241,27 @@ def judge(task: Task, method: Method) -> tuple[np.ndarray, dict[str, np.ndarray]
         values["ndcg"] = np.empty(len(lists_BK))
         segment_B = method.segments(test.x_BF)  # type: ignore[attr-defined]
         for start in range(0, len(segment_B), BLOCK):
-            some = segment_B[start : start + BLOCK]
-            truth = test.truth.rows(start, start + len(some))
-            tied = score(task.warm.rankings_KL[some], truth, k, ties="average", levels=levels_KL[some])
-            values["ndcg"][start : start + len(some)] = tied["ndcg"]
+            segments_of_block = segment_B[start : start + BLOCK]
+            truth = test.truth.rows(start, start + len(segments_of_block))
+            tied_scores = score(
+                task.warm.rankings_KL[segments_of_block], truth, k, ties="average", levels=levels_KL[segments_of_block]
+            )
+            values["ndcg"][start : start + len(segments_of_block)] = tied_scores["ndcg"]
     return lists_BK, values
 
 
-def row(values: Mapping[str, np.ndarray], idle: np.ndarray) -> dict[str, Any]:
+def row(values: Mapping[str, np.ndarray], is_inactive_B: np.ndarray) -> dict[str, Any]:
     """Return a method's row of Table 1 in %: mean and ± of each metric, and the precision without interaction.
 
     Args:
         values: metrics by name, each (B,).
-        idle: listeners without any interaction, (B,) bool.
+        is_inactive_B: listeners without any interaction, (B,) bool.
     """
     cells: dict[str, Any] = {
-        name: {"mean": 100 * float(value.mean()), "spread": 100 * views.spread(value)} for name, value in values.items()
+        name: {"mean": 100 * float(value.mean()), "spread": 100 * breakdowns.spread(value)}
+        for name, value in values.items()
     }
-    cells["no_interaction"] = 100 * float(values["precision"][idle].mean()) if idle.any() else None
+    cells["no_interaction"] = 100 * float(values["precision"][is_inactive_B].mean()) if is_inactive_B.any() else None
     return cells
 
 
@@ -262,8 +271,8 @@ def published(space: Space) -> dict[str, Any]:
         name: {metric: {"mean": mean, "spread": spread} for metric, (mean, spread) in zip(METRICS, values, strict=True)}
         for name, values in TABLE_1[space].items()
     }
-    idle = {name: value for (of, name), value in NO_INTERACTION.items() if of == space}
-    return {"methods": table, "no_interaction": idle, "seconds": SECONDS}
+    no_interaction = {name: value for (of_space, name), value in NO_INTERACTION.items() if of_space == space}
+    return {"methods": table, "no_interaction": no_interaction, "seconds": SECONDS}
 
 
 def headline(report: Mapping[str, Any]) -> dict[str, Any]:
@@ -289,9 +298,9 @@ def draw(report: Mapping[str, Any]) -> dict[str, Any]:
     drawn = {"table_1": figures.published_comparison(ours, theirs, titles)}
     if report["figure_4"]:
         drawn["figure_4"] = figures.precision_by_count(report["figure_4"], ours["semi_pers"]["precision"]["mean"])
-    shown = {titles[name]: view for name, view in report["figure_5"].items() if name in FIGURE_5}
-    if shown:
-        drawn["figure_5"] = figures.rank_shares(shown)
+    ranks_by_title = {titles[name]: view for name, view in report["figure_5"].items() if name in FIGURE_5}
+    if ranks_by_title:
+        drawn["figure_5"] = figures.rank_shares(ranks_by_title)
     if report["losses"]:
         drawn["loss"] = figures.loss_curve([{"train_loss": loss} for loss in report["losses"]])
     return drawn

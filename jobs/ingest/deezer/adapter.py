@@ -113,25 +113,25 @@ def load(context: Context, files: Files) -> PublicData:
         CheckFailed: the files break the contract; the message names file, column and row.
     """
     folder = context.home / "deezer" / files.space
-    now = {"format": FORMAT, "contract": CONTRACT.version, "files": _stamp(files)}
-    if _manifest(folder).get("made_from") != now:
+    stamp = {"format": FORMAT, "contract": CONTRACT.version, "files": _stamp(files)}
+    if _manifest(folder).get("made_from") != stamp:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        made = Path(mkdtemp(prefix=f".{files.space}-", dir=folder.parent))
+        temporary = Path(mkdtemp(prefix=f".{files.space}-", dir=folder.parent))
         try:
-            facts = convert(files, made)
-            (made / "manifest.json").write_text(json.dumps({"made_from": now, "facts": facts}, indent=1))
+            facts = convert(files, temporary)
+            (temporary / "manifest.json").write_text(json.dumps({"made_from": stamp, "facts": facts}, indent=1))
             shutil.rmtree(folder, ignore_errors=True)
-            made.replace(folder)
+            temporary.replace(folder)
         except BaseException:
-            shutil.rmtree(made, ignore_errors=True)
+            shutil.rmtree(temporary, ignore_errors=True)
             raise
     else:
         log_line(f"deezer: {folder} was converted from these files and is used again")
     dataset = open_folder(folder, files.space)
-    wanted = context.settings.source.song_md5
-    if wanted and dataset.facts["song_md5"] != wanted:
+    expected_md5 = context.settings.source.song_md5
+    if expected_md5 and dataset.facts["song_md5"] != expected_md5:
         log_line(
-            f"deezer: warning: {files.songs}: md5 is {dataset.facts['song_md5']}, source.song_md5 is {wanted}; "
+            f"deezer: warning: {files.songs}: md5 is {dataset.facts['song_md5']}, source.song_md5 is {expected_md5}; "
             "the file may be another version, or damaged in transfer"
         )
     return dataset
@@ -166,17 +166,19 @@ def convert(files: Files, folder: Path) -> dict[str, Any]:
     users, truth = {}, {}
     for split in SPLITS:
         users[split], truth[split] = read_truth(files.features(split), n_songs)
-    _disjoint(files, users)
+    _check_disjoint(files, users)
     song_index, songs, unusual = read_vectors(files.songs, "song_index", spec.songs)
     if not np.array_equal(song_index, np.arange(n_songs)):
-        gap = int(np.argmax(song_index != np.arange(n_songs)))
-        raise CheckFailed(f"{files.songs}: column 'song_index' must run from 0 to {n_songs - 1}; {gap} is missing")
-    warm, vectors, _ = read_vectors(files.users, KEY, spec.users)
+        missing_index = int(np.argmax(song_index != np.arange(n_songs)))
+        raise CheckFailed(
+            f"{files.songs}: column 'song_index' must run from 0 to {n_songs - 1}; {missing_index} is missing"
+        )
+    warm, user_vectors, _ = read_vectors(files.users, KEY, spec.users)
     if not np.array_equal(warm, np.sort(users["train"])):
-        strangers = np.setxor1d(warm, users["train"])
+        unmatched = np.setxor1d(warm, users["train"])
         raise CheckFailed(
             f"{files.features('train')}: its users are not the same as those of {files.users.name}; "
-            f"{KEY} {strangers[0]} is in only one of them ({strangers.size} such users)"
+            f"{KEY} {unmatched[0]} is in only one of them ({unmatched.size} such users)"
         )
     n_listeners = np.bincount(truth["train"].ids, minlength=n_songs)
     by_popularity = np.lexsort((np.arange(n_songs), -n_listeners))
@@ -184,7 +186,7 @@ def convert(files: Files, folder: Path) -> dict[str, Any]:
     track_of[by_popularity] = np.arange(n_songs, dtype=np.int32)
     np.save(folder / "song_index.npy", by_popularity)
     np.save(folder / "tracks.npy", songs[by_popularity])
-    np.save(folder / "users.npy", vectors)
+    np.save(folder / "users.npy", user_vectors)
     missing = Missing()
     for split in SPLITS:
         order = np.argsort(users[split])
@@ -193,7 +195,7 @@ def convert(files: Files, folder: Path) -> dict[str, Any]:
         np.save(folder / f"{split}_offsets.npy", ordered.offsets)
         np.save(folder / f"{split}_tracks.npy", track_of[ordered.ids])
         _write_rows(files, split, users[split][order], layout, missing, folder / f"{split}_x.npy")
-    short = sum(int((truth[split].lengths < CONTRACT.usual_min_truth).sum()) for split in SPLITS)
+    n_short = sum(int((truth[split].lengths < CONTRACT.usual_min_truth).sum()) for split in SPLITS)
     facts = {
         "space": files.space,
         "folder": str(files.folder),
@@ -208,7 +210,7 @@ def convert(files: Files, folder: Path) -> dict[str, Any]:
         "ages_unknown": _unknown_ages(folder, layout),
         "ages_unusual": missing.old,
         "songs_unusual_length": unusual,
-        "lists_below_50": short,
+        "lists_below_50": n_short,
         "song_md5": md5(files.songs),
     }
     for name, what in (
@@ -228,9 +230,9 @@ def _write_rows(files: Files, split: str, users: np.ndarray, layout: Layout, mis
     filled = np.zeros(len(users), bool)
     rows = input_rows(files.features(split), layout, missing)
     for batch_users, x_BF in progress(rows, None, f"deezer: batches of {files.features(split).name}"):
-        at = np.searchsorted(users, batch_users)
-        out[at] = x_BF
-        filled[at] = True
+        position = np.searchsorted(users, batch_users)
+        out[position] = x_BF
+        filled[position] = True
     out.flush()
     if not filled.all():
         raise AssertionError(f"{files.features(split)}: a row was not read")
@@ -241,15 +243,15 @@ def _unknown_ages(folder: Path, layout: Layout) -> dict[str, int]:
     return {split: int((np.load(folder / f"{split}_x.npy", mmap_mode="r")[:, age] < 0).sum()) for split in SPLITS}
 
 
-def _disjoint(files: Files, users: dict[str, np.ndarray]) -> None:
+def _check_disjoint(files: Files, users: dict[str, np.ndarray]) -> None:
     """Check that no user is in two splits: a test listener must be in no training set."""
-    for n, one in enumerate(SPLITS):
-        for other in SPLITS[n + 1 :]:
-            both = np.intersect1d(users[one], users[other])
-            if both.size:
+    for n, split in enumerate(SPLITS):
+        for other_split in SPLITS[n + 1 :]:
+            common = np.intersect1d(users[split], users[other_split])
+            if common.size:
                 raise CheckFailed(
-                    f"{files.features(other)}: {KEY} {both[0]} is also in {files.features(one).name} "
-                    f"({both.size} such users)"
+                    f"{files.features(other_split)}: {KEY} {common[0]} is also in {files.features(split).name} "
+                    f"({common.size} such users)"
                 )
 
 

@@ -91,14 +91,14 @@ def inspect(folder: Path, space: Space) -> Files:
             f"{folder}: no file {missing[0]}; the dataset needs {', '.join(p.name for p in parts.values())}"
         )
     for part, path in parts.items():
-        with opened(path) as source:
+        with open_parquet(path) as source:
             schema, metadata = source.schema_arrow, source.metadata
             if part == "songs":
-                _has(path, schema, "song_index", columns.songs.column)
+                _check_columns(path, schema, "song_index", columns.songs.column)
             elif part == "users":
-                _has(path, schema, KEY, columns.users.column)
+                _check_columns(path, schema, KEY, columns.users.column)
             else:
-                _has(path, schema, KEY, TRUTH)
+                _check_columns(path, schema, KEY, TRUTH)
                 _check_layout(path, schema, layout, space)
             rows[part] = metadata.num_rows
             made_up.add((metadata.metadata or {}).get(MADE_UP))
@@ -110,11 +110,11 @@ def inspect(folder: Path, space: Space) -> Files:
             f"{files.features('train')}: has {rows['train']} rows, {USERS} {n_users}; both need one row per warm user"
         )
     # One marked file suffices: a mixture of files is not the published dataset either.
-    mark = max((m for m in made_up if m is not None), default=None)
-    return Files(folder, space, rows, None if mark is None else mark.decode())
+    generator_arguments = max((m for m in made_up if m is not None), default=None)
+    return Files(folder, space, rows, None if generator_arguments is None else generator_arguments.decode())
 
 
-def opened(path: Path) -> pq.ParquetFile:
+def open_parquet(path: Path) -> pq.ParquetFile:
     """Open a memory-mapped Parquet file.
 
     Raises:
@@ -132,7 +132,7 @@ def md5(path: Path) -> str:
         return hashlib.file_digest(source, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
-def _has(path: Path, schema: pa.Schema, *names: str) -> None:
+def _check_columns(path: Path, schema: pa.Schema, *names: str) -> None:
     for name in names:
         if name not in schema.names:
             shown = ", ".join(schema.names[:6])
@@ -141,24 +141,24 @@ def _has(path: Path, schema: pa.Schema, *names: str) -> None:
 
 def _check_layout(path: Path, schema: pa.Schema, layout: Layout, space: Space) -> None:
     """Check that the file has exactly the feature columns of the space, all of them numeric."""
-    columns, wanted = [name for name in schema.names if name not in (KEY, TRUTH)], layout.names()
+    columns, expected = [name for name in schema.names if name not in (KEY, TRUTH)], layout.names()
     for other, spec in CONTRACT.spaces.items():
         if other != space and set(columns) == set(Layout(spec.width).names()):
             raise CheckFailed(
                 f"{path}: has the {len(columns)} features of {other}; {space} has {layout.size} "
                 f"({layout.d} values per block)"
             )
-    known, right = set(columns), set(wanted)
-    missing = [name for name in wanted if name not in known]
+    present, known = set(columns), set(expected)
+    missing = [name for name in expected if name not in present]
     if missing:
         raise CheckFailed(
-            f"{path}: column '{missing[0]}' is missing: a row has {len(known & right)} of {layout.size} features"
+            f"{path}: column '{missing[0]}' is missing: a row has {len(present & known)} of {layout.size} features"
         )
-    extra = [name for name in columns if name not in right]
-    if extra or len(columns) != len(known):
+    extra = [name for name in columns if name not in known]
+    if extra or len(columns) != len(present):
         what = f"column '{extra[0]}' is not among" if extra else "a column is repeated among"
         raise CheckFailed(f"{path}: {what} the {layout.size} features of {space}")
-    for name in (KEY, *wanted):
+    for name in (KEY, *expected):
         kind = schema.field(name).type
         if not (pa.types.is_integer(kind) or (name != KEY and pa.types.is_floating(kind))):
             raise CheckFailed(f"{path}: column '{name}' must be a number, found {kind}")
@@ -170,7 +170,7 @@ def batches(path: Path, columns: list[str], size: int) -> Iterator[pa.RecordBatc
     Raises:
         CheckFailed: the file is truncated or damaged.
     """
-    with opened(path) as source:
+    with open_parquet(path) as source:
         remaining = source.iter_batches(batch_size=size, columns=columns)
         while True:
             try:
@@ -192,7 +192,7 @@ def read_vectors(path: Path, key: str, column: published.Vectors) -> tuple[np.nd
         CheckFailed: a repeated key, or a vector that is missing, not finite, of the wrong width or of an invalid
             length.
     """
-    with opened(path) as source:
+    with open_parquet(path) as source:
         n = source.metadata.num_rows
     keys, vectors = np.empty(n, np.int64), np.empty((n, column.width), np.float32)
     start = 0
@@ -203,7 +203,7 @@ def read_vectors(path: Path, key: str, column: published.Vectors) -> tuple[np.nd
         start = stop
     order = np.argsort(keys, kind="stable")
     keys, vectors = keys[order], vectors[order]
-    _once(path, key, keys)
+    _check_unique(path, key, keys)
     return keys, vectors, _check_norms(path, key, column, keys, vectors)
 
 
@@ -218,10 +218,12 @@ def _keys(path: Path, key: str, column: pa.Array) -> np.ndarray:
     return np.asarray(keys)
 
 
-def _once(path: Path, key: str, keys: np.ndarray) -> None:
+def _check_unique(path: Path, key: str, keys: np.ndarray) -> None:
     """Check that no key is repeated in ascending `keys`."""
-    if (twice := keys[1:] == keys[:-1]).any():
-        raise CheckFailed(f"{path}: {key} {keys[int(np.argmax(twice))]} is there twice; each needs exactly one row")
+    if (repeated := keys[1:] == keys[:-1]).any():
+        raise CheckFailed(
+            f"{path}: {key} {keys[int(np.argmax(repeated))]} is present twice; each needs exactly one row"
+        )
 
 
 def _decode(
@@ -241,7 +243,7 @@ def _decode(
             lengths = np.full(len(values), kind.list_size)
         else:
             lengths = np.diff(values.offsets.to_numpy())
-        _widths(path, key, column, keys, lengths)
+        _check_widths(path, key, column, keys, lengths)
         out_BD[:] = values.flatten().to_numpy(zero_copy_only=False).reshape(-1, width)
     elif pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or _is_text(kind):
         for row, text in enumerate(values.to_pylist()):
@@ -253,7 +255,7 @@ def _decode(
                 raise CheckFailed(
                     f"{path}: column '{name}': {key} {keys[row]} is not a JSON list of numbers: {text[:40]!r}"
                 )
-            _widths(path, key, column, keys[row : row + 1], np.array([vector.size]))
+            _check_widths(path, key, column, keys[row : row + 1], np.array([vector.size]))
             out_BD[row] = vector
     else:
         raise CheckFailed(f"{path}: column '{name}' must be arrays of numbers or JSON text of them, found {kind}")
@@ -263,7 +265,7 @@ def _is_text(kind: pa.DataType) -> bool:
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
-def _widths(path: Path, key: str, column: published.Vectors, keys: np.ndarray, lengths: np.ndarray) -> None:
+def _check_widths(path: Path, key: str, column: published.Vectors, keys: np.ndarray, lengths: np.ndarray) -> None:
     if (wrong := lengths != column.width).any():
         row = int(np.argmax(wrong))
         raise CheckFailed(
@@ -279,12 +281,12 @@ def _check_norms(path: Path, key: str, column: published.Vectors, keys: np.ndarr
     """
     norms = np.sqrt(np.vecdot(vectors_ND, vectors_ND))
     low, high = column.norm or (np.finfo(np.float32).tiny, np.finfo(np.float32).max)
-    if (bad := ~((norms >= low) & (norms <= high))).any():
-        row = int(np.argmax(bad))
-        must = f"must be {low:g} to {high:g}" if column.norm else "must be above 0 and finite"
+    if (is_invalid := ~((norms >= low) & (norms <= high))).any():
+        row = int(np.argmax(is_invalid))
+        bounds = f"must be {low:g} to {high:g}" if column.norm else "must be above 0 and finite"
         raise CheckFailed(
-            f"{path}: column '{column.column}': the vector of {key} {keys[row]} has length {norms[row]:g}, {must} "
-            f"({int(bad.sum())} such rows)"
+            f"{path}: column '{column.column}': the vector of {key} {keys[row]} has length {norms[row]:g}, {bounds} "
+            f"({int(is_invalid.sum())} such rows)"
         )
     if column.usual_norm is None:
         return 0
@@ -312,21 +314,21 @@ def read_truth(path: Path, n_songs: int) -> tuple[np.ndarray, Ragged]:
         row = np.repeat(np.arange(len(users)), length)
         if (empty := length == 0).any():
             raise CheckFailed(f"{path}: column '{TRUTH}' of {KEY} {users[int(np.argmax(empty))]} is empty")
-        if (wrong := ~((song >= 0) & (song < n_songs))).any():
-            at = int(np.argmax(wrong))
+        if (is_invalid := ~((song >= 0) & (song < n_songs))).any():
+            position = int(np.argmax(is_invalid))
             raise CheckFailed(
-                f"{path}: column '{TRUTH}' of {KEY} {users[row[at]]} contains song {song[at]:g}; "
+                f"{path}: column '{TRUTH}' of {KEY} {users[row[position]]} contains song {song[position]:g}; "
                 f"there are songs 0 to {n_songs - 1}"
             )
         key = np.sort(row * n_songs + song.astype(np.int64))
-        if (twice := key[1:] == key[:-1]).any():
-            user, song_twice = divmod(int(key[int(np.argmax(twice))]), n_songs)
-            raise CheckFailed(f"{path}: column '{TRUTH}' of {KEY} {users[user]} contains song {song_twice} twice")
+        if (repeated := key[1:] == key[:-1]).any():
+            user, repeated_song = divmod(int(key[int(np.argmax(repeated))]), n_songs)
+            raise CheckFailed(f"{path}: column '{TRUTH}' of {KEY} {users[user]} contains song {repeated_song} twice")
         keys.append(users)
         lengths.append(length.astype(np.int64))
         songs.append(song.astype(np.int32))
     users = np.concatenate(keys)
-    _once(path, KEY, np.sort(users))
+    _check_unique(path, KEY, np.sort(users))
     offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(np.concatenate(lengths))])
     return users, Ragged(offsets, np.concatenate(songs))
 
@@ -375,11 +377,11 @@ def input_rows(path: Path, layout: Layout, missing: Missing) -> Iterator[tuple[n
             column, row = np.argwhere(~np.isfinite(x_FB))[0]
             raise CheckFailed(f"{path}: column '{names[column]}' of {KEY} {users[row]} is not finite")
         for name in SCALARS:
-            column, least = layout.scalar(name), CONTRACT.min_age if name == "age_value" else 0
-            if (low := x_FB[column] < least).any():
-                row = int(np.argmax(low))
+            column, minimum = layout.scalar(name), CONTRACT.min_age if name == "age_value" else 0
+            if (is_below := x_FB[column] < minimum).any():
+                row = int(np.argmax(is_below))
                 raise CheckFailed(
-                    f"{path}: column '{name}' of {KEY} {users[row]} is {x_FB[column, row]:g}, must be {least} or more"
+                    f"{path}: column '{name}' of {KEY} {users[row]} is {x_FB[column, row]:g}, must be {minimum} or more"
                 )
         missing.old += int((x_FB[age] > CONTRACT.usual_max_age).sum())
         yield users, np.ascontiguousarray(x_FB.T)

@@ -26,7 +26,7 @@ from scipy.sparse import csr_array
 
 from contracts.errors import BadArgument
 from jobs.ingest.deezer.files import CONTRACT, KEY, MADE_UP, SONGS, SPLITS, TRUTH, USERS
-from jobs.ingest.deezer.generate_users import People, Taste, draw_people
+from jobs.ingest.deezer.generate_users import Listeners, TrackSampler, draw_listeners
 from jobs.ingest.simulate.catalogue import COUNTRIES, World, build
 from jobs.platform.progress import progress
 from jobs.settings.base import SPACES, Space
@@ -89,9 +89,9 @@ class Service:
 
     Attributes:
         world: the catalogue and its hidden parameters.
-        people: country, age and taste of each listener (U,).
+        listeners: country, age and taste of each listener (U,).
         warm: whether a listener is in the training split (U,) bool.
-        heard: songs that each listener streams on days 1 to 30.
+        month_tracks: songs that each listener streams on days 1 to 30.
         days: first-day interactions by block.
         song_of: song_index (N,) of each track of the catalogue.
         songs: song vectors (N, d) by space.
@@ -99,62 +99,65 @@ class Service:
     """
 
     world: World
-    people: People
+    listeners: Listeners
     warm: np.ndarray
-    heard: Ragged
+    month_tracks: Ragged
     days: dict[str, Ragged]
     song_of: np.ndarray
     songs: dict[Space, np.ndarray]
     users: dict[Space, np.ndarray]
 
 
-def prepare(made: GeneratorOptions) -> Service:
+def prepare(options: GeneratorOptions) -> Service:
     """Draw all listeners and compute the vectors of both spaces."""
-    world = build(SimulateSettings(n_tracks=made.tracks, n_playlists=max(20, made.tracks // 10), seed=made.seed))
-    people = draw_people(world, made.users, made.rng(0))
-    taste = Taste(world, made.rng(1))
-    heard = taste.heard(people)
-    warm = made.split_of == 0
-    days = taste.first_days(people, heard, warm)
+    world = build(
+        SimulateSettings(n_tracks=options.tracks, n_playlists=max(20, options.tracks // 10), seed=options.seed)
+    )
+    listeners = draw_listeners(world, options.users, options.rng(0))
+    sampler = TrackSampler(world, options.rng(1))
+    month_tracks = sampler.month_tracks(listeners)
+    warm = options.split_of == 0
+    days = sampler.first_days(listeners, month_tracks, warm)
     # Songs are numbered by popularity among all listeners, cold ones included, so that the order differs slightly from
     # that among warm users.
-    song_of = np.empty(made.tracks, np.int64)
-    song_of[np.argsort(-np.bincount(heard.ids, minlength=made.tracks), kind="stable")] = np.arange(made.tracks)
-    heard = sorted_lists(Ragged(heard.offsets, song_of[heard.ids]), made.tracks)
+    song_of = np.empty(options.tracks, np.int64)
+    by_popularity = np.argsort(-np.bincount(month_tracks.ids, minlength=options.tracks), kind="stable")
+    song_of[by_popularity] = np.arange(options.tracks)
+    month_tracks = sorted_lists(Ragged(month_tracks.offsets, song_of[month_tracks.ids]), options.tracks)
     for name in [n for n in days if n.endswith("_songs")]:
         days[name] = Ragged(days[name].offsets, song_of[days[name].ids])
-    songs = {space: song_vectors(world, song_of, space, made) for space in SPACES}
-    users = {space: user_vectors(heard, warm, vectors, made) for space, vectors in songs.items()}
-    return Service(world, people, warm, heard, days, song_of, songs, users)
+    songs = {space: song_vectors(world, song_of, space, options) for space in SPACES}
+    users = {space: user_vectors(month_tracks, warm, vectors, options) for space, vectors in songs.items()}
+    return Service(world, listeners, warm, month_tracks, days, song_of, songs, users)
 
 
-def run(out: Path, made: GeneratorOptions) -> dict[str, Any]:
+def run(out: Path, options: GeneratorOptions) -> dict[str, Any]:
     """Write the files; return their names, sizes and numbers of rows."""
     out.mkdir(parents=True, exist_ok=True)
-    service = prepare(made)
+    service = prepare(options)
     songs, users = service.songs, service.users
-    _write_vectors(out / SONGS, "song_index", {CONTRACT.spaces[s].songs.column: songs[s] for s in SPACES}, made)
-    _write_vectors(out / USERS, KEY, {CONTRACT.spaces[s].users.column: users[s] for s in SPACES}, made)
+    _write_vectors(out / SONGS, "song_index", {CONTRACT.spaces[s].songs.column: songs[s] for s in SPACES}, options)
+    _write_vectors(out / USERS, KEY, {CONTRACT.spaces[s].users.column: users[s] for s in SPACES}, options)
     files = [SONGS, USERS]
-    for space in made.spaces:
+    for space in options.spaces:
         entities, demographics = (
-            item_vectors(service, space, made),
-            mean_vectors(service.people, service.warm, users[space]),
+            item_vectors(service, space, options),
+            mean_vectors(service.listeners, service.warm, users[space]),
         )
         for part, split in enumerate(SPLITS):
             name = f"user_features_{split}_{CONTRACT.spaces[space].suffix}.parquet"
-            who = made.rng(10 + part).permutation(np.flatnonzero(made.split_of == part))
-            _write_features(out / name, who, service, entities, demographics, made)
+            order = options.rng(10 + part).permutation(np.flatnonzero(options.split_of == part))
+            _write_features(out / name, order, service, entities, demographics, options)
             files.append(name)
     return {
         "path": str(out),
         "files": files,
         "bytes": sum((out / name).stat().st_size for name in files),
-        "songs": made.tracks,
-        **{split: int((made.split_of == n).sum()) for n, split in enumerate(SPLITS)},
-        "songs_heard": int(service.heard.ids.size),
-        "seed": made.seed,
-        "encoding": made.encoding,
+        "songs": options.tracks,
+        **{split: int((options.split_of == n).sum()) for n, split in enumerate(SPLITS)},
+        "songs_heard": int(service.month_tracks.ids.size),
+        "seed": options.seed,
+        "encoding": options.encoding,
     }
 
 
@@ -168,12 +171,12 @@ def sorted_lists(lists: Ragged, n: int) -> Ragged:
 # -- vectors -------------------------------------------------------------------------------------------------------
 
 
-def song_vectors(world: World, song_of: np.ndarray, space: Space, made: GeneratorOptions) -> np.ndarray:
+def song_vectors(world: World, song_of: np.ndarray, space: Space, options: GeneratorOptions) -> np.ndarray:
     """Return vectors (N, d) by song_index: songs of a genre, a scene and an artist are close to each other.
 
     Vectors of tt_svd have unit length. Those of ut_als have length 10 to 13, longer for popular songs.
     """
-    d, rng = CONTRACT.spaces[space].width, made.rng(2 + SPACES.index(space))
+    d, rng = CONTRACT.spaces[space].width, options.rng(2 + SPACES.index(space))
 
     def noise(n: int) -> np.ndarray:
         return np.asarray(rng.standard_normal((n, d), np.float32))
@@ -183,41 +186,42 @@ def song_vectors(world: World, song_of: np.ndarray, space: Space, made: Generato
     artist = scene[world.artist_scene] + 0.5 * noise(len(world.artist_scene))
     # Popular songs are streamed with all songs of their scene, so they are close to its centre; rare songs are spread
     # around it.
-    far = (0.3 + 0.9 * (song_of / made.tracks) ** 0.4).astype(np.float32)
-    vectors = normalise(artist[world.track_artist] + far[:, None] * noise(made.tracks))
+    distance = (0.3 + 0.9 * (song_of / options.tracks) ** 0.4).astype(np.float32)
+    vectors = normalise(artist[world.track_artist] + distance[:, None] * noise(options.tracks))
     by_song = np.empty_like(vectors)
     by_song[song_of] = vectors
     if space == "ut_als":
-        rank = np.arange(made.tracks, dtype=np.float32) / made.tracks
+        rank = np.arange(options.tracks, dtype=np.float32) / options.tracks
         by_song *= (12.9 - 2.8 * rank)[:, None].astype(np.float32)
     return by_song
 
 
-def user_vectors(heard: Ragged, warm: np.ndarray, song_ND: np.ndarray, made: GeneratorOptions) -> np.ndarray:
+def user_vectors(month_tracks: Ragged, warm: np.ndarray, song_ND: np.ndarray, options: GeneratorOptions) -> np.ndarray:
     """Return unit vectors of the warm listeners: the mean of the songs that they stream, plus noise."""
-    mine = heard.take(warm)
-    ones = np.ones(mine.ids.size, np.float32)
-    sums = csr_array((ones, mine.ids, mine.offsets), shape=(len(mine), len(song_ND))) @ song_ND
+    warm_tracks = month_tracks.take(warm)
+    ones = np.ones(warm_tracks.ids.size, np.float32)
+    sums = csr_array((ones, warm_tracks.ids, warm_tracks.offsets), shape=(len(warm_tracks), len(song_ND))) @ song_ND
     d = song_ND.shape[1]
-    noise = made.rng(6).standard_normal((len(mine), d), np.float32)
+    noise = options.rng(6).standard_normal((len(warm_tracks), d), np.float32)
     return normalise(normalise(sums) + np.float32(0.3 / np.sqrt(d)) * noise)
 
 
-def item_vectors(service: Service, space: Space, made: GeneratorOptions) -> Entities:
+def item_vectors(service: Service, space: Space, options: GeneratorOptions) -> Entities:
     """Return vectors of all entities: artists and albums are means of their songs, playlists of 30 songs."""
     world, song_of, song_ND = service.world, service.song_of, service.songs[space]
     song_of_artist = csr_array(
-        (np.ones(made.tracks, np.float32), (world.track_artist, song_of)), shape=(len(world.artist_scene), made.tracks)
+        (np.ones(options.tracks, np.float32), (world.track_artist, song_of)),
+        shape=(len(world.artist_scene), options.tracks),
     )
     n_albums = int(world.track_album[-1]) + 1
     song_of_album = csr_array(
-        (np.ones(made.tracks, np.float32), (world.track_album, song_of)), shape=(n_albums, made.tracks)
+        (np.ones(options.tracks, np.float32), (world.track_album, song_of)), shape=(n_albums, options.tracks)
     )
-    n_playlists, rng = max(world.n_editorial, world.n_scenes), made.rng(7)
+    n_playlists, rng = max(world.n_editorial, world.n_scenes), options.rng(7)
     in_playlist = np.repeat(np.arange(n_playlists), 30)
     playlist_songs = song_of[world.draw_in_scene(in_playlist % world.n_scenes, rng.random(len(in_playlist)))]
     ones = np.ones(len(playlist_songs), np.float32)
-    song_of_playlist = csr_array((ones, (in_playlist, playlist_songs)), shape=(n_playlists, made.tracks))
+    song_of_playlist = csr_array((ones, (in_playlist, playlist_songs)), shape=(n_playlists, options.tracks))
     vectors = {
         kind: np.asarray((matrix @ song_ND) / matrix.sum(axis=1)[:, None], np.float32)
         for kind, matrix in (("artist", song_of_artist), ("album", song_of_album), ("playlist", song_of_playlist))
@@ -226,13 +230,13 @@ def item_vectors(service: Service, space: Space, made: GeneratorOptions) -> Enti
     return Entities({kind: np.arange(len(v)) for kind, v in vectors.items()}, vectors)
 
 
-def mean_vectors(people: People, warm: np.ndarray, user_UD: np.ndarray) -> Demographics:
+def mean_vectors(listeners: Listeners, warm: np.ndarray, user_UD: np.ndarray) -> Demographics:
     """Return mean vectors of the warm listeners by country and by reported age class."""
-    country, age = people.country[warm], age_classes(people.reported_age[warm])
+    country, age = listeners.country[warm], age_classes(listeners.reported_age[warm])
     zero = np.zeros(user_UD.shape[1], np.float32)
 
-    def mean(of: np.ndarray) -> np.ndarray:
-        return np.asarray(user_UD[of].mean(axis=0) if of.any() else zero)
+    def mean(mask: np.ndarray) -> np.ndarray:
+        return np.asarray(user_UD[mask].mean(axis=0) if mask.any() else zero)
 
     return Demographics(
         country={name: mean(country == n) for n, name in enumerate(COUNTRIES)},
@@ -243,21 +247,23 @@ def mean_vectors(people: People, warm: np.ndarray, user_UD: np.ndarray) -> Demog
 # -- files ---------------------------------------------------------------------------------------------------------
 
 
-def _mark(schema: pa.Schema, made: GeneratorOptions) -> pa.Schema:
-    return schema.with_metadata({MADE_UP: f"users={made.users} tracks={made.tracks} seed={made.seed}".encode()})
+def _with_generator_key(schema: pa.Schema, options: GeneratorOptions) -> pa.Schema:
+    return schema.with_metadata(
+        {MADE_UP: f"users={options.users} tracks={options.tracks} seed={options.seed}".encode()}
+    )
 
 
-def _write_vectors(path: Path, key: str, columns: dict[str, np.ndarray], made: GeneratorOptions) -> None:
+def _write_vectors(path: Path, key: str, columns: dict[str, np.ndarray], options: GeneratorOptions) -> None:
     """Write a key and columns of vectors, as arrays or as JSON text in bytes."""
-    kind = pa.list_(pa.float32()) if made.encoding == "array" else pa.binary()
-    schema = _mark(pa.schema([(key, pa.int32()), *((name, kind) for name in columns)]), made)
+    kind = pa.list_(pa.float32()) if options.encoding == "array" else pa.binary()
+    schema = _with_generator_key(pa.schema([(key, pa.int32()), *((name, kind) for name in columns)]), options)
     n = len(next(iter(columns.values())))
     with pq.ParquetWriter(path, schema, use_dictionary=False) as writer:
         for start in range(0, n, CHUNK):
             parts: list[pa.Array] = [pa.array(np.arange(start, min(start + CHUNK, n), dtype=np.int32))]
             for values in columns.values():
                 rows = values[start : start + CHUNK]
-                if made.encoding == "json":
+                if options.encoding == "json":
                     parts.append(pa.array([json.dumps(row).encode() for row in rows.tolist()], pa.binary()))
                 else:
                     offsets = np.arange(0, rows.size + 1, rows.shape[1], dtype=np.int32)
@@ -267,35 +273,37 @@ def _write_vectors(path: Path, key: str, columns: dict[str, np.ndarray], made: G
 
 def _write_features(
     path: Path,
-    who: np.ndarray,
+    order: np.ndarray,
     service: Service,
     entities: Entities,
     demographics: Demographics,
-    made: GeneratorOptions,
+    options: GeneratorOptions,
 ) -> None:
-    """Write input rows of the listeners `who`, in that order; a count of 0 is missing, as in the published files."""
+    """Write input rows of the listeners `order`, in that order; a count of 0 is missing, as in the published files."""
     layout = Layout(entities.d)
-    count = pa.int64() if made.encoding == "array" else pa.float64()
+    count = pa.int64() if options.encoding == "array" else pa.float64()
     fields = [(KEY, pa.int32()), (TRUTH, pa.list_(pa.int32()))]
     fields += [(name, pa.float64()) for name in layout.names()[: len(BLOCKS) * layout.d]]
     fields += [(name, pa.int32() if name == "age_value" else count) for name in SCALARS]
-    schema = _mark(pa.schema(fields), made)
-    starts = range(0, len(who), CHUNK)
+    schema = _with_generator_key(pa.schema(fields), options)
+    starts = range(0, len(order), CHUNK)
     with pq.ParquetWriter(path, schema, use_dictionary=False, write_statistics=False) as writer:
         for start in progress(starts, len(starts), f"make-deezer: batches of {path.name}"):
-            some = who[start : start + CHUNK]
-            x_BF = input_vectors(first_days(service.people, service.days, some), entities, demographics)
-            truth = service.heard.take(some)
+            batch = order[start : start + CHUNK]
+            x_BF = input_vectors(first_days(service.listeners, service.days, batch), entities, demographics)
+            truth = service.month_tracks.take(batch)
             lists = pa.ListArray.from_arrays(truth.offsets.astype(np.int32), truth.ids.astype(np.int32))
-            columns = [pa.array(some.astype(np.int32)), lists, *_columns(x_BF, layout, schema)]
+            columns = [pa.array(batch.astype(np.int32)), lists, *_columns(x_BF, layout, schema)]
             writer.write_table(pa.table(columns, schema=schema))
 
 
-def first_days(people: People, days: dict[str, Ragged], who: np.ndarray) -> FirstDays:
-    """Return the first days of the listeners `who`."""
+def first_days(listeners: Listeners, days: dict[str, Ragged], selected: np.ndarray) -> FirstDays:
+    """Return the first days of the listeners `selected`."""
     names = np.array(list(COUNTRIES), object)
     return FirstDays(
-        names[people.country[who]], people.reported_age[who], {n: lists.take(who) for n, lists in days.items()}
+        names[listeners.country[selected]],
+        listeners.reported_age[selected],
+        {n: lists.take(selected) for n, lists in days.items()},
     )
 
 

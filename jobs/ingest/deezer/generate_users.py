@@ -44,7 +44,7 @@ FAVOURITES = {
 
 
 @dataclass(frozen=True, eq=False)
-class People:
+class Listeners:
     """Hidden properties of the listeners.
 
     Attributes:
@@ -62,17 +62,17 @@ class People:
     devotion: np.ndarray
 
 
-def draw_people(world: World, n: int, rng: np.random.Generator) -> People:
+def draw_listeners(world: World, n: int, rng: np.random.Generator) -> Listeners:
     """Draw n listeners: country by its share, age around 30, and a tribe that is likely for both."""
     shares = np.array(list(COUNTRIES.values()))
     country = rng.choice(len(shares), n, p=shares / shares.sum())
     age = np.clip(np.round(13 + rng.gamma(2.4, 8.0, n)), 13, AGES[-1]).astype(np.int64)
     reported_age = np.where(rng.random(n) < AGE_UNKNOWN, -1, age)
     tribe = world.draw_tribe(country, age, rng.random(n))
-    return People(country, age, reported_age, tribe, 0.1 + 0.6 * rng.beta(1.0, 1.4, n))
+    return Listeners(country, age, reported_age, tribe, 0.1 + 0.6 * rng.beta(1.0, 1.4, n))
 
 
-class Taste:
+class TrackSampler:
     """Draws tracks by listener: from the tribe's scenes, the charts of country and age class, hits, or any scene."""
 
     def __init__(self, world: World, rng: np.random.Generator) -> None:
@@ -84,47 +84,47 @@ class Taste:
         self.slots = np.cumsum(world.tribe_weights[0])
         country = np.repeat(np.arange(len(COUNTRIES)), len(TYPICAL_AGES) * CHART)
         age = np.tile(np.repeat(TYPICAL_AGES, CHART), len(COUNTRIES))
-        self.charts = self._of_tribe(world.draw_tribe(country, age, rng.random(len(age)))).reshape(-1, CHART)
+        self.charts = self._draw_from_tribe(world.draw_tribe(country, age, rng.random(len(age)))).reshape(-1, CHART)
         self.chart_cum = np.cumsum(1.0 / (np.arange(CHART) + 8.0))
 
-    def _of_tribe(self, tribe: np.ndarray) -> np.ndarray:
+    def _draw_from_tribe(self, tribe: np.ndarray) -> np.ndarray:
         """Draw a track (n,) of a scene of each tribe (n,)."""
         world, rng, n = self.world, self.rng, len(tribe)
         slot = np.minimum(np.searchsorted(self.slots, rng.random(n) * self.slots[-1]), len(self.slots) - 1)
         return world.draw_in_scene(world.tribe_scenes[tribe, slot], rng.random(n))
 
-    def draw(self, people: People, who: np.ndarray) -> np.ndarray:
-        """Draw one track (n,) for each of the listeners `who` (n,)."""
+    def draw(self, listeners: Listeners, user_n: np.ndarray) -> np.ndarray:
+        """Draw one track (n,) for each of the listeners `user_n`."""
         world, rng = self.world, self.rng
-        track = self._of_tribe(people.tribe[who])
-        u = rng.random(len(who)) - people.devotion[who]
-        charts = (u >= 0) & (u < CHARTS_AND_TRIBE - people.devotion[who])
-        chart = people.country[who[charts]] * len(TYPICAL_AGES) + age_classes(people.age[who[charts]])
-        track[charts] = self.charts[chart, _place(self.chart_cum, rng.random(int(charts.sum())))]
-        anywhere = u >= CHARTS_AND_TRIBE - people.devotion[who]
-        scene = rng.integers(0, world.n_scenes, int(anywhere.sum()))
-        track[anywhere] = world.draw_in_scene(scene, rng.random(len(scene)))
-        hit = rng.random(len(who)) < HITS
-        track[hit] = self.hits[_place(self.hit_cum, rng.random(int(hit.sum())))]
+        track = self._draw_from_tribe(listeners.tribe[user_n])
+        u = rng.random(len(user_n)) - listeners.devotion[user_n]
+        is_chart = (u >= 0) & (u < CHARTS_AND_TRIBE - listeners.devotion[user_n])
+        chart = listeners.country[user_n[is_chart]] * len(TYPICAL_AGES) + age_classes(listeners.age[user_n[is_chart]])
+        track[is_chart] = self.charts[chart, _place(self.chart_cum, rng.random(int(is_chart.sum())))]
+        is_any_scene = u >= CHARTS_AND_TRIBE - listeners.devotion[user_n]
+        scene = rng.integers(0, world.n_scenes, int(is_any_scene.sum()))
+        track[is_any_scene] = world.draw_in_scene(scene, rng.random(len(scene)))
+        is_hit = rng.random(len(user_n)) < HITS
+        track[is_hit] = self.hits[_place(self.hit_cum, rng.random(int(is_hit.sum())))]
         return np.asarray(track)
 
-    def heard(self, people: People, block: int = 10_000) -> Ragged:
+    def month_tracks(self, listeners: Listeners, block: int = 10_000) -> Ragged:
         """Draw the distinct tracks of each listener on days 1 to 30, at least MIN_HEARD, ascending."""
         n_tracks, parts, lengths = len(self.world.track_artist), [], []
-        for start in range(0, len(people.age), block):
-            who = np.arange(start, min(start + block, len(people.age)))
-            plays = np.maximum(75, self.rng.lognormal(5.2, 0.6, len(who))).astype(np.int64)
-            key = np.unique(np.repeat(who - start, plays) * n_tracks + self.draw(people, np.repeat(who, plays)))
-            while (short := np.flatnonzero(np.bincount(key // n_tracks, minlength=len(who)) < MIN_HEARD)).size:
-                more = np.repeat(short, MIN_HEARD)
-                key = np.unique(np.concatenate([key, more * n_tracks + self.rng.integers(0, n_tracks, len(more))]))
+        for start in range(0, len(listeners.age), block):
+            user = np.arange(start, min(start + block, len(listeners.age)))
+            plays = np.maximum(75, self.rng.lognormal(5.2, 0.6, len(user))).astype(np.int64)
+            key = np.unique(np.repeat(user - start, plays) * n_tracks + self.draw(listeners, np.repeat(user, plays)))
+            while (short := np.flatnonzero(np.bincount(key // n_tracks, minlength=len(user)) < MIN_HEARD)).size:
+                extra = np.repeat(short, MIN_HEARD)
+                key = np.unique(np.concatenate([key, extra * n_tracks + self.rng.integers(0, n_tracks, len(extra))]))
             parts.append((key % n_tracks).astype(np.int32))
-            lengths.append(np.bincount(key // n_tracks, minlength=len(who)))
+            lengths.append(np.bincount(key // n_tracks, minlength=len(user)))
         return ragged(np.concatenate(lengths), np.concatenate(parts))
 
-    def first_days(self, people: People, heard: Ragged, warm: np.ndarray) -> dict[str, Ragged]:
+    def first_days(self, listeners: Listeners, month_tracks: Ragged, warm: np.ndarray) -> dict[str, Ragged]:
         """Draw the first-day interactions of all listeners by block; only `warm` (U,) listeners have favourites."""
-        rng, n = self.rng, len(people.age)
+        rng, n = self.rng, len(listeners.age)
         active = rng.random(n) >= NO_INTERACTION
         counts = {name: self._counts(active, *how) for name, how in FIRST_DAY.items()}
         counts |= {name: self._counts(active & warm, *how) for name, how in FAVOURITES.items()}
@@ -132,29 +132,32 @@ class Taste:
         counts["streamed"][idle] = 1
         blocks: dict[str, Ragged] = {}
         for name, count in counts.items():
-            tracks = self._of_the_day(people, heard, np.repeat(np.arange(n), count), name)
+            tracks = self._first_day_tracks(listeners, month_tracks, np.repeat(np.arange(n), count), name)
             levels = ("songs", "artists", "albums") if name in ("streamed", "skipped", "banned") else ("",)
             for level in levels:
                 block = f"{name}_{level}" if level else name
                 blocks[block] = ragged(count, self._entities(block.rsplit("_", 1)[1], tracks))
         return blocks
 
-    def _of_the_day(self, people: People, heard: Ragged, who: np.ndarray, name: str) -> np.ndarray:
-        """Draw the tracks (n,) behind interactions of the listeners `who` (n,).
+    def _first_day_tracks(
+        self, listeners: Listeners, month_tracks: Ragged, user_n: np.ndarray, name: str
+    ) -> np.ndarray:
+        """Draw the tracks (n,) behind interactions of the listeners `user_n`.
 
         A fifth of the tracks is also streamed on days 1 to 30. Skipped and banned tracks are drawn without this
         rule, and 60 % of them come from any scene.
         """
-        tracks = self.draw(people, who)
+        tracks = self.draw(listeners, user_n)
         if name in ("skipped", "banned"):
-            strange = self.rng.random(len(who)) < 0.6
-            tracks[strange] = self.world.draw_in_scene(
-                self.rng.integers(0, self.world.n_scenes, int(strange.sum())), self.rng.random(int(strange.sum()))
+            is_any_scene = self.rng.random(len(user_n)) < 0.6
+            tracks[is_any_scene] = self.world.draw_in_scene(
+                self.rng.integers(0, self.world.n_scenes, int(is_any_scene.sum())),
+                self.rng.random(int(is_any_scene.sum())),
             )
             return tracks
-        again = self.rng.random(len(who)) < 0.2
-        place = (self.rng.random(int(again.sum())) * heard.lengths[who[again]]).astype(np.int64)
-        tracks[again] = heard.ids[heard.offsets[who[again]] + place]
+        is_repeated = self.rng.random(len(user_n)) < 0.2
+        place = (self.rng.random(int(is_repeated.sum())) * month_tracks.lengths[user_n[is_repeated]]).astype(np.int64)
+        tracks[is_repeated] = month_tracks.ids[month_tracks.offsets[user_n[is_repeated]] + place]
         return tracks
 
     def _entities(self, level: str, tracks: np.ndarray) -> np.ndarray:
@@ -169,9 +172,9 @@ class Taste:
             return np.asarray(artist)
         return world.editorial(world.artist_scene[artist], self.rng.random(len(tracks)))
 
-    def _counts(self, who: np.ndarray, share: float, mean: float) -> np.ndarray:
-        n = len(who)
-        return np.where(who & (self.rng.random(n) < share), self.rng.geometric(1 / mean, n), 0)
+    def _counts(self, is_active_U: np.ndarray, share: float, mean: float) -> np.ndarray:
+        n = len(is_active_U)
+        return np.where(is_active_U & (self.rng.random(n) < share), self.rng.geometric(1 / mean, n), 0)
 
 
 def _place(cum: np.ndarray, u: np.ndarray) -> np.ndarray:

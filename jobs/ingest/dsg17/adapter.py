@@ -64,17 +64,17 @@ def run(context: Context, data: Path | None) -> dict[str, Any]:
     """
     if data is None:
         raise BadArgument("--data: dsg17 needs the folder of train.csv (or train_sample.csv) and test.csv")
-    files = find(data)
+    files = find_files(data)
     spark, lake, cleaning = context.spark, context.lake, context.settings.skip.cleaning
     with temp_dir(context, "ingest") as folder:
         facts: dict[str, Any] = {}
         for name, file in files.items():
-            parsed(spark, file, labelled=name == "train").write.parquet(str(folder / name))
-            facts[name] = examine(spark.read.parquet(str(folder / name)), file, cleaning)
+            parse(spark, file, labelled=name == "train").write.parquet(str(folder / name))
+            facts[name] = count_rows(spark.read.parquet(str(folder / name)), file, cleaning)
         staged = [spark.read.parquet(str(folder / name)) for name in files]
-        rows = cleaned(staged[0] if len(staged) == 1 else staged[0].unionByName(staged[1]), cleaning)
+        rows = clean(staged[0] if len(staged) == 1 else staged[0].unionByName(staged[1]), cleaning)
         report = {"source": "dsg17", "files": facts, "commit": context.commit}
-        days = lake.write_days("plays", by_day(rows), report=report)
+        days = lake.write_days("plays", drop_repeats(rows), report=report)
     dropped = [p["day"] for p in lake.partitions("plays") if p["day"] not in days]
     for day in dropped:
         lake.drop("plays", day=day)
@@ -90,7 +90,7 @@ def run(context: Context, data: Path | None) -> dict[str, Any]:
     }
 
 
-def find(data: Path) -> dict[str, Path]:
+def find_files(data: Path) -> dict[str, Path]:
     """Return the input files by name, with their columns checked.
 
     Raises:
@@ -103,9 +103,9 @@ def find(data: Path) -> dict[str, Path]:
     files = {"train": train} | ({"test": data / "test.csv"} if (data / "test.csv").is_file() else {})
     for name, file in files.items():
         columns = header(file)
-        twice = sorted({column for column in columns if columns.count(column) > 1})
-        if twice:
-            raise CheckFailed(f"{file}: column '{twice[0]}' is repeated; remove one of them")
+        repeated = sorted({column for column in columns if columns.count(column) > 1})
+        if repeated:
+            raise CheckFailed(f"{file}: column '{repeated[0]}' is repeated; remove one of them")
         for column in (*NUMBERS, LABEL if name == "train" else "sample_id"):
             if column not in columns:
                 raise CheckFailed(
@@ -125,7 +125,7 @@ def header(file: Path) -> list[str]:
         return [name.strip().strip('"') for name in lines.readline().strip().lstrip("\ufeff").split(",")]
 
 
-def parsed(spark: SparkSession, file: Path, *, labelled: bool) -> DataFrame:
+def parse(spark: SparkSession, file: Path, *, labelled: bool) -> DataFrame:
     """Return all lines as numbers (null where unreadable), with `reason`: null, or why a row cannot be used."""
     names = header(file)
     schema = ", ".join(f"`{name}` string" for name in (*names, "_broken"))
@@ -138,76 +138,84 @@ def parsed(spark: SparkSession, file: Path, *, labelled: bool) -> DataFrame:
         *(F.col(f"`{name}`").alias(f"_{name}") for name in wanted),
         *(F.col(f"`{name}`").try_cast("bigint").alias(name) for name in wanted),
     )
-    codes = [n for n in wanted if n not in ("ts_listen", "release_date", "listen_type", LABEL)]
-    small = ("context_type", "platform_name", "platform_family", "media_duration", "user_gender")
+    non_negative = [n for n in wanted if n not in ("ts_listen", "release_date", "listen_type", LABEL)]
+    integers_32_bit = ("context_type", "platform_name", "platform_family", "media_duration", "user_gender")
     unreadable = [
         (f"not {len(names)} values", F.col("_broken").isNotNull()),
         *((f"{n} is missing", F.col(f"_{n}").isNull() | (F.trim(f"_{n}") == "")) for n in wanted),
         *((f"{n} is not an integer", F.col(n).isNull()) for n in wanted),
     ]
-    wrong = [
+    invalid = [
         *([(f"{LABEL} is not 0 or 1", ~F.col(LABEL).isin(0, 1))] if labelled else []),
         ("listen_type is not 0 or 1", ~F.col("listen_type").isin(0, 1)),
         ("ts_listen is not between 1970 and 2100", ~F.col("ts_listen").between(0, LATEST - 1)),
-        *((f"{n} is negative", F.col(n) < 0) for n in codes),
-        *((f"{n} is too large", F.col(n) > MAX_CODE) for n in small),
+        *((f"{n} is negative", F.col(n) < 0) for n in non_negative),
+        *((f"{n} is too large", F.col(n) > MAX_CODE) for n in integers_32_bit),
         ("user_age is above 150", F.col("user_age") > 150),
     ]
-    read = F.col("_broken").isNull() & reduce(and_, (F.col(n).isNotNull() for n in wanted))
-    reason = F.when(read, first(wrong)).otherwise(first(unreadable))
+    is_readable = F.col("_broken").isNull() & reduce(and_, (F.col(n).isNotNull() for n in wanted))
+    reason = F.when(is_readable, first_reason(invalid)).otherwise(first_reason(unreadable))
     missing = F.lit(None).cast("bigint")
     columns = [F.col(n) if n in wanted else missing.alias(n) for n in (*NUMBERS, LABEL, "sample_id")]
     return numbered.select(*columns, reason.alias("reason"))
 
 
-def first(checks: Iterable[tuple[str, Column]]) -> Column:
+def first_reason(checks: Iterable[tuple[str, Column]]) -> Column:
     """Return the reason of the first check that is true, else null."""
-    return F.coalesce(*(F.when(wrong, F.lit(reason)) for reason, wrong in checks))
+    return F.coalesce(*(F.when(is_invalid, F.lit(reason)) for reason, is_invalid in checks))
 
 
-def examine(rows: DataFrame, file: Path, cleaning: CleaningSettings) -> dict[str, Any]:
+def count_rows(rows: DataFrame, file: Path, cleaning: CleaningSettings) -> dict[str, Any]:
     """Return the counts of one file: rows read, bad by reason, early, kept and listened to.
 
     Raises:
         CheckFailed: times are in milliseconds, there are too many bad rows, or no row can be used.
     """
-    early = F.col("ts_listen") < epoch(cleaning)
-    fine = F.col("reason").isNull() & ~early
+    is_early = F.col("ts_listen") < epoch(cleaning)
+    is_usable = F.col("reason").isNull() & ~is_early
     counted = rows.groupBy("reason").agg(
         F.count(F.lit(1)).alias("n"),
         F.count(F.when(F.col("ts_listen") >= MILLISECONDS, 1)).alias("large"),
-        F.count(F.when(fine, 1)).alias("kept"),
-        F.count(F.when(fine & (F.col(LABEL) == 1), 1)).alias("listened"),
+        F.count(F.when(is_usable, 1)).alias("kept"),
+        F.count(F.when(is_usable & (F.col(LABEL) == 1), 1)).alias("listened"),
     )
     counts = counted.collect()
     n = sum(row["n"] for row in counts)
-    bad = {row["reason"]: row["n"] for row in counts if row["reason"] is not None}
+    bad_by_reason = {row["reason"]: row["n"] for row in counts if row["reason"] is not None}
     if 2 * sum(row["large"] for row in counts) > n:
         raise CheckFailed(
             f"{file}: column 'ts_listen' contains milliseconds (most values are {MILLISECONDS} or more); "
             "divide it by 1000: the format requires seconds since 1970"
         )
-    n_bad, kept = sum(bad.values()), sum(row["kept"] for row in counts)
+    n_bad, kept = sum(bad_by_reason.values()), sum(row["kept"] for row in counts)
     if not n or n_bad > cleaning.max_bad_share * n:
-        reasons = ", ".join(f"{reason}: {count}" for reason, count in sorted(bad.items(), key=lambda item: -item[1]))
+        reasons = ", ".join(
+            f"{reason}: {count}" for reason, count in sorted(bad_by_reason.items(), key=lambda item: -item[1])
+        )
         raise CheckFailed(
             f"{file}: {n_bad} of {n} rows cannot be used, more than skip.cleaning.max_bad_share = "
             f"{cleaning.max_bad_share:g} allows ({reasons or 'the file has no rows'}); nothing was written"
         )
     if not kept:
         raise CheckFailed(f"{file}: no row on or after skip.cleaning.first_day = {cleaning.first_day}; nothing written")
-    facts = {"file": file.name, "read": n, "bad": dict(sorted(bad.items())), "early": n - n_bad - kept, "kept": kept}
+    facts = {
+        "file": file.name,
+        "read": n,
+        "bad": dict(sorted(bad_by_reason.items())),
+        "early": n - n_bad - kept,
+        "kept": kept,
+    }
     return facts | ({"listened": sum(row["listened"] for row in counts)} if file.name != "test.csv" else {})
 
 
-def cleaned(rows: DataFrame, cleaning: CleaningSettings) -> DataFrame:
+def clean(rows: DataFrame, cleaning: CleaningSettings) -> DataFrame:
     """Return the good rows in the columns of the table, with `day`."""
-    good = rows.where(F.col("reason").isNull() & (F.col("ts_listen") >= epoch(cleaning)))
+    usable = rows.where(F.col("reason").isNull() & (F.col("ts_listen") >= epoch(cleaning)))
     ts = F.timestamp_seconds("ts_listen")
     released = F.to_date(F.try_to_timestamp(F.col("release_date").cast("string"), F.lit("yyyyMMdd")))
-    odd = (released < F.lit(cleaning.min_release_date)) | (released > F.to_date(ts))
+    is_implausible = (released < F.lit(cleaning.min_release_date)) | (released > F.to_date(ts))
     identity = F.xxhash64(*NUMBERS, "sample_id")
-    return good.select(
+    return usable.select(
         identity.bitwiseAND(F.lit(2**63 - 1)).alias("play_id"),
         "sample_id",
         ts.alias("ts"),
@@ -218,7 +226,7 @@ def cleaned(rows: DataFrame, cleaning: CleaningSettings) -> DataFrame:
         "genre_id",
         *(F.col(name).cast("int") for name in ("context_type", "platform_name", "platform_family")),
         F.col("media_duration").cast("int").alias("duration_s"),
-        F.when(~odd, released).alias("release_date"),
+        F.when(~is_implausible, released).alias("release_date"),
         (F.col("listen_type") == 1).alias("is_flow"),
         *(F.col(name).cast("int") for name in ("user_gender", "user_age")),
         (F.col(LABEL) == 1).alias(LABEL),
@@ -226,11 +234,11 @@ def cleaned(rows: DataFrame, cleaning: CleaningSettings) -> DataFrame:
     )
 
 
-def by_day(rows: DataFrame) -> DataFrame:
+def drop_repeats(rows: DataFrame) -> DataFrame:
     """Return each play once; of repeats that differ only in the label, the one that was not listened to is used."""
-    same = Window.partitionBy("day").orderBy("ts", "play_id", LABEL)
-    before = F.lag("play_id").over(same)
-    numbered = rows.withColumn("_before", before)
+    by_time = Window.partitionBy("day").orderBy("ts", "play_id", LABEL)
+    previous = F.lag("play_id").over(by_time)
+    numbered = rows.withColumn("_before", previous)
     return numbered.where(F.col("_before").isNull() | (F.col("_before") != F.col("play_id"))).drop("_before")
 
 

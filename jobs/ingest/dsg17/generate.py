@@ -160,8 +160,8 @@ def run(out: Path, rows: int = FULL_ROWS, seed: int = 7) -> dict[str, Any]:
     schema = pa.schema([(name, pa.int64()) for name in (*COLUMNS, "is_listened")])
     test_parts: list[dict[str, np.ndarray]] = []
     listened = written = 0
-    plain = csv.WriteOptions(quoting_style="none")
-    with csv.CSVWriter(str(out / "train.csv.part"), schema, write_options=plain) as file:
+    csv_options = csv.WriteOptions(quoting_style="none")
+    with csv.CSVWriter(str(out / "train.csv.part"), schema, write_options=csv_options) as file:
         work: Iterator[int] = progress(range(len(edges) - 1), len(edges) - 1, "make-dsg17: blocks of users")
         for block in work:
             users = np.arange(edges[block], edges[block + 1])
@@ -175,7 +175,7 @@ def run(out: Path, rows: int = FULL_ROWS, seed: int = 7) -> dict[str, Any]:
     tests = {name: np.concatenate([part[name] for part in test_parts]) for name in COLUMNS}
     order = rng.permutation(n_users)
     table = pa.table({"sample_id": np.arange(n_users)} | {name: tests[name][order] for name in COLUMNS})
-    csv.write_csv(table, str(out / "test.csv.part"), plain)
+    csv.write_csv(table, str(out / "test.csv.part"), csv_options)
     for name in ("train.csv", "test.csv"):
         (out / f"{name}.part").replace(out / name)
     return {
@@ -189,13 +189,13 @@ def run(out: Path, rows: int = FULL_ROWS, seed: int = 7) -> dict[str, Any]:
     }
 
 
-def law(n: int, exponent: float, shift: float) -> np.ndarray:
+def power_law(n: int, exponent: float, shift: float) -> np.ndarray:
     """Return weights (n,) of n ranks with sum 1: proportional to (rank + shift) ^ -exponent."""
     weight = (np.arange(n) + shift) ** -exponent
     return np.asarray(weight / weight.sum())
 
 
-def choose(weight: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
+def draw_by_weight(weight: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
     """Draw indices (size,) by weight, by binary search in the cumulative sum."""
     edge = np.cumsum(weight)
     return np.asarray(np.searchsorted(edge, rng.random(size) * edge[-1], side="right").clip(max=len(weight) - 1))
@@ -203,9 +203,9 @@ def choose(weight: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarra
 
 def draw_catalogue(n: int, n_artists: int, rng: np.random.Generator) -> Catalogue:
     """Draw tracks of artists: an artist has a main genre and albums of about ten tracks, an album one release date."""
-    artist = choose(law(n_artists, *ARTIST_LAW), n, rng)
-    genre_weight = np.concatenate([[GENRE_0, GENRE_1], (1 - GENRE_0 - GENRE_1) * law(N_GENRES - 2, *GENRE_LAW)])
-    main = choose(genre_weight, n_artists, rng)
+    artist = draw_by_weight(power_law(n_artists, *ARTIST_LAW), n, rng)
+    genre_weight = np.concatenate([[GENRE_0, GENRE_1], (1 - GENRE_0 - GENRE_1) * power_law(N_GENRES - 2, *GENRE_LAW)])
+    main = draw_by_weight(genre_weight, n_artists, rng)
     genre_ids = np.concatenate([[0, 7], 10 + 17 * np.arange(N_GENRES - 2)])
     n_albums = np.bincount(artist, minlength=n_artists) // 10 + 1
     first = np.concatenate([[0], np.cumsum(n_albums)[:-1]])
@@ -213,7 +213,7 @@ def draw_catalogue(n: int, n_artists: int, rng: np.random.Generator) -> Catalogu
     total = int(n_albums.sum())
     of_album = np.repeat(main, n_albums)
     stray = rng.random(total) < 0.15
-    of_album[stray] = choose(genre_weight, int(stray.sum()), rng)
+    of_album[stray] = draw_by_weight(genre_weight, int(stray.sum()), rng)
     days = np.array(RELEASES, "datetime64[D]").astype(np.float64)
     released = np.interp(rng.random(total), QUANTILES, days).astype(np.int64)
     duration = np.interp(rng.random(n), QUANTILES, DURATIONS).astype(np.int64)
@@ -224,7 +224,9 @@ def draw_catalogue(n: int, n_artists: int, rng: np.random.Generator) -> Catalogu
     number = number + (date - month).astype(np.int64) + 1
     number[rng.random(total) < OLD_RELEASE] = 19_000_101
     effect = rng.normal(0, SPREAD["artist"], n_artists)[artist] + rng.normal(0, SPREAD["track"], n)
-    return Catalogue(law(n, *TRACK_LAW), artist, album, genre_ids[of_album[album]], duration, number[album], effect)
+    return Catalogue(
+        power_law(n, *TRACK_LAW), artist, album, genre_ids[of_album[album]], duration, number[album], effect
+    )
 
 
 def draw_activity(n_users: int, rows: int, rng: np.random.Generator) -> np.ndarray:
@@ -239,13 +241,13 @@ def draw_plays(
     """Draw all columns of a block of users, by user and time, and whether a row is its user's last (always Flow)."""
     n_users, n = len(users), int(plays_U.sum())
     user = np.repeat(np.arange(n_users), plays_U)
-    new = rng.random(n) < 1 / SESSION_PLAYS
-    new[np.cumsum(plays_U) - plays_U] = True
-    session = np.cumsum(new) - 1
+    is_session_start = rng.random(n) < 1 / SESSION_PLAYS
+    is_session_start[np.cumsum(plays_U) - plays_U] = True
+    session = np.cumsum(is_session_start) - 1
     n_sessions = int(session[-1]) + 1
-    owner = user[new]
-    start = FIRST_DAY + 86_400 * choose(np.array(DAYS, float), n_sessions, rng)
-    start += 3600 * choose(np.array(HOURS, float), n_sessions, rng) + rng.integers(0, 3600, n_sessions)
+    owner = user[is_session_start]
+    start = FIRST_DAY + 86_400 * draw_by_weight(np.array(DAYS, float), n_sessions, rng)
+    start += 3600 * draw_by_weight(np.array(HOURS, float), n_sessions, rng) + rng.integers(0, 3600, n_sessions)
     start = start[np.lexsort((start, owner))]
     flow_U = np.clip(rng.beta(1.2, 1.2 * (1 - FLOW) / FLOW, n_users), 0.0, 1.0)
     flow = (rng.random(n_sessions) < flow_U[owner])[session]
@@ -253,34 +255,34 @@ def draw_plays(
     last[np.cumsum(plays_U) - 1] = True
     flow[last] = True
 
-    favourites = choose(tracks.weight_T, n_users * FAVOURITES, rng).reshape(n_users, FAVOURITES)
-    track = choose(tracks.weight_T, n, rng)
-    again = rng.random(n) < np.where(flow, REPEAT_FLOW, REPEAT)
-    track[again] = favourites[user[again], rng.integers(0, FAVOURITES, int(again.sum()))]
-    context = pick(CONTEXT, n, rng)
-    context[flow] = pick(CONTEXT_FLOW, int(flow.sum()), rng)
-    device = choose(np.array([share for *_, share in DEVICES]), n_users, rng)[user]
+    favourites = draw_by_weight(tracks.weight_T, n_users * FAVOURITES, rng).reshape(n_users, FAVOURITES)
+    track = draw_by_weight(tracks.weight_T, n, rng)
+    is_repeat = rng.random(n) < np.where(flow, REPEAT_FLOW, REPEAT)
+    track[is_repeat] = favourites[user[is_repeat], rng.integers(0, FAVOURITES, int(is_repeat.sum()))]
+    context = draw_codes(CONTEXT, n, rng)
+    context[flow] = draw_codes(CONTEXT_FLOW, int(flow.sum()), rng)
+    device = draw_by_weight(np.array([share for *_, share in DEVICES]), n_users, rng)[user]
     platform, family = (np.array([row[i] for row in DEVICES])[device] for i in (0, 1))
     age, gender = rng.integers(AGES[0], AGES[1] + 1, n_users), (rng.random(n_users) < WOMEN).astype(np.int64)
 
     taste = rng.normal(0, SPREAD["genre"], (n_users, 64))
     odds = rng.normal(0, SPREAD["user"], n_users)[user] + tracks.effect_T[track]
     odds += taste[user, tracks.genre_T[track] % 64] + rng.normal(0, SPREAD["mood"], n_sessions)[session]
-    odds += rng.normal(0, SPREAD["flow"], n_users)[user] * flow + FAVOURITE * again + PER_YEAR * (age[user] - 24)
+    odds += rng.normal(0, SPREAD["flow"], n_users)[user] * flow + FAVOURITE * is_repeat + PER_YEAR * (age[user] - 24)
     odds += np.array(PLATFORM)[platform] + CONTEXT_5 * (context == 5) + CONTEXT_7 * (context == 7)
-    for which, rate in ((~flow, LISTENED), (flow, LISTENED_FLOW)):
-        odds[which] += level(odds[which], rate)
+    for subset, rate in ((~flow, LISTENED), (flow, LISTENED_FLOW)):
+        odds[subset] += offset_for_rate(odds[subset], rate)
     listened = rng.random(n) < 1 / (1 + np.exp(-odds))
 
-    heard = np.where(listened, tracks.duration_T[track].clip(31, 600), rng.integers(2, 31, n))
-    before = np.cumsum(heard) - heard
-    ts = start[session] + before - before[new][session]
+    listened_s = np.where(listened, tracks.duration_T[track].clip(31, 600), rng.integers(2, 31, n))
+    before = np.cumsum(listened_s) - listened_s
+    ts = start[session] + before - before[is_session_start][session]
     ahead = user * 2**34 - np.arange(
         n
     )  # a session begins after the previous one ends; two plays of a user never share a second
     ts = np.maximum.accumulate(ts + ahead) - ahead
-    early = (rng.random(n) < EARLY) & ~last
-    ts[early] = rng.integers(0, 10**9, int(early.sum()))
+    is_early = (rng.random(n) < EARLY) & ~last
+    ts[is_early] = rng.integers(0, 10**9, int(is_early.sum()))
     columns = {
         "genre_id": tracks.genre_T[track],
         "ts_listen": ts,
@@ -301,17 +303,17 @@ def draw_plays(
     return columns, last
 
 
-def pick(shares: tuple[tuple[int, float], ...], n: int, rng: np.random.Generator) -> np.ndarray:
+def draw_codes(shares: tuple[tuple[int, float], ...], n: int, rng: np.random.Generator) -> np.ndarray:
     """Draw codes (n,) by their shares."""
     codes, weights = (np.array(column) for column in zip(*shares, strict=True))
-    return np.asarray(codes[choose(weights, n, rng)])
+    return np.asarray(codes[draw_by_weight(weights, n, rng)])
 
 
-def level(odds: np.ndarray, rate: float) -> float:
+def offset_for_rate(odds: np.ndarray, rate: float) -> float:
     """Return the offset of log-odds at which their mean probability is `rate`; bisection on at most 20 000 of them."""
-    some = odds[:: max(len(odds) // 20_000, 1)]
+    sample = odds[:: max(len(odds) // 20_000, 1)]
     low, high = -10.0, 10.0
-    while high - low > 1e-4 and len(some):
+    while high - low > 1e-4 and len(sample):
         middle = (low + high) / 2
-        low, high = (middle, high) if (1 / (1 + np.exp(-some - middle))).mean() < rate else (low, middle)
+        low, high = (middle, high) if (1 / (1 + np.exp(-sample - middle))).mean() < rate else (low, middle)
     return (low + high) / 2

@@ -257,7 +257,7 @@ def test_more_segments_than_warm_users(overture):
     ("arguments", "named"),
     [
         (["--space", "svd"], "--space: unknown space 'svd'"),
-        (["--methods", "popularity,magic"], "'magic' is no method"),
+        (["--methods", "popularity,magic"], "'magic' is not a method"),
         (["--recipe", "grandmother"], "--recipe"),
         (["--segments", "-3"], "--segments"),
     ],

@@ -131,7 +131,7 @@ class TestPopularity:
     def test_of_other_files_it_is_left_out_and_said_to_be(self, task):
         check = paper.check_popularity(task)
         assert not check["done"]
-        assert "synthetic (users=400 tracks=300 seed=3)" in check["says"]
+        assert "synthetic (users=400 tracks=300 seed=3)" in check["message"]
 
     def test_the_exact_numbers_pass(self, task, monkeypatch):
         monkeypatch.setattr(paper, "EXACT_POPULARITY", self.claiming(task))
@@ -150,7 +150,7 @@ def test_ties_are_averaged_for_methods_that_answer_with_the_segments_lists(task)
     method = METHODS["semi_pers"](task)
     assert segment_levels(task, method) is task.levels_KL
     assert segment_levels(task, METHODS["popularity"](task)) is None
-    lists, values = paper.judge(task, method)
+    lists, values = paper.score_method(task, method)
     assert lists.shape == (40, 50)
     member = csr_matrix((np.ones(280), (task.warm.labels_U, np.arange(280))), shape=(SEGMENTS, 280))
     counts = (member @ csr_matrix(task.heard_UN)).toarray()
