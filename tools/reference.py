@@ -42,7 +42,7 @@ def settings() -> str:
     lines = [
         "# Settings",
         "",
-        "A YAML file of `configs/` holds the settings; `--config FILE` or `OVERTURE_CONFIG` chooses it. An",
+        "A YAML file of `configs/` contains the settings; `--config FILE` or `OVERTURE_CONFIG` chooses it. An",
         "environment variable overrides one field. A setting that is absent has its default. An unknown or outdated",
         "name, or a value outside its bounds, ends every command with exit code 2.",
         "",

@@ -40,7 +40,7 @@ MAX_COUNTRIES = 5
 class Cohort:
     """One split of the cohort: ids (B,), inputs (B, F), truth of B rows, slices by name (B,) bool, first days.
 
-    `taken_BN` marks the tracks that lists must exclude, if the settings ask for it.
+    `taken_BN` marks the tracks that lists must exclude, if the settings require it.
     """
 
     split: str

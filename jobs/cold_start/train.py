@@ -61,7 +61,7 @@ def run(context: Context, space: Space) -> dict[str, Any]:
 
 
 def train_blend(context: Context, space: Space, run: Tracker) -> None:
-    """Train and store the blend, which the release recommends with if gate.method says so."""
+    """Train and store the blend, if gate.method names it."""
     losses: list[tuple[str, float, int]] = []
     factory = method_factory(context, space, lambda name, epoch, loss: losses.append((f"{name}.loss", loss, epoch)))
     blend = factory.blend

@@ -38,7 +38,7 @@ KINDS = ("stream", "favorite")
 MAX_ID = 2**63 - 1
 REPEATED = "repeated"
 TABLES = {"exposures": ("exposures", "exposure_contexts"), "outcomes": ("outcomes",)}
-BATCH_ROWS = 50_000  # rows that are held as Python objects
+BATCH_ROWS = 50_000  # rows in memory as Python objects
 Rows = dict[str, list[dict[str, Any]]]
 
 

@@ -57,7 +57,7 @@ NO_INTERACTION_SHARE = 0.05
 SECONDS = {
     "read the files": 5_084.0,
     "segments and rankings": 14_672.0,
-    "judge full_pers": 1_418.0,
-    "judge semi_pers": 991.0,
+    "evaluate full_pers": 1_418.0,
+    "evaluate semi_pers": 991.0,
 }
 TOP_TRACKS = 5_000  # "mainly recommends tracks among the 5 000 most popular"

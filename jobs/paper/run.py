@@ -193,7 +193,7 @@ def evaluate(task: Task, methods: Mapping[str, Builder]) -> dict[str, Any]:
     for name, build in methods.items():
         with clock.stage(f"fit {name}"):
             method = build(task)
-        with clock.stage(f"judge {name}"):
+        with clock.stage(f"evaluate {name}"):
             lists_BK, values = score_method(task, method)
         table[name] = row(values, is_inactive_B)
         clock.log(f"{name}: " + " / ".join(f"{table[name][m]['mean']:.2f}" for m in METRICS) + " %")

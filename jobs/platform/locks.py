@@ -15,7 +15,7 @@ _POLL_INTERVAL_S = 0.05
 
 @contextlib.contextmanager
 def file_lock(file: Path, wait_s: float = 60.0) -> Iterator[None]:
-    """Hold an exclusive lock on a file while the block runs.
+    """Keep an exclusive lock on a file while the block runs.
 
     The operating system releases the lock when the process ends, however it ends.
 
@@ -24,7 +24,7 @@ def file_lock(file: Path, wait_s: float = 60.0) -> Iterator[None]:
         wait_s: Longest wait for another process, in seconds. 0: one attempt.
 
     Raises:
-        OvertureError: Another process has held the lock for `wait_s` seconds.
+        OvertureError: Another process has had the lock for `wait_s` seconds.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("a") as handle:
@@ -35,6 +35,6 @@ def file_lock(file: Path, wait_s: float = 60.0) -> Iterator[None]:
                 break
             except BlockingIOError:
                 if time.monotonic() > end:
-                    raise OvertureError(f"{file}: another process has held this lock for {wait_s:.0f} s") from None
+                    raise OvertureError(f"{file}: another process has had this lock for {wait_s:.0f} s") from None
                 time.sleep(_POLL_INTERVAL_S)
         yield

@@ -1,6 +1,6 @@
 """Measure the rows of a table with Arrow, file by file, in this process: seconds for tables that fit one machine.
 
-Batches are streamed. Memory holds a few numbers per rule, the referenced keys, and 8 bytes per row for uniqueness.
+Batches are streamed. Memory contains a few numbers per rule, the referenced keys, and 8 bytes per row for uniqueness.
 The measures equal those of jobs/quality/spark.py; a test compares both.
 """
 

@@ -1,1 +1,1 @@
-"""Bundle, judge, promote and roll back."""
+"""Bundle, evaluate, promote and roll back releases."""

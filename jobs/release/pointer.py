@@ -29,7 +29,7 @@ def revision(pointer: Pointer | None) -> int:
 
 @contextlib.contextmanager
 def move_lock(home: Path) -> Iterator[None]:
-    """Hold the lock under which the pointer is read and moved, by one process at a time."""
+    """Keep the lock under which the pointer is read and moved, by one process at a time."""
     with file_lock(releases(home) / ".champion.lock"):
         yield
 

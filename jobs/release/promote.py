@@ -4,7 +4,7 @@ Order        1 the lock  2 read the pointer  3 verify every byte of the bundle  
              5 write the pointer
 Crash        between any two writes the pointer still names the old champion, which stays in service; running promote
              again sets the aliases and finishes
-Concurrency  one process holds the lock; the other one then finds that its verdict refers to an older champion and stops
+Concurrency  one process has the lock; the other one stops, because its verdict refers to an older champion
 """
 
 from __future__ import annotations

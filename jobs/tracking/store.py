@@ -148,7 +148,7 @@ def check_reachable(uri: str) -> None:
 
 @contextlib.contextmanager
 def lock_store(context: Context, name: str) -> Iterator[None]:
-    """Hold the lock `name` between all processes of one OVERTURE_HOME while the block runs."""
+    """Keep the lock `name` between all processes of one OVERTURE_HOME while the block runs."""
     with file_lock(context.home / "mlflow" / f"{name}.lock"):
         yield
 

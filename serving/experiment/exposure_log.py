@@ -1,8 +1,7 @@
 """The exposure log: one JSON line for each list that an experiment made, in one file per day and process.
 
-It is separate from the service's log, because it contains pseudonyms, and first-day signals where the settings ask for
-them. Its
-folder is the input of `overture ab-ingest`. A killed process or a full disk leaves at most one incomplete line, which
+It is separate from the service's log, because it contains pseudonyms, and first-day signals where the settings
+enable them. Its folder is the input of `overture ab-ingest`. A killed process or a full disk leaves at most one incomplete line, which
 the
 ingestion counts.
 """

@@ -86,7 +86,7 @@ class KnownRecommendation(Body):
 def make_router(
     champion: ChampionWatcher,
     serving: Callable[[ChampionWatcher], LoadedRelease],
-    say: Callable[..., Response],
+    respond: Callable[..., Response],
     circuit: CircuitBreaker,
     metrics: Metrics,
 ) -> APIRouter:
@@ -95,7 +95,7 @@ def make_router(
     Args:
         champion: the watcher of the champion.
         serving: returns the release in service.
-        say: builds a JSON response from data and a release.
+        respond: builds a JSON response from data and a release.
         circuit: the store behind its circuit breaker.
         metrics: where store reads and fallbacks are counted.
     """
@@ -122,7 +122,7 @@ def make_router(
             raise
         except OvertureError as error:
             raise HTTPException(503, f"the store is unavailable: {error}") from None
-        return say(known_user_body(loaded, row), release=loaded.name)
+        return respond(known_user_body(loaded, row), release=loaded.name)
 
     @router.get("/v1/users/{user_id}/recommendations", responses={200: {"model": KnownRecommendation}, **ERRORS})
     def recommendations(
@@ -142,7 +142,7 @@ def make_router(
         except OvertureError as error:
             body = popular_fallback(loaded, user_id, k, excluded_tracks(loaded, exclude), str(error))
         metrics.count_list(body["method"], body)
-        return say(with_track_details(loaded, body), release=loaded.name)
+        return respond(with_track_details(loaded, body), release=loaded.name)
 
     return router
 

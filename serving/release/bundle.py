@@ -106,7 +106,7 @@ class SpaceBundle:
             return SemiPers(predict or self.predict, self.array("centroids"), self.array("rankings"))
         if name == "blend" and (self.folder / "blend").is_dir():
             return blend.read(self.folder / "blend", self.catalogue)
-        raise CheckFailed(f"release {self.folder.parent.name[:12]}: holds no {name} in {self.folder.name}")
+        raise CheckFailed(f"release {self.folder.parent.name[:12]}: contains no {name} in {self.folder.name}")
 
 
 @dataclass(frozen=True)
@@ -198,8 +198,8 @@ def open_release(folder: Path, check: bool = True) -> Release:
     for table in READS:
         if made_under.get(table, 0) > contracts.load(table).version:
             raise CheckFailed(
-                f"release {folder.name[:12]}: contract {table} has version {made_under[table]}, this program knows "
-                f"{contracts.load(table).version}; bring the program up to date"
+                f"release {folder.name[:12]}: contract {table} has version {made_under[table]}, this program supports "
+                f"{contracts.load(table).version}; update the program"
             )
     spaces = {}
     for path in sorted(folder.glob("*/layout.json")):

@@ -120,13 +120,17 @@ class LoadedRelease:
         self.release, self.pointer, self.name, self.week = release, pointer, release.folder.name, release.week
         self.space_name, self.configured = release.space_and_method
         if self.space_name not in release.spaces:
-            raise CheckFailed(f"release {self.name[:12]}: it answers from {self.space_name}, which it does not hold")
+            raise CheckFailed(
+                f"release {self.name[:12]}: it recommends from {self.space_name}, which it does not contain"
+            )
         evaluation = release.provenance["settings"].get("evaluation", {})
         self.leave_out_first_day = bool(evaluation.get("leave_out_first_day", False))
         self.spaces = {name: LoadedSpace(space, name == self.space_name) for name, space in release.spaces.items()}
         self.space = self.spaces[self.space_name]
         if self.configured not in (*self.space.methods, *self.space.problems):
-            raise CheckFailed(f"release {self.name[:12]}: it answers with {self.configured}, which it does not hold")
+            raise CheckFailed(
+                f"release {self.name[:12]}: it recommends with {self.configured}, which it does not contain"
+            )
         ids = self.space.space.catalogue
         artist, album = ids.artist_id_N.tolist(), ids.album_id_N.tolist()
         names = release.names
@@ -173,7 +177,7 @@ class LoadedRelease:
         """Return the drift monitor; an older release has no training distribution."""
         if self.release.training_inputs is None:
             self.notes["drift"] = (
-                f"not measured: this release holds no {input_drift.NAME}, it was made before there was one"
+                f"not measured: this release contains no {input_drift.NAME}; it was built by an older version"
             )
             return input_drift.NoDriftMonitor()
         try:

@@ -1,6 +1,6 @@
 """The champion's pointer, read: one small file that names the release in service.
 
-`releases/champion.json` holds {release, previous, revision, week}. The service reads nothing else to know what to
+`releases/champion.json` contains {release, previous, revision, week}. The service reads nothing else to know what to
 serve; jobs/release/pointer.py moves it.
 """
 

@@ -52,7 +52,7 @@ def state(champion: ReleaseWatcher[SkipRelease]) -> SkipState:
 
 def make_router(
     champion: ReleaseWatcher[SkipRelease],
-    say: Callable[..., Response],
+    respond: Callable[..., Response],
     route_class: type[APIRoute],
     metrics: SkipMetrics,
 ) -> APIRouter:
@@ -60,7 +60,7 @@ def make_router(
 
     Args:
         champion: watcher of the skip engine's champion.
-        say: `say(data, release=...)` builds a JSON response.
+        respond: `respond(data, release=...)` builds a JSON response.
         route_class: reads a body as the service does.
         metrics: where fallbacks are counted.
     """
@@ -68,7 +68,7 @@ def make_router(
     def unchanged_list(request: RerankRequest, why: str) -> Response:
         body = answers.unchanged_list(request, why)
         metrics.count_fallback(answers.UNCHANGED)
-        return say(body)
+        return respond(body)
 
     router = APIRouter(route_class=route_class, tags=["skips"])
 
@@ -79,7 +79,7 @@ def make_router(
         if release is None:
             raise HTTPException(503, f"no release of the skip engine is in service: {champion.problem}")
         try:
-            return say(answers.skips_response(release, request), release=release.name)
+            return respond(answers.skips_response(release, request), release=release.name)
         except CheckFailed as error:
             raise HTTPException(503, f"release {release.name[:12]} failed: {error}") from None
 
@@ -90,7 +90,7 @@ def make_router(
         if release is None:
             return unchanged_list(request, f"no release of the skip engine is in service: {champion.problem}")
         try:
-            return say(answers.rerank_response(release, request), release=release.name)
+            return respond(answers.rerank_response(release, request), release=release.name)
         except BadArgument:
             raise
         except Exception as error:  # whatever onnxruntime raises: a list is better than an error

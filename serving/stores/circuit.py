@@ -61,7 +61,7 @@ class CircuitBreaker:
                 self.problem, self._next_try = str(error), time.monotonic() + self.breaker_reset_s
             raise
         except Exception:
-            self.problem = None  # it answered, whatever it said
+            self.problem = None  # the store responded, even if with an error
             raise
         self.problem = None
         return result
@@ -71,9 +71,9 @@ class CircuitBreaker:
         state_fields: StoreState = {"kind": self.store.name, "answers": True, "problem": None, "parts": {}}
         try:
             notices: dict[str, Notice] = self._call(lambda store: store.notices(release or "none", space))
-        except Exception as error:  # a damaged notice too: whoever watches must hear of it
+        except Exception as error:  # a damaged notice too: it must be visible in /readyz
             return state_fields | {"answers": not isinstance(error, StoreUnavailable), "problem": str(error)}
         parts = {part: notice.users for part, notice in sorted(notices.items())}
         if release and not parts:
-            state_fields["problem"] = f"it holds no users of release {release[:12]}"
+            state_fields["problem"] = f"it contains no users of release {release[:12]}"
         return state_fields | {"parts": parts}

@@ -170,7 +170,7 @@ def find_user(store: UserStore, release: str, space: str, user_id: int) -> UserR
             return row
         notices = now
     raise NotPublished(
-        f"the {store.name} store holds no users of release {release[:12]}; run `overture release publish`"
+        f"the {store.name} store contains no users of release {release[:12]}; run `overture release publish`"
     )
 
 
@@ -197,7 +197,9 @@ def checked_blocks(part_rows: StorePart, blocks: Iterable[Block]) -> Iterable[Bl
         known = at < len(left)
         known[known] = left[at[known]] == block.user_ids[known]
         if not known.all() or seen[at].any() or len(np.unique(at)) != size:
-            raise CheckFailed(f"publish {part_rows.part}: a block holds a user twice, or one that was not announced")
+            raise CheckFailed(
+                f"publish {part_rows.part}: a block contains a user twice, or one that is not in the part"
+            )
         seen[at] = True
         yield block
     if not seen.all():

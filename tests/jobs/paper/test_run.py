@@ -221,7 +221,7 @@ def test_the_whole_command(overture, home, tmp_path, space, encoding, options):
         for metric in METRICS:
             assert 0 <= last["methods"][name][metric]["mean"] <= 100
             assert last["methods"][name][metric] == report["methods"][name][metric]
-        assert f"paper: judge {name}: " in err
+        assert f"paper: evaluate {name}: " in err
     assert "check of Popularity: skipped" in err
     assert report["settings"]["recipe"] == options[1]
     assert report["recipe"]["epochs"] == EPOCHS

@@ -229,7 +229,7 @@ def test_refuses_a_bundle_of_newer_contracts(context):
     newer = small_week.resealed(
         bundle.build(context, cold_start_bundle)[0], {"contracts.json": files.canonical(versions)}
     )
-    with pytest.raises(CheckFailed, match="contract segments has version 2, this program knows 1"):
+    with pytest.raises(CheckFailed, match="contract segments has version 2, this program supports 1"):
         open_release(newer)
 
 

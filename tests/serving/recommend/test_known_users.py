@@ -212,9 +212,9 @@ def test_unpublished_release_falls_back_to_popular_tracks(release_home, serve):
     release_home.promote(release_home.first)
     live = serve(release_home.home)
     live.release_home = release_home
-    assert_falls_back(live, "holds no users of release")
+    assert_falls_back(live, "contains no users of release")
     response = live.call("/readyz")[2]["store"]
-    assert (response["answers"], "holds no users" in response["problem"]) == (True, True)
+    assert (response["answers"], "contains no users" in response["problem"]) == (True, True)
     publish_users(release_home, StoreSettings())
     assert live.call(f"/v1/users/{USER}")[0] == 200
     assert live.call("/readyz")[2]["store"] == {
