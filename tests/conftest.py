@@ -1,4 +1,4 @@
-"""What the whole suite shares: one Spark session, the tiny settings, factories of valid rows."""
+"""Fixtures of the whole suite: one Spark session, a context with the tiny settings, the command, public data."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ ROOT = Path(__file__).parent.parent
 os.environ.setdefault("OVERTURE_CONFIG", str(ROOT / "configs" / "tiny.yaml"))
 
 
-SLOW_ROOMS = ("serving", "end_to_end", "jobs/tracking", "jobs/release", "jobs/local", "jobs/cli", "jobs/monitor")
-"""Rooms whose tests start servers, browsers or processes of their own; `make test-fast` leaves them out."""
+SLOW_FOLDERS = ("serving", "end_to_end", "jobs/tracking", "jobs/release", "jobs/local", "jobs/cli", "jobs/monitor")
+"""Folders whose tests start servers, browsers or processes. `make test-fast` excludes them."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark tests that use the Spark session (`spark`) and tests of rooms that start servers or processes (`server`)."""
+    """Mark tests that use the Spark session (`spark`) and tests in `SLOW_FOLDERS` (`server`)."""
     for item in items:
         if "spark" in getattr(item, "fixturenames", ()):
             item.add_marker("spark")
-        if item.path.relative_to(ROOT / "tests").as_posix().startswith(SLOW_ROOMS):
+        if item.path.relative_to(ROOT / "tests").as_posix().startswith(SLOW_FOLDERS):
             item.add_marker("server")
 
 
@@ -34,14 +34,14 @@ def spark(tmp_path_factory):
     from jobs.settings.settings import load
 
     extra = load(ROOT / "configs" / "tiny.yaml").spark.extra
-    found = session(SparkSettings(master="local[2]", partitions=2, driver_memory="2g", extra=extra), "tests")
-    yield found
-    found.stop()
+    spark_session = session(SparkSettings(master="local[2]", partitions=2, driver_memory="2g", extra=extra), "tests")
+    yield spark_session
+    spark_session.stop()
 
 
 @pytest.fixture
 def home(tmp_path, monkeypatch) -> Path:
-    """A home of its own for one test."""
+    """A new home directory, set as OVERTURE_HOME."""
     monkeypatch.setenv("OVERTURE_HOME", str(tmp_path / "home"))
     return tmp_path / "home"
 
@@ -58,7 +58,7 @@ def context(home):
 
 @pytest.fixture
 def command(monkeypatch, capfd) -> Callable[..., tuple[int, str, str]]:
-    """Type an `overture` command; returns exit code, stdout and stderr."""
+    """A function that runs an `overture` command and returns exit code, stdout and stderr."""
     from jobs.cli import main as cli
 
     def run(*arguments: object) -> tuple[int, str, str]:
@@ -76,12 +76,12 @@ def command(monkeypatch, capfd) -> Callable[..., tuple[int, str, str]]:
 
 @pytest.fixture(scope="session")
 def data_dir() -> Callable[[str], Path]:
-    """Folder of one public dataset, or a skip with the reason."""
+    """A function that returns the folder of a public dataset, or skips the test if it is unavailable."""
 
     def find(name: str) -> Path:
         base = Path(os.environ.get("OVERTURE_DATA", ROOT.parent / "shared" / "data"))
         if not (base / name).is_dir():
-            pytest.skip(f"public dataset {name} is not at hand; set OVERTURE_DATA to the folder that holds it")
+            pytest.skip(f"public dataset {name} is unavailable; set OVERTURE_DATA to the folder that contains it")
         return base / name
 
     return find

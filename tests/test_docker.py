@@ -1,4 +1,4 @@
-"""Images and compose file: what can be said about them without an engine."""
+"""Test the images and the compose file without a container engine."""
 
 import re
 from pathlib import Path
@@ -12,21 +12,21 @@ FILES = sorted(DOCKER.glob("Dockerfile.*"))
 COMPOSE = yaml.safe_load((DOCKER / "compose.yaml").read_text())
 
 
-def test_every_variable_is_explained_and_every_secret_is_empty():
+def test_every_variable_is_documented_and_every_secret_is_empty():
     used = set(re.findall(r"\$\{(\w+)", (DOCKER / "compose.yaml").read_text())) - {
         "PIP_INDEX_URL",
         "PIP_EXTRA_INDEX_URL",
         "PIP_FIND_LINKS",
     }
     lines = (DOCKER / ".env.example").read_text().splitlines()
-    offered = dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
-    assert set(offered) == used
-    needed = set(re.findall(r"\$\{(\w+):\?", (DOCKER / "compose.yaml").read_text()))
-    assert {name for name, value in offered.items() if not value} == needed
+    documented = dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
+    assert set(documented) == used
+    required = set(re.findall(r"\$\{(\w+):\?", (DOCKER / "compose.yaml").read_text()))
+    assert {name for name, value in documented.items() if not value} == required
 
 
 @pytest.mark.parametrize("name", COMPOSE["services"])
-def test_services_are_watched_pinned_and_nobodys_root(name):
+def test_services_have_health_checks_pinned_versions_and_no_root_user(name):
     service = COMPOSE["services"][name]
     assert "healthcheck" in service
     assert service["image"] in ("overture-jobs", "overture-airflow", "overture-service") or re.search(
@@ -42,7 +42,7 @@ def test_services_are_watched_pinned_and_nobodys_root(name):
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda f: f.name)
-def test_images_copy_what_is_there_and_run_as_nobody(file):
+def test_images_copy_existing_files_and_do_not_run_as_root(file):
     text = file.read_text()
     allowed = (ROOT / ".dockerignore").read_text()
     for sources in re.findall(r"^COPY (?!--from)(.+) \S+$", text, re.M):
@@ -63,19 +63,19 @@ def test_the_jobs_environment_is_the_same_in_both_images():
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda f: f.name)
-def test_images_of_jobs_install_the_library_and_the_services_image_does_not(file):
+def test_only_images_with_jobs_install_the_library(file):
     text = file.read_text()
     is_service = file.suffix == ".service"
     assert ("COPY blockfactor " in text) is not is_service
     assert ("--editable . --editable ./blockfactor" in text) is not is_service
 
 
-def test_the_servers_driver_is_airflows():
+def test_server_requirements_have_the_versions_of_airflow():
     pinned = [line for line in (DOCKER / "requirements-server.txt").read_text().splitlines() if "==" in line]
     assert set(pinned) <= set((ROOT / "requirements" / "airflow.txt").read_text().splitlines())
 
 
-def test_the_services_image_is_small_and_its_versions_are_the_jobs():
+def test_the_service_image_has_no_heavy_library_and_the_versions_of_the_jobs():
     pinned = set((ROOT / "requirements" / "service.txt").read_text().split())
     assert pinned <= set((ROOT / "requirements" / "jobs.txt").read_text().split())
     names = {line.partition("==")[0] for line in pinned}
@@ -83,7 +83,7 @@ def test_the_services_image_is_small_and_its_versions_are_the_jobs():
     assert "openjdk" not in (DOCKER / "Dockerfile.service").read_text()
 
 
-def test_a_store_of_its_own_is_started_by_its_profile_alone():
+def test_optional_stores_start_only_with_their_profile():
     services = COMPOSE["services"]
     assert {name: service["profiles"] for name, service in services.items() if "profiles" in service} == {
         "redis": ["redis"],
@@ -94,7 +94,7 @@ def test_a_store_of_its_own_is_started_by_its_profile_alone():
         assert "stores" in services[name]["networks"]
 
 
-def test_settings_in_the_environment_are_settings():
+def test_environment_variables_are_existing_settings():
     from jobs.settings.settings import Settings
 
     environment = COMPOSE["x-airflow"]["environment"]

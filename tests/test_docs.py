@@ -17,7 +17,7 @@ def test_a_generated_page_is_current(name):
     assert page.read_text() == reference.PAGES[name](), f"docs/{name} is stale: run `make reference`"
 
 
-def test_setup_changelog_and_citation_name_the_same_version():
+def test_setup_changelog_and_citation_have_the_same_version():
     newest = re.search(
         r"^## \[(\d+\.\d+\.\d+)\] - \d{4}-\d{2}-\d{2}$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE
     )
@@ -30,11 +30,11 @@ def test_no_page_of_the_repository_has_a_dead_link():
     assert check_site.markdown_faults(ROOT) == []
 
 
-def test_the_readme_fits_on_a_few_screens():
+def test_the_readme_has_at_most_150_lines():
     assert len((ROOT / "README.md").read_text().splitlines()) <= 150
 
 
-def test_a_site_that_loads_from_elsewhere_or_refers_to_nothing_is_reported(tmp_path):
+def test_external_files_and_dead_links_of_a_site_are_reported(tmp_path):
     (tmp_path / "index.html").write_text(
         '<link rel="stylesheet" href="https://example.org/a.css"><img src="gone.png"><a href="here.html#x">x</a>'
         '<link rel="canonical" href="https://example.org/"><a href="https://example.org/">out</a>'

@@ -15,7 +15,7 @@ LIBRARY = tomllib.loads((ROOT / "blockfactor" / "pyproject.toml").read_text())["
 
 @pytest.fixture(scope="module")
 def product():
-    """The arguments of the product's `setup` call."""
+    """Return the arguments of the product's `setup` call."""
     import setuptools
 
     with pytest.MonkeyPatch.context() as patch:
@@ -26,13 +26,13 @@ def product():
         return arguments
 
 
-def test_the_product_contains_its_rooms_and_not_the_library(product):
+def test_the_product_contains_its_packages_but_not_the_library(product):
     assert {name.split(".")[0] for name in product["packages"]} == {"contracts", "models", "jobs", "serving"}
-    for room in ("contracts", "models", "jobs", "serving"):
-        packages = {".".join(file.parent.relative_to(ROOT).parts) for file in (ROOT / room).rglob("__init__.py")}
-        assert packages <= set(product["packages"])
-        assert "py.typed" in product["package_data"][room]
-        assert (ROOT / room / "py.typed").is_file()
+    for package in ("contracts", "models", "jobs", "serving"):
+        expected = {".".join(file.parent.relative_to(ROOT).parts) for file in (ROOT / package).rglob("__init__.py")}
+        assert expected <= set(product["packages"])
+        assert "py.typed" in product["package_data"][package]
+        assert (ROOT / package / "py.typed").is_file()
 
 
 def test_extras_are_the_requirements_and_jobs_need_the_library(product):
@@ -52,11 +52,11 @@ def test_the_distributions_have_different_names_one_licence_and_a_readme(product
     assert (ROOT / "blockfactor" / "py.typed").is_file()
 
 
-def test_the_librarys_version_is_the_packages():
+def test_the_version_of_the_library_equals_its_distribution():
     assert blockfactor.__version__ == LIBRARY["version"]
 
 
-def test_the_library_requires_what_it_imports():
+def test_library_requirements_equal_its_imports():
     from tests.test_rooms import FILES, libraries
 
     imported = set().union(*(libraries(file) for file in FILES if file.parent == ROOT / "blockfactor"))

@@ -1,4 +1,4 @@
-"""The import rules: directions between rooms, order inside jobs and serving, no cycles, rooms of heavy libraries."""
+"""The import rules: directions between packages, order inside jobs and serving, no cycles, uses of heavy libraries."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-ROOMS = ("contracts", "blockfactor", "models", "jobs", "serving", "dags")
+PACKAGES = ("contracts", "blockfactor", "models", "jobs", "serving", "dags")
 MAY_IMPORT = {
     "contracts": {"contracts"},
     "blockfactor": {"blockfactor"},
@@ -54,7 +54,7 @@ ONLY_IN = {
     "mlflow": ("jobs/tracking/", "jobs/release/"),
     "great_expectations": ("jobs/quality/check.py",),
 }
-FILES = sorted(file for room in ROOMS for file in (ROOT / room).rglob("*.py"))
+FILES = sorted(file for package in PACKAGES for file in (ROOT / package).rglob("*.py"))
 
 
 def module_of(file: Path) -> str:
@@ -70,7 +70,7 @@ def tree(file: Path) -> ast.Module:
 
 
 def run_time_nodes(node: ast.AST) -> Iterator[ast.AST]:
-    """Every node below this one, without the bodies of `if TYPE_CHECKING:`."""
+    """Yield every node below this one, without the bodies of `if TYPE_CHECKING:`."""
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.If) and isinstance(child.test, ast.Name) and child.test.id == "TYPE_CHECKING":
             for other in child.orelse:
@@ -81,7 +81,7 @@ def run_time_nodes(node: ast.AST) -> Iterator[ast.AST]:
 
 
 def libraries(file: Path) -> set[str]:
-    """The top-level names of everything that a file imports, also for type checking only."""
+    """Return the top-level names of everything that a file imports, including imports for type checking."""
     names = set()
     for node in ast.walk(tree(file)):
         if isinstance(node, ast.Import):
@@ -93,7 +93,7 @@ def libraries(file: Path) -> set[str]:
 
 @cache
 def imported_modules(file: Path) -> frozenset[str]:
-    """Our modules that a file imports when it runs, at its top or inside functions."""
+    """Return the project's modules that a file imports at run time, at its top or inside functions."""
     modules = set()
     for node in run_time_nodes(tree(file)):
         if isinstance(node, ast.Import):
@@ -108,16 +108,16 @@ def imported_modules(file: Path) -> frozenset[str]:
 
 
 def level_of(module: str) -> tuple[int, str] | None:
-    """The level of a module's part in its room, and the part; None for a module without a place."""
-    room, _, rest = module.partition(".")
+    """Return the level of a module's part in its package, and the part; None for a module outside the order."""
+    package, _, rest = module.partition(".")
     part = rest.partition(".")[0]
-    if room not in ORDER or not part:
+    if package not in ORDER or not part:
         return None
-    return next(((level, part) for level, parts in enumerate(ORDER[room]) if part in parts), None)
+    return next(((level, part) for level, parts in enumerate(ORDER[package]) if part in parts), None)
 
 
 def imports_upward(file: Path) -> set[str]:
-    """Modules of the same room that a file imports although they are not below its part."""
+    """Return modules of the same package that a file imports although they are not below its part."""
     module = module_of(file)
     place = level_of(module)
     if place is None:
@@ -132,7 +132,7 @@ def imports_upward(file: Path) -> set[str]:
 
 
 def cycles() -> list[set[str]]:
-    """The groups of modules that import each other in a circle (strongly connected components, Tarjan 1972)."""
+    """Return the groups of modules that import each other (strongly connected components, Tarjan 1972)."""
     index: dict[str, int] = {}
     low: dict[str, int] = {}
     stack: list[str] = []
@@ -160,29 +160,31 @@ def cycles() -> list[set[str]]:
     return groups
 
 
-def test_every_room_has_files():
-    assert {file.relative_to(ROOT).parts[0] for file in FILES} == set(ROOMS)
+def test_every_package_has_files():
+    assert {file.relative_to(ROOT).parts[0] for file in FILES} == set(PACKAGES)
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(ROOT)))
-def test_a_room_imports_only_the_rooms_that_it_may(file):
-    room = file.relative_to(ROOT).parts[0]
-    siblings = {other.stem for other in (ROOT / "dags").glob("*.py")} if room == "dags" else set()
-    assert (libraries(file) & set(ROOMS)) - MAY_IMPORT[room] - siblings == set()
+def test_a_package_imports_only_allowed_packages(file):
+    package = file.relative_to(ROOT).parts[0]
+    siblings = {other.stem for other in (ROOT / "dags").glob("*.py")} if package == "dags" else set()
+    assert (libraries(file) & set(PACKAGES)) - MAY_IMPORT[package] - siblings == set()
 
 
-@pytest.mark.parametrize("room", ORDER)
-def test_every_part_of_a_room_has_a_place_in_the_order(room):
-    parts = {path.stem for path in (ROOT / room).iterdir() if path.suffix == ".py" or (path / "__init__.py").is_file()}
-    assert parts - {"__init__"} == {part for parts in ORDER[room] for part in parts}
+@pytest.mark.parametrize("package", ORDER)
+def test_every_part_of_a_package_is_in_the_order(package):
+    parts = {
+        path.stem for path in (ROOT / package).iterdir() if path.suffix == ".py" or (path / "__init__.py").is_file()
+    }
+    assert parts - {"__init__"} == {part for parts in ORDER[package] for part in parts}
 
 
 @pytest.mark.parametrize("file", [file for file in FILES if level_of(module_of(file))], ids=lambda f: module_of(f))
-def test_imports_inside_a_room_point_downward(file):
+def test_imports_inside_a_package_point_downward(file):
     assert imports_upward(file) == set()
 
 
-def test_no_modules_import_each_other_in_a_circle():
+def test_there_are_no_import_cycles():
     assert cycles() == []
 
 
@@ -200,7 +202,7 @@ def test_the_service_does_not_import_the_library():
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(ROOT)))
-def test_heavy_libraries_stay_in_their_rooms(file):
+def test_heavy_libraries_are_imported_only_where_allowed(file):
     name = str(file.relative_to(ROOT))
     misplaced = {
         library for library, homes in ONLY_IN.items() if library in libraries(file) and not name.startswith(homes)
@@ -210,7 +212,7 @@ def test_heavy_libraries_stay_in_their_rooms(file):
 
 @pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(ROOT)))
 def test_nothing_is_stored_as_pickle(file):
-    """The worker pool may pickle calls to processes of its own run, which share a key; it stores nothing."""
+    """The worker pool may pickle calls to its own processes, which share a key. It stores nothing."""
     source = file.read_text()
     is_worker_pool = file == ROOT / "blockfactor" / "worker_pool.py"
     assert is_worker_pool or not libraries(file) & {"pickle", "cloudpickle", "joblib", "dill", "shelve"}
@@ -218,7 +220,7 @@ def test_nothing_is_stored_as_pickle(file):
     assert "torch.save(" not in source
 
 
-@pytest.mark.parametrize("room", ["contracts", "blockfactor", "models", "jobs", "serving"])
-def test_the_code_under_test_is_this_checkout(room):
-    module = __import__(room)
-    assert Path(module.__file__).resolve().parent == ROOT / room
+@pytest.mark.parametrize("package", ["contracts", "blockfactor", "models", "jobs", "serving"])
+def test_the_code_under_test_is_this_checkout(package):
+    module = __import__(package)
+    assert Path(module.__file__).resolve().parent == ROOT / package

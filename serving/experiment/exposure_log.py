@@ -1,9 +1,8 @@
 """The exposure log: one JSON line for each list that an experiment made, in one file per day and process.
 
-It is separate from the service's log, because it contains pseudonyms, and first-day signals where the settings
-enable them. Its folder is the input of `overture ab-ingest`. A killed process or a full disk leaves at most one incomplete line, which
-the
-ingestion counts.
+It is separate from the service's log, because it contains pseudonyms, and first-day signals where the settings enable
+them. Its folder is the input of `overture ab-ingest`. A killed process or a full disk leaves at most one incomplete
+line, which the ingestion counts.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""ALS on Spark: the result does not depend on the number of blocks, the loss is correct, bad input is refused."""
+"""ALS on Spark: the result does not depend on the number of blocks, the loss is correct, invalid input raises."""
 
 from dataclasses import replace
 
@@ -38,7 +38,7 @@ def test_training_stops_when_the_loss_falls_by_less_than_the_tolerance(spark, tm
     assert len(fit(spark, ratings(), 2, tmp_path / "a", parameters)[2]) == 2
 
 
-def test_a_rank_above_the_matrix_is_refused(spark, tmp_path):
+def test_a_rank_above_the_matrix_raises(spark, tmp_path):
     with pytest.raises(
         InvalidParameterError, match=r"^d: 8 factors of a matrix of 5 users by 40 items; allowed are 1 to 5"
     ):
@@ -81,7 +81,7 @@ def test_the_start_from_main_directions_gives_a_lower_loss_than_noise(spark, tmp
         ("tolerance", float("nan"), "at least 0"),
     ],
 )
-def test_a_parameter_out_of_range_is_named_in_the_error(field, value, message):
+def test_a_parameter_out_of_range_raises(field, value, message):
     with pytest.raises(InvalidParameterError, match=rf"^{field}: must be {message}"):
         AlsParameters(**{field: value})
 

@@ -49,7 +49,7 @@ def item_side(ratings, x, y, residual, steps, exponent=0.0):
 
 
 def exact_solution(matrix, factors, exponent=0.0):
-    """Each row's exact solution, dense, float64."""
+    """Return the exact solution of each row, dense, as float64."""
     dense = matrix.toarray().astype(np.float64)
     factors = factors.astype(np.float64)
     rows = []
@@ -92,19 +92,19 @@ def test_the_loss_computed_by_the_steps_matches_its_definition(exponent):
     assert losses == sorted(losses, reverse=True)
 
 
-def test_the_loss_matches_implicits():
+def test_the_loss_matches_the_implicit_library():
     implicit = pytest.importorskip("implicit.cpu._als")
     ratings, matrix = small_ratings()
     rng = np.random.default_rng(4)
     x, y = rng.random((40, 6), np.float32), rng.random((25, 6), np.float32)
     counts = matrix.copy()
     counts.data = 1 + ALPHA * counts.data
-    ours = als_kernels.loss(ratings, x, y, ALPHA, RIDGE) / (counts.sum() + 40 * 25 - matrix.nnz)
-    theirs = implicit.calculate_loss(counts, x, y, RIDGE, num_threads=1)
-    assert ours == pytest.approx(theirs, rel=1e-4)
+    loss = als_kernels.loss(ratings, x, y, ALPHA, RIDGE) / (counts.sum() + 40 * 25 - matrix.nnz)
+    implicit_loss = implicit.calculate_loss(counts, x, y, RIDGE, num_threads=1)
+    assert loss == pytest.approx(implicit_loss, rel=1e-4)
 
 
-def test_the_loss_is_as_low_as_implicits_after_equal_iterations():
+def test_the_loss_is_as_low_as_with_implicit_after_equal_iterations():
     library = pytest.importorskip("implicit.cpu.als")
     ratings, matrix = small_ratings(200, 80, seed=2, share=0.1)
     weighted = matrix.copy()
@@ -115,8 +115,8 @@ def test_the_loss_is_as_low_as_implicits_after_equal_iterations():
     for _ in range(15):
         _, residual = solve_all(ratings, x, y, 3)
         item_side(ratings, x, y, residual, 3)
-    theirs = als_kernels.loss(ratings, peer.user_factors, peer.item_factors, ALPHA, RIDGE)
-    assert als_kernels.loss(ratings, x, y, ALPHA, RIDGE) < 1.005 * theirs
+    implicit_loss = als_kernels.loss(ratings, peer.user_factors, peer.item_factors, ALPHA, RIDGE)
+    assert als_kernels.loss(ratings, x, y, ALPHA, RIDGE) < 1.005 * implicit_loss
 
 
 def test_a_user_without_entries_is_zero_and_changes_no_other_user():
@@ -166,6 +166,6 @@ def test_fold_in_without_a_track_is_zero():
         ([1, 2], [1.0], "all three must agree"),
     ],
 )
-def test_invalid_input_is_named_in_the_error(items, affinities, message):
+def test_invalid_input_raises(items, affinities, message):
     with pytest.raises(ValueError, match=message):
         als_kernels.fold_in(np.array(items), np.array(affinities), np.ones((25, 3), np.float32), ALPHA, RIDGE)

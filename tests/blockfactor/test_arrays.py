@@ -1,4 +1,4 @@
-"""The check of input matrices and the normalisation of rows."""
+"""Test the validation of input matrices and the normalisation of rows."""
 
 import numpy as np
 import pytest
@@ -23,7 +23,7 @@ def test_a_matrix_becomes_contiguous_float32():
         ([[1.0], [1e30]], "x: row 1 .* too large to square"),
     ],
 )
-def test_an_invalid_matrix_is_named_in_the_error(x, message):
+def test_an_invalid_matrix_raises(x, message):
     with pytest.raises(ValueError, match=message) as raised:
         checked_matrix("x", x)
     assert isinstance(raised.value, BlockfactorError)

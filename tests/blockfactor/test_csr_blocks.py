@@ -21,7 +21,7 @@ from tests.helpers.small_tables import frame, ratings
         ((59, 1, 1.0), r"entry \(row 59, column 1\) occurs twice"),
     ],
 )
-def test_an_invalid_entry_is_named_in_the_error(spark, tmp_path, entry, message):
+def test_an_invalid_entry_raises(spark, tmp_path, entry, message):
     good = [(59, 1, 1.0), (0, 39, 2.0)]
     data = spark.createDataFrame([*good, entry], "row int, column int, value float")
     with pytest.raises(InvalidDataError, match=message):

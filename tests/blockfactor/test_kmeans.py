@@ -22,7 +22,7 @@ def blobs(n_blobs: int, each: int, d: int = 8, seed: int = 0) -> tuple[np.ndarra
 
 
 def continuum(n: int, d: int, seed: int = 0) -> np.ndarray:
-    """Unit vectors of users between a few of many tastes, some of them common: no clear clusters."""
+    """Return unit vectors, each a noisy mixture of three of 80 tastes. They form no clear clusters."""
     rng = np.random.default_rng(seed)
     tastes = rng.standard_normal((80, d))
     liked = rng.choice(80, (n, 3), p=1 / np.arange(1, 81) / np.sum(1 / np.arange(1, 81)))
@@ -30,7 +30,7 @@ def continuum(n: int, d: int, seed: int = 0) -> np.ndarray:
     return (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32)
 
 
-def test_well_separated_blobs_are_found() -> None:
+def test_clusters_equal_well_separated_blobs() -> None:
     x, truth = blobs(12, 90)
     result = kmeans(x, 12, seed=3, n_init=5)
     pairs = set(zip(truth.tolist(), result.labels.tolist(), strict=True))
@@ -39,7 +39,7 @@ def test_well_separated_blobs_are_found() -> None:
     assert result.centroids.dtype == np.float32
 
 
-def test_centroids_are_the_plain_means_and_inertia_is_their_error() -> None:
+def test_centroids_are_cluster_means_and_inertia_is_the_squared_error() -> None:
     x, _ = blobs(5, 200, seed=1)
     result = kmeans(x, 40, seed=0, max_iter=4)
     assert np.bincount(result.labels, minlength=40).min() > 0
@@ -67,12 +67,12 @@ def test_converged_labels_are_the_nearest_centroids(monkeypatch) -> None:
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_as_good_as_scikit_learn(seed: int) -> None:
+def test_inertia_is_as_low_as_with_scikit_learn(seed: int) -> None:
     x = continuum(6000, 32, seed)
-    ours = kmeans(x, 150, seed=seed)
-    theirs = Reference(150, random_state=seed).fit(x)
-    assert ours.inertia < 1.002 * theirs.inertia_
-    assert np.bincount(ours.labels, minlength=150).min() > 0
+    result = kmeans(x, 150, seed=seed)
+    reference = Reference(150, random_state=seed).fit(x)
+    assert result.inertia < 1.002 * reference.inertia_
+    assert np.bincount(result.labels, minlength=150).min() > 0
 
 
 def test_swaps_lower_the_inertia(monkeypatch) -> None:
@@ -83,7 +83,7 @@ def test_swaps_lower_the_inertia(monkeypatch) -> None:
 
 
 def test_a_swap_by_hand() -> None:
-    # Two centroids share one heap, one has two heaps far apart; a fourth cluster does not change.
+    # Two centroids share one group of points. A third has two distant groups. The fourth cluster does not change.
     x = np.array([[0.0], [0.2], [0.1], [0.3], [10], [11], [20], [21], [60], [61]], np.float32)
     labels = np.array([0, 0, 1, 1, 2, 2, 2, 2, 3, 3], np.int32)
     centroids = np.array([[0.1], [0.2], [15.5], [60.5]], np.float32)
@@ -95,7 +95,7 @@ def test_a_swap_by_hand() -> None:
         assert not module._swap(x, labels, centroids, saved, 1000.0, pool)
 
 
-def test_a_large_input_starts_from_a_quarter(monkeypatch) -> None:
+def test_a_large_input_is_first_clustered_on_samples(monkeypatch) -> None:
     sizes = []
     lloyd = module._lloyd
 
@@ -123,7 +123,7 @@ def test_the_result_does_not_depend_on_the_number_of_threads(monkeypatch) -> Non
     np.testing.assert_array_equal(one.labels, two.labels)
 
 
-def test_many_duplicates_leave_no_cluster_empty() -> None:
+def test_no_cluster_is_empty_with_many_duplicates() -> None:
     rng = np.random.default_rng(0)
     x = rng.standard_normal((40, 8)).astype(np.float32)[np.minimum(rng.geometric(0.2, 5000), 39)]
     result = kmeans(x, 60, seed=0)
@@ -132,8 +132,8 @@ def test_many_duplicates_leave_no_cluster_empty() -> None:
 
 
 def test_seeds_follow_the_distribution_of_k_means_plus_plus() -> None:
-    # Squared distances from 0 are 1, 100 and 100: after the seed 0 comes 1 once in 201 times.
-    # Two vectors are at 10; after one of them the other has D² = 0 and is never drawn.
+    # Squared distances from 0 are 1, 100 and 100: the probability of seed 1 after seed 0 is 1 / 201.
+    # Two vectors are equal (10): after one of them is drawn, the other has D² = 0 and is never drawn.
     x = np.array([[0.0], [1], [10], [10]], np.float32)
     square = np.square(x[:, 0])
     counts = {1.0: 0, 10.0: 0}
@@ -147,7 +147,7 @@ def test_seeds_follow_the_distribution_of_k_means_plus_plus() -> None:
         assert sorted(module._seeds(x, square, 3, np.random.default_rng(seed))[:, 0].tolist()) == [0, 1, 10]
 
 
-def test_batched_seeds_are_as_good_as_one_at_a_time(monkeypatch) -> None:
+def test_batched_seeding_has_an_error_close_to_sequential_seeding(monkeypatch) -> None:
     x, _ = blobs(60, 20, d=16)
     square = np.vecdot(x, x)
 
@@ -160,7 +160,7 @@ def test_batched_seeds_are_as_good_as_one_at_a_time(monkeypatch) -> None:
     assert batched == pytest.approx(mean_error(), rel=0.3)  # without thinning: five times as large
 
 
-def test_same_seed_same_bits_other_seed_other_start() -> None:
+def test_equal_seeds_give_equal_bits_and_other_seeds_differ() -> None:
     x, _ = blobs(4, 100)
     first, second = kmeans(x, 30, seed=5, n_init=2), kmeans(x, 30, seed=5, n_init=2)
     np.testing.assert_array_equal(first.centroids, second.centroids)
@@ -169,7 +169,7 @@ def test_same_seed_same_bits_other_seed_other_start() -> None:
     assert (kmeans(x, 30, seed=6).centroids != first.centroids).any()
 
 
-def test_more_starts_are_never_worse() -> None:
+def test_more_starts_never_increase_the_inertia() -> None:
     x, _ = blobs(20, 30)
     values = [kmeans(x, 25, seed=1, n_init=n).inertia for n in (1, 3, 6)]
     assert values == sorted(values, reverse=True)
@@ -184,7 +184,7 @@ def test_no_cluster_is_empty_if_vectors_are_equal(distinct: int) -> None:
     assert result.inertia == pytest.approx(0, abs=1e-6)
 
 
-def test_an_empty_cluster_takes_the_farthest_vector_of_a_larger_cluster() -> None:
+def test_an_empty_cluster_receives_the_farthest_vector_of_a_larger_cluster() -> None:
     labels = np.array([0, 0, 0, 2], np.int32)
     module._fill_empty(labels, np.array([1.0, 5, 2, 9], np.float32), 3)  # vector 3 is the last of its cluster
     assert labels.tolist() == [0, 1, 0, 2]
@@ -206,6 +206,6 @@ def test_as_many_clusters_as_vectors_and_one_cluster() -> None:
         (lambda: kmeans(np.ones(3), 1), "must be a matrix"),
     ],
 )
-def test_invalid_input_is_refused(call, message: str) -> None:
+def test_invalid_input_raises(call, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call()

@@ -1,4 +1,4 @@
-"""The example of the library's README runs and prints what its text states."""
+"""Test that the example of the library's README runs and gives the documented result."""
 
 import re
 from pathlib import Path

@@ -16,7 +16,7 @@ PARAMETERS = SvdParameters(d=10, oversampling=20, power_iterations=2)
 
 
 def decaying(m, n, seed=0):
-    """A sparse matrix whose singular values fall off, as those of PMI do."""
+    """Return a sparse matrix whose singular values decrease, as those of a PMI matrix do."""
     rng = np.random.default_rng(seed)
     x = sp.random(m, n, 0.3, "csr", rng=rng)
     scale = [sp.diags(np.geomspace(1, 1e-3, k)) for k in (m, n)]
@@ -79,12 +79,12 @@ def test_permuting_the_rows_does_not_change_the_result(spark, tmp_path):
     np.testing.assert_allclose(v[:, :3], v2[:, :3], atol=1e-2)
 
 
-def test_a_rank_above_the_matrix_is_refused(spark, tmp_path):
+def test_a_rank_above_the_matrix_raises(spark, tmp_path):
     with pytest.raises(InvalidParameterError, match=r"^d: rank 10 of a matrix of 30 x 8; allowed are 1 to 8"):
         factorise(spark, decaying(30, 8), 1, tmp_path / "a")
 
 
-def test_a_transpose_of_another_shape_is_refused(spark, tmp_path):
+def test_a_transpose_of_another_shape_raises(spark, tmp_path):
     x = decaying(30, 20)
     a = csr_blocks.pack(frame(spark, x), "a", x.shape, 1, tmp_path)
     with pytest.raises(InvalidParameterError, match=r"^transposed: 30 x 20 .* is not the transpose of 30 x 20"):
@@ -92,6 +92,6 @@ def test_a_transpose_of_another_shape_is_refused(spark, tmp_path):
 
 
 @pytest.mark.parametrize(("field", "value"), [("d", 0), ("oversampling", 0), ("power_iterations", -1)])
-def test_a_parameter_out_of_range_is_named_in_the_error(field, value):
+def test_a_parameter_out_of_range_raises(field, value):
     with pytest.raises(InvalidParameterError, match=rf"^{field}: must be at least"):
         SvdParameters(**{field: value})

@@ -17,7 +17,7 @@ def test_multiply_equals_scipy():
 
 
 @pytest.mark.parametrize("heights", [[50], [20, 30], [3, 40, 7], [5, 0, 45]])
-def test_stacked_qr_is_qr_even_when_badly_conditioned(heights):
+def test_stacked_qr_is_accurate_for_ill_conditioned_matrices(heights):
     rng = np.random.default_rng(1)
     x = rng.standard_normal((50, 8)) @ np.diag(10.0 ** -np.arange(0, 16, 2)) @ rng.standard_normal((8, 8))
     parts = [svd_kernels.thin_qr(part) for part in np.split(x, np.cumsum(heights)[:-1])]
@@ -37,7 +37,7 @@ def test_small_svd_gives_the_triplets_of_the_matrix():
     np.testing.assert_allclose((q @ small.left) * small.values @ (q2 @ small.right).T, a, atol=1e-10)
 
 
-def test_signs_make_the_largest_entry_positive_whatever_the_blocks():
+def test_signs_make_the_largest_entry_positive_for_any_blocks():
     x = np.array([[1.0, -2.0, 0.0], [-3.0, 1.0, 0.0], [2.0, 2.0, 0.0]])
     for cuts in ([], [1], [1, 2]):
         np.testing.assert_array_equal(
@@ -45,7 +45,7 @@ def test_signs_make_the_largest_entry_positive_whatever_the_blocks():
         )
 
 
-def test_embed_scales_and_normalises_and_leaves_zero_rows():
+def test_embed_scales_and_normalises_rows_and_keeps_zero_rows():
     u, values = np.array([[0.6, 0.8], [0.0, 0.0]]), np.array([4.0, 1.0])
     length = np.hypot(1.2, 0.8)
     np.testing.assert_allclose(svd_kernels.embed(u, values, 0.5), [[1.2 / length, 0.8 / length], [0, 0]])

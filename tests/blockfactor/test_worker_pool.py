@@ -1,4 +1,4 @@
-"""The worker pool: order of results, errors, authentication, and the death of a worker."""
+"""The worker pool: order of results, errors, authentication, and a worker process that exits."""
 
 import os
 import sys
@@ -25,7 +25,7 @@ def fail(x):
     raise InvalidDataError(f"item {x} is invalid")
 
 
-def die_once(marker, x):
+def exit_once(marker, x):
     if x == 2 and not os.path.exists(marker):
         open(marker, "w").close()
         os._exit(9)
@@ -68,10 +68,10 @@ def test_a_client_without_the_key_receives_no_call(spark):
         assert [value for value, _ in workers.map(square, range(5))] == [0, 1, 4, 9, 16]
 
 
-def test_in_local_mode_a_dead_worker_raises_an_error(spark, tmp_path):
+def test_in_local_mode_an_exited_worker_raises(spark, tmp_path):
     with (
         pytest.raises(WorkerPoolError, match="the Spark job that runs the workers ended"),
         worker_pool(spark, 1) as workers,
     ):
-        workers.map(partial(die_once, str(tmp_path / "died")), range(4))
+        workers.map(partial(exit_once, str(tmp_path / "exited")), range(4))
     assert spark.range(10).count() == 10

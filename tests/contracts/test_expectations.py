@@ -1,4 +1,4 @@
-"""Expectations: each check of a contract becomes one, and wrong checks are refused."""
+"""Expectations: each check of a contract becomes one, and invalid checks raise."""
 
 import pytest
 
@@ -13,7 +13,7 @@ def contract(columns=(A,), partition=(), fail=(), warn=()):
     return Contract("t", 1, "o", "about", ("a",), partition, {c.name: c for c in columns}, list(fail), list(warn))
 
 
-def of(items, measure):
+def expectation_of(items, measure):
     return next(e for e in items if e.measure == measure)
 
 
@@ -34,13 +34,13 @@ def test_every_contract_becomes_a_suite(table):
         assert any(e.rule == next(iter(check)) and e.severity == severity for e in items)
 
 
-def test_countries_are_the_assigned_ones():
+def test_countries_are_the_assigned_iso_codes():
     assert len(set(COUNTRIES)) == 249
     assert {"FR", "GB", "XK"} & set(COUNTRIES) == {"FR", "GB"}
 
 
-def test_the_range_of_a_column_in_words_and_in_sql():
-    age = of(expectations(contracts.load("users")), "age range")
+def test_the_range_of_a_column_as_text_and_as_sql():
+    age = expectation_of(expectations(contracts.load("users")), "age range")
     assert age.violation == "`age` < 5 OR `age` > 120"
     assert (age.text, age.severity, age.column) == ("is 5 to 120 years", "fail", "age")
     assert age.kwargs == {"column": "age range", "min_value": 0, "max_value": 0}
@@ -48,14 +48,14 @@ def test_the_range_of_a_column_in_words_and_in_sql():
 
 def test_values_are_quoted():
     items = expectations(contract([Column("a", "string", "never", values=("it's", "b"))]))
-    assert of(items, "a values").violation == "`a` NOT IN ('it''s', 'b')"
+    assert expectation_of(items, "a values").violation == "`a` NOT IN ('it''s', 'b')"
 
 
 def test_numbers_and_lists_of_numbers_must_be_finite():
     items = expectations(contract([Column("a", "double", "never"), Column("v", "list<float>", "never")]))
-    assert "isnan" in of(items, "a finite").violation
-    assert "isnan" in of(items, "v elements").violation
-    assert of(items, "v width").violation is None
+    assert "isnan" in expectation_of(items, "a finite").violation
+    assert "isnan" in expectation_of(items, "v elements").violation
+    assert expectation_of(items, "v width").violation is None
 
 
 @pytest.mark.parametrize(
@@ -67,12 +67,12 @@ def test_numbers_and_lists_of_numbers_must_be_finite():
         ({"pairs": {"a": ["x"]}}, "check 'pairs': wrong parameters"),
     ],
 )
-def test_a_wrong_check_is_refused(check, message):
+def test_an_invalid_check_raises(check, message):
     with pytest.raises(ValueError, match=f"t.yaml: .*{message}"):
         expectations(contract(fail=[check]))
 
 
-def test_a_check_that_is_declared_twice_is_refused():
+def test_a_check_that_is_declared_twice_raises():
     with pytest.raises(ValueError, match=r"checks are declared twice: \['rows'\]"):
         expectations(contract(fail=[{"rows": {"min": 1}}, {"rows": {"min": 2}}]))
 

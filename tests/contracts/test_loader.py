@@ -1,4 +1,4 @@
-"""The loader of contracts: all files load, and a wrong file is refused."""
+"""The loader of contracts: all files load, and an invalid file raises."""
 
 import pyarrow as pa
 import pytest
@@ -30,7 +30,7 @@ def test_schema_follows_the_declared_order_and_nulls():
     assert schema.field("age").nullable
 
 
-def test_unknown_table_is_refused_with_the_known_ones():
+def test_an_unknown_table_raises_with_the_known_ones():
     with pytest.raises(ValueError, match=r"'listens' has no contract; known tables: .*users"):
         contracts.load("listens")
 
@@ -59,7 +59,7 @@ checks: {fail: [], warn: []}
         ("table: thing", "table: other", "field 'table' is 'other'"),
     ],
 )
-def test_a_wrong_file_is_refused_by_field(tmp_path, monkeypatch, old, new, message):
+def test_an_invalid_file_raises_with_the_field(tmp_path, monkeypatch, old, new, message):
     monkeypatch.setattr(loader, "FOLDER", tmp_path)
     file = tmp_path / "thing.yaml"
     file.write_text(GOOD)

@@ -35,7 +35,7 @@ os.environ |= {
 }
 sys.path.insert(0, str(DAGS))
 
-# Writes its arguments to calls.txt. Exits with the code in the file that is named after its first words, else 0.
+# Appends its arguments to calls.txt. The exit code is read from the file named after its first words; default 0.
 RECORDER = """#!/usr/bin/env bash
 echo "$*" >> "{folder}/calls.txt"
 echo "noise on stderr" >&2
@@ -49,8 +49,8 @@ exit "$code"
 """
 
 
-def fresh(dag: Any) -> Any:
-    """Return a copy of a DAG with its own parameters, because parameters store the last value that they were given."""
+def copy_dag(dag: Any) -> Any:
+    """Return a copy of a DAG with its own parameters, because parameters store their last value."""
     copied = deepcopy(dag)
     for owner in (copied, *copied.tasks):
         owner.params = deepcopy(owner.params)
@@ -98,7 +98,7 @@ def bag():
 
 @pytest.fixture(scope="session")
 def database(bag):
-    """Airflow's database with the DAGs."""
+    """Create Airflow's database and store the DAGs in it."""
     from airflow.dag_processing.bundles.manager import DagBundlesManager
     from airflow.dag_processing.dagbag import sync_bag_to_db
     from airflow.utils import db
@@ -121,7 +121,7 @@ def render(bag) -> Callable[..., dict[str, str]]:
         conf: dict[str, Any] | None = None,
         approved: dict[str, Any] | None = None,
     ) -> dict[str, str]:
-        dag = fresh(bag.dags[dag_id])
+        dag = copy_dag(bag.dags[dag_id])
 
         class TaskInstance:
             """The part of a task instance that the templates use."""

@@ -80,7 +80,7 @@ def test_a_manual_run_passes_its_own_day_to_the_command(render, hour):
     assert render("cold_start_weekly", monday=wednesday)["begin"] == "overture begin --week 2026-11-18"
 
 
-def test_the_schedule_fires_on_the_monday_that_names_the_week(bag, render):
+def test_the_schedule_fires_on_the_monday_of_the_week(bag, render):
     import pendulum
     from airflow.serialization.serialized_objects import DagSerialization
     from airflow.timetables.base import DataInterval, TimeRestriction

@@ -93,7 +93,7 @@ def test_a_pipeline_of_several_tasks_ends_in_complete(dag):
     assert [task.task_id for task in dag.roots] == [first]
 
 
-def test_an_undefined_template_variable_is_an_error(dag):
+def test_an_undefined_template_variable_raises(dag):
     from jinja2 import StrictUndefined
 
     assert dag.template_undefined is StrictUndefined

@@ -6,14 +6,14 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from tests.dags.conftest import fresh
+from tests.dags.conftest import copy_dag
 
 pytestmark = pytest.mark.usefixtures("database")
 MONDAY = datetime(2026, 11, 16, tzinfo=UTC)
 
 
 def states(run):
-    """task id -> state."""
+    """Return task id -> state."""
     return {ti.task_id: str(ti.state) for ti in run.get_task_instances()}
 
 
@@ -41,7 +41,7 @@ def one_task(bag):
 
 @pytest.fixture
 def weekly(bag):
-    return fresh(bag.dags["cold_start_weekly"])
+    return copy_dag(bag.dags["cold_start_weekly"])
 
 
 @pytest.mark.parametrize(("code", "tries"), [(0, 1), (1, 3), (2, 1), (3, 1), (127, 3)])
@@ -96,7 +96,7 @@ def test_a_failed_gate_fails_the_run_and_does_not_promote(weekly, overture):
 
 def test_invalid_data_stops_the_run_before_later_tasks(bag, overture):
     overture.exit_with("check users", 3)
-    run = fresh(bag.dags["backtest"]).test(logical_date=None, run_conf={"week": "2026-09-07"})
+    run = copy_dag(bag.dags["backtest"]).test(logical_date=None, run_conf={"week": "2026-09-07"})
     assert str(run.state) == "failed"
     assert overture.calls == [
         "begin --week 2026-09-07 --backtest",
@@ -104,7 +104,7 @@ def test_invalid_data_stops_the_run_before_later_tasks(bag, overture):
     ]
 
 
-def test_a_person_decides_in_the_grey_zone(bag):
+def test_the_grey_zone_requires_an_approval(bag):
     from airflow.providers.standard.operators.hitl import ApprovalOperator
     from tasks import branch
 
@@ -123,6 +123,6 @@ def test_a_person_decides_in_the_grey_zone(bag):
 @pytest.mark.parametrize(("code", "state"), [(0, "success"), (3, "failed")])
 def test_the_daily_pipeline_is_one_command_for_the_day_before(bag, overture, code, state):
     overture.exit_with("cold-users", code)
-    run = fresh(bag.dags["cold_users_daily"]).test(logical_date=MONDAY + timedelta(days=code, hours=2))
+    run = copy_dag(bag.dags["cold_users_daily"]).test(logical_date=MONDAY + timedelta(days=code, hours=2))
     assert str(run.state) == state
     assert overture.calls == [f"cold-users --day 2026-11-{15 + code}"]

@@ -16,7 +16,7 @@ HEAVY_LIBRARIES = ("pyspark", "torch", "mlflow", "great_expectations", "pandas",
 
 
 def commands(group, prefix="overture"):
-    """All commands and groups below a click group, as (name, command)."""
+    """Yield (name, command) of all commands and groups below a click group."""
     for name, command in group.commands.items():
         yield f"{prefix} {name}", command
         if hasattr(command, "commands"):
@@ -50,7 +50,7 @@ def test_the_panels_of_the_help_are_in_order():
 
 
 @pytest.mark.parametrize("source", ingest.SOURCES)
-def test_every_source_names_an_adapter_with_a_run_function(source):
+def test_every_source_has_an_adapter_with_a_run_function(source):
     module = __import__(ingest.SOURCES[source], fromlist=["run"])
     assert callable(module.run)
 

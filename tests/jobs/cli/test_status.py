@@ -23,7 +23,7 @@ def printed(report, capsys) -> str:
     return capsys.readouterr().out
 
 
-def test_without_a_champion_it_names_the_next_command_and_creates_nothing(home, capsys):
+def test_status_without_a_champion_prints_the_next_command_and_creates_nothing(home, capsys):
     context = small_week.context_at(home)
     report = status.build_report(context)
     assert (report["champion"], report["week"], report["verdict"], report["evaluation"]) == (None, None, None, [])
@@ -31,7 +31,7 @@ def test_without_a_champion_it_names_the_next_command_and_creates_nothing(home, 
     assert not home.exists() or not list(home.rglob("*.db"))
 
 
-def test_it_shows_the_champion_with_metrics_and_verdict(promoted, capsys):
+def test_status_shows_the_champion_with_metrics_and_verdict(promoted, capsys):
     report = status.build_report(promoted)
     assert json.loads(json.dumps(report)) == report
     assert (report["champion"], report["week"], report["verdict"]) == (
@@ -63,7 +63,7 @@ def test_it_shows_the_champion_with_metrics_and_verdict(promoted, capsys):
     assert "not yet" not in printed(status.build_report(promoted), capsys)
 
 
-def test_a_newer_week_that_failed_is_shown_beside_the_champion(promoted, capsys):
+def test_status_shows_a_newer_failed_week_beside_the_champion(promoted, capsys):
     later = small_week.ready(promoted.home, "2026-11-23", taste=0.0)
     bundle.run(later)
     with pytest.raises(CheckFailed):
@@ -74,7 +74,7 @@ def test_a_newer_week_that_failed_is_shown_beside_the_champion(promoted, capsys)
     assert "Gate of week 2026-11-23: not the champion" in printed(report, capsys)
 
 
-def test_it_works_while_mlflow_is_unavailable(promoted, capsys):
+def test_status_works_while_mlflow_is_unavailable(promoted, capsys):
     database = promoted.home / "mlflow" / "mlflow.db"
     database.unlink()
     database.mkdir()
@@ -86,7 +86,7 @@ def test_it_works_while_mlflow_is_unavailable(promoted, capsys):
     assert "unknown, MLflow is unavailable" in printed(report, capsys)
 
 
-def test_it_reports_differing_aliases_and_a_damaged_champion(promoted, capsys):
+def test_status_reports_differing_aliases_and_a_damaged_champion(promoted, capsys):
     current = pointer.read(promoted.home)
     next_week = small_week.ready(promoted.home, "2026-11-23", seed=3)
     release = bundle.run(next_week)["release"]

@@ -30,7 +30,7 @@ def printed(report, capsys):
     return capsys.readouterr().out
 
 
-def test_it_shows_the_skip_engine_if_cold_start_has_no_champion(context, capsys):
+def test_status_shows_the_skip_engine_if_cold_start_has_no_champion(context, capsys):
     report = build_report(context)
     assert json.loads(json.dumps(report)) == report
     release, skip = champion(context), report["skip"]
@@ -64,7 +64,7 @@ def test_it_shows_the_skip_engine_if_cold_start_has_no_champion(context, capsys)
     assert f"Skip engine, {auc['n']} test plays" in out
 
 
-def test_a_day_that_failed_is_shown_beside_the_champion_then_the_day_that_passed(context, capsys):
+def test_status_shows_a_failed_day_beside_the_champion_then_the_day_that_passed(context, capsys):
     with pytest.raises(CheckFailed):
         daily_update.run(gated(context, max_calibration_error=0.0).settings, date.fromisoformat(DAY))
     report = build_report(context)["skip"]
@@ -81,7 +81,7 @@ def test_a_day_that_failed_is_shown_beside_the_champion_then_the_day_that_passed
     assert "plays of the day, 95 % interval" in printed(report, capsys)
 
 
-def test_it_reports_a_damaged_release(context, capsys):
+def test_status_reports_a_damaged_release(context, capsys):
     (champion(context).folder / "answers.json").write_text("{}")
     report = build_report(context)
     assert "answers.json" in report["skip"]["problem"]

@@ -1,4 +1,4 @@
-"""Test the contents of segment cards, and that no number is based on too few listeners."""
+"""Test the contents of segment cards, and the minimum number of listeners behind each number."""
 
 import numpy as np
 from scipy.sparse import csr_matrix
@@ -10,23 +10,23 @@ MEMBER = csr_matrix((np.ones(12, np.float32), (LABELS, np.arange(12))), shape=(2
 
 
 def test_countries_by_lift():
-    found = lifts(member_traits(MEMBER, ["FR"] * 6 + ["FR", "BR", "BR", "BR", "BR", None]), 2)
-    assert found[0] == [{"name": "FR", "share": 1.0, "lift": round(1 / (7 / 11), 2)}]
-    assert found[1] == [{"name": "BR", "share": 0.8, "lift": round(0.8 / (4 / 11), 2)}]  # one French listener: too few
+    traits = lifts(member_traits(MEMBER, ["FR"] * 6 + ["FR", "BR", "BR", "BR", "BR", None]), 2)
+    assert traits[0] == [{"name": "FR", "share": 1.0, "lift": round(1 / (7 / 11), 2)}]
+    assert traits[1] == [{"name": "BR", "share": 0.8, "lift": round(0.8 / (4 / 11), 2)}]  # one French listener: too few
 
 
-def test_no_trait_that_fewer_than_the_floor_stand_behind():
+def test_traits_with_too_few_listeners_are_excluded():
     names = ["FR"] * 9 + ["BR"] * 3
     assert [t["name"] for t in lifts(member_traits(MEMBER, names), 3)[1]] == ["BR", "FR"]
     assert lifts(member_traits(MEMBER, names), 4) == [[{"name": "FR", "share": 1.0, "lift": 1.33}], []]
 
 
-def test_a_genre_counts_tracks_but_is_told_for_listeners():
-    heard = np.zeros((12, 4), np.float32)
-    heard[:6, 0] = 1  # six listeners, a rock track each
-    heard[0, 1:3] = 1  # one listener with two jazz tracks
-    heard[6:, 3] = 1
-    trait = track_traits(MEMBER, csr_matrix(heard), ["rock", "jazz", "jazz", None])
+def test_genre_weights_count_tracks_and_the_minimum_applies_to_listeners():
+    streamed = np.zeros((12, 4), np.float32)
+    streamed[:6, 0] = 1  # six listeners, a rock track each
+    streamed[0, 1:3] = 1  # one listener with two jazz tracks
+    streamed[6:, 3] = 1
+    trait = track_traits(MEMBER, csr_matrix(streamed), ["rock", "jazz", "jazz", None])
     assert trait.names == ["jazz", "rock"]
     assert trait.weight.tolist() == [[2, 6], [0, 0]]
     assert trait.listeners.tolist() == [[1, 6], [0, 0]]
@@ -34,13 +34,13 @@ def test_a_genre_counts_tracks_but_is_told_for_listeners():
     assert [t["name"] for t in lifts(trait, 1)[0]] == ["jazz", "rock"]
 
 
-def test_of_thousands_of_artists_none_needs_a_large_share():
-    heard = csr_matrix((np.ones(12 * 40, np.float32), (np.repeat(np.arange(12), 40), np.tile(np.arange(40), 12))))
-    found = lifts(track_traits(MEMBER, heard, [f"artist {n}" for n in range(40)]), 6)
-    assert [len(one) for one in found] == [3, 3]
+def test_lifts_include_artists_with_small_shares():
+    streamed = csr_matrix((np.ones(12 * 40, np.float32), (np.repeat(np.arange(12), 40), np.tile(np.arange(40), 12))))
+    traits = lifts(track_traits(MEMBER, streamed, [f"artist {n}" for n in range(40)]), 6)
+    assert [len(segment_traits) for segment_traits in traits] == [3, 3]
 
 
-def test_sentences():
+def test_sentence_describes_the_strongest_traits():
     track = [{"title": "One", "artist": "A"}]
     trait = [{"name": "X", "share": 0.5, "lift": 2.0}]
     empty = {"countries": [], "ages": [], "genres": [], "artists": [], "tracks": []}

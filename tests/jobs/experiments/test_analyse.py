@@ -1,4 +1,4 @@
-"""Tests of the A/B test: it detects an effect, and refuses a conclusion that data or plan do not allow."""
+"""Tests of the A/B analysis: it detects an effect, and raises if data or plan do not allow a conclusion."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def planned(tmp_path) -> Context:
 
 
 def write_displays(
-    context: Context, n: int = 1_500, rate=RATE, keep=lambda user, arm: True, arm_for=lambda user, arm: arm, skip=()
+    context: Context, n: int = 1_500, rate=RATE, include=lambda user, arm: True, arm_for=lambda user, arm: arm, skip=()
 ):
     """Write two lists of four tracks for n listeners; outcomes follow the arm's rate times a random factor."""
     experiment = context.settings.experiment
@@ -58,7 +58,7 @@ def write_displays(
     outcomes: dict[str, list[dict]] = {day: [] for day in by_day}
     for user in range(n):
         arm = experiment.arms[arm_index(experiment.name, experiment.salt, user, bounds)]
-        if not keep(user, arm.name):
+        if not include(user, arm.name):
             continue
         probability = min(rng.gamma(4, 0.25) * rate[arm.name], 1)
         for visit in range(2):
@@ -118,57 +118,57 @@ def test_an_effect_is_detected_and_logged(planned, capfd):
     assert again["arms"] == arms
 
 
-def refusal(context: Context, capfd) -> str:
-    """The message of a refused analysis, which must not print or store any rate."""
-    with pytest.raises(CheckFailed) as stop:
+def rejection_message(context: Context, capfd) -> str:
+    """Return the message of a rejected analysis, which must not print or store any rate."""
+    with pytest.raises(CheckFailed) as raised:
         analyse.run(context, "first_day")
     output = capfd.readouterr().out
-    assert "%" not in output, "a refusal prints no rate"
+    assert "%" not in output, "a rejected analysis prints no rate"
     assert not (context.home / "experiments" / "first_day.verdict.json").exists()
-    return str(stop.value)
+    return str(raised.value)
 
 
-def test_fewer_listeners_than_planned_are_refused(planned, capfd):
+def test_fewer_listeners_than_planned_are_rejected(planned, capfd):
     plan.register(planned, BEFORE)
     write_displays(planned, n=300)
-    assert "listeners in each arm; there are" in refusal(planned, capfd)
+    assert "listeners in each arm; there are" in rejection_message(planned, capfd)
 
 
-def test_an_analysis_before_the_last_day_is_refused(planned, capfd):
+def test_an_analysis_before_the_last_day_is_rejected(planned, capfd):
     plan.register(planned, BEFORE)
     write_displays(planned, skip=("2026-11-26",))
-    assert "planned days without a display: 2026-11-26; the test is not over" in refusal(planned, capfd)
+    assert "planned days without a display: 2026-11-26; the test is not over" in rejection_message(planned, capfd)
 
 
-def test_a_day_without_outcomes_is_refused(planned, capfd):
+def test_a_day_without_outcomes_is_rejected(planned, capfd):
     plan.register(planned, BEFORE)
     write_displays(planned)
     planned.lake.drop("outcomes", day="2026-11-25")
-    assert "without an outcome: 2026-11-25; run `overture ab-ingest`" in refusal(planned, capfd)
+    assert "without an outcome: 2026-11-25; run `overture ab-ingest`" in rejection_message(planned, capfd)
 
 
-def test_a_sample_ratio_mismatch_is_refused(planned, capfd):
+def test_a_sample_ratio_mismatch_is_rejected(planned, capfd):
     plan.register(planned, BEFORE)
-    write_displays(planned, n=3_000, keep=lambda user, arm: arm != "b" or user % 4)
-    assert "sample ratio mismatch: listeners differ from the planned shares" in refusal(planned, capfd)
+    write_displays(planned, n=3_000, include=lambda user, arm: arm != "b" or user % 4)
+    assert "sample ratio mismatch: listeners differ from the planned shares" in rejection_message(planned, capfd)
 
 
-def test_a_listener_in_another_arm_is_refused(planned, capfd):
+def test_a_listener_in_another_arm_is_rejected(planned, capfd):
     plan.register(planned, BEFORE)
     ends = bucket_bounds([0.5, 0.3, 0.2])
     stray = next(user for user in range(1_500) if arm_index("first_day", "1", user, ends) != 0)
     write_displays(planned, arm_for=lambda user, arm: "a" if user == stray else arm)
-    assert "1 listeners were shown an arm other than the assigned one" in refusal(planned, capfd)
+    assert "1 listeners were shown an arm other than the assigned one" in rejection_message(planned, capfd)
 
 
-def test_a_plan_after_the_first_display_is_refused(planned, capfd):
+def test_a_plan_after_the_first_display_is_rejected(planned, capfd):
     plan.register(planned, BEFORE)
     write_displays(planned)
     early = planned.lake.read("exposures", day="2026-11-23").to_pylist()[:1]
     early[0]["ts"] = datetime(2026, 11, 19, 12, tzinfo=UTC)
     frame = pa.Table.from_pylist(early, arrow_schema(contracts.load("exposures")))
     planned.lake.write("exposures", frame, day="2026-11-19")
-    assert "after the first display at 2026-11-19" in refusal(planned, capfd)
+    assert "after the first display at 2026-11-19" in rejection_message(planned, capfd)
 
 
 def test_a_plan_is_registered_once_and_before_its_first_day(planned):
@@ -193,16 +193,16 @@ def test_a_plan_is_registered_once_and_before_its_first_day(planned):
     assert not assignment.plan_path(planned.home, "late").exists()
 
 
-def test_a_changed_plan_is_refused(planned, capfd):
+def test_a_changed_plan_is_rejected(planned, capfd):
     plan.register(planned, BEFORE)
     write_displays(planned)
     path = assignment.plan_path(planned.home, "first_day")
     path.write_text(path.read_text().replace('"alpha":0.05', '"alpha":0.25'))
-    assert "changed after its registration" in refusal(planned, capfd)
+    assert "changed after its registration" in rejection_message(planned, capfd)
 
 
 @pytest.mark.parametrize("content", ["", "[1]", "{}", '{"plan": {}}', "\\"])
-def test_a_damaged_plan_is_refused_by_name(home, content):
+def test_a_damaged_plan_raises_with_its_name(home, content):
     path = assignment.plan_path(home, "first_day")
     path.parent.mkdir(parents=True)
     path.write_text(content)
@@ -210,14 +210,14 @@ def test_a_damaged_plan_is_refused_by_name(home, content):
         assignment.read_plan(home, "first_day")
 
 
-def test_without_a_plan_or_displays_the_error_names_the_command(planned, capfd):
+def test_without_a_plan_or_displays_the_error_contains_the_command(planned, capfd):
     with pytest.raises(BadArgument, match="overture ab-plan"):
         analyse.run(planned, "first_day")
     plan.register(planned, BEFORE)
-    assert "overture ab-ingest" in refusal(planned, capfd)
+    assert "overture ab-ingest" in rejection_message(planned, capfd)
 
 
-def test_missing_contexts_or_propensities_are_refused(planned):
+def test_missing_contexts_or_propensities_raise(planned):
     plan.register(planned, BEFORE)
     write_displays(planned)
     with pytest.raises(CheckFailed, match="exposure_contexts of 2026-11-23 are missing"):
@@ -233,7 +233,7 @@ def test_missing_contexts_or_propensities_are_refused(planned):
 
 
 @pytest.mark.parametrize(
-    ("section", "named"),
+    ("section", "message"),
     [
         ("{control: nobody}", "no arm nobody"),
         ("{baseline_rate: 0.9, min_effect: 0.2}", "cannot grow"),
@@ -241,13 +241,13 @@ def test_missing_contexts_or_propensities_are_refused(planned):
         ("{salt: 'a b'}", "experiment.salt"),
     ],
 )
-def test_an_invalid_plan_is_refused(section, named, home, tmp_path, command):
+def test_an_invalid_plan_is_rejected(section, message, home, tmp_path, command):
     file = tmp_path / "mine.yaml"
     file.write_text(f'name: mine\nweek: "2026-11-16"\nexperiment: {section}\n')
     code, _, error = command("ab-plan", "--config", file)
-    assert (code, named in error) == (2, True), error
+    assert (code, message in error) == (2, True), error
 
 
-def test_an_unknown_policy_is_refused(home, command):
+def test_an_unknown_policy_is_rejected(home, command):
     code, _, error = command("ab-estimate", "--policy", "magic", "--arm", "exploring")
     assert (code, "choose semi_pers" in error) == (2, True)

@@ -109,7 +109,7 @@ def test_repeated_lines_count_once_and_are_not_invalid(context, tmp_path):
     assert [row["ts"].hour for row in rows] == [11]
 
 
-def test_a_folder_without_logs_is_refused(context, tmp_path, command, home):
+def test_a_folder_without_logs_is_rejected(context, tmp_path, command, home):
     with pytest.raises(BadArgument, match="no such folder"):
         ingest.run(context, tmp_path / "nowhere")
     (tmp_path / "exposures.txt").write_text("")
@@ -118,7 +118,7 @@ def test_a_folder_without_logs_is_refused(context, tmp_path, command, home):
     assert command("ab-ingest", "--data", tmp_path)[0] == 2
 
 
-def test_an_outcome_counts_for_its_own_display_within_the_attribution_hours(context, tmp_path):
+def test_outcomes_are_attributed_to_their_display_within_the_attribution_hours(context, tmp_path):
     plan = context.settings.experiment
     shown = [{**LINE, "request_id": f"q{n}", "user_id": 10 + n, "ts": f"{DAY}T20:00:00+00:00"} for n in range(6)]
 

@@ -1,4 +1,4 @@
-"""The weekly ALS job: settings, warm start, the two tables, and errors that name table and setting."""
+"""The weekly ALS job: settings, warm start, the two tables, and error messages that contain table and setting."""
 
 from copy import copy
 from dataclasses import asdict
@@ -29,7 +29,7 @@ SETTINGS = AlsSettings(d=8, iterations=4, cg_steps=3, alpha=5.0, regularisation=
         ("cg_steps", 0, "greater than 0"),
     ],
 )
-def test_a_setting_out_of_range_is_named_in_the_error(field, value, message):
+def test_a_setting_out_of_range_raises(field, value, message):
     with pytest.raises(ValidationError, match=rf"(?s){field}.*({message})"):
         AlsSettings(**{field: value})
 
@@ -63,7 +63,7 @@ def test_a_warm_start_without_last_week_logs_the_reason_and_starts_from_the_seed
     assert f"no warm start: track_vectors week={context.week.previous} space=ut_als" in capsys.readouterr().err
 
 
-def test_the_job_writes_both_tables_and_repeats_them_exactly(spark, context):
+def test_the_job_writes_both_tables_and_a_second_run_writes_equal_rows(spark, context):
     context.settings = context.settings.model_copy(update={"als": SETTINGS})
     x = ratings(30, 20).tolil()
     x[7] = 0
@@ -94,14 +94,14 @@ def test_the_librarys_defaults_are_not_used():
     assert {*parameters, "warm_start"} == set(AlsSettings.model_fields)
 
 
-def test_a_rank_above_the_matrix_is_an_error_of_the_setting(spark, context):
+def test_a_rank_above_the_matrix_raises_bad_argument(spark, context):
     context.settings = context.settings.model_copy(update={"als": SETTINGS})
     fill_matrix(context, ratings(5))
     with pytest.raises(BadArgument, match=r"als\.d: 8 factors of a matrix of 5 users by 40 items; allowed are 1 to 5"):
         job.run(context)
 
 
-def test_an_invalid_affinity_is_an_error_of_the_table(spark, context):
+def test_an_invalid_affinity_raises_check_failed(spark, context):
     x = ratings(30, 20)
     x.data[3] = -1
     fill_matrix(context, x)

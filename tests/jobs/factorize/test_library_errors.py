@@ -1,4 +1,4 @@
-"""Errors of blockfactor become errors with an exit code whose message contains setting or table."""
+"""Test that errors of blockfactor become errors with an exit code and a message with setting or table."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The weekly SVD job: the two tables, and errors that name table and setting."""
+"""The weekly SVD job: the two tables, and error messages that contain table and setting."""
 
 from dataclasses import asdict
 
@@ -33,8 +33,8 @@ def test_the_job_writes_unit_track_vectors_and_mean_user_vectors(spark, context)
     assert lengths[4] == 0
     assert report["tracks_without_a_pair"] == 1
     users = context.lake.read("user_vectors", **key).sort_by("user_idx")
-    heard = (x.toarray() > 0.3).astype(float)
-    mean = heard @ tracks
+    streamed = (x.toarray() > 0.3).astype(float)
+    mean = streamed @ tracks
     length = np.linalg.norm(mean, axis=1, keepdims=True)
     np.testing.assert_allclose(to_matrix(users), mean / np.where(length > 0, length, 1), atol=1e-5)
     job.run(context)
@@ -42,7 +42,7 @@ def test_the_job_writes_unit_track_vectors_and_mean_user_vectors(spark, context)
     np.testing.assert_array_equal(to_matrix(context.lake.read("track_vectors", **key)), tracks)
 
 
-def test_missing_pairs_are_an_error_of_the_table(spark, context):
+def test_missing_pairs_raise_check_failed(spark, context):
     fill_matrix(context, ratings(30, 20))
     with pytest.raises(CheckFailed, match=r"track_pairs: .* has not been written"):
         job.run(context)
@@ -55,7 +55,7 @@ def test_the_librarys_defaults_are_not_used():
     assert {*parameters, "exponent"} == set(SvdSettings.model_fields)
 
 
-def test_a_rank_above_the_matrix_is_an_error_of_the_setting(spark, context):
+def test_a_rank_above_the_matrix_raises_bad_argument(spark, context):
     context.settings = context.settings.model_copy(update={"svd": SvdSettings(d=21)})
     fill_matrix(context, ratings(30, 20))
     pairs = {"track_idx_i": [0], "track_idx_j": [1], "n_together": [2]}

@@ -1,4 +1,4 @@
-"""Test the public files: real rows in both encodings, exact reading of synthetic files, and every kind of damage."""
+"""Test the public files: real rows in both encodings, exact values of synthetic files, and errors of damaged files."""
 
 import shutil
 
@@ -10,7 +10,7 @@ import pytest
 from contracts.errors import BadArgument, CheckFailed
 from jobs.ingest.deezer import adapter as deezer
 from jobs.ingest.deezer import files as deezer_files
-from jobs.ingest.deezer import generate as deezer_make
+from jobs.ingest.deezer import generate as deezer_generate
 from jobs.ingest.deezer.files import CONTRACT, SPLITS, Missing, inspect
 from models.cold_start.input_vector import Layout
 from tests.helpers import small_deezer
@@ -19,7 +19,7 @@ SUFFIX = {"tt_svd": "svd", "ut_als": "mf"}
 
 
 class TestRealRows:
-    """Five real rows of five of the eight files: they test the format only."""
+    """Five real rows of five of the eight files. They test only the format."""
 
     @pytest.fixture
     def sample(self, data_dir):
@@ -44,31 +44,31 @@ class TestRealRows:
         users, truth = deezer_files.read_truth(file, 50_000)
         assert (truth.lengths > 0).all()
         missing = Missing()
-        (found, x), *more = deezer_files.input_rows(file, layout, missing)
-        assert not more
-        np.testing.assert_array_equal(found, users)
+        (user_index, x), *other_batches = deezer_files.input_rows(file, layout, missing)
+        assert not other_batches
+        np.testing.assert_array_equal(user_index, users)
         assert x.shape == (5, 2579)
         ages = x[:, layout.scalar("age_value")]
         assert ((ages == -1) | ((ages > 10) & (ages < 100))).all()
-        # Streams are seen at three levels; a block is there exactly where something is counted.
+        # Streams are counted at three levels. A block is non-zero exactly where its count is above 0.
         streams = x[:, layout.scalar("nb_streamed_songs")]
         np.testing.assert_array_equal(streams, x[:, layout.scalar("nb_streamed_artists")])
         np.testing.assert_array_equal(streams > 0, np.abs(x[:, layout.block("streamed_songs")]).sum(1) > 0)
 
-    def test_too_few_songs_for_the_real_lists(self, sample):
+    def test_a_song_index_above_the_catalogue_raises(self, sample):
         with pytest.raises(CheckFailed, match=r"user_features_train_svd.*d1d30_songs"):
             deezer_files.read_truth(sample / "user_features_train_svd.parquet", 5)
 
 
 @pytest.mark.parametrize("space", list(SUFFIX))
 @pytest.mark.parametrize("encoding", ["array", "json"])
-def test_everything_is_read_by_user_and_song_never_by_position(context, encoding, space):
+def test_rows_are_matched_by_user_and_song_index(context, encoding, space):
     folder = small_deezer.folder(encoding)
     data = deezer.load(context, inspect(folder, space))
     layout, names = data.layout, data.layout.names()
     songs = pq.read_table(folder / "song_embeddings.parquet")
     assert pa.types.is_binary(songs.schema.field(1).type) == (encoding == "json")
-    heard = []
+    track_ids = []
     for split in SPLITS:
         table = pq.read_table(folder / f"user_features_{split}_{SUFFIX[space]}.parquet").to_pydict()
         assert table["user_index"] != sorted(table["user_index"]), "the files are not sorted"
@@ -76,12 +76,12 @@ def test_everything_is_read_by_user_and_song_never_by_position(context, encoding
         assert part.user_index.tolist() == sorted(table["user_index"])
         for row in (0, 7, len(part.user_index) - 1):
             at = table["user_index"].index(part.user_index[row])
-            wanted = np.array([table[name][at] or 0 for name in names], np.float32)
-            np.testing.assert_array_equal(part.x_BF[row], np.nan_to_num(wanted))
+            expected = np.array([table[name][at] or 0 for name in names], np.float32)
+            np.testing.assert_array_equal(part.x_BF[row], np.nan_to_num(expected))
             assert sorted(data.song_index_N[part.truth.row(row)]) == table["d1d30_songs"][at]
-        heard.append(part.truth.ids)
+        track_ids.append(part.truth.ids)
     # track_idx is the popularity rank among warm users.
-    counts = np.bincount(heard[0], minlength=small_deezer.TRACKS)
+    counts = np.bincount(track_ids[0], minlength=small_deezer.TRACKS)
     assert (np.diff(counts) <= 0).all()
     assert sorted(data.song_index_N) == list(range(small_deezer.TRACKS))
     lengths = np.linalg.norm(data.track_ND, axis=1)
@@ -92,7 +92,7 @@ def test_everything_is_read_by_user_and_song_never_by_position(context, encoding
     assert not data.facts["claims"]
 
 
-def test_both_encodings_are_the_same_data(context, home):
+def test_both_encodings_give_equal_data(context, home):
     arrays = deezer.load(context, inspect(small_deezer.folder("array"), "tt_svd"))
     x, tracks = np.array(arrays.parts["test"].x_BF), arrays.track_ND.copy()
     text = deezer.load(context, inspect(small_deezer.folder("json"), "tt_svd"))
@@ -100,13 +100,13 @@ def test_both_encodings_are_the_same_data(context, home):
     np.testing.assert_array_equal(text.track_ND, tracks)
 
 
-def test_the_arrays_are_made_once_and_again_when_a_file_changes(context, tmp_path, capsys):
+def test_arrays_are_reused_until_a_file_changes(context, tmp_path, capsys):
     folder = tmp_path / "data"
     shutil.copytree(small_deezer.folder(), folder)
     deezer.load(context, inspect(folder, "tt_svd"))
-    made = (context.home / "deezer" / "tt_svd" / "test_x.npy").stat().st_mtime_ns
+    modified_ns = (context.home / "deezer" / "tt_svd" / "test_x.npy").stat().st_mtime_ns
     deezer.load(context, inspect(folder, "tt_svd"))
-    assert (context.home / "deezer" / "tt_svd" / "test_x.npy").stat().st_mtime_ns == made
+    assert (context.home / "deezer" / "tt_svd" / "test_x.npy").stat().st_mtime_ns == modified_ns
     assert "used again" in capsys.readouterr().err
     small_deezer.rewrite(
         folder / "user_features_test_svd.parquet", lambda t: small_deezer.with_value(t, "nb_streamed_songs", 0, 99)
@@ -115,7 +115,7 @@ def test_the_arrays_are_made_once_and_again_when_a_file_changes(context, tmp_pat
     assert 99 in again.parts["test"].x_BF[:, again.layout.scalar("nb_streamed_songs")]
 
 
-def test_a_failed_reading_leaves_the_earlier_arrays(context, tmp_path):
+def test_a_failed_load_does_not_change_the_stored_arrays(context, tmp_path):
     deezer.load(context, inspect(small_deezer.folder(), "tt_svd"))
     before = sorted(path.name for path in (context.home / "deezer").iterdir())
     broken = small_deezer.copied(tmp_path / "data")
@@ -127,15 +127,15 @@ def test_a_failed_reading_leaves_the_earlier_arrays(context, tmp_path):
     assert sorted(path.name for path in (context.home / "deezer").iterdir()) == before == ["tt_svd"]
 
 
-class TestMadeUpFiles:
+class TestSyntheticFiles:
     def test_the_same_seed_gives_the_same_bytes(self, tmp_path):
-        made = deezer_make.GeneratorOptions(60, 200, 5, "array", ("tt_svd",))
+        options = deezer_generate.GeneratorOptions(60, 200, 5, "array", ("tt_svd",))
         for name in ("a", "b"):
-            deezer_make.run(tmp_path / name, made)
+            deezer_generate.run(tmp_path / name, options)
         for file in (tmp_path / "a").iterdir():
             assert file.read_bytes() == (tmp_path / "b" / file.name).read_bytes()
 
-    def test_they_have_the_form_and_the_habits_of_the_published_ones(self):
+    def test_files_have_the_format_and_typical_values_of_the_published_ones(self):
         folder, layout = small_deezer.folder(), Layout(128)
         assert len(list(folder.glob("*.parquet"))) == 8
         parts = {split: pq.read_table(folder / f"user_features_{split}_svd.parquet") for split in SPLITS}
@@ -150,22 +150,22 @@ class TestMadeUpFiles:
         unknown = np.mean(np.array(parts["train"]["age_value"].to_pylist()) == -1)
         assert 0.05 < unknown < 0.25
 
-    def test_some_do_nothing_on_their_first_day(self, context):
+    def test_some_users_have_no_first_day_interaction(self, context):
         from jobs.paper.breakdowns import no_interaction
 
         data = deezer.load(context, inspect(small_deezer.folder(), "tt_svd"))
-        idle = no_interaction(data.parts["train"].x_BF, data.layout)
-        assert 0.02 < idle.mean() < 0.1
+        inactive = no_interaction(data.parts["train"].x_BF, data.layout)
+        assert 0.02 < inactive.mean() < 0.1
         blocks = slice(2 * 128, 20 * 128)
-        assert not np.abs(data.parts["train"].x_BF[idle, blocks]).any()
+        assert not np.abs(data.parts["train"].x_BF[inactive, blocks]).any()
 
     @pytest.mark.parametrize(
-        ("wrong", "named"),
+        ("options", "message"),
         [({"users": 3}, "--users"), ({"tracks": 10}, "--tracks"), ({"encoding": "csv"}, "--encoding")],
     )
-    def test_sizes_and_encodings_that_cannot_be_made(self, wrong, named):
-        with pytest.raises(BadArgument, match=named):
-            deezer_make.GeneratorOptions(**wrong)
+    def test_invalid_sizes_and_encodings_raise(self, options, message):
+        with pytest.raises(BadArgument, match=message):
+            deezer_generate.GeneratorOptions(**options)
 
 
 def edit(name, change):
@@ -196,7 +196,7 @@ BROKEN = {
     "song too high": (value(TEST, "d1d30_songs", [1, 2, 200]), (TEST, "d1d30_songs", "song 200", "0 to 199")),
     "song below 0": (value(TEST, "d1d30_songs", [-1]), (TEST, "d1d30_songs", "song -1")),
     "song twice": (value(TEST, "d1d30_songs", [4, 9, 4]), (TEST, "d1d30_songs", "song 4 twice")),
-    "nothing heard": (value(TEST, "d1d30_songs", []), (TEST, "d1d30_songs", "is empty")),
+    "empty list": (value(TEST, "d1d30_songs", []), (TEST, "d1d30_songs", "is empty")),
     "list missing": (value(TEST, "d1d30_songs", None), (TEST, "d1d30_songs", "is empty")),
     "zero vector": (value(SONGS, "features_svd", [0.0] * 128), (SONGS, "features_svd", "song_index 2", "length 0")),
     "vector of no values": (value(SONGS, "features_svd", []), (SONGS, "features_svd", "song_index 2", "0 values")),
@@ -230,14 +230,14 @@ def overture(home, command):
     return command
 
 
-@pytest.mark.parametrize("how", list(BROKEN))
-def test_bad_files_stop_before_anything_is_trained(overture, home, tmp_path, how):
-    spoil, named = BROKEN[how]
+@pytest.mark.parametrize("case", list(BROKEN))
+def test_invalid_files_stop_the_command_before_training(overture, home, tmp_path, case):
+    damage, words = BROKEN[case]
     folder = small_deezer.copied(tmp_path / "data", **SMALL)
-    spoil(folder)
+    damage(folder)
     code, out, err = overture("paper", "--data", folder, "--segments", 5)
     assert code == 3, err
-    for word in named:
+    for word in words:
         assert word in err
     assert "Traceback" not in err
     assert out == ""
@@ -245,7 +245,7 @@ def test_bad_files_stop_before_anything_is_trained(overture, home, tmp_path, how
     assert not (home / "mlflow").exists()
 
 
-def test_more_segments_than_warm_users(overture):
+def test_more_segments_than_warm_users_exit_with_code_3(overture):
     code, _, err = overture("paper", "--data", small_deezer.folder(**SMALL), "--segments", 43)
     assert code == 3
     assert "42 warm users" in err
@@ -254,7 +254,7 @@ def test_more_segments_than_warm_users(overture):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "named"),
+    ("arguments", "message"),
     [
         (["--space", "svd"], "--space: unknown space 'svd'"),
         (["--methods", "popularity,magic"], "'magic' is not a method"),
@@ -262,13 +262,13 @@ def test_more_segments_than_warm_users(overture):
         (["--segments", "-3"], "--segments"),
     ],
 )
-def test_arguments_that_cannot_be(overture, arguments, named):
+def test_invalid_arguments_exit_with_code_2(overture, arguments, message):
     code, _, err = overture("paper", "--data", small_deezer.folder(**SMALL), *arguments)
     assert code == 2
-    assert named in err
+    assert message in err
 
 
-def test_no_such_folder(overture, tmp_path):
+def test_a_missing_folder_exits_with_code_2(overture, tmp_path):
     code, _, err = overture("paper", "--data", tmp_path / "none")
     assert code == 2
     assert "no such folder" in err
@@ -280,11 +280,14 @@ def test_ingest_reads_both_spaces(overture, home):
     code, out, err = overture("ingest", "deezer", "--data", small_deezer.folder(**SMALL))
     assert code == 0, err
     report = json.loads(out.splitlines()[-1])
-    assert {name: found["features"] for name, found in report["spaces"].items()} == {"tt_svd": 2579, "ut_als": 5139}
+    assert {name: space_report["features"] for name, space_report in report["spaces"].items()} == {
+        "tt_svd": 2579,
+        "ut_als": 5139,
+    }
     assert (home / "deezer" / "ut_als" / "train_x.npy").is_file()
 
 
-def test_another_md5_is_a_warning(overture, monkeypatch):
+def test_a_different_md5_prints_a_warning(overture, monkeypatch):
     monkeypatch.setenv("OVERTURE__SOURCE__SONG_MD5", "0" * 32)
     code, _, err = overture("ingest", "deezer", "--data", small_deezer.folder(**SMALL))
     assert code == 0, err

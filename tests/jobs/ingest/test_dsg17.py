@@ -5,7 +5,7 @@ import pytest
 
 from contracts.errors import BadArgument, CheckFailed
 from jobs.ingest.dsg17 import adapter as dsg17
-from jobs.ingest.dsg17 import generate as dsg17_make
+from jobs.ingest.dsg17 import generate as dsg17_generate
 from tests.helpers.skip_tables import NAMES, VALID, skip_context, write_rows
 
 TEST_NAMES = ("sample_id", *NAMES[:-1])
@@ -18,49 +18,49 @@ def plays(context):
 
 
 @pytest.fixture
-def at(home, tmp_path):
+def context_and_data(home, tmp_path):
     data = tmp_path / "data"
     data.mkdir()
     return skip_context(home, max_bad_share=1.0), data
 
 
-def test_the_real_files(data_dir, home):
+def test_real_files_are_converted_exactly(data_dir, home):
     context = skip_context(home)
     folder = data_dir("dsg17")
     report = dsg17.run(context, folder)
     train, test = pd.read_csv(folder / "train_sample.csv"), pd.read_csv(folder / "test.csv")
-    kept = train[train.ts_listen >= 1_420_070_400]
+    recent = train[train.ts_listen >= 1_420_070_400]
     assert report["files"]["train"] == {
         "file": "train_sample.csv",
         "read": len(train),
         "bad": {},
-        "early": len(train) - len(kept),
-        "kept": len(kept),
-        "listened": int(kept.is_listened.sum()),
+        "early": len(train) - len(recent),
+        "kept": len(recent),
+        "listened": int(recent.is_listened.sum()),
     }
     assert report["files"]["test"]["kept"] == len(test)
     assert report["repeats"] == 0
-    found = plays(context)
-    assert found.play_id.is_unique
-    labelled, asked = found[found.is_listened.notna()], found[found.is_listened.isna()]
-    for part, raw in ((labelled, kept), (asked, test)):
+    rows = plays(context)
+    assert rows.play_id.is_unique
+    labelled, unlabelled = rows[rows.is_listened.notna()], rows[rows.is_listened.isna()]
+    for part, raw in ((labelled, recent), (unlabelled, test)):
         columns = {"media_id": "track_id", "artist_id": "artist_id", "user_id": "user_id", "genre_id": "genre_id"}
         key = ["ts_listen", "user_id", "media_id"]
-        mine = part.assign(ts_listen=part.ts.dt.as_unit("s").astype("int64"))
-        mine = mine.rename(columns={new: old for old, new in columns.items()}).sort_values(key, ignore_index=True)
+        written = part.assign(ts_listen=part.ts.dt.as_unit("s").astype("int64"))
+        written = written.rename(columns={new: old for old, new in columns.items()}).sort_values(key, ignore_index=True)
         raw = raw.sort_values(key, ignore_index=True)
         for name in (*key, "artist_id", "genre_id", "album_id", "context_type", "user_age", "user_gender"):
-            assert (mine[name] == raw[name]).all(), name
-        assert (mine.is_flow == (raw.listen_type == 1)).all()
-        assert (mine.duration_s == raw.media_duration).all()
+            assert (written[name] == raw[name]).all(), name
+        assert (written.is_flow == (raw.listen_type == 1)).all()
+        assert (written.duration_s == raw.media_duration).all()
         released = pd.to_datetime(raw.release_date.astype(str), format="%Y%m%d")
-        odd = (released < "1900-01-11") | (released > pd.to_datetime(raw.ts_listen, unit="s").dt.floor("D"))
-        assert (mine.release_date.isna() == odd).all()
-    assert sorted(asked.sample_id) == list(range(len(test)))
+        invalid = (released < "1900-01-11") | (released > pd.to_datetime(raw.ts_listen, unit="s").dt.floor("D"))
+        assert (written.release_date.isna() == invalid).all()
+    assert sorted(unlabelled.sample_id) == list(range(len(test)))
 
 
-def test_a_second_run_leaves_the_same_rows_and_no_day_of_another_source(at):
-    context, data = at
+def test_a_second_run_writes_equal_rows_and_drops_old_days(context_and_data):
+    context, data = context_and_data
     write_rows(data / "train.csv", [{}, {"ts_listen": VALID["ts_listen"] + 86_400 * 3}])
     dsg17.run(context, data)
     first = plays(context)
@@ -71,8 +71,8 @@ def test_a_second_run_leaves_the_same_rows_and_no_day_of_another_source(at):
     assert len(plays(context)) == 1
 
 
-def test_each_bad_row_is_counted_for_one_reason(at):
-    context, data = at
+def test_each_bad_row_is_counted_for_one_reason(context_and_data):
+    context, data = context_and_data
     rows = [
         {},
         {"is_listened": 2},
@@ -112,15 +112,15 @@ def test_too_many_bad_rows_stop_the_run_before_anything_is_written(home, tmp_pat
     assert not context.lake.partitions("plays")
 
 
-def test_milliseconds_are_told_as_such(at):
-    context, data = at
+def test_timestamps_in_milliseconds_raise(context_and_data):
+    context, data = context_and_data
     write_rows(data / "train.csv", [{"ts_listen": 1_478_000_000_000 + n} for n in range(3)])
     with pytest.raises(CheckFailed, match=r"train\.csv: column 'ts_listen' contains milliseconds"):
         dsg17.run(context, data)
 
 
-def test_a_missing_column_names_file_and_column(at):
-    context, data = at
+def test_a_missing_column_raises_with_file_and_column(context_and_data):
+    context, data = context_and_data
     write_rows(data / "train.csv", [{}], [name for name in NAMES if name != "artist_id"])
     with pytest.raises(CheckFailed, match=r"train\.csv: column 'artist_id' is missing"):
         dsg17.run(context, data)
@@ -130,16 +130,16 @@ def test_a_missing_column_names_file_and_column(at):
         dsg17.run(context, data)
 
 
-def test_rows_to_judge_come_without_labels(at):
-    context, data = at
+def test_labels_in_the_test_file_raise(context_and_data):
+    context, data = context_and_data
     write_rows(data / "train.csv", [{}])
     write_rows(data / "test.csv", [{}], ("sample_id", *NAMES))
     with pytest.raises(CheckFailed, match=r"test\.csv: has the column 'is_listened'"):
         dsg17.run(context, data)
 
 
-def test_no_file_no_rows_no_days_are_refused(at):
-    context, data = at
+def test_missing_files_rows_or_days_raise(context_and_data):
+    context, data = context_and_data
     with pytest.raises(BadArgument, match=r"neither train\.csv nor train_sample\.csv"):
         dsg17.run(context, data)
     write_rows(data / "train.csv", [])
@@ -150,8 +150,8 @@ def test_no_file_no_rows_no_days_are_refused(at):
         dsg17.run(context, data)
 
 
-def test_columns_in_any_order_repeats_and_odd_dates(at):
-    context, data = at
+def test_column_order_repeated_rows_and_invalid_dates(context_and_data):
+    context, data = context_and_data
     same = {"ts_listen": VALID["ts_listen"]}
     rows = [
         {**same},
@@ -166,14 +166,14 @@ def test_columns_in_any_order_repeats_and_odd_dates(at):
     write_rows(data / "train.csv", rows, NAMES[::-1])
     report = dsg17.run(context, data)
     assert report["repeats"] == 2
-    found = plays(context).sort_values("ts", ignore_index=True)
-    assert len(found) == 6
-    assert found.is_listened.tolist().count(False) == 1  # of repeats with two labels, the cautious one
-    assert found.release_date.isna().sum() == 3
+    rows_written = plays(context).sort_values("ts", ignore_index=True)
+    assert len(rows_written) == 6
+    assert rows_written.is_listened.tolist().count(False) == 1  # repeats with both labels become False
+    assert rows_written.release_date.isna().sum() == 3
     assert [p["day"] for p in context.lake.partitions("plays")] == ["2016-10-31", "2016-11-01"]
 
 
-def test_exit_codes_at_the_command(home, tmp_path, command):
+def test_command_exit_codes(home, tmp_path, command):
     code, _, err = command("ingest", "dsg17", "--data", tmp_path / "nowhere")
     assert code == 2
     assert "--data" in err
@@ -184,7 +184,7 @@ def test_exit_codes_at_the_command(home, tmp_path, command):
     assert "Traceback" not in err
 
 
-def test_made_up_files_are_what_they_say(home, tmp_path, command):
+def test_synthetic_files_have_the_documented_properties(home, tmp_path, command):
     code, out, _ = command("make-dsg17", "--out", tmp_path / "a", "--rows", 20_000)
     assert code == 0
     assert '"train": 20000' in out
@@ -196,12 +196,12 @@ def test_made_up_files_are_what_they_say(home, tmp_path, command):
     assert test.user_id.is_unique
     assert set(train.user_id) == set(test.user_id)
     rate = train.groupby("listen_type").is_listened.mean()
-    assert rate[0] == pytest.approx(dsg17_make.LISTENED, abs=0.02)
-    assert rate[1] == pytest.approx(dsg17_make.LISTENED_FLOW, abs=0.02)
+    assert rate[0] == pytest.approx(dsg17_generate.LISTENED, abs=0.02)
+    assert rate[1] == pytest.approx(dsg17_generate.LISTENED_FLOW, abs=0.02)
     after = train.merge(test[["user_id", "ts_listen"]], on="user_id", suffixes=("", "_test"))
     assert (after.ts_listen < after.ts_listen_test).all()
-    dsg17_make.run(tmp_path / "b", 20_000)
+    dsg17_generate.run(tmp_path / "b", 20_000)
     for name in ("train.csv", "test.csv"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
     with pytest.raises(BadArgument, match="--rows: must be at least 1000"):
-        dsg17_make.run(tmp_path / "c", 5)
+        dsg17_generate.run(tmp_path / "c", 5)

@@ -10,7 +10,7 @@ import pytest
 from contracts.errors import BadArgument, CheckFailed
 from jobs.ingest.ids import MADE, stable_id
 from jobs.ingest.lastfm_1k import adapter as lastfm_1k
-from jobs.ingest.lastfm_1k import parse as lastfm_lines
+from jobs.ingest.lastfm_1k import parse as lastfm_parse
 from jobs.ingest.lastfm_1k.parse import line_of, moments
 from jobs.platform.context import Context
 from jobs.platform.week import Week
@@ -47,7 +47,7 @@ def run(tmp_path, lines, max_bad_share=1.0, **kwargs):
 
 class TestRealExcerpt:
     @pytest.fixture(scope="class")
-    def made(self, data_dir, tmp_path_factory):
+    def ingested(self, data_dir, tmp_path_factory):
         data = data_dir("lastfm_1k")
         context = context_at(tmp_path_factory.mktemp("lastfm"))
         report = lastfm_1k.run(context, data)
@@ -63,56 +63,56 @@ class TestRealExcerpt:
         profile = pd.read_csv(data / "userid-profile.tsv", sep="\t", keep_default_na=False)
         return context, report, log, raw, profile
 
-    def test_all_lines_become_streams_at_their_moment(self, made):
-        _, report, log, raw, _ = made
+    def test_all_lines_become_streams_at_their_timestamp(self, ingested):
+        _, report, log, raw, _ = ingested
         assert report["lines"] == {"read": 5000, "bad": {}, "first": []}
         assert set(log.kind) == {"stream"}
         assert log.listened_s.isna().all()
-        wanted = raw.user.str[5:].astype("int64").astype(str) + " " + raw.time
-        assert sorted(log.user_id.astype(str) + " " + log.ts.dt.strftime("%Y-%m-%dT%H:%M:%SZ")) == sorted(wanted)
+        expected = raw.user.str[5:].astype("int64").astype(str) + " " + raw.time
+        assert sorted(log.user_id.astype(str) + " " + log.ts.dt.strftime("%Y-%m-%dT%H:%M:%SZ")) == sorted(expected)
 
-    def test_tracks_are_known_by_mbid_else_by_name(self, made):
-        context, _, log, raw, _ = made
+    def test_tracks_are_identified_by_mbid_or_by_name(self, ingested):
+        context, _, log, raw, _ = ingested
         key = raw.traid.where(
             raw.traid != "", raw.artist.str.lower().str.strip() + "|" + raw.title.str.lower().str.strip()
         )
         tracks = context.lake.read("tracks").to_pandas()
         assert len(tracks) == key.nunique() == log.entity_id.nunique()
         first = raw[raw.traid != ""].iloc[0]
-        found = tracks.set_index("track_id").loc[stable_id(first.traid)]
-        assert (found.title, found.artist_name) == (first.title, first.artist)
-        assert found.artist_id == stable_id(first.artid)
+        track = tracks.set_index("track_id").loc[stable_id(first.traid)]
+        assert (track.title, track.artist_name) == (first.title, first.artist)
+        assert track.artist_id == stable_id(first.artid)
         assert (tracks.album_id == MADE + tracks.artist_id).all()
 
-    def test_listeners_are_those_of_the_profile_with_a_date(self, made):
-        context, report, _, _, profile = made
+    def test_users_are_the_profile_lines_with_a_date(self, ingested):
+        context, report, _, _, profile = ingested
         users = context.lake.read("users").to_pandas().set_index("user_id")
         assert len(users) == (profile.registered != "").sum()
         assert report["users_without_date"] == (profile.registered == "").sum()
         day = pd.to_datetime(profile.registered, format="%b %d, %Y", errors="coerce", utc=True)
         ids = profile["#id"].str[5:].astype("int64")
         assert (users.registered_at == day.set_axis(ids).dropna()).all()
-        kept = ids.isin(users.index)
-        # One person names the Netherlands Antilles, whose code was withdrawn; two are below five years old.
+        is_user = ids.isin(users.index)
+        # One user's country is Netherlands Antilles, whose code was withdrawn. Two users are below five years old.
         assert report["profile_countries_unknown"] == {"Netherlands Antilles": 1}
-        assert users.country.notna().sum() == (profile.country[kept] != "").sum() - 1
+        assert users.country.notna().sum() == (profile.country[is_user] != "").sum() - 1
         assert report["profile_ages_unknown"] == 2
-        assert users.age.notna().sum() == (profile.age[kept] != "").sum() - 2
+        assert users.age.notna().sum() == (profile.age[is_user] != "").sum() - 2
         assert users.loc[1, "country"] == "JP"
 
-    def test_sessions_have_no_gap_above_half_an_hour(self, made):
-        context, _, log, _, _ = made
-        found = context.lake.read("playlists").to_pandas()
-        assert not found.duplicated(["playlist_id", "position"]).any()
-        assert not found.duplicated(["playlist_id", "track_id"]).any()
-        assert found.groupby("playlist_id").size().min() >= 2
+    def test_sessions_have_no_gap_above_half_an_hour(self, ingested):
+        context, _, log, _, _ = ingested
+        playlists = context.lake.read("playlists").to_pandas()
+        assert not playlists.duplicated(["playlist_id", "position"]).any()
+        assert not playlists.duplicated(["playlist_id", "track_id"]).any()
+        assert playlists.groupby("playlist_id").size().min() >= 2
         log = log.sort_values(["user_id", "ts", "entity_id"])
         gap = log.groupby("user_id").ts.diff() > pd.Timedelta(minutes=30)
         session = (gap | (log.user_id != log.user_id.shift())).cumsum()
         sizes = log.groupby(session).entity_id.nunique()
-        assert sorted(found.groupby("playlist_id").size()) == sorted(sizes[sizes >= 2])
-        heard = set(zip(log.user_id, log.entity_id, log.ts, strict=True))
-        assert set(zip(found.user_id, found.track_id, found.added_at, strict=True)) <= heard
+        assert sorted(playlists.groupby("playlist_id").size()) == sorted(sizes[sizes >= 2])
+        streams = set(zip(log.user_id, log.entity_id, log.ts, strict=True))
+        assert set(zip(playlists.user_id, playlists.track_id, playlists.added_at, strict=True)) <= streams
 
 
 def test_each_bad_line_is_counted_for_one_reason_with_file_and_line(tmp_path):
@@ -138,14 +138,14 @@ def test_each_bad_line_is_counted_for_one_reason_with_file_and_line(tmp_path):
         "time is not YYYY-MM-DDThh:mm:ssZ since 1970": 1,
         "user is not user_<digits>": 1,
     }
-    where = {text.split(": ")[0] for text in report["lines"]["first"]}
+    locations = {text.split(": ")[0] for text in report["lines"]["first"]}
     assert len(report["lines"]["first"]) == 5
-    assert where <= {f"{EVENTS}:{n}" for n in (2, 3, 4, 6, 7, 8, 9)}
-    assert f"{EVENTS}:2" in where
+    assert locations <= {f"{EVENTS}:{n}" for n in (2, 3, 4, 6, 7, 8, 9)}
+    assert f"{EVENTS}:2" in locations
     assert len(tables["events"]) == 3
 
 
-def test_too_large_a_share_of_bad_lines_stops_the_run_before_anything_is_written(tmp_path):
+def test_too_many_bad_lines_stop_the_run_before_it_writes(tmp_path):
     data = folder(tmp_path / "data", [line()] * 9 + [b"torn"])
     context = context_at(tmp_path / "home", 0.05)
     with pytest.raises(CheckFailed, match=r"1 of 10 lines .*0\.05(.|\n)*traname\.tsv:10: 1 columns"):
@@ -154,7 +154,7 @@ def test_too_large_a_share_of_bad_lines_stops_the_run_before_anything_is_written
     assert lastfm_1k.run(context_at(tmp_path / "home", 0.1), data)["events_repeated"] == 8
 
 
-def test_bad_profile_lines_count_too_and_an_empty_log_is_refused(tmp_path):
+def test_bad_profile_lines_are_counted_and_an_empty_log_raises(tmp_path):
     with pytest.raises(CheckFailed, match=r"userid-profile.tsv:3: user has more than one line"):
         run(tmp_path, [line()], 0.01, profile=["user_000001\t\t\t\t", "user_000001\t\t\t\t"])
     data = folder(tmp_path / "data", [line()])
@@ -163,7 +163,7 @@ def test_bad_profile_lines_count_too_and_an_empty_log_is_refused(tmp_path):
         lastfm_1k.run(context_at(tmp_path / "home"), data)
 
 
-def test_line_numbers_do_not_depend_on_blocks_and_neither_do_rows(tmp_path, monkeypatch):
+def test_line_numbers_and_rows_do_not_depend_on_the_block_size(tmp_path, monkeypatch):
     lines = []
     for i in range(400):
         torn, late = i % 37 == 5, i % 91 == 90
@@ -171,7 +171,7 @@ def test_line_numbers_do_not_depend_on_blocks_and_neither_do_rows(tmp_path, monk
             b"torn" if torn else line(time="never" if late else f"2006-05-{i % 28 + 1:02d}T10:00:{i % 60:02d}Z")
         )
     whole = run(tmp_path, lines)
-    monkeypatch.setattr(lastfm_lines, "BLOCK_BYTES", 700)
+    monkeypatch.setattr(lastfm_parse, "BLOCK_BYTES", 700)
     parts = run(tmp_path, lines)
     assert whole[0]["lines"]["bad"] == parts[0]["lines"]["bad"]
     for name, table in whole[1].items():
@@ -181,17 +181,17 @@ def test_line_numbers_do_not_depend_on_blocks_and_neither_do_rows(tmp_path, monk
         assert lines[number - 1] == b"torn" or b"never" in lines[number - 1]
 
 
-def test_line_of_counts_the_lines_before():
+def test_line_of_counts_excluded_lines():
     torn = array("q", [1, 4, 5, 9])
     assert [line_of(row, torn) for row in range(6)] == [2, 3, 6, 7, 8, 10]
 
 
-def test_moments():
+def test_moments_parses_timestamps_to_microseconds():
     texts = ["2009-05-04T23:08:57Z", "2009-02-30T00:00:00Z", "2009-5-4T1:1:1Z", "", "1969-12-31T23:59:59Z"]
     assert moments(pa.array(texts)).tolist() == [1241478537000000, -1, -1, -1, -1]
 
 
-def test_identity_by_name_ignores_case_and_edges_and_never_meets_an_mbid(tmp_path):
+def test_ids_by_name_ignore_case_and_spaces_and_differ_from_ids_by_mbid(tmp_path):
     lines = [
         line(artid="", traid="", artist="Ann", title="One"),
         line(artid="", traid="", artist=" ann", title="ONE ", time="2006-05-01T10:01:00Z"),
@@ -226,15 +226,15 @@ def test_registration_is_the_earlier_of_profile_and_first_event(tmp_path):
     assert report["profile_ages_unknown"] == report["profile_dates_unknown"] == 1
 
 
-def test_a_session_keeps_a_track_once_and_ends_after_half_an_hour(tmp_path):
-    at = ["10:00:00", "10:30:00", "11:00:00", "11:30:01", "11:31:00", "13:00:00"]
-    lines = [line(time=f"2006-05-01T{t}Z", traid=i) for t, i in zip(at, "abacdz", strict=True)]
+def test_a_session_contains_a_track_once_and_ends_after_half_an_hour(tmp_path):
+    times = ["10:00:00", "10:30:00", "11:00:00", "11:30:01", "11:31:00", "13:00:00"]
+    lines = [line(time=f"2006-05-01T{t}Z", traid=i) for t, i in zip(times, "abacdz", strict=True)]
     _, tables = run(tmp_path, lines)
-    found = tables["playlists"]
-    sessions = [part.track_id.tolist() for _, part in found.groupby("playlist_id")]
+    playlists = tables["playlists"]
+    sessions = [part.track_id.tolist() for _, part in playlists.groupby("playlist_id")]
     assert sessions == [[stable_id("a"), stable_id("b")], [stable_id("c"), stable_id("d")]]
-    assert found.position.tolist() == [0, 1, 0, 1]
-    assert found.added_at.dt.strftime("%H:%M:%S").tolist() == ["10:00:00", "10:30:00", "11:30:01", "11:31:00"]
+    assert playlists.position.tolist() == [0, 1, 0, 1]
+    assert playlists.added_at.dt.strftime("%H:%M:%S").tolist() == ["10:00:00", "10:30:00", "11:30:01", "11:31:00"]
 
 
 def test_quotes_and_windows_line_ends_are_plain_text(tmp_path):
@@ -244,7 +244,7 @@ def test_quotes_and_windows_line_ends_are_plain_text(tmp_path):
     assert set(tables["tracks"].title) == {'Say "Hello', '"'}
 
 
-def test_a_missing_file_is_named(tmp_path):
+def test_a_missing_file_raises_with_its_name(tmp_path):
     data = folder(tmp_path / "data", [line()])
     (data / "userid-profile.tsv").unlink()
     with pytest.raises(BadArgument, match=r"userid-profile\.tsv: no such file"):
@@ -256,7 +256,7 @@ def test_a_missing_file_is_named(tmp_path):
         lastfm_1k.run(context_at(tmp_path / "home"), None)
 
 
-def test_ids_are_stable_and_below_the_made_ones():
+def test_ids_are_stable_and_below_the_synthetic_ones():
     assert stable_id("f1b1cf71-bd35-4e99-8624-24a6e15f133a") == stable_id("f1b1cf71-bd35-4e99-8624-24a6e15f133a")
     ids = np.array([stable_id(str(i)) for i in range(2000)])
     assert len(set(ids)) == 2000

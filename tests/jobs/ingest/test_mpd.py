@@ -1,4 +1,4 @@
-"""Test the MPD adapter: the task on real playlists equals its description, recomputed with pandas."""
+"""Test the MPD adapter: its result on real playlists equals the task, recomputed with pandas."""
 
 import numpy as np
 import pandas as pd
@@ -20,7 +20,7 @@ def context_at(home, week=WEEK, **sections):
     return Context(Settings.model_validate({"name": "t", "week": str(week), **sections}), week, home)
 
 
-def small(folder, n_playlists=8, n_tracks=6):
+def write_small_dataset(folder, n_playlists=8, n_tracks=6):
     """Write a small dataset: playlist p contains the tracks 0 to n - 1, and only even tracks are in the map."""
     folder.mkdir(exist_ok=True)
     row, track = np.divmod(np.arange(n_playlists * n_tracks), n_tracks)
@@ -41,7 +41,7 @@ def small(folder, n_playlists=8, n_tracks=6):
 SMALL = {"source": {"kind": "mpd", "catalogue_tracks": 5, "min_playlist_tracks": 5}}
 
 
-def log_of(context):
+def read_events(context):
     return pd.concat(
         [context.lake.read("events", **p).to_pandas() for p in context.lake.partitions("events")], ignore_index=True
     )
@@ -49,18 +49,18 @@ def log_of(context):
 
 class TestRealPlaylists:
     @pytest.fixture(scope="class")
-    def made(self, data_dir, tmp_path_factory):
+    def ingested(self, data_dir, tmp_path_factory):
         context = context_at(
             tmp_path_factory.mktemp("mpd"), source={"kind": "mpd"}, matrix={"window_days": 120, "n_catalog": 20_000}
         )
         data = data_dir("spotify_mpd_15k")
         report = mpd.run(context, data)
-        return context, report, log_of(context), pd.read_parquet(data / mpd.PAIRS).astype("int64"), data
+        return context, report, read_events(context), pd.read_parquet(data / mpd.PAIRS).astype("int64"), data
 
     @pytest.fixture(scope="class")
-    def task(self, made):
+    def task(self, ingested):
         """Return the task recomputed from its description with pandas alone: catalogue and cold rows."""
-        pairs = made[3]
+        pairs = ingested[3]
         rows = sorted(pairs.row.unique())
         warm = pairs[pairs.row.isin(rows[: len(rows) * 3 // 4])]
         count = warm.groupby("track").size().reset_index(name="n")
@@ -69,29 +69,29 @@ class TestRealPlaylists:
         size = rest.groupby("row").size()
         return set(warm.row), catalogue, set(size.index[size >= 15])
 
-    def test_counts(self, made, task):
-        _, report, log, pairs, _ = made
+    def test_report_counts_match_the_description(self, ingested, task):
+        _, report, log, pairs, _ = ingested
         warm, catalogue, cold = task
         assert (report["warm"], report["cold"], report["catalogue"]) == (len(warm), len(cold), len(catalogue))
         assert report["cold_left_out"] == pairs.row.nunique() - len(warm) - len(cold)
         assert report["rows"]["events"] == len(log) == pairs.row.isin(warm | cold).sum()
 
-    def test_each_track_of_a_playlist_is_streamed_once(self, made, task):
-        _, _, log, pairs, _ = made
+    def test_each_track_of_a_playlist_is_streamed_once(self, ingested, task):
+        _, _, log, pairs, _ = ingested
         warm, _, cold = task
-        wanted = pairs[pairs.row.isin(warm | cold)].sort_values(["row", "track"]).to_numpy()
-        assert np.array_equal(log.sort_values(["user_id", "entity_id"])[["user_id", "entity_id"]].to_numpy(), wanted)
+        expected = pairs[pairs.row.isin(warm | cold)].sort_values(["row", "track"]).to_numpy()
+        assert np.array_equal(log.sort_values(["user_id", "entity_id"])[["user_id", "entity_id"]].to_numpy(), expected)
 
-    def test_the_pipelines_own_rule_finds_the_same_catalogue(self, made, task):
-        context, _, log, _, _ = made
+    def test_the_pipeline_selects_the_same_catalogue(self, ingested, task):
+        context, _, log, _, _ = ingested
         users = context.lake.read("users").to_pandas()
-        learners = users.user_id[users.registered_at < WEEK.cohort_start]
-        seen = log[log.user_id.isin(learners) & (log.ts >= WEEK.window_start(120)) & (log.ts < WEEK.as_of)]
-        n = seen.groupby("entity_id").user_id.nunique().reset_index(name="n")
+        warm_users = users.user_id[users.registered_at < WEEK.cohort_start]
+        streams = log[log.user_id.isin(warm_users) & (log.ts >= WEEK.window_start(120)) & (log.ts < WEEK.as_of)]
+        n = streams.groupby("entity_id").user_id.nunique().reset_index(name="n")
         assert set(n.sort_values(["n", "entity_id"], ascending=[False, True]).entity_id[:20_000]) == task[1]
 
-    def test_first_days_and_truth(self, made, task):
-        context, _, log, _, _ = made
+    def test_first_days_and_truth(self, ingested, task):
+        context, _, log, _, _ = ingested
         warm, catalogue, cold = task
         users = context.lake.read("users").to_pandas()
         assert users.country.isna().all()
@@ -113,20 +113,20 @@ class TestRealPlaylists:
         assert truth.min() >= 10
         assert set(truth.index) == cold
 
-    def test_collections_of_cold_listeners_are_kept_out_by_their_owner(self, made, task):
-        found = made[0].lake.read("playlists").to_pandas()
-        streams = made[2].rename(columns={"entity_id": "track_id", "ts": "added_at"})
-        same = found.merge(streams, on=["user_id", "track_id", "added_at"], how="outer", indicator=True)
+    def test_playlists_equal_the_streams_of_their_owner(self, ingested, task):
+        playlists = ingested[0].lake.read("playlists").to_pandas()
+        streams = ingested[2].rename(columns={"entity_id": "track_id", "ts": "added_at"})
+        same = playlists.merge(streams, on=["user_id", "track_id", "added_at"], how="outer", indicator=True)
         assert (same._merge == "both").all()
-        assert (found.user_id == found.playlist_id).all()
-        ordered = found.sort_values(["playlist_id", "position"])
+        assert (playlists.user_id == playlists.playlist_id).all()
+        ordered = playlists.sort_values(["playlist_id", "position"])
         assert (ordered.groupby("playlist_id").cumcount() == ordered.position).all()
         step = ordered.groupby("playlist_id").added_at.diff().dropna()
         assert (step >= pd.Timedelta(0)).all()
-        assert task[2] <= set(found.user_id)
+        assert task[2] <= set(playlists.user_id)
 
-    def test_artists_come_from_the_map(self, made):
-        context, report, log, _, data = made
+    def test_artists_and_albums_are_read_from_the_map(self, ingested):
+        context, report, log, _, data = ingested
         tracks = context.lake.read("tracks").to_pandas().set_index("track_id")
         uris = pd.read_parquet(data / mpd.MAP).set_index("track")
         assert set(tracks.index) == set(log.entity_id)
@@ -137,42 +137,42 @@ class TestRealPlaylists:
             assert column.loc[known].nunique() == uris.loc[known, f"{name}_uri"].nunique()
             assert column.loc[known[7]] == stable_id(uris.loc[known[7], f"{name}_uri"])
             assert column.loc[known].max() < MADE
-            made_up = column.drop(known)
-            assert made_up.is_unique
-            assert made_up.min() >= MADE
+            synthetic = column.drop(known)
+            assert synthetic.is_unique
+            assert synthetic.min() >= MADE
 
 
-def test_a_second_run_and_another_seed(tmp_path):
-    data = small(tmp_path / "data")
+def test_a_second_run_is_equal_and_another_seed_differs(tmp_path):
+    data = write_small_dataset(tmp_path / "data")
     context = context_at(tmp_path / "home", **SMALL)
     first = mpd.run(context, data)
-    before = log_of(context)
+    before = read_events(context)
     second = mpd.run(context, data)
     assert {**first, "paths": None} == {**second, "paths": None}
-    pd.testing.assert_frame_equal(log_of(context), before)
+    pd.testing.assert_frame_equal(read_events(context), before)
     other = context_at(tmp_path / "other", source={**SMALL["source"], "seed": 8})
     mpd.run(other, data)
-    assert not log_of(other).equals(before)
+    assert not read_events(other).equals(before)
 
 
-def test_ties_go_to_the_smaller_track_and_small_cold_playlists_are_left_out(tmp_path):
-    data = small(tmp_path / "data")
+def test_ties_prefer_the_smaller_track_and_small_cold_playlists_are_excluded(tmp_path):
+    data = write_small_dataset(tmp_path / "data")
     pairs = pq.read_table(data / mpd.PAIRS).to_pandas()
     pairs = pairs[~((pairs.row == 7) & (pairs.track == 0))]
     doubled = pd.concat([pairs, pairs[:3]])
     pq.write_table(pa.Table.from_pandas(doubled, preserve_index=False), data / mpd.PAIRS)
     report = mpd.run(context_at(tmp_path / "home", **SMALL), data)
-    # Playlist 7 holds the tracks 1 to 5, of which the catalogue (0 to 4) knows four.
+    # Playlist 7 contains the tracks 1 to 5. Four of them are in the catalogue (0 to 4).
     assert (report["warm"], report["cold"], report["cold_left_out"], report["pairs_repeated"]) == (6, 1, 1, 3)
 
 
 def test_a_backtest_puts_the_cohort_after_the_monday(tmp_path):
     week = Week.parse("2026-10-05", backtest=True)
     context = context_at(tmp_path / "home", week, **SMALL)
-    mpd.run(context, small(tmp_path / "data"))
+    mpd.run(context, write_small_dataset(tmp_path / "data"))
     users = context.lake.read("users").to_pandas().set_index("user_id").registered_at
     assert users.loc[[6, 7]].between(week.cohort_start, week.cohort_end, inclusive="left").all()
-    log = log_of(context)
+    log = read_events(context)
     assert (log.ts[log.user_id < 6] < week.as_of).all()
 
 
@@ -185,7 +185,7 @@ def replace(file, **columns):
     pq.write_table(table, file)
 
 
-def test_broken_files_are_named_with_their_column(tmp_path):
+def test_damaged_files_raise_with_file_and_column(tmp_path):
     context = context_at(tmp_path / "home", **SMALL)
     cases = {
         "no map": (lambda d: (d / mpd.MAP).unlink(), BadArgument, "track_uri_map.parquet: no such file"),
@@ -196,16 +196,16 @@ def test_broken_files_are_named_with_their_column(tmp_path):
         "null": (lambda d: replace(d / mpd.MAP, album_uri=pa.array(["a", None, "b"])), CheckFailed, "1 nulls"),
         "negative": (lambda d: replace(d / mpd.PAIRS, track=pa.array([-1] * 48)), CheckFailed, "must be 0 or more"),
     }
-    for name, (breaking, error, words) in cases.items():
-        data = small(tmp_path / name)
-        breaking(data)
-        with pytest.raises(error, match=words):
+    for name, (damage, error, message) in cases.items():
+        data = write_small_dataset(tmp_path / name)
+        damage(data)
+        with pytest.raises(error, match=message):
             mpd.run(context, data)
     assert not context.lake.exists("users")
 
 
-def test_impossible_settings_are_refused(tmp_path):
-    data = small(tmp_path / "data")
+def test_impossible_settings_raise(tmp_path):
+    data = write_small_dataset(tmp_path / "data")
     with pytest.raises(BadArgument, match=r"matrix.window_days: 37"):
         mpd.run(context_at(tmp_path / "home", matrix={"window_days": 37}, **SMALL), data)
     with pytest.raises(CheckFailed, match="min_playlist_tracks"):

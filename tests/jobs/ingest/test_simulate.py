@@ -1,4 +1,4 @@
-"""Test the simulated service: the same seed gives the same bytes, shares and cohorts are right, taste is learnable."""
+"""Test the simulated service: equal seeds give equal bytes, shares and cohorts are correct, streams are predictable."""
 
 import hashlib
 import json
@@ -26,60 +26,60 @@ def context_at(home, **changes):
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    found = context_at(tmp_path_factory.mktemp("simulate"))
-    return found, simulate.run(found, None)
+def simulated(tmp_path_factory):
+    context = context_at(tmp_path_factory.mktemp("simulate"))
+    return context, simulate.run(context, None)
 
 
 @pytest.fixture(scope="module")
-def users(made):
-    return made[0].lake.read("users").to_pandas()
+def users(simulated):
+    return simulated[0].lake.read("users").to_pandas()
 
 
 @pytest.fixture(scope="module")
-def log(made, users):
-    lake = made[0].lake
+def log(simulated, users):
+    lake = simulated[0].lake
     parts = []
     for partition in lake.partitions("events"):
         parts.append(lake.read("events", **partition).to_pandas().assign(day=partition["day"]))
-    found = pd.concat(parts, ignore_index=True).merge(users, on="user_id", how="left", validate="many_to_one")
-    since = found.ts.dt.floor("D") - found.registered_at.dt.floor("D")
-    return found.assign(since=since.dt.days)
+    joined = pd.concat(parts, ignore_index=True).merge(users, on="user_id", how="left", validate="many_to_one")
+    since = joined.ts.dt.floor("D") - joined.registered_at.dt.floor("D")
+    return joined.assign(since=since.dt.days)
 
 
 @pytest.fixture(scope="module")
-def tracks(made):
-    return made[0].lake.read("tracks").to_pandas()
+def tracks(simulated):
+    return simulated[0].lake.read("tracks").to_pandas()
 
 
 def digest(context):
     """Return one hash of all Parquet bytes of the lake, by table and partition."""
-    found = hashlib.sha256()
+    sha = hashlib.sha256()
     for table in ("users", "tracks", "playlists", "events"):
         for partition in context.lake.partitions(table):
             for file in sorted(Path(context.lake.path(table, **partition)).glob("*.parquet")):
-                found.update(json.dumps(partition).encode() + file.read_bytes())
-    return found.hexdigest()
+                sha.update(json.dumps(partition).encode() + file.read_bytes())
+    return sha.hexdigest()
 
 
 SMALL = {"n_users": 8500, "n_tracks": 300, "n_playlists": 60, "first_day": "2026-11-08"}
 
 
-def test_same_seed_and_sizes_give_the_same_bytes_whatever_the_chunk(tmp_path):
-    found = {
+def test_same_seed_and_sizes_give_the_same_bytes_for_any_chunk_size(tmp_path):
+    contexts = {
         name: context_at(tmp_path / name, **SMALL, **changes)
         for name, changes in {"a": {}, "b": {"chunk_users": 1}, "c": {"seed": 8}}.items()
     }
-    for context in found.values():
+    for context in contexts.values():
         simulate.run(context)
-    before = digest(found["a"])
-    assert before == digest(found["b"])
-    assert before != digest(found["c"])
-    simulate.run(found["a"])
-    assert digest(found["a"]) == before
+    before = digest(contexts["a"])
+    assert before == digest(contexts["b"])
+    assert before != digest(contexts["c"])
+    simulate.run(contexts["a"])
+    assert digest(contexts["a"]) == before
 
 
-def test_a_smaller_span_leaves_no_stale_day_and_no_workspace(tmp_path):
+def test_a_smaller_span_removes_old_days_and_temporary_files(tmp_path):
     simulate.run(context_at(tmp_path, **SMALL))
     report = simulate.run(context_at(tmp_path, **SMALL | {"n_users": 500, "last_day": "2026-11-13"}))
     assert report["days_dropped"] == ["2026-11-14", "2026-11-15"]
@@ -88,8 +88,8 @@ def test_a_smaller_span_leaves_no_stale_day_and_no_workspace(tmp_path):
     assert not list((tmp_path / "scratch").glob("ingest*"))
 
 
-def test_the_report_counts_what_the_lake_holds(made, log):
-    context, report = made
+def test_report_counts_equal_the_rows_of_the_lake(simulated, log):
+    context, report = simulated
     assert report["rows"] == {
         "users": 9000,
         "tracks": 3000,
@@ -112,12 +112,12 @@ def test_events_are_unique_sorted_within_their_day_and_never_outside_the_span(lo
     assert (later | (by_day[1:] != by_day[:-1])).all()
 
 
-def test_nobody_acts_before_registering(log):
+def test_no_event_precedes_registration(log):
     assert (log.ts >= log.registered_at).all()
 
 
-def test_every_reference_exists_at_its_level(made, log, tracks):
-    playlists = made[0].lake.read("playlists").to_pandas()
+def test_every_reference_exists_at_its_level(simulated, log, tracks):
+    playlists = simulated[0].lake.read("playlists").to_pandas()
     known = {
         "track": set(tracks.track_id),
         "artist": set(tracks.artist_id),
@@ -155,7 +155,7 @@ def test_shares_of_the_first_day(log, users):
     assert first.user_id.nunique() / len(new) == pytest.approx(0.95, abs=0.01)
 
 
-def test_people_are_a_realistic_mix(users):
+def test_countries_and_ages_have_realistic_shares(users):
     shares = users.country.value_counts(normalize=True)
     assert len(shares) == 12
     assert shares.iloc[0] > 5 * shares.iloc[-1]
@@ -179,23 +179,23 @@ def test_most_new_listeners_have_a_ground_truth(log, users):
     first_week = users.registered_at.between(
         pd.Timestamp("2026-09-28", tz="UTC"), pd.Timestamp("2026-10-05", tz="UTC"), inclusive="left"
     )
-    heard = log[(log.kind == "stream") & log.since.between(1, 30) & log.user_id.isin(users.user_id[first_week])]
-    n_tracks = heard.groupby("user_id").entity_id.nunique().reindex(users.user_id[first_week], fill_value=0)
+    streams = log[(log.kind == "stream") & log.since.between(1, 30) & log.user_id.isin(users.user_id[first_week])]
+    n_tracks = streams.groupby("user_id").entity_id.nunique().reindex(users.user_id[first_week], fill_value=0)
     assert (n_tracks >= 20).mean() >= 0.70
     assert n_tracks.std() > 10
 
 
 def hits_at_50(rankings, truth):
-    return np.mean([len(set(rankings[user]) & found) / min(len(found), 50) for user, found in truth.items()])
+    return np.mean([len(set(rankings[user]) & relevant) / min(len(relevant), 50) for user, relevant in truth.items()])
 
 
-def test_taste_can_be_learned_from_the_first_day_and_a_little_from_country_and_age(log, tracks, users):
+def test_first_day_predicts_streams_better_than_country_and_age(log, tracks, users):
     streams = log[log.kind == "stream"]
     cut = pd.Timestamp("2026-10-12", tz="UTC")
     warm = streams[streams.registered_at < cut].drop_duplicates(["user_id", "entity_id"])
     late = streams[(streams.registered_at >= cut) & streams.since.between(1, 30) & (streams.user_id % 7 == 0)]
     first = streams[(streams.since == 0) & (streams.user_id % 7 == 0)].groupby("user_id").entity_id
-    truth = {user: set(found) for user, found in late.groupby("user_id").entity_id if found.nunique() >= 20}
+    truth = {user: set(group) for user, group in late.groupby("user_id").entity_id if group.nunique() >= 20}
     truth = {user: truth[user] for user in truth.keys() & first.groups.keys()}
     column = {track: i for i, track in enumerate(tracks.track_id)}
     rows, inverse = np.unique(warm.user_id, return_inverse=True)
@@ -208,12 +208,12 @@ def test_taste_can_be_learned_from_the_first_day_and_a_little_from_country_and_a
 
     by_popularity = hits_at_50(dict.fromkeys(truth, top(total)), truth)
     normal = matrix / np.sqrt(total + 1) / np.sqrt(matrix.sum(1, keepdims=True) + 1)
-    near = {}
+    neighbour_rankings = {}
     for user in truth:
-        likeness = normal[:, first.get_group(user).map(column)].sum(1)
-        peers = np.argsort(-likeness)[:60]
-        near[user] = top(likeness[peers] @ matrix[peers])
-    by_first_day = hits_at_50(near, truth)
+        similarity = normal[:, first.get_group(user).map(column)].sum(1)
+        peers = np.argsort(-similarity)[:60]
+        neighbour_rankings[user] = top(similarity[peers] @ matrix[peers])
+    by_first_day = hits_at_50(neighbour_rankings, truth)
 
     facts = users.assign(age_class=pd.cut(users.age, [0, 18, 25, 35, 50, 200], right=False, labels=False))
     facts = facts.set_index("user_id")[["country", "age_class"]]
@@ -222,51 +222,51 @@ def test_taste_can_be_learned_from_the_first_day_and_a_little_from_country_and_a
         for value in known[name].dropna().unique():
             peers = (known[name] == value).to_numpy()
             means[name, value] = (matrix[peers].sum(0) + 50 * total / len(rows)) / (peers.sum() + 50)
-    alike = {}
+    facts_rankings = {}
     for user in truth:
         own = [means[key] for key in facts.loc[user].items() if key in means]
-        alike[user] = top(np.prod(own, axis=0)) if own else top(total)
-    by_facts = hits_at_50(alike, truth)
+        facts_rankings[user] = top(np.prod(own, axis=0)) if own else top(total)
+    by_facts = hits_at_50(facts_rankings, truth)
 
     assert by_popularity * 1.1 < by_facts < by_first_day
     assert by_first_day > 2.2 * by_popularity
     assert 0.2 < by_first_day < 0.6
 
 
-def test_playlists_are_dense_dated_and_of_their_owners(made, users):
-    found = made[0].lake.read("playlists").to_pandas()
-    assert not found.duplicated(["playlist_id", "position"]).any()
-    assert not found.duplicated(["playlist_id", "track_id"]).any()
-    assert (found.groupby("playlist_id").position.max() + 1 == found.groupby("playlist_id").size()).all()
-    assert found.playlist_id.nunique() == 900
-    assert found.groupby("playlist_id").user_id.nunique().max() == 1
-    assert found.added_at.max() < pd.Timestamp("2026-11-16", tz="UTC")
-    owned = found.dropna(subset="user_id").merge(users, on="user_id", how="left")
+def test_playlists_have_dense_positions_dates_and_one_owner(simulated, users):
+    playlists = simulated[0].lake.read("playlists").to_pandas()
+    assert not playlists.duplicated(["playlist_id", "position"]).any()
+    assert not playlists.duplicated(["playlist_id", "track_id"]).any()
+    assert (playlists.groupby("playlist_id").position.max() + 1 == playlists.groupby("playlist_id").size()).all()
+    assert playlists.playlist_id.nunique() == 900
+    assert playlists.groupby("playlist_id").user_id.nunique().max() == 1
+    assert playlists.added_at.max() < pd.Timestamp("2026-11-16", tz="UTC")
+    owned = playlists.dropna(subset="user_id").merge(users, on="user_id", how="left")
     assert (owned.added_at >= owned.registered_at).all()
-    assert 0.1 < 1 - len(owned) / len(found) < 0.5
+    assert 0.1 < 1 - len(owned) / len(playlists) < 0.5
 
 
 @pytest.mark.parametrize(
-    ("changes", "word"),
+    ("changes", "setting"),
     [({"last_day": "2026-02-30"}, "simulate.last_day"), ({"first_day": "2026-11-15"}, "after first_day")],
 )
-def test_a_wrong_span_is_refused_by_name(tmp_path, changes, word):
-    with pytest.raises(BadArgument, match=word):
+def test_an_invalid_span_raises_with_the_setting(tmp_path, changes, setting):
+    with pytest.raises(BadArgument, match=setting):
         simulate.run(context_at(tmp_path, **changes))
 
 
-def test_data_is_refused(tmp_path):
+def test_a_data_folder_is_rejected(tmp_path):
     with pytest.raises(BadArgument, match="--data"):
         simulate.run(context_at(tmp_path), tmp_path)
 
 
-def test_a_service_smaller_than_a_block_and_a_one_track_scene_work(tmp_path):
+def test_very_few_users_and_tracks_are_supported(tmp_path):
     report = simulate.run(context_at(tmp_path, n_users=30, n_tracks=25, n_playlists=1))
     assert report["rows"]["users"] == 30
     assert report["rows"]["tracks"] == 25
 
 
-def test_spilled_groups_do_not_depend_on_the_runs(tmp_path):
+def test_event_buffer_groups_do_not_depend_on_the_number_of_additions(tmp_path):
     rng = np.random.default_rng(0)
     keys = rng.integers(0, 5, 1000)
     rows = events(rng.integers(0, 50, 1000), keys * 86_400_000_000 + rng.integers(0, 99, 1000), 0, np.arange(1000))
@@ -280,13 +280,13 @@ def test_spilled_groups_do_not_depend_on_the_runs(tmp_path):
         assert np.array_equal(np.sort(a["entity_id"]), np.flatnonzero(keys == key))
 
 
-def test_sorting_a_day_drops_exact_repeats_only():
+def test_sort_day_drops_only_exact_repeats():
     rows = events(
         np.array([2, 1, 2, 2, 1]), np.array([5, 5, 5, 5, 4]), np.array([0, 0, 0, 4, 0]), np.array([9, 9, 9, 9, 8])
     )
-    found, repeats = sort_day(rows)
+    ordered, repeats = sort_day(rows)
     assert repeats == 1
-    assert found[["ts", "user_id", "code"]].tolist() == [(4, 1, 0), (5, 1, 0), (5, 2, 0), (5, 2, 4)]
-    assert event_table(found)["listened_s"].null_count == 4
-    assert event_table(found)["kind"].to_pylist() == ["stream", "stream", "stream", "skip"]
-    assert event_table(found).schema.field("ts").type == pa.timestamp("us", "UTC")
+    assert ordered[["ts", "user_id", "code"]].tolist() == [(4, 1, 0), (5, 1, 0), (5, 2, 0), (5, 2, 4)]
+    assert event_table(ordered)["listened_s"].null_count == 4
+    assert event_table(ordered)["kind"].to_pylist() == ["stream", "stream", "stream", "skip"]
+    assert event_table(ordered).schema.field("ts").type == pa.timestamp("us", "UTC")

@@ -31,16 +31,16 @@ def up(home, monkeypatch):
         services.stop(state)
 
 
-def shown(state) -> str:
-    """The text that `services.show` prints."""
+def printed(state) -> str:
+    """Return the text that `services.show` prints."""
     console = Console(file=io.StringIO(), width=200)
     services.show(state, console)
     return console.file.getvalue()
 
 
-def test_it_starts_without_a_champion_and_loads_the_first_one(up):
+def test_service_starts_without_a_champion_and_loads_the_first_one(up):
     context, state = up
-    text = shown(state)
+    text = printed(state)
     assert f"http://127.0.0.1:{state.service_port}" in text
     assert "the service responds with 503: no release has been promoted" in text
     promote.run(context)
@@ -50,7 +50,7 @@ def test_it_starts_without_a_champion_and_loads_the_first_one(up):
     end = time.monotonic() + 60
     while (now := services.describe_service(state.service_port)) != expected:
         assert time.monotonic() < end, now
-    assert expected in shown(state)
+    assert expected in printed(state)
     assert services.running().alive().keys() == {"service"}
     services.down(Console(file=io.StringIO()))
     assert services.running() is None

@@ -63,7 +63,7 @@ def test_the_dense_index_follows_the_key_for_any_distribution(spark, keys):
     assert {r["user_id"]: r["user_idx"] for r in rows} == {k: n for n, k in enumerate(sorted(keys))}
 
 
-def test_an_empty_week_names_the_table_and_the_window(filled_context):
+def test_an_empty_week_raises_with_table_and_window(filled_context):
     from jobs.platform.week import Week
 
     filled_context.week = Week.parse("2025-03-03")
@@ -71,7 +71,7 @@ def test_an_empty_week_names_the_table_and_the_window(filled_context):
         catalog.run(filled_context)
 
 
-def test_no_warm_user_is_an_error_and_writes_no_table(filled_context):
+def test_no_warm_user_raises_and_writes_no_table(filled_context):
     matrix = filled_context.settings.matrix.model_copy(update={"min_tracks": 50})
     filled_context.settings = filled_context.settings.model_copy(update={"matrix": matrix})
     with pytest.raises(CheckFailed, match="warm_users: no user streamed 50 distinct"):

@@ -1,4 +1,4 @@
-"""First-day signals and ground truth by hand, with the limits of a day from both sides."""
+"""First-day signals and ground truth by hand, with events on both sides of each day boundary."""
 
 import hashlib
 from datetime import timedelta
@@ -80,7 +80,7 @@ def expected_split(user_id):
     return "validation" if int(hashlib.md5(str(user_id).encode()).hexdigest()[:8], 16) % 3 < 2 else "test"
 
 
-def test_the_cohort_by_limits_of_registration_and_truth(filled_context):
+def test_cohort_is_selected_by_registration_and_truth(filled_context):
     report = first_day.run(filled_context)
     ids = {
         r["track_idx"]: r["track_id"]
@@ -123,7 +123,7 @@ def test_registration_day_of_a_cold_user(filled_context):
 
 
 def test_first_day_of_warm_users(filled_context):
-    """Users registered after the first event: from their registration. Earlier ones: their first day with events."""
+    """The first day is the registration day, or the first day with events if registration precedes the first event."""
     first_day.run(filled_context)
     rows = read(filled_context, "train")
     assert set(rows) == {1, 2, 3}
@@ -133,7 +133,7 @@ def test_first_day_of_warm_users(filled_context):
     assert rows[3]["streamed_songs"] == [1, 2, 3, 4, 5, 6, 7]
 
 
-def test_later_events_change_no_first_day(filled_context):
+def test_later_events_do_not_change_first_days(filled_context):
     first_day.run(filled_context)
     splits = ("train", "validation", "test")
     before = [read(filled_context, s) for s in splits]
@@ -153,7 +153,7 @@ def test_later_events_change_no_first_day(filled_context):
     assert [read(filled_context, s) for s in splits] == before
 
 
-def test_an_empty_cohort_is_an_error(filled_context):
+def test_an_empty_cohort_raises(filled_context):
     matrix = filled_context.settings.matrix.model_copy(update={"min_truth_tracks": 20})
     filled_context.settings = filled_context.settings.model_copy(update={"matrix": matrix})
     with pytest.raises(CheckFailed, match=r"cohort: of 3 users registered in \[2026-10-10, 2026-10-17\)"):

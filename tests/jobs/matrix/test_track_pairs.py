@@ -104,7 +104,7 @@ def test_a_pair_is_selected_only_if_each_is_among_the_strongest_of_the_other(fil
     assert set(pairs_of(filled_context)) == {(1, 3)}
 
 
-def test_results_collected_by_the_driver_are_at_most_of_the_catalogues_size(filled_context, monkeypatch):
+def test_the_driver_collects_at_most_one_row_per_track(filled_context, monkeypatch):
     """Rows of each collected result: at most one per track (5), never one per collection (50) or pair (6)."""
     sizes = []
     for name in ("toArrow", "collect", "toPandas"):
@@ -125,7 +125,7 @@ def test_results_collected_by_the_driver_are_at_most_of_the_catalogues_size(fill
     assert max(sizes) <= 5
 
 
-def test_no_visible_collection_is_an_error(filled_context):
+def test_no_visible_collection_raises(filled_context):
     filled_context.lake.drop("playlists")
     filled_context.lake.write(
         "playlists", table("playlists", collection(5, [1, 2, 4], filled_context.week.as_of + timedelta(days=1)))
@@ -135,7 +135,7 @@ def test_no_visible_collection_is_an_error(filled_context):
 
 
 @pytest.mark.parametrize(("max_neighbours", "n_tasks"), [(1000, 1), (1000, 3), (6, 1), (6, 4)])
-def test_counts_and_cuts_match_a_sparse_product(spark, max_neighbours, n_tasks):
+def test_counts_and_selected_pairs_match_a_sparse_product(spark, max_neighbours, n_tasks):
     rng = np.random.default_rng(3)
     lists = [sorted({int(t) for t in rng.zipf(1.3, 12) if t <= 40}, reverse=True) for _ in range(300)]
     lists = [[t - 1 for t in ts] for ts in lists if ts]

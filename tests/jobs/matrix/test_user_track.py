@@ -1,4 +1,4 @@
-"""The user-track matrix: affinities by hand, limits of time, repeated runs."""
+"""The user-track matrix: affinities by hand, time boundaries, repeated runs."""
 
 import pytest
 
@@ -32,7 +32,7 @@ def filled_context(spark, context):
     return context
 
 
-def test_affinity_by_hand_and_limits_of_time(filled_context):
+def test_affinity_by_hand_and_time_boundaries(filled_context):
     report = user_track.run(filled_context)
     rows = (
         filled_context.lake.read("user_track", week=filled_context.week.name)
@@ -62,7 +62,7 @@ def test_a_second_run_gives_the_same_rows(filled_context):
     assert filled_context.lake.read("user_track", week=filled_context.week.name).sort_by(keys) == first.sort_by(keys)
 
 
-def test_weights_without_a_positive_affinity_are_an_error(filled_context):
+def test_weights_without_a_positive_affinity_raise(filled_context):
     weights = filled_context.settings.matrix.weights.model_copy(
         update={"stream": -1.0, "favorite_track": 0.0, "favorite_album": 0.0, "favorite_artist": 0.0}
     )

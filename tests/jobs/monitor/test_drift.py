@@ -1,4 +1,4 @@
-"""Tests of jobs/monitor/drift.py: features that drifted are named, others are not."""
+"""Tests of jobs/monitor/drift.py: drifted features are reported, others are not."""
 
 from __future__ import annotations
 
@@ -30,21 +30,21 @@ def champion(home) -> Context:
 
 
 def write_first_days(context: Context, days: list[int], n: int = N, country: str | None = None) -> None:
-    """Write first days of n new listeners per day, sampled from the training data; `country` replaces theirs."""
+    """Write first days of n new listeners per day, sampled from the training data; `country` replaces their country."""
     trained = context.lake.read("first_day", week=small_week.FIRST, split="train").to_pylist()
     rng = np.random.default_rng(3)
     for back in days:
-        born = MONDAY - timedelta(days=back)
+        registered = MONDAY - timedelta(days=back)
         rows = [
-            {**trained[at], "user_id": 1_000 * back + number, "registered_at": born + timedelta(seconds=number)}
+            {**trained[at], "user_id": 1_000 * back + number, "registered_at": registered + timedelta(seconds=number)}
             | ({"country": country} if country else {})
             for number, at in enumerate(rng.integers(0, len(trained), n))
         ]
         frame = pa.Table.from_pylist(rows, arrow_schema(contracts.load("cold_first_day")))
-        context.lake.write("cold_first_day", frame, day=f"{born:%Y-%m-%d}")
+        context.lake.write("cold_first_day", frame, day=f"{registered:%Y-%m-%d}")
 
 
-def test_only_drifted_features_are_named(champion, capsys):
+def test_only_drifted_features_are_reported(champion, capsys):
     write_first_days(champion, [1, 2, 7])
     same = monitor.run(champion)
     assert (same["drifted"], same["new_listeners"]) == ([], 3 * N)
@@ -66,7 +66,7 @@ def test_days_of_other_weeks_are_ignored(champion):
 
 
 def test_few_new_listeners_are_not_drift():
-    """With psi_threshold alone every small sample would have drifted."""
+    """With psi_threshold alone, every small sample would count as drifted."""
     rng = np.random.default_rng(0)
 
     def days(n: int, codes: list[str]) -> FirstDays:
@@ -85,7 +85,7 @@ def test_few_new_listeners_are_not_drift():
     assert many["age"].psi == pytest.approx(0, abs=1e-3)
 
 
-def test_the_error_names_what_is_missing(champion, home):
+def test_missing_inputs_raise(champion, home):
     with pytest.raises(CheckFailed, match="no new listener from 2026-11-09 to 2026-11-15; run `overture cold-users"):
         monitor.run(champion)
     write_first_days(champion, [1], n=5)

@@ -23,8 +23,8 @@ from tests.helpers import small_deezer, small_week
 SEGMENTS, EPOCHS = 8, 2
 
 
-class TestViews:
-    def test_spread_is_that_of_ten_chunk_means(self):
+class TestBreakdowns:
+    def test_spread_is_the_standard_deviation_of_ten_chunk_means(self):
         import statistics
 
         import torch
@@ -42,7 +42,7 @@ class TestViews:
         counts = np.array([0, 0, 1, 3, 4, 9])
         values = np.array([0.1, 0.3, 0.5, 0.2, 0.4, 1.0])
         rows = breakdowns.by_count(values, counts, (0, 1, 2, 3, 5), min_users=1)
-        assert [row["class"] for row in rows] == ["0", "1", "3-4", "5+"], "nobody has 2"
+        assert [row["class"] for row in rows] == ["0", "1", "3-4", "5+"], "no user has count 2"
         assert [row["users"] for row in rows] == [2, 1, 2, 1]
         np.testing.assert_allclose([row["value"] for row in rows], [0.2, 0.5, 0.3, 1.0])
         assert all(row["low"] <= row["value"] <= row["high"] for row in rows)
@@ -50,16 +50,16 @@ class TestViews:
         assert [row["class"] for row in breakdowns.by_count(values, counts, (0, 1, 3), min_users=2)] == ["0", "3+"]
 
     def test_figure_5_by_hand(self):
-        found = breakdowns.popularity(np.array([[0, 1], [2, 90]]), 100, 50)
-        assert found["median"] == 1.5
-        assert found["in_top"] == 0.75
-        assert found["distinct"] == 4
-        assert found["bin"] == 2
-        assert found["share"][0] == 0.5
-        assert found["share"][45] == 0.25
-        assert sum(found["share"]) == 1
+        result = breakdowns.popularity(np.array([[0, 1], [2, 90]]), 100, 50)
+        assert result["median"] == 1.5
+        assert result["in_top"] == 0.75
+        assert result["distinct"] == 4
+        assert result["bin"] == 2
+        assert result["share"][0] == 0.5
+        assert result["share"][45] == 0.25
+        assert sum(result["share"]) == 1
 
-    def test_countries_are_told_apart_by_their_vectors(self):
+    def test_countries_are_distinguished_by_their_vectors(self):
         layout = Layout(4)
         x = np.zeros((7, layout.size), np.float32)
         x[:3, layout.block("country")] = [1, 2, 3, 4]
@@ -67,10 +67,10 @@ class TestViews:
         x[5, layout.block("country")] = [1, 2, 3, 5]
         countries = breakdowns.Countries(x, layout)
         assert countries.of(x) == ["country 1"] * 3 + ["country 2"] * 2 + ["country 3", None]
-        stranger = np.full((1, layout.size), 9, np.float32)
-        assert countries.of(stranger) == [None]
+        unknown = np.full((1, layout.size), 9, np.float32)
+        assert countries.of(unknown) == [None]
 
-    def test_table_2_tells_the_traits_that_lift_a_segment(self):
+    def test_table_2_contains_the_traits_with_the_highest_lift(self):
         labels = np.repeat([0, 1, 2], [10, 10, 2])
         countries = ["country 1"] * 8 + ["country 2"] * 2 + ["country 2"] * 10 + [None] * 2
         ages = np.array([20] * 10 + [-1] * 10 + [70] * 2)
@@ -83,7 +83,7 @@ class TestViews:
         assert first["ages"][0]["name"] == "18-24"
         assert first["songs"] == [100, 101, 102, 103, 104]
 
-    def test_who_did_nothing(self):
+    def test_no_interaction_selects_users_without_first_day_signals(self):
         layout = Layout(4)
         x = np.ones((3, layout.size), np.float32)
         x[:2, 20 * 4 + 1 :] = 0
@@ -92,7 +92,7 @@ class TestViews:
         assert breakdowns.no_interaction(x, layout).tolist() == [True, False, False]
 
 
-def test_the_clock_counts_inner_stages_for_themselves(monkeypatch):
+def test_the_clock_excludes_inner_stages_from_outer_stages(monkeypatch):
     now = iter([0.0, 1.0, 4.0, 9.0])
     monkeypatch.setattr("jobs.paper.methods.time.perf_counter", lambda: next(now))
     clock = Clock()
@@ -102,7 +102,7 @@ def test_the_clock_counts_inner_stages_for_themselves(monkeypatch):
 
 
 @pytest.mark.parametrize("space", ["tt_svd", "ut_als"])
-def test_published_numbers_are_whole(space):
+def test_published_numbers_are_complete(space):
     assert set(TABLE_1[space]) == set(TITLES)
     for row in TABLE_1[space].values():
         assert len(row) == len(METRICS)
@@ -120,33 +120,33 @@ def task(context):
 
 
 class TestPopularity:
-    """Files that count as the published ones must have the published numbers."""
+    """On the published files, Popularity must reproduce the published numbers."""
 
-    def claiming(self, task):
+    def published_values(self, task):
         task.data.facts["claims"] = True
         truth = task.data.parts["test"].truth
         values = score(np.tile(np.arange(50), (len(truth), 1)), truth, 50)
         return {name: round(100 * float(values[name].mean()), 4) for name in METRICS}
 
-    def test_of_other_files_it_is_left_out_and_said_to_be(self, task):
+    def test_the_check_is_skipped_for_other_files_and_reported(self, task):
         check = paper.check_popularity(task)
         assert not check["done"]
         assert "synthetic (users=400 tracks=300 seed=3)" in check["message"]
 
-    def test_the_exact_numbers_pass(self, task, monkeypatch):
-        monkeypatch.setattr(paper, "EXACT_POPULARITY", self.claiming(task))
+    def test_equal_numbers_pass(self, task, monkeypatch):
+        monkeypatch.setattr(paper, "EXACT_POPULARITY", self.published_values(task))
         check = paper.check_popularity(task)
         assert check["done"]
-        assert check["values"] == self.claiming(task)
+        assert check["values"] == self.published_values(task)
 
-    def test_a_difference_in_the_fourth_digit_stops(self, task, monkeypatch):
-        got = self.claiming(task)
+    def test_a_difference_in_the_fourth_digit_raises(self, task, monkeypatch):
+        got = self.published_values(task)
         monkeypatch.setattr(paper, "EXACT_POPULARITY", got | {"recall": got["recall"] + 1e-4})
         with pytest.raises(CheckFailed, match=f"{got['precision']:.4f}.*instead of.*song_index give"):
             paper.check_popularity(task)
 
 
-def test_ties_are_averaged_for_methods_that_answer_with_the_segments_lists(task):
+def test_ties_are_averaged_for_methods_that_return_segment_lists(task):
     method = METHODS["semi_pers"](task)
     assert segment_levels(task, method) is task.levels_KL
     assert segment_levels(task, METHODS["popularity"](task)) is None
@@ -167,7 +167,7 @@ def test_ties_are_averaged_for_methods_that_answer_with_the_segments_lists(task)
 
 
 class Page(HTMLParser):
-    """Parsed page: tables by id as rows of cell texts, and the addresses that the page would load."""
+    """Parsed page: tables by id as rows of cell texts, and the addresses that the page loads."""
 
     def __init__(self, text):
         super().__init__()
@@ -210,7 +210,7 @@ def overture(home, command):
     ("space", "encoding", "options"),
     [("tt_svd", "array", ["--recipe", "paper"]), ("ut_als", "json", ["--recipe", "code", "--similarity", "dot"])],
 )
-def test_the_whole_command(overture, home, tmp_path, space, encoding, options):
+def test_the_command_writes_the_page_the_report_and_the_mlflow_run(overture, home, tmp_path, space, encoding, options):
     folder = small_deezer.folder(encoding)
     arguments = ["--segments", SEGMENTS, "--epochs", EPOCHS, "--out", tmp_path / "page", *options]
     code, out, err = overture("paper", "--data", folder, "--space", space, *arguments)
@@ -230,7 +230,7 @@ def test_the_whole_command(overture, home, tmp_path, space, encoding, options):
     assert report["no_interaction"]["users"] > 0
     page = Page((tmp_path / "page" / "index.html").read_text())
     assert page.loads
-    assert all(source.startswith("data:image/svg+xml;base64,") for source in page.loads), "a page of its own"
+    assert all(source.startswith("data:image/svg+xml;base64,") for source in page.loads), "the page loads no other file"
     check_table_1(page.tables["table-1"], report)
     for row in page.tables["no-interaction"][1:]:
         name = next(name for name, title in report["titles"].items() if title == row[0])
@@ -250,14 +250,16 @@ def check_table_1(rows, report):
     by_title = {row[0]: row[1:] for row in rows[2:]}
     for name, title in report["titles"].items():
         cells = by_title[title]
-        for place, metric in enumerate(METRICS):
-            theirs = report["published"]["methods"].get(name, {}).get(metric)
-            assert cells[2 * place + 1] == (f"{theirs['mean']:.2f} ± {theirs['spread']:.2f}" if theirs else "–")
+        for index, metric in enumerate(METRICS):
+            published = report["published"]["methods"].get(name, {}).get(metric)
+            assert cells[2 * index + 1] == (
+                f"{published['mean']:.2f} ± {published['spread']:.2f}" if published else "–"
+            )
             if name in report["methods"]:
-                ours = report["methods"][name][metric]
-                assert cells[2 * place] == f"{ours['mean']:.2f} ± {ours['spread']:.2f}"
+                reproduced = report["methods"][name][metric]
+                assert cells[2 * index] == f"{reproduced['mean']:.2f} ± {reproduced['spread']:.2f}"
             else:
-                assert cells[2 * place] == "not run"
+                assert cells[2 * index] == "not run"
 
 
 def check_mlflow(home, last, report):
@@ -269,11 +271,11 @@ def check_mlflow(home, last, report):
     assert run.info.status == "FINISHED"
     assert run.data.tags["space"] == report["space"]
     assert run.data.metrics["semi_pers.ndcg"] == report["methods"]["semi_pers"]["ndcg"]["mean"]
-    kept = {file.path for file in client.list_artifacts(run.info.run_id)}
-    assert {"index.html", "report.json", "table_1.json", "figures"} <= kept
+    artifacts = {file.path for file in client.list_artifacts(run.info.run_id)}
+    assert {"index.html", "report.json", "table_1.json", "figures"} <= artifacts
 
 
-def test_some_methods_alone_need_no_network(overture, tmp_path):
+def test_methods_without_a_network_do_not_train_it(overture, tmp_path):
     code, out, err = overture(
         "paper",
         "--data",
@@ -302,7 +304,7 @@ def small_context(context):
     return context
 
 
-def test_another_method_is_one_more_name(small_context, tmp_path):
+def test_an_added_method_is_shown_without_published_numbers(small_context, tmp_path):
     """A method that is not in the paper is shown in the table without published numbers."""
     methods = {"popularity": METHODS["popularity"], "our_own": METHODS["registration_day_streams"]}
     paper.run(small_context, small_deezer.folder(), "tt_svd", tmp_path / "page", methods)
@@ -326,8 +328,8 @@ def test_a_method_that_fails_leaves_a_failed_run_and_no_page(small_context, tmp_
     assert not (tmp_path / "page").exists()
 
 
-def test_the_same_run_gives_the_same_numbers(overture, tmp_path):
-    said = []
+def test_repeated_runs_give_equal_numbers(overture, tmp_path):
+    results = []
     for name in ("a", "b"):
         code, out, err = overture(
             "paper",
@@ -341,5 +343,5 @@ def test_the_same_run_gives_the_same_numbers(overture, tmp_path):
             tmp_path / name,
         )
         assert code == 0, err
-        said.append(json.loads(out.splitlines()[-1])["methods"])
-    assert said[0] == said[1]
+        results.append(json.loads(out.splitlines()[-1])["methods"])
+    assert results[0] == results[1]

@@ -33,8 +33,8 @@ def publish_users(release_home, settings: StoreSettings, n: int = 50) -> None:
         )
     user_ids = np.array([NEW_USER])
     tracks = np.array([[*release_home.open(release_home.first).track_ids[:4], -1]])
-    filling = StorePart(release_home.first, "tt_svd", "2026-11-15", "2026-11-15", user_ids, small_week.D, 5, "x")
-    store.publish(filling, [Block(user_ids, np.eye(1, small_week.D, 1, np.float32), np.array([1], np.int32), tracks)])
+    part_rows = StorePart(release_home.first, "tt_svd", "2026-11-15", "2026-11-15", user_ids, small_week.D, 5, "x")
+    store.publish(part_rows, [Block(user_ids, np.eye(1, small_week.D, 1, np.float32), np.array([1], np.int32), tracks)])
     store.close()
 
 
@@ -228,9 +228,9 @@ def test_unpublished_release_falls_back_to_popular_tracks(release_home, serve):
 def test_inconsistent_row_is_not_served(release_home, serve):
     user_ids = np.array([USER])
     for part, d, segment, track in (("a", 9, 0, 1003), ("b", 10, 3, 1003), ("c", 10, 0, 5)):
-        filling = StorePart(release_home.first, "tt_svd", f"2026-11-1{part}", "2026-11-15", user_ids, d, 1, part)
+        part_rows = StorePart(release_home.first, "tt_svd", f"2026-11-1{part}", "2026-11-15", user_ids, d, 1, part)
         block = Block(user_ids, np.ones((1, d), np.float32), np.array([segment], np.int32), np.array([[track]]))
-        open_store(StoreSettings(), release_home.home).publish(filling, [block])
+        open_store(StoreSettings(), release_home.home).publish(part_rows, [block])
         release_home.promote(release_home.first)
         live = serve(release_home.home)
         live.release_home = release_home

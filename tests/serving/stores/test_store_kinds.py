@@ -20,9 +20,9 @@ from tests.helpers.store_servers import redis_server
 
 def test_damaged_files_raise(tmp_path):
     store = open_store(StoreSettings(), tmp_path)
-    filling, blocks = filled(n_users=20)
-    store.publish(filling, blocks)
-    user = int(filling.user_ids[0])
+    part_rows, blocks = filled(n_users=20)
+    store.publish(part_rows, blocks)
+    user = int(part_rows.user_ids[0])
     folder = next((tmp_path / "stores" / A / SPACE).glob("*.*/"))
     (folder / "vectors.npy").write_bytes(b"")
     with pytest.raises(CheckFailed, match="is damaged"):
@@ -37,25 +37,25 @@ def test_damaged_files_raise(tmp_path):
 
 
 def test_redis_row_round_trips_and_a_damaged_row_raises():
-    filling, blocks = filled(n_users=3)
-    row = blocks[0].rows(filling)[0]
+    part_rows, blocks = filled(n_users=3)
+    row = blocks[0].rows(part_rows)[0]
     packed = pack(row)
     assert len(packed) == 9 + 4 * D + 8 * N
-    assert_is(unpack(packed, row.user_id, filling.notice, True), row.user_id, 0)
+    assert_is(unpack(packed, row.user_id, part_rows.notice, True), row.user_id, 0)
     for damaged in (b"", packed[:-1], packed + b"x", b"\x02" + packed[1:]):
         with pytest.raises(CheckFailed, match="damaged"):
-            unpack(damaged, row.user_id, filling.notice, True)
+            unpack(damaged, row.user_id, part_rows.notice, True)
 
 
 def test_damaged_notice_in_redis_raises(tmp_path):
     server = redis_server(tmp_path)
     try:
         store = open_store(StoreSettings(kind="redis", redis_url=server.url), tmp_path, publishing=True)
-        filling, blocks = filled(n_users=3)
-        store.publish(filling, blocks)
+        part_rows, blocks = filled(n_users=3)
+        store.publish(part_rows, blocks)
         store._redis.hset(f"overture:{A}:{SPACE}:notices", WARM, b"\xff{")
         with pytest.raises(CheckFailed, match=r"the notice of warm, .* is damaged: .*publish the release again"):
-            find_user(store, A, SPACE, int(filling.user_ids[0]))
+            find_user(store, A, SPACE, int(part_rows.user_ids[0]))
     finally:
         server.stop()
 
@@ -71,15 +71,15 @@ def test_cassandra_values_round_trip_through_the_column_types():
     """Values are encoded and decoded with the codecs of the driver, without a server."""
     from cassandra.cqltypes import BytesType, Int32Type, LongType, UTF8Type
 
-    filling, blocks = filled(n_users=3)
-    row = blocks[0].rows(filling)[1]
-    values = as_values(filling, row)
+    part_rows, blocks = filled(n_users=3)
+    row = blocks[0].rows(part_rows)[1]
+    values = as_values(part_rows, row)
     types = (UTF8Type, UTF8Type, LongType, UTF8Type, Int32Type, BytesType, BytesType)
     decoded = [kind.deserialize(kind.serialize(value, 5), 5) for kind, value in zip(types, values, strict=True)]
     assert decoded == list(values)
-    assert_is(as_row(row.user_id, filling.notice, True, *decoded[4:]), row.user_id, 0)
+    assert_is(as_row(row.user_id, part_rows.notice, True, *decoded[4:]), row.user_id, 0)
     with pytest.raises(CheckFailed, match="damaged"):
-        as_row(1, filling.notice, True, 0, b"123", b"")
+        as_row(1, part_rows.notice, True, 0, b"123", b"")
 
 
 def test_cassandra_statements_use_only_columns_of_the_schema():
@@ -118,9 +118,9 @@ def test_circuit_opens_after_one_failed_read_and_closes_after_the_reset_time(tmp
     try:
         settings = StoreSettings(kind="redis", redis_url=server.url, timeout_s=5, breaker_reset_s=3600)
         writer = open_store(settings, tmp_path, publishing=True)
-        filling, blocks = filled(n_users=3)
-        writer.publish(filling, blocks)
-        user = int(filling.user_ids[0])
+        part_rows, blocks = filled(n_users=3)
+        writer.publish(part_rows, blocks)
+        user = int(part_rows.user_ids[0])
         circuit = CircuitBreaker(settings, tmp_path)
         assert_is(circuit.find_user(A, SPACE, user), user, 0)
         assert circuit.state(A, SPACE)["parts"] == {WARM: 3}
@@ -135,7 +135,7 @@ def test_circuit_opens_after_one_failed_read_and_closes_after_the_reset_time(tmp
         assert len(calls) == 1
         assert circuit.state(A, SPACE)["answers"] is False
         server.start()
-        circuit.store.publish(filling, blocks)
+        circuit.store.publish(part_rows, blocks)
         with pytest.raises(StoreUnavailable):
             circuit.find_user(A, SPACE, user)
         circuit._next_try = 0.0  # as if breaker_reset_s had passed

@@ -53,12 +53,12 @@ def store(settings, tmp_path):
 
 
 def test_every_published_user_is_found_and_no_other_user_is(store, settings, tmp_path):
-    filling, blocks = filled()
-    store.publish(filling, iter(blocks))
+    part_rows, blocks = filled()
+    store.publish(part_rows, iter(blocks))
     reader = open_store(settings, tmp_path)
-    for user in filling.user_ids.tolist():
+    for user in part_rows.user_ids.tolist():
         assert_is(find_user(reader, A, SPACE, user), user, 0)
-    unknown_users = {*range(12), 10**6, 2**63 - 1}.difference(filling.user_ids.tolist())
+    unknown_users = {*range(12), 10**6, 2**63 - 1}.difference(part_rows.user_ids.tolist())
     assert all(find_user(reader, A, SPACE, user) is None for user in sorted(unknown_users))
     reader.close()
 
@@ -160,8 +160,8 @@ def test_warm_row_precedes_cold_and_a_newer_day_precedes_an_older_day(store):
     warm, blocks = filled(n_users=5, seed=0)
     user_ids = warm.user_ids
     for part, ids, seed in (("2026-11-10", user_ids, 1), ("2026-11-12", user_ids[:3], 2)):
-        filling = StorePart(A, SPACE, part, part, ids, D, N, str(seed))
-        store.publish(filling, [rows_of(ids, seed)])
+        part_rows = StorePart(A, SPACE, part, part, ids, D, N, str(seed))
+        store.publish(part_rows, [rows_of(ids, seed)])
     both, newer, older = user_ids[0], user_ids[2], user_ids[3]
     assert_is(find_user(store, A, SPACE, int(older)), int(older), 1, "cold", "2026-11-10")
     assert_is(find_user(store, A, SPACE, int(newer)), int(newer), 2, "cold", "2026-11-12")
@@ -199,8 +199,8 @@ def test_retired_release_is_removed_after_its_grace_period_unless_it_is_used_aga
 
 
 def test_removing_a_release_deletes_all_its_data(store, settings, tmp_path):
-    filling, blocks = filled(n_users=40)
-    store.publish(filling, blocks)
+    part_rows, blocks = filled(n_users=40)
+    store.publish(part_rows, blocks)
     other, other_blocks = filled(n_users=30, seed=4)
     with pytest.raises(RuntimeError):
         store.publish(other, broken_after(other_blocks[:1]))
@@ -211,7 +211,7 @@ def test_removing_a_release_deletes_all_its_data(store, settings, tmp_path):
         assert list((tmp_path / "stores").iterdir()) == []
     else:
         assert all(store._ask(name, *values) == [] for name, values in (("releases", ()), ("members", (A,))))
-        assert store._ask("row", A, SPACE, int(filling.user_ids[0])) == []
+        assert store._ask("row", A, SPACE, int(part_rows.user_ids[0])) == []
 
 
 def broken_after(blocks):
@@ -221,7 +221,7 @@ def broken_after(blocks):
 
 @pytest.mark.parametrize("fault", ["missing", "twice", "unknown", "width"])
 def test_blocks_that_do_not_match_the_filling_raise(store, fault):
-    filling, blocks = filled(n_users=100)
+    part_rows, blocks = filled(n_users=100)
     last = blocks[-1]
     if fault == "missing":
         blocks = blocks[:-1]
@@ -232,7 +232,7 @@ def test_blocks_that_do_not_match_the_filling_raise(store, fault):
     else:
         blocks[-1] = Block(last.user_ids, last.vectors_BD[:, :-1], last.segments_B, last.tracks_Bn)
     with pytest.raises(CheckFailed, match="publish warm"):
-        store.publish(filling, blocks)
+        store.publish(part_rows, blocks)
     assert store.notices(A, SPACE) == {}
 
 
