@@ -92,4 +92,4 @@ def skip_week_home(spark, tmp_path_factory) -> Path:
     """A home with the champion of a small skip week; tests copy it before they change it."""
     from tests.helpers import skip_week
 
-    return skip_week.make(tmp_path_factory.mktemp("skip_week")).home
+    return skip_week.build_week(tmp_path_factory.mktemp("skip_week")).home

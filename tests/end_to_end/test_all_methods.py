@@ -32,7 +32,7 @@ def copied(finished, tmp_path, monkeypatch) -> Context:
     return Context(finished.settings.model_copy(update=changed), finished.week, home)
 
 
-def test_all_methods_stand_in_one_table(copied, finished):
+def test_all_methods_are_evaluated_in_one_table(copied, finished):
     evaluate.run(copied, "tt_svd")
     week = copied.week.name
     rows = copied.lake.read("evaluation", week=week, space="tt_svd").to_pandas()
@@ -58,16 +58,16 @@ def test_all_methods_stand_in_one_table(copied, finished):
     assert newest.data.params["autoencoder.width"] == newest.data.params["mixture.width"] == "32"
 
 
-def side(context: Context):
+def warm_inputs(context: Context):
     lake, week = context.lake, context.week.name
     tracks = lake.matrix("track_vectors", week=week, space="tt_svd")
     centroids = to_matrix(lake.read("segments", week=week, space="tt_svd").sort_by("segment_id"), "centroid")
     return warm_side(context, "tt_svd", tracks, centroids, np.zeros((len(centroids), 1), np.int32))
 
 
-def test_warm_users_are_joined_by_id_never_by_position(copied):
+def test_warm_users_are_joined_by_id_not_by_position(copied):
     where = {"week": copied.week.name, "space": "tt_svd", "split": "train"}
-    before = side(copied)
+    before = warm_inputs(copied)
     table = copied.lake.read("features", **where)
     warm = copied.lake.read("warm_users", week=copied.week.name).sort_by("user_idx")
     row = dict(zip(table["user_id"].to_pylist(), table["x"].to_pylist(), strict=True))
@@ -75,15 +75,15 @@ def test_warm_users_are_joined_by_id_never_by_position(copied):
         np.testing.assert_array_equal(before.x_UF[user_idx], np.float32(row[warm["user_id"][user_idx].as_py()]))
     shuffled = table.take(np.random.default_rng(0).permutation(len(table)))
     copied.lake.write("features", shuffled, **where)
-    after = side(copied)
+    after = warm_inputs(copied)
     np.testing.assert_array_equal(before.x_UF, after.x_UF)
     assert (before.heard_UN != after.heard_UN).nnz == 0
     assert before.heard_UN.shape == (len(warm), len(before.track_ND))
 
 
-def test_a_warm_user_without_inputs_is_refused(copied):
+def test_warm_user_without_features_raises(copied):
     where = {"week": copied.week.name, "space": "tt_svd", "split": "train"}
     table = copied.lake.read("features", **where)
     copied.lake.write("features", table.slice(1), **where)
     with pytest.raises(CheckFailed, match=f"{len(table) - 1} training rows in tt_svd for {len(table)} warm users"):
-        side(copied)
+        warm_inputs(copied)

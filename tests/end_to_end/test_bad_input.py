@@ -19,7 +19,7 @@ DAY = "2026-11-10"
 
 
 @pytest.fixture
-def spoiled(finished, tmp_path, monkeypatch, spark) -> Context:
+def damaged_week(finished, tmp_path, monkeypatch, spark) -> Context:
     """Copy of a finished week that a test may damage."""
     home = tmp_path / "home"
     shutil.copytree(finished.home, home)
@@ -46,11 +46,11 @@ def replace(table: pa.Table, column: str, row: int, value: object) -> pa.Table:
     return table.set_column(index, table.schema.field(column), pa.array(values, table.schema.field(column).type))
 
 
-def spoil_users(column: str, value: object):
-    def spoil(context: Context) -> None:
+def change_users(column: str, value: object):
+    def damage(context: Context) -> None:
         context.lake.write("users", replace(context.lake.read("users"), column, 0, value))
 
-    return spoil
+    return damage
 
 
 def duplicate_event(context: Context) -> None:
@@ -58,13 +58,13 @@ def duplicate_event(context: Context) -> None:
     context.lake.write("events", pa.concat_tables([events, events.slice(0, 1)]), day=DAY)
 
 
-def event_from_the_future(context: Context) -> None:
+def future_event(context: Context) -> None:
     events = context.lake.read("events", day=DAY)
     future = datetime(2027, 3, 1, tzinfo=UTC) + timedelta(hours=1)
     context.lake.write("events", replace(events, "ts", 0, future), day=DAY)
 
 
-def track_without_entry(context: Context) -> None:
+def unknown_track(context: Context) -> None:
     events = context.lake.read("events", day=DAY)
     row = pc.index(events["entity"], "track").as_py()
     context.lake.write("events", replace(events, "entity_id", row, 987654321987), day=DAY)
@@ -88,28 +88,28 @@ def empty_week(context: Context) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "named"),
+    ("damage", "named"),
     [
-        (spoil_users("country", "XX"), ("users", "country", "XX")),
-        (spoil_users("age", 400), ("users", "age", "400")),
+        (change_users("country", "XX"), ("users", "country", "XX")),
+        (change_users("age", 400), ("users", "age", "400")),
         (duplicate_event, ("events", "user_id, ts, kind, entity, entity_id")),
-        (event_from_the_future, ("events", "ts", "2027-03-01")),
-        (track_without_entry, ("events", "entity_id", "987654321987")),
+        (future_event, ("events", "ts", "2027-03-01")),
+        (unknown_track, ("events", "entity_id", "987654321987")),
         (missing_column, ("tracks", "album_id", ".parquet")),
         (truncated_file, ("tracks", ".parquet")),
         (empty_week, ("events",)),
     ],
     ids=["country", "age", "duplicate", "future", "orphan", "missing column", "truncated", "empty week"],
 )
-def test_bad_data_stops_the_week(spoiled, overture, spoil, named):
-    before = (spoiled.home / "releases" / "champion.json").read_bytes()
-    spoil(spoiled)
-    code, said = overture(*CHECK)
-    assert code == 3, said
+def test_bad_data_fails_the_check_and_keeps_the_champion(damaged_week, overture, damage, named):
+    before = (damaged_week.home / "releases" / "champion.json").read_bytes()
+    damage(damaged_week)
+    code, output = overture(*CHECK)
+    assert code == 3, output
     for word in named:
-        assert word in said
-    assert "Traceback" not in said
-    assert (spoiled.home / "releases" / "champion.json").read_bytes() == before
+        assert word in output
+    assert "Traceback" not in output
+    assert (damaged_week.home / "releases" / "champion.json").read_bytes() == before
 
 
 @pytest.mark.parametrize(
@@ -125,38 +125,38 @@ def test_bad_data_stops_the_week(spoiled, overture, spoil, named):
         (["release", "promote"], "--week"),
     ],
 )
-def test_bad_arguments_end_with_two(spoiled, overture, arguments, named):
-    code, said = overture(*arguments)
-    assert code == 2, said
-    assert named in said
-    assert "Traceback" not in said
+def test_bad_arguments_exit_with_code_2(damaged_week, overture, arguments, named):
+    code, output = overture(*arguments)
+    assert code == 2, output
+    assert named in output
+    assert "Traceback" not in output
 
 
-def test_mlflow_away_is_said_and_the_champion_stays(spoiled, overture):
-    before = (spoiled.home / "releases" / "champion.json").read_bytes()
-    database = spoiled.home / "mlflow" / "mlflow.db"
+def test_unavailable_mlflow_is_reported_and_keeps_the_champion(damaged_week, overture):
+    before = (damaged_week.home / "releases" / "champion.json").read_bytes()
+    database = damaged_week.home / "mlflow" / "mlflow.db"
     database.unlink()
     database.mkdir()
-    code, said = overture("release", "promote", *WEEK)
-    assert code == 1, said
-    assert "MLflow" in said
-    assert (spoiled.home / "releases" / "champion.json").read_bytes() == before
-    code, said = overture("status")
-    assert code == 0, said
-    assert "semi" in said
+    code, output = overture("release", "promote", *WEEK)
+    assert code == 1, output
+    assert "MLflow" in output
+    assert (damaged_week.home / "releases" / "champion.json").read_bytes() == before
+    code, output = overture("status")
+    assert code == 0, output
+    assert "semi" in output
 
 
-def test_java_away_is_said_in_one_line(spoiled, overture, monkeypatch, tmp_path):
+def test_missing_java_is_reported_in_one_line(damaged_week, overture, monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("JAVA_HOME", raising=False)
-    code, said = overture("matrix", "catalog", *WEEK)
-    assert code == 1, said
-    assert "Java" in said
-    assert "JAVA_HOME" in said
+    code, output = overture("matrix", "catalog", *WEEK)
+    assert code == 1, output
+    assert "Java" in output
+    assert "JAVA_HOME" in output
 
 
-def test_a_week_without_events_stops_at_the_matrix_too(spoiled, overture):
-    empty_week(spoiled)
-    code, said = overture("matrix", "catalog", *WEEK)
-    assert code == 3, said
-    assert "2026-11-16" in said
+def test_week_without_events_fails_in_the_matrix_job(damaged_week, overture):
+    empty_week(damaged_week)
+    code, output = overture("matrix", "catalog", *WEEK)
+    assert code == 3, output
+    assert "2026-11-16" in output

@@ -52,31 +52,31 @@ def champion(context: Context):
     return open_release(pointer.releases(context.home) / pointer.read(context.home).release)
 
 
-def test_it_went_through_the_same_gate(promoted, finished):
+def test_blend_passes_the_same_gate(promoted, finished):
     record = gate.read_record(promoted)
     lines = {line["rule"]: line for line in record["lines"]}
     assert lines["onnx parity blend"]["verdict"] == "pass"
     assert lines["onnx parity blend"]["measured"] <= promoted.settings.gate.parity_tolerance
-    assert record["champion"] == pointer.read(finished.home).release, "judged against a release that has no blend"
+    assert record["champion"] == pointer.read(finished.home).release, "compared with a release that has no blend"
     assert lines["against champion"]["measured"] is not None
     assert lines["better than popularity"]["verdict"] == "pass"
     assert pointer.read(promoted.home).release == record["release"] != record["champion"]
     assert promoted.__dict__["published"]["release"] == record["release"]
 
 
-def test_the_release_answers_as_training_did(promoted):
+def test_release_predicts_like_training(promoted):
     cohort, release = cold_start_gate.read_cohort(promoted), champion(promoted)
-    assert release.space_and_method == ("tt_svd", "blend")
+    assert release.answers == ("tt_svd", "blend")
     served = release.spaces["tt_svd"].method("blend")
     learned = method_factory(promoted, "tt_svd", lambda *_: None).blend
     np.testing.assert_allclose(served.scores(cohort.days), learned.scores(cohort.days), atol=1e-4)
     x_BF = release.inputs("tt_svd", cohort.days)
-    together = served.recommend(x_BF, 20, cohort.days)
-    alone = served.recommend(x_BF[7:8], 20, cohort.days.rows(7, 8))
-    np.testing.assert_array_equal(together[7:8], alone)
+    batch = served.recommend(x_BF, 20, cohort.days)
+    single = served.recommend(x_BF[7:8], 20, cohort.days.rows(7, 8))
+    np.testing.assert_array_equal(batch[7:8], single)
 
 
-def test_first_day_tracks_are_left_out_where_the_settings_say_so(promoted):
+def test_first_day_tracks_are_excluded_if_configured(promoted):
     cohort, release = cold_start_gate.read_cohort(promoted), champion(promoted)
     taken_BN = release.spaces["tt_svd"].catalogue.streamed_tracks(cohort.days).toarray() > 0
     for method in ("blend", "popularity"):
@@ -86,38 +86,38 @@ def test_first_day_tracks_are_left_out_where_the_settings_say_so(promoted):
         assert not np.take_along_axis(taken_BN, without, axis=1).any()
 
 
-def test_the_service_answers_with_it_and_falls_back_on_the_segment(promoted, monkeypatch):
+def test_service_uses_the_blend_and_falls_back_to_the_segment(promoted, monkeypatch):
     release, week = champion(promoted), promoted.week.name
     ready = LoadedRelease(release, pointer.read(promoted.home))
-    people = [listener(row) for row in promoted.lake.read("first_day", week=week, split="test").to_pylist()[:30]]
+    listeners = [listener(row) for row in promoted.lake.read("first_day", week=week, split="test").to_pylist()[:30]]
     days = FirstDays.from_arrow(promoted.lake.read("first_day", week=week, split="test").slice(0, 30))
     taken_BN = release.spaces["tt_svd"].catalogue.streamed_tracks(days)
     wanted = recommend_lists(
         release.spaces["tt_svd"].method("blend"), release.inputs("tt_svd", days), 20, days, taken_BN
     )
-    said = recommender.recommend(ready, people, ListOptions(k=20))
-    assert {(one["method"], one["degraded"] is None) for one in said} == {("blend", True)}
-    assert [one["tracks"] for one in said] == wanted.tolist()
-    alone = [recommender.recommend(ready, [person], ListOptions(k=20))[0]["tracks"] for person in people[:5]]
-    assert alone == [one["tracks"] for one in said[:5]]
+    responses = recommender.recommend(ready, listeners, ListOptions(k=20))
+    assert {(response["method"], response["degraded"] is None) for response in responses} == {("blend", True)}
+    assert [response["tracks"] for response in responses] == wanted.tolist()
+    singles = [recommender.recommend(ready, [person], ListOptions(k=20))[0]["tracks"] for person in listeners[:5]]
+    assert singles == [response["tracks"] for response in responses[:5]]
 
     def fails(days):
         raise RuntimeError("no memory")
 
     monkeypatch.setattr(ready.space.methods["blend"], "scores", fails)
-    one = recommender.recommend(ready, people[:1], ListOptions(k=5))[0]
-    assert (one["method"], one["degraded"]["fallback"]) == ("semi_pers", "semi_pers")
-    assert "no memory" in one["degraded"]["reason"]
+    response = recommender.recommend(ready, listeners[:1], ListOptions(k=5))[0]
+    assert (response["method"], response["degraded"]["fallback"]) == ("semi_pers", "semi_pers")
+    assert "no memory" in response["degraded"]["reason"]
 
 
-def test_it_stands_in_the_table_and_in_mlflow(promoted, finished):
+def test_blend_is_in_the_evaluation_table_and_in_mlflow(promoted, finished):
     week = promoted.week.name
     rows = promoted.lake.read("evaluation", week=week, space="tt_svd").to_pandas()
     assert set(rows.method) == {*promoted.settings.evaluation.methods, "blend"}
     assert "blend" not in set(promoted.lake.read("evaluation", week=week, space="ut_als").to_pandas().method)
     tracker = Tracker.connect(promoted)
-    found = tracker.client.search_runs([tracker.experiment_id], "tags.task = 'train' and tags.space = 'tt_svd'")
-    newest = max(found, key=lambda run: run.info.start_time)
+    runs = tracker.client.search_runs([tracker.experiment_id], "tags.task = 'train' and tags.space = 'tt_svd'")
+    newest = max(runs, key=lambda run: run.info.start_time)
     assert len(tracker.client.get_metric_history(newest.info.run_id, "first_day_autoencoder.loss")) == 6
     name = promoted.mlflow_names.registered_model
     version = tracker.client.get_model_version_by_alias(name, "champion")
@@ -130,17 +130,17 @@ def test_it_stands_in_the_table_and_in_mlflow(promoted, finished):
     assert signature.outputs.inputs[0].shape == (-1, promoted.lake.rows("catalog", week=week))
 
 
-def test_a_release_without_it_says_so(finished):
+def test_release_without_blend_raises(finished):
     release = champion(finished)
     with pytest.raises(CheckFailed, match="no blend in"):
         release.spaces["tt_svd"].method("blend")
 
 
-def test_what_does_not_belong_together_is_refused(promoted, finished, tmp_path):
-    kept = blend_artifacts.blend_folder(promoted, "tt_svd")
+def test_inconsistent_blend_files_raise(promoted, finished, tmp_path):
+    artifacts = blend_artifacts.blend_folder(promoted, "tt_svd")
     catalogue = champion(promoted).spaces["tt_svd"].catalogue
     other = tmp_path / "tt_svd" / "blend"
-    shutil.copytree(kept, other)
+    shutil.copytree(artifacts, other)
     layout = json.loads((other / "layout.json").read_text())
     (other / "layout.json").write_text(json.dumps({**layout, "countries": layout["countries"][:-1]}))
     with pytest.raises(CheckFailed, match=r"tt_svd/blend: layout\.json is of another catalogue"):

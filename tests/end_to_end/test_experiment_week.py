@@ -32,57 +32,57 @@ LISTENERS = 2_500
 
 
 @pytest.fixture(scope="module")
-def tested(finished, tmp_path_factory) -> Context:
-    """Copy of the finished week after a simulated experiment; `told` contains the report of the simulation."""
+def after_experiment(finished, tmp_path_factory) -> Context:
+    """Copy of the finished week after a simulated experiment; `simulation` contains the report of the simulation."""
     home = tmp_path_factory.mktemp("tested") / "home"
     for part in ("lake", "releases", "mlflow"):
         shutil.copytree(finished.home / part, home / part)
     settings = finished.settings.model_validate({**finished.settings.model_dump(), "experiment": SECTION})
     context = Context(settings, finished.week, home)
-    context.__dict__["told"] = simulate.run(context, LISTENERS, 12, 1)
+    context.__dict__["simulation"] = simulate.run(context, LISTENERS, 12, 1)
     return context
 
 
-def test_the_verdict_finds_what_the_listeners_taste_is(tested):
-    told = tested.__dict__["told"]
-    assert told["bad"] == {}
-    assert told["days"] == 8
-    found = analyse.run(tested, "first_day")
-    stream_probabilities = told["stream_probabilities"]
-    for arm, said in found["arms"].items():
-        assert abs(said["stream"]["rate"] - stream_probabilities[arm]) < 4 * said["stream"]["error"], arm
-    assert stream_probabilities["semi_pers"] > stream_probabilities["default"] > 0
-    one = found["arms"]["semi_pers"]["stream"]
-    assert one["low"] < stream_probabilities["semi_pers"] / stream_probabilities["default"] < one["high"]
-    assert found["verdicts"]["semi_pers"] == "better"
-    assert found["sample_ratio_p"] > 0.001
-    assert set(found["unmatched_outcomes"].values()) == {0}
+def test_verdict_matches_the_simulated_taste(after_experiment):
+    simulation = after_experiment.__dict__["simulation"]
+    assert simulation["bad"] == {}
+    assert simulation["days"] == 8
+    analysis = analyse.run(after_experiment, "first_day")
+    probabilities = simulation["stream_probabilities"]
+    for arm, rates in analysis["arms"].items():
+        assert abs(rates["stream"]["rate"] - probabilities[arm]) < 4 * rates["stream"]["error"], arm
+    assert probabilities["semi_pers"] > probabilities["default"] > 0
+    interval = analysis["arms"]["semi_pers"]["stream"]
+    assert interval["low"] < probabilities["semi_pers"] / probabilities["default"] < interval["high"]
+    assert analysis["verdicts"]["semi_pers"] == "better"
+    assert analysis["sample_ratio_p"] > 0.001
+    assert set(analysis["unmatched_outcomes"].values()) == {0}
 
 
-def test_the_estimate_of_another_policy_is_what_its_own_arm_shows(tested):
-    stream_probabilities = tested.__dict__["told"]["stream_probabilities"]
+def test_off_policy_estimate_matches_the_arm_of_that_policy(after_experiment):
+    probabilities = after_experiment.__dict__["simulation"]["stream_probabilities"]
     for policy in ("popularity", "semi_pers"):
-        found = off_policy.run(tested, "first_day", "exploring", policy)["estimates"]["stream"]
-        reach = 2 * (found["snips"]["high"] - found["snips"]["low"]) / 1.96  # four standard errors
-        assert abs(found["snips"]["value"] - stream_probabilities[policy]) < reach, policy
-        assert found["clipped_weight"] == 0
+        estimate = off_policy.run(after_experiment, "first_day", "exploring", policy)["estimates"]["stream"]
+        tolerance = 2 * (estimate["snips"]["high"] - estimate["snips"]["low"]) / 1.96  # four standard errors
+        assert abs(estimate["snips"]["value"] - probabilities[policy]) < tolerance, policy
+        assert estimate["clipped_weight"] == 0
 
 
-def test_what_the_arm_never_shows_cannot_be_estimated(tested):
+def test_policy_without_support_in_the_arm_raises(after_experiment):
     with pytest.raises(CheckFailed, match="never shows"):
-        off_policy.run(tested, "first_day", "exploring", "full_pers")
+        off_policy.run(after_experiment, "first_day", "exploring", "full_pers")
     with pytest.raises(CheckFailed, match="never shows"):
-        off_policy.run(tested, "first_day", "semi_pers", "popularity")
+        off_policy.run(after_experiment, "first_day", "semi_pers", "popularity")
     with pytest.raises(BadArgument, match="does not contain blend"):
-        off_policy.run(tested, "first_day", "exploring", "blend")
+        off_policy.run(after_experiment, "first_day", "exploring", "blend")
 
 
-def test_too_few_effective_listeners_are_refused(tested):
+def test_too_few_effective_listeners_raise(after_experiment):
     """The registered plan applies, not the current settings, so the test makes the registered plan stricter."""
-    plan, _ = analyse.plan_of(tested, "first_day")
+    plan, _ = analyse.plan_of(after_experiment, "first_day")
     strict = plan.model_copy(update={"min_effective_users": 100_000})
     arm = next(arm for arm in strict.arms if arm.name == "exploring")
-    shown = off_policy.policy_targets(tested, strict, arm, "popularity")
+    shown = off_policy.policy_targets(after_experiment, strict, arm, "popularity")
     with pytest.raises(CheckFailed, match="effective sample size"):
         off_policy.estimate_rate(strict, shown, "stream")
     wrong = shown.assign(propensity=shown["propensity"] / 2)
@@ -90,23 +90,33 @@ def test_too_few_effective_listeners_are_refused(tested):
         off_policy.estimate_rate(plan, wrong, "stream")
 
 
-def test_the_same_seed_gives_the_same_rows(tested):
+def test_equal_seeds_give_equal_rows(after_experiment):
     before = {
-        table: tested.lake.read(table, day="2026-11-25") for table in ("exposures", "outcomes", "exposure_contexts")
+        table: after_experiment.lake.read(table, day="2026-11-25")
+        for table in ("exposures", "outcomes", "exposure_contexts")
     }
-    again = simulate.run(tested, LISTENERS, 12, 1)
+    again = simulate.run(after_experiment, LISTENERS, 12, 1)
     assert again["already_registered"]
     for table, rows in before.items():
-        assert tested.lake.read(table, day="2026-11-25").equals(rows), table
+        assert after_experiment.lake.read(table, day="2026-11-25").equals(rows), table
 
 
-def test_real_displays_are_not_overwritten(tested, tmp_path):
-    other = tested.settings.experiment.model_copy(update={"name": "another"})
-    context = Context(tested.settings.model_copy(update={"experiment": other}), tested.week, tested.home)
+def test_real_displays_are_not_overwritten(after_experiment, tmp_path):
+    other = after_experiment.settings.experiment.model_copy(update={"name": "another"})
+    context = Context(
+        after_experiment.settings.model_copy(update={"experiment": other}), after_experiment.week, after_experiment.home
+    )
     with pytest.raises(BadArgument, match="first_day"):
         simulate.run(context, LISTENERS, 12, 1)
-    source = tested.settings.source.model_copy(update={"kind": "mpd"})
+    source = after_experiment.settings.source.model_copy(update={"kind": "mpd"})
     with pytest.raises(BadArgument, match="only simulated listeners"):
         simulate.run(
-            Context(tested.settings.model_copy(update={"source": source}), tested.week, tested.home), 100, 12, 1
+            Context(
+                after_experiment.settings.model_copy(update={"source": source}),
+                after_experiment.week,
+                after_experiment.home,
+            ),
+            100,
+            12,
+            1,
         )

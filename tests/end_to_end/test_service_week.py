@@ -23,21 +23,21 @@ def ready(finished) -> LoadedRelease:
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
-def test_the_rows_that_trained_and_judged_are_those_that_serve(finished, ready, split):
+def test_service_inputs_equal_the_rows_of_training_and_evaluation(finished, ready, split):
     week, lake = finished.week.name, finished.lake
     rows = lake.read("first_day", week=week, split=split).slice(0, 300).to_pylist()
     for space in ready.spaces:
         table = lake.read("features", week=week, space=space, split=split)
         place = {user: i for i, user in enumerate(table["user_id"].to_pylist())}
         wanted = to_matrix(table, "x")[[place[row["user_id"]] for row in rows]]
-        people = [listener(row) for row in rows]
-        assert len(people) > 10
-        np.testing.assert_array_equal(ready.release.inputs(space, days_of(ready, people)), wanted)
-        for person, row in zip(people[:20], wanted, strict=False):
+        listeners = [listener(row) for row in rows]
+        assert len(listeners) > 10
+        np.testing.assert_array_equal(ready.release.inputs(space, days_of(ready, listeners)), wanted)
+        for person, row in zip(listeners[:20], wanted, strict=False):
             np.testing.assert_array_equal(ready.release.inputs(space, days_of(ready, [person]))[0], row)
 
 
-def test_names_and_cards_of_the_week_are_told(finished, ready):
+def test_service_has_the_names_and_cards_of_the_week(finished, ready):
     tracks = {row["track_id"]: row for row in finished.lake.read("tracks").to_pylist()}
     for track in ready.tracks:
         assert (track.title, track.artist) == (tracks[track.track_id]["title"], tracks[track.track_id]["artist_name"])

@@ -19,9 +19,9 @@ from jobs.settings.base import SPACES
 from tests.helpers.one_week import whole_week
 
 ROOT = Path(__file__).parents[2]
-# Of experiments and of the skip engine: no cold-start week makes them.
-OF_NO_WEEK = {"exposures", "exposure_contexts", "outcomes", "plays"}
-OF_NO_WEEK |= {name for name in contracts.names() if name.startswith("skip_")}
+# Tables of experiments and of the skip engine: a cold-start week does not write them.
+OTHER_TABLES = {"exposures", "exposure_contexts", "outcomes", "plays"}
+OTHER_TABLES |= {name for name in contracts.names() if name.startswith("skip_")}
 METHODS = {"popularity", "registration_day_streams", "full_pers", "semi_pers"}
 
 
@@ -37,19 +37,19 @@ def partitions(context: Context, table: str) -> list[dict[str, str]]:
     return [p for p in context.lake.partitions(table) if p.get("week", context.week.name) == context.week.name]
 
 
-def test_every_table_of_the_week_is_there(finished):
-    made = {table for table in contracts.names() if partitions(finished, table)}
-    assert made == set(contracts.names()) - OF_NO_WEEK
+def test_week_writes_every_table(finished):
+    written = {table for table in contracts.names() if partitions(finished, table)}
+    assert written == set(contracts.names()) - OTHER_TABLES
 
 
-def test_known_listeners_are_those_of_the_week_and_newcomers_get_what_the_service_would_say(finished):
-    """A warm listener's vector is that of the lake; a new listener's list equals that for the same request."""
+def test_store_has_known_listeners_and_new_listeners_like_the_service(finished):
+    """A warm listener has the vector in the lake; a new listener has the list that the service returns."""
     from serving.recommend import known_users, recommender
     from serving.release.watcher import ChampionWatcher
     from serving.schema import ListOptions
     from serving.stores.circuit import CircuitBreaker
     from tests.helpers.as_request import listener
-    from tests.helpers.one_week import NEWCOMERS
+    from tests.helpers.one_week import NEW_USERS_DAY
 
     champion, circuit = ChampionWatcher(finished.home), CircuitBreaker(finished.settings.store, finished.home)
     champion.refresh()
@@ -60,17 +60,17 @@ def test_known_listeners_are_those_of_the_week_and_newcomers_get_what_the_servic
         row = circuit.find_user(ready.name, ready.space_name, warm[idx])
         assert (row.kind, row.since) == ("warm", week)
         np.testing.assert_array_equal(row.vector_D, vectors[idx])
-    people = lake.read("cold_first_day", day=str(NEWCOMERS)).to_pylist()
-    assert len(people) > 3
-    said = recommender.recommend(ready, [listener(person) for person in people], ListOptions(k=50))
-    for person, wanted in zip(people, said, strict=True):
+    new_listeners = lake.read("cold_first_day", day=str(NEW_USERS_DAY)).to_pylist()
+    assert len(new_listeners) > 3
+    responses = recommender.recommend(ready, [listener(person) for person in new_listeners], ListOptions(k=50))
+    for person, wanted in zip(new_listeners, responses, strict=True):
         row = circuit.find_user(ready.name, ready.space_name, person["user_id"])
         known_users.check_row(ready, row)
         assert row.segment_id == wanted["segment"]["segment_id"]
         assert known_users.recommend(ready, row, 50, set())["tracks"] == wanted["tracks"]
 
 
-def test_the_cohort_is_in_no_training_set(finished):
+def test_cohort_is_in_no_training_set(finished):
     lake, week = finished.lake, finished.week.name
     cohort = set(lake.read("cohort", week=week)["user_id"].to_pylist())
     assert len(cohort) > 30
@@ -80,11 +80,9 @@ def test_the_cohort_is_in_no_training_set(finished):
         ("features", {"week": week, "space": "tt_svd", "split": "train"}),
     ):
         assert not cohort & set(lake.read(table, **partition)["user_id"].to_pylist())
-    methods_to_evaluate = [
-        lake.read("first_day", week=week, split=s)["user_id"].to_pylist() for s in ("validation", "test")
-    ]
-    assert not set(methods_to_evaluate[0]) & set(methods_to_evaluate[1])
-    assert set(methods_to_evaluate[0]) | set(methods_to_evaluate[1]) == cohort
+    evaluated = [lake.read("first_day", week=week, split=s)["user_id"].to_pylist() for s in ("validation", "test")]
+    assert not set(evaluated[0]) & set(evaluated[1])
+    assert set(evaluated[0]) | set(evaluated[1]) == cohort
 
 
 @pytest.mark.parametrize("space", SPACES)
@@ -95,14 +93,14 @@ def test_inputs_have_the_papers_width(finished, space):
         assert {len(x) for x in rows["x"].to_pylist()} == {20 * d + 19}
 
 
-def test_status_tells_what_the_week_was_worth(finished):
+def test_status_reports_verdict_and_metrics(finished):
     done = overture(finished.home, "status", "--json")
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout.splitlines()[-1])
-    assert found["champion"] == finished.__dict__["promoted"]["release"]
-    assert found["week"] == "2026-11-16"
-    assert found["verdict"] == "pass"
-    rows = {(r["space"], r["method"], r["split"], r["slice"], r["metric"]): r for r in found["evaluation"]}
+    status = json.loads(done.stdout.splitlines()[-1])
+    assert status["champion"] == finished.__dict__["promoted"]["release"]
+    assert status["week"] == "2026-11-16"
+    assert status["verdict"] == "pass"
+    rows = {(r["space"], r["method"], r["split"], r["slice"], r["metric"]): r for r in status["evaluation"]}
     for space in SPACES:
         assert {key[1] for key in rows if key[0] == space} == METHODS
     row = rows["tt_svd", "semi_pers", "test", "all", "ndcg"]
@@ -110,14 +108,14 @@ def test_status_tells_what_the_week_was_worth(finished):
     assert 0 <= row["low"] <= row["value"] <= row["high"] <= 1
 
 
-def test_status_is_a_table_for_people(finished):
+def test_status_prints_a_table(finished):
     done = overture(finished.home, "status")
     assert done.returncode == 0, done.stderr
     for word in ("semi_pers", "popularity", "tt_svd", "ut_als", "pass"):
         assert word in done.stdout.replace(" ", "_").lower() or word in done.stdout.lower()
 
 
-def test_mlflow_holds_one_parent_and_a_child_a_task(finished):
+def test_mlflow_has_one_parent_run_and_a_child_run_per_task(finished):
     from jobs.tracking.tracker import Tracker
 
     tracker = Tracker.connect(finished)
@@ -146,7 +144,7 @@ def sorted_rows(table: pa.Table) -> pa.Table:
 
 
 @pytest.mark.slow
-def test_a_second_run_gives_the_same_rows_and_the_same_release(finished, spark, tmp_path, monkeypatch):
+def test_second_run_gives_equal_rows_and_the_same_release(finished, spark, tmp_path, monkeypatch):
     again = Context(finished.settings, finished.week, tmp_path / "again")
     shutil.copytree(finished.home, again.home)
     monkeypatch.setenv("OVERTURE_HOME", str(again.home))
@@ -163,10 +161,10 @@ def test_a_second_run_gives_the_same_rows_and_the_same_release(finished, spark, 
 
 
 @pytest.mark.slow
-def test_the_same_jobs_run_on_a_standalone_cluster(finished, tmp_path):
-    """Master and two workers from the wheel; the Spark stage gives the tables that local[2] gave.
+def test_jobs_on_a_standalone_cluster_give_equal_tables(finished, tmp_path):
+    """Run on a master and two workers from the wheel; the Spark stage writes the same tables as on local[2].
 
-    Then an executor is killed in the middle of an ALS, and of an SVD: the factors are the same bits as without.
+    Then an executor is killed during ALS and during the SVD: the factors stay bit-identical.
     """
     home = tmp_path / "home"
     shutil.copytree(finished.home / "lake", home / "lake")
@@ -181,9 +179,9 @@ def test_the_same_jobs_run_on_a_standalone_cluster(finished, tmp_path):
         timeout=400,
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    said = json.loads(done.stdout.splitlines()[-1])
-    death = {"killed": 1, "gone": True, "same": True}
-    assert said == {"executors": 2, "als": death, "svd": death}
+    report = json.loads(done.stdout.splitlines()[-1])
+    executor_loss = {"killed": 1, "gone": True, "same": True}
+    assert report == {"executors": 2, "als": executor_loss, "svd": executor_loss}
     other = Context(finished.settings, finished.week, home)
     week = finished.week.name
     for table in ("catalog", "warm_users", "user_track", "track_pairs", "cohort"):

@@ -35,7 +35,7 @@ def newest_run(context: Context):
     return tracker.client, max(runs, key=lambda run: run.info.start_time)
 
 
-def test_members_are_those_of_the_segments(finished):
+def test_segment_sizes_equal_member_counts(finished):
     where = {"week": finished.week.name, "space": "tt_svd"}
     table = finished.lake.read("segments", **where).sort_by("segment_id")
     members = finished.lake.read("user_segments", **where).column("segment_id").to_numpy()
@@ -51,7 +51,7 @@ def test_members_are_those_of_the_segments(finished):
             assert all(round(trait["share"] * size) >= floor for trait in card["countries"])
 
 
-def test_the_same_segments_continue_themselves(copied):
+def test_equal_segments_have_full_stability(copied):
     before = copied.lake.read("segments", week=copied.week.name, space="tt_svd")
     as_last_week(copied)
     report = segments.run(copied, "tt_svd")
@@ -66,5 +66,5 @@ def test_the_same_segments_continue_themselves(copied):
     assert copied.lake.read("segments", week=copied.week.name, space="tt_svd").equals(before)
 
 
-def test_without_last_week_nothing_is_said_of_it(copied):
+def test_no_stability_without_a_previous_week(copied):
     assert not any(name.startswith("stability") for name in segments.run(copied, "tt_svd"))

@@ -1,1 +1,1 @@
-"""Factories, small worlds and servers that tests share."""
+"""Factories, small simulated services and servers that tests share."""

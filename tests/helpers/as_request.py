@@ -10,9 +10,9 @@ WORDS = {"streams": "streamed", "skips": "skipped", "bans": "banned", "favourite
 
 
 def listener(row: dict[str, Any]) -> Listener:
-    said = {word: _levels(row, prefix) for word, prefix in WORDS.items()}
-    said["onboarding"] = {"artists": row["onboarding_like_artists"]}
-    return Listener.model_validate({"country": row["country"], "age": row["age"], **said})
+    fields = {word: _levels(row, prefix) for word, prefix in WORDS.items()}
+    fields["onboarding"] = {"artists": row["onboarding_like_artists"]}
+    return Listener.model_validate({"country": row["country"], "age": row["age"], **fields})
 
 
 def _levels(row: dict[str, Any], prefix: str) -> dict[str, list[int]]:

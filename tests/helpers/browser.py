@@ -1,4 +1,4 @@
-"""A browser without a window, driven through a pipe: Chromium's own protocol, one JSON message at a time."""
+"""A headless browser, controlled through a pipe with the Chrome DevTools Protocol, one JSON message at a time."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any
 
 KEYS = {"Tab": 9, "Enter": 13, " ": 32}
-# What a person would tell of a page that does not do what was waited for.
-SEEN = """(() => {
-    const says = (it) => it?.textContent ?? null, focus = document.activeElement;
+# State of the page, for the error message of a wait that ended without success.
+PAGE_STATE = """(() => {
+    const text = (it) => it?.textContent ?? null, focus = document.activeElement;
     return {
-        address: location.href, stands: document.readyState, said: says(document.getElementById('said')),
-        trouble: document.getElementById('trouble')?.hidden === false ? says(document.getElementById('trouble')) : null,
-        tracks: [...document.querySelectorAll('#tracks b')].map(says),
-        day: [...document.querySelectorAll('#done li')].map(says),
+        address: location.href, state: document.readyState, message: text(document.getElementById('said')),
+        error: document.getElementById('trouble')?.hidden === false ? text(document.getElementById('trouble')) : null,
+        tracks: [...document.querySelectorAll('#tracks b')].map(text),
+        day: [...document.querySelectorAll('#done li')].map(text),
         fields: [...document.querySelectorAll('#country, #age, #find, #method')].map(it => it.value),
         focus: focus?.outerHTML.slice(0, 200),
     };
@@ -27,44 +27,47 @@ SEEN = """(() => {
 
 
 def chromium() -> str | None:
-    """The program, where there is one."""
+    """Return the path of the browser, or None if none is installed."""
     return next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
 class Browser:
     """One page of one browser.
 
-    `asked` holds every address that it wanted, `unanswered` those that wait for an answer (by the request's id),
-    `complaints` what its console said, and requests that failed, `held` how many requests `hold` has kept back.
+    Attributes:
+        requested: every address that the page has requested.
+        pending: requests without a response yet, by id.
+        errors: console messages and failed requests.
+        n_delayed: number of requests that are paused since `delay`.
     """
 
     def __init__(self, program: str, folder: Path) -> None:
-        there, out = os.pipe()
-        inside, back = os.pipe()
+        child_in, out = os.pipe()
+        source, child_out = os.pipe()
         flags = ("--headless", "--no-sandbox", "--disable-gpu", "--remote-debugging-pipe", "--no-first-run")
-        # The protocol wants to be spoken on 3 and 4.
-        shell = f'exec "$@" 3<&{there} 4>&{back}'
+        # Chromium reads the protocol from file descriptor 3 and writes to 4.
+        shell = f'exec "$@" 3<&{child_in} 4>&{child_out}'
         self.process = subprocess.Popen(
             ["bash", "-c", shell, "bash", program, *flags, f"--user-data-dir={folder}", "--window-size=1400,1250"],
-            pass_fds=(there, back),
+            pass_fds=(child_in, child_out),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        for end in (there, back):
+        for end in (child_in, child_out):
             os.close(end)
-        self.sink, self.source, self.buffer, self.n = os.fdopen(out, "wb"), inside, b"", 0
+        self.sink, self.source, self.buffer, self.n = os.fdopen(out, "wb"), source, b"", 0
         self.session: str | None = None
-        self.asked: list[str] = []
-        self.unanswered: dict[str, str] = {}
-        self.complaints: list[str] = []
-        self.held = 0
-        target = self.tell("Target.createTarget", url="about:blank")["targetId"]
-        self.session = self.tell("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        self.requested: list[str] = []
+        self.pending: dict[str, str] = {}
+        self.errors: list[str] = []
+        self.n_delayed = 0
+        target = self.send("Target.createTarget", url="about:blank")["targetId"]
+        self.session = self.send("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Network", "Runtime", "Log"):
-            self.tell(f"{domain}.enable")
+            self.send(f"{domain}.enable")
 
-    def tell(self, method: str, **parameters: Any) -> dict[str, Any]:
-        """Give one order and wait for its answer."""
+    def send(self, method: str, **parameters: Any) -> dict[str, Any]:
+        """Send one command and return its result."""
         self.n += 1
         message = {"id": self.n, "method": method, "params": parameters}
         if self.session:
@@ -72,96 +75,96 @@ class Browser:
         self.sink.write(json.dumps(message).encode() + b"\0")
         self.sink.flush()
         while True:
-            said = self._next()
-            if said.get("id") == self.n:
-                assert "error" not in said, said
-                return said["result"]
-            self._note(said.get("method"), said.get("params", {}))
+            reply = self._next()
+            if reply.get("id") == self.n:
+                assert "error" not in reply, reply
+                return reply["result"]
+            self._record_event(reply.get("method"), reply.get("params", {}))
 
-    def _note(self, event: str | None, facts: dict[str, Any]) -> None:
-        """Keep what the page does beside the orders it is given."""
+    def _record_event(self, event: str | None, facts: dict[str, Any]) -> None:
+        """Record an event of the page: a request, a failure or a console message."""
         if event == "Network.requestWillBeSent":
-            self.asked.append(facts["request"]["url"])
-            self.unanswered[facts["requestId"]] = facts["request"]["url"]
+            self.requested.append(facts["request"]["url"])
+            self.pending[facts["requestId"]] = facts["request"]["url"]
         elif event == "Network.loadingFinished":
-            self.unanswered.pop(facts["requestId"], None)
+            self.pending.pop(facts["requestId"], None)
         elif event == "Network.loadingFailed":
-            self.complaints.append(f"{self.unanswered.pop(facts['requestId'], 'a request')}: {facts['errorText']}")
+            self.errors.append(f"{self.pending.pop(facts['requestId'], 'a request')}: {facts['errorText']}")
         elif event == "Fetch.requestPaused":
-            self.held += 1
+            self.n_delayed += 1
         elif event == "Runtime.exceptionThrown":
-            self.complaints.append(json.dumps(facts["exceptionDetails"]))
+            self.errors.append(json.dumps(facts["exceptionDetails"]))
         elif event == "Runtime.consoleAPICalled":
-            self.complaints.append(f"{facts['type']}: {[one.get('value') for one in facts['args']]}")
+            self.errors.append(f"{facts['type']}: {[argument.get('value') for argument in facts['args']]}")
         elif event == "Log.entryAdded":
-            self.complaints.append(f"{facts['entry']['level']}: {facts['entry']['text']}")
+            self.errors.append(f"{facts['entry']['level']}: {facts['entry']['text']}")
 
     def _next(self) -> dict[str, Any]:
         while b"\0" not in self.buffer:
             piece = os.read(self.source, 65_536)
             assert piece, "the browser has ended"
             self.buffer += piece
-        one, self.buffer = self.buffer.split(b"\0", 1)
-        return json.loads(one)
+        message, self.buffer = self.buffer.split(b"\0", 1)
+        return json.loads(message)
 
     def run(self, expression: str) -> Any:
-        """The value of an expression in the page."""
-        found = self.tell("Runtime.evaluate", expression=expression, returnByValue=True)
-        assert "exceptionDetails" not in found, found
-        return found["result"].get("value")
+        """Return the value of a JavaScript expression in the page."""
+        reply = self.send("Runtime.evaluate", expression=expression, returnByValue=True)
+        assert "exceptionDetails" not in reply, reply
+        return reply["result"].get("value")
 
     def open(self, address: str) -> None:
-        """Go there and wait until the page stands."""
-        self.tell("Page.navigate", url=address)
+        """Open an address and wait until the page is loaded."""
+        self.send("Page.navigate", url=address)
         self.wait("document.readyState + ' ' + location.href", f"complete {address}")
 
     def wait(self, expression: str, wanted: Any = True) -> None:
-        """Ask the page until it says the wanted."""
+        """Evaluate the expression until it equals `wanted`; fail after 60 seconds."""
         end = time.monotonic() + 60
-        while (seen := self.run(expression)) != wanted:
-            assert time.monotonic() < end, f"{expression} is {seen}, not {wanted}. {self.seen()}"
+        while (value := self.run(expression)) != wanted:
+            assert time.monotonic() < end, f"{expression} is {value}, not {wanted}. {self.describe()}"
             time.sleep(0.03)
 
-    def seen(self) -> str:
-        """What the page shows, what its console said, what it still waits for."""
-        facts = {"page": self.run(SEEN), "unanswered": list(self.unanswered.values()), "complaints": self.complaints}
+    def describe(self) -> str:
+        """Return the state of the page, its errors and its pending requests as JSON."""
+        facts = {"page": self.run(PAGE_STATE), "pending": list(self.pending.values()), "errors": self.errors}
         return json.dumps(facts, indent=1, ensure_ascii=False)
 
-    def hold(self, path: str) -> None:
-        """Keep back what the page asks of this path from now on, as a slow line would."""
-        self.held = 0
-        self.tell("Fetch.enable", patterns=[{"urlPattern": f"*{path}"}])
+    def delay(self, path: str) -> None:
+        """Pause all later requests to this path, as on a slow connection."""
+        self.n_delayed = 0
+        self.send("Fetch.enable", patterns=[{"urlPattern": f"*{path}"}])
 
-    def wait_for_held(self, wanted: int) -> None:
-        """Wait until so many requests were kept back since `hold`."""
+    def wait_for_delayed(self, wanted: int) -> None:
+        """Wait until this number of requests is paused."""
         end = time.monotonic() + 60
-        while self.held < wanted:
-            self.run("0")  # reads what the page has told meanwhile
-            assert time.monotonic() < end, f"{self.held} requests were kept back, not {wanted}. {self.seen()}"
+        while self.n_delayed < wanted:
+            self.run("0")  # reads the events that have arrived meanwhile
+            assert time.monotonic() < end, f"{self.n_delayed} requests are paused, not {wanted}. {self.describe()}"
 
-    def let_go(self) -> None:
-        """Send what was kept back, and keep back no more."""
-        self.tell("Fetch.disable")
+    def resume(self) -> None:
+        """Send the paused requests and stop pausing."""
+        self.send("Fetch.disable")
 
     def press(self, key: str) -> None:
-        """One key, as a person presses it."""
+        """Press and release one key."""
         code = KEYS[key] if key in KEYS else ord(key.upper())
         text = "\r" if key == "Enter" else key if len(key) == 1 else ""
         common = {"key": key, "windowsVirtualKeyCode": code}
-        self.tell("Input.dispatchKeyEvent", type="keyDown" if text else "rawKeyDown", text=text, **common)
-        self.tell("Input.dispatchKeyEvent", type="keyUp", **common)
+        self.send("Input.dispatchKeyEvent", type="keyDown" if text else "rawKeyDown", text=text, **common)
+        self.send("Input.dispatchKeyEvent", type="keyUp", **common)
 
     def tab_to(self, condition: str) -> None:
-        """Press Tab until the element in focus (`it`) fits."""
+        """Press Tab until the focused element (`it`) matches the condition."""
         for _ in range(200):
             self.press("Tab")
             if self.run(f"(it => {condition})(document.activeElement)"):
                 return
-        raise AssertionError(f"Tab never reaches {condition}. {self.seen()}")
+        raise AssertionError(f"Tab never reaches {condition}. {self.describe()}")
 
     def picture(self, file: Path) -> None:
-        """A screenshot."""
-        file.write_bytes(base64.b64decode(self.tell("Page.captureScreenshot")["data"]))
+        """Write a screenshot to a file."""
+        file.write_bytes(base64.b64decode(self.send("Page.captureScreenshot")["data"]))
 
     def close(self) -> None:
         self.sink.close()

@@ -1,6 +1,6 @@
 """A fork server for processes that are killed: it imports all modules once and forks a child for each call.
 
-An order is a line of JSON {"calls": [[function, arguments], ...]}: one child per call, started together. The response
+A request is a line of JSON {"calls": [[function, arguments], ...]}: one child per call, started together. The response
 is a line with their exit codes. Forking after the imports takes one second per process instead of ten.
 """
 
@@ -17,7 +17,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 
 
-def promote(home: str, week: str, die_at: int, answer: str) -> None:
+def promote(home: str, week: str, die_at: int, result_file: str) -> None:
     """Promote; exit with code 9 right before write number `die_at` (-1: never), and write the result to `answer`."""
     from contracts.errors import OvertureError
     from jobs.release import promote as job
@@ -27,14 +27,14 @@ def promote(home: str, week: str, die_at: int, answer: str) -> None:
 
     writes, context = count_writes(die_at), context_at(Path(home), week)
     try:
-        said = job.run(context)
+        report = job.run(context)
     except OvertureError as error:
-        said = {"error": str(error), "exit_code": error.exit_code}
-    found = registry.read_aliases(context, Tracker.connect(context))
-    Path(answer).write_text(json.dumps({**said, "writes": writes, "aliases": found}))
+        report = {"error": str(error), "exit_code": error.exit_code}
+    aliases = registry.read_aliases(context, Tracker.connect(context))
+    Path(result_file).write_text(json.dumps({**report, "writes": writes, "aliases": aliases}))
 
 
-def start(home: str, week: str, answer: str) -> None:
+def start(home: str, week: str, result_file: str) -> None:
     """Begin the week, run one task, and write its MLflow ids to `answer`."""
     from jobs.tracking.tracker import Tracker
     from tests.helpers.small_week import context_at
@@ -42,7 +42,7 @@ def start(home: str, week: str, answer: str) -> None:
     context = context_at(Path(home), week)
     with Tracker.task(context, "race") as run:
         parent = run.client.get_run(run.run_id).data.tags["mlflow.parentRunId"]
-    Path(answer).write_text(json.dumps({"experiment": run.experiment_id, "parent": parent}))
+    Path(result_file).write_text(json.dumps({"experiment": run.experiment_id, "parent": parent}))
 
 
 def count_writes(die_at: int) -> list[str]:
@@ -74,7 +74,7 @@ def count_writes(die_at: int) -> list[str]:
     return names
 
 
-class Zygote:
+class ForkServer:
     """Client of the fork server."""
 
     def __init__(self) -> None:
@@ -104,11 +104,11 @@ class Zygote:
 
 
 @cache
-def shared() -> Zygote:
+def shared() -> ForkServer:
     """Return the server of the test session, which stops at exit."""
-    found = Zygote()
-    atexit.register(found.close)
-    return found
+    server = ForkServer()
+    atexit.register(server.close)
+    return server
 
 
 def main() -> None:

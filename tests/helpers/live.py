@@ -1,4 +1,4 @@
-"""A service on a loopback port: in a thread of this process, or as the command that people type."""
+"""A service on a loopback port: in a thread of this process, or as the command in a process of its own."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ ROOT = Path(__file__).parent.parent.parent
 
 
 def cohort_request(row: dict) -> dict:
-    """A row of first_day as a request says it, every level by itself."""
-    found = {"country": row["country"], "age": row["age"]}
-    found["onboarding"] = {"artists": row["onboarding_like_artists"]}
+    """Convert a row of first_day into the body of a request, with every level as a separate field."""
+    request = {"country": row["country"], "age": row["age"]}
+    request["onboarding"] = {"artists": row["onboarding_like_artists"]}
     for word, prefix in WORDS.items():
         levels = ("tracks", "artists", "albums", *(("playlists",) if word in ("favourites", "searches") else ()))
-        found[word] = {level: row[f"{prefix}_{'songs' if level == 'tracks' else level}"] for level in levels}
-    return found
+        request[word] = {level: row[f"{prefix}_{'songs' if level == 'tracks' else level}"] for level in levels}
+    return request
 
 
 def cohort_requests() -> list[dict]:
@@ -40,47 +40,51 @@ def cohort_requests() -> list[dict]:
 
 
 class Caller:
-    """Asks a service."""
+    """Client of a service."""
 
     port: int
 
     def call(self, path: str, body: object = None, headers: dict | None = None, raw: bytes | None = None):
-        """Status, headers, and the answer: JSON where it is, else text."""
+        """Send a request; return status, headers and body, which is parsed if it is JSON."""
         data = raw if raw is not None else None if body is None else json.dumps(body).encode()
         sent = {"content-type": "application/json", **(headers or {})}
         request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", data=data, headers=sent)
         try:
-            with urllib.request.urlopen(request, timeout=30) as answer:
-                status, said, text = answer.status, answer.headers, answer.read().decode()
+            with urllib.request.urlopen(request, timeout=30) as response:
+                status, response_headers, text = response.status, response.headers, response.read().decode()
         except urllib.error.HTTPError as error:
             with error:
-                status, said, text = error.code, error.headers, error.read().decode()
-        return status, said, json.loads(text) if said["content-type"] == "application/json" else text
+                status, response_headers, text = error.code, error.headers, error.read().decode()
+        return (
+            status,
+            response_headers,
+            json.loads(text) if response_headers["content-type"] == "application/json" else text,
+        )
 
-    def lists(self, listener: dict | None = None, **asked):
-        """A recommendation that must succeed."""
-        status, headers, said = self.call("/v1/recommendations", {"listener": listener or {}, **asked})
-        assert status == 200, said
-        assert headers["x-overture-release"] == said["release"]
-        return said
+    def lists(self, listener: dict | None = None, **options):
+        """Return a recommendation; the request must succeed."""
+        status, headers, body = self.call("/v1/recommendations", {"listener": listener or {}, **options})
+        assert status == 200, body
+        assert headers["x-overture-release"] == body["release"]
+        return body
 
     def raw(self, *pieces: bytes) -> bytes:
-        """What comes back on a plain connection, even when the service stops listening half-way."""
+        """Send bytes over a plain connection; return the response, also if the service closes the connection early."""
         with socket.create_connection(("127.0.0.1", self.port), 30) as line:
             with contextlib.suppress(ConnectionError):
                 for piece in pieces:
                     line.sendall(piece)
-            found = b""
+            response = b""
             with contextlib.suppress(ConnectionError):
                 while piece := line.recv(65_536):
-                    found += piece
-        return found
+                    response += piece
+        return response
 
     def wait(self, wanted, of=lambda self: self.call("/readyz")[2]["release"]):
-        """Ask until the answer is the wanted one."""
+        """Poll until `of` returns `wanted`; fail after 30 seconds."""
         end = time.monotonic() + 30
-        while (seen := of(self)) != wanted:
-            assert time.monotonic() < end, f"still {seen}, not {wanted}"
+        while (value := of(self)) != wanted:
+            assert time.monotonic() < end, f"still {value}, not {wanted}"
             time.sleep(0.02)
 
 
@@ -138,8 +142,8 @@ class Process(Caller):
                 assert time.monotonic() < end, self.log.read_text()
                 time.sleep(0.02)
 
-    def takes_anybody(self) -> bool:
-        """Whether it still listens."""
+    def accepts_connections(self) -> bool:
+        """Return whether the service accepts connections."""
         try:
             socket.create_connection(("127.0.0.1", self.port), 30).close()
         except OSError:
@@ -147,7 +151,7 @@ class Process(Caller):
         return True
 
     def stop(self) -> int:
-        """Ask it to end; its exit code."""
+        """Stop the service with SIGTERM; return its exit code."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         return self.process.wait(60)

@@ -42,6 +42,6 @@ def neighbour_recipe(**changes: Any) -> NeighbourRecipe:
 
 
 def in_house(**changes: Any) -> InHouseConfig:
-    """The configuration of our own methods; `changes` are fields of InHouseConfig."""
+    """Return the configuration of the in-house methods; `changes` are fields of InHouseConfig."""
     default = in_house_config(Settings(name="test", week="2026-11-16"))
     return InHouseConfig(**(vars(default) | changes))

@@ -35,18 +35,18 @@ FATAL_CALL = 20  # the executor is killed at this `WorkerPool.map` of the factor
 
 
 @contextmanager
-def executor_death(worker: psutil.Process) -> Iterator[list[psutil.Process]]:
+def killed_executor(worker: psutil.Process) -> Iterator[list[psutil.Process]]:
     """Kill the worker's executor right before a call is sent, which does not depend on the speed of the machine."""
     killed: list[psutil.Process] = []
     calls = count(1)
 
-    def map_until_a_death(self: WorkerPool, *arguments: Any) -> list[Any]:
+    def map_until_kill(self: WorkerPool, *arguments: Any) -> list[Any]:
         if next(calls) == FATAL_CALL:
             killed.extend(executors(worker)[:1])
             killed[0].kill()
         return original_map(self, *arguments)
 
-    original_map, WorkerPool.map = WorkerPool.map, map_until_a_death  # type: ignore[method-assign]
+    original_map, WorkerPool.map = WorkerPool.map, map_until_kill  # type: ignore[method-assign]
     try:
         yield killed
     finally:
@@ -54,16 +54,16 @@ def executor_death(worker: psutil.Process) -> Iterator[list[psutil.Process]]:
 
 
 def factorise_twice(worker: psutil.Process, factorise: Callable[[], list[np.ndarray]]) -> dict[str, object]:
-    """Factorise without and with the death of an executor and compare the factors bit by bit."""
+    """Factorise without and with the loss of an executor and compare the factors bit by bit."""
     expected = factorise()
-    with executor_death(worker) as killed:
+    with killed_executor(worker) as killed:
         factors = factorise()
     _, alive = psutil.wait_procs(killed, timeout=30)
     same = all(np.array_equal(left, right) for left, right in zip(expected, factors, strict=True))
     return {"killed": len(killed), "gone": not alive, "same": same}
 
 
-def als_with_a_death(context: Context, worker: psutil.Process) -> dict[str, object]:
+def als_with_executor_loss(context: Context, worker: psutil.Process) -> dict[str, object]:
     """Kill an executor during the iterations of ALS."""
     spark, week = context.spark, context.week.name
     shape = (context.lake.rows("warm_users", week=week), context.lake.rows("catalog", week=week))
@@ -71,7 +71,7 @@ def als_with_a_death(context: Context, worker: psutil.Process) -> dict[str, obje
         F.col("user_idx").alias("row"), F.col("track_idx").alias("column"), F.col("affinity").alias("value")
     )
     settings = context.settings.als.model_copy(update={"iterations": 8, "tolerance": 0.0})
-    with temp_dir(context, "death") as folder:
+    with temp_dir(context, "executor_loss") as folder:
         ratings = csr_blocks.pack(entries, "user_track", shape, 4, folder, positive=True)
 
         def factors() -> list[np.ndarray]:
@@ -84,12 +84,12 @@ def als_with_a_death(context: Context, worker: psutil.Process) -> dict[str, obje
         return factorise_twice(worker, factors)
 
 
-def svd_with_a_death(context: Context, worker: psutil.Process) -> dict[str, object]:
+def svd_with_executor_loss(context: Context, worker: psutil.Process) -> dict[str, object]:
     """Kill an executor during the power iterations of the SVD."""
     lake, week = context.lake, context.week.name
     n = lake.rows("catalog", week=week)
     settings = context.settings.svd.model_copy(update={"power_iterations": 8})
-    with temp_dir(context, "death") as folder:
+    with temp_dir(context, "executor_loss") as folder:
         pairs = svd.symmetric_entries(lake.spark(context.spark, "track_pairs", week=week))
         matrix = csr_blocks.pack(pairs, "track_pairs", (n, n), 4, folder, permute=True)
 
@@ -116,9 +116,12 @@ def main(logs: Path) -> None:
             time.sleep(0.2)
         n_executors = status().size() - 1
         spark_stage(context)
-        deaths = {"als": als_with_a_death(context, workers[0]), "svd": svd_with_a_death(context, workers[1])}
+        losses = {
+            "als": als_with_executor_loss(context, workers[0]),
+            "svd": svd_with_executor_loss(context, workers[1]),
+        }
         spark.stop()
-        print(json.dumps({"executors": n_executors, **deaths}))
+        print(json.dumps({"executors": n_executors, **losses}))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from jobs.settings.base import SPACES
 
 ROOT = Path(__file__).parents[2]
 TINY = ROOT / "configs" / "tiny.yaml"
-NEWCOMERS = date(2026, 11, 15)
+NEW_USERS_DAY = date(2026, 11, 15)
 SOURCES = ["users", "tracks", "events", "playlists"]
 
 
@@ -42,5 +42,5 @@ def whole_week(context: Context) -> dict[str, object]:
     promoted = promote.run(context)
     publish.run(context)
     weekly_run.complete(context)
-    place_new_users.run(Context(context.settings, Week.containing(NEWCOMERS), context.home), NEWCOMERS)
+    place_new_users.run(Context(context.settings, Week.containing(NEW_USERS_DAY), context.home), NEW_USERS_DAY)
     return promoted

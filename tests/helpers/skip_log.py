@@ -23,7 +23,7 @@ CODES = {
 
 
 def random_log(seed=0, n=300, n_users=4, n_days=5, unknown=0.15):
-    """Plays at few distinct seconds, so that ties, sessions, day borders and repeats are common."""
+    """Return plays at few distinct seconds, so that ties, sessions, day borders and repeats are common."""
     rng = np.random.default_rng(seed)
     track = rng.integers(0, 12, n)
     ts = START + rng.integers(0, n_days, n) * DAY + rng.choice([0, 1, 500, 1_300, 1_700, 4_000, DAY - 1], n)
@@ -43,28 +43,28 @@ def random_log(seed=0, n=300, n_users=4, n_days=5, unknown=0.15):
 
 
 def kernels(rows, before=None, leaky=False):
-    """All counts by the code under test; before: carried by kind, or nothing."""
+    """Return all counts by the code under test; `before` contains the counters by kind, None means no earlier plays."""
     before = before or counter_state.empty()
-    found = track_features.track_counts(rows, before, leaky=leaky)
-    found |= user.user_counts(rows, before, GAP_S, leaky=leaky)
+    counts = track_features.track_counts(rows, before, leaky=leaky)
+    counts |= user.user_counts(rows, before, GAP_S, leaky=leaky)
     known = {k: shared_features.Daily.of(entries(rows, k), before[k]) for k in shared_features.KINDS}
-    return found | shared_features.shared_counts(rows, rows["ts"] // DAY, known, leaky=leaky)
+    return counts | shared_features.shared_counts(rows, rows["ts"] // DAY, known, leaky=leaky)
 
 
 def entries(rows, kind):
-    """Labelled plays as the shared counts take them, each by itself."""
-    mine = take(rows, rows["listened"] >= 0)
+    """Return labelled plays in the format of the shared counts, one entry per play."""
+    labelled = take(rows, rows["listened"] >= 0)
     first, second = shared_features.KEYS[kind]
-    one, flow = np.ones(len(mine["ts"]), np.int64), mine["is_flow"].astype(np.int64)
+    ones, flow = np.ones(len(labelled["ts"]), np.int64), labelled["is_flow"].astype(np.int64)
     return {
-        "key": mine[first],
-        "other": mine[second] if second else -one,
-        "day": mine["ts"] // DAY,
-        "n_plays": one,
-        "n_listened": mine["listened"],
+        "key": labelled[first],
+        "other": labelled[second] if second else -ones,
+        "day": labelled["ts"] // DAY,
+        "n_plays": ones,
+        "n_listened": labelled["listened"],
         "n_flow": flow,
-        "n_flow_listened": flow * mine["listened"],
-        "last_ts": mine["ts"],
+        "n_flow_listened": flow * labelled["listened"],
+        "last_ts": labelled["ts"],
     }
 
 
@@ -73,21 +73,21 @@ def take(rows, mask):
 
 
 def by_definition(rows):
-    """The same counts, one row at a time, from the set of what it may see."""
+    """Return the same counts, computed row by row from the set of earlier plays."""
     n = len(rows["ts"])
     return [one_row(rows, i) for i in range(n)]
 
 
 def one_row(rows, i):
-    me = {name: value[i] for name, value in rows.items()}
-    seen = (rows["ts"] < me["ts"]) & (rows["listened"] >= 0)
-    heard = seen & (rows["listened"] == 1)
+    current = {name: value[i] for name, value in rows.items()}
+    earlier = (rows["ts"] < current["ts"]) & (rows["listened"] >= 0)
+    earlier_listened = earlier & (rows["listened"] == 1)
     flow = rows["is_flow"]
 
     def same(*names):
-        return np.logical_and.reduce([rows[name] == me[name] for name in names])
+        return np.logical_and.reduce([rows[name] == current[name] for name in names])
 
-    found = {}
+    counts = {}
     sets = {
         "artist": same("artist_id"),
         "track": same("artist_id", "track_id"),
@@ -105,10 +105,10 @@ def one_row(rows, i):
         "artist_kind": same("artist_id", "is_flow"),
         "track_kind": same("artist_id", "track_id", "is_flow"),
     }
-    for name, mine in sets.items():
-        found[f"{name}_plays"], found[f"{name}_listened"] = (mine & seen).sum(), (mine & heard).sum()
-    hour = sets["user"] & (rows["ts"] >= me["ts"] - 3_600)
-    found["user_plays_1h"], found["user_listened_1h"] = (hour & seen).sum(), (hour & heard).sum()
+    for name, mask in sets.items():
+        counts[f"{name}_plays"], counts[f"{name}_listened"] = (mask & earlier).sum(), (mask & earlier_listened).sum()
+    hour = sets["user"] & (rows["ts"] >= current["ts"] - 3_600)
+    counts["user_plays_1h"], counts["user_listened_1h"] = (hour & earlier).sum(), (hour & earlier_listened).sum()
     shared = {
         "context": same("context_type"),
         "genre": same("genre_id"),
@@ -117,27 +117,27 @@ def one_row(rows, i):
         "genre_age": same("genre_id", "user_age"),
         "context_platform": same("context_type", "platform_flow"),
     }
-    days_before = rows["ts"] // DAY < me["ts"] // DAY
-    for name, mine in shared.items():
-        mine = mine & days_before
-        found[f"{name}_plays"], found[f"{name}_listened"] = (mine & seen).sum(), (mine & heard).sum()
+    days_before = rows["ts"] // DAY < current["ts"] // DAY
+    for name, mask in shared.items():
+        mask = mask & days_before
+        counts[f"{name}_plays"], counts[f"{name}_listened"] = (mask & earlier).sum(), (mask & earlier_listened).sum()
     for name in ("track", "user"):
-        found[f"{name}_flow_plays"] = (sets[name] & seen & flow).sum()
-        found[f"{name}_flow_listened"] = (sets[name] & heard & flow).sum()
+        counts[f"{name}_flow_plays"] = (sets[name] & earlier & flow).sum()
+        counts[f"{name}_flow_listened"] = (sets[name] & earlier_listened & flow).sum()
     for name in ("track", "artist"):
         for days in (7, 30, 90):
-            since = (me["ts"] // DAY - days) * DAY
-            found[f"{name}_plays_{days}d"] = (sets[name] & seen & (rows["ts"] >= since)).sum()
+            since = (current["ts"] // DAY - days) * DAY
+            counts[f"{name}_plays_{days}d"] = (sets[name] & earlier & (rows["ts"] >= since)).sum()
     for name in ("user_artist", "user_track"):
-        found[f"{name}_last_ts"] = max(rows["ts"][sets[name] & seen], default=-1)
-    mine = sets["user"] & seen
-    genres, plays = np.unique(rows["genre_id"][mine], return_counts=True)
-    found["user_top_genre"] = genres[np.argmax(plays)] if len(genres) else -1
-    return found | sessions(rows, mine)
+        counts[f"{name}_last_ts"] = max(rows["ts"][sets[name] & earlier], default=-1)
+    mask = sets["user"] & earlier
+    genres, plays = np.unique(rows["genre_id"][mask], return_counts=True)
+    counts["user_top_genre"] = genres[np.argmax(plays)] if len(genres) else -1
+    return counts | sessions(rows, mask)
 
 
-def sessions(rows, mine):
-    ts, listened = rows["ts"][mine], rows["listened"][mine]
+def sessions(rows, mask):
+    ts, listened = rows["ts"][mask], rows["listened"][mask]
     none = dict.fromkeys(
         ("session_plays", "session_listened", "n_sessions", "session_s", "last_listened", "skips_in_a_row"), 0
     )

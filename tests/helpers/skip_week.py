@@ -73,42 +73,42 @@ def champion(context):
     return SkipRelease(pointer.releases(context.release_home) / now.release, now)
 
 
-def gated(context, **changes):
+def with_gate_settings(context, **changes):
     """Return the context with changed settings of the gate."""
     skip = context.settings.skip
-    asked = skip.model_copy(update={"gate": skip.gate.model_copy(update=changes)})
-    return replace(context, settings=context.settings.model_copy(update={"skip": asked}))
+    changed = skip.model_copy(update={"gate": skip.gate.model_copy(update=changes)})
+    return replace(context, settings=context.settings.model_copy(update={"skip": changed}))
 
 
-def learn(context):
+def train_and_evaluate(context):
     """Train, blend and evaluate the models of the week."""
     check.run(context, ["plays"])
     build_features.run(context, end="2016-11-27")
     for name in MODELS:
         train.run(context, name)
     blend.run(context)
-    with_every_member(context)
+    blend_all_members(context)
     evaluate.run(context)
 
 
-def with_every_member(context):
+def blend_all_members(context):
     """Write a blend of all candidates with equal weights, so that every member is in the release."""
-    told, scores = artifacts.read_blend(context), artifacts.read_scores(context, "blend")
+    document, scores = artifacts.read_blend(context), artifacts.read_scores(context, "blend")
     members = context.settings.skip.blend.members
-    said = np.stack([logit(artifacts.read_scores(context, name).proba_N) for name in members], axis=1)
+    logits = np.stack([logit(artifacts.read_scores(context, name).proba_N) for name in members], axis=1)
     mix = Mix("mean", np.full(len(members), 1 / len(members)), 0.0)
     valid = scores.split_N == splits.VALIDATION
-    calibration = choose(scores.listened_N[valid], mix(said[valid]))
-    together = replace(scores, proba_N=calibration(mix(said)))
-    artifacts.write_blend(context, list(members), mix, calibration, together, told["plays"], {})
+    calibration = choose(scores.listened_N[valid], mix(logits[valid]))
+    blended = replace(scores, proba_N=calibration(mix(logits)))
+    artifacts.write_blend(context, list(members), mix, calibration, blended, document["plays"], {})
 
 
-def make(home):
+def build_week(home):
     """Write the plays of November, and train a week on those before its Monday."""
     context = at(home)
     dsg17_make.run(home / "data", ROWS)
     dsg17.run(context, home / "data")
-    learn(context)
+    train_and_evaluate(context)
     bundle.run(context)
     gate.run(context)
     promote.run(context)

@@ -1,4 +1,4 @@
-"""A made-up service for tests of skip models: who plays what, with an easy truth and point-in-time numbers."""
+"""A simulated service for tests of skip models: plays with a simple truth and point-in-time features."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ START = 1_478_000_000
 
 
 def world(n: int = 2400, seed: int = 0, n_users: int = 40, n_tracks: int = 60) -> Plays:
-    """Half of the users and half of the artists are liked; numbers hold strictly earlier plays."""
+    """Return plays; half of the users and half of the artists have high listening rates, and features use earlier plays
+    only.
+    """
     rng = np.random.default_rng(seed)
     user, track = rng.integers(0, n_users, n), rng.integers(0, n_tracks, n)
     artist = track // 4
@@ -24,9 +26,11 @@ def world(n: int = 2400, seed: int = 0, n_users: int = 40, n_tracks: int = 60) -
     numbers: dict[str, np.ndarray] = {}
     for key, columns in {"user": [user], "track": [track], "user_artist": [user, artist]}.items():
         numbers[key + PLAYS], numbers[key + LISTENED] = before(columns, ts, listened)
-    numbers["user_rate"] = (numbers["user" + LISTENED] + 1) / (numbers["user" + PLAYS] + 2)  # as a table may have one
-    heard, plays = numbers["track" + LISTENED], numbers["track" + PLAYS]
-    numbers["avg_song_listened"] = np.where(plays > 0, heard / np.maximum(plays, 1), np.nan)
+    numbers["user_rate"] = (numbers["user" + LISTENED] + 1) / (
+        numbers["user" + PLAYS] + 2
+    )  # like the column of a feature table
+    n_listened, plays = numbers["track" + LISTENED], numbers["track" + PLAYS]
+    numbers["avg_song_listened"] = np.where(plays > 0, n_listened / np.maximum(plays, 1), np.nan)
     numbers["skip_score"] = 1 - numbers["avg_song_listened"]
     numbers["song_age_days"] = np.where(track % 7 == 0, np.nan, 10.0 * track)
     numbers["duration_s"] = 120.0 + 5 * track
@@ -51,22 +55,22 @@ def world(n: int = 2400, seed: int = 0, n_users: int = 40, n_tracks: int = 60) -
 
 
 def before(columns: list[np.ndarray], ts: np.ndarray, listened: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Plays of the same key strictly earlier, and how many of them were listened to: by the book, one by one."""
-    plays, heard = np.zeros(len(ts)), np.zeros(len(ts))
-    seen: dict[tuple, list[tuple[int, int]]] = {}
+    """Count strictly earlier plays of the same key and how many were listened to, row by row."""
+    plays, n_listened = np.zeros(len(ts)), np.zeros(len(ts))
+    outcomes: dict[tuple, list[tuple[int, int]]] = {}
     for i, key in enumerate(zip(*columns, strict=True)):
-        past = [outcome for moment, outcome in seen.get(key, []) if moment < ts[i]]
-        plays[i], heard[i] = len(past), sum(past)
-        seen.setdefault(key, []).append((int(ts[i]), int(listened[i])))
-    return plays, heard
+        earlier = [outcome for moment, outcome in outcomes.get(key, []) if moment < ts[i]]
+        plays[i], n_listened[i] = len(earlier), sum(earlier)
+        outcomes.setdefault(key, []).append((int(ts[i]), int(listened[i])))
+    return plays, n_listened
 
 
 def with_ids(plays: Plays, **ids: int) -> Plays:
-    """The same plays, some of their ids all set to one value."""
+    """Return the plays with each given id column set to one value."""
     return replace(plays, **{f"{name}_N": np.full(len(plays), value, np.int64) for name, value in ids.items()})
 
 
-def in_three(plays: Plays) -> tuple[Plays, Plays, Plays]:
-    """70 % to learn from, then 15 % to validate on, then 15 % to judge."""
+def split_in_three(plays: Plays) -> tuple[Plays, Plays, Plays]:
+    """Return 70 % of the plays for training, the next 15 % for validation and the last 15 % for the test."""
     a, b = int(0.7 * len(plays)), int(0.85 * len(plays))
     return plays.rows(slice(0, a)), plays.rows(slice(a, b)), plays.rows(slice(b, len(plays)))

@@ -20,10 +20,10 @@ SPACES = ("tt_svd", "ut_als")
 @cache
 def folder(encoding: str = "array", users: int = USERS, tracks: int = TRACKS, spaces: tuple[str, ...] = SPACES) -> Path:
     """Return a folder with the files."""
-    found = Path(tempfile.mkdtemp())
-    atexit.register(shutil.rmtree, found, ignore_errors=True)
-    deezer_make.run(found, deezer_make.GeneratorOptions(users, tracks, 3, encoding, spaces))
-    return found
+    target = Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, target, ignore_errors=True)
+    deezer_make.run(target, deezer_make.GeneratorOptions(users, tracks, 3, encoding, spaces))
+    return target
 
 
 def copied(target: Path, **sizes: object) -> Path:

@@ -75,12 +75,12 @@ def cohort() -> tuple[pa.Table, list[list[int]], np.ndarray]:
     group = np.arange(N_USERS) % N_GROUPS
     truth, rows = [], []
     for user in range(N_USERS):
-        mine = np.flatnonzero(group_of == group[user])
-        heard = rng.choice(mine, 25, replace=False, p=_popularity(len(mine)))
-        truth.append(sorted(int(track) for track in heard))
+        liked = np.flatnonzero(group_of == group[user])
+        listened = rng.choice(liked, 25, replace=False, p=_popularity(len(liked)))
+        truth.append(sorted(int(track) for track in listened))
         blocks: dict[str, list[int]] = {name: [] for name in INTERACTIONS}
         if user % 5:
-            blocks["streamed_songs"] = [int(track_ids[track]) for track in rng.choice(mine, 4)]
+            blocks["streamed_songs"] = [int(track_ids[track]) for track in rng.choice(liked, 4)]
         age = None if user % 7 == 0 else 16 + user % 40
         rows.append({"user_id": 9_000 + user, "country": COUNTRIES[group[user]], "age": age, **blocks})
     import contracts
@@ -122,7 +122,7 @@ def fill(context: Context, taste: float = 1.0, seed: int = 0) -> None:
     idx = np.arange(N_TRACKS, dtype=np.int32)
     catalog = {"track_idx": idx, "track_id": track_ids, "artist_id": 1 + group, "album_id": 1 + group}
     lake.write("catalog", pa.table({**catalog, "n_listeners": 1_000 - idx.astype(np.int64)}), week=week)
-    lake.write("tracks", named(track_ids, group))
+    lake.write("tracks", track_names(track_ids, group))
     days, truth, _ = cohort()
     split = np.where(np.arange(N_USERS) % 3 == 2, "test", "validation")
     for name in ("validation", "test"):
@@ -151,7 +151,7 @@ def warm_users(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     return 4_000 + rng.permutation(2 * N_WARM)[:N_WARM].astype(np.int64), vectors
 
 
-def named(track_ids: np.ndarray, group: np.ndarray) -> pa.Table:
+def track_names(track_ids: np.ndarray, group: np.ndarray) -> pa.Table:
     """Return the table `tracks` by id: every tenth track has no title, and the third artist has no name."""
     import contracts
 
@@ -245,7 +245,7 @@ def ready(home, week: str = "2026-11-16", taste: float | None = 1.0, seed: int =
 FIRST, SECOND = "2026-11-16", "2026-11-23"
 
 
-def judge(context: Context) -> Context:
+def build_and_gate(context: Context) -> Context:
     """Build the week's release and run the gate, which passes."""
     from jobs.release import bundle, gate
 
@@ -259,21 +259,21 @@ def stage(name: str) -> Path:
     """Return a home that is built once per process.
 
     Args:
-        name: `judged` (the first week has passed the gate), `champion` (it is promoted), or `waiting` (the second week
+        name: `passed` (the first week has passed the gate), `champion` (it is promoted), or `waiting` (the second week
             has also passed the gate).
     """
     from jobs.release import promote
 
     home = Path(tempfile.mkdtemp()) / "home"
     atexit.register(shutil.rmtree, home.parent, ignore_errors=True)
-    if name == "judged":
-        judge(ready(home))
+    if name == "passed":
+        build_and_gate(ready(home))
     elif name == "champion":
-        shutil.copytree(stage("judged"), home)
+        shutil.copytree(stage("passed"), home)
         promote.run(context_at(home))
     else:
         shutil.copytree(stage("champion"), home)
-        judge(ready(home, SECOND))
+        build_and_gate(ready(home, SECOND))
     return home
 
 
@@ -283,7 +283,7 @@ def staged(home, name: str, week: str = FIRST, **gate: object) -> Context:
     return context_at(home, week, **gate)
 
 
-def resealed(bundle: Path, changed: dict[str, bytes | None]) -> Path:
+def with_changed_files(bundle: Path, changed: dict[str, bytes | None]) -> Path:
     """Copy a bundle with other files (None removes a file) under its own valid name; return its folder."""
     from jobs.release.bundle import write_manifest
     from serving.release import manifest

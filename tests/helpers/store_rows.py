@@ -1,4 +1,6 @@
-"""Rows for a store: what a user's row holds follows from a seed and the user's id, so that a reader can be judged."""
+"""Rows for a store: a user's row is a function of a seed and the user's id, so that a test can check what a reader
+returns.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,7 @@ SPACE, D, N = "tt_svd", 6, 4
 
 
 def filled(release=A, part=WARM, since="2026-11-16", n_users=300, seed=0, made_of="1"):
-    """A part whose rows follow from (seed, user_id), and its blocks: users in no order."""
+    """Return a filling whose rows are functions of (seed, user_id), and its blocks, with users in random order."""
     ids = 10 + np.random.default_rng(1).permutation(10 * n_users)[:n_users].astype(np.int64)
     blocks = [rows_of(ids[start : start + 64], seed) for start in range(0, n_users, 64)]
     return StorePart(release, SPACE, part, since, ids, D, N, f"{made_of}/{seed}"), blocks
@@ -25,7 +27,7 @@ def rows_of(ids, seed):
     return Block(ids, vectors, segments, tracks)
 
 
-def assert_is(row, user, seed, kind="warm", since="2026-11-16"):
+def assert_row_equals(row, user, seed, kind="warm", since="2026-11-16"):
     want = rows_of(np.array([user]), seed)
     assert (row.user_id, row.kind, row.since, row.segment_id) == (user, kind, since, int(want.segments_B[0]))
     np.testing.assert_array_equal(row.vector_D, want.vectors_BD[0])

@@ -1,4 +1,4 @@
-"""Stores to test: the embedded one, a Redis server of the test's own, a Cassandra cluster where one is named."""
+"""Stores to test: the embedded store, a temporary Redis server, and a Cassandra cluster if one is configured."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from serving.settings import StoreSettings
 
 
 class RedisServer:
-    """Debian's redis-server on a free loopback port, without a disk."""
+    """Debian's redis-server on a free loopback port, without persistence."""
 
     def __init__(self, folder: Path) -> None:
         with socket.socket() as free:
@@ -51,17 +51,19 @@ class RedisServer:
 
 
 def redis_server(folder: Path) -> RedisServer:
-    """A running server, or a skip with the reason."""
+    """Return a running server, or skip the test if redis-server is not installed."""
     if shutil.which("redis-server") is None:
         pytest.skip("redis-server is not installed (Debian: apt install redis-server)")
     return RedisServer(folder)
 
 
 def cassandra_settings() -> StoreSettings:
-    """A keyspace of the test's own in the cluster of CASSANDRA_CONTACT_POINTS, or a skip with the reason."""
+    """Return settings with a new keyspace in the cluster of CASSANDRA_CONTACT_POINTS, or skip the test if it is not
+    set.
+    """
     hosts = os.environ.get("CASSANDRA_CONTACT_POINTS", "")
     if not hosts:
-        pytest.skip("CASSANDRA_CONTACT_POINTS names no Cassandra to test against")
+        pytest.skip("CASSANDRA_CONTACT_POINTS is not set")
     chosen = {"cassandra_hosts": tuple(hosts.split(",")), "cassandra_keyspace": f"test_{uuid.uuid4().hex[:12]}"}
     if port := os.environ.get("CASSANDRA_PORT"):
         chosen["cassandra_port"] = int(port)
@@ -71,7 +73,7 @@ def cassandra_settings() -> StoreSettings:
 
 
 def drop_keyspace(settings: StoreSettings) -> None:
-    """Leave the cluster as it was."""
+    """Drop the test's keyspace."""
     from cassandra.cluster import Cluster
 
     cluster = Cluster(list(settings.cassandra_hosts), settings.cassandra_port)

@@ -38,7 +38,7 @@ def test_shutdown_completes_the_running_request_and_logs_no_listener_data(start_
         line.sendall(head.encode())
         assert line.recv(1000).startswith(b"HTTP/1.1 100"), "the service has started to read this request"
         service.process.send_signal(signal.SIGTERM)
-        service.wait(False, Process.takes_anybody)
+        service.wait(False, Process.accepts_connections)
         line.sendall(body)
         response = b""
         while chunk := line.recv(65_536):

@@ -12,7 +12,7 @@ from jobs.platform.week import Week
 from jobs.release.skip import daily_update
 from jobs.settings.settings import load
 from tests.helpers import skip_week
-from tests.helpers.skip_week import DAY, champion, gated
+from tests.helpers.skip_week import DAY, champion, with_gate_settings
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def test_status_shows_the_skip_engine_if_cold_start_has_no_champion(context, cap
 
 def test_status_shows_a_failed_day_beside_the_champion_then_the_day_that_passed(context, capsys):
     with pytest.raises(CheckFailed):
-        daily_update.run(gated(context, max_calibration_error=0.0).settings, date.fromisoformat(DAY))
+        daily_update.run(with_gate_settings(context, max_calibration_error=0.0).settings, date.fromisoformat(DAY))
     report = build_report(context)["skip"]
     assert (report["week"], report["latest"]["week"], report["latest"]["verdict"]) == (
         "2016-11-28",

@@ -20,7 +20,7 @@ def up(home, monkeypatch):
     """The running service, and a context whose release is evaluated but not promoted."""
     monkeypatch.setattr(services, "JOBS_BIN", Path(sys.executable).parent)
     monkeypatch.setenv("PYTHONPATH", str(services.REPOSITORY))
-    context = small_week.staged(home, "judged")
+    context = small_week.staged(home, "passed")
     state = services.Running(str(services.config_path()), 0, 0, services.free_port())
     started = services.start_service(state)
     try:

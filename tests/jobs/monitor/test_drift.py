@@ -90,7 +90,7 @@ def test_missing_inputs_raise(champion, home):
         monitor.run(champion)
     write_first_days(champion, [1], n=5)
     name = pointer.read(home).release
-    old = small_week.resealed(pointer.releases(home) / name, {"inputs.json": None})
+    old = small_week.with_changed_files(pointer.releases(home) / name, {"inputs.json": None})
     with pointer.move_lock(home):
         pointer.move(home, 1, old.name, small_week.FIRST)
     with pytest.raises(CheckFailed, match=r"does not contain inputs\.json"):

@@ -31,7 +31,7 @@ def frame(values):
 AT = {"week": "2026-11-16", "space": "tt_svd"}
 
 
-def test_a_written_partition_is_read_back(lake):
+def test_written_partition_is_read_back(lake):
     written = lake.write("track_vectors", frame([[1, 2], [3, 4]]), report={"why": "test"}, **AT)
     assert written.rows == lake.rows("track_vectors", **AT) == 2
     assert lake.report("track_vectors", **AT) == {"why": "test"}
@@ -39,7 +39,7 @@ def test_a_written_partition_is_read_back(lake):
     assert lake.partitions("track_vectors") == [AT]
 
 
-def test_a_write_replaces_the_partition_and_one_older_version_stays(lake):
+def test_write_replaces_the_partition_and_retains_one_older_version(lake):
     for n in (1, 2, 3, 4):
         lake.write("track_vectors", frame(np.full((n, 2), n)), **AT)
     assert to_matrix(lake.read("track_vectors", **AT)).tolist() == [[4, 4]] * 4
@@ -47,7 +47,7 @@ def test_a_write_replaces_the_partition_and_one_older_version_stays(lake):
     assert len(versions) == 2
 
 
-def test_an_empty_second_write_leaves_no_old_rows(lake, spark):
+def test_empty_second_write_removes_the_old_rows(lake, spark):
     lake.write("track_vectors", frame([[1, 2]]), **AT)
     empty = lake.spark(spark, "track_vectors", **AT).where("track_idx > 5")
     lake.write("track_vectors", empty, **AT)
@@ -76,7 +76,7 @@ def test_columns_are_written_in_the_contracts_order(lake):
         (lambda t: t.set_column(0, "track_idx", pa.array([None], pa.int32())), "column 'track_idx' has 1 nulls"),
     ],
 )
-def test_data_that_breaks_the_contract_is_refused_and_the_old_data_stays(lake, spark, spoil, message):
+def test_invalid_data_raises_and_keeps_the_old_data(lake, spark, spoil, message):
     lake.write("track_vectors", frame([[7, 7]]), **AT)
     bad = spoil(frame([[1, 2]]))
     with pytest.raises(CheckFailed, match=f"track_vectors: {message}"):
@@ -87,14 +87,14 @@ def test_data_that_breaks_the_contract_is_refused_and_the_old_data_stays(lake, s
     assert to_matrix(lake.read("track_vectors", **AT)).tolist() == [[7, 7]]
 
 
-def test_the_error_of_a_missing_partition_names_the_task(lake):
+def test_error_of_a_missing_partition_names_the_task(lake):
     with pytest.raises(CheckFailed, match=r"track_vectors: week=2026-11-16 space=tt_svd has not been written"):
         lake.read("track_vectors", **AT)
     with pytest.raises(BadArgument, match=r"partition is \(week, space\), got \(week\)"):
         lake.read("track_vectors", week="2026-11-16")
 
 
-def test_a_truncated_file_is_named(lake):
+def test_error_names_the_truncated_file(lake):
     lake.write("track_vectors", frame([[1, 2]]), **AT)
     file = next(Path(lake.path("track_vectors", **AT)).glob("*.parquet"))
     file.write_bytes(file.read_bytes()[:-20])
@@ -152,18 +152,18 @@ lake.write("track_vectors", table, week="2026-11-16", space="tt_svd")
 """
 
 
-def test_a_crash_between_any_two_steps_leaves_one_complete_version(lake):
+def test_crash_between_two_steps_leaves_one_complete_version(lake):
     old, new = [[7, 7]], [[1, 1], [1, 1]]
-    seen = set()
+    outcomes = set()
     for n in range(12):
         lake.write("track_vectors", frame(old), **AT)
         process = subprocess.run([sys.executable, "-c", CRASH, lake.root, str(n)], cwd=ROOT, check=False)
         rows = to_matrix(lake.read("track_vectors", **AT)).tolist()
         assert rows in (old, new)
-        seen.add((process.returncode, len(rows)))
+        outcomes.add((process.returncode, len(rows)))
         if process.returncode == 0:
             break
-    assert {(9, 1), (0, 2)} <= seen
+    assert {(9, 1), (0, 2)} <= outcomes
 
 
 FULL = """
@@ -183,7 +183,7 @@ except Exception as error:
 """
 
 
-def test_a_full_disk_leaves_the_old_data_and_no_partial_version(lake):
+def test_full_disk_keeps_the_old_data_and_leaves_no_partial_version(lake):
     lake.write("track_vectors", frame([[7, 7]]), **AT)
     command = [sys.executable, "-c", FULL, lake.root]
     process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
@@ -193,7 +193,7 @@ def test_a_full_disk_leaves_the_old_data_and_no_partial_version(lake):
     assert len(list((Path(lake.root) / "track_vectors/week=2026-11-16/space=tt_svd").glob("v-*"))) == 1
 
 
-def test_a_failing_spark_job_leaves_the_old_data(lake, spark):
+def test_failing_spark_job_keeps_the_old_data(lake, spark):
     lake.write("track_vectors", frame([[7, 7]]), **AT)
     bad = lake.spark(spark, "track_vectors", **AT).select(
         F.raise_error(F.lit("the disk is full")).cast("int").alias("track_idx"), "vector"
@@ -211,14 +211,14 @@ def test_drop_removes_a_partition(lake):
     assert lake.partitions("track_vectors") == []
 
 
-def test_the_lake_may_be_a_uri(tmp_path):
+def test_lake_accepts_a_uri(tmp_path):
     lake = Lake((tmp_path / "lake").as_uri())
     lake.write("track_vectors", frame([[7, 7]]), **AT)
     assert lake.path("track_vectors", **AT).startswith("file://")
     assert to_matrix(lake.read("track_vectors", **AT)).tolist() == [[7, 7]]
 
 
-def test_ragged_vectors_are_refused(lake):
+def test_ragged_vectors_raise(lake):
     table = pa.table(
         {"track_idx": pa.array([0, 1], pa.int32()), "vector": pa.array([[1.0], [1.0, 2.0]], pa.list_(pa.float32()))}
     )
@@ -226,7 +226,7 @@ def test_ragged_vectors_are_refused(lake):
         to_matrix(table)
 
 
-def test_a_matrix_is_in_the_order_of_the_index(lake):
+def test_matrix_rows_are_in_index_order(lake):
     shuffled = frame([[0, 0], [1, 1], [2, 2]]).take(pa.array([2, 0, 1]))
     lake.write("track_vectors", shuffled, **AT)
     assert lake.matrix("track_vectors", **AT).tolist() == [[0, 0], [1, 1], [2, 2]]
@@ -235,7 +235,7 @@ def test_a_matrix_is_in_the_order_of_the_index(lake):
         lake.matrix("track_vectors", **AT)
 
 
-def of_days(spark, **rows):
+def frame_by_day(spark, **rows):
     """A frame of skip_state rows with these keys by day: d16 is 2026-11-16."""
     schema = spark_schema("skip_state")
     states = [
@@ -258,10 +258,10 @@ def of_days(spark, **rows):
     return spark.createDataFrame(states, schema.add("day", "string"))
 
 
-def test_days_are_replaced_and_other_days_stay(lake, spark):
-    written = lake.write_days("skip_state", of_days(spark, d16=[1, 2], d17=[3]), report={"n": 1})
+def test_write_replaces_given_days_only(lake, spark):
+    written = lake.write_days("skip_state", frame_by_day(spark, d16=[1, 2], d17=[3]), report={"n": 1})
     assert {day: w.rows for day, w in written.items()} == {"2026-11-16": 2, "2026-11-17": 1}
-    lake.write_days("skip_state", of_days(spark, d17=[4, 5, 6], d18=[7]), report={"n": 2})
+    lake.write_days("skip_state", frame_by_day(spark, d17=[4, 5, 6], d18=[7]), report={"n": 2})
     keys_by_day = {
         p["day"]: lake.read("skip_state", **p).column("key").to_pylist() for p in lake.partitions("skip_state")
     }
@@ -274,12 +274,12 @@ def test_days_are_replaced_and_other_days_stay(lake, spark):
     assert not list((Path(lake.root) / "skip_state").glob("_stage*"))
 
 
-def test_days_that_break_the_contract_or_fail_change_nothing(lake, spark):
-    lake.write_days("skip_state", of_days(spark, d16=[1]))
-    wrong = of_days(spark, d16=[9]).withColumn("n_plays", F.lit("x"))
+def test_invalid_or_failing_days_change_nothing(lake, spark):
+    lake.write_days("skip_state", frame_by_day(spark, d16=[1]))
+    wrong = frame_by_day(spark, d16=[9]).withColumn("n_plays", F.lit("x"))
     with pytest.raises(CheckFailed, match="n_plays"):
         lake.write_days("skip_state", wrong)
-    broken = of_days(spark, d16=[9]).withColumn("key", F.raise_error(F.lit("no disk")).cast("bigint"))
+    broken = frame_by_day(spark, d16=[9]).withColumn("key", F.raise_error(F.lit("no disk")).cast("bigint"))
     with pytest.raises(OvertureError, match="no disk"):
         lake.write_days("skip_state", broken)
     assert lake.read("skip_state", day="2026-11-16").column("key").to_pylist() == [1]

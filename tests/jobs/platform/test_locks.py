@@ -20,7 +20,7 @@ with file_lock(Path(sys.argv[1])):
 """
 
 
-def test_a_lock_excludes_other_processes_and_is_released_by_a_kill(tmp_path):
+def test_lock_excludes_other_processes_and_is_released_by_a_kill(tmp_path):
     file = tmp_path / "new" / "one.lock"
     holder = subprocess.Popen([sys.executable, "-c", HOLD, file], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     try:

@@ -16,7 +16,7 @@ def test_laps_add_up_and_are_logged(monkeypatch, capsys):
     assert [line.partition(" (")[0] for line in lines] == ["skip train fm: read done", "skip train fm: fit done"]
 
 
-def test_a_long_job_logs_while_it_runs(monkeypatch, capsys):
+def test_long_job_logs_while_it_runs(monkeypatch, capsys):
     monkeypatch.setattr(stopwatch, "LOG_INTERVAL_S", 0.01)
     with stopwatch.stopwatch("job"):
         while "job: running" not in capsys.readouterr().err:

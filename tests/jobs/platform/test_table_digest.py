@@ -36,7 +36,7 @@ def events(listened=(30, None, 0), kinds=("stream", "ban", "skip")):
     return pa.table(rows, schema=arrow_schema(contracts.load("events")))
 
 
-def test_order_of_rows_and_part_files_do_not_matter(tmp_path, spark):
+def test_digest_is_independent_of_row_order_and_part_files(tmp_path, spark):
     lake = Lake(str(tmp_path / "a"))
     lake.write("track_vectors", frame(), **AT)
     other = Lake(str(tmp_path / "b"))
@@ -69,14 +69,14 @@ def test_any_change_of_a_scalar_column_changes_the_digest(changed):
     assert table_digest.digest_rows("events", changed) != table_digest.digest_rows("events", events())
 
 
-def test_the_buffer_below_a_null_does_not_matter():
+def test_digest_ignores_the_buffer_below_a_null():
     data = np.array([30, 77, 0], np.int32)
     masked = pa.array(data, mask=np.array([False, True, False]))
     changed = events().set_column(5, events().schema.field("listened_s"), masked)
     assert table_digest.digest_rows("events", changed) == table_digest.digest_rows("events", events())
 
 
-def test_the_command_prints_the_digests_of_a_week(context, command):
+def test_command_prints_the_digests_of_a_week(context, command):
     context.lake.write("track_vectors", frame(), **AT)
     context.lake.write("track_vectors", frame(VECTORS[:1]), week="2026-11-23", space="tt_svd")
     for day in ("2026-11-10", "2026-11-16"):
@@ -92,7 +92,7 @@ def test_the_command_prints_the_digests_of_a_week(context, command):
     assert "2 partitions  4 rows" in out
 
 
-def test_unknown_and_missing_tables_are_refused_by_name(context, command):
+def test_unknown_and_missing_tables_raise_with_their_name(context, command):
     code, _, err = command("lake", "digest", "nonsense")
     assert code == 2
     assert "nonsense" in err

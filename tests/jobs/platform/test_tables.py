@@ -14,7 +14,7 @@ def test_numbers_have_few_digits(value, text):
     assert format_number(value) == text
 
 
-def test_the_gate_table_has_every_line_and_the_verdict():
+def test_gate_table_has_every_line_and_the_verdict():
     lines = [
         {"rule": "latency", "measured": 4.2, "bound": 10.0, "verdict": "pass", "why": "p99 [1 000 answers]"},
         {"rule": "against champion", "measured": None, "bound": None, "verdict": "skip", "why": "no champion"},
@@ -28,7 +28,7 @@ def test_the_gate_table_has_every_line_and_the_verdict():
     assert ["verdict", "pass"] in rows
 
 
-def test_a_log_is_wide_enough_for_a_table():
+def test_log_is_wide_enough_for_a_table():
     assert wide_console().width == LOG_WIDTH
 
 

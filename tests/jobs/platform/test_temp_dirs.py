@@ -28,7 +28,7 @@ def entries(context: Context) -> list[str]:
     return sorted(path.name for path in (context.home / "scratch").iterdir())
 
 
-def test_the_folder_is_removed_at_the_end_also_after_an_error(context):
+def test_folder_is_removed_at_the_end_and_after_an_error(context):
     with temp_dir(context, "mine") as folder:
         (folder / "inner").mkdir()
         assert folder.parent == context.home / "scratch"
@@ -37,7 +37,7 @@ def test_the_folder_is_removed_at_the_end_also_after_an_error(context):
     assert entries(context) == []
 
 
-def test_a_renamed_folder_stays(context):
+def test_renamed_folder_is_not_removed(context):
     with temp_dir(context, "mine") as folder:
         (folder / "a").write_text("b")
         os.rename(folder, context.home / "release")
@@ -45,16 +45,16 @@ def test_a_renamed_folder_stays(context):
     assert entries(context) == []
 
 
-def test_the_folder_of_another_run_is_removed_only_after_the_run_has_ended(context):
+def test_folder_of_another_run_is_removed_only_after_that_run_ended(context):
     other = subprocess.Popen(
         [sys.executable, "-c", HOLD, context.home], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     try:
         folder = other.stdout.readline().strip()
-        with temp_dir(context, "mine") as mine, temp_dir(context, "mine") as second:
-            assert mine != second
+        with temp_dir(context, "mine") as first, temp_dir(context, "mine") as second:
+            assert first != second
             assert os.path.exists(f"{folder}/half")
-            assert mine.is_dir()
+            assert first.is_dir()
     finally:
         os.kill(other.pid, signal.SIGKILL)
         other.communicate()

@@ -8,7 +8,7 @@ from contracts.errors import BadArgument
 from jobs.platform.week import Week
 
 
-def test_a_week_uses_the_time_before_its_monday():
+def test_week_covers_the_time_before_its_monday():
     week = Week.parse("2026-11-16")
     assert week.as_of == datetime(2026, 11, 16, tzinfo=UTC)
     assert week.cohort_start == datetime(2026, 10, 10, tzinfo=UTC)
@@ -17,7 +17,7 @@ def test_a_week_uses_the_time_before_its_monday():
     assert week.window_start(7) == week.previous.as_of
 
 
-def test_the_cohort_of_a_backtest_registers_after_the_monday():
+def test_cohort_of_a_backtest_registers_after_the_monday():
     week = Week.parse("2026-11-16", backtest=True)
     assert week.cohort_start == week.as_of
     assert week.truth_end == week.as_of + timedelta(days=37)
@@ -32,12 +32,12 @@ def test_the_cohort_of_a_backtest_registers_after_the_monday():
         ("", "'' is not a date"),
     ],
 )
-def test_other_days_than_mondays_are_refused(text, message):
+def test_days_other_than_mondays_raise(text, message):
     with pytest.raises(BadArgument, match=message):
         Week.parse(text)
 
 
-def test_names_are_read_back():
+def test_week_names_are_parsed_back():
     for week in (Week.parse("2026-11-16"), Week.after_day(date(2026, 11, 18))):
         assert Week.from_name(week.name) == week
     assert Week.after_day(date(2026, 11, 18)).name == "2026-11-19-daily"

@@ -51,7 +51,7 @@ ROWS = {
 }
 
 
-def put(lake, table, *changes, schema=None, **partition):
+def write_unchecked(lake, table, *changes, schema=None, **partition):
     """Write rows that differ from the valid row by `changes`, without the checks of the lake."""
     wanted = schema or pa.schema([f.with_nullable(True) for f in arrow_schema(contracts.load(table))])
     rows = pa.Table.from_pylist([{**ROWS[table], **change} for change in changes], schema=wanted)
@@ -62,24 +62,24 @@ def put(lake, table, *changes, schema=None, **partition):
 
 
 @pytest.fixture
-def ready(context):
+def valid_context(context):
     """A context with the four source tables, all valid."""
-    put(context.lake, "users", {}, {"user_id": 2, "country": None, "age": None})
-    put(context.lake, "tracks", {}, {"track_id": 8})
-    put(
+    write_unchecked(context.lake, "users", {}, {"user_id": 2, "country": None, "age": None})
+    write_unchecked(context.lake, "tracks", {}, {"track_id": 8})
+    write_unchecked(
         context.lake, "events", {}, {"entity_id": 8}, {"kind": "favorite", "entity": "artist", "entity_id": 99}, day=DAY
     )
-    put(context.lake, "playlists", {}, {"position": 1})
+    write_unchecked(context.lake, "playlists", {}, {"position": 1})
     return context
 
 
 @pytest.fixture(params=["arrow", "spark"])
-def each_engine(ready, request):
-    """The context of `ready`, whose rows are measured by Arrow or by Spark. Results must be equal."""
+def context_per_engine(valid_context, request):
+    """The context of `valid_context`, whose rows are measured by Arrow or by Spark. Results must be equal."""
     if request.param == "spark":
-        ready.__dict__["spark"] = request.getfixturevalue("spark")
-        ready.settings = ready.settings.model_copy(update={"checks": CheckSettings(spark_min_mb=0)})
-    return ready
+        valid_context.__dict__["spark"] = request.getfixturevalue("spark")
+        valid_context.settings = valid_context.settings.model_copy(update={"checks": CheckSettings(spark_min_mb=0)})
+    return valid_context
 
 
 def violations(result, verdict="failed"):
@@ -92,9 +92,9 @@ def examples(result, measure):
     return next(c["examples"] for c in result["checks"] if c["measure"] == measure)
 
 
-def test_valid_tables_pass_and_write_one_page(ready):
-    report = check.run(ready, ["users", "tracks", "events", "playlists"])
-    folder = ready.home / "quality" / "2026-11-16"
+def test_valid_tables_pass_and_write_one_page(valid_context):
+    report = check.run(valid_context, ["users", "tracks", "events", "playlists"])
+    folder = valid_context.home / "quality" / "2026-11-16"
     assert {t: r["success"] for t, r in report["tables"].items()} == dict.fromkeys(report["tables"], True)
     assert report["tables"]["events"]["not_run"] == 1  # rows_vs_last_week has no week before
     assert sorted(f.name for f in folder.glob("*.json")) == [
@@ -107,13 +107,13 @@ def test_valid_tables_pass_and_write_one_page(ready):
     assert "Data checks passed" in html
     assert not any(word in html for word in ("http://", "https://", "<script", "<link", "src="))
     before = {f.name: f.read_bytes() for f in folder.glob("*.*")}
-    check.run(ready, ["tracks"])
+    check.run(valid_context, ["tracks"])
     assert {f.name: f.read_bytes() for f in folder.glob("*.*")} == before
 
 
-def test_each_violation_in_users_is_reported(ready):
-    file = put(
-        ready.lake,
+def test_each_violation_in_users_is_reported(valid_context):
+    file = write_unchecked(
+        valid_context.lake,
         "users",
         {},
         {"user_id": 2, "country": "XX"},
@@ -125,7 +125,7 @@ def test_each_violation_in_users_is_reported(ready):
         {"user_id": -1},
         {"user_id": 6, "registered_at": None},
     )
-    (result,) = check.check(ready, ["users"])
+    (result,) = check.check(valid_context, ["users"])
     assert violations(result) == {
         "country country": 1,
         "age range": 2,
@@ -141,18 +141,20 @@ def test_each_violation_in_users_is_reported(ready):
     assert f"{message}\n    e.g. user_id=2 country=XX in {name}" in lines
 
 
-def test_a_high_share_of_unknown_ages_is_a_warning(ready, capsys):
-    put(ready.lake, "users", *({"user_id": i, "age": None} for i in range(20)))
-    report = check.run(ready, ["users"])
+def test_high_share_of_unknown_ages_is_a_warning(valid_context, capsys):
+    write_unchecked(valid_context.lake, "users", *({"user_id": i, "age": None} for i in range(20)))
+    report = check.run(valid_context, ["users"])
     assert report["tables"]["users"]["warned"] == 1
     assert "users.age: 100.0% unknown; the contract: is unknown in at most 90% of the rows" in capsys.readouterr().err
 
 
-def test_each_violation_in_events_is_reported(each_engine):
+def test_each_violation_in_events_is_reported(context_per_engine):
     future = datetime(2027, 1, 1, tzinfo=UTC)
-    put(each_engine.lake, "events", {}, {"ts": NOON + timedelta(seconds=1), "listened_s": 3}, day="2026-11-09")
-    put(
-        each_engine.lake,
+    write_unchecked(
+        context_per_engine.lake, "events", {}, {"ts": NOON + timedelta(seconds=1), "listened_s": 3}, day="2026-11-09"
+    )
+    write_unchecked(
+        context_per_engine.lake,
         "events",
         {},
         {},
@@ -165,7 +167,7 @@ def test_each_violation_in_events_is_reported(each_engine):
         {"entity": "song", "kind": "search"},
         day=DAY,
     )
-    (result,) = check.check(each_engine, ["events"])
+    (result,) = check.check(context_per_engine, ["events"])
     assert violations(result) == {
         "ts within_partition": 3,
         "user_id ts kind entity entity_id unique": 2,
@@ -182,85 +184,90 @@ def test_each_violation_in_events_is_reported(each_engine):
     assert (orphan["entity_id"], orphan["kind"], orphan["ts"]) == (12345, "skip", "2026-11-10 12:00:00")
 
 
-def test_a_day_includes_its_start_and_excludes_its_end(each_engine):
+def test_day_includes_its_start_and_excludes_its_end(context_per_engine):
     last = datetime(2026, 11, 10, 23, 59, 59, 999999, tzinfo=UTC)
     first = datetime(2026, 11, 10, tzinfo=UTC)
-    put(each_engine.lake, "events", {"ts": first}, {"ts": last}, day=DAY)
-    assert violations(check.check(each_engine, ["events"])[0]) == {}
+    write_unchecked(context_per_engine.lake, "events", {"ts": first}, {"ts": last}, day=DAY)
+    assert violations(check.check(context_per_engine, ["events"])[0]) == {}
     microsecond = timedelta(microseconds=1)
-    put(each_engine.lake, "events", {"ts": first - microsecond}, {"ts": last + microsecond}, day=DAY)
-    assert violations(check.check(each_engine, ["events"])[0]) == {"ts within_partition": 2}
+    write_unchecked(context_per_engine.lake, "events", {"ts": first - microsecond}, {"ts": last + microsecond}, day=DAY)
+    assert violations(check.check(context_per_engine, ["events"])[0]) == {"ts within_partition": 2}
 
 
-def test_fewer_events_than_in_the_previous_week_are_a_warning(ready):
-    put(ready.lake, "events", *({"ts": datetime(2026, 11, 3, 0, i, tzinfo=UTC)} for i in range(9)), day="2026-11-03")
-    (result,) = check.check(ready, ["events"])
+def test_fewer_events_than_in_the_previous_week_are_a_warning(valid_context):
+    write_unchecked(
+        valid_context.lake,
+        "events",
+        *({"ts": datetime(2026, 11, 3, 0, i, tzinfo=UTC)} for i in range(9)),
+        day="2026-11-03",
+    )
+    (result,) = check.check(valid_context, ["events"])
     assert result["success"]
     assert violations(result, "warned") == {"rows_vs_last_week": pytest.approx(3 / 9 - 1)}
 
 
-def test_the_error_of_an_empty_week_names_the_existing_days(ready):
-    shutil.rmtree(f"{ready.lake.root}/events/day={DAY}")
-    put(ready.lake, "events", {}, day="2026-12-24")
+def test_error_of_an_empty_week_names_the_existing_days(valid_context):
+    shutil.rmtree(f"{valid_context.lake.root}/events/day={DAY}")
+    write_unchecked(valid_context.lake, "events", {}, day="2026-12-24")
     with pytest.raises(
         CheckFailed, match="no events from 2026-08-18 to 2026-11-15; the log has 2026-12-24 to 2026-12-24"
     ):
-        check.run(ready, ["events"])
+        check.run(valid_context, ["events"])
 
 
-def test_invalid_files_are_named_with_their_problem(ready):
-    cut = put(ready.lake, "users", {})
+def test_error_names_invalid_files_and_their_problem(valid_context):
+    cut = write_unchecked(valid_context.lake, "users", {})
     cut.write_bytes(cut.read_bytes()[:-20])
     full = arrow_schema(contracts.load("tracks"))
-    put(ready.lake, "tracks", {}, schema=full.remove(full.get_field_index("album_id")))
+    write_unchecked(valid_context.lake, "tracks", {}, schema=full.remove(full.get_field_index("album_id")))
     wrong = pa.schema(
         [
             f if f.name != "position" else pa.field("position", pa.int64())
             for f in arrow_schema(contracts.load("playlists"))
         ]
     )
-    put(ready.lake, "playlists", {}, schema=wrong)
+    write_unchecked(valid_context.lake, "playlists", {}, schema=wrong)
     with pytest.raises(CheckFailed) as error:
-        check.run(ready, ["users", "tracks", "events", "playlists"])
+        check.run(valid_context, ["users", "tracks", "events", "playlists"])
     assert f"users/{cut.parent.name}/part-00000.parquet is not a complete Parquet file" in str(error.value)
     assert "part-00000.parquet column 'album_id' is missing; the file has track_id, artist_id," in str(error.value)
     assert "part-00000.parquet column 'position' is int64, not int32" in str(error.value)
     assert "events.entity_id: cannot be checked: tracks is not in the lake or cannot be read" in str(error.value)
-    stored = json.loads((ready.home / "quality" / "2026-11-16" / "users.json").read_text())
+    stored = json.loads((valid_context.home / "quality" / "2026-11-16" / "users.json").read_text())
     assert [c["measure"] for c in stored["failed"]] == ["readable"]
     assert stored["statistics"]["not_run"] == 9
-    html = (ready.home / "quality" / "2026-11-16" / "index.html").read_text()
+    html = (valid_context.home / "quality" / "2026-11-16" / "index.html").read_text()
     assert html.index("is not a complete Parquet file") < html.index('<section class="card"')
 
 
-def test_a_file_with_corrupted_bytes_is_found(each_engine):
-    file = put(each_engine.lake, "users", *({"user_id": i, "age": 5 + i % 90} for i in range(500)))
+def test_file_with_corrupted_bytes_fails(context_per_engine):
+    file = write_unchecked(context_per_engine.lake, "users", *({"user_id": i, "age": 5 + i % 90} for i in range(500)))
     content = bytearray(file.read_bytes())
     content[4:400] = b"\xff" * 396
     file.write_bytes(content)
     with pytest.raises(CheckFailed, match=r"part-00000.parquet column 'user_id' cannot be read"):
-        check.run(each_engine, ["users"])
+        check.run(context_per_engine, ["users"])
 
 
-def test_a_row_count_that_differs_from_the_written_one_fails(ready):
-    file = put(ready.lake, "users", {})
+def test_row_count_different_from_the_written_count_fails(valid_context):
+    file = write_unchecked(valid_context.lake, "users", {})
     pq.write_table(pa.concat_tables([pq.read_table(file)] * 2), file)
-    (result,) = check.check(ready, ["users"])
+    (result,) = check.check(valid_context, ["users"])
     assert violations(result) == {"whole": 1, "user_id unique": 1}
     assert "1 rows were written, but the files contain 2" in examples(result, "whole")[0]["problem"]
 
 
-def test_an_unknown_track_in_a_playlist_fails(ready):
-    put(ready.lake, "playlists", {}, {"position": 1, "track_id": 404}, {"position": -1})
-    (result,) = check.check(ready, ["playlists"])
+def test_unknown_track_in_a_playlist_fails(valid_context):
+    write_unchecked(valid_context.lake, "playlists", {}, {"position": 1, "track_id": 404}, {"position": -1})
+    (result,) = check.check(valid_context, ["playlists"])
     assert violations(result) == {"track_id references": 1, "position range": 1}
 
 
-def test_spaces_are_checked_separately(each_engine):
+def test_spaces_are_checked_separately(context_per_engine):
     bad = [{"centroid": [float("nan"), 0.0]}, {"segment_id": 2, "centroid": [1.0], "ranking": [None]}]
-    put(each_engine.lake, "segments", {}, {"segment_id": 1}, week="2026-11-16", space="ut_als")
-    put(each_engine.lake, "segments", *bad, week="2026-11-16", space="tt_svd")
-    (result,) = check.check(each_engine, ["segments"])
+    write_unchecked(context_per_engine.lake, "segments", {}, {"segment_id": 1}, week="2026-11-16", space="ut_als")
+    write_unchecked(context_per_engine.lake, "segments", *bad, week="2026-11-16", space="tt_svd")
+    (result,) = check.check(context_per_engine, ["segments"])
     assert violations(result) == {
         "segment_id dense": 1,
         "centroid elements": 1,
@@ -270,53 +277,57 @@ def test_spaces_are_checked_separately(each_engine):
     assert all(c["units"] == ["space tt_svd"] for c in result["failed"])
 
 
-def test_nan_and_infinity_fail(each_engine):
+def test_nan_and_infinity_fail(context_per_engine):
     bad = [{"value": float("nan")}, {"k": 20, "high": float("inf")}]
-    put(each_engine.lake, "evaluation", {"k": 10}, *bad, week="2026-11-16", space="tt_svd")
-    (result,) = check.check(each_engine, ["evaluation"])
+    write_unchecked(context_per_engine.lake, "evaluation", {"k": 10}, *bad, week="2026-11-16", space="tt_svd")
+    (result,) = check.check(context_per_engine, ["evaluation"])
     assert violations(result) == {"value finite": 1, "value range": 1, "high finite": 1, "high range": 1}
 
 
-def test_weekly_tables_are_compared_with_the_previous_week(ready):
-    put(ready.lake, "catalog", *({"track_idx": i, "track_id": i} for i in range(10)), week="2026-11-09")
-    put(ready.lake, "catalog", *({"track_idx": i, "track_id": i} for i in range(6)), week="2026-11-16")
-    (result,) = check.check(ready, ["catalog"])
+def test_weekly_tables_are_compared_with_the_previous_week(valid_context):
+    write_unchecked(
+        valid_context.lake, "catalog", *({"track_idx": i, "track_id": i} for i in range(10)), week="2026-11-09"
+    )
+    write_unchecked(
+        valid_context.lake, "catalog", *({"track_idx": i, "track_id": i} for i in range(6)), week="2026-11-16"
+    )
+    (result,) = check.check(valid_context, ["catalog"])
     assert violations(result, "warned") == {"rows_vs_last_week": pytest.approx(-0.4)}
     assert result["success"]
 
 
-def test_a_missing_table_fails(ready):
+def test_missing_table_fails(valid_context):
     with pytest.raises(CheckFailed, match=r"catalog: nothing in .*/catalog for week 2026-11-16; the contract: is in"):
-        check.run(ready, ["catalog"])
+        check.run(valid_context, ["catalog"])
 
 
-def test_an_unknown_table_is_a_bad_argument(context):
+def test_unknown_table_is_a_bad_argument(context):
     with pytest.raises(BadArgument, match="no contract for ratings; tables are catalog, "):
         check.run(context, ["ratings"])
 
 
-def test_an_expectation_that_was_not_measured_does_not_pass(ready):
+def test_unmeasured_expectation_does_not_pass(valid_context):
     rules = [
         Expectation("present", "fail", (), "is there", low=1, high=None),
         Expectation("rows", "fail", (), "has rows"),
     ]
     measured = TableMeasures(contracts.load("users"), rules, measures={"": {"present": 1.0}})
-    assert [c["verdict"] for c in check.evaluate_table(ready, measured)["checks"]] == ["passed", "not run"]
+    assert [c["verdict"] for c in check.evaluate_table(valid_context, measured)["checks"]] == ["passed", "not run"]
 
 
-def test_the_page_escapes_values_of_the_tables(ready):
-    put(ready.lake, "users", {"country": "<script>alert(1)</script>"})
+def test_page_escapes_values_of_the_tables(valid_context):
+    write_unchecked(valid_context.lake, "users", {"country": "<script>alert(1)</script>"})
     with pytest.raises(CheckFailed):
-        check.run(ready, ["users"])
-    html = (ready.home / "quality" / "2026-11-16" / "index.html").read_text()
+        check.run(valid_context, ["users"])
+    html = (valid_context.home / "quality" / "2026-11-16" / "index.html").read_text()
     assert "<script" not in html
     assert "&lt;script&gt;" in html
 
 
-def test_both_engines_compute_the_same_measures(ready, spark):
+def test_both_engines_compute_the_same_measures(valid_context, spark):
     """On rows that violate most rules at once. Examples are equal too, except for their order."""
-    put(
-        ready.lake,
+    write_unchecked(
+        valid_context.lake,
         "events",
         {},
         {},
@@ -330,10 +341,10 @@ def test_both_engines_compute_the_same_measures(ready, spark):
         {"listened_s": -3, "entity_id": -1},
         day=DAY,
     )
-    arrow, by_spark = (_measured(ready, "events") for _ in range(2))
-    keys = {table: _measured(ready, table) for table in ("users", "tracks")}
-    quality_arrow.measure(ready.lake, arrow, keys)
-    quality_spark.measure(spark, ready.lake, by_spark, keys)
+    arrow, by_spark = (_measured(valid_context, "events") for _ in range(2))
+    keys = {table: _measured(valid_context, table) for table in ("users", "tracks")}
+    quality_arrow.measure(valid_context.lake, arrow, keys)
+    quality_spark.measure(spark, valid_context.lake, by_spark, keys)
     assert arrow.measures == by_spark.measures
     assert arrow.columns == by_spark.columns
     for name in {*arrow.examples, *by_spark.examples}:
@@ -345,7 +356,7 @@ def _measured(context, table):
     return inspect_files(context.lake, contract, expectations(contract), context.week, 90)
 
 
-def test_hashes_of_rows_are_distinct_and_repeatable():
+def test_row_hashes_are_distinct_and_deterministic():
     rows = pa.RecordBatch.from_pylist([{"a": i, "b": w, "t": NOON} for i in range(50) for w in ("x", "y", None)])
     hashes = quality_arrow.hash_rows(rows, ("a", "b", "t"))
     assert len(set(hashes.tolist())) == 150

@@ -110,7 +110,7 @@ def test_verify_names_the_damaged_file(built, damage):
         manifest.verify(built)
 
 
-def test_a_damaged_bundle_is_built_again(context, built):
+def test_damaged_bundle_is_rebuilt(context, built):
     (built / "tt_svd" / "centroids.npy").write_bytes(b"")
     again, reused = bundle.build(context, cold_start_bundle)
     assert (again, reused) == (built, False)
@@ -148,13 +148,13 @@ def test_run_registers_one_version_per_release_as_challenger(context):
     assert pickles == []
 
 
-def test_untrained_space_is_named(context):
+def test_error_names_the_untrained_space(context):
     (context.work / "ut_als" / "network.json").unlink()
     with pytest.raises(CheckFailed, match="overture train --space ut_als"):
         bundle.build(context, cold_start_bundle)
 
 
-def test_refuses_a_changed_network(context):
+def test_changed_network_raises(context):
     with (context.work / "ut_als" / "network.onnx").open("ab") as sink:
         sink.write(b"x")
     with pytest.raises(CheckFailed, match=r"network\.onnx is damaged"):
@@ -172,11 +172,11 @@ def test_examples_of_bad_rows_are_not_in_the_bundle(context):
     }
     warned = [{**promise, "examples": [{"user_id": 424242}]}]
     path.write_text(json.dumps({"table": "users", "success": True, "failed": [], "warned": warned}))
-    kept = open_release(bundle.build(context, cold_start_bundle)[0]).document("quality")["users"]["warned"]
-    assert kept == [{"rule": "null_share", "columns": ["age"], "expected": "few unknown", "observed": 0.95}]
+    warnings = open_release(bundle.build(context, cold_start_bundle)[0]).document("quality")["users"]["warned"]
+    assert warnings == [{"rule": "null_share", "columns": ["age"], "expected": "few unknown", "observed": 0.95}]
 
 
-def test_release_recommends_like_the_evaluated_methods(built):
+def test_release_recommendations_equal_those_of_the_evaluated_methods(built):
     release = open_release(built)
     days, _, group = small_week.cohort()
     days = FirstDays.from_arrow(days)
@@ -192,7 +192,7 @@ def test_release_recommends_like_the_evaluated_methods(built):
     np.testing.assert_array_equal(space.method("popularity").recommend(x, 3)[0], [0, 1, 2])
 
 
-def test_refuses_an_unknown_layout(context, monkeypatch):
+def test_unknown_layout_raises(context, monkeypatch):
     monkeypatch.setattr(
         cold_start_bundle, "bundle_layout", lambda d: {"d": d, "size": 20 * d + 19, "blocks": {}, "scalars": {}}
     )
@@ -219,20 +219,20 @@ def test_onnx_export_is_deterministic_with_free_batch_size():
         onnx_export.session(b"no network")
 
 
-def test_refuses_object_arrays(tmp_path):
+def test_object_arrays_raise(tmp_path):
     with pytest.raises(ValueError, match="allow_pickle"):
         files.write_array(tmp_path / "x.npy", np.array([{}], object))
 
 
-def test_refuses_a_bundle_of_newer_contracts(context):
+def test_bundle_of_newer_contracts_raises(context):
     versions = {"catalog": 1, "segments": 2, "a_table_of_tomorrow": 9}
-    newer = small_week.resealed(
+    newer = small_week.with_changed_files(
         bundle.build(context, cold_start_bundle)[0], {"contracts.json": files.canonical(versions)}
     )
     with pytest.raises(CheckFailed, match="contract segments has version 2, this program supports 1"):
         open_release(newer)
 
 
-def test_opens_a_bundle_without_names(context):
-    older = small_week.resealed(bundle.build(context, cold_start_bundle)[0], {"tracks/names.json": None})
+def test_bundle_without_names_opens(context):
+    older = small_week.with_changed_files(bundle.build(context, cold_start_bundle)[0], {"tracks/names.json": None})
     assert open_release(older).names["title"] == [None] * small_week.N_TRACKS

@@ -56,7 +56,7 @@ def test_lower_bound_of_gain_over_popularity_must_reach_the_margin():
     assert rules.better_than_popularity(popularity * 1.04, popularity, 0.05).verdict == "fail"
     noisy = popularity * 1.06 + np.tile([0.2, -0.2], 50)
     assert rules.better_than_popularity(noisy, popularity, 0.05).verdict == "fail", (
-        "the mean gain is there, but not proven"
+        "the mean gain exceeds the margin, but is not significant"
     )
     assert rules.better_than_popularity(popularity, popularity, 0.0).verdict == "fail", "equal is not better"
     assert rules.better_than_popularity(popularity[:0], popularity[:0], 0.0).verdict == "fail"
@@ -110,12 +110,12 @@ def lines_of(context) -> dict[str, dict]:
 
 def test_good_first_release_passes_and_is_recorded(context, capfd):
     release = bundle.run(context)["release"]
-    said = gate.run(context)
-    assert (said["verdict"], said["release"], said["champion"], said["revision"]) == ("pass", release, None, 0)
-    assert json.loads(json.dumps(said)) == said
+    report = gate.run(context)
+    assert (report["verdict"], report["release"], report["champion"], report["revision"]) == ("pass", release, None, 0)
+    assert json.loads(json.dumps(report)) == report
     assert gate.read_record(context) == gate.read_record(context, release)
-    found = lines_of(context)
-    assert found.keys() >= {
+    lines = lines_of(context)
+    assert lines.keys() >= {
         "data checks",
         "onnx parity tt_svd",
         "onnx parity ut_als",
@@ -127,15 +127,15 @@ def test_good_first_release_passes_and_is_recorded(context, capfd):
         "popularity bias",
         "latency p99 ms",
     }
-    assert found["against champion"]["why"].startswith("first release")
+    assert lines["against champion"]["why"].startswith("first release")
     out, err = capfd.readouterr()
     assert out == ""
     assert "better than popularity" in err
     client = Tracker.connect(context).client
-    run = client.get_run(said["mlflow_run"])
+    run = client.get_run(report["mlflow_run"])
     assert run.data.tags["verdict"] == "pass"
-    assert run.data.metrics["gate/better than popularity"] == found["better than popularity"]["measured"]
-    assert "gate.json" in {file.path for file in client.list_artifacts(said["mlflow_run"])}
+    assert run.data.metrics["gate/better than popularity"] == lines["better than popularity"]["measured"]
+    assert "gate.json" in {file.path for file in client.list_artifacts(report["mlflow_run"])}
 
 
 def test_release_no_better_than_popularity_fails_and_is_recorded(home):
@@ -160,14 +160,14 @@ def test_predictions_that_differ_from_training_fail(context):
     assert lines_of(context)["onnx parity tt_svd"]["verdict"] == "pass", "paired by user, not by position"
 
 
-def test_a_missing_check_fails(context):
+def test_missing_check_fails(context):
     (context.home / "quality" / "2026-11-16" / "events.json").unlink()
     bundle.run(context)
     with pytest.raises(CheckFailed, match="not checked: events"):
         gate.run(context)
 
 
-def champion_then(home, taste: float, **gate_settings) -> small_week.Context:
+def second_week_with_champion(home, taste: float, **gate_settings) -> small_week.Context:
     """Return week two, bundled and not yet evaluated, with week one as champion."""
     small_week.staged(home, "champion")
     second = small_week.ready(home, "2026-11-23", taste, seed=5, **gate_settings)
@@ -176,7 +176,7 @@ def champion_then(home, taste: float, **gate_settings) -> small_week.Context:
 
 
 def test_worse_than_the_champion_fails_and_a_small_loss_is_grey(home):
-    second = champion_then(home, 0.75)
+    second = second_week_with_champion(home, 0.75)
     with pytest.raises(CheckFailed, match="a significant loss"):
         gate.run(second)
     loss = lines_of(second)["against champion"]["measured"]
@@ -190,7 +190,7 @@ def test_worse_than_the_champion_fails_and_a_small_loss_is_grey(home):
 
 def test_champion_is_evaluated_by_track_id_on_this_weeks_cohort(home):
     """With another numbering of the tracks the same models score the same, except for tracks that left."""
-    second = champion_then(home, 1.0)
+    second = second_week_with_champion(home, 1.0)
     cohort = cold_start_gate.read_cohort(second)
     release = open_release(gate.pointer.releases(home) / bundle.release_of_week(second))
     before = cold_start_gate.recommend(release, "tt_svd", "semi_pers", cohort, 20)
@@ -207,8 +207,8 @@ def test_champion_is_evaluated_by_track_id_on_this_weeks_cohort(home):
     assert (after[~here] >= small_week.N_TRACKS).all()
 
 
-def test_the_same_release_and_an_older_week_are_not_compared(home):
-    second = champion_then(home, 1.0)
+def test_same_release_and_older_week_are_not_compared(home):
+    second = second_week_with_champion(home, 1.0)
     assert gate.run(second)["verdict"] == "pass"
     promote.run(second)
     again = gate.run(second)
@@ -221,14 +221,14 @@ def test_the_same_release_and_an_older_week_are_not_compared(home):
 
 
 def test_unreadable_champion_fails(home):
-    second = champion_then(home, 1.0)
+    second = second_week_with_champion(home, 1.0)
     champion = gate.pointer.read(home).release
     (gate.pointer.releases(home) / champion / "tt_svd" / "rankings.npy").unlink()
     with pytest.raises(CheckFailed, match=r"the champion cannot be opened.*tt_svd/rankings.npy is missing"):
         gate.run(second)
 
 
-def test_refuses_an_empty_cohort_and_a_missing_bundle(context):
+def test_empty_cohort_and_missing_bundle_raise(context):
     with pytest.raises(CheckFailed, match="overture release bundle"):
         gate.run(context)
     empty = context.lake.read("first_day", week="2026-11-16", split="test").slice(0, 0)
@@ -239,14 +239,14 @@ def test_refuses_an_empty_cohort_and_a_missing_bundle(context):
         gate.run(context)
 
 
-def test_refuses_a_cohort_user_without_truth(context):
+def test_cohort_user_without_truth_raises(context):
     cohort = context.lake.read("cohort", week="2026-11-16")
     context.lake.write("cohort", cohort.slice(1), week="2026-11-16")
     with pytest.raises(CheckFailed, match="lacks the truth"):
         cold_start_gate.read_cohort(context)
 
 
-def test_refuses_a_ragged_ranking(context):
+def test_ragged_ranking_raises(context):
     segments = context.lake.read("segments", week="2026-11-16", space="tt_svd")
     short = pa.array([[1, 2], [1], [2, 3]], pa.list_(pa.int32()))
     place = segments.schema.get_field_index("ranking")

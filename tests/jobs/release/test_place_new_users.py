@@ -49,11 +49,11 @@ def events() -> list[dict]:
     ]
 
 
-def ingest(context, people, log) -> None:
-    context.lake.write("users", table("users", people))
+def ingest(context, new_users, log) -> None:
+    context.lake.write("users", table("users", new_users))
     days: dict[str, list] = {}
-    for one in log:
-        days.setdefault(str(one["ts"].date()), []).append({"kind": "stream", "entity": "track", **one})
+    for row in log:
+        days.setdefault(str(row["ts"].date()), []).append({"kind": "stream", "entity": "track", **row})
     for day, rows in days.items():
         context.lake.write("events", table("events", rows), day=day)
 
@@ -67,42 +67,42 @@ def world(home, spark) -> Context:
     return context
 
 
-def kept(context, name="cold_users", day=BORN) -> list[dict]:
+def stored_rows(context, name="cold_users", day=BORN) -> list[dict]:
     return context.lake.read(name, day=str(day)).sort_by("user_id").to_pylist()
 
 
-def known(context, release, user):
+def stored_user(context, release, user):
     return find_user(open_store(context.settings.store, context.home), release, "tt_svd", user)
 
 
-def test_new_users_of_the_day_are_placed_by_the_release(world):
+def test_release_places_the_new_users_of_the_day(world):
     report = place_new_users.run(world, BORN)
     release = open_release(pointer.releases(world.home) / pointer.read(world.home).release)
     assert (report["users"], report["without_interaction"], report["day"]) == (3, 1, "2026-11-15")
-    people = world.lake.read("cold_first_day", day=str(BORN)).sort_by("user_id")
-    assert people.column("user_id").to_pylist() == [1, 2, 5]
+    new_users = world.lake.read("cold_first_day", day=str(BORN)).sort_by("user_id")
+    assert new_users.column("user_id").to_pylist() == [1, 2, 5]
     ids = small_week.tracks()[0].tolist()
-    assert people.column("streamed_songs").to_pylist() == [ids[:3], [], [ids[4]]]
-    assert people.column("onboarding_like_artists").to_pylist() == [[3], [], []]
-    x = release.inputs("tt_svd", FirstDays.from_arrow(people))
+    assert new_users.column("streamed_songs").to_pylist() == [ids[:3], [], [ids[4]]]
+    assert new_users.column("onboarding_like_artists").to_pylist() == [[3], [], []]
+    x = release.inputs("tt_svd", FirstDays.from_arrow(new_users))
     space = release.spaces["tt_svd"]
     lists = release.track_ids[space.method("semi_pers").recommend(x, 51)].tolist()
     lists[0] = [track for track in lists[0] if track != ids[2]]  # banned
     table_ = world.lake.read("cold_users", day=str(BORN)).sort_by("user_id")
     np.testing.assert_array_equal(to_matrix(table_), space.predict(x))
-    for row, wanted, vector in zip(kept(world), lists, space.predict(x), strict=True):
+    for row, wanted, vector in zip(stored_rows(world), lists, space.predict(x), strict=True):
         assert row["tracks"] == wanted[:50]
         assert (row["release"], row["space"], row["method"]) == (release.folder.name, "tt_svd", "semi_pers")
-        found = known(world, release.folder.name, row["user_id"])
-        assert (found.kind, found.since, found.segment_id) == ("cold", "2026-11-15", row["segment_id"])
-        np.testing.assert_array_equal(found.vector_D, vector)
-        assert found.track_ids.tolist() == wanted[:50]
-    assert known(world, release.folder.name, 3) is None
+        stored = stored_user(world, release.folder.name, row["user_id"])
+        assert (stored.kind, stored.since, stored.segment_id) == ("cold", "2026-11-15", row["segment_id"])
+        np.testing.assert_array_equal(stored.vector_D, vector)
+        assert stored.track_ids.tolist() == wanted[:50]
+    assert stored_user(world, release.folder.name, 3) is None
 
 
 def test_events_after_the_day_are_not_used(world):
     place_new_users.run(world, BORN)
-    before = [kept(world, name) for name in ("cold_first_day", "cold_users")]
+    before = [stored_rows(world, name) for name in ("cold_first_day", "cold_users")]
     ids = small_week.tracks()[0].tolist()
     later = [
         event(user, kind, "track", ids[n], START + DAY + n * SECOND)
@@ -112,21 +112,21 @@ def test_events_after_the_day_are_not_used(world):
     newer = [{"user_id": 6 + n, "registered_at": START + DAY + n * HOUR, "country": "FR"} for n in range(3)]
     ingest(world, users(*newer), events() + later)
     again = place_new_users.run(world, BORN)
-    assert [kept(world, name) for name in ("cold_first_day", "cold_users")] == before
+    assert [stored_rows(world, name) for name in ("cold_first_day", "cold_users")] == before
     assert again["users"] == 3
 
 
-def test_day_without_new_users_is_an_empty_part(world):
+def test_day_without_new_users_writes_an_empty_part(world):
     release = place_new_users.run(world, BORN)["release"]
-    assert known(world, release, 1)
+    assert stored_user(world, release, 1)
     ingest(world, users()[2:4], events())
     report = place_new_users.run(world, BORN)
     assert (report["users"], report["why"]) == (0, "nobody registered on 2026-11-15")
-    assert kept(world) == kept(world, "cold_first_day") == []
-    assert known(world, release, 1) is None
+    assert stored_rows(world) == stored_rows(world, "cold_first_day") == []
+    assert stored_user(world, release, 1) is None
 
 
-def test_bad_requests_are_refused(world, home):
+def test_bad_requests_raise(world, home):
     with pytest.raises(CheckFailed, match=r"events: day=2026-11-18 has not been written; ingest the day first"):
         place_new_users.run(world, date(2026, 11, 18))
     (pointer.releases(home) / "champion.json").unlink()
@@ -141,9 +141,9 @@ def daily(context) -> Context:
     return Context(context.settings, context.week, context.home, experiment="cold_users_daily")
 
 
-def test_champion_with_unusable_parts_places_nobody(world):
+def test_champion_with_unusable_parts_places_no_users(world):
     whole = pointer.releases(world.home) / pointer.read(world.home).release
-    broken = small_week.resealed(whole, {"tt_svd/network.onnx": b"not a network"}).name
+    broken = small_week.with_changed_files(whole, {"tt_svd/network.onnx": b"not a network"}).name
     pointer.move(world.home, 1, broken, small_week.FIRST)
     with pytest.raises(CheckFailed, match="has unusable parts"):
         place_new_users.run(world, BORN)
@@ -152,22 +152,22 @@ def test_champion_with_unusable_parts_places_nobody(world):
 
 def test_publishing_places_new_users_of_earlier_weeks_again(world):
     first = place_new_users.run(world, BORN)["release"]
-    second = small_week.judge(small_week.ready(world.home, small_week.SECOND))
+    second = small_week.build_and_gate(small_week.ready(world.home, small_week.SECOND))
     promote.run(second)
-    said = publish.run(second)
-    assert said["users"] == {"warm": small_week.N_WARM, "cold": 3}
-    assert said["days"] == ["2026-11-15"]
+    report = publish.run(second)
+    assert report["users"] == {"warm": small_week.N_WARM, "cold": 3}
+    assert report["days"] == ["2026-11-15"]
     new = bundle.release_of_week(second)
     assert new != first
     for release in (first, new):
-        assert known(world, release, 1).since == "2026-11-15"
-    assert {row["release"] for row in kept(world)} == {new}
+        assert stored_user(world, release, 1).since == "2026-11-15"
+    assert {row["release"] for row in stored_rows(world)} == {new}
     old = Context(world.settings, Week.parse("2027-01-04"), world.home)
     assert publish.cold_days(old) == [], "by then they had 37 days to become warm"
 
 
-def test_champion_promoted_during_the_run_gets_the_day_too(world, monkeypatch):
-    second = small_week.judge(small_week.ready(world.home, small_week.SECOND))
+def test_champion_promoted_during_the_run_receives_the_day(world, monkeypatch):
+    second = small_week.build_and_gate(small_week.ready(world.home, small_week.SECOND))
     first, honest = pointer.read(world.home).release, place_new_users.write_first_days
 
     def keep(context, day):
@@ -178,7 +178,7 @@ def test_champion_promoted_during_the_run_gets_the_day_too(world, monkeypatch):
     monkeypatch.setattr(place_new_users, "write_first_days", keep)
     assert place_new_users.run(world, BORN)["release"] == bundle.release_of_week(second) != first
     for release in (first, bundle.release_of_week(second)):
-        assert known(world, release, 5)
+        assert stored_user(world, release, 5)
 
 
 def test_daily_experiment_has_a_parent_run_and_a_child_per_day(world, monkeypatch):
@@ -197,7 +197,7 @@ def test_daily_experiment_has_a_parent_run_and_a_child_per_day(world, monkeypatc
     assert parent.data.tags["dag_id"] == "cold_users_daily"
 
 
-def test_command_refuses_an_invalid_day(command, world, tmp_path):
+def test_command_rejects_an_invalid_day(command, world, tmp_path):
     settings = tmp_path / "small.yaml"
     settings.write_text(json.dumps(small_week.settings().model_dump(mode="json", exclude={"service", "store"})))
     for wrong in ("2026-02-30", "none", "yesterday"):

@@ -12,21 +12,20 @@ from jobs.release import bundle, gate, pointer, promote, publish, registry, roll
 from jobs.tracking.tracker import Tracker
 from serving.release import manifest
 from serving.release.bundle import open_release
-from tests.helpers import fork_server as zygote
-from tests.helpers import small_week
+from tests.helpers import fork_server, small_week
 
 FIRST, SECOND, THIRD = small_week.FIRST, small_week.SECOND, "2026-11-30"
 
 
-def methods_to_evaluate(home, week: str, seed: int = 0):
+def gated_week(home, week: str, seed: int = 0):
     """Return a week whose release has been built and has passed the gate."""
-    return small_week.judge(small_week.ready(home, week, seed=seed))
+    return small_week.build_and_gate(small_week.ready(home, week, seed=seed))
 
 
 @pytest.fixture
 def first(home):
     """Return the first week, not yet promoted."""
-    return small_week.staged(home, "judged")
+    return small_week.staged(home, "passed")
 
 
 @pytest.fixture
@@ -36,15 +35,15 @@ def second(home):
 
 
 def aliases(context) -> dict[str, str]:
-    found = registry.read_aliases(context, Tracker.connect(context))
-    return {name: found[name] for name in ("champion", "previous") if name in found}
+    versions = registry.read_aliases(context, Tracker.connect(context))
+    return {name: versions[name] for name in ("champion", "previous") if name in versions}
 
 
 def test_promotion_moves_aliases_and_pointer(first):
     assert pointer.read(first.home) is None
-    said = promote.run(first)
+    report = promote.run(first)
     release = bundle.release_of_week(first)
-    assert (said["promoted"], said["champion"], said["revision"]) == (True, release, 1)
+    assert (report["promoted"], report["champion"], report["revision"]) == (True, release, 1)
     assert pointer.read(first.home) == pointer.Pointer(release, None, 1, FIRST)
     assert aliases(first) == {"champion": release}
     again = promote.run(first)
@@ -58,7 +57,7 @@ def test_promotion_survives_a_kill_between_any_two_writes(second, tmp_path):
     clean = tmp_path / "clean"
     for name in ("mlflow", "releases"):
         shutil.copytree(home / name, clean / name)
-    answer = tmp_path / "answer.json"
+    result_file = tmp_path / "answer.json"
 
     def restore() -> None:
         for name in ("mlflow", "releases"):
@@ -66,11 +65,11 @@ def test_promotion_survives_a_kill_between_any_two_writes(second, tmp_path):
             shutil.copytree(clean / name, home / name)
 
     def attempt(die_at: int = -1) -> int:
-        order = {"home": str(home), "week": SECOND, "die_at": die_at, "answer": str(answer)}
-        return zygote.shared().run(("promote", order))[0]
+        arguments = {"home": str(home), "week": SECOND, "die_at": die_at, "result_file": str(result_file)}
+        return fork_server.shared().run(("promote", arguments))[0]
 
     assert attempt() == 0
-    writes = json.loads(answer.read_text())["writes"]
+    writes = json.loads(result_file.read_text())["writes"]
     assert writes.count("set_registered_model_alias") == 2
     assert writes.count("replace") == 1
     moved = writes.index("replace")
@@ -82,34 +81,37 @@ def test_promotion_survives_a_kill_between_any_two_writes(second, tmp_path):
         assert serving.release == (old if die_at <= moved else new), f"killed before write {die_at} of {writes}"
         open_release(pointer.releases(home) / serving.release)
         assert attempt() == 0
-        said = json.loads(answer.read_text())
-        assert said["promoted"] == (die_at <= moved)
+        report = json.loads(result_file.read_text())
+        assert report["promoted"] == (die_at <= moved)
         assert pointer.read(home) == pointer.Pointer(new, old, 2, SECOND)
-        assert said["aliases"] == {"champion": new, "previous": old, "challenger": new}
+        assert report["aliases"] == {"champion": new, "previous": old, "challenger": new}
 
 
-def test_one_of_two_concurrent_promotions_is_refused(second, tmp_path):
+def test_one_of_two_concurrent_promotions_fails(second, tmp_path):
     """Both weeks were evaluated against the same champion; the second one to promote must be evaluated again."""
-    third = methods_to_evaluate(second.home, THIRD)
+    third = gated_week(second.home, THIRD)
     orders = [
-        ("promote", {"home": str(second.home), "week": week, "die_at": -1, "answer": str(tmp_path / f"{week}.json")})
+        (
+            "promote",
+            {"home": str(second.home), "week": week, "die_at": -1, "result_file": str(tmp_path / f"{week}.json")},
+        )
         for week in (SECOND, THIRD)
     ]
-    assert zygote.shared().run(*orders) == [0, 0]
-    said = [json.loads((tmp_path / f"{week}.json").read_text()) for week in (SECOND, THIRD)]
-    won = [one for one in said if one.get("promoted")]
-    lost = [one for one in said if not one.get("promoted")]
+    assert fork_server.shared().run(*orders) == [0, 0]
+    reports = [json.loads((tmp_path / f"{week}.json").read_text()) for week in (SECOND, THIRD)]
+    won = [report for report in reports if report.get("promoted")]
+    lost = [report for report in reports if not report.get("promoted")]
     assert len(won) == 1
     assert won[0]["revision"] == 2
-    # The later week wins: the earlier one is kept out. The earlier week wins: the later one's verdict is stale.
-    told = lost[0].get("why") or lost[0]["error"]
-    assert "later week" in told or "the champion has moved to revision 2" in told
+    # The later week wins: the earlier one is rejected. The earlier week wins: the later one's verdict is stale.
+    reason = lost[0].get("why") or lost[0]["error"]
+    assert "later week" in reason or "the champion has moved to revision 2" in reason
     assert pointer.read(second.home).release == won[0]["champion"]
     assert aliases(third)["champion"] == won[0]["champion"]
 
 
-def test_refuses_a_verdict_about_an_older_champion(second):
-    third = methods_to_evaluate(second.home, THIRD)
+def test_verdict_against_an_older_champion_raises(second):
+    third = gated_week(second.home, THIRD)
     promote.run(second)
     with pytest.raises(CheckFailed, match="the champion has moved to revision 2 since the gate compared") as raised:
         promote.run(third)
@@ -128,22 +130,22 @@ def test_compare_and_set(second):
 def test_older_week_replaces_a_newer_champion_only_by_name(second):
     promote.run(second)
     newest = pointer.read(second.home)
-    older = methods_to_evaluate(second.home, "2026-11-09", seed=1)
-    said = promote.run(older)
-    assert (said["promoted"], said["champion"]) == (False, newest.release)
-    assert "later week 2026-11-23" in said["why"]
+    older = gated_week(second.home, "2026-11-09", seed=1)
+    report = promote.run(older)
+    assert (report["promoted"], report["champion"]) == (False, newest.release)
+    assert "later week 2026-11-23" in report["why"]
     release = bundle.release_of_week(older)
     assert promote.run(second, release=release[:12])["champion"] == release
     assert pointer.read(second.home) == pointer.Pointer(release, newest.release, 3, "2026-11-09")
 
 
-def test_bad_requests_are_refused(second):
-    unjudged = small_week.ready(second.home, THIRD)
+def test_bad_requests_raise(second):
+    without_verdict = small_week.ready(second.home, THIRD)
     with pytest.raises(CheckFailed, match="week 2026-11-30 has no verdict"):
-        promote.run(unjudged)
-    release = bundle.run(unjudged)["release"]
+        promote.run(without_verdict)
+    release = bundle.run(without_verdict)["release"]
     with pytest.raises(CheckFailed, match=f"release {release[:12]} has no verdict"):
-        promote.run(unjudged, release=release)
+        promote.run(without_verdict, release=release)
     for name in ("", "*", "../x", "0" * 12):
         with pytest.raises(BadArgument, match="matches"):
             promote.run(second, release=name)
@@ -152,7 +154,7 @@ def test_bad_requests_are_refused(second):
         promote.run(backtest)
 
 
-def test_refuses_to_promote_a_damaged_bundle(second):
+def test_promoting_a_damaged_bundle_raises(second):
     before = pointer.read(second.home), aliases(second)
     victim = pointer.releases(second.home) / bundle.release_of_week(second) / "tt_svd" / "network.onnx"
     victim.write_bytes(victim.read_bytes() + b"x")
@@ -179,8 +181,8 @@ def test_rollback_to_previous_and_to_a_named_release(second):
     dry = rollback.run(second, dry_run=True)
     assert (dry["rolled_back"], dry["to"]) == (False, old)
     assert pointer.read(second.home).release == new
-    said = rollback.run(second)
-    assert (said["rolled_back"], said["aliases"]) == (True, "moved")
+    report = rollback.run(second)
+    assert (report["rolled_back"], report["aliases"]) == (True, "moved")
     assert pointer.read(second.home) == pointer.Pointer(old, new, 3, FIRST)
     assert aliases(second) == {"champion": old, "previous": new}
     rollback.run(second)
@@ -206,7 +208,7 @@ def test_rollback_does_not_wait_for_mlflow(second, capsys):
     assert aliases(second) == {"champion": old, "previous": new}
 
 
-def test_rollback_without_previous_release_is_refused(first):
+def test_rollback_without_previous_release_raises(first):
     with pytest.raises(CheckFailed, match="no champion yet"):
         rollback.run(first)
     promote.run(first)
@@ -214,7 +216,7 @@ def test_rollback_without_previous_release_is_refused(first):
         rollback.run(first)
 
 
-def test_rollback_refuses_a_damaged_release(second):
+def test_rollback_to_a_damaged_release_raises(second):
     promote.run(second)
     now = pointer.read(second.home)
     (pointer.releases(second.home) / now.previous / "provenance.json").unlink()
@@ -227,9 +229,9 @@ def test_publish_opens_and_reports_the_champion(first):
     with pytest.raises(CheckFailed, match="no champion yet"):
         publish.run(first)
     promote.run(first)
-    said = publish.run(first)
+    report = publish.run(first)
     record = json.loads((pointer.releases(first.home) / "published.json").read_text())
-    assert record["release"] == said["release"] == bundle.release_of_week(first)
+    assert record["release"] == report["release"] == bundle.release_of_week(first)
     assert record["store"] == "memory"
     assert record["users"] == {"warm": small_week.N_WARM, "cold": 0}
     assert len(record["first_tracks"]["tt_svd"]) == 3
@@ -239,7 +241,7 @@ def test_publish_opens_and_reports_the_champion(first):
         publish.run(first)
 
 
-def test_a_damaged_pointer_is_named(first):
+def test_error_names_the_damaged_pointer(first):
     for text in (
         "{",
         "[]",
@@ -251,7 +253,7 @@ def test_a_damaged_pointer_is_named(first):
             pointer.read(first.home)
 
 
-def test_refuses_to_promote_an_unregistered_release(second):
+def test_promoting_an_unregistered_release_raises(second):
     client = Tracker.connect(second).client
     version = registry.find_version(second, Tracker.connect(second), bundle.release_of_week(second))
     client.delete_model_version("cold_start", version)

@@ -40,39 +40,39 @@ def release(context: Context, number: int) -> str:
     return name
 
 
-def there(context: Context) -> set[str]:
+def existing_releases(context: Context) -> set[str]:
     return {path.name for path in pointer.releases(context.release_home).iterdir() if path.is_dir()}
 
 
 def promoted(context: Context, *releases: str) -> None:
-    for seen, name in enumerate(releases):
+    for revision, name in enumerate(releases):
         with pointer.move_lock(context.release_home):
-            pointer.move(context.release_home, seen, name, "2026-11-16")
+            pointer.move(context.release_home, revision, name, "2026-11-16")
 
 
-def test_retains_the_newest_and_those_of_the_pointer(engine):
+def test_prune_retains_the_newest_releases_and_those_of_the_pointer(engine):
     names = [release(engine, number) for number in range(6)]
     promoted(engine, names[3], names[0], names[1])
-    would = prune.run(engine, keep=2, dry_run=True)
-    assert there(engine) == set(names)
-    assert would["removed"] == [names[3], names[2]]
-    assert would["kept"][names[1]] == "the champion"
-    assert would["kept"][names[0]] == "target of a rollback"
-    did = prune.run(engine, keep=2)
-    assert did == would | {"dry_run": False}
-    assert there(engine) == {names[0], names[1], names[4], names[5]}
+    dry_run = prune.run(engine, keep=2, dry_run=True)
+    assert existing_releases(engine) == set(names)
+    assert dry_run["removed"] == [names[3], names[2]]
+    assert dry_run["kept"][names[1]] == "the champion"
+    assert dry_run["kept"][names[0]] == "target of a rollback"
+    report = prune.run(engine, keep=2)
+    assert report == dry_run | {"dry_run": False}
+    assert existing_releases(engine) == {names[0], names[1], names[4], names[5]}
     assert prune.run(engine, keep=2)["removed"] == []
-    for name in there(engine):
+    for name in existing_releases(engine):
         manifest.verify(pointer.releases(engine.release_home) / name)
 
 
-def test_runs_without_champion_and_without_releases(engine):
+def test_prune_runs_without_champion_and_without_releases(engine):
     assert prune.run(engine, keep=1) == {"removed": [], "kept": {}, "bytes": 0, "dry_run": False}
     names = [release(engine, number) for number in range(2)]
     assert prune.run(engine, keep=1)["removed"] == names[:1]
 
 
-def test_retains_releases_of_store_and_experiments(context):
+def test_prune_retains_releases_of_store_and_experiments(context):
     names = [release(context, number) for number in range(4)]
     (pointer.releases(context.home) / "published.json").write_text(json.dumps({"release": names[0]}))
     row = {
@@ -94,26 +94,26 @@ def test_retains_releases_of_store_and_experiments(context):
         names[1]: "used by an experiment",
         names[0]: "its users are in the store",
     }
-    assert there(context) == {names[0], names[1], names[3]}
+    assert existing_releases(context) == {names[0], names[1], names[3]}
 
 
 @pytest.mark.parametrize("file", ["champion.json", "published.json"])
-def test_a_damaged_record_removes_nothing(context, file):
+def test_damaged_record_removes_nothing(context, file):
     names = {release(context, number) for number in range(3)}
     (pointer.releases(context.home) / file).write_text("{}")
     with pytest.raises(CheckFailed, match=file):
         prune.run(context, keep=1)
-    assert there(context) == names
+    assert existing_releases(context) == names
 
 
-def test_deletes_what_a_killed_run_left(engine):
-    kept = release(engine, 1)
+def test_prune_deletes_files_of_a_killed_run(engine):
+    retained = release(engine, 1)
     folder = pointer.releases(engine.release_home)
     for left in (".removed-aaa", ".damaged-bbb"):
         (folder / left).mkdir()
         (folder / left / manifest.NAME).touch()
-    assert list(prune.run(engine, keep=1)["kept"]) == [kept]
-    assert there(engine) == {kept}
+    assert list(prune.run(engine, keep=1)["kept"]) == [retained]
+    assert existing_releases(engine) == {retained}
 
 
 def test_gate_names_the_command_for_a_removed_release(context):
@@ -127,9 +127,9 @@ def test_gate_names_the_command_for_a_removed_release(context):
 
 
 def test_command_requires_keep(home, command):
-    code, _, said = command("release", "prune", "--keep", 0)
+    code, _, err = command("release", "prune", "--keep", 0)
     assert code == 2
-    assert "--keep" in said
+    assert "--keep" in err
     code, out, _ = command("release", "prune", "--keep", 1, "--dry-run", "--engine", "skip")
     assert code == 0
     assert json.loads(out.splitlines()[-1])["removed"] == []

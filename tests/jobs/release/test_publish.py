@@ -31,9 +31,9 @@ def store_of(context):
 
 def test_known_user_has_learned_vector_nearest_segment_and_best_tracks(champion, monkeypatch):
     monkeypatch.setattr(known_users, "BLOCK", 100)  # more than one block, the last one short
-    said = publish.run(champion)
-    assert said["users"] == {"warm": small_week.N_WARM, "cold": 0}
-    release = open_release(pointer.releases(champion.home) / said["release"])
+    report = publish.run(champion)
+    assert report["users"] == {"warm": small_week.N_WARM, "cold": 0}
+    release = open_release(pointer.releases(champion.home) / report["release"])
     ids, vectors = small_week.warm_users()
     space = release.spaces["tt_svd"]
     lists = release.track_ids[top_k(vectors, space.array("track_vectors"), 50, space.layout["similarity"])]
@@ -50,29 +50,29 @@ def test_known_user_has_learned_vector_nearest_segment_and_best_tracks(champion,
     assert find_user(store, release.folder.name, "tt_svd", 9_000) is None
 
 
-def test_publishing_twice_gives_equal_rows_and_retains_previous(champion):
+def test_repeated_publishing_gives_equal_rows_and_retains_the_previous_release(champion):
     first = publish.run(champion)
     again = publish.run(champion)
     assert {**again, "mlflow_run": "", "mlflow_url": ""} == {**first, "mlflow_run": "", "mlflow_url": ""}
-    second = small_week.judge(small_week.ready(champion.home, small_week.SECOND))
+    second = small_week.build_and_gate(small_week.ready(champion.home, small_week.SECOND))
     promote.run(second)
     assert publish.run(second)["retired"] == []
     store, user = store_of(champion), int(small_week.warm_users()[0][0])
-    assert find_user(store, first["release"], "tt_svd", user), "a rollback finds its listeners"
+    assert find_user(store, first["release"], "tt_svd", user), "rows of the previous release are needed for a rollback"
     assert find_user(store, bundle.release_of_week(second), "tt_svd", user)
     rollback.run(second)
     assert publish.run(second)["release"] == first["release"]
 
 
-def test_a_third_release_retires_the_first(champion):
-    """It is removed by the first publication after its grace period."""
+def test_third_release_retires_the_first(champion):
+    """The first publication after the grace period removes the release."""
     publish.run(champion)
     first, user = bundle.release_of_week(champion), int(small_week.warm_users()[0][0])
     for n, week in enumerate((small_week.SECOND, "2026-11-30")):
-        context = small_week.judge(small_week.ready(champion.home, week))
+        context = small_week.build_and_gate(small_week.ready(champion.home, week))
         promote.run(context)
-        said = publish.run(context)
-        assert said["retired"] == ([first] if n else [])
+        report = publish.run(context)
+        assert report["retired"] == ([first] if n else [])
     assert find_user(store_of(champion), first, "tt_svd", user)
     now = context.settings.model_copy(update={"store": StoreSettings(grace_s=0)})
     assert publish.run(type(context)(now, context.week, context.home))["removed"] == [first]
@@ -80,21 +80,21 @@ def test_a_third_release_retires_the_first(champion):
         find_user(store_of(champion), first, "tt_svd", user)
 
 
-def test_refuses_a_week_that_was_run_again(champion):
+def test_week_that_was_run_again_raises(champion):
     lake, where = champion.lake, {"week": small_week.FIRST, "space": "tt_svd"}
     publish.run(champion)
     before = find_user(
         store_of(champion), bundle.release_of_week(champion), "tt_svd", int(small_week.warm_users()[0][0])
     )
     for table, column in (("track_vectors", "vector"), ("segments", "centroid")):
-        found = lake.read(table, **where)
-        at = found.schema.get_field_index(column)
-        other = np.stack(found.column(column).to_pylist()).astype(np.float32)
+        rows = lake.read(table, **where)
+        at = rows.schema.get_field_index(column)
+        other = np.stack(rows.column(column).to_pylist()).astype(np.float32)
         other[0] += 0.5
-        lake.write(table, found.set_column(at, found.schema.field(at), to_list_column(other)), **where)
+        lake.write(table, rows.set_column(at, rows.schema.field(at), to_list_column(other)), **where)
         with pytest.raises(CheckFailed, match="the week was run again"):
             publish.run(champion)
-        lake.write(table, found, **where)
+        lake.write(table, rows, **where)
     lake.write("user_vectors", lake.read("user_vectors", **where).slice(5), **where)
     with pytest.raises(CheckFailed, match=r"5 of 240 users have no row"):
         publish.run(champion)
@@ -108,20 +108,20 @@ def test_refuses_a_week_that_was_run_again(champion):
 def test_list_length_is_the_setting_but_at_most_the_catalogue(champion):
     for wanted, length in ((7, 7), (1_000, small_week.N_TRACKS)):
         settings = champion.settings.model_copy(update={"store": StoreSettings(list_length=wanted)})
-        said = publish.run(type(champion)(settings, champion.week, champion.home))
-        row = find_user(store_of(champion), said["release"], "tt_svd", int(small_week.warm_users()[0][3]))
+        report = publish.run(type(champion)(settings, champion.week, champion.home))
+        row = find_user(store_of(champion), report["release"], "tt_svd", int(small_week.warm_users()[0][3]))
         assert len(row.track_ids) == length
 
 
 def test_dry_run_reports_and_writes_nothing(champion):
     before = sorted(str(path) for path in champion.home.rglob("*"))
-    said = publish.run(champion, dry_run=True)
-    assert (said["users"], said["bytes"]) == ({"warm": 240, "cold": 0}, 240 * (8 + 4 + 4 * 10 + 8 * 50))
+    report = publish.run(champion, dry_run=True)
+    assert (report["users"], report["bytes"]) == ({"warm": 240, "cold": 0}, 240 * (8 + 4 + 4 * 10 + 8 * 50))
     assert publish.run(champion, "redis", dry_run=True)["store"] == "redis 127.0.0.1:6379"
     assert sorted(str(path) for path in champion.home.rglob("*")) == before
 
 
-def test_unknown_and_unavailable_stores_are_named(champion, monkeypatch):
+def test_error_names_unknown_and_unavailable_stores(champion, monkeypatch):
     with pytest.raises(
         BadArgument, match="--store: 'cassette' is not a kind of store; choose memory, redis, cassandra"
     ):

@@ -48,7 +48,7 @@ def test_every_target_is_a_setting_and_no_source_is(old):
 
 
 @pytest.mark.parametrize("old", RENAMED)
-def test_an_old_name_in_a_file_is_refused_with_its_new_name(old, tmp_path):
+def test_old_name_in_a_file_raises_with_its_new_name(old, tmp_path):
     file = tmp_path / "mine.yaml"
     file.write_text(f"{MINIMAL}{as_yaml(old)}\n")
     with pytest.raises(BadArgument) as refused:
@@ -66,7 +66,7 @@ def test_an_old_name_in_a_file_is_refused_with_its_new_name(old, tmp_path):
         ("OVERTURE__BLEND_SHARE", "0.5", "blend_share"),
     ],
 )
-def test_an_old_name_in_the_environment_is_refused_with_its_new_name(variable, value, old, tmp_path, monkeypatch):
+def test_old_name_in_the_environment_raises_with_its_new_name(variable, value, old, tmp_path, monkeypatch):
     file = tmp_path / "mine.yaml"
     file.write_text(MINIMAL)
     monkeypatch.setenv(variable, value)
@@ -76,7 +76,7 @@ def test_an_old_name_in_the_environment_is_refused_with_its_new_name(variable, v
     assert f"{old} was renamed to {RENAMED[old]}" in str(refused.value)
 
 
-def test_the_command_exits_with_code_2(home, tmp_path, monkeypatch, capfd):
+def test_command_exits_with_code_2(home, tmp_path, monkeypatch, capfd):
     file = tmp_path / "mine.yaml"
     file.write_text(f"{MINIMAL}blend_share: 0.5\n")
     monkeypatch.setattr(
@@ -89,7 +89,7 @@ def test_the_command_exits_with_code_2(home, tmp_path, monkeypatch, capfd):
     assert "blend_share was renamed to autoencoder_weight" in message
 
 
-def test_a_plan_that_was_registered_with_old_names_is_read():
+def test_plan_registered_with_old_names_is_read():
     plan = ExperimentSettings(attribution_hours=48, mlflow_experiment="mine").model_dump(mode="json")
     new_names = {new: old for old, new in RENAMED.items() if new.startswith("experiment.")}
     old_plan = {new_names.get(f"experiment.{name}", name).removeprefix("experiment."): plan[name] for name in plan}

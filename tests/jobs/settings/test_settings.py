@@ -59,13 +59,13 @@ def test_every_section_has_a_docstring_of_its_own():
 
 
 @pytest.mark.parametrize("file", sorted((Path(__file__).parents[3] / "configs").glob("*.yaml")), ids=lambda f: f.name)
-def test_the_configs_load(file):
+def test_configs_load(file):
     settings = load(file)
     assert settings.name == file.stem
     Week.parse(settings.week)
 
 
-def test_the_environment_wins_over_the_file(monkeypatch):
+def test_environment_takes_precedence_over_the_file(monkeypatch):
     monkeypatch.setenv("OVERTURE__SPARK__MASTER", "spark://somewhere:7077")
     spark = load(Path(__file__).parents[3] / "configs" / "tiny.yaml").spark
     assert spark.master == "spark://somewhere:7077"
@@ -80,7 +80,7 @@ def test_the_environment_wins_over_the_file(monkeypatch):
         ("als: [1", "is not YAML"),
     ],
 )
-def test_the_error_of_a_wrong_setting_names_file_and_field(tmp_path, line, message):
+def test_error_of_a_wrong_setting_names_file_and_field(tmp_path, line, message):
     file = tmp_path / "mine.yaml"
     file.write_text(f'name: mine\nweek: "2026-11-16"\n{line}\n')
     with pytest.raises(BadArgument, match=message) as refused:
@@ -88,12 +88,12 @@ def test_the_error_of_a_wrong_setting_names_file_and_field(tmp_path, line, messa
     assert "mine.yaml" in str(refused.value)
 
 
-def test_a_missing_file_is_named(tmp_path):
+def test_error_names_the_missing_file(tmp_path):
     with pytest.raises(BadArgument, match=r"no such file .*none\.yaml"):
         load(tmp_path / "none.yaml")
 
 
-def test_the_mlflow_names_of_an_engine_do_not_depend_on_the_file():
+def test_mlflow_names_of_an_engine_do_not_depend_on_the_file():
     for file in ("skip", "demo"):
         mlflow = load(Path(__file__).parents[3] / "configs" / f"{file}.yaml").mlflow
         assert mlflow.names("skip", daily=False) == MlflowNames("skip_weekly", "skip")
@@ -123,13 +123,13 @@ def test_popularity_is_always_evaluated_and_each_method_once():
     assert EvaluationSettings().methods == EvaluationSettings(methods=default).methods == default
 
 
-def test_a_backtest_evaluates_all_methods_but_the_peers(context):
+def test_backtest_evaluates_all_methods_except_the_peers(context):
     assert methods_to_evaluate(context, "tt_svd") == context.settings.evaluation.methods
     backtest = Context(context.settings, Week.parse("2026-11-16", backtest=True), context.home)
     assert set(METHODS) - set(methods_to_evaluate(backtest, "tt_svd")) == set(PEERS)
 
 
-def test_a_fold_in_is_evaluated_in_the_space_of_the_factors(context):
+def test_fold_in_is_evaluated_in_the_space_of_the_factors(context):
     chosen = context.settings.evaluation.model_copy(update={"methods": METHODS})
     all_methods = Context(context.settings.model_copy(update={"evaluation": chosen}), context.week, context.home)
     assert methods_to_evaluate(all_methods, "ut_als") == METHODS
@@ -145,7 +145,7 @@ def test_a_fold_in_is_evaluated_in_the_space_of_the_factors(context):
         (FirstDayNetworkSettings, FirstDayNetworkRecipe, {"size_exponent", "from_vectors", "kinds"}),
     ],
 )
-def test_a_recipe_has_no_defaults_for_what_a_section_sets(section, recipe, set_elsewhere):
+def test_recipe_has_no_defaults_for_fields_of_a_section(section, recipe, set_elsewhere):
     settable = {field.name: field for field in fields(recipe)}
     assert set(section.model_fields) - {"holdout_share"} == settable.keys() - set_elsewhere
     for name in settable.keys() - set_elsewhere:
@@ -153,7 +153,7 @@ def test_a_recipe_has_no_defaults_for_what_a_section_sets(section, recipe, set_e
         assert settable[name].default_factory is MISSING, name
 
 
-def test_the_recipes_of_all_methods_come_from_the_settings():
+def test_recipes_of_all_methods_come_from_the_settings():
     settings = Settings(name="x", week="2026-11-16")
     recipes = method_recipes(settings)
     assert recipes["dropoutnet"] == DropoutNetRecipe(**settings.dropoutnet.model_dump())
@@ -173,7 +173,7 @@ def test_the_recipes_of_all_methods_come_from_the_settings():
         ("dropoutnet: {width: 9}", ("dropoutnet.width", "9")),
     ],
 )
-def test_a_wrong_setting_exits_with_code_2_and_names_the_field(section, words, home, tmp_path, monkeypatch, capfd):
+def test_wrong_setting_exits_with_code_2_and_names_the_field(section, words, home, tmp_path, monkeypatch, capfd):
     file = tmp_path / "mine.yaml"
     file.write_text(f'name: mine\nweek: "2026-11-16"\n{section}\n')
     monkeypatch.setattr(
@@ -191,12 +191,12 @@ def test_a_wrong_setting_exits_with_code_2_and_names_the_field(section, words, h
 @pytest.mark.parametrize(
     "content", [b"- a\n- b\n", b"only words\n", b"", b"1: 2\n", b"\xff\xfe\x00", b"week: [1\n"], ids=repr
 )
-def test_a_file_without_settings_is_refused_by_name(tmp_path, content):
+def test_file_without_settings_raises_with_its_name(tmp_path, content):
     (tmp_path / "own.yaml").write_bytes(content)
     with pytest.raises(BadArgument, match=r"settings: .*own\.yaml"):
         load(tmp_path / "own.yaml")
 
 
-def test_a_folder_is_refused_as_a_settings_file(tmp_path):
+def test_folder_as_settings_file_raises(tmp_path):
     with pytest.raises(BadArgument, match="cannot be read"):
         load(tmp_path)

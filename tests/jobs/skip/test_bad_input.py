@@ -31,7 +31,7 @@ def overture(home, command, tmp_path, monkeypatch):
     return run
 
 
-def several(n=60, **columns):
+def plays_of_users(n=60, **columns):
     """Return plays of n users, an hour apart, every third skipped."""
     return [
         {
@@ -44,21 +44,36 @@ def several(n=60, **columns):
     ]
 
 
-SPOILED = {
-    "a column is missing": ("train.csv", several(), [n for n in NAMES if n != "media_id"], "'media_id' is missing"),
-    "a column is there twice": ("train.csv", several(), (*NAMES, "user_id"), "column 'user_id' is repeated"),
-    "a label is neither 0 nor 1": ("train.csv", several(is_listened=[2] * 60), NAMES, "60 of 60 rows cannot be used"),
-    "rows to judge have labels": ("test.csv", several(), ("sample_id", *NAMES), "has the column 'is_listened'"),
+BAD_FILES = {
+    "a column is missing": (
+        "train.csv",
+        plays_of_users(),
+        [n for n in NAMES if n != "media_id"],
+        "'media_id' is missing",
+    ),
+    "a column is there twice": ("train.csv", plays_of_users(), (*NAMES, "user_id"), "column 'user_id' is repeated"),
+    "a label is neither 0 nor 1": (
+        "train.csv",
+        plays_of_users(is_listened=[2] * 60),
+        NAMES,
+        "60 of 60 rows cannot be used",
+    ),
+    "rows to judge have labels": ("test.csv", plays_of_users(), ("sample_id", *NAMES), "has the column 'is_listened'"),
     "a category is no number": (
         "train.csv",
-        several(context_type=["radio"] * 60),
+        plays_of_users(context_type=["radio"] * 60),
         NAMES,
         "context_type is not an integer: 60",
     ),
-    "a category is negative": ("train.csv", several(platform_name=[-1] * 60), NAMES, "platform_name is negative: 60"),
+    "a category is negative": (
+        "train.csv",
+        plays_of_users(platform_name=[-1] * 60),
+        NAMES,
+        "platform_name is negative: 60",
+    ),
     "times are milliseconds": (
         "train.csv",
-        several(ts_listen=[1_478_000_000_000 + i for i in range(60)]),
+        plays_of_users(ts_listen=[1_478_000_000_000 + i for i in range(60)]),
         NAMES,
         "column 'ts_listen' contains milliseconds",
     ),
@@ -66,17 +81,17 @@ SPOILED = {
 }
 
 
-@pytest.mark.parametrize("what", SPOILED)
-def test_ingest_refuses_a_bad_file_and_writes_nothing(overture, home, tmp_path, what):
-    name, rows, names, said = SPOILED[what]
+@pytest.mark.parametrize("what", BAD_FILES)
+def test_ingest_of_a_bad_file_raises_and_writes_nothing(overture, home, tmp_path, what):
+    name, rows, names, message = BAD_FILES[what]
     data = tmp_path / "data"
     data.mkdir()
-    write_rows(data / "train.csv", several())
+    write_rows(data / "train.csv", plays_of_users())
     write_rows(data / name, rows, names)
     code, err = overture("ingest", "dsg17", "--data", data)
     assert code == 3, err
     assert str(data / name) in err
-    assert said in err
+    assert message in err
     assert not Lake(str(home / "lake")).partitions("plays")
 
 
@@ -92,15 +107,15 @@ def train(overture, model="logistic_features", **skip):
 
 
 @pytest.mark.parametrize(("label", "what"), [(1, "listened to"), (0, "skipped")])
-def test_training_refuses_plays_of_one_class(overture, tmp_path, label, what):
-    ingested(overture, tmp_path, several(is_listened=[label] * 60))
+def test_training_on_plays_of_one_class_raises(overture, tmp_path, label, what):
+    ingested(overture, tmp_path, plays_of_users(is_listened=[label] * 60))
     code, err = train(overture)
     assert code == 3
     assert f"training plays were {what}; a model needs plays of both classes" in err
 
 
 def test_users_with_one_row_can_be_trained_on_but_not_split_by_user(overture, tmp_path):
-    ingested(overture, tmp_path, several(300))
+    ingested(overture, tmp_path, plays_of_users(300))
     code, err = train(overture)
     assert code == 0, err
     code, err = train(overture, split={"kind": "user"})
@@ -108,16 +123,16 @@ def test_users_with_one_row_can_be_trained_on_but_not_split_by_user(overture, tm
     assert "split user leaves a part without plays" in err
 
 
-def test_predicts_plays_with_unseen_categories(overture, tmp_path):
+def test_plays_with_unseen_categories_are_predicted(overture, tmp_path):
     late = np.arange(300) >= 250  # all test plays and some validation plays
     columns = {name: np.where(late, 77, 1).tolist() for name in ("context_type", "platform_name", "platform_family")}
-    ingested(overture, tmp_path, several(300, **columns, genre_id=np.where(late, 99_999, 7).tolist()))
+    ingested(overture, tmp_path, plays_of_users(300, **columns, genre_id=np.where(late, 99_999, 7).tolist()))
     for model in ("logistic_features", "boosted_trees", "session_gru"):
         code, err = train(overture, model)
         assert code == 0, err
 
 
-def test_daily_update_refuses_an_empty_day(overture, home, skip_week_home):
+def test_daily_update_of_an_empty_day_raises(overture, home, skip_week_home):
     shutil.copytree(skip_week_home, home)
     before, lake = pointer.read(home / "skip"), Lake(str(home / "lake"))
     rows = lake.read("plays", day=skip_week.DAY)

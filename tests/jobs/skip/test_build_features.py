@@ -18,13 +18,13 @@ CUT, NEXT = "2016-11-20", "2016-11-21"
 
 def table(context, name="skip_features", **where):
     parts = [p for p in context.lake.partitions(name) if where.items() <= p.items()]
-    found = pa.concat_tables([context.lake.read(name, **p) for p in parts])
+    rows = pa.concat_tables([context.lake.read(name, **p) for p in parts])
     keys = ["play_id"] if name == "skip_features" else ["kind", "key", "other"]
-    return found.sort_by([(key, "ascending") for key in keys]).combine_chunks()
+    return rows.sort_by([(key, "ascending") for key in keys]).combine_chunks()
 
 
 @pytest.fixture(scope="module")
-def made(spark, tmp_path_factory):
+def built(spark, tmp_path_factory):
     """Return the context of a simulated service with features of all days, and the report of the job."""
     folder = tmp_path_factory.mktemp("skip")
     dsg17_make.run(folder / "data", 4_000)
@@ -35,21 +35,21 @@ def made(spark, tmp_path_factory):
 
 
 @pytest.fixture
-def copy(made, tmp_path):
+def copy(built, tmp_path):
     """Return a lake of its own with the same plays."""
     context = skip_context(tmp_path / "home")
-    for p in made[0].lake.partitions("plays"):
-        context.lake.write("plays", made[0].lake.read("plays", **p), **p)
+    for p in built[0].lake.partitions("plays"):
+        context.lake.write("plays", built[0].lake.read("plays", **p), **p)
     return context
 
 
-def test_every_play_has_one_row_of_features(made):
-    context, report = made
-    plays, found = (
+def test_every_play_has_one_row_of_features(built):
+    context, report = built
+    plays, features = (
         table(context, "skip_features"),
         [context.lake.rows("plays", **p) for p in context.lake.partitions("plays")],
     )
-    assert plays.num_rows == sum(found) == report["rows"]["skip_features"]
+    assert plays.num_rows == sum(features) == report["rows"]["skip_features"]
     assert report["n_groups"] > 2  # users and artists are spread over several groups
     frame = plays.to_pandas()
     assert frame.play_id.is_unique
@@ -59,8 +59,8 @@ def test_every_play_has_one_row_of_features(made):
         }
 
 
-def test_counts_equal_those_of_pandas(made):
-    frame = table(made[0]).to_pandas().sort_values("ts", kind="stable")
+def test_counts_equal_those_of_pandas(built):
+    frame = table(built[0]).to_pandas().sort_values("ts", kind="stable")
     known = frame[frame.is_listened.notna()]
     rng = np.random.default_rng(0)
     for _, row in frame.iloc[rng.choice(len(frame), 60, replace=False)].iterrows():
@@ -100,12 +100,12 @@ def test_counts_equal_those_of_pandas(made):
         for key, mine in pairs.items():
             assert (row[f"{key}_plays"], row[f"{key}_listened"]) == (len(mine), mine.is_listened.sum()), key
         assert (row.user_plays_1h, row.user_listened_1h) == (len(hour), hour.is_listened.sum())
-        everybody = (day.is_listened.sum() + 1) / (len(day) + 2)
-        assert row.user_rate == pytest.approx((user.is_listened.sum() + 20 * everybody) / (len(user) + 20), rel=1e-6)
+        overall_rate = (day.is_listened.sum() + 1) / (len(day) + 2)
+        assert row.user_rate == pytest.approx((user.is_listened.sum() + 20 * overall_rate) / (len(user) + 20), rel=1e-6)
 
 
-def test_incremental_build_is_bit_identical_to_a_full_build(made, copy):
-    context, report = made
+def test_incremental_build_is_bit_identical_to_a_full_build(built, copy):
+    context, report = built
     build_features.run(copy, end=CUT)
     assert build_features.run(copy, NEXT, NEXT)["state_from"] == CUT
     build_features.run(copy, "2016-11-22")
@@ -117,8 +117,8 @@ def test_incremental_build_is_bit_identical_to_a_full_build(made, copy):
     assert table(copy).equals(table(context))
 
 
-def test_changed_later_plays_do_not_change_earlier_features(made, copy):
-    clean = table(made[0])
+def test_changed_later_plays_do_not_change_earlier_features(built, copy):
+    clean = table(built[0])
     day = pd.Timestamp(CUT, tz="UTC")
     for p in copy.lake.partitions("plays"):
         if p["day"] >= CUT:
@@ -137,17 +137,17 @@ def test_changed_later_plays_do_not_change_earlier_features(made, copy):
     assert not table(copy).equals(clean)
 
 
-def test_unlabelled_rows_do_not_change_other_features(made, copy):
+def test_unlabelled_rows_do_not_change_other_features(built, copy):
     for p in copy.lake.partitions("plays"):
         day = copy.lake.read("plays", **p)
         copy.lake.write("plays", day.filter(pa.compute.is_valid(day.column("is_listened"))), **p)
     build_features.run(copy)
-    clean = table(made[0])
+    clean = table(built[0])
     assert table(copy).equals(clean.filter(pa.compute.is_valid(clean.column("is_listened"))))
 
 
-def test_leaky_features_are_a_variant_and_contain_the_label(made):
-    context = made[0]
+def test_leaky_features_are_a_variant_and_contain_the_label(built):
+    context = built[0]
     build_features.run(context, leaky=True)
     past, leaky = (table(context, variant=v).to_pandas() for v in ("past", "leaky"))
     assert (past.play_id == leaky.play_id).all()
@@ -173,13 +173,13 @@ def test_empty_day_has_no_rows_and_copies_the_state(copy):
     pd.testing.assert_frame_equal(before.drop(columns=["days", "plays"]), after.drop(columns=["days", "plays"]))
 
 
-def test_refuses_a_missing_or_outdated_state(copy):
+def test_missing_or_outdated_state_raises(copy):
     with pytest.raises(CheckFailed, match=rf"skip_state: nothing for {CUT}"):
         build_features.run(copy, NEXT, NEXT)
     with pytest.raises(CheckFailed, match="no day from 2017-01-01 to 2017-01-02; the table has"):
         build_features.run(copy, "2017-01-01", "2017-01-02")
-    for start, end, said in (("x", None, "--from: 'x' is not a date"), ("2016-11-05", "2016-11-04", "--to")):
-        with pytest.raises(BadArgument, match=said):
+    for start, end, message in (("x", None, "--from: 'x' is not a date"), ("2016-11-05", "2016-11-04", "--to")):
+        with pytest.raises(BadArgument, match=message):
             build_features.run(copy, start, end)
     build_features.run(copy, end=CUT)
     skip = copy.settings.skip
@@ -200,62 +200,62 @@ def test_refuses_a_missing_or_outdated_state(copy):
 
 
 class TestReader:
-    def test_plays_are_complete_sorted_and_split_by_time(self, made):
-        found = dataset.read_labelled(made[0])
-        plays = found.plays
+    def test_plays_are_complete_sorted_and_split_by_time(self, built):
+        labelled = dataset.read_labelled(built[0])
+        plays = labelled.plays
         assert plays.names == dataset.NUMBERS
         assert (np.diff(plays.ts_N) >= 0).all()
         assert (
             len(plays)
-            == pa.compute.sum(pa.compute.is_valid(table(made[0], variant="past").column("is_listened"))).as_py()
+            == pa.compute.sum(pa.compute.is_valid(table(built[0], variant="past").column("is_listened"))).as_py()
         )
-        parts = [found.of_split(code) for code in (splits.TRAIN, splits.VALIDATION, splits.TEST)]
+        parts = [labelled.of_split(code) for code in (splits.TRAIN, splits.VALIDATION, splits.TEST)]
         assert parts[0].ts_N.max() < parts[1].ts_N.min() <= parts[1].ts_N.max() < parts[2].ts_N.min()
         assert sum(map(len, parts)) == len(plays)
         assert np.shares_memory(parts[0].numbers_NF, plays.numbers_NF)
 
-    def test_columns_of_a_row_belong_together(self, made):
-        plays = dataset.read_labelled(made[0], ("user_plays", "track_plays")).plays
-        frame = table(made[0], variant="past").to_pandas()
+    def test_columns_of_a_row_belong_together(self, built):
+        plays = dataset.read_labelled(built[0], ("user_plays", "track_plays")).plays
+        frame = table(built[0], variant="past").to_pandas()
         frame = frame[frame.is_listened.notna()].sort_values(["ts", "play_id"])
         np.testing.assert_array_equal(plays.user_N, frame.user_id)
         np.testing.assert_array_equal(plays.numbers_NF[:, 1], frame.track_plays)
         np.testing.assert_array_equal(plays.listened_N, frame.is_listened.astype(int))
         np.testing.assert_array_equal(plays.categories["hour"], frame.hour)
 
-    def test_rare_categories_are_learned_from_training_rows_only(self, made):
-        found = dataset.read_labelled(made[0])
-        train = found.split_N == splits.TRAIN
-        frame = table(made[0], variant="past").to_pandas()
+    def test_rare_categories_are_learned_from_training_rows_only(self, built):
+        labelled = dataset.read_labelled(built[0])
+        train = labelled.split_N == splits.TRAIN
+        frame = table(built[0], variant="past").to_pandas()
         frame = frame[frame.is_listened.notna()].sort_values(["ts", "play_id"])
         n = frame.genre_id[train].value_counts()
         wanted = frame.genre_id.where(frame.genre_id.isin(n[n >= 50].index), -1)
-        np.testing.assert_array_equal(found.plays.genre_N, wanted)
-        assert (found.plays.genre_N == -1).any()
-        asked, numbers = dataset.read_unlabelled(made[0], found.cleaning)
-        assert asked.listened_N is None
-        assert sorted(numbers) == list(range(len(asked)))
-        assert set(asked.genre_N) <= set(found.plays.genre_N[train]) | {-1}
+        np.testing.assert_array_equal(labelled.plays.genre_N, wanted)
+        assert (labelled.plays.genre_N == -1).any()
+        unlabelled, numbers = dataset.read_unlabelled(built[0], labelled.cleaning)
+        assert unlabelled.listened_N is None
+        assert sorted(numbers) == list(range(len(unlabelled)))
+        assert set(unlabelled.genre_N) <= set(labelled.plays.genre_N[train]) | {-1}
 
     @pytest.mark.parametrize("kind", ["user", "random", "competition"])
-    def test_other_splits_have_all_parts(self, made, kind):
-        found = dataset.read_labelled(made[0], ("user_plays",), split=SplitSettings(kind=kind))
-        assert all(len(found.of_split(code)) for code in (splits.TRAIN, splits.VALIDATION, splits.TEST))
+    def test_other_splits_have_all_parts(self, built, kind):
+        labelled = dataset.read_labelled(built[0], ("user_plays",), split=SplitSettings(kind=kind))
+        assert all(len(labelled.of_split(code)) for code in (splits.TRAIN, splits.VALIDATION, splits.TEST))
 
-    def test_iqr_and_quantile_are_learned_from_training_rows(self, made):
-        context, skip = made[0], made[0].settings.skip
+    def test_iqr_and_quantile_are_learned_from_training_rows(self, built):
+        context, skip = built[0], built[0].settings.skip
         rules = skip.cleaning.model_copy(update={"duration_rule": "iqr", "rare_rule": "quantile", "rare_quantile": 0.5})
         other = skip_context(context.home)
         other.settings = other.settings.model_copy(update={"skip": skip.model_copy(update={"cleaning": rules})})
-        found = dataset.read_labelled(other)
-        durations = found.plays.numbers(("duration_s",))
-        assert durations.max() == np.float32(found.cleaning.longest_s) < 600
+        labelled = dataset.read_labelled(other)
+        durations = labelled.plays.numbers(("duration_s",))
+        assert durations.max() == np.float32(labelled.cleaning.longest_s) < 600
         raw = dataset.read_labelled(context).plays.numbers(("duration_s",))
         assert raw.max() > durations.max()
 
-    def test_refuses_one_class_missing_variant_and_unknown_names(self, made, home, tmp_path):
+    def test_one_class_missing_variant_and_unknown_names_raise(self, built, home, tmp_path):
         with pytest.raises(BadArgument, match="nonsense is not a number"):
-            dataset.read_labelled(made[0], ("nonsense",))
+            dataset.read_labelled(built[0], ("nonsense",))
         with pytest.raises(CheckFailed, match="run `overture skip features --leaky`"):
             dataset.read_labelled(skip_context(tmp_path / "none"), variant="leaky")
         context = skip_context(tmp_path / "home")
@@ -266,8 +266,8 @@ class TestReader:
             dataset.read_labelled(context)
 
 
-def test_the_command(made, command, monkeypatch):
-    monkeypatch.setenv("OVERTURE_HOME", str(made[0].home))
+def test_command(built, command, monkeypatch):
+    monkeypatch.setenv("OVERTURE_HOME", str(built[0].home))
     code, _, err = command("skip", "features", "--day", "2016-11-31")
     assert code == 2, err
     assert "is not a date" in err

@@ -49,7 +49,7 @@ def at(home, **changes):
 
 
 @pytest.fixture(scope="module")
-def whole(spark, tmp_path_factory):
+def trained_week(spark, tmp_path_factory):
     """Return the context of a trained and blended week, and the reports of its jobs."""
     folder = tmp_path_factory.mktemp("skip")
     dsg17_make.run(folder / "data", 4_000)
@@ -61,10 +61,10 @@ def whole(spark, tmp_path_factory):
     return context, reports | {"blend": blend.run(context)}
 
 
-def other(whole, tmp_path, **changes):
+def other(trained_week, tmp_path, **changes):
     """Return a context with a home of its own over the same lake, where nothing is trained yet."""
     context = at(tmp_path / "home", **changes)
-    context.lake = whole[0].lake
+    context.lake = trained_week[0].lake
     return context
 
 
@@ -78,12 +78,12 @@ class TestSettings:
         assert EVERY == registry.NAMES
 
     def test_blend_members_and_explained_model_must_be_trained(self):
-        for changes, said in (
+        for changes, message in (
             ({"models": ["boosted_trees"]}, "blend.members: logistic_features"),
             ({"models": ["boosted_trees", "boosted_trees"]}, "models: at least one, each once"),
             ({"models": ["fm"], "blend": {"members": ["fm"]}}, "evaluation.explained_model: boosted_trees"),
         ):
-            with pytest.raises(ValueError, match=said):
+            with pytest.raises(ValueError, match=message):
                 SkipSettings.model_validate(changes)
 
     def test_recipes_of_the_skip_config_are_valid(self):
@@ -93,48 +93,51 @@ class TestSettings:
 
 
 class TestTrain:
-    def test_scores_equal_predictions_of_the_saved_model(self, whole):
-        context, _ = whole
-        found = train.read_plays(context, MODELS)
+    def test_scores_equal_predictions_of_the_saved_model(self, trained_week):
+        context, _ = trained_week
+        labelled = train.read_plays(context, MODELS)
         for name in MODELS:
             scores, model = artifacts.read_scores(context, name), artifacts.load_model(context, name)
-            assert (found.split_N[scores.place_N] == scores.split_N).all()
+            assert (labelled.split_N[scores.place_N] == scores.split_N).all()
             assert set(np.unique(scores.split_N)) == {splits.VALIDATION, splits.TEST}
-            np.testing.assert_array_equal(scores.listened_N, found.plays.labels()[scores.place_N])
-            test = found.of_split(splits.TEST)
+            np.testing.assert_array_equal(scores.listened_N, labelled.plays.labels()[scores.place_N])
+            test = labelled.of_split(splits.TEST)
             np.testing.assert_allclose(scores.test.proba_N, model.predict_proba(test), atol=1e-7)
             np.testing.assert_array_equal(scores.test.user_N, test.user_N)
 
-    def test_report_contains_auc_and_recipe(self, whole):
-        context, reports = whole
-        told, scores = artifacts.read_report(context, "boosted_trees"), artifacts.read_scores(context, "boosted_trees")
-        assert told["auc"]["test"] == pytest.approx(metrics.auc(scores.test.listened_N, scores.test.proba_N))
-        assert told["auc"]["test_low"] < told["auc"]["test"] < told["auc"]["test_high"]
-        assert told["recipe"]["rounds"] == 40
-        assert reports["boosted_trees"]["auc"] == told["auc"]
-        assert sum(told["sizes"].values()) == len(train.read_plays(context, MODELS).plays)
+    def test_report_contains_auc_and_recipe(self, trained_week):
+        context, reports = trained_week
+        report, scores = (
+            artifacts.read_report(context, "boosted_trees"),
+            artifacts.read_scores(context, "boosted_trees"),
+        )
+        assert report["auc"]["test"] == pytest.approx(metrics.auc(scores.test.listened_N, scores.test.proba_N))
+        assert report["auc"]["test_low"] < report["auc"]["test"] < report["auc"]["test_high"]
+        assert report["recipe"]["rounds"] == 40
+        assert reports["boosted_trees"]["auc"] == report["auc"]
+        assert sum(report["sizes"].values()) == len(train.read_plays(context, MODELS).plays)
 
-    def test_only_blend_candidates_have_folds(self, whole):
-        context, _ = whole
+    def test_only_blend_candidates_have_folds(self, trained_week):
+        context, _ = trained_week
         folds = artifacts.read_folds(context, "boosted_trees")
         train_places = np.flatnonzero(train.read_plays(context, MODELS).split_N == splits.TRAIN)
         np.testing.assert_array_equal(folds.place_N, train_places[-len(folds.place_N) :])
         with pytest.raises(CheckFailed, match="collaborative: was trained without folds"):
             artifacts.read_folds(context, "collaborative")
 
-    def test_training_twice_gives_equal_scores(self, whole, tmp_path):
-        context = other(whole, tmp_path)
+    def test_repeated_training_gives_equal_scores(self, trained_week, tmp_path):
+        context = other(trained_week, tmp_path)
         for _ in range(2):
             train.run(context, "logistic_features")
             for first, second in zip(
-                vars(artifacts.read_scores(whole[0], "logistic_features")).values(),
+                vars(artifacts.read_scores(trained_week[0], "logistic_features")).values(),
                 vars(artifacts.read_scores(context, "logistic_features")).values(),
                 strict=True,
             ):
                 np.testing.assert_array_equal(first, second)
 
-    def test_plays_from_as_of_on_are_not_used(self, whole, tmp_path):
-        context = other(whole, tmp_path)
+    def test_plays_from_as_of_on_are_not_used(self, trained_week, tmp_path):
+        context = other(trained_week, tmp_path)
         earlier = Context(context.settings, type(context.week).parse("2016-11-21"), context.home, "skip")
         earlier.lake = context.lake
         train.run(earlier, "logistic_features")
@@ -143,8 +146,8 @@ class TestTrain:
         cut = int(earlier.week.as_of.timestamp())
         assert plays.ts_N[place] < cut <= plays.ts_N[place + 1]
 
-    def test_run_has_recipe_curves_and_input_partitions(self, whole):
-        context, reports = whole
+    def test_run_has_recipe_curves_and_input_partitions(self, trained_week):
+        context, reports = trained_week
         run = Tracker.connect(context).client.get_run(reports["boosted_trees"]["mlflow_run"])
         assert run.data.params["rounds"] == "40"
         assert {"validation_loss", "train_loss", "validation_auc", "test_auc", "fit_s", "peak_mib"} <= set(
@@ -153,49 +156,51 @@ class TestTrain:
         assert run.inputs.dataset_inputs[0].dataset.name.startswith("skip_features/variant=past/day=")
         assert context.mlflow_names.experiment == "skip_weekly"
 
-    def test_unknown_model_or_recipe_is_a_bad_argument(self, whole, tmp_path):
-        context = other(whole, tmp_path, recipes={"boosted_trees": {"branches": 3}, "logistic_features": {"c": -1}})
-        for name, said in (
+    def test_unknown_model_or_recipe_is_a_bad_argument(self, trained_week, tmp_path):
+        context = other(
+            trained_week, tmp_path, recipes={"boosted_trees": {"branches": 3}, "logistic_features": {"c": -1}}
+        )
+        for name, message in (
             ("bosted_trees", "no 'bosted_trees'; there are"),
             ("boosted_trees", "the recipe has no branches"),
             ("logistic_features", "c must be above 0"),
         ):
-            with pytest.raises(BadArgument, match=said):
+            with pytest.raises(BadArgument, match=message):
                 train.run(context, name)
 
     def test_missing_features_name_the_command(self, tmp_path):
         with pytest.raises(CheckFailed, match="run `overture skip features`"):
             train.run(at(tmp_path / "home"), "boosted_trees")
 
-    def test_refuses_a_split_of_one_class(self, whole, tmp_path):
-        context = other(whole, tmp_path)
+    def test_split_of_one_class_raises(self, trained_week, tmp_path):
+        context = other(trained_week, tmp_path)
         source = context.lake
         days = [p for p in source.partitions("skip_features") if p["variant"] == "past"]
         context = at(tmp_path / "other")
         for place, p in enumerate(days):
             table = source.read("skip_features", **p)
             if place > len(days) // 2:  # the test plays and more were listened to
-                heard = pa.array([None if v is None else True for v in table.column("is_listened").to_pylist()])
-                table = table.set_column(table.schema.get_field_index("is_listened"), "is_listened", heard)
+                outcomes = pa.array([None if v is None else True for v in table.column("is_listened").to_pylist()])
+                table = table.set_column(table.schema.get_field_index("is_listened"), "is_listened", outcomes)
             context.lake.write("skip_features", table, **p)
         with pytest.raises(CheckFailed, match=r"all \d+ (validation|test) plays were listened to"):
             train.run(context, "logistic_features")
 
 
-class TestKept:
-    def test_refuses_files_of_different_training_runs(self, whole, tmp_path):
-        context = other(whole, tmp_path)
+class TestSavedModels:
+    def test_files_of_different_training_runs_raise(self, trained_week, tmp_path):
+        context = other(trained_week, tmp_path)
         train.run(context, "logistic_features")
         file = artifacts.artifact_dir(context, "logistic_features") / artifacts.SCORES
-        file.write_bytes((artifacts.artifact_dir(whole[0], "boosted_trees") / artifacts.SCORES).read_bytes())
+        file.write_bytes((artifacts.artifact_dir(trained_week[0], "boosted_trees") / artifacts.SCORES).read_bytes())
         with pytest.raises(CheckFailed, match="does not match the JSON beside it"):
             artifacts.read_scores(context, "logistic_features")
         file.unlink()
         with pytest.raises(CheckFailed, match="missing"):
             artifacts.read_scores(context, "logistic_features")
 
-    def test_untrained_model_names_the_command(self, whole, tmp_path):
-        context = other(whole, tmp_path)
+    def test_untrained_model_names_the_command(self, trained_week, tmp_path):
+        context = other(trained_week, tmp_path)
         with pytest.raises(CheckFailed, match="overture skip train --model fm --week 2016-12-05"):
             artifacts.read_report(context, "fm")
         with pytest.raises(CheckFailed, match="overture skip blend"):
@@ -203,24 +208,24 @@ class TestKept:
 
 
 class TestBlend:
-    def test_saved_blend_predicts_its_scores(self, whole):
-        context, _ = whole
-        found, scores = train.read_plays(context, MODELS), artifacts.read_scores(context, "blend")
+    def test_saved_blend_predicts_its_scores(self, trained_week):
+        context, _ = trained_week
+        labelled, scores = train.read_plays(context, MODELS), artifacts.read_scores(context, "blend")
         whole_blend = artifacts.load_blend(context)
         np.testing.assert_allclose(
-            whole_blend.predict_proba(found.of_split(splits.TEST)), scores.test.proba_N, atol=1e-6
+            whole_blend.predict_proba(labelled.of_split(splits.TEST)), scores.test.proba_N, atol=1e-6
         )
-        told = artifacts.read_blend(context)
-        assert list(whole_blend.members) == told["members"]
-        assert set(told["members"]) | set(told["excluded"]) == set(context.settings.skip.blend.members)
+        document = artifacts.read_blend(context)
+        assert list(whole_blend.members) == document["members"]
+        assert set(document["members"]) | set(document["excluded"]) == set(context.settings.skip.blend.members)
 
-    def test_refuses_a_blend_whose_member_was_trained_again(self, whole, tmp_path):
-        context = other(whole, tmp_path, blend={"members": ["logistic_features"], "folds": 2})
+    def test_blend_with_a_retrained_member_raises(self, trained_week, tmp_path):
+        context = other(trained_week, tmp_path, blend={"members": ["logistic_features"], "folds": 2})
         train.run(context, "logistic_features")
         blend.run(context)
         changed = {"c": 0.5}
         again = other(
-            whole,
+            trained_week,
             tmp_path,
             blend={"members": ["logistic_features"], "folds": 2},
             recipes={"logistic_features": changed},
@@ -229,17 +234,19 @@ class TestBlend:
         with pytest.raises(CheckFailed, match="logistic_features was trained again since"):
             artifacts.read_scores(again, "blend")
 
-    def test_refuses_candidates_trained_on_other_plays(self, whole, tmp_path):
+    def test_candidates_trained_on_other_plays_raise(self, trained_week, tmp_path):
         members = {"members": ["boosted_trees", "logistic_features"], "folds": 2}
-        context = other(whole, tmp_path, blend=members)
+        context = other(trained_week, tmp_path, blend=members)
         train.run(context, "boosted_trees")
-        train.run(other(whole, tmp_path, blend=members, split={"train": 0.6, "validation": 0.2}), "logistic_features")
+        train.run(
+            other(trained_week, tmp_path, blend=members, split={"train": 0.6, "validation": 0.2}), "logistic_features"
+        )
         with pytest.raises(CheckFailed, match="logistic_features was trained on other plays"):
             blend.run(context)
 
 
-def test_evaluation_has_every_model_and_slice(whole):
-    context, reports = whole
+def test_evaluation_has_every_model_and_slice(trained_week):
+    context, reports = trained_week
     report = evaluate.run(context)
     frame = context.lake.read("skip_evaluation", week=context.week.name).to_pandas()
     assert set(frame.model) == {*MODELS, "blend"}
@@ -274,8 +281,8 @@ def test_evaluation_has_every_model_and_slice(whole):
     assert again["auc"] == report["auc"]
 
 
-def test_tuning_continues_and_logs_every_trial(whole, tmp_path):
-    context = other(whole, tmp_path)
+def test_tuning_continues_and_logs_every_trial(trained_week, tmp_path):
+    context = other(trained_week, tmp_path)
     first = tune.run(context, "boosted_trees", trials=2, minutes=5)
     more = tune.run(context, "boosted_trees", trials=4, minutes=5)
     assert (first["new_trials"], more["new_trials"], more["trials"]) == (2, 2, 4)
@@ -283,16 +290,16 @@ def test_tuning_continues_and_logs_every_trial(whole, tmp_path):
     tried = runs(context, kind="trial")
     assert len({tuple(sorted(run.data.params.items())) for run in tried}) == len(tried) == 4  # no trial is repeated
     assert tune.run(context, "boosted_trees", trials=4, minutes=5)["new_trials"] == 0
-    said = yaml.safe_load(more["yaml"])["skip"]["recipes"]["boosted_trees"]
-    assert said["rounds"] == 40
-    registry.make("boosted_trees", said)
+    recipe = yaml.safe_load(more["yaml"])["skip"]["recipes"]["boosted_trees"]
+    assert recipe["rounds"] == 40
+    registry.make("boosted_trees", recipe)
     with pytest.raises(BadArgument, match="--trials: must be at least 1"):
         tune.run(context, "boosted_trees", trials=-1)
 
 
-def test_trial_value_is_the_mean_of_folds_and_validation(whole, tmp_path, monkeypatch):
+def test_trial_value_is_the_mean_of_folds_and_validation(trained_week, tmp_path, monkeypatch):
     monkeypatch.setitem(tune.SPACES, "logistic_features", {"c": Choice((0.01,))})
-    context = other(whole, tmp_path)
+    context = other(trained_week, tmp_path)
     report = tune.run(context, "logistic_features", trials=1, minutes=5)
     trained = train.run(context, "logistic_features")  # the same as the default recipe
     folds = artifacts.read_folds(context, "logistic_features")
@@ -302,17 +309,17 @@ def test_trial_value_is_the_mean_of_folds_and_validation(whole, tmp_path, monkey
     assert report["auc"] == pytest.approx(np.mean([*parts, trained["auc"]["validation"]]))
 
 
-def test_grid_search_tries_every_point_once(whole, tmp_path, monkeypatch):
+def test_grid_search_tries_every_point_once(trained_week, tmp_path, monkeypatch):
     monkeypatch.setitem(tune.SPACES, "logistic_features", {"c": Choice((0.001, 0.01, 0.1))})
-    report = tune.run(other(whole, tmp_path), "logistic_features", trials=10, minutes=5)
+    report = tune.run(other(trained_week, tmp_path), "logistic_features", trials=10, minutes=5)
     assert report["trials"] == report["new_trials"] == 3
 
 
-def test_leaky_features_raise_auc(whole):
-    context, _ = whole
+def test_leaky_features_raise_auc(trained_week):
+    context, _ = trained_week
     report = leakage.run(context)
-    found = json.loads((context.work / "leakage.json").read_text())
-    rows = {row["model"]: row for row in found["rows"]}
+    document = json.loads((context.work / "leakage.json").read_text())
+    rows = {row["model"]: row for row in document["rows"]}
     assert set(rows) == {"boosted_trees", "logistic_features"}
     trees = rows["boosted_trees"]
     assert trees["leaky, by time"] > trees["honest, by time, high"]
@@ -320,11 +327,11 @@ def test_leaky_features_raise_auc(whole):
 
 
 def test_exit_codes_of_the_commands(command, home, monkeypatch):
-    code, _, said = command("skip", "train", "--model", "boosted", "--week", "2016-12-05")
+    code, _, err = command("skip", "train", "--model", "boosted", "--week", "2016-12-05")
     assert code == 2
-    assert "boosted_trees" in said
-    code, _, said = command("skip", "train", "--model", "boosted_trees", "--week", "2016-12-06")
+    assert "boosted_trees" in err
+    code, _, err = command("skip", "train", "--model", "boosted_trees", "--week", "2016-12-06")
     assert code == 2
     for name in ("blend", "evaluate", "leakage"):
-        code, _, said = command("skip", name, "--week", "2016-12-05")
-        assert code == 3, said
+        code, _, err = command("skip", name, "--week", "2016-12-05")
+        assert code == 3, err

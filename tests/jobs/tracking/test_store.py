@@ -33,7 +33,7 @@ def test_importing_the_tracker_neither_imports_mlflow_nor_changes_the_environmen
     )
 
 
-def test_the_environment_is_set_before_mlflow_is_imported():
+def test_environment_is_set_before_mlflow_is_imported():
     run_python(
         "import os, sys\n"
         "class Finder:\n"
@@ -50,7 +50,7 @@ def test_the_environment_is_set_before_mlflow_is_imported():
     )
 
 
-def test_the_environment_keeps_values_of_the_caller_except_the_required_ones(monkeypatch):
+def test_environment_keeps_values_of_the_caller_except_required_ones(monkeypatch):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
     monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "true")
     store.configure_environment()
@@ -70,7 +70,7 @@ def with_uri(context, uri):
 
 
 @pytest.mark.parametrize("kind", ["folder", "file for a folder", "garbage", "closed port", "closed database"])
-def test_an_unavailable_store_raises_an_error_that_names_its_address(context, tmp_path, kind):
+def test_unavailable_store_raises_with_its_address(context, tmp_path, kind):
     (tmp_path / "folder.db").mkdir()
     (tmp_path / "file").write_text("")
     (tmp_path / "garbage.db").write_bytes(b"this is no database" * 100)
@@ -88,7 +88,7 @@ def test_an_unavailable_store_raises_an_error_that_names_its_address(context, tm
     assert "secret" not in str(raised.value)
 
 
-def test_an_unknown_kind_of_address_is_refused(context):
+def test_unknown_kind_of_address_raises(context):
     with pytest.raises(BadArgument, match=r"mlflow\.tracking_uri"):
         Tracker.start_week(with_uri(context, "mlruns"))
 

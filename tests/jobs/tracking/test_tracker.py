@@ -30,7 +30,7 @@ def logged(run):
     return run.client.get_run(run.run_id)
 
 
-def test_a_week_has_one_parent_and_a_task_has_one_child(context, monkeypatch):
+def test_week_has_one_parent_run_and_each_task_one_child_run(context, monkeypatch):
     monkeypatch.setenv("OVERTURE_DAG_ID", "cold_start_weekly")
     monkeypatch.setenv("OVERTURE_DAG_RUN_ID", "scheduled__2026-11-16T00:00:00+00:00")
     parent = Tracker.start_week(context).run_id
@@ -73,7 +73,7 @@ def test_each_airflow_run_has_its_own_parent_and_a_manual_command_joins_the_newe
     assert Tracker.start_week(next_week).run_id not in (first, second)
 
 
-def test_a_task_that_raises_ends_as_failed_with_the_error_as_a_tag(context):
+def test_failing_task_ends_as_failed_with_the_error_as_a_tag(context):
     parent = Tracker.start_week(context).run_id
     with pytest.raises(ValueError, match="row 7"), Tracker.task(context, "train", "tt_svd") as child:
         raise ValueError("row 7 is bad")
@@ -138,7 +138,7 @@ def test_metric_bars_need_no_method(context):
 
 def test_concurrent_processes_share_one_experiment_and_one_parent(context, tmp_path):
     answers = [tmp_path / f"{n}.json" for n in range(3)]
-    start = [("start", {"home": str(context.home), "week": "2026-11-16", "answer": str(a)}) for a in answers]
+    start = [("start", {"home": str(context.home), "week": "2026-11-16", "result_file": str(a)}) for a in answers]
     assert fork_server.shared().run(*start) == [0, 0, 0]
     reports = [json.loads(answer.read_text()) for answer in answers]
     assert len({report["experiment"] for report in reports}) == 1
@@ -146,7 +146,7 @@ def test_concurrent_processes_share_one_experiment_and_one_parent(context, tmp_p
     assert len({report["parent"] for report in reports}) == 1
 
 
-def test_a_store_that_fails_during_a_task_raises_the_same_error(context):
+def test_store_failure_during_a_task_raises_the_same_error(context):
     database = context.home / "mlflow" / "mlflow.db"
 
     def log_to_a_removed_database() -> None:

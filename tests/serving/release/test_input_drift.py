@@ -128,7 +128,7 @@ def test_reference_is_the_training_split_and_metrics_report_drift(release_home, 
 
 
 def test_release_without_a_reference_is_served_and_exports_no_drift(release_home, serve):
-    older = small_week.resealed(release_home.folder(release_home.first), {input_drift.NAME: None}).name
+    older = small_week.with_changed_files(release_home.folder(release_home.first), {input_drift.NAME: None}).name
     release_home.promote(older)
     live = serve(release_home.home)
     live.lists({"country": "FR"}, k=2)

@@ -31,7 +31,7 @@ def expected_tracks(release_home, release: str, n: int) -> list[list[int]]:
 def with_replaced_files(release_home, release: str, **contents: bytes | None) -> str:
     """Name of a copy of a release with replaced files and a matching manifest."""
     names = {"network": "tt_svd/network.onnx", "contracts": "contracts.json"}
-    return small_week.resealed(
+    return small_week.with_changed_files(
         release_home.folder(release), {names[key]: content for key, content in contents.items()}
     ).name
 

@@ -14,7 +14,7 @@ from serving.stores.cassandra import SCHEMA, STATEMENTS, Cassandra, as_row, as_v
 from serving.stores.circuit import CircuitBreaker
 from serving.stores.interface import WARM, NotPublished, StoreUnavailable, find_user
 from serving.stores.redis import pack, unpack
-from tests.helpers.store_rows import SPACE, A, D, N, assert_is, filled
+from tests.helpers.store_rows import SPACE, A, D, N, assert_row_equals, filled
 from tests.helpers.store_servers import redis_server
 
 
@@ -41,7 +41,7 @@ def test_redis_row_round_trips_and_a_damaged_row_raises():
     row = blocks[0].rows(part_rows)[0]
     packed = pack(row)
     assert len(packed) == 9 + 4 * D + 8 * N
-    assert_is(unpack(packed, row.user_id, part_rows.notice, True), row.user_id, 0)
+    assert_row_equals(unpack(packed, row.user_id, part_rows.notice, True), row.user_id, 0)
     for damaged in (b"", packed[:-1], packed + b"x", b"\x02" + packed[1:]):
         with pytest.raises(CheckFailed, match="damaged"):
             unpack(damaged, row.user_id, part_rows.notice, True)
@@ -77,7 +77,7 @@ def test_cassandra_values_round_trip_through_the_column_types():
     types = (UTF8Type, UTF8Type, LongType, UTF8Type, Int32Type, BytesType, BytesType)
     decoded = [kind.deserialize(kind.serialize(value, 5), 5) for kind, value in zip(types, values, strict=True)]
     assert decoded == list(values)
-    assert_is(as_row(row.user_id, part_rows.notice, True, *decoded[4:]), row.user_id, 0)
+    assert_row_equals(as_row(row.user_id, part_rows.notice, True, *decoded[4:]), row.user_id, 0)
     with pytest.raises(CheckFailed, match="damaged"):
         as_row(1, part_rows.notice, True, 0, b"123", b"")
 
@@ -122,7 +122,7 @@ def test_circuit_opens_after_one_failed_read_and_closes_after_the_reset_time(tmp
         writer.publish(part_rows, blocks)
         user = int(part_rows.user_ids[0])
         circuit = CircuitBreaker(settings, tmp_path)
-        assert_is(circuit.find_user(A, SPACE, user), user, 0)
+        assert_row_equals(circuit.find_user(A, SPACE, user), user, 0)
         assert circuit.state(A, SPACE)["parts"] == {WARM: 3}
         server.stop()
         calls = []
@@ -139,8 +139,8 @@ def test_circuit_opens_after_one_failed_read_and_closes_after_the_reset_time(tmp
         with pytest.raises(StoreUnavailable):
             circuit.find_user(A, SPACE, user)
         circuit._next_try = 0.0  # as if breaker_reset_s had passed
-        assert_is(circuit.find_user(A, SPACE, user), user, 0)
-        assert_is(circuit.find_user(A, SPACE, user), user, 0)
+        assert_row_equals(circuit.find_user(A, SPACE, user), user, 0)
+        assert_row_equals(circuit.find_user(A, SPACE, user), user, 0)
     finally:
         server.stop()
 

@@ -17,7 +17,7 @@ from serving.settings import StoreSettings
 from serving.stores import open_store
 from serving.stores.interface import WARM, Block, NotPublished, StorePart, find_user, retire_and_remove
 from tests.helpers.live import ROOT
-from tests.helpers.store_rows import SPACE, A, B, D, N, assert_is, filled, rows_of
+from tests.helpers.store_rows import SPACE, A, B, D, N, assert_row_equals, filled, rows_of
 from tests.helpers.store_servers import cassandra_settings, drop_keyspace, redis_server
 
 
@@ -57,7 +57,7 @@ def test_every_published_user_is_found_and_no_other_user_is(store, settings, tmp
     store.publish(part_rows, iter(blocks))
     reader = open_store(settings, tmp_path)
     for user in part_rows.user_ids.tolist():
-        assert_is(find_user(reader, A, SPACE, user), user, 0)
+        assert_row_equals(find_user(reader, A, SPACE, user), user, 0)
     unknown_users = {*range(12), 10**6, 2**63 - 1}.difference(part_rows.user_ids.tolist())
     assert all(find_user(reader, A, SPACE, user) is None for user in sorted(unknown_users))
     reader.close()
@@ -75,8 +75,8 @@ def test_each_release_returns_its_own_rows(store):
     store.publish(first, blocks)
     store.publish(*filled(B, seed=7))
     for user in first.user_ids[:40].tolist():
-        assert_is(find_user(store, A, SPACE, user), user, 0)
-        assert_is(find_user(store, B, SPACE, user), user, 7)
+        assert_row_equals(find_user(store, A, SPACE, user), user, 0)
+        assert_row_equals(find_user(store, B, SPACE, user), user, 7)
 
 
 def test_publishing_is_idempotent_and_a_new_filling_replaces_the_part(store):
@@ -91,7 +91,7 @@ def test_publishing_is_idempotent_and_a_new_filling_replaces_the_part(store):
     for user in removed_users[:20]:
         assert find_user(store, A, SPACE, user) is None
     for user in second.user_ids.tolist():
-        assert_is(find_user(store, A, SPACE, user), user, 3)
+        assert_row_equals(find_user(store, A, SPACE, user), user, 3)
 
 
 def test_failed_publish_changes_nothing_and_the_next_publish_succeeds(store):
@@ -106,7 +106,7 @@ def test_failed_publish_changes_nothing_and_the_next_publish_succeeds(store):
     with pytest.raises(RuntimeError, match="out of memory"):
         store.publish(second, failing_blocks())
     for user in first.user_ids[:40].tolist():
-        assert_is(find_user(store, A, SPACE, user), user, 0)
+        assert_row_equals(find_user(store, A, SPACE, user), user, 0)
     third, blocks = filled(B)
     with pytest.raises(RuntimeError):
         store.publish(third, failing_blocks())
@@ -114,7 +114,7 @@ def test_failed_publish_changes_nothing_and_the_next_publish_succeeds(store):
         find_user(store, B, SPACE, int(third.user_ids[0]))
     store.publish(second, new_blocks)
     for user in first.user_ids[:40].tolist():
-        assert_is(find_user(store, A, SPACE, user), user, 5)
+        assert_row_equals(find_user(store, A, SPACE, user), user, 5)
 
 
 def test_readers_see_either_the_old_or_the_new_filling_during_a_replacement(store, settings, tmp_path):
@@ -163,10 +163,10 @@ def test_warm_row_precedes_cold_and_a_newer_day_precedes_an_older_day(store):
         part_rows = StorePart(A, SPACE, part, part, ids, D, N, str(seed))
         store.publish(part_rows, [rows_of(ids, seed)])
     both, newer, older = user_ids[0], user_ids[2], user_ids[3]
-    assert_is(find_user(store, A, SPACE, int(older)), int(older), 1, "cold", "2026-11-10")
-    assert_is(find_user(store, A, SPACE, int(newer)), int(newer), 2, "cold", "2026-11-12")
+    assert_row_equals(find_user(store, A, SPACE, int(older)), int(older), 1, "cold", "2026-11-10")
+    assert_row_equals(find_user(store, A, SPACE, int(newer)), int(newer), 2, "cold", "2026-11-12")
     store.publish(warm, blocks)
-    assert_is(find_user(store, A, SPACE, int(both)), int(both), 0)
+    assert_row_equals(find_user(store, A, SPACE, int(both)), int(both), 0)
     assert {part: notice.users for part, notice in store.notices(A, SPACE).items()} == {
         WARM: 5,
         "2026-11-10": 5,
@@ -262,12 +262,12 @@ def test_killing_a_publisher_between_two_writes_leaves_every_release_unchanged(s
     )
     assert process.returncode == 9, process.stderr
     for user in first.user_ids[:30].tolist():
-        assert_is(find_user(store, A, SPACE, user), user, 0)
+        assert_row_equals(find_user(store, A, SPACE, user), user, 0)
     if release == B:
         with pytest.raises(NotPublished):
             find_user(store, B, SPACE, int(first.user_ids[0]))
     second, blocks = filled(release, seed=9)
     store.publish(second, blocks)
-    assert_is(find_user(store, release, SPACE, int(second.user_ids[0])), int(second.user_ids[0]), 9)
+    assert_row_equals(find_user(store, release, SPACE, int(second.user_ids[0])), int(second.user_ids[0]), 9)
     if settings.kind == "memory":
         assert not list((tmp_path / "stores").glob("*/*/.writing-*")), "the files of the killed publisher are deleted"

@@ -24,7 +24,7 @@ from serving.skip import answers
 from serving.skip.release import ANSWERS
 from serving.skip.schema import RecentPlay, SkipRequest
 from tests.helpers import skip_week
-from tests.helpers.skip_week import BEFORE, DAY, champion, gated
+from tests.helpers.skip_week import BEFORE, DAY, champion, with_gate_settings
 
 
 @pytest.fixture
@@ -32,21 +32,21 @@ def context(skip_week_home, tmp_path, monkeypatch):
     return skip_week.copied(skip_week_home, tmp_path, monkeypatch)
 
 
-def test_training_the_week_again_gives_the_same_release(context):
+def test_repeated_training_gives_the_same_release(context):
     before = bundle.release_of_week(context)
-    skip_week.learn(context)
+    skip_week.train_and_evaluate(context)
     assert bundle.run(context)["release"] == before
 
 
-def test_a_release_passes_the_gate_line_by_line(context):
+def test_release_passes_every_line_of_the_gate(context):
     lines = {line["rule"]: line for line in gate.read_record(context)["lines"]}
-    members = [one["name"] for one in champion(context).told["members"]]
+    members = [member["name"] for member in champion(context).told["members"]]
     assert members == list(skip_week.SMALL["blend"]["members"])
     assert {f"onnx parity {name}" for name in members} < set(lines)
     assert max(lines[f"onnx parity {name}"]["measured"] for name in members) <= 1e-4
     assert {line["verdict"] for line in lines.values()} == {"pass"}
-    weighty = max(champion(context).told["members"], key=lambda one: one["weight"])["name"]
-    assert skip_bundle.registered_network(context, champion(context).folder) == f"members/{weighty}"
+    heaviest = max(champion(context).told["members"], key=lambda member: member["weight"])["name"]
+    assert skip_bundle.registered_network(context, champion(context).folder) == f"members/{heaviest}"
     assert "blend.auc" in skip_bundle.summary(context)
 
 
@@ -60,19 +60,19 @@ def test_a_release_passes_the_gate_line_by_line(context):
         ({"latency_ms": 1e-6}, "latency p99 ms"),
     ],
 )
-def test_each_rule_can_fail(context, change, rule):
+def test_each_rule_fails_outside_its_bound(context, change, rule):
     with pytest.raises(CheckFailed, match=rule):
-        gate.run(gated(context, **change))
+        gate.run(with_gate_settings(context, **change))
     with pytest.raises(CheckFailed, match="the gate failed release"):
         promote.run(context)
 
 
-def test_refuses_too_few_evaluation_plays(context):
+def test_too_few_evaluation_plays_raise(context):
     with pytest.raises(CheckFailed, match="min_plays = 1000000"):
-        gate.run(gated(context, min_plays=1_000_000))
+        gate.run(with_gate_settings(context, min_plays=1_000_000))
 
 
-def test_a_worse_release_does_not_pass_the_champion(context):
+def test_worse_release_fails_against_the_champion(context):
     release = champion(context)
     plays = skip_gate.evaluation_plays(context, release)
     ours = skip_gate.predict(context, release, plays)
@@ -82,7 +82,7 @@ def test_a_worse_release_does_not_pass_the_champion(context):
     folder = release.folder.with_name("x" * 64)
     noise = skip_gate.Predictions(ours.members_NM, np.random.default_rng(0).random(len(plays)))
     line = skip_gate.champion_line(
-        gated(context, grey_zone=0.0, max_loss=0.01), _as(release, folder), other, plays, noise
+        with_gate_settings(context, grey_zone=0.0, max_loss=0.01), _as(release, folder), other, plays, noise
     )
     assert (line.verdict, "significant" in line.why) == ("fail", True)
 
@@ -92,7 +92,7 @@ def _as(release, folder):
     return release
 
 
-def test_champion_stays_usable_after_a_crash_between_two_writes(context, monkeypatch):
+def test_champion_is_intact_after_a_crash_between_two_writes(context, monkeypatch):
     before = champion(context).name
     skip = context.settings.skip.model_copy(update={"recipes": {"boosted_trees": {"rounds": 5}}})
     context.settings = context.settings.model_copy(update={"skip": skip})
@@ -104,10 +104,10 @@ def test_champion_stays_usable_after_a_crash_between_two_writes(context, monkeyp
     assert new != before
     gate.run(context)
 
-    def dies(*_):
+    def crash(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(pointer, "move", dies)
+    monkeypatch.setattr(pointer, "move", crash)
     with pytest.raises(KeyboardInterrupt):
         promote.run(context)
     monkeypatch.undo()
@@ -117,7 +117,7 @@ def test_champion_stays_usable_after_a_crash_between_two_writes(context, monkeyp
     assert rollback.run(context)["to"] == before
 
 
-def test_a_damaged_release_is_not_opened(context):
+def test_damaged_release_raises(context):
     release = champion(context)
     (release.folder / ANSWERS).write_text("{}")
     with pytest.raises(CheckFailed, match=ANSWERS):
@@ -131,7 +131,7 @@ def test_member_without_onnx_form_is_excluded(context, monkeypatch):
     assert chosen.excluded == {"session_gru": "has no ONNX form"}
 
 
-def test_refuses_plays_that_changed_since_training(context):
+def test_plays_changed_since_training_raise(context):
     table = context.lake.read("skip_features", variant="past", day="2016-11-03")
     context.lake.write("skip_features", table.slice(1), variant="past", day="2016-11-03")
     with pytest.raises(CheckFailed, match="have changed since the blend"):
@@ -144,7 +144,7 @@ def test_refuses_plays_that_changed_since_training(context):
 def day_rows(context, labels):
     """Return the plays of the day as Spark passes them to the group functions; without labels if `labels` is False."""
     plays = context.lake.read("plays", day=DAY).sort_by([("ts", "ascending"), ("play_id", "ascending")])
-    heard = plays.column("is_listened").cast(pa.int64())
+    listened = plays.column("is_listened").cast(pa.int64())
     seconds = pc.divide(plays.column("ts").cast(pa.int64()), 1_000_000)
     flow = plays.column("is_flow").cast(pa.int32())
     columns = {
@@ -152,7 +152,7 @@ def day_rows(context, labels):
         "ts": seconds,
         "release_day": plays.column("release_date").cast(pa.int32()).cast(pa.float64()),
         "daypart": pa.array(seconds.to_numpy() % 86_400 // 21_600),
-        "listened": pc.fill_null(heard, -1) if labels else pa.array(np.full(plays.num_rows, -1)),
+        "listened": pc.fill_null(listened, -1) if labels else pa.array(np.full(plays.num_rows, -1)),
     }
     return pa.table(
         {
@@ -162,7 +162,7 @@ def day_rows(context, labels):
     )
 
 
-def by_kernels(context, rows):
+def features_by_kernels(context, rows):
     """Return the rows of skip_features for these plays on top of the state of the day before."""
     state = context.lake.read("skip_state", day=BEFORE)
     (whole,) = state.filter(pc.equal(state.column("kind"), "all")).to_pylist()
@@ -184,7 +184,7 @@ def cleaned(release, table):
     return release.cleaned(as_plays(columns, {}, release.names, release.categories))
 
 
-def asked(row, recent=()):
+def request_of(row, recent=()):
     at = datetime.fromtimestamp(row["ts"].timestamp(), UTC)
     return SkipRequest(
         user_id=row["user_id"],
@@ -200,7 +200,7 @@ def asked(row, recent=()):
     )
 
 
-def same(release, table, requests):
+def count_identical(release, table, requests):
     """Return for how many plays of known tracks the online features are bit-identical to the table."""
     wanted, n = cleaned(release, table), 0
     metadata = ("artist_id", "album_id", "genre_id", "duration_s")
@@ -210,18 +210,18 @@ def same(release, table, requests):
             continue
         if np.isnan(known["release_day"][0]) != (row["song_age_days"] is None):
             continue
-        found = answers.predict(release, request, request.tracks).plays
-        np.testing.assert_array_equal(found.numbers_NF[0], wanted.numbers_NF[i])
+        predictions = answers.predict(release, request, request.tracks).plays
+        np.testing.assert_array_equal(predictions.numbers_NF[0], wanted.numbers_NF[i])
         for name in release.categories:
-            assert found.categories[name][0] == wanted.categories[name][i], name
+            assert predictions.categories[name][0] == wanted.categories[name][i], name
         n += 1
     return n
 
 
 def test_online_features_are_bit_identical_to_the_table(context):
     release = champion(context)
-    table = by_kernels(context, day_rows(context, labels=False))
-    assert same(release, table, [asked(row) for row in table.to_pylist()]) > 30
+    table = features_by_kernels(context, day_rows(context, labels=False))
+    assert count_identical(release, table, [request_of(row) for row in table.to_pylist()]) > 30
 
 
 def test_recent_plays_are_counted_as_in_the_table(context):
@@ -232,7 +232,7 @@ def test_recent_plays_are_counted_as_in_the_table(context):
     rows = rows.filter(pc.is_in(rows.column("track_id"), known))
     users, n = np.unique(rows.column("user_id").to_numpy(), return_counts=True)
     rows = rows.filter(pc.equal(rows.column("user_id"), int(users[np.argmax(n)])))
-    table = by_kernels(context, rows)
+    table = features_by_kernels(context, rows)
     plays = table.to_pylist()
     recent = [
         RecentPlay(
@@ -244,10 +244,10 @@ def test_recent_plays_are_counted_as_in_the_table(context):
         )
         for p in plays
     ]
-    requests = [asked(row, [one for one in recent if one.at < row["ts"]]) for row in plays]
-    assert same(release, table, requests) > 5
-    told = answers.predict(release, requests[-1], requests[-1].tracks).recent
-    assert told["used"] == len(requests[-1].recent)
+    requests = [request_of(row, [play for play in recent if play.at < row["ts"]]) for row in plays]
+    assert count_identical(release, table, requests) > 5
+    recent_plays = answers.predict(release, requests[-1], requests[-1].tracks).recent
+    assert recent_plays["used"] == len(requests[-1].recent)
     log = snapshot.read_play_log(replace_week(context), release.cleaning)
     features_of = cleaned(release, table.slice(len(plays) - 1))
     listen = release.predict(features_of, log)
@@ -262,7 +262,7 @@ def replace_week(context):
 # -- the submission ------------------------------------------------------------------------------------------------
 
 
-def questions(context):
+def sample_ids(context):
     plays = [
         context.lake.read("plays", **p)
         for p in context.lake.partitions("plays")
@@ -274,13 +274,13 @@ def questions(context):
 
 
 def test_submission_has_every_row_in_the_order_of_the_file(context, tmp_path):
-    ids = questions(context)[::-1]
-    (tmp_path / "test.csv").write_text("sample_id,x\n" + "".join(f"{one},1\n" for one in ids))
+    ids = sample_ids(context)[::-1]
+    (tmp_path / "test.csv").write_text("sample_id,x\n" + "".join(f"{sample_id},1\n" for sample_id in ids))
     out = tmp_path / "out.csv"
     report = submission.run(context, tmp_path, out)
     rows = [line.split(",") for line in out.read_text().splitlines()]
     assert rows[0] == ["sample_id", "is_listened"]
-    assert [int(one) for one, _ in rows[1:]] == ids
+    assert [int(sample_id) for sample_id, _ in rows[1:]] == ids
     assert all(0 < float(p) < 1 for _, p in rows[1:])
     assert report["rows"] == len(ids)
     first = out.read_bytes()
@@ -288,11 +288,11 @@ def test_submission_has_every_row_in_the_order_of_the_file(context, tmp_path):
     assert out.read_bytes() == first
 
 
-def test_submission_refuses_bad_files(context, tmp_path, command, monkeypatch):
+def test_submission_raises_for_bad_files(context, tmp_path, command, monkeypatch):
     with pytest.raises(BadArgument, match=r"contains no test\.csv"):
         submission.run(context, tmp_path, tmp_path / "out.csv")
     test = tmp_path / "test.csv"
-    for text, said in (
+    for text, message in (
         ("sample_id\n999999\n", "1 of 1 rows have no features"),
         ("sample_id\n1\n1\n", "sample ids are duplicates"),
         ("x\n1\n", "column 'sample_id' is missing"),
@@ -300,7 +300,7 @@ def test_submission_refuses_bad_files(context, tmp_path, command, monkeypatch):
         ("sample_id\n", "no rows"),
     ):
         test.write_text(text)
-        with pytest.raises(CheckFailed, match=said):
+        with pytest.raises(CheckFailed, match=message):
             submission.run(context, tmp_path, tmp_path / "out.csv")
     assert not (tmp_path / "out.csv").exists()
     code, _, err = command("skip", "submit", "--data", tmp_path / "no", "--out", tmp_path / "o", "--week", DAY)

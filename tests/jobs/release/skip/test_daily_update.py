@@ -17,7 +17,7 @@ from jobs.release.skip import daily_update, gate, snapshot
 from jobs.skip import artifacts, build_features, incremental_training
 from serving.skip.release import SkipRelease
 from tests.helpers import skip_week
-from tests.helpers.skip_week import DAY, champion, gated
+from tests.helpers.skip_week import DAY, champion, with_gate_settings
 
 
 @pytest.fixture
@@ -52,13 +52,13 @@ def shifted(context, flip):
     """Invert the outcomes of some test plays, as if listeners had changed their behaviour since training."""
     first = datetime.fromtimestamp(champion(context).told["trained_until"], UTC).date()
     days = [p["day"] for p in context.lake.partitions("skip_features") if p["variant"] == "past"]
-    for day in [one for one in days if str(first) <= one <= DAY]:
+    for day in [d for d in days if str(first) <= d <= DAY]:
         part = {"variant": "past", "day": day}
         rows = context.lake.read("skip_features", **part)
-        heard = rows.column("is_listened")
-        other = pc.if_else(flip(rows), pc.invert(heard), heard)
+        listened = rows.column("is_listened")
+        changed = pc.if_else(flip(rows), pc.invert(listened), listened)
         at = rows.column_names.index("is_listened")
-        context.lake.write("skip_features", rows.set_column(at, "is_listened", other.cast(pa.bool_())), **part)
+        context.lake.write("skip_features", rows.set_column(at, "is_listened", changed.cast(pa.bool_())), **part)
 
 
 def test_members_are_fine_tuned_after_a_change_of_behaviour(context):
@@ -66,22 +66,22 @@ def test_members_are_fine_tuned_after_a_change_of_behaviour(context):
     shifted(context, lambda rows: rows.column("is_flow"))
     before, day = champion(context), replace(context, week=Week.after_day(date.fromisoformat(DAY)))
     log = snapshot.read_play_log(day, before.cleaning)
-    found = incremental_training.update_champion(day, before, DAY, log)
-    assert found.report["fine_tuned"], found.report
-    assert found.report["brier"] < found.report["champion_brier"]
-    for name in found.members:
-        told = found.report["members"][name]
-        assert told["loss"] < told["loss_before"]
-    assert before.told["trained_until"] < found.trained_until
-    states = {name: artifacts.write_updated_model(day, model) for name, model in found.members.items()}
+    update = incremental_training.update_champion(day, before, DAY, log)
+    assert update.report["fine_tuned"], update.report
+    assert update.report["brier"] < update.report["champion_brier"]
+    for name in update.members:
+        member_report = update.report["members"][name]
+        assert member_report["loss"] < member_report["loss_before"]
+    assert before.told["trained_until"] < update.trained_until
+    states = {name: artifacts.write_updated_model(day, model) for name, model in update.members.items()}
     for name, state in states.items():
         plays = incremental_training.read_new_plays(day, before, DAY)
         again = artifacts.load_referenced_model(day, name, state, log)
-        found.members[name].log = log
-        np.testing.assert_array_equal(again.predict_proba(plays), found.members[name].predict_proba(plays))
-    seen_later = {**before.told, "trained_until": found.trained_until}
+        update.members[name].log = log
+        np.testing.assert_array_equal(again.predict_proba(plays), update.members[name].predict_proba(plays))
+    seen_later = {**before.told, "trained_until": update.trained_until}
     before.told = seen_later
-    assert incremental_training.read_new_plays(day, before, DAY).ts_N.min() >= found.trained_until
+    assert incremental_training.read_new_plays(day, before, DAY).ts_N.min() >= update.trained_until
 
 
 def test_fine_tuned_members_are_compared_with_their_saved_models(context):
@@ -111,28 +111,30 @@ def test_later_plays_do_not_change_a_daily_update(context):
     first = daily_update.run(context.settings, day)["release"]
     assert rollback.run(context)["rolled_back"]
     rows = context.lake.read("plays", day=later)
-    heard = rows.column_names.index("is_listened")
-    poisoned = rows.set_column(heard, "is_listened", pc.invert(rows.column("is_listened")))
-    context.lake.write("plays", poisoned.slice(0, poisoned.num_rows // 2), day=later)
+    column = rows.column_names.index("is_listened")
+    changed = rows.set_column(column, "is_listened", pc.invert(rows.column("is_listened")))
+    context.lake.write("plays", changed.slice(0, changed.num_rows // 2), day=later)
     build_features.run(context, DAY, later)
     assert daily_update.run(context.settings, day)["release"] == first
 
 
-def test_member_without_saved_model_stays_unchanged(context):
+def test_member_without_saved_model_is_unchanged(context):
     before = champion(context)
     shutil.rmtree(context.work / "boosted_trees")
     daily_update.run(context.settings, date.fromisoformat(DAY))
-    said = champion(context).provenance["fine_tuning"]["members"]["boosted_trees"]["why"]
-    assert "contains no saved skip model" in said
-    assert str(context.home) not in said
+    reason = champion(context).provenance["fine_tuning"]["members"]["boosted_trees"]["why"]
+    assert "contains no saved skip model" in reason
+    assert str(context.home) not in reason
     file = "members/boosted_trees/network.onnx"
     assert (champion(context).folder / file).read_bytes() == (before.folder / file).read_bytes()
 
 
-def test_champion_stays_if_a_daily_update_fails(context):
+def test_failing_daily_update_keeps_the_champion(context):
     before = pointer.read(context.release_home)
     with pytest.raises(CheckFailed, match="slice flow"):
-        daily_update.run(gated(context, flow_min_auc=1.0, slice_min_plays=1).settings, date.fromisoformat(DAY))
+        daily_update.run(
+            with_gate_settings(context, flow_min_auc=1.0, slice_min_plays=1).settings, date.fromisoformat(DAY)
+        )
     assert pointer.read(context.release_home) == before
     with pytest.raises(CheckFailed, match="plays: day=2017-03-01 has not been written"):
         daily_update.run(context.settings, date(2017, 3, 1))
@@ -143,6 +145,6 @@ def test_champion_stays_if_a_daily_update_fails(context):
         daily_update.run(context.settings, date.fromisoformat(DAY))
 
 
-def test_refuses_an_invalid_day(command):
+def test_invalid_day_raises(command):
     code, _, err = command("skip", "update", "--day", "2016-11-31")
     assert (code, "is not a date" in err) == (2, True)

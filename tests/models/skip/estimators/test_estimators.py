@@ -12,7 +12,7 @@ from models.skip.estimators import registry
 from models.skip.estimators.base import ARRAYS, CARD, SkipModel
 from models.skip.estimators.search_spaces import SPACES, grid, is_grid, sample
 from models.skip.evaluation.metrics import auc
-from tests.helpers.skip_world import in_three, with_ids, world
+from tests.helpers.skip_world import split_in_three, with_ids, world
 
 QUICK = {
     "rbm": {"epochs": 2, "components": 20},
@@ -25,7 +25,7 @@ QUICK = {
     "neumf": {"epochs": 5, "learning_rate": 0.01},
 }
 NAMES = registry.NAMES
-TRAIN, VALID, TEST = in_three(world())
+TRAIN, VALID, TEST = split_in_three(world())
 UNSEEN = 999_999
 
 

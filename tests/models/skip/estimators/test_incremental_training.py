@@ -7,7 +7,7 @@ import pytest
 
 from models.skip.data.arrays import log_loss
 from models.skip.estimators import registry
-from tests.helpers.skip_world import in_three, world
+from tests.helpers.skip_world import split_in_three, world
 
 RECIPES = {
     "logistic_features": {},
@@ -17,7 +17,7 @@ RECIPES = {
     "session_gru": {"epochs": 3, "length": 6, "hidden": 8, "learning_rate": 0.02},
     "fm": {"rank": 6, "learning_rate": 0.1},
 }
-TRAIN, VALID, TEST = in_three(world())
+TRAIN, VALID, TEST = split_in_three(world())
 
 
 def changed(plays):
@@ -26,7 +26,7 @@ def changed(plays):
     return replace(plays, is_flow_N=flow_N, listened_N=flow_N.astype(np.int8))
 
 
-NEW, HELD, LATER = in_three(replace(changed(world(seed=5)), ts_N=world(seed=5).ts_N + 31 * 86_400))
+NEW, HELD, LATER = split_in_three(replace(changed(world(seed=5)), ts_N=world(seed=5).ts_N + 31 * 86_400))
 
 
 @pytest.fixture(params=RECIPES)

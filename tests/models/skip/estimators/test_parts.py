@@ -16,7 +16,7 @@ from models.skip.estimators import registry
 from models.skip.estimators.early_stopping import stop_early
 from models.skip.graph import NO_NODE, Graph
 from models.skip.ranking.rerank import rerank
-from tests.helpers.skip_world import in_three, world
+from tests.helpers.skip_world import split_in_three, world
 
 PLAYS = world(600)
 
@@ -149,7 +149,7 @@ def test_training_ends_with_the_weights_of_the_best_epoch(losses, epochs, patien
 
 
 def test_folds_are_forecast_from_what_came_before():
-    train, _, _ = in_three(world())
+    train, _, _ = split_in_three(world())
     borders = fold_borders(len(train), 2, 0.5)
     assert borders == [len(train) // 2, round(0.75 * len(train)), len(train)]
     found = out_of_fold(registry.make, "logistic_features", train, borders, 0)

@@ -9,9 +9,9 @@ import contracts
 from models.skip.estimators import registry
 from models.skip.ranking.reason_phrases import WORDS, PlayFacts
 from models.skip.ranking.reasons import Reason, reasons, sentence, theme
-from tests.helpers.skip_world import in_three, world
+from tests.helpers.skip_world import split_in_three, world
 
-TRAIN, VALID, TEST = in_three(world())
+TRAIN, VALID, TEST = split_in_three(world())
 MEAN = 0.7
 # What a listener reads as a reason to skip; all else must read as one to listen.
 AGAINST = re.compile(
