@@ -90,7 +90,7 @@ def test_page_loads_only_from_its_own_host_and_escapes_names(live, browser):
     for page in ("/", "/docs"):
         browser.open(f"http://127.0.0.1:{live.port}{page}")
         browser.wait("document.querySelectorAll('#tracks li, #operations details').length > 5")
-    hosts = {address.split("/")[2] for address in browser.asked if address.startswith("http")}
+    hosts = {address.split("/")[2] for address in browser.requested if address.startswith("http")}
     assert hosts == {f"127.0.0.1:{live.port}"}
     n_operations = sum(len(methods) for methods in live.call("/openapi.json")[2]["paths"].values())
     assert browser.run("document.querySelectorAll('#operations details').length") == n_operations

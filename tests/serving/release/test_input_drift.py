@@ -134,7 +134,7 @@ def test_release_without_a_reference_is_served_and_exports_no_drift(release_home
     live.lists({"country": "FR"}, k=2)
     status, _, response = live.call("/readyz")
     assert (status, response["degraded"]) == (200, {})
-    assert "made before" in response["notes"]["drift"]
+    assert "built by an older version" in response["notes"]["drift"]
     assert "overture_input_drift{" not in live.call("/metrics")[2]
 
 

@@ -40,12 +40,12 @@ def test_repeated_training_gives_the_same_release(context):
 
 def test_release_passes_every_line_of_the_gate(context):
     lines = {line["rule"]: line for line in gate.read_record(context)["lines"]}
-    members = [member["name"] for member in champion(context).told["members"]]
+    members = [member["name"] for member in champion(context).description["members"]]
     assert members == list(skip_week.SMALL["blend"]["members"])
     assert {f"onnx parity {name}" for name in members} < set(lines)
     assert max(lines[f"onnx parity {name}"]["measured"] for name in members) <= 1e-4
     assert {line["verdict"] for line in lines.values()} == {"pass"}
-    heaviest = max(champion(context).told["members"], key=lambda member: member["weight"])["name"]
+    heaviest = max(champion(context).description["members"], key=lambda member: member["weight"])["name"]
     assert skip_bundle.registered_network(context, champion(context).folder) == f"members/{heaviest}"
     assert "blend.auc" in skip_bundle.summary(context)
 

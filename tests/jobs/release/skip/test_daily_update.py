@@ -50,7 +50,7 @@ def test_daily_update_is_evaluated_and_promoted(context):
 
 def shifted(context, flip):
     """Invert the outcomes of some test plays, as if listeners had changed their behaviour since training."""
-    first = datetime.fromtimestamp(champion(context).told["trained_until"], UTC).date()
+    first = datetime.fromtimestamp(champion(context).description["trained_until"], UTC).date()
     days = [p["day"] for p in context.lake.partitions("skip_features") if p["variant"] == "past"]
     for day in [d for d in days if str(first) <= d <= DAY]:
         part = {"variant": "past", "day": day}
@@ -72,15 +72,15 @@ def test_members_are_fine_tuned_after_a_change_of_behaviour(context):
     for name in update.members:
         member_report = update.report["members"][name]
         assert member_report["loss"] < member_report["loss_before"]
-    assert before.told["trained_until"] < update.trained_until
+    assert before.description["trained_until"] < update.trained_until
     states = {name: artifacts.write_updated_model(day, model) for name, model in update.members.items()}
     for name, state in states.items():
         plays = incremental_training.read_new_plays(day, before, DAY)
         again = artifacts.load_referenced_model(day, name, state, log)
         update.members[name].log = log
         np.testing.assert_array_equal(again.predict_proba(plays), update.members[name].predict_proba(plays))
-    seen_later = {**before.told, "trained_until": update.trained_until}
-    before.told = seen_later
+    seen_later = {**before.description, "trained_until": update.trained_until}
+    before.description = seen_later
     assert incremental_training.read_new_plays(day, before, DAY).ts_N.min() >= update.trained_until
 
 
