@@ -1,4 +1,4 @@
-"""Files that survive a crash: the functions of serving/release/files.py, and NumPy arrays."""
+"""Files that survive a crash: atomic writes, digests, canonical JSON and NumPy arrays."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from serving.release.files import canonical, digest, file_digest, replace, sync, write
+from contracts.atomic_files import replace, sync
+from serving.release.files import canonical, digest, file_digest, write
 
 __all__ = ["canonical", "digest", "file_digest", "replace", "sync", "write", "write_array"]
 

@@ -27,13 +27,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from contracts.errors import CheckFailed
+from jobs.platform import files
 from models.arrays import BoolVector, DoubleVector, IdVector, LongVector
 from models.skip.data import splits
 from models.skip.data.play_history import Log
 from models.skip.ensemble.ensemble import Calibration, Mix
 from models.skip.ensemble.fit import Blend
 from models.skip.estimators import registry
-from models.skip.estimators.base import SkipModel, read_card, replace
+from models.skip.estimators.base import SkipModel, read_card
 from models.skip.estimators.session_gru import SessionGru
 
 if TYPE_CHECKING:
@@ -309,14 +310,13 @@ def _load_model(folder: Path, sha256: str, mismatch: str) -> SkipModel:
 
 def _write_scores(file: Path, scores: Scores) -> str:
     """Write scores and return the SHA-256 of the file."""
-    file.parent.mkdir(parents=True, exist_ok=True)
     raw = scores.to_bytes()
-    replace(file, raw)
+    files.replace(file, raw)
     return hashlib.sha256(raw).hexdigest()
 
 
 def _write_json(file: Path, content: Mapping[str, Any]) -> None:
-    replace(file, json.dumps(content, indent=1, sort_keys=True, allow_nan=False).encode())
+    files.replace(file, json.dumps(content, indent=1, sort_keys=True, allow_nan=False).encode())
 
 
 def _read_json(file: Path, command: str) -> dict[str, Any]:

@@ -20,9 +20,9 @@ from jobs.skip.artifacts import Scores
 from jobs.skip.train import as_failed_check
 from jobs.tracking.tracker import Tracker
 from models.arrays import DoubleMatrix, DoubleVector
-from models.skip.ensemble.calibration import choose
+from models.skip.ensemble.calibration import fit_best_calibration
 from models.skip.ensemble.ensemble import Calibration, Mix, logit
-from models.skip.ensemble.fit import METHODS, fold_of, select
+from models.skip.ensemble.fit import METHODS, fold_of, select_members
 from models.skip.evaluation import metrics
 
 if TYPE_CHECKING:
@@ -109,8 +109,8 @@ def fit_blend(
     valid_labels_N = next(iter(scores.values())).valid.listened_N
     valid_logits = logits_by_name({name: candidate.valid for name, candidate in scores.items()})
     fold_logits = logits_by_name(folds)
-    members, mix = select(fold_logits, fold_labels_N, fold_of(borders), valid_logits, valid_labels_N, min_gain)
-    return members, mix, choose(valid_labels_N, mix(stack(valid_logits, members)))
+    members, mix = select_members(fold_logits, fold_labels_N, fold_of(borders), valid_logits, valid_labels_N, min_gain)
+    return members, mix, fit_best_calibration(valid_labels_N, mix(stack(valid_logits, members)))
 
 
 def blended_scores(scores: Mapping[str, Scores], members: list[str], mix: Mix, calibration: Calibration) -> Scores:

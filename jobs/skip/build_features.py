@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
     from jobs.platform.context import Context
-    from models.skip.features.shared import Daily
+    from models.skip.features.shared import DailyCounts
 
 PAST, LEAKY = "past", "leaky"
 N_STORED_STATES = 8  # so that a week can be run again, day by day
@@ -190,7 +190,7 @@ def write_features(
     plays: DataFrame,
     state: DataFrame,
     prior: spark_groups.PriorByDay,
-    shared: dict[str, Daily],
+    shared: dict[str, DailyCounts],
     n_groups: int,
     settings: FeatureSettings,
     destination: tuple[str, str],

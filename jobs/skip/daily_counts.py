@@ -15,7 +15,7 @@ from pyspark.sql import functions as F
 from jobs.skip import spark_groups
 from models.skip.features import counter_state
 from models.skip.features.counters import NO_KEY, TOTALS
-from models.skip.features.shared import KEYS, KINDS, Daily, carry_shared
+from models.skip.features.shared import KEYS, KINDS, DailyCounts, update_shared_counters
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -42,7 +42,9 @@ def counts_by_day(plays: DataFrame) -> DataFrame:
     return reduce(lambda left, right: left.unionByName(right), map(counts_of_kind, KINDS))
 
 
-def shared_counts_and_state(plays: DataFrame, state: DataFrame) -> tuple[dict[str, Daily], list[counter_state.Rows]]:
+def shared_counts_and_state(
+    plays: DataFrame, state: DataFrame
+) -> tuple[dict[str, DailyCounts], list[counter_state.Rows]]:
     """Return the daily counts of each kind of shared key, and the state of these keys after the plays.
 
     Args:
@@ -56,11 +58,11 @@ def shared_counts_and_state(plays: DataFrame, state: DataFrame) -> tuple[dict[st
     kind_N = np.asarray(counted.column("kind").to_numpy().astype(object))
     columns = spark_groups.to_arrays(counted, ("key", "other", "day", *TOTALS, "last_ts"))
     rows_before = spark_groups.to_state_rows(state.where(F.col("kind").isin(*KINDS)).toArrow())
-    daily: dict[str, Daily] = {}
+    daily: dict[str, DailyCounts] = {}
     rows_after: list[counter_state.Rows] = []
     for kind in KINDS:
         entries = {name: values[kind_N == kind] for name, values in columns.items()}
-        carried = counter_state.unpack(rows_before, kind)
-        daily[kind] = Daily.of(entries, carried)
-        rows_after.append(counter_state.pack(kind, carry_shared(entries, carried)))
+        before = counter_state.from_rows(rows_before, kind)
+        daily[kind] = DailyCounts.from_entries(entries, before)
+        rows_after.append(counter_state.to_rows(kind, update_shared_counters(entries, before)))
     return daily, rows_after

@@ -24,7 +24,7 @@ from jobs.settings.skip import CleaningSettings, SplitSettings
 from models.arrays import AnyVector, BoolVector, IdVector
 from models.skip.data import cleaning as rules
 from models.skip.data import splits
-from models.skip.data.cleaning import Cleaning, apply
+from models.skip.data.cleaning import Cleaning, clean_plays
 from models.skip.data.plays import IDS, Plays
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ def read_labelled(
             f"skip: all {sizes['train']} training plays were {label}; a model needs plays of both classes"
         )
     cleaning = fit_cleaning(plays, train, wanted, settings.cleaning)
-    return LabelledPlays(apply(plays, cleaning), split_N, cleaning)
+    return LabelledPlays(clean_plays(plays, cleaning), split_N, cleaning)
 
 
 def read_unlabelled(
@@ -135,7 +135,7 @@ def read_unlabelled(
         The plays, and their sample_id (N,) int64; -1 for a row without one.
     """
     plays, sample_N = read_rows(context, tuple(names), variant, first, end, labelled=False)
-    return apply(plays, cleaning), sample_N
+    return clean_plays(plays, cleaning), sample_N
 
 
 def read_rows(

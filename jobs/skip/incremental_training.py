@@ -27,9 +27,9 @@ from contracts.errors import CheckFailed
 from jobs.skip import artifacts, dataset
 from models.arrays import DoubleMatrix, DoubleVector
 from models.skip.data.arrays import log_loss
-from models.skip.ensemble.calibration import choose
+from models.skip.ensemble.calibration import fit_best_calibration
 from models.skip.ensemble.ensemble import Calibration, Mix, logit
-from models.skip.ensemble.fit import logistic
+from models.skip.ensemble.fit import fit_logistic
 from models.skip.evaluation.metrics import brier
 
 if TYPE_CHECKING:
@@ -215,8 +215,8 @@ def fine_tune_member(
 def refit_ensemble(update: ChampionUpdate, halves: tuple[Plays, Plays], log: Log) -> ChampionUpdate:
     """Return the update with weights fitted on the older half and a calibration fitted on the newer half."""
     older, newer = halves
-    mix = logistic(update.member_logits(older, log), older.labels())
-    calibration = choose(newer.labels(), mix(update.member_logits(newer, log)))
+    mix = fit_logistic(update.member_logits(older, log), older.labels())
+    calibration = fit_best_calibration(newer.labels(), mix(update.member_logits(newer, log)))
     return replace(update, mix=mix, calibration=calibration)
 
 

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from contracts.errors import CheckFailed
+from jobs.platform import files
 from jobs.platform.stopwatch import stopwatch
 from jobs.skip import artifacts, figures, train
 from jobs.skip.dataset import LabelledPlays
 from jobs.tracking.tracker import Tracker
 from models.skip.data import splits
-from models.skip.estimators.base import replace
 from models.skip.evaluation import metrics
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def run(context: Context) -> dict[str, Any]:
             "commit": context.commit,
         }
         path = context.work / "leakage.json"
-        replace(path, json.dumps(report, indent=1, sort_keys=True).encode())
+        files.replace(path, json.dumps(report, indent=1, sort_keys=True).encode())
         task.log_params({"models": ", ".join(names), "max_plays": settings.leakage.max_plays})
         task.log_metrics({f"{row['model']}.{cell.replace(', ', '.')}": row[cell] for row in rows for cell in CELLS})
         task.log_table(rows, "leakage.json")

@@ -18,7 +18,14 @@ from contracts.errors import BadArgument
 from jobs.platform.onnx import export_onnx
 from models.skip.data.play_history import HISTORY_FEATURES, Log
 from models.skip.data.plays import Plays
-from models.skip.encoding.model_inputs import Feeds
+from models.skip.encoding.model_inputs import (
+    FeatureInputs,
+    HistoryInputs,
+    IdInputs,
+    ModelInputs,
+    OneHotInputs,
+    RawInputs,
+)
 from models.skip.estimators.base import SkipModel
 from models.skip.estimators.boosted_trees import BoostedTrees
 from models.skip.estimators.factorization_machine import FactorisationMachine
@@ -48,7 +55,7 @@ def has_onnx_form(model: SkipModel) -> bool:
     return isinstance(model, tuple(_EXPORTS))
 
 
-def feeds(model: SkipModel) -> Feeds:
+def model_inputs(model: SkipModel) -> ModelInputs:
     """Return the encoding of plays as inputs of the model's graph.
 
     Raises:
@@ -63,21 +70,21 @@ def inputs(model: SkipModel, plays: Plays) -> dict[str, np.ndarray]:
     Raises:
         BadArgument: as to_onnx().
     """
-    return feeds(model)(plays, model.log if isinstance(model, SessionGru) else Log.empty())
+    return model_inputs(model).encode(plays, model.log if isinstance(model, SessionGru) else Log.empty())
 
 
-def predict(network: bytes | Path, feeds: Mapping[str, np.ndarray]) -> np.ndarray:
+def predict(network: bytes | Path, input_arrays: Mapping[str, np.ndarray]) -> np.ndarray:
     """Return the predictions of onnxruntime, (N,) float32, computed in batches to bound memory.
 
     Args:
         network: content or path of the ONNX file.
-        feeds: inputs of the graph by name, N rows each.
+        input_arrays: inputs of the graph by name, N rows each.
     """
     onnx_session = session(network)
-    n = len(next(iter(feeds.values())))
+    n = len(next(iter(input_arrays.values())))
     out_N = np.empty(n, np.float32)
     for start in range(0, n, BATCH):
-        part = {name: column[start : start + BATCH] for name, column in feeds.items()}
+        part = {name: column[start : start + BATCH] for name, column in input_arrays.items()}
         out_N[start : start + BATCH] = onnx_session.run([OUTPUT], part)[0]
     return out_N
 
@@ -88,7 +95,7 @@ def parity(model: SkipModel, network: bytes | Path, plays: Plays) -> float:
     return float(np.abs(onnx_N - model.predict_proba(plays)).max(initial=0))
 
 
-def _export_of(model: SkipModel) -> tuple[Callable[[Any], bytes], Callable[[Any], Feeds]]:
+def _export_of(model: SkipModel) -> tuple[Callable[[Any], bytes], Callable[[Any], ModelInputs]]:
     for kind, export in _EXPORTS.items():
         if isinstance(model, kind):
             return export
@@ -179,10 +186,10 @@ def _trees(model: BoostedTrees) -> bytes:
     return bytes(converted.SerializeToString(deterministic=True))
 
 
-_EXPORTS: dict[type[SkipModel], tuple[Callable[[Any], bytes], Callable[[Any], Feeds]]] = {
-    FeatureRegression: (_regression, lambda m: Feeds("columns", dense=m.dense)),
-    BoostedTrees: (_trees, lambda m: Feeds("raw", numbers=m.numbers)),
-    IdNetwork: (_ids, lambda m: Feeds("ids", dense=m.dense, users=m.users, tracks=m.tracks)),
-    SessionGru: (_session, lambda m: Feeds("signs", dense=m.dense, length=m.recipe.length)),
-    FactorisationMachine: (_factorisation_machine, lambda m: Feeds("places", numbers=m.numbers, onehot=m.onehot)),
+_EXPORTS: dict[type[SkipModel], tuple[Callable[[Any], bytes], Callable[[Any], ModelInputs]]] = {
+    FeatureRegression: (_regression, lambda m: FeatureInputs(m.dense)),
+    BoostedTrees: (_trees, lambda m: RawInputs(m.numbers)),
+    IdNetwork: (_ids, lambda m: IdInputs(m.dense, m.users, m.tracks)),
+    SessionGru: (_session, lambda m: HistoryInputs(m.dense, m.recipe.length)),
+    FactorisationMachine: (_factorisation_machine, lambda m: OneHotInputs(m.numbers, m.onehot)),
 }

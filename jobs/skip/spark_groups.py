@@ -22,9 +22,9 @@ from contracts.arrow import arrow_schema
 from jobs.platform.lake import Lake
 from models.arrays import AnyVector
 from models.skip.features import counter_state, track, user
-from models.skip.features.columns import known
+from models.skip.features.columns import feature_columns
 from models.skip.features.counters import TOTALS, USER_NUMBERS, Columns
-from models.skip.features.shared import Daily, shared_counts
+from models.skip.features.shared import DailyCounts, shared_counts
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
@@ -133,8 +133,8 @@ def add_track_counts(plays: pa.Table, state: pa.Table, *, leaky: bool) -> pa.Tab
         state: rows of skip_state of the artists, their albums and tracks.
         leaky: count over the whole table, the play itself included.
     """
-    carried = to_state_rows(state)
-    by_kind = {kind: counter_state.unpack(carried, kind) for kind in track.KINDS}
+    before = to_state_rows(state)
+    by_kind = {kind: counter_state.from_rows(before, kind) for kind in track.KINDS}
     counts = track.track_counts(to_arrays(plays, TRACK_INPUTS), by_kind, leaky=leaky)
     columns = [plays.column(name) for name, _ in PLAY_COLUMNS]
     columns += [pa.array(counts[name].astype(np.int32)) for name in TRACK_COUNTS]
@@ -142,7 +142,7 @@ def add_track_counts(plays: pa.Table, state: pa.Table, *, leaky: bool) -> pa.Tab
 
 
 def compute_features(
-    plays: pa.Table, state: pa.Table, *, prior: PriorByDay, shared: dict[str, Daily], settings: FeatureSettings
+    plays: pa.Table, state: pa.Table, *, prior: PriorByDay, shared: dict[str, DailyCounts], settings: FeatureSettings
 ) -> pa.Table:
     """Group function: return rows of skip_features for the plays of some users, by (ts, play_id).
 
@@ -153,15 +153,15 @@ def compute_features(
         shared: counts of keys that many listeners share, by kind.
         settings: settings of the features.
     """
-    rows, carried = to_arrays(plays, USER_INPUTS), to_state_rows(state)
-    by_kind = {kind: counter_state.unpack(carried, kind) for kind in user.KINDS}
+    rows, before = to_arrays(plays, USER_INPUTS), to_state_rows(state)
+    by_kind = {kind: counter_state.from_rows(before, kind) for kind in user.KINDS}
     counts = user.user_counts(rows, by_kind, settings.gap_s, leaky=settings.leaky) | to_arrays(plays, TRACK_COUNTS)
     day_N = rows["ts"] // 86_400
     counts |= shared_counts(rows | to_arrays(plays, SHARED_INPUTS), day_N, shared, leaky=settings.leaky)
     days, place_N = np.unique(day_N, return_inverse=True)
     prior_N = np.array([prior[int(day)] for day in days], np.float64)[place_N] if len(days) else np.zeros(0)
     attributes = to_arrays(plays, ("release_day", "duration_s", "user_gender"))
-    features = known(rows | attributes, counts, prior_N, settings.gap_s, settings.smoothing)
+    features = feature_columns(rows | attributes, counts, prior_N, settings.gap_s, settings.smoothing)
     features["ts"] = rows["ts"] * 1_000_000
     return _feature_table(plays, rows, features)
 
@@ -220,7 +220,7 @@ def state_at_end(plays: pa.Table, state: pa.Table, *, kinds: tuple[str, ...], la
         gap_s: a pause of at least so many seconds begins a new session.
     """
     rows = to_arrays(plays, (name for name in plays.column_names if name != "_group"))
-    return to_state_table(counter_state.after(rows, to_state_rows(state), kinds, last_day, gap_s))
+    return to_state_table(counter_state.update_state(rows, to_state_rows(state), kinds, last_day, gap_s))
 
 
 def cogroup(

@@ -30,7 +30,7 @@ from jobs.platform.stopwatch import stopwatch
 from jobs.skip import artifacts, figures, train
 from jobs.tracking.tracker import Tracker
 from models.skip.data import splits
-from models.skip.ensemble.fit import forecasts
+from models.skip.ensemble.fit import fold_predictions
 from models.skip.estimators import registry
 from models.skip.estimators.search_spaces import SPACES, Choice, Space, grid, is_grid
 from models.skip.evaluation import metrics
@@ -162,7 +162,7 @@ def make_objective(
         def make_model(name: str) -> SkipModel:
             return registry.make(name, {**settings.recipes.get(name, {}), **recipe})  # type: ignore[call-overload]
 
-        for fold, proba_N in forecasts(make_model, model, training, borders, seed):
+        for fold, proba_N in fold_predictions(make_model, model, training, borders, seed):
             yield metrics.auc(fold.labels(), proba_N)
         fitted = make_model(model)
         fitted.fit(training, valid, seed)

@@ -1,15 +1,15 @@
-"""Canonical JSON, SHA-256 digests, and writes that survive a crash.
-
-Files are flushed to the disk before they are renamed into place.
-"""
+"""Canonical JSON, SHA-256 digests, and writes that survive a crash (contracts/atomic_files.py)."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
-import uuid
 from pathlib import Path
+
+from contracts.atomic_files import replace, sync
+
+__all__ = ["canonical", "digest", "file_digest", "replace", "sync", "write"]
 
 CHUNK = 1 << 20
 
@@ -26,20 +26,11 @@ def digest(content: bytes) -> str:
 
 def file_digest(path: Path) -> str:
     """Return the SHA-256 of a file, read in chunks."""
-    digest = hashlib.sha256()
+    hasher = hashlib.sha256()
     with path.open("rb") as source:
         while piece := source.read(CHUNK):
-            digest.update(piece)
-    return digest.hexdigest()
-
-
-def sync(path: Path) -> None:
-    """Flush a file, or the entries of a folder, to the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+            hasher.update(piece)
+    return hasher.hexdigest()
 
 
 def write(path: Path, content: bytes) -> None:
@@ -49,15 +40,3 @@ def write(path: Path, content: bytes) -> None:
         sink.write(content)
         sink.flush()
         os.fsync(sink.fileno())
-
-
-def replace(path: Path, content: bytes) -> None:
-    """Replace a file atomically: a reader sees the old content or the new, also after a crash."""
-    # No process id in the name: containers that share a folder can have equal process ids.
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
-    try:
-        write(temporary, content)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    sync(path.parent)

@@ -3,10 +3,8 @@
 Shapes   N requested tracks, R recent plays that the release does not contain yet
 
 The features of a request are computed by models/skip from the release's state and the recent plays of the request: they
-are
-bit-identical to those of the offline table. Recent plays that the state already contains are dropped, so that none
-counts
-twice.
+are bit-identical to those of the offline table. Recent plays that the state already contains are dropped, so that none
+counts twice.
 """
 
 from __future__ import annotations
@@ -21,11 +19,11 @@ from numpy.typing import NDArray
 from contracts.errors import BadArgument
 from models.skip.data.play_history import Log
 from models.skip.data.plays import Plays
-from models.skip.features.columns import as_plays, known
-from models.skip.features.counters import HOUR_S, NO_KEY, Carried
+from models.skip.features.columns import as_plays, feature_columns
+from models.skip.features.counters import HOUR_S, NO_KEY, Counters
 from models.skip.features.point_in_time import DAY_S
 from models.skip.features.shared import KEYS as SHARED
-from models.skip.features.shared import Daily, shared_counts
+from models.skip.features.shared import DailyCounts, shared_counts
 from models.skip.features.track import track_counts
 from models.skip.features.user import user_counts
 from models.skip.ranking.reasons import reasons, sentence
@@ -72,11 +70,11 @@ def predict(release: SkipRelease, request: SkipContext, track_ids: Sequence[int]
     recent, n_recent_plays = recent_play_rows(release, request)
     rows = concatenate_rows(recent, candidate_rows(request, tracks, at))
     n_recent = len(recent["ts"])
-    carried = release.state.carried(rows)
-    counts = track_counts(rows, carried) | user_counts(rows, carried, release.gap_s)
-    counts |= shared_counts(rows, rows["ts"] // DAY_S, shared_daily_counts(recent, carried))
+    counters = release.state.counters(rows)
+    counts = track_counts(rows, counters) | user_counts(rows, counters, release.gap_s)
+    counts |= shared_counts(rows, rows["ts"] // DAY_S, shared_daily_counts(recent, counters))
     mean_probability = np.full(len(rows["ts"]), release.mean_probability)
-    features = known(rows, counts, mean_probability, release.gap_s, release.smoothing)
+    features = feature_columns(rows, counts, mean_probability, release.gap_s, release.smoothing)
     if request.age is None:
         features["user_age"] = np.full(len(rows["ts"]), np.nan)
     if request.gender is None:
@@ -114,7 +112,7 @@ def add_time_keys(rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     }
 
 
-def shared_daily_counts(recent: dict[str, np.ndarray], carried: dict[str, Carried]) -> dict[str, Daily]:
+def shared_daily_counts(recent: dict[str, np.ndarray], counters: dict[str, Counters]) -> dict[str, DailyCounts]:
     """Return the daily counts of keys that many listeners share, the request's recent plays included."""
     counts, ones = {}, np.ones(len(recent["ts"]), np.int64)
     for kind, (first, second) in SHARED.items():
@@ -125,7 +123,7 @@ def shared_daily_counts(recent: dict[str, np.ndarray], carried: dict[str, Carrie
             "n_plays": ones,
             "n_listened": recent["listened"],
         }
-        counts[kind] = Daily.of(entries, carried[kind])
+        counts[kind] = DailyCounts.from_entries(entries, counters[kind])
     return counts
 
 

@@ -22,10 +22,10 @@ from numpy.typing import NDArray
 
 import contracts
 from contracts.errors import CheckFailed
-from models.skip.data.cleaning import Cleaning, apply
+from models.skip.data.cleaning import Cleaning, clean_plays
 from models.skip.data.play_history import Log
 from models.skip.data.plays import Plays
-from models.skip.encoding.model_inputs import Feeds
+from models.skip.encoding.model_inputs import FeatureInputs, ModelInputs, restore_model_inputs
 from models.skip.ensemble.ensemble import Calibration, Mix, logit
 from serving.release import manifest
 from serving.release.onnx_session import BATCH, session
@@ -46,11 +46,11 @@ def read_json(file: Path) -> Any:
         raise CheckFailed(f"{file.name}: cannot be read: {error}") from None
 
 
-def read_feeds(folder: Path, name: str) -> Feeds:
+def read_model_inputs(folder: Path, name: str) -> ModelInputs:
     """Return the inputs of a member, or of the explanation."""
     arrays = {file.stem: np.asarray(load_array(file)) for file in sorted((folder / INPUTS).glob("*.npy"))}
     try:
-        return Feeds.restore(read_json(folder / f"{INPUTS}.json"), arrays, name)
+        return restore_model_inputs(read_json(folder / f"{INPUTS}.json"), arrays, name)
     except (KeyError, ValueError) as error:
         raise CheckFailed(f"{name}: its inputs are inconsistent: {error!r}") from None
 
@@ -61,7 +61,7 @@ class Member:
     def __init__(self, folder: Path) -> None:
         """Open members/<name>."""
         self.name = folder.name
-        self.feeds = read_feeds(folder, self.name)
+        self.inputs = read_model_inputs(folder, self.name)
         self.network = session(folder / NETWORK)
 
     def predict(self, plays: Plays, log: Log) -> NDArray[np.float64]:
@@ -73,7 +73,7 @@ class Member:
         out_N = np.empty(len(plays))
         for start in range(0, len(plays), BATCH):
             part = plays.rows(slice(start, start + BATCH))
-            out_N[start : start + len(part)] = self.network.run([OUTPUT], self.feeds(part, log))[0]
+            out_N[start : start + len(part)] = self.network.run([OUTPUT], self.inputs.encode(part, log))[0]
         if not ((out_N >= 0) & (out_N <= 1)).all():
             raise CheckFailed(f"{self.name}: returns something other than probabilities")
         return out_N
@@ -84,25 +84,25 @@ class Explanation:
 
     def __init__(self, folder: Path) -> None:
         """Open explain/."""
-        self.feeds = read_feeds(folder, EXPLAIN)
+        inputs = read_model_inputs(folder, EXPLAIN)
+        if not isinstance(inputs, FeatureInputs):
+            raise CheckFailed(f"{EXPLAIN}: needs inputs of kind {FeatureInputs.kind!r}, has {inputs.kind!r}")
+        self.dense = inputs.dense
         self.weights_G, self.centre_G = (
             np.asarray(load_array(folder / f"{name}.npy")) for name in ("weights", "centre")
         )
 
     def contributions(self, plays: Plays) -> NDArray[np.float64]:
         """Return the log odds that each column adds to those of the mean training play, (N, G)."""
-        assert self.feeds.dense is not None
-        return np.asarray((self.feeds.dense.columns(plays) - self.centre_G) * self.weights_G, np.float64)
+        return np.asarray((self.dense.columns(plays) - self.centre_G) * self.weights_G, np.float64)
 
     def columns(self) -> tuple[str, ...]:
         """Names of the columns."""
-        assert self.feeds.dense is not None
-        return self.feeds.dense.column_names()
+        return self.dense.column_names()
 
     def mean(self) -> float:
         """Share of the training plays that were listened to."""
-        assert self.feeds.dense is not None
-        return self.feeds.dense.numbers.mean
+        return self.dense.numbers.mean
 
 
 class SkipRelease:
@@ -156,7 +156,7 @@ class SkipRelease:
     @cached_property
     def reads_history(self) -> bool:
         """Whether a member reads earlier plays one by one."""
-        return any(member.feeds.kind == "signs" for member in self.members)
+        return any(member.inputs.history_length > 0 for member in self.members)
 
     def document(self, name: str) -> Any:
         """Return one of the JSON documents: evaluation, quality, contracts."""
@@ -164,7 +164,7 @@ class SkipRelease:
 
     def cleaned(self, plays: Plays) -> Plays:
         """Return plays as the members expect them; numbers are changed in place."""
-        return apply(plays, self.cleaning)
+        return clean_plays(plays, self.cleaning)
 
     def logits(self, plays: Plays, log: Log) -> NDArray[np.float64]:
         """Return the log odds of every member for cleaned plays, (N, M)."""

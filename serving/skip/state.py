@@ -21,11 +21,11 @@ import numpy as np
 from contracts.errors import CheckFailed
 from models.skip.data.play_history import COLUMNS, Log
 from models.skip.features import counter_state, shared
-from models.skip.features import counters as of_one
-from models.skip.features.counters import TOTALS, USER_NUMBERS, WITH_DAYS, Carried, Columns
+from models.skip.features import counters as counter_kinds
+from models.skip.features.counters import TOTALS, USER_NUMBERS, WITH_DAYS, Columns, Counters
 
 KINDS = (*counter_state.KINDS, *shared.KINDS)
-KEYS = of_one.KEYS | shared.KEYS
+KEYS = counter_kinds.KEYS | shared.KEYS
 READ_WHOLE_KEY = ("user_genre", "user_second")  # all rows of a user are read: for the top genre and the last hour
 TRACK_COLUMNS = ("track_id", "artist_id", "album_id", "genre_id", "duration_s", "release_day")
 NONE = np.zeros(0, np.int64)
@@ -53,26 +53,26 @@ def number_names(kind: str) -> tuple[str, ...]:
     return (*TOTALS, "last_ts", *(USER_NUMBERS if kind == "user" else ()))
 
 
-def state_arrays(kind: str, carried: Carried) -> dict[str, np.ndarray]:
+def state_arrays(kind: str, counters: Counters) -> dict[str, np.ndarray]:
     """Return the files of one kind by name, as `KindTotals` opens them.
 
     Raises:
         ValueError: more pairs of ids than a 64-bit code can distinguish.
     """
-    keys, key_S = np.unique(carried.key, return_inverse=True)
-    others, other_S = np.unique(carried.other, return_inverse=True)
+    keys, key_S = np.unique(counters.key, return_inverse=True)
+    others, other_S = np.unique(counters.other, return_inverse=True)
     if len(keys) * max(len(others), 1) >= 2**62:
         raise ValueError(f"skip state: {len(keys)} x {len(others)} pairs of {kind} exceed a 64-bit code")
     code_S = key_S * len(others) + other_S
     order = np.argsort(code_S, kind="stable")
     arrays = {"keys": keys, "others": others, "code": code_S[order]}
-    arrays |= {name: carried.numbers[name][order] for name in number_names(kind)}
+    arrays |= {name: counters.numbers[name][order] for name in number_names(kind)}
     if kind in WITH_DAYS:
-        day_code = np.searchsorted(keys, carried.day_key) * len(others) + np.searchsorted(others, carried.day_other)
-        by = np.lexsort((carried.day, day_code))
+        day_code = np.searchsorted(keys, counters.day_key) * len(others) + np.searchsorted(others, counters.day_other)
+        by = np.lexsort((counters.day, day_code))
         arrays["offsets"] = np.append(np.searchsorted(day_code[by], arrays["code"]), len(by))
-        arrays["days"] = carried.day[by].astype(np.int32)
-        arrays["day_plays"] = carried.day_plays[by].astype(np.int32)
+        arrays["days"] = counters.day[by].astype(np.int32)
+        arrays["day_plays"] = counters.day_plays[by].astype(np.int32)
     return arrays
 
 
@@ -93,7 +93,7 @@ class KindTotals:
         if len(sizes) != 1 or (self.days and len(self.days[0]) != len(self.code) + 1):
             raise CheckFailed(f"state/{self.kind}: its files are inconsistent")
 
-    def counters_of(self, rows: Columns) -> Carried:
+    def counters_of(self, rows: Columns) -> Counters:
         """Return the counters of the keys of these plays."""
         first, second = KEYS[self.kind]
         width = max(len(self.others), 1)
@@ -112,12 +112,12 @@ class KindTotals:
         numbers = {name: np.asarray(column[at], np.int64) for name, column in self.numbers.items()}
         key, other = np.asarray(self.keys[key]), np.asarray(self.others[other]) if len(at) else NONE
         if self.days is None:
-            return Carried(key, other, numbers, NONE, NONE, NONE, NONE)
+            return Counters.without_days(key, other, numbers)
         offsets, days, plays = self.days
         starts, lengths = offsets[at], offsets[at + 1] - offsets[at]
         ends = np.cumsum(lengths)
         listed = np.arange(int(ends[-1]) if len(ends) else 0) + np.repeat(starts - (ends - lengths), lengths)
-        return Carried(
+        return Counters(
             key,
             other,
             numbers,
@@ -150,7 +150,7 @@ class State:
             if len({len(column) for column in columns.values()}) != 1:
                 raise CheckFailed(f"{part}: its files are inconsistent")
 
-    def carried(self, rows: Columns) -> dict[str, Carried]:
+    def counters(self, rows: Columns) -> dict[str, Counters]:
         """Return the counters of the keys of these plays, by kind."""
         return {kind: totals.counters_of(rows) for kind, totals in self.totals.items()}
 

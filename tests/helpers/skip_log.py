@@ -47,7 +47,7 @@ def kernels(rows, before=None, leaky=False):
     before = before or counter_state.empty()
     counts = track_features.track_counts(rows, before, leaky=leaky)
     counts |= user.user_counts(rows, before, GAP_S, leaky=leaky)
-    known = {k: shared_features.Daily.of(entries(rows, k), before[k]) for k in shared_features.KINDS}
+    known = {k: shared_features.DailyCounts.from_entries(entries(rows, k), before[k]) for k in shared_features.KINDS}
     return counts | shared_features.shared_counts(rows, rows["ts"] // DAY, known, leaky=leaky)
 
 

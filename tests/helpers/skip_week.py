@@ -17,7 +17,7 @@ from jobs.settings.settings import load
 from jobs.settings.skip import SkipSettings
 from jobs.skip import artifacts, blend, build_features, evaluate, train
 from models.skip.data import splits
-from models.skip.ensemble.calibration import choose
+from models.skip.ensemble.calibration import fit_best_calibration
 from models.skip.ensemble.ensemble import Mix, logit
 from serving.skip.release import SkipRelease
 
@@ -98,7 +98,7 @@ def blend_all_members(context):
     logits = np.stack([logit(artifacts.read_scores(context, name).proba_N) for name in members], axis=1)
     mix = Mix("mean", np.full(len(members), 1 / len(members)), 0.0)
     valid = scores.split_N == splits.VALIDATION
-    calibration = choose(scores.listened_N[valid], mix(logits[valid]))
+    calibration = fit_best_calibration(scores.listened_N[valid], mix(logits[valid]))
     blended = replace(scores, proba_N=calibration(mix(logits)))
     artifacts.write_blend(context, list(members), mix, calibration, blended, document["plays"], {})
 

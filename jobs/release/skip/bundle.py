@@ -25,7 +25,7 @@ from jobs.release.skip.snapshot import (
     end_day,
     member_entries,
     required_columns,
-    write_feeds,
+    write_model_inputs,
     write_snapshot,
 )
 from jobs.skip import artifacts, dataset, onnx_export
@@ -39,7 +39,7 @@ from serving.skip.release import ANSWERS, CLEANING, EXPLAIN, MEMBERS, NETWORK, r
 if TYPE_CHECKING:
     from jobs.platform.context import Context
     from jobs.skip.dataset import LabelledPlays
-    from models.skip.encoding.model_inputs import Feeds
+    from models.skip.encoding.model_inputs import ModelInputs
     from models.skip.estimators.base import SkipModel
 
 
@@ -77,17 +77,17 @@ def fill(context: Context, folder: Path) -> dict[str, object]:
         return update_bundle.fill(context, folder)
     labelled, plays = read_blend_plays(context)
     ensemble = served_ensemble(context)
-    feeds = {name: onnx_export.feeds(model) for name, model in ensemble.members.items()}
+    inputs = {name: onnx_export.model_inputs(model) for name, model in ensemble.members.items()}
     for name, model in ensemble.members.items():
         files.write(folder / MEMBERS / name / NETWORK, onnx_export.to_onnx(model))
-        write_feeds(folder / MEMBERS / name, feeds[name])
+        write_model_inputs(folder / MEMBERS / name, inputs[name])
     explanation = write_explanation(context, folder / EXPLAIN, plays)
-    all_feeds = list(feeds.values()) + ([explanation] if explanation else [])
+    all_inputs = list(inputs.values()) + ([explanation] if explanation else [])
     learned_until = first_unseen_second(context, labelled)
     references = {name: artifacts.model_reference(context, name) for name in ensemble.members}
     excluded = dict(ensemble.excluded)
     facts = {
-        **required_columns(all_feeds),
+        **required_columns(all_inputs),
         "method": ensemble.mix.method,
         "bias": ensemble.mix.bias,
         "members": member_entries(references, ensemble.mix),
@@ -98,7 +98,7 @@ def fill(context: Context, folder: Path) -> dict[str, object]:
     }
     files.write(folder / CLEANING, files.canonical(labelled.cleaning.to_json()))
     log = Log.from_plays(labelled.plays)
-    snapshot = write_snapshot(context, folder, log, [feed.length for feed in feeds.values()])
+    snapshot = write_snapshot(context, folder, log, [member.history_length for member in inputs.values()])
     files.write(folder / ANSWERS, files.canonical({**facts, **snapshot}))
     files.write(folder / "evaluation.json", files.canonical(read_evaluation(context)))
     return {"members": list(ensemble.members), "excluded": excluded, "plays": plays}
@@ -179,7 +179,7 @@ def served_ensemble(context: Context) -> ServedEnsemble:
     return ServedEnsemble({name: models[name] for name in members}, mix, calibration, excluded)
 
 
-def write_explanation(context: Context, folder: Path, plays: str) -> Feeds | None:
+def write_explanation(context: Context, folder: Path, plays: str) -> ModelInputs | None:
     """Write the regression whose terms are the reasons of a prediction.
 
     Args:
@@ -195,8 +195,8 @@ def write_explanation(context: Context, folder: Path, plays: str) -> Feeds | Non
         return None
     model = artifacts.load_model(context, name)
     assert isinstance(model, FeatureRegression)
-    feeds = onnx_export.feeds(model)
-    write_feeds(folder, feeds)
+    inputs = onnx_export.model_inputs(model)
+    write_model_inputs(folder, inputs)
     files.write_array(folder / "weights.npy", model.regression.weights_G)
     files.write_array(folder / "centre.npy", model.centre_G)
-    return feeds
+    return inputs

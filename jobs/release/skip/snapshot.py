@@ -23,9 +23,9 @@ from jobs.platform import files
 from jobs.skip import build_features, dataset, spark_groups
 from jobs.skip.artifacts import ModelReference
 from models.arrays import AnyVector
-from models.skip.data.cleaning import Cleaning, apply
+from models.skip.data.cleaning import Cleaning, clean_plays
 from models.skip.data.play_history import COLUMNS, Log
-from models.skip.encoding.model_inputs import Feeds
+from models.skip.encoding.model_inputs import ModelInputs
 from models.skip.ensemble.ensemble import Calibration, Mix
 from models.skip.features import counter_state
 from serving.skip.release import INPUTS
@@ -88,7 +88,7 @@ def write_snapshot(context: Context, folder: Path, log: Log, history_lengths: It
     table = context.lake.read("skip_state", day=day)
     for kind in KINDS:
         rows = spark_groups.to_state_rows(table.filter(pc.equal(table.column("kind"), kind)))
-        for name, array in state_arrays(kind, counter_state.unpack(rows, kind)).items():
+        for name, array in state_arrays(kind, counter_state.from_rows(rows, kind)).items():
             files.write_array(folder / "state" / kind / f"{name}.npy", array)
     (total_row,) = table.filter(pc.equal(table.column("kind"), "all")).to_pylist()
     length = max(history_lengths, default=0)
@@ -146,7 +146,7 @@ def read_tracks(context: Context) -> dict[str, AnyVector]:
 def read_play_log(context: Context, cleaning: Cleaning) -> Log:
     """Return every labelled play before as_of, cleaned: the history that session models read."""
     plays, _ = dataset.read_rows(context, (), "past", "", end_day(context))
-    return Log.from_plays(apply(plays, cleaning))
+    return Log.from_plays(clean_plays(plays, cleaning))
 
 
 def member_entries(references: Mapping[str, ModelReference], mix: Mix) -> list[MemberEntry]:
@@ -165,21 +165,19 @@ def calibration_entry(calibration: Calibration) -> CalibrationEntry:
     return {"kind": calibration.kind, "x": calibration.x_K.tolist(), "y": calibration.y_K.tolist()}
 
 
-def required_columns(feeds: Iterable[Feeds]) -> dict[str, list[str]]:
+def required_columns(inputs: Iterable[ModelInputs]) -> dict[str, list[str]]:
     """Return the numbers and categories that the members read, each once: {numbers, categories}."""
     numbers: dict[str, None] = {}
     categories: dict[str, None] = {}
-    for feed in feeds:
-        encoding = feed.numbers or (feed.dense.numbers if feed.dense else None)
-        if encoding is not None:
-            numbers |= dict.fromkeys(encoding.names)
-            categories |= dict.fromkeys(encoding.categories)
+    for member in inputs:
+        numbers |= dict.fromkeys(member.numbers.names)
+        categories |= dict.fromkeys(member.numbers.categories)
     return {"numbers": list(numbers), "categories": list(categories)}
 
 
-def write_feeds(folder: Path, feeds: Feeds) -> None:
+def write_model_inputs(folder: Path, inputs: ModelInputs) -> None:
     """Write the input encoding of a member: a JSON file and one array per file."""
-    facts, arrays = feeds.state()
+    facts, arrays = inputs.state()
     files.write(folder / f"{INPUTS}.json", files.canonical(facts))
     for name, array in arrays.items():
         files.write_array(folder / INPUTS / f"{name}.npy", array)

@@ -83,7 +83,7 @@ def fill(context: Context, folder: Path) -> dict[str, object]:
             files.write_array(folder / EXPLAIN / "weights.npy", model.regression.weights_G)
     references = {member["name"]: member.get("state", {}) for member in base.description["members"]}
     references |= {name: artifacts.write_updated_model(context, model) for name, model in update.members.items()}
-    snapshot = write_snapshot(context, folder, log, [member.feeds.length for member in base.members])
+    snapshot = write_snapshot(context, folder, log, [member.inputs.history_length for member in base.members])
     changes = {
         "method": update.mix.method,
         "bias": update.mix.bias,

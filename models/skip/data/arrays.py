@@ -27,12 +27,12 @@ def sigmoid(z_N: NDArray[np.floating]) -> NDArray[np.float64]:
     return np.asarray((1 + half) / 2)
 
 
-def prefixed(prefix: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def add_prefix(prefix: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Return the arrays of a part of a model with its prefix added to their names."""
     return {f"{prefix}.{name}": array for name, array in arrays.items()}
 
 
-def under(prefix: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return the arrays whose names have a prefix, without the prefix: the inverse of prefixed()."""
+def select_prefix(prefix: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return the arrays whose names have a prefix, without the prefix: the inverse of add_prefix()."""
     start = f"{prefix}."
     return {name.removeprefix(start): array for name, array in arrays.items() if name.startswith(start)}

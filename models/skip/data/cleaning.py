@@ -84,7 +84,7 @@ def iqr_bounds(seconds: AnyVector) -> tuple[float, float]:
     return max(float(low - 1.5 * (high - low)), 0.0), float(high + 1.5 * (high - low))
 
 
-def apply(plays: Plays, cleaning: Cleaning) -> Plays:
+def clean_plays(plays: Plays, cleaning: Cleaning) -> Plays:
     """Return the plays with rare values replaced by -1 and durations clipped.
 
     Durations are clipped in place: the caller must not use `plays.numbers_NF` elsewhere.

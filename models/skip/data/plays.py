@@ -90,7 +90,7 @@ class Plays:
         categories = {name: column[selection] for name, column in self.categories.items()}
         return Plays(**(values | rows | {"categories": categories}))
 
-    def thinned(self, max_plays: int) -> Plays:
+    def subsample(self, max_plays: int) -> Plays:
         """Return every k-th play, with the smallest k that leaves at most `max_plays`, without a copy."""
         return self.rows(slice(None, None, max(1, -(-len(self) // max_plays))))
 
@@ -139,7 +139,7 @@ class Plays:
             raise ValueError(f"{model_name}: needs labelled plays, and these have no listened_N")
         return self.listened_N
 
-    def both_classes(self, model_name: str = "plays") -> NDArray[np.int8]:
+    def require_both_classes(self, model_name: str = "plays") -> NDArray[np.int8]:
         """Return the labels and require both classes, since a classifier cannot be trained on one.
 
         Raises:

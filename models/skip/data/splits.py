@@ -72,9 +72,8 @@ def competition(user: IdVector, ts: LongVector, is_flow: BoolVector) -> SplitVec
     n_later, _ = rows_after(user[flow])
     split_N = np.full(len(ts), TRAIN, np.int8)
     last_two = flow[n_later < 2]
-    ids, first = np.unique(
-        user[last_two], return_index=True
-    )  # rows are sorted by user and time: the earlier of the two
+    # Rows are sorted by user and time, so the first row of a user is the earlier of the two.
+    ids, first = np.unique(user[last_two], return_index=True)
     if len(ids):
         at = np.searchsorted(ids, user).clip(max=len(ids) - 1)
         excluded = (ids[at] == user) & (ts >= ts[last_two[first]][at])

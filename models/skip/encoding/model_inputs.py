@@ -1,103 +1,269 @@
-"""Inputs of the exported graph of each model, computed with NumPy: the same code in training, the gate and the service.
+"""Inputs of the exported network of each model, computed with NumPy, equally in training, the gate and the service.
 
 Shapes   N plays, G columns, H positions of a history, S features of an earlier play, M one-hot fields
 
-    columns  x (N, G) float32: scaled numbers and one-hot categories          regression
-    raw      x (N, G) float32: smoothed rates, numbers with NaN, codes        trees
-    ids      user, track (N,) int64 codes, and x as columns                   networks over ids
-    signs    signs (N, H, S) float32 of earlier plays, and x as columns       session network
-    places   places (N, M) int64                                              factorisation machine
+    class            kind in JSON  inputs                                                  network
+    FeatureInputs    columns       x (N, G) float32: scaled numbers, one-hot categories    regression
+    RawInputs        raw           x (N, G) float32: smoothed rates, numbers, codes        boosted trees
+    IdInputs         ids           user and track (N,) int64 codes; x as FeatureInputs     networks with embeddings
+    HistoryInputs    signs         signs (N, H, S) float32 of earlier plays; x likewise    session network
+    OneHotInputs     places        places (N, M) int64 one-hot positions                   factorisation machine
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from models.skip.data.arrays import State, prefixed, under
+from models.skip.data.arrays import State, add_prefix, select_prefix
 from models.skip.data.play_history import QUERY_COLUMNS, Log, history_features
 from models.skip.data.plays import Plays
 from models.skip.encoding.numeric import Dense, Numbers
 from models.skip.encoding.one_hot import OneHot, Vocabulary
 
-Kind = Literal["columns", "raw", "ids", "signs", "places"]
 _STEP = 1 << 18  # plays per step: bounds the size of the copy of their numeric features
 
 
 @dataclass(frozen=True, eq=False)
-class Feeds:
-    """How plays become the inputs of one graph; the parts that a kind does not need are None, or 0."""
+class FeatureInputs:
+    """Inputs of a model that reads dense columns only.
 
-    kind: Kind
-    dense: Dense | None = None
-    numbers: Numbers | None = None
-    onehot: OneHot | None = None
-    users: Vocabulary | None = None
-    tracks: Vocabulary | None = None
-    length: int = 0
+    Attributes:
+        dense: Encoder of the columns.
+    """
 
-    def __call__(self, plays: Plays, log: Log) -> dict[str, np.ndarray]:
-        """Inputs by name; `log` holds the plays whose outcome is known, and only `signs` looks at it.
+    kind: ClassVar[str] = "columns"
+    history_length: ClassVar[int] = 0
+    dense: Dense
+
+    @property
+    def numbers(self) -> Numbers:
+        """Encoder of the numeric features."""
+        return self.dense.numbers
+
+    def encode(self, plays: Plays, log: Log) -> dict[str, np.ndarray]:
+        """Return the network's inputs by name; the log of earlier plays is not used.
 
         Raises:
-            ValueError: a number or category is missing.
+            ValueError: A number or category is missing.
         """
-        if self.kind == "raw":
-            assert self.numbers is not None
-            return {"x": self.numbers.raw(plays)}
-        if self.kind == "places":
-            assert self.numbers is not None
-            assert self.onehot is not None
-            return {"places": field_positions(self.numbers, self.onehot, plays).astype(np.int64)}
-        assert self.dense is not None
-        found: dict[str, np.ndarray] = {}
-        if self.kind == "ids":
-            assert self.users is not None
-            assert self.tracks is not None
-            found = {
-                "user": self.users.codes(plays.user_N).astype(np.int64),
-                "track": self.tracks.codes(plays.track_N).astype(np.int64),
-            }
-        elif self.kind == "signs":
-            found = {
-                "signs": history_features(
-                    log, {name: getattr(plays, f"{name}_N") for name in QUERY_COLUMNS}, self.length
-                )
-            }
-        return found | {"x": np.asarray(self.dense.columns(plays), np.float32)}
+        return {"x": _columns(self.dense, plays)}
 
     def state(self) -> State:
-        """What restore() takes: JSON, and arrays by name."""
-        facts: dict[str, Any] = {"kind": self.kind, "length": self.length}
-        arrays: dict[str, np.ndarray] = {}
-        if self.dense is not None:
-            facts["dense"], kept = self.dense.state()
-            arrays |= prefixed("dense", kept)
-        if self.numbers is not None:
-            facts["numbers"], kept = self.numbers.state()
-            arrays |= prefixed("numbers", kept)
-        if self.onehot is not None:
-            facts["fields"], kept = self.onehot.state()
-            arrays |= prefixed("onehot", kept)
-        for name, vocabulary in (("users", self.users), ("tracks", self.tracks)):
-            if vocabulary is not None:
-                arrays[name] = vocabulary.values_V
-        return facts, arrays
+        """Return the inputs as JSON values and arrays, for restore_model_inputs()."""
+        facts, arrays = _dense_state(self.dense)
+        return _tagged(self.kind, self.history_length) | facts, arrays
 
     @classmethod
-    def restore(cls, facts: Mapping[str, Any], arrays: Mapping[str, np.ndarray], model_name: str) -> Feeds:
-        """What state() gave."""
-        dense = Dense.restore(facts["dense"], under("dense", arrays), model_name) if "dense" in facts else None
-        numbers = (
-            Numbers.restore(facts["numbers"], under("numbers", arrays), model_name) if "numbers" in facts else None
-        )
-        onehot = OneHot.restore(facts["fields"], under("onehot", arrays), model_name) if "fields" in facts else None
-        known = {name: Vocabulary(arrays[name]) for name in ("users", "tracks") if name in arrays}
-        return cls(facts["kind"], dense, numbers, onehot, known.get("users"), known.get("tracks"), facts["length"])
+    def restore(cls, facts: Mapping[str, Any], arrays: Mapping[str, np.ndarray], model_name: str) -> FeatureInputs:
+        """Rebuild the inputs from the output of state()."""
+        return cls(_restored_dense(facts, arrays, model_name))
+
+
+@dataclass(frozen=True, eq=False)
+class RawInputs:
+    """Inputs of a model that reads unscaled numbers and category codes.
+
+    Attributes:
+        numbers: Encoder of the numeric features.
+    """
+
+    kind: ClassVar[str] = "raw"
+    history_length: ClassVar[int] = 0
+    numbers: Numbers
+
+    def encode(self, plays: Plays, log: Log) -> dict[str, np.ndarray]:
+        """Return the network's inputs by name; the log of earlier plays is not used.
+
+        Raises:
+            ValueError: A number or category is missing.
+        """
+        return {"x": self.numbers.raw(plays)}
+
+    def state(self) -> State:
+        """Return the inputs as JSON values and arrays, for restore_model_inputs()."""
+        facts, arrays = _numbers_state(self.numbers)
+        return _tagged(self.kind, self.history_length) | facts, arrays
+
+    @classmethod
+    def restore(cls, facts: Mapping[str, Any], arrays: Mapping[str, np.ndarray], model_name: str) -> RawInputs:
+        """Rebuild the inputs from the output of state()."""
+        return cls(_restored_numbers(facts, arrays, model_name))
+
+
+@dataclass(frozen=True, eq=False)
+class IdInputs:
+    """Inputs of a model that reads the codes of user and track, and dense columns.
+
+    Attributes:
+        dense: Encoder of the columns.
+        users: Users with their own embedding.
+        tracks: Tracks with their own embedding.
+    """
+
+    kind: ClassVar[str] = "ids"
+    history_length: ClassVar[int] = 0
+    dense: Dense
+    users: Vocabulary
+    tracks: Vocabulary
+
+    @property
+    def numbers(self) -> Numbers:
+        """Encoder of the numeric features."""
+        return self.dense.numbers
+
+    def encode(self, plays: Plays, log: Log) -> dict[str, np.ndarray]:
+        """Return the network's inputs by name; the log of earlier plays is not used.
+
+        Raises:
+            ValueError: A number or category is missing.
+        """
+        return {
+            "user": self.users.codes(plays.user_N).astype(np.int64),
+            "track": self.tracks.codes(plays.track_N).astype(np.int64),
+            "x": _columns(self.dense, plays),
+        }
+
+    def state(self) -> State:
+        """Return the inputs as JSON values and arrays, for restore_model_inputs()."""
+        facts, arrays = _dense_state(self.dense)
+        arrays |= {"users": self.users.values_V, "tracks": self.tracks.values_V}
+        return _tagged(self.kind, self.history_length) | facts, arrays
+
+    @classmethod
+    def restore(cls, facts: Mapping[str, Any], arrays: Mapping[str, np.ndarray], model_name: str) -> IdInputs:
+        """Rebuild the inputs from the output of state()."""
+        users, tracks = Vocabulary(arrays["users"]), Vocabulary(arrays["tracks"])
+        return cls(_restored_dense(facts, arrays, model_name), users, tracks)
+
+
+@dataclass(frozen=True, eq=False)
+class HistoryInputs:
+    """Inputs of a model that reads the user's earlier plays, and dense columns.
+
+    Attributes:
+        dense: Encoder of the columns.
+        history_length: Largest number of earlier plays H.
+    """
+
+    kind: ClassVar[str] = "signs"
+    dense: Dense
+    history_length: int
+
+    @property
+    def numbers(self) -> Numbers:
+        """Encoder of the numeric features."""
+        return self.dense.numbers
+
+    def encode(self, plays: Plays, log: Log) -> dict[str, np.ndarray]:
+        """Return the network's inputs by name; the log contains the earlier plays with a known outcome.
+
+        Raises:
+            ValueError: A number or category is missing.
+        """
+        queries = {name: getattr(plays, f"{name}_N") for name in QUERY_COLUMNS}
+        return {"signs": history_features(log, queries, self.history_length), "x": _columns(self.dense, plays)}
+
+    def state(self) -> State:
+        """Return the inputs as JSON values and arrays, for restore_model_inputs()."""
+        facts, arrays = _dense_state(self.dense)
+        return _tagged(self.kind, self.history_length) | facts, arrays
+
+    @classmethod
+    def restore(cls, facts: Mapping[str, Any], arrays: Mapping[str, np.ndarray], model_name: str) -> HistoryInputs:
+        """Rebuild the inputs from the output of state()."""
+        return cls(_restored_dense(facts, arrays, model_name), facts["length"])
+
+
+@dataclass(frozen=True, eq=False)
+class OneHotInputs:
+    """Inputs of a model that reads one one-hot position per field.
+
+    Attributes:
+        numbers: Encoder of the numeric features; its smoothed rates are binned.
+        onehot: Encoder of the fields.
+    """
+
+    kind: ClassVar[str] = "places"
+    history_length: ClassVar[int] = 0
+    numbers: Numbers
+    onehot: OneHot
+
+    def encode(self, plays: Plays, log: Log) -> dict[str, np.ndarray]:
+        """Return the network's inputs by name; the log of earlier plays is not used.
+
+        Raises:
+            ValueError: A number or category is missing.
+        """
+        return {"places": field_positions(self.numbers, self.onehot, plays).astype(np.int64)}
+
+    def state(self) -> State:
+        """Return the inputs as JSON values and arrays, for restore_model_inputs()."""
+        facts, arrays = _numbers_state(self.numbers)
+        fields, field_arrays = self.onehot.state()
+        facts = _tagged(self.kind, self.history_length) | facts | {"fields": fields}
+        return facts, arrays | add_prefix("onehot", field_arrays)
+
+    @classmethod
+    def restore(cls, facts: Mapping[str, Any], arrays: Mapping[str, np.ndarray], model_name: str) -> OneHotInputs:
+        """Rebuild the inputs from the output of state()."""
+        onehot = OneHot.restore(facts["fields"], select_prefix("onehot", arrays), model_name)
+        return cls(_restored_numbers(facts, arrays, model_name), onehot)
+
+
+ModelInputs = FeatureInputs | RawInputs | IdInputs | HistoryInputs | OneHotInputs
+_CLASSES: dict[str, type[ModelInputs]] = {
+    FeatureInputs.kind: FeatureInputs,
+    RawInputs.kind: RawInputs,
+    IdInputs.kind: IdInputs,
+    HistoryInputs.kind: HistoryInputs,
+    OneHotInputs.kind: OneHotInputs,
+}
+
+
+def restore_model_inputs(facts: Mapping[str, Any], arrays: Mapping[str, np.ndarray], model_name: str) -> ModelInputs:
+    """Rebuild the inputs of a model from the output of their state().
+
+    Args:
+        facts: JSON values; `kind` selects the class.
+        arrays: Arrays by name.
+        model_name: Name of the model, for error messages.
+
+    Raises:
+        KeyError: The kind is unknown, or a part is missing.
+    """
+    return _CLASSES[facts["kind"]].restore(facts, arrays, model_name)
+
+
+def _columns(dense: Dense, plays: Plays) -> NDArray[np.float32]:
+    return np.asarray(dense.columns(plays), np.float32)
+
+
+def _tagged(kind: str, length: int) -> dict[str, Any]:
+    """Return the JSON values that all kinds have; saved releases contain the length for every kind."""
+    return {"kind": kind, "length": length}
+
+
+def _dense_state(dense: Dense) -> State:
+    facts, arrays = dense.state()
+    return {"dense": facts}, add_prefix("dense", arrays)
+
+
+def _restored_dense(facts: Mapping[str, Any], arrays: Mapping[str, np.ndarray], model_name: str) -> Dense:
+    return Dense.restore(facts["dense"], select_prefix("dense", arrays), model_name)
+
+
+def _numbers_state(numbers: Numbers) -> State:
+    facts, arrays = numbers.state()
+    return {"numbers": facts}, add_prefix("numbers", arrays)
+
+
+def _restored_numbers(facts: Mapping[str, Any], arrays: Mapping[str, np.ndarray], model_name: str) -> Numbers:
+    return Numbers.restore(facts["numbers"], select_prefix("numbers", arrays), model_name)
 
 
 def numeric_names(names: tuple[str, ...], categories: tuple[str, ...]) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.skip.data.arrays import log_loss, prefixed, under
+from models.skip.data.arrays import add_prefix, log_loss, select_prefix
 from models.skip.data.plays import Plays
 from models.skip.encoding.one_hot import OneHot
 
@@ -29,7 +29,7 @@ _KNOTS = 65
 _STEP = 1 << 17  # plays per step
 
 
-def pairs(names: tuple[str, ...]) -> list[str]:
+def count_pairs(names: tuple[str, ...]) -> list[str]:
     """Return the keys that have both counts, in the order of the names."""
     keys = [name.removesuffix(PLAYS) for name in names if name.endswith(PLAYS)]
     return [key for key in keys if key + LISTENED in names]
@@ -60,7 +60,7 @@ class Numbers:
             model_name: Name of the model, for error messages.
         """
         self.names, self.categories, self.mean, self.model_name = names, categories, mean, model_name
-        self.keys = pairs(names)
+        self.keys = count_pairs(names)
         self.strengths, self.knots_GK = strengths, knots_GK
         self.ranks = [_ranks(knots_K) for knots_K in knots_GK]
         counted = {key + LISTENED for key in self.keys}
@@ -74,12 +74,14 @@ class Numbers:
         sample = train.rows(slice(None, None, max(1, len(train) // _LEARNED_FROM)))
         listened_N, mean = sample.labels(model_name), float(train.labels(model_name).mean(dtype=np.float64))
         strengths = []
-        for key in pairs(train.names):
+        for key in count_pairs(train.names):
             play_count_N, listened_count_N = sample.numbers((key + PLAYS, key + LISTENED), model_name).T
-            seen = play_count_N > 0
+            has_plays = play_count_N > 0
             losses = [
-                log_loss(listened_N[seen], (listened_count_N[seen] + a * mean) / (play_count_N[seen] + a))
-                if seen.any()
+                log_loss(
+                    listened_N[has_plays], (listened_count_N[has_plays] + a * mean) / (play_count_N[has_plays] + a)
+                )
+                if has_plays.any()
                 else 0.0
                 for a in STRENGTHS
             ]
@@ -119,8 +121,7 @@ class Numbers:
         """Return the scaled numeric columns, (N, width): the input of linear models and networks, without categories.
 
         Rates are log odds relative to the mean. Other features are ranks among training plays, from -1 to 1, which
-        limits
-        outliers. NaN becomes 0, with a flag column for each feature that was NaN in training. is_flow is 0 or 1.
+        limits outliers. NaN becomes 0, with a flag column for each feature that was NaN in training. is_flow is 0 or 1.
         """
         raw_NG = self.raw(plays)
         k, p = len(self.keys), len(self.plain)
@@ -197,22 +198,22 @@ class Dense:
     def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """Return the learned parts as JSON values and arrays, for restore()."""
         facts, arrays = self.numbers.state()
-        fields, places = self.onehot.state()
-        return {"numbers": facts, "fields": fields}, prefixed("numbers", arrays) | prefixed("onehot", places)
+        fields, field_arrays = self.onehot.state()
+        return {"numbers": facts, "fields": fields}, add_prefix("numbers", arrays) | add_prefix("onehot", field_arrays)
 
     @classmethod
     def restore(cls, facts: Mapping[str, Any], arrays: Mapping[str, np.ndarray], model_name: str) -> Dense:
         """Rebuild the encoder from the output of state()."""
-        numbers = Numbers.restore(facts["numbers"], under("numbers", arrays), model_name)
-        return cls(numbers, OneHot.restore(facts["fields"], under("onehot", arrays), model_name))
+        numbers = Numbers.restore(facts["numbers"], select_prefix("numbers", arrays), model_name)
+        return cls(numbers, OneHot.restore(facts["fields"], select_prefix("onehot", arrays), model_name))
 
 
 def _quantiles(raw_NG: NDArray[np.float32]) -> NDArray[np.float32]:
     knots_GK = np.zeros((raw_NG.shape[1], _KNOTS), np.float32)
     for g in range(raw_NG.shape[1]):
-        known = raw_NG[:, g][~np.isnan(raw_NG[:, g])]
-        if len(known):
-            knots_GK[g] = np.quantile(known, np.linspace(0, 1, _KNOTS))
+        known_values = raw_NG[:, g][~np.isnan(raw_NG[:, g])]
+        if len(known_values):
+            knots_GK[g] = np.quantile(known_values, np.linspace(0, 1, _KNOTS))
     return knots_GK
 
 

@@ -124,8 +124,7 @@ class OneHot:
             model_name: Name of the model, for error messages.
             max_values: Largest number of values per field; None for no limit.
             prepare: Maps a sample of the plays to plays with the features to bin, so that these features are never
-                computed
-                for all plays at once.
+                computed for all plays at once.
         """
         vocabularies = [Vocabulary.learn(field(plays, name, model_name), min_count, max_values) for name in exact]
         sample = plays.rows(slice(None, None, max(1, len(plays) // _LEARNED_FROM)))
@@ -157,9 +156,9 @@ class OneHot:
 
     def matrix(self, plays: Plays) -> csr_matrix:
         """Return the one-hot rows, (N, W) float32, with M ones each."""
-        return self.ones(self.positions(plays))
+        return self.matrix_at(self.positions(plays))
 
-    def ones(self, positions_NM: NDArray[np.int32]) -> csr_matrix:
+    def matrix_at(self, positions_NM: NDArray[np.int32]) -> csr_matrix:
         """Return the one-hot rows (N, W) float32 for given positions."""
         n, m = positions_NM.shape
         ends = np.arange(0, n * m + 1, max(m, 1), dtype=np.int32 if n * m < 2**31 else np.int64)

@@ -18,7 +18,7 @@ from models.skip.evaluation.metrics import brier
 KINDS: tuple[Kind, ...] = ("platt", "isotonic")
 
 
-def calibrate(kind: Kind, listened_N: NDArray[np.int8], score_N: NDArray[np.float64]) -> Calibration:
+def fit_calibration(kind: Kind, listened_N: NDArray[np.int8], score_N: NDArray[np.float64]) -> Calibration:
     """Fit a calibration on plays that were not used to train the scores."""
     if kind == "isotonic":
         # Half a play of the other class at both ends keeps probabilities strictly between 0 and 1.
@@ -38,12 +38,11 @@ def calibrate(kind: Kind, listened_N: NDArray[np.int8], score_N: NDArray[np.floa
     return Calibration(kind, np.asarray([np.exp(minimum.x[0]), minimum.x[1]]), np.empty(0))
 
 
-def choose(listened_N: NDArray[np.int8], score_N: NDArray[np.float64]) -> Calibration:
+def fit_best_calibration(listened_N: NDArray[np.int8], score_N: NDArray[np.float64]) -> Calibration:
     """Return the calibration whose kind has the smaller Brier score, fitted on all plays.
 
     Each kind is fitted on the earlier half of the plays and evaluated on the later half. The better one is then fitted
-    on
-    all plays.
+    on all plays.
 
     Args:
         listened_N: Labels of validation plays in time order.
@@ -56,7 +55,7 @@ def choose(listened_N: NDArray[np.int8], score_N: NDArray[np.float64]) -> Calibr
     if half < 2:
         raise ValueError(f"calibration: needs at least 4 validation plays, got {len(score_N)}")
     kinds = {
-        kind: brier(listened_N[half:], calibrate(kind, listened_N[:half], score_N[:half])(score_N[half:]))
+        kind: brier(listened_N[half:], fit_calibration(kind, listened_N[:half], score_N[:half])(score_N[half:]))
         for kind in KINDS
     }
-    return calibrate(min(KINDS, key=kinds.__getitem__), listened_N, score_N)
+    return fit_calibration(min(KINDS, key=kinds.__getitem__), listened_N, score_N)

@@ -35,10 +35,10 @@ def out_of_fold(
     make: Callable[[str], SkipModel], name: str, train: Plays, borders: Sequence[int], seed: int
 ) -> NDArray[np.float64]:
     """Return the prediction of each fold by a model trained on the plays before it, (N - borders[0],)."""
-    return np.concatenate([proba_N for _, proba_N in forecasts(make, name, train, borders, seed)])
+    return np.concatenate([proba_N for _, proba_N in fold_predictions(make, name, train, borders, seed)])
 
 
-def forecasts(
+def fold_predictions(
     make: Callable[[str], SkipModel], name: str, train: Plays, borders: Sequence[int], seed: int
 ) -> Iterator[tuple[Plays, NDArray[np.float64]]]:
     """Generate, fold by fold, its plays and their out-of-fold predictions.
@@ -54,7 +54,7 @@ def forecasts(
         yield fold, model.predict_proba(fold)
 
 
-def logistic(logits_NM: NDArray[np.float64], listened_N: NDArray[np.int8]) -> Mix:
+def fit_logistic(logits_NM: NDArray[np.float64], listened_N: NDArray[np.int8]) -> Mix:
     """Fit non-negative weights by log loss, with a small penalty towards equal weights that resolves ties."""
     m = logits_NM.shape[1]
     penalty = 1.0 / len(listened_N)
@@ -78,7 +78,7 @@ def weighted_mean(logits_NM: NDArray[np.float64], listened_N: NDArray[np.int8]) 
 
 
 METHODS: dict[str, Callable[[NDArray[np.float64], NDArray[np.int8]], Mix]] = {
-    "logistic": logistic,
+    "logistic": fit_logistic,
     "mean": weighted_mean,
 }
 
@@ -88,7 +88,7 @@ def fold_of(borders: Sequence[int]) -> NDArray[np.int64]:
     return np.repeat(np.arange(len(borders) - 1), np.diff(borders))
 
 
-def select(
+def select_members(
     folds: Mapping[str, NDArray[np.float64]],
     folds_listened_N: NDArray[np.int8],
     fold_N: NDArray[np.int64],
@@ -100,10 +100,8 @@ def select(
 
     The log loss of a mix is the mean over the folds, each with weights fitted on the other folds, and validation, with
     weights fitted on all folds. Validation alone is small, and it was used for early stopping, which favours members
-    that
-    overfit it. The selection starts with the best member, adds the one that helps most, and stops when no member
-    reduces
-    the loss by `min_gain`. Log loss separates two mixes with fewer plays than AUC.
+    that overfit it. The selection starts with the best member, adds the one that helps most, and stops when no member
+    reduces the loss by `min_gain`. Log loss separates two mixes with fewer plays than AUC.
 
     Args:
         folds: Out-of-fold log odds of every candidate.

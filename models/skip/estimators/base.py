@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -21,6 +20,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from contracts import atomic_files
 from models.skip.data.arrays import State
 from models.skip.data.plays import Plays
 
@@ -117,11 +117,10 @@ class SkipModel(ABC):
             The losses of each epoch.
 
         Raises:
-            ValueError: As in fit(), or the model must be fitted again from scratch: factorisations, RBM, graph and one-
-                hot
-                regressions, whose fields and rows would have to grow with the ids.
+            ValueError: As in fit(), or the model must be fitted again from scratch: factorisations, RBM, graph and
+                one-hot regressions, whose fields and rows would have to grow with the ids.
         """
-        self._must_be_fitted()
+        self._require_fitted()
         return self._train_checked(self._partial_fit, new, valid, seed)
 
     def predict_proba(self, plays: Plays) -> NDArray[np.float64]:
@@ -130,12 +129,12 @@ class SkipModel(ABC):
         Raises:
             ValueError: The model is not fitted, or a feature or category that it needs is missing.
         """
-        self._must_be_fitted()
-        return self.predicted(plays)
+        self._require_fitted()
+        return self._predict_in_chunks(plays)
 
     def observe(self, plays: Plays) -> None:
         """Add plays with known outcomes to the history of later plays; models without a history ignore them."""
-        self._must_be_fitted()
+        self._require_fitted()
         plays.labels(f"{self.name}, observed plays")
         if self.needs.history:
             self._observe(plays)
@@ -145,15 +144,14 @@ class SkipModel(ABC):
 
         An existing model is replaced. The digest of the arrays in the JSON file detects a partly written model.
         """
-        self._must_be_fitted()
+        self._require_fitted()
         facts, arrays = self._state()
         buffer = io.BytesIO()
         np.savez(buffer, allow_pickle=False, **arrays)
         digest = hashlib.sha256(buffer.getbuffer()).hexdigest()
         card = {"model": self.name, "recipe": asdict(self.recipe), "facts": facts, "sha256": digest}
-        folder.mkdir(parents=True, exist_ok=True)
-        replace(folder / ARRAYS, buffer.getvalue())
-        replace(folder / CARD, json.dumps(card, indent=1, sort_keys=True).encode())
+        atomic_files.replace(folder / ARRAYS, buffer.getvalue())
+        atomic_files.replace(folder / CARD, json.dumps(card, indent=1, sort_keys=True).encode())
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -173,7 +171,7 @@ class SkipModel(ABC):
         model._fitted = True
         return model
 
-    def _must_be_fitted(self) -> None:
+    def _require_fitted(self) -> None:
         if not self._fitted:
             raise ValueError(f"{self.name}: not fitted; call fit() or load() first")
 
@@ -181,7 +179,7 @@ class SkipModel(ABC):
         self, train_step: Callable[[Plays, Plays, int], Losses], train: Plays, valid: Plays, seed: int
     ) -> Losses:
         """Run `train_step` and check its plays and its losses."""
-        train.both_classes(self.name)
+        train.require_both_classes(self.name)
         if not len(valid):
             raise ValueError(f"{self.name}: needs validation plays, got none")
         valid.labels(f"{self.name}, validation")
@@ -190,12 +188,12 @@ class SkipModel(ABC):
             raise ValueError(f"{self.name}: the loss is not finite: {history}; is the learning rate too high?")
         return history
 
-    def predicted(self, plays: Plays) -> NDArray[np.float64]:
+    def _predict_in_chunks(self, plays: Plays) -> NDArray[np.float64]:
         """Return predictions (N,) float64, computed in chunks; also for validation during a fit."""
         out_N = np.empty(len(plays))
         for start in range(0, len(plays), _CHUNK):
             part = plays.rows(slice(start, start + _CHUNK))
-            out_N[start : start + len(part)] = self._proba(part)
+            out_N[start : start + len(part)] = self._predict_chunk(part)
         return out_N
 
     def _partial_fit(self, new: Plays, valid: Plays, seed: int) -> Losses:
@@ -209,7 +207,7 @@ class SkipModel(ABC):
         """Fit the model; both sets have labels, and `train` has both classes."""
 
     @abstractmethod
-    def _proba(self, plays: Plays) -> NDArray[np.float64]:
+    def _predict_chunk(self, plays: Plays) -> NDArray[np.float64]:
         """Predict a chunk."""
 
     @abstractmethod
@@ -250,13 +248,6 @@ def read_arrays(folder: Path, digest: str) -> dict[str, np.ndarray]:
         raise ValueError(f"{folder / ARRAYS}: does not match {CARD}, which is of another save; save the model again")
     with np.load(io.BytesIO(raw), allow_pickle=False) as arrays:
         return {name: arrays[name] for name in arrays.files}
-
-
-def replace(file: Path, content: bytes) -> None:
-    """Write a file in one step: at any moment there is the old one or the new one."""
-    partial = file.with_name(f".{file.name}.{os.getpid()}")
-    partial.write_bytes(content)
-    os.replace(partial, file)
 
 
 def tuples(recipe: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import lightgbm as lgb
 import numpy as np
 from numpy.typing import NDArray
 
-from models.skip.data.arrays import State, prefixed, under
+from models.skip.data.arrays import State, add_prefix, select_prefix
 from models.skip.data.plays import Plays
 from models.skip.encoding.numeric import Numbers
 from models.skip.estimators.base import Epoch, Losses, Needs, SkipModel
@@ -30,8 +30,8 @@ class TreesRecipe:
 
     Attributes:
         patience: Number of rounds without a better validation loss after which training stops.
-        max_plays: Largest number of training plays; more are thinned evenly, because the time of a round grows with
-            them, and small trees over a hundred columns gain little. The smoothing is learned from all plays.
+        max_plays: Largest number of training plays; of more plays every k-th is used, because the time of a round grows
+            with them, and small trees over a hundred columns gain little. The smoothing is learned from all plays.
     """
 
     learning_rate: float = 0.03
@@ -95,8 +95,10 @@ class BoostedTrees(SkipModel):
         names = [
             f"c{g}" for g in range(len(self.numbers.columns))
         ]  # LightGBM rejects sample characters in feature names
-        sample = train.thinned(self.recipe.max_plays)
-        data = lgb.Dataset(self._matrix(sample), sample.both_classes(self.name), feature_name=names, params=settings)
+        sample = train.subsample(self.recipe.max_plays)
+        data = lgb.Dataset(
+            self._matrix(sample), sample.require_both_classes(self.name), feature_name=names, params=settings
+        )
         validation = data.create_valid(self._matrix(valid), valid.labels())
         losses: dict[str, dict[str, list[float]]] = {}
         booster = lgb.train(
@@ -134,7 +136,7 @@ class BoostedTrees(SkipModel):
             out_NG[start : start + len(part)] = self.numbers.raw(part)
         return out_NG
 
-    def _proba(self, plays: Plays) -> NDArray[np.float64]:
+    def _predict_chunk(self, plays: Plays) -> NDArray[np.float64]:
         if not len(plays):  # LightGBM rejects an empty matrix
             return np.empty(0)
         return np.asarray(self.booster.predict(self.numbers.raw(plays)), np.float64)
@@ -142,8 +144,8 @@ class BoostedTrees(SkipModel):
     def _state(self) -> State:
         facts, arrays = self.numbers.state()
         text = self.booster.model_to_string().encode()
-        return {"numbers": facts}, prefixed("numbers", arrays) | {"trees": np.frombuffer(text, np.uint8)}
+        return {"numbers": facts}, add_prefix("numbers", arrays) | {"trees": np.frombuffer(text, np.uint8)}
 
     def _restore(self, facts: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
-        self.numbers = Numbers.restore(facts["numbers"], under("numbers", arrays), self.name)
+        self.numbers = Numbers.restore(facts["numbers"], select_prefix("numbers", arrays), self.name)
         self.booster = lgb.Booster(model_str=arrays["trees"].tobytes().decode())

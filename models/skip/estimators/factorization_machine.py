@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blockfactor.compiled import kernel
-from models.skip.data.arrays import State, log_loss, prefixed, sigmoid, under
+from models.skip.data.arrays import State, add_prefix, log_loss, select_prefix, sigmoid
 from models.skip.data.plays import IDS, Plays
 from models.skip.encoding.model_inputs import field_positions, numeric_names, with_rates
 from models.skip.encoding.numeric import Numbers
@@ -146,20 +146,20 @@ class FactorisationMachine(SkipModel):
     def _score(self, positions_NM: NDArray[np.int32]) -> NDArray[np.float64]:
         return sigmoid(_logits(positions_NM, self.bias_1, self.linear_W, self.factors_WD))
 
-    def _proba(self, plays: Plays) -> NDArray[np.float64]:
+    def _predict_chunk(self, plays: Plays) -> NDArray[np.float64]:
         return self._score(self.positions(plays))
 
     def _state(self) -> State:
         facts, arrays = self.numbers.state()
         fields, onehot_arrays = self.onehot.state()
         parameters = {name: getattr(self, name) for name in PARAMETERS}
-        return {"numbers": facts, "fields": fields}, prefixed("numbers", arrays) | prefixed(
+        return {"numbers": facts, "fields": fields}, add_prefix("numbers", arrays) | add_prefix(
             "onehot", onehot_arrays
         ) | parameters
 
     def _restore(self, facts: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
-        self.numbers = Numbers.restore(facts["numbers"], under("numbers", arrays), self.name)
-        self.onehot = OneHot.restore(facts["fields"], under("onehot", arrays), self.name)
+        self.numbers = Numbers.restore(facts["numbers"], select_prefix("numbers", arrays), self.name)
+        self.onehot = OneHot.restore(facts["fields"], select_prefix("onehot", arrays), self.name)
         for name in PARAMETERS:
             setattr(self, name, np.array(arrays[name]))
 

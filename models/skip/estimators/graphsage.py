@@ -1,6 +1,7 @@
 """GraphSAGE over the bipartite graph of listened training plays: two layers and a score of user and track.
 
-Shapes   B plays, V nodes (users, then tracks), K1 and K2 neighbours, D width, G columns of a play
+Shapes   B plays or query nodes, E edges (positive training plays), V nodes (users, then tracks), K neighbours of a
+         node (K1 and K2 in the two layers), D width, G columns of a play
 Source   Hamilton et al. 2017, algorithm 1 with mean aggregation; torch_geometric's SAGEConv; the DSG17 report, 5.4:
          64 wide, two layers
 Differs  the report trains on listened plays against random pairs; here skipped plays are the negatives. The report's
@@ -22,7 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch_geometric.nn import SAGEConv
 
-from models.skip.data.arrays import State, log_loss, prefixed, sigmoid, under
+from models.skip.data.arrays import State, add_prefix, log_loss, select_prefix, sigmoid
 from models.skip.data.plays import Plays
 from models.skip.encoding.numeric import Dense
 from models.skip.encoding.one_hot import Vocabulary
@@ -36,8 +37,8 @@ from models.skip.estimators.torch_training import (
     train_net,
     weights,
 )
-from models.skip.graph import NO_NODE, Graph
 
+NO_NODE = -1
 _CHUNK = 1 << 12  # plays per step of a prediction: bounds the memory of their neighbourhoods
 
 
@@ -75,6 +76,62 @@ class GraphSageRecipe(Schedule):
             raise ValueError(f"graphsage: dropouts must be in [0, 1), got {self}")
 
 
+class Graph:
+    """Bipartite graph of users and the tracks they listened to: edges grouped by node (CSR), in time order.
+
+    Users and tracks are nodes of one graph. A query returns edges strictly earlier than its time only, so that the
+    prediction for a play never uses the outcome of that play.
+    """
+
+    def __init__(self, ends_E2: NDArray[np.int64], ts_E: NDArray[np.int64], n_nodes: int) -> None:
+        """Build the adjacency from a list of edges.
+
+        Args:
+            ends_E2: Both nodes of each edge, 0 to n_nodes - 1.
+            ts_E: Time of each edge in seconds since 1970 (UTC).
+            n_nodes: Number of nodes V.
+        """
+        node = np.concatenate([ends_E2[:, 0], ends_E2[:, 1]])
+        neighbour = np.concatenate([ends_E2[:, 1], ends_E2[:, 0]])
+        ts = np.concatenate([ts_E, ts_E])
+        order = np.lexsort((neighbour, ts, node))
+        self.neighbour_E = neighbour[order].astype(np.int32)
+        self.start_V = np.concatenate([[0], np.cumsum(np.bincount(node, minlength=n_nodes))])
+        # Edges are sorted by time within a node, so the keys (node, time) of all edges form one sorted array.
+        self.key_E = (node[order] << 32) + ts[order]
+
+    def neighbours(
+        self, node_B: NDArray[np.int64], before_B: NDArray[np.int64], k: int, rng: np.random.Generator | None = None
+    ) -> NDArray[np.int64]:
+        """Return up to k neighbours of each node, connected by edges strictly earlier than a time.
+
+        A node with at most k such edges returns all of its neighbours. Otherwise k are sampled with `rng`, or, without
+        `rng`, taken at k evenly spaced positions in time order, which is deterministic.
+
+        Args:
+            node_B: Query nodes; NO_NODE has no neighbours.
+            before_B: Upper limit of the edges' time, in seconds since 1970 (UTC), exclusive.
+            k: Largest number of neighbours.
+            rng: Random generator for stratified sampling; None for the deterministic choice.
+
+        Returns:
+            Nodes (B, k), filled up with NO_NODE.
+        """
+        known_B = node_B != NO_NODE
+        safe_B = np.where(known_B, node_B, 0)
+        start_B = self.start_V[safe_B]
+        end_B = np.searchsorted(self.key_E, (safe_B << 32) + np.clip(before_B, 0, (1 << 32) - 1), side="left")
+        count_B = np.where(known_B, end_B - start_B, 0)
+        shift_BK = rng.random((len(node_B), k)) if rng is not None else np.full((1, k), 0.5)
+        step_BK = np.floor((np.arange(k) + shift_BK) * count_B[:, None] / k).astype(np.int64)
+        offset_BK = np.where(count_B[:, None] > k, step_BK, np.arange(k))
+        exists_BK = offset_BK < count_B[:, None]
+        if not len(self.neighbour_E):
+            return np.full(exists_BK.shape, NO_NODE, np.int64)
+        position_BK = np.where(exists_BK, start_B[:, None] + offset_BK, 0)
+        return np.where(exists_BK, self.neighbour_E[position_BK], NO_NODE).astype(np.int64)
+
+
 class SageNet(nn.Module):
     """Network from nodes and their sampled neighbours to log odds (B,)."""
 
@@ -102,18 +159,18 @@ class SageNet(nn.Module):
             x_BG: Columns of the plays.
         """
         n, k = near.shape
-        own = self.table(self._drop_ids(torch.cat([seed, near.reshape(-1)])))  # the nodes whose first layer is needed
+        inner = self.table(self._drop_ids(torch.cat([seed, near.reshape(-1)])))  # the nodes whose first layer is needed
         edges, sources, offset, row = [], [], 0, 0
         for part in (near, far.reshape(n * k, -1)):
-            target, place = torch.nonzero(part != NO_NODE, as_tuple=True)
-            source = part[target, place]
+            target, slot = torch.nonzero(part != NO_NODE, as_tuple=True)
+            source = part[target, slot]
             edges.append(torch.stack([torch.arange(len(source)) + offset, target + row]))
             sources.append(source)
             offset, row = offset + len(source), row + len(part)
         neighbours = self.table(self._drop_ids(torch.cat(sources)))
-        first = self.dropout(torch.relu(self.first((neighbours, own), torch.cat(edges, dim=1))))
-        target, place = torch.nonzero(near != NO_NODE, as_tuple=True)
-        second = self.second((first[n:], first[:n]), torch.stack([target * k + place, target]))
+        first = self.dropout(torch.relu(self.first((neighbours, inner), torch.cat(edges, dim=1))))
+        target, slot = torch.nonzero(near != NO_NODE, as_tuple=True)
+        second = self.second((first[n:], first[:n]), torch.stack([target * k + slot, target]))
         user_BD, track_BD = second[: n // 2], second[n // 2 :]
         product_B = (user_BD * track_BD).sum(dim=1) / user_BD.shape[1] ** 0.5
         logit_B: Tensor = product_B + self.last(torch.cat([user_BD, track_BD, x_BG], dim=1)).squeeze(1)
@@ -140,8 +197,8 @@ class GraphSage(SkipModel):
         self.tracks = Vocabulary.learn(train.track_N, recipe.min_count)
         nodes_N2 = self._nodes(train)
         is_edge_N = (train.labels() == 1) & (nodes_N2 != 0).all(axis=1)
-        self._link(nodes_N2[is_edge_N], train.ts_N[is_edge_N])
-        x_NG, sample = self.dense.columns(train, np.float16), valid.thinned(MAX_VALIDATION_PLAYS)
+        self._set_edges(nodes_N2[is_edge_N], train.ts_N[is_edge_N])
+        x_NG, sample = self.dense.columns(train, np.float16), valid.subsample(MAX_VALIDATION_PLAYS)
         rng = np.random.default_rng(seed)
 
         def batch(index_B: NDArray[np.int64]) -> tuple[Tensor, ...]:
@@ -151,7 +208,12 @@ class GraphSage(SkipModel):
         with seeded(seed):
             self.net = SageNet(self._n_nodes, self.dense.width, recipe)
             return train_net(
-                self.net, batch, train.labels(), lambda: log_loss(sample.labels(), self.predicted(sample)), recipe, seed
+                self.net,
+                batch,
+                train.labels(),
+                lambda: log_loss(sample.labels(), self._predict_in_chunks(sample)),
+                recipe,
+                seed,
             )
 
     @property
@@ -165,7 +227,7 @@ class GraphSage(SkipModel):
             [self.users.codes(plays.user_N), np.where(track_N > 0, track_N + len(self.users) - 1, 0)], axis=1
         )
 
-    def _link(self, ends_E2: NDArray[np.int64], ts_E: NDArray[np.int64]) -> None:
+    def _set_edges(self, ends_E2: NDArray[np.int64], ts_E: NDArray[np.int64]) -> None:
         self.ends_E2, self.ts_E = ends_E2, ts_E
         self.graph = Graph(ends_E2, ts_E, self._n_nodes)
 
@@ -179,7 +241,7 @@ class GraphSage(SkipModel):
         far_BKK = far.reshape(*near.shape, self.recipe.far)
         return torch.from_numpy(seed), torch.from_numpy(near), torch.from_numpy(far_BKK)
 
-    def _proba(self, plays: Plays) -> NDArray[np.float64]:
+    def _predict_chunk(self, plays: Plays) -> NDArray[np.float64]:
         out_N = np.empty(len(plays))
         for start in range(0, len(plays), _CHUNK):
             part = plays.rows(slice(start, start + _CHUNK))
@@ -192,12 +254,12 @@ class GraphSage(SkipModel):
     def _state(self) -> State:
         facts, arrays = self.dense.state()
         named = {"users": self.users.values_V, "tracks": self.tracks.values_V, "edges": self.ends_E2, "ts": self.ts_E}
-        return facts, named | prefixed("dense", arrays) | prefixed("net", weights(self.net))
+        return facts, named | add_prefix("dense", arrays) | add_prefix("net", weights(self.net))
 
     def _restore(self, facts: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
         self.users, self.tracks = Vocabulary(arrays["users"]), Vocabulary(arrays["tracks"])
-        self.dense = Dense.restore(facts, under("dense", arrays), self.name)
-        self._link(arrays["edges"], arrays["ts"])
+        self.dense = Dense.restore(facts, select_prefix("dense", arrays), self.name)
+        self._set_edges(arrays["edges"], arrays["ts"])
         with seeded(0):
             self.net = SageNet(self._n_nodes, self.dense.width, self.recipe)
-        set_weights(self.net, under("net", arrays))
+        set_weights(self.net, select_prefix("net", arrays))

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 
-from models.skip.data.arrays import State, log_loss, prefixed, sigmoid, under
+from models.skip.data.arrays import State, add_prefix, log_loss, select_prefix, sigmoid
 from models.skip.data.plays import Plays
 from models.skip.encoding.numeric import Dense
 from models.skip.estimators.base import Epoch, Losses, Needs, SkipModel
@@ -30,8 +30,8 @@ class FeaturesRecipe:
 
     Attributes:
         c: Inverse of the L2 penalty on the summed loss.
-        max_plays: Largest number of training plays; more are thinned evenly, because a few hundred weights gain nothing
-            from them.
+        max_plays: Largest number of training plays; of more plays every k-th is used, because a few hundred weights
+            gain nothing from them.
     """
 
     c: float = 0.01
@@ -51,22 +51,22 @@ class FeatureRegression(SkipModel):
 
     def _fit(self, train: Plays, valid: Plays, seed: int) -> Losses:
         self.dense = Dense.learn(train, self.name)
-        sample = train.thinned(self.recipe.max_plays)
-        x_NG, listened_N = self.dense.columns(sample), sample.both_classes(self.name)
+        sample = train.subsample(self.recipe.max_plays)
+        x_NG, listened_N = self.dense.columns(sample), sample.require_both_classes(self.name)
         self.regression = Regression.learn(x_NG, listened_N, self.recipe.c)
         self.centre_G = x_NG.mean(axis=0, dtype=np.float64)
         penalty_G = np.append(np.full(x_NG.shape[1], 1 / self.recipe.c), 0.0)  # the bias has no penalty
         self.precision_G = penalty_G + curvature(x_NG, self.regression.proba(x_NG))
         loss = log_loss(listened_N, self.regression.proba(x_NG))
-        return [Epoch(loss, log_loss(valid.labels(), self.predicted(valid)))]
+        return [Epoch(loss, log_loss(valid.labels(), self._predict_in_chunks(valid)))]
 
     def _partial_fit(self, new: Plays, valid: Plays, seed: int) -> Losses:
-        sample = new.thinned(self.recipe.max_plays)
+        sample = new.subsample(self.recipe.max_plays)
         x_NG, listened_N = self.dense.columns(sample), sample.labels()
         self.regression = updated_regression(self.regression, self.precision_G, x_NG, listened_N)
         self.precision_G = self.precision_G + curvature(x_NG, self.regression.proba(x_NG))
         loss = log_loss(listened_N, self.regression.proba(x_NG))
-        return [Epoch(loss, log_loss(valid.labels(), self.predicted(valid)))]
+        return [Epoch(loss, log_loss(valid.labels(), self._predict_in_chunks(valid)))]
 
     def contributions(self, plays: Plays) -> NDArray[np.float64]:
         """Return the contribution of each column to the log odds, relative to the mean training play, (N, G)."""
@@ -80,17 +80,17 @@ class FeatureRegression(SkipModel):
         """Return the share of the training plays that were listened to."""
         return self.dense.numbers.mean
 
-    def _proba(self, plays: Plays) -> NDArray[np.float64]:
+    def _predict_chunk(self, plays: Plays) -> NDArray[np.float64]:
         return self.regression.proba(self.dense.columns(plays))
 
     def _state(self) -> State:
         facts, arrays = self.dense.state()
-        arrays_out = prefixed("dense", arrays) | prefixed("regression", self.regression.arrays())
+        arrays_out = add_prefix("dense", arrays) | add_prefix("regression", self.regression.arrays())
         return facts, arrays_out | {"centre": self.centre_G, "precision": self.precision_G}
 
     def _restore(self, facts: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
-        self.dense = Dense.restore(facts, under("dense", arrays), self.name)
-        self.regression = Regression.from_arrays(under("regression", arrays))
+        self.dense = Dense.restore(facts, select_prefix("dense", arrays), self.name)
+        self.regression = Regression.from_arrays(select_prefix("regression", arrays))
         self.centre_G, self.precision_G = arrays["centre"], arrays["precision"]
 
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from sklearn.utils.extmath import randomized_svd
 
 from blockfactor.compiled import kernel
-from models.skip.data.arrays import State, log_loss, prefixed, sigmoid, under
+from models.skip.data.arrays import State, add_prefix, log_loss, select_prefix, sigmoid
 from models.skip.data.plays import Plays
 from models.skip.encoding.one_hot import OneHot, Vocabulary
 from models.skip.estimators.base import Epoch, Losses, Needs, SkipModel
@@ -73,19 +73,19 @@ class TruncatedSvd(SkipModel):
         latent_ND = x_NW @ self.v_WD
         self.regression = Regression.learn(latent_ND, train.labels(), recipe.c)
         loss = log_loss(train.labels(), self.regression.proba(latent_ND))
-        return [Epoch(loss, log_loss(valid.labels(), self.predicted(valid)))]
+        return [Epoch(loss, log_loss(valid.labels(), self._predict_in_chunks(valid)))]
 
-    def _proba(self, plays: Plays) -> NDArray[np.float64]:
+    def _predict_chunk(self, plays: Plays) -> NDArray[np.float64]:
         return self.regression.proba(self.onehot.matrix(plays) @ self.v_WD)
 
     def _state(self) -> State:
         fields, arrays = self.onehot.state()
-        named = prefixed("onehot", arrays) | prefixed("regression", self.regression.arrays()) | {"v": self.v_WD}
+        named = add_prefix("onehot", arrays) | add_prefix("regression", self.regression.arrays()) | {"v": self.v_WD}
         return {"fields": fields}, named
 
     def _restore(self, facts: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
-        self.onehot = OneHot.restore(facts["fields"], under("onehot", arrays), self.name)
-        self.regression = Regression.from_arrays(under("regression", arrays))
+        self.onehot = OneHot.restore(facts["fields"], select_prefix("onehot", arrays), self.name)
+        self.regression = Regression.from_arrays(select_prefix("regression", arrays))
         self.v_WD = arrays["v"]
 
 
@@ -162,7 +162,7 @@ class Pmf(SkipModel):
     def _codes(self, plays: Plays) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
         return self.users.codes(plays.user_N), self.tracks.codes(plays.track_N)
 
-    def _proba(self, plays: Plays) -> NDArray[np.float64]:
+    def _predict_chunk(self, plays: Plays) -> NDArray[np.float64]:
         return self._score(*self._codes(plays))
 
     def _score(self, user_N: NDArray[np.int32], track_N: NDArray[np.int32]) -> NDArray[np.float64]:
@@ -172,12 +172,12 @@ class Pmf(SkipModel):
 
     def _state(self) -> State:
         ids = {"users": self.users.values_V, "tracks": self.tracks.values_V}
-        return {"mean": self.mean}, ids | prefixed("part", self.parts)
+        return {"mean": self.mean}, ids | add_prefix("part", self.parts)
 
     def _restore(self, facts: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
         self.users, self.tracks = Vocabulary(arrays["users"]), Vocabulary(arrays["tracks"])
         self.mean = facts["mean"]
-        parts = under("part", arrays)
+        parts = select_prefix("part", arrays)
         self.parts = {name: parts[name] for name in self._PARTS}
 
 

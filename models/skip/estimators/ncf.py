@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from models.skip.data.arrays import State, log_loss, prefixed, sigmoid, under
+from models.skip.data.arrays import State, add_prefix, log_loss, select_prefix, sigmoid
 from models.skip.data.plays import Plays
 from models.skip.encoding.numeric import Dense
 from models.skip.encoding.one_hot import Vocabulary
@@ -156,7 +156,7 @@ class IdNetwork(SkipModel):
             return self._train(new, valid, incremental_schedule(self.recipe), seed)
 
     def _train(self, train: Plays, valid: Plays, recipe: Schedule, seed: int) -> Losses:
-        inputs, sample = self.inputs(train, np.float16), valid.thinned(MAX_VALIDATION_PLAYS)
+        inputs, sample = self.inputs(train, np.float16), valid.subsample(MAX_VALIDATION_PLAYS)
         valid_inputs = self.inputs(sample, np.float32)
         return train_net(
             self.net,
@@ -182,20 +182,20 @@ class IdNetwork(SkipModel):
                 out_N[start : start + step] = sigmoid(self.net(*part).numpy())
         return out_N
 
-    def _proba(self, plays: Plays) -> NDArray[np.float64]:
+    def _predict_chunk(self, plays: Plays) -> NDArray[np.float64]:
         return self._predict(self.inputs(plays))
 
     def _state(self) -> State:
         facts, arrays = self.dense.state()
         ids = {"users": self.users.values_V, "tracks": self.tracks.values_V}
-        return facts, ids | prefixed("dense", arrays) | prefixed("net", weights(self.net))
+        return facts, ids | add_prefix("dense", arrays) | add_prefix("net", weights(self.net))
 
     def _restore(self, facts: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
         self.users, self.tracks = Vocabulary(arrays["users"]), Vocabulary(arrays["tracks"])
-        self.dense = Dense.restore(facts, under("dense", arrays), self.name)
+        self.dense = Dense.restore(facts, select_prefix("dense", arrays), self.name)
         with seeded(0):
             self.net = self._create_net()
-        set_weights(self.net, under("net", arrays))
+        set_weights(self.net, select_prefix("net", arrays))
 
 
 def _tensor(column: np.ndarray) -> Tensor:

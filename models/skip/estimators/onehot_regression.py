@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 from sklearn.linear_model import LogisticRegression
 
-from models.skip.data.arrays import State, log_loss, prefixed, sigmoid, under
+from models.skip.data.arrays import State, add_prefix, log_loss, select_prefix, sigmoid
 from models.skip.data.plays import Plays
 from models.skip.encoding.one_hot import OneHot
 from models.skip.estimators.base import Epoch, Losses, Needs, SkipModel
@@ -90,18 +90,18 @@ class _OneHotRegression(SkipModel):
         x_NW: csr_matrix = self.onehot.matrix(train)
         self.regression = Regression.learn(x_NW, train.labels(), recipe.c)
         fit_loss = log_loss(train.labels(), self.regression.proba(x_NW))
-        return [Epoch(fit_loss, log_loss(valid.labels(), self.predicted(valid)))]
+        return [Epoch(fit_loss, log_loss(valid.labels(), self._predict_in_chunks(valid)))]
 
-    def _proba(self, plays: Plays) -> NDArray[np.float64]:
+    def _predict_chunk(self, plays: Plays) -> NDArray[np.float64]:
         return self.regression.proba(self.onehot.matrix(plays))
 
     def _state(self) -> State:
         fields, arrays = self.onehot.state()
-        return {"fields": fields}, prefixed("onehot", arrays) | prefixed("regression", self.regression.arrays())
+        return {"fields": fields}, add_prefix("onehot", arrays) | add_prefix("regression", self.regression.arrays())
 
     def _restore(self, facts: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
-        self.onehot = OneHot.restore(facts["fields"], under("onehot", arrays), self.name)
-        self.regression = Regression.from_arrays(under("regression", arrays))
+        self.onehot = OneHot.restore(facts["fields"], select_prefix("onehot", arrays), self.name)
+        self.regression = Regression.from_arrays(select_prefix("regression", arrays))
 
 
 CONTENT_IDS = ("genre", "artist", "album")

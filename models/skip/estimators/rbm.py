@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.neural_network import BernoulliRBM
 
-from models.skip.data.arrays import State, log_loss, prefixed, sigmoid, under
+from models.skip.data.arrays import State, add_prefix, log_loss, select_prefix, sigmoid
 from models.skip.data.plays import Plays
 from models.skip.encoding.one_hot import OneHot
 from models.skip.estimators.base import Epoch, Losses, Needs, SkipModel
@@ -79,14 +79,14 @@ class Rbm(SkipModel):
             order_N = rng.permutation(len(train))[: recipe.epoch_plays]
             # A smaller last batch is dropped: the Markov chains have the size of a full batch.
             for start in range(0, max(len(order_N) - recipe.batch + 1, 1), recipe.batch):
-                machine.partial_fit(self.onehot.ones(positions_NM[order_N[start : start + recipe.batch]]))
+                machine.partial_fit(self.onehot.matrix_at(positions_NM[order_N[start : start + recipe.batch]]))
         self.components_DW = machine.components_.astype(np.float32)
         self.hidden_D = machine.intercept_hidden_.astype(np.float32)
-        sample = train.thinned(recipe.max_plays)
-        h_ND, listened_N = self.hidden(sample), sample.both_classes(self.name)
+        sample = train.subsample(recipe.max_plays)
+        h_ND, listened_N = self.hidden(sample), sample.require_both_classes(self.name)
         self.regression = Regression.learn(h_ND, listened_N, recipe.c)
         loss = log_loss(listened_N, self.regression.proba(h_ND))
-        return [Epoch(loss, log_loss(valid.labels(), self.predicted(valid)))]
+        return [Epoch(loss, log_loss(valid.labels(), self._predict_in_chunks(valid)))]
 
     def hidden(self, plays: Plays) -> NDArray[np.float32]:
         """Return the probability that each hidden unit is on, (N, D) float32."""
@@ -96,15 +96,15 @@ class Rbm(SkipModel):
             out_ND[start : start + len(part)] = sigmoid(self.onehot.matrix(part) @ self.components_DW.T + self.hidden_D)
         return out_ND
 
-    def _proba(self, plays: Plays) -> NDArray[np.float64]:
+    def _predict_chunk(self, plays: Plays) -> NDArray[np.float64]:
         return self.regression.proba(self.hidden(plays))
 
     def _state(self) -> State:
         fields, arrays = self.onehot.state()
-        named = prefixed("onehot", arrays) | prefixed("regression", self.regression.arrays())
+        named = add_prefix("onehot", arrays) | add_prefix("regression", self.regression.arrays())
         return {"fields": fields}, named | {"components": self.components_DW, "hidden": self.hidden_D}
 
     def _restore(self, facts: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
-        self.onehot = OneHot.restore(facts["fields"], under("onehot", arrays), self.name)
-        self.regression = Regression.from_arrays(under("regression", arrays))
+        self.onehot = OneHot.restore(facts["fields"], select_prefix("onehot", arrays), self.name)
+        self.regression = Regression.from_arrays(select_prefix("regression", arrays))
         self.components_DW, self.hidden_D = arrays["components"], arrays["hidden"]

@@ -53,10 +53,12 @@ def make(name: str, settings: Mapping[str, Any] | None = None) -> SkipModel:
     if name not in MODELS:
         raise ValueError(f"skip models: no {name!r}; there are {', '.join(NAMES)}")
     recipe = MODELS[name].Recipe
-    known, given = [f.name for f in fields(recipe)], dict(settings or {})
-    unknown = sorted(set(given) - set(known))
+    field_names, given = [f.name for f in fields(recipe)], dict(settings or {})
+    unknown = sorted(set(given) - set(field_names))
     if unknown:
-        raise ValueError(f"{name}: the recipe has no {', '.join(unknown)}; its fields are {', '.join(known) or 'none'}")
+        raise ValueError(
+            f"{name}: the recipe has no {', '.join(unknown)}; its fields are {', '.join(field_names) or 'none'}"
+        )
     return MODELS[name](recipe(**given))
 
 

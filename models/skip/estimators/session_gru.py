@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from models.skip.data.arrays import State, log_loss, prefixed, sigmoid, under
+from models.skip.data.arrays import State, add_prefix, log_loss, select_prefix, sigmoid
 from models.skip.data.play_history import COLUMNS, HISTORY_FEATURES, QUERY_COLUMNS, Log, history_features
 from models.skip.data.plays import Plays
 from models.skip.encoding.numeric import Dense
@@ -105,7 +105,7 @@ class SessionGru(SkipModel):
             return self._train(new, valid, incremental_schedule(self.recipe), seed)
 
     def _train(self, train: Plays, valid: Plays, recipe: Schedule, seed: int) -> Losses:
-        x_NG, sample = self.dense.columns(train, np.float16), valid.thinned(MAX_VALIDATION_PLAYS)
+        x_NG, sample = self.dense.columns(train, np.float16), valid.subsample(MAX_VALIDATION_PLAYS)
         ids = {name: getattr(train, f"{name}_N") for name in QUERY_COLUMNS}
 
         def batch(index_B: NDArray[np.int64]) -> tuple[Tensor, ...]:
@@ -113,7 +113,12 @@ class SessionGru(SkipModel):
             return torch.from_numpy(history_BHS), torch.from_numpy(x_NG[index_B].astype(np.float32))
 
         return train_net(
-            self.net, batch, train.labels(), lambda: log_loss(sample.labels(), self.predicted(sample)), recipe, seed
+            self.net,
+            batch,
+            train.labels(),
+            lambda: log_loss(sample.labels(), self._predict_in_chunks(sample)),
+            recipe,
+            seed,
         )
 
     def history(self, ids: Mapping[str, NDArray[np.int64]]) -> NDArray[np.float32]:
@@ -123,7 +128,7 @@ class SessionGru(SkipModel):
     def _observe(self, plays: Plays) -> None:
         self.log = self.log.union(Log.from_plays(plays))
 
-    def _proba(self, plays: Plays) -> NDArray[np.float64]:
+    def _predict_chunk(self, plays: Plays) -> NDArray[np.float64]:
         step, out_N = 1 << 14, np.empty(len(plays))
         for start in range(0, len(plays), step):
             part = plays.rows(slice(start, start + step))
@@ -139,13 +144,13 @@ class SessionGru(SkipModel):
 
     def _state(self) -> State:
         facts, arrays = self.dense.state()
-        parts = prefixed("dense", arrays) | prefixed("net", weights(self.net)) | prefixed("log", self.log.columns)
+        parts = add_prefix("dense", arrays) | add_prefix("net", weights(self.net)) | add_prefix("log", self.log.columns)
         return facts, parts
 
     def _restore(self, facts: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
-        self.dense = Dense.restore(facts, under("dense", arrays), self.name)
-        columns = under("log", arrays)
+        self.dense = Dense.restore(facts, select_prefix("dense", arrays), self.name)
+        columns = select_prefix("log", arrays)
         self.log = Log({name: columns[name] for name in COLUMNS})
         with seeded(0):
             self.net = SessionNet(self.dense.width, self.recipe)
-        set_weights(self.net, under("net", arrays))
+        set_weights(self.net, select_prefix("net", arrays))

@@ -191,8 +191,7 @@ def best_threshold(listened: ArrayLike, proba: ArrayLike) -> float:
     """Return the threshold with the largest mean recall of both classes (Youden 1950); choose it on validation.
 
     F1 and accuracy are not used, because they are close to their maximum when all plays are predicted as listened. Of
-    equal
-    thresholds the highest is returned.
+    equal thresholds the highest is returned.
     """
     y_N, p_N = _checked(listened, proba)
     levels, code_N = np.unique(p_N, return_inverse=True)

@@ -33,7 +33,7 @@ def permutation_importance(predict: Predict, plays: Plays, draws: int = 3, seed:
     Raises:
         ValueError: The plays have one class only, or `draws` is below 1.
     """
-    listened_N = plays.both_classes("permutation importance")
+    listened_N = plays.require_both_classes("permutation importance")
     if draws < 1:
         raise ValueError(f"permutation importance: draws must be at least 1, got {draws}")
     rng = np.random.default_rng(seed)

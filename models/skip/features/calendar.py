@@ -49,10 +49,10 @@ def track_age(ts: np.ndarray, release_day: np.ndarray) -> dict[str, np.ndarray]:
         ts: int64 (N,) seconds since 1970.
         release_day: float64 (N,) days since 1970, NaN unknown.
     """
-    known = ~np.isnan(release_day)
-    date = np.where(known, release_day, 0).astype(np.int64).astype("datetime64[D]")
+    is_known = ~np.isnan(release_day)
+    date = np.where(is_known, release_day, 0).astype(np.int64).astype("datetime64[D]")
     year = date.astype("datetime64[Y]").astype(np.int64) + 1970
-    bins = np.where(known, np.searchsorted(YEAR_BINS, year, side="right"), -1)
+    bins = np.where(is_known, np.searchsorted(YEAR_BINS, year, side="right"), -1)
     age = np.floor_divide(ts, DAY_S) - release_day
     return {"song_age_days": age.astype(np.float32), "bin_release_year": bins.astype(np.int32)}
 

@@ -8,23 +8,24 @@ models take.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
+from models.arrays import AnyVector, DoubleVector
 from models.skip.data.plays import IDS, Plays
 from models.skip.features import calendar, track, user
 from models.skip.features.counters import Columns
 
 
-def known(
-    rows: Columns, counts: Columns, overall_rate: np.ndarray, gap_s: int, smoothing: float
-) -> dict[str, np.ndarray]:
+def feature_columns(
+    rows: Columns, counts: Columns, overall_rate: DoubleVector, gap_s: int, smoothing: float
+) -> dict[str, AnyVector]:
     """Return the computed columns of skip_features by name, (N,) each; columns of the play itself are not included.
 
     Args:
         rows: ts, user_id, genre_id, release_day (float64, NaN unknown), duration_s and user_gender of each play.
-        counts: Output of track_counts() and user_counts().
+        counts: Output of track_counts(), user_counts() and shared_counts().
         overall_rate: float64 (N,), share of all plays listened to before the play's day.
         gap_s: Silence that ends a session, in seconds.
         smoothing: Strength of the smoothing: number of plays at the prior rate that are added to each rate.
@@ -39,9 +40,7 @@ def known(
     }
 
 
-def as_plays(
-    rows: Columns, features: Mapping[str, np.ndarray], names: Sequence[str], categories: Sequence[str]
-) -> Plays:
+def as_plays(rows: Columns, features: Columns, names: Sequence[str], categories: Sequence[str]) -> Plays:
     """Return plays in time order with the named features, in the precision of the feature table."""
     columns = {**rows, **features}
     numbers_NF = np.empty((len(rows["ts"]), len(names)), np.float32)

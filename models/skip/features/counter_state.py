@@ -5,13 +5,14 @@ Shapes   S rows; ragged lists of days as offsets (S + 1,) and values
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from models.arrays import IntVector, LongVector
 from models.skip.features import shared, track, user
-from models.skip.features.counters import TOTALS, USER_NUMBERS, Carried, Columns, carry, nothing
-from models.skip.features.user import carry_sessions
+from models.skip.features.counters import TOTALS, USER_NUMBERS, Columns, Counters, no_counters, update_counters
+from models.skip.features.user import update_sessions
 
 KINDS = (*track.KINDS, *user.KINDS)
 
@@ -21,61 +22,61 @@ class Rows:
     """Rows of any kinds: columns by name (int64; `kind` as text), and lists of days with their offsets."""
 
     columns: Columns
-    offsets: np.ndarray
-    days: np.ndarray
-    plays: np.ndarray
+    offsets: LongVector
+    days: IntVector
+    plays: IntVector
 
 
-def unpack(rows: Rows, kind: str) -> Carried:
+def from_rows(rows: Rows, kind: str) -> Counters:
     """Return the counters of one kind."""
     of_kind = rows.columns["kind"] == kind
     lengths = np.diff(rows.offsets)
-    of_row = np.repeat(np.arange(len(lengths)), lengths)
-    entries = of_kind[of_row]
-    at = of_row[entries]
+    row_of_entry = np.repeat(np.arange(len(lengths)), lengths)
+    entries = of_kind[row_of_entry]
+    row = row_of_entry[entries]
     names = (*TOTALS, "last_ts", *(USER_NUMBERS if kind == "user" else ()))
     numbers = {name: rows.columns[name][of_kind] for name in names}
     key, other = rows.columns["key"], rows.columns["other"]
-    return Carried(
+    return Counters(
         key[of_kind],
         other[of_kind],
         numbers,
-        key[at],
-        other[at],
+        key[row],
+        other[row],
         rows.days[entries].astype(np.int64),
         rows.plays[entries].astype(np.int64),
     )
 
 
-def pack(kind: str, carried: Carried) -> Rows:
+def to_rows(kind: str, counters: Counters) -> Rows:
     """Convert counters of one kind to rows; columns that the kind does not have are -1."""
-    n = len(carried.key)
-    columns = {"kind": np.full(n, kind), "key": carried.key, "other": carried.other}
+    n = len(counters.key)
+    columns = {"kind": np.full(n, kind), "key": counters.key, "other": counters.other}
     missing = np.full(n, -1)
-    columns |= {name: carried.numbers.get(name, missing) for name in (*TOTALS, "last_ts", *USER_NUMBERS)}
-    new = np.zeros(len(carried.day), bool)
+    columns |= {name: counters.numbers.get(name, missing) for name in (*TOTALS, "last_ts", *USER_NUMBERS)}
+    new = np.zeros(len(counters.day), bool)
     new[:1] = True
-    new[1:] = (np.diff(carried.day_key) != 0) | (np.diff(carried.day_other) != 0)
+    new[1:] = (np.diff(counters.day_key) != 0) | (np.diff(counters.day_other) != 0)
     first = np.flatnonzero(new)
     # Keys with days are a subset of all keys, in the same order.
     lengths = np.zeros(n, np.int64)
     if len(first):
-        pairs = places_with_days(carried, first)
-        lengths[pairs] = np.diff(np.append(first, len(carried.day)))
+        with_days = _positions_with_days(counters, first)
+        lengths[with_days] = np.diff(np.append(first, len(counters.day)))
     offsets = np.concatenate([[0], np.cumsum(lengths)])
-    return Rows(columns, offsets, carried.day.astype(np.int32), carried.day_plays.astype(np.int32))
+    return Rows(columns, offsets, counters.day.astype(np.int32), counters.day_plays.astype(np.int32))
 
 
-def places_with_days(carried: Carried, first: np.ndarray) -> np.ndarray:
-    """Return the positions, among all keys, of the keys that have days; both are ascending."""
-    width = int(max(carried.other.max(), 0)) + 2
-    ranks, key_rank = np.unique(carried.key, return_inverse=True)
-    day_rank = np.searchsorted(ranks, carried.day_key[first])
-    places = np.searchsorted(key_rank * width + carried.other, day_rank * width + carried.day_other[first])
-    return np.asarray(places)
+def _positions_with_days(counters: Counters, first: LongVector) -> LongVector:
+    """Return the positions, among all keys, of the keys that have days; `first` is the first entry of each."""
+    width = int(max(counters.other.max(), 0)) + 2
+    ranks, key_rank = np.unique(counters.key, return_inverse=True)
+    day_rank = np.searchsorted(ranks, counters.day_key[first])
+    positions = np.searchsorted(key_rank * width + counters.other, day_rank * width + counters.day_other[first])
+    return np.asarray(positions)
 
 
-def after(rows: Columns, before: Rows, kinds: tuple[str, ...], last_day: int, gap_s: int) -> list[Rows]:
+def update_state(rows: Columns, before: Rows, kinds: tuple[str, ...], last_day: int, gap_s: int) -> list[Rows]:
     """Return the counters after the days up to last_day, for all rows of some artists or users.
 
     Args:
@@ -87,19 +88,17 @@ def after(rows: Columns, before: Rows, kinds: tuple[str, ...], last_day: int, ga
     """
     updated = []
     for kind in kinds:
-        old = unpack(before, kind)
-        new = carry(rows, kind, old, last_day)
+        old = from_rows(before, kind)
+        new = update_counters(rows, kind, old, last_day)
         if kind == "user":
-            users, sessions = carry_sessions(rows, old, gap_s)
+            users, sessions = update_sessions(rows, old, gap_s)
             if not np.array_equal(users, new.key):
                 raise AssertionError("keys of user totals and of sessions differ")
-            new = Carried(
-                new.key, new.other, {**new.numbers, **sessions}, new.day_key, new.day_other, new.day, new.day_plays
-            )
-        updated.append(pack(kind, new))
+            new = replace(new, numbers={**new.numbers, **sessions})
+        updated.append(to_rows(kind, new))
     return updated
 
 
-def empty() -> dict[str, Carried]:
+def empty() -> dict[str, Counters]:
     """Return empty counters of every kind."""
-    return {kind: nothing() for kind in (*KINDS, *shared.KINDS)}
+    return {kind: no_counters() for kind in (*KINDS, *shared.KINDS)}

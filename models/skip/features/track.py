@@ -9,28 +9,34 @@ Differs  a play sees strictly earlier plays only. skip_score is the unsmoothed r
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
-from models.skip.features.counters import WINDOWS, Carried, Columns, Timeline
+from models.arrays import DoubleVector, LongVector
+from models.skip.features.counters import WINDOWS, Columns, Counters, Timeline
 
 KINDS = ("artist", "track", "album")
 
 
-def track_counts(rows: Columns, carried: dict[str, Carried], *, leaky: bool = False) -> dict[str, np.ndarray]:
-    """Return the counts that each play sees, int64 (N,); `rows` must have all plays of their artists."""
-    timelines = {kind: Timeline(rows, kind, carried[kind], leaky=leaky) for kind in KINDS}
+def track_counts(rows: Columns, counters: Mapping[str, Counters], *, leaky: bool = False) -> dict[str, LongVector]:
+    """Return the counts of earlier plays, int64 (N,) by name; `rows` must have all plays of their artists."""
+    timelines = {kind: Timeline(rows, kind, counters[kind], leaky=leaky) for kind in KINDS}
     counts = {}
     for kind, timeline in timelines.items():
-        counts[f"{kind}_plays"], counts[f"{kind}_listened"] = timeline.total("n_plays"), timeline.total("n_listened")
-    counts["track_flow_plays"] = timelines["track"].total("n_flow")
-    counts["track_flow_listened"] = timelines["track"].total("n_flow_listened")
+        counts[f"{kind}_plays"], counts[f"{kind}_listened"] = (
+            timeline.earlier_total("n_plays"),
+            timeline.earlier_total("n_listened"),
+        )
+    counts["track_flow_plays"] = timelines["track"].earlier_total("n_flow")
+    counts["track_flow_listened"] = timelines["track"].earlier_total("n_flow_listened")
     for kind in ("track", "artist"):
-        counts[f"{kind}_kind_plays"], counts[f"{kind}_kind_listened"] = timelines[kind].of_kind()
-        counts |= {f"{kind}_plays_{n}d": timelines[kind].window(n) for n in WINDOWS}
+        counts[f"{kind}_kind_plays"], counts[f"{kind}_kind_listened"] = timelines[kind].same_flow_totals()
+        counts |= {f"{kind}_plays_{n}d": timelines[kind].plays_in_days(n) for n in WINDOWS}
     return counts
 
 
-def track_rates(counts: Columns, overall_rate: np.ndarray, smoothing: float) -> dict[str, np.ndarray]:
+def track_rates(counts: Columns, overall_rate: DoubleVector, smoothing: float) -> dict[str, DoubleVector]:
     """Return rates from counts; `overall_rate` is the share listened to before the play's day, float64 (N,)."""
     artist = smoothed(counts["artist_listened"], counts["artist_plays"], overall_rate, smoothing)
     track = smoothed(counts["track_listened"], counts["track_plays"], artist, smoothing)
@@ -44,11 +50,11 @@ def track_rates(counts: Columns, overall_rate: np.ndarray, smoothing: float) -> 
     }
 
 
-def smoothed(part: np.ndarray, total: np.ndarray, prior: np.ndarray, weight: float) -> np.ndarray:
+def smoothed(part: LongVector, total: LongVector, prior: DoubleVector, weight: float) -> DoubleVector:
     """Return (part + weight * prior) / (total + weight)."""
     return np.asarray((part + weight * prior) / (total + weight))
 
 
-def ratio(part: np.ndarray, total: np.ndarray) -> np.ndarray:
+def ratio(part: LongVector, total: LongVector) -> DoubleVector:
     """Return part / total, NaN if total is 0."""
     return np.asarray(np.where(total > 0, part / np.maximum(total, 1), np.nan))

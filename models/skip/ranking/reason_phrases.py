@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from models.skip.encoding.numeric import LISTENED, PLAYS
 
-_MIN_OWN_PLAYS = 3  # own plays from which a phrase states a preference; with fewer it states what happened
+_MIN_USER_PLAYS = 3  # plays of the listener from which a phrase states a preference; with fewer it states what happened
 _MIN_ALL_PLAYS = 20  # plays of all listeners from which a share is stated
 _MIN_DIFFERENCE = 0.02  # shares that differ less from the mean are treated as the mean
 _SHORT_S, _LONG_S, _HOUR_S = 180, 300, 3_600
@@ -40,24 +40,24 @@ class PlayFacts:
 Phrase = Callable[[PlayFacts, bool], str | None]
 
 
-def _received(what: str, key: str) -> Phrase:
-    """Return the phrase function of an artist, genre or track: how this listener received it before."""
+def _liking(what: str, key: str) -> Phrase:
+    """Return the phrase function of an artist, genre or track: whether this listener liked it before."""
 
     def phrase(facts: PlayFacts, positive: bool) -> str | None:
         plays, n_listened = facts.counts(key)
         if not plays:
             return None if positive else f"{what} is new to you"
-        if positive and (n_listened == plays or _mostly(facts, plays, n_listened)):
-            return f"you like {what}" if plays >= _MIN_OWN_PLAYS else f"you have listened to {what} before"
-        if not positive and plays >= _MIN_OWN_PLAYS and n_listened <= plays / 2:
+        if positive and (n_listened == plays or _is_mostly_listened(facts, plays, n_listened)):
+            return f"you like {what}" if plays >= _MIN_USER_PLAYS else f"you have listened to {what} before"
+        if not positive and plays >= _MIN_USER_PLAYS and n_listened <= plays / 2:
             return f"you often skip {what}"
         return f"you skipped {what} before" if not positive and not n_listened else None
 
     return phrase
 
 
-def _share(nothing: str, most: str, often: str, everything: str, *keys: str) -> Phrase:
-    """Return the phrase function of a listening habit; the first key with enough plays decides."""
+def _habit(nothing: str, most: str, often: str, everything: str, *keys: str) -> Phrase:
+    """Return the phrase function of a listening habit; the first key that has at least two plays is used."""
 
     def phrase(facts: PlayFacts, positive: bool) -> str | None:
         for key in keys:
@@ -67,18 +67,18 @@ def _share(nothing: str, most: str, often: str, everything: str, *keys: str) -> 
             if n_listened in (0, plays):
                 if positive == (n_listened > 0):
                     return nothing if positive else everything
-            elif positive and _mostly(facts, plays, n_listened):
+            elif positive and _is_mostly_listened(facts, plays, n_listened):
                 return most
-            elif not positive and plays >= _MIN_OWN_PLAYS and n_listened <= plays / 2:
+            elif not positive and plays >= _MIN_USER_PLAYS and n_listened <= plays / 2:
                 return often
         return None
 
     return phrase
 
 
-def _when(where: str, *keys: str) -> Phrase:
+def _habit_at(where: str, *keys: str) -> Phrase:
     """Return the phrase function of a device, place or time of this listener."""
-    return _share(
+    return _habit(
         f"you have skipped nothing {where}",
         f"you listen to most of what you play {where}",
         f"you often skip {where}",
@@ -87,8 +87,8 @@ def _when(where: str, *keys: str) -> Phrase:
     )
 
 
-def _mostly(facts: PlayFacts, plays: float, n_listened: float) -> bool:
-    return plays >= _MIN_OWN_PLAYS and n_listened / plays >= max(facts.mean, 0.5)
+def _is_mostly_listened(facts: PlayFacts, plays: float, n_listened: float) -> bool:
+    return plays >= _MIN_USER_PLAYS and n_listened / plays >= max(facts.mean, 0.5)
 
 
 def _all_listeners(less: str, more: str, key: str) -> Phrase:
@@ -108,30 +108,30 @@ def _skipped(what: str, key: str) -> Phrase:
     return _all_listeners(f"{what} skipped less than average", f"{what} skipped more than average", key)
 
 
-_OWN_TRACK = _received("this track", "user_track")
-_FROM_FLOW = _share(
+_USER_TRACK = _liking("this track", "user_track")
+_FROM_FLOW = _habit(
     "you have skipped nothing that Flow played",
     "you listen to most of what Flow plays",
     "you often skip what Flow plays",
     "you have skipped everything that Flow played",
     "user_kind",
 )
-_CHOSEN = _share(
+_CHOSEN = _habit(
     "you have skipped nothing that you chose",
     "you listen to most of what you choose yourself",
     "you often skip what you choose yourself",
     "you have skipped everything that you chose",
     "user_kind",
 )
-_FLOW_HERE = _skipped("what Flow plays on such a device is", "context_platform")
-_CHOSEN_HERE = _skipped("tracks played from here on such a device are", "context_platform")
+_FLOW_ON_DEVICE = _skipped("what Flow plays on such a device is", "context_platform")
+_CHOSEN_ON_DEVICE = _skipped("tracks played from here on such a device are", "context_platform")
 
 
 def _track(facts: PlayFacts, positive: bool) -> str | None:
-    told = _OWN_TRACK(facts, positive)
-    if told is None and not positive and facts["since_track_s"] <= _HOUR_S:
+    phrase = _USER_TRACK(facts, positive)
+    if phrase is None and not positive and facts["since_track_s"] <= _HOUR_S:
         return "you played this track within the last hour"
-    return told
+    return phrase
 
 
 def _kind(facts: PlayFacts, positive: bool) -> str | None:
@@ -140,8 +140,8 @@ def _kind(facts: PlayFacts, positive: bool) -> str | None:
 
 def _setting(facts: PlayFacts, positive: bool) -> str | None:
     if facts["is_flow"]:
-        return _FLOW_HERE(facts, positive) or (None if positive else "Flow chose it")
-    return _CHOSEN_HERE(facts, positive) or ("you chose it yourself" if positive else None)
+        return _FLOW_ON_DEVICE(facts, positive) or (None if positive else "Flow chose it")
+    return _CHOSEN_ON_DEVICE(facts, positive) or ("you chose it yourself" if positive else None)
 
 
 def _session(facts: PlayFacts, positive: bool) -> str | None:
@@ -168,9 +168,9 @@ def _age(facts: PlayFacts, positive: bool) -> str | None:
     return "it is an old track" if facts["song_age_days"] > _OLD_DAYS else None
 
 
-WORDS: dict[str, Phrase] = {
-    "artist": _received("this artist", "user_artist"),
-    "genre": _received("this genre", "user_genre"),
+PHRASES: dict[str, Phrase] = {
+    "artist": _liking("this artist", "user_artist"),
+    "genre": _liking("this genre", "user_genre"),
     "track": _track,
     "artist_all": _skipped("this artist is", "artist"),
     "genre_all": _skipped("this genre is", "genre"),
@@ -180,7 +180,7 @@ WORDS: dict[str, Phrase] = {
         "genre_age",
     ),
     "track_all": _skipped("this track is", "track"),
-    "habit": _share(
+    "habit": _habit(
         "you have skipped nothing so far",
         "you listen to most of what you play",
         "you often skip",
@@ -188,9 +188,9 @@ WORDS: dict[str, Phrase] = {
         "user",
     ),
     "kind": _kind,
-    "device": _when("on this device", "user_platform", "user_family"),
-    "place": _when("from here", "user_context"),
-    "time": _when("at this time of day", "user_daypart"),
+    "device": _habit_at("on this device", "user_platform", "user_family"),
+    "place": _habit_at("from here", "user_context"),
+    "time": _habit_at("at this time of day", "user_daypart"),
     "session": _session,
     "setting": _setting,
     "length": _length,

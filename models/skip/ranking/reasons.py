@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.skip.data.plays import Plays
-from models.skip.ranking.reason_phrases import WORDS, PlayFacts
+from models.skip.ranking.reason_phrases import PHRASES, PlayFacts
 
 _MAX_REASONS = 3  # largest number of reasons per play
 _HABITS = ("habit", "kind", "device", "place", "time")  # themes of the same plays: one of them is used per direction
@@ -45,13 +45,13 @@ class Reason:
     """Contribution of one theme to a prediction.
 
     Attributes:
-        theme: Key of WORDS.
-        added: Contribution in log odds; negative for a skip.
+        theme: Key of PHRASES.
+        contribution: Log odds that the theme adds; negative for a skip.
         text: Phrase.
     """
 
     theme: str
-    added: float
+    contribution: float
     text: str
 
 
@@ -112,8 +112,8 @@ _THEMES = (
 )
 
 
-def theme(column: str) -> str:
-    """Return the theme of a column, a key of WORDS, or "" if it is never a reason.
+def theme_of(column: str) -> str:
+    """Return the theme of a column, a key of PHRASES, or "" if it is never a reason.
 
     Raises:
         ValueError: The column has no theme.
@@ -130,36 +130,39 @@ def reasons(model: Explainable, plays: Plays) -> list[list[Reason]]:
     Raises:
         ValueError: A column has no theme, or the model rejects the plays.
     """
-    themes, code_G = np.unique([theme(column) for column in model.columns()], return_inverse=True)
-    added_NT = model.contributions(plays) @ np.eye(len(themes))[code_G]
-    order_NT = np.argsort(-np.abs(added_NT), axis=1, kind="stable")
+    themes, code_G = np.unique([theme_of(column) for column in model.columns()], return_inverse=True)
+    contribution_NT = model.contributions(plays) @ np.eye(len(themes))[code_G]
+    order_NT = np.argsort(-np.abs(contribution_NT), axis=1, kind="stable")
     mean = model.mean()
     columns = {name: plays.numbers_NF[:, f].tolist() for f, name in enumerate(plays.names)}
     columns |= {name: column.tolist() for name, column in plays.categories.items()}
     columns["is_flow"] = plays.is_flow_N.tolist()
     return [
         _play_reasons(
-            PlayFacts({name: column[n] for name, column in columns.items()}, mean), themes, added_NT[n], order_NT[n]
+            PlayFacts({name: column[n] for name, column in columns.items()}, mean),
+            themes,
+            contribution_NT[n],
+            order_NT[n],
         )
         for n in range(len(plays))
     ]
 
 
 def _play_reasons(
-    facts: PlayFacts, themes: NDArray[np.str_], added_T: NDArray[np.float64], order_T: NDArray[np.int64]
+    facts: PlayFacts, themes: NDArray[np.str_], contribution_T: NDArray[np.float64], order_T: NDArray[np.int64]
 ) -> list[Reason]:
     play_reasons: list[Reason] = []
     habits = set()  # directions that already have a habit as a reason
     for t in order_T:
-        name, added = str(themes[t]), float(added_T[t])
-        if abs(added) < _MIN_CONTRIBUTION or len(play_reasons) == _MAX_REASONS:
+        name, contribution = str(themes[t]), float(contribution_T[t])
+        if abs(contribution) < _MIN_CONTRIBUTION or len(play_reasons) == _MAX_REASONS:
             break
-        positive = added > 0
+        positive = contribution > 0
         if not name or (name in _HABITS and positive in habits):
             continue
-        text = WORDS[name](facts, positive)
+        text = PHRASES[name](facts, positive)
         if text is not None:
-            play_reasons.append(Reason(name, added, text))
+            play_reasons.append(Reason(name, contribution, text))
             habits |= {positive} if name in _HABITS else set()
     return play_reasons
 
@@ -168,16 +171,15 @@ def sentence(play_reasons: list[Reason], proba: float) -> str:
     """Return the reasons of one play as a sentence.
 
     Example: "likely to listen (78 %) because you like this artist and it is short". The percentage is the probability
-    of
-    the more likely outcome. Reasons against it follow after "though".
+    of the more likely outcome. Reasons against it follow after "though".
 
     Args:
         play_reasons: Reasons of the play.
         proba: Probability of listening.
     """
     likely = proba >= 0.5
-    supporting = [reason.text for reason in play_reasons if (reason.added > 0) == likely]
-    against = [reason.text for reason in play_reasons if (reason.added > 0) != likely]
+    supporting = [reason.text for reason in play_reasons if (reason.contribution > 0) == likely]
+    against = [reason.text for reason in play_reasons if (reason.contribution > 0) != likely]
     likely_proba = proba if likely else 1 - proba
     line = f"likely to {'listen' if likely else 'skip'} ({round(100 * likely_proba)} %)"
     if not play_reasons:

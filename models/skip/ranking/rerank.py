@@ -60,14 +60,14 @@ def rerank(
             raise ValueError(
                 f"rerank: relevance must have shape {tracks.shape} and be at least 0, got {relevance.shape}"
             )
-    value = _to_one(listen) * _to_one(relevance)
+    value = _scaled_to_max(listen) * _scaled_to_max(relevance)
     if not diversity:
         return np.take_along_axis(tracks, np.argsort(-value, axis=1, kind="stable"), axis=1)
     vectors = None if vectors_BLD is None else np.asarray(vectors_BLD, np.float32)
     out = np.empty_like(tracks)
     for row in range(b):
         if vectors is not None:
-            unit_LD = _unit(vectors[row], n)
+            unit_LD = _unit_length(vectors[row], n)
         else:
             _, code_L = np.unique(np.asarray(artists_BL)[row], return_inverse=True)
             unit_LD = np.eye(int(code_L.max(initial=0)) + 1, dtype=np.float32)[code_L]
@@ -75,12 +75,12 @@ def rerank(
     return out
 
 
-def _to_one(score_BL: NDArray[np.float32]) -> NDArray[np.float32]:
+def _scaled_to_max(score_BL: NDArray[np.float32]) -> NDArray[np.float32]:
     top_B1 = score_BL.max(axis=1, keepdims=True, initial=0)
     return np.asarray(score_BL / np.where(top_B1 > 0, top_B1, 1), np.float32)
 
 
-def _unit(vectors_LD: NDArray[np.float32], n: int) -> NDArray[np.float32]:
+def _unit_length(vectors_LD: NDArray[np.float32], n: int) -> NDArray[np.float32]:
     if vectors_LD.ndim != 2 or len(vectors_LD) != n or not np.isfinite(vectors_LD).all():
         raise ValueError(f"rerank: vectors must be ({n}, D) and finite for each listener, got {vectors_LD.shape}")
     length_L1 = np.linalg.norm(vectors_LD, axis=1, keepdims=True)

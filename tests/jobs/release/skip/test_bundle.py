@@ -18,8 +18,8 @@ from jobs.settings.settings import load
 from jobs.settings.skip import SkipSettings
 from jobs.skip import build_features, dataset, spark_groups
 from models.skip.features.columns import as_plays
-from models.skip.features.counter_state import unpack
-from models.skip.features.shared import KINDS, Daily
+from models.skip.features.counter_state import from_rows
+from models.skip.features.shared import KINDS, DailyCounts
 from serving.skip import answers
 from serving.skip.release import ANSWERS
 from serving.skip.schema import RecentPlay, SkipRequest
@@ -172,7 +172,9 @@ def features_by_kernels(context, rows):
     day = int(rows.column("ts")[0].as_py()) // 86_400
     nothing = dict.fromkeys(("key", "other", "day", "n_plays", "n_listened"), np.zeros(0, np.int64))
     carried = spark_groups.to_state_rows(state)
-    shared = {kind: Daily.of(nothing, unpack(carried, kind)) for kind in KINDS}  # only earlier days count
+    shared = {
+        kind: DailyCounts.from_entries(nothing, from_rows(carried, kind)) for kind in KINDS
+    }  # only earlier days count
     settings = spark_groups.FeatureSettings(chosen.session_gap_min * 60, chosen.smoothing)
     return spark_groups.compute_features(counted, state, prior={day: prior}, shared=shared, settings=settings)
 

@@ -11,10 +11,10 @@ from models.skip.data.plays import concatenate
 from models.skip.encoding.numeric import Dense, Numbers
 from models.skip.encoding.one_hot import OneHot, Vocabulary
 from models.skip.ensemble.ensemble import logit
-from models.skip.ensemble.fit import fold_borders, logistic, out_of_fold, select, weighted_mean
+from models.skip.ensemble.fit import fit_logistic, fold_borders, out_of_fold, select_members, weighted_mean
 from models.skip.estimators import registry
 from models.skip.estimators.early_stopping import stop_early
-from models.skip.graph import NO_NODE, Graph
+from models.skip.estimators.graphsage import NO_NODE, Graph
 from models.skip.ranking.rerank import rerank
 from tests.helpers.skip_world import split_in_three, world
 
@@ -165,11 +165,11 @@ def test_only_members_that_help_are_kept():
     signs = {name: 2.0 * y - 1 + rng.normal(0, 2, 4000) for name in ("one", "two")}
     members = signs | {"noise": rng.normal(0, 3, 4000), "turned": -signs["one"]}
     halves = [{n: v[part] for n, v in members.items()} for part in (slice(0, 2000), slice(2000, 4000))]
-    chosen, mix = select(halves[0], y[:2000], np.arange(2000) // 1000, halves[1], y[2000:], min_gain=0.001)
+    chosen, mix = select_members(halves[0], y[:2000], np.arange(2000) // 1000, halves[1], y[2000:], min_gain=0.001)
     assert sorted(chosen) == ["one", "two"]
     assert (mix.weights_M > 0).all()
     stacked = np.stack([members["one"], members["turned"]], axis=1)
-    assert (logistic(stacked, y).weights_M >= 0).all()
+    assert (fit_logistic(stacked, y).weights_M >= 0).all()
     assert weighted_mean(stacked, y).weights_M.sum() == pytest.approx(1)
     assert np.isfinite(logit(np.asarray([0.0, 1.0]))).all()
 

@@ -7,7 +7,7 @@ import pytest
 from sklearn.metrics import brier_score_loss, f1_score, precision_recall_curve, roc_auc_score
 
 from models.skip.data.arrays import sigmoid
-from models.skip.ensemble.calibration import KINDS, calibrate, choose
+from models.skip.ensemble.calibration import KINDS, fit_best_calibration, fit_calibration
 from models.skip.evaluation.metrics import (
     auc,
     auc_by_slice,
@@ -142,7 +142,7 @@ def test_calibration_brings_what_is_said_to_what_happens(kind):
     truth = rng.random(8000)
     y = (rng.random(8000) < truth).astype(np.int8)
     score = 3 * np.log(truth / (1 - truth)) + 1  # far too sure of itself
-    made = calibrate(kind, y[:4000], score[:4000])
+    made = fit_calibration(kind, y[:4000], score[:4000])
     p = made(score[4000:])
     assert calibration_error(y[4000:], p) < 0.03 < calibration_error(y[4000:], sigmoid(score[4000:]))
     assert (np.diff(made(np.sort(score))) >= 0).all()
@@ -153,10 +153,10 @@ def test_the_kind_that_fits_is_chosen():
     rng = np.random.default_rng(0)
     score = rng.standard_normal(6000)
     steps = np.where(score < 0, 0.1, 0.9)  # a staircase, which no sigmoid of this score is
-    assert choose((rng.random(6000) < steps).astype(np.int8), 0.2 * score).kind == "isotonic"
-    assert choose((rng.random(200) < sigmoid(score[:200])).astype(np.int8), score[:200]).kind == "platt"
+    assert fit_best_calibration((rng.random(6000) < steps).astype(np.int8), 0.2 * score).kind == "isotonic"
+    assert fit_best_calibration((rng.random(200) < sigmoid(score[:200])).astype(np.int8), score[:200]).kind == "platt"
     with pytest.raises(ValueError, match="at least 4 validation plays"):
-        choose(np.asarray([0, 1], np.int8), np.zeros(2))
+        fit_best_calibration(np.asarray([0, 1], np.int8), np.zeros(2))
 
 
 def test_importance_finds_what_a_model_reads():

@@ -7,10 +7,10 @@ from models.skip.features import counter_state
 from models.skip.features import shared as shared_features
 from models.skip.features.calendar import calendar, duration_groups, track_age
 from models.skip.features.counter_state import Rows
-from models.skip.features.counters import Carried, carry, nothing
-from models.skip.features.shared import carry_shared
+from models.skip.features.counters import Counters, no_counters, update_counters
+from models.skip.features.shared import update_shared_counters
 from models.skip.features.track import track_rates
-from models.skip.features.user import carry_sessions, user_rates
+from models.skip.features.user import update_sessions, user_rates
 from tests.helpers.skip_log import CODES, DAY, GAP_S, START, by_definition, entries, kernels, random_log, take
 
 
@@ -20,10 +20,10 @@ def same(a, b):
         np.testing.assert_array_equal(a[name], b[name], err_msg=name)
 
 
-def carried_after(rows, before, last_day):
+def state_after(rows, before, last_day):
     """State of every kind after these rows, through the form that the lake keeps."""
     found = {}
-    for part in counter_state.after(rows, before, counter_state.KINDS, last_day, GAP_S):
+    for part in counter_state.update_state(rows, before, counter_state.KINDS, last_day, GAP_S):
         found[str(part.columns["kind"][0]) if len(part.columns["kind"]) else ""] = part
     parts = [part for part in found.values() if len(part.columns["kind"])]
     offsets, at = [np.zeros(1, np.int64)], 0
@@ -89,28 +89,28 @@ def test_day_by_day_gives_the_same_as_all_days_at_once(seed):
     rows = random_log(seed, n=400, n_days=6)
     rows["ts"][: len(rows["ts"]) // 3] -= 95 * DAY  # plays that leave the longest window on the way
     whole = kernels(rows)
-    before, shared = no_rows(), {kind: nothing() for kind in shared_features.KINDS}
+    before, shared = no_rows(), {kind: no_counters() for kind in shared_features.KINDS}
     for day in np.unique(rows["ts"] // DAY):
         mine = rows["ts"] // DAY == day
         today = take(rows, mine)
-        found = kernels(today, {kind: counter_state.unpack(before, kind) for kind in counter_state.KINDS} | shared)
+        found = kernels(today, {kind: counter_state.from_rows(before, kind) for kind in counter_state.KINDS} | shared)
         same({name: value[mine] for name, value in whole.items()}, found)
-        before = carried_after(today, before, int(day))
-        shared = {kind: carry_shared(entries(today, kind), old) for kind, old in shared.items()}
+        before = state_after(today, before, int(day))
+        shared = {kind: update_shared_counters(entries(today, kind), old) for kind, old in shared.items()}
     last = int(rows["ts"].max() // DAY)
     for kind in counter_state.KINDS:
-        at_once = counter_state.unpack(carried_after(rows, no_rows(), last), kind)
-        by_days = counter_state.unpack(before, kind)
+        at_once = counter_state.from_rows(state_after(rows, no_rows(), last), kind)
+        by_days = counter_state.from_rows(before, kind)
         same(at_once.numbers, by_days.numbers)
         for name in ("key", "other", "day_key", "day_other", "day", "day_plays"):
             np.testing.assert_array_equal(getattr(at_once, name), getattr(by_days, name), err_msg=f"{kind} {name}")
         assert at_once.day.min(initial=last) > last - 90
     for kind, by_days in shared.items():
-        at_once = carry_shared(entries(rows, kind), nothing())
+        at_once = update_shared_counters(entries(rows, kind), no_counters())
         same(at_once.numbers, by_days.numbers)
         np.testing.assert_array_equal(at_once.key, by_days.key)
         np.testing.assert_array_equal(at_once.other, by_days.other)
-    assert counter_state.unpack(before, "user_second").other.min() >= (last + 1) * DAY - 3_600
+    assert counter_state.from_rows(before, "user_second").other.min() >= (last + 1) * DAY - 3_600
 
 
 def test_the_last_hour_reaches_over_midnight_and_no_further():
@@ -120,9 +120,9 @@ def test_the_last_hour_reaches_over_midnight_and_no_further():
     assert kernels(rows)["user_plays_1h"].tolist() == [0, 1, 2, 2, 2, 2]
     assert kernels(rows)["user_listened_1h"].tolist() == [0, 1, 2, 2, 1, 1]
     first = ts < START + DAY
-    before = carried_after(take(rows, first), no_rows(), START // DAY)
-    carried = counter_state.empty() | {kind: counter_state.unpack(before, kind) for kind in counter_state.KINDS}
-    assert kernels(take(rows, ~first), carried)["user_plays_1h"].tolist() == [2, 2]
+    before = state_after(take(rows, first), no_rows(), START // DAY)
+    counters = counter_state.empty() | {kind: counter_state.from_rows(before, kind) for kind in counter_state.KINDS}
+    assert kernels(take(rows, ~first), counters)["user_plays_1h"].tolist() == [2, 2]
     assert kernels(rows, leaky=True)["user_plays_1h"].tolist() == [5, 5, 5, 5, 4, 3]
 
 
@@ -153,9 +153,11 @@ def test_a_user_with_one_row_and_no_rows_at_all():
 def test_only_unknown_rows_leave_nothing_behind():
     rows = random_log(1)
     rows["listened"][:] = -1
-    assert all(len(carry(rows, kind, nothing(), 0).key) == 0 for kind in counter_state.KINDS)
-    assert all(len(carry_shared(entries(rows, kind), nothing()).key) == 0 for kind in shared_features.KINDS)
-    users, _ = carry_sessions(rows, nothing(), GAP_S)
+    assert all(len(update_counters(rows, kind, no_counters(), 0).key) == 0 for kind in counter_state.KINDS)
+    assert all(
+        len(update_shared_counters(entries(rows, kind), no_counters()).key) == 0 for kind in shared_features.KINDS
+    )
+    users, _ = update_sessions(rows, no_counters(), GAP_S)
     assert len(users) == 0
 
 
@@ -220,10 +222,10 @@ def test_age_and_brackets():
     assert groups["md_mf_group"].tolist() == [0, 8, 13]
 
 
-def test_carried_rows_survive_the_table_form():
+def test_counters_are_read_back_from_state_rows():
     rows = random_log(3)
-    before = counter_state.unpack(carried_after(rows, no_rows(), START // DAY + 10), "track")
-    again = counter_state.unpack(counter_state.pack("track", before), "track")
-    assert isinstance(again, Carried)
+    before = counter_state.from_rows(state_after(rows, no_rows(), START // DAY + 10), "track")
+    again = counter_state.from_rows(counter_state.to_rows("track", before), "track")
+    assert isinstance(again, Counters)
     same(before.numbers, again.numbers)
     np.testing.assert_array_equal(before.day, again.day)

@@ -7,8 +7,8 @@ import pytest
 
 import contracts
 from models.skip.estimators import registry
-from models.skip.ranking.reason_phrases import WORDS, PlayFacts
-from models.skip.ranking.reasons import Reason, reasons, sentence, theme
+from models.skip.ranking.reason_phrases import PHRASES, PlayFacts
+from models.skip.ranking.reasons import Reason, reasons, sentence, theme_of
 from tests.helpers.skip_world import split_in_three, world
 
 TRAIN, VALID, TEST = split_in_three(world())
@@ -54,7 +54,7 @@ def test_reasons_tell_what_moved_the_answer(name):
     found = reasons(model, TEST)
     assert len(found) == len(TEST)
     flat = [reason for row in found for reason in row]
-    assert max(flat, key=lambda r: abs(r.added)).theme in ("habit", "artist", "track_all")
+    assert max(flat, key=lambda r: abs(r.contribution)).theme in ("habit", "artist", "track_all")
     assert {"you listen to most of what you play", "you often skip"} <= {r.text for r in flat if r.theme == "habit"}
     sums = model.contributions(TEST).sum(axis=1)
     z = np.log(model.predict_proba(TEST) / (1 - model.predict_proba(TEST)))
@@ -133,14 +133,14 @@ def test_a_reason_to_listen_reads_as_one_and_one_to_skip_as_one(by):
     ],
 )
 def test_words_are_true_and_silent_where_nothing_true_reads_that_way(name, values, good, bad):
-    assert WORDS[name](values, True) == good
-    assert WORDS[name](values, False) == bad
+    assert PHRASES[name](values, True) == good
+    assert PHRASES[name](values, False) == bad
 
 
 def test_a_track_of_the_last_hour_is_a_reason_to_skip_alone():
     again = seen(user_track_plays=5, user_track_listened=4, since_track_s=600.0)
-    assert WORDS["track"](again, False) == "you played this track within the last hour"
-    assert WORDS["track"](again, True) == "you like this track"
+    assert PHRASES["track"](again, False) == "you played this track within the last hour"
+    assert PHRASES["track"](again, True) == "you like this track"
 
 
 def test_one_habit_each_way_stands_for_all():
@@ -166,8 +166,8 @@ def test_sentences_say_the_chance_of_what_they_say():
 def test_every_column_has_a_theme_with_words_or_is_never_told():
     apart = ("play_id", "sample_id", "ts", "user_id", "track_id", "artist_id", "album_id", "genre_id", "is_listened")
     columns = [name for name in contracts.load("skip_features").columns if name not in apart]
-    assert {theme(name) for name in columns} == {"", *WORDS}
-    assert {name for name in columns if not theme(name)} == {
+    assert {theme_of(name) for name in columns} == {"", *PHRASES}
+    assert {name for name in columns if not theme_of(name)} == {
         "user_age",
         "user_gender",
         "user_top_genre",
@@ -178,7 +178,7 @@ def test_every_column_has_a_theme_with_words_or_is_never_told():
         "month",
         "year",
     }
-    assert theme("user_artist_rate") == "artist"
-    assert theme("track_plays_7d") == "track_all"
+    assert theme_of("user_artist_rate") == "artist"
+    assert theme_of("track_plays_7d") == "track_all"
     with pytest.raises(ValueError, match="column mood has no theme"):
-        theme("mood")
+        theme_of("mood")
