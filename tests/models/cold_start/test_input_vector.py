@@ -1,4 +1,4 @@
-"""The input vector: layout, means, counts, unknowns, and the same bits alone and in a batch."""
+"""The input vector: layout, means, counts, unknown ids, and bit-identical rows alone and in a batch."""
 
 import numpy as np
 import pyarrow as pa
@@ -26,7 +26,7 @@ D = 4
 
 @pytest.fixture(scope="module")
 def entities() -> Entities:
-    """Ten entities a kind, ids 100, 110 ... 190, the vectors small whole numbers."""
+    """Ten entities of each kind with ids 100, 110 ... 190; the vectors are small whole numbers."""
     rng = np.random.default_rng(0)
     ids = {kind: np.arange(100, 200, 10) for kind in KINDS}
     return Entities(ids, {kind: rng.integers(-9, 9, (10, D)).astype(np.float32) for kind in KINDS})
@@ -71,16 +71,16 @@ def test_layout_order() -> None:
     assert layout.block("streamed_songs").start == 10 * 128
     assert layout.block("search_playlists").stop == 2560
     assert layout.scalar("age_value") == 2560
-    assert layout.scalar("nb_favorite_albums") == 2562  # albums before artists here, unlike the blocks
+    assert layout.scalar("nb_favorite_albums") == 2562  # here albums come before artists, unlike in the blocks
     assert layout.scalar("nb_onboarding_like_artists") == 2578
 
 
-def test_layout_is_that_of_the_public_dataset(data_dir) -> None:
+def test_layout_equals_that_of_the_public_dataset(data_dir) -> None:
     file = data_dir("deezer_public_sample") / "user_features_test_svd.parquet"
     assert pq.read_schema(file).names[2:] == Layout(128).names()
 
 
-def test_layout_refuses_unknown_names_and_widths() -> None:
+def test_layout_raises_on_unknown_names_and_widths() -> None:
     with pytest.raises(ValueError, match="no block 'streams'"):
         Layout(8).block("streams")
     with pytest.raises(ValueError, match="no scalar"):
@@ -91,7 +91,7 @@ def test_layout_refuses_unknown_names_and_widths() -> None:
         Layout(0)
 
 
-def test_age_classes_at_their_borders() -> None:
+def test_age_classes_at_their_bounds() -> None:
     ages = [-1, 0, 17, 18, 24, 25, 34, 35, 49, 50, 99]
     expected = [-1, 0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
     assert [age_class(a) for a in ages] == expected == age_classes(np.array(ages)).tolist()
@@ -99,7 +99,7 @@ def test_age_classes_at_their_borders() -> None:
     assert AGE_CLASSES == ("under 18", "18-24", "25-34", "35-49", "50+")
 
 
-def test_a_row_by_hand(entities: Entities, demographics: Demographics) -> None:
+def test_row_equals_a_manual_calculation(entities: Entities, demographics: Demographics) -> None:
     song, artist = entities.vectors["song"], entities.vectors["artist"]
     days = FirstDays.single(
         "BR", 30, {"streamed_songs": [110, 110, 150, 999], "streamed_artists": [120], "search_playlists": []}
@@ -109,7 +109,7 @@ def test_a_row_by_hand(entities: Entities, demographics: Demographics) -> None:
     expected = np.zeros(layout.size, np.float32)
     expected[layout.block("age")] = demographics.age_class[2]
     expected[layout.block("country")] = 8
-    # repeats count, the unknown 999 is in the count but not in the mean
+    # repeats count; the unknown id 999 is counted but is not part of the mean
     expected[layout.block("streamed_songs")] = (2 * song[1] + song[5]) / np.float32(3)
     expected[layout.block("streamed_artists")] = artist[2]
     expected[layout.scalar("age_value")] = 30
@@ -118,7 +118,7 @@ def test_a_row_by_hand(entities: Entities, demographics: Demographics) -> None:
     np.testing.assert_array_equal(row, expected)
 
 
-def test_each_block_lands_in_its_place(entities: Entities, demographics: Demographics) -> None:
+def test_each_block_has_its_own_columns(entities: Entities, demographics: Demographics) -> None:
     layout = Layout(D)
     for name in INTERACTIONS:
         row = input_vectors(FirstDays.single(None, None, {name: [130, 140]}), entities, demographics)[0]
@@ -130,7 +130,7 @@ def test_each_block_lands_in_its_place(entities: Entities, demographics: Demogra
         assert np.count_nonzero(row) == 1
 
 
-def test_nothing_known_is_zero_but_for_the_age(entities: Entities, demographics: Demographics) -> None:
+def test_empty_first_day_is_zero_except_for_the_age(entities: Entities, demographics: Demographics) -> None:
     row = input_vectors(FirstDays.single("XX", None, {"streamed_songs": [5]}), entities, demographics)[0]
     layout = Layout(D)
     assert row[layout.scalar("age_value")] == -1
@@ -138,7 +138,7 @@ def test_nothing_known_is_zero_but_for_the_age(entities: Entities, demographics:
     assert np.count_nonzero(row) == 2
 
 
-def test_a_batch_equals_singles_to_the_bit() -> None:
+def test_batch_is_bit_identical_to_single_rows() -> None:
     rng = np.random.default_rng(3)
     ids = {kind: np.arange(100, 200, 10) for kind in KINDS}
     entities = Entities(ids, {kind: rng.standard_normal((10, 16)) for kind in KINDS})
@@ -150,7 +150,7 @@ def test_a_batch_equals_singles_to_the_bit() -> None:
     np.testing.assert_array_equal(input_vectors(days.rows(10, 2500), entities, demographics), batch[10:2500])
 
 
-def test_one_equals_the_arrow_table(entities: Entities, demographics: Demographics) -> None:
+def test_single_listener_equals_the_arrow_table(entities: Entities, demographics: Demographics) -> None:
     days = random_days(6)
     lists = {name: [ragged.row(b).tolist() for b in range(6)] for name, ragged in days.blocks.items()}
     table = pa.table(
@@ -163,7 +163,7 @@ def test_one_equals_the_arrow_table(entities: Entities, demographics: Demographi
     )
     expected = input_vectors(days, entities, demographics)
     np.testing.assert_array_equal(input_vectors(FirstDays.from_arrow(table), entities, demographics), expected)
-    # cut and in chunks: offsets that do not start at 0
+    # sliced and chunked arrays have offsets that do not start at 0
     cut = pa.concat_tables([table.slice(4, 2), table.slice(1, 3)])
     got = input_vectors(FirstDays.from_arrow(cut), entities, demographics)
     np.testing.assert_array_equal(got, expected[[4, 5, 1, 2, 3]])
@@ -190,7 +190,7 @@ def test_memory_mapped_vectors_are_not_copied(tmp_path) -> None:
     assert np.shares_memory(entities.vectors["song"], mapped)
 
 
-def test_kinds_and_rows_may_be_absent(demographics: Demographics) -> None:
+def test_missing_kinds_and_rows_are_accepted(demographics: Demographics) -> None:
     entities = Entities(
         {"song": np.array([1]), "album": np.empty(0, np.int64)},
         {"song": np.ones((1, D), np.float32), "album": np.empty((0, D), np.float32)},
@@ -240,11 +240,11 @@ def test_ragged_take_and_of() -> None:
         (lambda: Demographics({"FR": np.ones(2)}, np.ones((5, 3))), "country: must have shape"),
     ],
 )
-def test_wrong_input_is_refused(make, message: str) -> None:
+def test_invalid_input_raises(make, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()
 
 
-def test_spaces_of_different_width_are_refused(entities: Entities) -> None:
+def test_spaces_of_different_width_raise(entities: Entities) -> None:
     with pytest.raises(ValueError, match="d = 4, demographics d = 5"):
         input_vectors(FirstDays.single(None, None, {}), entities, Demographics({}, np.ones((5, 5))))

@@ -1,4 +1,4 @@
-"""The network: size, learning, repeatability, batches, modes, save and load, bad input."""
+"""The network: size, training, repeatability, batches, modes, save and load, invalid input."""
 
 from dataclasses import replace
 
@@ -26,7 +26,7 @@ SMALL = network_recipe(hidden=(32, 16), learning_rate=1e-2, epochs=12, batch_siz
 
 @pytest.fixture(scope="module")
 def task() -> tuple[np.ndarray, np.ndarray]:
-    """Inputs whose targets follow from them: unit vectors in the plane of two directions of x."""
+    """Inputs with predictable targets: unit vectors in the plane of two directions of x."""
     rng = np.random.default_rng(0)
     x = rng.standard_normal((400, 20)).astype(np.float32)
     y = np.tanh(x @ rng.standard_normal((20, 6))).astype(np.float32)
@@ -34,7 +34,7 @@ def task() -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.mark.parametrize(("d_in", "d_out", "n"), [(2579, 128, 1_240_028), (5139, 256, 2_289_756)])
-def test_the_papers_sizes(d_in: int, d_out: int, n: int) -> None:
+def test_parameter_counts_equal_those_of_the_paper(d_in: int, d_out: int, n: int) -> None:
     net = ColdStartNet(d_in, d_out)
     assert net.n_parameters == n
     assert [type(layer).__name__ for layer in net.layers] == ["Linear", "ReLU", "BatchNorm1d"] * 3 + ["Linear"]
@@ -59,20 +59,20 @@ def test_the_two_recipes() -> None:
 
 
 @pytest.mark.parametrize("recipe", [SMALL, replace(SMALL, optimiser="sgd", learning_rate=1.0, normalise_output=False)])
-def test_it_learns(task, recipe: NetworkRecipe) -> None:
+def test_fit_reduces_the_loss(task, recipe: NetworkRecipe) -> None:
     x, y = task
     losses: list[tuple[int, float, float | None]] = []
     net = fit(x[:320], y[:320], recipe, 1, lambda *row: losses.append(row), validation=(x[320:], y[320:]))
     assert [row[0] for row in losses] == list(range(12))
     assert losses[-1][1] < 0.5 * losses[0][1]
-    held = losses[-1][2]
-    assert held is not None
-    assert held == pytest.approx(np.square(predict(net, x[320:]) - y[320:]).mean(), rel=1e-5)
-    assert held < 0.7 * np.square(y[320:] - y[:320].mean(axis=0)).mean()
+    held_out_loss = losses[-1][2]
+    assert held_out_loss is not None
+    assert held_out_loss == pytest.approx(np.square(predict(net, x[320:]) - y[320:]).mean(), rel=1e-5)
+    assert held_out_loss < 0.7 * np.square(y[320:] - y[:320].mean(axis=0)).mean()
 
 
 @pytest.mark.skipif(not mixed_precision.has_bfloat16(), reason="this CPU has no products of bfloat16")
-def test_bfloat16_learns_as_well_and_keeps_float32(task, monkeypatch) -> None:
+def test_bfloat16_reaches_a_similar_loss_and_stores_float32(task, monkeypatch) -> None:
     short, losses = fit(*task, SMALL, 1), {}
     monkeypatch.setattr(mixed_precision, "has_bfloat16", lambda: False)
     whole = fit(*task, SMALL, 1)
@@ -97,7 +97,7 @@ def test_logarithms_of_counts_and_a_flag_for_an_unknown_age(task) -> None:
         ColdStartNet(19, 4, log_counts=True)
 
 
-def test_output_is_of_unit_length_only_where_asked(task) -> None:
+def test_output_has_unit_length_only_if_normalised(task) -> None:
     x, y = task
     unit = predict(fit(x, y, replace(SMALL, epochs=1)), x)
     np.testing.assert_allclose(np.linalg.norm(unit, axis=1), 1, rtol=1e-5)
@@ -106,7 +106,7 @@ def test_output_is_of_unit_length_only_where_asked(task) -> None:
 
 
 @pytest.mark.parametrize("recipe", [SMALL, replace(SMALL, optimiser="sgd", drop_last=False)])
-def test_the_second_fit_equals_the_first(task, recipe: NetworkRecipe) -> None:
+def test_repeated_fits_are_equal(task, recipe: NetworkRecipe) -> None:
     x, y = task
     recipe = replace(recipe, epochs=3)
     torch.manual_seed(11)
@@ -115,13 +115,13 @@ def test_the_second_fit_equals_the_first(task, recipe: NetworkRecipe) -> None:
     torch.manual_seed(12)
     two = state_arrays(fit(x, y, recipe, seed=4))
     torch.manual_seed(11)
-    assert torch.equal(torch.random.get_rng_state(), here)  # nobody else's random numbers move
+    assert torch.equal(torch.random.get_rng_state(), here)  # the global generator does not change
     other = state_arrays(fit(x, y, recipe, seed=5))
     assert all(np.array_equal(one[name], two[name]) for name in one)
     assert any(not np.array_equal(one[name], other[name]) for name in one)
 
 
-def test_validation_and_callbacks_change_nothing(task) -> None:
+def test_validation_and_callbacks_do_not_change_the_weights(task) -> None:
     x, y = task
     recipe = replace(SMALL, epochs=3)
     bare = state_arrays(fit(x, y, recipe, 1))
@@ -129,7 +129,7 @@ def test_validation_and_callbacks_change_nothing(task) -> None:
     assert all(np.array_equal(bare[name], watched[name]) for name in bare)
 
 
-def test_the_inputs_are_left_alone_and_may_be_read_only(task, recwarn) -> None:
+def test_fit_does_not_change_read_only_inputs(task, recwarn) -> None:
     x, y = task[0].copy(), task[1].copy()
     x.flags.writeable = y.flags.writeable = False
     fit(x, y, replace(SMALL, epochs=1), validation=(x, y))
@@ -139,7 +139,7 @@ def test_the_inputs_are_left_alone_and_may_be_read_only(task, recwarn) -> None:
 
 @pytest.mark.parametrize("n", [2, 31, 32, 33, 64, 65, 66, 97])
 @pytest.mark.parametrize("drop_last", [True, False])
-def test_no_batch_of_one_and_no_row_lost(n: int, drop_last: bool) -> None:
+def test_batches_have_at_least_two_rows_and_cover_the_data(n: int, drop_last: bool) -> None:
     recipe = replace(SMALL, drop_last=drop_last)
     sizes = [len(b) for b in _batches(torch.arange(n), recipe)]
     assert min(sizes) >= 2
@@ -152,7 +152,7 @@ def test_no_batch_of_one_and_no_row_lost(n: int, drop_last: bool) -> None:
     assert torch.equal(seen, torch.arange(len(seen)))
 
 
-def test_predict_keeps_the_mode_and_does_not_move_the_statistics(task) -> None:
+def test_predict_does_not_change_the_mode_or_the_statistics(task) -> None:
     x, _ = task
     net = ColdStartNet(20, 6, (8,))
     before = state_arrays(net)
@@ -167,7 +167,7 @@ def test_predict_keeps_the_mode_and_does_not_move_the_statistics(task) -> None:
     assert all(np.array_equal(before[name], a) for name, a in state_arrays(net).items())
 
 
-def test_save_and_load_through_npz(task, tmp_path) -> None:
+def test_npz_round_trip_preserves_predictions(task, tmp_path) -> None:
     x, y = task
     net = fit(x, y, replace(SMALL, epochs=2))
     np.savez(tmp_path / "net.npz", **state_arrays(net))
@@ -177,13 +177,13 @@ def test_save_and_load_through_npz(task, tmp_path) -> None:
     np.testing.assert_array_equal(predict(back, x), predict(net, x))
 
 
-def test_state_is_a_copy(task) -> None:
+def test_state_arrays_are_copies(task) -> None:
     net = fit(*task, replace(SMALL, epochs=1))
     state_arrays(net)["layers.0.weight"][:] = 0
     assert state_arrays(net)["layers.0.weight"].any()
 
 
-def test_arrays_that_do_not_fit_are_refused(task) -> None:
+def test_invalid_state_arrays_raise(task) -> None:
     arrays = state_arrays(fit(*task, replace(SMALL, epochs=1)))
     with pytest.raises(ValueError, match="no weights"):
         from_state_arrays({})
@@ -193,26 +193,26 @@ def test_arrays_that_do_not_fit_are_refused(task) -> None:
         from_state_arrays({**arrays, "layers.0.bias": np.zeros(3, np.float32)})
 
 
-def bad(x: np.ndarray, row: int, value: float) -> np.ndarray:
+def with_bad_value(x: np.ndarray, row: int, value: float) -> np.ndarray:
     x = x.copy()
     x[row, 3] = value
     return x
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_nan_and_infinity_are_named(task, value: float) -> None:
+def test_nan_and_infinity_raise_with_their_row(task, value: float) -> None:
     x, y = task
     with pytest.raises(ValueError, match="x row 17 contains NaN or infinity"):
-        fit(bad(x, 17, value), y, SMALL)
+        fit(with_bad_value(x, 17, value), y, SMALL)
     with pytest.raises(ValueError, match="y row 9 contains"):
-        fit(x, bad(y, 9, value), SMALL)
+        fit(x, with_bad_value(y, 9, value), SMALL)
     with pytest.raises(ValueError, match="validation x row 0"):
-        fit(x, y, SMALL, validation=(bad(x, 0, value), y))
+        fit(x, y, SMALL, validation=(with_bad_value(x, 0, value), y))
     with pytest.raises(ValueError, match="x row 5"):
-        predict(ColdStartNet(20, 6), bad(x, 5, value))
+        predict(ColdStartNet(20, 6), with_bad_value(x, 5, value))
 
 
-def test_wrong_shapes_are_refused(task) -> None:
+def test_wrong_shapes_raise(task) -> None:
     x, y = task
     with pytest.raises(ValueError, match="x has 400 rows and y 399"):
         fit(x, y[:-1], SMALL)
@@ -226,7 +226,7 @@ def test_wrong_shapes_are_refused(task) -> None:
         predict(ColdStartNet(20, 6), y)
 
 
-def test_a_loss_that_explodes_names_the_learning_rate(task) -> None:
+def test_diverging_loss_raises_with_the_learning_rate(task) -> None:
     x, y = task
     wild = replace(SMALL, optimiser="sgd", learning_rate=1e30, normalise_output=False)
     with pytest.raises(ValueError, match=r"network.learning_rate: 1e\+30 is too high"):
@@ -245,19 +245,19 @@ def test_a_loss_that_explodes_names_the_learning_rate(task) -> None:
         ("device", "tpu"),
     ],
 )
-def test_a_recipe_is_checked_once(field: str, value: object) -> None:
+def test_invalid_setting_raises_with_its_name(field: str, value: object) -> None:
     with pytest.raises(ValueError, match=rf"network\.{field}: .*got"):
         replace(CODE_RECIPE, **{field: value})
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_cuda_without_a_gpu_is_refused(task) -> None:
+def test_cuda_without_a_gpu_raises(task) -> None:
     with pytest.raises(ValueError, match="torch finds no GPU"):
         fit(*task, replace(SMALL, device="cuda"))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
-def test_a_gpu_learns_the_same(task) -> None:
+def test_gpu_and_cpu_predictions_are_close(task) -> None:
     x, y = task
     recipe = replace(SMALL, epochs=2)
     near = predict(fit(x, y, recipe), x)

@@ -8,7 +8,7 @@ from models.cold_start.nearest_centroid import nearest_centroids
 from models.cold_start.segments import rankings
 
 
-def test_nearest_is_the_definition() -> None:
+def test_nearest_centroids_equal_the_definition() -> None:
     rng = np.random.default_rng(0)
     x, c = rng.standard_normal((2500, 8)).astype("f4"), rng.standard_normal((37, 8)).astype("f4")
     distance = np.square(x[:, None].astype(float) - c[None]).sum(axis=2)
@@ -20,29 +20,29 @@ def test_nearest_is_the_definition() -> None:
     assert nearest_centroids(x[:0], c).shape == (0,)
 
 
-def test_nearest_ties_go_to_the_lower_segment() -> None:
+def test_nearest_centroid_ties_are_broken_by_the_lower_segment() -> None:
     c = np.array([[3.0, 0], [1, 1], [-1, 1], [1, 1]], np.float32)
     assert nearest_centroids(np.array([[0.0, 0.3], [1, 1], [9, 0]], np.float32), c).tolist() == [1, 1, 0]
 
 
-def listens(lists: list[list[int]], n: int) -> csr_array:
+def play_matrix(lists: list[list[int]], n: int) -> csr_array:
     row = np.repeat(np.arange(len(lists)), [len(a) for a in lists])
     return csr_array(coo_array((np.ones(row.size, np.int8), (row, np.concatenate(lists).astype(int))), (len(lists), n)))
 
 
-def test_rankings_by_hand() -> None:
-    heard = listens([[5, 2, 7], [2, 7], [7, 9], [0], [9, 1]], 10)
+def test_rankings_equal_a_manual_calculation() -> None:
+    heard = play_matrix([[5, 2, 7], [2, 7], [7, 9], [0], [9, 1]], 10)
     got = rankings(np.array([1, 1, 1, 0, 3]), heard, 4, 5)
     assert got.dtype == np.int32
     assert got.tolist() == [
         [0, 1, 2, 3, 4],  # one track, then the most popular others
-        [7, 2, 5, 9, 0],  # three have 7, two 2; 5 and 9 tie: the more popular first
-        [0, 1, 2, 3, 4],  # nobody: popularity
+        [7, 2, 5, 9, 0],  # track 7 has three plays, track 2 has two; 5 and 9 tie: the more popular one is first
+        [0, 1, 2, 3, 4],  # no listeners: by popularity
         [1, 9, 0, 2, 3],
     ]
 
 
-def test_rankings_against_a_sort_of_everything() -> None:
+def test_rankings_equal_a_full_sort() -> None:
     rng = np.random.default_rng(0)
     heard = csr_array((rng.random((300, 80)) < 0.15).astype(np.float32))
     labels = rng.integers(0, 9, 300)
@@ -53,10 +53,10 @@ def test_rankings_against_a_sort_of_everything() -> None:
     assert all(len(set(row)) == 40 for row in rankings(labels, heard, 9, 80)[:, :40].tolist())
 
 
-def test_rankings_do_not_mind_the_order_of_columns_in_a_row() -> None:
+def test_rankings_do_not_depend_on_column_order_within_a_row() -> None:
     unsorted = csr_array((np.ones(3), np.array([7, 2, 5]), np.array([0, 3])), shape=(1, 10))
     assert rankings(np.zeros(1, int), unsorted, 1, 3).tolist() == [[2, 5, 7]]
-    assert unsorted.indices.tolist() == [7, 2, 5]  # the caller's matrix is left alone
+    assert unsorted.indices.tolist() == [7, 2, 5]  # the input is not modified
 
 
 @pytest.mark.parametrize(
@@ -64,19 +64,22 @@ def test_rankings_do_not_mind_the_order_of_columns_in_a_row() -> None:
     [
         (lambda: nearest_centroids(np.ones((1, 3)), np.ones((2, 2))), "share D"),
         (lambda: nearest_centroids(np.full((1, 2), np.inf), np.ones((2, 2))), "x: row 0 contains NaN"),
-        (lambda: rankings(np.array([0]), listens([[1]], 3), 1, 4), r"segments.ranking_length: .*tracks \(3\), got 4"),
-        (lambda: rankings(np.array([2]), listens([[1]], 3), 2, 1), "labels must be from 0 to 1"),
-        (lambda: rankings(np.array([0, 1]), listens([[1]], 3), 2, 1), "labels must be"),
-        (lambda: rankings(np.array([0]), 2.0 * listens([[1]], 3), 1, 1), "with value 1"),
+        (
+            lambda: rankings(np.array([0]), play_matrix([[1]], 3), 1, 4),
+            r"segments.ranking_length: .*tracks \(3\), got 4",
+        ),
+        (lambda: rankings(np.array([2]), play_matrix([[1]], 3), 2, 1), "labels must be from 0 to 1"),
+        (lambda: rankings(np.array([0, 1]), play_matrix([[1]], 3), 2, 1), "labels must be"),
+        (lambda: rankings(np.array([0]), 2.0 * play_matrix([[1]], 3), 1, 1), "with value 1"),
         (lambda: rankings(np.array([0]), np.ones((1, 3)), 1, 1), "sparse"),
     ],
 )
-def test_wrong_input_is_refused(call, message: str) -> None:
+def test_invalid_input_raises(call, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call()
 
 
-def test_a_track_stored_twice_is_refused() -> None:
+def test_duplicate_entries_raise() -> None:
     twice = csr_array((np.ones(2), np.array([1, 1]), np.array([0, 2])), shape=(1, 3))
     with pytest.raises(ValueError, match="once, with value 1"):
         rankings(np.array([0]), twice, 1, 1)

@@ -1,4 +1,4 @@
-"""Arms by hash: the same everywhere, in the stated shares, and two experiments know nothing of each other."""
+"""Assignment by hash: reproducible, in the configured shares, independent across experiments."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ ENDS = bucket_bounds([0.3, 0.3, 0.2, 0.2])
 
 
 @pytest.mark.parametrize(("user", "wanted"), [(1, 474), (42, 9896), (1_000_000_007, 5868)])
-def test_the_bucket_is_what_sha256sum_says(user, wanted):
+def test_bucket_equals_the_sha256sum_calculation(user, wanted):
     """printf 'first_day/1/42' | sha256sum, first 16 hexadecimal digits, modulo 10 000."""
     assert bucket_of("first_day", "1", user) == wanted
 
 
-def test_another_process_finds_the_same_arms():
+def test_arms_are_equal_in_another_process():
     code = (
         "from models.evaluation.assignment import *; "
         "print([arm_index('x', 's', u, bucket_bounds([0.5, 0.5])) for u in range(64)])"
     )
-    said = [
+    outputs = [
         subprocess.run(
             [sys.executable, "-c", code],
             capture_output=True,
@@ -35,28 +35,30 @@ def test_another_process_finds_the_same_arms():
         ).stdout
         for seed in ("1", "2")
     ]
-    assert said[0] == said[1] == f"{[arm_index('x', 's', user, bucket_bounds([0.5, 0.5])) for user in range(64)]}\n"
+    assert (
+        outputs[0] == outputs[1] == f"{[arm_index('x', 's', user, bucket_bounds([0.5, 0.5])) for user in range(64)]}\n"
+    )
 
 
-def test_shares_are_kept():
+def test_assignment_follows_the_shares():
     arms = [arm_index("first_day", "1", user, ENDS) for user in range(40_000)]
     assert chisquare(np.bincount(arms, minlength=4), 40_000 * np.array([0.3, 0.3, 0.2, 0.2])).pvalue > 1e-3
 
 
 @pytest.mark.parametrize("other", [("second", "1"), ("first_day", "2")])
-def test_another_experiment_or_another_salt_shuffles_anew(other):
+def test_arms_are_independent_across_experiments_and_salts(other):
     table = np.zeros((4, 4))
     for user in range(40_000):
         table[arm_index("first_day", "1", user, ENDS), arm_index(*other, user, ENDS)] += 1
     assert chi2_contingency(table).pvalue > 1e-3
 
 
-def test_every_bucket_has_one_owner():
+def test_bounds_cover_every_bucket():
     assert bucket_bounds([0.0001, 0.9999]) == [1, BUCKETS]
     assert bucket_bounds([0.3, 0.3, 0.4]) == [3_000, 6_000, BUCKETS]
 
 
 @pytest.mark.parametrize("shares", [[0.5, 0.4], [1.0, 0.0], [0.33333, 0.66667], [1.2, -0.2]])
-def test_shares_that_cannot_be_kept_are_refused(shares):
+def test_invalid_shares_raise(shares):
     with pytest.raises(ValueError, match="shares"):
         bucket_bounds(shares)

@@ -1,4 +1,4 @@
-"""Metrics by hand on three rows and against scikit-learn; intervals against their theory."""
+"""Metrics against manual calculations and scikit-learn; intervals against theory."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from models.evaluation import metrics
 from models.evaluation.metrics import bootstrap, paired_bootstrap, score
 
 
-def test_three_rows_by_hand() -> None:
+def test_metrics_of_three_rows_equal_a_manual_calculation() -> None:
     recommended = np.array([[4, 7, 1, 9], [0, 1, 2, 3], [5, 6, 7, 8]], np.int32)
     truth = Ragged.from_lists([[1, 4, 100, 50, 60, 70], [3, 1], [9]])
     got = score(recommended, truth, 4)
@@ -19,14 +19,14 @@ def test_three_rows_by_hand() -> None:
     np.testing.assert_allclose(got["ndcg"], [(w[0] + w[2]) / w.sum(), (w[1] + w[3]) / (w[0] + w[1]), 0])
 
 
-def test_k_cuts_the_list() -> None:
+def test_k_truncates_the_list() -> None:
     recommended = np.array([[3, 1, 2]])
     got = score(recommended, Ragged.from_lists([[1, 2]]), 2)
     assert got["precision"][0] == 0.5
     assert score(recommended, Ragged.from_lists([[1, 2]]), 1)["recall"][0] == 0
 
 
-def test_a_perfect_list_is_one_to_the_bit() -> None:
+def test_perfect_list_scores_exactly_one() -> None:
     for k in (1, 7, 50):
         recommended = np.arange(60)[None, :].repeat(40, axis=0)
         truth = Ragged.from_lists([list(range(n, -1, -1)) for n in range(40)])
@@ -37,10 +37,10 @@ def test_a_perfect_list_is_one_to_the_bit() -> None:
 
 
 @pytest.mark.parametrize("k", [1, 10, 50])
-def test_against_scikit_learn_and_sets(k: int) -> None:
+def test_metrics_equal_scikit_learn_and_set_operations(k: int) -> None:
     rng = np.random.default_rng(0)
     n, b = 200, 60
-    scores = rng.permuted(np.tile(np.arange(n, dtype=float), (b, 1)), axis=1)  # no two are equal
+    scores = rng.permuted(np.tile(np.arange(n, dtype=float), (b, 1)), axis=1)  # no ties
     recommended = np.argsort(-scores, axis=1)[:, :50]
     lists = [rng.choice(n, rng.integers(1, 90), replace=False) for _ in range(b)]
     relevance = np.zeros((b, n))
@@ -54,7 +54,7 @@ def test_against_scikit_learn_and_sets(k: int) -> None:
     np.testing.assert_allclose(got["recall"], [h / len(g) for h, g in zip(hits, lists, strict=True)])
 
 
-def test_a_repeated_truth_counts_once_and_blocks_do_not_show(monkeypatch) -> None:
+def test_duplicate_truths_count_once_and_blocks_do_not_matter(monkeypatch) -> None:
     rng = np.random.default_rng(0)
     recommended = np.stack([rng.choice(500, 9, replace=False) for _ in range(33)])
     lists = [rng.integers(0, 500, 200) for _ in range(33)]
@@ -65,7 +65,7 @@ def test_a_repeated_truth_counts_once_and_blocks_do_not_show(monkeypatch) -> Non
         np.testing.assert_array_equal(once[name], many[name])
 
 
-def test_nobody_scores_nothing() -> None:
+def test_empty_batch_returns_no_scores() -> None:
     assert score(np.empty((0, 3), int), Ragged.from_lists([]), 3)["ndcg"].shape == (0,)
 
 
@@ -80,12 +80,12 @@ def test_nobody_scores_nothing() -> None:
         ([[0.5, 2]], [[1]], 2, "integers"),
     ],
 )
-def test_wrong_input_is_refused(recommended, truth, k: int, message: str) -> None:
+def test_invalid_input_raises(recommended, truth, k: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         score(np.array(recommended), Ragged.from_lists(truth), k)
 
 
-def test_bootstrap_is_the_normal_interval_of_many_values() -> None:
+def test_bootstrap_approaches_the_normal_interval() -> None:
     values = np.random.default_rng(0).beta(2, 8, 4_000)
     low, high = bootstrap(values, 2_000, seed=1)
     half = 1.96 * values.std() / np.sqrt(len(values))
@@ -103,7 +103,7 @@ def test_bootstrap_does_not_depend_on_memory_blocks(monkeypatch) -> None:
     assert bootstrap(values, 300, 3) == whole
 
 
-def test_paired_bootstrap_sees_what_two_intervals_hide() -> None:
+def test_paired_bootstrap_detects_a_difference_between_overlapping_intervals() -> None:
     rng = np.random.default_rng(0)
     base = rng.random(400)
     better = base + 0.01 + 0.01 * rng.standard_normal(400)
@@ -112,7 +112,7 @@ def test_paired_bootstrap_sees_what_two_intervals_hide() -> None:
     assert 0 < low < mean < high
     back, back_low, back_high = paired_bootstrap(base, better, 500, 7)
     np.testing.assert_allclose([back, back_low, back_high], [-mean, -high, -low])
-    assert bootstrap(better)[0] < bootstrap(base)[1]  # unpaired, they overlap
+    assert bootstrap(better)[0] < bootstrap(base)[1]  # the unpaired intervals overlap
 
 
 @pytest.mark.parametrize(
@@ -124,6 +124,6 @@ def test_paired_bootstrap_sees_what_two_intervals_hide() -> None:
         (lambda: paired_bootstrap([1.0], [1.0, 2.0]), "same listeners"),
     ],
 )
-def test_wrong_bootstrap_input_is_refused(call, message: str) -> None:
+def test_invalid_bootstrap_input_raises(call, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call()

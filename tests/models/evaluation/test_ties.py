@@ -1,4 +1,4 @@
-"""Ties in segment rankings: counts, how long a list must be, and NDCG that averages over them, as scikit-learn does."""
+"""Ties in segment rankings: counts, required list length, and NDCG averaged over ties as in scikit-learn."""
 
 import numpy as np
 import pytest
@@ -20,32 +20,32 @@ def world():
     return rng.integers(0, K, U).astype(np.int32), heard
 
 
-def test_counts_by_hand():
+def test_counts_equal_a_manual_calculation():
     heard = csr_array(np.array([[1, 0, 1], [1, 1, 0], [0, 1, 0]], np.float32))
     counts = listener_counts(np.array([0, 0, 1]), heard, 3)
     assert counts.toarray().tolist() == [[2, 1, 1], [0, 1, 0], [0, 0, 0]]
 
 
-def test_a_list_is_as_long_as_the_tie_at_its_last_place():
+def test_list_length_includes_the_tie_at_the_last_position():
     assert length_with_ties(csr_array(np.array([[5, 3, 3, 3, 1]])), 2) == 4
     assert length_with_ties(csr_array(np.array([[5, 3, 3, 3, 1]])), 1) == 1
     assert length_with_ties(csr_array(np.array([[5, 3, 3, 3, 1], [1, 1, 1, 1, 1]])), 1) == 5
-    # One track alone has been heard: the second place ties with all that nobody heard.
+    # Only one track has plays: the second position ties with all tracks without plays.
     assert length_with_ties(csr_array(np.array([[5, 0, 0, 0, 0]])), 2) == 5
 
 
 @pytest.mark.parametrize("place", [0, 6])
-def test_a_place_out_of_range_is_refused(place):
+def test_position_out_of_range_raises(place):
     with pytest.raises(ValueError, match=f"got {place}"):
         length_with_ties(csr_array(np.ones((1, 5))), place)
 
 
-def test_tied_ndcg_is_that_of_scikit_learn_over_the_whole_catalogue(world):
+def test_tied_ndcg_equals_scikit_learn_over_the_whole_catalogue(world):
     labels, heard = world
     counts = listener_counts(labels, heard, K)
     length = length_with_ties(counts, PLACE)
     lists = rankings(labels, heard, K, length)
-    found = tie_levels(counts, lists)
+    level_lists = tie_levels(counts, lists)
     assert PLACE < length < N
     rng = np.random.default_rng(1)
     segment = rng.integers(0, K, 40)
@@ -53,7 +53,7 @@ def test_tied_ndcg_is_that_of_scikit_learn_over_the_whole_catalogue(world):
     relevance = np.zeros((len(segment), N))
     for row, truth in enumerate(truths):
         relevance[row, truth] = 1
-    got = score(lists[segment], Ragged.from_lists(truths), PLACE, ties="average", levels=found[segment])
+    got = score(lists[segment], Ragged.from_lists(truths), PLACE, ties="average", levels=level_lists[segment])
     scores = counts.toarray()[segment].astype(float)
     expected = [ndcg_score(relevance[i : i + 1], scores[i : i + 1], k=PLACE) for i in range(len(segment))]
     np.testing.assert_allclose(got["ndcg"], expected, rtol=1e-12)
@@ -63,7 +63,7 @@ def test_tied_ndcg_is_that_of_scikit_learn_over_the_whole_catalogue(world):
     assert (got["ndcg"] != in_order["ndcg"]).any()
 
 
-def test_without_ties_both_are_the_same(world):
+def test_tied_and_plain_ndcg_are_equal_without_ties(world):
     rng = np.random.default_rng(2)
     lists = np.stack([rng.permutation(N)[:30] for _ in range(20)])
     truth = Ragged.from_lists([rng.choice(N, 7, replace=False) for _ in range(20)])
@@ -72,7 +72,7 @@ def test_without_ties_both_are_the_same(world):
         np.testing.assert_array_equal(value, score(lists, truth, 10)[name])
 
 
-def test_levels_that_do_not_fit_are_refused():
+def test_invalid_levels_raise():
     lists, truth = np.array([[0, 1, 2]]), Ragged.from_lists([[1]])
     with pytest.raises(ValueError, match="levels of row 0 rise"):
         score(lists, truth, 2, ties="average", levels=[[1, 2, 0]])

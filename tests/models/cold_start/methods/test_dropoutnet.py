@@ -1,4 +1,4 @@
-"""DropoutNet: what is content, the loss by hand, that it learns the latent model's scores, what it refuses."""
+"""DropoutNet: content columns, loss, reconstruction of the latent model's scores and invalid input."""
 
 from dataclasses import replace
 
@@ -25,7 +25,7 @@ SMALL = dropoutnet_recipe(hidden=(32, 16), rank=8, epochs=40, learning_rate=0.1,
 
 @pytest.fixture(scope="module")
 def warm() -> WarmListeners:
-    """Users and tracks anywhere in the space; a user's country block is a noisy view of the user's vector."""
+    """Users and tracks at random points; a user's country block is a noisy copy of the user's vector."""
     rng = np.random.default_rng(0)
     user, track = (rng.standard_normal((n, D)).astype(np.float32) for n in (U, N))
     x = np.zeros((U, LAYOUT.size), np.float32)
@@ -36,7 +36,7 @@ def warm() -> WarmListeners:
     return WarmListeners(x, user, track, heard, np.zeros(U, np.int32), np.zeros((3, D), np.float32), none.reshape(3, 0))
 
 
-def test_content_is_all_but_skips_and_bans() -> None:
+def test_content_excludes_skips_and_bans() -> None:
     names = np.array(LAYOUT.names())[content_columns(LAYOUT)]
     assert len(names) == len(set(names)) == 14 * D + 13
     assert not any("skipped" in name or "banned" in name for name in names)
@@ -46,35 +46,35 @@ def test_content_is_all_but_skips_and_bans() -> None:
     assert sum("skipped" in name or "banned" in name for name in SCALARS) == 6
 
 
-def test_the_loss_by_hand() -> None:
+def test_loss_equals_a_manual_calculation() -> None:
     target = torch.tensor([[3.0, 1.0, 0.0], [0.0, 0.0, 2.0]])
     score = torch.tensor([[1.0, 1.0, 3.0], [0.0, 1.0, 2.0]])
-    # The best of three tracks is the first for one user and the third for the other: gaps 4 and 0.
-    # All six gaps: 4 + 0 + 9 + 0 + 1 + 0.
+    # The best of three tracks is the first for one user and the third for the other: squared errors 4 and 0.
+    # The six squared errors are 4 + 0 + 9 + 0 + 1 + 0.
     assert float(top_and_all_loss(score, target)) == pytest.approx((4 / 2 + 14 / 6) / 2)
 
 
-def test_the_best_are_five_in_a_hundred() -> None:
+def test_loss_top_part_is_five_percent_of_the_tracks() -> None:
     target = torch.arange(100.0)[None]
     score = target.clone()
-    score[0, 95:] += 1  # exactly the best five are wrong by one
+    score[0, 95:] += 1  # each of the best five has an error of one
     assert float(top_and_all_loss(score, target)) == pytest.approx((1 + 0.05) / 2)
 
 
-def test_it_learns_the_scores_of_the_latent_model(warm) -> None:
+def test_fit_reproduces_the_scores_of_the_latent_model(warm) -> None:
     losses: list[float] = []
     net = DropoutNet(warm, replace(SMALL, dropout=0), 1, lambda epoch, loss: losses.append(loss))
     assert len(losses) == SMALL.epochs
     assert losses[-1] < 0.2 * losses[0]
     wanted = warm.user_UD @ warm.track_ND.T
-    found = net.warm_users(warm.x_UF) @ net.track_NR.T
-    assert np.corrcoef(wanted.ravel(), found.ravel())[0, 1] > 0.95
+    predicted = net.warm_users(warm.x_UF) @ net.track_NR.T
+    assert np.corrcoef(wanted.ravel(), predicted.ravel())[0, 1] > 0.95
 
 
-def test_with_dropout_it_answers_those_without_a_preference(warm) -> None:
+def test_dropout_improves_predictions_without_a_preference(warm) -> None:
     wanted = warm.user_UD @ warm.track_ND.T
     x = warm.x_UF.copy()
-    # What is left of the country block says less than a preference.
+    # With the added noise, the country block is less informative than a preference.
     x[:, LAYOUT.block("country")] += np.random.default_rng(1).standard_normal((U, D))
 
     def fits(dropout: float) -> float:
@@ -84,7 +84,7 @@ def test_with_dropout_it_answers_those_without_a_preference(warm) -> None:
     assert fits(0.5) > 0.6 > 0.3 > fits(0)
 
 
-def test_skips_and_bans_are_not_read(warm) -> None:
+def test_skips_and_bans_do_not_change_recommendations(warm) -> None:
     method = DropoutNetFull(DropoutNet(warm, replace(SMALL, epochs=1)))
     x = warm.x_UF[:20].copy()
     before = method.recommend(x, 9)
@@ -94,7 +94,7 @@ def test_skips_and_bans_are_not_read(warm) -> None:
     np.testing.assert_array_equal(method.recommend(x, 9), before)
 
 
-def test_training_leaves_torchs_generator_alone(warm) -> None:
+def test_training_does_not_change_the_global_torch_generator(warm) -> None:
     torch.manual_seed(5)
     before = torch.random.get_rng_state()
     DropoutNet(warm, replace(SMALL, epochs=1))
@@ -108,11 +108,11 @@ def test_users_and_tracks_without_a_vector(warm) -> None:
     net = DropoutNet(replace(warm, user_UD=user, track_ND=track), replace(SMALL, epochs=2))
     assert np.isfinite(net.warm_users(warm.x_UF)).all()
     assert np.isfinite(net.track_NR).all()
-    # To such a user's own output preference means nothing: it is that of a cold listener.
+    # A user without a vector gets the output of a cold listener.
     np.testing.assert_array_equal(net.warm_users(warm.x_UF)[::3], net.cold_users(warm.x_UF[::3]))
 
 
-def test_what_cannot_be_learned_from_is_refused(warm) -> None:
+def test_invalid_training_data_raises(warm) -> None:
     with pytest.raises(ValueError, match="at least 2 users and 2 tracks with a vector, got 0 and 60"):
         DropoutNet(replace(warm, user_UD=np.zeros_like(warm.user_UD)), SMALL)
     with pytest.raises(ValueError, match="nothing to train on"):
@@ -139,6 +139,6 @@ def test_what_cannot_be_learned_from_is_refused(warm) -> None:
         ("batch_tracks", 1),
     ],
 )
-def test_a_recipe_out_of_bounds_is_refused_by_name(field: str, value: object) -> None:
+def test_out_of_range_setting_raises_with_its_name(field: str, value: object) -> None:
     with pytest.raises(ValueError, match=f"dropoutnet.{field}: "):
         replace(SMALL, **{field: value})

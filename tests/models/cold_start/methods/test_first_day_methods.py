@@ -1,4 +1,4 @@
-"""What the methods over first-day ids are made of: tokens, made-up first days, mixtures, neighbours, peers."""
+"""Components of the first-day methods: tokens, synthetic first days, mixtures, neighbours and fold-in."""
 
 from dataclasses import replace
 
@@ -31,7 +31,7 @@ def days(streamed, country=None, age=None, **blocks):
 
 def warm(**changed):
     eye = np.eye(4, dtype=np.float32)
-    found = WarmListeners(
+    listeners = WarmListeners(
         x_UF=np.zeros((4, 3), np.float32),
         user_UD=eye,
         track_ND=eye,
@@ -42,10 +42,10 @@ def warm(**changed):
         catalogue=CATALOGUE,
         first_days=days([[40], [10], [30], [20]], ["FR", "FR", "BR", None]),
     )
-    return replace(found, **changed)
+    return replace(listeners, **changed)
 
 
-def test_tokens_of_a_first_day():
+def test_first_day_tokens():
     vocabulary = Vocabulary.build(CATALOGUE, warm().first_days)
     assert vocabulary.spans == {
         "track": TRACKS,
@@ -54,17 +54,17 @@ def test_tokens_of_a_first_day():
         "country": slice(10, 12),
         "age": slice(12, 17),
     }
-    found = vocabulary.first_day_tokens(
+    result = vocabulary.first_day_tokens(
         days([[40, 40, 999], []], ["FR", "US"], [20, -1], onboarding_like_artists=[[], [9]], skipped_songs=[[20], [10]])
     )
-    # track 40 is number 0, by artist 7 on album 1; 999, US and what was skipped are no tokens
-    assert np.flatnonzero(found[[0]].toarray()).tolist() == [0, 4, 7, 11, 13]
-    assert np.flatnonzero(found[[1]].toarray()).tolist() == [6]
-    assert set(found.data) == {1}
+    # track 40 has index 0, artist 7 and album 1; 999, US and skipped tracks have no token
+    assert np.flatnonzero(result[[0]].toarray()).tolist() == [0, 4, 7, 11, 13]
+    assert np.flatnonzero(result[[1]].toarray()).tolist() == [6]
+    assert set(result.data) == {1}
     assert CATALOGUE.streamed_tracks(days([[20, 20, 10], [999]])).toarray().tolist() == [[0, 1, 0, 1], [0, 0, 0, 0]]
 
 
-def test_a_made_up_first_day_shows_nothing_of_its_truth():
+def test_synthetic_first_day_does_not_contain_its_targets():
     side = warm()
     users = TrainingUsers(
         side, Vocabulary.build(CATALOGUE, side.first_days), side.first_days, first_day_network_recipe(real_share=0.5)
@@ -80,7 +80,7 @@ def test_a_made_up_first_day_shows_nothing_of_its_truth():
             assert not truth[heard == 0].any()
 
 
-def test_kinds_that_are_left_out_are_never_shown():
+def test_excluded_kinds_do_not_appear_in_synthetic_first_days():
     side = warm()
     users = TrainingUsers(
         side, Vocabulary.build(CATALOGUE, side.first_days), side.first_days, first_day_network_recipe(kinds=("track",))
@@ -89,7 +89,7 @@ def test_kinds_that_are_left_out_are_never_shown():
         assert not batch.tokens_BV.toarray()[:, 4:].any()
 
 
-def test_tastes_are_counts_smoothed_by_popularity():
+def test_segment_distributions_are_counts_smoothed_by_popularity():
     tastes = SegmentTrackProbabilities(warm(), 2.0)
     popularity = (np.array([2, 3, 3, 2]) + 0.5) / 12
     np.testing.assert_allclose(
@@ -101,32 +101,32 @@ def test_tastes_are_counts_smoothed_by_popularity():
     np.testing.assert_allclose(half, tastes.mix(np.eye(2)).mean(axis=0, keepdims=True), rtol=1e-6)
 
 
-def test_the_mixture_learns_without_the_users_own_streams():
+def test_mixture_loss_excludes_the_streams_of_the_user():
     mixture = SegmentMixture(warm(), first_day_network_recipe(epochs=1, width=4), smoothing=2.0)
     loss = mixture._loss(0)
-    truth = csr_array(np.array([[0, 1, 0, 0]], np.float32))  # user 0 of segment 0 is asked for track 1
-    found = loss(torch.tensor([[0.3, -0.2]]), Batch(np.array([0]), truth, truth))
+    truth = csr_array(np.array([[0, 1, 0, 0]], np.float32))  # track 1 is the target of user 0 of segment 0
+    result = loss(torch.tensor([[0.3, -0.2]]), Batch(np.array([0]), truth, truth))
     prior = 2 * 3.5 / 12
     own, other = (2 - 1 + prior) / (5 - 2 + 2), (1 + prior) / (5 + 2)  # without user 0: one stream of three
     weight = np.exp([0.3, -0.2]) / np.exp([0.3, -0.2]).sum()
-    assert float(found) == pytest.approx(-np.log(weight @ [own, other]), rel=1e-5)
+    assert float(result) == pytest.approx(-np.log(weight @ [own, other]), rel=1e-5)
 
 
-def test_near_segments_of_a_sharp_mixture_are_the_nearest_alone():
+def test_sharp_mixture_uses_only_the_nearest_segment():
     predict = lambda x: np.tile(np.array([[1, 0, 0, 0.9]], np.float32), (len(x), 1))  # noqa: E731
     x = np.zeros((1, 3), np.float32)
     sharp = NearSegments(predict, warm(), 1e-3, 1e4).recommend(x, 3)
-    assert sharp.tolist() == [[1, 0, 2]]  # two of the segment's streams each: the more popular one first
+    assert sharp.tolist() == [[1, 0, 2]]  # each has two streams in the segment: the more popular track is first
     silent = NearSegments(lambda x: np.zeros((len(x), 4), np.float32), warm(), 2.0, 10.0).recommend(x, 4)
-    assert silent.tolist() == [[1, 2, 0, 3]]  # nothing known: by popularity, ties by index
+    assert silent.tolist() == [[1, 2, 0, 3]]  # no information: by popularity, ties by index
 
 
-def test_neighbours_by_hand():
-    made = Neighbours.fit(
+def test_neighbours_equal_a_manual_calculation():
+    fitted = Neighbours.fit(
         warm(),
         neighbour_recipe(token_exponent=0.7, track_exponent=0.3, shrinkage=5.0, artist_weight=0.5, album_weight=0.0),
     )
-    scores = made.score_VN.toarray()
+    scores = fitted.score_VN.toarray()
     assert scores[0, 1] == pytest.approx(2 / (2**0.7 * 3**0.3 + 5))  # two users stream tracks 0 and 1
     assert scores[1, 0] == pytest.approx(2 / (3**0.7 * 2**0.3 + 5))
     assert (np.diag(scores[TRACKS]) == 0).all()
@@ -136,7 +136,7 @@ def test_neighbours_by_hand():
     assert (np.diff(few.indptr) <= 1).all()
 
 
-def test_ease_against_the_closed_form():
+def test_ease_equals_the_closed_form():
     weights = Ease(warm(), 2.0).weight_NN
     inverse = np.linalg.inv(HEARD.toarray().T @ HEARD.toarray() + 2 * np.eye(4))
     expected = -inverse / np.diag(inverse)[None, :]
@@ -146,7 +146,7 @@ def test_ease_against_the_closed_form():
         Ease(warm(heard_UN=csr_array((4, 30_001), dtype=np.float32)))
 
 
-def test_a_fold_in_solves_the_weighted_least_squares():
+def test_fold_in_solves_the_weighted_least_squares():
     rng = np.random.default_rng(0)
     y = rng.standard_normal((4, 3)).astype(np.float32)
     lists = IalsFoldIn(warm(track_ND=y), alpha=10.0, regularisation=0.5, exponent=0.0).recommend(
@@ -158,7 +158,7 @@ def test_a_fold_in_solves_the_weighted_least_squares():
     assert lists[1].tolist() == [0, 1, 2, 3]
 
 
-def test_best_is_a_stable_sort():
+def test_top_k_is_a_stable_sort():
     rng = np.random.default_rng(0)
     scores = rng.integers(0, 5, (20, 30)).astype(np.float32)
     for k in (1, 7, 30):
@@ -167,7 +167,7 @@ def test_best_is_a_stable_sort():
         top_k_of_scores(scores, 31)
 
 
-def test_lists_without_what_is_taken():
+def test_excluded_items_are_not_in_the_lists():
     lists = np.array([[4, 2, 0, 1], [3, 1, 0, 2]], np.int32)
     taken = csr_array(np.array([[0, 0, 1, 0, 1], [0, 0, 0, 0, 1]]))
     assert exclude_items(lists, taken, 2).tolist() == [[0, 1], [3, 1]]
@@ -175,9 +175,13 @@ def test_lists_without_what_is_taken():
         exclude_items(lists, taken, 3)
 
 
-def test_recipes_are_checked():
-    for wrong, said in (({"epochs": 0}, "epochs"), ({"dropout": 1.0}, "dropout"), ({"learning_rate": 0}, "learning")):
-        with pytest.raises(ValueError, match=said):
+def test_invalid_settings_raise():
+    for wrong, message in (
+        ({"epochs": 0}, "epochs"),
+        ({"dropout": 1.0}, "dropout"),
+        ({"learning_rate": 0}, "learning"),
+    ):
+        with pytest.raises(ValueError, match=message):
             first_day_network_recipe(**wrong)
     with pytest.raises(ValueError, match=r"neighbours.max_neighbours"):
         neighbour_recipe(max_neighbours=0)

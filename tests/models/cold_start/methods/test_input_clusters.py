@@ -1,4 +1,4 @@
-"""Input Features Clustering and the scaling of inputs: rows on disk, angles, what is refused."""
+"""Input Features Clustering and input scaling: rows on disk, directions and invalid input."""
 
 from dataclasses import replace
 
@@ -15,7 +15,7 @@ F, N, U = 9, 30, 120
 
 @pytest.fixture(scope="module")
 def warm() -> WarmListeners:
-    """Three directions of very different lengths; each has tracks of its own."""
+    """Users in three directions with very different lengths; each direction has its own tracks."""
     rng = np.random.default_rng(0)
     group = np.arange(U) % 3
     x = np.eye(F)[group] + 0.05 * rng.standard_normal((U, F))
@@ -26,15 +26,15 @@ def warm() -> WarmListeners:
     return WarmListeners(x.astype(np.float32), space, space[:N], heard, group.astype(np.int32), space[:3], lists)
 
 
-def test_a_listener_gets_the_tracks_of_those_who_point_the_same_way(warm) -> None:
+def test_listener_gets_tracks_of_users_with_the_same_direction(warm) -> None:
     method = InputFeaturesClustering(warm, 3)
-    found = method.recommend(1000 * np.eye(F, dtype=np.float32)[:3], 10)
+    recommended = method.recommend(1000 * np.eye(F, dtype=np.float32)[:3], 10)
     for group in range(3):
-        assert (found[group] % 3 == group).all()
-    assert method.rankings.shape == (3, 10)  # as long as the segments'
+        assert (recommended[group] % 3 == group).all()
+    assert method.rankings.shape == (3, 10)  # as long as the rankings of the segments
 
 
-def test_rows_on_disk_give_what_rows_in_memory_give(warm, tmp_path) -> None:
+def test_memory_mapped_rows_give_equal_results(warm, tmp_path) -> None:
     np.save(tmp_path / "x.npy", warm.x_UF)
     mapped = replace(warm, x_UF=np.load(tmp_path / "x.npy", mmap_mode="r"))
     one, two = InputFeaturesClustering(warm, 5), InputFeaturesClustering(mapped, 5)
@@ -43,12 +43,12 @@ def test_rows_on_disk_give_what_rows_in_memory_give(warm, tmp_path) -> None:
 
 
 @pytest.mark.parametrize("k", [0, U + 1])
-def test_more_clusters_than_users_are_refused(warm, k: int) -> None:
+def test_more_clusters_than_users_raise(warm, k: int) -> None:
     with pytest.raises(ValueError, match=rf"input_features_clustering: k must be from 1 .* \({U}\), got {k}"):
         InputFeaturesClustering(warm, k)
 
 
-def test_nan_is_refused(warm) -> None:
+def test_nan_raises(warm) -> None:
     method = InputFeaturesClustering(warm, 3)
     with pytest.raises(ValueError, match="input_features_clustering: x: row 1 contains NaN"):
         method.recommend(np.array([[1] * F, [np.nan] * F]), 3)
@@ -63,20 +63,20 @@ def test_scaled_columns_have_mean_0_and_deviation_1(tmp_path) -> None:
     scaled = scaler(x)
     np.testing.assert_allclose(scaled.mean(axis=0), 0, atol=2e-3)
     np.testing.assert_allclose(scaled.std(axis=0), [1, 1, 1, 0], rtol=2e-3)
-    assert scaler(np.array([[0, 1e4, 5, 1e9]], np.float32))[0, 3] == 0  # it never changed: nothing was learned of it
+    assert scaler(np.array([[0, 1e4, 5, 1e9]], np.float32))[0, 3] == 0  # a constant column is scaled to zero
     clipped = Scaler.fit("x", x, columns=[1])(np.array([[0, 1e9, 0, 0], [0, -1e9, 0, 0]], np.float32))
     assert clipped.tolist() == [[5], [-5]]
 
 
-def test_scaling_does_not_change_what_it_reads() -> None:
+def test_scaling_does_not_change_its_input() -> None:
     x = np.random.default_rng(0).standard_normal((20, 3)).astype(np.float32)
-    kept = x.copy()
+    original = x.copy()
     scaled = Scaler.fit("x", x)(x)
     scaled[:] = 9
-    np.testing.assert_array_equal(x, kept)
+    np.testing.assert_array_equal(x, original)
 
 
-def test_scaling_names_the_column_that_is_not_finite() -> None:
+def test_scaling_reports_the_column_that_is_not_finite() -> None:
     x = np.ones((5, 4), np.float32)
     x[3, 2] = np.inf
     with pytest.raises(ValueError, match="melu: x: column 2 contains NaN or infinity"):

@@ -1,4 +1,4 @@
-"""MeLU: the step towards a user against a plain loop, answers against the network itself, draws, what it refuses."""
+"""MeLU: the inner step equals a plain loop, affinities equal the network's outputs, draws and invalid input."""
 
 import copy
 from dataclasses import replace
@@ -40,7 +40,7 @@ def warm() -> WarmListeners:
     )
 
 
-def test_one_step_and_the_gradient_through_it_equal_a_plain_loop() -> None:
+def test_inner_step_and_its_gradient_equal_a_plain_loop() -> None:
     torch.manual_seed(0)
     rate = 0.1
     dense = dense_layers(3, 4)
@@ -69,41 +69,41 @@ def test_one_step_and_the_gradient_through_it_equal_a_plain_loop() -> None:
         own = [weight - rate * one for weight, one in zip(weights, slopes_b, strict=True)]
         plain.append((forward(own, query_BQE[b]) - wanted_Q).square().mean())
     np.testing.assert_allclose(losses_B.detach().numpy(), torch.stack(plain).detach().numpy(), rtol=1e-5)
-    for found, wanted in zip(slopes, torch.autograd.grad(torch.stack(plain).mean(), inputs), strict=True):
-        np.testing.assert_allclose(found.numpy(), wanted.numpy(), rtol=1e-4, atol=1e-6)
+    for computed, wanted in zip(slopes, torch.autograd.grad(torch.stack(plain).mean(), inputs), strict=True):
+        np.testing.assert_allclose(computed.numpy(), wanted.numpy(), rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("rate", [5e-6, 0.3])
-def test_affinities_are_what_the_network_says_after_the_listeners_step(warm, rate: float) -> None:
+def test_affinities_equal_network_outputs_after_the_inner_step(warm, rate: float) -> None:
     net = Melu(warm, replace(SMALL, inner_rate=rate))
     listeners = [0, 1, U - 1]  # two with streams, one without
-    found = np.stack(list(net.affinities(warm.x_UF[listeners])))
+    computed = np.stack(list(net.affinities(warm.x_UF[listeners])))
     scaled = (warm.track_ND - warm.track_ND.mean(axis=0)) / warm.track_ND.std(axis=0)
     track_NE = net.track(torch.from_numpy(scaled).double())
     streams = (warm.x_UF[listeners, STREAMS] - warm.track_ND.mean(axis=0)) / warm.track_ND.std(axis=0)
     for row, listener in enumerate(listeners):
         user_E = net.user(torch.from_numpy(net._user_scale(warm.x_UF[[listener]])).double())[0]
         dense = copy.deepcopy(net.dense).requires_grad_(True)
-        before = _answers(dense, user_E, track_NE)
+        before = _network_outputs(dense, user_E, track_NE)
         if warm.x_UF[listener, STREAMS].any():
             support_E = net.track(torch.from_numpy(streams[row : row + 1]).double())
-            loss = (_answers(dense, user_E, support_E) - 1).square().mean()
+            loss = (_network_outputs(dense, user_E, support_E) - 1).square().mean()
             for parameter, slope in zip(
                 dense.parameters(), torch.autograd.grad(loss, list(dense.parameters())), strict=True
             ):
                 parameter.data -= rate * slope
-        after = _answers(dense, user_E, track_NE)
-        np.testing.assert_allclose(found[row], after.detach().numpy(), atol=1e-5)
+        after = _network_outputs(dense, user_E, track_NE)
+        np.testing.assert_allclose(computed[row], after.detach().numpy(), atol=1e-5)
         if rate == 0.3:
             moved = float((after - before).detach().abs().max())
             assert (moved > 1e-2) == (listener != U - 1)
 
 
-def _answers(dense: torch.nn.Module, user_E: torch.Tensor, track_SE: torch.Tensor) -> torch.Tensor:
+def _network_outputs(dense: torch.nn.Module, user_E: torch.Tensor, track_SE: torch.Tensor) -> torch.Tensor:
     return dense(torch.cat([user_E.expand(len(track_SE), -1), track_SE], 1))[:, 0]
 
 
-def test_it_learns_who_likes_what(warm) -> None:
+def test_fit_separates_the_tastes_of_users(warm) -> None:
     losses: list[float] = []
     net = Melu(warm, replace(SMALL, hidden=16, epochs=30, batch_users=32), 1, lambda epoch, loss: losses.append(loss))
     assert len(losses) == 30
@@ -113,7 +113,7 @@ def test_it_learns_who_likes_what(warm) -> None:
     assert scores[heard].mean() - scores[~heard].mean() > 0.4
 
 
-def test_draws_are_streamed_and_not_by_turns_and_reach_every_track(warm) -> None:
+def test_draws_alternate_streamed_and_other_tracks_and_cover_every_track(warm) -> None:
     heard = csr_array(np.array([[0, 1, 1, 0, 0, 1, 0, 0]], np.float32))
     rng = np.random.default_rng(0)
     drawn = np.stack([_draw_tracks(heard, 0, 6, rng) for _ in range(200)])
@@ -121,26 +121,26 @@ def test_draws_are_streamed_and_not_by_turns_and_reach_every_track(warm) -> None
     assert all(len(set(row)) == 3 for row in drawn[:, ::2].tolist())
     counts = np.bincount(drawn[:, 1::2].ravel(), minlength=8)
     assert set(np.flatnonzero(counts).tolist()) == {0, 3, 4, 6, 7}
-    assert counts[counts > 0].min() > 80  # 120 each, were luck even
+    assert counts[counts > 0].min() > 80  # the expected count is 120 each
     few = _draw_tracks(heard, 0, 10, rng)[::2]
     assert set(few.tolist()) == {1, 2, 5}
 
 
-def test_best_breaks_ties_by_index() -> None:
+def test_top_k_breaks_ties_by_index() -> None:
     scores = np.array([1, 3, 2, 3, 2, 2, 0], np.float32)
     assert top_k_of_vector(scores, 1).tolist() == [1]
     assert top_k_of_vector(scores, 4).tolist() == [1, 3, 2, 4]
     assert top_k_of_vector(scores, 7).tolist() == [1, 3, 2, 4, 5, 0, 6]
 
 
-def test_training_leaves_torchs_generator_alone(warm) -> None:
+def test_training_does_not_change_the_global_torch_generator(warm) -> None:
     torch.manual_seed(5)
     before = torch.random.get_rng_state()
     Melu(warm, SMALL)
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
-def test_what_cannot_be_learned_from_is_refused(warm) -> None:
+def test_invalid_training_data_raises(warm) -> None:
     nothing = csr_array((U, N), dtype=np.float32)
     with pytest.raises(ValueError, match="streamed some but not all"):
         Melu(replace(warm, heard_UN=nothing), SMALL)
@@ -171,6 +171,6 @@ def test_what_cannot_be_learned_from_is_refused(warm) -> None:
         ("query", 0),
     ],
 )
-def test_a_recipe_out_of_bounds_is_refused_by_name(field: str, value: float) -> None:
+def test_out_of_range_setting_raises_with_its_name(field: str, value: float) -> None:
     with pytest.raises(ValueError, match=f"melu.{field}: "):
         replace(SMALL, **{field: value})

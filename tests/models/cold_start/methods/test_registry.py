@@ -1,4 +1,4 @@
-"""Laws that every method passes, and what is particular to each."""
+"""Properties that every method must have, and tests of single methods."""
 
 from collections.abc import Callable
 from copy import copy
@@ -50,7 +50,7 @@ STREAMS = LAYOUT.block("streamed_songs")
 
 
 class World:
-    """A checkerboard: even tracks belong to one taste, odd tracks to the other; so do listeners."""
+    """A checkerboard: even tracks and listeners belong to one taste, odd ones to the other."""
 
     def __init__(self) -> None:
         rng = np.random.default_rng(0)
@@ -62,7 +62,7 @@ class World:
         heard = csr_array((rng.random((U, N)) < 0.6) & (np.arange(U)[:, None] % 2 == np.arange(N) % 2))
         clusters = kmeans(warm, 6, seed=0)
         self.centroids, self.rankings = clusters.centroids, rankings(clusters.labels, heard, 6, 30)
-        # Cold listeners: a few streams of their taste; the last two have done nothing.
+        # Cold listeners have a few streams of their taste; the last two have no activity.
         self.taste = np.arange(B) % 2
         self.poles = poles
         self.x, self.days = self.first_days(rng, self.taste, silent=np.arange(B) >= B - 2)
@@ -80,8 +80,8 @@ class World:
             first_days=warm_days,
         )
 
-    def ask(self, method: Method, k: int, rows: ArrayLike = range(B)) -> np.ndarray:
-        """Lists for some of the cold listeners."""
+    def recommend_rows(self, method: Method, k: int, rows: ArrayLike = range(B)) -> np.ndarray:
+        """Return lists for the cold listeners in `rows`."""
         index = np.asarray(rows, np.int64)
         blocks = {name: ragged.take(index) for name, ragged in self.days.blocks.items()}
         days = FirstDays(self.days.country[index], self.days.age[index], blocks)
@@ -122,7 +122,7 @@ class World:
         return Melu(self.warm, MELU, seed=1)
 
     def predict(self, x_BF: np.ndarray) -> np.ndarray:
-        """A stand-in for the network: twice the streams, and the country."""
+        """Replace the network: return twice the stream block plus the country block."""
         return 2 * x_BF[:, STREAMS] + x_BF[:, LAYOUT.block("country")]
 
 
@@ -158,26 +158,26 @@ PERSONAL = [name for name in MAKE if name != "popularity"]
 
 
 @pytest.fixture(scope="module")
-def made(world: World) -> Callable[[str], Method]:
+def make_method(world: World) -> Callable[[str], Method]:
     return cache(lambda name: MAKE[name](world))
 
 
 @pytest.fixture(params=list(MAKE))
-def method(request, made) -> Method:
-    return made(request.param)
+def method(request, make_method) -> Method:
+    return make_method(request.param)
 
 
 @pytest.mark.parametrize("name", PERSONAL)
-def test_checkerboard(name: str, made, world: World) -> None:
-    method = made(name)
-    lists = world.ask(method, 10)
+def test_checkerboard(name: str, make_method, world: World) -> None:
+    method = make_method(name)
+    lists = world.recommend_rows(method, 10)
     served = slice(None) if method.needs.cold_users else slice(0, B - 2)
     assert (lists[served] % 2 == world.taste[served, None]).all()
 
 
-def test_lists_have_their_shape_and_no_track_twice(method: Method, world: World) -> None:
+def test_lists_have_the_requested_shape_and_no_duplicates(method: Method, world: World) -> None:
     for k in (1, 10, 30):
-        lists = world.ask(method, k)
+        lists = world.recommend_rows(method, k)
         assert lists.shape == (B, k)
         assert lists.dtype == np.int32
         assert lists.min() >= 0
@@ -185,38 +185,38 @@ def test_lists_have_their_shape_and_no_track_twice(method: Method, world: World)
         assert all(len(set(row)) == k for row in lists.tolist())
 
 
-def test_a_shorter_list_is_the_head_of_a_longer_one(method: Method, world: World) -> None:
-    np.testing.assert_array_equal(world.ask(method, 30)[:, :7], world.ask(method, 7))
+def test_shorter_list_is_a_prefix_of_a_longer_one(method: Method, world: World) -> None:
+    np.testing.assert_array_equal(world.recommend_rows(method, 30)[:, :7], world.recommend_rows(method, 7))
 
 
-def test_row_b_is_about_listener_b(method: Method, world: World) -> None:
+def test_row_order_follows_the_input(method: Method, world: World) -> None:
     order = np.random.default_rng(1).permutation(B)
-    np.testing.assert_array_equal(world.ask(method, 10, order), world.ask(method, 10)[order])
+    np.testing.assert_array_equal(world.recommend_rows(method, 10, order), world.recommend_rows(method, 10)[order])
 
 
-def test_a_batch_equals_singles(method: Method, world: World) -> None:
-    batch = world.ask(method, 10)
+def test_batch_equals_single_rows(method: Method, world: World) -> None:
+    batch = world.recommend_rows(method, 10)
     for b in range(B):
-        np.testing.assert_array_equal(world.ask(method, 10, [b])[0], batch[b])
-    assert world.ask(method, 10, []).shape == (0, 10)
+        np.testing.assert_array_equal(world.recommend_rows(method, 10, [b])[0], batch[b])
+    assert world.recommend_rows(method, 10, []).shape == (0, 10)
 
 
-def test_asking_twice_gives_the_same_and_changes_nothing(method: Method, world: World) -> None:
+def test_repeated_recommendations_are_equal_and_do_not_change_the_input(method: Method, world: World) -> None:
     x = world.x.copy()
     first = method.recommend(x, 10, world.days)
-    kept = first.copy()
-    first[:] = -1  # what the caller does with the answer is the caller's business
-    np.testing.assert_array_equal(method.recommend(x, 10, world.days), kept)
+    expected = first.copy()
+    first[:] = -1  # changing the returned array must not affect the method
+    np.testing.assert_array_equal(method.recommend(x, 10, world.days), expected)
     np.testing.assert_array_equal(x, world.x)
 
 
-def test_k_out_of_range_is_refused(method: Method, world: World) -> None:
+def test_k_out_of_range_raises(method: Method, world: World) -> None:
     for k in (0, N + 1):
         with pytest.raises(ValueError, match=f"got {k}"):
-            world.ask(method, k)
+            world.recommend_rows(method, k)
 
 
-def test_a_wrong_shape_is_refused(method: Method, world: World) -> None:
+def test_wrong_shape_raises(method: Method, world: World) -> None:
     with pytest.raises(ValueError, match=f"{method.name}: x must be"):
         method.recommend(world.x[0], 3, world.days)
 
@@ -234,8 +234,8 @@ def test_a_wrong_shape_is_refused(method: Method, world: World) -> None:
         lambda w: Neighbours.fit(w.warm, neighbour_recipe()),
     ],
 )
-def test_the_second_fit_equals_the_first(world: World, fit: Callable[[World], Method]) -> None:
-    np.testing.assert_array_equal(world.ask(fit(world), 30), world.ask(fit(world), 30))
+def test_repeated_fits_are_equal(world: World, fit: Callable[[World], Method]) -> None:
+    np.testing.assert_array_equal(world.recommend_rows(fit(world), 30), world.recommend_rows(fit(world), 30))
 
 
 def test_every_method_is_built_by_its_name(world: World) -> None:
@@ -263,24 +263,24 @@ def test_every_method_is_built_by_its_name(world: World) -> None:
     light = [name for name in METHOD_NAMES if name.endswith("_pers") or name.startswith(("popularity", "registration"))]
     factory = MethodFactory(parts)
     assert [factory.build(name).name for name in light] == light
-    assert not calls  # what learns from nobody asks for nobody
+    assert not calls  # methods without training do not load the warm listeners
     assert [factory.build(name).name for name in reversed(METHOD_NAMES)] == list(reversed(METHOD_NAMES))
     assert calls == ["warm"]
     assert {name: len(curve) for name, curve in losses.items()} == {
         "dropoutnet": 2,
         "melu": 3,
         "first_day_autoencoder": 4,
-        "segment_mixture": 5,  # trained once each
+        "segment_mixture": 5,  # each is trained once
     }
     with pytest.raises(ValueError, match="no 'melu'; there are popularity, "):
         factory.build("melu")
 
 
 @pytest.mark.parametrize("name", [name for name in MAKE if name in METHOD_NAMES])
-def test_who_needs_first_days_says_so_and_refuses_to_go_without(name: str, made, world: World) -> None:
-    method = made(name)
+def test_missing_first_days_raise_where_a_method_needs_them(name: str, make_method, world: World) -> None:
+    method = make_method(name)
     if not method.needs.first_days:
-        np.testing.assert_array_equal(method.recommend(world.x, 5), world.ask(method, 5))
+        np.testing.assert_array_equal(method.recommend(world.x, 5), world.recommend_rows(method, 5))
         return
     with pytest.raises(ValueError, match=f"{name}: needs the first day of each of the {B} listeners, got none"):
         method.recommend(world.x, 5)
@@ -295,29 +295,29 @@ def test_who_needs_first_days_says_so_and_refuses_to_go_without(name: str, made,
 
 
 def test_names_and_needs_are_declared() -> None:
-    made = [Popularity, RegistrationDayStreams, FullPers, SemiPers]
-    assert [m.name for m in made] == ["popularity", "registration_day_streams", "full_pers", "semi_pers"]
+    classes = [Popularity, RegistrationDayStreams, FullPers, SemiPers]
+    assert [m.name for m in classes] == ["popularity", "registration_day_streams", "full_pers", "semi_pers"]
     assert Popularity.needs == Needs()
     assert not RegistrationDayStreams.needs.cold_users
     assert "network" in FullPers.needs.parts
     assert "rankings" in SemiPers.needs.parts
 
 
-def test_popularity_is_the_order_of_the_catalogue(world: World) -> None:
+def test_popularity_follows_the_order_of_the_catalogue(world: World) -> None:
     assert Popularity(N).recommend(world.x, 4).tolist() == [[0, 1, 2, 3]] * B
 
 
 @pytest.mark.parametrize("similarity", ["dot", "cosine"])
-def test_without_streams_come_the_most_popular(world: World, similarity) -> None:
+def test_listener_without_streams_gets_the_most_popular_tracks(world: World, similarity) -> None:
     lists = RegistrationDayStreams(world.tracks, similarity).recommend(world.x, 5)
     assert lists[-2:].tolist() == [[0, 1, 2, 3, 4]] * 2
     unknown = world.x[:1].copy()
-    unknown[0, STREAMS] = 0  # streamed, but nothing that has a vector
+    unknown[0, STREAMS] = 0  # has streams, but none with a vector
     assert RegistrationDayStreams(world.tracks, similarity).recommend(unknown, 3).tolist() == [[0, 1, 2]]
 
 
 @pytest.mark.parametrize("similarity", ["dot", "cosine"])
-def test_without_streams_and_fallback_comes_what_is_near_the_middle(world: World, similarity) -> None:
+def test_listener_without_streams_or_fallback_gets_tracks_near_the_mean(world: World, similarity) -> None:
     method = RegistrationDayStreams(world.tracks, similarity, fallback=False)
     lists = method.recommend(world.x, 5)
     middle = world.x[:1].copy()
@@ -328,27 +328,27 @@ def test_without_streams_and_fallback_comes_what_is_near_the_middle(world: World
     )
 
 
-def test_registration_day_streams_reads_streams_only(world: World) -> None:
+def test_registration_day_streams_uses_streams_only(world: World) -> None:
     x = np.random.default_rng(0).standard_normal(world.x.shape).astype(np.float32)
     x[:, STREAMS] = world.x[:, STREAMS]
     method = RegistrationDayStreams(world.tracks, "cosine")
     np.testing.assert_array_equal(method.recommend(x, 9), method.recommend(world.x, 9))
 
 
-def test_semi_pers_looks_at_the_direction_of_a_prediction(world: World) -> None:
+def test_semi_pers_uses_the_direction_of_a_prediction(world: World) -> None:
     far = SemiPers(lambda x: 1000 * world.predict(x), world.centroids, world.rankings)
     near = SemiPers(world.predict, world.centroids, world.rankings)
     np.testing.assert_array_equal(far.segments(world.x), near.segments(world.x))
     np.testing.assert_array_equal(near.recommend(world.x, 30), world.rankings[near.segments(world.x)])
 
 
-def test_semi_pers_takes_the_euclidean_nearest_not_the_best_angle() -> None:
-    # The prediction is (1, 0). The first centroid has the better angle, the second is nearer.
+def test_semi_pers_uses_euclidean_distance_and_not_the_angle() -> None:
+    # The prediction is (1, 0). The first centroid has the smaller angle, the second is nearer.
     method = SemiPers(lambda x: np.tile([5.0, 0], (len(x), 1)), [[0.1, 0], [0.9, 0.3]], [[0, 1], [1, 0]])
     assert method.recommend(np.zeros((1, 3)), 1).tolist() == [[1]]
 
 
-def test_a_predict_that_gives_another_width_is_refused(world: World) -> None:
+def test_predict_with_a_wrong_width_raises(world: World) -> None:
     for method in (
         FullPers(lambda x: x, world.tracks, "cosine"),
         SemiPers(lambda x: x, world.centroids, world.rankings),
@@ -357,7 +357,7 @@ def test_a_predict_that_gives_another_width_is_refused(world: World) -> None:
             method.recommend(world.x, 3)
 
 
-def test_parts_that_do_not_fit_are_refused(world: World) -> None:
+def test_inconsistent_arguments_raise(world: World) -> None:
     with pytest.raises(ValueError, match="a row for each of 6 centroids"):
         SemiPers(world.predict, world.centroids, world.rankings[:-1])
     with pytest.raises(ValueError, match="n_tracks"):

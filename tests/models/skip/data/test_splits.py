@@ -1,4 +1,4 @@
-"""Splits of plays, and what training rows teach about rare values and durations."""
+"""Splits of plays, and cleaning rules for rare values and durations from training rows."""
 
 import json
 
@@ -9,13 +9,13 @@ from models.skip.data import splits
 from models.skip.data.cleaning import Cleaning, frequent, frequent_by_quantile, iqr_bounds
 
 
-def test_by_time_keeps_seconds_together_and_shares_near():
+def test_by_time_does_not_split_seconds_and_approximates_the_shares():
     ts = np.sort(np.random.default_rng(0).integers(0, 40, 1_000))
-    found = splits.by_time(ts, 0.7, 0.15)
-    assert (np.diff(found) >= 0).all()
+    split = splits.by_time(ts, 0.7, 0.15)
+    assert (np.diff(split) >= 0).all()
     for code in (splits.VALIDATION, splits.TEST):
-        assert ts[found == code].min() > ts[found < code].max()
-    assert abs((found == splits.TRAIN).mean() - 0.7) < 0.05
+        assert ts[split == code].min() > ts[split < code].max()
+    assert abs((split == splits.TRAIN).mean() - 0.7) < 0.05
     assert splits.by_time(ts[:0], 0.7, 0.15).size == 0
 
 
@@ -23,7 +23,7 @@ def test_by_time_with_distinct_seconds_has_the_exact_sizes():
     assert np.bincount(splits.by_time(np.arange(100), 0.7, 0.15)).tolist() == [70, 15, 15]
 
 
-def test_at_random_is_seeded_and_sized():
+def test_at_random_is_reproducible_and_has_the_exact_sizes():
     one = splits.at_random(200, 0.7, 0.15, 3)
     assert np.bincount(one).tolist() == [140, 30, 30]
     np.testing.assert_array_equal(one, splits.at_random(200, 0.7, 0.15, 3))
@@ -31,33 +31,33 @@ def test_at_random_is_seeded_and_sized():
 
 
 @pytest.mark.parametrize("last", [1, 2])
-def test_by_user_holds_out_the_last_plays_of_those_who_have_enough(last):
+def test_by_user_holds_out_the_last_plays_of_users_with_enough_plays(last):
     user = np.array([1, 2, 1, 1, 2, 3, 1, 1, 1])
-    found = splits.by_user(user, np.arange(9), last)
-    mine = found[user == 1].tolist()
+    split = splits.by_user(user, np.arange(9), last)
+    mine = split[user == 1].tolist()
     if last == 1:
         assert mine == [0, 0, 0, 0, 1, 2]
     else:
         assert mine == [0, 0, 1, 1, 2, 2]
-    assert (found[user != 1] == splits.TRAIN).all()  # two rows, and one, are too few
+    assert (split[user != 1] == splits.TRAIN).all()  # users with one or two rows are not split
 
 
-def test_the_competitions_own_split():
+def test_competition_split():
     user = np.array([1, 1, 1, 1, 1, 1, 2, 2, 3, 3, 4])
     flow = np.array([1, 0, 1, 0, 1, 0, 0, 0, 0, 1, 1], bool)
-    found = splits.competition(user, np.arange(11), flow)
+    split = splits.competition(user, np.arange(11), flow)
     train, validation, test, out = splits.TRAIN, splits.VALIDATION, splits.TEST, splits.EXCLUDED
-    assert found[:6].tolist() == [train, train, validation, out, test, out]
-    assert found[6:].tolist() == [train, train, train, test, test]
+    assert split[:6].tolist() == [train, train, validation, out, test, out]
+    assert split[6:].tolist() == [train, train, train, test, test]
     assert (splits.competition(user, np.arange(11), np.zeros(11, bool)) == train).all()
 
 
-def test_nothing_that_learns_is_later_than_what_its_user_is_judged_on():
+def test_training_plays_precede_the_evaluation_plays_of_a_user():
     rng = np.random.default_rng(1)
     user, ts, flow = rng.integers(0, 20, 500), np.sort(rng.integers(0, 300, 500)), rng.random(500) < 0.3
-    found = splits.competition(user, ts, flow)
+    split = splits.competition(user, ts, flow)
     for one in np.unique(user):
-        mine, code = ts[user == one], found[user == one]
+        mine, code = ts[user == one], split[user == one]
         if (code > splits.TRAIN).any() and (code == splits.TRAIN).any():
             assert mine[code == splits.TRAIN].max() < mine[code > splits.TRAIN].min()
 
@@ -69,7 +69,7 @@ def test_frequent_values_by_count_and_by_quantile():
     assert frequent(values[:0], 50).size == frequent_by_quantile(values[:0], 0.05).size == 0
 
 
-def test_unseen_and_rare_values_become_minus_one_and_columns_without_a_rule_stay():
+def test_unseen_and_rare_values_become_minus_one_and_other_columns_do_not_change():
     cleaning = Cleaning({"genre_id": np.array([3, 8]), "empty": np.zeros(0, np.int64)}, 30.0, 600.0)
     assert cleaning.category("genre_id", np.array([8, 4, 99, 3, -5])).tolist() == [8, -1, -1, 3, -1]
     assert cleaning.category("empty", np.array([1], np.int32)).tolist() == [-1]

@@ -1,4 +1,4 @@
-"""Laws that every skip model passes."""
+"""Properties that every skip model must have."""
 
 import json
 from dataclasses import replace
@@ -29,13 +29,13 @@ TRAIN, VALID, TEST = split_in_three(world())
 UNSEEN = 999_999
 
 
-def made(name: str) -> SkipModel:
+def make_model(name: str) -> SkipModel:
     return registry.make(name, QUICK.get(name))
 
 
 @cache
 def fitted(name: str) -> SkipModel:
-    model = made(name)
+    model = make_model(name)
     history = model.fit(TRAIN, VALID, seed=3)
     assert history
     assert all(np.isfinite([epoch.train, epoch.valid]).all() for epoch in history)
@@ -48,14 +48,14 @@ def name(request) -> str:
     return request.param
 
 
-def test_learns_an_easy_truth(name):
+def test_auc_on_simulated_plays_exceeds_a_minimum(name):
     score = fitted(name).predict_proba(TEST)
-    # What a track is like explains half of the truth, and what it can see of that is all a content model has.
-    least = {"content_based": 0.6, "rbm": 0.55, "truncated_svd": 0.55, "collaborative": 0.62}.get(name, 0.68)
-    assert auc(TEST.labels(), score) > least
+    # Track properties explain half of the simulated signal. A content model can use only the observable part of them.
+    min_auc = {"content_based": 0.6, "rbm": 0.55, "truncated_svd": 0.55, "collaborative": 0.62}.get(name, 0.68)
+    assert auc(TEST.labels(), score) > min_auc
 
 
-def test_answers_are_probabilities_of_each_play(name):
+def test_predictions_are_one_probability_per_play(name):
     score = fitted(name).predict_proba(TEST)
     assert score.shape == (len(TEST),)
     assert score.dtype == np.float64
@@ -63,14 +63,14 @@ def test_answers_are_probabilities_of_each_play(name):
     assert len(fitted(name).predict_proba(TEST.rows(slice(0, 0)))) == 0
 
 
-def test_asking_again_gives_the_same(name):
+def test_repeated_predictions_are_equal(name):
     first = fitted(name).predict_proba(TEST)
-    kept = first.copy()
+    expected = first.copy()
     first[:] = -1
-    np.testing.assert_array_equal(fitted(name).predict_proba(TEST), kept)
+    np.testing.assert_array_equal(fitted(name).predict_proba(TEST), expected)
 
 
-def test_a_batch_equals_singles_and_row_b_is_about_row_b(name):
+def test_batch_equals_single_rows_in_order(name):
     batch = fitted(name).predict_proba(TEST)
     for b in range(0, len(TEST), 37):
         single = fitted(name).predict_proba(TEST.rows(slice(b, b + 1)))
@@ -79,7 +79,7 @@ def test_a_batch_equals_singles_and_row_b_is_about_row_b(name):
     np.testing.assert_allclose(fitted(name).predict_proba(TEST.rows(every_third)), batch[every_third], atol=2e-6)
 
 
-def test_save_and_load_give_the_same(name, tmp_path):
+def test_save_and_load_preserve_predictions(name, tmp_path):
     model = fitted(name)
     model.save(tmp_path)
     again = type(model).load(tmp_path)
@@ -89,14 +89,14 @@ def test_save_and_load_give_the_same(name, tmp_path):
     assert names == {CARD, ARRAYS}
 
 
-def test_the_second_fit_equals_the_first(name):
-    again = made(name)
+def test_repeated_fits_are_equal(name):
+    again = make_model(name)
     again.fit(TRAIN, VALID, seed=3)
     again.observe(TEST)
     np.testing.assert_array_equal(again.predict_proba(TEST), fitted(name).predict_proba(TEST))
 
 
-def test_unknown_ids_are_answered_alike(name):
+def test_unknown_ids_have_equal_predictions(name):
     model = fitted(name)
     for id_ in IDS:
         one = model.predict_proba(with_ids(TEST, **{id_: UNSEEN}))
@@ -107,7 +107,7 @@ def test_unknown_ids_are_answered_alike(name):
             np.testing.assert_array_equal(one, model.predict_proba(TEST))
 
 
-def test_what_a_model_does_not_need_changes_nothing(name):
+def test_unused_features_do_not_change_predictions(name):
     model = fitted(name)
     if model.needs.numbers != ("all",):
         noise = np.random.default_rng(0).random(TEST.numbers_NF.shape).astype(np.float32)
@@ -116,43 +116,43 @@ def test_what_a_model_does_not_need_changes_nothing(name):
         np.testing.assert_array_equal(model.predict_proba(other), model.predict_proba(TEST))
 
 
-def test_labels_of_the_plays_asked_about_do_not_matter(name):
+def test_labels_of_the_input_do_not_change_predictions(name):
     blind = replace(TEST, listened_N=None)
     np.testing.assert_array_equal(fitted(name).predict_proba(blind), fitted(name).predict_proba(TEST))
 
 
 @pytest.mark.parametrize("label", [0, 1])
-def test_one_class_is_refused(name, label):
+def test_single_class_raises(name, label):
     same = replace(TRAIN, listened_N=np.full(len(TRAIN), label, np.int8))
     with pytest.raises(ValueError, match=f"{name}: needs both listened and skipped plays"):
-        made(name).fit(same, VALID)
+        make_model(name).fit(same, VALID)
 
 
-def test_no_labels_no_validation_and_no_fit_are_refused(name):
+def test_missing_labels_validation_or_fit_raises(name):
     with pytest.raises(ValueError, match="these have no listened_N"):
-        made(name).fit(replace(TRAIN, listened_N=None), VALID)
+        make_model(name).fit(replace(TRAIN, listened_N=None), VALID)
     with pytest.raises(ValueError, match="needs validation plays"):
-        made(name).fit(TRAIN, VALID.rows(slice(0, 0)))
+        make_model(name).fit(TRAIN, VALID.rows(slice(0, 0)))
     with pytest.raises(ValueError, match="not fitted; call"):
-        made(name).predict_proba(TEST)
+        make_model(name).predict_proba(TEST)
 
 
-def test_a_missing_number_is_named(name):
+def test_missing_feature_raises_with_its_name(name):
     model = fitted(name)
     wanted = next(iter(n for n in model.needs.numbers if n != "all"), "user_plays")
-    kept = [f for f, n in enumerate(TEST.names) if n != wanted]
-    less = replace(TEST, numbers_NF=TEST.numbers_NF[:, kept], names=tuple(TEST.names[f] for f in kept))
+    columns = [f for f, n in enumerate(TEST.names) if n != wanted]
+    less = replace(TEST, numbers_NF=TEST.numbers_NF[:, columns], names=tuple(TEST.names[f] for f in columns))
     if model.needs.numbers:
         with pytest.raises(ValueError, match=wanted):
             model.predict_proba(less)
 
 
-def test_all_numbers_unknown_is_an_answer(name):
-    nothing = replace(TEST, numbers_NF=np.full_like(TEST.numbers_NF, np.nan))
-    assert np.isfinite(fitted(name).predict_proba(nothing)).all()
+def test_unknown_features_have_finite_predictions(name):
+    no_counters = replace(TEST, numbers_NF=np.full_like(TEST.numbers_NF, np.nan))
+    assert np.isfinite(fitted(name).predict_proba(no_counters)).all()
 
 
-def test_a_torn_save_is_refused(tmp_path):
+def test_inconsistent_or_missing_files_raise(tmp_path):
     model = fitted("pmf")
     model.save(tmp_path)
     (tmp_path / ARRAYS).write_bytes((tmp_path / ARRAYS).read_bytes()[:-1] + b"x")
@@ -167,7 +167,7 @@ def test_a_torn_save_is_refused(tmp_path):
         registry.MODELS["fm"].load(tmp_path)
 
 
-def test_the_registry_builds_by_name_and_refuses_what_it_does_not_know():
+def test_registry_makes_models_by_name_and_raises_on_unknown_names():
     for name in registry.NAMES:
         assert registry.make(name).name == name
     with pytest.raises(ValueError, match="no 'oracle'; there are content_based, "):
@@ -179,7 +179,7 @@ def test_the_registry_builds_by_name_and_refuses_what_it_does_not_know():
 
 
 @pytest.mark.parametrize("name", registry.NAMES)
-def test_every_trial_of_a_search_is_a_recipe(name):
+def test_every_search_trial_is_a_valid_recipe(name):
     space, rng = SPACES[name], np.random.default_rng(0)
     trials = list(grid(space)) if is_grid(space) else [sample(space, rng) for _ in range(20)]
     for trial in trials:
@@ -190,10 +190,10 @@ def test_every_trial_of_a_search_is_a_recipe(name):
             list(grid(space))
 
 
-def test_a_late_play_changes_nothing_before_it():
-    """Histories and graphs show a play only what is strictly earlier than itself."""
+def test_later_plays_do_not_change_earlier_predictions():
+    """Histories and graphs contain only plays strictly earlier than the predicted play."""
     for name in ("session_gru", "graphsage"):
-        model = made(name)
+        model = make_model(name)
         model.fit(TRAIN, VALID, seed=3)
         before = model.predict_proba(TEST)
         late = replace(TEST, ts_N=TEST.ts_N + 10**6, listened_N=1 - TEST.labels())
@@ -201,31 +201,31 @@ def test_a_late_play_changes_nothing_before_it():
         np.testing.assert_array_equal(model.predict_proba(TEST), before)
 
 
-def test_the_session_model_sees_strictly_earlier_outcomes():
-    model = made("session_gru")
+def test_session_model_uses_strictly_earlier_outcomes():
+    model = make_model("session_gru")
     model.fit(TRAIN, VALID, seed=3)
     before = model.predict_proba(TEST)
     model.observe(TEST)
     after = model.predict_proba(TEST)
     first = np.unique(TEST.user_N, return_index=True)[1]
-    np.testing.assert_array_equal(after[first], before[first])  # nothing of the test was before a user's first play
+    np.testing.assert_array_equal(after[first], before[first])  # the first play of a user has no earlier test plays
     assert (after != before).any()
-    model.observe(TEST)  # noted twice counts once
+    model.observe(TEST)  # observing the same plays twice has no further effect
     np.testing.assert_array_equal(model.predict_proba(TEST), after)
 
 
-def test_training_does_not_disturb_the_caller(name):
+def test_fit_does_not_change_its_input_or_the_global_generator(name):
     import torch
 
     train = replace(TRAIN, numbers_NF=TRAIN.numbers_NF.copy())
     torch.manual_seed(5)
     wanted = torch.rand(3)
     torch.manual_seed(5)
-    made(name).fit(train.rows(slice(0, 600)), VALID, seed=1)
+    make_model(name).fit(train.rows(slice(0, 600)), VALID, seed=1)
     assert torch.equal(torch.rand(3), wanted)
     np.testing.assert_array_equal(train.numbers_NF, TRAIN.numbers_NF)
 
 
-def test_plays_of_one_user_alone_are_enough_to_answer(name):
+def test_single_play_of_an_unknown_user_has_a_prediction(name):
     alone: Plays = with_ids(TEST.rows(slice(0, 1)), user=UNSEEN, track=UNSEEN, artist=UNSEEN, album=UNSEEN)
     assert 0 <= fitted(name).predict_proba(alone)[0] <= 1

@@ -1,4 +1,4 @@
-"""Parts of skip models: plays, one-hot places, smoothed rates, histories, graphs, folds, re-ranking."""
+"""Components of skip models: plays, one-hot encoding, smoothed rates, histories, graphs, folds, re-ranking."""
 
 from dataclasses import replace
 
@@ -32,12 +32,12 @@ PLAYS = world(600)
         ({"listened_N": np.full(600, 2, np.int8)}, "must be 0 or 1, play 0 has 2"),
     ],
 )
-def test_plays_that_do_not_fit_are_refused(change, message):
+def test_invalid_plays_raise(change, message):
     with pytest.raises(ValueError, match=message):
         replace(PLAYS, **change)
 
 
-def test_parts_of_plays_join_to_the_whole():
+def test_concatenated_parts_equal_the_whole():
     parts = [PLAYS.rows(slice(0, 100)), PLAYS.rows(np.arange(100, 400)), PLAYS.rows(np.arange(600) >= 400)]
     whole = concatenate(parts)
     np.testing.assert_array_equal(whole.numbers_NF, PLAYS.numbers_NF)
@@ -52,13 +52,13 @@ def test_parts_of_plays_join_to_the_whole():
         PLAYS.category("mood", "a model")
 
 
-def test_rare_values_share_the_unknown_place():
+def test_rare_values_share_the_unknown_code():
     vocabulary = Vocabulary.learn(np.asarray([5, 5, 9, 7, 7, 7, -1, -1]), min_count=2)
     assert vocabulary.codes(np.asarray([5, 7, 9, -1, 100])).tolist() == [1, 2, 0, 0, 0]
     assert Vocabulary.learn(np.asarray([5, 5, 9, 7, 7, 7]), max_values=1).values_V.tolist() == [7]
 
 
-def test_every_field_has_one_place_and_nan_one_of_its_own():
+def test_one_hot_has_one_entry_per_field_and_a_separate_one_for_nan():
     onehot = OneHot.learn(PLAYS, ("user", "context_type"), ("song_age_days",), 4, 2, "a test")
     dense = onehot.matrix(PLAYS).toarray()
     assert (dense.sum(axis=1) == 3).all()
@@ -69,22 +69,24 @@ def test_every_field_has_one_place_and_nan_one_of_its_own():
     np.testing.assert_array_equal(again.positions(PLAYS), onehot.positions(PLAYS))
 
 
-def test_rates_are_smoothed_by_the_strength_that_forecasts_best():
+def test_smoothing_strength_is_estimated_from_the_data():
     rng = np.random.default_rng(0)
-    n, truth = 60_000, 6.0  # Beta(0.7 * 6, 0.3 * 6): a prior of six plays
+    n, truth = 60_000, 6.0  # Beta(0.7 * 6, 0.3 * 6): the prior is worth six plays
     rate, plays = rng.beta(0.7 * truth, 0.3 * truth, n), rng.integers(0, 20, n)
     y = (rng.random(n) < rate).astype(np.int8)
     counts = np.stack([plays, rng.binomial(plays, rate)], axis=1).astype(np.float32)
     base = world(n=60)
-    made = replace(base.rows(np.zeros(n, int)), numbers_NF=counts, names=("user_plays", "user_listened"), listened_N=y)
-    numbers = Numbers.learn(made, "a test")
+    smoothed_plays = replace(
+        base.rows(np.zeros(n, int)), numbers_NF=counts, names=("user_plays", "user_listened"), listened_N=y
+    )
+    numbers = Numbers.learn(smoothed_plays, "a test")
     assert numbers.strengths[0] in (4.0, 8.0)
-    raw = numbers.raw(made)
+    raw = numbers.raw(smoothed_plays)
     assert raw[plays == 0, 0] == pytest.approx(y.mean(), abs=1e-6)
     assert numbers.columns[:2] == ("user_smoothed", "user_plays")
 
 
-def test_scaled_numbers_are_bounded_and_tell_unknown_apart():
+def test_scaled_features_are_bounded_and_flag_unknown_values():
     dense = Dense.learn(PLAYS, "a test")
     wild = PLAYS.numbers_NF.copy()
     wild[:, PLAYS.names.index("duration_s")] = 65_535
@@ -96,7 +98,7 @@ def test_scaled_numbers_are_bounded_and_tell_unknown_apart():
     assert np.isfinite(columns).all()
 
 
-def test_a_history_holds_strictly_earlier_plays_of_the_same_user():
+def test_history_contains_strictly_earlier_plays_of_the_same_user():
     log = Log.from_plays(PLAYS)
     places = log.recent(PLAYS.user_N, PLAYS.ts_N, 5)
     for n in range(0, 600, 29):
@@ -105,20 +107,20 @@ def test_a_history_holds_strictly_earlier_plays_of_the_same_user():
             for t, track, user in zip(PLAYS.ts_N, PLAYS.track_N, PLAYS.user_N, strict=True)
             if user == PLAYS.user_N[n] and t < PLAYS.ts_N[n]
         ]
-        found = [(int(log.columns["ts"][p]), int(log.columns["track"][p])) for p in places[n] if p >= 0]
-        assert found == sorted(mine)[-5:]
+        recent = [(int(log.columns["ts"][p]), int(log.columns["track"][p])) for p in places[n] if p >= 0]
+        assert recent == sorted(mine)[-5:]
     assert (log.recent(np.asarray([424_242]), PLAYS.ts_N[-1:], 3) == -1).all()
     assert len(log.union(log)) == len(log)
 
 
-def test_neighbours_are_those_of_earlier_edges():
+def test_neighbours_come_from_earlier_edges():
     graph = Graph(np.asarray([[1, 5], [1, 6], [2, 5], [1, 7]]), np.asarray([10, 20, 30, 40]), 8)
-    ask = lambda node, before, k: graph.neighbours(np.asarray([node]), np.asarray([before]), k)[0].tolist()  # noqa: E731
-    assert ask(1, 20, 3) == [5, NO_NODE, NO_NODE]  # the edge of that very second is not seen
-    assert ask(1, 41, 3) == [5, 6, 7]
-    assert ask(5, 99, 2) == [1, 2]
-    assert ask(NO_NODE, 99, 2) == [NO_NODE, NO_NODE]
-    assert ask(0, 99, 2) == [NO_NODE, NO_NODE]
+    lookup = lambda node, before, k: graph.neighbours(np.asarray([node]), np.asarray([before]), k)[0].tolist()  # noqa: E731
+    assert lookup(1, 20, 3) == [5, NO_NODE, NO_NODE]  # the edge at that second is excluded
+    assert lookup(1, 41, 3) == [5, 6, 7]
+    assert lookup(5, 99, 2) == [1, 2]
+    assert lookup(NO_NODE, 99, 2) == [NO_NODE, NO_NODE]
+    assert lookup(0, 99, 2) == [NO_NODE, NO_NODE]
     drawn = graph.neighbours(np.full(200, 1), np.full(200, 41), 2, np.random.default_rng(0))
     assert set(drawn.ravel().tolist()) == {5, 6, 7}
     none = Graph(np.empty((0, 2), np.int64), np.empty(0, np.int64), 3)
@@ -126,16 +128,16 @@ def test_neighbours_are_those_of_earlier_edges():
 
 
 @pytest.mark.parametrize(
-    ("losses", "epochs", "patience", "called", "kept"),
+    ("losses", "epochs", "patience", "epochs_run", "best_epoch"),
     [
         ([3, 2, 1], 3, 1, 3, 2),
-        ([3, 1, 2, 0], 4, 1, 3, 1),  # the third was worse: what a fourth would have brought nobody knows
+        ([3, 1, 2, 0], 4, 1, 3, 1),  # training stops after the third epoch, so the fourth does not run
         ([3, 1, 2, 0], 4, 2, 4, 3),
-        ([1, 1, 1, 1], 9, 2, 3, 0),  # as good is not better
+        ([1, 1, 1, 1], 9, 2, 3, 0),  # an equal loss is not an improvement
         ([2, 1, np.nan], 9, 5, 3, 1),
     ],
 )
-def test_training_ends_with_the_weights_of_the_best_epoch(losses, epochs, patience, called, kept):
+def test_early_stopping_restores_the_weights_of_the_best_epoch(losses, epochs, patience, epochs_run, best_epoch):
     weights, ran = np.asarray([-1.0]), []
 
     def epoch():
@@ -144,22 +146,22 @@ def test_training_ends_with_the_weights_of_the_best_epoch(losses, epochs, patien
         return losses[len(ran) - 1]
 
     history = stop_early(epoch, lambda: losses[len(ran) - 1], [weights], epochs, patience)
-    assert len(history) == len(ran) == called
-    assert weights.tolist() == [kept]
+    assert len(history) == len(ran) == epochs_run
+    assert weights.tolist() == [best_epoch]
 
 
-def test_folds_are_forecast_from_what_came_before():
+def test_out_of_fold_predictions_use_earlier_folds_only():
     train, _, _ = split_in_three(world())
     borders = fold_borders(len(train), 2, 0.5)
     assert borders == [len(train) // 2, round(0.75 * len(train)), len(train)]
-    found = out_of_fold(registry.make, "logistic_features", train, borders, 0)
+    predicted = out_of_fold(registry.make, "logistic_features", train, borders, 0)
     flipped = train.labels().copy()
-    flipped[borders[1] :] = 1 - flipped[borders[1] :]  # the last fold's outcomes are not among what it is forecast from
+    flipped[borders[1] :] = 1 - flipped[borders[1] :]  # the last fold is not part of the training data
     other = out_of_fold(registry.make, "logistic_features", replace(train, listened_N=flipped), borders, 0)
-    np.testing.assert_array_equal(found, other)
+    np.testing.assert_array_equal(predicted, other)
 
 
-def test_only_members_that_help_are_kept():
+def test_select_returns_only_members_with_a_gain():
     rng = np.random.default_rng(0)
     y = rng.integers(0, 2, 4000).astype(np.int8)
     signs = {name: 2.0 * y - 1 + rng.normal(0, 2, 4000) for name in ("one", "two")}
@@ -174,11 +176,11 @@ def test_only_members_that_help_are_kept():
     assert np.isfinite(logit(np.asarray([0.0, 1.0]))).all()
 
 
-def test_reranking_weighs_listens_relevance_and_difference():
+def test_reranking_combines_listening_probability_relevance_and_diversity():
     tracks, listen = np.asarray([[10, 11, 12, 13]]), np.asarray([[0.2, 0.9, 0.8, 0.5]])
     even = np.ones((1, 4))
     assert rerank(tracks, listen, 0, even).tolist() == [[11, 12, 13, 10]]
-    assert rerank(tracks, np.full((1, 4), 0.5), 0).tolist() == [[10, 11, 12, 13]]  # the list's own order
+    assert rerank(tracks, np.full((1, 4), 0.5), 0).tolist() == [[10, 11, 12, 13]]  # the original order
     artists = np.asarray([[1, 2, 2, 3]])
     assert rerank(tracks, listen, 0.5, even, artists_BL=artists).tolist()[0][:2] == [11, 13]
     vectors = np.asarray([[[1, 0], [0, 2], [0, 3], [1, 1]]], np.float32)
@@ -200,10 +202,10 @@ def test_reranking_weighs_listens_relevance_and_difference():
         ([[0.1, 0.2]], 0.5, {"vectors_BLD": [[[1.0, np.nan], [0, 1]]]}, "finite"),
     ],
 )
-def test_lists_that_do_not_fit_are_refused(listen, diversity, more, message):
+def test_invalid_rerank_input_raises(listen, diversity, more, message):
     with pytest.raises(ValueError, match=message):
         rerank([[1, 2]], listen, diversity, **more)
 
 
-def test_chances_are_what_they_should_be():
+def test_sigmoid_of_extreme_values():
     assert sigmoid(np.asarray([-800.0, 0, 800])).tolist() == [0, 0.5, 1]
