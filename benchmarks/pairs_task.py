@@ -152,7 +152,7 @@ class PlaylistTask:
             ranking_KL = rankings(clustering.labels, self.heard_UN, settings.k, settings.ranking_length)
             lists_BK = SemiPers(lambda x: x, clustering.centroids, ranking_KL).recommend(mean_BD, K)
             by_start.append(score(lists_BK, truth, K)["ndcg"])
-        nearest = score(top_k(mean_BD, vectors_ND, K), truth, K)["ndcg"]
+        nearest = score(top_k(mean_BD, vectors_ND, K, "cosine"), truth, K)["ndcg"]
         return {"segment": np.mean(by_start, axis=0), "nearest": nearest}
 
 

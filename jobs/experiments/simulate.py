@@ -66,7 +66,7 @@ def run(context: Context, listeners: int, length: int, seed: int) -> dict[str, A
                 raise BadArgument(
                     f"ab-simulate: exposures of {day} contain {sorted(names)}; choose other days or a new home"
                 )
-    champion = ChampionWatcher(context.home)
+    champion = ChampionWatcher(context.home, context.settings.service.poll_interval_s)
     champion.refresh()
     ready = champion.current
     if ready is None:

@@ -100,12 +100,7 @@ class ColdStartNet(nn.Module):
     """
 
     def __init__(
-        self,
-        d_in: int,
-        d_out: int,
-        hidden: tuple[int, ...] = (400, 300, 200),
-        normalise_output: bool = True,
-        log_counts: bool = False,
+        self, d_in: int, d_out: int, hidden: tuple[int, ...], normalise_output: bool, log_counts: bool
     ) -> None:
         """Draw the weights from torch's global generator, which `fit` seeds and restores.
 
@@ -282,9 +277,7 @@ def _transform_scalars(x_BF: Tensor) -> Tensor:
     return torch.cat([vectors, age.clamp(min=0), unknown, torch.log1p(counts.clamp(min=0))], dim=1)
 
 
-def from_state_arrays(
-    arrays: Mapping[str, NDArray[Any]], normalise_output: bool = True, log_counts: bool = False
-) -> ColdStartNet:
+def from_state_arrays(arrays: Mapping[str, NDArray[Any]], normalise_output: bool, log_counts: bool) -> ColdStartNet:
     """Return the network of `state_arrays`, in eval mode; widths are taken from the arrays' shapes.
 
     Args:

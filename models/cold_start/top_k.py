@@ -53,7 +53,7 @@ def normalise(x_BD: ArrayLike) -> FloatMatrix:
 class ItemIndex:
     """Items (N, d) prepared once for many top-k queries."""
 
-    def __init__(self, items: ArrayLike, similarity: Similarity = "cosine") -> None:
+    def __init__(self, items: ArrayLike, similarity: Similarity) -> None:
         """Validate the items and, for cosine, normalise them.
 
         Args:
@@ -94,7 +94,7 @@ class ItemIndex:
         return out
 
 
-def top_k(queries: ArrayLike, items: ArrayLike, k: int, similarity: Similarity = "cosine") -> IntMatrix:
+def top_k(queries: ArrayLike, items: ArrayLike, k: int, similarity: Similarity) -> IntMatrix:
     """Return the indices of the k items with the highest score for each query, best first.
 
     Args:

@@ -121,7 +121,7 @@ def _hits(rec_BK: LongMatrix, truth: Ragged) -> tuple[BoolMatrix, LongVector]:
     return hits_BK, n_truth_B
 
 
-def bootstrap(values: ArrayLike, n: int = 1_000, seed: int = 0) -> tuple[float, float]:
+def bootstrap(values: ArrayLike, n: int, seed: int = 0) -> tuple[float, float]:
     """Return the 95 % percentile interval (low, high) of a mean, by the bootstrap.
 
     Args:
@@ -148,7 +148,7 @@ def bootstrap(values: ArrayLike, n: int = 1_000, seed: int = 0) -> tuple[float, 
     return float(low), float(high)
 
 
-def paired_bootstrap(a: ArrayLike, b: ArrayLike, n: int = 1_000, seed: int = 0) -> tuple[float, float, float]:
+def paired_bootstrap(a: ArrayLike, b: ArrayLike, n: int, seed: int = 0) -> tuple[float, float, float]:
     """Return the mean of a - b and its 95 % interval (mean, low, high); a is better where low > 0.
 
     Args:

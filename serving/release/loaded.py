@@ -90,11 +90,11 @@ class LoadedSpace:
 
     def _of_kind(self, kind: str) -> tuple[np.ndarray, ItemIndex] | None:
         if kind == "segments":
-            return np.arange(len(self.centroids_KD)), ItemIndex(self.centroids_KD)
+            return np.arange(len(self.centroids_KD)), ItemIndex(self.centroids_KD, "cosine")
         if kind == "tracks":
-            return self.space.catalogue.track_id_N, ItemIndex(self.tracks_ND)
+            return self.space.catalogue.track_id_N, ItemIndex(self.tracks_ND, "cosine")
         ids = self.entities.ids[KIND_OF[kind]]
-        return (ids, ItemIndex(self.entities.vectors[KIND_OF[kind]])) if len(ids) else None
+        return (ids, ItemIndex(self.entities.vectors[KIND_OF[kind]], "cosine")) if len(ids) else None
 
 
 @dataclass(frozen=True)

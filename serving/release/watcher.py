@@ -144,7 +144,7 @@ class ReleaseWatcher(Generic[R]):
 class ChampionWatcher(ReleaseWatcher[LoadedRelease]):
     """Follows the champion that recommends to new listeners."""
 
-    def __init__(self, home: Path, poll_s: float = 1.0, event: Event = ignore_event) -> None:
+    def __init__(self, home: Path, poll_s: float, event: Event = ignore_event) -> None:
         """Prepare to follow the champion of a home."""
         super().__init__(
             home,

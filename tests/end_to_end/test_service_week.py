@@ -15,7 +15,7 @@ from tests.helpers.as_request import listener
 
 @pytest.fixture(scope="module")
 def ready(finished) -> LoadedRelease:
-    champion = ChampionWatcher(finished.home)
+    champion = ChampionWatcher(finished.home, poll_s=1.0)
     champion.refresh()
     assert champion.current is not None, champion.problem
     assert champion.current.name == pointer.read(finished.home).release

@@ -51,7 +51,10 @@ def test_store_has_known_listeners_and_new_listeners_like_the_service(finished):
     from tests.helpers.as_request import listener
     from tests.helpers.one_week import NEW_USERS_DAY
 
-    champion, circuit = ChampionWatcher(finished.home), CircuitBreaker(finished.settings.store, finished.home)
+    champion, circuit = (
+        ChampionWatcher(finished.home, poll_s=1.0),
+        CircuitBreaker(finished.settings.store, finished.home),
+    )
     champion.refresh()
     ready, week, lake = champion.current, finished.week.name, finished.lake
     warm = lake.read("warm_users", week=week).sort_by("user_idx")["user_id"].to_pylist()

@@ -35,7 +35,7 @@ def task() -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.mark.parametrize(("d_in", "d_out", "n"), [(2579, 128, 1_240_028), (5139, 256, 2_289_756)])
 def test_parameter_counts_equal_those_of_the_paper(d_in: int, d_out: int, n: int) -> None:
-    net = ColdStartNet(d_in, d_out)
+    net = ColdStartNet(d_in, d_out, (400, 300, 200), normalise_output=True, log_counts=False)
     assert net.n_parameters == n
     assert [type(layer).__name__ for layer in net.layers] == ["Linear", "ReLU", "BatchNorm1d"] * 3 + ["Linear"]
 
@@ -88,13 +88,13 @@ def test_logarithms_of_counts_and_a_flag_for_an_unknown_age(task) -> None:
     x[::3, 20] = -1
     recipe = replace(SMALL, log_counts=True)
     net = fit(x, task[1], recipe, 1)
-    again = from_state_arrays(state_arrays(net), log_counts=True)
+    again = from_state_arrays(state_arrays(net), normalise_output=True, log_counts=True)
     np.testing.assert_array_equal(predict(net, x), predict(again, x))
     by_hand = np.hstack([x[:, :20], np.maximum(x[:, 20:21], 0), x[:, 20:21] < 0, np.log1p(x[:, 21:])])
-    plain = from_state_arrays(state_arrays(net))
+    plain = from_state_arrays(state_arrays(net), normalise_output=True, log_counts=False)
     np.testing.assert_allclose(predict(net, x), predict(plain, by_hand.astype(np.float32)), atol=1e-6)
     with pytest.raises(ValueError, match="input rows end with 19 scalars, got d_in 19"):
-        ColdStartNet(19, 4, log_counts=True)
+        ColdStartNet(19, 4, (8,), normalise_output=True, log_counts=True)
 
 
 def test_output_has_unit_length_only_if_normalised(task) -> None:
@@ -154,7 +154,7 @@ def test_batches_have_at_least_two_rows_and_cover_the_data(n: int, drop_last: bo
 
 def test_predict_does_not_change_the_mode_or_the_statistics(task) -> None:
     x, _ = task
-    net = ColdStartNet(20, 6, (8,))
+    net = ColdStartNet(20, 6, (8,), normalise_output=True, log_counts=False)
     before = state_arrays(net)
     whole = predict(net, x)
     assert net.training
@@ -172,7 +172,7 @@ def test_npz_round_trip_preserves_predictions(task, tmp_path) -> None:
     net = fit(x, y, replace(SMALL, epochs=2))
     np.savez(tmp_path / "net.npz", **state_arrays(net))
     with np.load(tmp_path / "net.npz", allow_pickle=False) as arrays:
-        back = from_state_arrays(dict(arrays), normalise_output=True)
+        back = from_state_arrays(dict(arrays), normalise_output=True, log_counts=False)
     assert not back.training
     np.testing.assert_array_equal(predict(back, x), predict(net, x))
 
@@ -186,11 +186,11 @@ def test_state_arrays_are_copies(task) -> None:
 def test_invalid_state_arrays_raise(task) -> None:
     arrays = state_arrays(fit(*task, replace(SMALL, epochs=1)))
     with pytest.raises(ValueError, match="no weights"):
-        from_state_arrays({})
+        from_state_arrays({}, normalise_output=True, log_counts=False)
     with pytest.raises(ValueError, match=r"layers\.1?\d?\.?.*bias"):
-        from_state_arrays({name: a for name, a in arrays.items() if name != "layers.0.bias"})
+        from_state_arrays({name: a for name, a in arrays.items() if name != "layers.0.bias"}, True, False)
     with pytest.raises(ValueError, match="size mismatch"):
-        from_state_arrays({**arrays, "layers.0.bias": np.zeros(3, np.float32)})
+        from_state_arrays({**arrays, "layers.0.bias": np.zeros(3, np.float32)}, True, False)
 
 
 def with_bad_value(x: np.ndarray, row: int, value: float) -> np.ndarray:
@@ -209,7 +209,7 @@ def test_nan_and_infinity_raise_with_their_row(task, value: float) -> None:
     with pytest.raises(ValueError, match="validation x row 0"):
         fit(x, y, SMALL, validation=(with_bad_value(x, 0, value), y))
     with pytest.raises(ValueError, match="x row 5"):
-        predict(ColdStartNet(20, 6), with_bad_value(x, 5, value))
+        predict(ColdStartNet(20, 6, (8,), normalise_output=True, log_counts=False), with_bad_value(x, 5, value))
 
 
 def test_wrong_shapes_raise(task) -> None:
@@ -223,7 +223,7 @@ def test_wrong_shapes_raise(task) -> None:
     with pytest.raises(ValueError, match="as wide as x and y"):
         fit(x, y, SMALL, validation=(x[:, :3], y))
     with pytest.raises(ValueError, match="must have 20 columns, got 6"):
-        predict(ColdStartNet(20, 6), y)
+        predict(ColdStartNet(20, 6, (8,), normalise_output=True, log_counts=False), y)
 
 
 def test_diverging_loss_raises_with_the_learning_rate(task) -> None:

@@ -79,16 +79,16 @@ def test_zero_items_score_zero() -> None:
 
 def test_results_do_not_depend_on_batches_or_blocks(vectors, monkeypatch) -> None:
     q, items = vectors
-    whole = top_k(q, items, 50)
+    whole = top_k(q, items, 50, "cosine")
     for b in range(len(q)):
-        np.testing.assert_array_equal(top_k(q[b : b + 1], items, 50)[0], whole[b])
+        np.testing.assert_array_equal(top_k(q[b : b + 1], items, 50, "cosine")[0], whole[b])
     monkeypatch.setattr(recommend, "_BLOCK_SCORES", 7 * len(items))
     monkeypatch.setattr(recommend, "_BLOCK_PAIRS", 64)
-    np.testing.assert_array_equal(top_k(q, items, 50), whole)
+    np.testing.assert_array_equal(top_k(q, items, 50, "cosine"), whole)
 
 
 def test_empty_batch_returns_no_rows(vectors) -> None:
-    assert top_k(np.empty((0, 24)), vectors[1], 5).shape == (0, 5)
+    assert top_k(np.empty((0, 24)), vectors[1], 5, "cosine").shape == (0, 5)
 
 
 def test_normalise_leaves_zero_rows_unchanged() -> None:

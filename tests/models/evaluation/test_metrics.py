@@ -93,7 +93,7 @@ def test_bootstrap_approaches_the_normal_interval() -> None:
     assert high == pytest.approx(values.mean() + half, abs=half / 8)
     assert (low, high) == bootstrap(values, 2_000, seed=1)
     assert (low, high) != bootstrap(values, 2_000, seed=2)
-    assert bootstrap([0.25] * 9) == (0.25, 0.25)
+    assert bootstrap([0.25] * 9, 100) == (0.25, 0.25)
 
 
 def test_bootstrap_does_not_depend_on_memory_blocks(monkeypatch) -> None:
@@ -112,16 +112,16 @@ def test_paired_bootstrap_detects_a_difference_between_overlapping_intervals() -
     assert 0 < low < mean < high
     back, back_low, back_high = paired_bootstrap(base, better, 500, 7)
     np.testing.assert_allclose([back, back_low, back_high], [-mean, -high, -low])
-    assert bootstrap(better)[0] < bootstrap(base)[1]  # the unpaired intervals overlap
+    assert bootstrap(better, 500)[0] < bootstrap(base, 500)[1]  # the unpaired intervals overlap
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: bootstrap([]), "at least one"),
-        (lambda: bootstrap([0.1, np.nan]), "finite"),
+        (lambda: bootstrap([], 100), "at least one"),
+        (lambda: bootstrap([0.1, np.nan], 100), "finite"),
         (lambda: bootstrap([0.1], n=0), "n must be"),
-        (lambda: paired_bootstrap([1.0], [1.0, 2.0]), "same listeners"),
+        (lambda: paired_bootstrap([1.0], [1.0, 2.0], 100), "same listeners"),
     ],
 )
 def test_invalid_bootstrap_input_raises(call, message: str) -> None:

@@ -53,7 +53,7 @@ def register(home: Path, experiment: Experiment) -> None:
 @pytest.fixture
 def ready(release_home):
     release_home.promote(release_home.first)
-    champion = ChampionWatcher(release_home.home)
+    champion = ChampionWatcher(release_home.home, poll_s=1.0)
     champion.refresh()
     return champion.current
 

@@ -18,7 +18,7 @@ from tests.helpers.live import WORDS, cohort_requests
 
 @pytest.fixture(scope="module")
 def ready(live) -> LoadedRelease:
-    champion = ChampionWatcher(live.release_home.home)
+    champion = ChampionWatcher(live.release_home.home, poll_s=1.0)
     champion.refresh()
     assert champion.current is not None
     return champion.current

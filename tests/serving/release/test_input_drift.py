@@ -140,7 +140,7 @@ def test_release_without_a_reference_is_served_and_exports_no_drift(release_home
 
 def test_drift_counts_restart_with_a_new_release(release_home):
     release_home.promote(release_home.first)
-    champion = ChampionWatcher(release_home.home)
+    champion = ChampionWatcher(release_home.home, poll_s=1.0)
     champion.refresh()
     champion.current.watch.count(listeners(500, np.random.default_rng(1), True))
     release_home.promote(release_home.second)

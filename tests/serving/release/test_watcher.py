@@ -71,7 +71,7 @@ def test_replaced_release_is_freed(release_home):
 
     follower, champion = (
         ReleaseWatcher(release_home.home, Opened, 1.0, lambda *_, **__: None, "promote"),
-        ChampionWatcher(release_home.home),
+        ChampionWatcher(release_home.home, poll_s=1.0),
     )
     references = []
     for release in (release_home.first, release_home.second, release_home.first):
@@ -139,7 +139,7 @@ def test_damaged_release_is_loaded_only_after_it_is_repaired(release_home, monke
     monkeypatch.setattr("serving.release.watcher.RETRY_S", 0.0)
     release_home.promote(release_home.first)
     events = []
-    champion = ChampionWatcher(release_home.home, event=lambda name, **facts: events.append(name))
+    champion = ChampionWatcher(release_home.home, poll_s=1.0, event=lambda name, **facts: events.append(name))
     champion.refresh()
     damaged_file = release_home.folder(release_home.second) / "tt_svd" / "rankings.npy"
     content = damaged_file.read_bytes()
@@ -189,7 +189,7 @@ def test_start_with_a_damaged_champion_loads_the_previous_release(release_home):
     release_home.promote(release_home.first)
     release_home.promote(release_home.second)
     (release_home.folder(release_home.second) / "tt_svd" / "centroids.npy").unlink()
-    champion = ChampionWatcher(release_home.home)
+    champion = ChampionWatcher(release_home.home, poll_s=1.0)
     champion.refresh()
     assert champion.current.name == release_home.first
     assert "centroids.npy is missing" in champion.problem
@@ -283,7 +283,7 @@ def test_service_imports_no_training_library(release_home):
         "from serving.release.watcher import ChampionWatcher\n"
         "from serving import schema\n"
         "from serving.recommend import recommender as answers\n"
-        "champion = ChampionWatcher(Path(sys.argv[1])); champion.refresh()\n"
+        "champion = ChampionWatcher(Path(sys.argv[1]), poll_s=1.0); champion.refresh()\n"
         "request = schema.RecommendationRequest(listener=schema.Listener(country='FR'), explain=True)\n"
         "assert answers.recommend(champion.current, [request.listener], request, True)[0]['tracks']\n"
         "print(' '.join(sorted({name.split('.')[0] for name in sys.modules})))\n"
