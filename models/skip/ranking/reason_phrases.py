@@ -175,8 +175,8 @@ PHRASES: dict[str, Phrase] = {
     "artist_all": _skipped("this artist is", "artist"),
     "genre_all": _skipped("this genre is", "genre"),
     "genre_age": _all_listeners(
-        "people of your age skip this genre less than average",
-        "people of your age skip this genre more than average",
+        "listeners of your age skip this genre less than average",
+        "listeners of your age skip this genre more than average",
         "genre_age",
     ),
     "track_all": _skipped("this track is", "track"),
