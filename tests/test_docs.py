@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from jobs.settings import renamed
 from tools import check_site, reference
 
 ROOT = Path(__file__).parent.parent
@@ -24,6 +25,11 @@ def test_setup_changelog_and_citation_have_the_same_version():
     assert newest
     assert re.search(r'version="([^"]+)"', (ROOT / "setup.py").read_text()).group(1) == newest.group(1)
     assert f"\nversion: {newest.group(1)}\n" in (ROOT / "CITATION.cff").read_text()
+
+
+def test_changelog_lists_every_renamed_setting():
+    changes = (ROOT / "CHANGELOG.md").read_text()
+    assert [old for old, new in renamed.RENAMED.items() if f"| `{old}` | `{new}` |" not in changes] == []
 
 
 def test_no_page_of_the_repository_has_a_dead_link():
