@@ -4,28 +4,13 @@ from __future__ import annotations
 
 import csv
 
+from jobs.ingest.dsg17.adapter import COLUMNS, LABEL
 from jobs.platform.context import Context
 from jobs.platform.week import Week
 from jobs.settings.settings import load
 from jobs.settings.skip import SkipSettings
 
-NAMES = (
-    "genre_id",
-    "ts_listen",
-    "media_id",
-    "album_id",
-    "context_type",
-    "release_date",
-    "platform_name",
-    "platform_family",
-    "media_duration",
-    "listen_type",
-    "user_gender",
-    "user_id",
-    "artist_id",
-    "user_age",
-    "is_listened",
-)
+NAMES = (*COLUMNS, LABEL)
 VALID = dict(zip(NAMES, (7, 1_478_000_000, 11, 12, 1, 20160101, 0, 0, 200, 1, 0, 3, 13, 25, 1), strict=True))
 
 

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from jobs.settings.skip import CleaningSettings
 
 LABEL = "is_listened"
-NUMBERS = (
+COLUMNS = (
     "genre_id",
     "ts_listen",
     "media_id",
@@ -106,7 +106,7 @@ def find_files(data: Path) -> dict[str, Path]:
         repeated = sorted({column for column in columns if columns.count(column) > 1})
         if repeated:
             raise CheckFailed(f"{file}: column '{repeated[0]}' is repeated; remove one of them")
-        for column in (*NUMBERS, LABEL if name == "train" else "sample_id"):
+        for column in (*COLUMNS, LABEL if name == "train" else "sample_id"):
             if column not in columns:
                 raise CheckFailed(
                     f"{file}: column '{column}' is missing; the header has {', '.join(columns) or 'nothing'}"
@@ -131,7 +131,7 @@ def parse(spark: SparkSession, file: Path, *, labelled: bool) -> DataFrame:
     schema = ", ".join(f"`{name}` string" for name in (*names, "_broken"))
     reader = spark.read.schema(schema).option("header", True).option("columnNameOfCorruptRecord", "_broken")
     lines = reader.csv(file.absolute().as_uri())
-    wanted = (*NUMBERS, LABEL if labelled else "sample_id")
+    wanted = (*COLUMNS, LABEL if labelled else "sample_id")
     # Two steps, so that each text is converted to a number only once.
     numbered = lines.select(
         "_broken",
@@ -156,7 +156,7 @@ def parse(spark: SparkSession, file: Path, *, labelled: bool) -> DataFrame:
     is_readable = F.col("_broken").isNull() & reduce(and_, (F.col(n).isNotNull() for n in wanted))
     reason = F.when(is_readable, first_reason(invalid)).otherwise(first_reason(unreadable))
     missing = F.lit(None).cast("bigint")
-    columns = [F.col(n) if n in wanted else missing.alias(n) for n in (*NUMBERS, LABEL, "sample_id")]
+    columns = [F.col(n) if n in wanted else missing.alias(n) for n in (*COLUMNS, LABEL, "sample_id")]
     return numbered.select(*columns, reason.alias("reason"))
 
 
@@ -214,7 +214,7 @@ def clean(rows: DataFrame, cleaning: CleaningSettings) -> DataFrame:
     ts = F.timestamp_seconds("ts_listen")
     released = F.to_date(F.try_to_timestamp(F.col("release_date").cast("string"), F.lit("yyyyMMdd")))
     is_implausible = (released < F.lit(cleaning.min_release_date)) | (released > F.to_date(ts))
-    identity = F.xxhash64(*NUMBERS, "sample_id")
+    identity = F.xxhash64(*COLUMNS, "sample_id")
     return usable.select(
         identity.bitwiseAND(F.lit(2**63 - 1)).alias("play_id"),
         "sample_id",

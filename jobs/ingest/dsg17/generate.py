@@ -27,6 +27,7 @@ import pyarrow as pa
 from pyarrow import csv
 
 from contracts.errors import BadArgument
+from jobs.ingest.dsg17.adapter import COLUMNS
 from jobs.platform.progress import progress
 
 FULL_ROWS, FULL_USERS, FULL_TRACKS, FULL_ARTISTS = 7_558_834, 19_918, 300_000, 60_000
@@ -105,22 +106,6 @@ LISTENED, LISTENED_FLOW = 0.722, 0.601
 # Standard deviations of log-odds: between users, artists, tracks, a user's genres, a user's liking of Flow, moods.
 SPREAD = {"user": 0.9, "artist": 0.29, "track": 0.36, "genre": 0.5, "flow": 0.4, "mood": 0.6}
 FAVOURITE, PER_YEAR, PLATFORM, CONTEXT_5, CONTEXT_7 = 0.8, 0.04, (0.0, 0.25, 1.1), -0.3, 1.8
-COLUMNS = (
-    "genre_id",
-    "ts_listen",
-    "media_id",
-    "album_id",
-    "context_type",
-    "release_date",
-    "platform_name",
-    "platform_family",
-    "media_duration",
-    "listen_type",
-    "user_gender",
-    "user_id",
-    "artist_id",
-    "user_age",
-)
 
 
 @dataclass(frozen=True)

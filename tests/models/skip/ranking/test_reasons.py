@@ -97,7 +97,12 @@ def test_reason_text_matches_the_sign_of_its_contribution(by):
         ("artist_all", play_counts("artist", 20, 18), "this artist is skipped less than average", None),
         ("track_all", play_counts("track", 100, 60), None, "this track is skipped more than average"),
         ("genre_all", play_counts("genre", 1000, 705), None, None),
-        ("genre_age", play_counts("genre_age", 50, 45), "listeners of your age skip this genre less than average", None),
+        (
+            "genre_age",
+            play_counts("genre_age", 50, 45),
+            "listeners of your age skip this genre less than average",
+            None,
+        ),
         ("length", play_facts(duration_s=100), "it is short", None),
         ("length", play_facts(duration_s=200), None, None),
         ("length", play_facts(duration_s=400), None, "it is long"),
