@@ -82,7 +82,7 @@ class PlaylistTask:
         Raises:
             SystemExit: the tables first_day and cohort have different listeners.
         """
-        from models.cold_start.input_vector import Ragged
+        from models.cold_start.ragged import Ragged
 
         lake, week = self.plain.lake, self.plain.week.name
         days = lake.read("first_day", columns=["user_id", "streamed_songs"], week=week, split=split)
@@ -157,7 +157,7 @@ class PlaylistTask:
 
 
 def _ragged(column: pa.ChunkedArray) -> Any:
-    from models.cold_start.input_vector import Ragged
+    from models.cold_start.ragged import Ragged
 
     lists = column.combine_chunks()
     return Ragged(lists.offsets.to_numpy().astype(np.int64), lists.flatten().to_numpy().astype(np.int64))

@@ -28,8 +28,9 @@ from jobs.platform import figures
 from jobs.platform.context import Context
 from jobs.settings.base import Space
 from jobs.tracking.tracker import Tracker
-from models.cold_start.input_vector import AGE_CLASSES, INTERACTIONS, FirstDays, Ragged, age_classes
+from models.cold_start.input_vector import AGE_CLASSES, INTERACTIONS, FirstDays, age_classes
 from models.cold_start.methods import recommend_lists
+from models.cold_start.ragged import Ragged
 from models.evaluation.metrics import bootstrap, score
 
 METRICS = ("precision", "recall", "ndcg")

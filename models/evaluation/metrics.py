@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from models.arrays import AnyMatrix, BoolMatrix, DoubleMatrix, DoubleVector, LongMatrix, LongVector
-from models.cold_start.input_vector import Ragged
+from models.cold_start.ragged import Ragged
 
 METRICS = ("precision", "recall", "ndcg")
 Ties = Literal["order", "average"]

@@ -11,7 +11,8 @@ from itertools import product
 
 import numpy as np
 
-from models.cold_start.input_vector import INTERACTIONS, FirstDays, Ragged
+from models.cold_start.input_vector import INTERACTIONS, FirstDays
+from models.cold_start.ragged import Ragged
 from serving.release.loaded import LoadedRelease
 from serving.schema import Listener
 

@@ -42,7 +42,8 @@ from jobs.ingest.deezer.files import (
 )
 from jobs.platform.progress import log_line, progress
 from jobs.settings.base import SPACES, Space
-from models.cold_start.input_vector import Layout, Ragged
+from models.cold_start.input_vector import Layout
+from models.cold_start.ragged import Ragged
 
 if TYPE_CHECKING:
     from jobs.platform.context import Context

@@ -26,7 +26,8 @@ import pyarrow.parquet as pq
 from contracts import published
 from contracts.errors import CheckFailed
 from jobs.settings.base import Space
-from models.cold_start.input_vector import BLOCKS, SCALARS, Layout, Ragged
+from models.cold_start.input_vector import BLOCKS, SCALARS, Layout
+from models.cold_start.ragged import Ragged
 
 CONTRACT = published.load("deezer")
 SPLITS = ("train", "validation", "test")

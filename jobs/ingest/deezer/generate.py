@@ -39,10 +39,10 @@ from models.cold_start.input_vector import (
     Entities,
     FirstDays,
     Layout,
-    Ragged,
     age_classes,
     input_vectors,
 )
+from models.cold_start.ragged import Ragged
 from models.cold_start.top_k import normalise
 
 MIN_TRACKS, MIN_USERS = 200, 50

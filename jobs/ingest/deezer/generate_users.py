@@ -15,7 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from jobs.ingest.simulate.catalogue import AGES, COUNTRIES, World
-from models.cold_start.input_vector import Ragged, age_classes
+from models.cold_start.input_vector import age_classes
+from models.cold_start.ragged import Ragged
 
 NO_INTERACTION, STREAMS_AMONG_ACTIVE, AGE_UNKNOWN = 0.05, 0.81, 0.14
 MIN_HEARD = 50

@@ -22,8 +22,9 @@ from jobs.platform.context import Context
 from jobs.release import pointer, rules
 from jobs.release.rules import FAIL, GateLine
 from models.arrays import DoubleVector, FloatMatrix, IdVector, IntMatrix
-from models.cold_start.input_vector import FirstDays, Ragged
+from models.cold_start.input_vector import FirstDays
 from models.cold_start.methods import Method, recommend_lists
+from models.cold_start.ragged import Ragged
 from models.evaluation.metrics import score
 from serving.release.bundle import Release, open_release
 

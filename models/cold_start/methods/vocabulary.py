@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array, csr_array
 
 from models.arrays import IdVector, LongMatrix, LongVector
-from models.cold_start.input_vector import AGE_CLASSES, FirstDays, Ragged, age_classes
+from models.cold_start.input_vector import AGE_CLASSES, FirstDays, age_classes
+from models.cold_start.ragged import Ragged
 
 POSITIVE_BLOCKS = {
     "track": ("streamed_songs", "favorite_songs", "search_songs"),

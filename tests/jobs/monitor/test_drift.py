@@ -16,7 +16,8 @@ from jobs.monitor import drift as monitor
 from jobs.platform.context import Context
 from jobs.release import pointer
 from jobs.settings.cold_start import MonitorSettings
-from models.cold_start.input_vector import INTERACTIONS, FirstDays, Ragged
+from models.cold_start.input_vector import INTERACTIONS, FirstDays
+from models.cold_start.ragged import Ragged
 from serving.release import input_drift
 from tests.helpers import small_week
 

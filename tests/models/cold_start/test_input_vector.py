@@ -15,11 +15,11 @@ from models.cold_start.input_vector import (
     Entities,
     FirstDays,
     Layout,
-    Ragged,
     age_class,
     age_classes,
     input_vectors,
 )
+from models.cold_start.ragged import Ragged
 
 D = 4
 

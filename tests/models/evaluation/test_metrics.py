@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import ndcg_score
 
-from models.cold_start.input_vector import Ragged
+from models.cold_start.ragged import Ragged
 from models.evaluation import metrics
 from models.evaluation.metrics import bootstrap, paired_bootstrap, score
 

@@ -5,7 +5,7 @@ import pytest
 from scipy.sparse import csr_array
 from sklearn.metrics import ndcg_score
 
-from models.cold_start.input_vector import Ragged
+from models.cold_start.ragged import Ragged
 from models.cold_start.segments import listener_counts, rankings
 from models.evaluation.metrics import score
 from models.evaluation.ties import length_with_ties, tie_levels

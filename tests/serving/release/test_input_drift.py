@@ -8,7 +8,8 @@ import math
 import numpy as np
 import pytest
 
-from models.cold_start.input_vector import INTERACTIONS, FirstDays, Ragged
+from models.cold_start.input_vector import INTERACTIONS, FirstDays
+from models.cold_start.ragged import Ragged
 from serving.release import input_drift
 from serving.release.watcher import ChampionWatcher
 from tests.helpers import small_week

@@ -7,13 +7,14 @@ import pytest
 import torch
 from scipy.sparse import csr_array
 
-from models.cold_start.input_vector import FirstDays, Ragged
+from models.cold_start.input_vector import FirstDays
 from models.cold_start.methods import WarmListeners
 from models.cold_start.methods.first_day_network import Batch, TrainingUsers
 from models.cold_start.methods.mixture import NearSegments, SegmentMixture, SegmentTrackProbabilities
 from models.cold_start.methods.neighbours import Neighbours
 from models.cold_start.methods.peers import Ease, IalsFoldIn
 from models.cold_start.methods.vocabulary import Catalogue, Vocabulary
+from models.cold_start.ragged import Ragged
 from models.cold_start.top_k import exclude_items, top_k_of_scores
 from tests.helpers.method_recipes import first_day_network_recipe, neighbour_recipe
 

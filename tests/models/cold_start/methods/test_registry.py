@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 from scipy.sparse import csr_array
 
 from blockfactor.kmeans import kmeans
-from models.cold_start.input_vector import FirstDays, Layout, Ragged
+from models.cold_start.input_vector import FirstDays, Layout
 from models.cold_start.methods import (
     FullPers,
     Method,
@@ -31,6 +31,7 @@ from models.cold_start.methods.neighbours import Neighbours
 from models.cold_start.methods.peers import Ease, IalsFoldIn, item_knn
 from models.cold_start.methods.registry import METHOD_NAMES, AlsRecipe, MethodFactory, MethodInputs
 from models.cold_start.methods.vocabulary import Catalogue
+from models.cold_start.ragged import Ragged
 from models.cold_start.segments import rankings
 from tests.helpers.method_recipes import (
     dropoutnet_recipe,
