@@ -66,7 +66,7 @@ def test_blend_passes_the_same_gate(promoted, finished):
 
 def test_release_predicts_like_training(promoted):
     cohort, release = cold_start_gate.read_cohort(promoted), champion(promoted)
-    assert release.answers == ("tt_svd", "blend")
+    assert release.space_and_method == ("tt_svd", "blend")
     served = release.spaces["tt_svd"].method("blend")
     learned = method_factory(promoted, "tt_svd", lambda *_: None).blend
     np.testing.assert_allclose(served.scores(cohort.days), learned.scores(cohort.days), atol=1e-4)
