@@ -17,9 +17,9 @@ function body(api, operation) {
   return JSON.stringify(schema.example || {}, null, 2);
 }
 
-function operation(api, path, method, found) {
-  const inputs = (found.parameters || []).map((one) => [one, make("input", { value: one.required ? VALUES[one.name] || "0" : "", placeholder: String(one.schema.default ?? "") })]);
-  const example = body(api, found);
+function operation(api, path, method, description) {
+  const inputs = (description.parameters || []).map((one) => [one, make("input", { value: one.required ? VALUES[one.name] || "0" : "", placeholder: String(one.schema.default ?? "") })]);
+  const example = body(api, description);
   const text = example === null ? null : make("textarea", { spellcheck: "false", "aria-label": "Body" });
   if (text) text.value = example;
   const answer = make("pre", { hidden: "" });
@@ -33,14 +33,14 @@ function operation(api, path, method, found) {
     }
     const key = document.getElementById("key").value;
     const headers = { ...(text ? { "content-type": "application/json" } : {}), ...(key ? { "x-api-key": key } : {}) };
-    const said = await fetch(url + (query.size ? `?${query}` : ""), { method: method.toUpperCase(), headers, body: text?.value });
-    const plain = await said.text();
+    const response = await fetch(url + (query.size ? `?${query}` : ""), { method: method.toUpperCase(), headers, body: text?.value });
+    const plain = await response.text();
     let shown = plain;
     try { shown = JSON.stringify(JSON.parse(plain), null, 2); } catch { /* the metrics page is not JSON */ }
-    answer.textContent = `${said.status} ${said.headers.get("x-overture-release") || ""}\n${shown}`;
+    answer.textContent = `${response.status} ${response.headers.get("x-overture-release") || ""}\n${shown}`;
     answer.hidden = false;
   });
-  return make("details", {}, make("summary", {}, make("code", {}, `${method.toUpperCase()} ${path}`), ` ${found.summary ? found.description || found.summary : ""}`),
+  return make("details", {}, make("summary", {}, make("code", {}, `${method.toUpperCase()} ${path}`), ` ${description.summary ? description.description || description.summary : ""}`),
     ...inputs.map(([one, input]) => make("label", {}, `${one.name}${one.required ? "" : " (optional)"} ${one.description || ""} `, input)),
     ...(text ? [text] : []), send, answer);
 }
@@ -49,5 +49,5 @@ function operation(api, path, method, found) {
   const api = await (await fetch("/openapi.json")).json();
   document.getElementById("about").textContent = api.info.description;
   document.getElementById("operations").append(...Object.entries(api.paths).flatMap(([path, methods]) =>
-    Object.entries(methods).map(([method, found]) => operation(api, path, method, found))));
+    Object.entries(methods).map(([method, description]) => operation(api, path, method, description))));
 })();

@@ -16,11 +16,11 @@ KEYS = {"Tab": 9, "Enter": 13, " ": 32}
 PAGE_STATE = """(() => {
     const text = (it) => it?.textContent ?? null, focus = document.activeElement;
     return {
-        address: location.href, state: document.readyState, message: text(document.getElementById('said')),
-        error: document.getElementById('trouble')?.hidden === false ? text(document.getElementById('trouble')) : null,
+        address: location.href, state: document.readyState, message: text(document.getElementById('announcement')),
+        error: document.getElementById('error')?.hidden === false ? text(document.getElementById('error')) : null,
         tracks: [...document.querySelectorAll('#tracks b')].map(text),
-        day: [...document.querySelectorAll('#done li')].map(text),
-        fields: [...document.querySelectorAll('#country, #age, #find, #method')].map(it => it.value),
+        day: [...document.querySelectorAll('#day li')].map(text),
+        fields: [...document.querySelectorAll('#country, #age, #artist-search, #method')].map(it => it.value),
         focus: focus?.outerHTML.slice(0, 200),
     };
 })()"""

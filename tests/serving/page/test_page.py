@@ -7,7 +7,7 @@ import pytest
 from tests.helpers.browser import Browser, chromium
 
 TRACKS = "[...document.querySelectorAll('#tracks b')].map(it => it.textContent)"
-ANNOUNCEMENT = "document.getElementById('said').textContent"
+ANNOUNCEMENT = "document.getElementById('announcement').textContent"
 FOCUS = "(document.activeElement.dataset.act || '') + (document.activeElement.dataset.place || '')"
 
 
@@ -48,7 +48,7 @@ def test_first_day_can_be_entered_with_the_keyboard_alone(live, browser):
     browser.wait(f"{ANNOUNCEMENT}.includes('Ada picked. First now: ')")
     assert browser.run(TRACKS) == titles(live, day)
     assert browser.run("document.activeElement.getAttribute('aria-pressed')") == "true"
-    top_signals = "[...document.querySelectorAll('#moved span')].map(it => it.textContent)"
+    top_signals = "[...document.querySelectorAll('#signals span')].map(it => it.textContent)"
     expected = [reason["signal"] for reason in live.lists(day, explain=True)["reasons"]["top_signals"]]
     labels = {"country": "France", "age": "age 23", "onboarding.artists": "Ada"}
     assert browser.run(top_signals) == [labels[signal] for signal in expected]
@@ -64,7 +64,7 @@ def test_first_day_can_be_entered_with_the_keyboard_alone(live, browser):
     browser.press("Enter")
     browser.wait(f"{ANNOUNCEMENT}.startsWith('Started again. First now: ')")
     assert browser.run(TRACKS) == titles(live, {})
-    assert browser.run("document.getElementById('trouble').hidden")
+    assert browser.run("document.getElementById('error').hidden")
 
 
 def test_clicks_change_list_segment_carousel_and_reasons(live, browser):
@@ -80,10 +80,10 @@ def test_clicks_change_list_segment_carousel_and_reasons(live, browser):
     playlist_ids = "[...document.querySelectorAll('#carousel p')].map(it => Number(it.textContent.match(/\\d+/)[0]))"
     browser.wait(playlist_ids, [playlist["playlist_id"] for playlist in carousel["playlists"]])
     browser.run("document.querySelector('#tracks [data-act=streams]').click()")
-    browser.wait("document.querySelectorAll('#done li svg').length", 1)
+    browser.wait("document.querySelectorAll('#day li svg').length", 1)
     browser.wait("document.querySelector('#tracks [data-act=streams]').getAttribute('aria-pressed')", "true")
-    browser.run("document.querySelector('#done button').click()")
-    browser.wait("document.querySelectorAll('#done li svg').length", 0)
+    browser.run("document.querySelector('#day button').click()")
+    browser.wait("document.querySelectorAll('#day li svg').length", 0)
 
 
 def test_page_loads_only_from_its_own_host_and_escapes_names(live, browser):
@@ -110,7 +110,8 @@ def test_changes_of_a_superseded_request_are_announced_with_the_next_response(li
         document.querySelector('[data-act=bans]').click();
     })()""")
     browser.wait(
-        "/^Age changed\\. .+ skipped\\. .+ banned\\. First now: /.test(document.getElementById('said').textContent)"
+        r"/^Age changed\. .+ skipped\. .+ banned\. First now: /"
+        f".test({ANNOUNCEMENT})"
     )
 
 
@@ -157,7 +158,7 @@ def test_focus_stays_on_an_artist_during_a_search_and_the_last_search_wins(live,
     names = "[...document.querySelectorAll('#artists button')].map(it => it.textContent)"
     all_names = browser.run(names)
     browser.delay("/v1/search?*")
-    browser.tab_to("it.id === 'find'")
+    browser.tab_to("it.id === 'artist-search'")
     browser.press("b")
     browser.wait_for_delayed(1)
     browser.tab_to("it.textContent.startsWith('Bo &')")
@@ -166,24 +167,24 @@ def test_focus_stays_on_an_artist_during_a_search_and_the_last_search_wins(live,
     assert browser.run("document.activeElement.textContent").startswith("Bo &")
     browser.delay("/v1/search?*")
     for text in ("ada", "zzz"):
-        browser.run(f"(it => {{ it.value = {text!r}; it.dispatchEvent(new Event('input')) }})(at('find'))")
+        browser.run(f"(it => {{ it.value = {text!r}; it.dispatchEvent(new Event('input')) }})(byId('artist-search'))")
         browser.wait_for_delayed(1 if text == "ada" else 2)
     browser.resume()
     browser.wait(names, [])
-    assert browser.run("document.activeElement.id") == "find"
+    assert browser.run("document.activeElement.id") == "artist-search"
 
 
 def test_undoing_a_signal_keeps_the_focus_in_the_list_of_signals(live, browser):
     browser.open(f"http://127.0.0.1:{live.port}/")
     browser.wait(f"{TRACKS}.length", 15)
     browser.run("for (const place of [0, 1]) document.querySelectorAll('#tracks [data-act=streams]')[place].click()")
-    browser.tab_to("it.closest('#done') !== null")
+    browser.tab_to("it.closest('#day') !== null")
     browser.press("Enter")
-    browser.wait("document.querySelectorAll('#done button').length", 1)
-    assert browser.run("document.activeElement.matches('#done button')")
+    browser.wait("document.querySelectorAll('#day button').length", 1)
+    assert browser.run("document.activeElement.matches('#day button')")
     browser.press("Enter")
-    browser.wait("document.querySelectorAll('#done button').length", 0)
-    assert browser.run("document.activeElement.id") == "done"
+    browser.wait("document.querySelectorAll('#day button').length", 0)
+    assert browser.run("document.activeElement.id") == "day"
 
 
 def test_operation_can_be_run_from_the_api_page(live, browser):
@@ -204,7 +205,7 @@ def test_page_reports_a_missing_key_or_release_and_recovers(release_home, serve,
     browser.run("document.getElementById('key-value').value = 'sesame'")
     browser.run("document.querySelector('#key button').click()")
     browser.wait("document.querySelectorAll('#tracks li').length", 15)
-    assert browser.run("document.getElementById('key').hidden && document.getElementById('trouble').hidden")
+    assert browser.run("document.getElementById('key').hidden && document.getElementById('error').hidden")
     empty = serve(release_home.home / "nowhere")
     browser.open(f"http://127.0.0.1:{empty.port}/")
-    browser.wait("document.getElementById('trouble').textContent.includes('no release has been promoted')")
+    browser.wait("document.getElementById('error').textContent.includes('no release has been promoted')")
