@@ -12,16 +12,27 @@ ROOT = Path(__file__).parent.parent
 os.environ.setdefault("OVERTURE_CONFIG", str(ROOT / "configs" / "tiny.yaml"))
 
 
-SLOW_FOLDERS = ("serving", "end_to_end", "jobs/tracking", "jobs/release", "jobs/local", "jobs/cli", "jobs/monitor")
-"""Folders whose tests start servers, browsers or processes. `make test-fast` excludes them."""
+SERVER_TESTS = (
+    "serving",
+    "end_to_end",
+    "jobs/tracking",
+    "jobs/release",
+    "jobs/local",
+    "jobs/cli",
+    "jobs/monitor",
+    "jobs/paper/test_run.py",
+    "test_load.py",
+)
+"""Folders and files whose tests start servers, browsers or processes. `make test-fast` excludes them."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark tests that use the Spark session (`spark`) and tests in `SLOW_FOLDERS` (`server`)."""
+    """Mark tests that use the Spark session (`spark`) and tests in `SERVER_TESTS` (`server`)."""
     for item in items:
-        if "spark" in getattr(item, "fixturenames", ()):
+        parameters = item.callspec.params.values() if hasattr(item, "callspec") else ()
+        if "spark" in (*getattr(item, "fixturenames", ()), *(one for one in parameters if isinstance(one, str))):
             item.add_marker("spark")
-        if item.path.relative_to(ROOT / "tests").as_posix().startswith(SLOW_FOLDERS):
+        if item.path.relative_to(ROOT / "tests").as_posix().startswith(SERVER_TESTS):
             item.add_marker("server")
 
 
