@@ -9,17 +9,18 @@ from pathlib import Path
 from typing import BinaryIO
 
 
-def replace(path: Path, content: bytes) -> None:
+def replace(path: Path, content: bytes, mode: int = 0o666) -> None:
     """Replace a file atomically; its folder is created.
 
     Args:
         path: The file to write.
         content: Its new content.
+        mode: Permissions of the file, less those that the umask removes.
     """
-    replace_with(path, lambda sink: sink.write(content))
+    replace_with(path, lambda sink: sink.write(content), mode)
 
 
-def replace_with(path: Path, write: Callable[[BinaryIO], object]) -> None:
+def replace_with(path: Path, write: Callable[[BinaryIO], object], mode: int = 0o666) -> None:
     """Replace a file atomically by what a function writes; its folder is created.
 
     The content is written to a temporary file beside the target and flushed to the disk before it is renamed. If
@@ -28,12 +29,13 @@ def replace_with(path: Path, write: Callable[[BinaryIO], object]) -> None:
     Args:
         path: The file to write.
         write: Writes the content to an open binary file.
+        mode: Permissions of the file, less those that the umask removes.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     # No process id in the name: containers that share a folder can have equal process ids.
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
     try:
-        with temporary.open("wb") as sink:
+        with open(temporary, "wb", opener=lambda name, flags: os.open(name, flags, mode)) as sink:
             write(sink)
             sink.flush()
             os.fsync(sink.fileno())

@@ -233,8 +233,8 @@ def add_health(
         """Return 200 if at least one engine has a release, else 503.
 
         `engines` lists the engines that have one. `problem` is the reason why a newer release was refused. `skip`
-        describes the skip
-        engine's release, `store` the store of known listeners; the other fields describe the cold-start release.
+        describes the skip engine's release, `store` the store of known listeners; the other fields describe the
+        cold-start release.
         """
         loaded, skip = champion.current, skip_state(skips)
         engines = [name for name, answers in (("cold_start", loaded is not None), ("skip", skip["ready"])) if answers]

@@ -5,8 +5,7 @@ Output  a registered plan; exposures, exposure_contexts, outcomes of its days
 Real    assignment, recommendations, exploration, exposure log and ingest are those of the service; listeners and
         calendar are simulated
 Hidden  tastes stay in jobs/ingest/simulate/experiment_users.py. The output is what an app would report and, for tests
-of
-        the estimates, the mean probability of a stream by arm
+        of the estimates, the mean probability of a stream by arm
 Re-run  the same seed gives the same rows
 """
 

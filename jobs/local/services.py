@@ -96,10 +96,7 @@ def _keys(airflow_home: Path) -> dict[str, str]:
     if not file.exists():
         new_keys = {"fernet": base64.urlsafe_b64encode(secrets.token_bytes(32)).decode()}
         new_keys |= {name: secrets.token_hex(32) for name in ("api", "jwt")}
-        temporary = file.with_suffix(f".{os.getpid()}")
-        temporary.touch(mode=0o600)
-        temporary.write_text(json.dumps(new_keys))
-        temporary.replace(file)
+        files.replace(file, json.dumps(new_keys).encode(), mode=0o600)
     keys: dict[str, str] = json.loads(file.read_text())
     return keys
 

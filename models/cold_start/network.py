@@ -95,8 +95,8 @@ class ColdStartNet(nn.Module):
     """Feed-forward network (B, d_in) -> (B, d_out).
 
     With `normalise_output`, predictions have unit length. With `log_counts`, which the paper does not have, the counts
-    at
-    the end of an input row enter as log(1 + count), and an unknown age as 0 with a flag instead of -1 among the years.
+    at the end of an input row enter as log(1 + count), and an unknown age as 0 with a flag instead of -1 among the
+    years.
     """
 
     def __init__(

@@ -37,8 +37,7 @@ def score(
             does.
             Precision and recall always use the order.
         levels: with "average", the score of each recommended track (B, L), not rising along a row. All tracks that tie
-            with
-            place k must be among the L (models/evaluation/ties.py).
+            with place k must be among the L (models/evaluation/ties.py).
 
     Returns:
         "precision", "recall" and "ndcg", (B,) float64 each, 0 to 1.

@@ -44,8 +44,7 @@ class OffPolicy:
         users: number of users.
         matched: displays that the target policy could have made.
         effective_users: Kish's (sum of weights)^2 / (sum of squared weights), over users, because displays of one user
-            are
-            not independent.
+            are not independent.
         mean_weight: expected to be 1 if the propensities are right; its interval has level 1 - MEAN_WEIGHT_ALPHA.
         max_weight: the largest weight before clipping.
         clipped_weight: share of all weight that clipping removed.

@@ -1,10 +1,8 @@
 """A FastAPI application that finds the routes with one JSON body by method and path, before FastAPI's router.
 
 FastAPI describes these routes and could serve them too, but what runs before its endpoints (middleware, routers tried
-in
-turn, two exit stacks per request) costs several times as much as a response. Bodies, errors and responses are the same
-on
-both ways, because the same functions make them.
+in turn, two exit stacks per request) costs several times as much as a response. Bodies, errors and responses are the
+same on both ways, because the same functions make them.
 """
 
 from __future__ import annotations

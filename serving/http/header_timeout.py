@@ -1,8 +1,7 @@
 """uvicorn's HTTP protocol with a time limit for the headers of a request.
 
 uvicorn waits for the rest of a request's headers without a limit and calls the application when they are complete, so
-only
-the protocol can close the connection of a client that sends them too slowly. Bodies are limited in
+only the protocol can close the connection of a client that sends them too slowly. Bodies are limited in
 serving/http/middleware.py. From the connection, or from the first byte after a response, a client has
 `header_timeout_s` seconds for the next headers. Requests that arrive during a response (pipelining) wait without a
 limit.

@@ -1,9 +1,8 @@
 """Micro-batching: requests that arrive together share one pass of the network.
 
-No request waits for others. The event loop reads all requests that are ready on its sockets, and work that is postponed
-to
-its next iteration runs after them: an idle service answers one by one, a busy one several at a time. A batch costs the
-network little more than one listener.
+No request waits for later ones. The event loop reads all requests that are ready on its sockets before it runs work
+that was postponed to its next iteration. So an idle service computes lists one by one, and a busy one several at a
+time. A batch takes the network little more time than one listener.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """Middleware around every request: API key, size and time limits of the body, one log line, no traceback in responses.
 
 A log line is one JSON object: time, route, status, milliseconds, release. It never contains an id, a body, an address
-or a
-query, so nothing about a listener.
+or a query, so nothing about a listener.
 """
 
 from __future__ import annotations

@@ -3,8 +3,7 @@
 Shapes   P playlists, d width, n positions
 Source   maximal marginal relevance (models/evaluation/diversity.py); exposure: 1 / log2(1 + position), as in DCG, or a
          cascade in which the first `VISIBLE` positions are seen and each later one by CONTINUE of those before it,
-         after
-         the carousels of Bendada, Salha, Bontempelli 2020
+         after the carousels of Bendada, Salha, Bontempelli 2020
 """
 
 from __future__ import annotations

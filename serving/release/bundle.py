@@ -186,8 +186,7 @@ def open_release(folder: Path, check: bool = True) -> Release:
 
     Raises:
         CheckFailed: it is damaged, made under newer contracts than this program supports, or its input layout is not
-            the
-            one that this program computes.
+            the one that this program computes.
     """
     if check:
         manifest.verify(folder)

@@ -157,8 +157,7 @@ class DriftMonitor(NoDriftMonitor):
     """Counts the listeners of one release against its training split.
 
     The window decays: instead of scaling down every count with each listener, each listener has a slightly larger
-    weight than
-    the one before; only ratios matter.
+    weight than the one before; only ratios matter.
     """
 
     def __init__(self, reference: dict[str, Any]) -> None:

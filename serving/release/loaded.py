@@ -1,8 +1,7 @@
 """A release prepared to recommend: every file opened, every lookup table built, before the first request.
 
 A request uses one `LoadedRelease` from start to end, so that no response mixes two releases. Arrays stay memory-mapped:
-processes
-share them through the page cache of the operating system.
+processes share them through the page cache of the operating system.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ class LoadedSpace:
     """One space: its arrays, its methods over listeners' vectors, and the problems of its network."""
 
     def __init__(self, space: SpaceBundle, recommends: bool) -> None:
-        """Open the space; `answers` is whether the release recommends from it.
+        """Open the space; `recommends` is whether the release recommends from it.
 
         Raises:
             CheckFailed: files that belong together differ in size.

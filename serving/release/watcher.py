@@ -1,12 +1,9 @@
 """The release in service: named by the champion's pointer, verified in full, then swapped in atomically.
 
 A thread reads the pointer every `poll_s` seconds. While a new release is verified and opened, the old one serves; a
-request
-keeps the release that it started with. A release that cannot be opened changes nothing: the old release stays in
-service,
-and `problem` contains the reason. A complete old release is preferred to a degraded new one; at the start, without an
-old
-one, a degraded release is preferred to none, and the previous champion to a damaged champion.
+request keeps the release that it started with. A release that cannot be opened changes nothing: the old release stays
+in service, and `problem` contains the reason. A complete old release is preferred to a degraded new one; at the start,
+without an old one, a degraded release is preferred to none, and the previous champion to a damaged champion.
 """
 
 from __future__ import annotations

@@ -212,8 +212,7 @@ def rerank_response(release: SkipRelease, request: RerankRequest) -> RerankedBod
     """Return the response body of POST /v1/rerank.
 
     A track that the release does not contain gets the mean probability of the known ones (of all plays, if none is
-    known), and an
-    artist of its own.
+    known), and an artist of its own.
     """
     ids = [track.track_id for track in request.tracks]
     predictions = predict(release, request, ids)

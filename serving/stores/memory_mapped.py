@@ -1,8 +1,7 @@
 """The embedded store: memory-mapped arrays of known listeners under the home, searched by bisection.
 
     stores/<release>/<space>/<part>.json                      the notice: which folder is in force
-    stores/<release>/<space>/<publication>.<token>/           user_ids.npy ascending; vectors, segments, tracks by its
-    rows
+    stores/<release>/<space>/<publication>.<token>/           user_ids.npy ascending; vectors, segments, tracks
     stores/<release>/retired.json                             when it was marked
 
 A folder is filled under a hidden name, flushed, and renamed; the notice is replaced atomically. Readers share the pages

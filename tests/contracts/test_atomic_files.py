@@ -73,3 +73,9 @@ def test_a_full_disk_leaves_the_old_file_and_no_temporary(tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {file.name: b"old"}
+
+
+def test_a_secret_file_is_readable_by_its_owner_alone(tmp_path):
+    file = tmp_path / "keys.json"
+    replace(file, b"{}", mode=0o600)
+    assert file.stat().st_mode & 0o777 == 0o600

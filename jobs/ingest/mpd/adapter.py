@@ -17,8 +17,7 @@ trailing
 Differs  The dataset has no listeners and no times: both are generated as described, from `source.seed`. Country, age,
 genre
          and length are null. A track without a row in the map gets an artist and an album of its own. A playlist's rows
-         are
-         dated like its streams, so a cold listener's are excluded from training by the ordinary rule.
+         are dated like its streams, so a cold listener's are excluded from training by the ordinary rule.
 """
 
 from __future__ import annotations

@@ -100,10 +100,9 @@ def dense_layers(embedding: int, hidden: int) -> nn.Sequential:
 class InnerStep:
     """Gradients of listeners' squared errors on their support sets, factored: B listeners, S examples.
 
-    The gradient of a layer's weights is the sum over examples of gap x input. So the layer after the step is
-    layer(x) - rate * sum over s of gap_s (x . input_s + 1), where the 1 is the bias, and no listener's own weights have
-    to
-    be stored.
+    The gradient of a layer's weights is the sum over examples of gap x input. So the layer after the step is layer(x) -
+    rate * sum over s of gap_s (x . input_s + 1), where the 1 is the bias, and no listener's own weights have to be
+    stored.
     """
 
     inputs: tuple[Tensor, Tensor, Tensor]  # of the layers: (B, S, 2 E), (B, S, H), (B, S, H)
@@ -167,8 +166,7 @@ class Melu:
 
         Raises:
             ValueError: no user streamed some but not all tracks, shapes do not match, the data contains NaN or
-                infinity, or the
-                loss is not finite.
+                infinity, or the loss is not finite.
         """
         self.recipe = recipe
         track_ND = as_float_matrix("melu: track vectors", warm.track_ND)

@@ -29,7 +29,23 @@ _STEP = 1 << 18  # plays per step: bounds the size of the copy of their numeric 
 
 
 @dataclass(frozen=True, eq=False)
-class FeatureInputs:
+class _DenseInputs:
+    """Common part of the kinds that read dense columns.
+
+    Attributes:
+        dense: Encoder of the columns.
+    """
+
+    dense: Dense
+
+    @property
+    def numbers(self) -> Numbers:
+        """Encoder of the numeric features."""
+        return self.dense.numbers
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureInputs(_DenseInputs):
     """Inputs of a model that reads dense columns only.
 
     Attributes:
@@ -38,12 +54,6 @@ class FeatureInputs:
 
     kind: ClassVar[str] = "columns"
     history_length: ClassVar[int] = 0
-    dense: Dense
-
-    @property
-    def numbers(self) -> Numbers:
-        """Encoder of the numeric features."""
-        return self.dense.numbers
 
     def encode(self, plays: Plays, log: Log) -> dict[str, np.ndarray]:
         """Return the network's inputs by name; the log of earlier plays is not used.
@@ -55,8 +65,7 @@ class FeatureInputs:
 
     def state(self) -> State:
         """Return the inputs as JSON values and arrays, for restore_model_inputs()."""
-        facts, arrays = _dense_state(self.dense)
-        return _tagged(self.kind, self.history_length) | facts, arrays
+        return _dense_state(self.kind, self.history_length, self.dense)
 
     @classmethod
     def restore(cls, facts: Mapping[str, Any], arrays: Mapping[str, np.ndarray], model_name: str) -> FeatureInputs:
@@ -96,7 +105,7 @@ class RawInputs:
 
 
 @dataclass(frozen=True, eq=False)
-class IdInputs:
+class IdInputs(_DenseInputs):
     """Inputs of a model that reads the codes of user and track, and dense columns.
 
     Attributes:
@@ -107,14 +116,8 @@ class IdInputs:
 
     kind: ClassVar[str] = "ids"
     history_length: ClassVar[int] = 0
-    dense: Dense
     users: Vocabulary
     tracks: Vocabulary
-
-    @property
-    def numbers(self) -> Numbers:
-        """Encoder of the numeric features."""
-        return self.dense.numbers
 
     def encode(self, plays: Plays, log: Log) -> dict[str, np.ndarray]:
         """Return the network's inputs by name; the log of earlier plays is not used.
@@ -130,9 +133,8 @@ class IdInputs:
 
     def state(self) -> State:
         """Return the inputs as JSON values and arrays, for restore_model_inputs()."""
-        facts, arrays = _dense_state(self.dense)
-        arrays |= {"users": self.users.values_V, "tracks": self.tracks.values_V}
-        return _tagged(self.kind, self.history_length) | facts, arrays
+        facts, arrays = _dense_state(self.kind, self.history_length, self.dense)
+        return facts, arrays | {"users": self.users.values_V, "tracks": self.tracks.values_V}
 
     @classmethod
     def restore(cls, facts: Mapping[str, Any], arrays: Mapping[str, np.ndarray], model_name: str) -> IdInputs:
@@ -142,7 +144,7 @@ class IdInputs:
 
 
 @dataclass(frozen=True, eq=False)
-class HistoryInputs:
+class HistoryInputs(_DenseInputs):
     """Inputs of a model that reads the user's earlier plays, and dense columns.
 
     Attributes:
@@ -151,13 +153,7 @@ class HistoryInputs:
     """
 
     kind: ClassVar[str] = "signs"
-    dense: Dense
     history_length: int
-
-    @property
-    def numbers(self) -> Numbers:
-        """Encoder of the numeric features."""
-        return self.dense.numbers
 
     def encode(self, plays: Plays, log: Log) -> dict[str, np.ndarray]:
         """Return the network's inputs by name; the log contains the earlier plays with a known outcome.
@@ -170,8 +166,7 @@ class HistoryInputs:
 
     def state(self) -> State:
         """Return the inputs as JSON values and arrays, for restore_model_inputs()."""
-        facts, arrays = _dense_state(self.dense)
-        return _tagged(self.kind, self.history_length) | facts, arrays
+        return _dense_state(self.kind, self.history_length, self.dense)
 
     @classmethod
     def restore(cls, facts: Mapping[str, Any], arrays: Mapping[str, np.ndarray], model_name: str) -> HistoryInputs:
@@ -248,9 +243,9 @@ def _tagged(kind: str, length: int) -> dict[str, Any]:
     return {"kind": kind, "length": length}
 
 
-def _dense_state(dense: Dense) -> State:
+def _dense_state(kind: str, length: int, dense: Dense) -> State:
     facts, arrays = dense.state()
-    return {"dense": facts}, add_prefix("dense", arrays)
+    return _tagged(kind, length) | {"dense": facts}, add_prefix("dense", arrays)
 
 
 def _restored_dense(facts: Mapping[str, Any], arrays: Mapping[str, np.ndarray], model_name: str) -> Dense:
