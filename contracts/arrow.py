@@ -22,9 +22,16 @@ ARROW: dict[str, pa.DataType] = {
     "list<int>": pa.list_(pa.int32()),
     "list<long>": pa.list_(pa.int64()),
     "list<float>": pa.list_(pa.float32()),
+    "list<string>": pa.list_(pa.string()),
 }
 
 
-def arrow_schema(contract: Contract) -> pa.Schema:
-    """Return the contract's columns as an Arrow schema, in the declared order."""
-    return pa.schema([pa.field(c.name, ARROW[c.type], nullable=c.nullable) for c in contract.columns.values()])
+def arrow_schema(contract: Contract, *, optional: bool = True) -> pa.Schema:
+    """Return the contract's columns as an Arrow schema, in the declared order.
+
+    Args:
+        contract: the contract.
+        optional: whether the schema includes the optional columns.
+    """
+    columns = [c for c in contract.columns.values() if optional or not c.optional]
+    return pa.schema([pa.field(c.name, ARROW[c.type], nullable=c.nullable) for c in columns])

@@ -27,6 +27,7 @@ TYPES = (
     "list<int>",
     "list<long>",
     "list<float>",
+    "list<string>",
 )
 
 
@@ -47,6 +48,7 @@ class Column:
         references: The column of another table, as `table.column`, that must contain each value.
         country: Values are ISO 3166-1 alpha-2 codes.
         within_partition: Values are times inside the day of the partition.
+        optional: Data may lack the column, which is null then. Only nullable columns can be optional.
     """
 
     name: str
@@ -61,6 +63,7 @@ class Column:
     references: str | None = None
     country: bool = False
     within_partition: bool = False
+    optional: bool = False
 
     @property
     def nullable(self) -> bool:
@@ -141,5 +144,7 @@ def _column(file: Path, name: str, raw: dict[str | None, Any]) -> Column:
             f"{file.name}: column '{name}': unknown fields {sorted(unknown)}, an unknown type, or no field `null`; "
             f"types are {', '.join(TYPES)}"
         )
+    if spec.get("optional") and spec["null"] == "never":
+        raise ValueError(f"{file.name}: column '{name}' is optional, so it must state what a null means")
     values = tuple(spec["values"]) if "values" in spec else None
     return Column(name=name, **{**spec, "values": values})

@@ -5,18 +5,13 @@ Ids from text are in [0, 2^62), generated ids in [2^62, 2^63), so they never col
 
 from __future__ import annotations
 
-from hashlib import blake2b
-
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from contracts.entity_ids import stable_id
+
 MADE = 1 << 62
-
-
-def stable_id(text: str) -> int:
-    """Return a number below 2^62 that is the same for the same text in every run and on every machine."""
-    return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "big") >> 2
 
 
 def stable_ids(texts: pa.Array | pa.ChunkedArray) -> np.ndarray:

@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 import contracts
 from contracts.arrow import arrow_schema
 from jobs.platform.progress import progress
+from jobs.platform.table_schema import conform
 
 if TYPE_CHECKING:
     from jobs.platform.lake import Lake
@@ -41,6 +42,7 @@ def digest_rows(table: str, rows: pa.Table) -> str:
     """
     contract = contracts.load(table)
     schema = arrow_schema(contract)
+    rows = conform(table, rows, schema)
     sortable = [field.name for field in schema if not pa.types.is_list(field.type)]
     keys = [*contract.grain, *(name for name in sortable if name not in contract.grain)]
     ordered = rows.take(pc.sort_indices(rows, [(name, "ascending") for name in keys if name in sortable]))

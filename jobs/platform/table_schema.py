@@ -26,11 +26,12 @@ SPARK_TYPES = {
     "list<int>": "array<int>",
     "list<long>": "array<bigint>",
     "list<float>": "array<float>",
+    "list<string>": "array<string>",
 }
 
 
 def conform(table: str, frame: pa.Table, schema: pa.Schema) -> pa.Table:
-    """Return the schema's columns of an Arrow table, in the schema's order.
+    """Return the schema's columns of an Arrow table, in the schema's order; optional columns that are missing are null.
 
     Args:
         table: Name of the contract, for messages.
@@ -38,11 +39,15 @@ def conform(table: str, frame: pa.Table, schema: pa.Schema) -> pa.Table:
         schema: Columns of the contract.
 
     Raises:
-        CheckFailed: A column is missing, has another type, or contains nulls that the schema forbids.
+        CheckFailed: A column that is not optional is missing, or a column has another type or contains nulls that the
+            schema forbids.
     """
-    columns = []
+    contract, columns = contracts.load(table), []
     for field in schema:
         index = frame.schema.get_field_index(field.name)
+        if index < 0 and contract.columns[field.name].optional:
+            columns.append(pa.chunked_array([pa.nulls(frame.num_rows, field.type)]))
+            continue
         if index < 0:
             raise CheckFailed(f"{table}: column '{field.name}' is missing; the data has {frame.schema.names}")
         column = frame.column(index)
@@ -57,12 +62,19 @@ def conform(table: str, frame: pa.Table, schema: pa.Schema) -> pa.Table:
 def conform_spark(table: str, frame: DataFrame, *keys: str) -> DataFrame:
     """Return the contract's columns of a Spark frame, in the contract's order, followed by the columns `keys`.
 
+    Optional columns that are missing are null.
+
     Raises:
-        CheckFailed: A column is missing or has another type.
+        CheckFailed: A column that is not optional is missing, or a column has another type.
     """
-    schema = spark_schema(table)
+    from pyspark.sql import functions as F
+
+    contract, schema = contracts.load(table), spark_schema(table)
     types = {field.name: field.dataType for field in frame.schema.fields}
     for column in schema.fields:
+        if column.name not in types and contract.columns[column.name].optional:
+            frame = frame.withColumn(column.name, F.lit(None).cast(column.dataType))
+            continue
         if column.name not in types:
             raise CheckFailed(f"{table}: column '{column.name}' is missing; the frame has {sorted(types)}")
         if types[column.name].simpleString() != column.dataType.simpleString():

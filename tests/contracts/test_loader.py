@@ -24,7 +24,7 @@ def test_every_type_of_the_grammar_has_its_arrow_type():
 
 def test_schema_follows_the_declared_order_and_nulls():
     schema = arrow_schema(contracts.load("users"))
-    assert schema.names == ["user_id", "country", "age", "registered_at"]
+    assert schema.names == ["user_id", "country", "age", "registered_at", "external_id", "opt_out"]
     assert schema.field("registered_at").type == pa.timestamp("us", tz="UTC")
     assert not schema.field("user_id").nullable
     assert schema.field("age").nullable
@@ -54,6 +54,7 @@ checks: {fail: [], warn: []}
         ("type: long", "type: int64", "column 'thing_id'"),
         ("null: never, ", "", "column 'thing_id'"),
         ("about: id}", "about: id, maximum: 3}", "maximum"),
+        ("about: id}", "about: id, optional: true}", "'thing_id' is optional, so it must state what a null means"),
         ("grain: [thing_id]", "grain: [other_id]", r"\['other_id'\]"),
         ("owner: me\n", "", "owner"),
         ("table: thing", "table: other", "field 'table' is 'other'"),

@@ -43,8 +43,8 @@ def run(context: Context, data: Path | None = None) -> dict[str, Any]:
     n_blocks = -(-settings.n_users // BLOCK)
     per_chunk = max(1, settings.chunk_users // BLOCK)
     with temp_dir(context, "ingest") as folder:
-        users = Batches(folder, "users", arrow_schema(contracts.load("users")))
-        playlists = Batches(folder, "playlists", arrow_schema(contracts.load("playlists")))
+        users = Batches(folder, "users", arrow_schema(contracts.load("users"), optional=False))
+        playlists = Batches(folder, "playlists", arrow_schema(contracts.load("playlists"), optional=False))
         log = EventBuffer(folder, "events")
         playlists.add(editorial(world, ids, settings, span))
         for first in progress(range(0, n_blocks, per_chunk), -(-n_blocks // per_chunk), "listeners by chunk"):

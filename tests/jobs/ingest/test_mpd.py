@@ -7,7 +7,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from contracts.errors import BadArgument, CheckFailed
-from jobs.ingest.ids import MADE, stable_id
+from contracts.entity_ids import stable_id
+from jobs.ingest.ids import MADE
 from jobs.ingest.mpd import adapter as mpd
 from jobs.platform.context import Context
 from jobs.platform.week import Week

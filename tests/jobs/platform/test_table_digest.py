@@ -33,7 +33,7 @@ def events(listened=(30, None, 0), kinds=("stream", "ban", "skip")):
         "entity_id": [5, 6, 7],
         "listened_s": listened,
     }
-    return pa.table(rows, schema=arrow_schema(contracts.load("events")))
+    return pa.table(rows, schema=arrow_schema(contracts.load("events"), optional=False))
 
 
 def test_digest_is_independent_of_row_order_and_part_files(tmp_path, spark):
