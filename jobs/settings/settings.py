@@ -11,6 +11,7 @@ from pathlib import Path
 
 import yaml
 from pydantic import Field, ValidationError
+from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from contracts.errors import BadArgument
@@ -34,6 +35,7 @@ from jobs.settings.paper import PaperSettings
 from jobs.settings.platform import CheckSettings, MlflowSettings, SparkSettings
 from jobs.settings.skip import SkipSettings
 from jobs.settings.source import SimulateSettings, SourceSettings
+from jobs.settings.yaml_keys import UniqueKeyLoader
 from serving.settings import ServiceSettings, StoreSettings
 
 
@@ -110,7 +112,7 @@ def load(path: Path | None = None) -> Settings:
     """
     file = path or Path(os.environ.get("OVERTURE_CONFIG", "configs/demo.yaml"))
     try:
-        raw = yaml.safe_load(file.read_text())
+        raw = yaml.load(file.read_text(), Loader=UniqueKeyLoader)  # noqa: S506: a subclass of SafeLoader
     except FileNotFoundError:
         raise BadArgument(f"settings: no such file {file}; choose one of configs/*.yaml with --config") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -125,5 +127,12 @@ def load(path: Path | None = None) -> Settings:
     try:
         return Settings(**raw)
     except ValidationError as error:
-        lines = [f"  {'.'.join(map(str, e['loc']))}: {e['msg']} (got {e['input']!r})" for e in error.errors()]
-        raise BadArgument(f"settings: {file}\n" + "\n".join(lines)) from None
+        raise BadArgument(f"settings: {file}\n" + "\n".join(_error_line(e) for e in error.errors())) from None
+
+
+def _error_line(error: ErrorDetails) -> str:
+    where = ".".join(map(str, error["loc"]))
+    # Inputs of the source may contain a password by mistake, also in a value that pydantic names for another error.
+    secret = error["loc"][:1] == ("source",) and isinstance(error["input"], str | dict)
+    value = "" if secret else f" (got {error['input']!r})"
+    return f"  {where}: {error['msg'].removeprefix('Value error, ')}{value}"

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from jobs.settings.base import Positive, Section, Share
+from jobs.settings.tables import TablesMixin, check_mapping
 
 Day = Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}$")]
 
@@ -23,16 +24,16 @@ class SimulateSettings(Section):
     seed: int = Field(7, description="seed of all random draws of the simulation")
 
 
-class SourceSettings(Section):
+class SourceSettings(TablesMixin):
     """The source of the tables users, tracks, events and playlists, or plays for the skip engine."""
 
-    kind: Literal["simulate", "mpd", "lastfm_1k", "deezer", "dsg17"] = Field(
+    kind: Literal["simulate", "tables", "mpd", "lastfm_1k", "deezer", "dsg17"] = Field(
         "simulate",
-        description="the adapter; deezer: the public files contain vectors, so only `overture paper` reads them; "
+        description="the adapter; tables: your own data by SQL; deezer: the public files contain vectors, so only `overture paper` reads them; "
         "dsg17: for the skip engine",
     )
     seed: int = Field(7, description="seed of what an adapter simulates because the files lack it")
-    max_bad_share: Share = Field(0.01, description="largest share of unreadable lines before the run fails")
+    max_bad_share: Share = Field(0.01, description="largest share of bad lines or rows, for tables per table and reason, before the run fails")
     catalogue_tracks: Positive = Field(
         20_000, description="mpd: number of tracks, the most frequent ones of the warm playlists"
     )
@@ -42,3 +43,11 @@ class SourceSettings(Section):
         pattern="^([0-9a-f]{32})?$",
         description="deezer: published md5 of song_embeddings.parquet; a file with another md5 causes a warning",
     )
+
+    @model_validator(mode="after")
+    def _check_mapping(self) -> SourceSettings:
+        if self.kind == "tables":
+            check_mapping(self.inputs, self.tables)
+        elif self.inputs or self.tables:
+            raise ValueError(f"source.inputs and source.tables need kind: tables, got kind: {self.kind}")
+        return self
