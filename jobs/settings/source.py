@@ -33,7 +33,9 @@ class SourceSettings(TablesMixin):
         "dsg17: for the skip engine",
     )
     seed: int = Field(7, description="seed of what an adapter simulates because the files lack it")
-    max_bad_share: Share = Field(0.01, description="largest share of bad lines or rows, for tables per table and reason, before the run fails")
+    max_bad_share: Share = Field(
+        0.01, description="largest share of bad lines or rows, for tables per table and reason, before the run fails"
+    )
     catalogue_tracks: Positive = Field(
         20_000, description="mpd: number of tracks, the most frequent ones of the warm playlists"
     )

@@ -89,8 +89,7 @@ class TablesMixin(Section):
         {}, description="tables: inputs by name; the SQL of `tables` reads them as tables of this name"
     )
     tables: dict[str, str] = Field(
-        {},
-        description="tables: Spark SQL by raw table: tracks and events, or plays; users and playlists are optional",
+        {}, description="tables: Spark SQL by raw table: tracks and events, or plays; users and playlists are optional"
     )
     late_days: Annotated[int, Field(ge=0, le=60)] = Field(
         3, description="tables: an event may be this many days older than the day of the file that contains it"
