@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import date
+from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import unquote
@@ -42,6 +43,7 @@ class Inputs:
         self._days: dict[str, dict[str, list[Match]]] = {}
         self._schemas: dict[str, StructType] = {}
         self._corrupt: dict[str, list[DataFrame]] = {}
+        self._frames: dict[tuple[str, str], DataFrame] = {}
 
     def days(self, name: str) -> dict[str, list[Match]]:
         """Return the files of an input with `{day}` in its path, by day."""
@@ -75,13 +77,20 @@ class Inputs:
             CheckFailed: There is no file, or a file cannot be read or has other columns.
         """
         settings = self.inputs[name]
-        with spark_errors(f"source.inputs.{name}", self.secrets):
-            if settings.format == "jdbc":
-                return self._read_jdbc(name, settings, day)
-            matches = self._matches(name, settings, day)
-            if settings.format == "delta":
-                return self._read_delta(name, settings, matches)
-            return self._read_files(name, settings, matches, day)
+        changes = placeholders(settings.path + settings.table + settings.query) & {"day", "week"}
+        key = (name, str(day) if changes else "")
+        if key not in self._frames:
+            with spark_errors(f"source.inputs.{name}", self.secrets):
+                self._frames[key] = self._read(name, settings, day)
+        return self._frames[key]
+
+    def _read(self, name: str, settings: InputSettings, day: date | None) -> DataFrame:
+        if settings.format == "jdbc":
+            return self._read_jdbc(name, settings, day)
+        matches = self._matches(name, settings, day)
+        if settings.format == "delta":
+            return self._read_delta(name, settings, matches)
+        return self._read_files(name, settings, matches)
 
     def corrupt_records(self, name: str) -> tuple[int, list[str]]:
         """Return the number of unreadable records of a CSV or JSON input in all files read so far, and examples.
@@ -90,18 +99,18 @@ class Inputs:
         """
         from pyspark.sql import functions as F
 
-        total, examples = 0, []
-        for frame in self._corrupt.get(name, []):
-            with spark_errors(f"source.inputs.{name}", self.secrets):
-                rows = frame.groupBy().agg(
-                    F.count("*").alias("n"), F.slice(F.collect_list(F.struct("_file", CORRUPT)), 1, 5).alias("first")
-                )
-                row = rows.collect()[0]
-            total += row["n"]
-            for example in row["first"]:
-                path = local_path(example["_file"])
-                examples.append(f"{path}:{line_of(path, example[CORRUPT]) or '?'}: {example[CORRUPT][:120]!r}")
-        return total, examples[:5]
+        frames = self._corrupt.get(name, [])
+        if not frames:
+            return 0, []
+        with spark_errors(f"source.inputs.{name}", self.secrets):
+            records = reduce(lambda a, b: a.unionByName(b), frames)
+            record = F.struct("_file", CORRUPT, "_first")
+            row = records.agg(F.count("*").alias("n"), F.min(record).alias("a"), F.max(record).alias("b")).collect()[0]
+        examples = []
+        for example in dict.fromkeys(e for e in (row["a"], row["b"]) if e is not None):
+            path = local_path(example["_file"])
+            examples.append(f"{path}:{line_of(path, example[CORRUPT]) or '?'}: {example[CORRUPT][:120]!r}")
+        return int(row["n"]), examples
 
     def _matches(self, name: str, settings: InputSettings, day: date | None) -> list[Match]:
         if "day" in placeholders(settings.path) and day is not None:
@@ -116,10 +125,12 @@ class Inputs:
             )
         for match in matches:
             if match.path.lower().endswith(UNSUPPORTED):
-                raise BadArgument(f"source.inputs.{name}: {match.path}: unpack this file first; gz, bz2 and zst are read")
+                raise BadArgument(
+                    f"source.inputs.{name}: {match.path}: unpack this file first; gz, bz2 and zst are read"
+                )
         return matches
 
-    def _read_files(self, name: str, settings: InputSettings, matches: list[Match], day: date | None) -> DataFrame:
+    def _read_files(self, name: str, settings: InputSettings, matches: list[Match]) -> DataFrame:
         from pyspark.sql import functions as F
 
         schema = self._schema(name, settings, matches)
@@ -132,8 +143,9 @@ class Inputs:
         full = type(schema)([*schema.fields]).add(CORRUPT, "string")
         raw = reader.option("columnNameOfCorruptRecord", CORRUPT).option("mode", "PERMISSIVE")
         frame = raw.option("columnPruning", False).schema(full).load(paths)
-        bad = frame.withColumn("_file", F.input_file_name()).where(F.col(CORRUPT).isNotNull())
-        # Spark refuses a query that reads nothing but the column of unreadable records.
+        # Spark refuses a query that reads nothing but the column of unreadable records: `_first` is one more.
+        first = F.col(f"`{schema.fieldNames()[0]}`").cast("string").alias("_first")
+        bad = frame.where(F.col(CORRUPT).isNotNull()).select(F.input_file_name().alias("_file"), CORRUPT, first)
         self._corrupt.setdefault(name, []).append(bad)
         return frame.where(F.col(CORRUPT).isNull()).drop(CORRUPT)
 
@@ -199,7 +211,9 @@ class Inputs:
 
     def _read_jdbc(self, name: str, settings: InputSettings, day: date | None) -> DataFrame:
         values = day_values(day) if day else {}
-        reader = self._reader(name, settings).option("url", self.secrets.value(settings.url, f"source.inputs.{name}.url"))
+        reader = self._reader(name, settings).option(
+            "url", self.secrets.value(settings.url, f"source.inputs.{name}.url")
+        )
         if settings.table:
             return cast("DataFrame", reader.option("dbtable", substitute(settings.table, values)).load())
         return cast("DataFrame", reader.option("query", substitute(settings.query, values)).load())
@@ -213,7 +227,9 @@ class Inputs:
         if len(matches) != 1:
             raise BadArgument(f"source.inputs.{name}: {settings.path} must match one Delta table, not {len(matches)}")
         root = matches[0].path
-        options = {k: self.secrets.value(str(v), f"source.inputs.{name}.options.{k}") for k, v in settings.options.items()}
+        options = {
+            k: self.secrets.value(str(v), f"source.inputs.{name}.options.{k}") for k, v in settings.options.items()
+        }
         try:
             table = DeltaTable(root, storage_options=options or None)
         except DeltaError as error:

@@ -15,6 +15,9 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from contracts.errors import BadArgument
 from contracts.expectations import expectations
 from contracts.loader import Column as ContractColumn
@@ -140,10 +143,11 @@ def map_rows(
 
     types = {f.name: f.dataType.simpleString() for f in frame.schema.fields}
     kept = [name for name in frame.columns if name.startswith("_")]
-    source = [name for name in frame.columns if not name.startswith("_")]
+    lower = [name.lower() for name in frame.columns]
+    source = [name for name in frame.columns if not name.startswith("_") and lower.count(name.lower()) == 1]
     raw = frame.select(
         *[F.col(f"`{name}`").alias(f"r_{column}") for column, name in matched.items()],
-        F.to_json(F.struct(*[F.col(f"`{name}`") for name in dict.fromkeys(source)])).alias(ROW),
+        F.to_json(F.struct(*[F.col(f"`{name}`") for name in source])).alias(ROW),
         *kept,
     )
     values, problems = [], []
@@ -156,7 +160,9 @@ def map_rows(
         if is_id(column):
             text, kinds = original.cast("string"), kinds_of(column)
             of = entity if len(kinds) > 1 else None
-            found = [(reason, condition) for reason, condition in id_problems(text, of, kinds, forms, rules.max_id_bytes)]
+            found = [
+                (reason, condition) for reason, condition in id_problems(text, of, kinds, forms, rules.max_id_bytes)
+            ]
             value = id_value(text, of, kinds, forms)
         else:
             value, found = _convert(column, original, kind, rules)
@@ -194,7 +200,9 @@ def _convert(
     if column.type in ("long", "int", "short") and (text or source in FRACTIONS or source.startswith("decimal")):
         number = clean.try_cast("double")
         whole = number == F.floor(number)
-        result = F.when(whole, clean.try_cast(target) if not text else F.coalesce(clean.try_cast(target), number.try_cast(target)))
+        result = F.when(
+            whole, clean.try_cast(target) if not text else F.coalesce(clean.try_cast(target), number.try_cast(target))
+        )
     else:
         result = clean.try_cast(target)
     what = {"timestamp": "a time", "date": "a date", "bool": "true or false"}.get(column.type, "a number that fits")
@@ -209,8 +217,6 @@ def _convert(
 
 def _normalized(texts: Column) -> Column:
     """Return texts in Unicode's composed form (NFC)."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
     from pyspark.sql.functions import arrow_udf
 
     @arrow_udf("string")  # type: ignore[untyped-decorator, call-overload, misc, unused-ignore]
@@ -235,11 +241,12 @@ def _mend_type(column: ContractColumn, source: str, from_text: bool) -> str:
     if column.type == "string":
         return ""
     if source == "string":
-        mends = {
-            "timestamp": f"write to_timestamp({name}) AS {name}",
-            "date": f"write to_date({name}) AS {name}",
-        }
-        return "" if from_text else mends.get(column.type, f"write try_cast({name} AS {SPARK_TYPES[column.type]}) AS {name}")
+        mends = {"timestamp": f"write to_timestamp({name}) AS {name}", "date": f"write to_date({name}) AS {name}"}
+        return (
+            ""
+            if from_text
+            else mends.get(column.type, f"write try_cast({name} AS {SPARK_TYPES[column.type]}) AS {name}")
+        )
     if column.type in ("timestamp", "date"):
         if source in ("timestamp", "timestamp_ntz", "date"):
             return ""
@@ -250,9 +257,7 @@ def _mend_type(column: ContractColumn, source: str, from_text: bool) -> str:
     return "" if number else f"write CAST({name} AS {SPARK_TYPES[column.type]}) AS {name}"
 
 
-def _mend_missing(
-    column: ContractColumn, near: list[str], unknown: list[str], inputs: dict[str, list[str]]
-) -> str:
+def _mend_missing(column: ContractColumn, near: list[str], unknown: list[str], inputs: dict[str, list[str]]) -> str:
     if near:
         return f"nearest is '{near[0]}'; write {near[0]} AS {column.name}"
     candidates = {c.lower(): (c, name) for name, columns in inputs.items() for c in columns}

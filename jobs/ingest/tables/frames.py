@@ -1,0 +1,172 @@
+"""Run the SQL of the tables and check the rows.
+
+Result   for each table a frame with the contract's columns, `_bad` (the first broken rule, or null), `_row` (the SQL's
+         row as JSON) and, for tables with days, `_day` (the row's own day) and `_file_day`
+Days     the SQL of `events` and `plays` runs once per day of files, with `{day}` as that day. Without an input with
+         `{day}` it runs once, and the rows' own days decide. The SQL of other tables sees the newest day ingested
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, date, datetime, timedelta
+from functools import reduce
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import contracts
+from contracts.errors import BadArgument
+from contracts.loader import Contract
+from jobs.ingest.tables.entity_ids import Form, form_of, is_canonical, is_id, is_id_type, kinds_of
+from jobs.ingest.tables.inputs import Inputs, spark_errors
+from jobs.ingest.tables.mapping import BAD, Mapped, RowRules, check_columns, map_rows
+from jobs.settings.source import SourceSettings
+from jobs.settings.tables import DAY_TABLES, TEXT_FORMATS, day_values, inputs_of, placeholders, substitute
+
+if TYPE_CHECKING:
+    from pyspark.sql import Column, DataFrame
+
+OPTIONAL = {"plays": ("play_id",)}
+ID_SAMPLE_ROWS = 100_000
+
+
+@dataclass
+class Result:
+    """The result of one table's SQL, before the rows are mapped.
+
+    Attributes:
+        contract: The table's contract.
+        frame: Columns of the SQL; for tables with days also `_file_day`.
+        matched: The frame's name of each column of the contract.
+        has_day_files: Whether an input has files by day.
+        is_mixed: Whether the SQL also reads inputs without days, so that rows of other days are no error.
+    """
+
+    contract: Contract
+    frame: DataFrame
+    matched: dict[str, str]
+    has_day_files: bool = False
+    is_mixed: bool = False
+
+
+class TableReader:
+    """Runs the SQL of the tables of one run."""
+
+    def __init__(self, inputs: Inputs, source: SourceSettings, data: Path) -> None:
+        """Prepare to run SQL over the inputs."""
+        self.inputs, self.source, self.data = inputs, source, data
+
+    def result(self, table: str, days: Sequence[date], newest: date | None) -> Result:
+        """Return the result of a table's SQL, with the columns checked against the contract.
+
+        Args:
+            table: Name of the table.
+            days: Days of files to read, for a table with days.
+            newest: The newest day ingested; the value of `{day}` for other tables.
+
+        Raises:
+            BadArgument: The SQL or its columns are wrong.
+            CheckFailed: An input cannot be read.
+        """
+        from pyspark.sql import functions as F
+
+        sql, contract = self.source.tables[table], contracts.load(table)
+        names = inputs_of(sql, self.source.inputs)
+        by_day = [name for name in names if self.source.inputs[name].has_day]
+        runs: Sequence[date | None] = days if table in DAY_TABLES and (by_day or _uses_day(sql)) and days else [newest]
+        frames = []
+        for day in runs:
+            columns = self.inputs.register(names, day)
+            with spark_errors(f"source.tables.{table}", self.inputs.secrets):
+                frame = self.inputs.spark.sql(self._substituted(sql, table, day))
+            if table in DAY_TABLES:
+                frame = frame.withColumn("_file_day", F.lit(str(day) if by_day else None).cast("date"))
+            frames.append((frame, columns))
+        first, columns = frames[0]
+        from_text = any(self.source.inputs[name].format in TEXT_FORMATS for name in names)
+        matched = check_columns(contract, first, from_text, columns, OPTIONAL.get(table, ()))
+        with spark_errors(f"source.tables.{table}", self.inputs.secrets):
+            frame = reduce(lambda a, b: a.unionByName(b), [frame for frame, _ in frames])
+        return Result(contract, frame, matched, bool(by_day), bool(by_day) and len(by_day) < len(names))
+
+    def mapped(self, result: Result, forms: dict[str, Form], rules: RowRules) -> Mapped:
+        """Return the rows of the contract with `_bad`; for tables with days also with `_day`."""
+        from pyspark.sql import functions as F
+
+        table = result.contract.table
+        mapped = map_rows(result.contract, result.frame, result.matched, forms, rules)
+        frame = mapped.frame
+        if table == "plays" and "play_id" not in result.matched:
+            identity = F.xxhash64("user_id", "ts", "track_id", "_row").bitwiseAND(F.lit(2**63 - 1))
+            frame = frame.withColumn("play_id", identity)
+        if table in DAY_TABLES:
+            frame = frame.withColumn("_day", F.to_date("ts"))
+            if result.has_day_files:
+                frame = frame.withColumn(BAD, F.coalesce(BAD, self._lateness(result.is_mixed)))
+        return replace(mapped, frame=frame)
+
+    def forms(self, results: Sequence[Result], known: dict[str, Form]) -> dict[str, Form]:
+        """Return the form of each kind of id: the stored one, or the one that a sample of the ids has."""
+        from pyspark.sql import functions as F
+
+        canonical: dict[str, list[int]] = {}
+        for result in results:
+            frame = result.frame
+            types = {f.name: f.dataType.simpleString() for f in frame.schema.fields}
+            wanted: list[tuple[str, Column]] = []
+            for column in result.contract.columns.values():
+                name = result.matched.get(column.name)
+                if name is None or not is_id(column) or not is_id_type(types[name]):
+                    continue
+                kinds = kinds_of(column)
+                entity = F.col(f"`{result.matched['entity']}`") if len(kinds) > 1 else None
+                for kind in kinds:
+                    if kind not in known:
+                        text = F.col(f"`{name}`").cast("string")
+                        wanted.append((kind, text if entity is None else F.when(entity == kind, text)))
+            if not wanted:
+                continue
+            counts = [F.sum(F.when(is_canonical(text) | text.rlike("^-[0-9]+$"), 1).otherwise(0)) for _, text in wanted]
+            totals = [F.count(F.when(F.trim(text) != "", 1)) for _, text in wanted]
+            with spark_errors(f"source.tables.{result.contract.table}", self.inputs.secrets):
+                row = frame.limit(ID_SAMPLE_ROWS).agg(*counts, *totals).collect()[0]
+            for n, (kind, _) in enumerate(wanted):
+                pair = canonical.setdefault(kind, [0, 0])
+                pair[0] += row[n] or 0
+                pair[1] += row[n + len(wanted)]
+        limit = self.source.max_bad_share
+        decided = {kind: form_of(n / total, limit) for kind, (n, total) in canonical.items() if total}
+        return {**decided, **known}
+
+    def _lateness(self, is_mixed: bool) -> Column:
+        from pyspark.sql import functions as F
+
+        if is_mixed:  # an input without days contributes rows of any day to each day
+            return F.lit(None).cast("string")
+        age = F.datediff("_file_day", "_day")
+        late = f"ts is more than {self.source.late_days} days before the day of its file"
+        return F.when(age > self.source.late_days, F.lit(late)).when(age < 0, F.lit("ts is after the day of its file"))
+
+    def _substituted(self, sql: str, table: str, day: date | None) -> str:
+        values: dict[str, str] = {"data": str(self.data.absolute()).replace("'", "\\'")}
+        if day is not None:
+            values |= day_values(day)
+        elif _uses_day(sql):
+            raise BadArgument(f"source.tables.{table}: {{day}} needs an input with {{day}}, or events in the lake")
+        return substitute(sql, values)
+
+
+def _uses_day(sql: str) -> bool:
+    return bool({"day", "week"} & placeholders(sql))
+
+
+def row_rules(source: SourceSettings, now: datetime) -> RowRules:
+    """Return the bounds of the row rules: times may be at most one day after `now`."""
+    earliest = datetime(source.earliest_day.year, source.earliest_day.month, source.earliest_day.day, tzinfo=UTC)
+    return RowRules(earliest, now + timedelta(days=1), source.max_id_bytes)
+
+
+def good_rows(mapped: Mapped, contract: Contract, *more: str) -> Any:
+    """Return the rows without a broken rule: the contract's columns, then `more`."""
+    return mapped.frame.where(f"{BAD} IS NULL").select(*contract.columns, *more)
