@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
 from contracts.errors import BadArgument
 from jobs.cli.options import ConfigOption, parse_space, print_json, settings_context
+from jobs.ingest.tables.days import Selection
 from jobs.settings.base import SPACES
 
+if TYPE_CHECKING:
+    from jobs.platform.context import Context
+
 SOURCES = {
+    "tables": "jobs.ingest.tables.adapter",
     "simulate": "jobs.ingest.simulate.adapter",
     "mpd": "jobs.ingest.mpd.adapter",
     "lastfm_1k": "jobs.ingest.lastfm_1k.adapter",
@@ -31,10 +36,19 @@ def ingest(
         Path | None, typer.Option("--data", help="Folder with the files of the dataset. Not needed for `simulate`.")
     ] = None,
     config: ConfigOption = None,
+    day: Annotated[str, typer.Option("--day", help="tables: ingest the files of this day only, YYYY-MM-DD.")] = "",
+    first: Annotated[str, typer.Option("--from", help="tables: first day to ingest, YYYY-MM-DD.")] = "",
+    last: Annotated[str, typer.Option("--to", help="tables: last day to ingest, included, YYYY-MM-DD.")] = "",
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run", help="tables: check the mapping on a sample and print what would be written; writes nothing."
+        ),
+    ] = False,
 ) -> None:
     """Read a dataset into the tables of the lake. This is the first command of all.
 
-    `simulate`, `mpd` and `lastfm_1k` write users, tracks, events and playlists. `deezer` writes arrays for
+    `tables` reads your own data by the mapping in the settings (`overture init` writes one to start from). `simulate`, `mpd` and `lastfm_1k` write users, tracks, events and playlists. `deezer` writes arrays for
     `overture paper`. `dsg17` writes plays for `overture skip`. A repeated call replaces what it wrote before.
     """
     context = settings_context(config)
@@ -42,7 +56,55 @@ def ingest(
         raise BadArgument(f"source: unknown source '{source}'; choose {', '.join(SOURCES)}")
     if source != "simulate" and (data is None or not data.is_dir()):
         raise BadArgument(f"--data: {source} needs the folder of its files, got {data}")
+    if source == "tables":
+        print_json(_ingest_tables(context, cast(Path, data), Selection.parse(day, first, last), dry_run))
+        return
+    if day or first or last or dry_run:
+        raise BadArgument(f"--day, --from, --to and --dry-run are for the source tables, not for {source}")
     print_json(import_module(SOURCES[source]).run(context, data))
+
+
+def _ingest_tables(context: Context, data: Path, selection: Selection, dry_run: bool) -> dict[str, Any]:
+    if dry_run:
+        from jobs.ingest.tables.dry_run import dry_run as check_sample
+
+        return check_sample(context, data, selection)
+    from jobs.ingest.tables.adapter import run
+
+    return run(context, data, selection)
+
+
+@commands.command("init", rich_help_panel="1. Data")
+def init(
+    data: Annotated[Path, typer.Option("--data", help="Folder with your files.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Settings file to write. Default: DATA/overture.yaml.")
+    ] = None,
+) -> None:
+    """Look at your files and write a commented settings file with a mapping to start from.
+
+    Formats, days and columns are guessed from names and from the first rows. Check the file, then run
+    `overture ingest tables --dry-run`.
+    """
+    from jobs.ingest.tables.guess import write_settings
+
+    print_json(write_settings(data, out or data / "overture.yaml"))
+
+
+@commands.command("make-tables", rich_help_panel="1. Data")
+def make_tables(
+    out: Annotated[Path, typer.Option("--out", help="New folder for the files and overture.yaml.")],
+    users: Annotated[int, typer.Option("--users", min=1, help="Number of listeners.")] = 10_000,
+    tracks: Annotated[int, typer.Option("--tracks", min=1, help="Number of tracks.")] = 4_000,
+    playlists: Annotated[int, typer.Option("--playlists", min=1, help="Number of playlists.")] = 4_000,
+    first: Annotated[str, typer.Option("--from", help="First day with events, YYYY-MM-DD.")] = "2026-06-29",
+    last: Annotated[str, typer.Option("--to", help="Last day with events, included, YYYY-MM-DD.")] = "2026-11-22",
+    seed: Annotated[int, typer.Option("--seed", help="Random seed. Equal options give equal files.")] = 7,
+) -> None:
+    """Write the files of a made-up service with UUIDs, and the settings file that maps them to the tables."""
+    from jobs.ingest.tables import generate
+
+    print_json(generate.run(out, generate.TablesOptions(users, tracks, playlists, first, last, seed)))
 
 
 @commands.command("make-deezer", rich_help_panel="1. Data")
