@@ -28,11 +28,24 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
         "ts", "timestamp", "listened_at", "played_at", "event_time", "time", "at", "started_at", "start_time",
         "created_at", "date",
     ),
-    "kind": ("kind", "event_type", "type", "action", "event"),
-    "entity": ("entity", "entity_type", "item_type", "object_type"),
-    "entity_id": ("entity_id", "object_id", "track_id", "track_uuid", "song_id", "item_id", "track", "song"),
+    "kind": ("kind", "event_type", "action", "event", "type"),
+    "entity": ("entity", "entity_type", "item_type", "object_type", "type"),
+    "entity_id": (
+        "entity_id", "object_id", "track_id", "track_uuid", "track_uri", "song_id", "item_id", "recording_mbid", "track",
+        "song", "item", "object",
+    ),
     "listened_s": ("listened_s", "listened", "seconds_played", "ms_played", "played_s", "play_duration", "listen_time"),
     "playlist_id": ("playlist_id", "playlist_uuid", "playlist", "list_id", "pid", "collection_id"),
     "position": ("position", "pos", "index", "idx", "rank", "track_position", "order"),
     "added_at": ("added_at", "added", "created_at", "date_added", "modified_at", "created"),
 }  # fmt: skip
+
+VALUES: dict[str, dict[str, str]] = {
+    "kind": {
+        "play": "stream", "played": "stream", "listen": "stream", "complete": "stream", "scrobble": "stream",
+        "skipped": "skip", "like": "favorite", "love": "favorite", "liked": "favorite", "favourite": "favorite",
+        "save": "favorite", "dislike": "ban", "block": "ban", "hate": "ban",
+    },
+    "entity": {"song": "track", "recording": "track", "release": "album", "list": "playlist"},
+}  # fmt: skip
+"""Values that services often use, and the contract's value for each."""

@@ -86,7 +86,8 @@ def plan_days(found: Mapping[str, Sequence[str]], selection: Selection, late_day
     selected = [day for day in every if selection.contains(day)]
     first = selection.first or (selected[0] if selected else None)
     last = selection.last or (selected[-1] if selected else None)
-    if first is None or last is None or not selected:
+    is_named = selection.first is not None and selection.last is not None
+    if first is None or last is None or not (selected or is_named):
         raise CheckFailed(f"no input has files of the selected days; the days found are {every[0]} to {every[-1]}")
     span = [first + timedelta(n) for n in range((last - first).days + 1)]
     if not selection.is_all:

@@ -20,7 +20,7 @@ from urllib.parse import unquote
 from contracts.errors import BadArgument, CheckFailed, OvertureError
 from jobs.ingest.tables.paths import Match, files_below, find_days, nearest_existing, resolve, spark_path
 from jobs.ingest.tables.secrets import Secrets
-from jobs.ingest.tables.text_files import check_csv, line_of
+from jobs.ingest.tables.text_files import check_csv, has_header, line_of
 from jobs.settings.tables import TEXT_FORMATS, InputSettings, day_values, placeholders, substitute
 
 if TYPE_CHECKING:
@@ -147,7 +147,10 @@ class Inputs:
         first = F.col(f"`{schema.fieldNames()[0]}`").cast("string").alias("_first")
         bad = frame.where(F.col(CORRUPT).isNotNull()).select(F.input_file_name().alias("_file"), CORRUPT, first)
         self._corrupt.setdefault(name, []).append(bad)
-        return frame.where(F.col(CORRUPT).isNull()).drop(CORRUPT)
+        # The empty part of the first column keeps it in the plan, for the same reason.
+        unused = F.substring(F.col(f"`{schema.fieldNames()[0]}`").cast("string"), 1, 0)
+        mark = F.when(F.col(CORRUPT).isNotNull(), F.lit("bad"))
+        return frame.where(F.concat_ws("", mark, unused) == "").drop(CORRUPT)
 
     def _schema(self, name: str, settings: InputSettings, matches: list[Match]) -> StructType | None:
         if name in self._schemas:
@@ -161,6 +164,8 @@ class Inputs:
             from pyspark.sql.types import StringType, StructField, StructType
 
             header = check_csv(name, files, settings.options)
+            if not header and (has_header(settings.options) or not any(file.size for file in files)):
+                return None
             if not header:
                 header = self._reader(name, settings).load([spark_path(file.path) for file in files]).columns
             schema = StructType([StructField(column, StringType()) for column in header])

@@ -11,6 +11,7 @@ Rows      each row has a column `_bad`: null, or the first rule that the row bre
 from __future__ import annotations
 
 import difflib
+import unicodedata
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -221,7 +222,10 @@ def _normalized(texts: Column) -> Column:
 
     @arrow_udf("string")  # type: ignore[untyped-decorator, call-overload, misc, unused-ignore]
     def nfc(values: pa.Array) -> pa.Array:
-        return pc.utf8_normalize(values, form="NFC")
+        # Not pyarrow's utf8_normalize: form="NFC" returns decomposed text in pyarrow 25.
+        coded = pc.dictionary_encode(values)
+        texts = [None if t is None else unicodedata.normalize("NFC", t) for t in coded.dictionary.to_pylist()]
+        return pa.array(texts, pa.string()).take(coded.indices)
 
     column: Column = nfc(texts)
     return column

@@ -41,6 +41,11 @@ def csv_header(path: str, options: Mapping[str, Any]) -> list[str]:
     return [name.strip() for name in next(rows, [])]
 
 
+def has_header(options: Mapping[str, Any]) -> bool:
+    """Return whether the first record of a CSV file contains the column names."""
+    return str(options.get("header", True)).lower() == "true"
+
+
 def check_csv(name: str, files: list[Match], options: Mapping[str, Any]) -> list[str]:
     """Return the column names that all files of a CSV input share; files without any byte are skipped.
 
@@ -48,7 +53,7 @@ def check_csv(name: str, files: list[Match], options: Mapping[str, Any]) -> list
         BadArgument: The header is one column that contains another separator.
         CheckFailed: A column occurs twice, or a file's header differs from the first one's.
     """
-    if str(options.get("header", True)).lower() != "true":
+    if not has_header(options):
         return []
     first: tuple[str, list[str]] | None = None
     for file in files:

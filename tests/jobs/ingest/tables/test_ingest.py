@@ -1,0 +1,376 @@
+"""Ingestion of a service's own files: rows, days, bad input, what is refused and what is written."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from datetime import UTC, date, datetime
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from contracts.errors import BadArgument, CheckFailed
+from jobs.ingest.ids import stable_id
+from jobs.ingest.tables import adapter
+from jobs.ingest.tables.days import Selection
+from jobs.ingest.tables.derive import UNKNOWN_REGISTRATION
+from jobs.platform.context import Context
+from jobs.platform.week import Week
+from jobs.settings.settings import Settings
+
+USERS = "SELECT id AS user_id, country, born AS age, created AS registered_at FROM users"
+TRACKS = "SELECT uuid AS track_id, artist AS artist_id, artist AS album_id, title FROM songs"
+EVENTS = "SELECT who AS user_id, at AS ts, 'stream' AS kind, 'track' AS entity, what AS entity_id, s AS listened_s FROM listens"
+INPUTS = {
+    "users": {"format": "csv", "path": "{data}/users*.csv"},
+    "songs": {"format": "parquet", "path": "{data}/songs"},
+    "listens": {"format": "json", "path": "{data}/listens/day={day}/*.jsonl"},
+}
+
+
+class Service:
+    """Files of a service in a folder, and runs of the adapter over them."""
+
+    def __init__(self, spark, root: Path, monkeypatch) -> None:
+        self.data, self.home = root / "my [1] data", root / "home"
+        self.inputs = {name: dict(settings) for name, settings in INPUTS.items()}
+        self.tables = {"users": USERS, "tracks": TRACKS, "events": EVENTS}
+        self.source = {"max_bad_share": 0.5}
+        self.users("id,country,born,created\nu1,DE,30,2026-11-01T10:00:00Z\nu2,,,2026-11-02 10:00:00\n")
+        self.songs({"uuid": ["t1", "t2"], "artist": ["a1", "a1"], "title": ["One", "Beyonce\u0301"]})
+        self.day(14, [("u1", "10:00:00", "t1", 30), ("u2", "11:00:00", "t2", 40)])
+
+    def write(self, name: str, content: str | bytes) -> None:
+        path = self.data / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+
+    def users(self, text: str | bytes, name: str = "users.csv") -> None:
+        self.write(name, text)
+
+    def songs(self, columns: dict, name: str = "songs/part-0.parquet") -> None:
+        path = self.data / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(pa.table(columns), path)
+
+    def day(self, number: int, rows: list, extra: str = "") -> None:
+        """Write the events of a day of November 2026: (user, time or full time, track, seconds) or a ready object."""
+        lines = []
+        for row in rows:
+            if not isinstance(row, dict):
+                who, at, what, seconds = row
+                at = at if "T" in at else f"2026-11-{number:02d}T{at}Z"
+                row = {"who": who, "at": at, "what": what, "s": seconds}
+            lines.append(json.dumps(row))
+        self.write(f"listens/day=2026-11-{number:02d}/a.jsonl", "".join(line + "\n" for line in lines) + extra)
+
+    def context(self) -> Context:
+        source = {"kind": "tables", "inputs": self.inputs, "tables": self.tables, **self.source}
+        settings = Settings.model_validate({"name": "t", "week": "2026-11-16", "source": source})
+        return Context(settings, Week.parse("2026-11-16"), self.home)
+
+    def ingest(self, *selection: str) -> dict:
+        days = Selection.parse(*(selection or ("", "", "")))
+        return adapter.run(self.context(), self.data, days)
+
+    def rows(self, table: str) -> list[dict]:
+        lake = self.context().lake
+        parts = [lake.read(table, **p).to_pylist() for p in lake.partitions(table)]
+        return [row for part in parts for row in part]
+
+    def is_empty(self) -> bool:
+        return not any(self.context().lake.exists(table) for table in ("users", "tracks", "playlists"))
+
+
+@pytest.fixture
+def service(spark, tmp_path, monkeypatch) -> Service:
+    return Service(spark, tmp_path, monkeypatch)
+
+
+def at(number: int, hour: int = 10) -> datetime:
+    return datetime(2026, 11, number, hour, tzinfo=UTC)
+
+
+def test_all_tables_are_written(service):
+    report = service.ingest()
+    assert report["rows"] == {"tracks": 2, "users": 2, "events": 2, "playlists": 0}
+    assert report["ids"]["user"] == "text"
+    users = sorted(service.rows("users"), key=lambda row: row["registered_at"])
+    assert users == [
+        {"user_id": stable_id("u1"), "country": "DE", "age": 30, "registered_at": at(1)},
+        {"user_id": stable_id("u2"), "country": None, "age": None, "registered_at": at(2)},
+    ]
+    titles = {row["track_id"]: row["title"] for row in service.rows("tracks")}
+    assert titles[stable_id("t2")] == "Beyonc\u00e9"  # composed
+    event = min(service.rows("events"), key=lambda row: row["ts"])
+    assert event == {
+        "user_id": stable_id("u1"), "ts": at(14), "kind": "stream", "entity": "track",
+        "entity_id": stable_id("t1"), "listened_s": 30,
+    }  # fmt: skip
+
+
+def test_integer_ids_are_kept_also_as_text_in_csv(service):
+    service.users("id,country,born,created\n7,DE,30,2026-11-01\n8,DE,30,2026-11-01\n")
+    service.day(14, [(7, "10:00:00", "t1", 30), (8, "10:00:00", "t1", 30)])
+    report = service.ingest()
+    assert (report["ids"]["user"], report["ids"]["track"]) == ("integer", "text")
+    assert {row["user_id"] for row in service.rows("users")} == {7, 8}
+    assert {row["user_id"] for row in service.rows("events")} == {7, 8}
+
+
+def test_late_rows_join_their_day_in_any_order_of_ingestion(service, tmp_path):
+    service.day(15, [("u1", "10:00:00", "t1", 1), ("u1", "2026-11-14T23:59:59Z", "t2", 2)])
+    service.day(16, [("u1", "00:00:00", "t1", 3), ("u2", "2026-11-14T12:00:00Z", "t2", 4)])
+    service.ingest()
+    once = sorted(map(str, service.rows("events")))
+    assert len(once) == 6
+    for order in ((14, 15, 16), (16, 14, 15)):
+        service.home = tmp_path / f"home{order}"
+        for number in order:
+            service.ingest(f"2026-11-{number}", "", "")
+        assert sorted(map(str, service.rows("events"))) == once
+    service.ingest("2026-11-15", "", "")
+    assert sorted(map(str, service.rows("events"))) == once
+
+
+def test_rows_beyond_late_days_and_of_the_future_are_bad(service):
+    service.source["late_days"] = 0
+    service.day(
+        15,
+        [("u1", "10:00:00", "t1", 1), ("u1", "2026-11-14T10:00:00Z", "t1", 1), ("u1", "2026-11-16T00:00:00Z", "t1", 1)],
+    )
+    bad = service.ingest()["tables"]["events"]["bad"]
+    assert bad == {"ts is after the day of its file": 1, "ts is more than 0 days before the day of its file": 1}
+
+
+def test_bad_rows_are_counted_by_reason(service):
+    service.users(
+        "id,country,born,created\nu1,DE,30,2026-11-01\nu2,XX,30,2026-11-01\nu3,DE,121,2026-11-01\n,DE,30,2026-11-01\n"
+        "u4 ,DE,30,2026-11-01\nu5,DE,old,2026-11-01\nu6,DE,30,yesterday\n" + "u" * 600 + ",DE,30,2026-11-01\n"
+        "u8,DE,30,2036-11-01\n"
+    )
+    service.day(
+        14,
+        [
+            ("u1", "10:00:00", "t1", 1),
+            ("u1", "10:00:01", "t9", 1),
+            ("u9", "10:00:02", "t1", 1),
+            ("u1", "1970-01-01T00:00:00Z", "t1", 1),
+        ],
+    )
+    report = service.ingest()
+    assert report["tables"]["users"]["bad"] == {
+        "country is not an ISO 3166-1 alpha-2 country code": 1,
+        "age is not 5 to 120 years": 1,
+        "user_id is null": 1,
+        "user_id has spaces around it; use trim() in SQL": 1,
+        "age is not a number that fits": 1,
+        "registered_at is not a time": 1,
+        "user_id is longer than 512 bytes": 1,
+        "registered_at is in the future": 1,
+    }
+    assert report["tables"]["events"]["bad"] == {
+        "entity_id is not in tracks": 1, "user_id is not in users": 1, "ts is before 1995-01-01": 1,
+    }  # fmt: skip
+    assert len(service.rows("users")) == len(service.rows("events")) == 1
+
+
+def test_too_many_bad_rows_stop_before_anything_is_written(service):
+    service.source["max_bad_share"] = 0.3
+    service.day(14, [("u1", "10:00:00", "t1", 1), ("u1", "10:00:01", "t9", 1)])
+    with pytest.raises(
+        CheckFailed, match=r'events: more bad rows(.|\n)*1 of 2 rows: entity_id is not in tracks\n.*"entity_id":"t9"'
+    ):
+        service.ingest()
+    assert service.is_empty()
+
+
+def test_users_from_events_and_sessions_for_playlists(service):
+    del service.tables["users"]
+    service.write(
+        "listens/day=2026-10-01/a.jsonl", json.dumps({"who": "u1", "at": "2026-10-01T10:00:00Z", "what": "t1", "s": 1})
+    )
+    service.day(
+        14,
+        [
+            ("u1", "10:00:00", "t1", 1),
+            ("u1", "10:30:00", "t2", 1),
+            ("u1", "11:00:01", "t1", 1),
+            ("u2", "10:00:00", "t1", 1),
+        ],
+    )
+    report = service.ingest()
+    registered = {row["user_id"]: row["registered_at"] for row in service.rows("users")}
+    assert registered == {stable_id("u1"): UNKNOWN_REGISTRATION, stable_id("u2"): at(14)}
+    lists = sorted(service.rows("playlists"), key=lambda row: row["position"])
+    assert [(r["position"], r["track_id"], r["user_id"]) for r in lists] == [
+        (0, stable_id("t1"), stable_id("u1")), (1, stable_id("t2"), stable_id("u1")),
+    ]  # fmt: skip
+    assert len(report["notes"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("table", "sql", "message"),
+    [
+        ("users", USERS.replace("id AS", "idd AS"), r"users: there is no column `idd`; nearest: .*`id`"),
+        ("users", USERS.replace("users", "members") + " JOIN songs", "there is no input `members`"),
+        ("users", "SELECT id AS user_id FROM users", "'registered_at' is missing; nearest is 'created' of input users; write created AS registered_at"),
+        ("users", USERS.replace("country", "country AS contry"), r"'country' is missing; nearest is 'contry'"),
+        ("users", USERS.replace("country", "country, born AS country"), "'country' is ambiguous: the SQL returns it 2 times"),
+        ("users", "SELEC id FROM users", "PARSE_SYNTAX_ERROR"),
+        ("users", USERS + " WHERE id = 'nobody'", "users: the SQL returns no row"),
+        ("tracks", TRACKS.replace("artist AS artist_id", "1.5D AS artist_id"), "'artist_id' is double, the table needs an integer or text; write CAST"),
+        ("tracks", TRACKS + ", 'x' AS release_date".replace(",", "", 0) if False else TRACKS.replace("title", "title AS title, title AS release_date"), r"'release_date' is string, the table needs date; write to_date\(release_date\)"),
+        ("events", EVENTS.replace("at AS ts", "1 AS ts"), r"'ts' is int, the table needs timestamp; write timestamp_seconds\(ts\)"),
+        ("events", EVENTS.replace("who AS", "struct(who AS id) AS"), r"'user_id' is struct<id:string>.*user_id.id AS user_id"),
+        ("events", EVENTS.replace("at AS ts", "CAST(what AS TIMESTAMP) AS ts"), "CAST_INVALID_INPUT.*write try_cast"),
+    ],
+)  # fmt: skip
+def test_a_wrong_mapping_is_refused_by_name(service, table, sql, message):
+    service.tables[table] = sql
+    with pytest.raises((BadArgument, CheckFailed), match=message):
+        service.ingest()
+    assert service.is_empty()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "id;country;born;created\nu1;DE;30;2026-11-01\n",
+            r"users.csv: the header is one column.*set options: \{sep: ';'\}",
+        ),
+        ("id,country,id,created\nu1,DE,30,2026-11-01\n", "users.csv: column 'id' occurs twice"),
+        ("", "are empty"),
+    ],
+)
+def test_a_wrong_csv_file_is_refused(service, text, message):
+    service.users(text)
+    with pytest.raises((BadArgument, CheckFailed), match=message):
+        service.ingest()
+
+
+def test_csv_with_quoted_newline_mark_latin1_and_torn_line(service):
+    service.tables["users"] = USERS.replace("country", "upper(country) AS country")
+    service.users('\ufeffid,country,born,created\n"u1","d\ne",30,2026-11-01\nu2,de,30,2026-11-01\nu3,"fr",20')
+    report = service.ingest()
+    assert report["tables"]["users"] == {
+        "rows": 3,
+        "bad": {"a record of input users cannot be read": 1, "country is not an ISO 3166-1 alpha-2 country code": 1},
+    }
+    service.songs({"uuid": ["t1"], "artist": ["a1"], "title": ["x"]})
+    service.inputs["songs"] = {"format": "csv", "path": "{data}/songs.csv"}
+    service.write("songs.csv", "uuid,artist,title\nt1,a1,été\nt2,a1,b\n".encode("latin-1"))
+    assert service.ingest()["tables"]["tracks"]["bad"] == {
+        "title is not UTF-8; set options: {encoding: ...} of the input": 1
+    }
+    service.inputs["songs"]["options"] = {"encoding": "ISO-8859-1"}
+    service.ingest()
+    assert {row["title"] for row in service.rows("tracks")} == {"été", "b"}
+
+
+def test_json_with_nan_numbers_as_text_and_a_torn_line(service):
+    rows = [
+        {"who": "u1", "at": "2026-11-14T10:00:00Z", "what": "t1", "s": float("nan")},
+        {"who": "u1", "at": "2026-11-14T10:00:01Z", "what": "t1", "s": "30"},
+        {"who": "u1", "at": "2026-11-14T10:00:02Z", "what": "t1", "s": 40},
+    ]
+    service.day(14, rows, extra='{"who": "u1", "at"')
+    report = service.ingest()
+    assert report["tables"]["events"]["bad"] == {
+        "a record of input listens cannot be read": 1, "listened_s is not a number that fits": 1,
+    }  # fmt: skip
+    assert sorted(row["listened_s"] for row in service.rows("events")) == [30, 40]
+
+
+def test_parquet_days_may_differ_in_width_but_not_in_kind(service):
+    service.inputs["listens"] = {"format": "parquet", "path": "{data}/p/{day}.parquet"}
+    times = pa.array([at(14)], pa.timestamp("us", "UTC"))
+    first = {"who": ["u1"], "at": times, "what": ["t1"], "s": pa.array([1], pa.int64())}
+    service.songs(first, "p/2026-11-14.parquet")
+    service.songs(
+        first | {"s": pa.array([2], pa.int32()), "at": pa.array([at(15)], pa.timestamp("us", "UTC"))},
+        "p/2026-11-15.parquet",
+    )
+    service.ingest()
+    assert sorted(row["listened_s"] for row in service.rows("events")) == [1, 2]
+    service.songs(first | {"at": ["2026-11-15"]}, "p/2026-11-15.parquet")
+    with pytest.raises(CheckFailed, match=r"column 'at' is string in .*2026-11-15.parquet, but timestamp in"):
+        service.ingest()
+    with pytest.raises((BadArgument, CheckFailed), match="'at'|'ts'"):
+        service.ingest("2026-11-15", "", "")
+
+
+def test_missing_files_are_named(service):
+    service.inputs["users"]["path"] = "{data}/people/*.csv"
+    with pytest.raises(CheckFailed, match=r"source.inputs.users: no file matches .*contains listens, songs, users.csv"):
+        service.ingest()
+    with pytest.raises(CheckFailed, match=r"listens: no file of 2026-11-20; days found are 2026-11-14 to 2026-11-14"):
+        service.ingest("2026-11-20", "", "")
+
+
+def test_damaged_files_are_named(service):
+    service.write("songs/part-1.parquet", b"PAR1 nothing")
+    with pytest.raises(CheckFailed, match="part-1.parquet cannot be read as Parquet"):
+        service.ingest()
+    (service.data / "songs/part-1.parquet").unlink()
+    (service.data / "users.csv").unlink()
+    service.inputs["users"]["path"] = "{data}/users.csv.gz"
+    service.write("users.csv.gz", gzip.compress(b"id,country,born,created\n" + b"u1,DE,30,2026-11-01\n" * 9999)[:-40])
+    with pytest.raises(CheckFailed, match=r"users"):
+        service.ingest()
+    assert service.is_empty()
+
+
+def test_two_users_of_one_id_stop_the_run(service):
+    service.users("id,country,born,created\nu1,DE,30,2026-11-01\nu1,FR,30,2026-11-01\nu2,FR,30,2026-11-01\n")
+    with pytest.raises(CheckFailed, match=r"users: user_id occurs more than once with different values(.|\n)*u1"):
+        service.ingest()
+
+
+def test_secrets_come_from_the_environment_and_are_never_printed(service, monkeypatch):
+    service.inputs["warehouse"] = {
+        "format": "jdbc",
+        "url": "env:TEST_URL",
+        "table": "t",
+        "options": {"password": "env:TEST_PW"},
+    }
+    service.tables["users"] = "SELECT * FROM warehouse"
+    with pytest.raises(BadArgument, match="the environment variable TEST_PW is not set"):
+        service.ingest()
+    monkeypatch.setenv("TEST_PW", "hunter2")
+    monkeypatch.setenv("TEST_URL", "jdbc:nothing://host/hunter2")
+    with pytest.raises((BadArgument, CheckFailed), match="No suitable driver") as error:
+        service.ingest()
+    assert "hunter2" not in str(error.value)
+
+
+def test_dry_run_writes_nothing(service, capfd):
+    from jobs.ingest.tables.dry_run import dry_run
+
+    service.day(15, [("u1", "10:00:00", "t9", 1)])
+    before = sorted(service.home.rglob("*"))
+    report = dry_run(service.context(), service.data, Selection())
+    assert report["days_found"]["listens"] == {"n": 2, "first": "2026-11-14", "last": "2026-11-15"}
+    assert [path for path in sorted(service.home.rglob("*")) if path not in before and "lake" in path.parts] == []
+    printed = capfd.readouterr().err
+    for text in ("registered_at", "ids: text", "input listens: 2 days", "nothing was written"):
+        assert text in printed
+
+
+def test_day_in_the_sql_of_users_is_the_newest_day(service):
+    service.tables["users"] = USERS.replace("born AS age", "day(DATE'{day}') AS age")
+    service.day(15, [("u1", "10:00:00", "t1", 1)])
+    service.ingest("2026-11-15", "", "")
+    assert {row["age"] for row in service.rows("users")} == {15}
+    service.ingest("2026-11-14", "", "")
+    assert {row["age"] for row in service.rows("users")} == {15}
+
+
+def test_events_without_days_in_paths(service):
+    service.inputs["listens"] = {"format": "json", "path": "{data}/listens/**/*.jsonl"}
+    service.day(15, [("u1", "10:00:00", "t1", 1)])
+    assert service.ingest()["days"]["events"] == {"written": 2, "first": "2026-11-14", "last": "2026-11-15"}
+    assert date(2026, 11, 14) == min(row["ts"] for row in service.rows("events")).date()
