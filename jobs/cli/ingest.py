@@ -48,8 +48,9 @@ def ingest(
 ) -> None:
     """Read a dataset into the tables of the lake. This is the first command of all.
 
-    `tables` reads your own data by the mapping in the settings (`overture init` writes one to start from). `simulate`, `mpd` and `lastfm_1k` write users, tracks, events and playlists. `deezer` writes arrays for
-    `overture paper`. `dsg17` writes plays for `overture skip`. A repeated call replaces what it wrote before.
+    `tables` reads your own data by the mapping in the settings; `overture init` writes one to start from. `simulate`,
+    `mpd` and `lastfm_1k` write users, tracks, events and playlists. `deezer` writes arrays for `overture paper`.
+    `dsg17` writes plays for `overture skip`. A repeated call replaces what it wrote before.
     """
     context = settings_context(config)
     if source not in SOURCES:

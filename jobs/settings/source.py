@@ -29,8 +29,8 @@ class SourceSettings(TablesMixin):
 
     kind: Literal["simulate", "tables", "mpd", "lastfm_1k", "deezer", "dsg17"] = Field(
         "simulate",
-        description="the adapter; tables: your own data by SQL; deezer: the public files contain vectors, so only `overture paper` reads them; "
-        "dsg17: for the skip engine",
+        description="the adapter; tables: your own data by SQL; deezer: the public files contain vectors, so only "
+        "`overture paper` reads them; dsg17: for the skip engine",
     )
     seed: int = Field(7, description="seed of what an adapter simulates because the files lack it")
     max_bad_share: Share = Field(

@@ -38,8 +38,7 @@ class InputSettings(Section):
 
     format: Format = Field(description="csv, json (one object per line), parquet, orc, avro, delta or jdbc")
     path: str = Field(
-        "",
-        description="files or a folder, with globs (`*`, `?`, `[...]`, `**`); begins with `{data}`, `/` or a URI scheme",
+        "", description="files or a folder, with globs (`*`, `?`, `[...]`, `**`); begins with `{data}`, `/` or a scheme"
     )
     url: str = Field("", description="jdbc: URL of the database, or `env:NAME` of a variable that contains it")
     table: str = Field("", description="jdbc: name of the table")

@@ -195,11 +195,11 @@ def selected_rows(frame: DataFrame, plan: DayPlan | None, selection: Selection) 
         lower = day >= F.lit(str(first)).cast("date") if first else F.lit(True)
         upper = day <= F.lit(str(last)).cast("date") if last else F.lit(True)
         return frame.where(day.isNull() | (lower & upper))
-    first, last = (F.lit(str(bound)).cast("date") for bound in plan.written)
+    lowest, highest = (F.lit(str(bound)).cast("date") for bound in plan.written)
     selected = [str(day) for day in plan.selected]
     # Bad rows are counted with the file that brought them, once.
     return frame.where(
-        (F.col("_bad").isNull() & day.between(first, last))
+        (F.col("_bad").isNull() & day.between(lowest, highest))
         | (F.col("_bad").isNotNull() & F.coalesce(F.col("_file_day").cast("string").isin(selected), F.lit(True)))
     )
 
@@ -254,7 +254,7 @@ def write(context: Context, checked: Checked, selection: Selection) -> dict[str,
 
 
 def days_to_keep(context: Context, checked: Checked, table: str) -> list[str]:
-    """Return days of the lake whose rows are kept beside new ones: late rows arrive, but the day's own files are gone."""
+    """Return days whose rows in the lake are kept beside new ones: late rows arrive, but the day's files are gone."""
     if checked.plan is None:
         return []
     own_files = {str(day) for day in checked.plan.read}

@@ -31,8 +31,8 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
     "kind": ("kind", "event_type", "action", "event", "type"),
     "entity": ("entity", "entity_type", "item_type", "object_type", "type"),
     "entity_id": (
-        "entity_id", "object_id", "track_id", "track_uuid", "track_uri", "song_id", "item_id", "recording_mbid", "track",
-        "song", "item", "object",
+        "entity_id", "object_id", "track_id", "track_uuid", "track_uri", "song_id", "item_id", "recording_mbid",
+        "track", "song", "item", "object",
     ),
     "listened_s": ("listened_s", "listened", "seconds_played", "ms_played", "played_s", "play_duration", "listen_time"),
     "playlist_id": ("playlist_id", "playlist_uuid", "playlist", "list_id", "pid", "collection_id"),

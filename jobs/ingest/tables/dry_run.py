@@ -119,11 +119,12 @@ def columns_table(checked: Checked, table: str, profiles: Mapping[str, ColumnPro
         span = ""
         if profiled and profiled.smallest is not None and not is_id(column):
             span = f"{profiled.smallest} to {profiled.largest}"
-        allowed = allowed_values(column)
+        allowed = "" if is_id(column) else allowed_values(column)
+        declared = ", ".join(part for part in (column.type, "" if column.nullable else "never null", allowed) if part)
         grid.add_row(
             column.name,
             seen or "-",
-            f"{column.type}{'' if column.nullable else ', never null'}{f', {allowed}' if allowed and not is_id(column) else ''}",
+            declared,
             f"{profiled.null_share:.1%}" if profiled else "",
             escape_markup(span),
             note,
@@ -184,8 +185,8 @@ def what_would_be_written(context: Context, checked: Checked, selection: Selecti
         if checked.plan:
             first, last = checked.plan.written
             lines.append(
-                f"would write {table} of {first} to {last}: files of {len(checked.plan.selected)} days, and late rows of "
-                f"up to {context.settings.source.late_days} days before"
+                f"would write {table} of {first} to {last}: files of {len(checked.plan.selected)} days, and late rows "
+                f"of up to {context.settings.source.late_days} days before"
             )
         else:
             bounds = f" from {selection.first or 'the first day'} to {selection.last or 'the last day'}"

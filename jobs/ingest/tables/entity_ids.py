@@ -74,7 +74,7 @@ def id_value(source: Column, entity: Column | None, kinds: tuple[str, ...], form
 def id_problems(
     source: Column, entity: Column | None, kinds: tuple[str, ...], forms: Forms, max_bytes: int
 ) -> list[tuple[str, Column]]:
-    """Return reasons with the condition of a bad id, which is null or false for a good one. Null ids are not checked."""
+    """Return reasons with the condition of a bad id, which is null or false for a good one or a null."""
     from pyspark.sql import functions as F
 
     integers = [kind for kind in kinds if forms.get(kind) == "integer"]
@@ -94,7 +94,7 @@ def id_problems(
 
 def hash_texts(texts: Column) -> Column:
     """Return the stable 62-bit ids of texts; null for null."""
-    from pyspark.sql.functions import arrow_udf
+    from pyspark.sql.functions import arrow_udf  # type: ignore[attr-defined]
 
     @arrow_udf("bigint")  # type: ignore[untyped-decorator, call-overload, misc, unused-ignore]
     def stable(values: pa.Array) -> pa.Array:

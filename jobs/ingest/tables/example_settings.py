@@ -37,7 +37,9 @@ source:
       FROM playlists
 # Sizes for one machine.
 spark:
-  extra: {spark.driver.extraJavaOptions: "-XX:+UseSerialGC -XX:TieredStopAtLevel=1", spark.sql.adaptive.enabled: "false"}
+  extra:
+    spark.driver.extraJavaOptions: "-XX:+UseSerialGC -XX:TieredStopAtLevel=1"
+    spark.sql.adaptive.enabled: "false"
 matrix: {n_catalog: $catalog, min_tracks: $min_tracks, min_truth_tracks: $min_tracks}
 als: {d: $d, iterations: 6}
 svd: {d: $d, oversampling: 10}

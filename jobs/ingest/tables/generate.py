@@ -20,7 +20,6 @@ import io
 import json
 import uuid
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -98,7 +97,7 @@ def run(out: Path, options: TablesOptions) -> dict[str, Any]:
 def uuids(kind: str, ids: np.ndarray) -> np.ndarray:
     """Return a UUID (n,) for each id (n,), the same in every file."""
     unique, index = np.unique(ids, return_inverse=True)
-    texts = [str(uuid.UUID(bytes=hashlib.md5(f"{kind}{i}".encode()).digest(), version=4)) for i in unique.tolist()]  # noqa: S324
+    texts = [str(uuid.UUID(bytes=hashlib.md5(f"{kind}{i}".encode()).digest(), version=4)) for i in unique.tolist()]
     return np.array(texts, object)[index]
 
 
@@ -124,7 +123,7 @@ def write_accounts(out: Path, lake: Lake, seed: int) -> int:
             )
             writer.writerow(["", "fr", 1990, created.isoformat(), "without an id"])
     _write_gzip(out / "accounts.csv.gz", text.getvalue())
-    return users.num_rows
+    return int(users.num_rows)
 
 
 def write_catalogue(out: Path, lake: Lake) -> int:

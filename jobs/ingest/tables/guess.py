@@ -144,9 +144,8 @@ def settings_text(
     for name, group in inputs.items():
         options = f", options: {json.dumps(group.options)}" if group.options else ""
         note = f"  # {group.note}" if group.note else ("  # not used below" if name in unused else "")
-        lines.append(
-            f"    {name}: {{format: {group.format}, path: {json.dumps(group.path, ensure_ascii=False)}{options}}}{note}\n"
-        )
+        path = json.dumps(group.path, ensure_ascii=False)
+        lines.append(f"    {name}: {{format: {group.format}, path: {path}{options}}}{note}\n")
         if group.columns:
             lines.append(f"    #   columns: {', '.join(' '.join(c.split()) for c in group.columns)[:300]}\n")
     lines.append("  tables:\n")
@@ -217,7 +216,7 @@ def _time(name: str, source: str, values: list[Any], is_text: bool) -> tuple[str
     if numbers:
         size = sorted(abs(n) for n in numbers)[len(numbers) // 2]
         unit = "seconds" if size < 1e11 else "millis" if size < 1e14 else "micros"
-        number = f"CAST({name} AS BIGINT)" if isinstance(values[0], str) or isinstance(values[0], float) else name
+        number = f"CAST({name} AS BIGINT)" if isinstance(values[0], str | float) else name
         return f"timestamp_{unit}({number})", ""
     if values and isinstance(values[0], datetime | date):
         return name, ""

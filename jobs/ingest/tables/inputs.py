@@ -139,7 +139,7 @@ class Inputs:
         reader = self._reader(name, settings)
         paths = [spark_path(match.path) for match in matches]
         if settings.format not in TEXT_FORMATS:
-            return reader.schema(schema).load(paths)
+            return cast("DataFrame", reader.schema(schema).load(paths))
         full = type(schema)([*schema.fields]).add(CORRUPT, "string")
         raw = reader.option("columnNameOfCorruptRecord", CORRUPT).option("mode", "PERMISSIVE")
         frame = raw.option("columnPruning", False).schema(full).load(paths)
@@ -150,7 +150,7 @@ class Inputs:
         # The empty part of the first column keeps it in the plan, for the same reason.
         unused = F.substring(F.col(f"`{schema.fieldNames()[0]}`").cast("string"), 1, 0)
         mark = F.when(F.col(CORRUPT).isNotNull(), F.lit("bad"))
-        return frame.where(F.concat_ws("", mark, unused) == "").drop(CORRUPT)
+        return cast("DataFrame", frame.where(F.concat_ws("", mark, unused) == "").drop(CORRUPT))
 
     def _schema(self, name: str, settings: InputSettings, matches: list[Match]) -> StructType | None:
         if name in self._schemas:
@@ -285,7 +285,7 @@ def local_path(uri: str) -> str:
 @contextmanager
 def spark_errors(where: str, secrets: Secrets) -> Iterator[None]:
     """Turn errors of Spark and of the JVM into one line that names the setting, without secrets."""
-    from py4j.protocol import Py4JJavaError
+    from py4j.protocol import Py4JJavaError  # type: ignore[import-untyped]
     from pyspark.errors import AnalysisException, ParseException, PySparkException
 
     try:

@@ -172,9 +172,10 @@ def _csv(group: Group, file: Path) -> None:
 def _json(group: Group, file: Path) -> None:
     with open_text(str(file)) as text:
         head = text.read(1 << 20)
+    decoded: list[Any] = []
     if head.lstrip().startswith("["):
         group.options["multiLine"] = True
-        decoded, at = [], head.index("[") + 1
+        at = head.index("[") + 1
         decoder = json.JSONDecoder()
         while len(decoded) < SAMPLE_ROWS:
             start = re.compile(r"[\s,]*").match(head, at).end()  # type: ignore[union-attr]
@@ -184,7 +185,6 @@ def _json(group: Group, file: Path) -> None:
                 break
             decoded.append(value)
     else:
-        decoded = []
         for line in head.splitlines()[:SAMPLE_ROWS]:
             try:
                 decoded.append(json.loads(line))

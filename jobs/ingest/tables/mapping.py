@@ -1,7 +1,7 @@
 """Turn the result of a table's SQL into rows of the contract.
 
 Columns   matched by name, upper and lower case alike. A column that is missing, ambiguous or of a type that does not
-          fit is refused by name, with the nearest existing column and SQL that mends it. A nullable column may be absent
+          fit is refused by name, with the nearest existing column and SQL that mends it. Nullable columns may be absent
 Types     wider and narrower numbers, dates for times, and whole decimals are converted. Text is converted to numbers,
           times and booleans only if the SQL reads CSV or JSON, where everything can be text
 Rows      each row has a column `_bad`: null, or the first rule that the row breaks. Values are never changed silently:
@@ -218,7 +218,7 @@ def _convert(
 
 def _normalized(texts: Column) -> Column:
     """Return texts in Unicode's composed form (NFC)."""
-    from pyspark.sql.functions import arrow_udf
+    from pyspark.sql.functions import arrow_udf  # type: ignore[attr-defined]
 
     @arrow_udf("string")  # type: ignore[untyped-decorator, call-overload, misc, unused-ignore]
     def nfc(values: pa.Array) -> pa.Array:

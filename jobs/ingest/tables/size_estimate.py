@@ -52,4 +52,4 @@ def _rows_per_byte(files: Sequence[Match]) -> float:
             on_disk = max(1, min(raw.tell(), files[0].size))
     except (pa.ArrowException, OSError, ValueError):
         return 0.0
-    return head.count(b"\n") / on_disk
+    return float(head.count(b"\n") / on_disk)

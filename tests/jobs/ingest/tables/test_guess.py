@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
-from datetime import date, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 
 import pyarrow as pa
@@ -109,7 +109,7 @@ def test_a_column_is_used_once():
         ("ts", "t", ["1794700000123456"], "csv", "timestamp_micros(CAST(t AS BIGINT))"),
         ("ts", "t", ["2026-11-16T10:00:00Z"], "json", "t"),
         ("ts", "t", ["2026-11-16T10:00:00Z"], "parquet", "to_timestamp(t)"),
-        ("ts", "t", [datetime(2026, 11, 16)], "parquet", "t"),
+        ("ts", "t", [datetime(2026, 11, 16, tzinfo=UTC)], "parquet", "t"),
         ("ts", "t", ["16/11/2026 10:00"], "csv", "try_to_timestamp(t, 'd/M/yyyy H:mm[:ss]')"),
         ("age", "a", [34], "json", "a"),
         ("age", "born", [1990], "json", "year(DATE'{day}') - born"),
