@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 OPTIONAL = {"plays": ("play_id",)}
 ID_SAMPLE_ROWS = 100_000
+TASKS_PER_CORE = 4
 
 
 @dataclass
@@ -38,6 +39,7 @@ class Result:
     Attributes:
         contract: The table's contract.
         frame: Columns of the SQL; for tables with days also `_file_day`.
+        newest: The rows of the newest day of files; all rows for other tables.
         matched: The frame's name of each column of the contract.
         has_day_files: Whether an input has files by day.
         is_mixed: Whether the SQL also reads inputs without days, so that rows of other days are no error.
@@ -45,6 +47,7 @@ class Result:
 
     contract: Contract
     frame: DataFrame
+    newest: DataFrame
     matched: dict[str, str]
     has_day_files: bool = False
     is_mixed: bool = False
@@ -88,7 +91,9 @@ class TableReader:
         matched = check_columns(contract, first, from_text, columns, OPTIONAL.get(table, ()))
         with spark_errors(f"source.tables.{table}", self.inputs.secrets):
             frame = reduce(lambda a, b: a.unionByName(b), [frame for frame, _ in frames])
-        return Result(contract, frame, matched, bool(by_day), bool(by_day) and len(by_day) < len(names))
+            if len(frames) > 1:  # one task reads many small files: a task costs more than a small file
+                frame = frame.coalesce(TASKS_PER_CORE * self.inputs.spark.sparkContext.defaultParallelism)
+        return Result(contract, frame, frames[-1][0], matched, bool(by_day), bool(by_day) and len(by_day) < len(names))
 
     def mapped(self, result: Result, forms: dict[str, Form], rules: RowRules) -> Mapped:
         """Return the rows of the contract with `_bad`; for tables with days also with `_day`."""
@@ -108,36 +113,43 @@ class TableReader:
 
     def forms(self, results: Sequence[Result], known: dict[str, Form]) -> dict[str, Form]:
         """Return the form of each kind of id: the stored one, or the one that a sample of the ids has."""
-        from pyspark.sql import functions as F
-
         canonical: dict[str, list[int]] = {}
         for result in results:
-            frame = result.frame
-            types = {f.name: f.dataType.simpleString() for f in frame.schema.fields}
-            wanted: list[tuple[str, Column]] = []
-            for column in result.contract.columns.values():
-                name = result.matched.get(column.name)
-                if name is None or not is_id(column) or not is_id_type(types[name]):
-                    continue
-                kinds = kinds_of(column)
-                entity = F.col(f"`{result.matched['entity']}`") if len(kinds) > 1 else None
-                for kind in kinds:
-                    if kind not in known:
-                        text = F.col(f"`{name}`").cast("string")
-                        wanted.append((kind, text if entity is None else F.when(entity == kind, text)))
-            if not wanted:
-                continue
-            counts = [F.sum(F.when(is_canonical(text) | text.rlike("^-[0-9]+$"), 1).otherwise(0)) for _, text in wanted]
-            totals = [F.count(F.when(F.trim(text) != "", 1)) for _, text in wanted]
-            with spark_errors(f"source.tables.{result.contract.table}", self.inputs.secrets):
-                row = frame.limit(ID_SAMPLE_ROWS).agg(*counts, *totals).collect()[0]
-            for n, (kind, _) in enumerate(wanted):
-                pair = canonical.setdefault(kind, [0, 0])
-                pair[0] += row[n] or 0
-                pair[1] += row[n + len(wanted)]
+            self._count_ids(result, result.newest, set(known), canonical)
+        if not known:  # the first ingestion: kinds that the newest day lacks may occur on other days
+            decided = {kind for kind, (_, total) in canonical.items() if total}
+            for result in results:
+                if result.has_day_files:
+                    self._count_ids(result, result.frame, decided, canonical)
         limit = self.source.max_bad_share
-        decided = {kind: form_of(n / total, limit) for kind, (n, total) in canonical.items() if total}
-        return {**decided, **known}
+        return {**{kind: form_of(n / total, limit) for kind, (n, total) in canonical.items() if total}, **known}
+
+    def _count_ids(self, result: Result, frame: DataFrame, decided: set[str], canonical: dict[str, list[int]]) -> None:
+        """Add the numbers of integer ids and of all ids of each undecided kind in a sample of a frame."""
+        from pyspark.sql import functions as F
+
+        types = {f.name: f.dataType.simpleString() for f in frame.schema.fields}
+        wanted: list[tuple[str, Column]] = []
+        for column in result.contract.columns.values():
+            name = result.matched.get(column.name)
+            if name is None or not is_id(column) or not is_id_type(types[name]):
+                continue
+            kinds = kinds_of(column)
+            entity = F.col(f"`{result.matched['entity']}`") if len(kinds) > 1 else None
+            for kind in kinds:
+                if kind not in decided:
+                    text = F.col(f"`{name}`").cast("string")
+                    wanted.append((kind, text if entity is None else F.when(entity == kind, text)))
+        if not wanted:
+            return
+        counts = [F.sum(F.when(is_canonical(text) | text.rlike("^-[0-9]+$"), 1).otherwise(0)) for _, text in wanted]
+        totals = [F.count(F.when(F.trim(text) != "", 1)) for _, text in wanted]
+        with spark_errors(f"source.tables.{result.contract.table}", self.inputs.secrets):
+            row = frame.limit(ID_SAMPLE_ROWS).agg(*counts, *totals).collect()[0]
+        for n, (kind, _) in enumerate(wanted):
+            pair = canonical.setdefault(kind, [0, 0])
+            pair[0] += row[n] or 0
+            pair[1] += row[n + len(wanted)]
 
     def _lateness(self, is_mixed: bool) -> Column:
         from pyspark.sql import functions as F

@@ -104,6 +104,7 @@ class Inputs:
             return 0, []
         with spark_errors(f"source.inputs.{name}", self.secrets):
             records = reduce(lambda a, b: a.unionByName(b), frames)
+            records = records.coalesce(4 * self.spark.sparkContext.defaultParallelism)
             record = F.struct("_file", CORRUPT, "_first")
             row = records.agg(F.count("*").alias("n"), F.min(record).alias("a"), F.max(record).alias("b")).collect()[0]
         examples = []
