@@ -71,10 +71,7 @@ def run(context: Context, data: Path | None, selection: Selection | None = None)
         selection: The days to ingest; None: all days found.
     """
     selection = selection or Selection()
-    if data is None or not data.is_dir():
-        raise BadArgument(f"--data: tables needs the folder of the files, got {data}")
-    if context.settings.source.kind != "tables":
-        raise BadArgument("source.kind: `ingest tables` needs a settings file with source.kind: tables (--config)")
+    data = check_arguments(context, data)
     inputs = Inputs(context.spark, context.settings.source.inputs, data)
     with spark_errors("source", inputs.secrets):
         checked = check(context, inputs, data, selection, datetime.now(UTC))
@@ -90,6 +87,19 @@ def run(context: Context, data: Path | None, selection: Selection | None = None)
                         f"values; nothing was written. Choose one row in SQL\n  " + "\n  ".join(repeated)
                     )
         return write(context, checked, selection)
+
+
+def check_arguments(context: Context, data: Path | None) -> Path:
+    """Return the folder of the files.
+
+    Raises:
+        BadArgument: There is no folder, or the settings are of another source.
+    """
+    if data is None or not data.is_dir():
+        raise BadArgument(f"--data: tables needs the folder of the files, got {data}")
+    if context.settings.source.kind != "tables":
+        raise BadArgument("source.kind: `ingest tables` needs a settings file with source.kind: tables (--config)")
+    return data
 
 
 def check(

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from contracts.expectations import allowed_values
-from jobs.ingest.tables.adapter import Checked, check
+from jobs.ingest.tables.adapter import Checked, check, check_arguments
 from jobs.ingest.tables.checks import TableCounts
 from jobs.ingest.tables.days import Selection
 from jobs.ingest.tables.derive import UNKNOWN_DAYS
@@ -56,6 +56,7 @@ def dry_run(context: Context, data: Path, selection: Selection) -> dict[str, Any
         data: The folder that `{data}` stands for.
         selection: The days to ingest.
     """
+    check_arguments(context, data)
     inputs = Inputs(context.spark, context.settings.source.inputs, data)
     console = wide_console(stderr=True)
     with spark_errors("source", inputs.secrets):

@@ -410,3 +410,24 @@ def test_made_up_files_are_ingested_with_their_own_settings(spark, tmp_path):
     assert report["rows"]["events"] == written["listens"]
     assert report["rows"]["tracks"] == written["catalogue"]
     assert {report["ids"][kind] for kind in ("user", "track", "artist", "album", "playlist")} == {"text"}
+
+
+def test_plays_for_the_skip_engine(service):
+    play = {"who": "u1", "at": "2026-11-14T10:00:00Z", "what": "t1", "artist": "a1", "ok": True, "born": 1990}
+    service.day(14, [play, play | {"at": "2026-11-14T10:05:00Z", "ok": None}, play | {"born": 1700}])
+    service.tables = {
+        "plays": "SELECT at AS ts, who AS user_id, what AS track_id, artist AS artist_id, artist AS album_id, "
+        "1 AS genre_id, 0 AS context_type, 0 AS platform_name, 0 AS platform_family, 200 AS duration_s, "
+        "false AS is_flow, 0 AS user_gender, year(DATE'{day}') - born AS user_age, ok AS is_listened FROM listens"
+    }
+    report = service.ingest()
+    assert report["rows"] == {"plays": 2}
+    assert report["tables"]["plays"]["bad"] == {"user_age is not 0 to 150 years": 1}
+    assert report["absent_columns"] == {"plays": ["play_id", "sample_id", "release_date"]}
+    first, second = sorted(service.rows("plays"), key=lambda row: row["ts"])
+    assert (first["user_id"], first["genre_id"], first["user_age"]) == (stable_id("u1"), 1, 36)
+    assert (first["is_listened"], second["is_listened"]) == (True, None)
+    assert first["play_id"] != second["play_id"]
+    again = service.ingest()
+    assert again["rows"] == {"plays": 2}
+    assert {row["play_id"] for row in service.rows("plays")} == {first["play_id"], second["play_id"]}
