@@ -431,3 +431,70 @@ def test_plays_for_the_skip_engine(service):
     again = service.ingest()
     assert again["rows"] == {"plays": 2}
     assert {row["play_id"] for row in service.rows("plays")} == {first["play_id"], second["play_id"]}
+
+
+def test_a_database_with_days(service, spark, tmp_path, monkeypatch):
+    """Derby, which Spark ships, stands for any database with a JDBC driver."""
+    url = f"jdbc:derby:{tmp_path}/db"
+    rows = [("u1", "2026-11-14 10:00:00", "t1", 30), ("u2", "2026-11-15 10:00:00", "t2", 40)]
+    frame = spark.createDataFrame(rows, "who string, at string, what string, s int")
+    frame.selectExpr("who", "CAST(at AS TIMESTAMP) AS at", "what", "s", "CAST(at AS DATE) AS d").write.jdbc(
+        f"{url};create=true", "listens"
+    )
+    monkeypatch.setenv("TEST_URL", url)
+    service.inputs["listens"] = {
+        "format": "jdbc",
+        "url": "env:TEST_URL",
+        "query": 'SELECT "who", "at", "what", "s" FROM listens WHERE "d" = DATE(\'{day}\')',
+    }
+    with pytest.raises(BadArgument, match=r"input listens of a database has \{day\}; name the days"):
+        service.ingest()
+    report = service.ingest("", "2026-11-14", "2026-11-15")
+    assert report["days"]["events"] == {"written": 2, "first": "2026-11-14", "last": "2026-11-15"}
+    assert sorted(row["listened_s"] for row in service.rows("events")) == [30, 40]
+    service.inputs["listens"] |= {"query": "SELECT * FROM nowhere WHERE d = '{day}'"}
+    with pytest.raises((BadArgument, CheckFailed), match=r"(?i)source.inputs.listens.*nowhere") as error:
+        service.ingest("2026-11-14", "", "")
+    assert url not in str(error.value)
+
+
+def test_orc_bz2_a_partitioned_folder_and_weeks(service):
+    import bz2
+
+    from pyarrow import orc
+
+    service.write("people/w=2026-11-09/u.csv.bz2", bz2.compress(b"id,country,born,created\nu1,DE,30,2026-11-01\n"))
+    service.inputs["users"]["path"] = "{data}/people/w={week}/*.csv.bz2"
+    orc.write_table(pa.table({"uuid": ["t1"], "artist": ["a1"]}), service.data / "songs.orc")
+    service.inputs["songs"] = {"format": "orc", "path": "{data}/songs.orc"}
+    service.inputs["names"] = {"format": "parquet", "path": "{data}/names"}
+    service.songs({"uuid": ["t1"], "title": ["One"]}, "names/genre=rock/a.parquet")
+    service.tables["tracks"] = (
+        "SELECT s.uuid AS track_id, artist AS artist_id, artist AS album_id, title, genre "
+        "FROM songs s JOIN names USING (uuid)"
+    )
+    service.day(14, [("u1", "10:00:00", "t1", 30)])
+    assert service.ingest()["rows"] == {"tracks": 1, "users": 1, "events": 1, "playlists": 0}
+    assert [(row["title"], row["genre"]) for row in service.rows("tracks")] == [("One", "rock")]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"format": "avro", "path": "{data}/users.csv"}, r"spark-avro"),
+        ({"format": "csv", "path": "{data}/users.zip"}, r"users.zip: unpack this file first"),
+        ({"format": "csv", "path": "s3://no-such-bucket-a/x.csv"}, r"s3://no-such-bucket-a"),
+    ],
+)
+def test_inputs_that_cannot_be_read_say_what_to_do(service, settings, message, monkeypatch):
+    # A port on which nothing listens: the object store is away.
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "a")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "b")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    service.write("users.zip", b"PK")
+    service.inputs["users"] = settings
+    with pytest.raises((BadArgument, CheckFailed), match=message):
+        service.ingest()
+    assert service.is_empty()
