@@ -39,6 +39,7 @@ endef
 help: ## list what make can do
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/; s/\$$\$$/$$/g' | expand -t 12
 	echo
+	echo "make demo SOURCE=tables DATA=<folder>   your own data, mapped by DATA/overture.yaml or CONFIG=<file>"
 	echo "make demo SOURCE=mpd DATA=<folder>   real playlists; also CONFIG=<file of settings> and WEEK=<Monday>"
 	echo "make demo SOURCE=dsg17              the skip engine's week, on made-up plays; DATA=<folder> for real ones"
 	echo "State lies in $(OVERTURE_HOME) (OVERTURE_HOME)."
@@ -129,7 +130,7 @@ lock: .venv/tools/made ## resolve requirements/*.in into the locks
 	$$compile requirements/dev-airflow.in -c requirements/airflow.txt -o requirements/dev-airflow.txt
 
 .PHONY: demo
-demo: setup ## one week through Airflow: from raw events to a promoted release (SOURCE=simulate|mpd|lastfm_1k|dsg17 DATA= CONFIG= WEEK=)
+demo: setup ## one week through Airflow: from raw events to a promoted release (SOURCE=simulate|tables|mpd|lastfm_1k|dsg17 DATA= CONFIG= WEEK=)
 	@$(RUN) jobs.local.demo --source "$(SOURCE)" --data "$(DATA)" --config "$(CONFIG)" --week "$(WEEK)"
 
 .PHONY: test

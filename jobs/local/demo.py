@@ -37,7 +37,7 @@ from jobs.release import pointer
 from jobs.settings import settings
 from jobs.settings.base import Engine
 
-SOURCES = ("simulate", "mpd", "lastfm_1k", "dsg17")
+SOURCES = ("simulate", "tables", "mpd", "lastfm_1k", "dsg17")
 N_SYNTHETIC_PLAYS = 60_000
 POLL_S = 1.0
 ENDED_STATES = {"success", "failed", "skipped", "upstream_failed", "removed"}
@@ -356,12 +356,16 @@ def main() -> int:
     parser.add_argument("--source", choices=SOURCES, default="simulate")
     parser.add_argument("--data", default="", help="folder with the source's files")
     parser.add_argument(
-        "--config", default="", help="settings file; default: configs/demo.yaml, or configs/SOURCE.yaml"
+        "--config",
+        default="",
+        help="settings file; default: configs/demo.yaml, configs/SOURCE.yaml, or DATA/overture.yaml for tables",
     )
     parser.add_argument("--week", default="", help="a Monday, YYYY-MM-DD; default: the week of the settings")
     options = parser.parse_args()
     config_name = {"simulate": "demo", "dsg17": "skip"}.get(options.source, options.source)
     preset = services.REPOSITORY / "configs" / f"{config_name}.yaml"
+    if options.source == "tables":  # the mapping is beside the files, as `overture init` and `make-tables` write it
+        preset = Path(options.data) / "overture.yaml"
     os.environ["OVERTURE_CONFIG"] = str(Path(options.config or os.environ.get("OVERTURE_CONFIG") or preset).absolute())
     signal.signal(signal.SIGTERM, raise_interrupt)
     try:

@@ -34,7 +34,10 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
         "entity_id", "object_id", "track_id", "track_uuid", "track_uri", "song_id", "item_id", "recording_mbid",
         "track", "song", "item", "object",
     ),
-    "listened_s": ("listened_s", "listened", "seconds_played", "ms_played", "played_s", "play_duration", "listen_time"),
+    "listened_s": (
+        "listened_s", "listened", "seconds_played", "ms_played", "played_s", "play_duration",
+        "listen_time", "seconds",
+    ),
     "playlist_id": ("playlist_id", "playlist_uuid", "playlist", "list_id", "pid", "collection_id"),
     "position": ("position", "pos", "index", "idx", "rank", "track_position", "order"),
     "added_at": ("added_at", "added", "created_at", "date_added", "modified_at", "created"),
