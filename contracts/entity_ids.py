@@ -19,6 +19,19 @@ KINDS = ("user", "track", "artist", "album", "playlist")
 MAX_ID = 2**63 - 1
 MAX_SAFE_INTEGER = 2**53 - 1  # larger integers are rounded by every client that reads JSON numbers as doubles
 
+# Column that contains the external ids of an id column, where its form is text.
+EXTERNAL_COLUMNS: dict[tuple[str, str], str] = {
+    ("users", "user_id"): "external_id",
+    ("tracks", "track_id"): "external_id",
+    ("tracks", "artist_id"): "artist_external_id",
+    ("tracks", "album_id"): "album_external_id",
+    ("playlists", "playlist_id"): "external_id",
+    ("plays", "user_id"): "user_external_id",
+    ("plays", "track_id"): "track_external_id",
+    ("plays", "artist_id"): "artist_external_id",
+    ("plays", "album_id"): "album_external_id",
+}
+
 
 def stable_id(text: str) -> int:
     """Return a number below 2^62 that is the same for the same text in every run and on every machine."""

@@ -28,9 +28,9 @@ from jobs.ingest.tables.checks import TableCounts, check_references, count, enfo
 from jobs.ingest.tables.days import DayPlan, Selection, plan_days
 from jobs.ingest.tables.derive import all_events, playlists_from_sessions, users_from_events
 from jobs.ingest.tables.entity_ids import Form
-from jobs.ingest.tables.frames import Result, TableReader, good_rows, row_rules
+from jobs.ingest.tables.frames import USER, Result, TableReader, good_rows, row_rules
 from jobs.ingest.tables.inputs import Inputs, spark_errors
-from jobs.ingest.tables.mapping import Mapped, RowRules
+from jobs.ingest.tables.mapping import BAD, Mapped, RowRules
 from jobs.settings.tables import DAY_TABLES, inputs_of, placeholders
 
 if TYPE_CHECKING:
@@ -240,7 +240,8 @@ def write(context: Context, checked: Checked, selection: Selection) -> dict[str,
     if "events" in checked.mapped and not {"users", "playlists"} <= set(checked.mapped):
         events, log_start = all_events(spark, lake)
         if "users" not in checked.mapped:
-            rows["users"] = lake.write("users", users_from_events(events, log_start), report=report).rows
+            users = users_from_events(events, log_start, external_ids(context, checked))
+            rows["users"] = lake.write("users", users, report=report).rows
             notes.append("users: derived from events; registration unknown for listeners of the first 30 days")
         if "playlists" not in checked.mapped:
             rows["playlists"] = lake.write("playlists", playlists_from_sessions(events), report=report).rows
@@ -261,6 +262,17 @@ def write(context: Context, checked: Checked, selection: Selection) -> dict[str,
         "ignored_columns": {table: mapped.ignored for table, mapped in checked.mapped.items() if mapped.ignored},
         "notes": notes,
     }
+
+
+def external_ids(context: Context, checked: Checked) -> DataFrame | None:
+    """Return user_id and external_id of the listeners of this run and of earlier ones; None for integer ids."""
+    if checked.forms.get("user") != "text":
+        return None
+    events = checked.mapped["events"].frame.where(f"{BAD} IS NULL")
+    pairs = events.selectExpr("user_id", f"{USER} AS external_id")
+    if context.lake.exists("users"):
+        pairs = pairs.unionByName(context.lake.spark(context.spark, "users").select("user_id", "external_id"))
+    return pairs.where("external_id IS NOT NULL").groupBy("user_id").agg({"external_id": "min"}).toDF(*pairs.columns)
 
 
 def days_to_keep(context: Context, checked: Checked, table: str) -> list[str]:

@@ -33,20 +33,26 @@ def all_events(spark: SparkSession, lake: Lake) -> tuple[DataFrame, datetime]:
     return lake.events(spark, first, last + timedelta(days=1)), first
 
 
-def users_from_events(events: DataFrame, log_start: datetime) -> DataFrame:
+def users_from_events(events: DataFrame, log_start: datetime, external: DataFrame | None = None) -> DataFrame:
     """Return the table `users`: one row per listener of the events.
 
     Args:
         events: Rows of table `events`.
         log_start: Start of the first day of the log.
+        external: user_id and external_id of the listeners, one row each; None where ids are integers.
     """
     from pyspark.sql import functions as F
 
     known_after = F.lit((log_start + timedelta(days=UNKNOWN_DAYS)).isoformat()).cast("timestamp")
     unknown = F.lit(UNKNOWN_REGISTRATION.isoformat()).cast("timestamp")
     first = events.groupBy("user_id").agg(F.min("ts").alias("first"))
+    if external is None:
+        first = first.withColumn("external_id", F.lit(None).cast("string"))
+    else:
+        first = first.join(external, "user_id", "left")
     return first.select(
         "user_id",
+        "external_id",
         F.lit(None).cast("string").alias("country"),
         F.lit(None).cast("int").alias("age"),
         F.when(F.col("first") >= known_after, F.col("first")).otherwise(unknown).alias("registered_at"),

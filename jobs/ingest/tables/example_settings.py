@@ -26,14 +26,15 @@ source:
       FROM accounts
     tracks: >
       SELECT uuid AS track_id, artist_uuid AS artist_id, album_uuid AS album_id, style AS genre,
-             length_ms div 1000 AS duration_s, released AS release_date, name AS title, performer AS artist_name
+             length_ms div 1000 AS duration_s, released AS release_date, name AS title, performer AS artist_name,
+             explicit, isrc AS recording_id, markets AS countries
       FROM catalogue
     events: >
       SELECT listener AS user_id, at AS ts, action AS kind, type AS entity, item AS entity_id, seconds AS listened_s
       FROM listens
     playlists: >
       SELECT playlist AS playlist_id, pos AS position, track AS track_id, owner AS user_id,
-             timestamp_millis(added) AS added_at
+             timestamp_millis(added) AS added_at, title, public
       FROM playlists
 # Sizes for one machine.
 spark:

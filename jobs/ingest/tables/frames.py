@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 OPTIONAL = {"plays": ("play_id",)}
 ID_SAMPLE_ROWS = 100_000
 TASKS_PER_CORE = 4
+USER = "_user"  # the source's own ids of the listeners of events, where no table has them
 
 
 @dataclass
@@ -100,7 +101,10 @@ class TableReader:
         from pyspark.sql import functions as F
 
         table = result.contract.table
-        mapped = map_rows(result.contract, result.frame, result.matched, forms, rules)
+        frame = result.frame
+        if table == "events" and "users" not in self.source.tables:
+            frame = frame.withColumn(USER, F.col(f"`{result.matched['user_id']}`").cast("string"))
+        mapped = map_rows(result.contract, frame, result.matched, forms, rules)
         frame = mapped.frame
         if table == "plays" and "play_id" not in result.matched:
             identity = F.xxhash64("user_id", "ts", "track_id", "_row").bitwiseAND(F.lit(2**63 - 1))

@@ -140,6 +140,12 @@ def write_catalogue(out: Path, lake: Lake) -> int:
             "released": tracks["release_date"],
             "name": tracks["title"],
             "performer": tracks["artist_name"],
+            "explicit": pa.array([n % 9 == 0 for n in tracks["track_id"].to_pylist()]),
+            "isrc": pa.array([f"ZZ{n % 10**10:010d}" for n in tracks["track_id"].to_pylist()]),
+            "markets": pa.array(
+                [["DE", "FR", "BR"] if n % 50 == 0 else None for n in tracks["track_id"].to_pylist()],
+                pa.list_(pa.string()),
+            ),
         }
     )
     folder = out / "catalogue"
@@ -172,6 +178,7 @@ def write_playlists(out: Path, lake: Lake) -> int:
                 "playlist": name,
                 "owner": known.get(owner),
                 "public": owner is None or number % 3 != 0,
+                "title": f"Playlist {number % 10_000}",
                 "pos": position,
                 "track": track,
                 "added": int(added.timestamp() * 1000),

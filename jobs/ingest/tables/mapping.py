@@ -4,6 +4,7 @@ Columns   matched by name, upper and lower case alike. A column that is missing,
           fit is refused by name, with the nearest existing column and SQL that mends it. Nullable columns may be absent
 Types     wider and narrower numbers, dates for times, and whole decimals are converted. Text is converted to numbers,
           times and booleans only if the SQL reads CSV or JSON, where everything can be text
+Ids       columns such as `external_id` are filled with the source's own ids where these are text, byte for byte
 Rows      each row has a column `_bad`: null, or the first rule that the row breaks. Values are never changed silently:
           a value that cannot be converted makes the row bad
 """
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from contracts.entity_ids import EXTERNAL_COLUMNS
 from contracts.errors import BadArgument
 from contracts.expectations import expectations
 from contracts.loader import Column as ContractColumn
@@ -97,8 +99,11 @@ def check_columns(
         names.setdefault(name.lower(), []).append(name)
     unknown = [name for name in names if name not in contract.columns]
     problems, matched = [], {}
+    derived = external_columns(contract)
     types = {f.name.lower(): f.dataType.simpleString() for f in frame.schema.fields}
     for column in contract.columns.values():
+        if column.name in derived:
+            continue
         same = names.get(column.name, [])
         if len(same) > 1:
             problems.append(
@@ -151,9 +156,15 @@ def map_rows(
         F.to_json(F.struct(*[F.col(f"`{name}`") for name in source])).alias(ROW),
         *kept,
     )
+    derived = external_columns(contract)
     values, problems = [], []
     entity = F.col("r_entity").cast("string") if "entity" in matched else None
     for column in contract.columns.values():
+        if column.name in derived and derived[column.name] in matched:
+            text = F.col(f"r_{derived[column.name]}").cast("string")
+            is_text = forms.get(kinds_of(contract.columns[derived[column.name]])[0]) == "text"
+            values.append((text if is_text else F.lit(None).cast("string")).alias(column.name))
+            continue
         if column.name not in matched:
             values.append(F.lit(None).cast(SPARK_TYPES[column.type]).alias(column.name))
             continue
@@ -181,9 +192,14 @@ def map_rows(
     return Mapped(
         converted.withColumn(BAD, bad).drop("_first"),
         {column: types[name] for column, name in matched.items()},
-        [name for name in contract.columns if name not in matched],
+        [name for name in contract.columns if name not in matched and name not in derived],
         sorted(name for name in source if name not in matched.values()),
     )
+
+
+def external_columns(contract: Contract) -> dict[str, str]:
+    """Return the id column of each column of external ids."""
+    return {name: of for (table, of), name in EXTERNAL_COLUMNS.items() if table == contract.table}
 
 
 def _convert(
@@ -195,8 +211,11 @@ def _convert(
     target = SPARK_TYPES[column.type]
     text = source == "string"
     if column.type == "string":
-        result = _normalized(value.cast("string")) if not (column.values or column.country) else value.cast("string")
+        as_is = column.values or column.country or column.name.endswith("_id")
+        result = value.cast("string") if as_is else _normalized(value.cast("string"))
         return result, [("is not UTF-8; set options: {encoding: ...} of the input", result.contains(REPLACEMENT))]
+    if column.type.startswith("list<"):
+        return value.cast(target), []
     clean = F.when(F.trim(value) != "", F.trim(value)) if text else value  # an empty CSV field is null
     if column.type in ("long", "int", "short") and (text or source in FRACTIONS or source.startswith("decimal")):
         number = clean.try_cast("double")
@@ -234,6 +253,10 @@ def _normalized(texts: Column) -> Column:
 def _mend_type(column: ContractColumn, source: str, from_text: bool) -> str:
     """Return the advice for a type that does not fit, or nothing if it fits."""
     name = column.name
+    if column.type.startswith("list<"):
+        if source == SPARK_TYPES[column.type] or source == "void":
+            return ""
+        return f"write split({name}, ',') AS {name}" if source == "string" else f"select an array AS {name}"
     if source.startswith(("struct<", "array<", "map<")):
         inner = source.removeprefix("struct<").split(":")[0] if source.startswith("struct<") else ""
         return f"select a part of it, for example {name}.{inner} AS {name}" if inner else "select one element of it"

@@ -7,8 +7,8 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from contracts.errors import BadArgument, CheckFailed
 from contracts.entity_ids import stable_id
+from contracts.errors import BadArgument, CheckFailed
 from jobs.ingest.ids import MADE
 from jobs.ingest.lastfm_1k import adapter as lastfm_1k
 from jobs.ingest.lastfm_1k import parse as lastfm_parse

@@ -6,8 +6,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from contracts.errors import BadArgument, CheckFailed
 from contracts.entity_ids import stable_id
+from contracts.errors import BadArgument, CheckFailed
 from jobs.ingest.ids import MADE
 from jobs.ingest.mpd import adapter as mpd
 from jobs.platform.context import Context

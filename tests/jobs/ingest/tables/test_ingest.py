@@ -102,15 +102,24 @@ def test_all_tables_are_written(service):
     assert report["ids"]["user"] == "text"
     users = sorted(service.rows("users"), key=lambda row: row["registered_at"])
     assert users == [
-        {"user_id": stable_id("u1"), "country": "DE", "age": 30, "registered_at": at(1)},
-        {"user_id": stable_id("u2"), "country": None, "age": None, "registered_at": at(2)},
-    ]
+        {
+            "user_id": stable_id("u1"), "country": "DE", "age": 30, "registered_at": at(1),
+            "external_id": "u1", "opt_out": None,
+        },
+        {
+            "user_id": stable_id("u2"), "country": None, "age": None, "registered_at": at(2),
+            "external_id": "u2", "opt_out": None,
+        },
+    ]  # fmt: skip
+    ids = [(row["external_id"], row["artist_external_id"]) for row in service.rows("tracks")]
+    assert sorted(ids)[0][0] == "t1"
+    assert None not in ids[0]
     titles = {row["track_id"]: row["title"] for row in service.rows("tracks")}
     assert titles[stable_id("t2")] == "Beyonc\u00e9"  # composed
     event = min(service.rows("events"), key=lambda row: row["ts"])
     assert event == {
         "user_id": stable_id("u1"), "ts": at(14), "kind": "stream", "entity": "track",
-        "entity_id": stable_id("t1"), "listened_s": 30,
+        "entity_id": stable_id("t1"), "listened_s": 30, "event_id": None, "platform": None, "context": None,
     }  # fmt: skip
 
 
@@ -207,6 +216,7 @@ def test_users_from_events_and_sessions_for_playlists(service):
     report = service.ingest()
     registered = {row["user_id"]: row["registered_at"] for row in service.rows("users")}
     assert registered == {stable_id("u1"): UNKNOWN_REGISTRATION, stable_id("u2"): at(14)}
+    assert {row["external_id"] for row in service.rows("users")} == {"u1", "u2"}
     lists = sorted(service.rows("playlists"), key=lambda row: row["position"])
     assert [(r["position"], r["track_id"], r["user_id"]) for r in lists] == [
         (0, stable_id("t1"), stable_id("u1")), (1, stable_id("t2"), stable_id("u1")),
