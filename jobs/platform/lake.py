@@ -1,10 +1,11 @@
-"""The lake: reads and writes all tables.
+"""The lake: reads and writes all tables, which are Delta tables.
 
-Layout   a partition is a folder `<root>/<table>/<key>=<value>/...` with immutable versions `v-<id>/*.parquet` and one
-         small file `_current.json` that names the current version
-Write    a new version is written, then `_current.json` is replaced in one step: after a crash at any moment the old
-         version is still current, and a reader never sees a partial version
-Cleanup  the version before the current one stays for readers that have opened it; older versions are removed
+Layout   `<root>/<table>/` is a Delta table (jobs/platform/delta_log.py) that any engine can read. A write puts its files
+         into a folder of its own, `<key>=<value>/.../v<n>-<id>/*.parquet`
+Write    files are written, flushed to the disk, and committed in one step that replaces one partition: after a crash at
+         any moment the old rows are in force, and a reader never sees a part of a write
+Cleanup  files that no version of the last days needs, and those of writes that failed, are removed by
+         `overture lake vacuum`
 Schema   data must conform to the table's contract: declared columns in declared order, exact types, no missing column
 """
 
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, cast
@@ -25,14 +26,17 @@ from pyarrow import fs
 import contracts
 from contracts.arrow import arrow_schema
 from contracts.errors import BadArgument, CheckFailed, OvertureError
+from jobs.platform.delta_log import DataFile, DeltaLog, Key, Start, first_line
 from jobs.platform.list_columns import to_matrix
+from jobs.platform.spark_paths import spark_path
+from jobs.platform.storage import open_storage
 from jobs.platform.table_schema import conform, conform_spark, spark_schema
 from models.arrays import FloatMatrix
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
-POINTER = "_current.json"
+OLD_POINTER = "_current.json"  # of lakes before Delta Lake
 
 
 @dataclass(frozen=True)
@@ -41,70 +45,76 @@ class WriteResult:
 
     Attributes:
         table: Name of the table.
-        path: Folder or URI of the new version.
-        rows: Number of rows.
+        path: Folder or URI of the table.
+        rows: Number of rows of the partition.
+        version: The table's version that the write made.
     """
 
     table: str
     path: str
     rows: int
+    version: int
 
 
 class Lake:
-    """All tables below one root: a folder, or a URI that PyArrow and Spark support."""
+    """All tables below one root: a folder, or a URI of an object store."""
 
     def __init__(self, root: str) -> None:
-        """Open the lake at `root`. Nothing is created before the first write."""
-        self.uri = "://" in root
-        self.root = root.rstrip("/")
-        self.fs: fs.FileSystem = fs.LocalFileSystem()
-        self._base: str = self.root
-        if self.uri:
-            self.fs, self._base = fs.FileSystem.from_uri(self.root)
+        """Open the lake at `root`. Nothing is created before the first write.
+
+        Raises:
+            BadArgument: The URI is not supported.
+        """
+        self.storage = open_storage(root)
+        self.root, self.fs = self.storage.root, self.storage.fs
+        self._base = self.storage.base
+        self._logs: dict[str, DeltaLog] = {}
 
     # -- reading -----------------------------------------------------------------------------------------------
 
     def exists(self, table: str, **partition: str) -> bool:
         """Return whether this partition has been written."""
-        folder = self._folder(table, partition)
-        return bool(self.fs.get_file_info(f"{folder}/{POINTER}").type == fs.FileType.File)
+        key = self._key(table, partition)
+        return key in self._partitions(table)
 
-    def path(self, table: str, **partition: str) -> str:
-        """Return the folder or URI of the current version."""
-        folder = self._folder(table, partition)
-        return self._public(f"{folder}/{self._pointer(table, folder, partition)['version']}")
+    def files(self, table: str, **partition: str) -> list[str]:
+        """Return the paths of the partition's files in `fs`: the one place where a version becomes files."""
+        return [f"{self._base}/{table}/{file.path}" for file in self._files(table, partition)]
+
+    def spark_paths(self, table: str, partitions: Iterable[dict[str, str]]) -> list[str]:
+        """Return the paths of the partitions' files for Spark's reader."""
+        files = (file for partition in partitions for file in self.files(table, **partition))
+        if self.storage.is_local:
+            return [spark_path(file) for file in files]
+        scheme = self.root.split("://", 1)[0].replace("s3", "s3a")
+        return [f"{scheme}://{file}" for file in files]
 
     def rows(self, table: str, **partition: str) -> int:
         """Return the number of rows of the partition, without reading its data."""
-        return int(self._pointer(table, self._folder(table, partition), partition)["rows"])
+        return sum(
+            file.rows if file.rows >= 0 else self._footer(f"{self._base}/{table}/{file.path}")
+            for file in self._files(table, partition)
+        )
 
     def report(self, table: str, **partition: str) -> dict[str, Any]:
         """Return the report of the job that wrote the partition: inputs, counts of rows, git commit."""
-        report: dict[str, Any] = self._pointer(table, self._folder(table, partition), partition)["report"]
+        report: dict[str, Any] = json.loads(self._commit(table, partition)[1].get("report", "{}"))
         return report
 
     def version(self, table: str, **partition: str) -> str:
-        """Return the id of the current version, which a run logs as its input."""
-        return str(self._pointer(table, self._folder(table, partition), partition)["version"])
+        """Return the version of the table that wrote the partition, and the id of its commit, such as `12-3f9a1c2b`.
+
+        A run logs it as its input. The number is the version for time travel.
+        """
+        version, _ = self._commit(table, partition)
+        folder = self._files(table, partition)[0].path.rsplit("/", 1)[0]
+        identity = next((p.split("-", 1)[1] for p in folder.split("/") if _is_commit_folder(p)), folder[-8:])
+        return f"{version}-{identity}"
 
     def partitions(self, table: str) -> list[dict[str, str]]:
         """Return the keys of all written partitions, sorted by their values."""
         keys = contracts.load(table).partition
-        base = f"{self._base}/{table}"
-        if self.fs.get_file_info(base).type != fs.FileType.Directory:
-            return []
-        level = [base]
-        for _ in keys:
-            level = [
-                info.path
-                for folder in level
-                for info in self.fs.get_file_info(fs.FileSelector(folder))
-                if info.type == fs.FileType.Directory and "=" in info.base_name
-            ]
-        partitions = [
-            dict(part.split("=", 1) for part in folder[len(base) + 1 :].split("/") if part) for folder in level
-        ]
-        return sorted((p for p in partitions if self.exists(table, **p)), key=lambda p: tuple(p.values()))
+        return [dict(zip(keys, key, strict=True)) for key in self._partitions(table)]
 
     def read(self, table: str, *, columns: list[str] | None = None, **partition: str) -> pa.Table:
         """Return the partition as one Arrow table that conforms to the contract.
@@ -118,25 +128,19 @@ class Lake:
             CheckFailed: The partition has not been written, a file is damaged, or the data breaks the contract.
         """
         schema = arrow_schema(contracts.load(table))
-        folder = self._folder(table, partition)
-        version = f"{folder}/{self._pointer(table, folder, partition)['version']}"
         parts = []
-        for file in self._files(version):
+        for file in self.files(table, **partition):
             try:
                 parts.append(pq.ParquetFile(self.fs.open_input_file(file)).read(columns=columns))
             except (pa.ArrowException, OSError) as error:
                 raise CheckFailed(f"{table}: file {file} cannot be read as Parquet: {error}") from None
         selected = schema if columns is None else pa.schema([schema.field(c) for c in columns])
-        if not parts:
-            return selected.empty_table()
         return pa.concat_tables(conform(table, part, selected) for part in parts)
 
     def batches(self, table: str, rows: int, **partition: str) -> Iterator[pa.Table]:
         """Yield the partition in parts of at most `rows` rows, in arbitrary order. One part is in memory at a time."""
         schema = arrow_schema(contracts.load(table))
-        folder = self._folder(table, partition)
-        version = f"{folder}/{self._pointer(table, folder, partition)['version']}"
-        for file in self._files(version):
+        for file in self.files(table, **partition):
             try:
                 with self.fs.open_input_file(file) as source:
                     for batch in pq.ParquetFile(source).iter_batches(rows):
@@ -161,14 +165,14 @@ class Lake:
 
     def spark(self, session: SparkSession, table: str, **partition: str) -> DataFrame:
         """Return the partition as a Spark frame with the contract's schema."""
-        return session.read.schema(spark_schema(table)).parquet(self.path(table, **partition))
+        return session.read.schema(spark_schema(table)).parquet(*self.spark_paths(table, [partition]))
 
     def events(self, session: SparkSession, start: datetime, end: datetime) -> DataFrame:
         """Return the events with start <= ts < end (UTC). Only the partitions of these days are opened."""
         from pyspark.sql import functions as F
 
-        days = (start.date() + timedelta(days=n) for n in range((end - start).days + 2))
-        paths = [self.path("events", day=str(day)) for day in days if self.exists("events", day=str(day))]
+        names = {str(start.date() + timedelta(days=n)) for n in range((end - start).days + 2)}
+        paths = self.spark_paths("events", [p for p in self.partitions("events") if p["day"] in names])
         reader = session.read.schema(spark_schema("events"))
         frame = reader.parquet(*paths) if paths else session.createDataFrame([], spark_schema("events"))
         first, last = (F.lit(t.astimezone(UTC).isoformat()).cast("timestamp") for t in (start, end))
@@ -184,40 +188,36 @@ class Lake:
         report: dict[str, Any] | None = None,
         **partition: str,
     ) -> WriteResult:
-        """Replace one partition in one step. After an error the old version is still current.
+        """Replace one partition in one commit. After an error the old rows are in force.
 
         Args:
             table: Name of the table.
             frame: An Arrow table, Arrow record batches, or a Spark frame.
-            report: Report of the job, stored beside the data.
+            report: Report of the job, stored in the commit.
             **partition: Value of each partition key.
 
         Raises:
             CheckFailed: The data breaks the contract.
-            OvertureError: The data could not be written.
+            OvertureError: The data could not be written, or another writer committed the partition at the same time.
         """
-        contract = contracts.load(table)
-        folder = self._folder(table, partition)
-        version = f"v-{uuid.uuid4().hex[:16]}"
-        target = f"{folder}/{version}"
-        self.fs.create_dir(folder, recursive=True)
+        key = self._key(table, partition)
+        start = self._log(table).start()
+        folder = "/".join([*(f"{k}={value}" for k, value in partition.items()), _commit_folder(start)])
+        target = f"{self._base}/{table}/{folder}"
         try:
             if isinstance(frame, pa.Table | pa.RecordBatchReader) or not hasattr(frame, "sparkSession"):
                 self._write_arrow(table, frame, target)
             else:
                 self._write_spark(table, cast("DataFrame", frame), target)
-            rows = sum(self._footer(file) for file in self._files(target))
-            pointer = {"version": version, "rows": rows, "contract": contract.version, "report": report or {}}
-            self._replace(f"{folder}/{POINTER}", json.dumps(pointer, indent=1, sort_keys=True).encode())
+            return self._commit_files(table, start, key, self._data_files(table, target), report)
         except BaseException as error:
             self._remove(target)
             if isinstance(error, OvertureError) or not isinstance(error, Exception):
                 raise
             raise OvertureError(
-                f"{table}: could not write {self._public(folder)}: {_root_cause(error)}; the old data is unchanged"
+                f"{table}: could not write {self.root}/{table}/{'/'.join(folder.split('/')[:-1])}: "
+                f"{_root_cause(error)}; the old data is unchanged"
             ) from error
-        self._remove_old_versions(folder, version)
-        return WriteResult(table, self._public(target), rows)
 
     def write_days(
         self, table: str, frame: DataFrame, *, report: dict[str, Any] | None = None, **partition: str
@@ -227,7 +227,7 @@ class Lake:
         Args:
             table: Name of the table. Its last partition key is `day`.
             frame: The contract's columns and a column `day` of type date (strings sort slowly).
-            report: Report of the job, stored beside the data of each day.
+            report: Report of the job, stored in the commit of each day.
             **partition: Value of each partition key except `day`.
 
         Returns:
@@ -236,21 +236,21 @@ class Lake:
 
         def fill(stage: str) -> None:
             writer = conform_spark(table, frame, "day").write.option("compression", "zstd").mode("append")
-            writer.partitionBy("day").parquet(self._public(stage))
+            writer.partitionBy("day").parquet(self._spark_path(stage))
 
         return self.replace_days(table, fill, report=report, **partition)
 
     def replace_days(
         self, table: str, fill: Callable[[str], None], *, report: dict[str, Any] | None = None, **partition: str
     ) -> dict[str, WriteResult]:
-        """Replace day partitions with the files that `fill` writes to a staging folder, one day after the other.
+        """Replace day partitions with the files that `fill` writes to a folder, one commit per day.
 
-        This is for tasks on many machines that write their own rows: each calls `stage_day` with the staging folder.
+        This is for tasks on many machines that write their own rows: each calls `stage_day` with the folder.
 
         Args:
             table: Name of the table. Its last partition key is `day`.
-            fill: Writes all days to the staging folder that it receives.
-            report: Report of the job, stored beside the data of each day.
+            fill: Writes all days to the folder that it receives, as `day=<day>/*.parquet`.
+            report: Report of the job, stored in the commit of each day.
             **partition: Value of each partition key except `day`.
 
         Returns:
@@ -260,42 +260,35 @@ class Lake:
             OvertureError: A day could not be written; days that were not replaced contain the old data.
         """
         contract = contracts.load(table)
-        parent = "/".join([self._base, table, *(f"{key}={partition[key]}" for key in contract.partition[:-1])])
-        stage = f"{parent}/_stage"  # one writer at a time, so an existing folder is of a killed job
-        self._remove(stage)
-        written = {}
+        start = self._log(table).start()
+        outer = [f"{key}={partition[key]}" for key in contract.partition[:-1]]
+        stage = "/".join([self._base, table, *outer, _commit_folder(start)])
+        written: dict[str, WriteResult] = {}
         try:
             self.fs.create_dir(stage, recursive=True)
             fill(stage)
             staged = self.fs.get_file_info(fs.FileSelector(stage))
             for day in sorted(i.base_name[4:] for i in staged if i.base_name.startswith("day=")):
-                folder = self._folder(table, {**partition, "day": day})
-                version = f"v-{uuid.uuid4().hex[:16]}"
-                self.fs.create_dir(f"{folder}/{version}", recursive=True)
-                for file in self._files(f"{stage}/day={day}"):
-                    self.fs.move(file, f"{folder}/{version}/{file.rsplit('/', 1)[1]}")
-                rows = sum(self._footer(file) for file in self._files(f"{folder}/{version}"))
-                pointer = {"version": version, "rows": rows, "contract": contract.version, "report": report or {}}
-                self._replace(f"{folder}/{POINTER}", json.dumps(pointer, indent=1, sort_keys=True).encode())
-                self._remove_old_versions(folder, version)
-                written[day] = WriteResult(table, self._public(f"{folder}/{version}"), rows)
-        except OvertureError:
-            raise
-        except Exception as error:
+                key = self._key(table, {**partition, "day": day})
+                files = self._data_files(table, f"{stage}/day={day}")
+                written[day] = self._commit_files(table, start, key, files, report)
+        except BaseException as error:
+            if not written:
+                self._remove(stage)
+            if isinstance(error, OvertureError) or not isinstance(error, Exception):
+                raise
             raise OvertureError(
                 f"{table}: could not write days to {self.root}/{table}: {_root_cause(error)}; days that were not "
                 "replaced contain the old data"
             ) from error
-        finally:
-            self._remove(stage)
         return written
 
     def stage_day(self, table: str, stage: str, day: str, name: str, frame: pa.Table) -> None:
-        """Write one file of one day to the staging folder of `replace_days`.
+        """Write one file of one day to the folder of `replace_days`.
 
         Args:
             table: Name of the table.
-            stage: The staging folder.
+            stage: The folder.
             day: The day, YYYY-MM-DD.
             name: Name of the file without suffix; a task that runs again replaces its own file.
             frame: Rows of the day.
@@ -308,11 +301,14 @@ class Lake:
         self.fs.move(temporary, f"{folder}/{name}.parquet")
 
     def drop(self, table: str, **partition: str) -> None:
-        """Remove a partition, first `_current.json`, so that no reader opens a version that is being removed."""
-        folder = self._folder(table, partition)
+        """Remove a partition in one commit. Its files stay until `overture lake vacuum` removes them."""
+        key = self._key(table, partition)
         if self.exists(table, **partition):
-            self.fs.delete_file(f"{folder}/{POINTER}")
-        self._remove(folder)
+            self._log(table).commit(self._log(table).start(), key, [], {"report": {"dropped": True}})
+
+    def log(self, table: str) -> DeltaLog:
+        """Return the Delta log of a table."""
+        return self._log(table)
 
     def _write_arrow(self, table: str, frame: pa.Table | Iterable[pa.RecordBatch], target: str) -> None:
         schema = arrow_schema(contracts.load(table))
@@ -328,51 +324,92 @@ class Lake:
                 writer.write_table(conform(table, batch, schema))
 
     def _write_spark(self, table: str, frame: DataFrame, target: str) -> None:
-        conform_spark(table, frame).write.option("compression", "zstd").parquet(self._public(target))
+        conform_spark(table, frame).write.option("compression", "zstd").parquet(self._spark_path(target))
 
-    def _replace(self, file: str, content: bytes) -> None:
-        temporary = f"{file}.{uuid.uuid4().hex[:8]}"
-        with self.fs.open_output_stream(temporary) as sink:
-            sink.write(content)
-        self.fs.move(temporary, file)
+    def _commit_files(
+        self, table: str, start: Start, key: Key, files: Sequence[DataFile], report: dict[str, Any] | None
+    ) -> WriteResult:
+        facts = {"report": report or {}, "contract": contracts.load(table).version}
+        version = self._log(table).commit(start, key, files, facts)
+        return WriteResult(table, f"{self.root}/{table}", sum(file.rows for file in files), version)
+
+    def _data_files(self, table: str, folder: str) -> list[DataFile]:
+        """Return the files of a finished write; a folder without any gets one file without rows."""
+        infos = self.fs.get_file_info(fs.FileSelector(folder, recursive=True))
+        names = [(i.path, i.size) for i in infos if i.type == fs.FileType.File and i.path.endswith(".parquet")]
+        if not names:
+            self._write_arrow(table, arrow_schema(contracts.load(table)).empty_table(), folder)
+            return self._data_files(table, folder)
+        prefix = len(f"{self._base}/{table}/")
+        return [DataFile(path[prefix:], size, self._footer(path)) for path, size in sorted(names)]
 
     def _remove(self, folder: str) -> None:
         if self.fs.get_file_info(folder).type == fs.FileType.Directory:
             self.fs.delete_dir(folder)
 
-    def _remove_old_versions(self, folder: str, current: str) -> None:
-        versions = [i for i in self.fs.get_file_info(fs.FileSelector(folder)) if i.base_name.startswith("v-")]
-        other = sorted((i for i in versions if i.base_name != current), key=lambda i: i.mtime_ns or 0)
-        for info in other[:-1]:
-            self._remove(info.path)
-
     # -- names -------------------------------------------------------------------------------------------------
 
-    def _folder(self, table: str, partition: dict[str, str]) -> str:
-        keys = contracts.load(table).partition
-        if set(partition) != set(keys):
-            raise BadArgument(f"{table}: partition is ({', '.join(keys) or 'none'}), got ({', '.join(partition)})")
-        return "/".join([self._base, table, *(f"{key}={partition[key]}" for key in keys)])
+    def _log(self, table: str) -> DeltaLog:
+        if table not in self._logs:
+            contract = contracts.load(table)
+            self._refuse_old_layout(table, len(contract.partition))
+            self._logs[table] = DeltaLog(self.storage, table, arrow_schema(contract), contract.partition)
+        return self._logs[table]
 
-    def _public(self, path: str) -> str:
-        return self.root + path[len(self._base) :]
+    def _refuse_old_layout(self, table: str, depth: int) -> None:
+        """Raise if the table was written before the lake became Delta Lake, by the files of its first partition."""
+        folder = f"{self._base}/{table}"
+        for _ in range(depth):
+            below = self.fs.get_file_info(fs.FileSelector(folder, allow_not_found=True))
+            keyed = [i.path for i in below if i.type == fs.FileType.Directory and "=" in i.base_name]
+            if not keyed:
+                return
+            folder = keyed[0]
+        if self.fs.get_file_info(f"{folder}/{OLD_POINTER}").type == fs.FileType.File:
+            raise CheckFailed(
+                f"{self.root}/{table} was written by an older version of Overture; run `overture lake migrate`, which "
+                "makes Delta tables of the whole lake (--dry-run shows what it would do)"
+            )
 
-    def _pointer(self, table: str, folder: str, partition: dict[str, str]) -> dict[str, Any]:
+    def _partitions(self, table: str) -> dict[Key, list[DataFile]]:
+        return self._log(table).partitions()
+
+    def _files(self, table: str, partition: dict[str, str]) -> list[DataFile]:
+        key = self._key(table, partition)
         try:
-            with self.fs.open_input_stream(f"{folder}/{POINTER}") as source:
-                pointer: dict[str, Any] = json.loads(source.read())
-                return pointer
-        except FileNotFoundError:
+            return self._partitions(table)[key]
+        except KeyError:
             where = " ".join(f"{k}={v}" for k, v in partition.items()) or "(whole table)"
             raise CheckFailed(f"{table}: {where} has not been written; run the task that writes it first") from None
 
-    def _files(self, folder: str) -> list[str]:
-        infos = self.fs.get_file_info(fs.FileSelector(folder, recursive=True))
-        return sorted(i.path for i in infos if i.type == fs.FileType.File and i.path.endswith(".parquet"))
+    def _commit(self, table: str, partition: dict[str, str]) -> tuple[int, dict[str, Any]]:
+        """Return the version that wrote a partition, and the metadata of its commit."""
+        folder = self._files(table, partition)[0].path.rsplit("/", 1)[0]
+        first = next((int(p[1:].split("-")[0]) for p in folder.split("/") if _is_commit_folder(p)), 0)
+        return self._log(table).commit_info(self._key(table, partition), first, folder)
+
+    def _key(self, table: str, partition: dict[str, str]) -> Key:
+        keys = contracts.load(table).partition
+        if set(partition) != set(keys):
+            raise BadArgument(f"{table}: partition is ({', '.join(keys) or 'none'}), got ({', '.join(partition)})")
+        return tuple(partition[key] for key in keys)
+
+    def _spark_path(self, path: str) -> str:
+        """Return a path of `fs` as Spark writes to it."""
+        return path if self.storage.is_local else self.root.split("://", 1)[0].replace("s3", "s3a") + "://" + path
 
     def _footer(self, file: str) -> int:
         with self.fs.open_input_file(file) as source:
             return int(pq.ParquetFile(source).metadata.num_rows)
+
+
+def _commit_folder(start: Start) -> str:
+    """Return a new folder name: the first version that can commit it, and a random id."""
+    return f"v{start.version + 1:08d}-{uuid.uuid4().hex[:8]}"
+
+
+def _is_commit_folder(name: str) -> bool:
+    return name[:1] == "v" and name[9:10] == "-" and name[1:9].isdigit()
 
 
 def _root_cause(error: Exception) -> str:
@@ -380,5 +417,4 @@ def _root_cause(error: Exception) -> str:
     java = getattr(error, "java_exception", None)
     while java is not None and java.getCause() is not None:
         java = java.getCause()
-    lines = [line for line in str(java.toString() if java is not None else error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
+    return first_line(error) if java is None else str(java.toString()).splitlines()[0]

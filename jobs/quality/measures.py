@@ -185,15 +185,16 @@ class _Footers:
 
 def _footers(lake: Lake, contract: Contract, partition: dict[str, str]) -> _Footers:
     footers = _Footers()
-    path = lake.path(contract.table, **partition)
-    system, folder = fs.FileSystem.from_uri(path) if lake.uri else (lake.fs, path)
-    infos = system.get_file_info(fs.FileSelector(folder, recursive=True, allow_not_found=True))
-    for info in sorted((i for i in infos if i.path.endswith(".parquet")), key=lambda i: i.path):
+    for info in lake.fs.get_file_info(lake.files(contract.table, **partition)):
         name = short_name(info.path, lake, contract.table)
         footers.n_files += 1
+        if info.type != fs.FileType.File:
+            problem = "is missing: the file was lost or removed by hand"
+            footers.problems.append({"measure": "readable", "file": name, "problem": problem})
+            continue
         footers.n_bytes += info.size
         try:
-            with system.open_input_file(info.path) as source:
+            with lake.fs.open_input_file(info.path) as source:
                 file = pq.ParquetFile(source)
                 schema, n_rows = file.schema_arrow, file.metadata.num_rows
         except (pa.ArrowException, OSError) as error:
@@ -216,7 +217,11 @@ def _footers(lake: Lake, contract: Contract, partition: dict[str, str]) -> _Foot
             f"{n_written} rows were written, but the files contain {footers.n_rows}: a file was lost or added by hand"
         )
         footers.problems.append(
-            {"measure": "whole", "file": short_name(folder, lake, contract.table), "problem": problem}
+            {
+                "measure": "whole",
+                "file": f"{contract.table}/{'/'.join(f'{k}={v}' for k, v in partition.items())}",
+                "problem": problem,
+            }
         )
     return footers
 
@@ -270,11 +275,8 @@ def block_references(measured: TableMeasures, referenced: dict[str, TableMeasure
 def data_files(lake: Lake, measured: TableMeasures) -> Iterator[tuple[dict[str, str], fs.FileSystem, str]]:
     """Yield partition, file system and path of each file whose rows are measured, always in the same order."""
     for partition in measured.partitions:
-        path = lake.path(measured.contract.table, **partition)
-        system, folder = fs.FileSystem.from_uri(path) if lake.uri else (lake.fs, path)
-        infos = system.get_file_info(fs.FileSelector(folder, recursive=True))
-        for file in sorted(info.path for info in infos if info.path.endswith(".parquet")):
-            yield partition, system, file
+        for file in lake.files(measured.contract.table, **partition):
+            yield partition, lake.fs, file
 
 
 def to_json_value(value: Any) -> Any:

@@ -38,14 +38,14 @@ def measure(session: SparkSession, lake: Lake, measured: TableMeasures, referenc
 
 def read_frame(session: SparkSession, lake: Lake, measured: TableMeasures) -> DataFrame:
     """Return the partitions as one data frame: declared columns, then partition keys (`day` as a date)."""
-    from pyspark.sql.types import DateType, StringType, StructType
+    from pyspark.sql import functions as F
 
     table = measured.contract.table
-    schema = StructType(list(spark_schema(table).fields))
-    for key in measured.contract.partition:
-        schema = schema.add(key, DateType() if key == "day" else StringType())
-    paths = [lake.path(table, **p) for p in measured.partitions]
-    return session.read.schema(schema).option("basePath", f"{lake.root}/{table}").parquet(*paths)
+    frame = session.read.schema(spark_schema(table)).parquet(*lake.spark_paths(table, measured.partitions))
+    for key in measured.contract.partition:  # from the file's path, because folders of commits lie between the keys
+        value = F.regexp_extract("_metadata.file_path", f".*/{key}=([^/]+)/", 1)
+        frame = frame.withColumn(key, value.cast("date") if key == "day" else value)
+    return frame
 
 
 def start_queries(

@@ -146,7 +146,7 @@ def state_settings(context: Context) -> dict[str, Any]:
 def read_plays(context: Context, days: tuple[str, ...]) -> DataFrame:
     """Return the plays of these days with the columns that groups receive (spark_groups.PLAY_COLUMNS)."""
     reader = context.spark.read.schema(spark_schema("plays"))
-    plays = reader.parquet(*[context.lake.path("plays", day=day) for day in days])
+    plays = reader.parquet(*context.lake.spark_paths("plays", [{"day": day} for day in days]))
     return plays.withColumns(
         {
             "ts": F.unix_seconds("ts"),

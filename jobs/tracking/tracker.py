@@ -273,12 +273,11 @@ class Tracker:
         columns = [{"name": column.name, "type": column.type} for column in contract.columns.values()]
         spans = [(key, partitions[0][key], partitions[-1][key]) for key in partitions[0]]
         name = "/".join([table, *(f"{key}={low}" + (f"..{high}" if high != low else "") for key, low, high in spans)])
-        location = lake.path(table, **partitions[0]) if len(partitions) == 1 else f"{lake.root}/{table}"
         dataset = Dataset(
             name=name,
             digest=hashlib.sha256(f"{name}@{version}".encode()).hexdigest()[:16],
             source_type="local",
-            source=json.dumps({"uri": location, "contract": contract.version}),
+            source=json.dumps({"uri": f"{lake.root}/{table}", "version": version, "contract": contract.version}),
             schema=json.dumps({"mlflow_colspec": columns}),
             profile=json.dumps({"num_rows": sum(lake.rows(table, **partition) for partition in partitions)}),
         )

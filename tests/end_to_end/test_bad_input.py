@@ -73,12 +73,12 @@ def unknown_track(context: Context) -> None:
 def missing_column(context: Context) -> None:
     import pyarrow.parquet as pq
 
-    file = next(Path(context.lake.path("tracks")).glob("*.parquet"))
+    file = Path(context.lake.files("tracks")[0])
     pq.write_table(pq.ParquetFile(file).read().drop_columns("album_id"), file)
 
 
 def truncated_file(context: Context) -> None:
-    file = next(Path(context.lake.path("tracks")).glob("*.parquet"))
+    file = Path(context.lake.files("tracks")[0])
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
 
 

@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import unquote
 
 from contracts.errors import BadArgument, CheckFailed, OvertureError
-from jobs.ingest.tables.paths import Match, files_below, find_days, nearest_existing, resolve, spark_path
+from jobs.ingest.tables.paths import Match, files_below, find_days, nearest_existing, resolve
 from jobs.ingest.tables.secrets import Secrets
 from jobs.ingest.tables.text_files import check_csv, has_header, line_of
+from jobs.platform.spark_paths import spark_path
 from jobs.settings.tables import TEXT_FORMATS, InputSettings, day_values, placeholders, substitute
 
 if TYPE_CHECKING:

@@ -92,11 +92,6 @@ def files_below(match: Match) -> list[Match]:
     return sorted(files, key=lambda file: file.path)
 
 
-def spark_path(path: str) -> str:
-    """Return a path in the form in which Spark reads exactly this file: characters of globs are escaped."""
-    return re.sub(r"([\[\]{}*?\\,])", r"\\\1", path).replace(r"\,", ",")
-
-
 def nearest_existing(pattern: str, data: Path) -> str:
     """Return the deepest folder of a pattern that exists, with up to five of its entries, for error messages."""
     scheme, root, rest = _split(pattern, data)

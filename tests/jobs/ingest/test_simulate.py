@@ -57,7 +57,7 @@ def digest(context):
     sha = hashlib.sha256()
     for table in ("users", "tracks", "playlists", "events"):
         for partition in context.lake.partitions(table):
-            for file in sorted(Path(context.lake.path(table, **partition)).glob("*.parquet")):
+            for file in map(Path, context.lake.files(table, **partition)):
                 sha.update(json.dumps(partition).encode() + file.read_bytes())
     return sha.hexdigest()
 

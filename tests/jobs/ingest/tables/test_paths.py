@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from jobs.ingest.tables.paths import files_below, find_days, nearest_existing, resolve, spark_path
+from jobs.ingest.tables.paths import files_below, find_days, nearest_existing, resolve
+from jobs.platform.spark_paths import spark_path
 
 AWKWARD = ["my data", "Téléchargements", "a#b", "a%20b", "a[1]", "a{1}", "a*b", "a?b", "a\\b", "a,b", "a+b", "a&b"]
 

@@ -1,0 +1,250 @@
+"""The log of one Delta table: files of its partitions, and commits that replace one partition.
+
+Library   delta-rs (https://delta-io.github.io/delta-rs); any engine that reads Delta Lake can read the tables
+Files     are written to a folder of their own inside the table. They are invisible until they are committed
+Conflict  a commit carries an application transaction named after its partition, numbered from 1. A writer that began
+          before another one committed the same partition fails, also when the partition did not exist. Without it, two
+          first writers of a partition would both succeed, and the partition would contain the rows of both
+Order     data files and their folders are flushed to the disk, then the entry of the log is written and flushed
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+from deltalake import CommitProperties, DeltaTable, Schema, Transaction
+from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
+from deltalake.transaction import AddAction
+
+from contracts.errors import CheckFailed, OvertureError
+from jobs.platform.storage import Storage
+
+LOG = "_delta_log"
+# Entries of the log are small and contain the reports of the jobs: they stay for ten years.
+TABLE_PROPERTIES = {"delta.logRetentionDuration": "interval 3650 days"}
+Key = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class DataFile:
+    """A Parquet file of a commit: path relative to the table, size in bytes, number of rows."""
+
+    path: str
+    size: int
+    rows: int
+
+
+@dataclass(frozen=True)
+class Start:
+    """The state of a table when a write begins; `commit` compares it with the newest one."""
+
+    version: int
+    table: DeltaTable | None
+
+
+class DeltaLog:
+    """The log of one table. Methods may be called from several threads."""
+
+    def __init__(self, storage: Storage, table: str, schema: pa.Schema, keys: Sequence[str]) -> None:
+        """Open nothing yet.
+
+        Args:
+            storage: Storage of the lake.
+            table: Name of the table, its folder below the root.
+            schema: The contract's columns, without partition keys.
+            keys: Partition keys, outer first.
+        """
+        self.storage, self.name, self.keys = storage, table, tuple(keys)
+        self.uri, self.base = f"{storage.root}/{table}", f"{storage.base}/{table}"
+        full = schema
+        for key in keys:
+            full = full.append(pa.field(key, pa.string(), nullable=False))
+        self._schema = full
+        self._lock = threading.RLock()
+        self._table: DeltaTable | None = None
+        self._files: tuple[int, dict[Key, list[DataFile]]] = (-1, {})
+
+    # -- reading -----------------------------------------------------------------------------------------------
+
+    def partitions(self) -> dict[Key, list[DataFile]]:
+        """Return the files of each partition in the newest version; keys are the values of the partition keys."""
+        with self._lock:
+            table = self._newest()
+            if table is None:
+                return {}
+            if self._files[0] != table.version():
+                self._files = (table.version(), self._partitions(table))
+            return self._files[1]
+
+    def start(self) -> Start:
+        """Return the state of the table at the start of a write."""
+        with self._lock:
+            table = self._newest()
+            if table is None:
+                return Start(-1, None)
+            return Start(table.version(), DeltaTable(self.uri, storage_options=self.storage.options))
+
+    def commit_info(self, key: Key, first: int, folder: str) -> tuple[int, dict[str, Any]]:
+        """Return the version that wrote a partition, and the entry `commitInfo` of its commit.
+
+        Args:
+            key: Values of the partition keys.
+            first: The first version that can have written it.
+            folder: Folder of its files, relative to the table.
+        """
+        with self._lock:
+            table = self._newest()
+            last = -1 if table is None else table.version()
+        name = self._partition_name(key)
+        for version in range(first, last + 1):
+            path = f"{self.base}/{LOG}/{version:020d}.json"
+            try:
+                with self.storage.fs.open_input_stream(path) as source:
+                    actions = [json.loads(line) for line in source.read().splitlines() if line.strip()]
+            except FileNotFoundError:
+                continue
+            added = any(action.get("add", {}).get("path", "").startswith(f"{folder}/") for action in actions)
+            info: dict[str, Any] = next((a["commitInfo"] for a in actions if "commitInfo" in a), {})
+            if added and info.get("partition") == name:
+                return version, info
+        return last, {}
+
+    # -- writing -----------------------------------------------------------------------------------------------
+
+    def commit(self, start: Start, key: Key, files: Sequence[DataFile], facts: Mapping[str, Any]) -> int:
+        """Replace the files of one partition by files that exist, in one commit; return the table's new version.
+
+        Args:
+            start: State of the table when the write began. A later commit of the same partition is a conflict.
+            key: Values of the partition keys.
+            files: The new files; none removes the partition.
+            facts: Entries of the commit's metadata, such as the report of the job.
+
+        Raises:
+            OvertureError: Another writer committed this partition in the meantime. A retry may succeed.
+        """
+        name, partition = self._partition_name(key), dict(zip(self.keys, key, strict=True))
+        self.storage.sync([f"{self.base}/{file.path}" for file in files])
+        with self._lock:
+            table = self._open_or_create()
+            n_writes = (start.table.transaction_version(name) if start.table is not None else None) or 0
+            if (table.transaction_version(name) or 0) != n_writes:
+                raise self._conflict(name)
+            now = int(time.time() * 1000)
+            actions = [
+                AddAction(f.path, f.size, partition, now, True, json.dumps({"numRecords": f.rows})) for f in files
+            ]
+            properties = CommitProperties(
+                custom_metadata={"partition": name, **{k: json.dumps(v, sort_keys=True) for k, v in facts.items()}},
+                app_transactions=[Transaction(app_id=name, version=n_writes + 1)],
+            )
+            try:
+                table.create_write_transaction(
+                    actions,
+                    "overwrite",
+                    self._evolved(table),
+                    partition_by=list(self.keys),
+                    partition_filters=[(k, "=", value) for k, value in partition.items()] or None,
+                    commit_properties=properties,
+                )
+            except CommitFailedError as error:
+                raise self._conflict(name) from error
+            finally:
+                table.update_incremental()
+            version = table.version()
+        self._sync_log(version)
+        return version
+
+    def _newest(self) -> DeltaTable | None:
+        try:
+            if self._table is None:
+                self._table = DeltaTable(self.uri, storage_options=self.storage.options)
+            else:
+                self._table.update_incremental()
+        except TableNotFoundError:
+            self._table = None
+        except (DeltaError, OSError) as error:
+            self._table = None
+            if self.storage.is_local and self.storage.fs.get_file_info(f"{self.base}/{LOG}").type.value <= 1:
+                return None  # no folder, or no log in it
+            raise OvertureError(f"{self.uri}: the table's log cannot be read: {first_line(error)}") from error
+        return self._table
+
+    def _open_or_create(self) -> DeltaTable:
+        table = self._newest()
+        if table is not None:
+            return table
+        try:
+            DeltaTable.create(
+                self.uri,
+                self._schema,
+                mode="ignore",
+                partition_by=list(self.keys),
+                configuration=TABLE_PROPERTIES,
+                storage_options=self.storage.options,
+            )
+        except DeltaError:  # another writer created it at the same time, or it cannot be created
+            self._table = None
+            table = self._newest()
+            if table is None:
+                raise
+            return table
+        self._sync_log(0)
+        self._table = DeltaTable(self.uri, storage_options=self.storage.options)
+        return self._table
+
+    def _evolved(self, table: DeltaTable) -> Schema:
+        """Return the contract's schema, if all files of the table can be read with it.
+
+        Raises:
+            CheckFailed: The table has columns of other types. New nullable columns are no problem.
+        """
+        wanted = Schema.from_arrow(self._schema)
+        old, new = ({f.name: f for f in schema.fields} for schema in (table.schema(), wanted))
+        if list(old) == list(new) and old == new:
+            return wanted
+        changed = [name for name in old if name in new and old[name].type != new[name].type]
+        missing = [name for name in new if name not in old and not new[name].nullable]
+        if (changed or missing) and any(self.partitions().values()):
+            raise CheckFailed(
+                f"{self.name}: the table in {self.uri} has other columns than the contract: "
+                f"{', '.join([*changed, *missing])}. Write to a new lake, or drop its partitions first"
+            )
+        return wanted
+
+    def _partitions(self, table: DeltaTable) -> dict[Key, list[DataFile]]:
+        adds = pa.table(table.get_add_actions(flatten=True))
+        partitions: dict[Key, list[DataFile]] = {}
+        columns = [adds.column(f"partition.{key}").to_pylist() for key in self.keys]
+        rows = adds.column("num_records").to_pylist() if "num_records" in adds.column_names else [None] * len(adds)
+        for n, (path, size) in enumerate(
+            zip(adds.column("path").to_pylist(), adds.column("size_bytes").to_pylist(), strict=True)
+        ):
+            file = DataFile(path, size, -1 if rows[n] is None else rows[n])
+            partitions.setdefault(tuple(column[n] for column in columns), []).append(file)
+        return {key: sorted(partitions[key], key=lambda f: f.path) for key in sorted(partitions)}
+
+    def _partition_name(self, key: Key) -> str:
+        return "/".join(f"{k}={value}" for k, value in zip(self.keys, key, strict=True)) or "(whole table)"
+
+    def _conflict(self, name: str) -> OvertureError:
+        return OvertureError(
+            f"{self.uri}: another writer committed {name} at the same time; this write was not committed and the table "
+            "contains the other writer's rows; run the task again"
+        )
+
+    def _sync_log(self, version: int) -> None:
+        if self.storage.is_local:
+            self.storage.sync([f"{self.base}/{LOG}/{version:020d}.json"])
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message."""
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
