@@ -33,7 +33,7 @@ Key = tuple[str, ...]
 
 @dataclass(frozen=True)
 class DataFile:
-    """A Parquet file of a commit: path relative to the table, size in bytes, number of rows."""
+    """A Parquet file of a commit: path relative to the table, size in bytes, number of rows (-1: unknown)."""
 
     path: str
     size: int
@@ -157,7 +157,7 @@ class DeltaLog:
                 raise self._conflict(name) from error
             finally:
                 table.update_incremental()
-            version = table.version()
+            version = int(table.version())
         self._sync_log(version)
         return version
 
@@ -213,21 +213,22 @@ class DeltaLog:
         missing = [name for name in new if name not in old and not new[name].nullable]
         if (changed or missing) and any(self.partitions().values()):
             raise CheckFailed(
-                f"{self.name}: the table in {self.uri} has other columns than the contract: "
+                f"{self.name}: the table in {self.storage.root} has other columns than the contract: "
                 f"{', '.join([*changed, *missing])}. Write to a new lake, or drop its partitions first"
             )
         return wanted
 
     def _partitions(self, table: DeltaTable) -> dict[Key, list[DataFile]]:
         adds = pa.table(table.get_add_actions(flatten=True))
+        keys = [adds.column(f"partition.{key}").to_pylist() for key in self.keys]
+        columns = {name: adds.column(name).to_pylist() for name in adds.column_names}
+        unknown: list[int | None] = [None] * len(adds)  # a file of another engine, without statistics
         partitions: dict[Key, list[DataFile]] = {}
-        columns = [adds.column(f"partition.{key}").to_pylist() for key in self.keys]
-        rows = adds.column("num_records").to_pylist() if "num_records" in adds.column_names else [None] * len(adds)
-        for n, (path, size) in enumerate(
-            zip(adds.column("path").to_pylist(), adds.column("size_bytes").to_pylist(), strict=True)
+        for n, (path, size, rows) in enumerate(
+            zip(columns["path"], columns["size_bytes"], columns.get("num_records", unknown), strict=True)
         ):
-            file = DataFile(path, size, -1 if rows[n] is None else rows[n])
-            partitions.setdefault(tuple(column[n] for column in columns), []).append(file)
+            file = DataFile(path, size, -1 if rows is None else rows)
+            partitions.setdefault(tuple(values[n] for values in keys), []).append(file)
         return {key: sorted(partitions[key], key=lambda f: f.path) for key in sorted(partitions)}
 
     def _partition_name(self, key: Key) -> str:

@@ -1,7 +1,7 @@
 """The lake: reads and writes all tables, which are Delta tables.
 
-Layout   `<root>/<table>/` is a Delta table (jobs/platform/delta_log.py) that any engine can read. A write puts its files
-         into a folder of its own, `<key>=<value>/.../v<n>-<id>/*.parquet`
+Layout   `<root>/<table>/` is a Delta table (jobs/platform/delta_log.py) that any engine can read. A write puts its
+         files into a folder of its own, `<key>=<value>/.../v<n>-<id>/*.parquet`
 Write    files are written, flushed to the disk, and committed in one step that replaces one partition: after a crash at
          any moment the old rows are in force, and a reader never sees a part of a write
 Cleanup  files that no version of the last days needs, and those of writes that failed, are removed by
@@ -59,8 +59,12 @@ class WriteResult:
 class Lake:
     """All tables below one root: a folder, or a URI of an object store."""
 
-    def __init__(self, root: str) -> None:
+    def __init__(self, root: str, accept_old: bool = False) -> None:
         """Open the lake at `root`. Nothing is created before the first write.
+
+        Args:
+            root: Folder or URI.
+            accept_old: Open tables that an older version of Overture wrote, to migrate them.
 
         Raises:
             BadArgument: The URI is not supported.
@@ -69,6 +73,7 @@ class Lake:
         self.root, self.fs = self.storage.root, self.storage.fs
         self._base = self.storage.base
         self._logs: dict[str, DeltaLog] = {}
+        self._accept_old = accept_old
 
     # -- reading -----------------------------------------------------------------------------------------------
 
@@ -106,7 +111,9 @@ class Lake:
 
         A run logs it as its input. The number is the version for time travel.
         """
-        version, _ = self._commit(table, partition)
+        version, info = self._commit(table, partition)
+        if "rows_of" in info:
+            return str(json.loads(info["rows_of"]))
         folder = self._files(table, partition)[0].path.rsplit("/", 1)[0]
         identity = next((p.split("-", 1)[1] for p in folder.split("/") if _is_commit_folder(p)), folder[-8:])
         return f"{version}-{identity}"
@@ -186,6 +193,7 @@ class Lake:
         frame: pa.Table | Iterable[pa.RecordBatch] | DataFrame,
         *,
         report: dict[str, Any] | None = None,
+        rows_of: str | None = None,
         **partition: str,
     ) -> WriteResult:
         """Replace one partition in one commit. After an error the old rows are in force.
@@ -194,6 +202,7 @@ class Lake:
             table: Name of the table.
             frame: An Arrow table, Arrow record batches, or a Spark frame.
             report: Report of the job, stored in the commit.
+            rows_of: The version whose rows these are, in other files; `version` continues to return it.
             **partition: Value of each partition key.
 
         Raises:
@@ -209,7 +218,7 @@ class Lake:
                 self._write_arrow(table, frame, target)
             else:
                 self._write_spark(table, cast("DataFrame", frame), target)
-            return self._commit_files(table, start, key, self._data_files(table, target), report)
+            return self._commit_files(table, start, key, self._data_files(table, target), report, rows_of)
         except BaseException as error:
             self._remove(target)
             if isinstance(error, OvertureError) or not isinstance(error, Exception):
@@ -265,9 +274,9 @@ class Lake:
         stage = "/".join([self._base, table, *outer, _commit_folder(start)])
         written: dict[str, WriteResult] = {}
         try:
-            self.fs.create_dir(stage, recursive=True)
+            self._make_folder(stage)
             fill(stage)
-            staged = self.fs.get_file_info(fs.FileSelector(stage))
+            staged = self.fs.get_file_info(fs.FileSelector(stage, allow_not_found=True))
             for day in sorted(i.base_name[4:] for i in staged if i.base_name.startswith("day=")):
                 key = self._key(table, {**partition, "day": day})
                 files = self._data_files(table, f"{stage}/day={day}")
@@ -294,7 +303,7 @@ class Lake:
             frame: Rows of the day.
         """
         folder = f"{stage}/day={day}"
-        self.fs.create_dir(folder, recursive=True)
+        self._make_folder(folder)
         temporary = f"{folder}/{name}.{uuid.uuid4().hex[:8]}"
         with self.fs.open_output_stream(temporary) as sink:
             pq.write_table(conform(table, frame, arrow_schema(contracts.load(table))), sink, compression="zstd")
@@ -312,7 +321,7 @@ class Lake:
 
     def _write_arrow(self, table: str, frame: pa.Table | Iterable[pa.RecordBatch], target: str) -> None:
         schema = arrow_schema(contracts.load(table))
-        self.fs.create_dir(target, recursive=True)
+        self._make_folder(target)
         batches: Iterator[pa.Table] = (
             iter([frame]) if isinstance(frame, pa.Table) else (pa.Table.from_batches([batch]) for batch in frame)
         )
@@ -327,21 +336,33 @@ class Lake:
         conform_spark(table, frame).write.option("compression", "zstd").parquet(self._spark_path(target))
 
     def _commit_files(
-        self, table: str, start: Start, key: Key, files: Sequence[DataFile], report: dict[str, Any] | None
+        self,
+        table: str,
+        start: Start,
+        key: Key,
+        files: Sequence[DataFile],
+        report: dict[str, Any] | None,
+        rows_of: str | None = None,
     ) -> WriteResult:
         facts = {"report": report or {}, "contract": contracts.load(table).version}
+        if rows_of:
+            facts["rows_of"] = rows_of
         version = self._log(table).commit(start, key, files, facts)
         return WriteResult(table, f"{self.root}/{table}", sum(file.rows for file in files), version)
 
     def _data_files(self, table: str, folder: str) -> list[DataFile]:
         """Return the files of a finished write; a folder without any gets one file without rows."""
-        infos = self.fs.get_file_info(fs.FileSelector(folder, recursive=True))
+        infos = self.fs.get_file_info(fs.FileSelector(folder, recursive=True, allow_not_found=True))
         names = [(i.path, i.size) for i in infos if i.type == fs.FileType.File and i.path.endswith(".parquet")]
         if not names:
             self._write_arrow(table, arrow_schema(contracts.load(table)).empty_table(), folder)
             return self._data_files(table, folder)
         prefix = len(f"{self._base}/{table}/")
         return [DataFile(path[prefix:], size, self._footer(path)) for path, size in sorted(names)]
+
+    def _make_folder(self, folder: str) -> None:
+        if self.storage.is_local:  # an object store has no folders, and keeps an empty object for each that is made
+            self.fs.create_dir(folder, recursive=True)
 
     def _remove(self, folder: str) -> None:
         if self.fs.get_file_info(folder).type == fs.FileType.Directory:
@@ -352,7 +373,8 @@ class Lake:
     def _log(self, table: str) -> DeltaLog:
         if table not in self._logs:
             contract = contracts.load(table)
-            self._refuse_old_layout(table, len(contract.partition))
+            if not self._accept_old:
+                self._refuse_old_layout(table, len(contract.partition))
             self._logs[table] = DeltaLog(self.storage, table, arrow_schema(contract), contract.partition)
         return self._logs[table]
 
@@ -364,7 +386,7 @@ class Lake:
             keyed = [i.path for i in below if i.type == fs.FileType.Directory and "=" in i.base_name]
             if not keyed:
                 return
-            folder = keyed[0]
+            folder = min(keyed)
         if self.fs.get_file_info(f"{folder}/{OLD_POINTER}").type == fs.FileType.File:
             raise CheckFailed(
                 f"{self.root}/{table} was written by an older version of Overture; run `overture lake migrate`, which "

@@ -8,6 +8,7 @@ machine's role provides.
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -66,11 +67,13 @@ def open_storage(root: str) -> Storage:
     """Return the storage at `root`. Nothing is created.
 
     Raises:
-        BadArgument: The scheme of the URI is not supported, or the URI is wrong.
+        BadArgument: The scheme of the URI is not supported, or the path or URI is wrong.
     """
     scheme = root.split("://", 1)[0] if "://" in root else ""
     if scheme in ("", "file"):
         folder = os.path.abspath(unquote(urlsplit(root).path) if scheme else root)
+        if re.search("%[0-9A-Fa-f]{2}", folder):  # delta-rs reads these as one character
+            raise BadArgument(f"lake: {folder}: the path of a lake cannot contain % and two hexadecimal digits")
         return Storage(folder, folder, fs.LocalFileSystem(), None)
     root = root.rstrip("/")
     try:
