@@ -276,7 +276,7 @@ class Lake:
         try:
             self._make_folder(stage)
             fill(stage)
-            staged = self.fs.get_file_info(fs.FileSelector(stage, allow_not_found=True))
+            staged = self.storage.entries(stage)
             for day in sorted(i.base_name[4:] for i in staged if i.base_name.startswith("day=")):
                 key = self._key(table, {**partition, "day": day})
                 files = self._data_files(table, f"{stage}/day={day}")
@@ -352,7 +352,7 @@ class Lake:
 
     def _data_files(self, table: str, folder: str) -> list[DataFile]:
         """Return the files of a finished write; a folder without any gets one file without rows."""
-        infos = self.fs.get_file_info(fs.FileSelector(folder, recursive=True, allow_not_found=True))
+        infos = self.storage.entries(folder, recursive=True)
         names = [(i.path, i.size) for i in infos if i.type == fs.FileType.File and i.path.endswith(".parquet")]
         if not names:
             self._write_arrow(table, arrow_schema(contracts.load(table)).empty_table(), folder)
@@ -382,8 +382,9 @@ class Lake:
         """Raise if the table was written before the lake became Delta Lake, by the files of its first partition."""
         folder = f"{self._base}/{table}"
         for _ in range(depth):
-            below = self.fs.get_file_info(fs.FileSelector(folder, allow_not_found=True))
-            keyed = [i.path for i in below if i.type == fs.FileType.Directory and "=" in i.base_name]
+            keyed = [
+                i.path for i in self.storage.entries(folder) if i.type == fs.FileType.Directory and "=" in i.base_name
+            ]
             if not keyed:
                 return
             folder = min(keyed)

@@ -148,7 +148,7 @@ def old_partitions(lake: Lake) -> Iterator[tuple[str, dict[str, str], str]]:
             folders = [
                 info.path
                 for folder in folders
-                for info in lake.fs.get_file_info(fs.FileSelector(folder, allow_not_found=True))
+                for info in lake.storage.entries(folder)
                 if info.type == fs.FileType.Directory and "=" in info.base_name
             ]
         for folder in sorted(folders, reverse=True):
@@ -184,7 +184,7 @@ def migrate(root: str, dry_run: bool) -> dict[str, int]:
         batches = _old_batches(lake, table, f"{folder}/{pointer['version']}")
         lake.write(table, batches, report=pointer["report"], **partition)
         lake.fs.delete_file(f"{folder}/{OLD_POINTER}")
-        for info in lake.fs.get_file_info(fs.FileSelector(folder)):
+        for info in lake.storage.entries(folder):
             if info.type == fs.FileType.Directory and info.base_name.startswith("v-"):
                 lake.fs.delete_dir(info.path)
     return rows
@@ -192,7 +192,7 @@ def migrate(root: str, dry_run: bool) -> dict[str, int]:
 
 def _old_batches(lake: Lake, table: str, folder: str) -> Iterator[pa.RecordBatch]:
     schema = arrow_schema(contracts.load(table))
-    for info in sorted(lake.fs.get_file_info(fs.FileSelector(folder, recursive=True)), key=lambda i: i.path):
+    for info in sorted(lake.storage.entries(folder, recursive=True), key=lambda i: i.path):
         if info.type != fs.FileType.File or not info.path.endswith(".parquet"):
             continue
         try:
@@ -212,7 +212,7 @@ def _delta(lake: Lake, table: str) -> DeltaTable:
 
 def _remove_empty_folders(lake: Lake, folders: list[str], top: str) -> None:
     for folder in folders:
-        while folder != top and not lake.fs.get_file_info(fs.FileSelector(folder, allow_not_found=True)):
+        while folder != top and not lake.storage.entries(folder):
             if lake.fs.get_file_info(folder).type == fs.FileType.Directory:
                 lake.fs.delete_dir(folder)
             folder = folder.rsplit("/", 1)[0]

@@ -41,6 +41,19 @@ class Storage:
         """Whether the root is a folder of this machine."""
         return self.options is None
 
+    def entries(self, folder: str, recursive: bool = False) -> list[fs.FileInfo]:
+        """Return what a folder contains; nothing if it does not exist.
+
+        Args:
+            folder: Path in `fs`.
+            recursive: Whether to list the folders below it too.
+        """
+        try:
+            entries: list[fs.FileInfo] = self.fs.get_file_info(fs.FileSelector(folder, recursive=recursive))
+        except FileNotFoundError:  # not `allow_not_found`: it fails if the folder appears at that moment
+            return []
+        return entries
+
     def sync(self, files: list[str]) -> None:
         """Flush files below the root, and the folders from them up to the parent of the root, to the disk.
 

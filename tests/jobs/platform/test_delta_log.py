@@ -68,7 +68,7 @@ def test_many_concurrent_first_writers_leave_the_rows_of_exactly_one(tmp_path):
 
     def work(n):
         def batches():
-            barrier.wait()
+            barrier.wait(20)
             yield from frame([[n, n]] * (n + 1)).to_batches()
 
         try:
