@@ -94,6 +94,11 @@ class TablesMixin(Section):
         3, description="tables: an event may be this many days older than the day of the file that contains it"
     )
     earliest_day: date = Field(date(1995, 1, 1), description="tables: events before this day (UTC) are bad rows")
+    duplicate_s: Annotated[int, Field(ge=0, le=3600)] = Field(
+        0,
+        description="tables: streams and skips of one track by one listener that begin at most so many seconds after "
+        "the one before, on the same day, are one play; 0: off",
+    )
     max_id_bytes: Annotated[int, Field(gt=0)] = Field(512, description="tables: longest id, in bytes of UTF-8")
 
     @field_validator("tables")

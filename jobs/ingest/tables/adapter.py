@@ -3,63 +3,44 @@
 Input    source.inputs, read by Spark; DATA stands for {data} in their paths
 Output   tracks, users, playlists, events; or plays. Events and plays: one partition per day
 Time     {day} is the day of the files in the SQL of events and plays, else the newest day ingested so far
-Order    everything is read and checked before anything is written; then tracks, users and playlists are replaced, then
-         the days of the run. Other days of the lake are unchanged
+Order    everything is read and checked before anything is written; then tracks, users and playlists are written, then
+         the days of the run, then the quarantine
 
 Rules
-- A row that breaks a rule of its contract is left out and counted by reason. More than `source.max_bad_share` of a
-  table's rows for one reason stop the run before anything is written.
+- A row that breaks a rule of its contract goes to `quarantine` and is counted by reason. More than
+  `source.max_bad_share` of a table's rows for one reason stop the run before anything is written.
+- A run reads and writes only days whose files are new or changed, and writes only tables and days whose rows changed.
 - An event belongs to its own day if its file is at most `source.late_days` days younger; other rows are bad.
+- Events of users or tracks that do not exist (yet) are kept: `check` counts them.
 - Events with equal keys are one event. Two users, tracks or positions of a playlist with equal keys and different
-  values stop the run.
+  values stop the run, as do two ids of a source with one hash.
 - Without a table of playlists, listening sessions stand for them; without users, they are derived from events.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import contracts
 from contracts.errors import BadArgument, CheckFailed
-from jobs.ingest.tables.checks import TableCounts, check_references, count, enforce, repeated_keys
+from jobs.ingest.tables import changes
+from jobs.ingest.tables.checked import STATIC_TABLES, Checked
+from jobs.ingest.tables.checks import collisions, count, enforce, repeated_keys
 from jobs.ingest.tables.days import DayPlan, Selection, plan_days
-from jobs.ingest.tables.derive import all_events, playlists_from_sessions, users_from_events
 from jobs.ingest.tables.entity_ids import Form
-from jobs.ingest.tables.frames import USER, Result, TableReader, good_rows, row_rules
+from jobs.ingest.tables.frames import TableReader, row_rules
 from jobs.ingest.tables.inputs import Inputs, spark_errors
-from jobs.ingest.tables.mapping import BAD, Mapped, RowRules
+from jobs.ingest.tables.mapping import RowRules
+from jobs.ingest.tables.write import write
 from jobs.settings.tables import DAY_TABLES, inputs_of, placeholders
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
     from jobs.platform.context import Context
-
-STATIC_TABLES = ("tracks", "users", "playlists")
-
-
-@dataclass
-class Checked:
-    """The checked tables of one run.
-
-    Attributes:
-        plan: The days of the run; None if no input has files by day.
-        newest: The newest day ingested, this run included; None if it is unknown.
-        forms: Form of each kind of id.
-        results: Results of the SQL by table.
-        mapped: Rows with `_bad` by table.
-        counts: Numbers by table.
-    """
-
-    plan: DayPlan | None
-    newest: date | None
-    forms: dict[str, Form]
-    results: dict[str, Result] = field(default_factory=dict)
-    mapped: dict[str, Mapped] = field(default_factory=dict)
-    counts: dict[str, TableCounts] = field(default_factory=dict)
 
 
 def run(context: Context, data: Path | None, selection: Selection | None = None) -> dict[str, Any]:
@@ -77,6 +58,10 @@ def run(context: Context, data: Path | None, selection: Selection | None = None)
         checked = check(context, inputs, data, selection, datetime.now(UTC))
         for table, counts in checked.counts.items():
             enforce(table, counts, context.settings.source.max_bad_share)
+        for table, mapped in checked.mapped.items():
+            collided = collisions(contracts.load(table), mapped.frame)
+            if collided:
+                raise CheckFailed(f"source.tables.{table}: {collided}; nothing was written")
         for table in STATIC_TABLES:
             if table in checked.mapped:
                 contract = contracts.load(table)
@@ -86,7 +71,7 @@ def run(context: Context, data: Path | None, selection: Selection | None = None)
                         f"source.tables.{table}: {', '.join(contract.grain)} occurs more than once with different "
                         f"values; nothing was written. Choose one row in SQL\n  " + "\n  ".join(repeated)
                     )
-        return write(context, checked, selection)
+        return write(context, checked)
 
 
 def check_arguments(context: Context, data: Path | None) -> Path:
@@ -123,13 +108,16 @@ def check(
         sample_days: Days of files to read, the newest ones; None: all of the plan.
     """
     source = context.settings.source
-    plan = day_plan(inputs, source.tables, selection, source.late_days)
-    in_lake = [p["day"] for name in DAY_TABLES for p in context.lake.partitions(name)]
-    newest = max([date.fromisoformat(day) for day in in_lake] + ([plan.selected[-1]] if plan else []), default=None)
+    in_lake = [date.fromisoformat(p["day"]) for name in DAY_TABLES for p in context.lake.partitions(name)]
+    plan = day_plan(inputs, source.tables, selection, source.late_days, min(in_lake, default=None))
+    newest = max(in_lake + ([plan.selected[-1]] if plan and plan.selected else []), default=None)
+    checked = Checked(selection, plan, newest, now.date(), stored_forms(context))
+    if plan is not None and sample_rows is None:
+        plan = checked.plan = leave_out_unchanged_days(context, inputs, checked, plan)
     read = (plan.read[-sample_days:] if sample_days else plan.read) if plan else ()
-    reader, rules = TableReader(inputs, source, data), row_rules(source, now)
-    checked = Checked(plan, newest, stored_forms(context))
-    order = [t for t in (*DAY_TABLES, *STATIC_TABLES) if t in source.tables]
+    reader, rules = TableReader(inputs, source, data, plan.floor if plan else None), row_rules(source, now)
+    day_tables = [t for t in DAY_TABLES if t in source.tables and (plan is None or plan.read)]
+    order = [*day_tables, *(t for t in STATIC_TABLES if t in source.tables)]
     for table in order:
         if table in STATIC_TABLES and checked.newest is None:
             checked.newest = newest_day(reader, checked, rules)
@@ -138,25 +126,47 @@ def check(
             result.frame = result.frame.limit(sample_rows)
         checked.results[table] = result
     checked.forms = reader.forms(list(checked.results.values()), checked.forms)
-    for table in reversed(order):  # tracks and users before the events that refer to them
+    for table in order:
         mapped = reader.mapped(checked.results[table], checked.forms, rules)
-        contract = contracts.load(table)
-        if sample_rows is None:
-            ids = {
-                name: good_rows(m, contracts.load(name)) for name, m in checked.mapped.items() if name in STATIC_TABLES
-            }
-            mapped.frame = check_references(contract, mapped.frame, ids)
         mapped.frame = selected_rows(mapped.frame, plan, selection).persist(_disk())
         checked.mapped[table] = mapped
         with spark_errors(f"source.tables.{table}", inputs.secrets):
             checked.counts[table] = count(mapped.frame)
         for name in inputs_of(source.tables[table], source.inputs):
-            n, examples = inputs.corrupt_records(name)
-            checked.counts[table].add_unreadable(f"a record of input {name} cannot be read", n, examples)
+            reason = f"a record of input {name} cannot be read"
+            days = set(plan.selected) if plan and table in DAY_TABLES else None
+            n, examples, records = inputs.corrupt_records(name, days)
+            checked.counts[table].add_unreadable(reason, n, examples)
+            if n and records is not None:
+                checked.corrupt.setdefault(table, []).append(
+                    records.selectExpr(f"'{reason}' AS reason", "record AS row", "source_file", "day")
+                )
     return checked
 
 
-def day_plan(inputs: Inputs, tables: dict[str, str], selection: Selection, late_days: int) -> DayPlan | None:
+def leave_out_unchanged_days(context: Context, inputs: Inputs, checked: Checked, plan: DayPlan) -> DayPlan:
+    """Return the plan without days whose files and mapping are those of an earlier run; note them in `checked`.
+
+    Events and plays of one run share the plan: a day is read if it changed for one of them.
+    """
+    source, changed = context.settings.source, set()
+    for table in [t for t in DAY_TABLES if t in source.tables]:
+        digests = {day: changes.inputs_digest(inputs, source, table, checked.forms, day) for day in plan.days}
+        different = set(changes.changed_days(context.lake, digests, table))
+        # A day without files of its own, and without rows in the lake, is no news.
+        changed |= {day for day in different if day in plan.read or context.lake.exists(table, day=str(day))}
+        checked.digests[table] = digests
+    for table in checked.digests:
+        checked.unchanged[table] = sorted(set(plan.days) - changed)
+    days = tuple(day for day in plan.days if day in changed)
+    late = timedelta(source.late_days)
+    read = tuple(f for f in plan.read if any(day <= f <= day + late for day in days))
+    return replace(plan, days=days, read=read, selected=tuple(d for d in plan.selected if d in read))
+
+
+def day_plan(
+    inputs: Inputs, tables: dict[str, str], selection: Selection, late_days: int, first_in_lake: date | None
+) -> DayPlan | None:
     """Return the days of the run; None if no input of events or plays has files by day.
 
     Raises:
@@ -178,7 +188,7 @@ def day_plan(inputs: Inputs, tables: dict[str, str], selection: Selection, late_
         span = (selection.last - selection.first).days + 1
         start = selection.first - timedelta(late_days)
         found = {jdbc[0]: [str(start + timedelta(n)) for n in range(span + 2 * late_days)]}
-    return plan_days(found, selection, late_days) if found else None
+    return plan_days(found, selection, late_days, first_in_lake) if found else None
 
 
 def newest_day(reader: TableReader, checked: Checked, rules: RowRules) -> date | None:
@@ -205,83 +215,9 @@ def selected_rows(frame: DataFrame, plan: DayPlan | None, selection: Selection) 
         lower = day >= F.lit(str(first)).cast("date") if first else F.lit(True)
         upper = day <= F.lit(str(last)).cast("date") if last else F.lit(True)
         return frame.where(day.isNull() | (lower & upper))
-    lowest, highest = (F.lit(str(bound)).cast("date") for bound in plan.written)
-    selected = [str(day) for day in plan.selected]
     # Bad rows are counted with the file that brought them, once.
-    return frame.where(
-        (F.col("_bad").isNull() & day.between(lowest, highest))
-        | (F.col("_bad").isNotNull() & F.coalesce(F.col("_file_day").cast("string").isin(selected), F.lit(True)))
-    )
-
-
-def write(context: Context, checked: Checked, selection: Selection) -> dict[str, Any]:
-    """Write the checked tables, then the derived ones; return the report of the command."""
-    lake, spark = context.lake, context.spark
-    newest = str(checked.newest) if checked.newest else None
-    report = {"source": "tables", "commit": context.commit, "ids": checked.forms, "day": newest}
-    rows, days_written, notes = {}, {}, []
-    for table in STATIC_TABLES:
-        if table in checked.mapped:
-            frame = good_rows(checked.mapped[table], contracts.load(table)).dropDuplicates()
-            rows[table] = lake.write(table, frame, report=report).rows
-    for table in DAY_TABLES:
-        if table in checked.mapped:
-            contract = contracts.load(table)
-            frame = good_rows(checked.mapped[table], contract, "_day").withColumnRenamed("_day", "day")
-            for day in days_to_keep(context, checked, table):
-                from pyspark.sql import functions as F
-
-                kept = lake.spark(spark, table, day=day).withColumn("day", F.lit(day).cast("date"))
-                frame = frame.unionByName(kept)
-            frame = frame.dropDuplicates(["day", *contract.grain])
-            written = lake.write_days(table, frame, report=report)
-            rows[table] = sum(w.rows for w in written.values())
-            days_written[table] = sorted(written)
-    if "events" in checked.mapped and not {"users", "playlists"} <= set(checked.mapped):
-        events, log_start = all_events(spark, lake)
-        if "users" not in checked.mapped:
-            users = users_from_events(events, log_start, external_ids(context, checked))
-            rows["users"] = lake.write("users", users, report=report).rows
-            notes.append("users: derived from events; registration unknown for listeners of the first 30 days")
-        if "playlists" not in checked.mapped:
-            rows["playlists"] = lake.write("playlists", playlists_from_sessions(events), report=report).rows
-            notes.append("playlists: listening sessions stand for them")
-    for mapped in checked.mapped.values():
-        mapped.frame.unpersist()
-    return {
-        "source": "tables",
-        "rows": rows,
-        "tables": {table: counts.report() for table, counts in checked.counts.items()},
-        "days": {
-            table: {"written": len(days), "first": days[0] if days else None, "last": days[-1] if days else None}
-            for table, days in days_written.items()
-        },
-        "missing_days": [str(day) for day in checked.plan.gaps] if checked.plan else [],
-        "ids": checked.forms,
-        "absent_columns": {table: mapped.absent for table, mapped in checked.mapped.items() if mapped.absent},
-        "ignored_columns": {table: mapped.ignored for table, mapped in checked.mapped.items() if mapped.ignored},
-        "notes": notes,
-    }
-
-
-def external_ids(context: Context, checked: Checked) -> DataFrame | None:
-    """Return user_id and external_id of the listeners of this run and of earlier ones; None for integer ids."""
-    if checked.forms.get("user") != "text":
-        return None
-    events = checked.mapped["events"].frame.where(f"{BAD} IS NULL")
-    pairs = events.selectExpr("user_id", f"{USER} AS external_id")
-    if context.lake.exists("users"):
-        pairs = pairs.unionByName(context.lake.spark(context.spark, "users").select("user_id", "external_id"))
-    return pairs.where("external_id IS NOT NULL").groupBy("user_id").agg({"external_id": "min"}).toDF(*pairs.columns)
-
-
-def days_to_keep(context: Context, checked: Checked, table: str) -> list[str]:
-    """Return days whose rows in the lake are kept beside new ones: late rows arrive, but the day's files are gone."""
-    if checked.plan is None:
-        return []
-    own_files = {str(day) for day in checked.plan.read}
-    days = checked.counts[table].by_day
-    return [day for day in days if day not in own_files and context.lake.exists(table, day=day)]
+    is_selected = F.coalesce(F.col("_file_day").isin(list(plan.selected)), F.lit(True))
+    return frame.where((F.col("_bad").isNull() & day.isin(list(plan.days))) | (F.col("_bad").isNotNull() & is_selected))
 
 
 def stored_forms(context: Context) -> dict[str, Form]:

@@ -1,18 +1,14 @@
-"""Count bad rows by table and reason, with examples, and stop a run that has too many.
-
-A reference to a row that does not exist, such as an event of a track that is not in `tracks`, makes a row bad too.
-"""
+"""Count bad rows by table and reason, with examples, and stop a run that has too many, or ids that collide."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from contracts.entity_ids import EXTERNAL_COLUMNS
 from contracts.errors import CheckFailed
-from contracts.expectations import expectations
 from contracts.loader import Contract
-from jobs.ingest.tables.mapping import BAD, LONGEST_EXAMPLE, ROW
+from jobs.ingest.tables.mapping import BAD, LONGEST_EXAMPLE, ROW, USER
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -93,30 +89,24 @@ def enforce(table: str, counts: TableCounts, max_bad_share: float) -> None:
         )
 
 
-def check_references(contract: Contract, frame: DataFrame, ids: Mapping[str, DataFrame]) -> DataFrame:
-    """Mark rows whose ids do not exist in another table as bad.
+def collisions(contract: Contract, frame: DataFrame) -> str:
+    """Return two ids of the source that have one hash, in words; empty if there are none.
 
     Args:
         contract: The table's contract.
         frame: Rows with `_bad`.
-        ids: The existing ids by table, one column each, distinct. Tables that are not in it are not checked.
     """
     from pyspark.sql import functions as F
 
-    for e in expectations(contract):
-        if e.rule not in ("references", "track_exists") or e.args["table"] not in ids:
-            continue
-        column, table, where = e.columns[0], e.args["table"], e.args["where"]
-        known = ids[table].select(F.col(e.args["key"]).alias("_known")).distinct()
-        concerned = F.col(column).isNotNull() & F.col(BAD).isNull()
-        if where:
-            concerned = concerned & (F.col(where[0]) == where[1])
-        joined = frame.join(known, (F.col(column) == F.col("_known")), "left")
-        reason = F.lit(f"{column} is not in {table}")
-        frame = joined.withColumn(BAD, F.coalesce(BAD, F.when(concerned & F.col("_known").isNull(), reason))).drop(
-            "_known"
-        )
-    return frame
+    columns = {column: name for (table, column), name in EXTERNAL_COLUMNS.items() if table == contract.table}
+    if USER in frame.columns:
+        columns["user_id"] = USER
+    for column, external in columns.items():
+        pairs = frame.where(F.col(BAD).isNull() & F.col(external).isNotNull()).groupBy(column)
+        ends = pairs.agg(F.min(external).alias("a"), F.max(external).alias("b")).where("a <> b").limit(1).collect()
+        if ends:
+            return f"{column}: the ids '{ends[0]['a']}' and '{ends[0]['b']}' have the same hash {ends[0][column]}"
+    return ""
 
 
 def repeated_keys(contract: Contract, frame: DataFrame) -> list[str]:

@@ -57,23 +57,28 @@ class DayPlan:
     Attributes:
         selected: Days whose files are new in this run.
         read: Days whose files are read, ascending.
-        written: First and last day of the lake that are written.
+        days: Days of the lake that are written, ascending.
+        floor: Rows of earlier days are bad: it is the first day of the files and of the lake.
         gaps: Days between the first and the last selected day without files.
     """
 
     selected: tuple[date, ...]
     read: tuple[date, ...]
-    written: tuple[date, date]
+    days: tuple[date, ...]
+    floor: date
     gaps: tuple[date, ...]
 
 
-def plan_days(found: Mapping[str, Sequence[str]], selection: Selection, late_days: int) -> DayPlan:
+def plan_days(
+    found: Mapping[str, Sequence[str]], selection: Selection, late_days: int, first_in_lake: date | None = None
+) -> DayPlan:
     """Return the days of a run.
 
     Args:
         found: Days with files, by input; at least one input.
         selection: The days that the command names.
         late_days: `source.late_days`.
+        first_in_lake: The first day in the lake; None if it is empty.
 
     Raises:
         CheckFailed: A named day has no files in one of the inputs, or no input has any day.
@@ -103,10 +108,12 @@ def plan_days(found: Mapping[str, Sequence[str]], selection: Selection, late_day
             missing = [day for day in selected if day not in days]
             if missing:
                 raise CheckFailed(f"source.inputs.{name}: no file of {_list(missing)}, but another input has this day")
-    start = max(first - timedelta(late_days), every[0])
+    floor = min(every[0], first_in_lake or every[0])
+    start = max(first - timedelta(late_days), floor)
+    written = tuple(start + timedelta(n) for n in range((last - start).days + 1))
     read = [day for day in every if start <= day <= last + timedelta(late_days)]
     gaps = tuple(day for day in span if day not in set(every))
-    return DayPlan(tuple(selected), tuple(read), (start, last), gaps)
+    return DayPlan(tuple(selected), tuple(read), written, floor, gaps)
 
 
 def _parse(option: str, text: str) -> date | None:

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from contracts.expectations import allowed_values
-from jobs.ingest.tables.adapter import Checked, check, check_arguments
+from jobs.ingest.tables.adapter import check, check_arguments
+from jobs.ingest.tables.checked import Checked
 from jobs.ingest.tables.checks import TableCounts
 from jobs.ingest.tables.days import Selection
 from jobs.ingest.tables.derive import UNKNOWN_DAYS
@@ -184,7 +185,7 @@ def what_would_be_written(context: Context, checked: Checked, selection: Selecti
     lines = [f"would replace {table}" for table in ("tracks", "users", "playlists") if table in checked.mapped]
     for table in (t for t in DAY_TABLES if t in checked.mapped):
         if checked.plan:
-            first, last = checked.plan.written
+            first, last = checked.plan.days[0], checked.plan.days[-1]
             lines.append(
                 f"would write {table} of {first} to {last}: files of {len(checked.plan.selected)} days, and late rows "
                 f"of up to {context.settings.source.late_days} days before"

@@ -20,7 +20,7 @@ from contracts.errors import BadArgument
 from contracts.loader import Contract
 from jobs.ingest.tables.entity_ids import Form, form_of, is_canonical, is_id, is_id_type, kinds_of
 from jobs.ingest.tables.inputs import Inputs, spark_errors
-from jobs.ingest.tables.mapping import BAD, Mapped, RowRules, check_columns, map_rows
+from jobs.ingest.tables.mapping import BAD, USER, Mapped, RowRules, check_columns, map_rows
 from jobs.settings.source import SourceSettings
 from jobs.settings.tables import DAY_TABLES, TEXT_FORMATS, day_values, inputs_of, placeholders, substitute
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 OPTIONAL = {"plays": ("play_id",)}
 ID_SAMPLE_ROWS = 100_000
 TASKS_PER_CORE = 4
-USER = "_user"  # the source's own ids of the listeners of events, where no table has them
+FILE = "_file"  # URI of the file of a row; empty where Spark does not know it
 
 
 @dataclass
@@ -57,9 +57,16 @@ class Result:
 class TableReader:
     """Runs the SQL of the tables of one run."""
 
-    def __init__(self, inputs: Inputs, source: SourceSettings, data: Path) -> None:
-        """Prepare to run SQL over the inputs."""
-        self.inputs, self.source, self.data = inputs, source, data
+    def __init__(self, inputs: Inputs, source: SourceSettings, data: Path, floor: date | None = None) -> None:
+        """Prepare to run SQL over the inputs.
+
+        Args:
+            inputs: The inputs.
+            source: The mapping.
+            data: The folder that `{data}` stands for.
+            floor: First day of the log; rows of earlier days are bad. None: no bound.
+        """
+        self.inputs, self.source, self.data, self.floor = inputs, source, data, floor
 
     def result(self, table: str, days: Sequence[date], newest: date | None) -> Result:
         """Return the result of a table's SQL, with the columns checked against the contract.
@@ -84,6 +91,7 @@ class TableReader:
             columns = self.inputs.register(names, day)
             with spark_errors(f"source.tables.{table}", self.inputs.secrets):
                 frame = self.inputs.spark.sql(self._substituted(sql, table, day))
+                frame = _with_file(frame)
             if table in DAY_TABLES:
                 frame = frame.withColumn("_file_day", F.lit(str(day) if by_day else None).cast("date"))
             frames.append((frame, columns))
@@ -162,7 +170,12 @@ class TableReader:
             return F.lit(None).cast("string")
         age = F.datediff("_file_day", "_day")
         late = f"ts is more than {self.source.late_days} days before the day of its file"
-        return F.when(age > self.source.late_days, F.lit(late)).when(age < 0, F.lit("ts is after the day of its file"))
+        reason = F.when(age > self.source.late_days, F.lit(late)).when(
+            age < 0, F.lit("ts is after the day of its file")
+        )
+        if self.floor is not None:
+            reason = reason.when(F.col("_day") < F.lit(self.floor), F.lit("ts is before the first day of the log"))
+        return reason
 
     def _substituted(self, sql: str, table: str, day: date | None) -> str:
         values: dict[str, str] = {"data": str(self.data.absolute()).replace("'", "\\'")}
@@ -171,6 +184,19 @@ class TableReader:
         elif _uses_day(sql):
             raise BadArgument(f"source.tables.{table}: {{day}} needs an input with {{day}}, or events in the lake")
         return substitute(sql, values)
+
+
+def _with_file(frame: DataFrame) -> DataFrame:
+    """Add the URI of the file of each row. It is empty where the SQL reads several sources, such as a join."""
+    from pyspark.errors import AnalysisException
+    from pyspark.sql import functions as F
+
+    try:
+        return frame.withColumn(FILE, F.input_file_name())
+    except AnalysisException as error:
+        if "MULTI_SOURCES" not in (error.getCondition() or ""):
+            raise
+        return frame.withColumn(FILE, F.lit(""))
 
 
 def _uses_day(sql: str) -> bool:

@@ -25,7 +25,7 @@ from jobs.platform.spark_paths import spark_path
 from jobs.settings.tables import TEXT_FORMATS, InputSettings, day_values, placeholders, substitute
 
 if TYPE_CHECKING:
-    from pyspark.sql import DataFrame, SparkSession
+    from pyspark.sql import Column, DataFrame, SparkSession
     from pyspark.sql.types import DataType, StructType
 
 CORRUPT = "_corrupt_record"
@@ -43,7 +43,7 @@ class Inputs:
         self.spark, self.inputs, self.data, self.secrets = spark, inputs, data, Secrets()
         self._days: dict[str, dict[str, list[Match]]] = {}
         self._schemas: dict[str, StructType] = {}
-        self._corrupt: dict[str, list[DataFrame]] = {}
+        self._corrupt: dict[str, list[tuple[date | None, DataFrame]]] = {}
         self._frames: dict[tuple[str, str], DataFrame] = {}
 
     def days(self, name: str) -> dict[str, list[Match]]:
@@ -91,18 +91,24 @@ class Inputs:
         matches = self._matches(name, settings, day)
         if settings.format == "delta":
             return self._read_delta(name, settings, matches)
-        return self._read_files(name, settings, matches)
+        return self._read_files(name, settings, matches, day if settings.has_day else None)
 
-    def corrupt_records(self, name: str) -> tuple[int, list[str]]:
-        """Return the number of unreadable records of a CSV or JSON input in all files read so far, and examples.
+    def corrupt_records(self, name: str, days: set[date] | None) -> tuple[int, list[str], DataFrame | None]:
+        """Return number, examples and rows of the unreadable records of a CSV or JSON input in all files read so far.
 
-        An example is `file:line: record`.
+        Args:
+            name: Name of the input.
+            days: Days whose files count; None: all files.
+
+        Returns:
+            The number; examples, as `file:line: record`; and source_file, record and day (null for files without a
+            day) of each record.
         """
         from pyspark.sql import functions as F
 
-        frames = self._corrupt.get(name, [])
+        frames = [frame for day, frame in self._corrupt.get(name, []) if days is None or day is None or day in days]
         if not frames:
-            return 0, []
+            return 0, [], None
         with spark_errors(f"source.inputs.{name}", self.secrets):
             records = reduce(lambda a, b: a.unionByName(b), frames)
             records = records.coalesce(4 * self.spark.sparkContext.defaultParallelism)
@@ -112,7 +118,8 @@ class Inputs:
         for example in dict.fromkeys(e for e in (row["a"], row["b"]) if e is not None):
             path = local_path(example["_file"])
             examples.append(f"{path}:{line_of(path, example[CORRUPT]) or '?'}: {example[CORRUPT][:120]!r}")
-        return int(row["n"]), examples
+        rows = records.select(path_column("_file").alias("source_file"), F.col(CORRUPT).alias("record"), "day")
+        return int(row["n"]), examples, rows
 
     def _matches(self, name: str, settings: InputSettings, day: date | None) -> list[Match]:
         if "day" in placeholders(settings.path) and day is not None:
@@ -132,7 +139,7 @@ class Inputs:
                 )
         return matches
 
-    def _read_files(self, name: str, settings: InputSettings, matches: list[Match]) -> DataFrame:
+    def _read_files(self, name: str, settings: InputSettings, matches: list[Match], day: date | None) -> DataFrame:
         from pyspark.sql import functions as F
 
         schema = self._schema(name, settings, matches)
@@ -148,7 +155,7 @@ class Inputs:
         # Spark refuses a query that reads nothing but the column of unreadable records: `_first` is one more.
         first = F.col(f"`{schema.fieldNames()[0]}`").cast("string").alias("_first")
         bad = frame.where(F.col(CORRUPT).isNotNull()).select(F.input_file_name().alias("_file"), CORRUPT, first)
-        self._corrupt.setdefault(name, []).append(bad)
+        self._corrupt.setdefault(name, []).append((day, bad.withColumn("day", F.lit(day).cast("date"))))
         # The empty part of the first column keeps it in the plan, for the same reason.
         unused = F.substring(F.col(f"`{schema.fieldNames()[0]}`").cast("string"), 1, 0)
         mark = F.when(F.col(CORRUPT).isNotNull(), F.lit("bad"))
@@ -282,6 +289,14 @@ def merge_schemas(name: str, file: str, known: StructType, other_file: str, othe
 def local_path(uri: str) -> str:
     """Return the path of a `file:` URI, or the URI itself."""
     return unquote("/" + uri.removeprefix("file:").lstrip("/")) if uri.startswith("file:") else uri
+
+
+def path_column(uri: str) -> Column:
+    """Return the paths of a column of `file:` URIs, as `local_path` does."""
+    from pyspark.sql import functions as F
+
+    path = F.regexp_replace(uri, "^file:/+", "/")
+    return F.coalesce(F.try_url_decode(F.replace(path, F.lit("+"), F.lit("%2B"))), path)
 
 
 @contextmanager

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
 
 BAD, ROW, REPLACEMENT = "_bad", "_row", "\ufffd"
+USER = "_user"  # the source's own ids of the listeners of events, where no table has them
 LONGEST_EXAMPLE = 300
 FRACTIONS = ("float", "double")
 # Columns that are needed but that some sources lack, with SQL that stands for them.

@@ -11,7 +11,7 @@ import fnmatch
 import re
 import unicodedata
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 
@@ -34,12 +34,14 @@ class Match:
         day: The value of `{day}`; None if the pattern has none.
         is_folder: Whether it is a folder.
         size: Bytes of a file; 0 for a folder.
+        modified: Time of the last change of a file, nanoseconds since 1970; 0 for a folder.
     """
 
     path: str
     day: str | None
     is_folder: bool
     size: int
+    modified: int = 0
 
 
 def resolve(pattern: str, data: Path, day: date | None = None) -> list[Match]:
@@ -64,7 +66,7 @@ def resolve(pattern: str, data: Path, day: date | None = None) -> list[Match]:
         matches = sorted(_walk(filesystem, root, rest.split("/"), None, None), key=lambda match: match.path)
     except OSError as error:
         raise CheckFailed(f"{pattern}: cannot be listed: {_first_line(error)}") from None
-    return [Match(scheme + m.path, m.day, m.is_folder, m.size) for m in matches]
+    return [replace(m, path=scheme + m.path) for m in matches]
 
 
 def find_days(pattern: str, data: Path) -> dict[str, list[Match]]:
@@ -84,7 +86,7 @@ def files_below(match: Match) -> list[Match]:
     infos = filesystem.get_file_info(fs.FileSelector(path, recursive=True))
     prefix = match.path[: len(match.path) - len(path)] if "://" in match.path else ""
     files = [
-        Match(prefix + info.path, match.day, False, info.size or 0)
+        Match(prefix + info.path, match.day, False, info.size or 0, info.mtime_ns or 0)
         for info in infos
         if info.type == fs.FileType.File
         and not any(part.startswith(_HIDDEN) for part in info.path[len(path) :].split("/") if part)
@@ -137,7 +139,8 @@ def _walk(
         info = info or filesystem.get_file_info(folder or "/")
         if info.type != fs.FileType.NotFound:
             is_folder = info.type == fs.FileType.Directory
-            yield Match(folder or "/", day, is_folder, 0 if is_folder else info.size or 0)
+            size, modified = (0, 0) if is_folder else (info.size or 0, info.mtime_ns or 0)
+            yield Match(folder or "/", day, is_folder, size, modified)
         return
     part, rest = parts[0], parts[1:]
     child = f"{folder}/{part}"

@@ -19,19 +19,25 @@ def day(number: int) -> date:
 def test_all_days_without_a_selection():
     plan = plan_days({"listens": NOVEMBER}, Selection(), 3)
     assert plan.selected == plan.read == tuple(day(n) for n in range(1, 31))
-    assert plan.written == (day(1), day(30))
+    assert (plan.days[0], plan.days[-1]) == (day(1), day(30))
 
 
 def test_a_day_rewrites_the_days_that_its_late_rows_may_join():
     plan = plan_days({"listens": NOVEMBER}, Selection.parse("2026-11-10", "", ""), 3)
     assert plan.selected == (day(10),)
-    assert plan.written == (day(7), day(10))
+    assert plan.days == tuple(day(n) for n in range(7, 11))
     assert plan.read == tuple(day(n) for n in range(7, 14))
 
 
 def test_late_rows_never_begin_the_log_earlier():
     plan = plan_days({"listens": NOVEMBER}, Selection.parse("2026-11-02", "", ""), 3)
-    assert plan.written == (day(1), day(2))
+    assert plan.days == (day(1), day(2))
+
+
+def test_late_rows_join_days_of_the_lake_whose_files_are_gone():
+    files = {"listens": NOVEMBER[9:]}
+    plan = plan_days(files, Selection.parse("2026-11-10", "", ""), 3, first_in_lake=day(8))
+    assert plan.days == (day(8), day(9), day(10))
 
 
 def test_a_named_day_without_files_stops_the_run():

@@ -184,19 +184,22 @@ def test_bad_rows_are_counted_by_reason(service):
         "registered_at is in the future": 1,
     }
     assert report["tables"]["events"]["bad"] == {
-        "entity_id is not in tracks": 1, "user_id is not in users": 1, "ts is before 1995-01-01": 1,
+        "ts is before 1995-01-01": 1,
     }  # fmt: skip
-    assert len(service.rows("users")) == len(service.rows("events")) == 1
+    assert len(service.rows("users")) == 1
+    assert len(service.rows("events")) == 3  # `check` counts events of users and tracks that do not exist
+    assert report["quarantined"] == {"events": 1, "users": 8, "tracks": 0}
 
 
 def test_too_many_bad_rows_stop_before_anything_is_written(service):
     service.source["max_bad_share"] = 0.3
-    service.day(14, [("u1", "10:00:00", "t1", 1), ("u1", "10:00:01", "t9", 1)])
+    service.day(14, [("u1", "10:00:00", "t1", 1), ("u1", "10:00:01", "t2", -9)])
     with pytest.raises(
-        CheckFailed, match=r'events: more bad rows(.|\n)*1 of 2 rows: entity_id is not in tracks\n.*"entity_id":"t9"'
+        CheckFailed, match=r'events: more bad rows(.|\n)*1 of 2 rows: listened_s is not 0(.|\n)*"entity_id":"t2"'
     ):
         service.ingest()
     assert service.is_empty()
+    assert service.rows("quarantine") == []
 
 
 def test_users_from_events_and_sessions_for_playlists(service):
@@ -439,7 +442,7 @@ def test_plays_for_the_skip_engine(service):
     assert (first["is_listened"], second["is_listened"]) == (True, None)
     assert first["play_id"] != second["play_id"]
     again = service.ingest()
-    assert again["rows"] == {"plays": 2}
+    assert again["days"] == {"plays": {"written": 0, "unchanged": 1, "removed": []}}
     assert {row["play_id"] for row in service.rows("plays")} == {first["play_id"], second["play_id"]}
 
 
@@ -460,7 +463,9 @@ def test_a_database_with_days(service, spark, tmp_path, monkeypatch):
     with pytest.raises(BadArgument, match=r"input listens of a database has \{day\}; name the days"):
         service.ingest()
     report = service.ingest("", "2026-11-14", "2026-11-15")
-    assert report["days"]["events"] == {"written": 2, "first": "2026-11-14", "last": "2026-11-15"}
+    written = {"written": 2, "unchanged": 0, "repeated": 0, "removed": [], "first": "2026-11-14", "last": "2026-11-15"}
+    assert report["days"]["events"] == written
+    assert service.ingest("", "2026-11-14", "2026-11-15")["days"]["events"] == written | {"written": 0, "unchanged": 2}
     assert sorted(row["listened_s"] for row in service.rows("events")) == [30, 40]
     service.inputs["listens"] |= {"query": "SELECT * FROM nowhere WHERE d = '{day}'"}
     with pytest.raises((BadArgument, CheckFailed), match=r"(?i)source.inputs.listens.*nowhere") as error:
