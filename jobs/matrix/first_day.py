@@ -4,7 +4,8 @@ Input   events, users, tracks, catalog, warm_users
 Output  first_day, partitions split=train (warm users), validation, test (cohort); cohort (truth)
 Grain   one row per user
 Time    first day: registered_at <= ts < next midnight (UTC), the registration day. A warm user who registered before
-        the first day of the events gets the first day with an event of that user, from midnight to midnight.
+        the event log (jobs/platform/log_start.py) gets the first day with an event of that user, from midnight to
+        midnight.
         truth: the thirty days from that midnight (days 1 to 30), half-open
 
 The cohort consists of users who registered in [cohort_start, cohort_end) and streamed at least `min_truth_tracks`
@@ -22,6 +23,7 @@ from pyspark.sql import functions as F
 
 from contracts.errors import CheckFailed
 from jobs.matrix.catalog import timestamp_literal
+from jobs.platform.log_start import log_start
 from jobs.platform.week import TRUTH_DAYS
 
 if TYPE_CHECKING:
@@ -50,19 +52,26 @@ def registration_days(users: DataFrame) -> DataFrame:
     return users.select("user_id", "country", "age", F.col("registered_at").alias("start"), midnight.alias("end"))
 
 
-def move_to_first_seen_day(days: DataFrame, events: DataFrame, log_start: date) -> DataFrame:
-    """Replace the day of users who registered before the first day of the events by their first day with an event.
+def move_to_first_seen_day(days: DataFrame, events: DataFrame, start: date) -> DataFrame:
+    """Replace the day of users who registered before the event log by their first day with an event.
 
-    Users without an event keep the registration day and so have no interactions.
+    Users without an event keep the registration day and so have no interactions. Users with an event on the
+    registration day keep it too: the log's first days may be left out of `start` because they are small.
 
     Args:
         days: Result of `registration_days`.
         events: Events of the users, before as_of.
-        log_start: First day of the events.
+        start: First day of the event log.
     """
-    early = F.col("end") <= F.lit(log_start.isoformat()).cast("timestamp")
-    seen = events.join(days.where(early).select("user_id"), "user_id", "left_semi")
-    first = seen.groupBy("user_id").agg(F.date_trunc("day", F.min("ts")).alias("first"))
+    log_start = F.lit(start.isoformat()).cast("timestamp")
+    early = days.where(F.col("end") <= log_start).select("user_id", F.col("start").alias("from"), "end")
+    ts, is_first_day = F.col("ts"), (F.col("ts") >= F.col("from")) & (F.col("ts") < F.col("end"))
+    seen = (
+        events.join(early, "user_id")
+        .groupBy("user_id")
+        .agg(F.min(F.when(ts >= log_start, ts)).alias("ts"), F.max(is_first_day).alias("has_first_day"))
+    )
+    first = seen.where(~F.col("has_first_day")).select("user_id", F.date_trunc("day", "ts").alias("first"))
     return days.join(first, "user_id", "left").select(
         "user_id",
         "country",
@@ -179,11 +188,11 @@ def run(context: Context) -> dict[str, object]:
         report = {"rows_in": n_registered, "rows_out": n_cohort, "dropped": dropped, **commit}
         written = lake.write("cohort", cohort, report=report, week=week.name)
         rows["cohort"], paths["cohort"] = written.rows, written.path
-        log_start = date.fromisoformat(min(p["day"] for p in lake.partitions("events")))
-        events = lake.events(spark, datetime.combine(log_start, time(), UTC), max(week.as_of, week.cohort_end))
+        start, first_partition = log_start(lake), date.fromisoformat(lake.partitions("events")[0]["day"])
+        events = lake.events(spark, datetime.combine(first_partition, time(), UTC), max(week.as_of, week.cohort_end))
         warm = users.join(lake.spark(spark, "warm_users", week=week.name).select("user_id"), "user_id", "left_semi")
         warm_days = move_to_first_seen_day(
-            registration_days(warm), events.where(F.col("ts") < timestamp_literal(week.as_of)), log_start
+            registration_days(warm), events.where(F.col("ts") < timestamp_literal(week.as_of)), start
         )
         all_days = warm_days.withColumn("split", F.lit("train")).unionByName(
             days.join(cohort.select("user_id", "split"), "user_id")
@@ -193,7 +202,7 @@ def run(context: Context) -> dict[str, object]:
             collect_first_days(all_days, events, tracks).join(all_days.select("user_id", "split"), "user_id").persist()
         )
         n_warm = lake.rows("warm_users", week=week.name)
-        warm_report = {"rows_in": n_warm, "rows_out": n_warm, "dropped": {}, "log_start": str(log_start), **commit}
+        warm_report = {"rows_in": n_warm, "rows_out": n_warm, "dropped": {}, "log_start": str(start), **commit}
         for split in ("train", "validation", "test"):
             part = first_days.where(F.col("split") == split)
             split_report = warm_report if split == "train" else report

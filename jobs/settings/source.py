@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import date
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -35,6 +36,11 @@ class SourceSettings(TablesMixin):
     seed: int = Field(7, description="seed of what an adapter simulates because the files lack it")
     max_bad_share: Share = Field(
         0.01, description="largest share of bad lines or rows, for tables per table and reason, before the run fails"
+    )
+    earliest_day: Annotated[date, Field(ge=date(1970, 1, 1))] = Field(
+        date(2000, 1, 1),
+        description="events before this day (UTC) are bad rows, as are events more than a day after the time of "
+        "ingestion; dsg17 drops plays before skip.cleaning.first_day too",
     )
     catalogue_tracks: Positive = Field(
         20_000, description="mpd: number of tracks, the most frequent ones of the warm playlists"

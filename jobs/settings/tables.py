@@ -93,7 +93,6 @@ class TablesMixin(Section):
     late_days: Annotated[int, Field(ge=0, le=60)] = Field(
         3, description="tables: an event may be this many days older than the day of the file that contains it"
     )
-    earliest_day: date = Field(date(1995, 1, 1), description="tables: events before this day (UTC) are bad rows")
     duplicate_s: Annotated[int, Field(ge=0, le=3600)] = Field(
         0,
         description="tables: streams and skips of one track by one listener that begin at most so many seconds after "

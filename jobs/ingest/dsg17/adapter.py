@@ -7,7 +7,8 @@ Time     ts is the time of the play, UTC
 Memory   Spark reads the files in blocks; only counts by reason are collected
 
 A row that cannot be read is counted under its first reason. The job fails if the share of such rows exceeds
-skip.cleaning.max_bad_share. Plays before skip.cleaning.first_day are dropped. A release date that is invalid, a
+skip.cleaning.max_bad_share. Plays before skip.cleaning.first_day or source.earliest_day are dropped and counted, plays
+more than a day in the future are bad rows. A release date that is invalid, a
 placeholder (such as 1900-01-01) or later than the play becomes null. Durations and rare categories are cleaned where
 the training rows are known (models/skip/data/cleaning.py), because their bounds must not be fitted on evaluation rows.
 """
@@ -15,7 +16,7 @@ the training rows are known (models/skip/data/cleaning.py), because their bounds
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from functools import reduce
 from operator import and_
 from pathlib import Path
@@ -25,13 +26,13 @@ from pyspark.sql import functions as F
 from pyspark.sql.window import Window
 
 from contracts.errors import BadArgument, CheckFailed
+from jobs.ingest.time_bounds import time_bounds
 from jobs.platform.temp_dirs import temp_dir
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame, SparkSession
 
     from jobs.platform.context import Context
-    from jobs.settings.skip import CleaningSettings
 
 LABEL = "is_listened"
 COLUMNS = (
@@ -66,13 +67,17 @@ def run(context: Context, data: Path | None) -> dict[str, Any]:
         raise BadArgument("--data: dsg17 needs the folder of train.csv (or train_sample.csv) and test.csv")
     files = find_files(data)
     spark, lake, cleaning = context.spark, context.lake, context.settings.skip.cleaning
+    bounds = time_bounds(context.settings.source)
+    first_day = max(cleaning.first_day, bounds.earliest.date())
     with temp_dir(context, "ingest") as folder:
         facts: dict[str, Any] = {}
         for name, file in files.items():
-            parse(spark, file, labelled=name == "train").write.parquet(str(folder / name))
-            facts[name] = count_rows(spark.read.parquet(str(folder / name)), file, cleaning)
+            parse(spark, file, labelled=name == "train", latest=bounds.latest).write.parquet(str(folder / name))
+            facts[name] = count_rows(spark.read.parquet(str(folder / name)), file, first_day, cleaning.max_bad_share)
         staged = [spark.read.parquet(str(folder / name)) for name in files]
-        rows = clean(staged[0] if len(staged) == 1 else staged[0].unionByName(staged[1]), cleaning)
+        rows = clean(
+            staged[0] if len(staged) == 1 else staged[0].unionByName(staged[1]), first_day, cleaning.min_release_date
+        )
         report = {"source": "dsg17", "files": facts, "commit": context.commit}
         days = lake.write_days("plays", drop_repeats(rows), report=report)
     dropped = [p["day"] for p in lake.partitions("plays") if p["day"] not in days]
@@ -125,8 +130,15 @@ def header(file: Path) -> list[str]:
         return [name.strip().strip('"') for name in lines.readline().strip().lstrip("\ufeff").split(",")]
 
 
-def parse(spark: SparkSession, file: Path, *, labelled: bool) -> DataFrame:
-    """Return all lines as numbers (null where unreadable), with `reason`: null, or why a row cannot be used."""
+def parse(spark: SparkSession, file: Path, *, labelled: bool, latest: datetime) -> DataFrame:
+    """Return all lines as numbers (null where unreadable), with `reason`: null, or why a row cannot be used.
+
+    Args:
+        spark: Spark session.
+        file: A file of plays.
+        labelled: Whether it has the label, else `sample_id`.
+        latest: Plays at or after it are bad.
+    """
     names = header(file)
     schema = ", ".join(f"`{name}` string" for name in (*names, "_broken"))
     reader = spark.read.schema(schema).option("header", True).option("columnNameOfCorruptRecord", "_broken")
@@ -149,6 +161,7 @@ def parse(spark: SparkSession, file: Path, *, labelled: bool) -> DataFrame:
         *([(f"{LABEL} is not 0 or 1", ~F.col(LABEL).isin(0, 1))] if labelled else []),
         ("listen_type is not 0 or 1", ~F.col("listen_type").isin(0, 1)),
         ("ts_listen is not between 1970 and 2100", ~F.col("ts_listen").between(0, LATEST - 1)),
+        ("ts_listen is in the future", F.col("ts_listen") >= int(latest.timestamp())),
         *((f"{n} is negative", F.col(n) < 0) for n in non_negative),
         *((f"{n} is too large", F.col(n) > MAX_CODE) for n in integers_32_bit),
         ("user_age is above 150", F.col("user_age") > 150),
@@ -165,13 +178,13 @@ def first_reason(checks: Iterable[tuple[str, Column]]) -> Column:
     return F.coalesce(*(F.when(is_invalid, F.lit(reason)) for reason, is_invalid in checks))
 
 
-def count_rows(rows: DataFrame, file: Path, cleaning: CleaningSettings) -> dict[str, Any]:
+def count_rows(rows: DataFrame, file: Path, first_day: date, max_bad_share: float) -> dict[str, Any]:
     """Return the counts of one file: rows read, bad by reason, early, kept and listened to.
 
     Raises:
         CheckFailed: times are in milliseconds, there are too many bad rows, or no row can be used.
     """
-    is_early = F.col("ts_listen") < epoch(cleaning)
+    is_early = F.col("ts_listen") < epoch(first_day)
     is_usable = F.col("reason").isNull() & ~is_early
     counted = rows.groupBy("reason").agg(
         F.count(F.lit(1)).alias("n"),
@@ -188,16 +201,19 @@ def count_rows(rows: DataFrame, file: Path, cleaning: CleaningSettings) -> dict[
             "divide it by 1000: the format requires seconds since 1970"
         )
     n_bad, kept = sum(bad_by_reason.values()), sum(row["kept"] for row in counts)
-    if not n or n_bad > cleaning.max_bad_share * n:
+    if not n or n_bad > max_bad_share * n:
         reasons = ", ".join(
             f"{reason}: {count}" for reason, count in sorted(bad_by_reason.items(), key=lambda item: -item[1])
         )
         raise CheckFailed(
             f"{file}: {n_bad} of {n} rows cannot be used, more than skip.cleaning.max_bad_share = "
-            f"{cleaning.max_bad_share:g} allows ({reasons or 'the file has no rows'}); nothing was written"
+            f"{max_bad_share:g} allows ({reasons or 'the file has no rows'}); nothing was written"
         )
     if not kept:
-        raise CheckFailed(f"{file}: no row on or after skip.cleaning.first_day = {cleaning.first_day}; nothing written")
+        raise CheckFailed(
+            f"{file}: no row on or after skip.cleaning.first_day = {first_day} (source.earliest_day, if that is later); "
+            "nothing written"
+        )
     facts = {
         "file": file.name,
         "read": n,
@@ -208,12 +224,12 @@ def count_rows(rows: DataFrame, file: Path, cleaning: CleaningSettings) -> dict[
     return facts | ({"listened": sum(row["listened"] for row in counts)} if file.name != "test.csv" else {})
 
 
-def clean(rows: DataFrame, cleaning: CleaningSettings) -> DataFrame:
-    """Return the good rows in the columns of the table, with `day`."""
-    usable = rows.where(F.col("reason").isNull() & (F.col("ts_listen") >= epoch(cleaning)))
+def clean(rows: DataFrame, first_day: date, min_release_date: date) -> DataFrame:
+    """Return the good rows since a day in the columns of the table, with `day`."""
+    usable = rows.where(F.col("reason").isNull() & (F.col("ts_listen") >= epoch(first_day)))
     ts = F.timestamp_seconds("ts_listen")
     released = F.to_date(F.try_to_timestamp(F.col("release_date").cast("string"), F.lit("yyyyMMdd")))
-    is_implausible = (released < F.lit(cleaning.min_release_date)) | (released > F.to_date(ts))
+    is_implausible = (released < F.lit(min_release_date)) | (released > F.to_date(ts))
     identity = F.xxhash64(*COLUMNS, "sample_id")
     return usable.select(
         identity.bitwiseAND(F.lit(2**63 - 1)).alias("play_id"),
@@ -242,6 +258,6 @@ def drop_repeats(rows: DataFrame) -> DataFrame:
     return numbered.where(F.col("_before").isNull() | (F.col("_before") != F.col("play_id"))).drop("_before")
 
 
-def epoch(cleaning: CleaningSettings) -> int:
-    """Return the first second that is not dropped, in seconds since 1970."""
-    return int(datetime.combine(cleaning.first_day, datetime.min.time(), UTC).timestamp())
+def epoch(day: date) -> int:
+    """Return the first second of a day (UTC), in seconds since 1970."""
+    return int(datetime.combine(day, datetime.min.time(), UTC).timestamp())

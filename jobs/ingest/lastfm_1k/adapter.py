@@ -7,8 +7,9 @@ Memory   one block of lines, one day of events, one 64th of the listeners, and t
 
 Rules
 - A line is an event of kind stream with unknown length. Exact repeats are dropped and counted.
-- A line that cannot be read is counted by reason, the first ones with file and line; more than
-  `source.max_bad_share` of a file stops the run before anything is written.
+- A line that cannot be read, or whose time is before `source.earliest_day` or more than a day in the future, is counted
+  by reason, the first ones with file and line; more than `source.max_bad_share` of a file stops the run before anything
+  is written.
 - A track or an artist without mbid is identified by its name (artist and title), trimmed and in lower case.
 - An artist has one generated album, because the dataset names none. Of several titles or artists of a track, those of
   the first line are used.
@@ -34,6 +35,7 @@ from contracts.errors import BadArgument
 from jobs.ingest.event_buffer import DAY_US, EventBuffer, code, events, times
 from jobs.ingest.ids import MADE, stable_ids
 from jobs.ingest.lastfm_1k.parse import BadLines, Profile, read_blocks, read_profile
+from jobs.ingest.time_bounds import time_bounds
 from jobs.ingest.write_tables import write_source
 from jobs.platform.progress import progress
 from jobs.platform.temp_dirs import temp_dir
@@ -51,15 +53,15 @@ def run(context: Context, data: Path | None) -> dict[str, Any]:
     if data is None:
         raise BadArgument(f"--data: lastfm_1k needs the folder with {EVENTS} and {PROFILE}")
     file, profile_file = find_files(data)
-    limit = context.settings.source.max_bad_share
-    profiles, profile_facts, profile_bad = read_profile(profile_file)
+    limit, bounds = context.settings.source.max_bad_share, time_bounds(context.settings.source)
+    profiles, profile_facts, profile_bad = read_profile(profile_file, bounds.latest)
     profile_bad.enforce(limit)
     bad = BadLines(file)
     names = Names()
     first_seen: dict[int, int] = {}
     with temp_dir(context, "ingest") as folder:
         log, by_listener = EventBuffer(folder, "events"), EventBuffer(folder, "listeners")
-        for block in progress(read_blocks(file, bad), None, "blocks of lines"):
+        for block in progress(read_blocks(file, bad, bounds), None, "blocks of lines"):
             track_id = names.add(block)
             user, ts = block["user_id"].to_numpy(), block["ts_us"].to_numpy()
             for listener, moment in earliest(user, ts):

@@ -19,6 +19,7 @@ from pyarrow import csv
 
 from contracts.errors import CheckFailed
 from jobs.ingest.lastfm_1k.countries import CODES
+from jobs.ingest.time_bounds import TimeBounds, microseconds
 
 BLOCK_BYTES = 1 << 25
 COLUMNS = ("user", "time", "artist_mbid", "artist", "track_mbid", "title")
@@ -80,8 +81,14 @@ class BadLines:
             )
 
 
-def read_blocks(file: Path, bad: BadLines) -> Iterator[pa.Table]:
-    """Yield the readable lines, a block of bytes at a time: user_id, ts_us (int64), and the four texts of COLUMNS."""
+def read_blocks(file: Path, bad: BadLines, bounds: TimeBounds) -> Iterator[pa.Table]:
+    """Yield the readable lines, a block of bytes at a time: user_id, ts_us (int64), and the four texts of COLUMNS.
+
+    Args:
+        file: The log.
+        bad: Receives the other lines.
+        bounds: Bounds of the times.
+    """
     torn = array("q")
 
     def refuse(row: Any) -> str:
@@ -102,7 +109,7 @@ def read_blocks(file: Path, bad: BadLines) -> Iterator[pa.Table]:
         )
         for batch in reader:
             bad.total += batch.num_rows
-            yield from _readable(batch, seen, torn, bad)
+            yield from _readable(batch, seen, torn, bad, bounds)
             seen += batch.num_rows
     except pa.ArrowException as error:
         if "Empty CSV" in str(error):
@@ -110,7 +117,9 @@ def read_blocks(file: Path, bad: BadLines) -> Iterator[pa.Table]:
         raise CheckFailed(f"{file}: cannot be read as tab-separated text: {error}") from None
 
 
-def _readable(batch: pa.RecordBatch, seen: int, torn: array[int], bad: BadLines) -> Iterator[pa.Table]:
+def _readable(
+    batch: pa.RecordBatch, seen: int, torn: array[int], bad: BadLines, bounds: TimeBounds
+) -> Iterator[pa.Table]:
     """Yield the readable lines of a batch; the others are counted, each for its first reason."""
     texts, utf8 = {}, np.ones(batch.num_rows, bool)
     for name in COLUMNS:
@@ -129,6 +138,8 @@ def _readable(batch: pa.RecordBatch, seen: int, torn: array[int], bad: BadLines)
         ("no UTF-8", ~utf8),
         ("user is not user_<digits>", ~user_ok),
         ("time is not YYYY-MM-DDThh:mm:ssZ since 1970", (ts < 0) | (ts >= LATEST_US * 1_000_000)),
+        (f"time {bounds.too_early}", ts < microseconds(bounds.earliest)),
+        (f"time {bounds.too_late}", ts >= microseconds(bounds.latest)),
         ("no artist or no track", nameless),
     ):
         at = np.flatnonzero(wrong & fine)
@@ -195,8 +206,13 @@ class Profile:
     registered_us: int | None
 
 
-def read_profile(file: Path) -> tuple[dict[int, Profile], dict[str, Any], BadLines]:
-    """Return profiles by user id, counts of fields that became null, and lines that could not be read."""
+def read_profile(file: Path, latest: datetime) -> tuple[dict[int, Profile], dict[str, Any], BadLines]:
+    """Return profiles by user id, counts of fields that became null, and lines that could not be read.
+
+    Args:
+        file: The profiles.
+        latest: A registration at or after it becomes unknown.
+    """
     bad = BadLines(file)
     profiles: dict[int, Profile] = {}
     unknown: Counter[str] = Counter()
@@ -221,6 +237,8 @@ def read_profile(file: Path) -> tuple[dict[int, Profile], dict[str, Any], BadLin
                 age = None
             facts["profile_ages_unknown"] += bool(age_text) and age is None
             registered = profile_day(date_text)
+            if registered is not None and registered >= microseconds(latest):
+                registered = None
             facts["profile_dates_unknown"] += bool(date_text) and registered is None
             if country and country not in CODES:
                 unknown[country] += 1

@@ -2,7 +2,7 @@
 
 playlists   sessions of two or more distinct streamed tracks without a gap above 30 minutes, owned by their listener;
             each track is dated when it was first streamed in the session
-users       a listener's first event is the registration. Listeners first seen in the first 30 days of the log may have
+users       a listener's first event is the registration. The log starts as in jobs/platform/log_start.py. Listeners first seen in the first 30 days of the log may have
             registered long before it: their registration is unknown, which is stored as 1970-01-01, before every
             cohort. Country and age are unknown
 Time        all days of the lake are read, so that a session across midnight and an older day that arrives later give
@@ -11,10 +11,11 @@ Time        all days of the lake are read, so that a session across midnight and
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, time, timedelta
 from typing import TYPE_CHECKING
 
 from jobs.ingest.ids import MADE
+from jobs.platform.log_start import log_start
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -27,10 +28,10 @@ SESSION_GAP_S = 30 * 60
 
 
 def all_events(spark: SparkSession, lake: Lake) -> tuple[DataFrame, datetime]:
-    """Return the events of all days in the lake, and the start of the first day."""
+    """Return the events of all days in the lake, and the start of the log's first day."""
     days = [partition["day"] for partition in lake.partitions("events")]
     first, last = (datetime.fromisoformat(day).replace(tzinfo=UTC) for day in (days[0], days[-1]))
-    return lake.events(spark, first, last + timedelta(days=1)), first
+    return lake.events(spark, first, last + timedelta(days=1)), datetime.combine(log_start(lake), time(), UTC)
 
 
 def users_from_events(events: DataFrame, log_start: datetime, external: DataFrame | None = None) -> DataFrame:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime
 from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,7 @@ from contracts.loader import Contract
 from jobs.ingest.tables.entity_ids import Form, form_of, is_canonical, is_id, is_id_type, kinds_of
 from jobs.ingest.tables.inputs import Inputs, spark_errors
 from jobs.ingest.tables.mapping import BAD, USER, Mapped, RowRules, check_columns, map_rows
+from jobs.ingest.time_bounds import time_bounds
 from jobs.settings.source import SourceSettings
 from jobs.settings.tables import DAY_TABLES, TEXT_FORMATS, day_values, inputs_of, placeholders, substitute
 
@@ -205,8 +206,7 @@ def _uses_day(sql: str) -> bool:
 
 def row_rules(source: SourceSettings, now: datetime) -> RowRules:
     """Return the bounds of the row rules: times may be at most one day after `now`."""
-    earliest = datetime(source.earliest_day.year, source.earliest_day.month, source.earliest_day.day, tzinfo=UTC)
-    return RowRules(earliest, now + timedelta(days=1), source.max_id_bytes)
+    return RowRules(time_bounds(source, now), source.max_id_bytes)
 
 
 def good_rows(mapped: Mapped, contract: Contract, *more: str) -> Any:

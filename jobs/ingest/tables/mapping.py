@@ -27,6 +27,7 @@ from contracts.loader import Column as ContractColumn
 from contracts.loader import Contract
 from jobs.ingest.tables.column_names import SYNONYMS
 from jobs.ingest.tables.entity_ids import INTEGERS, Forms, id_problems, id_value, is_id, is_id_type, kinds_of
+from jobs.ingest.time_bounds import TimeBounds
 from jobs.platform.table_schema import SPARK_TYPES
 
 if TYPE_CHECKING:
@@ -52,13 +53,11 @@ class RowRules:
     """Bounds of the row rules that are settings.
 
     Attributes:
-        earliest: Times of events before it are bad.
-        latest: Times at or after it are bad.
+        times: Bounds of the times of events; other times only have the upper one.
         max_id_bytes: Longest id, in bytes of UTF-8.
     """
 
-    earliest: datetime
-    latest: datetime
+    times: TimeBounds
     max_id_bytes: int
 
 
@@ -229,10 +228,9 @@ def _convert(
     what = {"timestamp": "a time", "date": "a date", "bool": "true or false"}.get(column.type, "a number that fits")
     problems = [(f"is not {what}", clean.isNotNull() & result.isNull())]
     if column.type == "timestamp" and column.within_partition:
-        problems.append((f"is before {rules.earliest:%Y-%m-%d}", result < _literal(rules.earliest)))
-        problems.append(("is in the future", result >= _literal(rules.latest)))
-    elif column.type == "timestamp":
-        problems.append(("is in the future", result >= _literal(rules.latest)))
+        problems.append((rules.times.too_early, result < _literal(rules.times.earliest)))
+    if column.type == "timestamp":
+        problems.append((rules.times.too_late, result >= _literal(rules.times.latest)))
     return result, problems
 
 

@@ -1,5 +1,8 @@
 """Test the DSG17 adapter: real rows are converted exactly, bad rows are counted by reason, bad files are rejected."""
 
+import time
+from datetime import date
+
 import pandas as pd
 import pytest
 
@@ -102,6 +105,20 @@ def test_each_bad_row_is_counted_for_one_reason(context_and_data):
         "not 15 values": 1,
     }
     assert (report["read"], report["kept"]) == (11, 1)
+
+
+def test_times_in_the_future_are_bad_and_days_before_both_first_days_are_dropped(context_and_data):
+    context, data = context_and_data
+    now = int(time.time())
+    moments = [VALID["ts_listen"], now + 82_800, now + 90_000, 86_400 * 17_166 - 1, 86_400 * 17_167]
+    write_rows(data / "train.csv", [{"ts_listen": ts} for ts in moments])
+    report = dsg17.run(context, data)
+    assert report["files"]["train"]["bad"] == {"ts_listen is in the future": 1}
+    assert report["rows"] == {"plays": 4}
+    source = context.settings.source.model_copy(update={"earliest_day": date(2017, 1, 1)})
+    context.settings = context.settings.model_copy(update={"source": source})
+    report = dsg17.run(context, data)
+    assert (report["files"]["train"]["early"], report["days"]["first"]) == (2, "2017-01-01")
 
 
 def test_too_many_bad_rows_stop_the_run_before_anything_is_written(home, tmp_path):

@@ -1,6 +1,7 @@
 """Test the lastfm_1k adapter: real lines are converted exactly, bad lines are counted, too many stop the job."""
 
 from array import array
+from datetime import UTC, date, datetime, timedelta
 
 import numpy as np
 import pandas as pd
@@ -153,6 +154,26 @@ def test_too_many_bad_lines_stop_the_run_before_it_writes(tmp_path):
         lastfm_1k.run(context, data)
     assert not context.lake.exists("users")
     assert lastfm_1k.run(context_at(tmp_path / "home", 0.1), data)["events_repeated"] == 8
+
+
+def test_times_before_the_earliest_day_and_in_the_future_are_bad_lines(tmp_path):
+    """One line with a wrong clock changes neither the days of the log nor its listener's registration."""
+    times = ["1970-01-01T00:00:00Z", "1999-12-31T23:59:59Z", "2000-01-01T00:00:00Z", "2006-05-01T10:00:00Z"]
+    tomorrow, later = (datetime.now(UTC) + timedelta(hours=h) for h in (23, 25))
+    times += [f"{moment:%Y-%m-%dT%H:%M:%SZ}" for moment in (tomorrow, later)]
+    lines = [line(time=time, user=n) for n, time in enumerate(times)]
+    profile = ["user_000001\t\t\t\tJan 1, 2150"]
+    report, tables = run(tmp_path, lines, profile=profile)
+    assert report["lines"]["bad"] == {"time is before 2000-01-01": 2, "time is in the future": 1}
+    assert report["days"] == {"written": 3, "first": "2000-01-01", "last": f"{tomorrow:%Y-%m-%d}"}
+    assert tables["events"].user_id.tolist() == [2, 3, 4]
+    assert report["profile_dates_unknown"] == report["users_without_date"] == 1
+    assert tables["users"].user_id.tolist() == [2, 3, 4]
+    context = context_at(tmp_path / "home", 1.0)
+    source = context.settings.source.model_copy(update={"earliest_day": date(2006, 5, 1)})
+    context.settings = context.settings.model_copy(update={"source": source})
+    report = lastfm_1k.run(context, tmp_path / "data")
+    assert report["lines"]["bad"] == {"time is before 2006-05-01": 3, "time is in the future": 1}
 
 
 def test_bad_profile_lines_are_counted_and_an_empty_log_raises(tmp_path):

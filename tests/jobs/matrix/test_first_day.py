@@ -133,6 +133,21 @@ def test_first_day_of_warm_users(filled_context):
     assert rows[3]["streamed_songs"] == [1, 2, 3, 4, 5, 6, 7]
 
 
+@pytest.mark.parametrize("days_before", [1, 3, 40, 2000])
+def test_one_event_with_a_wrong_time_moves_no_first_day(filled_context, days_before):
+    """User 1 registered before the log; one event of another user must not make it begin earlier."""
+    first_day.run(filled_context)
+    before = read(filled_context, "train")
+    ts = filled_context.week.cohort_start - (5 + days_before) * DAY
+    stray = {"kind": "stream", "entity": "track", "user_id": 2, "entity_id": 9, "ts": ts}
+    filled_context.lake.write("events", table("events", [stray]), day=str(ts.date()))
+    first_day.run(filled_context)
+    assert read(filled_context, "train") == before
+    log_start = str((filled_context.week.cohort_start - 5 * DAY).date())
+    week = filled_context.week.name
+    assert filled_context.lake.report("first_day", week=week, split="train")["log_start"] == log_start
+
+
 def test_later_events_do_not_change_first_days(filled_context):
     first_day.run(filled_context)
     splits = ("train", "validation", "test")

@@ -131,7 +131,7 @@ def test_bad_rows_are_quarantined_with_reason_row_and_file(service):
     service.day(15, [("u1", "1970-01-01T00:00:00Z", "t1", 7)], extra='{"who": "u1", "at": "2026')
     service.ingest()
     bad, torn = sorted(service.rows("quarantine"), key=lambda row: row["reason"], reverse=True)
-    assert bad["reason"] == "ts is before 1995-01-01"
+    assert bad["reason"] == "ts is before 2000-01-01"
     assert '"entity_id":"t1"' in bad["row"]
     assert bad["source_file"] == str(service.data / "listens/day=2026-11-15/a.jsonl")
     assert (torn["reason"], torn["row"]) == ("a record of input listens cannot be read", '{"who": "u1", "at": "2026')

@@ -184,7 +184,7 @@ def test_bad_rows_are_counted_by_reason(service):
         "registered_at is in the future": 1,
     }
     assert report["tables"]["events"]["bad"] == {
-        "ts is before 1995-01-01": 1,
+        "ts is before 2000-01-01": 1,
     }  # fmt: skip
     assert len(service.rows("users")) == 1
     assert len(service.rows("events")) == 3  # `check` counts events of users and tracks that do not exist
@@ -225,6 +225,17 @@ def test_users_from_events_and_sessions_for_playlists(service):
         (0, stable_id("t1"), stable_id("u1")), (1, stable_id("t2"), stable_id("u1")),
     ]  # fmt: skip
     assert len(report["notes"]) == 2
+
+
+def test_one_event_with_a_wrong_time_makes_no_registration_known(service):
+    """Listeners of the first 30 days of the log have an unknown registration; a stray day is not the log's first."""
+    del service.tables["users"]
+    service.day(14, [(f"u{n}", f"10:00:{n:02d}", "t1", 1) for n in range(10)])
+    service.write(
+        "listens/day=2026-01-01/a.jsonl", json.dumps({"who": "u0", "at": "2026-01-01T10:00:00Z", "what": "t1", "s": 1})
+    )
+    service.ingest()
+    assert {row["registered_at"] for row in service.rows("users")} == {UNKNOWN_REGISTRATION}
 
 
 WRONG_MAPPINGS = [
