@@ -18,24 +18,13 @@ from typing import Any, Literal
 
 import contracts.loader as loader
 from contracts.arrow import ARROW
+from contracts.demographics import COUNTRIES, COUNTRIES_TEXT
 from contracts.loader import Column, Contract
 
 Severity = Literal["fail", "warn"]
 BETWEEN = "expect_column_values_to_be_between"
 FILE_RULES = ("present", "readable", "whole", "type")
 ROWS = "rows"
-
-# ISO 3166-1 alpha-2, the 249 officially assigned codes.
-_CODES = """
-AD AE AF AG AI AL AM AO AQ AR AS AT AU AW AX AZ BA BB BD BE BF BG BH BI BJ BL BM BN BO BQ BR BS BT BV BW BY BZ CA CC
-CD CF CG CH CI CK CL CM CN CO CR CU CV CW CX CY CZ DE DJ DK DM DO DZ EC EE EG EH ER ES ET FI FJ FK FM FO FR GA GB GD
-GE GF GG GH GI GL GM GN GP GQ GR GS GT GU GW GY HK HM HN HR HT HU ID IE IL IM IN IO IQ IR IS IT JE JM JO JP KE KG KH
-KI KM KN KP KR KW KY KZ LA LB LC LI LK LR LS LT LU LV LY MA MC MD ME MF MG MH MK ML MM MN MO MP MQ MR MS MT MU MV MW
-MX MY MZ NA NC NE NF NG NI NL NO NP NR NU NZ OM PA PE PF PG PH PK PL PM PN PR PS PT PW PY QA RE RO RS RU RW SA SB SC
-SD SE SG SH SI SJ SK SL SM SN SO SR SS ST SV SX SY SZ TC TD TF TG TH TJ TK TL TM TN TO TR TT TV TW TZ UA UG UM US UY
-UZ VA VC VE VG VI VN VU WF WS YE YT ZA ZM ZW
-"""
-COUNTRIES = tuple(_CODES.split())
 
 
 @dataclass(frozen=True)
@@ -250,7 +239,7 @@ def allowed_values(column: Column) -> str:
     if column.values:
         return ", ".join(column.values)
     if column.country:
-        return "ISO 3166-1 alpha-2"
+        return COUNTRIES_TEXT
     if column.references:
         return column.references
     return format_interval(column.min, column.max) if column.min is not None or column.max is not None else ""

@@ -13,6 +13,8 @@ from typing import Any
 
 import yaml
 
+from contracts.demographics import MAX_AGE, MIN_AGE
+
 FOLDER = Path(__file__).parent
 TYPES = (
     "long",
@@ -46,7 +48,8 @@ class Column:
         pii: `personal` or `pseudonym` for personal data.
         about: Description of the column.
         references: The column of another table, as `table.column`, that must contain each value.
-        country: Values are ISO 3166-1 alpha-2 codes.
+        country: Values are the countries of contracts/demographics.py.
+        age: Values are in the range of ages of contracts/demographics.py, which sets `min` and `max`.
         within_partition: Values are times inside the day of the partition.
         optional: Data may lack the column, which is null then. Only nullable columns can be optional.
     """
@@ -62,6 +65,7 @@ class Column:
     about: str = ""
     references: str | None = None
     country: bool = False
+    age: bool = False
     within_partition: bool = False
     optional: bool = False
 
@@ -146,5 +150,7 @@ def _column(file: Path, name: str, raw: dict[str | None, Any]) -> Column:
         )
     if spec.get("optional") and spec["null"] == "never":
         raise ValueError(f"{file.name}: column '{name}' is optional, so it must state what a null means")
+    if spec.get("age"):
+        spec |= {"min": MIN_AGE, "max": MAX_AGE, "unit": "years"}
     values = tuple(spec["values"]) if "values" in spec else None
     return Column(name=name, **{**spec, "values": values})

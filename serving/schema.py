@@ -8,7 +8,9 @@ from __future__ import annotations
 from functools import cached_property
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from contracts.demographics import COUNTRIES_TEXT, MAX_AGE, MIN_AGE, is_country
 
 MAX_LIST, MAX_SIGNALS, MAX_EXCLUDED, MAX_K, MAX_BATCH = 1_000, 3_000, 2_000, 200, 256
 N_PLAYLISTS = 12
@@ -21,6 +23,15 @@ K = Annotated[int, Field(strict=True, ge=1, le=MAX_K)]
 Kind = Literal["tracks", "artists", "albums", "playlists", "segments"]
 RequestedMethod = Literal["configured", "semi_pers", "full_pers", "blend", "popularity", "country_age_mean"]
 VectorSource = Literal["network", "country_age_mean", "nothing"]
+
+
+def _check_country(code: str) -> str:
+    if not is_country(code):
+        raise ValueError(f"not a country code ({COUNTRIES_TEXT})")
+    return code
+
+
+Country = Annotated[str, Field(pattern="^[A-Z]{2}$"), AfterValidator(_check_country)]
 
 
 class Body(BaseModel):
@@ -62,10 +73,8 @@ NO_ONBOARDING, NO_TRACK_SIGNALS, NO_ENTITY_SIGNALS = Onboarding(), TrackSignals(
 class Listener(Body):
     """A new listener at the end of the first day. All fields are optional."""
 
-    country: Annotated[str, Field(pattern="^[A-Z]{2}$")] | None = Field(
-        None, description="Country code (ISO 3166-1 alpha-2)."
-    )
-    age: Annotated[int, Field(strict=True, ge=0, le=130)] | None = Field(None, description="Age in years.")
+    country: Country | None = Field(None, description=f"Country code ({COUNTRIES_TEXT}).")
+    age: Annotated[int, Field(strict=True, ge=MIN_AGE, le=MAX_AGE)] | None = Field(None, description="Age in years.")
     user_id: Id | None = Field(
         None, description="User id. Used only to assign the listener to an arm of a running experiment."
     )

@@ -1,10 +1,15 @@
 """Expectations: each check of a contract becomes one, and invalid checks raise."""
 
+import subprocess
+import sys
+
 import pytest
+from pydantic import ValidationError
 
 import contracts
 from contracts.expectations import COUNTRIES, expectations, reference_markdown
 from contracts.loader import Column, Contract
+from serving.schema import Listener
 
 A = Column("a", "int", "never")
 
@@ -34,9 +39,39 @@ def test_every_contract_becomes_a_suite(table):
         assert any(e.rule == next(iter(check)) and e.severity == severity for e in items)
 
 
-def test_countries_are_the_assigned_iso_codes():
-    assert len(set(COUNTRIES)) == 249
-    assert {"FR", "GB", "XK"} & set(COUNTRIES) == {"FR", "GB"}
+def test_countries_are_the_assigned_iso_codes_and_xk():
+    assert len(set(COUNTRIES)) == len(COUNTRIES) == 250
+    assert {"FR", "GB", "XK", "UK", "XX", "EU"} & set(COUNTRIES) == {"FR", "GB", "XK"}
+
+
+def test_every_column_of_a_country_or_an_age_has_the_rules_of_the_service():
+    """A request that the service accepts can be stored, and a stored listener can be sent to the service."""
+    for table in ("users", "first_day", "cold_first_day", "exposure_contexts"):
+        columns = contracts.load(table).columns
+        rules = {e.measure: e for e in expectations(contracts.load(table))}
+        assert columns["country"].country, table
+        assert columns["age"].age, table
+        assert rules["country country"].args["values"] == COUNTRIES
+    for code in (*COUNTRIES, "UK", "XX", "fr", "FRA", "", "\u0130E"):
+        assert accepts(country=code) == (code in COUNTRIES), code
+    age = contracts.load("users").columns["age"]
+    for years in range(-1, 200):
+        assert accepts(age=years) == (age.min <= years <= age.max), years
+
+
+def accepts(**facts):
+    try:
+        Listener.model_validate(facts)
+    except ValidationError:
+        return False
+    return True
+
+
+def test_the_service_reads_countries_and_ages_without_arrow():
+    code = "import sys, serving.schema; print('pyarrow' in sys.modules, 'contracts.demographics' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == (
+        "False True\n"
+    )
 
 
 def test_the_range_of_a_column_as_text_and_as_sql():

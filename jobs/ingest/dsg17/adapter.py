@@ -211,8 +211,8 @@ def count_rows(rows: DataFrame, file: Path, first_day: date, max_bad_share: floa
         )
     if not kept:
         raise CheckFailed(
-            f"{file}: no row on or after skip.cleaning.first_day = {first_day} (source.earliest_day, if that is later); "
-            "nothing written"
+            f"{file}: no row on or after skip.cleaning.first_day = {first_day} (source.earliest_day, if that is "
+            "later); nothing written"
         )
     facts = {
         "file": file.name,

@@ -15,7 +15,8 @@ Rules
   the first line are used.
 - Listeners are the users of either file. Without a profile, country and age are null. `registered_at` is the profile's
   day, or the first event if that is earlier or the profile has none; a listener with neither is dropped and counted.
-- A country name without a code, and an age outside the contract, become null and are counted. Gender is not stored.
+- A country name without a code, an age outside the contract, and a date that is none or in the future become null and
+  are counted; more than `source.max_bad_share` of one of them stops the run. Gender is not stored.
 
 Differs  Last.fm has no playlists: a listening session (no gap above 30 minutes) with at least two distinct tracks
          represents one, owned by its listener; each track is dated when it was streamed.
@@ -34,7 +35,7 @@ import pyarrow.compute as pc
 from contracts.errors import BadArgument
 from jobs.ingest.event_buffer import DAY_US, EventBuffer, code, events, times
 from jobs.ingest.ids import MADE, stable_ids
-from jobs.ingest.lastfm_1k.parse import BadLines, Profile, read_blocks, read_profile
+from jobs.ingest.lastfm_1k.parse import BadLines, Profile, enforce_fields, read_blocks, read_profile
 from jobs.ingest.time_bounds import time_bounds
 from jobs.ingest.write_tables import write_source
 from jobs.platform.progress import progress
@@ -56,6 +57,7 @@ def run(context: Context, data: Path | None) -> dict[str, Any]:
     limit, bounds = context.settings.source.max_bad_share, time_bounds(context.settings.source)
     profiles, profile_facts, profile_bad = read_profile(profile_file, bounds.latest)
     profile_bad.enforce(limit)
+    enforce_fields(profile_file, profile_bad.total, profile_facts, limit)
     bad = BadLines(file)
     names = Names()
     first_seen: dict[int, int] = {}

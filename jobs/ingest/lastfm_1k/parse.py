@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import csv
 
+from contracts.demographics import is_age
 from contracts.errors import CheckFailed
 from jobs.ingest.lastfm_1k.countries import CODES
 from jobs.ingest.time_bounds import TimeBounds, microseconds
@@ -25,7 +26,6 @@ BLOCK_BYTES = 1 << 25
 COLUMNS = ("user", "time", "artist_mbid", "artist", "track_mbid", "title")
 EXAMPLES = 5
 LATEST_US = 1 << 33  # seconds: the year 2242; ids of sessions cannot encode a later time
-MIN_AGE, MAX_AGE = 5, 120
 MONTHS = {
     "Jan": 1,
     "Feb": 2,
@@ -233,7 +233,7 @@ def read_profile(file: Path, latest: datetime) -> tuple[dict[int, Profile], dict
         else:
             _, _, age_text, country, date_text = fields
             age = int(age_text) if re.fullmatch(r"\d{1,3}", age_text) else None
-            if age is not None and not MIN_AGE <= age <= MAX_AGE:
+            if age is not None and not is_age(age):
                 age = None
             facts["profile_ages_unknown"] += bool(age_text) and age is None
             registered = profile_day(date_text)
@@ -244,6 +244,29 @@ def read_profile(file: Path, latest: datetime) -> tuple[dict[int, Profile], dict
                 unknown[country] += 1
             profiles[int(user[1])] = Profile(CODES.get(country), age, registered)
     return profiles, {**facts, "profile_countries_unknown": dict(sorted(unknown.items()))}, bad
+
+
+def enforce_fields(file: Path, n_lines: int, facts: dict[str, Any], max_share: float) -> None:
+    """Raise CheckFailed if too large a share of the profiles had to lose a field.
+
+    Args:
+        file: The profiles.
+        n_lines: Number of lines that were read.
+        facts: Counts of fields that became null, from `read_profile`.
+        max_share: Largest share.
+    """
+    countries = facts["profile_countries_unknown"]
+    for field, n in (
+        ("country", sum(countries.values())),
+        ("age", facts["profile_ages_unknown"]),
+        ("registered", facts["profile_dates_unknown"]),
+    ):
+        if n > max_share * n_lines:
+            examples = f" ({', '.join(list(countries)[:EXAMPLES])})" if field == "country" else ""
+            raise CheckFailed(
+                f"{file}: column '{field}': {n} of {n_lines} values are not valid{examples}, more than "
+                f"source.max_bad_share = {max_share:g} allows; nothing was written. Mend the file or raise the setting"
+            )
 
 
 def profile_day(text: str) -> int | None:

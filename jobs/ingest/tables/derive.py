@@ -2,9 +2,9 @@
 
 playlists   sessions of two or more distinct streamed tracks without a gap above 30 minutes, owned by their listener;
             each track is dated when it was first streamed in the session
-users       a listener's first event is the registration. The log starts as in jobs/platform/log_start.py. Listeners first seen in the first 30 days of the log may have
-            registered long before it: their registration is unknown, which is stored as 1970-01-01, before every
-            cohort. Country and age are unknown
+users       a listener's first event is the registration. Listeners first seen in the first 30 days of the log, whose
+            start jobs/platform/log_start.py finds, may have registered long before it: their registration is unknown,
+            which is stored as 1970-01-01, before every cohort. Country and age are unknown
 Time        all days of the lake are read, so that a session across midnight and an older day that arrives later give
             the same rows as one load at once
 """

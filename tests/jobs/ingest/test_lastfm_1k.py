@@ -248,6 +248,20 @@ def test_registration_is_the_earlier_of_profile_and_first_event(tmp_path):
     assert report["profile_ages_unknown"] == report["profile_dates_unknown"] == 1
 
 
+def test_countries_and_ages_that_are_not_valid_are_counted_up_to_the_bound(tmp_path):
+    lines = [line(user=n, time=f"2006-05-{n:02d}T10:00:00Z") for n in (1, 2, 3, 4)]
+    profile = [f"user_{n:06d}\t\t30\t{country}\t" for n, country in enumerate(("Japan", "Atlantis", "Japan", ""), 1)]
+    report, _ = run(tmp_path, lines, 0.25, profile=profile)
+    assert report["profile_countries_unknown"] == {"Atlantis": 1}
+    with pytest.raises(
+        CheckFailed, match=r"column 'country': 1 of 4 values are not valid \(Atlantis\), .*= 0\.2 "
+    ):
+        run(tmp_path, lines, 0.2, profile=profile)
+    profile[2:] = ["user_000003\t\t121\tJapan\t", "user_000004\t\t4\tJapan\t"]
+    with pytest.raises(CheckFailed, match="column 'age': 2 of 4 values"):
+        run(tmp_path, lines, 0.25, profile=profile)
+
+
 def test_a_session_contains_a_track_once_and_ends_after_half_an_hour(tmp_path):
     times = ["10:00:00", "10:30:00", "11:00:00", "11:30:01", "11:31:00", "13:00:00"]
     lines = [line(time=f"2006-05-01T{t}Z", traid=i) for t, i in zip(times, "abacdz", strict=True)]

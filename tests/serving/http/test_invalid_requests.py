@@ -17,7 +17,8 @@ SECRET = 4242424242
     ("listener", "where"),
     [
         ({"age": -1}, "body.listener.age"),
-        ({"age": 131}, "body.listener.age"),
+        ({"age": 4}, "body.listener.age"),
+        ({"age": 121}, "body.listener.age"),
         ({"age": "23"}, "body.listener.age"),
         ({"age": 23.5}, "body.listener.age"),
         ({"age": float("nan")}, "body.listener.age"),
@@ -25,6 +26,8 @@ SECRET = 4242424242
         ({"country": "fr"}, "body.listener.country"),
         ({"country": "FRA"}, "body.listener.country"),
         ({"country": 33}, "body.listener.country"),
+        ({"country": "UK"}, "body.listener.country"),
+        ({"country": "XX"}, "body.listener.country"),
         ({"onboarding": {"artists": list(range(10_000))}}, "body.listener.onboarding.artists"),
         ({"streams": {"tracks": ["1003"]}}, "body.listener.streams.tracks.0"),
         ({"streams": {"tracks": [1003.0]}}, "body.listener.streams.tracks.0"),

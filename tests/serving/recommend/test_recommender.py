@@ -29,7 +29,7 @@ def requests_with_every_signal() -> list[dict]:
     rng, tracks = np.random.default_rng(4), small_week.tracks()[0]
     requests = []
     for _ in range(40):
-        row = {"country": str(rng.choice([*small_week.COUNTRIES, "XX"])), "age": int(rng.integers(0, 90))}
+        row = {"country": str(rng.choice([*small_week.COUNTRIES, "XK"])), "age": int(rng.integers(5, 90))}
         for word in ("streams", "skips", "bans", "favourites", "searches"):
             row[word] = {"tracks": rng.choice([*tracks, 5, 6], rng.integers(0, 6)).tolist()}
             for level in ("artists", "albums", *(("playlists",) if word in ("favourites", "searches") else ())):
@@ -184,9 +184,9 @@ def test_reasons_contain_the_segment_card(live):
 
 def test_unknown_ids_are_reported_once_and_do_not_fail_the_request(live):
     unknown = {"tracks": [5, 5, 6], "artists": [77]}
-    response = live.lists({"country": "ZZ", "favourites": unknown, "onboarding": {"artists": [1, 2**63 - 1]}}, k=3)
+    response = live.lists({"country": "ZW", "favourites": unknown, "onboarding": {"artists": [1, 2**63 - 1]}}, k=3)
     assert response["unknown"] == {
-        "country": ["ZZ"],
+        "country": ["ZW"],
         "favourites.tracks": [5, 6],
         "favourites.artists": [77],
         "onboarding.artists": [2**63 - 1],
