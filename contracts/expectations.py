@@ -8,12 +8,17 @@ This module reads no data and imports no engine.
 Rules    present readable whole type                      from files and their footers
          never_null finite range values country elements  from one column of a row
          pairs within_partition                           from several columns of a row
-         unique dense width rows null_share references track_exists rows_vs_last_week   from the whole table
+         unique dense width rows null_share references track_exists missing_share rows_vs_last_week
+                                                          from the whole table
+
+`references` and `track_exists` count the rows that refer to a row that does not exist. Where the contract tolerates a
+share of such rows (`missing_share`), the count is a warning and the share above the bound fails: rows of a listener who
+was removed or of a track that was taken down must not stop the week of everybody else.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import contracts.loader as loader
@@ -25,6 +30,7 @@ Severity = Literal["fail", "warn"]
 BETWEEN = "expect_column_values_to_be_between"
 FILE_RULES = ("present", "readable", "whole", "type")
 ROWS = "rows"
+REFERENCE_RULES = ("references", "track_exists")
 
 
 @dataclass(frozen=True)
@@ -95,6 +101,7 @@ def expectations(contract: Contract) -> list[Expectation]:
         result += [
             _check_expectation(contract, severity, kind, spec) for check in checks for kind, spec in check.items()
         ]
+    result = [_with_reference(contract, e, result) if e.rule == "missing_share" else e for e in result]
     measures = [e.measure for e in result]
     repeated = sorted({m for m in measures if measures.count(m) > 1})
     if repeated:
@@ -140,8 +147,22 @@ def _column_expectations(contract: Contract, column: Column) -> list[Expectation
     if column.references:
         table, _, key = column.references.partition(".")
         args = {"table": table, "key": key, "where": None}
-        result.append(Expectation("references", "fail", columns, f"exists in {column.references}", args=args))
+        tolerated = any(spec.get("missing_share", {}).get("column") == column.name for spec in contract.fail)
+        severity: Severity = "warn" if tolerated else "fail"
+        result.append(Expectation("references", severity, columns, f"exists in {column.references}", args=args))
     return result
+
+
+def _with_reference(contract: Contract, share: Expectation, others: list[Expectation]) -> Expectation:
+    """Return a `missing_share` with the parameters of the reference whose rows it counts."""
+    counted = [e for e in others if e.rule in REFERENCE_RULES and e.columns == share.columns]
+    if not counted:
+        raise ValueError(
+            f"{contract.table}.yaml: check 'missing_share': column '{share.column}' has neither `references` nor a "
+            "check `track_exists`"
+        )
+    text = f"{counted[0].text} in at least {1 - (share.high or 0):.0%} of the rows"
+    return replace(share, text=text, args={**counted[0].args, "count": counted[0].measure})
 
 
 def _check_expectation(contract: Contract, severity: Severity, kind: str, spec: Any) -> Expectation:
@@ -151,7 +172,7 @@ def _check_expectation(contract: Contract, severity: Severity, kind: str, spec: 
     except (KeyError, TypeError, AttributeError, ValueError):
         raise ValueError(f"{file}: check '{kind}': wrong parameters {spec!r}") from None
     if expectation is None:
-        known = "unique, rows, dense, null_share, track_exists, pairs, rows_vs_last_week"
+        known = "unique, rows, dense, null_share, track_exists, missing_share, pairs, rows_vs_last_week"
         raise ValueError(f"{file}: unknown check '{kind}'; known checks: {known}")
     undeclared = [name for name in expectation.columns if name not in contract.columns]
     if undeclared:
@@ -175,6 +196,8 @@ def _check(kind: str, severity: Severity, spec: Any) -> Expectation | None:
         args = {"table": "tracks", "key": "track_id", "where": ("entity", "track")}
         text = "of a track exists in tracks"
         return Expectation("track_exists", severity, ("entity_id",), text, high=spec["max_missing"], args=args)
+    if kind == "missing_share":
+        return Expectation("missing_share", severity, (spec["column"],), "", high=float(spec["max"]))
     if kind == "pairs":
         (given, given_values), (then, then_values) = spec.items()
         text = f"is {' or '.join(then_values)} where {given} is {' or '.join(given_values)}"

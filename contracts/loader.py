@@ -47,7 +47,8 @@ class Column:
         unit: Unit of the values.
         pii: `personal` or `pseudonym` for personal data.
         about: Description of the column.
-        references: The column of another table, as `table.column`, that must contain each value.
+        references: The column of another table, as `table.column`, that must contain each value; fewer with the check
+            `missing_share`.
         country: Values are the countries of contracts/demographics.py.
         age: Values are in the range of ages of contracts/demographics.py, which sets `min` and `max`.
         within_partition: Values are times inside the day of the partition.

@@ -39,9 +39,10 @@ def cards(context: Context, labels: np.ndarray, heard_UN: csr_matrix, ranking: n
     week, k, floor = context.week.name, len(ranking), context.settings.segments.card_min_users
     demographics = warm_demographics(context)
     tracks = context.lake.read("tracks").to_pandas().set_index("track_id")
-    tracks = tracks.loc[context.lake.read("catalog", week=week).to_pandas().sort_values("track_idx").track_id]
+    catalog = context.lake.read("catalog", week=week).to_pandas().sort_values("track_idx")
+    tracks = tracks.drop(columns="artist_id").reindex(catalog.track_id)  # tracks that have left have no names
     member_KU = csr_matrix(segment_members(labels, k))
-    artists = [a or f"artist {b}" for a, b in zip(tracks.artist_name, tracks.artist_id, strict=True)]
+    artists = [a or f"artist {b}" for a, b in zip(tracks.artist_name, catalog.artist_id, strict=True)]
     traits = {
         "countries": member_traits(member_KU, demographics.country.tolist()),
         "ages": member_traits(member_KU, demographics.age_class.tolist()),
@@ -146,7 +147,7 @@ def warm_demographics(context: Context) -> pd.DataFrame:
     """Return one row per warm user in the order of user_idx: names of country and age class, None if unknown."""
     users = context.lake.read("users", columns=["user_id", "country", "age"]).to_pandas().set_index("user_id")
     warm = context.lake.read("warm_users", week=context.week.name).sort_by("user_idx")
-    users = users.loc[warm.column("user_id").to_pylist()]
+    users = users.reindex(warm.column("user_id").to_pylist())  # users who have left are of unknown country and age
     classes = age_classes(users.age.fillna(-1).to_numpy().astype(np.int64))
     return pd.DataFrame(
         {

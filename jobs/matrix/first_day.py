@@ -10,8 +10,8 @@ Time    first day: registered_at <= ts < next midnight (UTC), the registration d
 
 The cohort consists of users who registered in [cohort_start, cohort_end) and streamed at least `min_truth_tracks`
 distinct catalogue tracks on days 1 to 30. Validation and test are 2 : 1 by the MD5 of the user id, so a user is always
-in the same split. Streams, skips and bans of a track that is not in the tracks table are excluded from songs, artists
-and albums.
+in the same split. Events of a track that is not in the tracks table are excluded. A warm user who has left the users
+table since the task `catalog` has an empty first day.
 """
 
 from __future__ import annotations
@@ -98,14 +98,21 @@ def collect_first_days(days: DataFrame, events: DataFrame, tracks: DataFrame) ->
     )
     track_columns = tracks.select("track_id", "artist_id", "album_id")
     is_track_event = F.col("kind").isin(*WORD_OF_TRACK_EVENT) & (F.col("entity") == "track")
-    other_events = first_day_events.where(~F.col("kind").isin(*WORD_OF_TRACK_EVENT)).select(
-        "user_id",
-        "ts",
-        "kind",
-        "entity",
-        "entity_id",
-        F.lit(None).cast("long").alias("artist_id"),
-        F.lit(None).cast("long").alias("album_id"),
+    choices = first_day_events.where(~F.col("kind").isin(*WORD_OF_TRACK_EVENT))
+    known_tracks = tracks.select(F.col("track_id").alias("entity_id"))
+    of_tracks = choices.where(F.col("entity") == "track").join(known_tracks, "entity_id", "left_semi")
+    other_events = (
+        choices.where(F.col("entity") != "track")
+        .unionByName(of_tracks)
+        .select(
+            "user_id",
+            "ts",
+            "kind",
+            "entity",
+            "entity_id",
+            F.lit(None).cast("long").alias("artist_id"),
+            F.lit(None).cast("long").alias("album_id"),
+        )
     )
     track_events = first_day_events.where(is_track_event).join(track_columns, F.col("entity_id") == F.col("track_id"))
     all_events = track_events.select(other_events.columns).unionByName(other_events)
@@ -190,7 +197,7 @@ def run(context: Context) -> dict[str, object]:
         rows["cohort"], paths["cohort"] = written.rows, written.path
         start, first_partition = log_start(lake), date.fromisoformat(lake.partitions("events")[0]["day"])
         events = lake.events(spark, datetime.combine(first_partition, time(), UTC), max(week.as_of, week.cohort_end))
-        warm = users.join(lake.spark(spark, "warm_users", week=week.name).select("user_id"), "user_id", "left_semi")
+        warm = lake.spark(spark, "warm_users", week=week.name).select("user_id").join(users, "user_id", "left")
         warm_days = move_to_first_seen_day(
             registration_days(warm), events.where(F.col("ts") < timestamp_literal(week.as_of)), start
         )

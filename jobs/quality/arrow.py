@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyarrow import fs
 
-from contracts.expectations import Expectation
+from contracts.expectations import REFERENCE_RULES, Expectation
 from jobs.platform.lake import Lake
 from jobs.quality.measures import N_EXAMPLES, Example, TableMeasures, data_files, short_name, to_json_value
 
@@ -54,7 +54,7 @@ def measure(lake: Lake, measured: TableMeasures, referenced: dict[str, TableMeas
     known = {
         e.measure: _referenced_values(lake, referenced[e.args["table"]], e.args["key"])
         for e in rules
-        if "table" in e.args
+        if e.rule in REFERENCE_RULES
     }
 
     def measure_file(item: tuple[dict[str, str], fs.FileSystem, str]) -> FileMeasures:
@@ -100,6 +100,9 @@ def _file(
         for e in rules:
             if e.rule == "unique":
                 part.hashes.setdefault(e.measure, []).append(hash_rows(batch, e.columns))
+            elif e.rule == "missing_share":
+                n_concerned = int(pc.sum(concerned_rows(batch, e)).as_py() or 0)
+                part.counts[e.measure] = part.counts.get(e.measure, 0) + n_concerned
             elif e.violation or e.measure in known:
                 bad = bad_rows(batch, e, partition, known.get(e.measure))
                 n_bad = int(pc.sum(bad).as_py() or 0)
@@ -148,9 +151,13 @@ def bad_rows(batch: pa.RecordBatch, e: Expectation, partition: dict[str, str], k
     }
     if known is None:
         return pc.fill_null(rule[e.rule](), False)
-    orphan = _not_in(column, known)
-    where = e.args["where"]
-    return pc.and_(orphan, pc.fill_null(pc.equal(batch.column(where[0]), where[1]), False)) if where else orphan
+    return pc.and_(concerned_rows(batch, e), pc.invert(pc.is_in(column, known)))
+
+
+def concerned_rows(batch: pa.RecordBatch, e: Expectation) -> pa.Array:
+    """Return a boolean array: True for each row that refers to another table."""
+    valid, where = pc.is_valid(batch.column(e.columns[0])), e.args["where"]
+    return pc.and_(valid, pc.fill_null(pc.equal(batch.column(where[0]), where[1]), False)) if where else valid
 
 
 def _not_in(column: pa.Array, values: pa.Array) -> pa.Array:

@@ -227,7 +227,7 @@ def _expectation_result(measured: TableMeasures, expectation: Expectation, kept:
         "units": sorted(bad) if "" not in bad else [],
         "text": blocked if verdict != "passed" and blocked else _describe(expectation, observed, measured),
         "verdict": verdict,
-        "examples": measured.examples.get(expectation.measure, [])[:N_EXAMPLES],
+        "examples": measured.examples.get(expectation.args.get("count", expectation.measure), [])[:N_EXAMPLES],
     }
 
 
@@ -238,6 +238,8 @@ def _describe(expectation: Expectation, observed: float | None, measured: TableM
     seen = measured.columns.get(expectation.column or "", {})
     if expectation.rule == "null_share":
         return f"{observed:.1%} unknown"
+    if expectation.rule == "missing_share":
+        return f"{observed:.1%} missing"
     if expectation.rule == "rows_vs_last_week":
         return f"{observed:+.1%}"
     if expectation.rule in ("present", "rows"):
@@ -271,7 +273,7 @@ def format_problem(result: TableResult, c: ExpectationResult) -> str:
     line = f"  {name}: {c['text']}{where} violate{'s' if c['observed'] == 1 else ''} '{c['expected']}'"
     if c["rule"] in FILE_RULES or c["observed"] is None:
         line = f"  {name}: {c['text']}; the contract: {c['expected']}"
-    if c["rule"] in ("rows", "rows_vs_last_week", "null_share", "dense", "width", "present", "unique"):
+    if c["rule"] in ("rows", "rows_vs_last_week", "null_share", "missing_share", "dense", "width", "present", "unique"):
         line = f"  {name}: {c['text']}{where}; the contract: {c['expected']}"
     return "\n".join([line, *(f"    e.g. {format_example(values)}" for values in c["examples"])])
 

@@ -18,7 +18,7 @@ from pyarrow import fs
 
 from contracts import Contract
 from contracts.arrow import ARROW
-from contracts.expectations import FILE_RULES, Expectation
+from contracts.expectations import FILE_RULES, REFERENCE_RULES, Expectation
 from jobs.platform.lake import Lake
 from jobs.platform.week import Week
 
@@ -101,8 +101,11 @@ class TableMeasures:
         shared = self.measures[""]
         for unit in self.measures.values():
             for e in self.row_expectations():
-                if e.violation or e.rule in ("unique", "references", "track_exists"):
+                if e.violation or e.rule in ("unique", *REFERENCE_RULES):
                     unit.setdefault(e.measure, 0.0)
+            for e in self.row_expectations():
+                if e.rule == "missing_share":  # so far the number of rows that refer to another table
+                    unit[e.measure] = unit[e.args["count"]] / max(unit.get(e.measure, 0.0), 1.0)
             for measure, value in shared.items():
                 unit.setdefault(measure, value)
         if len(self.measures) > 1:

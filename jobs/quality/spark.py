@@ -9,7 +9,7 @@ from __future__ import annotations
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
-from contracts.expectations import Expectation
+from contracts.expectations import REFERENCE_RULES, Expectation
 from jobs.platform.lake import Lake
 from jobs.platform.table_schema import spark_schema
 from jobs.quality.measures import N_EXAMPLES, TableMeasures, short_name, to_json_value
@@ -69,7 +69,7 @@ def start_queries(
     for expectation in measured.row_expectations():
         if expectation.rule == "unique":
             tasks.append(pool.submit(_count_duplicates, data, measured, expectation))
-        elif "table" in expectation.args:
+        elif expectation.rule in REFERENCE_RULES:
             orphans = orphan_values(session, lake, data, measured, expectation, referenced[expectation.args["table"]])
             tasks.append(pool.submit(_count_orphans, orphans, measured, expectation))
     return tasks
@@ -82,6 +82,8 @@ def _aggregate(data: DataFrame, measured: TableMeasures) -> None:
     columns = list(measured.contract.columns.values())
     aggregates: list[Column] = [F.count(F.lit(1)).alias("n")]
     aggregates += [F.count_if(F.expr(str(e.violation))).alias(f"bad{i}") for i, e in enumerate(rules)]
+    shares = [e for e in measured.row_expectations() if e.rule == "missing_share"]
+    aggregates += [F.count_if(_is_concerned(e)).alias(f"concerned{i}") for i, e in enumerate(shares)]
     for i, column in enumerate(columns):
         value = F.size(F.col(column.name)) if column.type.startswith("list<") else F.col(column.name)
         aggregates.append(F.count_if(F.col(column.name).isNull()).alias(f"null{i}"))
@@ -93,6 +95,16 @@ def _aggregate(data: DataFrame, measured: TableMeasures) -> None:
         measured.add_spans(unit, row["n"], spans)
         for i, expectation in enumerate(rules):
             measured.measures[unit][expectation.measure] = row[f"bad{i}"]
+        for i, expectation in enumerate(shares):
+            measured.measures[unit][expectation.measure] = row[f"concerned{i}"]
+
+
+def _is_concerned(expectation: Expectation) -> Column:
+    """Return whether a row refers to another table."""
+    from pyspark.sql import functions as F
+
+    valid, where = F.col(expectation.columns[0]).isNotNull(), expectation.args["where"]
+    return valid & (F.col(where[0]) == where[1]) if where else valid
 
 
 def _is_time(kind: str) -> bool:
@@ -141,9 +153,9 @@ def orphan_values(
     from pyspark.sql import functions as F
 
     name = expectation.columns[0]
-    where = expectation.args["where"]
-    rows = data.where(F.col(where[0]) == where[1]) if where else data
-    values = rows.where(F.col(name).isNotNull()).groupBy(*measured.units, name).agg(F.count(F.lit(1)).alias("n_rows"))
+    values = (
+        data.where(_is_concerned(expectation)).groupBy(*measured.units, name).agg(F.count(F.lit(1)).alias("n_rows"))
+    )
     known = read_frame(session, lake, referenced_table).select(F.col(expectation.args["key"]).alias(name)).distinct()
     return values.join(known, name, "left_anti")
 
@@ -163,12 +175,11 @@ def find_examples(
         elif expectation.rule == "unique":
             shown = [*units, *expectation.columns, "n_times"]
             rows = duplicate_keys(data, units, expectation)
-        elif "table" in expectation.args:
+        elif expectation.rule in REFERENCE_RULES:
             shown = list(dict.fromkeys([*units, *measured.contract.grain, *expectation.columns]))
             orphans = orphan_values(session, lake, data, measured, expectation, referenced[expectation.args["table"]])
-            name, where = expectation.columns[0], expectation.args["where"]
-            rows = data.where(F.col(where[0]) == where[1]) if where else data
-            rows = rows.select(*shown, F.col("_metadata.file_path").alias("file"))
+            name = expectation.columns[0]
+            rows = data.where(_is_concerned(expectation)).select(*shown, F.col("_metadata.file_path").alias("file"))
             rows = rows.join(F.broadcast(orphans.orderBy(name).limit(N_EXAMPLES)), name, "left_semi").select(
                 *shown, "file"
             )

@@ -81,6 +81,18 @@ def test_the_range_of_a_column_as_text_and_as_sql():
     assert age.kwargs == {"column": "age range", "min_value": 0, "max_value": 0}
 
 
+def test_a_tolerated_share_of_missing_rows_makes_the_count_a_warning():
+    strict = expectations(contract([A, Column("b", "long", "never", references="users.user_id")]))
+    assert expectation_of(strict, "b references").severity == "fail"
+    check = {"missing_share": {"column": "b", "max": 0.1}}
+    items = expectations(contract([A, Column("b", "long", "never", references="users.user_id")], fail=[check]))
+    count, share = expectation_of(items, "b references"), expectation_of(items, "b missing_share")
+    assert (count.severity, count.high, share.severity, share.high) == ("warn", 0, "fail", 0.1)
+    assert share.text == "exists in users.user_id in at least 90% of the rows"
+    with pytest.raises(ValueError, match=r"t\.yaml: check 'missing_share': column 'a' has neither `references`"):
+        expectations(contract([A], fail=[{"missing_share": {"column": "a", "max": 0.1}}]))
+
+
 def test_values_are_quoted():
     items = expectations(contract([Column("a", "string", "never", values=("it's", "b"))]))
     assert expectation_of(items, "a values").violation == "`a` NOT IN ('it''s', 'b')"

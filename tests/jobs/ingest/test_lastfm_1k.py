@@ -253,9 +253,7 @@ def test_countries_and_ages_that_are_not_valid_are_counted_up_to_the_bound(tmp_p
     profile = [f"user_{n:06d}\t\t30\t{country}\t" for n, country in enumerate(("Japan", "Atlantis", "Japan", ""), 1)]
     report, _ = run(tmp_path, lines, 0.25, profile=profile)
     assert report["profile_countries_unknown"] == {"Atlantis": 1}
-    with pytest.raises(
-        CheckFailed, match=r"column 'country': 1 of 4 values are not valid \(Atlantis\), .*= 0\.2 "
-    ):
+    with pytest.raises(CheckFailed, match=r"column 'country': 1 of 4 values are not valid \(Atlantis\), .*= 0\.2 "):
         run(tmp_path, lines, 0.2, profile=profile)
     profile[2:] = ["user_000003\t\t121\tJapan\t", "user_000004\t\t4\tJapan\t"]
     with pytest.raises(CheckFailed, match="column 'age': 2 of 4 values"):

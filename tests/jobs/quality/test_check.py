@@ -168,11 +168,10 @@ def test_each_violation_in_events_is_reported(context_per_engine):
         day=DAY,
     )
     (result,) = check.check(context_per_engine, ["events"])
+    assert violations(result, "warned") == {"entity_id track_exists": 1, "user_id references": 1}
     assert violations(result) == {
         "ts within_partition": 3,
         "user_id ts kind entity entity_id unique": 2,
-        "entity_id track_exists": 1,
-        "user_id references": 1,
         "kind values": 1,
         "entity values": 1,
         "entity kind pairs": 1,
@@ -257,10 +256,27 @@ def test_row_count_different_from_the_written_count_fails(valid_context):
     assert "1 rows were written, but the files contain 2" in examples(result, "whole")[0]["problem"]
 
 
-def test_unknown_track_in_a_playlist_fails(valid_context):
-    write_unchecked(valid_context.lake, "playlists", {}, {"position": 1, "track_id": 404}, {"position": -1})
-    (result,) = check.check(valid_context, ["playlists"])
-    assert violations(result) == {"track_id references": 1, "position range": 1}
+@pytest.mark.parametrize(("n_unknown", "fails"), [(1, False), (2, False), (3, True)])
+def test_rows_of_removed_users_and_tracks_fail_above_a_fifth(context_per_engine, n_unknown, fails):
+    """The share is one of the rows that refer to the other table: favourite artists are no tracks."""
+    lake, share = context_per_engine.lake, n_unknown / 10
+    unknown = [{"user_id": 77, "entity_id": 404}] * n_unknown
+    rows = [change | {"listened_s": n} for n, change in enumerate([*unknown, *[{}] * (10 - n_unknown)])]
+    rows = [row | {"ts": NOON + timedelta(seconds=n)} for n, row in enumerate(rows)]
+    artists = [{"kind": "favorite", "entity": "artist", "entity_id": n, "user_id": 1} for n in range(40)]
+    write_unchecked(lake, "events", *rows, *artists, day=DAY)
+    playlists = [{"position": n, "track_id": 404 if n < n_unknown else 7} for n in range(10)]
+    write_unchecked(lake, "playlists", *playlists)
+    events, lists = check.check(context_per_engine, ["events", "playlists"])
+    assert violations(events, "warned") == {"user_id references": n_unknown, "entity_id track_exists": n_unknown}
+    assert violations(lists, "warned") == {"track_id references": n_unknown}
+    failed = {"entity_id missing_share": pytest.approx(share)}
+    assert violations(events) == (failed if fails else {})
+    assert violations(lists) == ({"track_id missing_share": pytest.approx(share)} if fails else {})
+    if fails:
+        line = check.format_problem(events, events["failed"][0])
+        assert "events.entity_id: 30.0% missing; the contract: of a track exists in tracks in at least 80%" in line
+        assert "entity_id=404" in line
 
 
 def test_spaces_are_checked_separately(context_per_engine):
