@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from hashlib import blake2b
 from typing import Literal
+from unicodedata import normalize
 
 Form = Literal["integer", "text"]
 KINDS = ("user", "track", "artist", "album", "playlist")
@@ -34,7 +35,12 @@ EXTERNAL_COLUMNS: dict[tuple[str, str], str] = {
 
 
 def stable_id(text: str) -> int:
-    """Return a number below 2^62 that is the same for the same text in every run and on every machine."""
+    """Return a number below 2^62 that is the same for the same text in every run and on every machine.
+
+    Texts that differ only in how accents are encoded have one id: the composed form (NFC) is hashed.
+    """
+    if not text.isascii():
+        text = normalize("NFC", text)
     return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "big") >> 2
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from unicodedata import normalize
+
 import numpy as np
 
 from contracts.errors import BadArgument, NotFound
@@ -88,14 +90,14 @@ def neighbours(
 def search(loaded: LoadedRelease, kind: str, text: str, limit: int) -> SearchBody:
     """Return the response body of a search (schema.Search): names that contain the text, most popular first.
 
-    An empty text matches everything.
+    An empty text matches everything. Upper and lower case, and how accents are encoded, make no difference.
     """
-    wanted = text.casefold().strip()
+    wanted = _fold(text).strip()
     results: list[SearchResultBody] = []
     for i in loaded.most_popular_at["artists"].values() if kind == "artists" else range(len(loaded.tracks)):
         track = loaded.tracks[i]
         name = track.artist if kind == "artists" else track.title
-        if not wanted or wanted in (name or "").casefold():
+        if not wanted or wanted in _fold(name or ""):
             results.append(
                 {
                     "id": track.artist_id if kind == "artists" else track.track_id,
@@ -107,6 +109,10 @@ def search(loaded: LoadedRelease, kind: str, text: str, limit: int) -> SearchBod
             if len(results) == limit:
                 break
     return {"release": loaded.name, "kind": kind, "results": results}
+
+
+def _fold(text: str) -> str:
+    return text.lower() if text.isascii() else normalize("NFC", normalize("NFC", text).casefold())
 
 
 def release_body(loaded: LoadedRelease) -> ReleaseInfoBody:

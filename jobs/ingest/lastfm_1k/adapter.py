@@ -10,7 +10,8 @@ Rules
 - A line that cannot be read, or whose time is before `source.earliest_day` or more than a day in the future, is counted
   by reason, the first ones with file and line; more than `source.max_bad_share` of a file stops the run before anything
   is written.
-- A track or an artist without mbid is identified by its name (artist and title), trimmed and in lower case.
+- A track or an artist without mbid is identified by its name (artist and title), trimmed, in lower case and in
+  composed form (NFC).
 - An artist has one generated album, because the dataset names none. Of several titles or artists of a track, those of
   the first line are used.
 - Listeners are the users of either file. Without a profile, country and age are null. `registered_at` is the profile's
@@ -36,6 +37,7 @@ from contracts.errors import BadArgument
 from jobs.ingest.event_buffer import DAY_US, EventBuffer, code, events, times
 from jobs.ingest.ids import MADE, stable_ids
 from jobs.ingest.lastfm_1k.parse import BadLines, Profile, enforce_fields, read_blocks, read_profile
+from jobs.ingest.normalize import nfc
 from jobs.ingest.time_bounds import time_bounds
 from jobs.ingest.write_tables import write_source
 from jobs.platform.progress import progress
@@ -116,18 +118,17 @@ class Names:
 
     def add(self, block: pa.Table) -> np.ndarray:
         """Return the track ids (n,) of a block with the columns artist_mbid, artist, track_mbid, title."""
-        artist_key = _key(block["artist_mbid"], _fold(block["artist"]))
-        track_key = _key(
-            block["track_mbid"], pc.binary_join_element_wise(_fold(block["artist"]), _fold(block["title"]), "\x1f")
-        )
+        artist, title = nfc(block["artist"]), nfc(block["title"])
+        artist_key = _key(block["artist_mbid"], _fold(artist))
+        track_key = _key(block["track_mbid"], pc.binary_join_element_wise(_fold(artist), _fold(title), "\x1f"))
         artist_id, track_id = stable_ids(artist_key), stable_ids(track_key)
         _, once = np.unique(track_id, return_index=True)
         part = pa.table(
             {
                 "track_id": pa.array(track_id[once]),
                 "artist_id": pa.array(artist_id[once]),
-                "title": block["title"].take(pa.array(once)),
-                "artist_name": block["artist"].take(pa.array(once)),
+                "title": title.take(pa.array(once)),
+                "artist_name": artist.take(pa.array(once)),
             }
         )
         self._parts.append(part)

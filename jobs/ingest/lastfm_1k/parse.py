@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from array import array
 from bisect import bisect_right
+from codecs import BOM_UTF8
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -217,7 +218,7 @@ def read_profile(file: Path, latest: datetime) -> tuple[dict[int, Profile], dict
     profiles: dict[int, Profile] = {}
     unknown: Counter[str] = Counter()
     facts = {"profile_ages_unknown": 0, "profile_dates_unknown": 0}
-    for number, raw in enumerate(file.read_bytes().split(b"\n"), 1):
+    for number, raw in enumerate(file.read_bytes().removeprefix(BOM_UTF8).split(b"\n"), 1):
         if (number == 1 and raw.startswith(b"#")) or not raw.strip():
             continue
         bad.total += 1

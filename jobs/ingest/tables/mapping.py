@@ -12,19 +12,18 @@ Rows      each row has a column `_bad`: null, or the first rule that the row bre
 from __future__ import annotations
 
 import difflib
-import unicodedata
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from contracts.entity_ids import EXTERNAL_COLUMNS
 from contracts.errors import BadArgument
 from contracts.expectations import expectations
 from contracts.loader import Column as ContractColumn
 from contracts.loader import Contract
+from jobs.ingest.normalize import nfc
 from jobs.ingest.tables.column_names import SYNONYMS
 from jobs.ingest.tables.entity_ids import INTEGERS, Forms, id_problems, id_value, is_id, is_id_type, kinds_of
 from jobs.ingest.time_bounds import TimeBounds
@@ -239,13 +238,10 @@ def _normalized(texts: Column) -> Column:
     from pyspark.sql.functions import arrow_udf  # type: ignore[attr-defined]
 
     @arrow_udf("string")  # type: ignore[untyped-decorator, call-overload, misc, unused-ignore]
-    def nfc(values: pa.Array) -> pa.Array:
-        # Not pyarrow's utf8_normalize: form="NFC" returns decomposed text in pyarrow 25.
-        coded = pc.dictionary_encode(values)
-        texts = [None if t is None else unicodedata.normalize("NFC", t) for t in coded.dictionary.to_pylist()]
-        return pa.array(texts, pa.string()).take(coded.indices)
+    def composed(values: pa.Array) -> pa.Array:
+        return nfc(values)
 
-    column: Column = nfc(texts)
+    column: Column = composed(texts)
     return column
 
 

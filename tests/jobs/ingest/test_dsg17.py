@@ -9,6 +9,7 @@ import pytest
 from contracts.errors import BadArgument, CheckFailed
 from jobs.ingest.dsg17 import adapter as dsg17
 from jobs.ingest.dsg17 import generate as dsg17_generate
+from jobs.release.skip import submission
 from tests.helpers.skip_tables import NAMES, VALID, skip_context, write_rows
 
 TEST_NAMES = ("sample_id", *NAMES[:-1])
@@ -119,6 +120,20 @@ def test_times_in_the_future_are_bad_and_days_before_both_first_days_are_dropped
     context.settings = context.settings.model_copy(update={"source": source})
     report = dsg17.run(context, data)
     assert (report["files"]["train"]["early"], report["days"]["first"]) == (2, "2017-01-01")
+
+
+@pytest.mark.parametrize("quoted", [False, True])
+def test_a_byte_order_mark_is_no_part_of_the_header(context_and_data, quoted):
+    context, data = context_and_data
+    for name, names in (("train.csv", NAMES), ("test.csv", TEST_NAMES)):
+        write_rows(data / name, [{"sample_id": 5, "ts_listen": VALID["ts_listen"] + len(name)}], names)
+        header, rows = (data / name).read_text().split("\n", 1)
+        if quoted:
+            header = ",".join(f'"{column}"' for column in header.split(","))
+        (data / name).write_text(f"\ufeff{header}\n{rows}", encoding="utf-8")
+    report = dsg17.run(context, data)
+    assert [report["files"][part]["kept"] for part in ("train", "test")] == [1, 1]
+    assert submission.sample_ids(data / "test.csv").tolist() == [5]
 
 
 def test_too_many_bad_rows_stop_the_run_before_anything_is_written(home, tmp_path):

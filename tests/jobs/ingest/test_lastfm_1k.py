@@ -226,6 +226,36 @@ def test_ids_by_name_ignore_case_and_spaces_and_differ_from_ids_by_mbid(tmp_path
     assert set(tables["tracks"].title) == {"One"}
 
 
+def test_names_in_composed_and_decomposed_form_are_one_track_and_one_artist(tmp_path):
+    names = [
+        ("Beyonc\u00e9", "D\u00e9j\u00e0 Vu"),
+        ("Beyonce\u0301", "De\u0301ja\u0300 Vu"),
+        ("BEYONCE\u0301", "D\u00c9J\u00c0 VU"),
+    ]
+    lines = [
+        line(artid="", traid="", artist=artist, title=title, time=f"2006-05-01T10:0{n}:00Z")
+        for n, (artist, title) in enumerate(names[::-1])
+    ]
+    lines.append(line(artid="", traid="t9", artist="Beyonce\u0301", title="Halo", time="2006-05-01T11:00:00Z"))
+    _, tables = run(tmp_path, lines)
+    assert len(tables["tracks"]) == 2
+    assert tables["tracks"].artist_id.nunique() == 1
+    assert set(tables["tracks"].title) == {"D\u00c9J\u00c0 VU", "Halo"}  # composed; of the first line
+    assert set(tables["tracks"].artist_name) == {"BEYONC\u00c9", "Beyonc\u00e9"}
+
+
+@pytest.mark.parametrize("head", [f"{HEAD}\n", ""])
+def test_a_byte_order_mark_is_no_part_of_a_line(tmp_path, head):
+    """Notepad and Excel write the mark; with fewer than 100 lines one bad line would stop the run."""
+    data = folder(tmp_path / "data", [b"\xef\xbb\xbf" + line(), line(time="2006-05-02T10:00:00Z")])
+    content = f"\ufeff{head}user_000001\t\t30\tJapan\tApr 1, 2006\n"
+    (data / "userid-profile.tsv").write_text(content, encoding="utf-8")
+    context = context_at(tmp_path / "home")
+    report = lastfm_1k.run(context, data)
+    assert report["rows"]["events"] == 2
+    assert context.lake.read("users")["age"].to_pylist() == [30]
+
+
 def test_registration_is_the_earlier_of_profile_and_first_event(tmp_path):
     lines = [line(user=n, time=f"2006-05-{n:02d}T10:00:00Z") for n in (1, 2, 3)]
     profile = [

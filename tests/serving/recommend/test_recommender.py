@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 from models.cold_start.input_vector import INTERACTIONS, FirstDays, input_vectors
 from models.cold_start.top_k import normalise
 from serving import schema
-from serving.recommend import carousel
+from serving.recommend import carousel, entity_lookup
 from serving.recommend.signals import days_of
 from serving.release.loaded import LoadedRelease
 from serving.release.watcher import ChampionWatcher
@@ -227,6 +229,19 @@ def test_vectors_and_neighbours(live):
         status, _, response = live.call(path)
         assert (status, "has no" in response["error"]) == (404, True)
     assert live.call("/v1/tracks/5?space=elsewhere")[0] == 422
+
+
+@pytest.mark.parametrize(
+    "text", ["beyonc\u00e9", "BEYONCE\u0301", "yonce\u0301", "\u00c9 & Stra\u00dfe", "e\u0301 & strasse"]
+)
+@pytest.mark.parametrize("name", ["Beyonc\u00e9 & Stra\u00dfe", "Beyonce\u0301 & Stra\u00dfe"])
+def test_search_ignores_case_and_the_encoding_of_accents(name, text):
+    track = SimpleNamespace(title=name, artist=name, track_id=1, artist_id=2, genre=None)
+    loaded = SimpleNamespace(name="one", tracks=[track], most_popular_at={"artists": {2: 0}})
+    for kind, expected in (("tracks", 1), ("artists", 2)):
+        results = entity_lookup.search(loaded, kind, text, 5)["results"]
+        assert [(result["id"], result["name"]) for result in results] == [(expected, name)]
+    assert not entity_lookup.search(loaded, "tracks", "Beyonce ", 5)["results"]
 
 
 def test_search_matches_names_and_orders_by_popularity(live):
