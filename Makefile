@@ -75,7 +75,8 @@ endef
 
 # Java's classes for Spark in one file: sessions on one machine start faster.
 .venv/jobs/spark.jsa: .venv/jobs/made | java
-	@$(RUN) jobs.platform.spark 2>&1 | grep set-up; touch $@
+	@said=$$($(RUN) jobs.platform.spark 2>&1) || { echo "$$said" | tail -20; echo "set-up: Spark did not start; see above"; exit 1; } >&2
+	grep set-up <<< "$$said"; touch $@
 
 .PHONY: java
 java:

@@ -24,10 +24,17 @@ if TYPE_CHECKING:
 CLASS_ARCHIVE = Path(sys.prefix) / "spark.jsa"
 NO_CDS_LOG = "-Xlog:cds=off -Xlog:cds+dynamic=off"
 
+
+def _quoted(path: Path) -> str:
+    """Return a path as one word of Java options, which Spark splits as a shell does."""
+    escaped = str(path).replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
+
+
 # On one machine, listing the folders of days in a Spark job takes longer than listing them in the driver.
 LOCAL_OPTIONS = {
     "spark.driver.extraJavaOptions": "-XX:+UseSerialGC",
-    "spark.driver.defaultJavaOptions": f"-XX:SharedArchiveFile={CLASS_ARCHIVE} -Xshare:auto {NO_CDS_LOG}",
+    "spark.driver.defaultJavaOptions": f"-XX:SharedArchiveFile={_quoted(CLASS_ARCHIVE)} -Xshare:auto {NO_CDS_LOG}",
     "spark.sql.sources.parallelPartitionDiscovery.threshold": "10000",
 }
 
@@ -45,6 +52,8 @@ def session(settings: SparkSettings, name: str) -> SparkSession:
     java = os.environ.get("JAVA_HOME")
     if not (java and os.path.exists(f"{java}/bin/java")) and shutil.which("java") is None:
         raise OvertureError("no Java: Spark needs Java 17 or newer; install it or set JAVA_HOME, then run again")
+    if os.environ.get("LC_ALL") in ("C", "POSIX"):
+        os.environ["LC_ALL"] = "C.UTF-8"  # else Java cannot open files whose names have accents
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     os.environ.setdefault("PYSPARK_DRIVER_PYTHON", sys.executable)
     if settings.master.startswith("local"):
@@ -85,7 +94,7 @@ def archive_classes() -> None:
     from tempfile import TemporaryDirectory
 
     CLASS_ARCHIVE.unlink(missing_ok=True)
-    options = {"spark.driver.defaultJavaOptions": f"-XX:ArchiveClassesAtExit={CLASS_ARCHIVE} {NO_CDS_LOG}"}
+    options = {"spark.driver.defaultJavaOptions": f"-XX:ArchiveClassesAtExit={_quoted(CLASS_ARCHIVE)} {NO_CDS_LOG}"}
     with TemporaryDirectory() as folder:
         os.environ["OVERTURE_HOME"] = folder
         spark = session(SparkSettings(partitions=2, extra=options), "classes")

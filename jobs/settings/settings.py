@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
@@ -78,6 +78,13 @@ class Settings(BaseSettings):
     experiment: ExperimentSettings = ExperimentSettings()
     store: StoreSettings = StoreSettings()
 
+    @field_validator("lake")
+    @classmethod
+    def _check_lake(cls, lake: str) -> str:
+        if wrong := pattern_characters(lake):
+            raise ValueError(f"Spark does not take {wrong} in a path literally; choose a root without")
+        return lake
+
     @classmethod
     def settings_customise_sources(
         cls,
@@ -96,8 +103,28 @@ class Settings(BaseSettings):
 
 
 def home() -> Path:
-    """Return the folder of all state: OVERTURE_HOME, else .overture in the working directory."""
-    return Path(os.environ.get("OVERTURE_HOME", ".overture")).absolute()
+    """Return the folder of all state: OVERTURE_HOME, else .overture in the working directory.
+
+    Raises:
+        BadArgument: The path contains a character that Spark does not take literally.
+    """
+    folder = Path(os.environ.get("OVERTURE_HOME", ".overture")).absolute()
+    if wrong := pattern_characters(str(folder), "[]{}*?\\,"):  # Spark's list of local folders has commas
+        raise BadArgument(
+            f"OVERTURE_HOME: Spark does not take {wrong} in a path literally: {folder}; set OVERTURE_HOME to a folder "
+            "without (spaces and accents are fine)"
+        )
+    return folder
+
+
+def pattern_characters(path: str, characters: str = "[]{}*?\\") -> str:
+    """Return those of some characters that a path contains, and control characters, as text; empty if there are none.
+
+    Args:
+        path: A path or URI that Spark reads and writes. By default Spark expands the characters as a pattern.
+        characters: The characters.
+    """
+    return " ".join(dict.fromkeys(repr(c)[1:-1] for c in path if c in characters or not c.isprintable()))
 
 
 def load(path: Path | None = None) -> Settings:

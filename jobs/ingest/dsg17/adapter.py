@@ -26,6 +26,7 @@ from pyspark.sql import functions as F
 from pyspark.sql.window import Window
 
 from contracts.errors import BadArgument, CheckFailed
+from jobs.ingest.tables.paths import spark_path
 from jobs.ingest.time_bounds import time_bounds
 from jobs.platform.temp_dirs import temp_dir
 
@@ -142,7 +143,7 @@ def parse(spark: SparkSession, file: Path, *, labelled: bool, latest: datetime) 
     names = header(file)
     schema = ", ".join(f"`{name}` string" for name in (*names, "_broken"))
     reader = spark.read.schema(schema).option("header", True).option("columnNameOfCorruptRecord", "_broken")
-    lines = reader.csv(file.absolute().as_uri())
+    lines = reader.csv(spark_path(str(file.absolute())))
     wanted = (*COLUMNS, LABEL if labelled else "sample_id")
     # Two steps, so that each text is converted to a number only once.
     numbered = lines.select(

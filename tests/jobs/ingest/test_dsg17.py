@@ -136,6 +136,23 @@ def test_a_byte_order_mark_is_no_part_of_the_header(context_and_data, quoted):
     assert submission.sample_ids(data / "test.csv").tolist() == [5]
 
 
+@pytest.mark.parametrize(
+    "folder", ["my data", "T\u00e9le\u0301chargements", "a#b", "a%20b", "a[1]", "{a,b}", "a?*", "a:b", "a\\b"]
+)
+def test_a_folder_may_have_any_name(context_and_data, folder):
+    context, data = context_and_data
+    plain, named = data / "plain", data / folder
+    plain.mkdir()
+    write_rows(plain / "train.csv", [{}, {"user_age": 31}])
+    write_rows(plain / "test.csv", [{"sample_id": 9, "user_age": 32}], TEST_NAMES)
+    expected = dsg17.run(context, plain)
+    rows = plays(context)
+    plain.rename(named)
+    assert {**dsg17.run(context, named), "path": ""} == {**expected, "path": ""}
+    pd.testing.assert_frame_equal(plays(context), rows)
+    assert submission.sample_ids(named / "test.csv").tolist() == [9]
+
+
 def test_too_many_bad_rows_stop_the_run_before_anything_is_written(home, tmp_path):
     context = skip_context(home, max_bad_share=0.2)
     write_rows(tmp_path / "train.csv", [{}, {}, {"is_listened": 7}])

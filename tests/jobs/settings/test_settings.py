@@ -200,3 +200,21 @@ def test_file_without_settings_raises_with_its_name(tmp_path, content):
 def test_folder_as_settings_file_raises(tmp_path):
     with pytest.raises(BadArgument, match="cannot be read"):
         load(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["run[1]", "{a}", "a*", "what?", "a\\b", "a,b", "two\nlines"])
+def test_a_home_that_spark_would_take_as_a_pattern_is_refused_at_once(tmp_path, monkeypatch, command, name):
+    monkeypatch.setenv("OVERTURE_HOME", str(tmp_path / name))
+    code, _, err = command("ingest", "simulate", "--config", "configs/tiny.yaml")
+    assert code == 2
+    assert "OVERTURE_HOME: Spark does not take" in err
+    assert not (tmp_path / name).exists()
+
+
+def test_a_lake_that_spark_would_take_as_a_pattern_is_refused(monkeypatch):
+    for lake in ("/data/lake[1]", "s3://bucket/{a}"):
+        monkeypatch.setenv("OVERTURE__LAKE", lake)
+        with pytest.raises(BadArgument, match=r"lake: .*Spark does not take"):
+            load(Path("configs/tiny.yaml"))
+    monkeypatch.setenv("OVERTURE__LAKE", "/data/my lake \u00e9#%20")
+    assert load(Path("configs/tiny.yaml")).lake.endswith("%20")
