@@ -30,7 +30,12 @@ def ab_plan(config: ConfigOption = None) -> None:
 
 @commands.command("ab-ingest", rich_help_panel=PANEL)
 def ab_ingest(
-    data: Annotated[Path, typer.Option("--data", help="Folder with exposures-<day>*.jsonl and outcomes-<day>*.jsonl.")],
+    data: Annotated[
+        Path,
+        typer.Option(
+            "--data", help="Folder with exposures-<day>*.jsonl and outcomes-<day>*.jsonl, also rotated and compressed."
+        ),
+    ],
     config: ConfigOption = None,
 ) -> None:
     """Read the service's exposure log and the app's outcomes into the lake. Invalid lines are counted by reason."""

@@ -4,6 +4,8 @@ Reads    <folder>/exposures-<day>*.jsonl, written by the service (serving/experi
          outcomes-<day>*.jsonl with {"request_id", "user_id", "track_id", "ts", "kind"} per line; ts is ISO 8601 with a
          time zone
 Writes   exposures, exposure_contexts (if lines contain signals), outcomes, partition day=<day>
+Files    plain, rotated (outcomes-<day>.jsonl.1) and compressed (.gz, .bz2, .zst) ones are read together. Any other file
+         whose name begins like a log is refused by name: a day is replaced, so a part must not be left out silently
 Re-run   safe: the folder must contain all lines of the days that it names; each of these days is replaced
 Invalid  lines are excluded and counted by reason. If their share exceeds source.max_bad_share, nothing is written.
          Repeated lines are excluded and counted too, but not as invalid: senders repeat lines
@@ -12,14 +14,17 @@ Memory   the request ids of a day, one day of outcomes, and a batch of its other
 
 from __future__ import annotations
 
+import bz2
+import gzip
+import io
 import json
-import math
 import re
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import pyarrow as pa
 from pydantic import ValidationError
@@ -33,7 +38,9 @@ from models.cold_start.input_vector import INTERACTIONS
 from serving.recommend.signals import BLOCK
 from serving.schema import Listener
 
-FILE = re.compile(r"^(exposures|outcomes)-(\d{4}-\d{2}-\d{2})[^/]*\.jsonl$")
+BEGINS_LIKE_A_LOG = re.compile(r"(exposures|outcomes)-", re.I)
+# A number after .jsonl is of a rotation: outcomes-2026-11-23.jsonl.1, outcomes-2026-11-23.jsonl.2.gz
+FILE = re.compile(r"(exposures|outcomes)-(\d{4}-\d{2}-\d{2})(?!\d)[^/]*\.jsonl(\.\d+)?(\.gz|\.bz2|\.zst)?")
 KINDS = ("stream", "favorite")
 MAX_ID = 2**63 - 1
 REPEATED = "repeated"
@@ -50,14 +57,10 @@ def run(context: Context, folder: Path) -> dict[str, Any]:
     """Read a folder of logs into the lake.
 
     Raises:
-        BadArgument: The folder does not exist or contains no log.
-        CheckFailed: Too many lines are invalid.
+        BadArgument: The folder does not exist, contains no log, or contains a log that cannot be read.
+        CheckFailed: Too many lines are invalid, or a file is damaged.
     """
-    if not folder.is_dir():
-        raise BadArgument(f"--data: no such folder {folder}")
-    logs = [(path, match) for path in sorted(folder.iterdir()) if (match := FILE.match(path.name))]
-    if not logs:
-        raise BadArgument(f"--data: {folder} contains no exposures-<day>*.jsonl and no outcomes-<day>*.jsonl")
+    logs = find_logs(folder)
     by_day: dict[tuple[str, str], list[Path]] = {}
     for path, match in logs:
         by_day.setdefault((match[1], match[2]), []).append(path)
@@ -88,6 +91,30 @@ def run(context: Context, folder: Path) -> dict[str, Any]:
     days = sorted({day for _, day in by_day})
     counts = {"rows": dict(written), "lines": dict(read), "bad": dict(bad)}
     return {**counts, "days": len(days), "first": days[0], "last": days[-1]}
+
+
+def find_logs(folder: Path) -> list[tuple[Path, re.Match[str]]]:
+    """Return the logs of a folder by name, each with its kind and day.
+
+    Raises:
+        BadArgument: The folder does not exist, contains no log, or contains a log that cannot be read.
+    """
+    if not folder.is_dir():
+        raise BadArgument(f"--data: no such folder {folder}")
+    named_like_logs = [path for path in sorted(folder.iterdir()) if BEGINS_LIKE_A_LOG.match(path.name)]
+    logs = [(path, match) for path in named_like_logs if (match := FILE.fullmatch(path.name)) and path.is_file()]
+    readable = {path for path, _ in logs}
+    refused = [path.name for path in named_like_logs if path not in readable]
+    if refused:
+        more = f" and {len(refused) - 5} more" if len(refused) > 5 else ""
+        raise BadArgument(
+            f"--data: {folder}: cannot read {', '.join(refused[:5])}{more}; a log is a file <kind>-<day>*.jsonl, also "
+            "with .<number> and .gz, .bz2 or .zst after it. Unpack, rename or move these files: a day is replaced by "
+            "the files that are read"
+        )
+    if not logs:
+        raise BadArgument(f"--data: {folder} contains no exposures-<day>*.jsonl and no outcomes-<day>*.jsonl")
+    return logs
 
 
 def _valid_rows(kind: str, day: str, paths: list[Path], read: Counter[str], bad: Counter[str]) -> Iterator[Rows]:
@@ -136,19 +163,33 @@ def _batches(table: str, lines: Iterator[Rows]) -> Iterator[pa.RecordBatch]:
 
 def _lines(paths: list[Path]) -> Iterator[bytes]:
     for path in paths:
-        with path.open("rb") as source:
-            yield from source
+        try:
+            with _open(path) as source:
+                yield from source
+        except (OSError, EOFError, zlib.error) as error:  # also of a compressed file that is cut off
+            raise CheckFailed(f"{path}: cannot be read: {error}; nothing was written") from None
+
+
+def _open(path: Path) -> BinaryIO:
+    if path.suffix == ".gz":
+        return cast(BinaryIO, gzip.open(path))
+    if path.suffix == ".bz2":
+        return cast(BinaryIO, bz2.open(path))
+    if path.suffix == ".zst":
+        return cast(BinaryIO, io.BufferedReader(pa.input_stream(path, compression="zstd")))
+    return path.open("rb")
 
 
 def _parse(text: bytes, day: str, parse: Callable[[dict[str, Any], datetime], tuple[Any, Rows]]) -> tuple[Any, Rows]:
     try:
         line = json.loads(text)
         at = datetime.fromisoformat(line["ts"])
-    except (ValueError, TypeError, KeyError):
+        if at.tzinfo is None:
+            raise InvalidLine("a time without a time zone")
+        at = at.astimezone(UTC)
+    # RecursionError: very deep JSON; OverflowError: a time in UTC before the year 1 or after 9999
+    except (ValueError, TypeError, KeyError, RecursionError, OverflowError):
         raise InvalidLine("not JSON with a time") from None
-    if at.tzinfo is None:
-        raise InvalidLine("a time without a time zone")
-    at = at.astimezone(UTC)
     if f"{at:%Y-%m-%d}" != day:
         raise InvalidLine("a day other than its file's")
     try:
@@ -158,9 +199,10 @@ def _parse(text: bytes, day: str, parse: Callable[[dict[str, Any], datetime], tu
 
 
 def _text(line: dict[str, Any], name: str) -> str:
-    if not isinstance(line[name], str) or not line[name]:
+    text = line[name]
+    if not isinstance(text, str) or not text or any("\ud800" <= c <= "\udfff" for c in text):  # half a character
         raise InvalidLine(f"{name} is not a text")
-    return str(line[name])
+    return text
 
 
 def _id(value: Any, name: str) -> int:
@@ -179,7 +221,7 @@ def exposure_rows(line: dict[str, Any], at: datetime) -> tuple[str, Rows]:
     if not isinstance(propensities, list) or len(propensities) != len(tracks):
         raise InvalidLine("propensities and tracks differ in length")
     for p in propensities:
-        if p is not None and (type(p) not in (int, float) or not math.isfinite(p) or not 0 < p <= 1):
+        if p is not None and (type(p) not in (int, float) or not 0 < p <= 1):
             raise InvalidLine("a propensity is not in (0, 1]")
     shared = {"request_id": request, "user_id": user, "ts": at}
     shared |= {name: _text(line, name) for name in ("experiment", "arm", "method", "release")}

@@ -250,7 +250,7 @@ def _decode(
         for row, text in enumerate(values.to_pylist()):
             try:
                 vector = np.asarray(json.loads(text), np.float32)
-            except (ValueError, TypeError):
+            except (ValueError, TypeError, RecursionError):
                 vector = None
             if vector is None or vector.ndim != 1:
                 raise CheckFailed(

@@ -212,7 +212,7 @@ def read_profile(file: Path, latest: datetime) -> tuple[dict[int, Profile], dict
 
     Args:
         file: The profiles.
-        latest: A registration at or after it becomes unknown.
+        latest: A registration at or after it, or before 1970, becomes unknown.
     """
     bad = BadLines(file)
     profiles: dict[int, Profile] = {}
@@ -238,7 +238,7 @@ def read_profile(file: Path, latest: datetime) -> tuple[dict[int, Profile], dict
                 age = None
             facts["profile_ages_unknown"] += bool(age_text) and age is None
             registered = profile_day(date_text)
-            if registered is not None and registered >= microseconds(latest):
+            if registered is not None and not 0 <= registered < microseconds(latest):
                 registered = None
             facts["profile_dates_unknown"] += bool(date_text) and registered is None
             if country and country not in CODES:

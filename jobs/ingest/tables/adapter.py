@@ -197,7 +197,7 @@ def newest_day(reader: TableReader, checked: Checked, rules: RowRules) -> date |
 
     for result in checked.results.values():
         frame = reader.mapped(result, {}, rules).frame
-        day = frame.agg(F.max("_day").alias("day")).collect()[0]["day"]
+        day = frame.where(F.col(BAD).isNull()).agg(F.max("_day").alias("day")).collect()[0]["day"]
         if day is not None:
             return date.fromisoformat(str(day))
     return None

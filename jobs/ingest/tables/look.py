@@ -181,14 +181,14 @@ def _json(group: Group, file: Path) -> None:
             start = re.compile(r"[\s,]*").match(head, at).end()  # type: ignore[union-attr]
             try:
                 value, at = decoder.raw_decode(head, start)
-            except ValueError:
+            except (ValueError, RecursionError):
                 break
             decoded.append(value)
     else:
         for line in head.splitlines()[:SAMPLE_ROWS]:
             try:
                 decoded.append(json.loads(line))
-            except ValueError:
+            except (ValueError, RecursionError):
                 continue
     group.rows = [row for row in decoded if isinstance(row, dict)]
     group.columns = list(dict.fromkeys(name for row in group.rows for name in row))

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import json
+import re
+from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from contracts.errors import BadArgument, CheckFailed
@@ -72,6 +77,22 @@ INVALID_EXPOSURES = {
     "a propensity is not in (0, 1]": {**LINE, "propensities": [1.0, 0]},
     "its context is not a listener": {**LINE, "context": {"listener": {"country": "france"}}},
 }
+# A line that raises something else than ValueError in a careless reader; each is one bad line of its reason.
+HOSTILE_LINES = [
+    ("not JSON with a time", {"ts": "0001-01-01T00:00:00+01:00"}),
+    ("not JSON with a time", {"ts": "9999-12-31T23:59:59-01:00"}),
+    ("not JSON with a time", {"ts": 1e999}),
+    ("not JSON with a time", {"ts": ["2026"]}),
+    ("not JSON with a time", "[" * 200_000),
+    ("not JSON with a time", '{"ts":' * 200_000),
+    ("not JSON with a time", '{"ts": ' + "9" * 200_000 + "}"),
+    ("not JSON with a time", "7"),
+    ("not JSON with a time", '"text"'),
+    ("not JSON with a time", ""),
+    ("not JSON with a time", "\x00"),
+    ("request_id is not a text", {"request_id": "\ud800"}),
+    ("request_id is not a text", {"request_id": ["a"]}),
+]
 INVALID_OUTCOMES = {
     "kind is neither stream nor favorite": {**OUTCOME, "kind": "skip"},
     "without track_id": {k: v for k, v in OUTCOME.items() if k != "track_id"},
@@ -91,6 +112,80 @@ def test_an_invalid_line_is_excluded_and_counted_by_reason(context, tmp_path, ki
     report = ingest.run(context, folder)
     assert report["bad"] == {f"{kind}: {reason}": 1}
     assert report["rows"] == {"exposures": 240, "outcomes": 1}
+
+
+@pytest.mark.parametrize("kind", ["exposures", "outcomes"])
+@pytest.mark.parametrize(("reason", "line"), HOSTILE_LINES)
+def test_a_hostile_line_is_one_bad_line(context, tmp_path, kind, reason, line):
+    base = LINE if kind == "exposures" else OUTCOME
+    good = [{**base, "request_id": f"g{n}"} for n in range(200)]
+    lines = [*good, line if isinstance(line, str) else {**base, **line}]
+    report = ingest.run(context, write_logs(tmp_path / "logs", **{kind: lines}))
+    assert report["bad"] == {f"{kind}: {reason}": 1}
+    assert report["rows"][kind] == 200 * (2 if kind == "exposures" else 1)
+
+
+@pytest.mark.parametrize("propensity", [10**400, -(10**400), float("nan"), float("inf"), True, "1", [1]])
+def test_a_propensity_is_a_number_above_0_up_to_1(context, tmp_path, propensity):
+    good = [{**LINE, "request_id": f"g{n}"} for n in range(200)]
+    report = ingest.run(context, write_logs(tmp_path / "logs", [*good, {**LINE, "propensities": [propensity, 1]}]))
+    assert report["bad"] == {"exposures: a propensity is not in (0, 1]": 1}
+
+
+def pack(path, suffix):
+    """Replace a file by its compressed form."""
+    content = path.read_bytes()
+    if suffix == ".zst":
+        with pa.output_stream(str(path) + suffix, compression="zstd") as sink:
+            sink.write(content)
+    else:
+        packed = {".gz": gzip.compress, ".bz2": bz2.compress}[suffix]
+        half = content.index(b"\n") + 1
+        Path(str(path) + suffix).write_bytes(packed(content[:half]) + packed(content[half:]))  # appended to
+    path.unlink()
+
+
+@pytest.mark.parametrize("suffix", [".gz", ".bz2", ".zst"])
+def test_rotated_and_compressed_logs_of_a_day_are_read_together(context, tmp_path, suffix):
+    lines = [{**OUTCOME, "request_id": f"q{n}"} for n in range(20)]
+    write_logs(tmp_path / "logs", outcomes=lines[:5], name="1")
+    folder = write_logs(tmp_path / "logs", outcomes=lines[5:10], name="2")
+    pack(folder / f"outcomes-{DAY}.2.jsonl", suffix)
+    for n, start in (("1", 10), ("12", 15)):
+        write_logs(folder, outcomes=lines[start : start + 5], name="x")
+        (folder / f"outcomes-{DAY}.x.jsonl").rename(folder / f"outcomes-{DAY}.jsonl.{n}")
+    pack(folder / f"outcomes-{DAY}.jsonl.12", suffix)
+    report = ingest.run(context, folder)
+    assert report["rows"] == {"outcomes": 20}
+    assert len(context.lake.report("outcomes", day=DAY)["files"]) == 4
+    damaged = folder / f"outcomes-{DAY}.2.jsonl{suffix}"
+    damaged.write_bytes(damaged.read_bytes()[:-9])
+    with pytest.raises(CheckFailed, match=rf"outcomes-{DAY}\.2\.jsonl\{suffix}: cannot be read"):
+        ingest.run(context, folder)
+    assert context.lake.rows("outcomes", day=DAY) == 20
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        f"outcomes-{DAY}.jsonl.xz",
+        f"outcomes-{DAY}.zip",
+        f"outcomes-{DAY}.json",
+        f"Outcomes-{DAY}.jsonl",
+        f"outcomes-{DAY}.jsonl.gz.part",
+        f"outcomes-{DAY}7.jsonl",
+        "outcomes-20261124.jsonl",
+        f"exposures-{DAY}.jsonl~",
+        f"exposures-{DAY}.jsonl/",
+    ],
+)
+def test_another_file_that_begins_like_a_log_is_refused_by_name(context, tmp_path, name):
+    folder = write_logs(tmp_path / "logs", [LINE], [OUTCOME])
+    (folder / name).mkdir() if name.endswith("/") else (folder / name).write_text("")
+    (folder / "readme.txt").write_text("")
+    with pytest.raises(BadArgument, match=re.escape(f"cannot read {name.rstrip('/')}; a log is a file")):
+        ingest.run(context, folder)
+    assert not context.lake.exists("outcomes", day=DAY)
 
 
 def test_too_many_invalid_lines_stop_the_job_before_it_writes(context, tmp_path):
