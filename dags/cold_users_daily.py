@@ -1,4 +1,4 @@
-"""Daily vectors, segments and lists for yesterday's new listeners, computed with the champion.
+"""Daily vectors, segments and lists for the listeners whose first day ended yesterday, computed with the champion.
 
 | | |
 |---|---|
@@ -7,6 +7,8 @@
 | When | every day 02:00 UTC for the day before; by hand for any past day; many: `airflow backfill create` |
 | Re-run | safe: a day replaces itself, in the lake and in the store |
 | Owner | recommendations |
+
+By default first days end at midnight UTC, so these are yesterday's new listeners; `matrix.first_day` changes it.
 
 The task fails with exit code 3 if there is no champion, or if the day's events have not been ingested. Under a new
 champion, `release.publish` of the weekly pipeline computes the new listeners of the last weeks again.

@@ -3,10 +3,12 @@
 Input   events, users, tracks, catalog, warm_users
 Output  first_day, partitions split=train (warm users), validation, test (cohort); cohort (truth)
 Grain   one row per user
-Time    first day: registered_at <= ts < next midnight (UTC), the registration day. A warm user who registered before
-        the event log (jobs/platform/log_start.py) gets the first day with an event of that user, from midnight to
-        midnight.
-        truth: the thirty days from that midnight (days 1 to 30), half-open
+Time    first day: registered_at <= ts < end of the registration day, the next midnight UTC or as matrix.first_day
+        sets it (jobs/matrix/first_day_bounds.py). A warm user who registered before the event log
+        (jobs/platform/log_start.py) gets the first day with an event of that user, from midnight to midnight or 24
+        hours from that event.
+        truth: the thirty days from the end of the first day (days 1 to 30), half-open. Users whose thirty days end
+        after the cohort's last day (possible unless first days end at midnight UTC) are not in the cohort
 
 The cohort consists of users who registered in [cohort_start, cohort_end) and streamed at least `min_truth_tracks`
 distinct catalogue tracks on days 1 to 30. Validation and test are 2 : 1 by the MD5 of the user id, so a user is always
@@ -16,13 +18,14 @@ table since the task `catalog` has an empty first day.
 
 from __future__ import annotations
 
-from datetime import UTC, date, datetime, time
+from datetime import UTC, date, datetime, time, timedelta
 from typing import TYPE_CHECKING
 
 from pyspark.sql import functions as F
 
 from contracts.errors import CheckFailed
 from jobs.matrix.catalog import timestamp_literal
+from jobs.matrix.first_day_bounds import add_days, end_of_day, start_of_day
 from jobs.platform.log_start import log_start
 from jobs.platform.week import TRUTH_DAYS
 
@@ -30,7 +33,9 @@ if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
 
     from jobs.platform.context import Context
+    from jobs.settings.matrix import FirstDaySettings
 
+DAY = timedelta(days=1)
 COLUMN_OF_LEVEL = {"songs": "entity_id", "artists": "artist_id", "albums": "album_id"}
 WORD_OF_TRACK_EVENT = {"skip": "skipped", "stream": "streamed", "ban": "banned"}
 EVENT_OF_BLOCK = {
@@ -46,13 +51,13 @@ EVENT_OF_BLOCK = {
 }
 
 
-def registration_days(users: DataFrame) -> DataFrame:
-    """Return (user_id, country, age, start, end), from the time of registration to the next midnight UTC."""
-    midnight = F.date_trunc("day", "registered_at") + F.expr("interval 1 day")
-    return users.select("user_id", "country", "age", F.col("registered_at").alias("start"), midnight.alias("end"))
+def registration_days(users: DataFrame, first_day: FirstDaySettings) -> DataFrame:
+    """Return (user_id, country, age, start, end), from the time of registration to the end of the registration day."""
+    end = end_of_day(F.col("registered_at"), first_day)
+    return users.select("user_id", "country", "age", F.col("registered_at").alias("start"), end.alias("end"))
 
 
-def move_to_first_seen_day(days: DataFrame, events: DataFrame, start: date) -> DataFrame:
+def move_to_first_seen_day(days: DataFrame, events: DataFrame, start: date, first_day: FirstDaySettings) -> DataFrame:
     """Replace the day of users who registered before the event log by their first day with an event.
 
     Users without an event keep the registration day and so have no interactions. Users with an event on the
@@ -62,6 +67,7 @@ def move_to_first_seen_day(days: DataFrame, events: DataFrame, start: date) -> D
         days: Result of `registration_days`.
         events: Events of the users, before as_of.
         start: First day of the event log.
+        first_day: Length of the day.
     """
     log_start = F.lit(start.isoformat()).cast("timestamp")
     early = days.where(F.col("end") <= log_start).select("user_id", F.col("start").alias("from"), "end")
@@ -71,13 +77,13 @@ def move_to_first_seen_day(days: DataFrame, events: DataFrame, start: date) -> D
         .groupBy("user_id")
         .agg(F.min(F.when(ts >= log_start, ts)).alias("ts"), F.max(is_first_day).alias("has_first_day"))
     )
-    first = seen.where(~F.col("has_first_day")).select("user_id", F.date_trunc("day", "ts").alias("first"))
+    first = seen.where(~F.col("has_first_day")).select("user_id", "ts")
     return days.join(first, "user_id", "left").select(
         "user_id",
         "country",
         "age",
-        F.coalesce("first", "start").alias("start"),
-        F.coalesce(F.col("first") + F.expr("interval 1 day"), F.col("end")).alias("end"),
+        F.coalesce(start_of_day(ts, first_day), "start").alias("start"),
+        F.coalesce(end_of_day(ts, first_day), "end").alias("end"),
     )
 
 
@@ -136,7 +142,9 @@ def collect_first_days(days: DataFrame, events: DataFrame, tracks: DataFrame) ->
     )
 
 
-def collect_truth(days: DataFrame, events: DataFrame, catalog: DataFrame, min_tracks: int) -> DataFrame:
+def collect_truth(
+    days: DataFrame, events: DataFrame, catalog: DataFrame, min_tracks: int, first_day: FirstDaySettings
+) -> DataFrame:
     """Return (user_id, split, truth): the distinct track_idx streamed on days 1 to 30, ascending.
 
     Args:
@@ -144,10 +152,11 @@ def collect_truth(days: DataFrame, events: DataFrame, catalog: DataFrame, min_tr
         events: Events of days 1 to 30.
         catalog: Tracks that count.
         min_tracks: Users with fewer tracks are excluded.
+        first_day: Length of the days.
     """
     spans = days.select("user_id", F.col("end").alias("from"))
     streams = events.where((F.col("kind") == "stream") & (F.col("entity") == "track"))
-    until = F.col("from") + F.expr(f"interval {TRUTH_DAYS} days")
+    until = add_days(F.col("from"), TRUTH_DAYS, first_day)
     later_streams = streams.join(spans, "user_id").where((F.col("ts") >= F.col("from")) & (F.col("ts") < until))
     catalogue_tracks = F.broadcast(catalog.select("track_id", "track_idx"))
     catalogue_streams = later_streams.join(catalogue_tracks, F.col("entity_id") == F.col("track_id"))
@@ -176,14 +185,16 @@ def run(context: Context) -> dict[str, object]:
     is_cohort = (F.col("registered_at") >= timestamp_literal(week.cohort_start)) & (
         F.col("registered_at") < timestamp_literal(week.cohort_end)
     )
-    days = registration_days(users.where(is_cohort))
+    registered = registration_days(users.where(is_cohort), matrix.first_day)
+    truth_end = add_days(F.col("end"), TRUTH_DAYS, matrix.first_day)
+    days = registered.where(truth_end <= timestamp_literal(week.truth_end))
     later_events = lake.events(spark, week.cohort_start, week.truth_end)
-    cohort = collect_truth(days, later_events, catalog, matrix.min_truth_tracks).persist()
+    cohort = collect_truth(days, later_events, catalog, matrix.min_truth_tracks, matrix.first_day).persist()
     rows: dict[str, int] = {}
     paths: dict[str, str] = {}
     commit: dict[str, str] = {"commit": context.commit}
     try:
-        n_cohort, n_registered = cohort.count(), days.count()
+        n_cohort, n_registered, n_complete = cohort.count(), registered.count(), days.count()
         if not n_cohort:
             raise CheckFailed(
                 f"cohort: of {n_registered} users registered in [{week.cohort_start:%Y-%m-%d}, "
@@ -191,16 +202,21 @@ def run(context: Context) -> dict[str, object]:
                 f"days 1 to 30 (events before {week.truth_end:%Y-%m-%d}); ingest those days or lower "
                 "matrix.min_truth_tracks"
             )
-        dropped = {f"fewer than {matrix.min_truth_tracks} catalogue tracks on days 1 to 30": n_registered - n_cohort}
+        dropped = {f"fewer than {matrix.min_truth_tracks} catalogue tracks on days 1 to 30": n_complete - n_cohort}
+        if n_complete < n_registered:
+            dropped[f"days 1 to 30 end after {week.truth_end:%Y-%m-%d}"] = n_registered - n_complete
         report = {"rows_in": n_registered, "rows_out": n_cohort, "dropped": dropped, **commit}
         written = lake.write("cohort", cohort, report=report, week=week.name)
         rows["cohort"], paths["cohort"] = written.rows, written.path
         start, first_partition = log_start(lake), date.fromisoformat(lake.partitions("events")[0]["day"])
-        events = lake.events(spark, datetime.combine(first_partition, time(), UTC), max(week.as_of, week.cohort_end))
-        warm = lake.spark(spark, "warm_users", week=week.name).select("user_id").join(users, "user_id", "left")
-        warm_days = move_to_first_seen_day(
-            registration_days(warm), events.where(F.col("ts") < timestamp_literal(week.as_of)), start
+        events = lake.events(
+            spark, datetime.combine(first_partition, time(), UTC), max(week.as_of, week.cohort_end + DAY)
         )
+        warm = lake.spark(spark, "warm_users", week=week.name).select("user_id").join(users, "user_id", "left")
+        as_of = timestamp_literal(week.as_of)
+        warm_days = move_to_first_seen_day(
+            registration_days(warm, matrix.first_day), events.where(F.col("ts") < as_of), start, matrix.first_day
+        ).withColumn("end", F.least("end", as_of))  # in a backtest, a first day may be cut short
         all_days = warm_days.withColumn("split", F.lit("train")).unionByName(
             days.join(cohort.select("user_id", "split"), "user_id")
         )

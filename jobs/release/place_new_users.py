@@ -1,8 +1,9 @@
-"""Places the new users of one day: vector, segment and list by the champion, into the lake and the store.
+"""Places the users whose first day ended with a day: vector, segment and list by the champion, lake and store.
 
 Input   users, events, tracks; the champion's bundle
 Output  cold_first_day, cold_users, partition day=<day>; the store, part <day> of the champion's release
-Time    registered_at and ts in [day, day + 1) UTC; nothing after the end of the day is read
+Time    first days that end in (day, day + 1] UTC; nothing after the end of the day is read. By default first days end
+        at midnight UTC: users who registered on the day. With another `matrix.first_day` users of the day before
 Code    first days are computed by the functions of the weekly job, inputs, vectors and lists by those of the service
 
 The champion is the release in service when the job runs, also for a past day. When another release is published, it
@@ -41,7 +42,10 @@ from serving.stores.interface import Block, StorePart, UserStore
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
+    from jobs.settings.matrix import FirstDaySettings
+
 CHUNK = 4_096  # users placed at once
+LONGEST = timedelta(days=2)  # a first day is shorter
 
 
 def run(context: Context, day: date) -> dict[str, Any]:
@@ -103,16 +107,19 @@ def write_first_days(context: Context, day: date) -> dict[str, Any]:
     """Write cold_first_day of a day; returns rows and paths.
 
     Raises:
-        CheckFailed: events have no such day.
+        CheckFailed: events have no such day, or not the day before where first days begin on it.
     """
     lake = context.lake
-    if not lake.exists("events", day=str(day)):
-        raise CheckFailed(f"events: day={day} has not been written; ingest the day first")
+    first_day, (start, end) = context.settings.matrix.first_day, day_bounds(day)
+    for needed in [day] if first_day.ends_with_utc_day else [day, day - timedelta(days=1)]:
+        if not lake.exists("events", day=str(needed)):
+            raise CheckFailed(f"events: day={needed} has not been written; ingest the day first")
     frame = compute_first_days(
         lake.spark(context.spark, "users"),
-        lake.events(context.spark, *day_bounds(day)),
+        lake.events(context.spark, start if first_day.ends_with_utc_day else start - LONGEST, end),
         lake.spark(context.spark, "tracks"),
         day,
+        first_day,
     )
     written = lake.write("cold_first_day", frame, report={"commit": context.commit}, day=str(day))
     return {"day": str(day), "rows": {"cold_first_day": written.rows}, "paths": {"cold_first_day": written.path}}
@@ -124,20 +131,22 @@ def day_bounds(day: date) -> tuple[datetime, datetime]:
     return start, start + timedelta(days=1)
 
 
-def compute_first_days(users: DataFrame, events: DataFrame, tracks: DataFrame, day: date) -> DataFrame:
-    """Return cold_first_day of the users who registered on a day, from their registration to the end of the day."""
+def compute_first_days(
+    users: DataFrame, events: DataFrame, tracks: DataFrame, day: date, first_day: FirstDaySettings
+) -> DataFrame:
+    """Return cold_first_day of the users whose first day ended with a day: after its start, at its end included."""
     from pyspark.sql import functions as F
 
     from jobs.matrix.catalog import timestamp_literal
     from jobs.matrix.first_day import collect_first_days, registration_days
 
     start, end = day_bounds(day)
-    new = users.where(
-        (F.col("registered_at") >= timestamp_literal(start)) & (F.col("registered_at") < timestamp_literal(end))
-    )
-    return collect_first_days(registration_days(new), events, tracks).join(
-        new.select("user_id", "registered_at"), "user_id"
-    )
+    registered, ended = F.col("registered_at"), F.col("end")
+    recent = (registered >= timestamp_literal(start - LONGEST)) & (registered < timestamp_literal(end))
+    new = users.where(recent)
+    has_ended = (ended > timestamp_literal(start)) & (ended <= timestamp_literal(end))
+    days = registration_days(new, first_day).where(has_ended)
+    return collect_first_days(days, events, tracks).join(new.select("user_id", "registered_at"), "user_id")
 
 
 def place_day(context: Context, ready: LoadedRelease, store: UserStore, day: date) -> dict[str, Any]:

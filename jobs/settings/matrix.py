@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import zoneinfo
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from jobs.settings.base import Positive, Section
 
@@ -20,6 +21,29 @@ class AffinityWeights(Section):
     ban: float = Field(-10.0, description="added for each ban of the track")
 
 
+class FirstDaySettings(Section):
+    """The registration day: what a listener does in it is the input, days 1 to 30 after it are the ground truth."""
+
+    length: Literal["calendar_day", "24_hours"] = Field(
+        "calendar_day",
+        description="calendar_day: from the registration to the next midnight in `time_zone`; 24_hours: 24 hours from "
+        "the registration",
+    )
+    time_zone: str = Field("UTC", description="calendar_day: time zone of the service, such as Europe/Berlin")
+
+    @field_validator("time_zone")
+    @classmethod
+    def _check_time_zone(cls, name: str) -> str:
+        if name != "UTC" and name not in zoneinfo.available_timezones():
+            raise ValueError(f"there is no time zone '{name}'; write a name such as Europe/Berlin, or UTC")
+        return name
+
+    @property
+    def ends_with_utc_day(self) -> bool:
+        """Whether every first day ends at midnight UTC."""
+        return self.length == "calendar_day" and self.time_zone in ("UTC", "Etc/UTC")
+
+
 class MatrixSettings(Section):
     """Warm users, the catalogue, affinities and track co-occurrences."""
 
@@ -29,6 +53,7 @@ class MatrixSettings(Section):
     min_truth_tracks: Positive = Field(
         50, description="distinct catalogue tracks that a cohort user streamed on days 1 to 30 after registration"
     )
+    first_day: FirstDaySettings = FirstDaySettings()
     weights: AffinityWeights = AffinityWeights()
     max_collection_length: Positive = Field(
         500, description="tracks per collection; of a longer collection the first ones are used"
