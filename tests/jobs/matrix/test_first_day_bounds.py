@@ -1,4 +1,4 @@
-"""The first day ends at midnight of a time zone, where clocks change too, or after 24 hours; training and service agree."""
+"""The first day ends at midnight of a time zone, also at clock changes, or after 24 hours; both jobs agree."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -10,7 +10,7 @@ from jobs.matrix import catalog, first_day
 from jobs.matrix.first_day_bounds import add_days, end_of_day, start_of_day
 from jobs.release.place_new_users import compute_first_days
 from jobs.settings.matrix import FirstDaySettings
-from tests.helpers.small_tables import DAY, SECOND, fill, streams, table
+from tests.helpers.small_tables import DAY, SECOND, event, fill, streams, table
 
 HOUR = timedelta(hours=1)
 UTC_DAY = FirstDaySettings()
@@ -78,13 +78,7 @@ def test_the_daily_job_sees_the_first_day_of_training_once(spark, settings):
     start = at("2026-10-23T00:00")
     users = [{"user_id": n, "registered_at": start + n * 5 * HOUR + 7 * SECOND} for n in range(20)]
     events = [
-        {
-            "kind": "stream",
-            "entity": "track",
-            "user_id": user["user_id"],
-            "entity_id": hour % 20,
-            "ts": start + hour * HOUR,
-        }
+        event(user["user_id"], "stream", "track", hour % 20, start + hour * HOUR)
         for user in users
         for hour in range(24 * 8)
     ]
@@ -116,7 +110,6 @@ def test_first_days_and_truth_of_24_hours(spark, context):
     ]
     seen = c - 4 * DAY + 6 * HOUR
     events = [
-        *streams(1, [1, 2, 3], c - 5 * DAY - 90 * DAY + 2 * DAY),  # before this user registered
         *streams(1, [3, 4], seen),
         {"user_id": 1, "entity_id": 5, "ts": seen + DAY - SECOND},
         {"user_id": 1, "entity_id": 6, "ts": seen + DAY},
