@@ -124,7 +124,7 @@ def _bounds(field: FieldInfo) -> str:
     signs = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
     texts = []
     for item in field.metadata:
-        texts += [f"{word} {getattr(item, sign):g}" for sign, word in signs.items() if hasattr(item, sign)]
+        texts += [f"{word} {_bound(getattr(item, sign))}" for sign, word in signs.items() if hasattr(item, sign)]
         if getattr(item, "multiple_of", None):
             texts.append(f"multiple of {item.multiple_of}")
         if getattr(item, "pattern", None):
@@ -132,6 +132,10 @@ def _bounds(field: FieldInfo) -> str:
         if getattr(item, "min_length", None):
             texts.append(f"at least {item.min_length} entries")
     return ", ".join(texts)
+
+
+def _bound(value: object) -> str:
+    return f"{value:g}" if isinstance(value, int | float) else str(value)
 
 
 def tables() -> str:
