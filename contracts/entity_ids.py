@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from hashlib import blake2b
 from typing import Literal
-from unicodedata import normalize
 
 Form = Literal["integer", "text"]
 KINDS = ("user", "track", "artist", "album", "playlist")
@@ -37,10 +36,8 @@ EXTERNAL_COLUMNS: dict[tuple[str, str], str] = {
 def stable_id(text: str) -> int:
     """Return a number below 2^62 that is the same for the same text in every run and on every machine.
 
-    Texts that differ only in how accents are encoded have one id: the composed form (NFC) is hashed.
+    The text is hashed as it is. A source whose ids are made from names brings the names to composed form (NFC) first.
     """
-    if not text.isascii():
-        text = normalize("NFC", text)
     return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "big") >> 2
 
 

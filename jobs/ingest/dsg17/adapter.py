@@ -26,8 +26,8 @@ from pyspark.sql import functions as F
 from pyspark.sql.window import Window
 
 from contracts.errors import BadArgument, CheckFailed
-from jobs.ingest.tables.paths import spark_path
 from jobs.ingest.time_bounds import time_bounds
+from jobs.platform.spark_paths import spark_path
 from jobs.platform.temp_dirs import temp_dir
 
 if TYPE_CHECKING:

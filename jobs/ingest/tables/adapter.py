@@ -33,7 +33,7 @@ from jobs.ingest.tables.days import DayPlan, Selection, plan_days
 from jobs.ingest.tables.entity_ids import Form
 from jobs.ingest.tables.frames import TableReader, row_rules
 from jobs.ingest.tables.inputs import Inputs, spark_errors
-from jobs.ingest.tables.mapping import RowRules
+from jobs.ingest.tables.mapping import BAD, RowRules
 from jobs.ingest.tables.write import write
 from jobs.settings.tables import DAY_TABLES, inputs_of, placeholders
 
