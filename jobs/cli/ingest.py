@@ -143,3 +143,16 @@ def make_dsg17(
     from jobs.ingest.dsg17 import generate
 
     print_json(generate.run(out, rows, seed))
+
+
+@commands.command("make-mpd", rich_help_panel="1. Data")
+def make_mpd(
+    out: Annotated[Path, typer.Option("--out", help="New folder for the slices.")],
+    playlists: Annotated[int, typer.Option("--playlists", min=1, help="Number of playlists.")] = 4_000,
+    tracks: Annotated[int, typer.Option("--tracks", min=100, help="Number of tracks.")] = 3_000,
+    seed: Annotated[int, typer.Option("--seed", help="Random seed. Equal options give equal bytes.")] = 7,
+) -> None:
+    """Write made-up playlists in the format of the Spotify Million Playlist Dataset, of any size."""
+    from jobs.ingest.mpd import generate
+
+    print_json(generate.run(out, generate.MpdOptions(playlists, tracks, seed)))

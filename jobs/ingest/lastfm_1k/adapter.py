@@ -34,9 +34,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from contracts.errors import BadArgument
+from jobs.ingest.bad_lines import BadLines
+from jobs.ingest.distinct_rows import DistinctRows
 from jobs.ingest.event_buffer import DAY_US, EventBuffer, code, events, times
 from jobs.ingest.ids import MADE, stable_ids
-from jobs.ingest.lastfm_1k.parse import BadLines, Profile, enforce_fields, read_blocks, read_profile
+from jobs.ingest.lastfm_1k.parse import Profile, enforce_fields, read_blocks, read_profile
 from jobs.ingest.normalize import nfc
 from jobs.ingest.time_bounds import time_bounds
 from jobs.ingest.write_tables import write_source
@@ -113,8 +115,7 @@ class Names:
     """The distinct tracks seen so far, each with the names of its first line."""
 
     def __init__(self) -> None:
-        self._parts: list[pa.Table] = []
-        self._pending, self._known = 0, 0
+        self._rows = DistinctRows("track_id")
 
     def add(self, block: pa.Table) -> np.ndarray:
         """Return the track ids (n,) of a block with the columns artist_mbid, artist, track_mbid, title."""
@@ -122,35 +123,21 @@ class Names:
         artist_key = _key(block["artist_mbid"], _fold(artist))
         track_key = _key(block["track_mbid"], pc.binary_join_element_wise(_fold(artist), _fold(title), "\x1f"))
         artist_id, track_id = stable_ids(artist_key), stable_ids(track_key)
-        _, once = np.unique(track_id, return_index=True)
-        part = pa.table(
-            {
-                "track_id": pa.array(track_id[once]),
-                "artist_id": pa.array(artist_id[once]),
-                "title": title.take(pa.array(once)),
-                "artist_name": artist.take(pa.array(once)),
-            }
+        self._rows.add(
+            pa.table(
+                {
+                    "track_id": pa.array(track_id),
+                    "artist_id": pa.array(artist_id),
+                    "title": title,
+                    "artist_name": artist,
+                }
+            )
         )
-        self._parts.append(part)
-        self._pending += part.num_rows
-        if self._pending > self._known + 200_000:
-            self._compact()
         return track_id
-
-    def _compact(self) -> None:
-        if not self._parts:
-            return
-        table = pa.concat_tables(self._parts)
-        _, once = np.unique(table["track_id"].to_numpy(), return_index=True)
-        self._parts = [table.take(pa.array(once)).combine_chunks()]
-        self._known, self._pending = len(once), 0
 
     def table(self) -> pa.Table:
         """Return the table `tracks`, by id."""
-        self._compact()
-        if not self._parts:
-            raise AssertionError("no line was read")
-        tracks = self._parts[0]
+        tracks = self._rows.table()
         n = tracks.num_rows
         return pa.table(
             {

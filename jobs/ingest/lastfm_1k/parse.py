@@ -20,12 +20,12 @@ from pyarrow import csv
 
 from contracts.demographics import is_age
 from contracts.errors import CheckFailed
+from jobs.ingest.bad_lines import EXAMPLES, BadLines
 from jobs.ingest.lastfm_1k.countries import CODES
 from jobs.ingest.time_bounds import TimeBounds, microseconds
 
 BLOCK_BYTES = 1 << 25
 COLUMNS = ("user", "time", "artist_mbid", "artist", "track_mbid", "title")
-EXAMPLES = 5
 LATEST_US = 1 << 33  # seconds: the year 2242; ids of sessions cannot encode a later time
 MONTHS = {
     "Jan": 1,
@@ -42,44 +42,6 @@ MONTHS = {
     "Dec": 12,
 }
 USER = re.compile(r"user_(\d{1,9})")
-
-
-class BadLines:
-    """Lines of one file that could not be read: their number by reason, and the first few."""
-
-    def __init__(self, file: Path) -> None:
-        self.file, self.total = file, 0
-        self.reasons: Counter[str] = Counter()
-        self.first: list[str] = []
-
-    def add(self, line: int, reason: str, text: str) -> None:
-        """Count one line."""
-        self.count(reason, 1)
-        if len(self.first) < EXAMPLES:
-            self.first.append(f"{self.file.name}:{line}: {reason}: {text[:100]!r}")
-
-    def count(self, reason: str, n: int) -> None:
-        """Count lines that need no example."""
-        self.reasons[reason] += n
-
-    @property
-    def full(self) -> bool:
-        """Whether there are enough examples."""
-        return len(self.first) >= EXAMPLES
-
-    def report(self) -> dict[str, Any]:
-        """Return the entries of the job's report."""
-        return {"read": self.total, "bad": dict(sorted(self.reasons.items())), "first": self.first}
-
-    def enforce(self, max_share: float) -> None:
-        """Raise CheckFailed if too large a share was bad, or nothing was read."""
-        n_bad = sum(self.reasons.values())
-        if self.total == n_bad or n_bad > max_share * self.total:
-            counts = ", ".join(f"{reason} {n}" for reason, n in self.reasons.most_common()) or "the file is empty"
-            raise CheckFailed(
-                f"{self.file}: {n_bad} of {self.total} lines cannot be read, more than source.max_bad_share = "
-                f"{max_share:g} allows ({counts}); nothing was written\n  " + "\n  ".join(self.first)
-            )
 
 
 def read_blocks(file: Path, bad: BadLines, bounds: TimeBounds) -> Iterator[pa.Table]:

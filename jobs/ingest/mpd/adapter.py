@@ -1,27 +1,32 @@
 """Playlists of the Spotify Million Playlist Dataset as listeners: a cold-start task on real data.
 
-Input    DATA/playlist_track.parquet (row, track), DATA/track_uri_map.parquet (track, track_uri, artist_uri, album_uri)
+Input    DATA/mpd.slice.<first>-<last>.json, as published (jobs/ingest/mpd/slices.py), or
+         DATA/playlist_track.parquet (row, track), DATA/track_uri_map.parquet (track, track_uri, artist_uri, album_uri)
 Output   users, tracks, playlists, events (one partition per day)
-Memory   all pairs at once, about 100 bytes each
+Memory   all pairs of a playlist and a track at once, about 100 bytes each; with slices also the distinct tracks
 
-A playlist represents a listener (user_id = playlist_id = row), who streams each of its tracks once.
-- The first three quarters of the playlists, by row, are warm. They register at a constant rate in the part of the
-trailing
-  window (`matrix.window_days`) that ends 31 days before the week's as_of and before its cohort.
+A playlist represents a listener (user_id = playlist_id = pid or row), who streams each of its tracks once.
+- The first three quarters of the playlists, by pid or row, are warm. They register at a constant rate in the part of
+  the trailing window (`matrix.window_days`) that ends 31 days before the week's as_of and before its cohort.
 - The catalogue is the `source.catalogue_tracks` tracks that most warm playlists contain; ties go to the smaller number.
+  Tracks of slices are numbered as they first appear: with these numbers, both forms give the same events.
 - Each other playlist with at least `source.min_playlist_tracks` catalogue tracks is cold: it registers in the cohort
   window of the week. The rest are dropped and counted.
 - 1 to 5 random tracks are streamed on the registration day, from the catalogue while it lasts; all others
   on days 1 to 30 after it: for a cold listener, the ground truth.
+- Playlists are public, because the publisher released them. Slices also contain titles, names and durations, and the
+  tables store the URIs of tracks, artists and albums as external ids.
 
-Differs  The dataset has no listeners and no times: both are generated as described, from `source.seed`. Country, age,
-genre
-         and length are null. A track without a row in the map gets an artist and an album of its own. A playlist's rows
-         are dated like its streams, so a cold listener's are excluded from training by the ordinary rule.
+Differs  The dataset has no listeners and no times of streams: both are generated as described, from `source.seed`.
+         Country, age and genre are null. In the Parquet form names and lengths are null too, and a track without a row
+         in the map gets an artist and an album of its own. A playlist's rows are dated like its streams, so a cold
+         listener's are excluded from training by the ordinary rule.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,6 +38,7 @@ import pyarrow.parquet as pq
 from contracts.errors import BadArgument, CheckFailed
 from jobs.ingest.event_buffer import DAY_US, EventBuffer, code, events, times
 from jobs.ingest.ids import MADE, stable_ids
+from jobs.ingest.mpd.slices import Slices, find_slices, read_slices
 from jobs.ingest.write_tables import write_source
 from jobs.platform.temp_dirs import temp_dir
 
@@ -45,10 +51,67 @@ MAX_FIRST_DAY = 5
 RUN = 5_000_000
 
 
+@dataclass(frozen=True)
+class Playlists:
+    """The playlists of either form.
+
+    Attributes:
+        source: The file or folder, for errors.
+        row: Playlist (n,) of each distinct pair of a playlist and a track.
+        number: Track (n,) of each pair; the pairs are ordered by playlist, then by track.
+        repeated: Number of repeated pairs.
+        uris: The map of the Parquet form, or the slices.
+    """
+
+    source: Path
+    row: np.ndarray
+    number: np.ndarray
+    repeated: int
+    uris: pa.Table | Slices
+
+    def track_ids(self, number: np.ndarray) -> np.ndarray:
+        """Return the ids (n,) of tracks (n,)."""
+        return self.uris.track_id[number] if isinstance(self.uris, Slices) else number
+
+    def tracks(self, number: np.ndarray) -> tuple[pa.Table, int]:
+        """Return the table `tracks` of the numbers (N,) ascending, and how many have a known artist."""
+        if not isinstance(self.uris, Slices):
+            return track_table(number, self.uris)
+        at = np.searchsorted(self.uris.tracks["track_id"].to_numpy(), self.track_ids(number))
+        return self.uris.tracks.take(pa.array(at)), len(number)
+
+    def titles(self, playlist_id: np.ndarray) -> pa.Array:
+        """Return the titles (n,) of playlists (n,)."""
+        if not isinstance(self.uris, Slices):
+            return pa.nulls(len(playlist_id), pa.string())
+        at = np.searchsorted(self.uris.titles["playlist_id"].to_numpy(), playlist_id)
+        return self.uris.titles["title"].combine_chunks().take(pa.array(at))
+
+
+def read(data: Path, max_bad_share: float) -> Playlists:
+    """Return the playlists of the form that is in the folder.
+
+    Raises:
+        BadArgument: The folder has the files of both forms, or of neither.
+        CheckFailed: A file is damaged, or too many rows of slices are bad.
+    """
+    slices = find_slices(data)
+    if not slices:
+        row, number, repeated = read_pairs(data / PAIRS)
+        return Playlists(data / PAIRS, row, number, repeated, read_map(data / MAP))
+    for name in (PAIRS, MAP):
+        if (data / name).exists():
+            raise BadArgument(
+                f"--data: {data} has both forms of the dataset, {slices[0].name} and {name}; remove one of them"
+            )
+    content = read_slices(slices, max_bad_share)
+    return Playlists(data, *distinct_pairs(content.row, content.number), content)
+
+
 def run(context: Context, data: Path | None) -> dict[str, Any]:
     """Write the task of the settings' week; return rows, paths, and who was dropped."""
     if data is None:
-        raise BadArgument(f"--data: mpd needs the folder with {PAIRS} and {MAP}")
+        raise BadArgument(f"--data: mpd needs the folder with mpd.slice.*.json, or with {PAIRS} and {MAP}")
     source, week = context.settings.source, context.week
     window_days = context.settings.matrix.window_days
     window_start = week.window_start(window_days)
@@ -59,9 +122,9 @@ def run(context: Context, data: Path | None) -> dict[str, Any]:
             f"matrix.window_days: {window_days} leaves warm listeners no day to register before "
             "the cohort and 31 days before as_of; use at least 38"
         )
-    row, track, repeated = read_pairs(data / PAIRS)
-    uris = read_map(data / MAP)
-    playlist, member = np.unique(row, return_inverse=True)
+    content = read(data, source.max_bad_share)
+    track = content.number
+    playlist, member = np.unique(content.row, return_inverse=True)
     rng = np.random.default_rng(np.random.SeedSequence((source.seed, 3)))
     # The catalogue: by the number of warm playlists with the track, then by the track's number.
     n_warm = len(playlist) * 3 // 4
@@ -73,7 +136,7 @@ def run(context: Context, data: Path | None) -> dict[str, Any]:
     kept = (np.arange(len(playlist)) < n_warm) | (size >= source.min_playlist_tracks)
     if not kept[n_warm:].any():
         raise CheckFailed(
-            f"{data / PAIRS}: no playlist of the last quarter has {source.min_playlist_tracks} catalogue tracks; "
+            f"{content.source}: no playlist of the last quarter has {source.min_playlist_tracks} catalogue tracks; "
             "lower source.min_playlist_tracks or bring more playlists"
         )
     registered = registrations(
@@ -93,14 +156,14 @@ def run(context: Context, data: Path | None) -> dict[str, Any]:
         log = EventBuffer(folder, "events")
         for first in range(0, len(ts), RUN):
             part = slice(first, first + RUN)
-            chunk = events(playlist[member[part]], ts[part], code("stream", "track"), track[part])
-            log.add(ts[part] // DAY_US, chunk)
-        tracks, named = track_table(np.unique(track), uris)
+            track_id = content.track_ids(track[part])
+            log.add(ts[part] // DAY_US, events(playlist[member[part]], ts[part], code("stream", "track"), track_id))
+        tracks, named = content.tracks(np.unique(track))
         return write_source(
             context,
             users=user_table(playlist[kept], registered[kept]),
             tracks=tracks,
-            playlists=collections(playlist[member], track, ts, np.arange(len(ts)) - np.searchsorted(member, member)),
+            playlists=collections(content, playlist[member], track, ts),
             events=log,
             facts={
                 "source": "mpd",
@@ -109,8 +172,9 @@ def run(context: Context, data: Path | None) -> dict[str, Any]:
                 "cold": int(kept[n_warm:].sum()),
                 "cold_left_out": int((~kept).sum()),
                 "catalogue": len(catalogue),
-                "pairs_repeated": repeated,
+                "pairs_repeated": content.repeated,
                 "tracks_with_known_artist": named,
+                **(content.uris.facts if isinstance(content.uris, Slices) else {}),
             },
         )
 
@@ -170,17 +234,31 @@ def track_table(track: np.ndarray, uris: pa.Table) -> tuple[pa.Table, int]:
     return pa.table(columns), int(named.sum())
 
 
-def collections(playlist_id: np.ndarray, track: np.ndarray, ts: np.ndarray, position: np.ndarray) -> pa.Table:
-    """Return the table `playlists`: each listener's tracks in the order in which they were streamed."""
-    return pa.table(
-        {
-            "playlist_id": pa.array(playlist_id),
-            "position": pa.array(position.astype(np.int32)),
-            "track_id": pa.array(track),
-            "user_id": pa.array(playlist_id),
-            "added_at": times(ts),
-        }
-    )
+def collections(
+    content: Playlists, playlist_id: np.ndarray, track: np.ndarray, ts: np.ndarray
+) -> Iterator[pa.RecordBatch]:
+    """Yield rows of the table `playlists`: each listener's tracks in the order in which they were streamed.
+
+    Args:
+        content: The playlists.
+        playlist_id: Playlist (n,) of each stream, ascending.
+        track: Number (n,) of its track.
+        ts: Its time (n,), microseconds, ascending within a playlist.
+    """
+    position = np.arange(len(ts)) - np.searchsorted(playlist_id, playlist_id)
+    for first in range(0, len(ts), RUN):
+        part = slice(first, first + RUN)
+        yield pa.record_batch(
+            {
+                "playlist_id": pa.array(playlist_id[part]),
+                "position": pa.array(position[part].astype(np.int32)),
+                "track_id": pa.array(content.track_ids(track[part])),
+                "user_id": pa.array(playlist_id[part]),
+                "added_at": times(ts[part]),
+                "title": content.titles(playlist_id[part]),
+                "public": pa.array(np.ones(len(ts[part]), bool)),
+            }
+        )
 
 
 def read_pairs(file: Path) -> tuple[np.ndarray, np.ndarray, int]:
@@ -192,6 +270,11 @@ def read_pairs(file: Path) -> tuple[np.ndarray, np.ndarray, int]:
     for name, values in (("row", row), ("track", track)):
         if values.min() < 0 or values.max() >= MADE:
             raise CheckFailed(f"{file}: column '{name}' must be 0 or more, found {values.min()} to {values.max()}")
+    return distinct_pairs(row, track)
+
+
+def distinct_pairs(row: np.ndarray, track: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
+    """Return the pairs (n,) without repeats, ordered, and the number of repeats."""
     order = np.lexsort((track, row))
     row, track = row[order], track[order]
     new = np.concatenate([[True], (row[1:] != row[:-1]) | (track[1:] != track[:-1])])
@@ -208,7 +291,9 @@ def read_map(file: Path) -> pa.Table:
 def read_columns(file: Path, wanted: dict[str, str]) -> pa.Table:
     """Return the named columns without nulls; an error names the file and the column."""
     if not file.is_file():
-        raise BadArgument(f"{file}: no such file; the folder of --data must contain {PAIRS} and {MAP}")
+        raise BadArgument(
+            f"{file}: no such file; the folder of --data must contain mpd.slice.*.json, or {PAIRS} and {MAP}"
+        )
     try:
         source = pq.ParquetFile(file)
         missing = [name for name in wanted if name not in source.schema_arrow.names]
