@@ -131,7 +131,7 @@ lock: .venv/tools/made ## resolve requirements/*.in into the locks
 	$$compile requirements/dev-airflow.in -c requirements/airflow.txt -o requirements/dev-airflow.txt
 
 .PHONY: demo
-demo: setup ## one week through Airflow: from raw events to a promoted release (SOURCE=simulate|tables|mpd|lastfm_1k|dsg17 DATA= CONFIG= WEEK=)
+demo: setup ## one week through Airflow: from raw events to a promoted release (SOURCE=simulate|tables|mpd|lastfm_1k|listenbrainz|dsg17 DATA= CONFIG= WEEK=)
 	@$(RUN) jobs.local.demo --source "$(SOURCE)" --data "$(DATA)" --config "$(CONFIG)" --week "$(WEEK)"
 
 .PHONY: test

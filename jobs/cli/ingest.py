@@ -21,6 +21,7 @@ SOURCES = {
     "simulate": "jobs.ingest.simulate.adapter",
     "mpd": "jobs.ingest.mpd.adapter",
     "lastfm_1k": "jobs.ingest.lastfm_1k.adapter",
+    "listenbrainz": "jobs.ingest.listenbrainz.adapter",
     "deezer": "jobs.ingest.deezer.adapter",
     "dsg17": "jobs.ingest.dsg17.adapter",
 }
@@ -49,8 +50,8 @@ def ingest(
     """Read a dataset into the tables of the lake. This is the first command of all.
 
     `tables` reads your own data by the mapping in the settings; `overture init` writes one to start from. `simulate`,
-    `mpd` and `lastfm_1k` write users, tracks, events and playlists. `deezer` writes arrays for `overture paper`.
-    `dsg17` writes plays for `overture skip`. A repeated call replaces what it wrote before.
+    `mpd`, `lastfm_1k` and `listenbrainz` write users, tracks, events and playlists. `deezer` writes arrays for
+    `overture paper`. `dsg17` writes plays for `overture skip`. A repeated call replaces what it wrote before.
     """
     context = settings_context(config)
     if source not in SOURCES:
@@ -156,3 +157,18 @@ def make_mpd(
     from jobs.ingest.mpd import generate
 
     print_json(generate.run(out, generate.MpdOptions(playlists, tracks, seed)))
+
+
+@commands.command("make-listenbrainz", rich_help_panel="1. Data")
+def make_listenbrainz(
+    out: Annotated[Path, typer.Option("--out", help="New folder for listens and feedback.")],
+    users: Annotated[int, typer.Option("--users", min=1, help="Number of listeners.")] = 3_000,
+    tracks: Annotated[int, typer.Option("--tracks", min=100, help="Number of tracks.")] = 2_000,
+    first: Annotated[str, typer.Option("--from", help="First day with events, YYYY-MM-DD.")] = "2026-06-29",
+    last: Annotated[str, typer.Option("--to", help="Last day with events, included, YYYY-MM-DD.")] = "2026-11-22",
+    seed: Annotated[int, typer.Option("--seed", help="Random seed. Equal options give equal files.")] = 7,
+) -> None:
+    """Write made-up listens and feedback in the format of the ListenBrainz dumps, of any size."""
+    from jobs.ingest.listenbrainz import generate
+
+    print_json(generate.run(out, generate.ListenBrainzOptions(users, tracks, first, last, seed)))

@@ -28,7 +28,7 @@ class SimulateSettings(Section):
 class SourceSettings(TablesMixin):
     """The source of the tables users, tracks, events and playlists, or plays for the skip engine."""
 
-    kind: Literal["simulate", "tables", "mpd", "lastfm_1k", "deezer", "dsg17"] = Field(
+    kind: Literal["simulate", "tables", "mpd", "lastfm_1k", "listenbrainz", "deezer", "dsg17"] = Field(
         "simulate",
         description="the adapter; tables: your own data by SQL; deezer: the public files contain vectors, so only "
         "`overture paper` reads them; dsg17: for the skip engine",

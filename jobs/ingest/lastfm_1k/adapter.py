@@ -25,7 +25,6 @@ Differs  Last.fm has no playlists: a listening session (no gap above 30 minutes)
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +38,7 @@ from jobs.ingest.distinct_rows import DistinctRows
 from jobs.ingest.event_buffer import DAY_US, EventBuffer, code, events, times
 from jobs.ingest.ids import MADE, stable_ids
 from jobs.ingest.lastfm_1k.parse import Profile, enforce_fields, read_blocks, read_profile
+from jobs.ingest.listening_log import BUCKETS, earliest, sessions
 from jobs.ingest.normalize import nfc
 from jobs.ingest.time_bounds import time_bounds
 from jobs.ingest.write_tables import write_source
@@ -49,8 +49,6 @@ if TYPE_CHECKING:
     from jobs.platform.context import Context
 
 EVENTS, PROFILE = "userid-timestamp-artid-artname-traid-traname*.tsv", "userid-profile.tsv"
-GAP_US = 30 * 60 * 1_000_000
-BUCKETS = 64
 
 
 def run(context: Context, data: Path | None) -> dict[str, Any]:
@@ -81,7 +79,7 @@ def run(context: Context, data: Path | None) -> dict[str, Any]:
             context,
             users=users,
             tracks=names.table(),
-            playlists=sessions(by_listener),
+            playlists=sessions(by_listener, session_ids),
             events=log,
             facts={
                 "source": "lastfm_1k",
@@ -102,13 +100,6 @@ def find_files(data: Path) -> tuple[Path, Path]:
     if not (data / PROFILE).is_file():
         raise BadArgument(f"{data / PROFILE}: no such file; it is part of the dataset")
     return event_files[0], data / PROFILE
-
-
-def earliest(user: np.ndarray, ts: np.ndarray) -> Iterator[tuple[int, int]]:
-    """Yield each user's first event in a block."""
-    order = np.lexsort((ts, user))
-    users, at = np.unique(user[order], return_index=True)
-    return zip(users.tolist(), ts[order][at].tolist(), strict=True)
 
 
 class Names:
@@ -193,28 +184,6 @@ def user_table(profiles: dict[int, Profile], first_seen: dict[int, int]) -> tupl
     return table, facts
 
 
-def sessions(by_listener: EventBuffer) -> Iterator[pa.RecordBatch]:
-    """Yield rows of the table `playlists`: sessions of two or more distinct tracks, a bucket of listeners at a time."""
-    for _, rows in by_listener.groups():
-        rows = rows[np.lexsort((rows["entity_id"], rows["ts"], rows["user_id"]))]
-        user, ts, track = rows["user_id"], rows["ts"], rows["entity_id"]
-        new = np.concatenate([[True], (user[1:] != user[:-1]) | (np.diff(ts) > GAP_US)])
-        session = np.cumsum(new) - 1
-        start = ts[np.flatnonzero(new)]
-        # A session contains each track once, at its first stream.
-        order = np.lexsort((np.arange(len(rows)), track, session))
-        once = np.concatenate(
-            [[True], (session[order][1:] != session[order][:-1]) | (track[order][1:] != track[order][:-1])]
-        )
-        keep = np.sort(order[once])
-        keep = keep[np.bincount(session[keep])[session[keep]] >= 2]
-        session, user, ts, track = session[keep], user[keep], ts[keep], track[keep]
-        yield pa.record_batch(
-            {
-                "playlist_id": pa.array((user << 33) | (start[session] // 1_000_000)),
-                "position": pa.array((np.arange(len(keep)) - np.searchsorted(session, session)).astype(np.int32)),
-                "track_id": pa.array(track),
-                "user_id": pa.array(user),
-                "added_at": times(ts),
-            }
-        )
+def session_ids(user: np.ndarray, start_s: np.ndarray) -> np.ndarray:
+    """Return ids (n,) of sessions that contain the listener's number (30 bits) and the start (33 bits)."""
+    return (user << 33) | start_s

@@ -29,13 +29,13 @@ import pyarrow as pa
 from contracts.errors import CheckFailed
 from jobs.ingest.bad_lines import BadLines
 from jobs.ingest.distinct_rows import DistinctRows
+from jobs.ingest.durations import duration_s
 from jobs.ingest.ids import MADE, stable_ids
 from jobs.platform.progress import progress
 
 NAME = re.compile(r"mpd\.slice\.(\d+)-(\d+)\.json")
 URIS = ("track_uri", "artist_uri", "album_uri")
 NAMES = ("track_name", "artist_name")
-MAX_DURATION_S = 86_400
 
 
 @dataclass(frozen=True)
@@ -204,10 +204,3 @@ def row_problem(track: Any) -> str:
         if not isinstance(track.get(name), str | None):
             return f"{name} is not text"
     return ""
-
-
-def duration_s(milliseconds: Any) -> int | None:
-    """Return a duration in whole seconds; None if it is missing, no number, or outside the contract of `tracks`."""
-    if type(milliseconds) not in (int, float) or not 500 <= milliseconds < MAX_DURATION_S * 1000 + 500:
-        return None
-    return int(milliseconds + 500) // 1000

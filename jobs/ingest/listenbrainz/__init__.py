@@ -1,0 +1,1 @@
+"""Adapter for the ListenBrainz dumps."""
