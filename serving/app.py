@@ -162,7 +162,10 @@ def make_lists(champion: ChampionWatcher, metrics: Metrics, recommender: Experim
 
     @lists.post("/v1/carousels", responses={200: {"model": schema.Carousel}, **ERRORS})
     def carousels(request: schema.CarouselRequest) -> Response:
-        """Return a row of playlists for one new listener, with the expected exposure of each position."""
+        """Return a row of public playlists for one new listener, with the expected exposure of each position.
+
+        The row is empty if the release contains no public playlist or all of them are excluded.
+        """
         loaded = serving(champion)
         body = carousel.carousel(loaded, request)
         metrics.count_list("carousel", body)

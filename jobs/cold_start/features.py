@@ -77,20 +77,22 @@ def means(groups: np.ndarray, members: np.ndarray, vectors_ND: np.ndarray) -> tu
 
 
 def entity_vectors(context: Context, space: Space) -> Entities:
-    """Compute and write the vectors of artists, albums and playlists: plain means of their catalogue tracks."""
+    """Compute and write the vectors of artists, albums and public playlists: plain means of their catalogue tracks.
+
+    Private playlists get no vector, so no release contains one. Features are built from the same vectors: a private
+    playlist among a listener's signals is an unknown id in training as in the service.
+    """
     lake, week = context.lake, context.week.name
     track_ND = lake.matrix("track_vectors", week=week, space=space)
     catalog = lake.read("catalog", week=week)
     order = np.argsort(catalog.column("track_idx").to_numpy())
     columns = {name: catalog.column(name).to_numpy()[order] for name in ("track_id", "artist_id", "album_id")}
-    collections = lake.read("collections", columns=["playlist_id", "track_idx"], week=week)
+    playlist_id, playlist_track = public_collections(lake.read("collections", week=week))
     everything = np.arange(len(track_ND))
     means_by_kind = {
         "artist": means(columns["artist_id"], everything, track_ND),
         "album": means(columns["album_id"], everything, track_ND),
-        "playlist": means(
-            collections.column("playlist_id").to_numpy(), collections.column("track_idx").to_numpy(), track_ND
-        ),
+        "playlist": means(playlist_id, playlist_track, track_ND),
     }
     table = pa.concat_tables(
         pa.table(
@@ -111,6 +113,16 @@ def entity_vectors(context: Context, space: Space) -> Entities:
             **{kind: mean.astype(np.float32) for kind, (_, mean) in means_by_kind.items()},
         },
     )
+
+
+def public_collections(collections: pa.Table) -> tuple[np.ndarray, np.ndarray]:
+    """Return playlist_id and track_idx (n,) of the rows of public playlists.
+
+    A playlist with one private row is private.
+    """
+    playlist_id, track_idx, public = (collections[name].to_numpy() for name in ("playlist_id", "track_idx", "public"))
+    kept = ~np.isin(playlist_id, playlist_id[~public])
+    return playlist_id[kept], track_idx[kept]
 
 
 def demographic_vectors(context: Context, space: Space) -> Demographics:

@@ -70,6 +70,7 @@ def sessions(
                 "track_id": pa.array(track),
                 "user_id": pa.array(user),
                 "added_at": times(ts),
+                "public": pa.repeat(False, len(ts)),
             }
         )
 

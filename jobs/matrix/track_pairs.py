@@ -13,6 +13,9 @@ Time    rows with added_at < as_of, of collections without owner or with an owne
    `max_neighbours` strongest neighbours of the other (by count, ties to the smaller track_idx).
 4. PMI = ln(N c / (n_i n_j)) with the smoothing and shift of the settings; pairs with positive PMI are written.
 Only arrays of the catalogue's size (a count and a cut per track) pass through the driver.
+
+Private playlists are counted too: a pair does not identify its collections. Only public ones get a vector
+(jobs/cold_start/features.py).
 """
 
 from __future__ import annotations
@@ -70,9 +73,13 @@ def select_visible_rows(playlists: DataFrame, users: DataFrame, as_of: datetime,
 
 
 def select_catalogue_rows(rows: DataFrame, catalog: DataFrame) -> DataFrame:
-    """Return (playlist_id, position, track_idx) of the positions that contain a catalogue track."""
+    """Return (playlist_id, position, track_idx, public) of the positions that contain a catalogue track.
+
+    A playlist without an owner is public; one with an owner only if its column `public` is true.
+    """
     indices = F.broadcast(catalog.select("track_id", "track_idx"))
-    return rows.join(indices, "track_id").select("playlist_id", "position", "track_idx")
+    public = (F.col("user_id").isNull() | F.coalesce("public", F.lit(False))).alias("public")
+    return rows.join(indices, "track_id").select("playlist_id", "position", "track_idx", public)
 
 
 def build_collections(positions: DataFrame, max_length: int) -> DataFrame:

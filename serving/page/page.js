@@ -96,7 +96,7 @@ async function updateLists(action) {
     ]);
     if (runningRequest !== controller) return; // a newer request replaced this one
     const failed = playlists instanceof Error;
-    showError(failed && playlists.status !== 422 ? playlists : null); // 422: the release has no playlists, which is not an error
+    showError(failed ? playlists : null);
     showList(list);
     showReasons(list);
     showPlaylists(failed ? null : playlists);
@@ -171,7 +171,7 @@ function signalName(one) {
 }
 
 function showPlaylists(carousel) {
-  byId("playlists").hidden = !carousel;
+  byId("playlists").hidden = !carousel?.playlists.length;
   if (!carousel) return;
   byId("carousel").replaceChildren(...carousel.playlists.map((one) => make("li", {},
     colours(make("div", { class: "cover" }, [...new Set(one.nearest_tracks.map(artist))].join(", ") || "Playlist"), one.playlist_id),

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from contracts.errors import BadArgument
 from models.cold_start.top_k import normalise
 from models.evaluation.diversity import select_diverse
 from serving.bodies import CarouselBody, EncodedJson
@@ -37,27 +36,24 @@ def exposures(model: str, n: int) -> np.ndarray:
 
 
 def carousel(loaded: LoadedRelease, request: CarouselRequest) -> CarouselBody:
-    """Return the response body of a carousel (schema.Carousel).
-
-    Raises:
-        BadArgument: the release contains no playlists.
-    """
+    """Return the response body of a carousel (schema.Carousel); without public playlists, its row is empty."""
     playlists = loaded.space.of_kind("playlists")
     if playlists is None:
-        raise BadArgument(f"release {loaded.name[:12]} contains no playlists")
-    ids_P, items = playlists
+        ids_P, unit_PD = np.zeros(0, np.int64), np.zeros((0, loaded.space.d), np.float32)
+    else:
+        ids_P, unit_PD = playlists[0], playlists[1].items_ND
     placed = place(loaded, days_of(loaded, [request.listener]))
     vector_D = placed.vectors_BD[0]
     if placed.origin[0] == NOTHING:
         vector_D = np.asarray(loaded.space.tracks_ND[:POPULAR_HEAD]).mean(axis=0)
-    relevance_P = items.items_ND @ normalise(vector_D[None])[0]
+    relevance_P = unit_PD @ normalise(vector_D[None])[0]
     usable = np.flatnonzero(~np.isin(ids_P, request.exclude))
     pool = usable[np.argsort(-relevance_P[usable], kind="stable")[: max(POOL, request.n)]]
-    row = pool[select_diverse(relevance_P[pool], items.items_ND[pool], request.n, request.diversity)]
+    row = pool[select_diverse(relevance_P[pool], unit_PD[pool], request.n, request.diversity)]
     exposure = exposures(request.exposure, len(row))
-    similarity_PP = items.items_ND[row] @ items.items_ND[row].T
+    similarity_PP = unit_PD[row] @ unit_PD[row].T
     n = len(row)
-    near = nearest_tracks(loaded, items.items_ND[row], request.n_nearest_tracks)
+    near = nearest_tracks(loaded, unit_PD[row], request.n_nearest_tracks)
     return {
         "release": loaded.name,
         "week": loaded.week,
@@ -86,6 +82,6 @@ def carousel(loaded: LoadedRelease, request: CarouselRequest) -> CarouselBody:
 def nearest_tracks(loaded: LoadedRelease, vectors_PD: np.ndarray, k: int) -> list[list[EncodedJson]]:
     """Return the k tracks nearest to each playlist, as schema.Track."""
     tracks = loaded.space.of_kind("tracks")
-    if not k or tracks is None:
+    if not k or not len(vectors_PD) or tracks is None:
         return [[] for _ in vectors_PD]
     return [[loaded.track_json[i] for i in row] for row in tracks[1].top_k(vectors_PD, min(k, len(loaded.tracks)))]

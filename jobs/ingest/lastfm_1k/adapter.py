@@ -20,7 +20,7 @@ Rules
   are counted; more than `source.max_bad_share` of one of them stops the run. Gender is not stored.
 
 Differs  Last.fm has no playlists: a listening session (no gap above 30 minutes) with at least two distinct tracks
-         represents one, owned by its listener; each track is dated when it was streamed.
+         represents one, owned by its listener and private; each track is dated when it was streamed.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ import contracts
 from contracts.arrow import arrow_schema
 from contracts.errors import BadArgument
 from jobs.ingest.event_buffer import Batches, EventBuffer, times
-from jobs.ingest.simulate.catalogue import PLAYLIST, World, build, track_table
+from jobs.ingest.simulate.catalogue import PLAYLIST, World, build, playlist_titles, track_table
 from jobs.ingest.simulate.listeners import BLOCK, Block, Ids, Span, draw_block
 from jobs.ingest.write_tables import write_source
 from jobs.platform.progress import progress
@@ -30,6 +30,8 @@ from jobs.settings.source import SimulateSettings
 
 if TYPE_CHECKING:
     from jobs.platform.context import Context
+
+PRIVATE_EVERY = 5  # of the listeners' playlists, one in so many is private
 
 
 def run(context: Context, data: Path | None = None) -> dict[str, Any]:
@@ -44,7 +46,7 @@ def run(context: Context, data: Path | None = None) -> dict[str, Any]:
     per_chunk = max(1, settings.chunk_users // BLOCK)
     with temp_dir(context, "ingest") as folder:
         users = Batches(folder, "users", arrow_schema(contracts.load("users"), optional=False))
-        playlists = Batches(folder, "playlists", arrow_schema(contracts.load("playlists"), optional=False))
+        playlists = Batches(folder, "playlists", arrow_schema(contracts.load("playlists")))
         log = EventBuffer(folder, "events")
         playlists.add(editorial(world, ids, settings, span))
         for first in progress(range(0, n_blocks, per_chunk), -(-n_blocks // per_chunk), "listeners by chunk"):
@@ -88,6 +90,7 @@ def add_chunk(blocks: list[Block], users: Batches, playlists: Batches, log: Even
             ]
         )
         if len(p["track_id"]):
+            number = p["playlist_id"] - PLAYLIST - 1
             playlists.add(
                 [
                     pa.array(p["playlist_id"]),
@@ -95,6 +98,9 @@ def add_chunk(blocks: list[Block], users: Batches, playlists: Batches, log: Even
                     pa.array(p["track_id"]),
                     pa.array(p["user_id"]),
                     times(p["added_at"]),
+                    pa.nulls(len(number), pa.string()),
+                    playlist_titles(number),
+                    pa.array(number % PRIVATE_EVERY != 0),
                 ]
             )
     log.add(np.concatenate([b.event_day for b in blocks]), np.concatenate([b.events for b in blocks]))
@@ -120,4 +126,7 @@ def editorial(world: World, ids: Ids, settings: SimulateSettings, span: Span) ->
         pa.array(ids.track[track]),
         pa.nulls(len(which), pa.int64()),
         times(made[which]),
+        pa.nulls(len(which), pa.string()),
+        playlist_titles(which),
+        pa.repeat(True, len(which)),
     ]

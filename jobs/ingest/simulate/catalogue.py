@@ -49,6 +49,7 @@ AGES = np.arange(5, 91)
 TRACK, ARTIST, ALBUM, PLAYLIST = (n * 10**12 for n in (1, 2, 3, 4))
 TRIBE_SCENES = 4
 EDITORIAL_SHARE = 0.2
+EXPLICIT_EVERY = 12  # one track in so many has explicit lyrics
 SYLLABLES = ("ba", "lo", "mi", "ren", "sa", "tu", "vel", "no", "ki", "dra", "fe", "shi", "or", "lan", "zu", "pe")
 WORDS = ("night", "river", "gold", "fire", "summer", "heart", "moon", "road", "dance", "glass", "storm", "blue")
 
@@ -216,9 +217,18 @@ def track_table(world: World, settings: SimulateSettings) -> pa.Table:
             "release_date": pa.array(days, mask=rng.random(n) < 0.05).cast(pa.date32()),
             "title": pa.array(titles, pa.string()),
             "artist_name": pa.array(names[artist], pa.string()),
+            "explicit": pa.array(np.arange(n) % EXPLICIT_EVERY == 0),
+            "available": pa.repeat(True, n),
         }
     )
     return table.sort_by("track_id")
+
+
+def playlist_titles(number: np.ndarray) -> pa.Array:
+    """Return generated titles of playlists (n,) by number; distant numbers can have equal titles."""
+    words = np.char.capitalize(np.array(WORDS))
+    first, second = words[number % len(words)], words[number // len(words) % len(words)]
+    return pa.array(np.char.add(np.char.add(first, " and "), second), pa.string())
 
 
 def public_ids(n: int, settings: SimulateSettings, kind: str) -> np.ndarray:

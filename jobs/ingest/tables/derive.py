@@ -1,7 +1,7 @@
 """Tables that a source does not have, derived from the events in the lake.
 
-playlists   sessions of two or more distinct streamed tracks without a gap above 30 minutes, owned by their listener;
-            each track is dated when it was first streamed in the session
+playlists   sessions of two or more distinct streamed tracks without a gap above 30 minutes, owned by their listener and
+            private; each track is dated when it was first streamed in the session
 users       a listener's first event is the registration. Listeners first seen in the first 30 days of the log, whose
             start jobs/platform/log_start.py finds, may have registered long before it: their registration is unknown,
             which is stored as 1970-01-01, before every cohort. Country and age are unknown
@@ -82,5 +82,12 @@ def playlists_from_sessions(events: DataFrame) -> DataFrame:
         .withColumn("playlist_id", made)
         .withColumn("position", (F.row_number().over(ordered) - 1).cast("int"))
         .where("n >= 2")
-        .select("playlist_id", "position", F.col("entity_id").alias("track_id"), "user_id", "added_at")
+        .select(
+            "playlist_id",
+            "position",
+            F.col("entity_id").alias("track_id"),
+            "user_id",
+            "added_at",
+            F.lit(False).alias("public"),
+        )
     )

@@ -298,6 +298,8 @@ def test_a_session_contains_a_track_once_and_ends_after_half_an_hour(tmp_path):
     sessions = [part.track_id.tolist() for _, part in playlists.groupby("playlist_id")]
     assert sessions == [[stable_id("a"), stable_id("b")], [stable_id("c"), stable_id("d")]]
     assert playlists.position.tolist() == [0, 1, 0, 1]
+    assert (~playlists.public.astype(bool)).all(), "sessions are private"
+    assert playlists.public.notna().all()
     assert playlists.added_at.dt.strftime("%H:%M:%S").tolist() == ["10:00:00", "10:30:00", "11:30:01", "11:31:00"]
 
 

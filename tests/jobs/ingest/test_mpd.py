@@ -120,6 +120,7 @@ class TestRealPlaylists:
         same = playlists.merge(streams, on=["user_id", "track_id", "added_at"], how="outer", indicator=True)
         assert (same._merge == "both").all()
         assert (playlists.user_id == playlists.playlist_id).all()
+        assert (playlists.public == True).all()  # noqa: E712 (null is not public)
         ordered = playlists.sort_values(["playlist_id", "position"])
         assert (ordered.groupby("playlist_id").cumcount() == ordered.position).all()
         step = ordered.groupby("playlist_id").added_at.diff().dropna()

@@ -246,6 +246,16 @@ def test_playlists_have_dense_positions_dates_and_one_owner(simulated, users):
     assert 0.1 < 1 - len(owned) / len(playlists) < 0.5
 
 
+def test_editorial_playlists_and_four_in_five_of_the_owned_ones_are_public(simulated):
+    playlists = simulated[0].lake.read("playlists").to_pandas()
+    assert playlists.public[playlists.user_id.isna()].all()
+    owned = playlists.dropna(subset="user_id").groupby("playlist_id").public
+    assert owned.nunique().max() == 1
+    assert owned.first().mean() == pytest.approx(0.8, abs=0.01)
+    assert playlists.title.notna().all()
+    assert playlists.groupby("playlist_id").title.nunique().max() == 1
+
+
 @pytest.mark.parametrize(
     ("changes", "setting"),
     [({"last_day": "2026-02-30"}, "simulate.last_day"), ({"first_day": "2026-11-15"}, "after first_day")],

@@ -63,6 +63,23 @@ def test_pmi_by_hand_from_visible_collections_only(filled_context):
     }
 
 
+def test_private_playlists_add_to_the_pairs_and_are_marked(filled_context):
+    """Public: no owner, or `public` is true. Null is private, as where a source has no such column."""
+    old = filled_context.week.as_of - SECOND
+    rows = [
+        *collection(1, [1, 2], old),
+        *({**row, "public": False} for row in collection(2, [1, 2], old)),
+        *({**row, "public": True} for row in collection(3, [2, 3], old, owner=10)),
+        *({**row, "public": False} for row in collection(4, [4, 5], old, owner=10)),
+        *collection(5, [4, 5], old, owner=20),
+    ]
+    filled_context.lake.write("playlists", table("playlists", rows))
+    track_pairs.run(change_matrix_settings(filled_context, min_cooccurrences=1))
+    public = filled_context.lake.read("collections", week=filled_context.week.name).to_pylist()
+    assert {row["playlist_id"]: row["public"] for row in public} == {1: True, 2: True, 3: True, 4: False, 5: False}
+    assert pairs_of(filled_context)[4, 5] == (2, pytest.approx(math.log(5 * 2 / 4)))
+
+
 def test_min_cooccurrences_and_shift(filled_context):
     track_pairs.run(change_matrix_settings(filled_context, min_cooccurrences=2))
     assert set(pairs_of(filled_context)) == {(1, 2)}

@@ -221,8 +221,8 @@ def test_users_from_events_and_sessions_for_playlists(service):
     assert registered == {stable_id("u1"): UNKNOWN_REGISTRATION, stable_id("u2"): at(14)}
     assert {row["external_id"] for row in service.rows("users")} == {"u1", "u2"}
     lists = sorted(service.rows("playlists"), key=lambda row: row["position"])
-    assert [(r["position"], r["track_id"], r["user_id"]) for r in lists] == [
-        (0, stable_id("t1"), stable_id("u1")), (1, stable_id("t2"), stable_id("u1")),
+    assert [(r["position"], r["track_id"], r["user_id"], r["public"]) for r in lists] == [
+        (0, stable_id("t1"), stable_id("u1"), False), (1, stable_id("t2"), stable_id("u1"), False),
     ]  # fmt: skip
     assert len(report["notes"]) == 2
 
