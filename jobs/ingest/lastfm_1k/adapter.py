@@ -186,4 +186,4 @@ def user_table(profiles: dict[int, Profile], first_seen: dict[int, int]) -> tupl
 
 def session_ids(user: np.ndarray, start_s: np.ndarray) -> np.ndarray:
     """Return ids (n,) of sessions that contain the listener's number (30 bits) and the start (33 bits)."""
-    return (user << 33) | start_s
+    return np.asarray((user << 33) | start_s)

@@ -85,19 +85,20 @@ def metadata_of_tracks(lake: Lake) -> dict[int, tuple[str, dict[str, Any]]]:
     releases = uuids("release", tracks["album_id"].to_numpy())
     metadata = {}
     for n, row in enumerate(tracks.to_pylist()):
-        track = {
+        info = {"recording_msid": msids[n], "submission_client": "made up"}
+        if row["duration_s"] is not None:
+            info["duration_ms"] = row["duration_s"] * 1000
+        track: dict[str, Any] = {
             "artist_name": row["artist_name"] or f"Artist {row['artist_id']}",
             "track_name": row["title"] or f"Track {row['track_id']}",
             "release_name": f"Album {row['album_id']}",
-            "additional_info": {"recording_msid": msids[n], "submission_client": "made up"},
+            "additional_info": info,
         }
-        if row["duration_s"] is not None:
-            track["additional_info"]["duration_ms"] = row["duration_s"] * 1000
         known = {"recording_mbid": mbids[n], "artist_mbids": [artists[n]], "release_mbid": releases[n]}
         if row["track_id"] % 7 > 2:
             track["mbid_mapping"] = known
         elif row["track_id"] % 7 > 0:
-            track["additional_info"] |= known
+            track["additional_info"] = info | known
         metadata[row["track_id"]] = (msids[n], track)
     return metadata
 

@@ -139,8 +139,7 @@ def parse_listen(line: bytes, now_s: float) -> Listen:
     metadata = content.get("track_metadata")
     if not isinstance(metadata, dict):
         raise UnusableLine("no track_metadata")
-    mapping, info = (metadata.get(name) for name in ("mbid_mapping", "additional_info"))
-    mapping, info = (part if isinstance(part, dict) else {} for part in (mapping, info))
+    mapping, info = (inner_object(metadata, name) for name in ("mbid_mapping", "additional_info"))
     artist_name, title = metadata.get("artist_name"), metadata.get("track_name")
     if not isinstance(artist_name, str) or not isinstance(title, str) or not fold(artist_name) or not fold(title):
         raise UnusableLine("no artist_name or no track_name")
@@ -154,11 +153,8 @@ def parse_listen(line: bytes, now_s: float) -> Listen:
         release = metadata.get("release_name")
         release = fold(release) if isinstance(release, str) else ""
         album = f"{fold(artist_name)} / {release}" if release else artist
-    seconds = info.get("duration")
-    in_seconds = seconds * 1000 if type(seconds) in (int, float) else None
-    played = info.get("duration_played")
+    seconds, played = number(info.get("duration")), number(info.get("duration_played"))
     listened_at = content.get("listened_at")
-    is_known = type(played) in (int, float) and 0 <= played <= MAX_DURATION_S
     return Listen(
         user_name(content),
         time_s(content.get("timestamp") if listened_at is None else listened_at, now_s),
@@ -168,8 +164,8 @@ def parse_listen(line: bytes, now_s: float) -> Listen:
         album,
         title.strip(),
         artist_name.strip(),
-        duration_s(info.get("duration_ms")) or duration_s(in_seconds),
-        int(played) if is_known else -1,
+        duration_s(info.get("duration_ms")) or duration_s(None if seconds is None else seconds * 1000),
+        int(played) if played is not None and 0 <= played <= MAX_DURATION_S else -1,
     )
 
 
@@ -200,6 +196,17 @@ def json_object(line: bytes) -> dict[str, Any]:
     return content
 
 
+def inner_object(content: dict[str, Any], name: str) -> dict[str, Any]:
+    """Return a field that is an object, or an empty object."""
+    value = content.get(name)
+    return value if isinstance(value, dict) else {}
+
+
+def number(value: Any) -> int | float | None:
+    """Return a value that is a number, or None."""
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
 def user_name(content: dict[str, Any]) -> str:
     """Return the name of the user, or the number where the line has no name."""
     name, number = content.get("user_name"), content.get("user_id")
@@ -218,13 +225,14 @@ def time_s(value: Any, now_s: float) -> int:
             value = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
         except ValueError:
             raise UnusableLine("time is neither a number nor ISO 8601") from None
-    if type(value) not in (int, float):
+    seconds = number(value)
+    if seconds is None:
         raise UnusableLine("time is neither a number nor ISO 8601")
-    if value < EARLIEST_S:
+    if seconds < EARLIEST_S:
         raise UnusableLine("time is before 2002-10-01")
-    if value >= now_s + FUTURE_S:
+    if seconds >= now_s + FUTURE_S:
         raise UnusableLine("time is in the future")
-    return int(value)
+    return int(seconds)
 
 
 def uuid(value: Any) -> str:

@@ -66,6 +66,7 @@ def test_the_command_starts_without_heavy_libraries():
     [
         (["ingest", "napster"], 2, "unknown source 'napster'"),
         (["ingest", "mpd"], 2, "mpd needs the folder of its files"),
+        (["ingest", "listenbrainz", "--data", "nowhere"], 2, "listenbrainz needs the folder of its files"),
         (["segments", "--week", "2026-11-16", "--space", "pca"], 2, "unknown space 'pca'"),
         (["release", "promote"], 2, "name the week"),
         (["matrix", "catalog", "--week", "2026-11-17"], 2, "is a Tuesday"),

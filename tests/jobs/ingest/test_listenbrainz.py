@@ -376,3 +376,13 @@ def test_the_generator_writes_equal_files_that_the_adapter_reads(tmp_path):
     assert kinds.stream == rows["listens"] - rows["odd"] - rows["repeated"]
     with pytest.raises(BadArgument, match="is not empty"):
         generate.run(tmp_path / "a", options)
+
+
+def test_the_commands_write_and_read_a_dump(home, tmp_path, command):
+    days = ("--from", "2026-10-01", "--to", "2026-11-22")
+    code, out, _ = command("make-listenbrainz", "--out", tmp_path / "a", "--users", 50, "--tracks", 100, *days)
+    assert code == 0
+    n_listens = json.loads(out)["rows"]["listens"]
+    code, out, _ = command("ingest", "listenbrainz", "--data", tmp_path / "a")
+    assert code == 0
+    assert json.loads(out)["listens"]["read"] == n_listens

@@ -275,3 +275,18 @@ def test_the_generator_writes_equal_files_for_equal_options(tmp_path):
     assert result["durations_unknown"] == 1
     with pytest.raises(BadArgument, match="is not empty"):
         generate.run(tmp_path / "a", options)
+
+
+def test_the_commands_write_and_read_slices(home, tmp_path, command):
+    arguments = ("make-mpd", "--out", tmp_path / "a", "--playlists", 200, "--tracks", 100)
+    code, out, _ = command(*arguments)
+    assert code == 0
+    assert '"playlists": 200' in out
+    assert command(*arguments)[0] == 2
+    code, out, _ = command("ingest", "mpd", "--data", tmp_path / "a")
+    assert code == 0
+    assert json.loads(out)["warm"] == 150
+    (tmp_path / "a" / "mpd.slice.0-199.json").write_text("{")
+    code, _, err = command("ingest", "mpd", "--data", tmp_path / "a")
+    assert code == 3
+    assert "mpd.slice.0-199.json: cannot be read as JSON" in err
