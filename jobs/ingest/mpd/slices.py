@@ -61,7 +61,7 @@ class Slices:
 
 def find_slices(data: Path) -> list[Path]:
     """Return the slices of a folder, by their first playlist."""
-    named = [(NAME.fullmatch(file.name), file) for file in data.iterdir()]
+    named = [(NAME.fullmatch(file.name), file) for file in data.glob("mpd.slice.*.json")]
     return [file for _, file in sorted((int(match[1]), file) for match, file in named if match)]
 
 

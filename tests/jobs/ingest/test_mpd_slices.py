@@ -256,6 +256,8 @@ def test_a_folder_with_both_forms_or_with_none_is_refused(tmp_path):
     (tmp_path / "none" / "challenge_set.json").write_text("{}")
     with pytest.raises(BadArgument, match=r"must contain mpd\.slice\.\*\.json, or playlist_track\.parquet"):
         mpd.run(context_at(tmp_path / "home"), tmp_path / "none")
+    with pytest.raises(BadArgument, match=r"nowhere/playlist_track\.parquet: no such file"):
+        mpd.run(context_at(tmp_path / "home"), tmp_path / "nowhere")
 
 
 def test_the_generator_writes_equal_files_for_equal_options(tmp_path):
