@@ -17,6 +17,7 @@ WEEK ?=
 QUICK ?=
 ONLY ?=
 PORT ?=
+STORE ?=
 comma := ,
 
 JOBS := .venv/jobs/bin/python
@@ -112,6 +113,7 @@ test-programs:
 	missing=""
 	command -v redis-server >/dev/null || missing="$$missing redis-server"
 	command -v chromium >/dev/null || missing="$$missing chromium"
+	command -v mvn >/dev/null || missing="$$missing maven"
 	[ -n "$$missing" ] || exit 0
 	root=""; [ "$$(id -u)" = 0 ] || root="sudo -n"
 	if $$root true 2>/dev/null; then
@@ -134,8 +136,13 @@ lock: .venv/tools/made ## resolve requirements/*.in into the locks
 demo: setup ## one week through Airflow: from raw events to a promoted release (SOURCE=simulate|tables|mpd|lastfm_1k|listenbrainz|dsg17 DATA= CONFIG= WEEK=)
 	@$(RUN) jobs.local.demo --source "$(SOURCE)" --data "$(DATA)" --config "$(CONFIG)" --week "$(WEEK)"
 
+# Cassandra's jars (66 MB, once); without them its tests are skipped with the reason.
+.PHONY: test-cassandra
+test-cassandra: setup test-programs
+	@$(RUN) jobs.local.cassandra || true
+
 .PHONY: test
-test: setup test-programs ## every test, in both environments; ends with a list of what was skipped and why
+test: setup test-programs test-cassandra ## every test, in both environments; ends with a list of what was skipped and why
 	@failed=""
 	$(JOBS) -m pytest tests --ignore tests/dags -rs || failed="$$failed jobs"
 	$(AIRFLOW) -m pytest tests/dags -rs -W ignore::pytest.PytestConfigWarning || failed="$$failed airflow"
@@ -147,7 +154,7 @@ test-fast: setup ## unit tests alone, in less than three minutes: no Spark, Airf
 	@$(JOBS) -m pytest tests --ignore tests/dags --ignore tests/end_to_end -m "not spark and not server"
 
 .PHONY: coverage
-coverage: setup test-programs ## every test of the jobs environment, and the lines that they cover
+coverage: setup test-programs test-cassandra ## every test of the jobs environment, and the lines that they cover
 	@$(JOBS) -m pytest tests --ignore tests/dags --cov --cov-report=term:skip-covered
 
 .PHONY: lint
@@ -197,8 +204,8 @@ serve: setup ## the service over the champion: http://127.0.0.1:8600, its API at
 	@.venv/jobs/bin/overture serve $(if $(PORT),--port $(PORT))
 
 .PHONY: up
-up: setup ## Airflow's and MLflow's pages and the service, until `make down`
-	@$(RUN) jobs.local.services up
+up: setup ## Airflow's and MLflow's pages and the service, until `make down` (STORE=redis|cassandra: with that store of known listeners)
+	@$(RUN) jobs.local.services up $(STORE)
 
 .PHONY: down
 down: ## end what `make up` started

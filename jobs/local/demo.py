@@ -31,6 +31,7 @@ from rich.table import Table
 
 from contracts.errors import BadArgument, OvertureError
 from jobs.local import services
+from jobs.local.processes import free_port
 from jobs.platform.context import Context
 from jobs.platform.week import Week
 from jobs.release import pointer
@@ -211,7 +212,7 @@ def running_airflow(dag: str, console: Console) -> Iterator[tuple[Airflow, dict[
         yield Airflow(f"http://127.0.0.1:{running.port}", dag), {}
         return
     mlflow_port = int(os.environ.get("OVERTURE_MLFLOW_PORT", services.MLFLOW_PORT))
-    state = services.Running(str(services.config_path()), services.free_port(), mlflow_port)
+    state = services.Running(str(services.config_path()), free_port(), mlflow_port)
     # A demo runs no scheduled runs, only the one that it starts.
     os.environ["AIRFLOW__SCHEDULER__USE_JOB_SCHEDULE"] = "False"
     try:

@@ -1,11 +1,14 @@
-"""Processes of this machine: pid, parent, process group and start time."""
+"""Processes of this machine (pid, parent, process group and start time) and its free ports."""
 
 from __future__ import annotations
 
+import socket
 import subprocess
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
+
+from contracts.errors import OvertureError
 
 
 class Process(NamedTuple):
@@ -59,3 +62,16 @@ def descendants(roots: Iterable[int]) -> dict[int, Process]:
             members[pid] = all_processes[pid]
             queue += children.get(pid, [])
     return members
+
+
+def free_port(wanted: int = 0) -> int:
+    """Return the wanted port of 127.0.0.1, or any free one if it is in use or 0."""
+    for port in (wanted, 0):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return int(probe.getsockname()[1])
+    raise OvertureError("no free port on 127.0.0.1")

@@ -1,6 +1,6 @@
 """Airflow, MLflow and the online service on this machine: environment, start, stop.
 
-`python -m jobs.local.services up|down|state|env|clean`. All listen on 127.0.0.1. Logs and pids are in
+`python -m jobs.local.services up [redis|cassandra]|down|state|env|clean`. All listen on 127.0.0.1. Logs and pids are in
 OVERTURE_HOME/run.
 Airflow runs as three processes (scheduler, dag-processor, api-server). `airflow standalone` would add a triggerer,
 which is not needed, and a log server on every interface. The service also starts without a champion: it responds with
@@ -16,12 +16,9 @@ import secrets
 import shlex
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -32,7 +29,9 @@ from rich.console import Console
 from rich.table import Table
 
 from contracts.errors import BadArgument, OvertureError
-from jobs.local.processes import NO_PROCESS, descendants, processes, start_time
+from jobs.local import store_servers
+from jobs.local.processes import NO_PROCESS, descendants, free_port, processes, start_time
+from jobs.local.service_state import describe_service, responds
 from jobs.platform import files
 from jobs.settings.settings import home
 
@@ -101,19 +100,6 @@ def _keys(airflow_home: Path) -> dict[str, str]:
     return keys
 
 
-def free_port(wanted: int = 0) -> int:
-    """Return the wanted port of 127.0.0.1, or any free one if it is in use or 0."""
-    for port in (wanted, 0):
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return int(probe.getsockname()[1])
-    raise OvertureError("no free port on 127.0.0.1")
-
-
 @dataclass
 class Running:
     """The services that were started, stored in a file, so that `make down` stops exactly these.
@@ -123,6 +109,8 @@ class Running:
         port: Port of Airflow.
         mlflow_port: Port of MLflow.
         service_port: Port of the online service; 0 if it was not started.
+        store: Kind of the server of known listeners; empty if none was started.
+        store_port: Port of that server.
         pids: Name -> pid.
         born: Name -> start time of the process.
     """
@@ -131,6 +119,8 @@ class Running:
     port: int
     mlflow_port: int
     service_port: int = 0
+    store: str = ""
+    store_port: int = 0
     pids: dict[str, int] = field(default_factory=dict)
     born: dict[str, str] = field(default_factory=dict)
 
@@ -138,6 +128,12 @@ class Running:
         """Write the state to OVERTURE_HOME/run."""
         state_file().parent.mkdir(parents=True, exist_ok=True)
         files.replace(state_file(), json.dumps(asdict(self), indent=2).encode() + b"\n")
+
+    def environment(self) -> dict[str, str]:
+        """Return the environment of all processes and tasks, with the store that was started."""
+        kind = store_servers.parse_kind(self.store)
+        store = store_servers.environment(kind, self.store_port) if kind else {}
+        return environment(self.port, self.mlflow_port) | store
 
     def alive(self) -> dict[str, int]:
         """Return name -> pid of the processes that still run. A later process with the same pid does not count."""
@@ -174,7 +170,7 @@ def start(name: str, command: list[str], env: dict[str, str], state: Running) ->
 
 def start_airflow(state: Running) -> dict[str, subprocess.Popen[bytes]]:
     """Migrate the database if needed and start Airflow's three processes, without waiting until they respond."""
-    env = environment(state.port, state.mlflow_port)
+    env = state.environment()
     version = (REPOSITORY / "requirements" / "airflow.txt").read_bytes()
     stamp = home() / "airflow" / "migrated.txt"
     if not stamp.exists() or stamp.read_bytes() != version or not (home() / "airflow" / "airflow.db").exists():
@@ -194,7 +190,7 @@ def start_mlflow(state: Running) -> subprocess.Popen[bytes]:
     """Start the MLflow server on the database that the tasks write."""
     folder = home() / "mlflow"
     folder.mkdir(parents=True, exist_ok=True)
-    env = environment(state.port, state.mlflow_port) | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    env = state.environment() | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     address = ["--host", "127.0.0.1", "--port", str(state.mlflow_port), "--workers", "1"]
     store = ["--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}"]
     artifacts = ["--artifacts-destination", str(folder / "artifacts")]
@@ -203,20 +199,16 @@ def start_mlflow(state: Running) -> subprocess.Popen[bytes]:
 
 def start_service(state: Running) -> subprocess.Popen[bytes]:
     """Start the online service on 127.0.0.1, whatever address the settings name."""
-    env = environment(state.port, state.mlflow_port)
     address = ["--host", "127.0.0.1", "--port", str(state.service_port)]
-    return start("service", [str(JOBS_BIN / "overture"), "serve", *address], env, state)
+    return start("service", [str(JOBS_BIN / "overture"), "serve", *address], state.environment(), state)
 
 
-def responds(url: str) -> bool:
-    """Return whether a server responds at the address, with any status."""
-    try:
-        urllib.request.urlopen(url, timeout=5).close()
-    except urllib.error.HTTPError:
-        return True
-    except OSError:
-        return False
-    return True
+def start_store(state: Running) -> None:
+    """Start the store of `state.store` and wait until it accepts connections. Its data are in OVERTURE_HOME/servers."""
+    if kind := store_servers.parse_kind(state.store):
+        command = store_servers.command(kind, home() / "servers" / kind, state.store_port)
+        started = {state.store: start(kind, command, state.environment(), state)}
+        wait(lambda: store_servers.is_ready(kind, state.store_port), started, kind)
 
 
 def wait(ready: Callable[[], bool], started: dict[str, subprocess.Popen[bytes]], what: str) -> None:
@@ -267,17 +259,28 @@ def stop(state: Running) -> int:
     return len(members)
 
 
-def up(console: Console) -> None:
-    """Start Airflow, MLflow and the service. They run until `down`."""
+def up(console: Console, store: str = "") -> None:
+    """Start Airflow, MLflow and the service. They run until `down`.
+
+    Args:
+        console: Where to print.
+        store: redis or cassandra: also start this server, as the store of known listeners.
+    """
+    kind = store_servers.parse_kind(store)
     if services := running():
+        if kind and kind != services.store:
+            raise OvertureError(f"already running without {kind}; run `make down` first")
         console.print("Already running.")
         return show(services, console)
     port = free_port(int(os.environ.get("OVERTURE_AIRFLOW_PORT", AIRFLOW_PORT)))
     mlflow_port = free_port(int(os.environ.get("OVERTURE_MLFLOW_PORT", MLFLOW_PORT)))
     service_port = free_port(int(os.environ.get("OVERTURE_SERVICE_PORT", SERVICE_PORT)))
     state = Running(str(config_path()), port, mlflow_port, service_port)
+    if kind:
+        state.store, state.store_port = kind, free_port(store_servers.PORTS[kind])
     try:
         with console.status("Starting Airflow, MLflow and the service"):
+            start_store(state)
             started = start_airflow(state) | {"mlflow": start_mlflow(state), "service": start_service(state)}
             wait(lambda: responds(f"http://127.0.0.1:{port}/api/v2/version"), started, "Airflow")
             wait(lambda: responds(f"http://127.0.0.1:{mlflow_port}/health"), started, "MLflow")
@@ -293,6 +296,8 @@ def show(state: Running, console: Console) -> None:
     alive = state.alive()
     table = Table("", "address", "login", "stopped")
     single_processes = {"mlflow": ("MLflow", state.mlflow_port), "service": ("Service", state.service_port)}
+    if state.store:
+        single_processes[state.store] = (state.store.capitalize(), state.store_port)
     airflow = [name for name in state.pids if name not in single_processes]
     for title, port, login, names in (
         ("Airflow", state.port, f"{LOGIN} / {LOGIN}", airflow),
@@ -300,35 +305,12 @@ def show(state: Running, console: Console) -> None:
     ):
         if names:
             stopped = ", ".join(name for name in names if name not in alive)
-            table.add_row(title, f"http://127.0.0.1:{port}", login, stopped or "-")
+            address = f"127.0.0.1:{port}" if names == [state.store] else f"http://127.0.0.1:{port}"
+            table.add_row(title, address, login, stopped or "-")
     console.print(table)
     if "service" in alive:
         console.print(describe_service(state.service_port), soft_wrap=True)
     console.print(f"settings {state.config}\nlogs     {home() / 'run'}\nstop with: make down", soft_wrap=True)
-
-
-def describe_service(port: int) -> str:
-    """Return a sentence about the releases that the service uses, or about why it is not ready."""
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=5) as response:
-            answer = json.load(response)
-    except urllib.error.HTTPError as error:
-        with error:
-            answer = json.load(error)
-    except OSError as error:
-        return f"the service does not respond: {error}"
-    if not answer["ready"]:
-        return f"the service responds with 503: {answer['problem']}; skip engine: {answer['skip']['problem']}"
-    skip = answer["skip"]
-    skips = f"skip prediction from release {skip['release'][:12]} of {skip['week']}" if skip["ready"] else ""
-    if "cold_start" not in answer["engines"]:
-        return f"the service has {skips}; no recommendations: {answer['problem']}"
-    store = answer["store"]["problem"] or ", ".join(
-        f"{part} {users}" for part, users in answer["store"]["parts"].items()
-    )
-    return f"the service uses release {answer['release'][:12]} of {answer['week']}; known listeners: {store}" + (
-        f"; {skips}" if skips else ""
-    )
 
 
 def down(console: Console) -> None:
@@ -353,7 +335,7 @@ def print_environment(console: Console) -> None:
     `airflow` and `overture` then use the same paths, ports and keys.
     """
     services = running()
-    variables = environment(services.port, services.mlflow_port) if services else environment()
+    variables = services.environment() if services else environment()
     variables["PATH"] = f"{JOBS_BIN}{os.pathsep}{AIRFLOW.parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
     for name, value in variables.items():
         if os.environ.get(name) != value:
@@ -384,9 +366,9 @@ def main(arguments: list[str]) -> int:
     console = Console()
     commands: dict[str, Any] = {"up": up, "down": down, "state": state, "env": print_environment, "clean": clean}
     try:
-        if len(arguments) != 1 or arguments[0] not in commands:
-            raise BadArgument(f"choose one of: {' '.join(commands)}")
-        commands[arguments[0]](console)
+        if not arguments or arguments[0] not in commands or len(arguments) > (2 if arguments[0] == "up" else 1):
+            raise BadArgument(f"choose one of: {' '.join(commands)}; after up, possibly redis or cassandra")
+        commands[arguments[0]](console, *arguments[1:])
     except OvertureError as error:
         Console(stderr=True).print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
         return error.exit_code
