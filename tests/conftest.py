@@ -99,6 +99,49 @@ def data_dir() -> Callable[[str], Path]:
 
 
 @pytest.fixture(scope="session")
+def redis(tmp_path_factory):
+    """The suite's Redis server; a test that uses it flushes it first."""
+    from tests.helpers.store_servers import redis_server
+
+    server = redis_server(tmp_path_factory.mktemp("redis"))
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def cassandra(tmp_path_factory):
+    """The suite's Cassandra server; None if CASSANDRA_CONTACT_POINTS names a cluster, which is used instead."""
+    from tests.helpers.store_servers import Server
+
+    if os.environ.get("CASSANDRA_CONTACT_POINTS"):
+        yield None
+        return
+    server = Server("cassandra", tmp_path_factory.mktemp("cassandra"))
+    yield server
+    server.stop()
+
+
+@pytest.fixture(params=["memory", "redis", "cassandra"])
+def store_settings(request):
+    """Settings of an empty store of each kind."""
+    from serving.settings import StoreSettings
+    from tests.helpers.store_servers import cassandra_settings, drop_keyspace
+
+    if request.param == "memory":
+        yield StoreSettings()
+    elif request.param == "redis":
+        import redis as client
+
+        server = request.getfixturevalue("redis")
+        client.Redis.from_url(server.url).flushall()
+        yield StoreSettings(kind="redis", redis_url=server.url, timeout_s=5)
+    else:
+        settings = cassandra_settings(request.getfixturevalue("cassandra"))
+        yield settings
+        drop_keyspace(settings)
+
+
+@pytest.fixture(scope="session")
 def skip_week_home(spark, tmp_path_factory) -> Path:
     """A home with the champion of a small skip week; tests copy it before they change it."""
     from tests.helpers import skip_week

@@ -1,10 +1,8 @@
-"""Stores to test: the embedded store, a temporary Redis server, and a Cassandra cluster if one is configured."""
+"""Stores to test: the embedded store, a temporary Redis server, and a temporary Cassandra server or a given cluster."""
 
 from __future__ import annotations
 
 import os
-import shutil
-import socket
 import subprocess
 import time
 import uuid
@@ -12,59 +10,72 @@ from pathlib import Path
 
 import pytest
 
+from contracts.errors import OvertureError
+from jobs.local import store_servers
+from jobs.local.processes import free_port
+from jobs.local.store_servers import StoreServer
 from serving.settings import StoreSettings
 
+START_S = 120
+FAST_START = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
+"""JDK_JAVA_OPTIONS of a Cassandra that runs for seconds: two thirds of the start's CPU time."""
 
-class RedisServer:
-    """Debian's redis-server on a free loopback port, without persistence."""
 
-    def __init__(self, folder: Path) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        self.url = f"redis://:sesame@127.0.0.1:{self.port}/0"
-        self.folder = folder
+class Server:
+    """A store server on a free loopback port, as `make up STORE=` starts it."""
+
+    def __init__(self, kind: StoreServer, folder: Path, password: str = "") -> None:
+        """Start the server; skip the test if a program or download that it needs is unavailable."""
+        self.kind, self.folder, self.password, self.port = kind, folder, password, free_port()
         self.process: subprocess.Popen | None = None
         self.start()
 
+    @property
+    def url(self) -> str:
+        """The address of a Redis server."""
+        return f"redis://:{self.password}@127.0.0.1:{self.port}/0"
+
     def start(self) -> None:
-        options = {"port": self.port, "bind": "127.0.0.1", "save": "", "appendonly": "no", "requirepass": "sesame"}
-        words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
-        self.process = subprocess.Popen(
-            ["redis-server", *words], cwd=self.folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        end = time.monotonic() + 30
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", self.port), 1).close()
-                return
-            except OSError:
-                assert self.process.poll() is None
-                assert time.monotonic() < end
-                time.sleep(0.02)
+        """Start the server and wait until it is ready."""
+        try:
+            command = store_servers.command(self.kind, self.folder, self.port, password=self.password)
+        except OvertureError as error:
+            if error.exit_code != 1:  # such as a jar that is not the listed one
+                raise
+            pytest.skip(str(error))
+        with (self.folder / "log.txt").open("ab") as log:
+            env = {**os.environ, "JDK_JAVA_OPTIONS": FAST_START}
+            self.process = subprocess.Popen(command, env=env, cwd=self.folder, stdout=log, stderr=log)
+        end = time.monotonic() + START_S
+        while not store_servers.is_ready(self.kind, self.port):
+            printed = (self.folder / "log.txt").read_text()[-3000:]
+            assert self.process.poll() is None, printed
+            assert time.monotonic() < end, printed
+            time.sleep(0.02)
 
     def stop(self) -> None:
+        """Kill the server."""
         if self.process is not None:
             self.process.kill()
             self.process.wait()
             self.process = None
 
 
-def redis_server(folder: Path) -> RedisServer:
+def redis_server(folder: Path) -> Server:
     """Return a running server, or skip the test if redis-server is not installed."""
-    if shutil.which("redis-server") is None:
-        pytest.skip("redis-server is not installed (Debian: apt install redis-server)")
-    return RedisServer(folder)
+    return Server("redis", folder, password="sesame")
 
 
-def cassandra_settings() -> StoreSettings:
-    """Return settings with a new keyspace in the cluster of CASSANDRA_CONTACT_POINTS, or skip the test if it is not
-    set.
+def cassandra_settings(server: Server | None) -> StoreSettings:
+    """Return settings with a new keyspace.
+
+    Args:
+        server: a running server; None: the cluster of CASSANDRA_CONTACT_POINTS.
     """
-    hosts = os.environ.get("CASSANDRA_CONTACT_POINTS", "")
-    if not hosts:
-        pytest.skip("CASSANDRA_CONTACT_POINTS is not set")
-    chosen = {"cassandra_hosts": tuple(hosts.split(",")), "cassandra_keyspace": f"test_{uuid.uuid4().hex[:12]}"}
+    chosen: dict[str, object] = {"cassandra_keyspace": f"test_{uuid.uuid4().hex[:12]}"}
+    if server is not None:
+        return StoreSettings(kind="cassandra", timeout_s=10, cassandra_port=server.port, **chosen)
+    chosen["cassandra_hosts"] = tuple(os.environ["CASSANDRA_CONTACT_POINTS"].split(","))
     if port := os.environ.get("CASSANDRA_PORT"):
         chosen["cassandra_port"] = int(port)
     if datacenter := os.environ.get("CASSANDRA_DATACENTER"):

@@ -25,11 +25,29 @@ def champion(home):
     return small_week.staged(home, "champion")
 
 
-def store_of(context):
-    return open_store(context.settings.store, context.home)
+@pytest.fixture
+def stored_champion(champion, store_settings):
+    """Return the same, for each kind of store in turn."""
+    return with_store(champion, store_settings)
 
 
-def test_known_user_has_learned_vector_nearest_segment_and_best_tracks(champion, monkeypatch):
+def with_store(context, settings, **changes):
+    """Return the context with other settings of the store."""
+    changed = context.settings.model_copy(update={"store": settings.model_copy(update=changes)})
+    return type(context)(changed, context.week, context.home)
+
+
+def find_row(context, release, user):
+    """Return the row of a user, read through a connection of its own."""
+    store = open_store(context.settings.store, context.home)
+    try:
+        return find_user(store, release, "tt_svd", int(user))
+    finally:
+        store.close()
+
+
+def test_known_user_has_learned_vector_nearest_segment_and_best_tracks(stored_champion, monkeypatch):
+    champion = stored_champion
     monkeypatch.setattr(known_users, "BLOCK", 100)  # more than one block, the last one short
     report = publish.run(champion)
     assert report["users"] == {"warm": small_week.N_WARM, "cold": 0}
@@ -39,7 +57,7 @@ def test_known_user_has_learned_vector_nearest_segment_and_best_tracks(champion,
     lists = release.track_ids[top_k(vectors, space.array("track_vectors"), 50, space.layout["similarity"])]
     gaps = normalise(vectors)[:, None] - space.array("centroids")[None]
     segments = (gaps**2).sum(2).argmin(1)
-    store = store_of(champion)
+    store = open_store(champion.settings.store, champion.home)
     for u in range(small_week.N_WARM):
         row = find_user(store, release.folder.name, "tt_svd", int(ids[u]))
         assert (row.kind, row.since) == ("warm", small_week.FIRST)
@@ -48,44 +66,46 @@ def test_known_user_has_learned_vector_nearest_segment_and_best_tracks(champion,
         if u < small_week.N_WARM - 1:  # all centroids have the same distance from an empty vector
             assert row.segment_id == segments[u]
     assert find_user(store, release.folder.name, "tt_svd", 9_000) is None
+    store.close()
 
 
-def test_repeated_publishing_gives_equal_rows_and_retains_the_previous_release(champion):
+def test_repeated_publishing_gives_equal_rows_and_retains_the_previous_release(stored_champion, store_settings):
+    champion = stored_champion
     first = publish.run(champion)
     again = publish.run(champion)
     assert {**again, "mlflow_run": "", "mlflow_url": ""} == {**first, "mlflow_run": "", "mlflow_url": ""}
     second = small_week.build_and_gate(small_week.ready(champion.home, small_week.SECOND))
     promote.run(second)
+    second = with_store(second, store_settings)
     assert publish.run(second)["retired"] == []
-    store, user = store_of(champion), int(small_week.warm_users()[0][0])
-    assert find_user(store, first["release"], "tt_svd", user), "rows of the previous release are needed for a rollback"
-    assert find_user(store, bundle.release_of_week(second), "tt_svd", user)
+    user = small_week.warm_users()[0][0]
+    assert find_row(champion, first["release"], user), "rows of the previous release are needed for a rollback"
+    assert find_row(champion, bundle.release_of_week(second), user)
     rollback.run(second)
     assert publish.run(second)["release"] == first["release"]
 
 
-def test_third_release_retires_the_first(champion):
+def test_third_release_retires_the_first(stored_champion, store_settings):
     """The first publication after the grace period removes the release."""
+    champion = stored_champion
     publish.run(champion)
-    first, user = bundle.release_of_week(champion), int(small_week.warm_users()[0][0])
+    first, user = bundle.release_of_week(champion), small_week.warm_users()[0][0]
     for n, week in enumerate((small_week.SECOND, "2026-11-30")):
         context = small_week.build_and_gate(small_week.ready(champion.home, week))
         promote.run(context)
-        report = publish.run(context)
+        report = publish.run(with_store(context, store_settings))
         assert report["retired"] == ([first] if n else [])
-    assert find_user(store_of(champion), first, "tt_svd", user)
-    now = context.settings.model_copy(update={"store": StoreSettings(grace_s=0)})
-    assert publish.run(type(context)(now, context.week, context.home))["removed"] == [first]
+    assert find_row(champion, first, user)
+    assert publish.run(with_store(context, store_settings, grace_s=0))["removed"] == [first]
     with pytest.raises(NotPublished):
-        find_user(store_of(champion), first, "tt_svd", user)
+        find_row(champion, first, user)
 
 
-def test_week_that_was_run_again_raises(champion):
+def test_week_that_was_run_again_raises(stored_champion):
+    champion = stored_champion
     lake, where = champion.lake, {"week": small_week.FIRST, "space": "tt_svd"}
     publish.run(champion)
-    before = find_user(
-        store_of(champion), bundle.release_of_week(champion), "tt_svd", int(small_week.warm_users()[0][0])
-    )
+    before = find_row(champion, bundle.release_of_week(champion), small_week.warm_users()[0][0])
     for table, column in (("track_vectors", "vector"), ("segments", "centroid")):
         rows = lake.read(table, **where)
         at = rows.schema.get_field_index(column)
@@ -98,18 +118,18 @@ def test_week_that_was_run_again_raises(champion):
     lake.write("user_vectors", lake.read("user_vectors", **where).slice(5), **where)
     with pytest.raises(CheckFailed, match=r"5 of 240 users have no row"):
         publish.run(champion)
-    after = find_user(store_of(champion), bundle.release_of_week(champion), "tt_svd", before.user_id)
+    after = find_row(champion, bundle.release_of_week(champion), before.user_id)
     np.testing.assert_array_equal(after.vector_D, before.vector_D)
     lake.drop("user_vectors", **where)
     with pytest.raises(CheckFailed, match=r"user_vectors: .* has not been written"):
         publish.run(champion)
 
 
-def test_list_length_is_the_setting_but_at_most_the_catalogue(champion):
+def test_list_length_is_the_setting_but_at_most_the_catalogue(stored_champion, store_settings):
+    champion = stored_champion
     for wanted, length in ((7, 7), (1_000, small_week.N_TRACKS)):
-        settings = champion.settings.model_copy(update={"store": StoreSettings(list_length=wanted)})
-        report = publish.run(type(champion)(settings, champion.week, champion.home))
-        row = find_user(store_of(champion), report["release"], "tt_svd", int(small_week.warm_users()[0][3]))
+        report = publish.run(with_store(champion, store_settings, list_length=wanted))
+        row = find_row(champion, report["release"], small_week.warm_users()[0][3])
         assert len(row.track_ids) == length
 
 

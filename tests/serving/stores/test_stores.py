@@ -13,36 +13,15 @@ import pytest
 
 from contracts.errors import CheckFailed
 from serving.main import with_secrets
-from serving.settings import StoreSettings
 from serving.stores import open_store
 from serving.stores.interface import WARM, Block, NotPublished, StorePart, find_user, retire_and_remove
 from tests.helpers.live import ROOT
 from tests.helpers.store_rows import SPACE, A, B, D, N, assert_row_equals, filled, rows_of
-from tests.helpers.store_servers import cassandra_settings, drop_keyspace, redis_server
 
 
-@pytest.fixture(scope="module")
-def redis(tmp_path_factory):
-    server = redis_server(tmp_path_factory.mktemp("redis"))
-    yield server
-    server.stop()
-
-
-@pytest.fixture(params=["memory", "redis", "cassandra"])
-def settings(request):
-    """Settings of an empty store of each kind."""
-    if request.param == "memory":
-        yield StoreSettings()
-    elif request.param == "redis":
-        import redis as client
-
-        server = request.getfixturevalue("redis")
-        client.Redis.from_url(server.url).flushall()
-        yield StoreSettings(kind="redis", redis_url=server.url, timeout_s=5)
-    else:
-        chosen = cassandra_settings()
-        yield chosen
-        drop_keyspace(chosen)
+@pytest.fixture
+def settings(store_settings):
+    return store_settings
 
 
 @pytest.fixture
