@@ -87,6 +87,7 @@ def drop_keyspace(settings: StoreSettings) -> None:
     """Drop the test's keyspace."""
     from cassandra.cluster import Cluster
 
-    cluster = Cluster(list(settings.cassandra_hosts), settings.cassandra_port)
+    # Without refreshes of the schema, which the driver would schedule after its shutdown.
+    cluster = Cluster(list(settings.cassandra_hosts), settings.cassandra_port, schema_event_refresh_window=-1)
     cluster.connect().execute(f"DROP KEYSPACE IF EXISTS {settings.cassandra_keyspace}", timeout=60)
     cluster.shutdown()
