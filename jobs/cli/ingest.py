@@ -24,6 +24,7 @@ SOURCES = {
     "listenbrainz": "jobs.ingest.listenbrainz.adapter",
     "deezer": "jobs.ingest.deezer.adapter",
     "dsg17": "jobs.ingest.dsg17.adapter",
+    "yambda": "jobs.ingest.yambda.adapter",
 }
 """Name of a source -> module of its adapter, which has a function `run(context, data)`."""
 
@@ -51,7 +52,8 @@ def ingest(
 
     `tables` reads your own data by the mapping in the settings; `overture init` writes one to start from. `simulate`,
     `mpd`, `lastfm_1k` and `listenbrainz` write users, tracks, events and playlists. `deezer` writes arrays for
-    `overture paper`. `dsg17` writes plays for `overture skip`. A repeated call replaces what it wrote before.
+    `overture paper`. `dsg17` writes plays for `overture skip`. `yambda` writes all five tables. A repeated call
+    replaces what it wrote before.
     """
     context = settings_context(config)
     if source not in SOURCES:
@@ -172,3 +174,16 @@ def make_listenbrainz(
     from jobs.ingest.listenbrainz import generate
 
     print_json(generate.run(out, generate.ListenBrainzOptions(users, tracks, first, last, seed)))
+
+
+@commands.command("make-yambda", rich_help_panel="1. Data")
+def make_yambda(
+    out: Annotated[Path, typer.Option("--out", help="New folder for the files of the dataset.")],
+    users: Annotated[int, typer.Option("--users", min=1, help="Number of listeners.")] = 10_000,
+    tracks: Annotated[int, typer.Option("--tracks", min=1, help="Number of tracks.")] = 4_000,
+    seed: Annotated[int, typer.Option("--seed", help="Random seed. Equal options give equal rows.")] = 7,
+) -> None:
+    """Write made-up files in the format of the Yambda dataset, of any size."""
+    from jobs.ingest.yambda import generate
+
+    print_json(generate.run(out, users, tracks, seed))

@@ -11,6 +11,7 @@ from jobs.settings.base import Positive, Section, Share
 from jobs.settings.tables import TablesMixin, check_mapping
 
 Day = Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}$")]
+Percentage = Annotated[int, Field(ge=1, le=100)]
 
 
 class SimulateSettings(Section):
@@ -28,10 +29,10 @@ class SimulateSettings(Section):
 class SourceSettings(TablesMixin):
     """The source of the tables users, tracks, events and playlists, or plays for the skip engine."""
 
-    kind: Literal["simulate", "tables", "mpd", "lastfm_1k", "listenbrainz", "deezer", "dsg17"] = Field(
+    kind: Literal["simulate", "tables", "mpd", "lastfm_1k", "listenbrainz", "deezer", "dsg17", "yambda"] = Field(
         "simulate",
         description="the adapter; tables: your own data by SQL; deezer: the public files contain vectors, so only "
-        "`overture paper` reads them; dsg17: for the skip engine",
+        "`overture paper` reads them; dsg17: for the skip engine; yambda: for both engines",
     )
     seed: int = Field(7, description="seed of what an adapter simulates because the files lack it")
     max_bad_share: Share = Field(
@@ -50,6 +51,13 @@ class SourceSettings(TablesMixin):
         "",
         pattern="^([0-9a-f]{32})?$",
         description="deezer: published md5 of song_embeddings.parquet; a file with another md5 causes a warning",
+    )
+
+    time_origin: date = Field(
+        date(2026, 1, 26), description="yambda: synthetic day of time 0, because the dataset has no dates"
+    )
+    min_played_pct: Percentage = Field(
+        50, description="yambda: percentage of a track that a stream needs; shorter listens are skips"
     )
 
     @model_validator(mode="after")
