@@ -42,6 +42,7 @@ help: ## list what make can do
 	echo
 	echo "make demo SOURCE=tables DATA=<folder>   your own data, mapped by DATA/overture.yaml or CONFIG=<file>"
 	echo "make demo SOURCE=mpd DATA=<folder>   real playlists; also CONFIG=<file of settings> and WEEK=<Monday>"
+	echo "make demo SOURCE=yambda DATA=<folder>   the Yambda dataset, or files of make-yambda"
 	echo "make demo SOURCE=dsg17              the skip engine's week, on made-up plays; DATA=<folder> for real ones"
 	echo "State lies in $(OVERTURE_HOME) (OVERTURE_HOME)."
 
@@ -133,7 +134,7 @@ lock: .venv/tools/made ## resolve requirements/*.in into the locks
 	$$compile requirements/dev-airflow.in -c requirements/airflow.txt -o requirements/dev-airflow.txt
 
 .PHONY: demo
-demo: setup ## one week through Airflow: from raw events to a promoted release (SOURCE=simulate|tables|mpd|lastfm_1k|listenbrainz|dsg17 DATA= CONFIG= WEEK=)
+demo: setup ## one week through Airflow: from raw events to a promoted release (SOURCE=simulate|tables|mpd|lastfm_1k|listenbrainz|yambda|dsg17 DATA= CONFIG= WEEK=)
 	@$(RUN) jobs.local.demo --source "$(SOURCE)" --data "$(DATA)" --config "$(CONFIG)" --week "$(WEEK)"
 
 # Cassandra's jars (66 MB, once); without them its tests are skipped with the reason.

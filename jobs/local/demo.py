@@ -38,7 +38,7 @@ from jobs.release import pointer
 from jobs.settings import settings
 from jobs.settings.base import Engine
 
-SOURCES = ("simulate", "tables", "mpd", "lastfm_1k", "listenbrainz", "dsg17")
+SOURCES = ("simulate", "tables", "mpd", "lastfm_1k", "listenbrainz", "yambda", "dsg17")
 N_SYNTHETIC_PLAYS = 60_000
 POLL_S = 1.0
 ENDED_STATES = {"success", "failed", "skipped", "upstream_failed", "removed"}
