@@ -180,8 +180,8 @@ def measure_fixed_rate(home: str, bodies: str, rate: int, seconds: float, promot
 
 def first_days(state: Any) -> list[dict[str, Any]]:
     """Return first days of listeners: country, age, three artists, eight streams, two skips, two favourites."""
-    tracks = [track.track_id for track in state.tracks[:200]]
-    artists = list(dict.fromkeys(track.artist_id for track in state.tracks))[:200]
+    tracks = state.track_texts[:200]
+    artists = list(dict.fromkeys(state.ids.outside("artist", track.artist_id) for track in state.tracks))[:200]
     countries, draw = list(state.space.demographics.country) or [None], random.Random(7)
     listeners = []
     for _ in range(N_FIRST_DAYS):
@@ -253,7 +253,7 @@ def write_model_and_bodies(home: str, space: str, target: Path) -> dict[str, str
     import onnx
     from mlflow.models import infer_signature
 
-    from serving.recommend.signals import days_of
+    from serving.recommend.signals import days_of, read_listener
     from serving.release import pointer
     from serving.release.bundle import open_release
     from serving.release.loaded import LoadedRelease
@@ -264,7 +264,8 @@ def write_model_and_bodies(home: str, space: str, target: Path) -> dict[str, str
     release = open_release(pointer.releases(Path(home)) / now.release)
     state = LoadedRelease(release, now)
     listeners = first_days(state)
-    x_BF = release.inputs(space, days_of(state, [Listener.model_validate(listener) for listener in listeners]))
+    signals = [read_listener(state, Listener.model_validate(listener)) for listener in listeners]
+    x_BF = release.inputs(space, days_of(state, signals))
     vector_BD = release.spaces[space].predict(x_BF)
     network = onnx.load(release.spaces[space].folder / "network.onnx")
     mlflow.onnx.save_model(network, str(target / "model"), signature=infer_signature(np.asarray(x_BF), vector_BD))

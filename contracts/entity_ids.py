@@ -17,6 +17,7 @@ from typing import Literal
 Form = Literal["integer", "text"]
 KINDS = ("user", "track", "artist", "album", "playlist")
 MAX_ID = 2**63 - 1
+MAX_STABLE_ID = 2**62 - 1  # ids that ingestion generates are larger; their external id is their decimal text
 MAX_SAFE_INTEGER = 2**53 - 1  # larger integers are rounded by every client that reads JSON numbers as doubles
 
 # Column that contains the external ids of an id column, where its form is text.

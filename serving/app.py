@@ -29,6 +29,7 @@ from serving.http.prometheus import Metrics
 from serving.recommend import carousel, entity_lookup
 from serving.recommend.known_users import make_router
 from serving.recommend.recommender import with_track_details
+from serving.recommend.signals import read_listener, read_options
 from serving.release.loaded import LoadedRelease
 from serving.release.watcher import ChampionWatcher, ReleaseWatcher
 from serving.settings import ServiceSettings, StoreSettings
@@ -47,9 +48,9 @@ POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src '
 ABOUT = """\
 First-day recommendations from one release. Every response names its release in the header `x-overture-release`.
 `degraded` names a fallback where one was used: network -> mean vector of country and age -> most popular tracks.
-Ids are those of the catalogue. Ids that the release does not contain are ignored and reported under `unknown`.
+Ids are those of the catalogue, as strings; requests may use numbers where they are integers below 2^53. Ids that the release does not contain are ignored and reported under `unknown`.
 """
-EntityId = Annotated[int, InPath(ge=0, le=2**63 - 1, examples=[3])]
+EntityId = Annotated[str, InPath(min_length=1, max_length=schema.MAX_ID_LENGTH, examples=["3"])]
 SpaceName = Annotated[
     str | None, Query(max_length=40, description="default: the space that the release recommends from")
 ]
@@ -142,10 +143,11 @@ def make_lists(champion: ChampionWatcher, metrics: Metrics, recommender: Experim
     async def recommendations(request: schema.RecommendationRequest) -> Response:
         """Recommend tracks to one new listener, with an explanation."""
         loaded = serving(champion)
+        listener, parameters = read_listener(loaded, request.listener), read_options(loaded, request)
         if request.explain:
-            (body,) = await run_in_threadpool(recommender.recommend, loaded, [request.listener], request, True)
+            (body,) = await run_in_threadpool(recommender.recommend, loaded, [listener], parameters, True)
         else:  # takes less than two milliseconds: a thread would cost more than it saves
-            body = await batcher.recommend(loaded, request)
+            body = await batcher.recommend(loaded, listener, parameters)
         metrics.count_list(body["method"], body)
         metrics.count_unknown(body["unknown"])
         return as_json(with_track_details(loaded, body), release=loaded.name)
@@ -154,7 +156,10 @@ def make_lists(champion: ChampionWatcher, metrics: Metrics, recommender: Experim
     def batch(request: schema.BatchRequest) -> Response:
         """Recommend tracks to many new listeners, all from one release."""
         loaded = serving(champion)
-        bodies = recommender.recommend(loaded, request.listeners, request)
+        listeners = [
+            read_listener(loaded, listener, ("body", "listeners", i)) for i, listener in enumerate(request.listeners)
+        ]
+        bodies = recommender.recommend(loaded, listeners, read_options(loaded, request))
         for body in bodies:
             metrics.count_list(body["method"], body)
             metrics.count_unknown(body["unknown"])
@@ -194,14 +199,9 @@ def add_lookups(app: FastAPI, champion: ChampionWatcher) -> None:
         loaded = serving(champion)
         return as_json(entity_lookup.search(loaded, kind, q, limit), release=loaded.name)
 
-    @app.get("/v1/{kind}/{entity_id}", responses={200: {"model": schema.Entity}, **ERRORS}, tags=["vectors"])
-    def entity(kind: schema.Kind, entity_id: EntityId, space: SpaceName = None) -> Response:
-        """Return the vector of a track, artist, album, playlist or segment; for a segment also its card."""
-        loaded = serving(champion)
-        return as_json(entity_lookup.entity(loaded, kind, entity_id, space), release=loaded.name)
-
+    # An id may contain slashes, so this route must be found before the next one.
     @app.get(
-        "/v1/{kind}/{entity_id}/neighbours",
+        "/v1/{kind}/{entity_id:path}/neighbours",
         responses={200: {"model": schema.Neighbourhood}, **ERRORS},
         tags=["vectors"],
     )
@@ -215,6 +215,12 @@ def add_lookups(app: FastAPI, champion: ChampionWatcher) -> None:
         """Return the nearest neighbours by cosine similarity, of the same kind or of the kind given by `of`."""
         loaded = serving(champion)
         return as_json(entity_lookup.neighbours(loaded, kind, entity_id, k, of or kind, space), release=loaded.name)
+
+    @app.get("/v1/{kind}/{entity_id:path}", responses={200: {"model": schema.Entity}, **ERRORS}, tags=["vectors"])
+    def entity(kind: schema.Kind, entity_id: EntityId, space: SpaceName = None) -> Response:
+        """Return the vector of a track, artist, album, playlist or segment; for a segment also its card."""
+        loaded = serving(champion)
+        return as_json(entity_lookup.entity(loaded, kind, entity_id, space), release=loaded.name)
 
 
 def add_health(

@@ -25,7 +25,7 @@ class SignalBody(TypedDict):
     """schema.SignalContribution."""
 
     signal: str
-    id: int | str
+    id: str
     name: str | None
     contribution: float
 
@@ -71,7 +71,7 @@ class RecommendationBody(TypedDict):
     n_filled: int
     segment: SegmentBody | None
     reasons: ReasonsBody
-    unknown: dict[str, list[int | str]]
+    unknown: dict[str, list[str]]
     experiment: NotRequired[ExperimentBody]
 
 
@@ -81,7 +81,7 @@ class KnownUserBody(TypedDict):
     release: str
     week: str
     space: str
-    user_id: int
+    user_id: str
     kind: str
     since: str
     vector: list[float]
@@ -94,7 +94,7 @@ class KnownRecommendationBody(TypedDict):
     release: str
     week: str
     space: str
-    user_id: int
+    user_id: str
     method: str
     kind: str | None
     since: str | None
@@ -110,7 +110,7 @@ class CarouselPlaylistBody(TypedDict):
     """schema.CarouselPlaylist."""
 
     position: int
-    playlist_id: int
+    playlist_id: str
     relevance: float
     exposure: float
     nearest_tracks: list[EncodedJson]
@@ -128,7 +128,7 @@ class CarouselBody(TypedDict):
     exposure_model: str
     expected_relevance: float
     similarity: float
-    unknown: dict[str, list[int | str]]
+    unknown: dict[str, list[str]]
 
 
 class EntityBody(TypedDict):
@@ -137,7 +137,7 @@ class EntityBody(TypedDict):
     release: str
     space: str
     kind: str
-    id: int
+    id: str
     name: str | None
     vector: list[float]
     card: dict[str, Any] | None
@@ -147,7 +147,7 @@ class EntityBody(TypedDict):
 class NeighbourBody(TypedDict):
     """schema.Neighbour."""
 
-    id: int
+    id: str
     name: str | None
     cosine: float
 
@@ -158,7 +158,7 @@ class NeighbourhoodBody(TypedDict):
     release: str
     space: str
     kind: str
-    id: int
+    id: str
     of: str
     neighbours: list[NeighbourBody]
 
@@ -166,7 +166,7 @@ class NeighbourhoodBody(TypedDict):
 class SearchResultBody(TypedDict):
     """schema.SearchResult."""
 
-    id: int
+    id: str
     name: str | None
     artist: str | None
     genre: str | None

@@ -1,6 +1,7 @@
 """Request and response bodies of the HTTP API: fields, bounds and examples.
 
-Unknown fields are rejected. Field descriptions and examples appear on the page /docs.
+Ids are those of the source. They are strings in every response. A request may use a number where the source's ids are
+integers. Unknown fields are rejected. Field descriptions and examples appear on the page /docs.
 """
 
 from __future__ import annotations
@@ -8,16 +9,40 @@ from __future__ import annotations
 from functools import cached_property
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, GetCoreSchemaHandler, model_validator
+from pydantic_core import CoreSchema, core_schema
 
 from contracts.demographics import COUNTRIES_TEXT, MAX_AGE, MIN_AGE, is_country
+from contracts.entity_ids import MAX_SAFE_INTEGER
 
 MAX_LIST, MAX_SIGNALS, MAX_EXCLUDED, MAX_K, MAX_BATCH = 1_000, 3_000, 2_000, 200, 256
 N_PLAYLISTS = 12
 # Request fields of earlier versions: a request that still uses one is refused with the new name.
 RENAMED_FIELDS = {"leave_out": "exclude", "near": "n_nearest_tracks"}
 
-Id = Annotated[int, Field(strict=True, ge=0, le=2**63 - 1)]
+MAX_ID_LENGTH = 1_000
+
+
+class _TextOrInteger:
+    """The two forms of an id in a request, with one error message for everything else."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """Return the schema of an id."""
+        text = core_schema.str_schema(strict=True, min_length=1, max_length=MAX_ID_LENGTH)
+        number = core_schema.int_schema(strict=True, ge=0, le=MAX_SAFE_INTEGER)
+        return core_schema.custom_error_schema(
+            core_schema.union_schema([text, number]),
+            custom_error_type="id",
+            custom_error_message=(
+                f"An id is a string of 1 to {MAX_ID_LENGTH} characters, or an integer from 0 to 2^53 - 1. Send a larger "
+                "integer as a string: JSON clients round it"
+            ),
+        )
+
+
+Id = Annotated[str | int, _TextOrInteger()]
+# An id in a path or a query.
+IdText = Annotated[str, Field(min_length=1, max_length=MAX_ID_LENGTH)]
 Ids = Annotated[list[Id], Field(max_length=MAX_LIST)]
 K = Annotated[int, Field(strict=True, ge=1, le=MAX_K)]
 Kind = Literal["tracks", "artists", "albums", "playlists", "segments"]
@@ -99,15 +124,15 @@ class Listener(Body):
             raise ValueError(f"{n} signals; a first day has at most {MAX_SIGNALS}")
         return self
 
-    def lists(self) -> dict[str, list[int]]:
-        """Return the ids by signal, such as "streams.tracks" or "onboarding.artists".
+    def lists(self) -> dict[str, list[str | int]]:
+        """Return the ids of the request by signal, such as "streams.tracks" or "onboarding.artists".
 
         Lists that the request omitted are absent. The result is cached: callers must not change it.
         """
         return self._lists
 
     @cached_property
-    def _lists(self) -> dict[str, list[int]]:
+    def _lists(self) -> dict[str, list[str | int]]:
         lists = {"onboarding.artists": self.onboarding.artists}
         for name in ("streams", "skips", "bans"):
             on_tracks: TrackSignals = getattr(self, name)
@@ -125,9 +150,9 @@ class Listener(Body):
 LISTENER: dict[str, Any] = {
     "country": "FR",
     "age": 23,
-    "onboarding": {"artists": [101, 205]},
-    "streams": {"tracks": [1003, 1044]},
-    "skips": {"tracks": [1010]},
+    "onboarding": {"artists": ["101", "205"]},
+    "streams": {"tracks": ["1003", "1044"]},
+    "skips": {"tracks": ["1010"]},
 }
 
 
@@ -191,11 +216,11 @@ class CarouselRequest(Body):
 class Track(Body):
     """A track. Names are null where the catalogue has none."""
 
-    track_id: int
+    track_id: str
     title: str | None
-    artist_id: int
+    artist_id: str
     artist: str | None
-    album_id: int
+    album_id: str
 
 
 class Segment(Body):
@@ -212,7 +237,7 @@ class SignalContribution(Body):
     """A first-day signal and its contribution to the choice of the segment."""
 
     signal: str = Field(description="Name of the signal: streams.tracks, onboarding.artists, country, age and so on.")
-    id: int | str = Field(description="Id of the entity, country code, or age.")
+    id: str = Field(description="Id of the entity as the request contains it, country code, or age.")
     name: str | None
     contribution: float = Field(
         description="Increase of the distance to the segment's centroid when this signal is removed."
@@ -262,8 +287,8 @@ class Recommendation(Body):
     )
     segment: Segment | None = Field(description="null if the listener has no vector.")
     reasons: Reasons
-    unknown: dict[str, list[int | str]] = Field(
-        description="Ids, by signal, and country that the release does not contain."
+    unknown: dict[str, list[str]] = Field(
+        description="Ids, by signal and as the request contains them, and country that the release does not contain."
     )
     experiment: ExperimentAssignment | None = Field(None, description="Absent unless an experiment chose the method.")
 
@@ -278,7 +303,7 @@ class CarouselPlaylist(Body):
     """A playlist and its position in the carousel."""
 
     position: int = Field(description="Position in the row, from 1.")
-    playlist_id: int
+    playlist_id: str
     relevance: float = Field(description="Cosine similarity to the listener's vector.")
     exposure: float = Field(description="Estimated share of listeners who look at this position.")
     nearest_tracks: list[Track] = Field(description="Tracks nearest to the playlist, nearest first.")
@@ -296,8 +321,8 @@ class Carousel(Body):
     exposure_model: str = Field(description="Formula of the exposure model.")
     expected_relevance: float = Field(description="Mean relevance, weighted by exposure.")
     similarity: float = Field(description="Mean cosine similarity between two playlists of the row.")
-    unknown: dict[str, list[int | str]] = Field(
-        description="Ids, by signal, and country that the release does not contain."
+    unknown: dict[str, list[str]] = Field(
+        description="Ids, by signal and as the request contains them, and country that the release does not contain."
     )
 
 
@@ -307,7 +332,7 @@ class Entity(Body):
     release: str
     space: str
     kind: Kind
-    id: int
+    id: str = Field(description="Id of the entity; the number of a segment.")
     name: str | None
     vector: list[float]
     card: dict[str, Any] | None = Field(description="Segment card; null for other kinds.")
@@ -317,7 +342,7 @@ class Entity(Body):
 class Neighbour(Body):
     """A neighbour and its similarity."""
 
-    id: int
+    id: str
     name: str | None
     cosine: float
 
@@ -328,7 +353,7 @@ class Neighbourhood(Body):
     release: str
     space: str
     kind: Kind
-    id: int
+    id: str
     of: Kind = Field(description="Kind of the neighbours.")
     neighbours: list[Neighbour]
 
@@ -336,7 +361,7 @@ class Neighbourhood(Body):
 class SearchResult(Body):
     """A track or an artist that matches the search."""
 
-    id: int
+    id: str
     name: str | None
     artist: str | None
     genre: str | None

@@ -8,6 +8,7 @@ Privacy  nothing is based on fewer than `segments.card_min_users` listeners: a s
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,15 +35,23 @@ class Trait:
     listeners: np.ndarray
 
 
+def _texts(external: Iterable[str | None], inside: Iterable[int]) -> list[str]:
+    """Return ids as text: the source's own, or the integer where the source's ids are integers."""
+    return [text or str(number) for text, number in zip(external, inside, strict=True)]
+
+
 def cards(context: Context, labels: np.ndarray, heard_UN: csr_matrix, ranking: np.ndarray) -> list[str]:
     """Return one JSON card per segment: traits by lift, the most streamed tracks, the most typical ones, a sentence."""
     week, k, floor = context.week.name, len(ranking), context.settings.segments.card_min_users
     demographics = warm_demographics(context)
     tracks = context.lake.read("tracks").to_pandas().set_index("track_id")
     catalog = context.lake.read("catalog", week=week).to_pandas().sort_values("track_idx")
-    tracks = tracks.drop(columns="artist_id").reindex(catalog.track_id)  # tracks that have left have no names
+    tracks = tracks.reindex(catalog.track_id)  # tracks that have left have no names
+    tracks = tracks.astype(object).where(tracks.notna(), None)
     member_KU = csr_matrix(segment_members(labels, k))
-    artists = [a or f"artist {b}" for a, b in zip(tracks.artist_name, catalog.artist_id, strict=True)]
+    track_texts = _texts(tracks.external_id, catalog.track_id)
+    artist_texts = _texts(tracks.artist_external_id, catalog.artist_id)
+    artists = [a or f"artist {b}" for a, b in zip(tracks.artist_name, artist_texts, strict=True)]
     traits = {
         "countries": member_traits(member_KU, demographics.country.tolist()),
         "ages": member_traits(member_KU, demographics.age_class.tolist()),
@@ -51,8 +60,8 @@ def cards(context: Context, labels: np.ndarray, heard_UN: csr_matrix, ranking: n
     }
     best = {name: lifts(trait, floor) for name, trait in traits.items()}
     titles = [
-        {"track_id": int(i), "title": title or f"track {i}", "artist": artist}
-        for i, title, artist in zip(tracks.index, tracks.title, artists, strict=True)
+        {"track_id": text, "title": title or f"track {text}", "artist": artist}
+        for text, title, artist in zip(track_texts, tracks.title, artists, strict=True)
     ]
     heard_KN = (member_KU @ heard_UN).tocsr()
     popularity_N = np.asarray(heard_UN.sum(axis=0)).ravel() / max(len(labels), 1)

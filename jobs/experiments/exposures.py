@@ -23,6 +23,7 @@ from models.evaluation.assignment import arm_index, bucket_bounds
 EXPOSURE_COLUMNS = [
     "request_id",
     "user_id",
+    "user_external_id",
     "ts",
     "experiment",
     "arm",
@@ -33,6 +34,7 @@ EXPOSURE_COLUMNS = [
     "release",
 ]
 KEY = ["request_id", "track_id"]
+USER = ["user_id", "user_external_id", "arm"]
 
 
 def days(plan: ExperimentSettings) -> list[str]:
@@ -116,7 +118,7 @@ class ExperimentCounts:
     """Displays and outcomes of an experiment by listener.
 
     Attributes:
-        users: Frame with user_id, arm, displays, and a count for each kind of outcome.
+        users: Frame with user_id, user_external_id (null where it is the id), arm, displays, and a count for each kind of outcome.
         first: Time of the first display, or None.
         missing: Planned days without a display.
         without_outcome: Days with displays and without any outcome.
@@ -145,7 +147,7 @@ def count_displays(lake: Lake, plan: ExperimentSettings) -> ExperimentCounts:
     for _, shown in displays.by_day():
         requests += shown["request_id"].nunique()
         fallback_displays += int((shown["method"] != shown["arm"].map(method_of)).sum())
-        sums = shown.groupby(["user_id", "arm"], as_index=False).agg(
+        sums = shown.groupby(USER, as_index=False, dropna=False).agg(
             displays=("position", "size"), **{kind: (kind, "sum") for kind in KINDS}
         )
         parts.append(sums)
@@ -154,7 +156,7 @@ def count_displays(lake: Lake, plan: ExperimentSettings) -> ExperimentCounts:
             f"experiment {plan.name}: no exposures from {plan.first_day} to {plan.last_day}; "
             "run `overture ab-ingest` on the exposure log first"
         )
-    users = pd.concat(parts).groupby(["user_id", "arm"], as_index=False).sum()
+    users = pd.concat(parts).groupby(USER, as_index=False, dropna=False).sum()
     return ExperimentCounts(
         users,
         first_exposure(lake, plan),
@@ -179,9 +181,10 @@ def first_exposure(lake: Lake, plan: ExperimentSettings) -> pd.Timestamp | None:
 def n_misassigned(users: pd.DataFrame, plan: ExperimentSettings) -> int:
     """Return the number of listeners who were shown an arm other than the one of their hash, or several arms."""
     bounds = bucket_bounds([arm.share for arm in plan.arms])
+    texts = users["user_external_id"].where(users["user_external_id"].notna(), users["user_id"].astype(str))
     index_of = {arm.name: n for n, arm in enumerate(plan.arms)}
     is_wrong = [
         index_of.get(arm) != arm_index(plan.name, plan.salt, user, bounds)
-        for user, arm in zip(users["user_id"].tolist(), users["arm"].tolist(), strict=True)
+        for user, arm in zip(texts.tolist(), users["arm"].tolist(), strict=True)
     ]
     return int(users.loc[is_wrong, "user_id"].nunique())

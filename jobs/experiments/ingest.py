@@ -2,7 +2,7 @@
 
 Reads    <folder>/exposures-<day>*.jsonl, written by the service (serving/experiment/exposure_log.py), and
          outcomes-<day>*.jsonl with {"request_id", "user_id", "track_id", "ts", "kind"} per line; ts is ISO 8601 with a
-         time zone
+         time zone. Ids are external ids, as text; an integer id may be a number
 Writes   exposures, exposure_contexts (if lines contain signals), outcomes, partition day=<day>
 Files    plain, rotated (outcomes-<day>.jsonl.1) and compressed (.gz, .bz2, .zst) ones are read together. Any other file
          whose name begins like a log is refused by name: a day is replaced, so a part must not be left out silently
@@ -21,7 +21,7 @@ import json
 import re
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -31,22 +31,25 @@ from pydantic import ValidationError
 
 import contracts
 from contracts.arrow import arrow_schema
+from contracts.entity_ids import Form, internal_id
 from contracts.errors import BadArgument, CheckFailed
 from jobs.platform.context import Context
+from jobs.platform.entity_forms import entity_forms
 from jobs.platform.progress import progress
 from models.cold_start.input_vector import INTERACTIONS
 from serving.recommend.signals import BLOCK
+from serving.release.loaded import ID_KIND_OF
 from serving.schema import Listener
 
 BEGINS_LIKE_A_LOG = re.compile(r"(exposures|outcomes)-", re.I)
 # A number after .jsonl is of a rotation: outcomes-2026-11-23.jsonl.1, outcomes-2026-11-23.jsonl.2.gz
 FILE = re.compile(r"(exposures|outcomes)-(\d{4}-\d{2}-\d{2})(?!\d)[^/]*\.jsonl(\.\d+)?(\.gz|\.bz2|\.zst)?")
 KINDS = ("stream", "favorite")
-MAX_ID = 2**63 - 1
 REPEATED = "repeated"
 TABLES = {"exposures": ("exposures", "exposure_contexts"), "outcomes": ("outcomes",)}
 BATCH_ROWS = 50_000  # rows in memory as Python objects
 Rows = dict[str, list[dict[str, Any]]]
+Forms = Mapping[str, Form]
 
 
 class InvalidLine(Exception):
@@ -64,13 +67,14 @@ def run(context: Context, folder: Path) -> dict[str, Any]:
     by_day: dict[tuple[str, str], list[Path]] = {}
     for path, match in logs:
         by_day.setdefault((match[1], match[2]), []).append(path)
+    forms = entity_forms(context.lake)
     read: Counter[str] = Counter()
     bad: Counter[str] = Counter()
     n_rows: dict[tuple[str, str], Counter[str]] = {}
     # All lines are checked first, so that nothing is written if too many are invalid.
     for (kind, day), paths in progress(by_day.items(), len(by_day), "logs checked"):
         n_rows[kind, day] = Counter(dict.fromkeys(TABLES[kind], 0))
-        for rows in _valid_rows(kind, day, paths, read, bad):
+        for rows in _valid_rows(kind, day, paths, forms, read, bad):
             n_rows[kind, day].update({table: len(table_rows) for table, table_rows in rows.items()})
     invalid = Counter({reason: n for reason, n in bad.items() if not reason.endswith(REPEATED)})
     n_bad, share = sum(invalid.values()), context.settings.source.max_bad_share
@@ -84,7 +88,7 @@ def run(context: Context, folder: Path) -> dict[str, Any]:
         report = {"commit": context.commit, "files": [path.name for path in paths]}
         for table, n in n_rows[kind, day].items():
             if n:
-                frame = _batches(table, _valid_rows(kind, day, paths, Counter(), Counter()))
+                frame = _batches(table, _valid_rows(kind, day, paths, forms, Counter(), Counter()))
                 written[table] += context.lake.write(table, frame, report=report, day=day).rows
             elif context.lake.exists(table, day=day):
                 context.lake.drop(table, day=day)
@@ -117,13 +121,16 @@ def find_logs(folder: Path) -> list[tuple[Path, re.Match[str]]]:
     return logs
 
 
-def _valid_rows(kind: str, day: str, paths: list[Path], read: Counter[str], bad: Counter[str]) -> Iterator[Rows]:
+def _valid_rows(
+    kind: str, day: str, paths: list[Path], forms: Forms, read: Counter[str], bad: Counter[str]
+) -> Iterator[Rows]:
     """Yield the rows of each valid line of a day, by table.
 
     Args:
         kind: `exposures` or `outcomes`.
         day: Day of the files.
         paths: Files of the day.
+        forms: Form of each kind of id.
         read: Counter of lines by kind; it is updated.
         bad: Counter of invalid lines by reason; it is updated.
     """
@@ -132,7 +139,7 @@ def _valid_rows(kind: str, day: str, paths: list[Path], read: Counter[str], bad:
     for text in _lines(paths):
         read[kind] += 1
         try:
-            key, rows = _parse(text, day, parse)
+            key, rows = _parse(text, day, lambda line, at: parse(line, at, forms))
             if key in seen:
                 raise InvalidLine(REPEATED)
             seen.add(key)
@@ -205,15 +212,17 @@ def _text(line: dict[str, Any], name: str) -> str:
     return text
 
 
-def _id(value: Any, name: str) -> int:
-    if type(value) is not int or not 0 <= value <= MAX_ID:
+def _id(value: Any, name: str, form: Form) -> int:
+    is_id = (type(value) is str and value != "") or (type(value) is int and form == "integer")
+    inside = internal_id(value, form) if is_id else None
+    if inside is None:
         raise InvalidLine(f"{name} is not an id")
-    return value
+    return inside
 
 
-def exposure_rows(line: dict[str, Any], at: datetime) -> tuple[str, Rows]:
+def exposure_rows(line: dict[str, Any], at: datetime, forms: Forms) -> tuple[str, Rows]:
     """Return the request id and the rows of one displayed list: one per position, one for the listener's signals."""
-    request, user = _text(line, "request_id"), _id(line["user_id"], "user_id")
+    request, user = _text(line, "request_id"), _id(line["user_id"], "user_id", forms["user"])
     tracks = line["tracks"]
     if not isinstance(tracks, list) or not tracks:
         raise InvalidLine("tracks is not a list")
@@ -223,25 +232,36 @@ def exposure_rows(line: dict[str, Any], at: datetime) -> tuple[str, Rows]:
     for p in propensities:
         if p is not None and (type(p) not in (int, float) or not 0 < p <= 1):
             raise InvalidLine("a propensity is not in (0, 1]")
-    shared = {"request_id": request, "user_id": user, "ts": at}
+    external_id = line["user_id"] if forms["user"] == "text" else None
+    shared = {"request_id": request, "user_id": user, "user_external_id": external_id, "ts": at}
     shared |= {name: _text(line, name) for name in ("experiment", "arm", "method", "release")}
     rows: Rows = {
         "exposures": [
-            {**shared, "position": place, "track_id": _id(track, "track_id"), "propensity": p}
+            {**shared, "position": place, "track_id": _id(track, "track_id", forms["track"]), "propensity": p}
             for place, (track, p) in enumerate(zip(tracks, propensities, strict=True), start=1)
         ]
     }
     if "context" in line:
-        rows["exposure_contexts"] = [context_row(request, user, line["context"])]
+        rows["exposure_contexts"] = [context_row(request, user, line["context"], forms)]
     return request, rows
 
 
-def context_row(request: str, user: int, context: Any) -> dict[str, Any]:
+def ids_as_text(value: Any) -> Any:
+    """Return a JSON value with the numbers in its lists as text: logs of earlier versions have ids as numbers."""
+    if isinstance(value, dict):
+        return {name: ids_as_text(inner) for name, inner in value.items()}
+    return [str(one) if type(one) is int else one for one in value] if isinstance(value, list) else value
+
+
+def context_row(request: str, user: int, context: Any, forms: Forms) -> dict[str, Any]:
     """Return the row of exposure_contexts: the signals of the listener at the time of the request."""
     try:
-        listener = Listener.model_validate(context["listener"])
-        lists = {BLOCK[signal]: ids for signal, ids in listener.lists().items()}
-        leave_out = [_id(track, "leave_out") for track in context["leave_out"]]
+        listener = Listener.model_validate(ids_as_text(context["listener"]))
+        lists = {
+            BLOCK[signal]: [_id(one, signal, forms[ID_KIND_OF[signal.split(".")[1]]]) for one in ids]
+            for signal, ids in listener.lists().items()
+        }
+        leave_out = [_id(track, "leave_out", forms["track"]) for track in context["leave_out"]]
         streamed = context["leave_out_first_day"]
     except (ValidationError, KeyError, TypeError):
         raise InvalidLine("its context is not a listener") from None
@@ -260,9 +280,11 @@ def context_row(request: str, user: int, context: Any) -> dict[str, Any]:
     }
 
 
-def outcome_rows(line: dict[str, Any], at: datetime) -> tuple[Any, Rows]:
+def outcome_rows(line: dict[str, Any], at: datetime, forms: Forms) -> tuple[Any, Rows]:
     """Return the key and the row of one outcome."""
-    row: dict[str, Any] = {name: _id(line[name], name) for name in ("user_id", "track_id")}
+    row: dict[str, Any] = {
+        f"{kind}_id": _id(line[f"{kind}_id"], f"{kind}_id", forms[kind]) for kind in ("user", "track")
+    }
     row |= {"request_id": _text(line, "request_id"), "ts": at, "kind": line["kind"]}
     if row["kind"] not in KINDS:
         raise InvalidLine("kind is neither stream nor favorite")

@@ -10,7 +10,7 @@ Refusal exit code 3 if outcomes, propensities or contexts are missing, the metho
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,16 +30,13 @@ from models.evaluation.experiments import compute_rate
 from models.evaluation.off_policy import OffPolicy, estimate_value
 from serving.experiment.assignment import with_arm_method
 from serving.recommend import recommender
+from serving.recommend.signals import BLOCK, ON_TRACKS, OTHER_LEVELS, FirstDaySignals
 from serving.release.bundle import open_release
 from serving.release.loaded import LoadedRelease
 from serving.release.pointer import Pointer
-from serving.schema import Listener, ListOptions
 from serving.settings import Arm
 
 BATCH = 256
-LEVELS = {"tracks": "songs", "artists": "artists", "albums": "albums", "playlists": "playlists"}
-TRACK_SIGNALS = {"streams": "streamed", "skips": "skipped", "bans": "banned"}
-ENTITY_SIGNALS = {"favourites": "favorite", "searches": "search"}
 
 
 def run(context: Context, name: str, arm_name: str, policy: str) -> dict[str, Any]:
@@ -192,11 +189,11 @@ def compute_lists(
     for at, (row, k) in enumerate(requests):
         groups.setdefault((k, tuple(row["leave_out"]), row["leave_out_first_day"]), []).append(at)
     for (k, leave_out, streamed), members in groups.items():
-        options = ListOptions(k=k, exclude=list(leave_out), leave_out_first_day=streamed)
+        options = ListParameters(k=k, exclude=leave_out, leave_out_first_day=streamed)
         for start in range(0, len(members), BATCH):
             batch = members[start : start + BATCH]
             listeners = [listener_of(requests[at][0]) for at in batch]
-            policy_lists = _lists(ready, listeners, options.model_copy(update={"method": policy}))
+            policy_lists = _lists(ready, listeners, replace(options, method=policy))
             own = _lists(ready, listeners, with_arm_method(ready, arm.method, options))
             explored = [
                 _lists(ready, listeners, with_arm_method(ready, m, options))
@@ -214,22 +211,16 @@ def compute_lists(
     return lists, outside
 
 
-def _lists(ready: LoadedRelease, listeners: list[Listener], options: ListOptions) -> list[list[int]]:
+def _lists(ready: LoadedRelease, listeners: list[FirstDaySignals], options: ListParameters) -> list[list[int]]:
     return [ready.release.track_ids[row["tracks"]].tolist() for row in recommender.recommend(ready, listeners, options)]
 
 
-def listener_of(row: dict[str, Any]) -> Listener:
-    """Return a row of exposure_contexts as a listener of the service. Empty artists and albums become absent again."""
-    fields: dict[str, Any] = {"country": row["country"], "age": row["age"]}
-    fields["onboarding"] = {"artists": row["onboarding_like_artists"]}
-    for field, prefix in TRACK_SIGNALS.items():
-        fields[field] = {
-            level: row[f"{prefix}_{name}"] or None for level, name in LEVELS.items() if level != "playlists"
-        }
-        fields[field]["tracks"] = fields[field]["tracks"] or []
-    for field, prefix in ENTITY_SIGNALS.items():
-        fields[field] = {level: row[f"{prefix}_{name}"] for level, name in LEVELS.items()}
-    return Listener.model_validate(fields)
+def listener_of(row: dict[str, Any]) -> FirstDaySignals:
+    """Return a row of exposure_contexts as signals of the service. Empty artists and albums become absent again."""
+    lists = {signal: row[name] for signal, name in BLOCK.items()}
+    filled_in = [f"{word}.{level}" for word in ON_TRACKS for level in OTHER_LEVELS]
+    present = {signal: ids for signal, ids in lists.items() if ids or signal not in filled_in}
+    return FirstDaySignals(row["country"], row["age"], None, present)
 
 
 def _print(

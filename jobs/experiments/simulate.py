@@ -30,9 +30,10 @@ from jobs.platform.progress import progress
 from jobs.platform.temp_dirs import temp_dir
 from serving.experiment.assignment import ActiveExperiment
 from serving.experiment.exposure_log import ExposureLog
+from serving.recommend.signals import ListParameters, read_listener
 from serving.release.loaded import LoadedRelease
 from serving.release.watcher import ChampionWatcher
-from serving.schema import Listener, ListOptions
+from serving.schema import Listener
 from serving.settings import Experiment
 
 MEAN_RETURNS = 1.0  # mean number of lists after a listener's first one, one per day
@@ -122,7 +123,7 @@ def simulate_days(
     for at, listener in enumerate(new_listeners.members):
         for visit in range(1 + rng.poisson(MEAN_RETURNS)):
             coming[listener.day + 1 + visit].append(at)
-    options = ListOptions(k=length)
+    options = ListParameters(k=length)
     log = ExposureLog(folder)
     probability: dict[str, list[np.ndarray]] = defaultdict(list)
     for day in progress(calendar, len(calendar), "days of the experiment"):
@@ -134,8 +135,11 @@ def simulate_days(
                 seconds=int(rng.integers(60, 80_000))
             )
             listeners = [
-                Listener.model_validate(
-                    {**new_listeners.members[i].listener, "user_id": new_listeners.members[i].user_id}
+                read_listener(
+                    ready,
+                    Listener.model_validate(
+                        {**new_listeners.members[i].listener, "user_id": str(new_listeners.members[i].user_id)}
+                    ),
                 )
                 for i in batch
             ]
@@ -143,9 +147,10 @@ def simulate_days(
             log.write(shown.lines)
             by_user = {line["user_id"]: line for line in shown.lines}
             for at in batch:
-                line = by_user[new_listeners.members[at].user_id]
-                probability[line["arm"]].append(new_listeners.stream_probabilities(at, line["tracks"]))
-                outcomes += outcome_lines(line, *new_listeners.react(at, line["tracks"], rng), time)
+                line = by_user[str(new_listeners.members[at].user_id)]
+                tracks = [int(track) for track in line["tracks"]]
+                probability[line["arm"]].append(new_listeners.stream_probabilities(at, tracks))
+                outcomes += outcome_lines(line, *new_listeners.react(at, tracks, rng), time)
         text = "".join(json.dumps(outcome) + "\n" for outcome in outcomes)
         (folder / f"outcomes-{day_name(day)}.jsonl").write_text(text)
     log.close()

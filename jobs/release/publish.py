@@ -96,7 +96,7 @@ def check_release(release: Release) -> dict[str, Any]:
         CheckFailed: a network returns no valid vector.
     """
     no_signals = FirstDays.single(None, None, {})
-    first_tracks: dict[str, list[int]] = {}
+    first_tracks: dict[str, list[str]] = {}
     answering_space, answering_method = release.space_and_method
     for name, space in release.spaces.items():
         vector_BD = space.predict(release.inputs(name, no_signals))
@@ -104,7 +104,7 @@ def check_release(release: Release) -> dict[str, Any]:
             raise CheckFailed(f"release {release.folder.name[:12]}: {name}/network.onnx returns no vector of width d")
         method = space.method(answering_method if name == answering_space else "semi_pers")
         first = method.recommend(release.inputs(name, no_signals), 3, no_signals)[0]
-        first_tracks[name] = [int(track) for track in release.track_ids[first]]
+        first_tracks[name] = release.external_ids.all_outside("track", release.track_ids[first])
     entries = manifest.read(release.folder)["files"].values()
     return {"files": len(entries), "bytes": sum(entry["bytes"] for entry in entries), "first_tracks": first_tracks}
 

@@ -1,9 +1,9 @@
 """Assignment of listeners to the arms of an experiment, by a stable hash instead of a stored table.
 
-Rule     digest = SHA-256 of the UTF-8 text "<experiment>/<salt>/<user id in decimal>"; bucket = its first eight bytes
+Rule     digest = SHA-256 of the UTF-8 text "<experiment>/<salt>/<external id of the user>"; bucket = its first eight bytes
          as a big-endian unsigned integer, modulo 10 000; the arms own the buckets in their order, each as many as its
          share
-Why      Integers and a standard hash give the same arm in any language. Another name or salt shuffles all listeners
+Why      A text and a standard hash give the same arm in any language. Another name or salt shuffles all listeners
          again, so that experiments are independent (Kohavi, Tang, Xu 2020, chapter 14)
 """
 
@@ -16,13 +16,13 @@ from collections.abc import Sequence
 BUCKETS = 10_000
 
 
-def bucket_of(experiment: str, salt: str, user_id: int) -> int:
+def bucket_of(experiment: str, salt: str, user_id: str) -> int:
     """Return the bucket of a listener, 0 to 9 999.
 
     Args:
         experiment: name of the experiment.
         salt: salt of the experiment.
-        user_id: id of the listener.
+        user_id: external id of the listener; of an integer, its decimal text.
     """
     digest = hashlib.sha256(f"{experiment}/{salt}/{user_id}".encode()).digest()
     return int.from_bytes(digest[:8], "big") % BUCKETS
@@ -49,13 +49,13 @@ def bucket_bounds(shares: Sequence[float]) -> list[int]:
     return ends[1:]
 
 
-def arm_index(experiment: str, salt: str, user_id: int, ends: Sequence[int]) -> int:
+def arm_index(experiment: str, salt: str, user_id: str, ends: Sequence[int]) -> int:
     """Return the index of the listener's arm among the arms.
 
     Args:
         experiment: name of the experiment.
         salt: salt of the experiment.
-        user_id: id of the listener.
+        user_id: external id of the listener; of an integer, its decimal text.
         ends: the result of `bucket_bounds`.
     """
     return bisect_right(ends, bucket_of(experiment, salt, user_id))

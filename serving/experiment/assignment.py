@@ -2,6 +2,7 @@
 
 Reads     experiments/<name>.json under OVERTURE_HOME, as `overture ab-plan` registered it: what runs is what was
 planned
+Ids       of lines are external ids, as text; the arm is that of the user's external id
 Applies   where a request names a user, leaves the method to the service (`configured`), and the day is one of the
 plan's
 Explores  an arm may display, for a share of its lists, a random draw without repeats from a pool: the first tracks, as
@@ -18,7 +19,7 @@ import json
 import logging
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -33,10 +34,9 @@ from serving.bodies import RecommendationBody
 from serving.experiment.exposure_log import ExposureLog
 from serving.http.middleware import LOG
 from serving.recommend import recommender
-from serving.recommend.signals import days_of
+from serving.recommend.signals import ON_TRACKS, OTHER_LEVELS, FirstDaySignals, ListParameters, days_of
 from serving.release import files
 from serving.release.loaded import LoadedRelease
-from serving.schema import Listener, ListOptions
 from serving.settings import Arm, Experiment, ServiceSettings
 
 
@@ -98,15 +98,15 @@ class ActiveExperiment:
         experiment = Experiment.model_validate({key: plan[key] for key in Experiment.model_fields})
         return cls(experiment, np.random.default_rng(), log_signals)
 
-    def arm_of(self, user_id: int) -> Arm:
-        """Return the arm of a listener."""
+    def arm_of(self, user_id: str) -> Arm:
+        """Return the arm of a listener with this external id."""
         return self.experiment.arms[arm_index(self.experiment.name, self.experiment.salt, user_id, self._bucket_ends)]
 
     def recommend(
         self,
         loaded: LoadedRelease,
-        listeners: Sequence[Listener],
-        options: ListOptions,
+        listeners: Sequence[FirstDaySignals],
+        options: ListParameters,
         at: datetime,
         explain: bool = False,
     ) -> LoggedLists:
@@ -154,8 +154,8 @@ class ActiveExperiment:
         self,
         loaded: LoadedRelease,
         arm: Arm,
-        arm_listeners: Sequence[Listener],
-        options: ListOptions,
+        arm_listeners: Sequence[FirstDaySignals],
+        options: ListParameters,
         days: FirstDays,
         bodies: list[RecommendationBody],
     ) -> list[list[float]]:
@@ -184,8 +184,8 @@ class ActiveExperiment:
         self,
         loaded: LoadedRelease,
         arm: Arm,
-        listener: Listener,
-        options: ListOptions,
+        listener: FirstDaySignals,
+        options: ListParameters,
         body: RecommendationBody,
         propensity: list[float],
         at: datetime,
@@ -199,13 +199,13 @@ class ActiveExperiment:
             "arm": arm.name,
             "method": body["method"] if body["vector_source"] != recommender.MEAN else recommender.MEAN,
             "release": body["release"],
-            "tracks": [loaded.tracks[i].track_id for i in body["tracks"]],
+            "tracks": [loaded.track_texts[i] for i in body["tracks"]],
             "propensities": propensity,
         }
         if self.log_signals:
             line["context"] = {
-                "listener": listener.model_dump(mode="json", exclude={"user_id"}, exclude_defaults=True),
-                "leave_out": list(options.exclude),
+                "listener": logged_listener(listener),
+                "leave_out": [loaded.ids.outside("track", track) for track in options.exclude],
                 "leave_out_first_day": options.leave_out_first_day,
             }
         return line
@@ -226,7 +226,11 @@ class ExperimentRecommender:
         self.log = ExposureLog(home / settings.exposure_log) if settings.exposure_log else None
 
     def recommend(
-        self, loaded: LoadedRelease, listeners: Sequence[Listener], options: ListOptions, explain: bool = False
+        self,
+        loaded: LoadedRelease,
+        listeners: Sequence[FirstDaySignals],
+        options: ListParameters,
+        explain: bool = False,
     ) -> list[RecommendationBody]:
         """Return response bodies; listeners in the experiment get their arm's list, which is logged."""
         if self.running is None:
@@ -241,12 +245,22 @@ class ExperimentRecommender:
         return result.bodies
 
 
-def with_arm_method(loaded: LoadedRelease, method: str, options: ListOptions) -> ListOptions:
+def logged_listener(listener: FirstDaySignals) -> dict[str, Any]:
+    """Return the signals of a listener as schema.Listener, without the user and without lists that are empty.
+
+    An empty list of artists or albums of tracks stays: without it, the service would fill the list in.
+    """
+    logged: dict[str, Any] = {
+        name: value for name, value in (("country", listener.country), ("age", listener.age)) if value is not None
+    }
+    for signal, texts in listener.external.items():
+        word, level = signal.split(".")
+        if texts or (word in ON_TRACKS and level in OTHER_LEVELS):
+            logged.setdefault(word, {})[level] = texts
+    return logged
+
+
+def with_arm_method(loaded: LoadedRelease, method: str, options: ListParameters) -> ListParameters:
     """Return the request with the arm's method, or unchanged if the release does not contain that method."""
     available = method == recommender.MEAN or method in loaded.space.methods or method in loaded.space.problems
-    return ListOptions(
-        method=method if available else "configured",
-        k=options.k,
-        exclude=options.exclude,
-        leave_out_first_day=options.leave_out_first_day,
-    )
+    return replace(options, method=method if available else "configured")

@@ -8,27 +8,28 @@ time. A batch takes the network little more time than one listener.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Hashable, Sequence
+from typing import Generic, TypeVar
 
 from serving.bodies import RecommendationBody
 from serving.release.loaded import LoadedRelease
-from serving.schema import Listener, ListOptions, RecommendationRequest
 
+Listener = TypeVar("Listener")
+Parameters = TypeVar("Parameters", bound=Hashable)
 MAX_BATCH = 32  # listeners per pass: the response to the last one waits for all of them
-RecommendFunction = Callable[[LoadedRelease, Sequence[Listener], ListOptions], list[RecommendationBody]]
-PendingRequest = tuple[LoadedRelease, RecommendationRequest, "asyncio.Future[RecommendationBody]"]
 
 
-class MicroBatcher:
-    """Collects requests on one event loop."""
+class MicroBatcher(Generic[Listener, Parameters]):
+    """Collects requests on one event loop. Listeners of a pass have equal parameters."""
 
-    def __init__(self, recommend_many: RecommendFunction) -> None:
+    def __init__(
+        self, recommend_many: Callable[[LoadedRelease, Sequence[Listener], Parameters], list[RecommendationBody]]
+    ) -> None:
         """Set the function `answer(ready, listeners, options)`, which returns one response body per listener."""
         self.recommend_many = recommend_many
-        self._pending: list[PendingRequest] = []
+        self._pending: list[tuple[LoadedRelease, Listener, Parameters, asyncio.Future[RecommendationBody]]] = []
 
-    async def recommend(self, loaded: LoadedRelease, request: RecommendationRequest) -> RecommendationBody:
+    async def recommend(self, loaded: LoadedRelease, listener: Listener, parameters: Parameters) -> RecommendationBody:
         """Return the response body of one request.
 
         Raises:
@@ -38,32 +39,35 @@ class MicroBatcher:
         if not self._pending:
             loop.call_soon(self._run)
         future: asyncio.Future[RecommendationBody] = loop.create_future()
-        self._pending.append((loaded, request, future))
+        self._pending.append((loaded, listener, parameters, future))
         return await future
 
     def _run(self) -> None:
         now, self._pending = self._pending[:MAX_BATCH], self._pending[MAX_BATCH:]
         if self._pending:
             asyncio.get_running_loop().call_soon(self._run)
-        alike: dict[tuple[Any, ...], list[PendingRequest]] = {}
+        alike: dict[
+            tuple[int, Parameters], list[tuple[LoadedRelease, Listener, Parameters, asyncio.Future[RecommendationBody]]]
+        ] = {}
         for one in now:
-            loaded, request, _ = one
-            how = (id(loaded), request.method, request.k, request.leave_out_first_day, tuple(request.exclude))
-            alike.setdefault(how, []).append(one)
+            loaded, _, parameters, _ = one
+            alike.setdefault((id(loaded), parameters), []).append(one)
         for requests in alike.values():
             self._respond(requests)
 
-    def _respond(self, requests: list[PendingRequest]) -> None:
-        loaded, how_many, _ = requests[0]
+    def _respond(
+        self, requests: list[tuple[LoadedRelease, Listener, Parameters, asyncio.Future[RecommendationBody]]]
+    ) -> None:
+        loaded, _, parameters, _ = requests[0]
         try:
-            bodies = self.recommend_many(loaded, [request.listener for _, request, _ in requests], how_many)
+            bodies = self.recommend_many(loaded, [listener for _, listener, _, _ in requests], parameters)
         except Exception as error:
             if len(requests) > 1:  # an error of one request must not affect the others
                 for one in requests:
                     self._respond([one])
-            elif not requests[0][2].done():
-                requests[0][2].set_exception(error)
+            elif not requests[0][3].done():
+                requests[0][3].set_exception(error)
             return
-        for (_, _, future), recommend_many in zip(requests, bodies, strict=True):
+        for (_, _, _, future), body in zip(requests, bodies, strict=True):
             if not future.done():
-                future.set_result(recommend_many)
+                future.set_result(body)

@@ -136,7 +136,7 @@ class ServiceMiddleware:
         self._log_request({"method": None}, {"status": TOO_SLOW, "release": ""}, seconds, None)
 
     def _log_request(self, scope: Message, observed: dict[str, Any], seconds: float, error: Exception | None) -> None:
-        route = getattr(scope.get("route"), "path", None) or "other"
+        route = getattr(scope.get("route"), "path_format", None) or "other"
         self.metrics.observe_request(route, observed["status"], seconds)
         if error is not None or (route not in QUIET and LOG.isEnabledFor(logging.INFO)):
             facts = {

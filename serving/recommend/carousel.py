@@ -14,7 +14,7 @@ from models.cold_start.top_k import normalise
 from models.evaluation.diversity import select_diverse
 from serving.bodies import CarouselBody, EncodedJson
 from serving.recommend.recommender import NOTHING, place
-from serving.recommend.signals import days_of, unknown_ids
+from serving.recommend.signals import convert_ids, days_of, read_listener
 from serving.release.loaded import LoadedRelease
 from serving.schema import CarouselRequest
 
@@ -36,18 +36,24 @@ def exposures(model: str, n: int) -> np.ndarray:
 
 
 def carousel(loaded: LoadedRelease, request: CarouselRequest) -> CarouselBody:
-    """Return the response body of a carousel (schema.Carousel); without public playlists, its row is empty."""
+    """Return the response body of a carousel (schema.Carousel); without public playlists, its row is empty.
+
+    Raises:
+        RequestValidationError: an id is a number, but ids of its kind are texts.
+    """
     playlists = loaded.space.of_kind("playlists")
     if playlists is None:
         ids_P, unit_PD = np.zeros(0, np.int64), np.zeros((0, loaded.space.d), np.float32)
     else:
         ids_P, unit_PD = playlists[0], playlists[1].items_ND
-    placed = place(loaded, days_of(loaded, [request.listener]))
+    listener = read_listener(loaded, request.listener)
+    excluded = [i for i in convert_ids(loaded, "playlist", request.exclude, ("body", "exclude")) if i is not None]
+    placed = place(loaded, days_of(loaded, [listener]))
     vector_D = placed.vectors_BD[0]
     if placed.origin[0] == NOTHING:
         vector_D = np.asarray(loaded.space.tracks_ND[:POPULAR_HEAD]).mean(axis=0)
     relevance_P = unit_PD @ normalise(vector_D[None])[0]
-    usable = np.flatnonzero(~np.isin(ids_P, request.exclude))
+    usable = np.flatnonzero(~np.isin(ids_P, np.array(excluded, np.int64)))
     pool = usable[np.argsort(-relevance_P[usable], kind="stable")[: max(POOL, request.n)]]
     row = pool[select_diverse(relevance_P[pool], unit_PD[pool], request.n, request.diversity)]
     exposure = exposures(request.exposure, len(row))
@@ -63,19 +69,19 @@ def carousel(loaded: LoadedRelease, request: CarouselRequest) -> CarouselBody:
         "playlists": [
             {
                 "position": i + 1,
-                "playlist_id": int(ids_P[p]),
+                "playlist_id": playlist_id,
                 "relevance": round(float(relevance_P[p]), 6),
                 "exposure": round(float(exposure[i]), 6),
                 "nearest_tracks": near[i],
             }
-            for i, p in enumerate(row)
+            for i, (p, playlist_id) in enumerate(zip(row, loaded.ids.all_outside("playlist", ids_P[row]), strict=True))
         ],
         "exposure_model": MODELS[request.exposure],
         "expected_relevance": round(float(np.average(relevance_P[row], weights=exposure)), 6) if n else 0.0,
         "similarity": round(float((similarity_PP.sum() - np.trace(similarity_PP)) / (n * (n - 1))), 6)
         if n > 1
         else 0.0,
-        "unknown": unknown_ids(loaded, request.listener),
+        "unknown": listener.unknown,
     }
 
 

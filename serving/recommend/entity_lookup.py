@@ -6,9 +6,10 @@ from unicodedata import normalize
 
 import numpy as np
 
+from contracts.entity_ids import internal_id
 from contracts.errors import BadArgument, NotFound
 from serving.bodies import EntityBody, NeighbourBody, NeighbourhoodBody, ReleaseInfoBody, SearchBody, SearchResultBody
-from serving.release.loaded import KIND_OF, LoadedRelease, LoadedSpace
+from serving.release.loaded import ID_KIND_OF, KIND_OF, LoadedRelease, LoadedSpace
 
 HEAD = 10  # number of tracks of a segment's ranking in the response
 
@@ -25,34 +26,35 @@ def space_of(loaded: LoadedRelease, name: str | None) -> tuple[str, LoadedSpace]
     return chosen, loaded.spaces[chosen]
 
 
-def vector_of(loaded: LoadedRelease, space: LoadedSpace, kind: str, entity_id: int) -> np.ndarray:
-    """Return the vector (d,) of an entity.
+def find(loaded: LoadedRelease, space: LoadedSpace, kind: str, external_id: str) -> tuple[int, np.ndarray]:
+    """Return the id inside and the vector (d,) of an entity.
 
     Raises:
         NotFound: the release has no such entity.
     """
     if kind == "segments":
-        if entity_id < len(space.centroids_KD):
-            centroid: np.ndarray = space.centroids_KD[entity_id]
-            return centroid
+        number = internal_id(external_id, "integer")
+        if number is not None and number < len(space.centroids_KD):
+            return number, space.centroids_KD[number]
     else:
-        at, known = space.entities.find(KIND_OF[kind], np.array([entity_id], np.int64))
-        if known[0]:
-            vector: np.ndarray = space.entities.vectors[KIND_OF[kind]][at[0]]
-            return vector
-    raise NotFound(f"release {loaded.name[:12]} has no {kind.removesuffix('s')} {entity_id}")
+        inside = loaded.ids.inside(ID_KIND_OF[kind], external_id)
+        if inside is not None:
+            at, known = space.entities.find(KIND_OF[kind], np.array([inside], np.int64))
+            if known[0]:
+                return inside, space.entities.vectors[KIND_OF[kind]][at[0]]
+    raise NotFound(f"release {loaded.name[:12]} has no {kind.removesuffix('s')} {external_id}")
 
 
-def entity(loaded: LoadedRelease, kind: str, entity_id: int, space: str | None) -> EntityBody:
+def entity(loaded: LoadedRelease, kind: str, external_id: str, space: str | None) -> EntityBody:
     """Return the response body of an entity (schema.Entity)."""
     name, chosen_space = space_of(loaded, space)
-    vector = vector_of(loaded, chosen_space, kind, entity_id)
+    entity_id, vector = find(loaded, chosen_space, kind, external_id)
     segment = kind == "segments"
     return {
         "release": loaded.name,
         "space": name,
         "kind": kind,
-        "id": entity_id,
+        "id": external_id,
         "name": loaded.label(kind, entity_id),
         "vector": [float(value) for value in vector],
         "card": chosen_space.segments[entity_id]["card"] if segment else None,
@@ -61,11 +63,11 @@ def entity(loaded: LoadedRelease, kind: str, entity_id: int, space: str | None) 
 
 
 def neighbours(
-    loaded: LoadedRelease, kind: str, entity_id: int, k: int, of: str, space: str | None
+    loaded: LoadedRelease, kind: str, external_id: str, k: int, of: str, space: str | None
 ) -> NeighbourhoodBody:
     """Return the response body of the k nearest neighbours by cosine, without the entity itself."""
     name, chosen_space = space_of(loaded, space)
-    vector_D = vector_of(loaded, chosen_space, kind, entity_id)
+    entity_id, vector_D = find(loaded, chosen_space, kind, external_id)
     index = chosen_space.of_kind(of)
     neighbour_list: list[NeighbourBody] = []
     if index is not None:
@@ -76,12 +78,13 @@ def neighbours(
             other = int(ids[place])
             if not (of == kind and other == entity_id):
                 cosine = float(np.vecdot(vector_D, items.items_ND[place])) / length
-                neighbour_list.append({"id": other, "name": loaded.label(of, other), "cosine": round(cosine, 6)})
+                text = str(other) if of == "segments" else loaded.ids.outside(ID_KIND_OF[of], other)
+                neighbour_list.append({"id": text, "name": loaded.label(of, other), "cosine": round(cosine, 6)})
     return {
         "release": loaded.name,
         "space": name,
         "kind": kind,
-        "id": entity_id,
+        "id": external_id,
         "of": of,
         "neighbours": neighbour_list[:k],
     }
@@ -100,7 +103,7 @@ def search(loaded: LoadedRelease, kind: str, text: str, limit: int) -> SearchBod
         if not wanted or wanted in _fold(name or ""):
             results.append(
                 {
-                    "id": track.artist_id if kind == "artists" else track.track_id,
+                    "id": loaded.ids.outside("artist", track.artist_id) if kind == "artists" else loaded.track_texts[i],
                     "name": name,
                     "artist": track.artist,
                     "genre": track.genre,

@@ -32,16 +32,15 @@ from serving.recommend.recommender import (
 )
 from serving.release.loaded import LoadedRelease
 from serving.release.watcher import ChampionWatcher
-from serving.schema import Body, Degraded, Reasons, Segment, Track
+from serving.schema import Body, Degraded, IdText, Reasons, Segment, Track
 from serving.stores.circuit import CircuitBreaker
 from serving.stores.interface import NotPublished, UserRow
 
 MAX_EXCLUDED = 200
 STORED = "stored"
-UserId = Annotated[int, Path(ge=0, le=2**63 - 1, examples=[1])]
+UserId = Annotated[str, Path(min_length=1, max_length=schema.MAX_ID_LENGTH, examples=["1"])]
 Excluded = Annotated[
-    list[Annotated[int, Field(ge=0, le=2**63 - 1)]],
-    Query(max_length=MAX_EXCLUDED, description="track that must not be in the list; can be repeated"),
+    list[IdText], Query(max_length=MAX_EXCLUDED, description="track that must not be in the list; can be repeated")
 ]
 ERRORS = schema.error_responses(
     {401: None, 404: "unknown user", 422: None, 503: "no release; for a vector also: no store"}
@@ -54,7 +53,7 @@ class KnownUser(Body):
     release: str
     week: str
     space: str
-    user_id: int
+    user_id: str
     kind: str = Field(
         description="warm: the release was trained with this listener; cold: placed after the registration day"
     )
@@ -69,7 +68,7 @@ class KnownRecommendation(Body):
     release: str
     week: str
     space: str
-    user_id: int
+    user_id: str
     method: str = Field(description="stored, or popularity if the store is unavailable")
     kind: str | None
     since: str | None
@@ -101,8 +100,11 @@ def make_router(
     """
     router = APIRouter(tags=["users"])
 
-    def find_row(loaded: LoadedRelease, user_id: int) -> tuple[LoadedRelease, UserRow]:
+    def find_row(loaded: LoadedRelease, external_id: str) -> tuple[LoadedRelease, UserRow]:
         """Return the release that answers for this listener, and the listener's row."""
+        user_id = loaded.ids.inside("user", external_id)
+        if user_id is None:
+            raise unknown_user(loaded)
         try:
             row = require_row(loaded, circuit, metrics, user_id)
         except NotPublished:
@@ -113,18 +115,8 @@ def make_router(
         loaded.previous = None  # this release's listeners are published: the previous one is no longer needed
         return loaded, row
 
-    @router.get("/v1/users/{user_id}", responses={200: {"model": KnownUser}, **ERRORS})
-    def user(user_id: UserId) -> Response:
-        """Return vector and segment of a known listener."""
-        try:
-            loaded, row = find_row(serving(champion), user_id)
-        except NotFound:
-            raise
-        except OvertureError as error:
-            raise HTTPException(503, f"the store is unavailable: {error}") from None
-        return respond(known_user_body(loaded, row), release=loaded.name)
-
-    @router.get("/v1/users/{user_id}/recommendations", responses={200: {"model": KnownRecommendation}, **ERRORS})
+    # An id may contain slashes, so this route must be found before the next one.
+    @router.get("/v1/users/{user_id:path}/recommendations", responses={200: {"model": KnownRecommendation}, **ERRORS})
     def recommendations(
         user_id: UserId,
         k: Annotated[int, Query(ge=1, le=schema.MAX_K)] = 50,
@@ -136,7 +128,7 @@ def make_router(
             raise BadArgument(f"k: {k} is more than the {len(loaded.tracks)} tracks of the release")
         try:
             loaded, row = find_row(loaded, user_id)
-            body = recommend(loaded, row, min(k, len(loaded.tracks)), excluded_tracks(loaded, exclude))
+            body = recommend(loaded, row, user_id, min(k, len(loaded.tracks)), excluded_tracks(loaded, exclude))
         except NotFound:
             raise
         except OvertureError as error:
@@ -144,12 +136,32 @@ def make_router(
         metrics.count_list(body["method"], body)
         return respond(with_track_details(loaded, body), release=loaded.name)
 
+    @router.get("/v1/users/{user_id:path}", responses={200: {"model": KnownUser}, **ERRORS})
+    def user(user_id: UserId) -> Response:
+        """Return vector and segment of a known listener."""
+        try:
+            loaded, row = find_row(serving(champion), user_id)
+        except NotFound:
+            raise
+        except OvertureError as error:
+            raise HTTPException(503, f"the store is unavailable: {error}") from None
+        return respond(known_user_body(loaded, row, user_id), release=loaded.name)
+
     return router
 
 
-def excluded_tracks(loaded: LoadedRelease, track_ids: list[int]) -> set[int]:
-    """Return the track_idx of these track ids; ids that the release does not contain are ignored."""
-    return {loaded.track_idx[track] for track in track_ids if track in loaded.track_idx}
+def excluded_tracks(loaded: LoadedRelease, external_ids: list[str]) -> set[int]:
+    """Return the track_idx of these tracks; ids that the release does not contain are ignored."""
+    ids = (loaded.ids.inside("track", one) for one in external_ids)
+    return {loaded.track_idx[i] for i in ids if i in loaded.track_idx}
+
+
+def unknown_user(loaded: LoadedRelease) -> NotFound:
+    """Return the error for a listener of whom the store has no row."""
+    return NotFound(
+        f"unknown user: neither in the training data of release {loaded.name[:12]} nor among the new "
+        "listeners placed since; POST /v1/recommendations recommends from first-day signals"
+    )
 
 
 def require_row(loaded: LoadedRelease, circuit: CircuitBreaker, metrics: Metrics, user_id: int) -> UserRow:
@@ -173,10 +185,7 @@ def require_row(loaded: LoadedRelease, circuit: CircuitBreaker, metrics: Metrics
         raise
     metrics.count_store_read("found" if row else "unknown")
     if row is None:
-        raise NotFound(
-            f"unknown user: neither in the training data of release {loaded.name[:12]} nor among the new "
-            "listeners placed since; POST /v1/recommendations recommends from first-day signals"
-        )
+        raise unknown_user(loaded)
     return row
 
 
@@ -188,13 +197,13 @@ def check_row(loaded: LoadedRelease, row: UserRow) -> None:
         raise CheckFailed("a row contains invalid numbers, or tracks of another release; publish the release again")
 
 
-def known_user_body(loaded: LoadedRelease, row: UserRow) -> KnownUserBody:
+def known_user_body(loaded: LoadedRelease, row: UserRow, external_id: str) -> KnownUserBody:
     """Return the response body of a known listener (KnownUser)."""
     return {
         "release": loaded.name,
         "week": loaded.week,
         "space": loaded.space_name,
-        "user_id": row.user_id,
+        "user_id": external_id,
         "kind": row.kind,
         "since": row.since,
         "vector": [float(value) for value in row.vector_D],
@@ -208,7 +217,9 @@ def row_segment(loaded: LoadedRelease, row: UserRow) -> SegmentBody:
     return segment_body(loaded, row.segment_id, distance)
 
 
-def recommend(loaded: LoadedRelease, row: UserRow, k: int, taken: set[int]) -> KnownRecommendationBody:
+def recommend(
+    loaded: LoadedRelease, row: UserRow, external_id: str, k: int, taken: set[int]
+) -> KnownRecommendationBody:
     """Return a KnownRecommendation with track_idx: the stored list, then the tracks nearest to the vector."""
     kept = [loaded.track_idx[int(track)] for track in row.track_ids if track >= 0]
     chosen = [i for i in kept if i not in taken][:k]
@@ -222,7 +233,7 @@ def recommend(loaded: LoadedRelease, row: UserRow, k: int, taken: set[int]) -> K
         "release": loaded.name,
         "week": loaded.week,
         "space": loaded.space_name,
-        "user_id": row.user_id,
+        "user_id": external_id,
         "method": STORED,
         "kind": row.kind,
         "since": row.since,
@@ -239,14 +250,16 @@ def recommend(loaded: LoadedRelease, row: UserRow, k: int, taken: set[int]) -> K
     }
 
 
-def popular_fallback(loaded: LoadedRelease, user_id: int, k: int, taken: set[int], why: str) -> KnownRecommendationBody:
+def popular_fallback(
+    loaded: LoadedRelease, external_id: str, k: int, taken: set[int], why: str
+) -> KnownRecommendationBody:
     """Return the body of a recommendation (KnownRecommendation) with the most popular tracks, as track_idx."""
     chosen, _ = fill_list([], taken, k, len(loaded.tracks))
     return {
         "release": loaded.name,
         "week": loaded.week,
         "space": loaded.space_name,
-        "user_id": user_id,
+        "user_id": external_id,
         "method": POPULAR,
         "kind": None,
         "since": None,

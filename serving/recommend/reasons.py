@@ -11,37 +11,37 @@ import numpy as np
 
 from models.cold_start.top_k import normalise
 from serving.bodies import SignalsBody
-from serving.recommend.signals import complete_signals, first_days
+from serving.recommend.signals import FirstDaySignals, complete_signals, first_days
 from serving.release.loaded import LoadedRelease
-from serving.schema import Listener
 
 MAX_MEASURED = 60  # number of signals that are removed in turn; further ones are not measured
 MAX_SHOWN = 5
 
 
-def top_signals(loaded: LoadedRelease, listener: Listener, vector_D: np.ndarray, segment: int) -> SignalsBody:
+def top_signals(loaded: LoadedRelease, listener: FirstDaySignals, vector_D: np.ndarray, segment: int) -> SignalsBody:
     """Return `top_signals` and `n_signals` of schema.Reasons.
 
     Raises:
         Exception: whatever the network raises.
     """
-    lists = {signal: ids for signal, ids in listener.lists().items() if ids}
-    given = listener.lists()
-    items: list[tuple[str, int | str]] = []
+    given = listener.lists
+    # Signal, id inside (None for country and age), and the text of the response.
+    items: list[tuple[str, int | None, str]] = []
     if listener.country is not None:
-        items.append(("country", listener.country))
+        items.append(("country", None, listener.country))
     if listener.age is not None:
-        items.append(("age", listener.age))
-    items += [(signal, i) for signal, ids in lists.items() for i in dict.fromkeys(ids)]
+        items.append(("age", None, str(listener.age)))
+    for signal, ids in given.items():
+        items += [(signal, i, text) for i, text in dict(zip(ids, listener.external[signal], strict=True)).items()]
     items = items[:MAX_MEASURED]
     if not items:
         return {"top_signals": [], "n_signals": 0}
     country_age, signals = [], []
-    for signal, item in items:
+    for signal, item, _ in items:
         country_age.append(
             (None if signal == "country" else listener.country, None if signal == "age" else listener.age)
         )
-        without = given if signal in ("country", "age") else {**given, signal: [i for i in given[signal] if i != item]}
+        without = given if item is None else {**given, signal: [i for i in given[signal] if i != item]}
         signals.append(complete_signals(loaded, without))
     found_BD = loaded.space.vectors(loaded.inputs(first_days(country_age, signals)))
     gap_BD = normalise(np.concatenate([vector_D[None], found_BD])) - loaded.space.centroids_KD[segment]
@@ -52,7 +52,7 @@ def top_signals(loaded: LoadedRelease, listener: Listener, vector_D: np.ndarray,
         "top_signals": [
             {
                 "signal": items[i][0],
-                "id": items[i][1],
+                "id": items[i][2],
                 "name": name_of(loaded, *items[i]),
                 "contribution": round(float(contribution[i]), 6),
             }
@@ -62,8 +62,6 @@ def top_signals(loaded: LoadedRelease, listener: Listener, vector_D: np.ndarray,
     }
 
 
-def name_of(loaded: LoadedRelease, signal: str, item: int | str) -> str | None:
-    """Return the displayed name of a signal's entity."""
-    if isinstance(item, str) or "." not in signal:
-        return str(item)
-    return loaded.label(signal.split(".")[1], item)
+def name_of(loaded: LoadedRelease, signal: str, item: int | None, text: str) -> str | None:
+    """Return the displayed name of a signal's entity; of a country or an age, its text."""
+    return text if item is None else loaded.label(signal.split(".")[1], item)

@@ -20,9 +20,8 @@ from models.cold_start.input_vector import AGE_CLASSES, FirstDays, age_class
 from models.cold_start.top_k import normalise
 from serving.bodies import DegradedBody, KnownRecommendationBody, RecommendationBody, SegmentBody, SignalsBody
 from serving.recommend.reasons import top_signals
-from serving.recommend.signals import days_of, unknown_ids
+from serving.recommend.signals import FirstDaySignals, ListParameters, days_of
 from serving.release.loaded import LoadedRelease
-from serving.schema import Listener, ListOptions
 
 NETWORK, MEAN, NOTHING = "network", "country_age_mean", "nothing"
 POPULAR = "popularity"
@@ -79,8 +78,8 @@ def first_line(error: Exception) -> str:
 
 def recommend(
     loaded: LoadedRelease,
-    listeners: Sequence[Listener],
-    options: ListOptions,
+    listeners: Sequence[FirstDaySignals],
+    options: ListParameters,
     explain: bool = False,
     days: FirstDays | None = None,
 ) -> list[RecommendationBody]:
@@ -134,14 +133,14 @@ def recommend(
                     "text": list_explanation(loaded, methods[b], segment),
                     **signal_contributions(loaded, listener, placed, b, segment if explain else None),
                 },
-                "unknown": unknown_ids(loaded, listener),
+                "unknown": listener.unknown,
             }
         )
     return bodies
 
 
 def signal_contributions(
-    loaded: LoadedRelease, listener: Listener, placed: Placement, b: int, segment: int | None
+    loaded: LoadedRelease, listener: FirstDaySignals, placed: Placement, b: int, segment: int | None
 ) -> SignalsBody:
     """Return `top_signals` and `n_signals` of schema.Reasons; null if not requested or if the network fails."""
     nothing: SignalsBody = {"top_signals": None, "n_signals": None}
@@ -199,9 +198,11 @@ def make_lists(
     return lists, methods, [placed.degraded(b) or degraded for b in range(len(days))]
 
 
-def excluded_tracks(loaded: LoadedRelease, listener: Listener, leave_out: Sequence[int], streamed: bool) -> set[int]:
+def excluded_tracks(
+    loaded: LoadedRelease, listener: FirstDaySignals, leave_out: Sequence[int], streamed: bool
+) -> set[int]:
     """Return the track_idx that must be in no list: excluded, banned, and first-day streams if those are excluded."""
-    ids = [*leave_out, *listener.bans.tracks, *(listener.streams.tracks if streamed else ())]
+    ids = [*leave_out, *listener.lists["bans.tracks"], *(listener.lists["streams.tracks"] if streamed else ())]
     return {loaded.track_idx[i] for i in ids if i in loaded.track_idx}
 
 

@@ -1,20 +1,23 @@
 """Convert the signals of a request to the first days that the models read.
 
+A request contains external ids. They are converted here, once; everything behind uses the ids inside.
 Streams, skips and bans are events on tracks; training sees each at three levels: the track, its artist, its album. A
 request that lists tracks only is completed from the release's catalogue.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from itertools import product
 
 import numpy as np
+from fastapi.exceptions import RequestValidationError
 
 from models.cold_start.input_vector import INTERACTIONS, FirstDays
 from models.cold_start.ragged import Ragged
-from serving.release.loaded import LoadedRelease
-from serving.schema import Listener
+from serving.release.loaded import ID_KIND_OF, LoadedRelease
+from serving.schema import Listener, ListOptions
 
 WORDS = {
     "onboarding": "onboarding_like",
@@ -34,6 +37,117 @@ BLOCK = {
     for word, level in product(WORDS, LEVELS)
     if name == f"{WORDS[word]}_{LEVELS[level]}"
 }
+
+
+Location = tuple[str | int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class FirstDaySignals:
+    """First-day signals of a listener with the ids inside.
+
+    Attributes:
+        country: country code, or None.
+        age: age in years, or None.
+        user_id: external id of the user, or None.
+        lists: ids by signal, such as "streams.tracks". Lists that the request omitted are absent.
+        external: the external ids of `lists`, in the same order.
+        unknown: external ids by signal, each once, and the country that the release does not contain.
+    """
+
+    country: str | None
+    age: int | None
+    user_id: str | None
+    lists: dict[str, list[int]]
+    external: dict[str, list[str]] = field(default_factory=dict)
+    unknown: dict[str, list[str]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ListParameters:
+    """schema.ListOptions with the ids inside. Equal parameters are hashable and equal."""
+
+    method: str = "configured"
+    k: int = 50
+    exclude: tuple[int, ...] = ()
+    leave_out_first_day: bool | None = None
+
+
+def convert_ids(
+    loaded: LoadedRelease, kind: str, external: Sequence[str | int], location: Location
+) -> Iterator[int | None]:
+    """Yield the ids inside; None for a text that cannot be an id of this kind.
+
+    Args:
+        loaded: the release.
+        kind: user, track, artist, album or playlist.
+        external: ids of a request.
+        location: the field of the request that contains them.
+
+    Raises:
+        RequestValidationError: an id is a number, but ids of this kind are texts.
+    """
+    is_text = loaded.ids.forms[kind] == "text"
+    for i, one in enumerate(external):
+        if is_text and type(one) is int:
+            message = f"The {kind} ids of this release are strings; a number is not one of them"
+            raise RequestValidationError([{"type": "id_form", "loc": (*location, i), "msg": message}])
+        yield loaded.ids.inside(kind, one)
+
+
+def read_listener(
+    loaded: LoadedRelease, listener: Listener, location: Location = ("body", "listener")
+) -> FirstDaySignals:
+    """Return the signals of a request with the ids inside.
+
+    Args:
+        loaded: the release.
+        listener: the listener of the request.
+        location: the field of the request that contains the listener.
+
+    Raises:
+        RequestValidationError: an id is a number, but ids of its kind are texts.
+    """
+    lists: dict[str, list[int]] = {}
+    external: dict[str, list[str]] = {}
+    unknown: dict[str, list[str]] = {}
+    if listener.country is not None and listener.country not in loaded.space.demographics.country:
+        unknown["country"] = [listener.country]
+    for signal, given in listener.lists().items():
+        ids, texts, not_known = list[int](), list[str](), list[str]()
+        if given:
+            word, level = signal.split(".")
+            known = loaded.known_ids[level]
+            converted = convert_ids(loaded, ID_KIND_OF[level], given, (*location, word, level))
+            for one, inside in zip(given, converted, strict=True):
+                text = str(one)
+                if inside is not None:
+                    ids.append(inside)
+                    texts.append(text)
+                if inside not in known:
+                    not_known.append(text)
+        lists[signal], external[signal] = ids, texts
+        if not_known:
+            unknown[signal] = list(dict.fromkeys(not_known))
+    user_id = listener.user_id
+    if type(user_id) is int:
+        list(convert_ids(loaded, "user", [user_id], (*location, "user_id")))
+    return FirstDaySignals(
+        listener.country, listener.age, None if user_id is None else str(user_id), lists, external, unknown
+    )
+
+
+def read_options(loaded: LoadedRelease, options: ListOptions) -> ListParameters:
+    """Return the options of a request with the ids inside. Excluded ids that the release does not contain are dropped.
+
+    Raises:
+        RequestValidationError: an excluded id is a number, but track ids are texts.
+    """
+    exclude: tuple[int, ...] = ()
+    if options.exclude:
+        ids = convert_ids(loaded, "track", options.exclude, ("body", "exclude"))
+        exclude = tuple(i for i in ids if i in loaded.track_idx)
+    return ListParameters(options.method, options.k, exclude, options.leave_out_first_day)
 
 
 def complete_signals(loaded: LoadedRelease, lists: dict[str, list[int]]) -> dict[str, list[int]]:
@@ -69,20 +183,7 @@ def first_days(
     return FirstDays(country, age, blocks)
 
 
-def days_of(loaded: LoadedRelease, listeners: Sequence[Listener]) -> FirstDays:
+def days_of(loaded: LoadedRelease, listeners: Sequence[FirstDaySignals]) -> FirstDays:
     """Return the first days of B listeners."""
-    signals = [complete_signals(loaded, listener.lists()) for listener in listeners]
+    signals = [complete_signals(loaded, listener.lists) for listener in listeners]
     return first_days([(listener.country, listener.age) for listener in listeners], signals)
-
-
-def unknown_ids(loaded: LoadedRelease, listener: Listener) -> dict[str, list[int | str]]:
-    """Return the ids, by signal and each once, and the country that the release does not contain."""
-    unknown: dict[str, list[int | str]] = {}
-    if listener.country is not None and listener.country not in loaded.space.demographics.country:
-        unknown["country"] = [listener.country]
-    for signal, ids in listener.lists().items():
-        if ids:
-            known = loaded.known_ids[signal.split(".")[1]]
-            if not known.issuperset(ids):
-                unknown[signal] = list(dict.fromkeys(i for i in ids if i not in known))
-    return unknown

@@ -25,7 +25,7 @@ from models.cold_start.input_vector import (
 )
 from models.cold_start.methods import FullPers, Method, Popularity, Predict, SemiPers
 from models.cold_start.methods.vocabulary import Catalogue
-from serving.release import blend, manifest
+from serving.release import blend, external_ids, manifest
 from serving.release.onnx_session import run, session
 
 if TYPE_CHECKING:
@@ -130,6 +130,11 @@ class Release:
         except FileNotFoundError:
             names = {}
         return {column: names.get(column) or [None] * len(self.track_ids) for column in NAMES}
+
+    @cached_property
+    def external_ids(self) -> external_ids.ExternalIds:
+        """External ids of users and entities."""
+        return external_ids.read(self.folder, self.provenance.get("ids", {}))
 
     @cached_property
     def training_inputs(self) -> dict[str, Any] | None:

@@ -23,6 +23,7 @@ from serving.release.pointer import Pointer
 
 RELEASE_METHODS = ("semi_pers", "full_pers", "blend")
 KIND_OF = {"tracks": "song", "artists": "artist", "albums": "album", "playlists": "playlist"}
+ID_KIND_OF = {"tracks": "track", "artists": "artist", "albums": "album", "playlists": "playlist"}
 
 
 def identity(vectors_BD: np.ndarray) -> np.ndarray:
@@ -98,7 +99,7 @@ class LoadedSpace:
 
 @dataclass(frozen=True)
 class Track:
-    """The displayed properties of a track."""
+    """The displayed properties of a track, with the ids inside."""
 
     track_id: int
     artist_id: int
@@ -133,6 +134,7 @@ class LoadedRelease:
         ids = self.space.space.catalogue
         artist, album = ids.artist_id_N.tolist(), ids.album_id_N.tolist()
         names = release.names
+        self.ids = release.external_ids
         self.tracks = [
             Track(track, artist[i], album[i], title, name, genre)
             for i, (track, title, name, genre) in enumerate(
@@ -143,20 +145,23 @@ class LoadedRelease:
             raise CheckFailed(
                 f"release {self.name[:12]}: {len(self.tracks)} tracks, {len(self.space.tracks_ND)} vectors"
             )
-        # As schema.Track, already in JSON: a response joins fifty of them.
+        # External id of each track, and as schema.Track, already in JSON: a response joins fifty of them.
+        self.track_texts = self.ids.all_outside("track", ids.track_id_N)
+        artist_texts = self.ids.all_outside("artist", ids.artist_id_N)
+        album_texts = self.ids.all_outside("album", ids.album_id_N)
         self.track_json = [
             orjson.Fragment(
                 orjson.dumps(
                     {
-                        "track_id": track.track_id,
+                        "track_id": self.track_texts[i],
                         "title": track.title,
-                        "artist_id": track.artist_id,
+                        "artist_id": artist_texts[i],
                         "artist": track.artist,
-                        "album_id": track.album_id,
+                        "album_id": album_texts[i],
                     }
                 )
             )
-            for track in self.tracks
+            for i, track in enumerate(self.tracks)
         ]
         self.track_idx = {track.track_id: i for i, track in enumerate(self.tracks)}
         # The most popular track of an artist or an album gives it its name and its rank.

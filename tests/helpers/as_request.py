@@ -1,4 +1,4 @@
-"""Convert a row of first_day into a request to the service, with every level as a separate field."""
+"""Convert a row of first_day into a request to the service, with every level as a separate field and ids as text."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ WORDS = {"streams": "streamed", "skips": "skipped", "bans": "banned", "favourite
 
 def listener(row: dict[str, Any]) -> Listener:
     fields = {word: _levels(row, prefix) for word, prefix in WORDS.items()}
-    fields["onboarding"] = {"artists": row["onboarding_like_artists"]}
+    fields["onboarding"] = {"artists": [str(i) for i in row["onboarding_like_artists"]]}
     return Listener.model_validate({"country": row["country"], "age": row["age"], **fields})
 
 
-def _levels(row: dict[str, Any], prefix: str) -> dict[str, list[int]]:
+def _levels(row: dict[str, Any], prefix: str) -> dict[str, list[str]]:
     levels = {"tracks": "songs", "artists": "artists", "albums": "albums", "playlists": "playlists"}
-    return {level: row[f"{prefix}_{name}"] for level, name in levels.items() if f"{prefix}_{name}" in row}
+    return {
+        level: [str(i) for i in row[f"{prefix}_{name}"]] for level, name in levels.items() if f"{prefix}_{name}" in row
+    }

@@ -25,13 +25,18 @@ WORDS = {"streams": "streamed", "skips": "skipped", "bans": "banned", "favourite
 ROOT = Path(__file__).parent.parent.parent
 
 
+def texts(ids) -> list[str]:
+    """Return integer ids as a response contains them."""
+    return [str(i) for i in ids]
+
+
 def cohort_request(row: dict) -> dict:
     """Convert a row of first_day into the body of a request, with every level as a separate field."""
     request = {"country": row["country"], "age": row["age"]}
-    request["onboarding"] = {"artists": row["onboarding_like_artists"]}
+    request["onboarding"] = {"artists": texts(row["onboarding_like_artists"])}
     for word, prefix in WORDS.items():
         levels = ("tracks", "artists", "albums", *(("playlists",) if word in ("favourites", "searches") else ()))
-        request[word] = {level: row[f"{prefix}_{'songs' if level == 'tracks' else level}"] for level in levels}
+        request[word] = {level: texts(row[f"{prefix}_{'songs' if level == 'tracks' else level}"]) for level in levels}
     return request
 
 

@@ -4,6 +4,7 @@ Input   catalog, track_vectors, entity_vectors, demographic_vectors, segments, f
 
     inputs.json                                                     distribution of first-day inputs in training (drift)
     tracks/{track_id,artist_id,album_id}.npy  names.json             by track_idx
+    external_ids/<kind>.{ids,offsets,utf8}.npy                      track artist album playlist with ids of form text
     <space>/network.onnx  layout.json  track_vectors.npy  centroids.npy  rankings.npy  segments.json
     <space>/entities/<kind>.{ids,vectors}.npy                       song artist album playlist, ids ascending
     <space>/blend/                                                  with gate.method blend (serving/release/blend.py)
@@ -24,7 +25,9 @@ from contracts.errors import CheckFailed
 from jobs.cold_start import blend_artifacts, onnx_export
 from jobs.platform import files
 from jobs.platform.context import Context
+from jobs.platform.entity_forms import entity_forms
 from jobs.platform.list_columns import to_matrix
+from jobs.release.cold_start.external_ids import write_external_ids
 from jobs.settings.base import SPACES
 from models.arrays import AnyVector, FloatMatrix, IdVector, IntMatrix
 from models.cold_start.input_vector import AGE_CLASSES, KINDS, FirstDays
@@ -40,7 +43,7 @@ def fill(context: Context, folder: Path) -> dict[str, object]:
         folder: an empty folder.
 
     Returns:
-        What provenance.json contains about the contents: the cohort and the facts of the networks.
+        What provenance.json contains about the contents: the cohort, the facts of the networks, the forms of ids.
 
     Raises:
         CheckFailed: the tables of the week or the networks do not belong together.
@@ -61,7 +64,9 @@ def fill(context: Context, folder: Path) -> dict[str, object]:
     evaluation.sort(key=lambda r: tuple(str(r[key]) for key in ("space", "method", "split", "slice", "metric", "k")))
     files.write(folder / "evaluation.json", files.canonical(evaluation))
     cohort = [context.week.cohort_start.isoformat(), context.week.cohort_end.isoformat()]
-    return {"cohort": cohort, "networks": networks}
+    forms = entity_forms(context.lake)
+    write_external_ids(context, folder, forms)
+    return {"cohort": cohort, "networks": networks, "ids": forms}
 
 
 def registered_network(context: Context, folder: Path) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import resource
 from collections import Counter
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -18,9 +19,10 @@ from serving.experiment import assignment
 from serving.experiment.assignment import ActiveExperiment
 from serving.experiment.exposure_log import ExposureLog
 from serving.recommend import recommender
+from serving.recommend.signals import FirstDaySignals, ListParameters, read_listener
 from serving.release import files
 from serving.release.watcher import ChampionWatcher
-from serving.schema import Listener, ListOptions
+from serving.schema import Listener
 from serving.settings import Arm, Experiment, Explore, ServiceSettings
 from tests.helpers.live import cohort_requests
 
@@ -34,9 +36,9 @@ FOUR_ARMS = Experiment(
 )
 
 
-def listeners(n: int | None = None) -> list[Listener]:
+def listeners(ready, n: int | None = None) -> list[FirstDaySignals]:
     return [
-        Listener.model_validate({**request, "user_id": user_id})
+        read_listener(ready, Listener.model_validate({**request, "user_id": str(user_id)}))
         for user_id, request in enumerate(cohort_requests()[:n])
     ]
 
@@ -59,17 +61,17 @@ def ready(release_home):
 
 
 def test_arm_sets_the_method_of_the_list(ready):
-    experiment, options = ActiveExperiment(FOUR_ARMS, np.random.default_rng(0)), ListOptions(k=7)
-    result = experiment.recommend(ready, listeners(), options, AT)
-    assert len(result.bodies) == len(result.lines) == len(listeners())
+    experiment, options = ActiveExperiment(FOUR_ARMS, np.random.default_rng(0)), ListParameters(k=7)
+    result = experiment.recommend(ready, listeners(ready), options, AT)
+    assert len(result.bodies) == len(result.lines) == len(listeners(ready))
     for listener, response, line in zip(
-        listeners(), result.bodies, sorted(result.lines, key=lambda x: x["user_id"]), strict=True
+        listeners(ready), result.bodies, sorted(result.lines, key=lambda x: int(x["user_id"])), strict=True
     ):
         arm = experiment.arm_of(listener.user_id)
-        expected = recommender.recommend(ready, [listener], ListOptions(k=7, method=arm.method))[0]
+        expected = recommender.recommend(ready, [listener], ListParameters(k=7, method=arm.method))[0]
         assert response["tracks"] == expected["tracks"]
         assert response["experiment"] == {"experiment": "four", "arm": arm.name, "request_id": line["request_id"]}
-        assert line["tracks"] == [ready.tracks[i].track_id for i in response["tracks"]]
+        assert line["tracks"] == [str(ready.tracks[i].track_id) for i in response["tracks"]]
         assert line["propensities"] == [1.0] * 7
         assert (line["user_id"], line["arm"], line["release"]) == (listener.user_id, arm.name, ready.name)
         assert "context" not in line
@@ -78,29 +80,33 @@ def test_arm_sets_the_method_of_the_list(ready):
 
 
 def test_country_age_mean_ranks_the_nearest_segment(ready):
-    listener = Listener.model_validate({"country": "FR", "streams": {"tracks": [ready.tracks[0].track_id]}})
-    response = recommender.recommend(ready, [listener], ListOptions(k=10, method="country_age_mean"))[0]
+    listener = read_listener(
+        ready, Listener.model_validate({"country": "FR", "streams": {"tracks": [ready.tracks[0].track_id]}})
+    )
+    response = recommender.recommend(ready, [listener], ListParameters(k=10, method="country_age_mean"))[0]
     mean = ready.space.demographics.country["FR"]
     segment = int(np.argmax(ready.space.centroids_KD @ normalise(mean[None])[0]))
     assert response["tracks"] == ready.space.rankings_KL[segment][:10].tolist()
     assert (response["vector_source"], response["degraded"]) == ("country_age_mean", None)
-    empty = recommender.recommend(ready, [Listener()], ListOptions(k=3, method="country_age_mean"))[0]
+    empty = recommender.recommend(
+        ready, [read_listener(ready, Listener())], ListParameters(k=3, method="country_age_mean")
+    )[0]
     assert empty["method"] == "popularity"
     assert empty["degraded"]["reason"] == "neither country nor age is known"
 
 
 def test_anonymous_explicit_and_out_of_period_requests_are_not_in_the_experiment(ready):
-    experiment, known = ActiveExperiment(FOUR_ARMS, np.random.default_rng(0)), listeners(3)
-    anonymous = [listener.model_copy(update={"user_id": None}) for listener in known]
+    experiment, known = ActiveExperiment(FOUR_ARMS, np.random.default_rng(0)), listeners(ready, 3)
+    anonymous = [replace(listener, user_id=None) for listener in known]
     ended = ActiveExperiment(FOUR_ARMS.model_copy(update={"last_day": "2026-11-23"}), np.random.default_rng(0))
     for result in (
-        experiment.recommend(ready, anonymous, ListOptions(k=5), AT),
-        experiment.recommend(ready, known, ListOptions(k=5, method="semi_pers"), AT),
-        ended.recommend(ready, known, ListOptions(k=5), AT),
+        experiment.recommend(ready, anonymous, ListParameters(k=5), AT),
+        experiment.recommend(ready, known, ListParameters(k=5, method="semi_pers"), AT),
+        ended.recommend(ready, known, ListParameters(k=5), AT),
     ):
         assert result.lines == []
-        assert result.bodies == recommender.recommend(ready, anonymous, ListOptions(k=5, method="semi_pers"))
-    mixed = experiment.recommend(ready, [known[0], anonymous[1], known[2]], ListOptions(k=5), AT)
+        assert result.bodies == recommender.recommend(ready, anonymous, ListParameters(k=5, method="semi_pers"))
+    mixed = experiment.recommend(ready, [known[0], anonymous[1], known[2]], ListParameters(k=5), AT)
     assert [("experiment" in response) for response in mixed.bodies] == [True, False, True]
 
 
@@ -110,7 +116,9 @@ def test_arm_with_a_missing_method_falls_back_and_logs_the_method_used(ready):
         arms=(Arm(name="one", method="blend", share=0.5), Arm(name="two", method="blend", share=0.5)),
         **UNLIMITED_DAYS,
     )
-    result = ActiveExperiment(blend, np.random.default_rng(0)).recommend(ready, listeners(4), ListOptions(k=5), AT)
+    result = ActiveExperiment(blend, np.random.default_rng(0)).recommend(
+        ready, listeners(ready, 4), ListParameters(k=5), AT
+    )
     assert {line["method"] for line in result.lines} == {"semi_pers"}
 
 
@@ -118,24 +126,21 @@ def test_exploration_frequencies_match_the_logged_propensities(ready):
     arm = Arm(name="try", method="semi_pers", share=0.5, explore=Explore(share=0.5, methods=("popularity",)))
     experiment = Experiment(name="e", arms=(arm, arm.model_copy(update={"name": "again"})), **UNLIMITED_DAYS)
     running = ActiveExperiment(experiment, np.random.default_rng(1), log_signals=True)
-    listener, k = listeners(1)[0], 3
+    listener, k = listeners(ready, 1)[0], 3
     lists = {
         m: [
-            ready.tracks[i].track_id
-            for i in recommender.recommend(ready, [listener], ListOptions(k=k, method=m))[0]["tracks"]
+            str(ready.tracks[i].track_id)
+            for i in recommender.recommend(ready, [listener], ListParameters(k=k, method=m))[0]["tracks"]
         ]
         for m in ("semi_pers", "popularity")
     }
     pool = set(lists["semi_pers"]) | set(lists["popularity"])
     counts: list[Counter] = [Counter() for _ in range(k)]
-    propensities: dict[tuple[int, int], float] = {}
+    propensities: dict[tuple[int, str], float] = {}
     n = 3_000
     for start in range(0, n, 250):
         result = running.recommend(
-            ready,
-            [listener.model_copy(update={"user_id": start + offset}) for offset in range(250)],
-            ListOptions(k=k),
-            AT,
+            ready, [replace(listener, user_id=str(start + offset)) for offset in range(250)], ListParameters(k=k), AT
         )
         for line in result.lines:
             assert set(line["tracks"]) <= pool
@@ -143,9 +148,8 @@ def test_exploration_frequencies_match_the_logged_propensities(ready):
             for place, (track, p) in enumerate(zip(line["tracks"], line["propensities"], strict=True)):
                 counts[place][track] += 1
                 assert propensities.setdefault((place, track), p) == p
-        assert Listener.model_validate(result.lines[0]["context"]["listener"]) == listener.model_copy(
-            update={"user_id": None}
-        )
+        logged = read_listener(ready, Listener.model_validate(result.lines[0]["context"]["listener"]))
+        assert vars(logged) == vars(replace(listener, user_id=None))
     for place in range(k):
         assert sum(propensities[place, track] for track in counts[place]) == pytest.approx(1)
         for track, count in counts[place].items():
@@ -166,14 +170,14 @@ def test_service_assigns_arms_and_logs_users_only_in_the_exposure_log(release_ho
     assert (
         response["experiment"]["arm"]
         == signal_contributions["experiment"]["arm"]
-        == ActiveExperiment(FOUR_ARMS, np.random.default_rng()).arm_of(user_id).name
+        == ActiveExperiment(FOUR_ARMS, np.random.default_rng()).arm_of(str(user_id)).name
     )
     assert batch["answers"][0]["experiment"]["experiment"] == "four"
     assert "experiment" not in batch["answers"][1]
     assert str(user_id) not in caplog.text
     logs = list((release_home.home / "shown").iterdir())
     lines = [json.loads(line) for path in logs for line in path.read_text().splitlines()]
-    assert [line["user_id"] for line in lines] == [user_id, user_id, 5, user_id]
+    assert [line["user_id"] for line in lines] == [str(user_id), str(user_id), "5", str(user_id)]
     assert lines[0]["request_id"] == response["experiment"]["request_id"]
     assert lines[0]["context"] == {"listener": {"country": "FR"}, "leave_out": [], "leave_out_first_day": None}
     assert all(path.stat().st_mode & 0o077 == 0 for path in logs)

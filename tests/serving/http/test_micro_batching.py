@@ -9,11 +9,11 @@ import pytest
 
 from contracts.errors import BadArgument
 from serving.http.micro_batching import MAX_BATCH, MicroBatcher
-from serving.schema import RecommendationRequest
+from serving.recommend.signals import FirstDaySignals, ListParameters
 
 
-def make_request(age: int, **options) -> RecommendationRequest:
-    return RecommendationRequest.model_validate({"listener": {"age": age}, **options})
+def make_request(ready, age: int, **options) -> tuple:
+    return ready, FirstDaySignals(None, age, None, {}), ListParameters(**options)
 
 
 def run_together(requests, recommend):
@@ -40,26 +40,26 @@ def echo(ready, listeners, options):
 def test_requests_with_equal_options_share_a_pass():
     first, second = SimpleNamespace(name="one"), SimpleNamespace(name="other")
     requests = [
-        (first, make_request(20)),
-        (first, make_request(30, k=7)),
-        (first, make_request(40)),
-        (second, make_request(50)),
-        (first, make_request(60, exclude=[3])),
+        make_request(first, 20),
+        make_request(first, 30, k=7),
+        make_request(first, 40),
+        make_request(second, 50),
+        make_request(first, 60, exclude=(3,)),
     ]
     responses, passes = run_together(requests, echo)
     assert passes == [[20, 40], [30], [50], [60]]
     assert [(r["release"], r["age"], r["k"], r["out"]) for r in responses] == [
-        ("one", 20, 50, []),
-        ("one", 30, 7, []),
-        ("one", 40, 50, []),
-        ("other", 50, 50, []),
-        ("one", 60, 50, [3]),
+        ("one", 20, 50, ()),
+        ("one", 30, 7, ()),
+        ("one", 40, 50, ()),
+        ("other", 50, 50, ()),
+        ("one", 60, 50, (3,)),
     ]
 
 
 def test_pass_size_is_bounded_and_every_request_gets_a_response():
     ready = SimpleNamespace(name="one")
-    responses, passes = run_together([(ready, make_request(age)) for age in range(10, 2 * MAX_BATCH + 11)], echo)
+    responses, passes = run_together([make_request(ready, age) for age in range(10, 2 * MAX_BATCH + 11)], echo)
     assert [len(ages) for ages in passes] == [MAX_BATCH, MAX_BATCH, 1]
     assert [response["age"] for response in responses] == list(range(10, 2 * MAX_BATCH + 11))
 
@@ -72,7 +72,7 @@ def test_failed_request_does_not_fail_the_other_requests_of_its_pass():
 
     ready = SimpleNamespace(name="one")
     responses, _ = run_together(
-        [(ready, make_request(12)), (ready, make_request(13)), (ready, make_request(14))], fails_for_13
+        [make_request(ready, 12), make_request(ready, 13), make_request(ready, 14)], fails_for_13
     )
     assert [responses[0]["age"], responses[2]["age"]] == [12, 14]
     with pytest.raises(BadArgument, match="thirteen"):

@@ -49,7 +49,7 @@ def live_with_users(release_home, serve):
 
 
 def track_ids(response: dict) -> list[int]:
-    return [track["track_id"] for track in response["tracks"]]
+    return [int(track["track_id"]) for track in response["tracks"]]
 
 
 def ranked_tracks(release_home, release_name: str, vector_D: np.ndarray) -> list[int]:
@@ -65,6 +65,7 @@ def test_user_route_returns_the_trained_vector_with_segment_and_week(live_with_u
         status, headers, response = live_with_users.call(f"/v1/users/{IDS[i]}")
         assert status == 200
         users.KnownUser.model_validate(response)
+        assert response["user_id"] == str(IDS[i])
         assert headers["x-overture-release"] == response["release"] == live_with_users.release_home.first
         np.testing.assert_array_equal(np.float32(response["vector"]), VECTORS[i])
         assert (response["kind"], response["since"], response["week"]) == ("warm", small_week.FIRST, small_week.FIRST)
@@ -112,7 +113,8 @@ def test_new_listener_has_the_list_of_the_registration_day(live_with_users):
 
 def test_unknown_user_returns_404_and_is_not_logged(live_with_users, caplog):
     caplog.set_level("INFO")
-    for path in (f"/v1/users/{UNKNOWN_USER}", f"/v1/users/{UNKNOWN_USER}/recommendations"):
+    not_ids = (f"/v1/users/{text}{route}" for text in ("x", "-1", str(2**63)) for route in ("", "/recommendations"))
+    for path in (f"/v1/users/{UNKNOWN_USER}", f"/v1/users/{UNKNOWN_USER}/recommendations", *not_ids):
         status, _, response = live_with_users.call(path)
         assert status == 404
         assert "unknown user" in response["error"]
@@ -129,14 +131,12 @@ def test_unknown_user_returns_404_and_is_not_logged(live_with_users, caplog):
 @pytest.mark.parametrize(
     "path",
     [
-        "x",
-        "-1",
-        str(2**63),
         f"{USER}/recommendations?k=0",
         f"{USER}/recommendations?k=201",
         f"{USER}/recommendations?k=151",
-        f"{USER}/recommendations?exclude=x",
-        f"{USER}/recommendations?exclude=-1",
+        f"{USER}/recommendations?exclude=",
+        f"{USER}/recommendations?exclude={'x' * 1001}",
+        "x" * 1001,
         f"{USER}/recommendations?{'&'.join(['exclude=1'] * 201)}",
     ],
 )

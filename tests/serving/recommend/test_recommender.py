@@ -11,11 +11,11 @@ from models.cold_start.input_vector import INTERACTIONS, FirstDays, input_vector
 from models.cold_start.top_k import normalise
 from serving import schema
 from serving.recommend import carousel, entity_lookup
-from serving.recommend.signals import days_of
+from serving.recommend.signals import days_of, read_listener
 from serving.release.loaded import LoadedRelease
 from serving.release.watcher import ChampionWatcher
 from tests.helpers import small_week
-from tests.helpers.live import WORDS, cohort_requests
+from tests.helpers.live import WORDS, cohort_requests, texts
 
 
 @pytest.fixture(scope="module")
@@ -24,6 +24,11 @@ def ready(live) -> LoadedRelease:
     champion.refresh()
     assert champion.current is not None
     return champion.current
+
+
+def signals(ready: LoadedRelease, request: dict):
+    """Signals of a request with the ids inside."""
+    return read_listener(ready, schema.Listener.model_validate(request))
 
 
 def requests_with_every_signal() -> list[dict]:
@@ -55,10 +60,10 @@ def as_first_days(requests: list[dict]) -> FirstDays:
             "age": request["age"],
             **{name: [] for name in INTERACTIONS},
         }
-        row["onboarding_like_artists"] = request["onboarding"]["artists"]
+        row["onboarding_like_artists"] = [int(i) for i in request["onboarding"]["artists"]]
         for word, prefix in WORDS.items():
             for level, ids in request[word].items():
-                row[f"{prefix}_{'songs' if level == 'tracks' else level}"] = ids
+                row[f"{prefix}_{'songs' if level == 'tracks' else level}"] = [int(i) for i in ids]
         rows.append(row)
     return FirstDays.from_arrow(pa.Table.from_pylist(rows, schema=arrow_schema(contracts.load("first_day"))))
 
@@ -69,7 +74,7 @@ def test_online_inputs_are_bit_identical_to_the_training_inputs(ready, make_requ
     entities, demographics, _ = small_week.space_parts()
     expected = input_vectors(as_first_days(requests), entities, demographics)
     assert np.abs(expected).sum() > 0
-    listeners = [schema.Listener.model_validate(request) for request in requests]
+    listeners = [signals(ready, request) for request in requests]
     np.testing.assert_array_equal(ready.inputs(days_of(ready, listeners)), expected)
     for listener, row in zip(listeners, expected, strict=True):
         np.testing.assert_array_equal(ready.inputs(days_of(ready, [listener]))[0], row)
@@ -82,7 +87,7 @@ def test_lists_equal_those_evaluated_by_the_gate(live, method):
     for request, ids in zip(cohort_requests()[:30], expected, strict=False):
         response = live.lists(request, method=method, k=20)
         schema.Recommendation.model_validate(response)
-        assert [track["track_id"] for track in response["tracks"]] == ids.tolist()
+        assert [track["track_id"] for track in response["tracks"]] == texts(ids)
         assert (response["method"], response["degraded"], response["n_filled"], response["unknown"]) == (
             method,
             None,
@@ -106,11 +111,11 @@ def test_batch_equals_single_requests(live):
 def test_missing_artists_and_albums_of_streamed_tracks_are_filled_in(live, ready):
     track = ready.tracks[7]
     streams = {"tracks": [track.track_id, track.track_id, 5]}
-    tracks_only = schema.Listener.model_validate({"streams": streams})
+    tracks_only = signals(ready, {"streams": streams})
     full = {**streams, "artists": [track.artist_id] * 2, "albums": [track.album_id] * 2}
-    full = schema.Listener.model_validate({"streams": full})
+    full = signals(ready, {"streams": full})
     np.testing.assert_array_equal(ready.inputs(days_of(ready, [tracks_only])), ready.inputs(days_of(ready, [full])))
-    empty = schema.Listener.model_validate({"streams": {**streams, "artists": [], "albums": []}})
+    empty = signals(ready, {"streams": {**streams, "artists": [], "albums": []}})
     assert (ready.inputs(days_of(ready, [empty])) != ready.inputs(days_of(ready, [full]))).any()
 
 
@@ -149,16 +154,16 @@ def test_contribution_is_the_change_of_distance_without_the_signal(live, ready):
     centroid = ready.space.centroids_KD[response["segment"]["segment_id"]]
 
     def distance(request: dict) -> float:
-        x = ready.inputs(days_of(ready, [schema.Listener.model_validate(request)]))
+        x = ready.inputs(days_of(ready, [signals(ready, request)]))
         return float(np.linalg.norm(normalise(ready.space.vectors(x))[0] - centroid))
 
     full_distance = distance(listener)
     assert response["segment"]["distance"] == pytest.approx(full_distance, abs=1e-5)
     contributions = {("country", "FR"): distance({**listener, "country": None}) - full_distance}
-    contributions["age", 20] = distance({**listener, "age": None}) - full_distance
-    contributions["favourites.artists", 2] = distance({**listener, "favourites": {}}) - full_distance
+    contributions["age", "20"] = distance({**listener, "age": None}) - full_distance
+    contributions["favourites.artists", "2"] = distance({**listener, "favourites": {}}) - full_distance
     for i in tracks:
-        contributions["streams.tracks", i] = (
+        contributions["streams.tracks", str(i)] = (
             distance({**listener, "streams": {"tracks": [j for j in tracks if j != i]}}) - full_distance
         )
     assert response["reasons"]["n_signals"] == len(contributions) == 9
@@ -186,20 +191,21 @@ def test_reasons_contain_the_segment_card(live):
 
 def test_unknown_ids_are_reported_once_and_do_not_fail_the_request(live):
     unknown = {"tracks": [5, 5, 6], "artists": [77]}
-    response = live.lists({"country": "ZW", "favourites": unknown, "onboarding": {"artists": [1, 2**63 - 1]}}, k=3)
+    artists = [1, str(2**63 - 1), "x"]
+    response = live.lists({"country": "ZW", "favourites": unknown, "onboarding": {"artists": artists}}, k=3)
     assert response["unknown"] == {
         "country": ["ZW"],
-        "favourites.tracks": [5, 6],
-        "favourites.artists": [77],
-        "onboarding.artists": [2**63 - 1],
+        "favourites.tracks": ["5", "6"],
+        "favourites.artists": ["77"],
+        "onboarding.artists": [str(2**63 - 1), "x"],
     }
     assert len(response["tracks"]) == 3
 
 
 def test_known_names_are_returned(live):
     for track in live.lists({"country": "FR"}, k=60)["tracks"]:
-        assert track["title"] == (f"Song {track['track_id']}" if track["track_id"] % 10 else None)
-        assert track["artist"] == ("Ada", "Bo & the <b>Bs</b>", None)[track["artist_id"] - 1]
+        assert track["title"] == (f"Song {track['track_id']}" if int(track["track_id"]) % 10 else None)
+        assert track["artist"] == ("Ada", "Bo & the <b>Bs</b>", None)[int(track["artist_id"]) - 1]
 
 
 def test_vectors_and_neighbours(live):
@@ -220,11 +226,13 @@ def test_vectors_and_neighbours(live):
     order = np.argsort(-(vectors @ vectors[4]), kind="stable")
     _, _, neighbourhood = live.call(f"/v1/tracks/{ids[4]}/neighbours?k=5")
     schema.Neighbourhood.model_validate(neighbourhood)
-    assert [neighbour["id"] for neighbour in neighbourhood["neighbours"]] == ids[order[1:6]].tolist(), (
+    assert [neighbour["id"] for neighbour in neighbourhood["neighbours"]] == texts(ids[order[1:6]]), (
         "nearest first, without the track itself"
     )
     _, _, tracks = live.call("/v1/segments/1/neighbours?of=tracks&k=3")
-    assert all(small_week.tracks()[1][ids.tolist().index(neighbour["id"])] == 1 for neighbour in tracks["neighbours"])
+    assert all(
+        small_week.tracks()[1][ids.tolist().index(int(neighbour["id"]))] == 1 for neighbour in tracks["neighbours"]
+    )
     for path in ("/v1/tracks/5", "/v1/segments/3", "/v1/artists/0/neighbours"):
         status, _, response = live.call(path)
         assert (status, "has no" in response["error"]) == (404, True)
@@ -247,10 +255,10 @@ def test_search_ignores_case_and_the_encoding_of_accents(name, text):
 def test_search_matches_names_and_orders_by_popularity(live):
     _, _, response = live.call("/v1/search?kind=artists")
     schema.Search.model_validate(response)
-    assert [result["id"] for result in response["results"]] == [1, 2, 3]
-    assert [result["id"] for result in live.call("/v1/search?kind=artists&q=aDA")[2]["results"]] == [1]
+    assert [result["id"] for result in response["results"]] == ["1", "2", "3"]
+    assert [result["id"] for result in live.call("/v1/search?kind=artists&q=aDA")[2]["results"]] == ["1"]
     _, _, tracks = live.call("/v1/search?kind=tracks&q=song%201&limit=200")
-    expected = [int(i) for i in small_week.tracks()[0] if i % 10]
+    expected = [str(i) for i in small_week.tracks()[0] if i % 10]
     assert [result["id"] for result in tracks["results"]] == expected
 
 
@@ -262,7 +270,7 @@ def test_carousel_is_ordered_by_relevance_and_exposure_decreases(live):
     schema.Carousel.model_validate(response)
     relevance = [playlist["relevance"] for playlist in response["playlists"]]
     assert relevance == sorted(relevance, reverse=True)
-    assert response["playlists"][0]["playlist_id"] == 1, "listeners from BR prefer the first group"
+    assert response["playlists"][0]["playlist_id"] == "1", "listeners from BR prefer the first group"
     assert [playlist["exposure"] for playlist in response["playlists"]] == pytest.approx(
         [1, 1 / np.log2(3), 0.5], abs=1e-6
     )
@@ -270,7 +278,7 @@ def test_carousel_is_ordered_by_relevance_and_exposure_decreases(live):
     assert response["expected_relevance"] == pytest.approx(weighted, abs=1e-5)
     assert all(len(playlist["nearest_tracks"]) == 2 for playlist in response["playlists"])
     _, _, shorter = live.call("/v1/carousels", {"listener": {"country": "BR"}, "exclude": [1], "n": 1})
-    assert [playlist["playlist_id"] for playlist in shorter["playlists"]] != [1]
+    assert [playlist["playlist_id"] for playlist in shorter["playlists"]] != ["1"]
     _, _, empty = live.call("/v1/carousels", {"listener": {}, "exclude": [1, 2, 3]})
     assert empty["playlists"] == []
 
