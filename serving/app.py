@@ -48,7 +48,8 @@ POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src '
 ABOUT = """\
 First-day recommendations from one release. Every response names its release in the header `x-overture-release`.
 `degraded` names a fallback where one was used: network -> mean vector of country and age -> most popular tracks.
-Ids are those of the catalogue, as strings; requests may use numbers where they are integers below 2^53. Ids that the release does not contain are ignored and reported under `unknown`.
+Ids are those of the source, as strings. Requests may use numbers where the source's ids are integers, up to 2^53 - 1.
+Ids that the release does not contain are ignored and reported under `unknown`.
 """
 EntityId = Annotated[str, InPath(min_length=1, max_length=schema.MAX_ID_LENGTH, examples=["3"])]
 SpaceName = Annotated[

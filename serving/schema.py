@@ -34,8 +34,8 @@ class _TextOrInteger:
             core_schema.union_schema([text, number]),
             custom_error_type="id",
             custom_error_message=(
-                f"An id is a string of 1 to {MAX_ID_LENGTH} characters, or an integer from 0 to 2^53 - 1. Send a larger "
-                "integer as a string: JSON clients round it"
+                f"An id is a string of 1 to {MAX_ID_LENGTH} characters, or an integer from 0 to 2^53 - 1. "
+                "Send a larger integer as a string: JSON clients round it"
             ),
         )
 

@@ -118,7 +118,8 @@ class ExperimentCounts:
     """Displays and outcomes of an experiment by listener.
 
     Attributes:
-        users: Frame with user_id, user_external_id (null where it is the id), arm, displays, and a count for each kind of outcome.
+        users: Frame with user_id, user_external_id (null where it is the id), arm, displays, and a count for each kind
+            of outcome.
         first: Time of the first display, or None.
         missing: Planned days without a display.
         without_outcome: Days with displays and without any outcome.

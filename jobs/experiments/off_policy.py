@@ -30,7 +30,7 @@ from models.evaluation.experiments import compute_rate
 from models.evaluation.off_policy import OffPolicy, estimate_value
 from serving.experiment.assignment import with_arm_method
 from serving.recommend import recommender
-from serving.recommend.signals import BLOCK, ON_TRACKS, OTHER_LEVELS, FirstDaySignals
+from serving.recommend.signals import BLOCK, ON_TRACKS, OTHER_LEVELS, FirstDaySignals, ListParameters
 from serving.release.bundle import open_release
 from serving.release.loaded import LoadedRelease
 from serving.release.pointer import Pointer

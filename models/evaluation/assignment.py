@@ -1,8 +1,8 @@
 """Assignment of listeners to the arms of an experiment, by a stable hash instead of a stored table.
 
-Rule     digest = SHA-256 of the UTF-8 text "<experiment>/<salt>/<external id of the user>"; bucket = its first eight bytes
-         as a big-endian unsigned integer, modulo 10 000; the arms own the buckets in their order, each as many as its
-         share
+Rule     digest = SHA-256 of the UTF-8 text "<experiment>/<salt>/<external id of the user>"; bucket = its first eight
+         bytes as a big-endian unsigned integer, modulo 10 000; the arms own the buckets in their order, each as many as
+         its share
 Why      A text and a standard hash give the same arm in any language. Another name or salt shuffles all listeners
          again, so that experiments are independent (Kohavi, Tang, Xu 2020, chapter 14)
 """

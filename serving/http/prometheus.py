@@ -78,7 +78,7 @@ class Metrics:
         if body["degraded"]:
             self.degraded.labels(body["degraded"]["fallback"]).inc()
 
-    def count_unknown(self, unknown: dict[str, list[int | str]]) -> None:
+    def count_unknown(self, unknown: dict[str, list[str]]) -> None:
         """Count the ids of a request that the release does not contain."""
         if unknown:
             self.unknown.inc(sum(len(ids) for ids in unknown.values()))

@@ -44,7 +44,8 @@ function icon(name) {
 }
 
 function colours(element, id) {
-  const hue = Number((BigInt(id) * 2654435761n) % 360n);
+  let hue = 0; // ids are text
+  for (const character of id) hue = (hue * 31 + character.codePointAt(0)) % 360;
   element.style.background = `linear-gradient(135deg, hsl(${hue} 45% 52%), hsl(${(hue + 50) % 360} 50% 34%))`;
   return element;
 }
@@ -98,6 +99,7 @@ async function updateLists(action) {
     const failed = playlists instanceof Error;
     showError(failed ? playlists : null);
     showList(list);
+    showUnknown(list);
     showReasons(list);
     showPlaylists(failed ? null : playlists);
     byId("release").textContent = `Release ${list.release.slice(0, 12)}, week ${list.week}, ${list.space}, ${METHODS[list.method] || list.method}`;
@@ -144,6 +146,14 @@ function showList(list) {
   if (focused) byId("tracks").querySelector(`[data-act="${focused.act}"][data-place="${Math.min(Number(focused.place), shownTracks.length - 1)}"]`)?.focus();
   byId("fallback").hidden = !list.degraded;
   byId("fallback").textContent = list.degraded ? `Fallback: ${list.degraded.fallback.replaceAll("_", " ")}. Reason: ${list.degraded.reason}` : "";
+}
+
+// Ids that the release does not contain have no effect: without this note, a click would do nothing visible.
+function showUnknown(list) {
+  const entries = Object.entries(list.unknown);
+  byId("unknown").hidden = !entries.length;
+  byId("unknown").textContent = entries.length ? `Ignored, because this release does not contain it: ${entries.map(([signal, ids]) =>
+    `${signal.replace(".", ": ")} ${ids.map((id) => names[signal.split(".")[1]]?.has(id) ? `${names[signal.split(".")[1]].get(id)} (${id})` : id).join(", ")}`).join("; ")}` : "";
 }
 
 function showReasons(list) {
@@ -236,10 +246,10 @@ async function showArtists() {
       button.setAttribute("aria-pressed", String(!now));
       updateLists(`${button.textContent} ${now ? "no longer picked" : "picked"}`);
     } }, one.name || `Artist ${one.id}`);
-    button.dataset.artist = String(one.id);
+    button.dataset.artist = one.id;
     return button;
   }));
-  if (focused) (byId("artists").querySelector(`[data-artist="${focused}"]`) || byId("artist-search")).focus();
+  if (focused) (byId("artists").querySelector(`[data-artist="${CSS.escape(focused)}"]`) || byId("artist-search")).focus();
 }
 
 async function start() {

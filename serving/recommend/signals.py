@@ -90,9 +90,14 @@ def convert_ids(
     is_text = loaded.ids.forms[kind] == "text"
     for i, one in enumerate(external):
         if is_text and type(one) is int:
-            message = f"The {kind} ids of this release are strings; a number is not one of them"
-            raise RequestValidationError([{"type": "id_form", "loc": (*location, i), "msg": message}])
+            raise number_error(kind, (*location, i))
         yield loaded.ids.inside(kind, one)
+
+
+def number_error(kind: str, location: Location) -> RequestValidationError:
+    """Return the error for a number where the ids of a kind are texts."""
+    message = f"The {kind} ids of this release are strings; a number is not one of them"
+    return RequestValidationError([{"type": "id_form", "loc": location, "msg": message}])
 
 
 def read_listener(
@@ -130,8 +135,8 @@ def read_listener(
         if not_known:
             unknown[signal] = list(dict.fromkeys(not_known))
     user_id = listener.user_id
-    if type(user_id) is int:
-        list(convert_ids(loaded, "user", [user_id], (*location, "user_id")))
+    if type(user_id) is int and loaded.ids.forms["user"] == "text":
+        raise number_error("user", (*location, "user_id"))
     return FirstDaySignals(
         listener.country, listener.age, None if user_id is None else str(user_id), lists, external, unknown
     )

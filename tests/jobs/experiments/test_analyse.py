@@ -6,14 +6,16 @@ import json
 from datetime import UTC, datetime
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pytest
 
 import contracts
 from contracts.arrow import arrow_schema
+from contracts.entity_ids import stable_id
 from contracts.errors import BadArgument, CheckFailed
 from jobs.experiments import analyse, off_policy, plan
-from jobs.experiments.exposures import days
+from jobs.experiments.exposures import days, n_misassigned
 from jobs.platform.context import Context
 from jobs.tracking.tracker import Tracker
 from models.evaluation.assignment import arm_index, bucket_bounds
@@ -57,7 +59,7 @@ def write_displays(
     by_day: dict[str, list[dict]] = {day: [] for day in days(experiment)}
     outcomes: dict[str, list[dict]] = {day: [] for day in by_day}
     for user in range(n):
-        arm = experiment.arms[arm_index(experiment.name, experiment.salt, user, bounds)]
+        arm = experiment.arms[arm_index(experiment.name, experiment.salt, str(user), bounds)]
         if not include(user, arm.name):
             continue
         probability = min(rng.gamma(4, 0.25) * rate[arm.name], 1)
@@ -156,9 +158,18 @@ def test_a_sample_ratio_mismatch_is_rejected(planned, capfd):
 def test_a_listener_in_another_arm_is_rejected(planned, capfd):
     plan.register(planned, BEFORE)
     ends = bucket_bounds([0.5, 0.3, 0.2])
-    stray = next(user for user in range(1_500) if arm_index("first_day", "1", user, ends) != 0)
+    stray = next(user for user in range(1_500) if arm_index("first_day", "1", str(user), ends) != 0)
     write_displays(planned, arm_for=lambda user, arm: "a" if user == stray else arm)
     assert "1 listeners were shown an arm other than the assigned one" in rejection_message(planned, capfd)
+
+
+def test_the_arm_of_a_listener_is_that_of_the_external_id(planned):
+    ends, settings = bucket_bounds([0.5, 0.3, 0.2]), planned.settings.experiment
+    texts = [f"urn:user:{n}" for n in range(200)]
+    arms = [settings.arms[arm_index("first_day", "1", text, ends)].name for text in texts]
+    users = pd.DataFrame({"user_id": [stable_id(text) for text in texts], "user_external_id": texts, "arm": arms})
+    assert n_misassigned(users, settings) == 0
+    assert n_misassigned(users.assign(user_external_id=None), settings) > 50, "without the texts, the ids are hashed"
 
 
 def test_a_plan_after_the_first_display_is_rejected(planned, capfd):

@@ -11,6 +11,8 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+import contracts
+from contracts.arrow import arrow_schema
 from contracts.errors import BadArgument, CheckFailed
 from jobs.experiments import ingest
 from jobs.experiments.exposures import Displays
@@ -64,12 +66,38 @@ def test_lines_become_rows_and_a_second_run_writes_equal_rows(context, tmp_path)
     assert not context.lake.exists("exposure_contexts", day=DAY)
 
 
+def test_ids_are_external_and_numbers_of_older_logs_are_the_same_ids(context, tmp_path):
+    large = 2**62 + 12_345_678_901
+    signals = {"leave_out": [large], "leave_out_first_day": None, "listener": {"bans": {"tracks": [large]}}}
+    old = {**LINE, "user_id": large, "tracks": [large], "propensities": None, "context": signals}
+    new = json.loads(json.dumps(old).replace(str(large), f'"{large}"'))
+    outcome = {**OUTCOME, "user_id": large, "track_id": large}
+    tables = []
+    for number, (line, result) in enumerate(
+        ((old, outcome), (new, json.loads(json.dumps(outcome).replace(str(large), f'"{large}"'))))
+    ):
+        assert ingest.run(context, write_logs(tmp_path / str(number), [line], [result]))["bad"] == {}
+        tables.append([context.lake.read(t, day=DAY) for t in ("exposures", "exposure_contexts", "outcomes")])
+    assert tables[0] == tables[1]
+    assert tables[1][0]["user_external_id"].null_count == 1
+    assert tables[1][1]["banned_songs"].to_pylist() == [[large]]
+
+
+def test_numbers_are_invalid_where_the_ids_are_texts(context, tmp_path):
+    row = {"track_id": 1, "artist_id": 1, "album_id": 1, "external_id": "one"}
+    tracks = pa.Table.from_pylist([row], schema=arrow_schema(contracts.load("tracks")))
+    context.lake.write("tracks", tracks, report={"ids": {"user": "text", "track": "text"}})
+    texts = [{**LINE, "request_id": f"q{n}", "user_id": "u", "tracks": ["one", "two"]} for n in range(150)]
+    assert ingest.run(context, write_logs(tmp_path, [*texts, LINE]))["bad"] == {"exposures: user_id is not an id": 1}
+    assert context.lake.read("exposures", day=DAY)["user_external_id"].unique().to_pylist() == ["u"]
+
+
 INVALID_EXPOSURES = {
     "not JSON with a time": "{torn",
     "a time without a time zone": {**LINE, "ts": f"{DAY}T10:00:00"},
     "a day other than its file's": {**LINE, "ts": "2026-11-25T00:00:00+00:00"},
     "without arm": {k: v for k, v in LINE.items() if k != "arm"},
-    "user_id is not an id": {**LINE, "user_id": "7"},
+    "user_id is not an id": {**LINE, "user_id": "seven"},
     "track_id is not an id": {**LINE, "tracks": [11, -1]},
     "experiment is not a text": {**LINE, "experiment": ""},
     "tracks is not a list": {**LINE, "tracks": []},

@@ -17,13 +17,13 @@ ENDS = bucket_bounds([0.3, 0.3, 0.2, 0.2])
 @pytest.mark.parametrize(("user", "wanted"), [(1, 474), (42, 9896), (1_000_000_007, 5868)])
 def test_bucket_equals_the_sha256sum_calculation(user, wanted):
     """printf 'first_day/1/42' | sha256sum, first 16 hexadecimal digits, modulo 10 000."""
-    assert bucket_of("first_day", "1", user) == wanted
+    assert bucket_of("first_day", "1", str(user)) == wanted
 
 
 def test_arms_are_equal_in_another_process():
     code = (
         "from models.evaluation.assignment import *; "
-        "print([arm_index('x', 's', u, bucket_bounds([0.5, 0.5])) for u in range(64)])"
+        "print([arm_index('x', 's', str(u), bucket_bounds([0.5, 0.5])) for u in range(64)])"
     )
     outputs = [
         subprocess.run(
@@ -36,12 +36,14 @@ def test_arms_are_equal_in_another_process():
         for seed in ("1", "2")
     ]
     assert (
-        outputs[0] == outputs[1] == f"{[arm_index('x', 's', user, bucket_bounds([0.5, 0.5])) for user in range(64)]}\n"
+        outputs[0]
+        == outputs[1]
+        == f"{[arm_index('x', 's', str(user), bucket_bounds([0.5, 0.5])) for user in range(64)]}\n"
     )
 
 
 def test_assignment_follows_the_shares():
-    arms = [arm_index("first_day", "1", user, ENDS) for user in range(40_000)]
+    arms = [arm_index("first_day", "1", str(user), ENDS) for user in range(40_000)]
     assert chisquare(np.bincount(arms, minlength=4), 40_000 * np.array([0.3, 0.3, 0.2, 0.2])).pvalue > 1e-3
 
 
@@ -49,7 +51,7 @@ def test_assignment_follows_the_shares():
 def test_arms_are_independent_across_experiments_and_salts(other):
     table = np.zeros((4, 4))
     for user in range(40_000):
-        table[arm_index("first_day", "1", user, ENDS), arm_index(*other, user, ENDS)] += 1
+        table[arm_index("first_day", "1", str(user), ENDS), arm_index(*other, str(user), ENDS)] += 1
     assert chi2_contingency(table).pvalue > 1e-3
 
 

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from jobs.release import bundle, pointer
+from jobs.release.cold_start import bundle as cold_start_bundle
+from tests.helpers import small_week, source_ids
 from tests.helpers.browser import Browser, chromium
+from tests.helpers.live import Live
 
 TRACKS = "[...document.querySelectorAll('#tracks b')].map(it => it.textContent)"
 ANNOUNCEMENT = "document.getElementById('announcement').textContent"
@@ -77,13 +81,55 @@ def test_clicks_change_list_segment_carousel_and_reasons(live, browser):
     browser.wait(TRACKS, titles(live, {"country": "BR"}))
     reason = live.lists({"country": "BR"})["reasons"]["text"]
     browser.wait("document.getElementById('reason').textContent", reason)
-    playlist_ids = "[...document.querySelectorAll('#carousel p')].map(it => Number(it.textContent.match(/\\d+/)[0]))"
+    playlist_ids = "[...document.querySelectorAll('#carousel p')].map(it => it.textContent.match(/\\d+/)[0])"
     browser.wait(playlist_ids, [playlist["playlist_id"] for playlist in carousel["playlists"]])
     browser.run("document.querySelector('#tracks [data-act=streams]').click()")
     browser.wait("document.querySelectorAll('#day li svg').length", 1)
     browser.wait("document.querySelector('#tracks [data-act=streams]').getAttribute('aria-pressed')", "true")
     browser.run("document.querySelector('#day button').click()")
     browser.wait("document.querySelectorAll('#day li svg').length", 0)
+
+
+@pytest.fixture(scope="module")
+def live_with_large_ids(tmp_path_factory):
+    """Service with a release whose ids are integers of 63 bits."""
+    context = small_week.context_at(tmp_path_factory.mktemp("large") / "home")
+    small_week.fill(context)
+    source_ids.change_ids(context, source_ids.as_large_integer, "integer")
+    folder, _ = bundle.build(context, cold_start_bundle)
+    pointer.move(context.home, 0, folder.name, small_week.FIRST)
+    service = Live(context.home)
+    yield service
+    service.stop()
+
+
+def test_picked_artist_with_a_63_bit_id_changes_the_list(live_with_large_ids, browser):
+    live = live_with_large_ids
+    browser.open(f"http://127.0.0.1:{live.port}/")
+    browser.wait(TRACKS, titles(live, {}))
+    browser.run("document.querySelector('#artists button').click()")
+    browser.wait(f"{ANNOUNCEMENT}.startsWith('Ada picked. First now: ')")
+    assert browser.run(TRACKS) == titles(live, {"onboarding": {"artists": [source_ids.as_large_integer("artist", 1)]}})
+    assert browser.run("document.querySelector('#signals span').textContent") == "Ada"
+    browser.run("document.querySelector('#tracks [data-act=favourites]').click()")
+    browser.wait("document.querySelector('#tracks [data-act=favourites]').getAttribute('aria-pressed')", "true")
+    assert browser.run("document.getElementById('unknown').hidden")
+
+
+def test_ids_that_the_release_does_not_contain_are_shown(release_home, serve, browser):
+    """The release changes after a click: the page shows which of its ids have no effect any more."""
+    release_home.promote(release_home.first)
+    live = serve(release_home.home)
+    browser.open(f"http://127.0.0.1:{live.port}/")
+    browser.wait(f"{TRACKS}.length", 15)
+    browser.run("day.artists = ['3338850485761997357']; updateLists('Changed')")
+    browser.wait("document.getElementById('unknown').hidden", False)
+    note = "document.getElementById('unknown').textContent"
+    assert browser.run(note) == (
+        "Ignored, because this release does not contain it: onboarding: artists 3338850485761997357"
+    )
+    browser.run("document.getElementById('reset').click()")
+    browser.wait("document.getElementById('unknown').hidden")
 
 
 def test_page_loads_only_from_its_own_host_and_escapes_names(live, browser):
