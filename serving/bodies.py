@@ -226,7 +226,7 @@ class SkipReleaseFields(TypedDict):
 
     release: str
     week: str
-    user_id: int
+    user_id: str
     known_user: bool
     state_as_of: str
 
@@ -234,7 +234,7 @@ class SkipReleaseFields(TypedDict):
 class SkipPredictionBody(TypedDict):
     """skip.schema.SkipPrediction."""
 
-    track_id: int
+    track_id: str
     skip_probability: float
     reason: str | None
 
@@ -244,18 +244,18 @@ class SkipsBody(TypedDict):
 
     release: str
     week: str
-    user_id: int
+    user_id: str
     known_user: bool
     state_as_of: str
     tracks: list[SkipPredictionBody]
-    unknown: list[int]
+    unknown: list[str]
     recent: RecentPlaysBody
 
 
 class RerankedTrackBody(TypedDict):
     """skip.schema.RerankedTrack."""
 
-    track_id: int
+    track_id: str
     skip_probability: float | None
 
 
@@ -264,10 +264,10 @@ class RerankedBody(TypedDict):
 
     release: str | None
     week: str | None
-    user_id: int
+    user_id: str
     known_user: bool
     state_as_of: str | None
     tracks: list[RerankedTrackBody]
-    unknown: list[int]
+    unknown: list[str]
     recent: RecentPlaysBody
     degraded: DegradedBody | None

@@ -2,41 +2,51 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from contracts.entity_ids import KINDS, Form
 from jobs.platform.lake import Lake
 
-# Columns with the external ids of each kind, by table.
+# Columns with the external ids of each kind, by the engine that reads the tables.
 EXTERNAL_COLUMNS = {
-    "user": (("users", "external_id"), ("plays", "user_external_id")),
-    "track": (("tracks", "external_id"), ("plays", "track_external_id")),
-    "artist": (("tracks", "artist_external_id"), ("plays", "artist_external_id")),
-    "album": (("tracks", "album_external_id"), ("plays", "album_external_id")),
-    "playlist": (("playlists", "external_id"),),
+    "cold_start": {
+        "user": ("users", "external_id"),
+        "track": ("tracks", "external_id"),
+        "artist": ("tracks", "artist_external_id"),
+        "album": ("tracks", "album_external_id"),
+        "playlist": ("playlists", "external_id"),
+    },
+    "skip": {kind: ("plays", f"{kind}_external_id") for kind in ("user", "track", "artist", "album")},
 }
 
 
-def entity_forms(lake: Lake) -> dict[str, Form]:
+def entity_forms(lake: Lake, engine: Literal["cold_start", "skip"] = "cold_start") -> dict[str, Form]:
     """Return the form of each kind of id.
 
-    Ingestion decides it and stores it in the report of `tracks`, or of `plays` in a lake of the skip engine. For kinds
-    that the report does not name, it is `text` where a table contains external ids, else `integer`.
+    Ingestion decides it and stores it in the report of `tracks` or `plays`. For kinds that the report does not name, it
+    is `text` where the table contains external ids, else `integer`.
+
+    Args:
+        lake: the lake.
+        engine: whose tables count; the plays of the skip engine may come from another source.
     """
-    newest = {"plays": lake.partitions("plays")[-1:]}
-    partitions = {name: newest.get(name, [{}]) for name in ("users", "tracks", "playlists", "plays")}
-    written = {
-        name: partition for name, found in partitions.items() for partition in found if lake.exists(name, **partition)
-    }
+    day = lake.partitions("plays")[-1:]  # the newest day of plays
+
+    def partition(table: str) -> dict[str, str]:
+        return day[0] if table == "plays" and day else {}
+
+    def is_written(table: str) -> bool:
+        return bool(day) if table == "plays" else lake.exists(table)
+
+    decided_by = "plays" if engine == "skip" else "tracks"
     forms: dict[str, Form] = {}
-    for table in ("plays", "tracks"):
-        if table in written:
-            forms |= lake.report(table, **written[table]).get("ids", {})
+    if is_written(decided_by):
+        forms |= lake.report(decided_by, **partition(decided_by)).get("ids", {})
     for kind in KINDS:
         if kind not in forms:
-            columns = [(table, column) for table, column in EXTERNAL_COLUMNS[kind] if table in written]
-            has_text = any(
-                lake.read(table, columns=[column], **written[table])[column].null_count
-                < lake.rows(table, **written[table])
-                for table, column in columns
-            )
-            forms[kind] = "text" if has_text else "integer"
+            table, column = EXTERNAL_COLUMNS[engine].get(kind, ("", ""))
+            forms[kind] = "integer"
+            if table and is_written(table):
+                texts = lake.read(table, columns=[column], **partition(table))[column]
+                forms[kind] = "text" if texts.null_count < len(texts) else "integer"
     return forms

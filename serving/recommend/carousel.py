@@ -47,7 +47,7 @@ def carousel(loaded: LoadedRelease, request: CarouselRequest) -> CarouselBody:
     else:
         ids_P, unit_PD = playlists[0], playlists[1].items_ND
     listener = read_listener(loaded, request.listener)
-    excluded = [i for i in convert_ids(loaded, "playlist", request.exclude, ("body", "exclude")) if i is not None]
+    excluded = [i for i in convert_ids(loaded.ids, "playlist", request.exclude, ("body", "exclude")) if i is not None]
     placed = place(loaded, days_of(loaded, [listener]))
     vector_D = placed.vectors_BD[0]
     if placed.origin[0] == NOTHING:

@@ -16,6 +16,7 @@ from fastapi.exceptions import RequestValidationError
 
 from models.cold_start.input_vector import INTERACTIONS, FirstDays
 from models.cold_start.ragged import Ragged
+from serving.release.external_ids import ExternalIds
 from serving.release.loaded import ID_KIND_OF, LoadedRelease
 from serving.schema import Listener, ListOptions
 
@@ -74,24 +75,25 @@ class ListParameters:
 
 
 def convert_ids(
-    loaded: LoadedRelease, kind: str, external: Sequence[str | int], location: Location
+    ids: ExternalIds, kind: str, external: Sequence[str | int], location: Location, field_name: str | None = None
 ) -> Iterator[int | None]:
     """Yield the ids inside; None for a text that cannot be an id of this kind.
 
     Args:
-        loaded: the release.
+        ids: the external ids of a release.
         kind: user, track, artist, album or playlist.
         external: ids of a request.
-        location: the field of the request that contains them.
+        location: the list of the request that contains them.
+        field_name: the field of each entry of the list that is the id; None: the entry itself.
 
     Raises:
         RequestValidationError: an id is a number, but ids of this kind are texts.
     """
-    is_text = loaded.ids.forms[kind] == "text"
+    is_text = ids.forms[kind] == "text"
     for i, one in enumerate(external):
         if is_text and type(one) is int:
-            raise number_error(kind, (*location, i))
-        yield loaded.ids.inside(kind, one)
+            raise number_error(kind, (*location, i, *([field_name] if field_name else [])))
+        yield ids.inside(kind, one)
 
 
 def number_error(kind: str, location: Location) -> RequestValidationError:
@@ -123,7 +125,7 @@ def read_listener(
         if given:
             word, level = signal.split(".")
             known = loaded.known_ids[level]
-            converted = convert_ids(loaded, ID_KIND_OF[level], given, (*location, word, level))
+            converted = convert_ids(loaded.ids, ID_KIND_OF[level], given, (*location, word, level))
             for one, inside in zip(given, converted, strict=True):
                 text = str(one)
                 if inside is not None:
@@ -150,7 +152,7 @@ def read_options(loaded: LoadedRelease, options: ListOptions) -> ListParameters:
     """
     exclude: tuple[int, ...] = ()
     if options.exclude:
-        ids = convert_ids(loaded, "track", options.exclude, ("body", "exclude"))
+        ids = convert_ids(loaded.ids, "track", options.exclude, ("body", "exclude"))
         exclude = tuple(i for i in ids if i in loaded.track_idx)
     return ListParameters(options.method, options.k, exclude, options.leave_out_first_day)
 

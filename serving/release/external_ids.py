@@ -2,8 +2,8 @@
 
 Shapes   n entities of one kind
 
-    provenance.json                               "ids": the form of each kind; absent in an older release, whose ids are
-                                                  all integers
+    provenance.json                               "ids": the form of each kind; absent in an older release, whose ids
+                                                  are all integers
     external_ids/<kind>.{ids,offsets,utf8}.npy    for track, artist, album, playlist where the form is text: ids (n,)
                                                   ascending; text i is utf8[offsets[i]:offsets[i + 1]]
 """

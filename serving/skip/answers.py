@@ -9,13 +9,14 @@ counts twice.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import numpy as np
 from numpy.typing import NDArray
 
+from contracts.entity_ids import stable_id
 from contracts.errors import BadArgument
 from models.skip.data.play_history import Log
 from models.skip.data.plays import Plays
@@ -29,6 +30,7 @@ from models.skip.features.user import user_counts
 from models.skip.ranking.reasons import reasons, sentence
 from models.skip.ranking.rerank import rerank
 from serving.bodies import RecentPlaysBody, RerankedBody, SkipPredictionBody, SkipReleaseFields, SkipsBody
+from serving.recommend.signals import convert_ids, number_error
 from serving.skip.release import SkipRelease
 from serving.skip.schema import RerankRequest, SkipContext, SkipRequest
 
@@ -38,13 +40,51 @@ UNCHANGED = "the given order"  # name of the fallback of /v1/rerank
 
 @dataclass(frozen=True)
 class ListenPredictions:
-    """Predictions for the known tracks: positions in the request, plays, listening probabilities."""
+    """Predictions for the known tracks: positions in the request, plays, listening probabilities; other positions."""
 
     place_N: NDArray[np.int64]
     plays: Plays
     listen_N: NDArray[np.float64]
-    unknown: list[int]
+    unknown_places: list[int]
     recent: RecentPlaysBody
+
+
+@dataclass(frozen=True)
+class RequestIds:
+    """Ids inside of a request: the user, the tracks, and the tracks of the recent plays in the order of the request."""
+
+    user: int
+    tracks: list[int]
+    recent: list[int]
+
+
+def read_ids(
+    release: SkipRelease, request: SkipContext, tracks: Sequence[str | int], field_name: str | None = None
+) -> RequestIds:
+    """Return the ids of a request as ids inside. A text that cannot be an id becomes the id of an unknown entity.
+
+    Args:
+        release: the release.
+        request: the request.
+        tracks: external ids of its tracks.
+        field_name: the field of each entry of `tracks` that is the id; None: the entry itself.
+
+    Raises:
+        RequestValidationError: an id is a number, but ids of its kind are texts.
+    """
+
+    def known_or_hash(external: Sequence[str | int], ids: Iterable[int | None]) -> list[int]:
+        pairs = zip(external, ids, strict=True)
+        return [stable_id(str(text)) if inside is None else inside for text, inside in pairs]
+
+    if type(request.user_id) is int and release.ids.forms["user"] == "text":
+        raise number_error("user", ("body", "user_id"))
+    played = [play.track_id for play in request.recent]
+    return RequestIds(
+        known_or_hash([request.user_id], [release.ids.inside("user", request.user_id)])[0],
+        known_or_hash(tracks, convert_ids(release.ids, "track", tracks, ("body", "tracks"), field_name)),
+        known_or_hash(played, convert_ids(release.ids, "track", played, ("body", "recent"), "track_id")),
+    )
 
 
 def request_second(request: SkipContext) -> int:
@@ -52,8 +92,13 @@ def request_second(request: SkipContext) -> int:
     return int((request.at or datetime.now(UTC)).timestamp())
 
 
-def predict(release: SkipRelease, request: SkipContext, track_ids: Sequence[int]) -> ListenPredictions:
+def predict(release: SkipRelease, request: SkipContext, ids: RequestIds) -> ListenPredictions:
     """Return the listening probabilities of the tracks that the release contains.
+
+    Args:
+        release: the release.
+        request: time and context.
+        ids: the ids of the request.
 
     Raises:
         BadArgument: the requested time, or a recent play, does not match the release's time.
@@ -65,10 +110,9 @@ def predict(release: SkipRelease, request: SkipContext, track_ids: Sequence[int]
     wrong = sum(int(play.at.timestamp()) >= at for play in request.recent)
     if wrong:
         raise BadArgument(f"recent: {wrong} plays are not before the requested time")
-    wanted = np.asarray(track_ids, np.int64)
-    tracks, there = release.state.tracks_of(wanted)
-    recent, n_recent_plays = recent_play_rows(release, request)
-    rows = concatenate_rows(recent, candidate_rows(request, tracks, at))
+    tracks, there = release.state.tracks_of(np.asarray(ids.tracks, np.int64))
+    recent, n_recent_plays = recent_play_rows(release, request, ids)
+    rows = concatenate_rows(recent, candidate_rows(request, ids.user, tracks, at))
     n_recent = len(recent["ts"])
     counters = release.state.counters(rows)
     counts = track_counts(rows, counters) | user_counts(rows, counters, release.gap_s)
@@ -82,17 +126,17 @@ def predict(release: SkipRelease, request: SkipContext, track_ids: Sequence[int]
     requested_rows = {name: column[n_recent:] for name, column in rows.items()}
     plays = as_plays(requested_rows, {n: c[n_recent:] for n, c in features.items()}, release.names, release.categories)
     plays = release.cleaned(plays)
-    log = history(release, request.user_id, recent)
+    log = history(release, ids.user, recent)
     listen_N = release.predict(plays, log) if len(plays) else np.zeros(0)
-    return ListenPredictions(np.flatnonzero(there), plays, listen_N, wanted[~there].tolist(), n_recent_plays)
+    return ListenPredictions(np.flatnonzero(there), plays, listen_N, np.flatnonzero(~there).tolist(), n_recent_plays)
 
 
-def candidate_rows(request: SkipContext, tracks: dict[str, np.ndarray], at: int) -> dict[str, np.ndarray]:
+def candidate_rows(request: SkipContext, user_id: int, tracks: dict[str, np.ndarray], at: int) -> dict[str, np.ndarray]:
     """Return known tracks as plays without an outcome, all at one second."""
     n = len(tracks["track_id"])
     same = {
         "ts": at,
-        "user_id": request.user_id,
+        "user_id": user_id,
         "listened": UNKNOWN,
         "context_type": category_code(request.context_type),
         "platform_name": category_code(request.platform_name),
@@ -132,13 +176,16 @@ def category_code(value: int | None) -> int:
     return UNKNOWN if value is None else value
 
 
-def recent_play_rows(release: SkipRelease, request: SkipContext) -> tuple[dict[str, np.ndarray], RecentPlaysBody]:
+def recent_play_rows(
+    release: SkipRelease, request: SkipContext, ids: RequestIds
+) -> tuple[dict[str, np.ndarray], RecentPlaysBody]:
     """Return the request's recent plays that the state lacks, by time, and counts of used and dropped plays."""
-    since = max(release.state_until, release.state.last_ts(request.user_id) + 1)
-    new = sorted((play for play in request.recent if play.at.timestamp() >= since), key=lambda play: play.at)
-    tracks, there = release.state.tracks_of(np.asarray([play.track_id for play in new], np.int64))
-    used = [play for play, is_known in zip(new, there, strict=True) if is_known]
-    rows = candidate_rows(request, tracks, 0)
+    since = max(release.state_until, release.state.last_ts(ids.user) + 1)
+    plays = sorted(zip(request.recent, ids.recent, strict=True), key=lambda pair: pair[0].at)
+    new = [(play, track) for play, track in plays if play.at.timestamp() >= since]
+    tracks, there = release.state.tracks_of(np.asarray([track for _, track in new], np.int64))
+    used = [play for (play, _), is_known in zip(new, there, strict=True) if is_known]
+    rows = candidate_rows(request, ids.user, tracks, 0)
     rows["ts"] = np.asarray([int(play.at.timestamp()) for play in used], np.int64)
     rows["listened"] = np.asarray([int(play.listened) for play in used], np.int64)
     rows["is_flow"] = np.asarray([play.is_flow for play in used], bool)
@@ -175,9 +222,9 @@ def history(release: SkipRelease, user_id: int, recent: dict[str, np.ndarray]) -
     return release.state.history(user_id).union(Log(columns))
 
 
-def skips_response(release: SkipRelease, request: SkipRequest) -> SkipsBody:
-    """Return the response body of POST /v1/skips."""
-    predictions = predict(release, request, request.tracks)
+def skips_response(release: SkipRelease, request: SkipRequest, ids: RequestIds) -> SkipsBody:
+    """Return the response body of POST /v1/skips; `ids` are those of the request."""
+    predictions = predict(release, request, ids)
     sentences: list[str | None] = [None] * len(predictions.listen_N)
     if request.explain and release.explanation is not None:
         reasons_per_play = reasons(release.explanation, predictions.plays)
@@ -186,24 +233,24 @@ def skips_response(release: SkipRelease, request: SkipRequest) -> SkipsBody:
             for play_reasons, p in zip(reasons_per_play, predictions.listen_N, strict=True)
         ]
     tracks: list[SkipPredictionBody] = [
-        {"track_id": request.tracks[int(place)], "skip_probability": 1 - float(p), "reason": reason}
+        {"track_id": str(request.tracks[int(place)]), "skip_probability": 1 - float(p), "reason": reason}
         for place, p, reason in zip(predictions.place_N, predictions.listen_N, sentences, strict=True)
     ]
     return {
-        **release_fields(release, request),
+        **release_fields(release, request, ids),
         "tracks": tracks,
-        "unknown": predictions.unknown,
+        "unknown": [str(request.tracks[place]) for place in predictions.unknown_places],
         "recent": predictions.recent,
     }
 
 
-def release_fields(release: SkipRelease, request: SkipContext) -> SkipReleaseFields:
+def release_fields(release: SkipRelease, request: SkipContext, ids: RequestIds) -> SkipReleaseFields:
     """Return the fields that describe the release and whether it contains the listener."""
     return {
         "release": release.name,
         "week": release.week,
-        "user_id": request.user_id,
-        "known_user": release.state.last_ts(request.user_id) >= 0,
+        "user_id": str(request.user_id),
+        "known_user": release.state.last_ts(ids.user) >= 0,
         "state_as_of": datetime.fromtimestamp(release.state_until, UTC).isoformat(),
     }
 
@@ -214,22 +261,23 @@ def rerank_response(release: SkipRelease, request: RerankRequest) -> RerankedBod
     A track that the release does not contain gets the mean probability of the known ones (of all plays, if none is
     known), and an artist of its own.
     """
-    ids = [track.track_id for track in request.tracks]
+    texts = [str(track.track_id) for track in request.tracks]
+    ids = read_ids(release, request, [track.track_id for track in request.tracks], "track_id")
     predictions = predict(release, request, ids)
-    n = len(ids)
+    n = len(texts)
     mean = float(predictions.listen_N.mean()) if len(predictions.listen_N) else release.mean_probability
     listen, artists = np.full(n, mean), -2 - np.arange(n)
     listen[predictions.place_N] = predictions.listen_N
-    tracks, _ = release.state.tracks_of(np.asarray(ids, np.int64))
+    tracks, _ = release.state.tracks_of(np.asarray(ids.tracks, np.int64))
     artists[predictions.place_N] = tracks["artist_id"]
     given_relevance = [track.relevance for track in request.tracks if track.relevance is not None]
     relevance = [given_relevance] if given_relevance else None  # given for all tracks or for none
     order = rerank([np.arange(n)], [listen], request.diversity, relevance, [artists])[0].tolist()
     skip = {int(place): 1 - float(p) for place, p in zip(predictions.place_N, predictions.listen_N, strict=True)}
     return {
-        **release_fields(release, request),
-        "tracks": [{"track_id": ids[i], "skip_probability": skip.get(i)} for i in order],
-        "unknown": predictions.unknown,
+        **release_fields(release, request, ids),
+        "tracks": [{"track_id": texts[i], "skip_probability": skip.get(i)} for i in order],
+        "unknown": [texts[place] for place in predictions.unknown_places],
         "recent": predictions.recent,
         "degraded": None,
     }
@@ -240,10 +288,10 @@ def unchanged_list(request: RerankRequest, why: str) -> RerankedBody:
     return {
         "release": None,
         "week": None,
-        "user_id": request.user_id,
+        "user_id": str(request.user_id),
         "known_user": False,
         "state_as_of": None,
-        "tracks": [{"track_id": track.track_id, "skip_probability": None} for track in request.tracks],
+        "tracks": [{"track_id": str(track.track_id), "skip_probability": None} for track in request.tracks],
         "unknown": [],
         "recent": {"used": 0, "already_known": 0, "unknown_tracks": 0},
         "degraded": {"fallback": UNCHANGED, "reason": why},

@@ -28,6 +28,7 @@ from models.skip.data.plays import Plays
 from models.skip.encoding.model_inputs import FeatureInputs, ModelInputs, restore_model_inputs
 from models.skip.ensemble.ensemble import Calibration, Mix, logit
 from serving.release import manifest
+from serving.release.external_ids import ExternalIds
 from serving.release.onnx_session import BATCH, session
 from serving.release.pointer import Pointer
 from serving.skip.state import State, load_array
@@ -139,6 +140,7 @@ class SkipRelease:
     def _open(self) -> None:
         description, folder = self.description, self.folder
         self.week = str(self.provenance["week"])
+        self.ids = ExternalIds(self.provenance.get("ids", {}), {})  # responses repeat ids of the request
         self.names, self.categories = tuple(description["numbers"]), tuple(description["categories"])
         self.gap_s, self.smoothing = int(description["session_gap_s"]), float(description["smoothing"])
         totals = description["totals"]

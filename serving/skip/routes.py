@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from fastapi import APIRouter, HTTPException
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from fastapi.routing import APIRoute
 
@@ -79,7 +80,10 @@ def make_router(
         if release is None:
             raise HTTPException(503, f"no release of the skip engine is in service: {champion.problem}")
         try:
-            return respond(answers.skips_response(release, request), release=release.name)
+            return respond(
+                answers.skips_response(release, request, answers.read_ids(release, request, request.tracks)),
+                release=release.name,
+            )
         except CheckFailed as error:
             raise HTTPException(503, f"release {release.name[:12]} failed: {error}") from None
 
@@ -91,7 +95,7 @@ def make_router(
             return unchanged_list(request, f"no release of the skip engine is in service: {champion.problem}")
         try:
             return respond(answers.rerank_response(release, request), release=release.name)
-        except BadArgument:
+        except (BadArgument, RequestValidationError):
             raise
         except Exception as error:  # whatever onnxruntime raises: a list is better than an error
             why = f"release {release.name[:12]} failed: {type(error).__name__}"

@@ -42,13 +42,13 @@ class SkipContext(Body):
     )
 
 
-WHO = {"user_id": 12, "gender": 1, "age": 24, "context_type": 0, "platform_name": 1, "is_flow": True}
+WHO = {"user_id": "12", "gender": 1, "age": 24, "context_type": 0, "platform_name": 1, "is_flow": True}
 
 
 class SkipRequest(SkipContext):
     """A request for the skip probabilities of tracks."""
 
-    model_config = ConfigDict(json_schema_extra={"example": {**WHO, "tracks": [1003, 1044], "explain": True}})
+    model_config = ConfigDict(json_schema_extra={"example": {**WHO, "tracks": ["1003", "1044"], "explain": True}})
 
     tracks: Annotated[list[Id], Field(min_length=1, max_length=MAX_TRACKS)]
     explain: bool = Field(False, description="Whether to return a sentence of reasons for each track.")
@@ -68,7 +68,7 @@ class RerankRequest(SkipContext):
     """A request to order a list."""
 
     model_config = ConfigDict(
-        json_schema_extra={"example": {**WHO, "tracks": [{"track_id": 1003}, {"track_id": 1044}], "diversity": 0.2}}
+        json_schema_extra={"example": {**WHO, "tracks": [{"track_id": "1003"}, {"track_id": "1044"}], "diversity": 0.2}}
     )
 
     tracks: Annotated[list[Candidate], Field(min_length=1, max_length=MAX_TRACKS)]
@@ -94,7 +94,7 @@ class RecentPlaysReport(Body):
 class SkipPrediction(Body):
     """The prediction for one track."""
 
-    track_id: int
+    track_id: str
     skip_probability: float = Field(description="Calibrated probability of a skip.")
     reason: str | None
 
@@ -104,18 +104,18 @@ class Skips(Body):
 
     release: str
     week: str
-    user_id: int
+    user_id: str
     known_user: bool = Field(description="Whether the release contains plays of this listener.")
     state_as_of: str
     tracks: list[SkipPrediction] = Field(description="Tracks that the release contains, in the order of the request.")
-    unknown: list[int]
+    unknown: list[str] = Field(description="Track ids that the release does not contain, as the request contains them.")
     recent: RecentPlaysReport
 
 
 class RerankedTrack(Body):
     """A track in its new position."""
 
-    track_id: int
+    track_id: str
     skip_probability: float | None = Field(description="null for a track that the release does not contain.")
 
 
@@ -124,10 +124,10 @@ class Reranked(Body):
 
     release: str | None
     week: str | None
-    user_id: int
+    user_id: str
     known_user: bool
     state_as_of: str | None
     tracks: list[RerankedTrack]
-    unknown: list[int]
+    unknown: list[str] = Field(description="Track ids that the release does not contain, as the request contains them.")
     recent: RecentPlaysReport
     degraded: Degraded | None

@@ -9,9 +9,12 @@ from types import SimpleNamespace
 from urllib.parse import quote
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from fastapi.exceptions import RequestValidationError
 
+import contracts
+from contracts.arrow import arrow_schema
 from contracts.entity_ids import MAX_ID, MAX_SAFE_INTEGER, internal_id, stable_id
 from contracts.errors import CheckFailed
 from jobs.experiments import ingest
@@ -94,6 +97,19 @@ def test_forms_of_a_lake_come_from_the_report_or_the_columns(built):
         week.context.lake.write("tracks", tracks)
         assert entity_forms(week.context.lake) == dict.fromkeys(source_ids.KINDS, form) | users
         week.context.lake.write("tracks", tracks, report={"ids": dict.fromkeys(source_ids.KINDS, form)})
+
+
+def test_forms_of_the_skip_engine_come_from_its_plays(tmp_path):
+    lake = small_week.context_at(tmp_path).lake
+    assert set(entity_forms(lake, "skip").values()) == {"integer"}
+    row = {column.name: 1 for column in contracts.load("plays").columns.values() if column.type in ("long", "int")}
+    row |= {"ts": datetime(2016, 11, 28, tzinfo=UTC), "is_flow": False, "track_external_id": "one"}
+    table = pa.Table.from_pylist([row], schema=arrow_schema(contracts.load("plays")))
+    lake.write("plays", table, day="2016-11-28")
+    assert entity_forms(lake, "skip") == dict.fromkeys(source_ids.KINDS, "integer") | {"track": "text"}
+    lake.write("plays", table, report={"ids": {"user": "text"}}, day="2016-11-29")
+    assert entity_forms(lake, "skip") == dict.fromkeys(source_ids.KINDS, "integer") | {"track": "text", "user": "text"}
+    assert entity_forms(lake) == dict.fromkeys(source_ids.KINDS, "integer")
 
 
 def test_every_route_accepts_and_returns_external_ids(service):

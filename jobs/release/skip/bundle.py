@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from contracts.errors import CheckFailed
 from jobs.platform import files
+from jobs.platform.entity_forms import entity_forms
 from jobs.release.skip import update_bundle
 from jobs.release.skip.snapshot import (
     calibration_entry,
@@ -101,7 +102,8 @@ def fill(context: Context, folder: Path) -> dict[str, object]:
     snapshot = write_snapshot(context, folder, log, [member.history_length for member in inputs.values()])
     files.write(folder / ANSWERS, files.canonical({**facts, **snapshot}))
     files.write(folder / "evaluation.json", files.canonical(read_evaluation(context)))
-    return {"members": list(ensemble.members), "excluded": excluded, "plays": plays}
+    forms = entity_forms(context.lake, "skip")
+    return {"members": list(ensemble.members), "excluded": excluded, "plays": plays, "ids": forms}
 
 
 def registered_network(context: Context, folder: Path) -> str:

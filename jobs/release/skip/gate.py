@@ -259,11 +259,11 @@ def latency_line(release: SkipRelease, user_N: IdVector, gate: GateSettings) -> 
     rng = np.random.default_rng(0)
     at, times_s = datetime.fromtimestamp(release.state_until, UTC), []
     for turn in range(N_WARM_UP + N_TIMED):
-        request = SkipRequest(
-            user_id=int(user_N[turn % len(user_N)]), at=at, tracks=rng.choice(track_ids, n, replace=False).tolist()
-        )
+        tracks = rng.choice(track_ids, n, replace=False).tolist()
+        ids = answers.RequestIds(int(user_N[turn % len(user_N)]), tracks, [])
+        request = SkipRequest(user_id=str(ids.user), at=at, tracks=[str(track) for track in tracks])
         start = time.perf_counter()
-        answers.skips_response(release, request)
+        answers.skips_response(release, request, ids)
         if turn >= N_WARM_UP:
             times_s.append(time.perf_counter() - start)
     p99_ms = float(np.quantile(times_s, 0.99) * 1000)

@@ -22,6 +22,7 @@ import numpy as np
 
 from contracts.errors import CheckFailed
 from jobs.platform import files
+from jobs.platform.entity_forms import entity_forms
 from jobs.release import pointer
 from jobs.release.skip.snapshot import calibration_entry, end_day, member_entries, read_play_log, write_snapshot
 from jobs.skip import artifacts, dataset, incremental_training, onnx_export
@@ -94,7 +95,12 @@ def fill(context: Context, folder: Path) -> dict[str, object]:
     }
     files.write(folder / ANSWERS, files.canonical({**base.description, **changes, **snapshot}))
     files.write(folder / "evaluation.json", files.canonical(evaluation))
-    return {"base_release": base.name, "members": list(references), "fine_tuning": dict(update.report)}
+    return {
+        "base_release": base.name,
+        "members": list(references),
+        "fine_tuning": dict(update.report),
+        "ids": entity_forms(context.lake, "skip"),
+    }
 
 
 def evaluate_day(context: Context, update: ChampionUpdate, day: str, log: Log) -> list[dict[str, Any]]:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 
 import numpy as np
 import pytest
 
-from jobs.release import pointer
+from contracts.entity_ids import stable_id
+from jobs.release import bundle, pointer
 from models.skip.ranking.rerank import rerank
 from serving.skip.release import SkipRelease
 from serving.skip.schema import Reranked, Skips
+from serving.skip.state import TRACK_COLUMNS
 from tests.helpers import skip_week
 
 AT = "2016-11-28T08:30:00Z"
-UNKNOWN_ID = 10**15
+UNKNOWN_ID = str(2**63 - 25)  # above 2^53: a number would be rounded
 
 
 @pytest.fixture(scope="module")
@@ -39,8 +42,8 @@ def live(home, serve):
 
 def request_body(release, n=8, **fields):
     """Request body of a known listener with the first tracks of the release."""
-    user_id = int(release.state.totals["user"].keys[0])
-    tracks = release.state.tracks["track_id"][:n].tolist()
+    user_id = str(release.state.totals["user"].keys[0])
+    tracks = [str(track) for track in release.state.tracks["track_id"][:n]]
     return {"user_id": user_id, "at": AT, "tracks": tracks, "gender": 1, "age": 25, "platform_name": 0, **fields}
 
 
@@ -105,7 +108,8 @@ def test_only_new_recent_plays_are_used(live, release):
     [
         ({"tracks": []}, "tracks"),
         ({"tracks": [1] * 501}, "tracks"),
-        ({"tracks": ["1"]}, "tracks"),
+        ({"tracks": [""]}, "tracks"),
+        ({"tracks": [2**53]}, "tracks"),
         ({"user_id": -1}, "user_id"),
         ({"age": 200}, "age"),
         ({"at": "2016-11-28T08:30:00"}, "at"),
@@ -163,6 +167,53 @@ def test_unknown_track_stays_in_the_reranked_list(live, release):
     assert live.call("/v1/rerank", request_body(release, tracks=mixed))[0] == 422
 
 
+@pytest.fixture
+def live_with_texts(home, release, serve, tmp_path):
+    """A service whose release has ids of form text, track `urn:<n>` for track n."""
+    releases = pointer.releases(tmp_path / "skip")
+    folder = shutil.copytree(release.folder, releases / "copy")
+    ids = release.state.tracks["track_id"]
+    hashed = np.array([stable_id(f"urn:{track}") for track in ids], np.int64)
+    order = np.argsort(hashed)
+    for column in TRACK_COLUMNS:
+        values = hashed if column == "track_id" else release.state.tracks[column]
+        np.save(folder / "tracks" / f"{column}.npy", np.asarray(values)[order])
+    provenance = {**release.provenance, "ids": {"user": "text", "track": "text"}}
+    (folder / "provenance.json").write_text(json.dumps(provenance))
+    (folder / "manifest.json").unlink()
+    name = bundle.write_manifest(folder)
+    folder.rename(releases / name)
+    pointer.move(tmp_path / "skip", 0, name, release.week)
+    return serve(tmp_path)
+
+
+def test_text_ids_are_accepted_and_returned(live_with_texts, release):
+    tracks = [f"urn:{track}" for track in release.state.tracks["track_id"][:4]]
+    body = {"user_id": "urn:user/7", "at": AT, "tracks": [*tracks, "urn:none"]}
+    body["recent"] = [{"track_id": tracks[0], "at": "2016-11-28T08:00:00Z", "listened": True}]
+    status, _, response = live_with_texts.call("/v1/skips", body)
+    assert (status, response["user_id"], response["unknown"]) == (200, "urn:user/7", ["urn:none"])
+    assert [track["track_id"] for track in response["tracks"]] == tracks
+    assert response["recent"] == {"used": 1, "already_known": 0, "unknown_tracks": 0}
+    ordered = live_with_texts.call("/v1/rerank", {**body, "tracks": candidates([*tracks, "urn:none"])})[2]
+    assert {track["track_id"] for track in ordered["tracks"]} == {*tracks, "urn:none"}
+    assert (ordered["unknown"], ordered["degraded"]) == (["urn:none"], None)
+    for path, change, field in (
+        ("/v1/skips", {"user_id": 7}, "body.user_id"),
+        ("/v1/skips", {"tracks": ["urn:1", 7]}, "body.tracks.1"),
+        ("/v1/skips", {"recent": [{**body["recent"][0], "track_id": 7}]}, "body.recent.0.track_id"),
+        ("/v1/rerank", {"tracks": candidates([7])}, "body.tracks.0.track_id"),
+    ):
+        status, _, response = live_with_texts.call(path, {**body, **change})
+        assert (status, response["details"][0]["field"]) == (422, field)
+
+
+def test_a_text_that_is_no_integer_is_an_unknown_id(live, release):
+    body = request_body(release, n=2)
+    response = live.call("/v1/skips", {**body, "user_id": "me", "tracks": [*body["tracks"], "-1", "x"]})[2]
+    assert (response["known_user"], response["user_id"], response["unknown"]) == (False, "me", ["-1", "x"])
+
+
 def test_without_a_release_skips_is_503_and_rerank_keeps_the_order(home, release, serve, tmp_path):
     shutil.copytree(home / "skip", tmp_path / "skip")
     champion_file = tmp_path / "skip" / "releases" / "champion.json"
@@ -171,9 +222,9 @@ def test_without_a_release_skips_is_503_and_rerank_keeps_the_order(home, release
     live = serve(tmp_path)
     status, _, response = live.call("/v1/skips", request_body(release))
     assert (status, "run `overture release promote --engine skip`" in response["error"]) == (503, True)
-    body = request_body(release, tracks=candidates([3, 2, UNKNOWN_ID]))
+    body = request_body(release, tracks=candidates([3, "2", UNKNOWN_ID]))
     status, _, response = live.call("/v1/rerank", body)
-    assert (status, [track["track_id"] for track in response["tracks"]]) == (200, [3, 2, UNKNOWN_ID])
+    assert (status, [track["track_id"] for track in response["tracks"]]) == (200, ["3", "2", UNKNOWN_ID])
     assert (response["degraded"]["fallback"], response["release"]) == ("the given order", None)
     ready, metrics = live.call("/readyz"), live.call("/metrics")[2]
     assert (ready[0], ready[2]["ready"], ready[2]["engines"], ready[2]["skip"]["release"]) == (503, False, [], None)
