@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import AwareDatetime, ConfigDict, Field, model_validator
 
@@ -42,7 +42,7 @@ class SkipContext(Body):
     )
 
 
-WHO = {"user_id": "12", "gender": 1, "age": 24, "context_type": 0, "platform_name": 1, "is_flow": True}
+WHO: dict[str, Any] = {"user_id": "12", "gender": 1, "age": 24, "context_type": 0, "platform_name": 1, "is_flow": True}
 
 
 class SkipRequest(SkipContext):

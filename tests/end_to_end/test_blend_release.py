@@ -19,9 +19,9 @@ from jobs.tracking.tracker import Tracker
 from models.cold_start.input_vector import FirstDays
 from models.cold_start.methods import recommend_lists
 from serving.recommend import recommender
+from serving.recommend.signals import ListParameters
 from serving.release.bundle import open_release
 from serving.release.loaded import LoadedRelease
-from serving.schema import ListOptions
 from tests.helpers.as_request import listener
 
 
@@ -89,23 +89,25 @@ def test_first_day_tracks_are_excluded_if_configured(promoted):
 def test_service_uses_the_blend_and_falls_back_to_the_segment(promoted, monkeypatch):
     release, week = champion(promoted), promoted.week.name
     ready = LoadedRelease(release, pointer.read(promoted.home))
-    listeners = [listener(row) for row in promoted.lake.read("first_day", week=week, split="test").to_pylist()[:30]]
+    listeners = [
+        listener(ready, row) for row in promoted.lake.read("first_day", week=week, split="test").to_pylist()[:30]
+    ]
     days = FirstDays.from_arrow(promoted.lake.read("first_day", week=week, split="test").slice(0, 30))
     taken_BN = release.spaces["tt_svd"].catalogue.streamed_tracks(days)
     wanted = recommend_lists(
         release.spaces["tt_svd"].method("blend"), release.inputs("tt_svd", days), 20, days, taken_BN
     )
-    responses = recommender.recommend(ready, listeners, ListOptions(k=20))
+    responses = recommender.recommend(ready, listeners, ListParameters(k=20))
     assert {(response["method"], response["degraded"] is None) for response in responses} == {("blend", True)}
     assert [response["tracks"] for response in responses] == wanted.tolist()
-    singles = [recommender.recommend(ready, [person], ListOptions(k=20))[0]["tracks"] for person in listeners[:5]]
+    singles = [recommender.recommend(ready, [person], ListParameters(k=20))[0]["tracks"] for person in listeners[:5]]
     assert singles == [response["tracks"] for response in responses[:5]]
 
     def fails(days):
         raise RuntimeError("no memory")
 
     monkeypatch.setattr(ready.space.methods["blend"], "scores", fails)
-    response = recommender.recommend(ready, listeners[:1], ListOptions(k=5))[0]
+    response = recommender.recommend(ready, listeners[:1], ListParameters(k=5))[0]
     assert (response["method"], response["degraded"]["fallback"]) == ("semi_pers", "semi_pers")
     assert "no memory" in response["degraded"]["reason"]
 

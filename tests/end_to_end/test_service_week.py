@@ -30,7 +30,7 @@ def test_service_inputs_equal_the_rows_of_training_and_evaluation(finished, read
         table = lake.read("features", week=week, space=space, split=split)
         place = {user: i for i, user in enumerate(table["user_id"].to_pylist())}
         wanted = to_matrix(table, "x")[[place[row["user_id"]] for row in rows]]
-        listeners = [listener(row) for row in rows]
+        listeners = [listener(ready, row) for row in rows]
         assert len(listeners) > 10
         np.testing.assert_array_equal(ready.release.inputs(space, days_of(ready, listeners)), wanted)
         for person, row in zip(listeners[:20], wanted, strict=False):

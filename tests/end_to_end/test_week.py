@@ -45,8 +45,8 @@ def test_week_writes_every_table(finished):
 def test_store_has_known_listeners_and_new_listeners_like_the_service(finished):
     """A warm listener has the vector in the lake; a new listener has the list that the service returns."""
     from serving.recommend import known_users, recommender
+    from serving.recommend.signals import ListParameters
     from serving.release.watcher import ChampionWatcher
-    from serving.schema import ListOptions
     from serving.stores.circuit import CircuitBreaker
     from tests.helpers.as_request import listener
     from tests.helpers.one_week import NEW_USERS_DAY
@@ -65,12 +65,14 @@ def test_store_has_known_listeners_and_new_listeners_like_the_service(finished):
         np.testing.assert_array_equal(row.vector_D, vectors[idx])
     new_listeners = lake.read("cold_first_day", day=str(NEW_USERS_DAY)).to_pylist()
     assert len(new_listeners) > 3
-    responses = recommender.recommend(ready, [listener(person) for person in new_listeners], ListOptions(k=50))
+    responses = recommender.recommend(
+        ready, [listener(ready, person) for person in new_listeners], ListParameters(k=50)
+    )
     for person, wanted in zip(new_listeners, responses, strict=True):
         row = circuit.find_user(ready.name, ready.space_name, person["user_id"])
         known_users.check_row(ready, row)
         assert row.segment_id == wanted["segment"]["segment_id"]
-        assert known_users.recommend(ready, row, 50, set())["tracks"] == wanted["tracks"]
+        assert known_users.recommend(ready, row, str(person["user_id"]), 50, set())["tracks"] == wanted["tracks"]
 
 
 def test_cohort_is_in_no_training_set(finished):

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
+from serving.recommend.signals import FirstDaySignals, read_listener
+from serving.release.loaded import LoadedRelease
 from serving.schema import Listener
 
 WORDS = {"streams": "streamed", "skips": "skipped", "bans": "banned", "favourites": "favorite", "searches": "search"}
 
 
-def listener(row: dict[str, Any]) -> Listener:
+def listener(ready: LoadedRelease, row: dict[str, Any]) -> FirstDaySignals:
+    """Return the signals that the service reads from the request."""
     fields = {word: _levels(row, prefix) for word, prefix in WORDS.items()}
     fields["onboarding"] = {"artists": [str(i) for i in row["onboarding_like_artists"]]}
-    return Listener.model_validate({"country": row["country"], "age": row["age"], **fields})
+    return read_listener(ready, Listener.model_validate({"country": row["country"], "age": row["age"], **fields}))
 
 
 def _levels(row: dict[str, Any], prefix: str) -> dict[str, list[str]]:

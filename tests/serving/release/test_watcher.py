@@ -18,14 +18,15 @@ from models.cold_start.input_vector import FirstDays
 from models.cold_start.top_k import normalise
 from serving.release.watcher import ChampionWatcher, ReleaseWatcher
 from tests.helpers import small_week
-from tests.helpers.live import ROOT, Process, cohort_requests
+from tests.helpers.live import ROOT, Process, cohort_requests, texts
 
 
-def expected_tracks(release_home, release: str, n: int) -> list[list[int]]:
+def expected_tracks(release_home, release: str, n: int) -> list[list[str]]:
     """Tracks that a release recommends to the first n listeners of the cohort."""
     opened, days = release_home.open(release), FirstDays.from_arrow(small_week.cohort()[0]).rows(0, n)
     method = opened.spaces["tt_svd"].method("semi_pers")
-    return opened.track_ids[method.recommend(opened.inputs("tt_svd", days), 20)].tolist()
+    lists = opened.track_ids[method.recommend(opened.inputs("tt_svd", days), 20)]
+    return [texts(ids) for ids in lists]
 
 
 def with_replaced_files(release_home, release: str, **contents: bytes | None) -> str:
@@ -282,10 +283,12 @@ def test_service_imports_no_training_library(release_home):
         "from pathlib import Path\n"
         "from serving.release.watcher import ChampionWatcher\n"
         "from serving import schema\n"
-        "from serving.recommend import recommender as answers\n"
+        "from serving.recommend import recommender as answers, signals\n"
         "champion = ChampionWatcher(Path(sys.argv[1]), poll_s=1.0); champion.refresh()\n"
         "request = schema.RecommendationRequest(listener=schema.Listener(country='FR'), explain=True)\n"
-        "assert answers.recommend(champion.current, [request.listener], request, True)[0]['tracks']\n"
+        "listener = signals.read_listener(champion.current, request.listener)\n"
+        "options = signals.read_options(champion.current, request)\n"
+        "assert answers.recommend(champion.current, [listener], options, True)[0]['tracks']\n"
         "print(' '.join(sorted({name.split('.')[0] for name in sys.modules})))\n"
     )
     process = subprocess.run(
