@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from contracts.errors import BadArgument, CheckFailed
-from jobs.ingest.tables.paths import spark_path
+from jobs.platform.spark_paths import spark_path
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame, SparkSession
