@@ -16,7 +16,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import numpy as np
 import pyarrow as pa
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
 OLD_POINTER = "_current.json"  # of lakes before Delta Lake
+DayReport: TypeAlias = "dict[str, Any] | Callable[[str], dict[str, Any]]"
 
 
 @dataclass(frozen=True)
@@ -229,14 +230,14 @@ class Lake:
             ) from error
 
     def write_days(
-        self, table: str, frame: DataFrame, *, report: dict[str, Any] | None = None, **partition: str
+        self, table: str, frame: DataFrame, *, report: DayReport | None = None, **partition: str
     ) -> dict[str, WriteResult]:
         """Replace the day partitions of a Spark frame, in one Spark job. Partitions of other days are unchanged.
 
         Args:
             table: Name of the table. Its last partition key is `day`.
             frame: The contract's columns and a column `day` of type date (strings sort slowly).
-            report: Report of the job, stored in the commit of each day.
+            report: Report of the job, stored in the commit of each day; or a function that returns it for a day.
             **partition: Value of each partition key except `day`.
 
         Returns:
@@ -250,7 +251,7 @@ class Lake:
         return self.replace_days(table, fill, report=report, **partition)
 
     def replace_days(
-        self, table: str, fill: Callable[[str], None], *, report: dict[str, Any] | None = None, **partition: str
+        self, table: str, fill: Callable[[str], None], *, report: DayReport | None = None, **partition: str
     ) -> dict[str, WriteResult]:
         """Replace day partitions with the files that `fill` writes to a folder, one commit per day.
 
@@ -259,7 +260,7 @@ class Lake:
         Args:
             table: Name of the table. Its last partition key is `day`.
             fill: Writes all days to the folder that it receives, as `day=<day>/*.parquet`.
-            report: Report of the job, stored in the commit of each day.
+            report: Report of the job, stored in the commit of each day; or a function that returns it for a day.
             **partition: Value of each partition key except `day`.
 
         Returns:
@@ -280,7 +281,8 @@ class Lake:
             for day in sorted(i.base_name[4:] for i in staged if i.base_name.startswith("day=")):
                 key = self._key(table, {**partition, "day": day})
                 files = self._data_files(table, f"{stage}/day={day}")
-                written[day] = self._commit_files(table, start, key, files, report)
+                of_day = report(day) if callable(report) else report
+                written[day] = self._commit_files(table, start, key, files, of_day)
         except BaseException as error:
             if not written:
                 self._remove(stage)

@@ -134,7 +134,7 @@ def check(
             checked.counts[table] = count(mapped.frame)
         for name in inputs_of(source.tables[table], source.inputs):
             reason = f"a record of input {name} cannot be read"
-            days = set(plan.selected) if plan and table in DAY_TABLES else None
+            days = set(plan.days) if plan and table in DAY_TABLES else None
             n, examples, records = inputs.corrupt_records(name, days)
             checked.counts[table].add_unreadable(reason, n, examples)
             if n and records is not None:
@@ -151,7 +151,7 @@ def leave_out_unchanged_days(context: Context, inputs: Inputs, checked: Checked,
     """
     source, changed = context.settings.source, set()
     for table in [t for t in DAY_TABLES if t in source.tables]:
-        digests = {day: changes.inputs_digest(inputs, source, table, checked.forms, day) for day in plan.days}
+        digests = {day: changes.inputs_digest(inputs, source, table, day) for day in plan.days}
         different = set(changes.changed_days(context.lake, digests, table))
         # A day without files of its own, and without rows in the lake, is no news.
         changed |= {day for day in different if day in plan.read or context.lake.exists(table, day=str(day))}
@@ -215,9 +215,10 @@ def selected_rows(frame: DataFrame, plan: DayPlan | None, selection: Selection) 
         lower = day >= F.lit(str(first)).cast("date") if first else F.lit(True)
         upper = day <= F.lit(str(last)).cast("date") if last else F.lit(True)
         return frame.where(day.isNull() | (lower & upper))
-    # Bad rows are counted with the file that brought them, once.
-    is_selected = F.coalesce(F.col("_file_day").isin(list(plan.selected)), F.lit(True))
-    return frame.where((F.col("_bad").isNull() & day.isin(list(plan.days))) | (F.col("_bad").isNotNull() & is_selected))
+    # Good rows belong to their own day, bad ones to the day of their file.
+    days = list(plan.days)
+    is_of_file = F.coalesce(F.col("_file_day").isin(days), F.lit(True))
+    return frame.where((F.col("_bad").isNull() & day.isin(days)) | (F.col("_bad").isNotNull() & is_of_file))
 
 
 def stored_forms(context: Context) -> dict[str, Form]:

@@ -20,7 +20,6 @@ import pyarrow as pa
 
 import contracts
 from contracts.arrow import arrow_schema
-from jobs.ingest.tables.entity_ids import Form
 from jobs.ingest.tables.inputs import Inputs
 from jobs.ingest.tables.paths import files_below, resolve
 from jobs.platform.lake import Lake
@@ -40,18 +39,22 @@ class IngestedDay:
     n_rows: int
     inputs_digest: str | None
     rows_digest: str
-    version: str
+    version: str | None
 
 
 def ingested_days(lake: Lake, table: str) -> dict[date, IngestedDay]:
-    """Return the ingested days of a raw table whose partitions are those that the ingestion wrote."""
+    """Return the ingested days of a raw table whose partitions are those that the ingestion wrote.
+
+    A day whose files contain no good row has no partition.
+    """
     if not lake.exists(MEMORY, raw_table=table):
         return {}
     in_lake = {p["day"] for p in lake.partitions(table)}
     days = {}
     for row in lake.read(MEMORY, raw_table=table).to_pylist():
         day = row.pop("day")
-        if str(day) in in_lake and lake.version(table, day=str(day)) == row["version"]:
+        version = lake.version(table, day=str(day)) if str(day) in in_lake else None
+        if version == row["version"]:
             days[day] = IngestedDay(**row)
     return days
 
@@ -63,16 +66,13 @@ def remember(lake: Lake, table: str, days: Mapping[date, IngestedDay], report: d
     lake.write(MEMORY, pa.Table.from_pylist(rows, schema), report=report, raw_table=table)
 
 
-def inputs_digest(
-    inputs: Inputs, source: SourceSettings, table: str, forms: Mapping[str, Form], day: date
-) -> str | None:
+def inputs_digest(inputs: Inputs, source: SourceSettings, table: str, day: date) -> str | None:
     """Return the digest of everything that determines the rows of a day; None if an input is not made of files.
 
     Args:
         inputs: The inputs of the run.
         source: The mapping and its settings.
         table: Name of the raw table.
-        forms: Form of each kind of id.
         day: The day.
     """
     sql = source.tables[table]
@@ -93,7 +93,6 @@ def inputs_digest(
         "sql": sql,
         "inputs": {name: source.inputs[name].model_dump(mode="json") for name in names},
         "rules": [source.late_days, str(source.earliest_day), source.max_id_bytes, source.duplicate_s],
-        "forms": dict(forms),
         "files": files,
     }
     return hashlib.sha256(json.dumps(basis, sort_keys=True).encode()).hexdigest()

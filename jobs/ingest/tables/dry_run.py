@@ -20,6 +20,7 @@ from jobs.ingest.tables.days import Selection
 from jobs.ingest.tables.derive import UNKNOWN_DAYS
 from jobs.ingest.tables.entity_ids import is_id, kinds_of
 from jobs.ingest.tables.inputs import Inputs, spark_errors
+from jobs.ingest.tables.mapping import external_columns
 from jobs.ingest.tables.size_estimate import rows_by_day
 from jobs.platform.tables import escape_markup, make_table, wide_console
 from jobs.settings.tables import DAY_TABLES, RAW_TABLES, placeholders
@@ -112,9 +113,12 @@ def columns_table(checked: Checked, table: str, profiles: Mapping[str, ColumnPro
         f"{table}: {checked.counts[table].rows} sampled rows", "column", "found", "contract", "nulls", "range", "note",
         right=("nulls",),
     )  # fmt: skip
+    derived = external_columns(contract)
     for column in contract.columns.values():
         seen, profiled = types.get(column.name), profiles.get(column.name)
         note = "" if seen else ("absent: unknown in every row" if column.nullable else "generated")
+        if column.name in derived:
+            note = f"filled from {derived[column.name]} where ids are text"
         if is_id(column) and seen:
             forms = {kind: checked.forms.get(kind) for kind in kinds_of(column)}
             note = "ids: " + ", ".join(sorted({form for form in forms.values() if form}) or ["none"])

@@ -118,7 +118,9 @@ class Inputs:
         for example in dict.fromkeys(e for e in (row["a"], row["b"]) if e is not None):
             path = local_path(example["_file"])
             examples.append(f"{path}:{line_of(path, example[CORRUPT]) or '?'}: {example[CORRUPT][:120]!r}")
-        rows = records.select(path_column("_file").alias("source_file"), F.col(CORRUPT).alias("record"), "day")
+        unused = F.coalesce(F.substring("_first", 1, 0), F.lit(""))  # keeps `_first` in the plan, as above
+        record = F.concat(F.col(CORRUPT), unused).alias("record")
+        rows = records.select(path_column("_file").alias("source_file"), record, "day")
         return int(row["n"]), examples, rows
 
     def _matches(self, name: str, settings: InputSettings, day: date | None) -> list[Match]:

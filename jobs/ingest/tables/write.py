@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from jobs.platform.context import Context
 
 QUARANTINE = "quarantine"
+NO_ROWS = "0-0"  # the digest of a day without rows
 
 
 def write(context: Context, checked: Checked) -> dict[str, Any]:
@@ -143,7 +144,9 @@ def _remember(
     if to_read:
         reader = context.spark.read.schema(lake.spark(context.spark, table, **to_read[0]).schema)
         digests = changes.digest_by_day(reader.parquet(*lake.spark_paths(table, to_read)), columns, F.to_date("ts"))
-    days = {day: ingested for day, ingested in known.items() if lake.exists(table, day=str(day))}
+    days = {day: i for day, i in known.items() if i.version is None or lake.exists(table, day=str(day))}
+    for day in set(checked.plan.days) & set(checked.plan.read) - found if checked.plan else ():
+        days[day] = IngestedDay(0, checked.digests[table][day], NO_ROWS, None)
     for day in found:
         rows_digest, n_rows = digests.get(day) or (known[day].rows_digest, known[day].n_rows)
         days[day] = IngestedDay(n_rows, checked.digests.get(table, {}).get(day), rows_digest, versions[day])
@@ -220,13 +223,27 @@ def write_quarantine(context: Context, checked: Checked, table: str, report: dic
         frames += [
             frame.withColumn("day", F.coalesce("day", F.lit(newest))) for frame in checked.corrupt.get(table, [])
         ]
-    concerned = {str(d) for d in checked.plan.selected} if checked.plan and table in DAY_TABLES else {str(newest)}
-    written: dict[str, Any] = {}
+    concerned = {str(d) for d in checked.plan.days} if checked.plan and table in DAY_TABLES else {str(newest)}
+    found: set[str] = set()
     if frames:
         rows = reduce(lambda a, b: a.unionByName(b), frames)
         grouped = rows.groupBy("reason", "row", "source_file", "day").agg(F.count(F.lit(1)).alias("n_rows"))
-        written = lake.write_days(QUARANTINE, grouped, report=report, raw_table=table)
+        columns = list(contracts.load(QUARANTINE).columns)
+        digests = {str(d): text for d, (text, _) in changes.digest_by_day(grouped, columns, F.col("day")).items()}
+        found = set(digests)
+        new = [day for day, digest in digests.items() if _stored_digest(context, table, day) != digest]
+        if new:
+            subset = grouped.where(F.col("day").cast("string").isin(new))
+            reports = {day: report | {"rows_digest": digests[day]} for day in new}
+            lake.write_days(QUARANTINE, subset, report=lambda day: reports[day], raw_table=table)
     stored = {p["day"] for p in lake.partitions(QUARANTINE) if p["raw_table"] == table}
-    for old in (stored & concerned) - set(written):
+    for old in (stored & concerned) - found:
         lake.drop(QUARANTINE, raw_table=table, day=old)
     return sum(checked.counts[table].bad.values())
+
+
+def _stored_digest(context: Context, table: str, day: str) -> str | None:
+    if not context.lake.exists(QUARANTINE, raw_table=table, day=day):
+        return None
+    digest: str | None = context.lake.report(QUARANTINE, raw_table=table, day=day).get("rows_digest")
+    return digest

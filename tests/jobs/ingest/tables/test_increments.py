@@ -92,27 +92,21 @@ def test_events_of_a_user_who_arrives_later_are_kept(service):
 
 def test_days_one_by_one_in_any_order_equal_one_load(service, tmp_path):
     rng = random.Random(5)
-    for number in range(14, 22):
+    days = list(range(14, 19))
+    for number in days:
+        late = [rng.choice([0, 0, 1, 2, 3, 5]) for _ in range(12)]
         rows = [
-            (
-                rng.choice(["u1", "u2"]),
-                f"2026-11-{number - rng.choice([0, 0, 0, 1, 2, 3, 5]):02d}T{h:02d}:00:00Z",
-                "t1",
-                h,
-            )
-            for h in range(12)
+            (rng.choice(["u1", "u2"]), f"2026-11-{number - n:02d}T{hour:02d}:00:00Z", "t1", hour)
+            for hour, n in enumerate(late)
         ]
         service.day(number, [*rows, rows[0], (*rows[1][:3], 99)])  # a repeated row, and one with another value
     service.ingest()
     once = digests(service)
     assert len(service.rows("quarantine")) > 0
-    order = list(range(14, 22))
-    for attempt in range(2):
-        service.home = tmp_path / f"home{attempt}"
-        for number in order:
-            service.ingest(f"2026-11-{number}", "", "")
-        assert digests(service) == once, order
-        rng.shuffle(order)
+    service.home = tmp_path / "shuffled"
+    for number in rng.sample(days, len(days)):
+        service.ingest(f"2026-11-{number}", "", "")
+    assert digests(service) == once
 
 
 def test_one_file_without_days_is_compared_by_the_rows_of_each_day(service):
