@@ -121,21 +121,19 @@ def read_listener(
     if listener.country is not None and listener.country not in loaded.space.demographics.country:
         unknown["country"] = [listener.country]
     for signal, given in listener.lists().items():
-        ids, texts, not_known = list[int](), list[str](), list[str]()
-        if given:
-            word, level = signal.split(".")
-            known = loaded.known_ids[level]
-            converted = convert_ids(loaded.ids, ID_KIND_OF[level], given, (*location, word, level))
-            for one, inside in zip(given, converted, strict=True):
-                text = str(one)
-                if inside is not None:
-                    ids.append(inside)
-                    texts.append(text)
-                if inside not in known:
-                    not_known.append(text)
-        lists[signal], external[signal] = ids, texts
-        if not_known:
+        if not given:
+            lists[signal], external[signal] = [], []
+            continue
+        word, level = signal.split(".")
+        ids = list(convert_ids(loaded.ids, ID_KIND_OF[level], given, (*location, word, level)))
+        texts = list(map(str, given))
+        known = loaded.known_ids[level]
+        if not known.issuperset(ids):
+            not_known = (text for text, inside in zip(texts, ids, strict=True) if inside not in known)
             unknown[signal] = list(dict.fromkeys(not_known))
+        if None in ids:
+            texts = [text for text, inside in zip(texts, ids, strict=True) if inside is not None]
+        lists[signal], external[signal] = [inside for inside in ids if inside is not None], texts
     user_id = listener.user_id
     if type(user_id) is int and loaded.ids.forms["user"] == "text":
         raise number_error("user", (*location, "user_id"))

@@ -66,8 +66,8 @@ class ExternalIds:
     def inside(self, kind: str, external: str | int) -> int | None:
         """Return the id inside, or None if `external` cannot be an id of this kind."""
         form = self.forms[kind]
-        if form == "integer" and type(external) is int:
-            return external
+        if form == "integer":
+            return external if type(external) is int else internal_id(external, form)
         if self._generated.get(kind):
             number = internal_id(external, "integer")
             if number is not None and number > MAX_STABLE_ID:
