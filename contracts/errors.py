@@ -1,6 +1,6 @@
 """Errors of all rooms, each with the exit code of a command that ends with it.
 
-Code 1 is retried by the scheduler; 2 and 3 are not.
+Code 1 is retried by the scheduler; 2 and 3 are not; after 4 the pipeline waits and tries again.
 """
 
 
@@ -24,3 +24,9 @@ class CheckFailed(OvertureError):
     """A failed data check, a damaged release or a gate's "fail". Exit code 3: a retry fails again."""
 
     exit_code = 3
+
+
+class NotReady(OvertureError):
+    """Input that is not complete yet and is still awaited. Exit code 4: the pipeline waits and tries again."""
+
+    exit_code = 4

@@ -10,6 +10,7 @@ Rules    present readable whole type                      from files and their f
          pairs within_partition                           from several columns of a row
          unique dense width rows null_share references track_exists missing_share rows_vs_last_week
                                                           from the whole table
+         complete_days                                    from the number of rows of each day
 
 `references` and `track_exists` count the rows that refer to a row that does not exist. Where the contract tolerates a
 share of such rows (`missing_share`), the count is a warning and the share above the bound fails: rows of a listener who
@@ -172,7 +173,7 @@ def _check_expectation(contract: Contract, severity: Severity, kind: str, spec: 
     except (KeyError, TypeError, AttributeError, ValueError):
         raise ValueError(f"{file}: check '{kind}': wrong parameters {spec!r}") from None
     if expectation is None:
-        known = "unique, rows, dense, null_share, track_exists, missing_share, pairs, rows_vs_last_week"
+        known = "unique, rows, complete_days, dense, null_share, track_exists, missing_share, pairs, rows_vs_last_week"
         raise ValueError(f"{file}: unknown check '{kind}'; known checks: {known}")
     undeclared = [name for name in expectation.columns if name not in contract.columns]
     if undeclared:
@@ -187,6 +188,9 @@ def _check(kind: str, severity: Severity, spec: Any) -> Expectation | None:
         low, high = spec.get("min"), spec.get("max")
         unit = "row" if (high or low) == 1 else "rows"
         return Expectation(ROWS, severity, (), f"has {format_interval(low, high)} {unit}", low=low, high=high)
+    if kind == "complete_days" and not spec:
+        text = "has every day, each with at least a share of its weekday's usual rows (source.min_day_share)"
+        return Expectation("complete_days", severity, (), text)
     if kind == "dense":
         return Expectation("dense", severity, (spec,), "is 0, 1, 2, ... without a gap")
     if kind == "null_share":

@@ -290,7 +290,8 @@ def exit_codes() -> str:
     lines = [
         "# Exit codes",
         "",
-        "Every `overture` command ends with one of these. Airflow fails a task at once on 2 and 3 and retries it on 1.",
+        "Every `overture` command ends with one of these. Airflow fails a task at once on 2 and 3 and retries it on 1. "
+        "On 4, the task `ready` of a pipeline waits ten minutes and tries again.",
         "",
         "| code | exception | meaning |",
         "|---|---|---|",

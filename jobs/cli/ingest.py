@@ -35,7 +35,10 @@ commands = typer.Typer()
 def ingest(
     source: Annotated[str, typer.Argument(help=f"Name of the source: {', '.join(SOURCES)}.")],
     data: Annotated[
-        Path | None, typer.Option("--data", help="Folder with the files of the dataset. Not needed for `simulate`.")
+        Path | None,
+        typer.Option(
+            "--data", help="Folder with the files of the dataset. Default: `source.data`. Not needed for `simulate`."
+        ),
     ] = None,
     config: ConfigOption = None,
     day: Annotated[str, typer.Option("--day", help="tables: ingest the files of this day only, YYYY-MM-DD.")] = "",
@@ -58,10 +61,18 @@ def ingest(
     context = settings_context(config)
     if source not in SOURCES:
         raise BadArgument(f"source: unknown source '{source}'; choose {', '.join(SOURCES)}")
+    selection, kind = Selection.parse(day, first, last), context.settings.source.kind
+    if source == "tables" and kind != "tables":
+        raise BadArgument(
+            "source.kind: `ingest tables` needs a settings file with source.kind: tables (--config); source "
+            f"{kind} is loaded at once, by `overture ingest {kind}`"
+        )
+    if data is None and context.settings.source.data:
+        data = Path(context.settings.source.data)
     if source != "simulate" and (data is None or not data.is_dir()):
-        raise BadArgument(f"--data: {source} needs the folder of its files, got {data}")
+        raise BadArgument(f"--data: {source} needs the folder of its files (or setting source.data), got {data}")
     if source == "tables":
-        print_json(_ingest_tables(context, cast(Path, data), Selection.parse(day, first, last), dry_run))
+        print_json(_ingest_tables(context, cast(Path, data), selection, dry_run))
         return
     if day or first or last or dry_run:
         raise BadArgument(f"--day, --from, --to and --dry-run are for the source tables, not for {source}")

@@ -15,14 +15,15 @@ from jobs.cli import cold_start, experiments, ingest, lake, operations, release,
 
 HELP = """Weekly models for music recommendation: lists for new listeners, and skip prediction.
 
-Run `ingest` first. Then run the commands of a week: `begin`, `check`, those of the engine in the order of their panel,
-`release bundle`, `release gate`, `release promote`, `complete`. The DAGs run the same commands. `make demo` runs a
-whole week on a simulated service.
+Run `ingest` first. Then run the commands of a week: `ready`, `begin`, `check`, those of the engine in the order of
+their panel, `release bundle`, `release gate`, `release promote`, `complete`. The DAGs run the same commands. `make
+demo` runs a whole week on a simulated service.
 
 The last line of stdout is one JSON object. Messages and warnings go to stderr.
 
 Exit codes: 0 success. 1 failure that a retry may fix, such as an unavailable MLflow server. 2 invalid arguments or
-settings. 3 a data check, a contract or the gate failed; a retry gives the same result.
+settings. 3 a data check, a contract or the gate failed; a retry gives the same result. 4 the input is not complete yet
+and still awaited.
 """
 
 app = typer.Typer(

@@ -1,4 +1,4 @@
-"""Commands that open, check, close and monitor a week."""
+"""Commands that wait for the input of a week or a day, and that open, check and close a week."""
 
 from __future__ import annotations
 
@@ -6,9 +6,45 @@ from typing import Annotated
 
 import typer
 
+from contracts.errors import BadArgument
 from jobs.cli.options import BacktestOption, ConfigOption, EngineOption, WeekOption, print_json, week_context
+from jobs.platform.context import Context
+from jobs.platform.week import Week, parse_day
+from jobs.settings.settings import load
 
 commands = typer.Typer()
+
+
+@commands.command(rich_help_panel="2. A week")
+def ready(
+    week: Annotated[str, typer.Option("--week", help="All days that the week reads: a Monday, YYYY-MM-DD.")] = "",
+    day: Annotated[str, typer.Option("--day", help="This day only (UTC), YYYY-MM-DD.")] = "",
+    engine: EngineOption = "cold_start",
+    config: ConfigOption = None,
+    backtest: BacktestOption = False,
+) -> None:
+    """Check that the days of events (skip engine: plays) are in the lake and not half-empty. Pipelines begin with it.
+
+    Exit code 4 while the missing days are awaited, `source.deadline_h` hours after the end of each; then exit code 3.
+    """
+    if bool(week) == bool(day):
+        raise BadArgument("ready: give either --week or --day")
+    if day and backtest:
+        raise BadArgument("ready: --backtest needs --week")
+    settings = load(config)
+    if week:
+        logical_week = Week.parse(week, backtest=backtest)
+        first, last = logical_week.event_days(settings.matrix.window_days)
+    else:
+        first = last = parse_day(day)
+        logical_week = Week.after_day(last)
+    context = Context.for_engine(settings, logical_week, engine)
+    from jobs.quality import completeness
+
+    report, error = completeness.ready(context, "plays" if context.engine == "skip" else "events", first, last)
+    print_json(report)
+    if error:
+        raise error
 
 
 @commands.command(rich_help_panel="2. A week")

@@ -112,6 +112,14 @@ class Week:
         """Return the start of the training window, `window_days` days before the as-of time."""
         return self.as_of - timedelta(days=window_days)
 
+    def event_days(self, window_days: int) -> tuple[date, date]:
+        """Return the first and the last day, included, of the events that the week reads.
+
+        These are the training window and the cohort with its ground truth.
+        """
+        start = min(self.window_start(window_days), self.cohort_start)
+        return start.date(), max(self.as_of, self.truth_end).date() - timedelta(days=1)
+
 
 def parse_day(text: str) -> date:
     """Return the day given as `YYYY-MM-DD`.

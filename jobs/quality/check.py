@@ -7,6 +7,7 @@ Time    events: the days of the window, as_of - window_days <= day < as_of (a ba
 Great Expectations validates measures, not rows: its own queries take seconds per column on Spark. One pass over the
 rows computes the measures (arrow.py, or spark.py from `checks.spark_min_mb` on). The suite of the contract then runs
 on a frame of measures, one row per unit, such as a space.
+Whether days are missing or half-empty is measured by completeness.py, for sources that are ingested day by day.
 A violated expectation of severity `fail` raises CheckFailed (exit 3) after the results are written; `warn` is only
 reported.
 """
@@ -29,7 +30,7 @@ from contracts.errors import BadArgument, CheckFailed, OvertureError
 from contracts.expectations import FILE_RULES, Expectation, expectations
 from jobs.platform import files
 from jobs.platform.context import Context
-from jobs.quality import arrow
+from jobs.quality import arrow, completeness
 from jobs.quality.html_report import page
 from jobs.quality.measures import N_EXAMPLES, TableMeasures, block_references, find_unreadable_files, inspect_files
 from jobs.quality.results import ExpectationResult, TableResult
@@ -39,6 +40,18 @@ if TYPE_CHECKING:
     from great_expectations import ExpectationSuite
 
 LOGGED = ("rows", "failed", "warned")
+# Rules whose observed value is a number of the whole table, not of bad rows.
+TABLE_RULES = (
+    "rows",
+    "rows_vs_last_week",
+    "complete_days",
+    "null_share",
+    "missing_share",
+    "dense",
+    "width",
+    "present",
+    "unique",
+)
 
 
 def run(context: Context, tables: list[str]) -> dict[str, object]:
@@ -108,6 +121,7 @@ def check(context: Context, tables: list[str]) -> list[TableResult]:
     }
     for table in tables:
         block_references(measured[table], measured)
+        completeness.measure(context, measured[table])
         if measured[table].readable:
             _measure_rows(context, measured[table], measured)
     return [evaluate_table(context, measured[table]) for table in tables]
@@ -244,6 +258,8 @@ def _describe(expectation: Expectation, observed: float | None, measured: TableM
         return f"{observed:+.1%}"
     if expectation.rule in ("present", "rows"):
         return _count(observed, "partition" if expectation.rule == "present" else "row")
+    if expectation.rule == "complete_days":
+        return _count(observed, "incomplete day")
     if expectation.rule in FILE_RULES:
         files = _count(measured.n_files, "file")
         return f"{observed:.0f} of {files} invalid" if observed else files
@@ -273,7 +289,7 @@ def format_problem(result: TableResult, c: ExpectationResult) -> str:
     line = f"  {name}: {c['text']}{where} violate{'s' if c['observed'] == 1 else ''} '{c['expected']}'"
     if c["rule"] in FILE_RULES or c["observed"] is None:
         line = f"  {name}: {c['text']}; the contract: {c['expected']}"
-    if c["rule"] in ("rows", "rows_vs_last_week", "null_share", "missing_share", "dense", "width", "present", "unique"):
+    if c["rule"] in TABLE_RULES:
         line = f"  {name}: {c['text']}{where}; the contract: {c['expected']}"
     return "\n".join([line, *(f"    e.g. {format_example(values)}" for values in c["examples"])])
 

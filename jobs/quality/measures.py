@@ -69,7 +69,7 @@ class TableMeasures:
 
     def row_expectations(self) -> list[Expectation]:
         """Return the expectations that need the rows and can be measured."""
-        known = (*FILE_RULES, "rows_vs_last_week")
+        known = (*FILE_RULES, "rows_vs_last_week", "complete_days")
         return [e for e in self.expectations if e.rule not in known and e.measure not in self.blocked]
 
     def broken_expectations(self) -> list[Expectation]:
@@ -143,16 +143,15 @@ def inspect_files(
         opened = measured.partitions = [p for p in stored if p["week"] == week.name]
         measured.scope = f"week {week.name}"
     elif "day" in contract.partition:
-        end = max(week.as_of, week.truth_end).date()
-        start = week.window_start(window_days).date()
-        measured.partitions = [p for p in stored if str(start) <= p["day"] < str(end)]
+        start, last = week.event_days(window_days)
+        measured.partitions = [p for p in stored if str(start) <= p["day"] <= str(last)]
         opened = [
-            p for p in stored if p["day"] < str(end)
+            p for p in stored if p["day"] <= str(last)
         ]  # first days may precede the window: at least their files must be valid
-        measured.scope = f"days {start} to {end - timedelta(days=1)}"
+        measured.scope = f"days {start} to {last}"
         if not measured.partitions:
             days = f"; the log has {stored[0]['day']} to {stored[-1]['day']}" if stored else ""
-            measured.blocked["present"] = f"no {contract.table} from {start} to {end - timedelta(days=1)}{days}"
+            measured.blocked["present"] = f"no {contract.table} from {start} to {last}{days}"
     else:
         measured.scope, measured.partitions = "whole table", stored
     if not measured.partitions:

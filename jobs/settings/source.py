@@ -43,6 +43,20 @@ class SourceSettings(TablesMixin):
         description="events before this day (UTC) are bad rows, as are events more than a day after the time of "
         "ingestion; dsg17 drops plays before skip.cleaning.first_day too",
     )
+    data: str = Field(
+        "", pattern="^(/.*)?$", description="absolute path of the folder with the source's files; `--data` overrides it"
+    )
+    min_day_share: Share = Field(
+        0.5,
+        description="tables: a day of events or plays with a smaller share of the rows that its weekday usually has is "
+        "incomplete (usual: the median of up to four earlier weeks)",
+    )
+    accepted_days: tuple[date, ...] = Field(
+        (), description="tables: days without data, or with little, that are accepted as complete, such as a holiday"
+    )
+    deadline_h: float = Field(
+        12, ge=0, le=96, description="tables: hours after the end of a day that a pipeline waits for its data"
+    )
     catalogue_tracks: Positive = Field(
         20_000, description="mpd: number of tracks, the most frequent ones of the warm playlists"
     )

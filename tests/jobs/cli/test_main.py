@@ -39,7 +39,7 @@ def test_every_command_and_option_has_a_help_sentence(name):
 
 
 def test_the_help_of_the_command_documents_the_exit_codes():
-    for code in ("0 success", "1 failure", "2 invalid", "3 a data check"):
+    for code in ("0 success", "1 failure", "2 invalid", "3 a data check", "4 the input"):
         assert code in OVERTURE.help
 
 
@@ -69,6 +69,9 @@ def test_the_command_starts_without_heavy_libraries():
         (["ingest", "listenbrainz", "--data", "nowhere"], 2, "listenbrainz needs the folder of its files"),
         (["segments", "--week", "2026-11-16", "--space", "pca"], 2, "unknown space 'pca'"),
         (["release", "promote"], 2, "name the week"),
+        (["ready"], 2, "either --week or --day"),
+        (["ready", "--week", "2026-11-16", "--day", "2026-11-15"], 2, "either --week or --day"),
+        (["ready", "--day", "2026-11-15", "--backtest"], 2, "--backtest needs --week"),
         (["matrix", "catalog", "--week", "2026-11-17"], 2, "is a Tuesday"),
     ],
 )

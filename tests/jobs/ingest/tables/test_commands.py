@@ -20,7 +20,7 @@ def test_init_writes_settings_once(command, home, tmp_path):
     ("arguments", "message"),
     [
         (("ingest", "simulate", "--dry-run"), "are for the source tables"),
-        (("ingest", "tables"), "needs the folder of its files"),
+        (("ingest", "tables"), "source simulate is loaded at once, by `overture ingest simulate`"),
         (("ingest", "tables", "--data", ".", "--day", "yesterday"), "'yesterday' is not a day"),
         (("ingest", "tables", "--data", "."), "needs a settings file with source.kind: tables"),
         (("ingest", "tables", "--data", ".", "--dry-run"), "needs a settings file with source.kind: tables"),
