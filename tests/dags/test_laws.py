@@ -108,6 +108,26 @@ def test_every_job_is_one_overture_command(dag):
         assert [link.name for link in task.operator_extra_links] == ["MLflow run"]
 
 
+@pytest.mark.parametrize("dag_id", WAITING)
+def test_a_waiting_task_occupies_no_worker_and_outlives_every_deadline(bag, dag_id):
+    dag = bag.dags[dag_id]
+    ready = dag.get_task("ready")
+    assert ready.bash_command.startswith("overture ready --")
+    assert (ready.mode, ready.retry_exit_code, ready.poke_interval) == ("reschedule", 4, 600)
+    longest = 96 * 3600  # the largest source.deadline_h
+    assert longest < ready.timeout < dag.dagrun_timeout.total_seconds()
+
+
+def test_assets_connect_ingestion_with_the_first_readers_of_the_raw_tables(bag):
+    def uris(assets):
+        return sorted(asset.uri for asset in assets)
+
+    raw = [f"overture://lake/{table}" for table in ("events", "playlists", "plays", "tracks", "users")]
+    assert uris(bag.dags["ingest_daily"].get_task("ingest_daily").outlets) == raw
+    assert uris(bag.dags["cold_start_weekly"].get_task("matrix.catalog").inlets) == [raw[0], raw[1], *raw[3:]]
+    assert uris(bag.dags["skip_weekly"].get_task("features").inlets) == ["overture://lake/plays"]
+
+
 def test_parsing_all_files_takes_less_than_a_second_of_cpu(bag):
     from airflow.dag_processing.dagbag import BundleDagBag
 
