@@ -23,7 +23,7 @@ with DAG(
     tags=["cold start", "by hand"],
     **DAG_DEFAULTS,
 ):
-    evaluations = train_and_evaluate(flags=" --backtest")
+    _, evaluations = train_and_evaluate(flags=" --backtest")
     complete = job("complete", f"complete --week {WEEK} --backtest")
 
     evaluations >> complete

@@ -8,14 +8,15 @@
 | Re-run | safe: every task replaces its own week |
 | Owner | recommendations |
 
-**check** stops the run before another task reads invalid data. **gate** compares the release with Popularity and with
-the champion. If it passes, **promote** makes it the champion. If it fails (exit code 3), the old champion stays. In the
-grey zone **approve** waits for a person's decision; without one within three days the release is rejected. **complete**
-closes the week's MLflow run in each case.
+**ready** waits until all days of the window are in the lake; a day that is missing or half-empty after its deadline
+(`source.deadline_h`) fails the run. **check** stops the run before another task reads invalid data. **gate** compares
+the release with Popularity and with the champion. If it passes, **promote** makes it the champion. If it fails (exit
+code 3), the old champion stays. In the grey zone **approve** waits for a person's decision; without one within three
+days the release is rejected. **complete** closes the week's MLflow run in each case.
 """
 
 from airflow.sdk import DAG, CronTriggerTimetable, TaskGroup
-from tasks import DAG_DEFAULTS, WEEK, job, optional_week, release, train_and_evaluate
+from tasks import DAG_DEFAULTS, WEEK, job, optional_week, release, train_and_evaluate, wait_for_input
 
 with DAG(
     "cold_start_weekly",
@@ -25,11 +26,12 @@ with DAG(
     tags=["cold start", "weekly"],
     **DAG_DEFAULTS,
 ):
-    evaluations = train_and_evaluate()
+    begin, evaluations = train_and_evaluate()
     with TaskGroup("release", tooltip="Build, evaluate and promote the release"):
         bundle, promote = release()
         publish = job("publish", f"release publish --week {WEEK}")
     complete = job("complete", f"complete --week {WEEK}", trigger_rule="none_failed")
 
+    wait_for_input(f"--week {WEEK}") >> begin
     evaluations >> bundle
     promote >> publish >> complete

@@ -10,12 +10,13 @@
 
 By default first days end at midnight UTC, so these are yesterday's new listeners; `matrix.first_day` changes it.
 
-The task fails with exit code 3 if there is no champion, or if the day's events have not been ingested. Under a new
-champion, `release.publish` of the weekly pipeline computes the new listeners of the last weeks again.
+**ready** waits until the day's events are in the lake, at most until the deadline (`source.deadline_h`). The task
+**cold_users_daily** fails with exit code 3 if there is no champion. Under a new champion, `release.publish` of the
+weekly pipeline computes the new listeners of the last weeks again.
 """
 
 from airflow.sdk import DAG, CronTriggerTimetable
-from tasks import DAG_DEFAULTS, DAY, job, optional_day
+from tasks import DAG_DEFAULTS, DAY, job, optional_day, wait_for_input
 
 with DAG(
     "cold_users_daily",
@@ -25,4 +26,7 @@ with DAG(
     tags=["cold start", "daily"],
     **DAG_DEFAULTS,
 ):
+    ready = wait_for_input(f"--day {DAY}")
     cold_users_daily = job("cold_users_daily", f"cold-users --day {DAY}")
+
+    ready >> cold_users_daily

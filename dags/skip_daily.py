@@ -8,14 +8,15 @@
 | Re-run | safe: a day replaces itself, and the same inputs give the same release |
 | Owner | recommendations |
 
+**ready** waits until the day's plays are in the lake, at most until the deadline (`source.deadline_h`).
+
 Members, ensemble weights and calibration are fine-tuned on plays before the day. A change is used only if it predicts
 newer plays better. The release must pass the gate of the weekly pipeline, evaluated on the day's own plays. Exit code
-3: there is no champion, the day's plays have not been ingested, or the verdict is grey or fail. The champion then stays
-in service.
+3: there is no champion, or the verdict is grey or fail. The champion then stays in service.
 """
 
 from airflow.sdk import DAG, CronTriggerTimetable
-from tasks import DAG_DEFAULTS, DAY, job, optional_day
+from tasks import DAG_DEFAULTS, DAY, job, optional_day, wait_for_input
 
 with DAG(
     "skip_daily",
@@ -25,4 +26,7 @@ with DAG(
     tags=["skip", "daily"],
     **DAG_DEFAULTS,
 ):
+    ready = wait_for_input(f"--day {DAY} --engine skip")
     skip_daily = job("skip_daily", f"skip update --day {DAY}")
+
+    ready >> skip_daily

@@ -1,7 +1,8 @@
 """Building blocks of the pipelines: the week, the trigger form, and a task that runs one `overture` command.
 
 A task's command is shown in the UI under "Rendered Templates" and can be pasted into a shell.
-Exit codes: 0 done; 2 wrong arguments and 3 a failed check or gate (neither is retried); anything else is retried.
+Exit codes: 0 done; 2 wrong arguments and 3 a failed check or gate (neither is retried); 4 the input is not complete yet
+(the task `ready` waits and tries again); anything else is retried.
 The last line of stdout is one JSON object; it becomes the task's result (XCom) and names the MLflow run.
 """
 
@@ -17,7 +18,8 @@ from typing import Any
 from airflow.providers.standard.operators.bash import BashOperator
 from airflow.providers.standard.operators.hitl import ApprovalOperator
 from airflow.providers.standard.operators.python import BranchPythonOperator
-from airflow.sdk import BaseOperator, BaseOperatorLink, Context, Param, TaskGroup
+from airflow.providers.standard.sensors.bash import BashSensor
+from airflow.sdk import Asset, BaseOperator, BaseOperatorLink, Context, Param, TaskGroup
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 from jinja2 import StrictUndefined
 
@@ -50,9 +52,18 @@ SKIP_MODELS = (
 # Values of the engine parameter.
 ENGINES = ("cold_start", "skip")
 
+# The raw tables, as Airflow's Assets page shows them: `ingest_daily` updates them, the weekly pipelines read them.
+RAW_TABLES = {
+    table: Asset(name=table, uri=f"overture://lake/{table}")
+    for table in ("users", "tracks", "events", "playlists", "plays")
+}
+
 # The gate's report, and the flag that only a person's approval adds: a rejection skips the promotion.
 GATE = "ti.xcom_pull(task_ids='release.gate')"
 APPROVED = "{{ ' --approved' if ti.xcom_pull(task_ids='release.approve') else '' }}"
+
+# Exit code of an input that is not complete yet.
+NOT_READY = 4
 
 # Exit codes that a retry cannot change.
 FINAL = {2: "wrong arguments or settings", 3: "a contract, a data check or the gate failed"}
@@ -159,6 +170,25 @@ def job(task_id: str, command: str, **kwargs: Any) -> JobOperator:
     return JobOperator(task_id=task_id, bash_command=f"overture {command}", env=env, append_env=True, **kwargs)
 
 
+def wait_for_input(options: str) -> BashSensor:
+    """Return the task that waits until the days of a week, or one day, are complete in the lake.
+
+    It occupies no worker between two tries. An exit code other than 0 and 4 fails at once: 3 after the deadline
+    (`source.deadline_h`, at most 96 hours, which is less than the timeout).
+
+    Args:
+        options: Options of `overture ready`, such as "--week ...".
+    """
+    return BashSensor(
+        task_id="ready",
+        bash_command=f"overture ready {options}",
+        retry_exit_code=NOT_READY,
+        mode="reschedule",
+        poke_interval=timedelta(minutes=10),
+        timeout=timedelta(days=5),
+    )
+
+
 def optional_week() -> Param:
     """Return the `week` parameter of a pipeline with a schedule."""
     help_text = "A past Monday, YYYY-MM-DD, such as 2026-11-16. Empty: the Monday of the schedule."
@@ -185,17 +215,21 @@ def engine_choice() -> Param:
     )
 
 
-def train_and_evaluate(flags: str = "") -> list[JobOperator]:
-    """Add the tasks from the check of the input to the evaluation of every space; return the evaluations.
+def train_and_evaluate(flags: str = "") -> tuple[JobOperator, list[JobOperator]]:
+    """Add the tasks from the check of the input to the evaluation of every space.
 
     Args:
         flags: Options that are added to every command, such as " --backtest".
+
+    Returns:
+        The first task and the evaluations.
     """
     options = f"--week {WEEK}{flags}"
     begin = job("begin", f"begin {options}")
     check = job("check", f"check users tracks events playlists {options}")
     with TaskGroup("matrix", tooltip="Warm users, catalogue, affinities, track pairs and first days"):
-        catalog = job("catalog", f"matrix catalog {options}")
+        inlets = [RAW_TABLES[table] for table in ("users", "tracks", "events", "playlists")]
+        catalog = job("catalog", f"matrix catalog {options}", inlets=inlets)
         user_track = job("user_track", f"matrix user-track {options}")
         track_pairs = job("track_pairs", f"matrix track-pairs {options}")
         first_day = job("first_day", f"matrix first-day {options}")
@@ -212,7 +246,7 @@ def train_and_evaluate(flags: str = "") -> list[JobOperator]:
         inputs[algorithm] >> factorize >> [segments, features] >> train >> evaluate
         [first_day, track_pairs] >> features
         evaluations.append(evaluate)
-    return evaluations
+    return begin, evaluations
 
 
 def release(flags: str = "") -> tuple[JobOperator, JobOperator]:

@@ -20,6 +20,8 @@ RUNS = {
     "cold_start_weekly.by_hand": {"monday": datetime(2026, 11, 21, 9, tzinfo=UTC), "conf": {"week": "2026-09-07"}},
     "cold_start_weekly.approved": {"monday": MONDAY, "approved": {"chosen_options": ["Approve"]}},
     "backtest.by_hand": {"conf": {"week": "2026-09-07"}},
+    "ingest_daily.scheduled": {"monday": datetime(2026, 11, 16, 0, 30, tzinfo=UTC)},
+    "ingest_daily.by_hand": {"monday": datetime(2026, 11, 21, 9, tzinfo=UTC), "conf": {"day": "2026-09-09"}},
     "cold_users_daily.scheduled": {"monday": datetime(2026, 11, 16, 2, tzinfo=UTC)},
     "cold_users_daily.by_hand": {"monday": datetime(2026, 11, 21, 9, tzinfo=UTC), "conf": {"day": "2026-09-09"}},
     "skip_weekly.scheduled": {"monday": MONDAY},
@@ -71,7 +73,7 @@ def test_a_run_without_a_day_renders_a_day_that_the_command_rejects(render):
 @pytest.mark.parametrize(("start", "day"), [("2026-03-01", "2026-02-28"), ("2026-01-01", "2025-12-31")])
 def test_a_daily_run_processes_the_day_before(render, start, day):
     commands = render("cold_users_daily", monday=datetime.fromisoformat(f"{start}T02:00:00+00:00"))
-    assert commands == {"cold_users_daily": f"overture cold-users --day {day}"}
+    assert commands == {"ready": f"overture ready --day {day}", "cold_users_daily": f"overture cold-users --day {day}"}
 
 
 @pytest.mark.parametrize("hour", [0, 9])
@@ -108,7 +110,7 @@ def test_the_daily_schedule_fires_two_hours_after_the_end_of_its_day(bag, render
     )
     assert str(info.run_after) == "2026-03-01 02:00:00+00:00"
     commands = render("cold_users_daily", monday=info.data_interval.start)
-    assert commands == {"cold_users_daily": "overture cold-users --day 2026-02-28"}
+    assert commands["cold_users_daily"] == "overture cold-users --day 2026-02-28"
 
 
 @pytest.mark.usefixtures("database")

@@ -17,7 +17,7 @@ def states(run):
     return {ti.task_id: str(ti.state) for ti in run.get_task_instances()}
 
 
-TRAINING = r"^(begin|check|matrix\.|tt_svd\.|ut_als\.).*"  # marked as successful in tests of the release
+TRAINING = r"^(ready|begin|check|matrix\.|tt_svd\.|ut_als\.).*"  # marked as successful in tests of the release
 
 
 @pytest.fixture
@@ -121,8 +121,36 @@ def test_the_grey_zone_requires_an_approval(bag):
 
 
 @pytest.mark.parametrize(("code", "state"), [(0, "success"), (3, "failed")])
-def test_the_daily_pipeline_is_one_command_for_the_day_before(bag, overture, code, state):
+def test_the_daily_pipeline_runs_one_command_for_the_day_before(bag, overture, code, state):
     overture.exit_with("cold-users", code)
     run = copy_dag(bag.dags["cold_users_daily"]).test(logical_date=MONDAY + timedelta(days=code, hours=2))
     assert str(run.state) == state
-    assert overture.calls == [f"cold-users --day 2026-11-{15 + code}"]
+    assert overture.calls == [f"ready --day 2026-11-{15 + code}", f"cold-users --day 2026-11-{15 + code}"]
+
+
+def test_incomplete_input_after_the_deadline_fails_the_run_without_a_retry(bag, overture):
+    overture.exit_with("ready", 3)
+    run = copy_dag(bag.dags["skip_daily"]).test(logical_date=MONDAY + timedelta(hours=2))
+    assert states(run) == {"ready": "failed", "skip_daily": "upstream_failed"}
+    assert overture.calls == ["ready --day 2026-11-15 --engine skip"]
+
+
+@pytest.mark.parametrize(("code", "is_ready"), [(0, True), (4, False)])
+def test_incomplete_input_before_the_deadline_is_awaited(overture, code, is_ready):
+    from tasks import wait_for_input
+
+    overture.exit_with("ready", code)
+    assert wait_for_input("--day 2026-11-15").poke({}) is is_ready
+
+
+def test_an_ingested_day_updates_the_assets_of_the_raw_tables(bag, overture):
+    from airflow.models.asset import AssetEvent
+    from airflow.utils.session import create_session
+    from sqlalchemy import select
+
+    run = copy_dag(bag.dags["ingest_daily"]).test(logical_date=MONDAY)
+    assert overture.calls == ["ingest tables --day 2026-11-15"]
+    with create_session() as session:
+        events = session.scalars(select(AssetEvent).where(AssetEvent.source_run_id == run.run_id)).all()
+        uris = sorted(event.uri for event in events)
+    assert uris == [f"overture://lake/{table}" for table in ("events", "playlists", "plays", "tracks", "users")]

@@ -1,0 +1,27 @@
+"""Daily ingestion of your own data: read the files of the day before into the raw tables.
+
+| | |
+|---|---|
+| Reads | the inputs of the settings (`source.inputs`) in the folder `source.data` |
+| Writes | events and plays of the day and of the `source.late_days` days before it, users, tracks, playlists |
+| When | every day 00:30 UTC for the day before; by hand for any past day; for many: `airflow backfill create` |
+| Re-run | safe: a day replaces itself |
+| Owner | recommendations |
+
+It needs `source.kind: tables`; a simulated service or a public dataset is loaded at once (exit code 2). Exit code 3:
+the files of the day are absent or break the contract; nothing is written, and the pipelines that read the day wait
+until its deadline. The tables are Airflow assets, which the weekly pipelines read.
+"""
+
+from airflow.sdk import DAG, CronTriggerTimetable
+from tasks import DAG_DEFAULTS, DAY, RAW_TABLES, job, optional_day
+
+with DAG(
+    "ingest_daily",
+    schedule=CronTriggerTimetable("30 0 * * *", timezone="UTC"),
+    params={"day": optional_day()},
+    doc_md=__doc__,
+    tags=["data", "daily"],
+    **DAG_DEFAULTS,
+):
+    job("ingest_daily", f"ingest tables --day {DAY}", outlets=list(RAW_TABLES.values()))
