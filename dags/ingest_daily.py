@@ -8,13 +8,14 @@
 | Re-run | safe: a day replaces itself |
 | Owner | recommendations |
 
-It needs `source.kind: tables`; a simulated service or a public dataset is loaded at once (exit code 2). Exit code 3:
-the files of the day are absent or break the contract; nothing is written, and the pipelines that read the day wait
-until its deadline. The tables are Airflow assets, which the weekly pipelines read.
+It needs `source.kind: tables`; a simulated service or a public dataset is loaded at once (exit code 2). **ready** waits
+until every input has files of the day, at most until the deadline (`source.deadline_h`). Exit code 3 of
+**ingest_daily**: the files break the contract; nothing is written. The tables are Airflow assets, which the weekly
+pipelines read.
 """
 
 from airflow.sdk import DAG, CronTriggerTimetable
-from tasks import DAG_DEFAULTS, DAY, RAW_TABLES, job, optional_day
+from tasks import DAG_DEFAULTS, DAY, RAW_TABLES, job, optional_day, wait_for_input
 
 with DAG(
     "ingest_daily",
@@ -24,4 +25,7 @@ with DAG(
     tags=["data", "daily"],
     **DAG_DEFAULTS,
 ):
-    job("ingest_daily", f"ingest tables --day {DAY}", outlets=list(RAW_TABLES.values()))
+    ready = wait_for_input(f"--day {DAY} --files")
+    ingest_daily = job("ingest_daily", f"ingest tables --day {DAY}", outlets=list(RAW_TABLES.values()))
+
+    ready >> ingest_daily

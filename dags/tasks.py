@@ -171,7 +171,7 @@ def job(task_id: str, command: str, **kwargs: Any) -> JobOperator:
 
 
 def wait_for_input(options: str) -> BashSensor:
-    """Return the task that waits until the days of a week, or one day, are complete in the lake.
+    """Return the task that waits until the days of a week, or one day, are complete.
 
     It occupies no worker between two tries. An exit code other than 0 and 4 fails at once: 3 after the deadline
     (`source.deadline_h`, at most 96 hours, which is less than the timeout).

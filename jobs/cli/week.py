@@ -22,6 +22,10 @@ def ready(
     engine: EngineOption = "cold_start",
     config: ConfigOption = None,
     backtest: BacktestOption = False,
+    files: Annotated[
+        bool,
+        typer.Option("--files", help="With --day: check the files of the day in `source.data` instead of the lake."),
+    ] = False,
 ) -> None:
     """Check that the days of events (skip engine: plays) are in the lake and not half-empty. Pipelines begin with it.
 
@@ -31,7 +35,17 @@ def ready(
         raise BadArgument("ready: give either --week or --day")
     if day and backtest:
         raise BadArgument("ready: --backtest needs --week")
+    if week and files:
+        raise BadArgument("ready: --files needs --day")
     settings = load(config)
+    if files:
+        from jobs.ingest import day_files
+
+        report, error = day_files.ready(settings.source, parse_day(day))
+        print_json(report)
+        if error:
+            raise error
+        return
     if week:
         logical_week = Week.parse(week, backtest=backtest)
         first, last = logical_week.event_days(settings.matrix.window_days)

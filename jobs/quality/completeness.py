@@ -50,9 +50,10 @@ class IncompleteDay:
         expected = "" if self.expected is None else f" of at least {self.expected} expected"
         return f"{self.day}: {self.rows} rows{expected}"
 
-    def deadline(self, hours: float) -> datetime:
-        """Return the time until which the day is awaited, `hours` after its end."""
-        return datetime.combine(self.day + DAY, time(), UTC) + timedelta(hours=hours)
+
+def deadline(day: date, hours: float) -> datetime:
+    """Return the time until which a day is awaited, `hours` after its end (UTC)."""
+    return datetime.combine(day + DAY, time(), UTC) + timedelta(hours=hours)
 
 
 def skipped_reason(source: SourceSettings) -> str:
@@ -142,13 +143,13 @@ def ready(
     reason = skipped_reason(source)
     if reason:
         report["note"] = reason
-    late = [d for d in days if now >= d.deadline(source.deadline_h)]
+    late = [d for d in days if now >= deadline(d.day, source.deadline_h)]
     if late:
-        until = f"awaited until {late[0].deadline(source.deadline_h):%Y-%m-%d %H:%M} UTC"
+        until = f"awaited until {deadline(late[0].day, source.deadline_h):%Y-%m-%d %H:%M} UTC"
         text = f"{table}: {_summary(late)} ({_list(late)}), {until} (source.deadline_h); {_remedy(late)}"
         return report, CheckFailed(text)
     if days:
-        until = f"awaited until {days[0].deadline(source.deadline_h):%Y-%m-%d %H:%M} UTC"
+        until = f"awaited until {deadline(days[0].day, source.deadline_h):%Y-%m-%d %H:%M} UTC"
         return report, NotReady(f"{table}: input is not complete yet: {_summary(days)} ({_list(days)}), {until}")
     return report, None
 

@@ -23,7 +23,13 @@ PIPELINES = (
     "skip_daily",
     "monitor_weekly",
 )
-WAITING = ("cold_start_weekly", "cold_users_daily", "skip_weekly", "skip_daily")  # pipelines that wait for their input
+WAITING = (
+    "ingest_daily",
+    "cold_start_weekly",
+    "cold_users_daily",
+    "skip_weekly",
+    "skip_daily",
+)  # pipelines that wait for their input
 LIGHT = {"airflow", "jinja2", "tasks"}
 
 

@@ -71,6 +71,8 @@ def test_the_command_starts_without_heavy_libraries():
         (["release", "promote"], 2, "name the week"),
         (["ready"], 2, "either --week or --day"),
         (["ready", "--week", "2026-11-16", "--day", "2026-11-15"], 2, "either --week or --day"),
+        (["ready", "--week", "2026-11-16", "--files"], 2, "--files needs --day"),
+        (["ready", "--day", "2026-11-15", "--files"], 2, "simulate is loaded at once, by `overture ingest simulate`"),
         (["ready", "--day", "2026-11-15", "--backtest"], 2, "--backtest needs --week"),
         (["matrix", "catalog", "--week", "2026-11-17"], 2, "is a Tuesday"),
     ],
