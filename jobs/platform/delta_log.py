@@ -69,6 +69,7 @@ class DeltaLog:
         self._lock = threading.RLock()
         self._table: DeltaTable | None = None
         self._files: tuple[int, dict[Key, list[DataFile]]] = (-1, {})
+        self._commits: dict[int, tuple[set[str], dict[str, Any]]] = {}
 
     # -- reading -----------------------------------------------------------------------------------------------
 
@@ -103,15 +104,8 @@ class DeltaLog:
             last = -1 if table is None else table.version()
         name = self._partition_name(key)
         for version in range(first, last + 1):
-            path = f"{self.base}/{LOG}/{version:020d}.json"
-            try:
-                with self.storage.fs.open_input_stream(path) as source:
-                    actions = [json.loads(line) for line in source.read().splitlines() if line.strip()]
-            except FileNotFoundError:
-                continue
-            added = any(action.get("add", {}).get("path", "").startswith(f"{folder}/") for action in actions)
-            info: dict[str, Any] = next((a["commitInfo"] for a in actions if "commitInfo" in a), {})
-            if added and info.get("partition") == name:
+            folders, info = self._commit_of(version)
+            if folder in folders and info.get("partition") == name:
                 return version, info
         return last, {}
 
@@ -160,6 +154,18 @@ class DeltaLog:
             version = int(table.version())
         self._sync_log(version)
         return version
+
+    def _commit_of(self, version: int) -> tuple[set[str], dict[str, Any]]:
+        """Return the folders that a version added files to, and its `commitInfo`. Entries of the log never change."""
+        if version not in self._commits:
+            try:
+                with self.storage.fs.open_input_stream(f"{self.base}/{LOG}/{version:020d}.json") as source:
+                    actions = [json.loads(line) for line in source.read().splitlines() if line.strip()]
+            except FileNotFoundError:
+                return set(), {}
+            folders = {action["add"]["path"].rsplit("/", 1)[0] for action in actions if "add" in action}
+            self._commits[version] = folders, next((a["commitInfo"] for a in actions if "commitInfo" in a), {})
+        return self._commits[version]
 
     def _newest(self) -> DeltaTable | None:
         try:

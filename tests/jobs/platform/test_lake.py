@@ -297,6 +297,18 @@ def test_write_replaces_given_days_only(lake, spark):
     assert [lake.report("skip_state", **p)["n"] for p in lake.partitions("skip_state")] == [1, 2, 2]
 
 
+def test_days_may_have_reports_of_their_own(lake, spark):
+    lake.write_days("skip_state", frame_by_day(spark, d16=[1], d17=[2, 3]), report=lambda day: {"of": day})
+    days = lake.partitions("skip_state")
+    assert [p["day"] for p in days] == ["2026-11-16", "2026-11-17"]
+    assert [lake.report("skip_state", **p)["of"] for p in days] == ["2026-11-16", "2026-11-17"]
+    before = [lake.version("skip_state", **p) for p in days]
+    lake.write_days("skip_state", frame_by_day(spark, d17=[2, 3]), report={"of": "both"})
+    assert lake.report("skip_state", day="2026-11-17") == {"of": "both"}
+    assert lake.version("skip_state", day="2026-11-16") == before[0]
+    assert lake.version("skip_state", day="2026-11-17") != before[1]
+
+
 def test_invalid_or_failing_days_change_nothing(lake, spark):
     lake.write_days("skip_state", frame_by_day(spark, d16=[1]))
     wrong = frame_by_day(spark, d16=[9]).withColumn("n_plays", F.lit("x"))
