@@ -1,6 +1,7 @@
 """First-day signals of each listener, and the listening of the cohort on the days after (ground truth).
 
-Input   events, users, tracks, catalog, warm_users
+Input   users, tracks, catalog, warm_users; events of days 0 to 30 of the cohort, and of the days that changed since the
+        last run (jobs/matrix/first_day_events.py)
 Output  first_day, partitions split=train (warm users), validation, test (cohort); cohort (truth)
 Grain   one row per user
 Time    first day: registered_at <= ts < end of the registration day, the next midnight UTC or as matrix.first_day
@@ -18,7 +19,7 @@ table since the task `catalog` has an empty first day.
 
 from __future__ import annotations
 
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import date, timedelta
 from typing import TYPE_CHECKING
 
 from pyspark.sql import functions as F
@@ -26,6 +27,7 @@ from pyspark.sql import functions as F
 from contracts.errors import CheckFailed
 from jobs.matrix.catalog import timestamp_literal
 from jobs.matrix.first_day_bounds import add_days, end_of_day, start_of_day
+from jobs.matrix.first_day_events import update_active_users, update_first_day_events
 from jobs.platform.log_start import log_start
 from jobs.platform.week import TRUTH_DAYS
 
@@ -208,10 +210,11 @@ def run(context: Context) -> dict[str, object]:
         report = {"rows_in": n_registered, "rows_out": n_cohort, "dropped": dropped, **commit}
         written = lake.write("cohort", cohort, report=report, week=week.name)
         rows["cohort"], paths["cohort"] = written.rows, written.path
-        start, first_partition = log_start(lake), date.fromisoformat(lake.partitions("events")[0]["day"])
-        events = lake.events(
-            spark, datetime.combine(first_partition, time(), UTC), max(week.as_of, week.cohort_end + DAY)
-        )
+        start, until = log_start(lake), max(week.as_of, week.cohort_end + DAY)
+        registered = registration_days(users, matrix.first_day)
+        active_users, active_days = update_active_users(context, until)
+        spans = registered.unionByName(move_to_first_seen_day(registered, active_users, start, matrix.first_day))
+        events, event_days = update_first_day_events(context, spans, until)
         warm = lake.spark(spark, "warm_users", week=week.name).select("user_id").join(users, "user_id", "left")
         as_of = timestamp_literal(week.as_of)
         warm_days = move_to_first_seen_day(
@@ -234,4 +237,9 @@ def run(context: Context) -> dict[str, object]:
         first_days.unpersist()
     finally:
         cohort.unpersist()
-    return {"rows": rows, "paths": paths, "cohort": {"registered": n_registered, "selected": n_cohort}}
+    return {
+        "rows": rows,
+        "paths": paths,
+        "cohort": {"registered": n_registered, "selected": n_cohort},
+        "days_read": {"active_users": len(active_days), "first_day_events": len(event_days)},
+    }
