@@ -46,7 +46,7 @@ NO_SPANS = "none"
 
 def update_active_users(context: Context, until: datetime) -> tuple[DataFrame, list[str]]:
     """Update `active_users`; return its rows before `until`, and the days of the log that were read."""
-    inputs = {day: {"events": context.lake.version("events", day=day)} for day in _days(context, until)}
+    inputs = {day: {"events": version} for day, version in _versions(context, until).items()}
 
     def build(events: DataFrame) -> DataFrame:
         return events.groupBy("user_id", F.to_date("ts").alias("day")).agg(F.min("ts").alias("ts"))
@@ -63,7 +63,7 @@ def update_first_day_events(context: Context, spans: DataFrame, until: datetime)
         spans: user_id, start and end (excluded) of the first days of all users; a user may have several.
         until: End of the events, excluded.
     """
-    versions = {day: context.lake.version("events", day=day) for day in _days(context, until)}
+    versions = _versions(context, until)
     by_day = split_by_day(spans).persist()
     try:
         digests = digest_by_day(by_day)
@@ -108,9 +108,11 @@ def digest_by_day(spans: DataFrame) -> dict[str, str]:
     return {row["day"]: row["digest"] for row in rows}
 
 
-def _days(context: Context, until: datetime) -> list[str]:
+def _versions(context: Context, until: datetime) -> dict[str, str]:
+    """Return the version of each day of the log before `until`."""
     last = str((until - timedelta(microseconds=1)).date())
-    return [p["day"] for p in context.lake.partitions("events") if p["day"] <= last]
+    states = context.lake.states("events")
+    return {state.partition["day"]: state.version for state in states if state.partition["day"] <= last}
 
 
 def _update(
@@ -127,12 +129,11 @@ def _update(
     Returns:
         The days of the log that were read.
     """
-    lake, known = context.lake, {p["day"] for p in context.lake.partitions(table)}
-    for day in sorted(known - {p["day"] for p in lake.partitions("events")}):
+    lake = context.lake
+    known = {state.partition["day"]: state.report.get("inputs") for state in lake.states(table)}
+    for day in sorted(known.keys() - {p["day"] for p in lake.partitions("events")}):
         lake.drop(table, day=day)
-    changed = [
-        day for day, given in inputs.items() if day not in known or lake.report(table, day=day).get("inputs") != given
-    ]
+    changed = [day for day, given in inputs.items() if known.get(day) != given]
     if not changed:
         return []
 

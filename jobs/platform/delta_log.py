@@ -91,17 +91,21 @@ class DeltaLog:
                 return Start(-1, None)
             return Start(table.version(), DeltaTable(self.uri, storage_options=self.storage.options))
 
-    def commit_info(self, key: Key, first: int, folder: str) -> tuple[int, dict[str, Any]]:
+    def version(self) -> int:
+        """Return the newest version, or -1 if there is no table."""
+        with self._lock:
+            table = self._newest()
+            return -1 if table is None else int(table.version())
+
+    def commit_info(self, key: Key, first: int, last: int, folder: str) -> tuple[int, dict[str, Any]]:
         """Return the version that wrote a partition, and the entry `commitInfo` of its commit.
 
         Args:
             key: Values of the partition keys.
             first: The first version that can have written it.
+            last: The last one.
             folder: Folder of its files, relative to the table.
         """
-        with self._lock:
-            table = self._newest()
-            last = -1 if table is None else table.version()
         name = self._partition_name(key)
         for version in range(first, last + 1):
             folders, info = self._commit_of(version)

@@ -57,6 +57,21 @@ class WriteResult:
     version: int
 
 
+@dataclass(frozen=True)
+class PartitionState:
+    """The write whose rows a partition has.
+
+    Attributes:
+        partition: The keys of the partition.
+        version: See `Lake.version`.
+        report: See `Lake.report`.
+    """
+
+    partition: dict[str, str]
+    version: str
+    report: dict[str, Any]
+
+
 class Lake:
     """All tables below one root: a folder, or a URI of an object store."""
 
@@ -89,7 +104,10 @@ class Lake:
 
     def spark_paths(self, table: str, partitions: Iterable[dict[str, str]]) -> list[str]:
         """Return the paths of the partitions' files for Spark's reader."""
-        files = (file for partition in partitions for file in self.files(table, **partition))
+        known = self._partitions(table)
+        keys = [self._key(table, partition) for partition in partitions]
+        names = (file.path for key in keys for file in self._files_of(table, key, known))
+        files = [f"{self._base}/{table}/{name}" for name in names]
         if self.storage.is_local:
             return [spark_path(file) for file in files]
         scheme = self.root.split("://", 1)[0].replace("s3", "s3a")
@@ -104,20 +122,19 @@ class Lake:
 
     def report(self, table: str, **partition: str) -> dict[str, Any]:
         """Return the report of the job that wrote the partition: inputs, counts of rows, git commit."""
-        report: dict[str, Any] = json.loads(self._commit(table, partition)[1].get("report", "{}"))
-        return report
+        return self._state(table, self._key(table, partition), self._files(table, partition)).report
 
     def version(self, table: str, **partition: str) -> str:
         """Return the version of the table that wrote the partition, and the id of its commit, such as `12-3f9a1c2b`.
 
         A run logs it as its input. The number is the version for time travel.
         """
-        version, info = self._commit(table, partition)
-        if "rows_of" in info:
-            return str(json.loads(info["rows_of"]))
-        folder = self._files(table, partition)[0].path.rsplit("/", 1)[0]
-        identity = next((p.split("-", 1)[1] for p in folder.split("/") if _is_commit_folder(p)), folder[-8:])
-        return f"{version}-{identity}"
+        return self._state(table, self._key(table, partition), self._files(table, partition)).version
+
+    def states(self, table: str) -> list[PartitionState]:
+        """Return version and report of all partitions, sorted by their values, from one reading of the log."""
+        partitions, last = self._partitions(table), self._log(table).version()
+        return [self._state(table, key, files, last) for key, files in partitions.items()]
 
     def partitions(self, table: str) -> list[dict[str, str]]:
         """Return the keys of all written partitions, sorted by their values."""
@@ -400,18 +417,24 @@ class Lake:
         return self._log(table).partitions()
 
     def _files(self, table: str, partition: dict[str, str]) -> list[DataFile]:
-        key = self._key(table, partition)
-        try:
-            return self._partitions(table)[key]
-        except KeyError:
-            where = " ".join(f"{k}={v}" for k, v in partition.items()) or "(whole table)"
-            raise CheckFailed(f"{table}: {where} has not been written; run the task that writes it first") from None
+        return self._files_of(table, self._key(table, partition), self._partitions(table))
 
-    def _commit(self, table: str, partition: dict[str, str]) -> tuple[int, dict[str, Any]]:
-        """Return the version that wrote a partition, and the metadata of its commit."""
-        folder = self._files(table, partition)[0].path.rsplit("/", 1)[0]
-        first = next((int(p[1:].split("-")[0]) for p in folder.split("/") if _is_commit_folder(p)), 0)
-        return self._log(table).commit_info(self._key(table, partition), first, folder)
+    def _files_of(self, table: str, key: Key, partitions: dict[Key, list[DataFile]]) -> list[DataFile]:
+        if key not in partitions:
+            where = " ".join(f"{k}={v}" for k, v in zip(self._log(table).keys, key, strict=True)) or "(whole table)"
+            raise CheckFailed(f"{table}: {where} has not been written; run the task that writes it first")
+        return partitions[key]
+
+    def _state(self, table: str, key: Key, files: Sequence[DataFile], last: int | None = None) -> PartitionState:
+        """Return the version that wrote a partition, and its report, from the metadata of its commit."""
+        log, folder = self._log(table), files[0].path.rsplit("/", 1)[0]
+        names = [name for name in folder.split("/") if _is_commit_folder(name)]
+        first = int(names[0][1:].split("-")[0]) if names else 0
+        version, info = log.commit_info(key, first, log.version() if last is None else last, folder)
+        partition = dict(zip(log.keys, key, strict=True))
+        identity = names[0].split("-", 1)[1] if names else folder[-8:]
+        name = str(json.loads(info["rows_of"])) if "rows_of" in info else f"{version}-{identity}"
+        return PartitionState(partition, name, json.loads(info.get("report", "{}")))
 
     def _key(self, table: str, partition: dict[str, str]) -> Key:
         keys = contracts.load(table).partition

@@ -305,6 +305,10 @@ def test_days_may_have_reports_of_their_own(lake, spark):
     before = [lake.version("skip_state", **p) for p in days]
     lake.write_days("skip_state", frame_by_day(spark, d17=[2, 3]), report={"of": "both"})
     assert lake.report("skip_state", day="2026-11-17") == {"of": "both"}
+    states = lake.states("skip_state")
+    assert [s.partition for s in states] == days
+    assert [s.report for s in states] == [lake.report("skip_state", **p) for p in days]
+    assert [s.version for s in states] == [lake.version("skip_state", **p) for p in days]
     assert lake.version("skip_state", day="2026-11-16") == before[0]
     assert lake.version("skip_state", day="2026-11-17") != before[1]
 
