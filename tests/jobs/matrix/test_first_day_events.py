@@ -215,7 +215,7 @@ def test_the_next_week_reads_its_own_days_and_an_earlier_week_stays(after_first_
     added = {60: {"registered_at": week.cohort_end + HOUR}, 4: {"registered_at": log_of(after_first_run) - 300 * DAY}}
     change_rows(after_first_run, "users", "user_id", added)
     change_day(after_first_run, week.cohort_end, add=streams(60, [5, 6], week.cohort_end + 2 * HOUR))
-    change_day(after_first_run, week.as_of + DAY, add=streams(60, [5, 6], week.as_of + DAY))
+    change_day(after_first_run, week.as_of, add=streams(60, [5, 6], week.as_of + HOUR))
     change_day(after_first_run, week.as_of + 6 * DAY, add=streams(4, range(1, 8), week.as_of + 6 * DAY))
     following = replace(after_first_run, week=Week(week.monday + 7 * DAY))
     catalog.run(following)
