@@ -49,14 +49,18 @@ def ingested_days(lake: Lake, table: str) -> dict[date, IngestedDay]:
     """
     if not lake.exists(MEMORY, raw_table=table):
         return {}
-    in_lake = {p["day"] for p in lake.partitions(table)}
+    versions = day_versions(lake, table)
     days = {}
     for row in lake.read(MEMORY, raw_table=table).to_pylist():
         day = row.pop("day")
-        version = lake.version(table, day=str(day)) if str(day) in in_lake else None
-        if version == row["version"]:
+        if versions.get(day) == row["version"]:
             days[day] = IngestedDay(**row)
     return days
+
+
+def day_versions(lake: Lake, table: str) -> dict[date, str]:
+    """Return the version of each day of a table in the lake."""
+    return {date.fromisoformat(state.partition["day"]): state.version for state in lake.states(table)}
 
 
 def remember(lake: Lake, table: str, days: Mapping[date, IngestedDay], report: dict[str, Any]) -> None:

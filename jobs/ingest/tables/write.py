@@ -138,13 +138,13 @@ def _remember(
     from pyspark.sql import functions as F
 
     lake, columns = context.lake, list(contracts.load(table).columns)
-    versions = {day: lake.version(table, day=str(day)) for day in found}
+    versions = changes.day_versions(lake, table)
     to_read = [{"day": str(day)} for day in found if day not in known or known[day].version != versions[day]]
     digests: dict[date, tuple[str, int]] = {}
     if to_read:
         reader = context.spark.read.schema(lake.spark(context.spark, table, **to_read[0]).schema)
         digests = changes.digest_by_day(reader.parquet(*lake.spark_paths(table, to_read)), columns, F.to_date("ts"))
-    days = {day: i for day, i in known.items() if i.version is None or lake.exists(table, day=str(day))}
+    days = {day: i for day, i in known.items() if i.version is None or day in versions}
     for day in set(checked.plan.days) & set(checked.plan.read) - found if checked.plan else ():
         days[day] = IngestedDay(0, checked.digests[table][day], NO_ROWS, None)
     for day in found:
