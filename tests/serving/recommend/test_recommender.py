@@ -245,8 +245,10 @@ def test_vectors_and_neighbours(live):
 @pytest.mark.parametrize("name", ["Beyonc\u00e9 & Stra\u00dfe", "Beyonce\u0301 & Stra\u00dfe"])
 def test_search_ignores_case_and_the_encoding_of_accents(name, text):
     track = SimpleNamespace(title=name, artist=name, track_id=1, artist_id=2, genre=None)
-    loaded = SimpleNamespace(name="one", tracks=[track], most_popular_at={"artists": {2: 0}})
-    for kind, expected in (("tracks", 1), ("artists", 2)):
+    ids = SimpleNamespace(outside=lambda kind, number: str(number))
+    at = {"artists": {2: 0}}
+    loaded = SimpleNamespace(name="one", tracks=[track], most_popular_at=at, ids=ids, track_texts=["1"])
+    for kind, expected in (("tracks", "1"), ("artists", "2")):
         results = entity_lookup.search(loaded, kind, text, 5)["results"]
         assert [(result["id"], result["name"]) for result in results] == [(expected, name)]
     assert not entity_lookup.search(loaded, "tracks", "Beyonce ", 5)["results"]

@@ -58,12 +58,12 @@ def test_no_response_contains_a_private_playlist(home):
         listener = {"country": "BR", "favourites": {"playlists": [PRIVATE, PUBLIC]}}
         status, _, row = live.call("/v1/carousels", {"listener": listener, "n": 50})
         assert status == 200
-        assert {playlist["playlist_id"] for playlist in row["playlists"]} == {EDITORIAL, PUBLIC}
-        assert row["unknown"] == {"favourites.playlists": [PRIVATE]}, "it is as unknown as an id that never existed"
+        assert {playlist["playlist_id"] for playlist in row["playlists"]} == {str(EDITORIAL), str(PUBLIC)}
+        assert row["unknown"] == {"favourites.playlists": [str(PRIVATE)]}, "it is as unknown as an id that never existed"
         assert live.call(f"/v1/playlists/{PUBLIC}")[0] == 200
         assert live.call(f"/v1/playlists/{PRIVATE}")[0] == 404
         _, _, near = live.call(f"/v1/playlists/{PUBLIC}/neighbours?k=50")
-        assert {neighbour["id"] for neighbour in near["neighbours"]} == {EDITORIAL}
+        assert {neighbour["id"] for neighbour in near["neighbours"]} == {str(EDITORIAL)}
     finally:
         live.stop()
 
@@ -81,7 +81,7 @@ def test_a_release_without_public_playlists_serves(home):
         assert (status, row["playlists"], row["expected_relevance"], row["similarity"]) == (200, [], 0, 0)
         status, _, recommended = live.call("/v1/recommendations", {"listener": listener})
         assert (status, recommended["degraded"], len(recommended["tracks"])) == (200, None, 50)
-        assert recommended["unknown"] == {"favourites.playlists": [PRIVATE]}
+        assert recommended["unknown"] == {"favourites.playlists": [str(PRIVATE)]}
         assert live.call("/v1/artists/1/neighbours?of=playlists")[2]["neighbours"] == []
         assert live.call(f"/v1/playlists/{PRIVATE}")[0] == 404
         assert live.call("/v1/release")[2]["spaces"]["tt_svd"]["playlists"] == 0
