@@ -320,7 +320,7 @@ def test_missing_table_fails(valid_context):
 
 
 def test_unknown_table_is_a_bad_argument(context):
-    with pytest.raises(BadArgument, match="no contract for ratings; tables are catalog, "):
+    with pytest.raises(BadArgument, match="no contract for ratings; tables are active_users, "):
         check.run(context, ["ratings"])
 
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+import serving
+from contracts.demographics import MAX_AGE, MIN_AGE
 from jobs.release import bundle, pointer
 from jobs.release.cold_start import bundle as cold_start_bundle
 from tests.helpers import small_week, source_ids
@@ -181,13 +185,18 @@ def test_keys_pressed_during_a_request_are_all_applied_and_the_focus_stays(live,
     assert browser.run(FOCUS) == "bans4"
 
 
+def test_page_accepts_the_ages_of_the_service():
+    page = (Path(serving.__file__).parent / "page/index.html").read_text()
+    assert f'id="age" type="number" min="{MIN_AGE}" max="{MAX_AGE}"' in page
+
+
 def test_age_typed_during_a_request_is_announced_twice(live, browser):
     browser.open(f"http://127.0.0.1:{live.port}/")
     browser.wait(f"{TRACKS}.length", 15)
     browser.run("window.setTimeout = (what) => { window.due = what; }")  # the test decides when the typing delay ends
     browser.delay("/v1/recommendations")
     browser.tab_to("it.id === 'age'")
-    browser.press("2")
+    browser.press("6")
     browser.run("void due()")
     browser.wait_for_delayed(1)
     browser.press("3")
