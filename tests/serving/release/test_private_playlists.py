@@ -59,7 +59,9 @@ def test_no_response_contains_a_private_playlist(home):
         status, _, row = live.call("/v1/carousels", {"listener": listener, "n": 50})
         assert status == 200
         assert {playlist["playlist_id"] for playlist in row["playlists"]} == {str(EDITORIAL), str(PUBLIC)}
-        assert row["unknown"] == {"favourites.playlists": [str(PRIVATE)]}, "it is as unknown as an id that never existed"
+        assert row["unknown"] == {"favourites.playlists": [str(PRIVATE)]}, (
+            "it is as unknown as an id that never existed"
+        )
         assert live.call(f"/v1/playlists/{PUBLIC}")[0] == 200
         assert live.call(f"/v1/playlists/{PRIVATE}")[0] == 404
         _, _, near = live.call(f"/v1/playlists/{PUBLIC}/neighbours?k=50")
