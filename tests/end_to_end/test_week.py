@@ -20,7 +20,7 @@ from tests.helpers.one_week import whole_week
 
 ROOT = Path(__file__).parents[2]
 # Tables of experiments and of the skip engine: a cold-start week does not write them.
-OTHER_TABLES = {"exposures", "exposure_contexts", "outcomes", "plays"}
+OTHER_TABLES = {"exposures", "exposure_contexts", "ingested_days", "outcomes", "plays", "quarantine"}
 OTHER_TABLES |= {name for name in contracts.names() if name.startswith("skip_")}
 METHODS = {"popularity", "registration_day_streams", "full_pers", "semi_pers"}
 

@@ -208,7 +208,7 @@ def test_a_day_ends_at_midnight_and_a_session_does_not(tmp_path):
         for _, part in playlists.sort_values("added_at").groupby("playlist_id", sort=False)
     ]
     assert sessions == [[uid(1), uid(2)], [uid(3), uid(4)]]
-    assert playlists.public.isna().all()
+    assert not playlists.public.any()
     assert set(playlists.user_id) == {stable_id("rob")}
 
 

@@ -92,7 +92,7 @@ def test_listens_are_streams_and_skips_of_the_cold_start_engine(dataset):
     assert users[["country", "age", "external_id"]].isna().all().all()
     playlists = dataset.table("playlists").sort_values("position")
     assert list(playlists.track_id) == [7, 9]
-    assert playlists.public.isna().all()
+    assert not playlists.public.any()
 
 
 def test_listens_are_plays_of_the_skip_engine(dataset):

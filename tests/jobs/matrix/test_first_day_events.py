@@ -95,17 +95,21 @@ def read(context):
 
 def assert_equals_the_whole_log(context):
     """Compute the three splits from all events, without the stored ones, and compare the digests."""
-    lake, week, spark = context.lake, context.week, context.spark
+    lake, week, spark, settings = context.lake, context.week, context.spark, context.settings.matrix.first_day
     first = datetime.combine(date.fromisoformat(lake.partitions("events")[0]["day"]), time(), UTC)
-    events = lake.events(spark, first, max(week.as_of, week.cohort_end))
+    events = lake.events(spark, first, max(week.as_of, week.cohort_end + DAY))
     users, tracks = lake.spark(spark, "users"), lake.spark(spark, "tracks")
     warm = lake.spark(spark, "warm_users", week=week.name).select("user_id").join(users, "user_id", "left")
-    before = events.where(F.col("ts") < F.lit(week.as_of.isoformat()).cast("timestamp"))
-    warm_days = first_day.move_to_first_seen_day(first_day.registration_days(warm), before, log_start(lake))
+    as_of = F.lit(week.as_of.isoformat()).cast("timestamp")
+    registered = first_day.registration_days(warm, settings)
+    warm_days = first_day.move_to_first_seen_day(
+        registered, events.where(F.col("ts") < as_of), log_start(lake), settings
+    )
+    warm_days = warm_days.withColumn("end", F.least("end", as_of))
     cohort = lake.spark(spark, "cohort", week=week.name)
     for split in SPLITS:
         members = users.join(cohort.where(F.col("split") == split).select("user_id"), "user_id")
-        days = warm_days if split == "train" else first_day.registration_days(members)
+        days = warm_days if split == "train" else first_day.registration_days(members, settings)
         whole = first_day.collect_first_days(days, events, tracks).toArrow()
         stored = lake.read("first_day", week=week.name, split=split)
         assert digest_rows("first_day", stored) == digest_rows("first_day", whole), split
