@@ -4,20 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-from contracts.entity_ids import KINDS, Form
+from contracts.entity_ids import EXTERNAL_COLUMNS, KINDS, Form
 from jobs.platform.lake import Lake
-
-# Columns with the external ids of each kind, by the engine that reads the tables.
-EXTERNAL_COLUMNS = {
-    "cold_start": {
-        "user": ("users", "external_id"),
-        "track": ("tracks", "external_id"),
-        "artist": ("tracks", "artist_external_id"),
-        "album": ("tracks", "album_external_id"),
-        "playlist": ("playlists", "external_id"),
-    },
-    "skip": {kind: ("plays", f"{kind}_external_id") for kind in ("user", "track", "artist", "album")},
-}
 
 
 def entity_forms(lake: Lake, engine: Literal["cold_start", "skip"] = "cold_start") -> dict[str, Form]:
@@ -39,12 +27,17 @@ def entity_forms(lake: Lake, engine: Literal["cold_start", "skip"] = "cold_start
         return bool(day) if table == "plays" else lake.exists(table)
 
     decided_by = "plays" if engine == "skip" else "tracks"
+    columns = {
+        id_column.removesuffix("_id"): (table, external)
+        for (table, id_column), external in EXTERNAL_COLUMNS.items()
+        if (table == "plays") == (engine == "skip")
+    }
     forms: dict[str, Form] = {}
     if is_written(decided_by):
         forms |= lake.report(decided_by, **partition(decided_by)).get("ids", {})
     for kind in KINDS:
         if kind not in forms:
-            table, column = EXTERNAL_COLUMNS[engine].get(kind, ("", ""))
+            table, column = columns.get(kind, ("", ""))
             forms[kind] = "integer"
             if table and is_written(table):
                 texts = lake.read(table, columns=[column], **partition(table))[column]

@@ -100,7 +100,9 @@ def _write_days(context: Context, checked: Checked, table: str, report: dict[str
     lake, contract = context.lake, contracts.load(table)
     columns = list(contract.columns)
     frame = good_rows(checked.mapped[table], contract, "_day").withColumnRenamed("_day", "day")
+    n_read = sum(checked.counts[table].by_day.values())
     for day in _days_to_keep(context, checked, table):
+        n_read += lake.rows(table, day=day)
         kept = lake.spark(context.spark, table, day=day).withColumn("day", F.lit(day).cast("date"))
         frame = frame.unionByName(kept)
     frame = _without_duplicates(frame, contract, context.settings.source.duplicate_s)
@@ -122,7 +124,7 @@ def _write_days(context: Context, checked: Checked, table: str, report: dict[str
     n_rows = sum(lake.rows(table, day=str(day)) for day in found)
     return {
         "rows": n_rows,
-        "repeated": sum(checked.counts[table].by_day.values()) - n_rows,
+        "repeated": n_read - n_rows,
         "written": len(new),
         "unchanged": len(same) + len(checked.unchanged.get(table, [])),
         "removed": removed,

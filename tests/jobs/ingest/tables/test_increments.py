@@ -109,6 +109,17 @@ def test_days_one_by_one_in_any_order_equal_one_load(service, tmp_path):
     assert digests(service) == once
 
 
+def test_late_rows_join_a_day_whose_files_are_gone(service):
+    service.ingest()
+    (service.data / "listens/day=2026-11-14/a.jsonl").unlink()
+    (service.data / "listens/day=2026-11-14").rmdir()
+    service.day(15, [("u1", "10:00:00", "t1", 5), ("u2", "2026-11-14T12:00:00Z", "t1", 6)])
+    report = service.ingest("2026-11-15", "", "")["days"]["events"]
+    assert (report["written"], report["repeated"], report["removed"]) == (2, 0, [])
+    assert sorted(row["listened_s"] for row in service.rows("events")) == [5, 6, 30, 40]
+    assert service.ingest("2026-11-15", "", "")["days"]["events"]["written"] == 0
+
+
 def test_one_file_without_days_is_compared_by_the_rows_of_each_day(service):
     service.inputs["listens"] = {"format": "json", "path": "{data}/all.jsonl"}
     row = '{{"who": "u1", "at": "2026-11-{:02d}T10:00:00Z", "what": "t1", "s": {}}}\n'
