@@ -33,6 +33,7 @@ from jobs.platform.context import Context
 from jobs.quality import arrow, completeness
 from jobs.quality.html_report import page
 from jobs.quality.measures import N_EXAMPLES, TableMeasures, block_references, find_unreadable_files, inspect_files
+from jobs.quality.quarantined import quarantined_rows
 from jobs.quality.results import ExpectationResult, TableResult
 from jobs.tracking.store import import_mlflow
 
@@ -210,6 +211,7 @@ def evaluate_table(context: Context, measured: TableMeasures) -> TableResult:
         },
         "columns": measured.columns,
         "checks": checks,
+        "quarantined": quarantined_rows(context.lake, measured.contract.table, measured.partitions),
         "great_expectations": {"version": gx.__version__, "statistics": dict(verdict.statistics)},
     }
 

@@ -186,8 +186,22 @@ def _table(result: TableResult) -> str:
         + _scroll("Columns", f"<thead><tr>{head}</tr></thead><tbody>{rows}</tbody>")
         + f"<details{'' if result['success'] else ' open'}><summary>All {len(result['checks'])} expectations</summary>"
         + _checks("All expectations of the contract", result["checks"])
-        + "</details></section>\n"
+        + "</details>"
+        + _quarantined(result)
+        + "</section>\n"
     )
+
+
+def _quarantined(result: TableResult) -> str:
+    if not result["quarantined"]:
+        return ""
+    rows = "".join(
+        f'<tr><td>{escape(q["reason"])}</td><td class="num">{_count(q["n_rows"])}</td></tr>'
+        for q in result["quarantined"]
+    )
+    head = '<thead><tr><th scope="col">reason</th><th scope="col">rows</th></tr></thead>'
+    note = "Ingestion left these rows out. They are in the table quarantine, with their files."
+    return f"<h3>In quarantine</h3><p>{note}</p>" + _scroll("Rows in quarantine", f"{head}<tbody>{rows}</tbody>")
 
 
 def _column(result: TableResult, name: str) -> str:

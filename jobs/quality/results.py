@@ -41,6 +41,13 @@ class ExpectationResult(TypedDict):
     examples: list[dict[str, Any]]
 
 
+class QuarantinedRows(TypedDict):
+    """Number of rows that ingestion put into the quarantine for one reason."""
+
+    reason: str
+    n_rows: int
+
+
 class TableResult(TypedDict):
     """Result of all expectations of one table.
 
@@ -55,6 +62,7 @@ class TableResult(TypedDict):
         statistics: Counts of rows, partitions, files, bytes and expectations by verdict.
         columns: Nulls, minimum and maximum of each column.
         checks: All expectations.
+        quarantined: Rows in the quarantine by reason, the largest number first.
         great_expectations: Version and statistics of Great Expectations.
     """
 
@@ -68,4 +76,5 @@ class TableResult(TypedDict):
     statistics: dict[str, int]
     columns: dict[str, dict[str, Any]]
     checks: list[ExpectationResult]
+    quarantined: list[QuarantinedRows]
     great_expectations: dict[str, Any]

@@ -379,3 +379,21 @@ def test_row_hashes_are_distinct_and_deterministic():
     hashes = quality_arrow.hash_rows(rows, ("a", "b", "t"))
     assert len(set(hashes.tolist())) == 150
     assert (quality_arrow.hash_rows(rows.slice(75), ("a", "b", "t")) == hashes[75:]).all()
+
+
+def test_rows_in_quarantine_are_counted_by_reason_on_the_page(valid_context):
+    lake = valid_context.lake
+    rows = [{"reason": "age is not 5 to 120 years", "row": f"{n}", "source_file": None, "n_rows": n} for n in (2, 3)]
+    rows.append({"reason": "user_id is null", "row": "{}", "source_file": "a.csv", "n_rows": 1})
+    schema = arrow_schema(contracts.load("quarantine"))
+    lake.write("quarantine", pa.Table.from_pylist(rows[:1], schema), raw_table="users", day="2026-11-01")  # replaced
+    lake.write("quarantine", pa.Table.from_pylist(rows, schema), raw_table="users", day=DAY)
+    lake.write("quarantine", pa.Table.from_pylist(rows, schema), raw_table="events", day="2020-01-01")
+    users, events = check.check(valid_context, ["users", "events"])
+    assert users["quarantined"] == [
+        {"reason": "age is not 5 to 120 years", "n_rows": 5},
+        {"reason": "user_id is null", "n_rows": 1},
+    ]
+    assert events["quarantined"] == []
+    folder = check.write_results(valid_context, [users, events])
+    assert '<td>age is not 5 to 120 years</td><td class="num">5</td>' in (folder / "index.html").read_text()
