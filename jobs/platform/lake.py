@@ -36,6 +36,7 @@ from models.arrays import FloatMatrix
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
+FINAL_ERRORS = ("NO_SUCH_BUCKET", "ACCESS_DENIED", "INVALID_ACCESS_KEY", "SIGNATURE_DOES_NOT_MATCH")  # of S3
 OLD_POINTER = "_current.json"  # of lakes before Delta Lake
 DayReport: TypeAlias = "dict[str, Any] | Callable[[str], dict[str, Any]]"
 
@@ -393,7 +394,13 @@ class Lake:
         if table not in self._logs:
             contract = contracts.load(table)
             if not self._accept_old:
-                self._refuse_old_layout(table, len(contract.partition))
+                try:
+                    self._refuse_old_layout(table, len(contract.partition))
+                except OSError as error:
+                    message = f"lake {self.root} cannot be read: {first_line(error)}"
+                    if any(code in str(error) for code in FINAL_ERRORS):
+                        raise CheckFailed(f"{message}; check the bucket and the credentials") from None
+                    raise OvertureError(message) from error
             self._logs[table] = DeltaLog(self.storage, table, arrow_schema(contract), contract.partition)
         return self._logs[table]
 

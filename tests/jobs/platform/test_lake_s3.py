@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from contracts.errors import OvertureError
+from contracts.errors import CheckFailed, OvertureError
 from jobs.platform import lake_maintenance
 from jobs.platform.lake import Lake
 from jobs.platform.list_columns import to_list_column, to_matrix
@@ -104,8 +104,15 @@ def test_a_fault_of_a_moment_is_retried(lake, server, kind, where):
 
 def test_a_bucket_that_does_not_exist_is_named(server):
     lake = Lake("s3://no-such-bucket/lake")
-    with pytest.raises(OvertureError, match="no-such-bucket"):
-        lake.write("track_vectors", frame([[1, 1]]), **AT)
+    for use in (lambda: lake.write("track_vectors", frame([[1, 1]]), **AT), lambda: lake.read("track_vectors", **AT)):
+        with pytest.raises(CheckFailed, match="no-such-bucket.*check the bucket and the credentials"):
+            use()
+
+
+def test_a_refused_key_is_named(lake, server):
+    server.fail("GET", "list-type", 403)
+    with pytest.raises(CheckFailed, match="cannot be read.*check the bucket and the credentials"):
+        Lake(lake.root).read("track_vectors", **AT)
 
 
 def test_a_killed_writer_leaves_the_old_rows_or_all_new_ones(lake, server):
