@@ -105,13 +105,13 @@ def test_a_fault_of_a_moment_is_retried(lake, server, kind, where):
 def test_a_bucket_that_does_not_exist_is_named(server):
     lake = Lake("s3://no-such-bucket/lake")
     for use in (lambda: lake.write("track_vectors", frame([[1, 1]]), **AT), lambda: lake.read("track_vectors", **AT)):
-        with pytest.raises(CheckFailed, match="no-such-bucket.*check the bucket and the credentials"):
+        with pytest.raises(CheckFailed, match=r"no-such-bucket.*check the bucket and the credentials"):
             use()
 
 
 def test_a_refused_key_is_named(lake, server):
     server.fail("GET", "list-type", 403)
-    with pytest.raises(CheckFailed, match="cannot be read.*check the bucket and the credentials"):
+    with pytest.raises(CheckFailed, match=r"cannot be read.*check the bucket and the credentials"):
         Lake(lake.root).read("track_vectors", **AT)
 
 
