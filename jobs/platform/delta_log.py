@@ -153,6 +153,8 @@ class DeltaLog:
                 )
             except CommitFailedError as error:
                 raise self._conflict(name) from error
+            except (DeltaError, OSError) as error:
+                raise OvertureError(f"{self.uri}: could not commit {name}: {first_line(error)}; run again") from error
             finally:
                 table.update_incremental()
             version = int(table.version())

@@ -237,15 +237,16 @@ class Lake:
                 self._write_arrow(table, frame, target)
             else:
                 self._write_spark(table, cast("DataFrame", frame), target)
-            return self._commit_files(table, start, key, self._data_files(table, target), report, rows_of)
+            files = self._data_files(table, target)
         except BaseException as error:
-            self._remove(target)
+            self._remove(target)  # not after a failed commit: its log entry may exist
             if isinstance(error, OvertureError) or not isinstance(error, Exception):
                 raise
             raise OvertureError(
                 f"{table}: could not write {self.root}/{table}/{'/'.join(folder.split('/')[:-1])}: "
                 f"{_root_cause(error)}; the old data is unchanged"
             ) from error
+        return self._commit_files(table, start, key, files, report, rows_of)
 
     def write_days(
         self, table: str, frame: DataFrame, *, report: DayReport | None = None, **partition: str
@@ -295,21 +296,19 @@ class Lake:
         try:
             self._make_folder(stage)
             fill(stage)
-            staged = self.storage.entries(stage)
-            for day in sorted(i.base_name[4:] for i in staged if i.base_name.startswith("day=")):
-                key = self._key(table, {**partition, "day": day})
-                files = self._data_files(table, f"{stage}/day={day}")
-                of_day = report(day) if callable(report) else report
-                written[day] = self._commit_files(table, start, key, files, of_day)
+            staged = sorted(i.base_name[4:] for i in self.storage.entries(stage) if i.base_name.startswith("day="))
+            files = {day: self._data_files(table, f"{stage}/day={day}") for day in staged}
         except BaseException as error:
-            if not written:
-                self._remove(stage)
+            self._remove(stage)
             if isinstance(error, OvertureError) or not isinstance(error, Exception):
                 raise
             raise OvertureError(
-                f"{table}: could not write days to {self.root}/{table}: {_root_cause(error)}; days that were not "
-                "replaced contain the old data"
+                f"{table}: could not write days to {self.root}/{table}: {_root_cause(error)}; the old data is unchanged"
             ) from error
+        for day in staged:
+            key = self._key(table, {**partition, "day": day})
+            of_day = report(day) if callable(report) else report
+            written[day] = self._commit_files(table, start, key, files[day], of_day)
         return written
 
     def stage_day(self, table: str, stage: str, day: str, name: str, frame: pa.Table) -> None:

@@ -217,6 +217,19 @@ def test_full_disk_keeps_the_old_data_and_leaves_no_partial_version(lake):
     assert len(list((Path(lake.root) / "track_vectors/week=2026-11-16/space=tt_svd").iterdir())) == 1
 
 
+@pytest.mark.parametrize("error", [OSError("no space"), KeyboardInterrupt()])
+def test_an_error_after_the_commit_does_not_remove_the_committed_rows(lake, monkeypatch, error):
+    lake.write("track_vectors", frame([[7, 7]]), **AT)
+
+    def fail(version):
+        raise error
+
+    monkeypatch.setattr(lake.log("track_vectors"), "_sync_log", fail)
+    with pytest.raises(type(error)):
+        lake.write("track_vectors", frame([[8, 8]]), **AT)
+    assert to_matrix(Lake(lake.root).read("track_vectors", **AT)).tolist() == [[8, 8]]
+
+
 def test_failing_spark_job_keeps_the_old_data(lake, spark):
     lake.write("track_vectors", frame([[7, 7]]), **AT)
     bad = lake.spark(spark, "track_vectors", **AT).select(
