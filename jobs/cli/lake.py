@@ -52,14 +52,14 @@ def tables(config: ConfigOption = None) -> None:
     from jobs.platform.tables import make_table, wide_console
 
     lake = settings_context(config).lake
-    found = lake_maintenance.summaries(lake)
+    summaries = lake_maintenance.summaries(lake)
     numbers = ("version", "partitions", "files", "MB", "rows")
     grid = make_table(f"Lake {lake.root}", "table", *numbers, "written (UTC)", right=numbers)
-    for t in found:
+    for t in summaries:
         cells = (f"{n:,}" for n in (t.version, t.partitions, t.files))
         grid.add_row(t.table, *cells, f"{t.n_bytes / 1e6:,.1f}", f"{t.rows:,}", f"{t.written_at:%Y-%m-%d %H:%M}")
     wide_console().print(grid)
-    print_json({"lake": lake.root, "tables": {t.table: {"version": t.version, "rows": t.rows} for t in found}})
+    print_json({"lake": lake.root, "tables": {t.table: {"version": t.version, "rows": t.rows} for t in summaries}})
 
 
 @commands.command("history")

@@ -65,11 +65,13 @@ class PartitionState:
     Attributes:
         partition: The keys of the partition.
         version: See `Lake.version`.
+        rows: Number of rows.
         report: See `Lake.report`.
     """
 
     partition: dict[str, str]
     version: str
+    rows: int
     report: dict[str, Any]
 
 
@@ -107,19 +109,12 @@ class Lake:
         """Return the paths of the partitions' files for Spark's reader."""
         known = self._partitions(table)
         keys = [self._key(table, partition) for partition in partitions]
-        names = (file.path for key in keys for file in self._files_of(table, key, known))
-        files = [f"{self._base}/{table}/{name}" for name in names]
-        if self.storage.is_local:
-            return [spark_path(file) for file in files]
-        scheme = self.root.split("://", 1)[0].replace("s3", "s3a")
-        return [f"{scheme}://{file}" for file in files]
+        names = [file.path for key in keys for file in self._files_of(table, key, known)]
+        return [spark_path(self._spark_uri(f"{self._base}/{table}/{name}")) for name in names]
 
     def rows(self, table: str, **partition: str) -> int:
         """Return the number of rows of the partition, without reading its data."""
-        return sum(
-            file.rows if file.rows >= 0 else self._footer(f"{self._base}/{table}/{file.path}")
-            for file in self._files(table, partition)
-        )
+        return self._rows(table, self._files(table, partition))
 
     def report(self, table: str, **partition: str) -> dict[str, Any]:
         """Return the report of the job that wrote the partition: inputs, counts of rows, git commit."""
@@ -133,8 +128,8 @@ class Lake:
         return self._state(table, self._key(table, partition), self._files(table, partition)).version
 
     def states(self, table: str) -> list[PartitionState]:
-        """Return version and report of all partitions, sorted by their values, from one reading of the log."""
-        partitions, last = self._partitions(table), self._log(table).version()
+        """Return version, rows and report of all partitions, sorted by their values, from one reading of the log."""
+        partitions, last = self._partitions(table), self.log(table).version()
         return [self._state(table, key, files, last) for key, files in partitions.items()]
 
     def partitions(self, table: str) -> list[dict[str, str]]:
@@ -229,7 +224,7 @@ class Lake:
             OvertureError: The data could not be written, or another writer committed the partition at the same time.
         """
         key = self._key(table, partition)
-        start = self._log(table).start()
+        start = self.log(table).start()
         folder = "/".join([*(f"{k}={value}" for k, value in partition.items()), _commit_folder(start)])
         target = f"{self._base}/{table}/{folder}"
         try:
@@ -265,7 +260,7 @@ class Lake:
 
         def fill(stage: str) -> None:
             writer = conform_spark(table, frame, "day").write.option("compression", "zstd").mode("append")
-            writer.partitionBy("day").parquet(self._spark_path(stage))
+            writer.partitionBy("day").parquet(self._spark_uri(stage))
 
         return self.replace_days(table, fill, report=report, **partition)
 
@@ -289,7 +284,7 @@ class Lake:
             OvertureError: A day could not be written; days that were not replaced contain the old data.
         """
         contract = contracts.load(table)
-        start = self._log(table).start()
+        start = self.log(table).start()
         outer = [f"{key}={partition[key]}" for key in contract.partition[:-1]]
         stage = "/".join([self._base, table, *outer, _commit_folder(start)])
         written: dict[str, WriteResult] = {}
@@ -332,11 +327,7 @@ class Lake:
         """Remove a partition in one commit. Its files stay until `overture lake vacuum` removes them."""
         key = self._key(table, partition)
         if self.exists(table, **partition):
-            self._log(table).commit(self._log(table).start(), key, [], {"report": {"dropped": True}})
-
-    def log(self, table: str) -> DeltaLog:
-        """Return the Delta log of a table."""
-        return self._log(table)
+            self.log(table).commit(self.log(table).start(), key, [], {"report": {"dropped": True}})
 
     def _write_arrow(self, table: str, frame: pa.Table | Iterable[pa.RecordBatch], target: str) -> None:
         schema = arrow_schema(contracts.load(table))
@@ -352,7 +343,7 @@ class Lake:
                 writer.write_table(conform(table, batch, schema))
 
     def _write_spark(self, table: str, frame: DataFrame, target: str) -> None:
-        conform_spark(table, frame).write.option("compression", "zstd").parquet(self._spark_path(target))
+        conform_spark(table, frame).write.option("compression", "zstd").parquet(self._spark_uri(target))
 
     def _commit_files(
         self,
@@ -366,7 +357,7 @@ class Lake:
         facts = {"report": report or {}, "contract": contracts.load(table).version}
         if rows_of:
             facts["rows_of"] = rows_of
-        version = self._log(table).commit(start, key, files, facts)
+        version = self.log(table).commit(start, key, files, facts)
         return WriteResult(table, f"{self.root}/{table}", sum(file.rows for file in files), version)
 
     def _data_files(self, table: str, folder: str) -> list[DataFile]:
@@ -389,7 +380,13 @@ class Lake:
 
     # -- names -------------------------------------------------------------------------------------------------
 
-    def _log(self, table: str) -> DeltaLog:
+    def log(self, table: str) -> DeltaLog:
+        """Return the Delta log of a table.
+
+        Raises:
+            CheckFailed: The table was written by an older version, or the object store refuses access.
+            OvertureError: The object store does not respond.
+        """
         if table not in self._logs:
             contract = contracts.load(table)
             if not self._accept_old:
@@ -420,27 +417,30 @@ class Lake:
             )
 
     def _partitions(self, table: str) -> dict[Key, list[DataFile]]:
-        return self._log(table).partitions()
+        return self.log(table).partitions()
 
     def _files(self, table: str, partition: dict[str, str]) -> list[DataFile]:
         return self._files_of(table, self._key(table, partition), self._partitions(table))
 
     def _files_of(self, table: str, key: Key, partitions: dict[Key, list[DataFile]]) -> list[DataFile]:
         if key not in partitions:
-            where = " ".join(f"{k}={v}" for k, v in zip(self._log(table).keys, key, strict=True)) or "(whole table)"
+            where = " ".join(f"{k}={v}" for k, v in zip(self.log(table).keys, key, strict=True)) or "(whole table)"
             raise CheckFailed(f"{table}: {where} has not been written; run the task that writes it first")
         return partitions[key]
 
     def _state(self, table: str, key: Key, files: Sequence[DataFile], last: int | None = None) -> PartitionState:
         """Return the version that wrote a partition, and its report, from the metadata of its commit."""
-        log, folder = self._log(table), files[0].path.rsplit("/", 1)[0]
+        log, folder = self.log(table), files[0].path.rsplit("/", 1)[0]
         names = [name for name in folder.split("/") if _is_commit_folder(name)]
         first = int(names[0][1:].split("-")[0]) if names else 0
         version, info = log.commit_info(key, first, log.version() if last is None else last, folder)
         partition = dict(zip(log.keys, key, strict=True))
         identity = names[0].split("-", 1)[1] if names else folder[-8:]
         name = str(json.loads(info["rows_of"])) if "rows_of" in info else f"{version}-{identity}"
-        return PartitionState(partition, name, json.loads(info.get("report", "{}")))
+        return PartitionState(partition, name, self._rows(table, files), json.loads(info.get("report", "{}")))
+
+    def _rows(self, table: str, files: Sequence[DataFile]) -> int:
+        return sum(f.rows if f.rows >= 0 else self._footer(f"{self._base}/{table}/{f.path}") for f in files)
 
     def _key(self, table: str, partition: dict[str, str]) -> Key:
         keys = contracts.load(table).partition
@@ -448,8 +448,8 @@ class Lake:
             raise BadArgument(f"{table}: partition is ({', '.join(keys) or 'none'}), got ({', '.join(partition)})")
         return tuple(partition[key] for key in keys)
 
-    def _spark_path(self, path: str) -> str:
-        """Return a path of `fs` as Spark writes to it."""
+    def _spark_uri(self, path: str) -> str:
+        """Return a path of `fs` as Spark writes it: Hadoop calls the scheme of S3 `s3a`."""
         return path if self.storage.is_local else self.root.split("://", 1)[0].replace("s3", "s3a") + "://" + path
 
     def _footer(self, file: str) -> int:

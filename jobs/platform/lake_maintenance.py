@@ -50,20 +50,20 @@ class TableSummary:
 
 def summaries(lake: Lake) -> list[TableSummary]:
     """Return a summary of each table that the lake contains, by name."""
-    found = []
+    tables = []
     for table in contracts.names():
         partitions = lake.log(table).partitions()
         delta = lake.log(table).start().table
         if delta is None:
             continue
         files = [file for group in partitions.values() for file in group]
-        rows = sum(lake.rows(table, **p) for p in lake.partitions(table))
+        rows = sum(state.rows for state in lake.states(table))
         newest = datetime.fromtimestamp(delta.history(1)[0]["timestamp"] / 1000, UTC)
         summary = TableSummary(
             table, delta.version(), len(partitions), len(files), sum(f.size for f in files), rows, newest
         )
-        found.append(summary)
-    return found
+        tables.append(summary)
+    return tables
 
 
 def history(lake: Lake, table: str, limit: int) -> list[dict[str, Any]]:
@@ -174,8 +174,8 @@ def migrate(root: str, dry_run: bool) -> dict[str, int]:
     """
     rows: dict[str, int] = {}
     lake = Lake(root, accept_old=True)
-    found = list(old_partitions(lake))
-    for table, partition, folder in progress(found, len(found), "partitions"):
+    old = list(old_partitions(lake))
+    for table, partition, folder in progress(old, len(old), "partitions"):
         with lake.fs.open_input_stream(f"{folder}/{OLD_POINTER}") as source:
             pointer = json.loads(source.read())
         rows[table] = rows.get(table, 0) + int(pointer["rows"])

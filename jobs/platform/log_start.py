@@ -37,4 +37,4 @@ def find_log_start(rows_by_day: Mapping[str, int]) -> date:
 
 def log_start(lake: Lake) -> date:
     """Return the first day of the event log of a lake with at least one day of events."""
-    return find_log_start({p["day"]: lake.rows("events", **p) for p in lake.partitions("events")})
+    return find_log_start({state.partition["day"]: state.rows for state in lake.states("events")})

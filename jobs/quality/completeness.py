@@ -73,7 +73,7 @@ def incomplete_days(lake: Lake, source: SourceSettings, table: str, first: date,
     """
     if skipped_reason(source):
         return []
-    stored = {date.fromisoformat(p["day"]) for p in lake.partitions(table)}
+    stored = {date.fromisoformat(state.partition["day"]): state.rows for state in lake.states(table)}
     accepted = set(source.accepted_days)
     start = min(stored, default=first)
     start = max(first, start) if start <= last else first
@@ -82,9 +82,9 @@ def incomplete_days(lake: Lake, source: SourceSettings, table: str, first: date,
         if day in accepted:
             continue
         reference = [day - 7 * n * DAY for n in range(1, N_REFERENCE_WEEKS + 1)]
-        usual = [lake.rows(table, day=str(d)) for d in reference if d in stored and d not in accepted]
+        usual = [stored[d] for d in reference if d in stored and d not in accepted]
         expected = math.ceil(source.min_day_share * median(usual)) if usual else None
-        rows = lake.rows(table, day=str(day)) if day in stored else 0
+        rows = stored.get(day, 0)
         if day not in stored or rows < (expected or 0):
             result.append(IncompleteDay(day, rows, expected))
     return result

@@ -172,23 +172,23 @@ def day_plan(
     Raises:
         BadArgument: Only JDBC inputs have `{day}`, and the command names no days.
     """
-    found: dict[str, list[str]] = {}
+    days_of_input: dict[str, list[str]] = {}
     jdbc = []
     for table in DAY_TABLES:
         for name in inputs_of(tables.get(table, ""), inputs.inputs):
             if "day" in placeholders(inputs.inputs[name].path):
-                found[name] = list(inputs.days(name))
+                days_of_input[name] = list(inputs.days(name))
             elif inputs.inputs[name].has_day:
                 jdbc.append(name)
-    if not found and jdbc:
+    if not days_of_input and jdbc:
         if selection.first is None or selection.last is None:
             raise BadArgument(
                 f"--day: input {jdbc[0]} of a database has {{day}}; name the days with --day or --from --to"
             )
         span = (selection.last - selection.first).days + 1
         start = selection.first - timedelta(late_days)
-        found = {jdbc[0]: [str(start + timedelta(n)) for n in range(span + 2 * late_days)]}
-    return plan_days(found, selection, late_days, first_in_lake) if found else None
+        days_of_input = {jdbc[0]: [str(start + timedelta(n)) for n in range(span + 2 * late_days)]}
+    return plan_days(days_of_input, selection, late_days, first_in_lake) if days_of_input else None
 
 
 def newest_day(reader: TableReader, checked: Checked, rules: RowRules) -> date | None:

@@ -91,8 +91,8 @@ def inputs_digest(inputs: Inputs, source: SourceSettings, table: str, day: date)
             matches = [match for d in days for match in inputs.days(name).get(str(d), [])]
         else:
             matches = resolve(settings.path, inputs.data, day)
-        found = [file for match in matches for file in files_below(match)]
-        files[name] = sorted((file.path, file.size, file.modified) for file in found)
+        input_files = [file for match in matches for file in files_below(match)]
+        files[name] = sorted((file.path, file.size, file.modified) for file in input_files)
     basis = {
         "sql": sql,
         "inputs": {name: source.inputs[name].model_dump(mode="json") for name in names},
@@ -102,9 +102,9 @@ def inputs_digest(inputs: Inputs, source: SourceSettings, table: str, day: date)
     return hashlib.sha256(json.dumps(basis, sort_keys=True).encode()).hexdigest()
 
 
-def changed_days(context_lake: Lake, digests: Mapping[date, str | None], table: str) -> list[date]:
+def changed_days(lake: Lake, digests: Mapping[date, str | None], table: str) -> list[date]:
     """Return the days whose inputs differ from those of the last ingestion."""
-    known = ingested_days(context_lake, table)
+    known = ingested_days(lake, table)
     return [
         day
         for day, digest in digests.items()

@@ -70,12 +70,12 @@ class DayPlan:
 
 
 def plan_days(
-    found: Mapping[str, Sequence[str]], selection: Selection, late_days: int, first_in_lake: date | None = None
+    days_of_input: Mapping[str, Sequence[str]], selection: Selection, late_days: int, first_in_lake: date | None = None
 ) -> DayPlan:
     """Return the days of a run.
 
     Args:
-        found: Days with files, by input; at least one input.
+        days_of_input: Days with files, by input; at least one input.
         selection: The days that the command names.
         late_days: `source.late_days`.
         first_in_lake: The first day in the lake; None if it is empty.
@@ -83,7 +83,7 @@ def plan_days(
     Raises:
         CheckFailed: A named day has no files in one of the inputs, or no input has any day.
     """
-    by_input = {name: {date.fromisoformat(day) for day in days} for name, days in found.items()}
+    by_input = {name: {date.fromisoformat(day) for day in days} for name, days in days_of_input.items()}
     for name, days in by_input.items():
         if not days:
             raise CheckFailed(f"source.inputs.{name}: no file matches for any day; check {{day}} in the path")

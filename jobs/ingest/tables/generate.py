@@ -113,7 +113,7 @@ def write_accounts(out: Path, lake: Lake, seed: int) -> int:
         ids, users["country"].to_pylist(), users["age"].to_pylist(), users["registered_at"].to_pylist(), strict=True
     )
     for n, (account, country, age, created) in enumerate(columns):
-        about = "likes\nlong songs" if n % 100 == 0 else ('says "hi", often' if n % 100 == 1 else "")
+        about = "likes\nlong songs" if n % 100 == 0 else ('prefers "soft" songs, often' if n % 100 == 1 else "")
         born = "" if age is None else created.year - age
         writer.writerow([account, (country or "").lower(), born, created.isoformat(), about])
         if rng.random() < 1 / ODD_EVERY:

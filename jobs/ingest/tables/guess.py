@@ -73,7 +73,7 @@ def write_settings(data: Path, out: Path) -> dict[str, Any]:
     return {
         "settings": str(out),
         "inputs": {name: group.path for name, group in zip(names, groups, strict=True)},
-        "tables": {table: [name for name, _, _ in found] for table, found in by_table.items()},
+        "tables": {table: [name for name, _, _ in sources] for table, sources in by_table.items()},
         "unused_inputs": unused,
         "missing_tables": missing,
     }
@@ -117,9 +117,9 @@ def match_columns(table: str, columns: Sequence[str]) -> dict[str, str]:
             candidates += [c for c in OWN_ID if c not in candidates]
         if column == own == "track_id":
             candidates = [*candidates, "isrc"]
-        found = next((known[c] for c in candidates if c in known and known[c] not in result.values()), None)
-        if found is not None:
-            result[column] = found
+        match = next((known[c] for c in candidates if c in known and known[c] not in result.values()), None)
+        if match is not None:
+            result[column] = match
     return result
 
 
@@ -150,12 +150,12 @@ def settings_text(
             lines.append(f"    #   columns: {', '.join(' '.join(c.split()) for c in group.columns)[:300]}\n")
     lines.append("  tables:\n")
     for table in ("users", "tracks", "events", "playlists"):
-        found = by_table.get(table, [])
-        if not found:
+        sources = by_table.get(table, [])
+        if not sources:
             lines += [f"    # {line}\n" for line in _absent(table)]
             continue
         lines.append(f"    {table}: |\n")
-        for n, (name, group, columns) in enumerate(found):
+        for n, (name, group, columns) in enumerate(sources):
             lines += ["      UNION ALL\n"] if n else []
             lines += [f"      {line}\n" for line in select(table, name, group, columns)]
     return "".join(lines)

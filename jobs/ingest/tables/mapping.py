@@ -171,14 +171,12 @@ def map_rows(
         if is_id(column):
             text, kinds = original.cast("string"), kinds_of(column)
             of = entity if len(kinds) > 1 else None
-            found = [
-                (reason, condition) for reason, condition in id_problems(text, of, kinds, forms, rules.max_id_bytes)
-            ]
+            column_problems = id_problems(text, of, kinds, forms, rules.max_id_bytes)
             value = id_value(text, of, kinds, forms)
         else:
-            value, found = _convert(column, original, kind, rules)
+            value, column_problems = _convert(column, original, kind, rules)
         values.append(value.alias(column.name))
-        problems += [(f"{column.name} {reason}", condition) for reason, condition in found]
+        problems += [(f"{column.name} {reason}", condition) for reason, condition in column_problems]
     first = F.coalesce(*[F.when(c, F.lit(reason)) for reason, c in problems]) if problems else F.lit(None)
     converted = raw.select(*values, first.alias("_first"), ROW, *kept)
     broken = [

@@ -106,50 +106,50 @@ def _write_days(context: Context, checked: Checked, table: str, report: dict[str
         kept = lake.spark(context.spark, table, day=day).withColumn("day", F.lit(day).cast("date"))
         frame = frame.unionByName(kept)
     frame = _without_duplicates(frame, contract, context.settings.source.duplicate_s)
-    found = {date.fromisoformat(day) for day in checked.counts[table].by_day}
+    days_read = {date.fromisoformat(day) for day in checked.counts[table].by_day}
     known = changes.ingested_days(lake, table)
-    again = sorted(found & set(known))
+    again = sorted(days_read & set(known))
     same: set[date] = set()
     if again:
         digests = changes.digest_by_day(frame.where(F.col("day").isin(again)), columns, F.col("day"))
         same = {day for day in again if digests.get(day, ("", 0))[0] == known[day].rows_digest}
-    new = sorted(found - same)
+    new = sorted(days_read - same)
     if new:
         subset = frame.where(F.col("day").isin(new)) if same else frame
         lake.write_days(table, subset, report=report)
-    removed = sorted(str(d) for d in _covered_days(checked, table, lake.partitions(table)) - found)
+    removed = sorted(str(d) for d in _covered_days(checked, table, lake.partitions(table)) - days_read)
     for removed_day in removed:
         lake.drop(table, day=removed_day)
-    _remember(context, checked, table, found, known, report)
-    n_rows = sum(lake.rows(table, day=str(day)) for day in found)
+    _remember(context, checked, table, days_read, known, report)
+    n_rows = sum(lake.rows(table, day=str(day)) for day in days_read)
     return {
         "rows": n_rows,
         "repeated": n_read - n_rows,
         "written": len(new),
         "unchanged": len(same) + len(checked.unchanged.get(table, [])),
         "removed": removed,
-        "first": str(min(found)) if found else None,
-        "last": str(max(found)) if found else None,
+        "first": str(min(days_read)) if days_read else None,
+        "last": str(max(days_read)) if days_read else None,
     }
 
 
 def _remember(
-    context: Context, checked: Checked, table: str, found: set[date], known: dict[date, IngestedDay], report: Any
+    context: Context, checked: Checked, table: str, days_read: set[date], known: dict[date, IngestedDay], report: Any
 ) -> None:
     """Store the digests of the days of this run beside those of earlier ones."""
     from pyspark.sql import functions as F
 
     lake, columns = context.lake, list(contracts.load(table).columns)
     versions = changes.day_versions(lake, table)
-    to_read = [{"day": str(day)} for day in found if day not in known or known[day].version != versions[day]]
+    to_read = [{"day": str(day)} for day in days_read if day not in known or known[day].version != versions[day]]
     digests: dict[date, tuple[str, int]] = {}
     if to_read:
         reader = context.spark.read.schema(lake.spark(context.spark, table, **to_read[0]).schema)
         digests = changes.digest_by_day(reader.parquet(*lake.spark_paths(table, to_read)), columns, F.to_date("ts"))
     days = {day: i for day, i in known.items() if i.version is None or day in versions}
-    for day in set(checked.plan.days) & set(checked.plan.read) - found if checked.plan else ():
+    for day in set(checked.plan.days) & set(checked.plan.read) - days_read if checked.plan else ():
         days[day] = IngestedDay(0, checked.digests[table][day], NO_ROWS, None)
-    for day in found:
+    for day in days_read:
         rows_digest, n_rows = digests.get(day) or (known[day].rows_digest, known[day].n_rows)
         days[day] = IngestedDay(n_rows, checked.digests.get(table, {}).get(day), rows_digest, versions[day])
     if days != known:
@@ -226,20 +226,20 @@ def write_quarantine(context: Context, checked: Checked, table: str, report: dic
             frame.withColumn("day", F.coalesce("day", F.lit(newest))) for frame in checked.corrupt.get(table, [])
         ]
     concerned = {str(d) for d in checked.plan.days} if checked.plan and table in DAY_TABLES else {str(newest)}
-    found: set[str] = set()
+    bad_days: set[str] = set()
     if frames:
         rows = reduce(lambda a, b: a.unionByName(b), frames)
         grouped = rows.groupBy("reason", "row", "source_file", "day").agg(F.count(F.lit(1)).alias("n_rows"))
         columns = list(contracts.load(QUARANTINE).columns)
         digests = {str(d): text for d, (text, _) in changes.digest_by_day(grouped, columns, F.col("day")).items()}
-        found = set(digests)
+        bad_days = set(digests)
         new = [day for day, digest in digests.items() if _stored_digest(context, table, day) != digest]
         if new:
             subset = grouped.where(F.col("day").cast("string").isin(new))
             reports = {day: report | {"rows_digest": digests[day]} for day in new}
             lake.write_days(QUARANTINE, subset, report=lambda day: reports[day], raw_table=table)
     stored = {p["day"] for p in lake.partitions(QUARANTINE) if p["raw_table"] == table}
-    for old in (stored & concerned) - found:
+    for old in (stored & concerned) - bad_days:
         lake.drop(QUARANTINE, raw_table=table, day=old)
     return sum(checked.counts[table].bad.values())
 

@@ -142,14 +142,14 @@ def tracks(rows: dict[str, DataFrame]) -> DataFrame:
         *(rows[name].select("item_id", F.lit(None).cast("bigint")) for name in ("likes", "dislikes")),
     ]
     items = reduce(lambda a, b: a.union(b), lengths).groupBy("item_id")
-    found = items.agg(F.max("track_length_seconds").cast("int").alias("duration_s"))
+    known = items.agg(F.max("track_length_seconds").cast("int").alias("duration_s"))
     for kind in ("artist", "album"):
         smallest = rows[f"{kind}_item_mapping"].groupBy("item_id").agg(F.min(f"{kind}_id").alias("mapped"))
         own = F.col("item_id") + F.lit(MADE)
-        found = found.join(smallest, "item_id", "left")
-        found = found.withColumn(f"{kind}_id", F.coalesce("mapped", own)).drop("mapped")
+        known = found.join(smallest, "item_id", "left")
+        known = found.withColumn(f"{kind}_id", F.coalesce("mapped", own)).drop("mapped")
     unknown = {"genre": "string", "release_date": "date", "title": "string", "artist_name": "string"}
-    return found.select(
+    return known.select(
         F.col("item_id").alias("track_id"),
         "artist_id",
         "album_id",

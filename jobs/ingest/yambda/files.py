@@ -57,9 +57,9 @@ def find_files(data: Path) -> dict[str, Path]:
     else:
         sizes = sorted(file.parent for file in data.glob("flat/*/listens.parquet"))
         if len(sizes) != 1:
-            found = f"several: {', '.join(map(str, sizes))}" if sizes else "none"
+            sizes_text = f"several: {', '.join(map(str, sizes))}" if sizes else "none"
             raise BadArgument(
-                f"--data: {data} needs listens.parquet in one folder flat/SIZE, found {found}; "
+                f"--data: {data} needs listens.parquet in one folder flat/SIZE, found {sizes_text}; "
                 "give the folder of the dataset or of one size, such as DATA/flat/50m"
             )
         size, root = sizes[0], data
