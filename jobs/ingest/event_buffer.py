@@ -71,6 +71,14 @@ class EventBuffer:
         """Return all keys, ascending."""
         return sorted({key for _, index in self._runs for key in index})
 
+    def sizes(self) -> dict[int, int]:
+        """Return the number of rows of each key."""
+        totals: dict[int, int] = {}
+        for _, index in self._runs:
+            for key, (_, size) in index.items():
+                totals[key] = totals.get(key, 0) + size
+        return totals
+
     def groups(self) -> Iterator[tuple[int, np.ndarray]]:
         """Yield each key, ascending, with all its rows in the order in which they were added."""
         handles: list[IO[bytes]] = [file.open("rb") for file, _ in self._runs]

@@ -6,6 +6,7 @@ jobs/ingest/tables/derive.py has the same rules for Spark frames.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from datetime import date
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +14,9 @@ import pyarrow as pa
 from jobs.ingest.event_buffer import DAY_US, EventBuffer, times
 from jobs.ingest.ids import MADE
 from jobs.ingest.tables.derive import SESSION_GAP_S, UNKNOWN_DAYS, UNKNOWN_REGISTRATION
+from jobs.ingest.write_tables import day_name
+from jobs.platform.hash64 import splitmix64
+from jobs.platform.log_start import find_log_start
 
 BUCKETS = 64
 GAP_US = SESSION_GAP_S * 1_000_000
@@ -28,14 +32,16 @@ def earliest(user: np.ndarray, ts: np.ndarray) -> Iterator[tuple[int, int]]:
 def registrations(first_us: np.ndarray, log: EventBuffer) -> tuple[np.ndarray, int]:
     """Return the registration (n,) of listeners, microseconds, and how many are unknown.
 
-    A listener's first event is the registration. Listeners first seen in the first 30 days of the log may have
-    registered long before it: their registration is unknown, which is stored as 1970-01-01, before every cohort.
+    A listener's first event is the registration. Listeners first seen in the first 30 days of the log, whose start
+    jobs/platform/log_start.py finds, may have registered long before it: their registration is unknown, which is stored
+    as 1970-01-01, before every cohort.
 
     Args:
         first_us: First event (n,) of each listener, microseconds since 1970.
         log: All events, by day since 1970.
     """
-    known = first_us >= (min(log.keys()) + UNKNOWN_DAYS) * DAY_US
+    log_start = find_log_start({day_name(day): n for day, n in log.sizes().items()})
+    known = first_us >= ((log_start - date(1970, 1, 1)).days + UNKNOWN_DAYS) * DAY_US
     unknown_us = round(UNKNOWN_REGISTRATION.timestamp()) * 1_000_000
     return np.where(known, first_us, unknown_us), int((~known).sum())
 
@@ -77,9 +83,5 @@ def sessions(
 
 def hashed_session_ids(user: np.ndarray, start_s: np.ndarray) -> np.ndarray:
     """Return ids (n,) of sessions as 62 bits of a hash, above the ids of playlists that a source names."""
-    mixed = (user.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)) ^ start_s.astype(np.uint64)
-    # The finaliser of SplitMix64 (Steele, Lea and Flood, 2014).
-    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
-        mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
-    mixed ^= mixed >> np.uint64(31)
+    mixed = splitmix64((user.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)) ^ start_s.astype(np.uint64))
     return np.asarray((mixed >> np.uint64(2)).astype(np.int64) + MADE)

@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 
 from contracts.expectations import REFERENCE_RULES, Expectation
+from jobs.platform.hash64 import splitmix64
 from jobs.platform.lake import Lake
 from jobs.quality.measures import N_EXAMPLES, Example, TableMeasures, data_files, short_name, to_json_value
 
@@ -215,17 +216,8 @@ def hash_rows(batch: pa.RecordBatch, columns: tuple[str, ...]) -> HashVector:
                     .astype(np.int64)
                     .view(np.uint64)
                 )
-        total = _mix(total * np.uint64(31) + x)
+        total = splitmix64(total * np.uint64(31) + x + _GOLDEN)
     return total
-
-
-def _mix(x: HashVector) -> HashVector:
-    """Apply the finaliser of splitmix64 (Steele, Lea, Flood 2014) to each element."""
-    x = x + _GOLDEN
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    mixed: HashVector = x ^ (x >> np.uint64(31))
-    return mixed
 
 
 def _merge(measured: TableMeasures, unit: str, parts: list[FileMeasures]) -> None:

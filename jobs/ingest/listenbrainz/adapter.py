@@ -30,8 +30,8 @@ Differs  ListenBrainz dumps have no playlists: a listening session (no gap above
 from __future__ import annotations
 
 import re
-import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,8 +44,9 @@ from jobs.ingest.bad_lines import BadLines
 from jobs.ingest.distinct_rows import DistinctRows
 from jobs.ingest.event_buffer import DAY_US, EventBuffer, code, events, times
 from jobs.ingest.ids import stable_ids
-from jobs.ingest.listenbrainz.parse import Feedback, Listen, read_feedback, read_listens
+from jobs.ingest.listenbrainz.parse import EARLIEST, Feedback, Listen, parse_feedback, parse_listen, read_lines
 from jobs.ingest.listening_log import BUCKETS, earliest, hashed_session_ids, registrations, sessions
+from jobs.ingest.time_bounds import time_bounds
 from jobs.ingest.write_tables import write_source
 from jobs.platform.progress import progress
 from jobs.platform.temp_dirs import temp_dir
@@ -63,12 +64,13 @@ def run(context: Context, data: Path | None) -> dict[str, Any]:
     if data is None:
         raise BadArgument("--data: listenbrainz needs the folder with <year>/<month>.listens")
     listen_files, feedback_files = find_files(data)
-    limit, now_s = context.settings.source.max_bad_share, time.time()
+    limit, bounds = context.settings.source.max_bad_share, time_bounds(context.settings.source)
+    bounds = replace(bounds, earliest=max(bounds.earliest, EARLIEST))
     bad_listens, bad_feedback = BadLines(data, "listens"), BadLines(data, "lines of feedback")
     feedback = [
         row
         for file in feedback_files
-        for block in read_feedback(file, str(file.relative_to(data)), bad_feedback, now_s)
+        for block in read_lines(file, str(file.relative_to(data)), bad_feedback, bounds, parse_feedback)
         for row in block
     ]
     if bad_feedback.total:
@@ -76,7 +78,7 @@ def run(context: Context, data: Path | None) -> dict[str, Any]:
     with temp_dir(context, "ingest") as folder:
         log = Log(folder, {row.msid for row in feedback if row.msid})
         for file in progress(listen_files, len(listen_files), "months"):
-            for listens in read_listens(file, str(file.relative_to(data)), bad_listens, now_s):
+            for listens in read_lines(file, str(file.relative_to(data)), bad_listens, bounds, parse_listen):
                 log.add_listens(listens)
         bad_listens.enforce(limit)
         feedback_facts = log.add_feedback(feedback)

@@ -14,18 +14,13 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 
-from contracts.errors import BadArgument
-from jobs.ingest.simulate import adapter as simulate
+from jobs.ingest.made_up import new_folder, simulated_lake
 from jobs.ingest.tables.generate import uuids
-from jobs.platform.context import Context
 from jobs.platform.lake import Lake
-from jobs.platform.week import Week
-from jobs.settings.settings import Settings
 
 ODD_EVERY = 2_000  # one odd row of each kind in so many listens
 REPEAT_EVERY, TAKEN_BACK_EVERY = 500, 50
@@ -57,9 +52,7 @@ def run(out: Path, options: ListenBrainzOptions) -> dict[str, Any]:
     Raises:
         BadArgument: The folder contains files.
     """
-    if out.exists() and any(out.iterdir()):
-        raise BadArgument(f"--out: {out} is not empty; choose a new folder")
-    out.mkdir(parents=True, exist_ok=True)
+    new_folder(out)
     sizes = {
         "n_users": options.users,
         "n_tracks": options.tracks,
@@ -68,11 +61,8 @@ def run(out: Path, options: ListenBrainzOptions) -> dict[str, Any]:
         "last_day": options.last_day,
         "seed": options.seed,
     }
-    with TemporaryDirectory(dir=out) as folder:
-        settings = Settings.model_validate({"name": "listenbrainz", "week": "2026-11-16", "simulate": sizes})
-        context = Context(settings, Week.parse(settings.week), Path(folder))
-        simulate.run(context, None)
-        rows = write_days(out, context.lake, options.seed)
+    with simulated_lake(out, sizes) as lake:
+        rows = write_days(out, lake, options.seed)
     return {"out": str(out), "made_up": True, "seed": options.seed, "rows": rows}
 
 

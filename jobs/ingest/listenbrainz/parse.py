@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import orjson
 import pyarrow as pa
@@ -20,11 +20,11 @@ import pyarrow as pa
 from contracts.errors import CheckFailed
 from jobs.ingest.bad_lines import BadLines
 from jobs.ingest.durations import MAX_DURATION_S, duration_s
+from jobs.ingest.time_bounds import TimeBounds
 
 BLOCK_BYTES = 1 << 25
 # ListenBrainz itself rejects earlier listens (LISTEN_MINIMUM_DATE of listenbrainz-server).
-EARLIEST_S = round(datetime(2002, 10, 1, tzinfo=UTC).timestamp())
-FUTURE_S = 86_400  # clocks of senders differ
+EARLIEST = datetime(2002, 10, 1, tzinfo=UTC)
 UUID = re.compile("[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
@@ -74,40 +74,33 @@ class Feedback(NamedTuple):
     score: int
 
 
+Row = TypeVar("Row", Listen, Feedback)
+
+
 class UnusableLine(Exception):
     """A line that cannot be used; the text is the reason."""
 
 
-def read_listens(file: Path, place: str, bad: BadLines, now_s: float) -> Iterator[list[Listen]]:
-    """Yield the listens of a file, a block of lines at a time.
+def read_lines(
+    file: Path, place: str, bad: BadLines, bounds: TimeBounds, parse: Callable[[bytes, TimeBounds], Row]
+) -> Iterator[list[Row]]:
+    """Yield the listens or the feedback of a file, a block of lines at a time.
 
     Args:
         file: A file of JSON lines, plain or compressed.
         place: Name of the file in messages.
         bad: Counts all lines and receives those that cannot be used.
-        now_s: Time of ingestion, seconds since 1970.
+        bounds: Bounds of the times.
+        parse: `parse_listen` or `parse_feedback`.
 
     Raises:
         CheckFailed: The file cannot be read or decompressed.
     """
     for number, lines in line_blocks(file):
-        listens = []
-        for i, line in enumerate(lines):
-            try:
-                listens.append(parse_listen(line, now_s))
-            except UnusableLine as problem:
-                bad.add(f"{place}:{number + i}", str(problem), line.decode("utf-8", "replace"))
-        bad.total += len(lines)
-        yield listens
-
-
-def read_feedback(file: Path, place: str, bad: BadLines, now_s: float) -> Iterator[list[Feedback]]:
-    """Yield the feedback of a file, a block of lines at a time; arguments and errors as for `read_listens`."""
-    for number, lines in line_blocks(file):
         rows = []
         for i, line in enumerate(lines):
             try:
-                rows.append(parse_feedback(line, now_s))
+                rows.append(parse(line, bounds))
             except UnusableLine as problem:
                 bad.add(f"{place}:{number + i}", str(problem), line.decode("utf-8", "replace"))
         bad.total += len(lines)
@@ -129,7 +122,7 @@ def line_blocks(file: Path) -> Iterator[tuple[int, list[bytes]]]:
         yield number, [rest]
 
 
-def parse_listen(line: bytes, now_s: float) -> Listen:
+def parse_listen(line: bytes, bounds: TimeBounds) -> Listen:
     """Return the listen of a line.
 
     Raises:
@@ -157,7 +150,7 @@ def parse_listen(line: bytes, now_s: float) -> Listen:
     listened_at = content.get("listened_at")
     return Listen(
         user_name(content),
-        time_s(content.get("timestamp") if listened_at is None else listened_at, now_s),
+        time_s(content.get("timestamp") if listened_at is None else listened_at, bounds),
         track,
         msid,
         artist,
@@ -169,7 +162,7 @@ def parse_listen(line: bytes, now_s: float) -> Listen:
     )
 
 
-def parse_feedback(line: bytes, now_s: float) -> Feedback:
+def parse_feedback(line: bytes, bounds: TimeBounds) -> Feedback:
     """Return the feedback of a line.
 
     Raises:
@@ -182,7 +175,7 @@ def parse_feedback(line: bytes, now_s: float) -> Feedback:
     mbid, msid = uuid(content.get("recording_mbid")), uuid(content.get("recording_msid"))
     if not mbid and not msid:
         raise UnusableLine("no recording_mbid and no recording_msid")
-    return Feedback(user_name(content), time_s(content.get("created"), now_s), mbid, msid, score)
+    return Feedback(user_name(content), time_s(content.get("created"), bounds), mbid, msid, score)
 
 
 def json_object(line: bytes) -> dict[str, Any]:
@@ -217,7 +210,7 @@ def user_name(content: dict[str, Any]) -> str:
     raise UnusableLine("no user_name and no user_id")
 
 
-def time_s(value: Any, now_s: float) -> int:
+def time_s(value: Any, bounds: TimeBounds) -> int:
     """Return a time in seconds since 1970, given as such or as text in ISO 8601 (UTC where it names no zone)."""
     if isinstance(value, str):
         try:
@@ -228,10 +221,10 @@ def time_s(value: Any, now_s: float) -> int:
     seconds = number(value)
     if seconds is None:
         raise UnusableLine("time is neither a number nor ISO 8601")
-    if seconds < EARLIEST_S:
-        raise UnusableLine("time is before 2002-10-01")
-    if seconds >= now_s + FUTURE_S:
-        raise UnusableLine("time is in the future")
+    if seconds < bounds.earliest.timestamp():
+        raise UnusableLine(f"time {bounds.too_early}")
+    if seconds >= bounds.latest.timestamp():
+        raise UnusableLine(f"time {bounds.too_late}")
     return int(seconds)
 
 

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import orjson
 
-from contracts.errors import BadArgument
+from jobs.ingest.made_up import new_folder
 from jobs.platform.progress import progress
 
 SLICE = 1_000
@@ -55,9 +55,7 @@ def run(out: Path, options: MpdOptions) -> dict[str, Any]:
     Raises:
         BadArgument: The folder contains files.
     """
-    if out.exists() and any(out.iterdir()):
-        raise BadArgument(f"--out: {out} is not empty; choose a new folder")
-    out.mkdir(parents=True, exist_ok=True)
+    new_folder(out)
     rng = np.random.default_rng(np.random.SeedSequence((options.seed, 71)))
     tracks = make_tracks(options.tracks, rng)
     style = np.arange(options.tracks) % STYLES

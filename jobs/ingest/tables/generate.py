@@ -21,20 +21,15 @@ import json
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from contracts.errors import BadArgument
-from jobs.ingest.simulate import adapter as simulate
+from jobs.ingest.made_up import new_folder, simulated_lake
 from jobs.ingest.tables.example_settings import example_settings
-from jobs.platform.context import Context
 from jobs.platform.lake import Lake
-from jobs.platform.week import Week
-from jobs.settings.settings import Settings
 
 ODD_EVERY = 2_000  # one odd row of each kind in so many rows
 LATE_EVERY = 500
@@ -68,9 +63,7 @@ def run(out: Path, options: TablesOptions) -> dict[str, Any]:
     Raises:
         BadArgument: The folder contains files.
     """
-    if out.exists() and any(out.iterdir()):
-        raise BadArgument(f"--out: {out} is not empty; choose a new folder")
-    out.mkdir(parents=True, exist_ok=True)
+    new_folder(out)
     sizes = {
         "n_users": options.users,
         "n_tracks": options.tracks,
@@ -79,11 +72,7 @@ def run(out: Path, options: TablesOptions) -> dict[str, Any]:
         "last_day": options.last_day,
         "seed": options.seed,
     }
-    with TemporaryDirectory(dir=out) as folder:
-        settings = Settings.model_validate({"name": "tables", "week": "2026-11-16", "simulate": sizes})
-        context = Context(settings, Week.parse(settings.week), Path(folder))
-        simulate.run(context, None)
-        lake = context.lake
+    with simulated_lake(out, sizes) as lake:
         report = {
             "accounts": write_accounts(out, lake, options.seed),
             "catalogue": write_catalogue(out, lake),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import contracts
 from contracts.loader import Contract
+from jobs.ingest.repeats import one_row_per_key
 from jobs.ingest.tables import changes
 from jobs.ingest.tables.changes import IngestedDay
 from jobs.ingest.tables.checked import STATIC_TABLES, Checked
@@ -165,9 +166,7 @@ def _without_duplicates(frame: DataFrame, contract: Contract, seconds: int) -> D
     from pyspark.sql import Window
     from pyspark.sql import functions as F
 
-    rest = [name for name in contract.columns if name not in contract.grain]
-    best = frame.groupBy("day", *contract.grain).agg(F.max(F.struct(*rest)).alias("best"))
-    rows = best.select(*contract.grain, "best.*", "day").select(*contract.columns, "day")
+    rows = one_row_per_key(frame, contract.grain)
     if not seconds or contract.table != "events":
         return rows
     order = Window.partitionBy("day", "user_id", "entity_id").orderBy("ts", "kind")

@@ -36,6 +36,7 @@ from typing import TYPE_CHECKING, Any
 
 from contracts.errors import BadArgument, CheckFailed
 from jobs.ingest.ids import MADE
+from jobs.ingest.repeats import one_row_per_key
 from jobs.ingest.tables.derive import all_events, playlists_from_sessions, users_from_events
 from jobs.ingest.yambda.files import count_rows, find_files, played_s, read
 
@@ -74,9 +75,10 @@ def run(context: Context, data: Path | None) -> dict[str, Any]:
     kept = {"likes": favorites.count(), "dislikes": bans.count()}
     report = {"source": "yambda", "commit": context.commit, "time_origin": str(source.time_origin)}
     written = {"tracks": lake.write("tracks", tracks(rows), report=report).rows}
-    events = drop_repeats(event_frame(rows["listens"], favorites, bans, source), *EVENT_KEY)
+    events = one_row_per_key(event_frame(rows["listens"], favorites, bans, source), EVENT_KEY)
     # Plays with equal columns are one play.
-    plays = drop_repeats(play_frame(rows["listens"], lake.spark(spark, "tracks"), source), "user_id", "ts", "play_id")
+    play_rows = play_frame(rows["listens"], lake.spark(spark, "tracks"), source)
+    plays = one_row_per_key(play_rows, ["user_id", "ts", "play_id"])
     days = {}
     for table, frame in (("events", events), ("plays", plays)):
         days[table] = lake.write_days(table, frame, report=report)
@@ -146,8 +148,8 @@ def tracks(rows: dict[str, DataFrame]) -> DataFrame:
     for kind in ("artist", "album"):
         smallest = rows[f"{kind}_item_mapping"].groupBy("item_id").agg(F.min(f"{kind}_id").alias("mapped"))
         own = F.col("item_id") + F.lit(MADE)
-        known = found.join(smallest, "item_id", "left")
-        known = found.withColumn(f"{kind}_id", F.coalesce("mapped", own)).drop("mapped")
+        known = known.join(smallest, "item_id", "left")
+        known = known.withColumn(f"{kind}_id", F.coalesce("mapped", own)).drop("mapped")
     unknown = {"genre": "string", "release_date": "date", "title": "string", "artist_name": "string"}
     return known.select(
         F.col("item_id").alias("track_id"),
@@ -217,15 +219,3 @@ def is_listened(source: SourceSettings) -> Column:
     from pyspark.sql import functions as F
 
     return F.col("played_ratio_pct") >= source.min_played_pct
-
-
-def drop_repeats(rows: DataFrame, *key: str) -> DataFrame:
-    """Return one row of each key and day, sorted by key: the one with the largest values of the other columns."""
-    from pyspark.sql import functions as F
-    from pyspark.sql.window import Window
-
-    others = [F.col(name).desc_nulls_last() for name in rows.columns if name not in (*key, "day")]
-    by_key = Window.partitionBy("day").orderBy(*key, *others)
-    current = F.struct(*key)
-    marked = rows.withColumn("_first", ~F.lag(current).over(by_key).eqNullSafe(current))
-    return marked.where("_first").drop("_first")

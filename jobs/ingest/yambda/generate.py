@@ -16,20 +16,15 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from contracts.errors import BadArgument
-from jobs.ingest.simulate import adapter as simulate
+from jobs.ingest.made_up import new_folder, simulated_lake
 from jobs.ingest.yambda.files import DAY_S, EVENT
-from jobs.platform.context import Context
 from jobs.platform.lake import Lake
-from jobs.platform.week import Week
-from jobs.settings.settings import Settings
 
 ORIGIN = int(datetime(2026, 1, 26, tzinfo=UTC).timestamp())
 FIRST_DAY, LAST_DAY = "2026-06-29", "2026-11-22"
@@ -62,18 +57,13 @@ def run(out: Path, users: int = 10_000, tracks: int = 4_000, seed: int = 7) -> d
     Raises:
         BadArgument: The folder contains files.
     """
-    if out.exists() and any(out.iterdir()):
-        raise BadArgument(f"--out: {out} is not empty; choose a new folder")
+    new_folder(out)
     size = out / "flat" / "made_up"
     size.mkdir(parents=True)
-    with TemporaryDirectory(dir=out) as folder:
-        sizes = {"n_users": users, "n_tracks": tracks, "n_playlists": tracks, "seed": seed}
-        simulated = sizes | {"first_day": FIRST_DAY, "last_day": LAST_DAY}
-        settings = Settings.model_validate({"name": "yambda", "week": "2026-11-16", "simulate": simulated})
-        context = Context(settings, Week.parse(settings.week), Path(folder))
-        simulate.run(context, None)
-        catalogue = context.lake.read("tracks").sort_by("track_id")
-        events = read_events(context.lake)
+    sizes = {"n_users": users, "n_tracks": tracks, "n_playlists": tracks, "seed": seed}
+    with simulated_lake(out, sizes | {"first_day": FIRST_DAY, "last_day": LAST_DAY}) as lake:
+        catalogue = lake.read("tracks").sort_by("track_id")
+        events = read_events(lake)
     rng = np.random.default_rng(np.random.SeedSequence((seed, 71)))
     length_T = catalogue["duration_s"].fill_null(200).to_numpy().astype(np.int64) // STEP_S * STEP_S
     item_T = catalogue["track_id"].to_numpy() % BASE

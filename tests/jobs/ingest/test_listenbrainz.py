@@ -15,12 +15,13 @@ from jobs.ingest.ids import MADE
 from jobs.ingest.listenbrainz import adapter as listenbrainz
 from jobs.ingest.listenbrainz import generate, parse
 from jobs.ingest.listening_log import hashed_session_ids
+from jobs.ingest.time_bounds import TimeBounds
 from jobs.platform.context import Context
 from jobs.platform.week import Week
 from jobs.settings.settings import Settings
 
 WEEK = Week.parse("2020-06-01")
-NOW_S = datetime(2026, 1, 1, tzinfo=UTC).timestamp()
+BOUNDS = TimeBounds(parse.EARLIEST, datetime(2026, 1, 1, tzinfo=UTC))
 
 
 def context_at(home, max_bad_share=0.01):
@@ -143,7 +144,7 @@ def test_names_durations_and_played_times_are_read(tmp_path):
 
 def test_a_line_of_the_api_and_one_of_the_dump_give_the_same_event(tmp_path):
     dump, api = listen(), listen(timestamp=..., listened_at=seconds("2020-05-01T10:00:00"))
-    assert parse.parse_listen(json.dumps(dump).encode(), NOW_S) == parse.parse_listen(json.dumps(api).encode(), NOW_S)
+    assert parse.parse_listen(json.dumps(dump).encode(), BOUNDS) == parse.parse_listen(json.dumps(api).encode(), BOUNDS)
     report, result = run(tmp_path, [dump, api, listen(user=...), listen(user="", user_id="mb:7")])
     assert report["events_repeated"] == 1
     assert set(result["users"].external_id) == {"rob", "7", "mb:7"}
