@@ -6,7 +6,6 @@ Not in a thread of the test: some functions of delta-rs hold Python's lock while
 import json
 import subprocess
 import sys
-import time
 import urllib.request
 from contextlib import contextmanager
 from pathlib import Path
@@ -58,14 +57,7 @@ def s3_server():
         try:
             server = S3Server(int(process.stdout.readline()))
             request = urllib.request.Request(f"{server.url}/{BUCKET}", method="PUT")
-            for attempt in range(50):
-                try:
-                    urllib.request.urlopen(request).close()
-                    break
-                except OSError:
-                    if attempt == 49:
-                        raise
-                    time.sleep(0.1)
+            urllib.request.urlopen(request).close()  # the port is open before it is printed
             yield server
         finally:
             process.stdin.close()  # the server ends with its input
