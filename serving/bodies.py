@@ -69,6 +69,9 @@ class RecommendationBody(TypedDict):
     degraded: DegradedBody | None
     tracks: list[int]
     n_filled: int
+    relaxed: int
+    short: str | None
+    cursor: str | None
     segment: SegmentBody | None
     reasons: ReasonsBody
     unknown: dict[str, list[str]]
@@ -102,6 +105,8 @@ class KnownRecommendationBody(TypedDict):
     degraded: DegradedBody | None
     tracks: list[int]
     n_computed: int
+    relaxed: int
+    short: str | None
     segment: SegmentBody | None
     reasons: ReasonsBody
 

@@ -6,6 +6,7 @@ integers. Unknown fields are rejected. Field descriptions and examples appear on
 
 from __future__ import annotations
 
+from datetime import date
 from functools import cached_property
 from typing import Annotated, Any, Literal
 
@@ -18,7 +19,11 @@ from contracts.entity_ids import MAX_SAFE_INTEGER
 MAX_LIST, MAX_SIGNALS, MAX_EXCLUDED, MAX_K, MAX_BATCH = 1_000, 3_000, 2_000, 200, 256
 N_PLAYLISTS = 12
 # Request fields of earlier versions: a request that still uses one is refused with the new name.
-RENAMED_FIELDS = {"leave_out": "exclude", "near": "n_nearest_tracks"}
+RENAMED_FIELDS = {
+    "leave_out": "exclude",
+    "near": "n_nearest_tracks",
+    "leave_out_first_day": 'heard: "leave_out" where it was true',
+}
 
 MAX_ID_LENGTH = 1_000
 
@@ -92,7 +97,15 @@ class Onboarding(Body):
     artists: Ids = Field(default_factory=list, description="Ids of the artists that the listener picked.")
 
 
-NO_ONBOARDING, NO_TRACK_SIGNALS, NO_ENTITY_SIGNALS = Onboarding(), TrackSignals(), EntitySignals()
+class Bans(Body):
+    """Bans at three levels. No track of a banned artist or album is recommended."""
+
+    tracks: Ids = Field(default_factory=list, description="Ids of banned tracks.")
+    artists: Ids | None = Field(None, description="Ids of banned artists.")
+    albums: Ids | None = Field(None, description="Ids of banned albums.")
+
+
+NO_ONBOARDING, NO_TRACK_SIGNALS, NO_ENTITY_SIGNALS, NO_BANS = Onboarding(), TrackSignals(), EntitySignals(), Bans()
 
 
 class Listener(Body):
@@ -107,8 +120,9 @@ class Listener(Body):
     onboarding: Onboarding = Field(default_factory=lambda: NO_ONBOARDING, description="Choices made at registration.")
     streams: TrackSignals = Field(default_factory=lambda: NO_TRACK_SIGNALS, description="Tracks that were streamed.")
     skips: TrackSignals = Field(default_factory=lambda: NO_TRACK_SIGNALS, description="Tracks that were skipped.")
-    bans: TrackSignals = Field(
-        default_factory=lambda: NO_TRACK_SIGNALS, description="Tracks that were banned. They are never recommended."
+    bans: Bans = Field(
+        default_factory=lambda: NO_BANS,
+        description="Tracks, artists and albums that were banned. They are never recommended.",
     )
     favourites: EntitySignals = Field(
         default_factory=lambda: NO_ENTITY_SIGNALS, description="Entities that were marked as favourites."
@@ -135,7 +149,7 @@ class Listener(Body):
     def _lists(self) -> dict[str, list[str | int]]:
         lists = {"onboarding.artists": self.onboarding.artists}
         for name in ("streams", "skips", "bans"):
-            on_tracks: TrackSignals = getattr(self, name)
+            on_tracks: TrackSignals | Bans = getattr(self, name)
             lists[f"{name}.tracks"] = on_tracks.tracks
             for level in ("artists", "albums"):
                 if (ids := getattr(on_tracks, level)) is not None:
@@ -156,6 +170,27 @@ LISTENER: dict[str, Any] = {
 }
 
 
+class Filters(Body):
+    """Which tracks are wanted. Tracks whose genre or release date is unknown match no genre and no range."""
+
+    genres: Annotated[list[Annotated[str, Field(min_length=1, max_length=100)]], Field(max_length=50)] = Field(
+        default_factory=list, description="Genres, in any case; empty: every genre."
+    )
+    released_from: date | None = Field(None, description="First release date, YYYY-MM-DD.")
+    released_to: date | None = Field(None, description="Last release date, YYYY-MM-DD.")
+    explicit: bool | None = Field(
+        None,
+        description="false: no explicit track; true: explicit tracks whatever the age; null: none for listeners below "
+        "the age of the release's settings.",
+    )
+    exclude_artists: Annotated[list[Id], Field(max_length=MAX_EXCLUDED)] = Field(
+        default_factory=list, description="Ids of artists to leave out."
+    )
+    exclude_albums: Annotated[list[Id], Field(max_length=MAX_EXCLUDED)] = Field(
+        default_factory=list, description="Ids of albums to leave out."
+    )
+
+
 class ListOptions(Body):
     """Method, length and exclusions of a list."""
 
@@ -167,10 +202,39 @@ class ListOptions(Body):
     exclude: Annotated[list[Id], Field(max_length=MAX_EXCLUDED)] = Field(
         default_factory=list, description="Ids of tracks to exclude. Banned tracks are always excluded."
     )
-    leave_out_first_day: bool | None = Field(
+    heard: Literal["keep", "leave_out", "only_new_artists"] | None = Field(
         None,
-        description="Whether to exclude the tracks streamed on the first day. null: as in the release's evaluation.",
+        description="What happens to tracks that the listener has heard: `keep`, `leave_out`, or `only_new_artists`, "
+        "which leaves out all tracks of their artists too. null: as in the release.",
     )
+    per_artist: Annotated[int, Field(strict=True, ge=1, le=MAX_K)] | None = Field(
+        None,
+        description="Limit of tracks of one artist in 50 places; each prefix of n places has at most "
+        "max(1, ceil(per_artist * n / 50)). If omitted: as in the release; null: no limit.",
+    )
+    per_album: Annotated[int, Field(strict=True, ge=1, le=MAX_K)] | None = Field(
+        None,
+        description="Limit of tracks of one album, as `per_artist`. If omitted: as in the release; null: no limit.",
+    )
+    diversity: Annotated[float, Field(ge=0, le=1)] | None = Field(
+        None, description="Weight of the difference between the tracks, 0 to 1. null: as in the release."
+    )
+    filters: Filters | None = Field(None, description="Which tracks are wanted.")
+    shown: Annotated[list[Id], Field(max_length=MAX_EXCLUDED)] = Field(
+        default_factory=list,
+        description="Ids of tracks that were shown to the listener before, one entry per display. Tracks that were "
+        "shown often and never played go to the end of the list.",
+    )
+    cursor: Annotated[str, Field(max_length=40)] | None = Field(
+        None,
+        description="`cursor` of an earlier answer to the same request: the list continues after it. It is valid while "
+        "the same release is in service.",
+    )
+
+    @property
+    def plain(self) -> bool:
+        """Whether the request has no filters, earlier displays or cursor."""
+        return self.filters is None and self.cursor is None and not self.shown
 
 
 class RecommendationRequest(ListOptions):
@@ -285,6 +349,12 @@ class Recommendation(Body):
     n_filled: int = Field(
         description="Number of popular tracks at the end of the list that fill it up to k where the method has no more."
     )
+    relaxed: int = Field(
+        description="How often the limits per artist and album were raised by one in 50 places, because the catalogue "
+        "cannot fill the list under them; 0: never."
+    )
+    short: str | None = Field(description="Why the list has fewer than k tracks; null if it has k.")
+    cursor: str | None = Field(description="Cursor of the tracks after these; null at the end.")
     segment: Segment | None = Field(description="null if the listener has no vector.")
     reasons: Reasons
     unknown: dict[str, list[str]] = Field(

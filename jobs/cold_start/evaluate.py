@@ -7,6 +7,8 @@ Input   features, cohort, first_day, track_vectors, segments, catalog, work/<wee
         baselines also warm_users, user_vectors, user_track
 Output  evaluation, partition week=<week> space=<space>
 Grain   one row per method, split, slice, metric and k
+Rules   `value` and its interval: lists as methods make them, which comparisons with the literature require (heard
+        tracks are left out where `rules.heard` says so). `with_rules`: lists under all rules, as they are served
 Source  paper 4.1; metrics in models/evaluation/metrics.py. The network is evaluated as it is
         served: through onnxruntime
 """
@@ -19,30 +21,29 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-from scipy.sparse import csr_array
 
 from contracts.errors import CheckFailed
 from jobs.cold_start.methods import build_methods
+from jobs.cold_start.track_facts import track_facts
 from jobs.cold_start.training_data import catalogue, first_days, load
 from jobs.platform import figures
 from jobs.platform.context import Context
 from jobs.settings.base import Space
 from jobs.tracking.tracker import Tracker
+from models.arrays import IdVector, IntMatrix
 from models.cold_start.input_vector import AGE_CLASSES, INTERACTIONS, FirstDays, age_classes
-from models.cold_start.methods import recommend_lists
+from models.cold_start.methods.ruled import ruled_lists
 from models.cold_start.ragged import Ragged
-from models.evaluation.metrics import bootstrap, score
+from models.cold_start.top_k import normalise
+from models.evaluation.metrics import artist_share, bootstrap, score
 
-METRICS = ("precision", "recall", "ndcg")
+METRICS = ("precision", "recall", "ndcg", "artists")
 MAX_COUNTRIES = 5
 
 
 @dataclass(frozen=True)
 class Cohort:
-    """One split of the cohort: ids (B,), inputs (B, F), truth of B rows, slices by name (B,) bool, first days.
-
-    `taken_BN` marks the tracks that lists must exclude, if the settings require it.
-    """
+    """One split of the cohort: ids (B,), inputs (B, F), truth of B rows, slices by name (B,) bool, first days."""
 
     split: str
     user_id: np.ndarray
@@ -50,7 +51,14 @@ class Cohort:
     truth: Ragged
     slices: dict[str, np.ndarray]
     days: FirstDays
-    taken_BN: csr_array | None = None
+
+
+@dataclass(frozen=True)
+class Lists:
+    """Lists of one method, (B, k): without rules, and under all rules; see models/cold_start/methods/ruled.py."""
+
+    without_BK: IntMatrix
+    ruled_BK: IntMatrix
 
 
 def run(context: Context, space: Space) -> dict[str, Any]:
@@ -58,15 +66,18 @@ def run(context: Context, space: Space) -> dict[str, Any]:
     settings = context.settings.evaluation
     with Tracker.task(context, "evaluate", space) as run:
         methods = build_methods(context, space, run)
+        facts, rules = track_facts(context), context.settings.rules.rules()
+        track_ids = catalogue(context).track_id_N
+        unit_ND = normalise(context.lake.matrix("track_vectors", week=context.week.name, space=space))
         rows: list[dict[str, Any]] = []
         recommended: dict[str, np.ndarray] = {}
         for split in ("validation", "test"):
             cohort = read_cohort(context, space, split)
             for method in methods:
-                recommended_BK = recommend_lists(method, cohort.x_BF, max(settings.k), cohort.days, cohort.taken_BN)
-                rows += evaluation_rows(context, method.name, cohort, recommended_BK)
+                both = ruled_lists(method, cohort.x_BF, max(settings.k), cohort.days, track_ids, facts, rules, unit_ND)
+                rows += evaluation_rows(context, method.name, cohort, Lists(*both), facts.artist_N)
                 if split == "test":
-                    recommended[method.name] = recommended_BK
+                    recommended[method.name] = both[0]
         frame = pd.DataFrame(rows)
         written = context.lake.write(
             "evaluation",
@@ -94,8 +105,7 @@ def read_cohort(context: Context, space: Space, split: str) -> Cohort:
     truth = table.column("truth").combine_chunks().take(pa.array([place[u] for u in user_id.tolist()]))
     ragged = Ragged(truth.offsets.to_numpy().astype(np.int64), truth.flatten().to_numpy().astype(np.int64))
     days = first_days(context, split, user_id)
-    taken = catalogue(context).streamed_tracks(days) if context.settings.evaluation.leave_out_first_day else None
-    return Cohort(split, user_id, x_BF, ragged, slices(days), days, taken)
+    return Cohort(split, user_id, x_BF, ragged, slices(days), days)
 
 
 def slices(days: FirstDays) -> dict[str, np.ndarray]:
@@ -117,11 +127,24 @@ def slices(days: FirstDays) -> dict[str, np.ndarray]:
     return slice_masks
 
 
-def evaluation_rows(context: Context, method: str, cohort: Cohort, recommended_BK: np.ndarray) -> list[dict[str, Any]]:
-    """Return the rows of the evaluation table for one method on one split."""
+def evaluation_rows(
+    context: Context, method: str, cohort: Cohort, lists: Lists, artist_N: IdVector
+) -> list[dict[str, Any]]:
+    """Return the rows of the evaluation table for one method on one split.
+
+    Args:
+        context: settings and seed.
+        method: name of the method.
+        cohort: the listeners.
+        lists: the method's lists.
+        artist_N: main artists of the tracks, by track_idx.
+    """
     settings, rows = context.settings.evaluation, []
     for k in settings.k:
-        values = score(recommended_BK[:, :k], cohort.truth, k)
+        values, ruled = (
+            score(lists_BK[:, :k], cohort.truth, k) | {"artists": artist_share(lists_BK[:, :k], artist_N)}
+            for lists_BK in (lists.without_BK, lists.ruled_BK)
+        )
         for name, chosen in cohort.slices.items():
             if chosen.sum() < settings.min_slice_users and name != "all":
                 continue
@@ -137,6 +160,7 @@ def evaluation_rows(context: Context, method: str, cohort: Cohort, recommended_B
                         "k": k,
                         "n_users": int(chosen.sum()),
                         "value": float(of_slice.mean()),
+                        "with_rules": float(ruled[metric][chosen].mean()),
                         "low": low,
                         "high": high,
                     }

@@ -111,6 +111,26 @@ def better_than_popularity(
     return GateLine(rule, gain, margin, PASS if low > 0 and gain >= margin else FAIL, why)
 
 
+def cost_of_rules(before: float, after: float, artists_before: float, artists_after: float) -> GateLine:
+    """Report what the rules of lists change. They are a decision of the service, so the line always passes.
+
+    Args:
+        before: mean metric of the method's own lists.
+        after: mean metric of the lists under the rules, as they are served.
+        artists_before: mean number of distinct artists in the method's own lists.
+        artists_after: mean number of distinct artists in the lists under the rules.
+
+    Returns:
+        The line; measured is the relative change of the metric.
+    """
+    change = (after - before) / before if before else 0.0
+    why = (
+        f"{_number(after)} with the rules of lists, {_number(before)} without; {artists_after:.1f} distinct artists, "
+        f"{artists_before:.1f} without"
+    )
+    return GateLine("rules of lists", change, None, PASS, why)
+
+
 def not_worse_than_champion(
     ours_B: AnyVector, champion_B: AnyVector, grey_zone: float, max_loss: float, n: int = 1_000, seed: int = 0
 ) -> GateLine:

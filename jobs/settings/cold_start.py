@@ -6,7 +6,9 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import Field, field_validator
 
+from contracts.demographics import MAX_AGE
 from jobs.settings.base import Positive, Section, Share, Space
+from models.cold_start.list_rules import Heard, ListRules
 
 # models/cold_start/methods/registry.py builds the methods. Their names are repeated here, because a command that only
 # reads settings must not import PyTorch; a test compares both.
@@ -150,6 +152,40 @@ class NeighbourSettings(Section):
     max_neighbours: Positive = Field(1_000, description="number of neighbours that are stored for each token")
 
 
+class ListRulesSettings(Section):
+    """Rules of lists. The gate, `evaluate` and the service apply them; a request may change most of them for itself."""
+
+    per_artist: Positive | None = Field(
+        3,
+        description="limit of tracks of one artist in 50 places: each prefix of n places contains at most "
+        "max(1, ceil(per_artist * n / 50)); null: no limit",
+    )
+    per_album: Positive | None = Field(3, description="limit of tracks of one album in 50 places, as per_artist")
+    one_recording: bool = Field(
+        True,
+        description="each recording once a list: one track per recording_id, else per artist and title without notes "
+        "such as (Remastered)",
+    )
+    heard: Heard = Field(
+        "keep",
+        description="tracks that the listener has heard: keep, leave_out, or only_new_artists, which leaves out all "
+        "tracks of their artists too. leave_out is for data in which no track repeats",
+    )
+    min_explicit_age: Annotated[int, Field(ge=0, le=MAX_AGE)] | None = Field(
+        18, description="age from which explicit tracks are recommended; null: from any age"
+    )
+    diversity: Share = Field(
+        0.0, description="weight of the difference between the tracks of a list; 0: the order of the method"
+    )
+    max_shown: Positive | None = Field(
+        5, description="displays after which a track that was never played goes to the end of the list; null: never"
+    )
+
+    def rules(self) -> ListRules:
+        """Return the rules as the methods read them."""
+        return ListRules(**self.model_dump())
+
+
 class EvaluationSettings(Section):
     """How methods are evaluated."""
 
@@ -161,9 +197,6 @@ class EvaluationSettings(Section):
     k: tuple[Positive, ...] = Field((50,), description="lengths of the evaluated lists, in tracks")
     similarity: Literal["dot", "cosine"] = Field(
         "cosine", description="score of a track's vector for a listener's vector"
-    )
-    leave_out_first_day: bool = Field(
-        False, description="exclude first-day streams from every list; for data in which no track repeats"
     )
     n_bootstrap: Positive = Field(1_000, description="number of bootstrap resamples of users for intervals")
     min_slice_users: Positive = Field(30, description="users that a slice needs to be reported")

@@ -22,6 +22,7 @@ from jobs.settings.cold_start import (
     EvaluationSettings,
     FirstDayNetworkSettings,
     GateSettings,
+    ListRulesSettings,
     MeluSettings,
     MixtureSettings,
     MonitorSettings,
@@ -69,6 +70,7 @@ class Settings(BaseSettings):
     )
     checks: CheckSettings = CheckSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
+    rules: ListRulesSettings = ListRulesSettings()
     gate: GateSettings = GateSettings()
     monitor: MonitorSettings = MonitorSettings()
     paper: PaperSettings = PaperSettings()

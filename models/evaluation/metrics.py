@@ -78,6 +78,25 @@ def score(
     return {"precision": n_hits_B / reachable_B, "recall": n_hits_B / n_truth_B, "ndcg": gain_B / ideal_B}
 
 
+def artist_share(recommended: ArrayLike, artist_N: ArrayLike) -> DoubleVector:
+    """Return the number of distinct artists of each list, divided by its length, (B,) float64.
+
+    Args:
+        recommended: track_idx (B, k). Indices of N and above are places without a track, which count for no artist.
+        artist_N: main artist of each track.
+    """
+    rec_BK, artist = np.asarray(recommended), np.asarray(artist_N)
+    if not rec_BK.shape[1]:
+        raise ValueError("artist_share: lists must have at least one place")
+    is_track_BK = rec_BK < len(artist)
+    codes = np.unique(artist, return_inverse=True)[1]
+    code_BK = np.where(is_track_BK, codes[np.where(is_track_BK, rec_BK, 0)], -1)
+    ordered_BK = np.sort(code_BK, axis=1)
+    is_new_BK = np.concatenate([ordered_BK[:, :1] >= 0, ordered_BK[:, 1:] != ordered_BK[:, :-1]], axis=1)
+    share: DoubleVector = (is_new_BK & (ordered_BK >= 0)).sum(axis=1) / rec_BK.shape[1]
+    return share
+
+
 def _mean_gains(hits_BL: BoolMatrix, levels_BL: AnyMatrix, k: int) -> DoubleMatrix:
     """Return for each of the first k places the share of hits among all places of its level, (B, k)."""
     if levels_BL.shape != hits_BL.shape:

@@ -3,24 +3,28 @@
 Shapes     B listeners, F values of an input vector, d width of the space
 Fallback   the network (for the blend: its own, then the space's) -> the mean vector of the warm listeners of the same
            country and age class -> the most popular tracks; the response names it
-Lists      are made by the methods of models/cold_start/methods over the listener's vector: the code that the gate
-evaluated
+Lists      are made by the methods of models/cold_start/methods over the listener's vector and by the rules of
+           models/cold_start/list_rules.py: the code that the gate evaluated
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from contracts.errors import BadArgument
 from models.cold_start.input_vector import AGE_CLASSES, FirstDays, age_class
+from models.cold_start.list_rules import ListRules
 from models.cold_start.top_k import normalise
 from serving.bodies import DegradedBody, KnownRecommendationBody, RecommendationBody, SegmentBody, SignalsBody
 from serving.recommend.reasons import top_signals
-from serving.recommend.signals import FirstDaySignals, ListParameters, days_of
+from serving.recommend.ruled_list import SPARE, build_list, hidden_tracks
+from serving.recommend.signals import MAX_DEPTH, FirstDaySignals, ListParameters, days_of
 from serving.release.loaded import LoadedRelease
 
 NETWORK, MEAN, NOTHING = "network", "country_age_mean", "nothing"
@@ -111,12 +115,20 @@ def recommend(
     placed = place_by_means(loaded, days, None) if by_means else place(loaded, days)
     segment_B = loaded.space.segments_of(placed.vectors_BD)
     distance_B = distances(loaded, placed.vectors_BD, segment_B)
-    streamed = loaded.leave_out_first_day if options.leave_out_first_day is None else options.leave_out_first_day
-    taken = [excluded_tracks(loaded, listener, options.exclude, streamed) for listener in listeners]
-    lists, methods, degraded = make_lists(loaded, wanted, options.k, days, placed, segment_B, taken)
+    rules, depth = options.rules or loaded.rules, options.offset + options.k
+    ranked, methods, degraded = rank(loaded, wanted, depth + SPARE, days, placed, segment_B)
     bodies: list[RecommendationBody] = []
     for b, listener in enumerate(listeners):
-        chosen, filled = fill_list(lists[b], taken[b], options.k, len(loaded.tracks))
+        one = build_list(
+            loaded,
+            depth,
+            partial(longer_list, loaded, methods[b], days, placed, segment_B, b, ranked[b], depth + SPARE),
+            rules,
+            excluded_tracks(loaded, listener, options, rules),
+            hidden_tracks(loaded, rules, listener.country, listener.age, options.filters),
+            often_shown(loaded, listener, options, rules),
+        )
+        chosen = one.tracks[options.offset :] if options.offset else one.tracks
         segment = None if placed.origin[b] == NOTHING else int(segment_B[b])
         bodies.append(
             {
@@ -127,7 +139,10 @@ def recommend(
                 "vector_source": placed.origin[b],
                 "degraded": degraded[b],
                 "tracks": chosen,
-                "n_filled": filled,
+                "n_filled": min(len(chosen), len(one.tracks) - one.n_own),
+                "relaxed": one.relaxed,
+                "short": one.short,
+                "cursor": next_cursor(loaded, depth, one.short),
                 "segment": None if segment is None else segment_body(loaded, segment, distance_B[b]),
                 "reasons": {
                     "text": list_explanation(loaded, methods[b], segment),
@@ -152,68 +167,100 @@ def signal_contributions(
         return nothing
 
 
-def make_lists(
-    loaded: LoadedRelease,
-    wanted: str,
-    k: int,
-    days: FirstDays,
-    placed: Placement,
-    segment_B: np.ndarray,
-    taken: Sequence[set[int]],
+def rank(
+    loaded: LoadedRelease, wanted: str, n: int, days: FirstDays, placed: Placement, segment_B: np.ndarray
 ) -> tuple[list[list[int]], list[str], list[DegradedBody | None]]:
-    """Return for each listener the track_idx, the method that was used, and the fallback if one was needed.
-
-    A list is long enough to remove the excluded tracks from it where the method has as many.
-    """
-    n_taken = max((len(one) for one in taken), default=0)
+    """Return for each listener up to n track_idx, the method that was used, and the fallback if one was needed."""
     degraded: DegradedBody | None = None
     if wanted in loaded.space.problems and wanted not in loaded.space.methods:
         degraded = {"fallback": "semi_pers", "reason": f"{wanted} is unavailable: {loaded.space.problems[wanted]}"}
         wanted = "semi_pers"
 
-    def ranked_lists(name: str, days: FirstDays, vectors_BD: np.ndarray) -> list[list[int]]:
-        if name == "semi_pers":  # as the method of this name; the segments are already known
-            ranked: list[list[int]] = loaded.space.rankings_KL[segment_B][:, : k + n_taken].tolist()
-            return ranked
-        n = min(k + n_taken, len(loaded.tracks))
-        lists: list[list[int]] = loaded.space.methods[name].recommend(vectors_BD, n, days).tolist()
-        return lists
+    def ranked_by(name: str) -> list[list[int]]:
+        return ranked_lists(loaded, name, n, days, placed.vectors_BD, segment_B)
 
     if wanted == "blend":
         try:
-            return ranked_lists("blend", days, placed.vectors_BD), ["blend"] * len(days), [None] * len(days)
+            return ranked_by("blend"), ["blend"] * len(days), [None] * len(days)
         except Exception as error:  # whatever onnxruntime raises
             degraded, wanted = {"fallback": "semi_pers", "reason": f"blend failed: {first_line(error)}"}, "semi_pers"
     if wanted == POPULAR:
-        return ranked_lists(POPULAR, days, placed.vectors_BD), [POPULAR] * len(days), [None] * len(days)
+        return ranked_by(POPULAR), [POPULAR] * len(days), [None] * len(days)
     if wanted not in loaded.space.methods:  # popularity needs no file of the release
         degraded = {"fallback": POPULAR, "reason": loaded.space.problems.get(wanted, "not in this release")}
-        return ranked_lists(POPULAR, days, placed.vectors_BD), [POPULAR] * len(days), [degraded] * len(days)
-    lists = ranked_lists(wanted, days, placed.vectors_BD)
+        return ranked_by(POPULAR), [POPULAR] * len(days), [degraded] * len(days)
+    lists = ranked_by(wanted)
     methods = [wanted] * len(days)
     for b, origin in enumerate(placed.origin):
         if origin == NOTHING:
-            lists[b] = ranked_lists(POPULAR, days.rows(b, b + 1), placed.vectors_BD[b : b + 1])[0]
+            lists[b] = list(range(min(n, len(loaded.tracks))))
             methods[b] = POPULAR
     return lists, methods, [placed.degraded(b) or degraded for b in range(len(days))]
 
 
+def ranked_lists(
+    loaded: LoadedRelease, name: str, n: int, days: FirstDays, vectors_BD: np.ndarray, segment_B: np.ndarray
+) -> list[list[int]]:
+    """Return the first n track_idx of a method for each listener, or as many as the method has."""
+    ranked: list[list[int]]
+    if name == "semi_pers":  # as the method of this name; the segments are already known
+        ranked = loaded.space.rankings_KL[segment_B][:, :n].tolist()
+    elif name == POPULAR:
+        ranked = [list(range(min(n, len(loaded.tracks))))] * len(vectors_BD)
+    else:
+        ranked = loaded.space.methods[name].recommend(vectors_BD, min(n, len(loaded.tracks)), days).tolist()
+    return ranked
+
+
+def longer_list(
+    loaded: LoadedRelease,
+    method: str,
+    days: FirstDays,
+    placed: Placement,
+    segment_B: np.ndarray,
+    b: int,
+    known: list[int],
+    n_known: int,
+    n: int,
+) -> list[int]:
+    """Return the first n track_idx of a method for listener b; `known`: the first `n_known` or all."""
+    if len(known) >= n or len(known) < n_known:
+        return known
+    vectors_1D, segment_1, days_1 = placed.vectors_BD[b : b + 1], segment_B[b : b + 1], days.rows(b, b + 1)
+    return ranked_lists(loaded, method, n, days_1, vectors_1D, segment_1)[0]
+
+
 def excluded_tracks(
-    loaded: LoadedRelease, listener: FirstDaySignals, leave_out: Sequence[int], streamed: bool
+    loaded: LoadedRelease, listener: FirstDaySignals, options: ListParameters, rules: ListRules
 ) -> set[int]:
-    """Return the track_idx that must be in no list: excluded, banned, and first-day streams if those are excluded."""
-    ids = [*leave_out, *listener.lists["bans.tracks"], *(listener.lists["streams.tracks"] if streamed else ())]
-    return {loaded.track_idx[i] for i in ids if i in loaded.track_idx}
+    """Return the track_idx that must be in no list: banned or excluded, or heard where heard tracks are left out."""
+    place, lists = loaded.track_idx, listener.lists
+    filters = options.filters
+    return loaded.facts.excluded(
+        rules,
+        tracks=[place[i] for i in (*options.exclude, *lists["bans.tracks"]) if i in place],
+        artists=(*lists.get("bans.artists", ()), *filters.artists),
+        albums=(*lists.get("bans.albums", ()), *filters.albums),
+        heard=() if rules.heard == "keep" else [place[i] for i in lists["streams.tracks"] if i in place],
+    )
 
 
-def fill_list(ranked: Sequence[int], excluded: set[int], k: int, n_tracks: int) -> tuple[list[int], int]:
-    """Return k tracks: those of the list that are not excluded, then popular ones; and the number of those."""
-    chosen = [i for i in ranked if i not in excluded][:k]
-    n_missing = k - len(chosen)
-    if n_missing:
-        unavailable = excluded.union(chosen)
-        chosen += [i for i in range(min(n_tracks, len(unavailable) + n_missing)) if i not in unavailable][:n_missing]
-    return chosen, min(n_missing, max(0, len(chosen) - (k - n_missing)))
+def often_shown(
+    loaded: LoadedRelease, listener: FirstDaySignals, options: ListParameters, rules: ListRules
+) -> frozenset[int]:
+    """Return the track_idx that were shown `rules.max_shown` times or more and are not among the listener's streams."""
+    if not options.shown or rules.max_shown is None:
+        return frozenset()
+    played = set(listener.lists["streams.tracks"])
+    often = (i for i, n in Counter(options.shown).items() if n >= rules.max_shown and i not in played)
+    return frozenset(loaded.track_idx[i] for i in often if i in loaded.track_idx)
+
+
+def next_cursor(loaded: LoadedRelease, depth: int, short: str | None) -> str | None:
+    """Return the cursor of the tracks after the first `depth`, or None if there are none."""
+    if short is not None or depth >= min(MAX_DEPTH, len(loaded.tracks)):
+        return None
+    return f"{loaded.name[:16]}-{depth}"
 
 
 def distances(loaded: LoadedRelease, vectors_BD: np.ndarray, segment_B: np.ndarray) -> list[float]:

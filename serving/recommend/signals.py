@@ -8,14 +8,20 @@ request that lists tracks only is completed from the release's catalogue.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import date
 from itertools import product
+from typing import Any
 
 import numpy as np
 from fastapi.exceptions import RequestValidationError
 
+from contracts.errors import BadArgument
 from models.cold_start.input_vector import INTERACTIONS, FirstDays
+from models.cold_start.list_rules import ListRules
 from models.cold_start.ragged import Ragged
+from serving import schema
+from serving.recommend.ruled_list import NO_FILTERS, Filters
 from serving.release.external_ids import ExternalIds
 from serving.release.loaded import ID_KIND_OF, LoadedRelease
 from serving.schema import Listener, ListOptions
@@ -41,6 +47,8 @@ BLOCK = {
 
 
 Location = tuple[str | int, ...]
+EPOCH = date(1970, 1, 1)
+MAX_DEPTH = 1_000  # tracks of a list on all its pages
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +79,10 @@ class ListParameters:
     method: str = "configured"
     k: int = 50
     exclude: tuple[int, ...] = ()
-    leave_out_first_day: bool | None = None
+    filters: Filters = NO_FILTERS
+    rules: ListRules | None = None  # None: those of the release
+    shown: tuple[int, ...] = ()
+    offset: int = 0
 
 
 def convert_ids(
@@ -152,18 +163,82 @@ def read_options(loaded: LoadedRelease, options: ListOptions) -> ListParameters:
     if options.exclude:
         ids = convert_ids(loaded.ids, "track", options.exclude, ("body", "exclude"))
         exclude = tuple(i for i in ids if i in loaded.track_idx)
-    return ListParameters(options.method, options.k, exclude, options.leave_out_first_day)
+    rules = requested_rules(loaded.rules, options)
+    if options.plain and rules is None:
+        return ListParameters(options.method, options.k, exclude)
+    shown = tuple(i for i in convert_ids(loaded.ids, "track", options.shown, ("body", "shown")) if i is not None)
+    filters = read_filters(loaded, options.filters)
+    return ListParameters(options.method, options.k, exclude, filters, rules, shown, read_offset(loaded, options))
+
+
+def requested_rules(rules: ListRules, options: ListOptions) -> ListRules | None:
+    """Return the release's rules with the fields of a request that change them; None if there are none.
+
+    A null of `per_artist` and `per_album` switches the limit off; of other fields it means "as in the release".
+    """
+    fields = options.model_fields_set
+    changed: dict[str, Any] = {name: getattr(options, name) for name in ("per_artist", "per_album") if name in fields}
+    changed |= {name: getattr(options, name) for name in ("heard", "diversity") if getattr(options, name) is not None}
+    return replace(rules, **changed) if changed else None
+
+
+def read_filters(loaded: LoadedRelease, given: schema.Filters | None) -> Filters:
+    """Return the filters of a request with the ids inside; ids that no track has leave nothing out.
+
+    Raises:
+        RequestValidationError: an id is a number, but ids of its kind are texts.
+    """
+    if given is None:
+        return NO_FILTERS
+    location = ("body", "filters")
+    artists = convert_ids(loaded.ids, "artist", given.exclude_artists, (*location, "exclude_artists"))
+    albums = convert_ids(loaded.ids, "album", given.exclude_albums, (*location, "exclude_albums"))
+    first, last = (None if day is None else (day - EPOCH).days for day in (given.released_from, given.released_to))
+    return Filters(
+        frozenset(genre.lower() for genre in given.genres),
+        first,
+        last,
+        given.explicit,
+        tuple(i for i in artists if i is not None),
+        tuple(i for i in albums if i is not None),
+    )
+
+
+def read_offset(loaded: LoadedRelease, options: ListOptions) -> int:
+    """Return the number of tracks before the page that a cursor points to.
+
+    Raises:
+        BadArgument: the cursor is damaged, or of another release.
+    """
+    if options.cursor is None:
+        return 0
+    release, _, digits = options.cursor.partition("-")
+    if not digits.isdigit() or not 0 < int(digits) < MAX_DEPTH:
+        raise BadArgument("cursor: is not one that this service returned; send it unchanged")
+    if release != loaded.name[:16]:
+        raise BadArgument("cursor: belongs to another release; request the first page again")
+    if int(digits) + options.k > MAX_DEPTH:
+        raise BadArgument(f"cursor: a list ends after {MAX_DEPTH} tracks; request at most {MAX_DEPTH - int(digits)}")
+    return int(digits)
 
 
 def complete_signals(loaded: LoadedRelease, lists: dict[str, list[int]]) -> dict[str, list[int]]:
-    """Return the same signals with the artists and albums of the tracks, where the request omitted them."""
+    """Return the same signals with the artists and albums of the tracks, where the request omitted them.
+
+    Banned artists and albums are rules of the list, not signals: as in training, the signals of bans are the artists
+    and albums of banned tracks.
+    """
     completed = dict(lists)
     for word in ON_TRACKS:
-        missing = [level for level in OTHER_LEVELS if f"{word}.{level}" not in completed]
-        if missing and completed[f"{word}.tracks"]:
-            tracks = [loaded.tracks[loaded.track_idx[i]] for i in completed[f"{word}.tracks"] if i in loaded.track_idx]
-            for level in missing:
+        missing = [level for level in OTHER_LEVELS if word == "bans" or f"{word}.{level}" not in completed]
+        if not missing:
+            continue
+        tracks = [loaded.tracks[loaded.track_idx[i]] for i in completed[f"{word}.tracks"] if i in loaded.track_idx]
+        for level in missing:
+            if tracks:
                 completed[f"{word}.{level}"] = [t.artist_id if level == "artists" else t.album_id for t in tracks]
+            else:
+                completed.pop(f"{word}.{level}", None)
     return completed
 
 

@@ -23,9 +23,10 @@ from models.cold_start.input_vector import (
     Layout,
     input_vectors,
 )
+from models.cold_start.list_rules import ListRules, TrackFacts
 from models.cold_start.methods import FullPers, Method, Popularity, Predict, SemiPers
 from models.cold_start.methods.vocabulary import Catalogue
-from serving.release import blend, external_ids, manifest
+from serving.release import blend, external_ids, manifest, track_facts
 from serving.release.onnx_session import run, session
 
 if TYPE_CHECKING:
@@ -130,6 +131,20 @@ class Release:
         except FileNotFoundError:
             names = {}
         return {column: names.get(column) or [None] * len(self.track_ids) for column in NAMES}
+
+    @cached_property
+    def track_facts(self) -> TrackFacts:
+        """What the rules of lists use of the tracks; of an older bundle only artists and albums."""
+        return track_facts.read(self.folder, _ids(self.folder, "artist_id"), _ids(self.folder, "album_id"))
+
+    @property
+    def rules(self) -> ListRules:
+        """The rules of lists that the release was evaluated with; of an older bundle, the defaults."""
+        settings = self.provenance["settings"]
+        if "rules" in settings:
+            return ListRules(**settings["rules"])
+        leave_out = settings.get("evaluation", {}).get("leave_out_first_day", False)
+        return ListRules(heard="leave_out" if leave_out else "keep")
 
     @cached_property
     def external_ids(self) -> external_ids.ExternalIds:

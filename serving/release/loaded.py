@@ -123,8 +123,8 @@ class LoadedRelease:
             raise CheckFailed(
                 f"release {self.name[:12]}: it recommends from {self.space_name}, which it does not contain"
             )
-        evaluation = release.provenance["settings"].get("evaluation", {})
-        self.leave_out_first_day = bool(evaluation.get("leave_out_first_day", False))
+        self.rules, self.facts = release.rules, release.track_facts
+        self.hidden: dict[tuple[object, ...], bytes | None] = {}  # cache of serving/recommend/ruled_list.py
         self.spaces = {name: LoadedSpace(space, name == self.space_name) for name, space in release.spaces.items()}
         self.space = self.spaces[self.space_name]
         if self.configured not in (*self.space.methods, *self.space.problems):

@@ -4,6 +4,7 @@ Input   catalog, track_vectors, entity_vectors, demographic_vectors, segments, f
 
     inputs.json                                                     distribution of first-day inputs in training (drift)
     tracks/{track_id,artist_id,album_id}.npy  names.json             by track_idx
+    tracks/{recording,explicit,available,released,...}.npy           what the rules of lists use (serving/release/track_facts.py)
     external_ids/<kind>.{ids,offsets,utf8}.npy                      track artist album playlist with ids of form text
     <space>/network.onnx  layout.json  track_vectors.npy  centroids.npy  rankings.npy  segments.json
     <space>/entities/<kind>.{ids,vectors}.npy                       song artist album playlist, ids ascending
@@ -23,6 +24,7 @@ import pyarrow.compute as pc
 
 from contracts.errors import CheckFailed
 from jobs.cold_start import blend_artifacts, onnx_export
+from jobs.cold_start.track_facts import track_facts
 from jobs.platform import files
 from jobs.platform.context import Context
 from jobs.platform.entity_forms import entity_forms
@@ -31,8 +33,10 @@ from jobs.release.cold_start.external_ids import write_external_ids
 from jobs.settings.base import SPACES
 from models.arrays import AnyVector, FloatMatrix, IdVector, IntMatrix
 from models.cold_start.input_vector import AGE_CLASSES, KINDS, FirstDays
+from models.cold_start.list_rules import TrackFacts
 from serving.release import input_drift
 from serving.release.bundle import NAMES, bundle_layout
+from serving.release.track_facts import ARRAYS
 
 
 def fill(context: Context, folder: Path) -> dict[str, object]:
@@ -53,6 +57,7 @@ def fill(context: Context, folder: Path) -> dict[str, object]:
     for column in ("track_id", "artist_id", "album_id"):
         files.write_array(folder / "tracks" / f"{column}.npy", catalog[column].to_numpy())
     files.write(folder / "tracks" / "names.json", files.canonical(_track_names(context, catalog["track_id"])))
+    _write_track_facts(folder / "tracks", track_facts(context))
     train_days = FirstDays.from_arrow(context.lake.read("first_day", week=week, split="train"))
     files.write(folder / input_drift.NAME, files.canonical(input_drift.reference(train_days)))
     evaluation: list[dict[str, Any]] = []
@@ -91,6 +96,20 @@ def _track_names(context: Context, track_ids: pa.ChunkedArray) -> dict[str, list
     tracks = context.lake.read("tracks")
     rows = pc.index_in(track_ids, value_set=tracks["track_id"].combine_chunks())
     return {column: tracks[column].take(rows).to_pylist() for column in NAMES}
+
+
+def _write_track_facts(folder: Path, facts: TrackFacts) -> None:
+    """Write the files of serving/release/track_facts.py."""
+    everywhere_N = np.ones(len(facts), bool) if facts.everywhere_N is None else facts.everywhere_N
+    arrays = {
+        "recording": facts.recording_N, "explicit": facts.explicit_N, "available": facts.available_N,
+        "released": facts.released_N, "everywhere": everywhere_N,
+    }  # fmt: skip
+    for name, kind in ARRAYS.items():
+        files.write_array(folder / f"{name}.npy", np.asarray(arrays[name], kind))
+    table_CN = np.array(list(facts.countries.values()), bool).reshape(len(facts.countries), len(facts))
+    files.write_array(folder / "countries.npy", table_CN)
+    files.write(folder / "countries.json", files.canonical(list(facts.countries)))
 
 
 def _write_space(context: Context, folder: Path, space: str, track_ids: IdVector) -> dict[str, object]:

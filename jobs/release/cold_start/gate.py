@@ -23,9 +23,12 @@ from jobs.release import pointer, rules
 from jobs.release.rules import FAIL, GateLine
 from models.arrays import DoubleVector, FloatMatrix, IdVector, IntMatrix
 from models.cold_start.input_vector import FirstDays
-from models.cold_start.methods import Method, recommend_lists
+from models.cold_start.list_rules import ListRules
+from models.cold_start.methods import Method
+from models.cold_start.methods.ruled import ruled_lists
 from models.cold_start.ragged import Ragged
-from models.evaluation.metrics import score
+from models.cold_start.top_k import normalise
+from models.evaluation.metrics import artist_share, score
 from serving.release.bundle import Release, open_release
 
 SPLITS = ("validation", "test")
@@ -76,9 +79,9 @@ def evaluate(context: Context, folder: Path, champion: pointer.Pointer | None) -
     lines += [parity_line(context, release, space, cohort) for space in release.spaces]
     if gate.method == "blend":
         lines.append(blend_parity_line(context, release, cohort))
-    leave_out = context.settings.evaluation.leave_out_first_day
-    ours_BK = recommend(release, gate.space, gate.method, cohort, gate.k, leave_out)
-    popular_BK = recommend(release, gate.space, "popularity", cohort, gate.k, leave_out)
+    list_rules = context.settings.rules.rules()
+    ours_BK, ruled_BK = recommend(release, gate.space, gate.method, cohort, gate.k, list_rules)
+    popular_BK, _ = recommend(release, gate.space, "popularity", cohort, gate.k, list_rules)
     ours_B, popular_B = (score(rec_BK, cohort.truth, gate.k)[gate.metric] for rec_BK in (ours_BK, popular_BK))
     lines.append(rules.better_than_popularity(ours_B, popular_B, gate.margin_over_popularity, n_boot, seed))
     lines.append(champion_line(context, release, champion, cohort, ours_B))
@@ -87,6 +90,7 @@ def evaluate(context: Context, folder: Path, champion: pointer.Pointer | None) -
         for name, mask_B in slices(cohort.days).items()
         if name != "all" and mask_B.any()
     ]
+    lines.append(rules_line(context, release, cohort, ours_BK, ruled_BK))
     lines.append(rules.popularity_share(ours_BK, len(cohort.track_ids), gate.max_popularity_share))
     first_listener = cohort.days.rows(0, 1)
     method = release.spaces[gate.space].method(gate.method)
@@ -125,9 +129,9 @@ def read_cohort(context: Context) -> EvaluationCohort:
 
 
 def recommend(
-    release: Release, space: str, method: str, cohort: EvaluationCohort, k: int, leave_out_first_day: bool = False
-) -> IntMatrix:
-    """Return the lists of a release for the cohort, in track_idx of this week.
+    release: Release, space: str, method: str, cohort: EvaluationCohort, k: int, list_rules: ListRules
+) -> tuple[IntMatrix, IntMatrix]:
+    """Return the lists of a release for the cohort without and with the rules of lists, in track_idx of this week.
 
     Args:
         release: challenger or champion.
@@ -135,21 +139,39 @@ def recommend(
         method: name of the method.
         cohort: the listeners.
         k: length of the lists.
-        leave_out_first_day: exclude the tracks that a listener streamed on the first day.
+        list_rules: the rules; without them, heard tracks are still left out where the rules leave them out.
 
     Returns:
-        (B, k) track_idx; a track that is not in this week's catalogue has an index beyond it.
+        Two (B, k) of track_idx; a track that is not in this week's catalogue has an index beyond it.
     """
-    opened = release.spaces[space]
-    taken_BN = opened.catalogue.streamed_tracks(cohort.days) if leave_out_first_day else None
-    lists_BK = recommend_lists(opened.method(method), release.inputs(space, cohort.days), k, cohort.days, taken_BN)
+    opened, facts = release.spaces[space], release.track_facts
+    unit_ND = normalise(opened.array("track_vectors")) if list_rules.diversity else opened.array("track_vectors")
+    inputs_BF = release.inputs(space, cohort.days)
+    both = ruled_lists(opened.method(method), inputs_BF, k, cohort.days, release.track_ids, facts, list_rules, unit_ND)
     order = np.argsort(cohort.track_ids)
     sorted_ids = cohort.track_ids[order]
     place = np.minimum(np.searchsorted(sorted_ids, release.track_ids), len(sorted_ids) - 1)
-    beyond = len(sorted_ids) + np.arange(len(release.track_ids))
-    week_idx_N = np.where(sorted_ids[place] == release.track_ids, order[place], beyond)
-    translated: IntMatrix = week_idx_N[lists_BK]
-    return translated
+    beyond = len(sorted_ids) + np.arange(len(release.track_ids) + k)  # the last k: places without a track
+    week_idx_N = np.where(sorted_ids[place] == release.track_ids, order[place], beyond[: len(place)])
+    week_idx = np.concatenate([week_idx_N, beyond[len(place) :]])
+    without_BK, with_BK = (week_idx[lists_BK] for lists_BK in both)
+    return without_BK, with_BK
+
+
+def rules_line(
+    context: Context, release: Release, cohort: EvaluationCohort, ours_BK: IntMatrix, ruled_BK: IntMatrix
+) -> GateLine:
+    """Return what the rules of lists cost in the metric and gain in distinct artists."""
+    gate, catalog = context.settings.gate, context.lake.read("catalog", week=context.week.name).sort_by("track_idx")
+    artist_N = catalog["artist_id"].to_numpy()
+    (before, artists_before), (after, artists_after) = (
+        (
+            float(score(lists_BK, cohort.truth, gate.k)[gate.metric].mean()),
+            gate.k * float(artist_share(lists_BK, artist_N).mean()),
+        )
+        for lists_BK in (ours_BK, ruled_BK)
+    )
+    return rules.cost_of_rules(before, after, artists_before, artists_after)
 
 
 def champion_line(
@@ -160,8 +182,7 @@ def champion_line(
     opened = rules.open_champion(context, release.folder.name, champion, open_release)
     if isinstance(opened, GateLine):
         return opened
-    leave_out = context.settings.evaluation.leave_out_first_day
-    champion_BK = recommend(opened, *opened.space_and_method, cohort, gate.k, leave_out)
+    champion_BK, _ = recommend(opened, *opened.space_and_method, cohort, gate.k, context.settings.rules.rules())
     champion_B = score(champion_BK, cohort.truth, gate.k)[gate.metric]
     return rules.not_worse_than_champion(
         ours_B, champion_B, gate.grey_zone, gate.max_loss, context.settings.evaluation.n_bootstrap, context.seed("gate")

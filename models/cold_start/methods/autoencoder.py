@@ -45,10 +45,15 @@ class FirstDayAutoencoder:
             out[rows] = np.exp(logits - logits.max(axis=1, keepdims=True))
         return out
 
+    @property
+    def max_k(self) -> int:
+        """Length of the longest list."""
+        return self.n_tracks
+
     def recommend(self, x_BF: ArrayLike, k: int, first_days: FirstDays | None = None) -> IntMatrix:
         """Return (B, k) track_idx; see `Method.recommend`."""
         first_days = require_first_days(self.name, x_BF, first_days)
-        check_k(self.name, k, self.n_tracks, "the number of tracks")
+        check_k(self.name, k, self.max_k, "the number of tracks")
         out = np.empty((len(first_days), k), np.int32)
         for rows, logits in self.network.logits(self.network.vocabulary.first_day_tokens(first_days)):
             out[rows] = top_k_of_scores(logits, k)

@@ -92,6 +92,10 @@ class Method(Protocol):
     def needs(self) -> Needs:
         """What the method requires."""
 
+    @property
+    def max_k(self) -> int:
+        """Length of the longest list."""
+
     def recommend(self, x_BF: ArrayLike, k: int, first_days: FirstDays | None = None) -> IntMatrix:
         """Recommend k tracks to each of B listeners.
 

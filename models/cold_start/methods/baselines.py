@@ -29,10 +29,15 @@ class Popularity:
             raise ValueError(f"popularity: n_tracks must be at least 1, got {n_tracks}")
         self.n_tracks = n_tracks
 
+    @property
+    def max_k(self) -> int:
+        """Length of the longest list."""
+        return self.n_tracks
+
     def recommend(self, x_BF: ArrayLike, k: int, first_days: FirstDays | None = None) -> IntMatrix:
         """Return (B, k) track_idx; see `Method.recommend`."""
         x = as_input_rows(self.name, x_BF)
-        check_k(self.name, k, self.n_tracks, "the number of tracks")
+        check_k(self.name, k, self.max_k, "the number of tracks")
         return np.tile(np.arange(k, dtype=np.int32), (len(x), 1))
 
 
@@ -58,6 +63,11 @@ class RegistrationDayStreams:
         self.layout = Layout(self.track_vectors.shape[1])
         # No stream is a zero block. top_k ranks a zero query by index, which is by popularity.
         self.default_D = np.zeros(self.layout.d, np.float32) if fallback else self.track_vectors.mean(axis=0)
+
+    @property
+    def max_k(self) -> int:
+        """Length of the longest list."""
+        return len(self.track_vectors)
 
     def recommend(self, x_BF: ArrayLike, k: int, first_days: FirstDays | None = None) -> IntMatrix:
         """Return (B, k) track_idx; see `Method.recommend`."""

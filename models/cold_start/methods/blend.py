@@ -52,10 +52,15 @@ class Blend:
         score_BN += (1 - self.autoencoder_weight) * self.neighbours.scores(first_days)
         return score_BN
 
+    @property
+    def max_k(self) -> int:
+        """Length of the longest list."""
+        return self.autoencoder.n_tracks
+
     def recommend(self, x_BF: ArrayLike, k: int, first_days: FirstDays | None = None) -> IntMatrix:
         """Return (B, k) track_idx; see `Method.recommend`."""
         first_days = require_first_days(self.name, x_BF, first_days)
-        check_k(self.name, k, self.autoencoder.n_tracks, "the number of tracks")
+        check_k(self.name, k, self.max_k, "the number of tracks")
         return top_k_in_chunks(self.scores, first_days, k)
 
 
@@ -85,10 +90,15 @@ class RerankedMixture:
         self.mixture, self.blend, self.mixture_weight = mixture, blend, np.float32(mixture_weight)
         self.list_length = min(list_length, blend.autoencoder.n_tracks)
 
+    @property
+    def max_k(self) -> int:
+        """Length of the longest list."""
+        return self.list_length
+
     def recommend(self, x_BF: ArrayLike, k: int, first_days: FirstDays | None = None) -> IntMatrix:
         """Return (B, k) track_idx; see `Method.recommend`."""
         first_days = require_first_days(self.name, x_BF, first_days)
-        check_k(self.name, k, self.list_length, "the length of the mixture's list")
+        check_k(self.name, k, self.max_k, "the length of the mixture's list")
         out = np.empty((len(first_days), k), np.int32)
         for start in range(0, len(first_days), _CHUNK):
             chunk = first_days.rows(start, min(start + _CHUNK, len(first_days)))

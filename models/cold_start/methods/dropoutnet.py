@@ -281,6 +281,11 @@ class DropoutNetFull:
         """Use trained towers; they are trained for the dot product."""
         self.net, self.similarity = net, similarity
 
+    @property
+    def max_k(self) -> int:
+        """Length of the longest list."""
+        return len(self.net.track_NR)
+
     def recommend(self, x_BF: ArrayLike, k: int, first_days: FirstDays | None = None) -> IntMatrix:
         """Return (B, k) track_idx; see `Method.recommend`."""
         x = as_input_rows(self.name, x_BF, self.net.layout.size)
@@ -306,7 +311,12 @@ class DropoutNetSemi:
         x = as_input_rows(self.name, x_BF, self.net.layout.size)
         return nearest_centroids(normalise(self.net.cold_users(x)), self.centroids)
 
+    @property
+    def max_k(self) -> int:
+        """Length of the longest list."""
+        return int(self.rankings.shape[1])
+
     def recommend(self, x_BF: ArrayLike, k: int, first_days: FirstDays | None = None) -> IntMatrix:
         """Return (B, k) track_idx; see `Method.recommend`."""
-        check_k(self.name, k, self.rankings.shape[1], "the length of a ranking")
+        check_k(self.name, k, self.max_k, "the length of a ranking")
         return self.rankings[self.segments(x_BF), :k]

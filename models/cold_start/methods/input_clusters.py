@@ -54,7 +54,12 @@ class InputFeaturesClustering:
         x = as_input_rows(self.name, x_BF, self.centroids.shape[1])
         return nearest_centroids(normalise(as_float_matrix(f"{self.name}: x", x)), self.centroids)
 
+    @property
+    def max_k(self) -> int:
+        """Length of the longest list."""
+        return int(self.rankings.shape[1])
+
     def recommend(self, x_BF: ArrayLike, k: int, first_days: FirstDays | None = None) -> IntMatrix:
         """Return (B, k) track_idx; see `Method.recommend`."""
-        check_k(self.name, k, self.rankings.shape[1], "the length of a ranking")
+        check_k(self.name, k, self.max_k, "the length of a ranking")
         return self.rankings[self.segments(x_BF), :k]

@@ -311,10 +311,15 @@ class MeluFull:
         """Use a trained network."""
         self.net = net
 
+    @property
+    def max_k(self) -> int:
+        """Length of the longest list."""
+        return len(self.net.track_NE)
+
     def recommend(self, x_BF: ArrayLike, k: int, first_days: FirstDays | None = None) -> IntMatrix:
         """Return (B, k) track_idx; see `Method.recommend`."""
         x = as_input_rows(self.name, x_BF, self.net.layout.size)
-        check_k(self.name, k, len(self.net.track_NE), "the number of tracks")
+        check_k(self.name, k, self.max_k, "the number of tracks")
         out = np.empty((len(x), k), np.int32)
         for b, scores_N in enumerate(self.net.affinities(x)):
             out[b] = top_k_of_vector(scores_N, k)
@@ -341,7 +346,12 @@ class MeluSemi:
             self.net.user_parts(as_input_rows(self.name, x_BF, self.net.layout.size)), self.centroids
         )
 
+    @property
+    def max_k(self) -> int:
+        """Length of the longest list."""
+        return int(self.rankings.shape[1])
+
     def recommend(self, x_BF: ArrayLike, k: int, first_days: FirstDays | None = None) -> IntMatrix:
         """Return (B, k) track_idx; see `Method.recommend`."""
-        check_k(self.name, k, self.rankings.shape[1], "the length of a ranking")
+        check_k(self.name, k, self.max_k, "the length of a ranking")
         return self.rankings[self.segments(x_BF), :k]

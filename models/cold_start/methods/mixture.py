@@ -99,9 +99,14 @@ class NearSegments:
         self.sharpness = sharpness
         self.centroids_KD = np.asarray(warm.centroids_KD, np.float64)
 
+    @property
+    def max_k(self) -> int:
+        """Length of the longest list."""
+        return len(self.probabilities.popularity_N)
+
     def recommend(self, x_BF: ArrayLike, k: int, first_days: FirstDays | None = None) -> IntMatrix:
         """Return (B, k) track_idx; see `Method.recommend`."""
-        check_k(self.name, k, len(self.probabilities.popularity_N), "the number of tracks")
+        check_k(self.name, k, self.max_k, "the number of tracks")
         vectors_BD = predict_vectors(
             self.name, self.predict, as_input_rows(self.name, x_BF), self.centroids_KD.shape[1]
         )
@@ -160,10 +165,15 @@ class SegmentMixture:
         score_BN /= score_BN.max(axis=1, keepdims=True)
         return score_BN
 
+    @property
+    def max_k(self) -> int:
+        """Length of the longest list."""
+        return len(self.probabilities.popularity_N)
+
     def recommend(self, x_BF: ArrayLike, k: int, first_days: FirstDays | None = None) -> IntMatrix:
         """Return (B, k) track_idx; see `Method.recommend`."""
         first_days = require_first_days(self.name, x_BF, first_days)
-        check_k(self.name, k, len(self.probabilities.popularity_N), "the number of tracks")
+        check_k(self.name, k, self.max_k, "the number of tracks")
         return top_k_in_chunks(self._probabilities, first_days, k)
 
     def _probabilities(self, first_days: FirstDays) -> FloatMatrix:

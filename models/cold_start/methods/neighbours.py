@@ -100,10 +100,15 @@ class Neighbours:
         score_BN /= np.maximum(score_BN.max(axis=1, keepdims=True), np.finfo(np.float32).tiny)
         return score_BN
 
+    @property
+    def max_k(self) -> int:
+        """Length of the longest list."""
+        return self.n_tracks
+
     def recommend(self, x_BF: ArrayLike, k: int, first_days: FirstDays | None = None) -> IntMatrix:
         """Return (B, k) track_idx; see `Method.recommend`."""
         first_days = require_first_days(self.name, x_BF, first_days)
-        check_k(self.name, k, self.n_tracks, "the number of tracks")
+        check_k(self.name, k, self.max_k, "the number of tracks")
         return top_k_in_chunks(self.scores, first_days, k)
 
 

@@ -68,10 +68,15 @@ class Ease:
         weight_NN[np.diag_indices(n)] = 0
         self.weight_NN: FloatMatrix = weight_NN
 
+    @property
+    def max_k(self) -> int:
+        """Length of the longest list."""
+        return len(self.weight_NN)
+
     def recommend(self, x_BF: ArrayLike, k: int, first_days: FirstDays | None = None) -> IntMatrix:
         """Return (B, k) track_idx; see `Method.recommend`."""
         first_days = require_first_days(self.name, x_BF, first_days)
-        check_k(self.name, k, len(self.weight_NN), "the number of tracks")
+        check_k(self.name, k, self.max_k, "the number of tracks")
         return top_k_in_chunks(self._scores, first_days, k)
 
     def _scores(self, first_days: FirstDays) -> FloatMatrix:
@@ -102,10 +107,15 @@ class IalsFoldIn:
         self.alpha, self.regularisation, self.exponent = alpha, regularisation, exponent
         self.gram_DD = gram(self.track_ND)
 
+    @property
+    def max_k(self) -> int:
+        """Length of the longest list."""
+        return len(self.track_ND)
+
     def recommend(self, x_BF: ArrayLike, k: int, first_days: FirstDays | None = None) -> IntMatrix:
         """Return (B, k) track_idx; see `Method.recommend`."""
         first_days = require_first_days(self.name, x_BF, first_days)
-        check_k(self.name, k, len(self.track_ND), "the number of tracks")
+        check_k(self.name, k, self.max_k, "the number of tracks")
         return top_k_in_chunks(self._scores, first_days, k)
 
     def _scores(self, first_days: FirstDays) -> FloatMatrix:

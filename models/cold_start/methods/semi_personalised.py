@@ -34,6 +34,11 @@ class FullPers:
         self.predict = predict
         self.tracks = ItemIndex(as_float_matrix(f"{self.name}: track_vectors", track_vectors), similarity)
 
+    @property
+    def max_k(self) -> int:
+        """Length of the longest list."""
+        return len(self.tracks.items_ND)
+
     def recommend(self, x_BF: ArrayLike, k: int, first_days: FirstDays | None = None) -> IntMatrix:
         """Return (B, k) track_idx; see `Method.recommend`."""
         width = self.tracks.items_ND.shape[1]
@@ -73,7 +78,12 @@ class SemiPers:
         vectors_BD = predict_vectors(self.name, self.predict, as_input_rows(self.name, x_BF), width)
         return nearest_centroids(normalise(vectors_BD), self.centroids)
 
+    @property
+    def max_k(self) -> int:
+        """Length of the longest list."""
+        return int(self.rankings.shape[1])
+
     def recommend(self, x_BF: ArrayLike, k: int, first_days: FirstDays | None = None) -> IntMatrix:
         """Return (B, k) track_idx; see `Method.recommend`."""
-        check_k(self.name, k, self.rankings.shape[1], "the length of a ranking")
+        check_k(self.name, k, self.max_k, "the length of a ranking")
         return self.rankings[self.segments(x_BF), :k]
