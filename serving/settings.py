@@ -139,6 +139,9 @@ class StoreSettings(BaseModel):
         "memory", description="memory: memory-mapped files under OVERTURE_HOME; redis or cassandra: a server"
     )
     list_length: Annotated[int, Field(ge=1, le=1_000)] = Field(50, description="number of tracks stored for each user")
+    max_heard: Annotated[int, Field(ge=0, le=10_000)] = Field(
+        1_000, description="number of tracks that a user streamed last which are stored for each user"
+    )
     redis_url: SecretStr = Field(
         SecretStr("redis://127.0.0.1:6379/0"), description="address of Redis; it may contain a password"
     )

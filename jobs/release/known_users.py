@@ -1,7 +1,9 @@
 """Reads the users that a release was trained on, as rows for the store, in bounded memory.
 
-Input   warm_users, user_vectors of the release's week and space; its track vectors and centroids from the bundle
+Input   warm_users, user_vectors of the release's week and space, user_history of the week; its track vectors and
+        centroids from the bundle
 Shapes  U users, B of a block, d width of the space, n places of a list
+Lists   the best tracks by the user's vector, without what the user banned as a track, an artist or an album
 Order   tables contain users by index or in no order; a store accepts them in any order
 
 The bundle contains no users, and the week in the lake may have been run again since. Nothing is published unless both
@@ -18,6 +20,8 @@ from contracts.errors import CheckFailed
 from jobs.platform.context import Context
 from jobs.platform.list_columns import to_matrix
 from jobs.platform.progress import progress
+from jobs.release import user_history
+from jobs.release.banned_tracks import BannedTracks, best_without
 from models.arrays import IdVector
 from models.cold_start.nearest_centroid import nearest_centroids
 from models.cold_start.top_k import ItemIndex, normalise
@@ -37,6 +41,7 @@ def read_part(context: Context, release: Release, n: int) -> tuple[StorePart, It
 
     Raises:
         CheckFailed: the tables of the week do not exist, or are not those that the release was built from.
+            `user_history.update` writes the last of them.
     """
     lake, week, space = context.lake, context.week.name, release.space_and_method[0]
     opened = release.spaces[space]
@@ -45,7 +50,8 @@ def read_part(context: Context, release: Release, n: int) -> tuple[StorePart, It
     user_ids = warm.column("user_id").to_numpy()
     versions = (
         lake.version(table, week=week, **partition)
-        for table, partition in (("warm_users", {}), ("user_vectors", {"space": space}))
+        for table, partition in (("warm_users", {}), ("user_vectors", {"space": space}), (user_history.TABLE, {}))
+        if table != user_history.TABLE or lake.exists(table, week=week)  # a dry run does not compute it
     )
     d, list_length = int(opened.layout["d"]), min(n, len(opened.array("track_vectors")))
     part = StorePart(release.folder.name, space, WARM, release.week, user_ids, d, list_length, "/".join(versions))
@@ -70,14 +76,19 @@ def _blocks(context: Context, space: SpaceBundle, track_ids: IdVector, user_ids:
     """Yield the learned vectors with the lists and segments that the release computes for them, block by block."""
     partition = {"week": context.week.name, "space": space.folder.name}
     items = ItemIndex(space.array("track_vectors"), space.layout["similarity"])
+    bans = BannedTracks(space.catalogue.track_id_N, space.catalogue.artist_id_N, space.catalogue.album_id_N)
     centroids_KD = np.asarray(space.array("centroids"))
     total = -(-len(user_ids) // BLOCK)
-    for table in progress(context.lake.batches("user_vectors", BLOCK, **partition), total, "known users by block"):
-        idx = table.column("user_idx").to_numpy()
-        if len(idx) and not 0 <= idx.min() <= idx.max() < len(user_ids):
-            raise CheckFailed(f"user_vectors: user_idx {idx.max()} is not a row of warm_users ({len(user_ids)} users)")
-        vectors_BD = to_matrix(table)
-        best_Bn = items.top_k(vectors_BD, n)
-        yield Block(
-            user_ids[idx], vectors_BD, nearest_centroids(normalise(vectors_BD), centroids_KD), track_ids[best_Bn]
-        )
+    with user_history.opened(context) as histories:
+        for table in progress(context.lake.batches("user_vectors", BLOCK, **partition), total, "known users by block"):
+            idx = table.column("user_idx").to_numpy()
+            if len(idx) and not 0 <= idx.min() <= idx.max() < len(user_ids):
+                raise CheckFailed(
+                    f"user_vectors: user_idx {idx.max()} is not a row of warm_users ({len(user_ids)} users)"
+                )
+            vectors_BD, history = to_matrix(table), histories.of(user_ids[idx])
+            segments_B = nearest_centroids(normalise(vectors_BD), centroids_KD)
+            block = Block(user_ids[idx], vectors_BD, segments_B, np.zeros((len(idx), n), np.int64), history)
+            best_Bn = best_without(items, vectors_BD, n, [bans.of(block.history_of(b)) for b in range(len(idx))])
+            block.tracks_Bn[:] = np.where(best_Bn < 0, -1, track_ids[best_Bn])
+            yield block

@@ -2,6 +2,7 @@
 
 Input   users, events, tracks; the champion's bundle
 Output  cold_first_day, cold_users, partition day=<day>; the store, part <day> of the champion's release
+History of a listener: the first day's; when a release is published, everything before its as-of time (user_history)
 Time    first days that end in (day, day + 1] UTC; nothing after the end of the day is read. By default first days end
         at midnight UTC: users who registered on the day. With another `matrix.first_day` users of the day before
 Code    first days are computed by the functions of the weekly job, inputs, vectors and lists by those of the service
@@ -20,6 +21,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, date, datetime, time, timedelta
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,14 +32,19 @@ from contracts.arrow import arrow_schema
 from contracts.errors import CheckFailed, OvertureError
 from jobs.platform.context import Context
 from jobs.platform.list_columns import to_list_column, to_matrix
+from jobs.platform.week import Week
+from jobs.release import user_history
+from jobs.release.banned_tracks import BannedTracks
+from jobs.release.user_history import NO_HISTORIES, Histories
 from jobs.tracking.tracker import Tracker
-from models.cold_start.input_vector import FirstDays
+from models.cold_start.input_vector import INTERACTIONS, FirstDays
+from models.cold_start.ragged import Ragged
 from serving.recommend import recommender
 from serving.release import pointer
 from serving.release.bundle import open_release
 from serving.release.loaded import LoadedRelease
 from serving.stores import open_store
-from serving.stores.interface import Block, StorePart, UserStore
+from serving.stores.interface import HISTORY, Block, History, StorePart, UserStore
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -64,11 +71,11 @@ def run(context: Context, day: date) -> dict[str, Any]:
             store = open_store(context.settings.store, context.home, publishing=True)
             report = write_first_days(context, day)
             tracked.log_dataset("cold_first_day", "inference", day=str(day))
-            report |= place_day(context, ready, store, day)
+            report |= place_with_history(context, ready, store, day)
             # A release that was promoted in the meantime did not contain this day when it was published.
             while (now := load_champion(context, ready)).name != ready.name:
                 ready = now
-                report |= place_day(context, ready, store, day)
+                report |= place_with_history(context, ready, store, day)
             store.close()
             tracked.set_tags({"day": day, "release": ready.name, "store": store.name})
             tracked.log_metrics({"users": report["users"], "without_interaction": report["without_interaction"]})
@@ -79,6 +86,15 @@ def run(context: Context, day: date) -> dict[str, Any]:
         raise
     Tracker.finish_week(daily)
     return {**report, **tracked.links}
+
+
+def place_with_history(context: Context, ready: LoadedRelease, store: UserStore, day: date) -> dict[str, Any]:
+    """Place the users of one day again with what a publication of the release knew of them, if it was before."""
+    week = Week.parse(ready.week)
+    if day >= week.as_of.date() or not context.lake.exists(user_history.TABLE, week=week.name):
+        return place_day(context, ready, store, day)
+    with user_history.opened(Context(context.settings, week, context.home)) as histories:
+        return place_day(context, ready, store, day, histories)
 
 
 def load_champion(context: Context, loaded: LoadedRelease | None = None) -> LoadedRelease:
@@ -146,10 +162,21 @@ def compute_first_days(
     new = users.where(recent)
     has_ended = (ended > timestamp_literal(start)) & (ended <= timestamp_literal(end))
     days = registration_days(new, first_day).where(has_ended)
-    return collect_first_days(days, events, tracks).join(new.select("user_id", "registered_at"), "user_id")
+    first_days = collect_first_days(days, events, tracks).join(new.select("user_id", "registered_at"), "user_id")
+    ts, entity_id = F.col("ts"), F.col("entity_id")
+    bans = events.where(F.col("kind") == "ban").join(days.select("user_id", "start", "end"), "user_id")
+    lists = bans.where((ts >= F.col("start")) & (ts < F.col("end"))).groupBy("user_id")
+    levels = {"artist": "artist_bans", "album": "album_bans"}
+    chosen = (F.collect_set(F.when(F.col("entity") == level, entity_id)) for level in levels)
+    bans = lists.agg(*(F.sort_array(ids).alias(name) for ids, name in zip(chosen, levels.values(), strict=True)))
+    empty = F.array().cast("array<bigint>")
+    with_bans = first_days.join(bans, "user_id", "left")
+    return with_bans.withColumns({name: F.coalesce(name, empty) for name in levels.values()})
 
 
-def place_day(context: Context, ready: LoadedRelease, store: UserStore, day: date) -> dict[str, Any]:
+def place_day(
+    context: Context, ready: LoadedRelease, store: UserStore, day: date, histories: Histories = NO_HISTORIES
+) -> dict[str, Any]:
     """Place the users of cold_first_day of one day, write cold_users and publish them.
 
     Args:
@@ -157,16 +184,21 @@ def place_day(context: Context, ready: LoadedRelease, store: UserStore, day: dat
         ready: the release that places them.
         store: the store to publish to.
         day: the day; cold_first_day must exist.
+        histories: what users did before the as-of time of the release's week. A user without a row, and every user of a
+            day that ended later, has the history of the first day.
 
     Returns:
         The report: users, users without a signal, path.
     """
     lake, n = context.lake, min(context.settings.store.list_length, len(ready.tracks))
     first_days = lake.read("cold_first_day", day=str(day)).sort_by("user_id")
+    history = first_day_history(first_days, context.settings.store.max_heard)
+    if day < Week.parse(ready.week).as_of.date():
+        history = histories.of(first_days.column("user_id").to_numpy(), history)
     report = {"release": ready.name, "store": store.name, "commit": context.commit}
-    written = lake.write("cold_users", place_users(ready, first_days, n), report=report, day=str(day))
+    written = lake.write("cold_users", place_users(ready, first_days, n, history), report=report, day=str(day))
     rows = lake.read("cold_users", day=str(day)).sort_by("user_id")
-    store.publish(*store_part(ready, rows, day, n))
+    store.publish(*store_part(ready, rows, day, n, history))
     n_silent = sum(not any(lists) for lists in zip(*signal_lists(first_days), strict=True))
     return {
         "release": ready.name,
@@ -180,31 +212,47 @@ def place_day(context: Context, ready: LoadedRelease, store: UserStore, day: dat
 
 def signal_lists(first_days: pa.Table) -> list[list[list[int]]]:
     """Return the columns of first-day ids, one list of ids per user each."""
-    return [first_days.column(f.name).to_pylist() for f in first_days.schema if pa.types.is_list(f.type)]
+    return [first_days.column(name).to_pylist() for name in INTERACTIONS]
 
 
-def place_users(ready: LoadedRelease, first_days: pa.Table, n: int) -> pa.Table:
+def first_day_history(first_days: pa.Table, max_heard: int) -> dict[str, Ragged]:
+    """Return the lists of HISTORY from the first days; rows of an older version lack bans of artists and albums."""
+    heard = [list(dict.fromkeys(reversed(ids)))[:max_heard] for ids in first_days.column("streamed_songs").to_pylist()]
+    lists = {"heard_tracks": Ragged.from_lists(heard)}
+    columns = {"banned_tracks": "banned_songs", "banned_artists": "artist_bans", "banned_albums": "album_bans"}
+    for name, column in columns.items():
+        lists[name] = Ragged.from_lists([sorted(set(ids or ())) for ids in first_days.column(column).to_pylist()])
+    return lists
+
+
+def place_users(ready: LoadedRelease, first_days: pa.Table, n: int, history: dict[str, Ragged]) -> pa.Table:
     """Return the rows of cold_users, computed as the service computes them.
 
     Args:
         ready: the release.
         first_days: rows of cold_first_day.
         n: length of the lists; shorter where there are fewer tracks.
+        history: lists of HISTORY, one per row; nothing that they ban is in a list.
 
     Raises:
         CheckFailed: the network or the method is unusable; a list from a fallback is not stored.
     """
     schema = arrow_schema(contracts.load("cold_users"))
-    return pa.concat_tables([schema.empty_table(), *_place_chunks(ready, first_days, n)])
+    return pa.concat_tables([schema.empty_table(), *_place_chunks(ready, first_days, n, history)])
 
 
-def _place_chunks(ready: LoadedRelease, first_days: pa.Table, n: int) -> Iterator[pa.Table]:
-    for start in range(0, first_days.num_rows, CHUNK):
-        part = first_days.slice(start, CHUNK)
+def _place_chunks(ready: LoadedRelease, first_days: pa.Table, n: int, history: dict[str, Ragged]) -> Iterator[pa.Table]:
+    catalogue = ready.space.space.catalogue
+    bans = BannedTracks(catalogue.track_id_N, catalogue.artist_id_N, catalogue.album_id_N)
+    banned = [
+        bans.of(History(**{name: lists.row(u) for name, lists in history.items()})) for u in range(first_days.num_rows)
+    ]
+    for start, stop in _bounds([len(tracks) for tracks in banned]):
+        part = first_days.slice(start, stop - start)
         days = FirstDays.from_arrow(part)
         placed = recommender.place(ready, days)
         segment_B = ready.space.segments_of(placed.vectors_BD)
-        excluded = [excluded_tracks(ready, days, b) for b in range(len(days))]
+        excluded = [excluded_tracks(ready, days, b).union(banned[start + b].tolist()) for b in range(len(days))]
         lists, methods, fallbacks = recommender.make_lists(
             ready, ready.configured, n, days, placed, segment_B, excluded
         )
@@ -226,6 +274,15 @@ def _place_chunks(ready: LoadedRelease, first_days: pa.Table, n: int) -> Iterato
         ).cast(schema)
 
 
+def _bounds(n_banned: list[int]) -> Iterator[tuple[int, int]]:
+    """Yield first and end of each chunk of users. All lists of a chunk are as long as the one with the most bans needs.
+
+    A user with very many bans is therefore a chunk alone.
+    """
+    many = [u for u, n in enumerate(n_banned) if n > CHUNK]
+    yield from pairwise(sorted({*range(0, len(n_banned), CHUNK), *many, *(u + 1 for u in many), len(n_banned)}))
+
+
 def excluded_tracks(ready: LoadedRelease, days: FirstDays, b: int) -> set[int]:
     """Return the track_idx excluded for listener b: banned tracks, and streamed ones if the release excludes them."""
     blocks = ["banned_songs", *(["streamed_songs"] if ready.leave_out_first_day else [])]
@@ -233,7 +290,9 @@ def excluded_tracks(ready: LoadedRelease, days: FirstDays, b: int) -> set[int]:
     return {ready.track_idx[track] for track in ids if track in ready.track_idx}
 
 
-def store_part(ready: LoadedRelease, rows: pa.Table, day: date, n: int) -> tuple[StorePart, list[Block]]:
+def store_part(
+    ready: LoadedRelease, rows: pa.Table, day: date, n: int, history: dict[str, Ragged]
+) -> tuple[StorePart, list[Block]]:
     """Return cold_users of a day as a part of the store; a list that is shorter than n is padded with -1."""
     user_ids = rows.column("user_id").to_numpy().astype(np.int64)
     tracks_Bn = np.full((len(user_ids), n), -1, np.int64)
@@ -242,7 +301,8 @@ def store_part(ready: LoadedRelease, rows: pa.Table, day: date, n: int) -> tuple
     vectors_BD = to_matrix(rows).reshape(len(user_ids), ready.space.d)
     segments_B = rows.column("segment_id").to_numpy().astype(np.int32)
     content = hashlib.sha256()
-    for array in (user_ids, vectors_BD, segments_B, tracks_Bn):
+    lists = [array for name in HISTORY for array in (history[name].offsets, history[name].ids)]
+    for array in (user_ids, vectors_BD, segments_B, tracks_Bn, *lists):
         content.update(np.ascontiguousarray(array).tobytes())
     part = StorePart(ready.name, ready.space_name, str(day), str(day), user_ids, ready.space.d, n, content.hexdigest())
-    return part, [Block(user_ids, vectors_BD, segments_B, tracks_Bn)]
+    return part, [Block(user_ids, vectors_BD, segments_B, tracks_Bn, history)]

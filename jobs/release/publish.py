@@ -1,10 +1,11 @@
 """Publishes the champion to the service: verifies it and writes its known users to the store.
 
 Order   1 the bundle: every byte, every network, a recommendation for a listener without any signal
-        2 the store: the users that the release was trained on; then the new users of every day since the first day of
+        2 user_history of the release's week, from the events, if it is not up to date
+        3 the store: the users that the release was trained on; then the new users of every day since the first day of
           its cohort, placed again by this release; each part becomes visible atomically when it is complete
-        3 releases that are neither champion nor previous: marked as retired, and removed `store.grace_s` later
-        4 releases/published.json
+        4 releases that are neither champion nor previous: marked as retired, and removed `store.grace_s` later
+        5 releases/published.json
 Crash   at any point, readers of this release see complete parts or none, and readers of other releases see no change;
         run it again
 """
@@ -23,7 +24,7 @@ from contracts.errors import BadArgument, CheckFailed
 from jobs.platform import files
 from jobs.platform.context import Context
 from jobs.platform.week import Week
-from jobs.release import known_users, pointer
+from jobs.release import known_users, pointer, user_history
 from jobs.release.place_new_users import place_day
 from jobs.tracking.tracker import Tracker
 from models.cold_start.input_vector import FirstDays
@@ -122,12 +123,14 @@ def cold_days(context: Context) -> list[date]:
 
 def _write_store(context: Context, release: Release, champion: pointer.Pointer) -> dict[str, Any]:
     settings, context = context.settings.store, _context_of_release(context, release)
+    user_history.update(context)
     store = open_store(settings, context.home, publishing=True)
     part, blocks = known_users.read_part(context, release, settings.list_length)
     store.publish(part, blocks)
     days = cold_days(context)
     ready = LoadedRelease(release, champion)
-    cold = sum(place_day(context, ready, store, day)["users"] for day in days)
+    with user_history.opened(context) as histories:
+        cold = sum(place_day(context, ready, store, day, histories)["users"] for day in days)
     tidied = retire_and_remove(
         store, [name for name in (champion.release, champion.previous) if name], settings.grace_s
     )
@@ -137,7 +140,7 @@ def _write_store(context: Context, release: Release, champion: pointer.Pointer) 
 
 
 def dry_run_report(context: Context) -> dict[str, object]:
-    """Return what would be written, without connecting to the store."""
+    """Return what would be written, without connecting to the store; no name before user_history is computed."""
     champion = _read_champion(context)
     folder: Path = pointer.releases(context.home) / champion.release
     settings, release = context.settings.store, open_release(folder)
@@ -146,7 +149,7 @@ def dry_run_report(context: Context) -> dict[str, object]:
     days = cold_days(context)
     cold = sum(context.lake.rows("cold_first_day", day=str(day)) for day in days)
     users = {"warm": len(part.user_ids), "cold": cold}
-    row_bytes = 8 + 4 + 4 * part.d + 8 * part.n
+    row_bytes = 8 + 4 + 4 * part.d + 8 * part.n  # without the history, whose length differs
     return {
         "dry_run": True,
         "store": open_store(settings, context.home).name,
@@ -155,5 +158,6 @@ def dry_run_report(context: Context) -> dict[str, object]:
         "users": users,
         "days": [str(day) for day in days],
         "bytes": row_bytes * sum(users.values()),
-        "publication": part.publication,
+        "history_bytes_at_most": 8 * settings.max_heard * sum(users.values()),
+        "publication": part.publication if context.lake.exists(user_history.TABLE, week=context.week.name) else None,
     }

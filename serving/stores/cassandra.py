@@ -28,7 +28,9 @@ from serving.stores.interface import (
     StoreUnavailable,
     UserRow,
     checked_blocks,
+    pack_history,
     read_order,
+    unpack_history,
 )
 
 CONCURRENCY = 128
@@ -36,7 +38,7 @@ SCHEMA = (
     "CREATE KEYSPACE IF NOT EXISTS {keyspace} WITH replication = "
     "{{'class': 'NetworkTopologyStrategy', '{datacenter}': {replicas}}}",
     "CREATE TABLE IF NOT EXISTS {keyspace}.users (release text, space text, user_id bigint, publication text, "
-    "segment_id int, vector blob, tracks blob, PRIMARY KEY ((release, space, user_id), publication))",
+    "segment_id int, vector blob, tracks blob, history blob, PRIMARY KEY ((release, space, user_id), publication))",
     "CREATE TABLE IF NOT EXISTS {keyspace}.notices (release text, space text, part text, publication text, "
     "since text, users bigint, PRIMARY KEY ((release, space), part))",
     "CREATE TABLE IF NOT EXISTS {keyspace}.members (release text, space text, publication text, number int, "
@@ -44,10 +46,10 @@ SCHEMA = (
     "CREATE TABLE IF NOT EXISTS {keyspace}.releases (release text PRIMARY KEY, retired_at double)",
 )
 STATEMENTS = {
-    "row": "SELECT publication, segment_id, vector, tracks FROM {keyspace}.users "
+    "row": "SELECT publication, segment_id, vector, tracks, history FROM {keyspace}.users "
     "WHERE release = ? AND space = ? AND user_id = ?",
-    "put": "INSERT INTO {keyspace}.users (release, space, user_id, publication, segment_id, vector, tracks) "
-    "VALUES (?, ?, ?, ?, ?, ?, ?)",
+    "put": "INSERT INTO {keyspace}.users (release, space, user_id, publication, segment_id, vector, tracks, history) "
+    "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
     "drop": "DELETE FROM {keyspace}.users WHERE release = ? AND space = ? AND user_id = ? AND publication = ?",
     "notices": "SELECT part, publication, since, users FROM {keyspace}.notices WHERE release = ? AND space = ?",
     "put_notice": "INSERT INTO {keyspace}.notices (release, space, part, publication, since, users) "
@@ -101,7 +103,7 @@ class Cassandra:
             yield self._session
         except InvalidRequest as error:
             raise StoreUnavailable(
-                f"the {self.name} store has no tables yet; run `overture release publish`"
+                f"the {self.name} store has no tables of this version; run `overture release publish`"
             ) from error
         except (DriverException, NoHostAvailable, OSError) as error:
             raise StoreUnavailable(f"the {self.name} store does not answer ({type(error).__name__})") from error
@@ -129,6 +131,10 @@ class Cassandra:
             if self.publishing:
                 for statement in SCHEMA:
                     session.execute(statement.format(**self.names), timeout=30.0)
+                keyspace = str(self.names["keyspace"])
+                cluster.refresh_keyspace_metadata(keyspace)
+                if "history" not in cluster.metadata.keyspaces[keyspace].tables["users"].columns:  # an older version's
+                    session.execute(f"ALTER TABLE {keyspace}.users ADD history blob", timeout=30.0)
             self._prepared = {name: session.prepare(cql.format(**self.names)) for name, cql in STATEMENTS.items()}
         except BaseException:
             cluster.shutdown()
@@ -159,7 +165,7 @@ class Cassandra:
             if notice.publication in row_by_publication:
                 record = row_by_publication[notice.publication]
                 warm = notice == notices.get(WARM)
-                return as_row(user_id, notice, warm, record.segment_id, record.vector, record.tracks)
+                return as_row(user_id, notice, warm, record.segment_id, record.vector, record.tracks, record.history)
         return None
 
     def publish(self, part_rows: StorePart, blocks: Iterable[Block]) -> None:
@@ -207,19 +213,25 @@ class Cassandra:
 
 
 def as_values(part_rows: StorePart, row: UserRow) -> tuple[object, ...]:
-    """Return the values bound to `put`: the vector as little-endian float32, the list as int64."""
+    """Return the values bound to `put`: the vector as little-endian float32, the list as int64, the history packed."""
+    key = part_rows.release, part_rows.space, row.user_id, part_rows.publication
     vector, tracks = row.vector_D.astype("<f4").tobytes(), row.track_ids.astype("<i8").tobytes()
-    return part_rows.release, part_rows.space, row.user_id, part_rows.publication, row.segment_id, vector, tracks
+    return *key, row.segment_id, vector, tracks, pack_history(row.history)
 
 
-def as_row(user_id: int, notice: Notice, warm: bool, segment_id: int, vector: bytes, tracks: bytes) -> UserRow:
+def as_row(
+    user_id: int, notice: Notice, warm: bool, segment_id: int, vector: bytes, tracks: bytes, history: bytes | None
+) -> UserRow:
     """Return the row that `put` wrote.
 
     Raises:
-        CheckFailed: the blobs do not contain whole numbers of values.
+        CheckFailed: the blobs do not contain whole numbers of values, or the row is one of an older version.
     """
+    if history is None:
+        raise CheckFailed(f"publication {notice.publication} was written by another version; publish the release again")
     try:
         vector_D, track_ids = np.frombuffer(vector, "<f4"), np.frombuffer(tracks, "<i8")
+        lists = unpack_history(history)
     except ValueError:
         raise CheckFailed(f"publication {notice.publication}: a row is damaged; publish the release again") from None
-    return UserRow(user_id, "warm" if warm else "cold", notice.since, vector_D, segment_id, track_ids)
+    return UserRow(user_id, "warm" if warm else "cold", notice.since, vector_D, segment_id, track_ids, *lists)

@@ -1,6 +1,7 @@
 """The interface of a store of known listeners: rows by release and space, published atomically.
 
 Shapes        B users of a block, U of a part, d width of the space, n length of a list
+history       what a listener streamed and banned before the as-of time, so that the service can leave it out
 part          what is published together: `warm`, the listeners that a release was trained on, or a day's new listeners
 publication   one version of a part; its name contains the release and is derived from its content, so that a second
               attempt writes the same rows to the same place, and another version never touches them
@@ -16,16 +17,38 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Literal, Protocol
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 
 from contracts.errors import CheckFailed, OvertureError
+from models.arrays import IdVector
+from models.cold_start.ragged import Ragged
 
 WARM = "warm"
 Kind = Literal["warm", "cold"]
+NO_IDS: IdVector = np.zeros(0, np.int64)
+
+
+class History(NamedTuple):
+    """What a listener did before the as-of time: ids int64 of any number, also of entities outside the catalogue.
+
+    Attributes:
+        heard_tracks: distinct tracks that the listener streamed, the last one first; at most `store.max_heard`.
+        banned_tracks: tracks that the listener banned, ascending.
+        banned_artists: artists that the listener banned as such, ascending; not the artists of banned tracks.
+        banned_albums: albums that the listener banned as such, ascending; not the albums of banned tracks.
+    """
+
+    heard_tracks: IdVector = NO_IDS
+    banned_tracks: IdVector = NO_IDS
+    banned_artists: IdVector = NO_IDS
+    banned_albums: IdVector = NO_IDS
+
+
+HISTORY = History._fields
 
 
 class StoreUnavailable(OvertureError):
@@ -38,9 +61,11 @@ class NotPublished(OvertureError):
 
 @dataclass(frozen=True, eq=False)
 class UserRow:
-    """A known listener: vector (d,) float32, segment, ids of the best tracks (n,) int64, best first.
+    """A known listener: vector (d,) float32, segment, ids of the best tracks (n,) int64, best first, -1 where none.
 
-    `since` is an ISO date: for a warm listener the week of the vector, for a cold one the registration day.
+    `since` is an ISO date: for a warm listener the week of the vector, for a cold one the registration day. The list
+    contains nothing that the listener had banned at any level. `heard_tracks`, `banned_tracks`, `banned_artists` and
+    `banned_albums` are those of History.
     """
 
     user_id: int
@@ -49,21 +74,41 @@ class UserRow:
     vector_D: np.ndarray
     segment_id: int
     track_ids: np.ndarray
+    heard_tracks: IdVector = field(default_factory=lambda: NO_IDS)
+    banned_tracks: IdVector = field(default_factory=lambda: NO_IDS)
+    banned_artists: IdVector = field(default_factory=lambda: NO_IDS)
+    banned_albums: IdVector = field(default_factory=lambda: NO_IDS)
+
+    @property
+    def history(self) -> History:
+        """The four lists of ids together."""
+        return History(self.heard_tracks, self.banned_tracks, self.banned_artists, self.banned_albums)
 
 
 @dataclass(frozen=True, eq=False)
 class Block:
-    """Rows of B users: ids (B,) int64, vectors (B, d) float32, segments (B,) int32, track ids (B, n) int64."""
+    """Rows of B users: ids (B,) int64, vectors (B, d) float32, segments (B,) int32, track ids (B, n) int64.
+
+    `history` has B lists of ids for names of HISTORY; a name that is missing is an empty list for every user.
+    """
 
     user_ids: np.ndarray
     vectors_BD: np.ndarray
     segments_B: np.ndarray
     tracks_Bn: np.ndarray
+    history: Mapping[str, Ragged] = field(default_factory=dict)
+
+    def history_of(self, b: int) -> History:
+        """Return the history of the user at position b."""
+        return History(**{name: lists.row(b) for name, lists in self.history.items()})
 
     def rows(self, part_rows: StorePart) -> list[UserRow]:
         """Return one row per user."""
         columns = zip(self.user_ids.tolist(), self.vectors_BD, self.segments_B.tolist(), self.tracks_Bn, strict=True)
-        return [UserRow(user, part_rows.kind, part_rows.since, *rest) for user, *rest in columns]
+        return [
+            UserRow(user, part_rows.kind, part_rows.since, vector_D, segment, track_ids, *self.history_of(b))
+            for b, (user, vector_D, segment, track_ids) in enumerate(columns)
+        ]
 
 
 @dataclass(frozen=True, eq=False)
@@ -193,6 +238,11 @@ def checked_blocks(part_rows: StorePart, blocks: Iterable[Block]) -> Iterable[Bl
         if block.vectors_BD.shape != (size, part_rows.d) or block.tracks_Bn.shape != (size, part_rows.n):
             shapes = f"vectors {block.vectors_BD.shape}, lists {block.tracks_Bn.shape}"
             raise CheckFailed(f"publish {part_rows.part}: {shapes}; wanted {part_rows.d} and {part_rows.n} a user")
+        if any(name not in HISTORY or len(lists) != size for name, lists in block.history.items()):
+            lengths = {name: len(lists) for name, lists in block.history.items()}
+            raise CheckFailed(
+                f"publish {part_rows.part}: history {lengths}; wanted {size} lists of {', '.join(HISTORY)}"
+            )
         at = np.searchsorted(left, block.user_ids)
         known = at < len(left)
         known[known] = left[at[known]] == block.user_ids[known]
@@ -204,6 +254,26 @@ def checked_blocks(part_rows: StorePart, blocks: Iterable[Block]) -> Iterable[Bl
         yield block
     if not seen.all():
         raise CheckFailed(f"publish {part_rows.part}: {int((~seen).sum())} of {len(left)} users have no row")
+
+
+def pack_history(history: History) -> bytes:
+    """Return a history as bytes: the length of each list as uint32, then their ids as int64, little-endian."""
+    lengths = np.array([len(ids) for ids in history], "<u4")
+    return lengths.tobytes() + b"".join(ids.astype("<i8").tobytes() for ids in history)
+
+
+def unpack_history(value: bytes | memoryview) -> History:
+    """Return the history that was packed; the arrays are views.
+
+    Raises:
+        ValueError: the bytes are not a history.
+    """
+    lengths = np.frombuffer(value, "<u4", len(HISTORY)).astype(np.int64)
+    ends = np.cumsum(lengths).tolist()
+    ids = np.frombuffer(value, "<i8", offset=4 * len(HISTORY)) if ends[-1] else NO_IDS
+    if len(value) != 4 * len(HISTORY) + 8 * ends[-1]:
+        raise ValueError("a history has another length than its lists")
+    return History(*(ids[end - n : end] for end, n in zip(ends, lengths.tolist(), strict=True)))
 
 
 def retire_and_remove(store: UserStore, keep: Sequence[str], grace_s: float) -> dict[str, list[str]]:

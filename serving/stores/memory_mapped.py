@@ -1,7 +1,8 @@
 """The embedded store: memory-mapped arrays of known listeners under the home, searched by bisection.
 
     stores/<release>/<space>/<part>.json                      the notice: which folder is in force
-    stores/<release>/<space>/<publication>.<token>/           user_ids.npy ascending; vectors, segments, tracks
+    stores/<release>/<space>/<publication>.<token>/           user_ids.npy ascending; vectors, segments, tracks, spans
+                                                              history.bin: ids of all users' histories, end to end
     stores/<release>/retired.json                             when it was marked
 
 A folder is filled under a hidden name, flushed, and renamed; the notice is replaced atomically. Readers share the pages
@@ -18,26 +19,57 @@ import threading
 import uuid
 from collections.abc import Iterable
 from dataclasses import asdict
+from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
 from contracts.errors import CheckFailed
 from serving.release import files
-from serving.stores.interface import WARM, Block, Kind, Notice, StorePart, UserRow, checked_blocks, read_order
+from serving.stores.interface import (
+    HISTORY,
+    WARM,
+    Block,
+    History,
+    Kind,
+    Notice,
+    StorePart,
+    UserRow,
+    checked_blocks,
+    read_order,
+)
 
-ARRAYS = ("user_ids", "vectors", "segments", "tracks")
+ARRAYS = ("user_ids", "vectors", "segments", "tracks", "spans")
+IDS = "history.bin"
 RETIRED = "retired.json"
 
 
 class Mapped(NamedTuple):
-    """A publication's arrays: (U,) int64 ascending, (U, d) float32, (U,) int32, (U, n) int64."""
+    """A publication's arrays: (U,) int64 ascending, (U, d) float32, (U,) int32, (U, n) int64, (U, 5) int64, (V,) int64.
+
+    The history of user u: list i of HISTORY is history[spans[u, i]:spans[u, i + 1]].
+    """
 
     user_ids: np.ndarray
     vectors: np.ndarray
     segments: np.ndarray
     tracks: np.ndarray
+    spans: np.ndarray
+    history: np.ndarray
+
+    def row(self, at: int, kind: Kind, notice: Notice) -> UserRow:
+        """Return the row at a position.
+
+        Raises:
+            CheckFailed: the history is shorter than the row needs.
+        """
+        ends = self.spans[at].tolist()
+        if ends[-1] > len(self.history):
+            raise CheckFailed(f"stores: {notice.publication} is damaged; publish the release again")
+        history = History(*(self.history[start:end] for start, end in pairwise(ends)))
+        user, segment = int(self.user_ids[at]), int(self.segments[at])
+        return UserRow(user, kind, notice.since, self.vectors[at], segment, self.tracks[at], *history)
 
 
 class MemoryMapped:
@@ -72,9 +104,7 @@ class MemoryMapped:
                 continue  # replaced meanwhile: the caller reads the notices again
             at = int(np.searchsorted(arrays.user_ids, user_id))
             if at < len(arrays.user_ids) and arrays.user_ids[at] == user_id:
-                kind: Kind = "warm" if notice == notices.get(WARM) else "cold"
-                segment = int(arrays.segments[at])
-                return UserRow(user_id, kind, notice.since, arrays.vectors[at], segment, arrays.tracks[at])
+                return arrays.row(at, "warm" if notice == notices.get(WARM) else "cold", notice)
         return None
 
     def _mapped(self, folder: Path) -> Mapped:
@@ -84,10 +114,11 @@ class MemoryMapped:
                 # Mappings of replaced or removed folders are dropped when a new one is opened.
                 self._open = {path: arrays for path, arrays in self._open.items() if path.is_dir()}
                 try:
-                    mapped = Mapped(*(_load(folder / f"{name}.npy") for name in ARRAYS))
+                    arrays = [_load(folder / f"{name}.npy") for name in ARRAYS]
+                    mapped = Mapped(*[*arrays, _load_ids(folder / IDS)])
                 except (ValueError, EOFError) as error:
                     raise CheckFailed(f"stores: {folder.name} is damaged: {error}") from None
-                if len({len(array) for array in mapped}) != 1:
+                if len({len(array) for array in mapped[:-1]}) != 1:
                     raise CheckFailed(f"stores: {folder.name} is damaged: its arrays differ in length")
                 self._open[folder] = mapped
         return mapped
@@ -154,28 +185,47 @@ def _load(path: Path) -> np.ndarray:
     return array
 
 
+def _load_ids(path: Path) -> np.ndarray:
+    return np.memmap(path, "<i8", "r") if path.stat().st_size else np.zeros(0, np.int64)
+
+
 def _fill(folder: Path, part_rows: StorePart, blocks: Iterable[Block]) -> None:
     """Write arrays in ascending order of user ids; each block goes directly to its rows on disk."""
     folder.mkdir()
     user_ids, size = np.sort(part_rows.user_ids), len(part_rows.user_ids)
     shapes = {"vectors": (size, part_rows.d), "segments": (size,), "tracks": (size, part_rows.n)}
-    types = {"vectors": np.float32, "segments": np.int32, "tracks": np.int64}
+    shapes["spans"] = (size, len(HISTORY) + 1)
+    types = {"vectors": np.float32, "segments": np.int32, "tracks": np.int64, "spans": np.int64}
     np.save(folder / "user_ids.npy", user_ids, allow_pickle=False)
     if not size:  # an empty file cannot be mapped for writing
         for name, shape in shapes.items():
             np.save(folder / f"{name}.npy", np.zeros(shape, types[name]), allow_pickle=False)
         list(checked_blocks(part_rows, blocks))
+        (folder / IDS).touch()
     else:
         into = {
             name: np.lib.format.open_memmap(folder / f"{name}.npy", "w+", np.dtype(types[name]), shape)
             for name, shape in shapes.items()
         }
-        for block in checked_blocks(part_rows, blocks):
-            at = np.searchsorted(user_ids, block.user_ids)
-            into["vectors"][at], into["segments"][at] = block.vectors_BD, block.segments_B
-            into["tracks"][at] = block.tracks_Bn
+        with (folder / IDS).open("wb") as ids:
+            for block in checked_blocks(part_rows, blocks):
+                at = np.searchsorted(user_ids, block.user_ids)
+                into["vectors"][at], into["segments"][at] = block.vectors_BD, block.segments_B
+                into["tracks"][at] = block.tracks_Bn
+                into["spans"][at] = _append_history(ids, block)
         for array in into.values():
             array.flush()
     for path in folder.iterdir():
         files.sync(path)
     files.sync(folder)
+
+
+def _append_history(file: BinaryIO, block: Block) -> np.ndarray:
+    """Write the ids of a block's users, one user after the other; return their spans (B, 5)."""
+    histories = [block.history_of(b) for b in range(len(block.user_ids))]
+    lengths = np.array([[len(ids) for ids in history] for history in histories], np.int64).reshape(-1, len(HISTORY))
+    ends = file.tell() // 8 + np.cumsum(lengths).reshape(lengths.shape)
+    for history in histories:
+        for ids in history:
+            file.write(ids.astype("<i8").tobytes())
+    return np.concatenate([ends[:, :1] - lengths[:, :1], ends], axis=1)

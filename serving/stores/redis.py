@@ -32,11 +32,13 @@ from serving.stores.interface import (
     StoreUnavailable,
     UserRow,
     checked_blocks,
+    pack_history,
     read_order,
+    unpack_history,
 )
 
 HEAD = struct.Struct("<BiHH")  # format, segment, width of the vector, length of the list
-FORMAT = 1
+FORMAT = 2
 PIPELINE = 1_000
 
 
@@ -155,23 +157,27 @@ class Redis:
 
 
 def pack(row: UserRow) -> bytes:
-    """Return a row without its id: little-endian, the vector as float32, the list as int64."""
+    """Return a row without its id: little-endian, the vector as float32, the list as int64, then the history."""
     head = HEAD.pack(FORMAT, row.segment_id, len(row.vector_D), len(row.track_ids))
-    return head + row.vector_D.astype("<f4").tobytes() + row.track_ids.astype("<i8").tobytes()
+    values = row.vector_D.astype("<f4").tobytes() + row.track_ids.astype("<i8").tobytes()
+    return head + values + pack_history(row.history)
 
 
 def unpack(value: bytes, user_id: int, notice: Notice, warm: bool) -> UserRow:
     """Return the row that was packed.
 
     Raises:
-        CheckFailed: the value is not a row.
+        CheckFailed: the value is not a row, or one of another version of Overture.
     """
     try:
         number, segment, d, n = HEAD.unpack_from(value)
-        if number != FORMAT or len(value) != HEAD.size + 4 * d + 8 * n:
-            raise ValueError
+        if number != FORMAT:
+            raise CheckFailed(
+                f"publication {notice.publication} was written by another version; publish the release again"
+            )
         vector_D = np.frombuffer(value, "<f4", d, HEAD.size)
         track_ids = np.frombuffer(value, "<i8", n, HEAD.size + 4 * d)
+        history = unpack_history(memoryview(value)[HEAD.size + 4 * d + 8 * n :])
     except (struct.error, ValueError):
         raise CheckFailed(f"publication {notice.publication}: a row is damaged; publish the release again") from None
-    return UserRow(user_id, "warm" if warm else "cold", notice.since, vector_D, segment, track_ids)
+    return UserRow(user_id, "warm" if warm else "cold", notice.since, vector_D, segment, track_ids, *history)

@@ -33,6 +33,7 @@ from models.cold_start.input_vector import (
     input_vectors,
 )
 from models.cold_start.network import CODE_RECIPE, fit, predict
+from serving.stores.interface import HISTORY
 
 D, N_TRACKS, N_GROUPS, N_USERS, N_WARM = 10, 150, 3, 150, 240
 COUNTRIES = ("BR", "DE", "FR")
@@ -135,11 +136,27 @@ def fill(context: Context, taste: float = 1.0, seed: int = 0) -> None:
     idx = np.arange(N_WARM, dtype=np.int32)
     warm = {"user_idx": idx, "user_id": warm_users(seed)[0], "n_tracks": np.full(N_WARM, 30, np.int32)}
     lake.write("warm_users", pa.table(warm), week=week)
+    write_history(context, [])
     folder = context.home / "quality" / week
     folder.mkdir(parents=True, exist_ok=True)
     for table in ("users", "tracks", "events", "playlists"):
         result = {"table": table, "success": True, "failed": [], "warned": [], "statistics": {"rows": 1}}
         (folder / f"{table}.json").write_text(json.dumps(result))
+
+
+def write_history(context: Context, rows: list[dict[str, object]]) -> None:
+    """Write user_history as if it was computed from the week's warm users; a list that a row lacks is empty."""
+    import contracts
+
+    week, settings = context.week.name, context.settings
+    source = {
+        "warm_users": context.lake.version("warm_users", week=week),
+        "max_heard": settings.store.max_heard,
+        "window_days": settings.matrix.window_days,
+    }
+    rows = [{name: [] for name in HISTORY} | row for row in rows]
+    table = pa.Table.from_pylist(rows, schema=arrow_schema(contracts.load("user_history")))
+    context.lake.write("user_history", table, report={"source": source}, week=week)
 
 
 def warm_users(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from serving.stores.interface import WARM, Block, StorePart
+from models.cold_start.ragged import Ragged
+from serving.stores.interface import HISTORY, WARM, Block, StorePart
 
 A, B = "a" * 64, "b" * 64
 SPACE, D, N = "tt_svd", 6, 4
@@ -24,7 +25,8 @@ def rows_of(ids, seed):
     vectors = np.stack([rng.standard_normal(D) for rng in random]).astype(np.float32)
     segments = np.array([rng.integers(9) for rng in random], np.int32)
     tracks = np.stack([rng.integers(-1, 2**62, N) for rng in random])
-    return Block(ids, vectors, segments, tracks)
+    history = {name: Ragged.from_lists([rng.integers(0, 2**62, rng.integers(4)) for rng in random]) for name in HISTORY}
+    return Block(ids, vectors, segments, tracks, history)
 
 
 def assert_row_equals(row, user, seed, kind="warm", since="2026-11-16"):
@@ -32,4 +34,7 @@ def assert_row_equals(row, user, seed, kind="warm", since="2026-11-16"):
     assert (row.user_id, row.kind, row.since, row.segment_id) == (user, kind, since, int(want.segments_B[0]))
     np.testing.assert_array_equal(row.vector_D, want.vectors_BD[0])
     np.testing.assert_array_equal(row.track_ids, want.tracks_Bn[0])
+    for name, lists in want.history.items():
+        np.testing.assert_array_equal(getattr(row, name), lists.row(0))
+        assert getattr(row, name).dtype == np.int64
     assert row.vector_D.dtype == np.float32

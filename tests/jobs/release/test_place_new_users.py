@@ -43,6 +43,9 @@ def events() -> list[dict]:
         *streams(1, ids[:3], START + 21 * HOUR),
         event(1, "ban", "track", ids[2], START + 22 * HOUR),
         event(1, "onboarding", "artist", 3, START + 20 * HOUR),
+        event(2, "ban", "artist", 2, START + HOUR),
+        event(2, "ban", "artist", 1, START - SECOND),  # before registration
+        event(5, "ban", "album", 3, START + DAY - timedelta(microseconds=1)),
         event(1, "stream", "track", ids[9], START + 20 * HOUR - SECOND),  # before registration
         event(5, "stream", "track", ids[4], START + DAY - timedelta(microseconds=1)),
         *streams(3, ids[5:7], START + HOUR),
@@ -86,8 +89,12 @@ def test_release_places_the_new_users_of_the_day(world):
     assert new_users.column("onboarding_like_artists").to_pylist() == [[3], [], []]
     x = release.inputs("tt_svd", FirstDays.from_arrow(new_users))
     space = release.spaces["tt_svd"]
-    lists = release.track_ids[space.method("semi_pers").recommend(x, 51)].tolist()
+    lists = release.track_ids[space.method("semi_pers").recommend(x, 60)].tolist()
     lists[0] = [track for track in lists[0] if track != ids[2]]  # banned
+    artist_of = dict(zip(space.catalogue.track_id_N.tolist(), space.catalogue.artist_id_N.tolist(), strict=True))
+    popular = release.track_ids.tolist()  # artists and albums have equal ids
+    for user, artist in ((1, 2), (2, 3)):
+        lists[user] = [track for track in dict.fromkeys([*lists[user], *popular]) if artist_of[track] != artist]
     table_ = world.lake.read("cold_users", day=str(BORN)).sort_by("user_id")
     np.testing.assert_array_equal(to_matrix(table_), space.predict(x))
     for row, wanted, vector in zip(stored_rows(world), lists, space.predict(x), strict=True):
@@ -97,6 +104,12 @@ def test_release_places_the_new_users_of_the_day(world):
         assert (stored.kind, stored.since, stored.segment_id) == ("cold", "2026-11-15", row["segment_id"])
         np.testing.assert_array_equal(stored.vector_D, vector)
         assert stored.track_ids.tolist() == wanted[:50]
+    histories = [stored_user(world, release.folder.name, user).history for user in (1, 2, 5)]
+    assert [[lists.tolist() for lists in history] for history in histories] == [
+        [[ids[2], ids[1], ids[0]], [ids[2]], [], []],
+        [[], [], [2], []],
+        [[ids[4]], [], [], [3]],
+    ]
     assert stored_user(world, release.folder.name, 3) is None
 
 
@@ -109,6 +122,7 @@ def test_events_after_the_day_are_not_used(world):
         for user in (1, 2, 5)
         for n, kind in enumerate(("stream", "skip", "ban", "favorite"))
     ]
+    later += [event(user, "ban", "artist", 1, START + DAY + HOUR) for user in (1, 2, 5)]
     newer = [{"user_id": 6 + n, "registered_at": START + DAY + n * HOUR, "country": "FR"} for n in range(3)]
     ingest(world, users(*newer), events() + later)
     again = place_new_users.run(world, BORN)
@@ -161,6 +175,16 @@ def test_publishing_places_new_users_of_earlier_weeks_again(world):
     assert new != first
     for release in (first, new):
         assert stored_user(world, release, 1).since == "2026-11-15"
+    assert stored_user(world, new, 2).banned_artists.tolist() == [2]
+    small_week.write_history(second, [{"user_id": 2, "banned_artists": [1, 2], "heard_tracks": [8]}])
+    publish.run(second)
+    row, tracks = stored_user(world, new, 2), open_release(pointer.releases(world.home) / new).track_ids
+    assert (row.banned_artists.tolist(), row.heard_tracks.tolist()) == ([1, 2], [8])
+    groups = small_week.tracks()[1]  # artist 1 + group
+    assert sorted(row.track_ids.tolist()) == sorted(tracks[groups == 2].tolist())
+    assert stored_user(world, new, 5).banned_albums.tolist() == [3], "no row: the first day's"
+    place_new_users.run(world, BORN)
+    assert stored_user(world, new, 2).banned_artists.tolist() == [1, 2], "as when it was published"
     assert {row["release"] for row in stored_rows(world)} == {new}
     old = Context(world.settings, Week.parse("2027-01-04"), world.home)
     assert publish.cold_days(old) == [], "by then they had 37 days to become warm"

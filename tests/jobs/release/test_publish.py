@@ -15,7 +15,7 @@ from models.cold_start.top_k import normalise, top_k
 from serving.release.bundle import open_release
 from serving.settings import StoreSettings
 from serving.stores import open_store
-from serving.stores.interface import NotPublished, StoreUnavailable, find_user
+from serving.stores.interface import HISTORY, NotPublished, StoreUnavailable, find_user
 from tests.helpers import small_week
 
 
@@ -67,6 +67,35 @@ def test_known_user_has_learned_vector_nearest_segment_and_best_tracks(stored_ch
             assert row.segment_id == segments[u]
     assert find_user(store, release.folder.name, "tt_svd", 9_000) is None
     store.close()
+
+
+def test_rows_have_the_history_and_lists_without_what_was_banned(stored_champion, monkeypatch):
+    champion = stored_champion
+    monkeypatch.setattr(known_users, "BLOCK", 100)
+    release = open_release(pointer.releases(champion.home) / bundle.release_of_week(champion))
+    catalogue, space = release.spaces["tt_svd"].catalogue, release.spaces["tt_svd"]
+    ids, vectors = small_week.warm_users()
+    order = release.track_ids[top_k(vectors, space.array("track_vectors"), small_week.N_TRACKS, "dot")]
+    artist_of = dict(zip(catalogue.track_id_N.tolist(), catalogue.artist_id_N.tolist(), strict=True))
+    histories = {
+        7: {"heard_tracks": order[7, :3].tolist(), "banned_tracks": order[7, [0, 2, 60]].tolist()},
+        8: {"banned_artists": [artist_of[int(order[8, 0])]]},
+        9: {"banned_albums": [artist_of[int(order[9, 0])]]},  # an album has the id of its artist
+        10: {"banned_artists": [1, 2, 3], "banned_tracks": [5]},
+    }
+    small_week.write_history(champion, [{"user_id": int(ids[u])} | lists for u, lists in histories.items()])
+    before = publish.run(champion, dry_run=True)["publication"]
+    assert publish.run(champion)["users"]["warm"] == small_week.N_WARM
+    for u in range(6, 12):
+        row, lists = find_row(champion, release.folder.name, ids[u]), histories.get(u, {})
+        for name in HISTORY:
+            assert getattr(row, name).tolist() == lists.get(name, [])
+        artists = lists.get("banned_artists", lists.get("banned_albums", []))
+        banned = {*lists.get("banned_tracks", []), *(track for track in artist_of if artist_of[track] in artists)}
+        allowed = [track for track in order[u].tolist() if track not in banned][:50]
+        assert row.track_ids.tolist() == allowed + [-1] * (50 - len(allowed))
+    small_week.write_history(champion, [{"user_id": int(ids[7]), "banned_tracks": [1]}])
+    assert publish.run(champion, dry_run=True)["publication"] != before
 
 
 def test_repeated_publishing_gives_equal_rows_and_retains_the_previous_release(stored_champion, store_settings):
@@ -137,6 +166,7 @@ def test_dry_run_reports_and_writes_nothing(champion):
     before = sorted(str(path) for path in champion.home.rglob("*"))
     report = publish.run(champion, dry_run=True)
     assert (report["users"], report["bytes"]) == ({"warm": 240, "cold": 0}, 240 * (8 + 4 + 4 * 10 + 8 * 50))
+    assert report["history_bytes_at_most"] == 240 * 8 * 1_000
     assert publish.run(champion, "redis", dry_run=True)["store"] == "redis 127.0.0.1:6379"
     assert sorted(str(path) for path in champion.home.rglob("*")) == before
 

@@ -27,6 +27,13 @@ def test_damaged_files_raise(tmp_path):
     (folder / "vectors.npy").write_bytes(b"")
     with pytest.raises(CheckFailed, match="is damaged"):
         find_user(open_store(StoreSettings(), tmp_path), A, SPACE, user)
+    (folder / "vectors.npy").write_bytes((folder / "segments.npy").read_bytes())
+    (folder / "history.bin").write_bytes(b"")
+    with pytest.raises(CheckFailed, match="is damaged; publish the release again"):
+        find_user(open_store(StoreSettings(), tmp_path), A, SPACE, int(part_rows.user_ids.max()))
+    (folder / "spans.npy").unlink()  # as an older version writes it
+    with pytest.raises(CheckFailed, match="is missing; publish the release again"):
+        find_user(open_store(StoreSettings(), tmp_path), A, SPACE, user)
     (folder / "vectors.npy").unlink()
     with pytest.raises(CheckFailed, match="is missing; publish the release again"):
         find_user(open_store(StoreSettings(), tmp_path), A, SPACE, user)
@@ -40,11 +47,13 @@ def test_redis_row_round_trips_and_a_damaged_row_raises():
     part_rows, blocks = filled(n_users=3)
     row = blocks[0].rows(part_rows)[0]
     packed = pack(row)
-    assert len(packed) == 9 + 4 * D + 8 * N
+    assert len(packed) == 9 + 4 * D + 8 * N + 4 * 4 + 8 * sum(map(len, row.history))
     assert_row_equals(unpack(packed, row.user_id, part_rows.notice, True), row.user_id, 0)
-    for damaged in (b"", packed[:-1], packed + b"x", b"\x02" + packed[1:]):
+    for damaged in (b"", packed[:-1], packed + b"x", packed[:20]):
         with pytest.raises(CheckFailed, match="damaged"):
             unpack(damaged, row.user_id, part_rows.notice, True)
+    with pytest.raises(CheckFailed, match="another version; publish the release again"):
+        unpack(b"\x01" + packed[1:], row.user_id, part_rows.notice, True)
 
 
 def test_damaged_notice_in_redis_raises(tmp_path):
@@ -74,12 +83,14 @@ def test_cassandra_values_round_trip_through_the_column_types():
     part_rows, blocks = filled(n_users=3)
     row = blocks[0].rows(part_rows)[1]
     values = as_values(part_rows, row)
-    types = (UTF8Type, UTF8Type, LongType, UTF8Type, Int32Type, BytesType, BytesType)
+    types = (UTF8Type, UTF8Type, LongType, UTF8Type, Int32Type, BytesType, BytesType, BytesType)
     decoded = [kind.deserialize(kind.serialize(value, 5), 5) for kind, value in zip(types, values, strict=True)]
     assert decoded == list(values)
     assert_row_equals(as_row(row.user_id, part_rows.notice, True, *decoded[4:]), row.user_id, 0)
     with pytest.raises(CheckFailed, match="damaged"):
-        as_row(1, part_rows.notice, True, 0, b"123", b"")
+        as_row(1, part_rows.notice, True, 0, b"123", b"", decoded[7])
+    with pytest.raises(CheckFailed, match="another version; publish the release again"):
+        as_row(1, part_rows.notice, True, *decoded[4:7], None)
 
 
 def test_cassandra_statements_use_only_columns_of_the_schema():

@@ -153,6 +153,13 @@ def test_warm_row_precedes_cold_and_a_newer_day_precedes_an_older_day(store):
     }
 
 
+def test_missing_history_is_read_as_empty(store):
+    part_rows, blocks = filled(n_users=20)
+    store.publish(part_rows, [Block(b.user_ids, b.vectors_BD, b.segments_B, b.tracks_Bn) for b in blocks])
+    row = find_user(store, A, SPACE, int(part_rows.user_ids[0]))
+    assert [ids.tolist() for ids in row.history] == [[]] * 4
+
+
 def test_empty_part_is_published(store):
     no_users = np.zeros(0, np.int64)
     store.publish(*filled(n_users=3))
@@ -198,7 +205,7 @@ def broken_after(blocks):
     raise RuntimeError
 
 
-@pytest.mark.parametrize("fault", ["missing", "twice", "unknown", "width"])
+@pytest.mark.parametrize("fault", ["missing", "twice", "unknown", "width", "history"])
 def test_blocks_that_do_not_match_the_filling_raise(store, fault):
     part_rows, blocks = filled(n_users=100)
     last = blocks[-1]
@@ -208,6 +215,9 @@ def test_blocks_that_do_not_match_the_filling_raise(store, fault):
         blocks = [*blocks, blocks[0]]
     elif fault == "unknown":
         blocks[-1] = Block(last.user_ids + 10**9, last.vectors_BD, last.segments_B, last.tracks_Bn)
+    elif fault == "history":
+        history = {"heard_tracks": last.history["heard_tracks"].rows(1, 5)}
+        blocks[-1] = Block(last.user_ids, last.vectors_BD, last.segments_B, last.tracks_Bn, history)
     else:
         blocks[-1] = Block(last.user_ids, last.vectors_BD[:, :-1], last.segments_B, last.tracks_Bn)
     with pytest.raises(CheckFailed, match="publish warm"):
