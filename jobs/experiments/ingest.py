@@ -39,7 +39,7 @@ from jobs.platform.progress import progress
 from models.cold_start.input_vector import INTERACTIONS
 from serving.recommend.signals import BLOCK
 from serving.release.loaded import ID_KIND_OF
-from serving.schema import Listener
+from serving.schema import Listener, ListOptions
 
 BEGINS_LIKE_A_LOG = re.compile(r"(exposures|outcomes)-", re.I)
 # A number after .jsonl is of a rotation: outcomes-2026-11-23.jsonl.1, outcomes-2026-11-23.jsonl.2.gz
@@ -262,8 +262,10 @@ def context_row(request: str, user: int, context: Any, forms: Forms) -> dict[str
             for signal, ids in listener.lists().items()
         }
         leave_out = [_id(track, "leave_out", forms["track"]) for track in context["leave_out"]]
-        streamed = context["leave_out_first_day"]
-    except (ValidationError, KeyError, TypeError):
+        streamed, options = context.get("leave_out_first_day"), context.get("options")
+        if options is not None:
+            ListOptions.model_validate(options)
+    except (ValidationError, KeyError, TypeError, AttributeError):
         raise InvalidLine("its context is not a listener") from None
     if streamed is not None and type(streamed) is not bool:
         raise InvalidLine("its context is not a listener")
@@ -277,6 +279,7 @@ def context_row(request: str, user: int, context: Any, forms: Forms) -> dict[str
         **blocks,
         "leave_out": leave_out,
         "leave_out_first_day": streamed,
+        "options": None if options is None else json.dumps(options, sort_keys=True),
     }
 
 

@@ -26,14 +26,16 @@ from jobs.platform.tables import make_table, wide_console
 from jobs.release import pointer
 from jobs.settings.experiments import ExperimentSettings
 from jobs.tracking.tracker import Tracker
+from models.cold_start.list_rules import OFF
 from models.evaluation.experiments import compute_rate
 from models.evaluation.off_policy import OffPolicy, estimate_value
 from serving.experiment.assignment import with_arm_method
 from serving.recommend import recommender
-from serving.recommend.signals import BLOCK, ON_TRACKS, OTHER_LEVELS, FirstDaySignals, ListParameters
+from serving.recommend.signals import BLOCK, ON_TRACKS, OTHER_LEVELS, FirstDaySignals, ListParameters, read_options
 from serving.release.bundle import open_release
 from serving.release.loaded import LoadedRelease
 from serving.release.pointer import Pointer
+from serving.schema import ListOptions
 from serving.settings import Arm
 
 BATCH = 256
@@ -187,9 +189,9 @@ def compute_lists(
     outside = 0
     groups: dict[tuple[Any, ...], list[int]] = {}
     for at, (row, k) in enumerate(requests):
-        groups.setdefault((k, tuple(row["leave_out"]), row["leave_out_first_day"]), []).append(at)
-    for (k, leave_out, streamed), members in groups.items():
-        options = ListParameters(k=k, exclude=leave_out, leave_out_first_day=streamed)
+        groups.setdefault((k, tuple(row["leave_out"]), row["leave_out_first_day"], row["options"]), []).append(at)
+    for (k, leave_out, streamed, logged), members in groups.items():
+        options = replace(logged_parameters(ready, logged, streamed), k=k, exclude=leave_out)
         for start in range(0, len(members), BATCH):
             batch = members[start : start + BATCH]
             listeners = [listener_of(requests[at][0]) for at in batch]
@@ -209,6 +211,20 @@ def compute_lists(
                     for track, own_track in zip(policy_lists[b], own[b], strict=True)
                 )
     return lists, outside
+
+
+def logged_parameters(ready: LoadedRelease, logged: str | None, streamed: bool | None) -> ListParameters:
+    """Return the options of a request from its row of exposure_contexts, without length and excluded tracks.
+
+    Args:
+        ready: The release that served the request.
+        logged: Column `options`; None: the request was served without rules of lists.
+        streamed: Column `leave_out_first_day`, of requests that were served without rules.
+    """
+    if logged is not None:
+        return read_options(ready, ListOptions.model_validate_json(logged))
+    heard = ready.rules.heard if streamed is None else ("leave_out" if streamed else "keep")
+    return ListParameters(rules=replace(OFF, heard=heard))
 
 
 def _lists(ready: LoadedRelease, listeners: list[FirstDaySignals], options: ListParameters) -> list[list[int]]:

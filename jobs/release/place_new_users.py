@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, date, datetime, time, timedelta
-from itertools import pairwise
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -40,6 +40,7 @@ from jobs.tracking.tracker import Tracker
 from models.cold_start.input_vector import INTERACTIONS, FirstDays
 from models.cold_start.ragged import Ragged
 from serving.recommend import recommender
+from serving.recommend.ruled_list import NO_FILTERS, SPARE, build_list, hidden_tracks
 from serving.release import pointer
 from serving.release.bundle import open_release
 from serving.release.loaded import LoadedRelease
@@ -247,19 +248,29 @@ def _place_chunks(ready: LoadedRelease, first_days: pa.Table, n: int, history: d
     banned = [
         bans.of(History(**{name: lists.row(u) for name, lists in history.items()})) for u in range(first_days.num_rows)
     ]
-    for start, stop in _bounds([len(tracks) for tracks in banned]):
-        part = first_days.slice(start, stop - start)
+    for start in range(0, first_days.num_rows, CHUNK):
+        part = first_days.slice(start, CHUNK)
         days = FirstDays.from_arrow(part)
         placed = recommender.place(ready, days)
         segment_B = ready.space.segments_of(placed.vectors_BD)
-        excluded = [excluded_tracks(ready, days, b).union(banned[start + b].tolist()) for b in range(len(days))]
-        lists, methods, fallbacks = recommender.make_lists(
-            ready, ready.configured, n, days, placed, segment_B, excluded
-        )
+        asked = n + SPARE
+        ranked, methods, fallbacks = recommender.rank(ready, ready.configured, asked, days, placed, segment_B)
         if placed.why or any(fallbacks):
             why = placed.why or next(filter(None, fallbacks))["reason"]
             raise CheckFailed(f"cold users: release {ready.name[:12]} uses a fallback: {why}")
-        filled = [recommender.fill_list(lists[b], excluded[b], n, len(ready.tracks))[0] for b in range(len(days))]
+        lists = [
+            build_list(
+                ready,
+                n,
+                partial(recommender.longer_list, ready, methods[b], days, placed, segment_B, b, ranked[b], asked),
+                ready.rules,
+                ready.facts.excluded(
+                    ready.rules, tracks=banned[start + b].tolist(), heard=heard_tracks(ready, days, b)
+                ),
+                hidden_tracks(ready, ready.rules, days.country[b], _age(days, b), NO_FILTERS),
+            ).tracks
+            for b in range(len(days))
+        ]
         schema = arrow_schema(contracts.load("cold_users"))
         yield pa.table(
             {
@@ -269,25 +280,20 @@ def _place_chunks(ready: LoadedRelease, first_days: pa.Table, n: int, history: d
                 "method": pa.array(methods),
                 "vector": to_list_column(placed.vectors_BD.astype(np.float32)),
                 "segment_id": pa.array(segment_B, pa.int32()),
-                "tracks": pa.array([[ready.tracks[i].track_id for i in idx] for idx in filled], pa.list_(pa.int64())),
+                "tracks": pa.array([[ready.tracks[i].track_id for i in idx] for idx in lists], pa.list_(pa.int64())),
             }
         ).cast(schema)
 
 
-def _bounds(n_banned: list[int]) -> Iterator[tuple[int, int]]:
-    """Yield first and end of each chunk of users. All lists of a chunk are as long as the one with the most bans needs.
-
-    A user with very many bans is therefore a chunk alone.
-    """
-    many = [u for u, n in enumerate(n_banned) if n > CHUNK]
-    yield from pairwise(sorted({*range(0, len(n_banned), CHUNK), *many, *(u + 1 for u in many), len(n_banned)}))
+def heard_tracks(ready: LoadedRelease, days: FirstDays, b: int) -> list[int]:
+    """Return the track_idx of the tracks that listener b streamed on the first day."""
+    streamed = days.blocks.get("streamed_songs")
+    ids = [] if streamed is None else streamed.row(b).tolist()
+    return [ready.track_idx[track] for track in ids if track in ready.track_idx]
 
 
-def excluded_tracks(ready: LoadedRelease, days: FirstDays, b: int) -> set[int]:
-    """Return the track_idx excluded for listener b: banned tracks, and streamed ones if the release excludes them."""
-    blocks = ["banned_songs", *(["streamed_songs"] if ready.leave_out_first_day else [])]
-    ids = [track for name in blocks if name in days.blocks for track in days.blocks[name].row(b).tolist()]
-    return {ready.track_idx[track] for track in ids if track in ready.track_idx}
+def _age(days: FirstDays, b: int) -> int | None:
+    return None if days.age[b] < 0 else int(days.age[b])
 
 
 def store_part(

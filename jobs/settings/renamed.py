@@ -25,7 +25,7 @@ RENAMED: dict[str, str] = {
     "checks.spark_from_mb": "checks.spark_min_mb",
     "evaluation.bootstrap": "evaluation.n_bootstrap",
     "evaluation.min_slice": "evaluation.min_slice_users",
-    "evaluation.leave_out_first_day": "rules.heard (leave_out where it was true)",
+    "evaluation.leave_out_first_day": "rules.heard",
     "gate.parity": "gate.parity_tolerance",
     "gate.slice_floor": "gate.slice_min_ratio",
     "monitor.limit": "monitor.psi_threshold",

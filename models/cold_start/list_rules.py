@@ -4,7 +4,7 @@ Evaluation, gate and service build their lists with this code.
 
 Shapes   N tracks of a catalogue by track_idx, B listeners, L places of a method's list, k places of the result
 Limit    A prefix of n places contains at most max(1, ceil(limit * n / 50)) tracks of one artist (`per_artist`) or album
-         (`per_album`). A track that is over the limit is deferred: it takes the first later place that the limit allows.
+         (`per_album`). A track over the limit is deferred: it takes the first later place that the limit allows.
 Order    the method's list, then popular tracks, then tracks that were shown too often; if these do not fill the list,
          both limits are raised by one per 50 places, as often as necessary.
 Prefix   The list of k places is the beginning of the list of any larger k, unless the limits had to be raised.
@@ -15,16 +15,19 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from typing import Literal, get_args
 
 import numpy as np
 
-from models.arrays import IdVector, IntMatrix, IntVector
+from models.arrays import IdVector, IntVector
 
 Heard = Literal["keep", "leave_out", "only_new_artists"]
+Flags = Sequence[int]
+"""A value per track that is true or false: bytes, or a list of bool. Loops read it faster than an array."""
+
 PER_PLACES = 50  # the limits are numbers of tracks in so many places
 UNLIMITED = 1 << 30
 UNKNOWN_DAY = np.iinfo(np.int32).min
@@ -260,7 +263,7 @@ class ListBuilder:
         k: int,
         rules: ListRules,
         excluded: Container[int] = frozenset(),
-        hidden: Sequence[bool] | None = None,
+        hidden: Flags | None = None,
         shown: Container[int] = frozenset(),
     ) -> None:
         """Start an empty list.
@@ -270,7 +273,7 @@ class ListBuilder:
             k: Number of places.
             rules: The rules.
             excluded: track_idx that must not be in the list.
-            hidden: By track_idx, whether a track must not be in the list; bytes or a list, not an array. None: no track.
+            hidden: By track_idx, whether a track must not be in the list; None: no track.
             shown: track_idx that `add` leaves for `add_shown`.
         """
         self.chosen: list[int] = []
@@ -364,31 +367,25 @@ class ListBuilder:
                 at += 1
 
 
-def apply_rules(
-    lists_BL: IntMatrix,
-    k: int,
-    facts: TrackFacts,
-    rules: ListRules,
-    excluded: Sequence[Container[int]],
-    hidden: Sequence[Sequence[bool] | None],
-) -> IntMatrix:
-    """Return the lists of B listeners under the rules, filled with popular tracks.
+def fill_list(builder: ListBuilder, ranked: Callable[[int], list[int]], asked: int, n_tracks: int) -> int:
+    """Fill a list from a method's list, then from popular tracks; then raise the limits if there are places left.
 
     Args:
-        lists_BL: Lists of a method (B, L), best first; long enough that rules seldom use it up.
-        k: Number of places of the result.
-        facts: The catalogue; its track_idx are popularity ranks.
-        rules: The rules.
-        excluded: track_idx that must not be in the list of each listener.
-        hidden: By track_idx, what each listener cannot play; see `ListBuilder`.
+        builder: An empty list.
+        ranked: Returns the first n candidates of a method, best first, or all where there are fewer.
+        asked: Number of candidates that are requested first; four times as many follow while places are left.
+        n_tracks: N; track_idx are popularity ranks.
 
     Returns:
-        (B, k) track_idx; indices of N and above in places for which there is no track.
+        The number of tracks at the beginning of the list that the method chose.
     """
-    result = np.tile(len(facts) + np.arange(k, dtype=np.int32), (len(lists_BL), 1))
-    for b, candidates in enumerate(lists_BL.tolist()):
-        builder = ListBuilder(facts, k, rules, excluded[b], hidden[b])
-        if not builder.add(candidates) and not builder.add(range(len(facts))):
-            builder.relax()
-        result[b, : len(builder.chosen)] = builder.chosen
-    return result
+    read = 0
+    while True:
+        candidates = ranked(asked)
+        if builder.add(candidates[read:]) or len(candidates) < asked or asked >= n_tracks:
+            break
+        read, asked = len(candidates), min(4 * asked, n_tracks)
+    n_own = len(builder.chosen)
+    if not builder.full and not builder.add(range(n_tracks)) and not builder.add_shown():
+        builder.relax()
+    return n_own

@@ -9,6 +9,7 @@ Explores  an arm may display, for a share of its lists, a random draw without re
           many as the list has, of its own method's list and of others. Each track of the pool is then at each position
           with probability 1 / pool, so the propensity of a position is exact:
           (1 - share) * [it is the arm's own] + share / pool
+          The rules of lists hold for the pool; the order is random, so a prefix may exceed the limit per artist
 Errors    never reach a listener: an arm whose method the release does not contain is answered as configured, and the
           logged line contains the method that was used
 """
@@ -20,7 +21,7 @@ import logging
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,8 @@ from serving.bodies import RecommendationBody
 from serving.experiment.exposure_log import ExposureLog
 from serving.http.middleware import LOG
 from serving.recommend import recommender
-from serving.recommend.signals import ON_TRACKS, OTHER_LEVELS, FirstDaySignals, ListParameters, days_of
+from serving.recommend.ruled_list import NO_FILTERS
+from serving.recommend.signals import EPOCH, ON_TRACKS, OTHER_LEVELS, FirstDaySignals, ListParameters, cursor, days_of
 from serving.release import files
 from serving.release.loaded import LoadedRelease
 from serving.settings import Arm, Experiment, ServiceSettings
@@ -206,7 +208,7 @@ class ActiveExperiment:
             line["context"] = {
                 "listener": logged_listener(listener),
                 "leave_out": [loaded.ids.outside("track", track) for track in options.exclude],
-                "leave_out_first_day": options.leave_out_first_day,
+                "options": logged_options(loaded, options),
             }
         return line
 
@@ -257,6 +259,29 @@ def logged_listener(listener: FirstDaySignals) -> dict[str, Any]:
         word, level = signal.split(".")
         if texts or (word in ON_TRACKS and level in OTHER_LEVELS):
             logged.setdefault(word, {})[level] = texts
+    return logged
+
+
+def logged_options(loaded: LoadedRelease, options: ListParameters) -> dict[str, Any]:
+    """Return the options that change a list, without method, length and excluded tracks, as schema.ListOptions."""
+    logged: dict[str, Any] = {}
+    if options.rules is not None:
+        rules = options.rules
+        logged = {name: getattr(rules, name) for name in ("heard", "per_artist", "per_album", "diversity")}
+    if options.filters != NO_FILTERS:
+        filters = options.filters
+        days = {"released_from": filters.released_from, "released_to": filters.released_to}
+        logged["filters"] = {
+            "genres": sorted(filters.genres),
+            **{name: str(EPOCH + timedelta(days=day)) for name, day in days.items() if day is not None},
+            "explicit": filters.explicit,
+            "exclude_artists": [loaded.ids.outside("artist", one) for one in filters.artists],
+            "exclude_albums": [loaded.ids.outside("album", one) for one in filters.albums],
+        }
+    if options.shown:
+        logged["shown"] = [loaded.ids.outside("track", one) for one in options.shown]
+    if options.offset:
+        logged["cursor"] = cursor(loaded, options.offset)
     return logged
 
 

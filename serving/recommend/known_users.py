@@ -10,11 +10,11 @@ The store is read in a thread, with a short timeout, through a circuit breaker: 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Annotated
 
 import numpy as np
-from fastapi import APIRouter, HTTPException, Path, Query
+from fastapi import APIRouter, Depends, HTTPException, Path
 from fastapi.responses import Response
 from pydantic import Field
 
@@ -22,26 +22,17 @@ from contracts.errors import BadArgument, CheckFailed, NotFound, OvertureError
 from serving import schema
 from serving.bodies import KnownRecommendationBody, KnownUserBody, SegmentBody
 from serving.http.prometheus import Metrics
-from serving.recommend.recommender import (
-    POPULAR,
-    distances,
-    fill_list,
-    list_explanation,
-    segment_body,
-    with_track_details,
-)
+from serving.recommend.list_query import ListQuery
+from serving.recommend.recommender import POPULAR, distances, list_explanation, segment_body, with_track_details
+from serving.recommend.ruled_list import build_list, hidden_tracks
 from serving.release.loaded import LoadedRelease
 from serving.release.watcher import ChampionWatcher
-from serving.schema import Body, Degraded, IdText, Reasons, Segment, Track
+from serving.schema import Body, Degraded, Reasons, Segment, Track
 from serving.stores.circuit import CircuitBreaker
 from serving.stores.interface import NotPublished, UserRow
 
-MAX_EXCLUDED = 200
 STORED = "stored"
 UserId = Annotated[str, Path(min_length=1, max_length=schema.MAX_ID_LENGTH, examples=["1"])]
-Excluded = Annotated[
-    list[IdText], Query(max_length=MAX_EXCLUDED, description="track that must not be in the list; can be repeated")
-]
 ERRORS = schema.error_responses(
     {401: None, 404: "unknown user", 422: None, 503: "no release; for a vector also: no store"}
 )
@@ -76,8 +67,12 @@ class KnownRecommendation(Body):
     degraded: Degraded | None
     tracks: list[Track]
     n_computed: int = Field(
-        description="number of tracks at the end that are not in the stored list: the nearest to the stored vector"
+        description="number of tracks that are not in the stored list: those nearest to the vector, or popular ones"
     )
+    relaxed: int = Field(
+        description="how often the limits per artist and album were raised because the catalogue cannot fill the list"
+    )
+    short: str | None = Field(description="why the list has fewer than k tracks; null if it has k")
     segment: Segment | None
     reasons: Reasons
 
@@ -117,22 +112,18 @@ def make_router(
 
     # An id may contain slashes, so this route must be found before the next one.
     @router.get("/v1/users/{user_id:path}/recommendations", responses={200: {"model": KnownRecommendation}, **ERRORS})
-    def recommendations(
-        user_id: UserId,
-        k: Annotated[int, Query(ge=1, le=schema.MAX_K)] = 50,
-        exclude: Excluded = [],  # noqa: B006 - FastAPI copies it
-    ) -> Response:
-        """Recommend tracks to a known listener."""
+    def recommendations(user_id: UserId, query: Annotated[ListQuery, Depends()]) -> Response:
+        """Recommend tracks to a known listener. What the listener banned is in no list."""
         loaded = serving(champion)
-        if k > len(loaded.tracks):
-            raise BadArgument(f"k: {k} is more than the {len(loaded.tracks)} tracks of the release")
+        if query.k > len(loaded.tracks):
+            raise BadArgument(f"k: {query.k} is more than the {len(loaded.tracks)} tracks of the release")
         try:
             loaded, row = find_row(loaded, user_id)
-            body = recommend(loaded, row, user_id, min(k, len(loaded.tracks)), excluded_tracks(loaded, exclude))
+            body = recommend(loaded, row, user_id, query)
         except NotFound:
             raise
         except OvertureError as error:
-            body = popular_fallback(loaded, user_id, k, excluded_tracks(loaded, exclude), str(error))
+            body = popular_fallback(loaded, user_id, query, str(error))
         metrics.count_list(body["method"], body)
         return respond(with_track_details(loaded, body), release=loaded.name)
 
@@ -148,12 +139,6 @@ def make_router(
         return respond(known_user_body(loaded, row, user_id), release=loaded.name)
 
     return router
-
-
-def excluded_tracks(loaded: LoadedRelease, external_ids: list[str]) -> set[int]:
-    """Return the track_idx of these tracks; ids that the release does not contain are ignored."""
-    ids = (loaded.ids.inside("track", one) for one in external_ids)
-    return {loaded.track_idx[i] for i in ids if i in loaded.track_idx}
 
 
 def unknown_user(loaded: LoadedRelease) -> NotFound:
@@ -217,18 +202,29 @@ def row_segment(loaded: LoadedRelease, row: UserRow) -> SegmentBody:
     return segment_body(loaded, row.segment_id, distance)
 
 
-def recommend(
-    loaded: LoadedRelease, row: UserRow, external_id: str, k: int, taken: set[int]
-) -> KnownRecommendationBody:
+def recommend(loaded: LoadedRelease, row: UserRow, external_id: str, query: ListQuery) -> KnownRecommendationBody:
     """Return a KnownRecommendation with track_idx: the stored list, then the tracks nearest to the vector."""
+    options, history = query.parameters(loaded), row.history
+    rules, filters = options.rules or loaded.rules, options.filters
     kept = [loaded.track_idx[int(track)] for track in row.track_ids if track >= 0]
-    chosen = [i for i in kept if i not in taken][:k]
-    short = k - len(chosen)
-    if short:
-        unwanted = taken.union(kept)
-        n = min(len(loaded.tracks), len(unwanted) + short)
-        others = loaded.space.methods["full_pers"].recommend(row.vector_D[None], n)[0].tolist()
-        chosen += [i for i in others if i not in unwanted][:short]
+    stored = set(kept)
+
+    def ranked(n: int) -> list[int]:
+        if n <= len(kept):
+            return kept
+        n = min(n, len(loaded.tracks))
+        nearest = loaded.space.methods["full_pers"].recommend(row.vector_D[None], n)[0].tolist()
+        return [*kept, *(i for i in nearest if i not in stored)]
+
+    excluded = loaded.facts.excluded(
+        rules,
+        tracks=known_tracks(loaded, (*options.exclude, *history.banned_tracks.tolist())),
+        artists=(*filters.artists, *history.banned_artists.tolist()),
+        albums=(*filters.albums, *history.banned_albums.tolist()),
+        heard=known_tracks(loaded, history.heard_tracks.tolist()) if rules.heard != "keep" else (),
+    )
+    hidden = hidden_tracks(loaded, rules, query.country, query.age, filters)
+    one = build_list(loaded, query.k, ranked, rules, excluded, hidden)
     return {
         "release": loaded.name,
         "week": loaded.week,
@@ -239,8 +235,10 @@ def recommend(
         "since": row.since,
         "vector_source": "store",
         "degraded": None,
-        "tracks": chosen,
-        "n_computed": max(0, len(chosen) - (k - short)),
+        "tracks": one.tracks,
+        "n_computed": sum(i not in stored for i in one.tracks),
+        "relaxed": one.relaxed,
+        "short": one.short,
         "segment": row_segment(loaded, row),
         "reasons": {
             "text": list_explanation(loaded, "full_pers", row.segment_id),
@@ -250,11 +248,19 @@ def recommend(
     }
 
 
-def popular_fallback(
-    loaded: LoadedRelease, external_id: str, k: int, taken: set[int], why: str
-) -> KnownRecommendationBody:
+def known_tracks(loaded: LoadedRelease, ids: Iterable[int]) -> list[int]:
+    """Return the track_idx of the tracks that the release contains."""
+    return [loaded.track_idx[i] for i in ids if i in loaded.track_idx]
+
+
+def popular_fallback(loaded: LoadedRelease, external_id: str, query: ListQuery, why: str) -> KnownRecommendationBody:
     """Return the body of a recommendation (KnownRecommendation) with the most popular tracks, as track_idx."""
-    chosen, _ = fill_list([], taken, k, len(loaded.tracks))
+    options = query.parameters(loaded)
+    rules, filters = options.rules or loaded.rules, options.filters
+    tracks = known_tracks(loaded, options.exclude)
+    excluded = loaded.facts.excluded(rules, tracks=tracks, artists=filters.artists, albums=filters.albums)
+    hidden = hidden_tracks(loaded, rules, query.country, query.age, filters)
+    one = build_list(loaded, query.k, lambda n: list(range(min(n, len(loaded.tracks)))), rules, excluded, hidden)
     return {
         "release": loaded.name,
         "week": loaded.week,
@@ -265,8 +271,10 @@ def popular_fallback(
         "since": None,
         "vector_source": "nothing",
         "degraded": {"fallback": POPULAR, "reason": why},
-        "tracks": chosen,
+        "tracks": one.tracks,
         "n_computed": 0,
+        "relaxed": one.relaxed,
+        "short": one.short,
         "segment": None,
         "reasons": {"text": list_explanation(loaded, POPULAR, None), "top_signals": None, "n_signals": None},
     }

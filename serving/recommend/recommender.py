@@ -24,7 +24,7 @@ from models.cold_start.top_k import normalise
 from serving.bodies import DegradedBody, KnownRecommendationBody, RecommendationBody, SegmentBody, SignalsBody
 from serving.recommend.reasons import top_signals
 from serving.recommend.ruled_list import SPARE, build_list, hidden_tracks
-from serving.recommend.signals import MAX_DEPTH, FirstDaySignals, ListParameters, days_of
+from serving.recommend.signals import MAX_DEPTH, FirstDaySignals, ListParameters, cursor, days_of
 from serving.release.loaded import LoadedRelease
 
 NETWORK, MEAN, NOTHING = "network", "country_age_mean", "nothing"
@@ -260,7 +260,7 @@ def next_cursor(loaded: LoadedRelease, depth: int, short: str | None) -> str | N
     """Return the cursor of the tracks after the first `depth`, or None if there are none."""
     if short is not None or depth >= min(MAX_DEPTH, len(loaded.tracks)):
         return None
-    return f"{loaded.name[:16]}-{depth}"
+    return cursor(loaded, depth)
 
 
 def distances(loaded: LoadedRelease, vectors_BD: np.ndarray, segment_B: np.ndarray) -> list[float]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from models.cold_start.list_rules import UNKNOWN_DAY, ListBuilder, ListRules
+from models.cold_start.list_rules import UNKNOWN_DAY, ListBuilder, ListRules, fill_list
 from models.cold_start.methods.ruled import POOL, diversify
 from serving.release.loaded import LoadedRelease
 
@@ -115,21 +115,18 @@ def build_list(
     """
     n_tracks = len(loaded.tracks)
     builder = ListBuilder(loaded.facts, k, rules, excluded, hidden, shown)
-    asked, read = k + SPARE, 0
-    if rules.diversity:
-        asked = max(asked, POOL)
-    while True:
-        candidates = ranked(asked)
-        if rules.diversity and not read:
-            tracks = loaded.space.of_kind("tracks")
-            assert tracks is not None
-            candidates = diversify(np.array(candidates), tracks[1].items_ND, rules.diversity).tolist()
-        if builder.add(candidates[read:]) or len(candidates) < asked or asked >= n_tracks:
-            break
-        read, asked = len(candidates), min(4 * asked, n_tracks)
-    n_own = len(builder.chosen)
-    if not builder.full and not builder.add(range(n_tracks)) and not builder.add_shown():
-        builder.relax()
+    asked = max(k + SPARE, POOL) if rules.diversity else k + SPARE
+
+    def candidates(n: int) -> list[int]:
+        own = ranked(n)
+        if not rules.diversity:
+            return own
+        tracks = loaded.space.of_kind("tracks")
+        assert tracks is not None
+        diverse: list[int] = diversify(np.array(own), tracks[1].items_ND, rules.diversity).tolist()
+        return diverse
+
+    n_own = fill_list(builder, candidates, asked, n_tracks)
     short = None
     if not builder.full:
         short = f"only {len(builder.chosen)} tracks are left: the others are excluded, filtered out or not playable"

@@ -204,6 +204,11 @@ def read_filters(loaded: LoadedRelease, given: schema.Filters | None) -> Filters
     )
 
 
+def cursor(loaded: LoadedRelease, offset: int) -> str:
+    """Return the cursor that points to the tracks after the first `offset`."""
+    return f"{loaded.name[:16]}-{offset}"
+
+
 def read_offset(loaded: LoadedRelease, options: ListOptions) -> int:
     """Return the number of tracks before the page that a cursor points to.
 

@@ -17,6 +17,7 @@ from jobs.release.cold_start import gate as cold_start_gate
 from jobs.settings.cold_start import FirstDayNetworkSettings
 from jobs.tracking.tracker import Tracker
 from models.cold_start.input_vector import FirstDays
+from models.cold_start.list_rules import ListRules
 from models.cold_start.methods import recommend_lists
 from serving.recommend import recommender
 from serving.recommend.signals import ListParameters
@@ -33,7 +34,9 @@ def promoted(finished, tmp_path_factory) -> Context:
     old = finished.settings
     changed = {
         "gate": old.gate.model_copy(update={"method": "blend", "max_loss": 0.5, "latency_ms": 1000}),
-        "evaluation": old.evaluation.model_copy(update={"leave_out_first_day": True}),
+        "rules": old.rules.model_copy(
+            update={"heard": "leave_out", "per_artist": None, "per_album": None, "one_recording": False}
+        ),
         "autoencoder": FirstDayNetworkSettings(width=32, epochs=6, batch_users=64),
     }
     context = Context(old.model_copy(update=changed), finished.week, home)
@@ -80,10 +83,10 @@ def test_first_day_tracks_are_excluded_if_configured(promoted):
     cohort, release = cold_start_gate.read_cohort(promoted), champion(promoted)
     taken_BN = release.spaces["tt_svd"].catalogue.streamed_tracks(cohort.days).toarray() > 0
     for method in ("blend", "popularity"):
-        with_them = cold_start_gate.recommend(release, "tt_svd", method, cohort, 20)
-        without = cold_start_gate.recommend(release, "tt_svd", method, cohort, 20, leave_out_first_day=True)
+        with_them, _ = cold_start_gate.recommend(release, "tt_svd", method, cohort, 20, ListRules())
+        both = cold_start_gate.recommend(release, "tt_svd", method, cohort, 20, ListRules(heard="leave_out"))
         assert np.take_along_axis(taken_BN, with_them, axis=1).any()
-        assert not np.take_along_axis(taken_BN, without, axis=1).any()
+        assert not any(np.take_along_axis(taken_BN, without, axis=1).any() for without in both)
 
 
 def test_service_uses_the_blend_and_falls_back_to_the_segment(promoted, monkeypatch):

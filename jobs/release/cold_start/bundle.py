@@ -4,7 +4,7 @@ Input   catalog, track_vectors, entity_vectors, demographic_vectors, segments, f
 
     inputs.json                                                     distribution of first-day inputs in training (drift)
     tracks/{track_id,artist_id,album_id}.npy  names.json             by track_idx
-    tracks/{recording,explicit,available,released,...}.npy           what the rules of lists use (serving/release/track_facts.py)
+    tracks/{recording,explicit,available,...}.npy                    for the rules (serving/release/track_facts.py)
     external_ids/<kind>.{ids,offsets,utf8}.npy                      track artist album playlist with ids of form text
     <space>/network.onnx  layout.json  track_vectors.npy  centroids.npy  rankings.npy  segments.json
     <space>/entities/<kind>.{ids,vectors}.npy                       song artist album playlist, ids ascending

@@ -1,18 +1,18 @@
 """Lists of a method under the rules of lists (models/cold_start/list_rules.py), for a cohort.
 
 Shapes   B listeners, N tracks, L places of a method's list, k places of the result
-Length   A method is asked for OVER_FETCH * k tracks, so that rules seldom use up its list; then popular tracks follow
+Length   A method is asked for OVER_FETCH * k tracks, so that rules seldom use up its list
 """
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
 
 from models.arrays import FloatMatrix, IdVector, IntMatrix
 from models.cold_start.input_vector import FirstDays
-from models.cold_start.list_rules import ListRules, TrackFacts, apply_rules, protocol
+from models.cold_start.list_rules import ListBuilder, ListRules, TrackFacts, fill_list, protocol
 from models.cold_start.methods.base import Method
 from models.evaluation.diversity import select_diverse
 
@@ -55,13 +55,15 @@ def ruled_lists(
 
     heard, banned = rows("streamed_songs"), rows("banned_songs")
     off = protocol(rules)
-    taken = [facts.excluded(off, heard=heard[b]) for b in range(len(first_days))]
-    excluded = [facts.excluded(rules, tracks=banned[b], heard=heard[b]) for b in range(len(first_days))]
-    longest = max((len(one) for one in excluded), default=0)
-    lists_BL = method.recommend(x_BF, min(method.max_k, len(facts), OVER_FETCH * k + longest), first_days)
-    under_protocol = lists_BL[:, :k]
-    if rules.heard != "keep" or lists_BL.shape[1] < k:
-        under_protocol = apply_rules(lists_BL, k, facts, off, taken, [None] * len(lists_BL))
+    n_tracks, asked = len(facts), min(OVER_FETCH * k, len(facts))
+    lists_BL = method.recommend(x_BF, min(method.max_k, asked), first_days)
+
+    def longer(b: int, diversity: float, n: int) -> list[int]:
+        ranking: IntMatrix = lists_BL[b]
+        if n > lists_BL.shape[1] < method.max_k:
+            ranking = method.recommend(x_BF[b : b + 1], min(method.max_k, n), first_days.rows(b, b + 1))[0]
+        own: list[int] = (diversify(ranking, unit_ND, diversity) if diversity else ranking).tolist()
+        return own
 
     @cache
     def hidden(country: str | None, age: int | None) -> bytes | None:
@@ -69,12 +71,19 @@ def ruled_lists(
         return flags_N.tobytes() if flags_N.any() else None
 
     minor = rules.min_explicit_age or 0
-    listeners = zip(first_days.country.tolist(), first_days.age.tolist(), strict=True)
-    # All ages on one side of the limit see the same tracks.
-    unplayable = [hidden(country, None if age < 0 or age >= minor else age) for country, age in listeners]
-    if rules.diversity:
-        lists_BL = np.array([diversify(row, unit_ND, rules.diversity) for row in lists_BL])
-    return under_protocol, apply_rules(lists_BL, k, facts, rules, excluded, unplayable)
+    ages = [None if age < 0 or age >= minor else age for age in first_days.age.tolist()]  # above it, all see the same
+    ruled_BK, without_BK = (np.tile(n_tracks + np.arange(k, dtype=np.int32), (len(lists_BL), 1)) for _ in range(2))
+    unchanged = rules.heard == "keep" and lists_BL.shape[1] >= k  # without rules, the lists are those of the method
+    for b, (country, age) in enumerate(zip(first_days.country.tolist(), ages, strict=True)):
+        excluded = facts.excluded(rules, tracks=banned[b], heard=heard[b])
+        builder = ListBuilder(facts, k, rules, excluded, hidden(country, age))
+        fill_list(builder, partial(longer, b, rules.diversity), asked, n_tracks)
+        ruled_BK[b, : len(builder.chosen)] = builder.chosen
+        if not unchanged:
+            builder = ListBuilder(facts, k, off, facts.excluded(off, heard=heard[b]))
+            fill_list(builder, partial(longer, b, 0.0), asked, n_tracks)
+            without_BK[b, : len(builder.chosen)] = builder.chosen
+    return (lists_BL[:, :k] if unchanged else without_BK), ruled_BK
 
 
 def diversify(candidates: IntMatrix, unit_ND: FloatMatrix, diversity: float) -> IntMatrix:

@@ -193,7 +193,8 @@ def test_champion_is_evaluated_by_track_id_on_this_weeks_cohort(home):
     second = second_week_with_champion(home, 1.0)
     cohort = cold_start_gate.read_cohort(second)
     release = open_release(gate.pointer.releases(home) / bundle.release_of_week(second))
-    before = cold_start_gate.recommend(release, "tt_svd", "semi_pers", cohort, 20)
+    rules = second.settings.rules.rules()
+    before, _ = cold_start_gate.recommend(release, "tt_svd", "semi_pers", cohort, 20, rules)
     np.testing.assert_array_equal(
         before, release.spaces["tt_svd"].method("semi_pers").recommend(release.inputs("tt_svd", cohort.days), 20)
     )
@@ -201,7 +202,8 @@ def test_champion_is_evaluated_by_track_id_on_this_weeks_cohort(home):
     turned = catalog["track_id"].to_numpy()[::-1].copy()
     turned[turned == catalog["track_id"].to_numpy()[before[0, 0]]] = 77
     second.lake.write("catalog", catalog.set_column(1, "track_id", pa.array(turned)), week="2026-11-23")
-    after = cold_start_gate.recommend(release, "tt_svd", "semi_pers", cold_start_gate.read_cohort(second), 20)
+    cohort = cold_start_gate.read_cohort(second)
+    after, _ = cold_start_gate.recommend(release, "tt_svd", "semi_pers", cohort, 20, rules)
     here = before != before[0, 0]
     np.testing.assert_array_equal(after[here], small_week.N_TRACKS - 1 - before[here])
     assert (after[~here] >= small_week.N_TRACKS).all()

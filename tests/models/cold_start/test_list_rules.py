@@ -12,7 +12,7 @@ from models.cold_start.list_rules import (
     ListBuilder,
     ListRules,
     TrackFacts,
-    apply_rules,
+    fill_list,
     limits,
     plain_title,
     recording_groups,
@@ -29,10 +29,9 @@ def facts(artist, album=None, recording=None, **rest):
     return TrackFacts(base.artist_N, base.album_N, groups, **fields)
 
 
-def build(catalogue, candidates, k, rules=FEW, **options):
+def build(catalogue, candidates, k, rules=FEW, asked=10_000, **options):
     builder = ListBuilder(catalogue, k, rules, **options)
-    if not builder.add(candidates) and not builder.add(range(len(catalogue))) and not builder.add_shown():
-        builder.relax()
+    fill_list(builder, lambda n: list(candidates)[:n], asked, len(catalogue))
     return builder
 
 
@@ -126,16 +125,19 @@ def test_only_what_the_listener_can_play_and_is_old_enough_for():
     assert not catalogue.hidden(None, 18, FEW)[no].any()
 
 
-def test_lists_of_a_cohort_equal_those_of_single_listeners():
+@pytest.mark.parametrize("asked", [1, 7, 40, 300])
+def test_the_number_of_candidates_asked_for_first_is_irrelevant(asked):
     rng = np.random.default_rng(5)
     catalogue = facts(rng.integers(0, 9, 300), rng.integers(0, 20, 300))
-    lists = np.array([rng.permutation(300)[:40] for _ in range(6)])
-    excluded = [set(rng.integers(0, 300, 10).tolist()) for _ in range(6)]
-    both = apply_rules(lists, 25, catalogue, FEW, excluded, [None] * 6)
-    for b in range(6):
-        assert both[b].tolist() == build(catalogue, lists[b].tolist(), 25, FEW, excluded=excluded[b]).chosen
-    nothing = apply_rules(lists[:1], 25, catalogue, FEW, [set(range(299))], [None])
-    assert nothing.tolist() == [[299, *range(301, 325)]]
+    candidates = rng.permutation(300)[:120]
+    whole = build(catalogue, candidates.tolist(), 25, excluded={3, 4})
+    assert build(catalogue, candidates.tolist(), 25, asked=asked, excluded={3, 4}).chosen == whole.chosen
+
+
+def test_tracks_of_the_method_are_counted_without_those_that_fill_up():
+    builder = ListBuilder(facts(range(10)), 5, FEW, {7})
+    assert fill_list(builder, lambda n: [9, 7, 8][:n], 10, 10) == 2
+    assert builder.chosen == [9, 8, 0, 1, 2]
 
 
 def test_recordings_are_grouped_by_id_else_by_artist_and_title():

@@ -179,7 +179,7 @@ def test_service_assigns_arms_and_logs_users_only_in_the_exposure_log(release_ho
     lines = [json.loads(line) for path in logs for line in path.read_text().splitlines()]
     assert [line["user_id"] for line in lines] == [str(user_id), str(user_id), "5", str(user_id)]
     assert lines[0]["request_id"] == response["experiment"]["request_id"]
-    assert lines[0]["context"] == {"listener": {"country": "FR"}, "leave_out": [], "leave_out_first_day": None}
+    assert lines[0]["context"] == {"listener": {"country": "FR"}, "leave_out": [], "options": {}}
     assert all(path.stat().st_mode & 0o077 == 0 for path in logs)
 
 

@@ -45,14 +45,14 @@ def requests_with_every_signal() -> list[dict]:
     return requests
 
 
-def as_first_days(requests: list[dict]) -> FirstDays:
+def as_first_days(ready: LoadedRelease, requests: list[dict]) -> FirstDays:
     """The same listeners in the format of the training data."""
     import pyarrow as pa
 
     import contracts
     from contracts.arrow import arrow_schema
 
-    rows = []
+    rows, by_id = [], {track.track_id: track for track in ready.tracks}
     for user_id, request in enumerate(requests):
         row = {
             "user_id": user_id,
@@ -64,6 +64,9 @@ def as_first_days(requests: list[dict]) -> FirstDays:
         for word, prefix in WORDS.items():
             for level, ids in request[word].items():
                 row[f"{prefix}_{'songs' if level == 'tracks' else level}"] = [int(i) for i in ids]
+        # The signals of bans are those of tracks; a banned artist or album is a rule of the list.
+        known = [by_id[i] for i in row["banned_songs"] if i in by_id]
+        row |= {"banned_artists": [t.artist_id for t in known], "banned_albums": [t.album_id for t in known]}
         rows.append(row)
     return FirstDays.from_arrow(pa.Table.from_pylist(rows, schema=arrow_schema(contracts.load("first_day"))))
 
@@ -72,7 +75,7 @@ def as_first_days(requests: list[dict]) -> FirstDays:
 def test_online_inputs_are_bit_identical_to_the_training_inputs(ready, make_requests):
     requests = make_requests()
     entities, demographics, _ = small_week.space_parts()
-    expected = input_vectors(as_first_days(requests), entities, demographics)
+    expected = input_vectors(as_first_days(ready, requests), entities, demographics)
     assert np.abs(expected).sum() > 0
     listeners = [signals(ready, request) for request in requests]
     np.testing.assert_array_equal(ready.inputs(days_of(ready, listeners)), expected)
@@ -128,8 +131,8 @@ def test_excluded_banned_and_streamed_tracks_are_not_recommended(live):
     banned = live.lists({**listener, "bans": {"tracks": ids[:2]}}, k=50)["tracks"]
     assert not {track["track_id"] for track in banned} & set(ids[:2])
     streamed = {**listener, "streams": {"tracks": ids[:2]}}
-    for leave_out, included in ((None, True), (False, True), (True, False)):
-        response = live.lists(streamed, k=60, leave_out_first_day=leave_out)["tracks"]
+    for heard, included in ((None, True), ("keep", True), ("leave_out", False), ("only_new_artists", False)):
+        response = live.lists(streamed, k=60, heard=heard)["tracks"]
         assert (ids[0] in {track["track_id"] for track in response}) is included
 
 
