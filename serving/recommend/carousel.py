@@ -12,6 +12,8 @@ import numpy as np
 
 from models.cold_start.top_k import normalise
 from models.evaluation.diversity import select_diverse
+from serving.block.entries import BlockList
+from serving.block.tracks import blocked_tracks
 from serving.bodies import CarouselBody, EncodedJson
 from serving.recommend.recommender import NOTHING, place
 from serving.recommend.signals import convert_ids, days_of, read_listener
@@ -35,8 +37,13 @@ def exposures(model: str, n: int) -> np.ndarray:
     return np.asarray(CONTINUE ** np.maximum(position - VISIBLE, 0))
 
 
-def carousel(loaded: LoadedRelease, request: CarouselRequest) -> CarouselBody:
+def carousel(loaded: LoadedRelease, request: CarouselRequest, block_list: BlockList) -> CarouselBody:
     """Return the response body of a carousel (schema.Carousel); without public playlists, its row is empty.
+
+    Args:
+        loaded: the release.
+        request: the request.
+        block_list: tracks that are not among the nearest tracks of a playlist.
 
     Raises:
         RequestValidationError: an id is a number, but ids of its kind are texts.
@@ -59,7 +66,8 @@ def carousel(loaded: LoadedRelease, request: CarouselRequest) -> CarouselBody:
     exposure = exposures(request.exposure, len(row))
     similarity_PP = unit_PD[row] @ unit_PD[row].T
     n = len(row)
-    near = nearest_tracks(loaded, unit_PD[row], request.n_nearest_tracks)
+    blocked = blocked_tracks(loaded, block_list, listener.country)
+    near = nearest_tracks(loaded, unit_PD[row], request.n_nearest_tracks, blocked)
     return {
         "release": loaded.name,
         "week": loaded.week,
@@ -85,9 +93,12 @@ def carousel(loaded: LoadedRelease, request: CarouselRequest) -> CarouselBody:
     }
 
 
-def nearest_tracks(loaded: LoadedRelease, vectors_PD: np.ndarray, k: int) -> list[list[EncodedJson]]:
-    """Return the k tracks nearest to each playlist, as schema.Track."""
+def nearest_tracks(
+    loaded: LoadedRelease, vectors_PD: np.ndarray, k: int, blocked: frozenset[int]
+) -> list[list[EncodedJson]]:
+    """Return the k tracks nearest to each playlist that are not blocked, as schema.Track."""
     tracks = loaded.space.of_kind("tracks")
     if not k or not len(vectors_PD) or tracks is None:
         return [[] for _ in vectors_PD]
-    return [[loaded.track_json[i] for i in row] for row in tracks[1].top_k(vectors_PD, min(k, len(loaded.tracks)))]
+    rows = tracks[1].top_k(vectors_PD, min(k + len(blocked), len(loaded.tracks))).tolist()
+    return [[loaded.track_json[i] for i in [i for i in row if i not in blocked][:k]] for row in rows]

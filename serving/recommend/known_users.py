@@ -20,6 +20,8 @@ from pydantic import Field
 
 from contracts.errors import BadArgument, CheckFailed, NotFound, OvertureError
 from serving import schema
+from serving.block.tracks import blocked_tracks
+from serving.block.watcher import BlockWatcher
 from serving.bodies import KnownRecommendationBody, KnownUserBody, SegmentBody
 from serving.http.prometheus import Metrics
 from serving.recommend.recommender import (
@@ -84,6 +86,7 @@ class KnownRecommendation(Body):
 
 def make_router(
     champion: ChampionWatcher,
+    blocks: BlockWatcher,
     serving: Callable[[ChampionWatcher], LoadedRelease],
     respond: Callable[..., Response],
     circuit: CircuitBreaker,
@@ -93,6 +96,7 @@ def make_router(
 
     Args:
         champion: the watcher of the champion.
+        blocks: the block list in force.
         serving: returns the release in service.
         respond: builds a JSON response from data and a release.
         circuit: the store behind its circuit breaker.
@@ -115,6 +119,9 @@ def make_router(
         loaded.previous = None  # this release's listeners are published: the previous one is no longer needed
         return loaded, row
 
+    def left_out(loaded: LoadedRelease, exclude: list[str]) -> set[int]:
+        return excluded_tracks(loaded, exclude) | blocked_tracks(loaded, blocks.current, None)
+
     # An id may contain slashes, so this route must be found before the next one.
     @router.get("/v1/users/{user_id:path}/recommendations", responses={200: {"model": KnownRecommendation}, **ERRORS})
     def recommendations(
@@ -128,11 +135,11 @@ def make_router(
             raise BadArgument(f"k: {k} is more than the {len(loaded.tracks)} tracks of the release")
         try:
             loaded, row = find_row(loaded, user_id)
-            body = recommend(loaded, row, user_id, min(k, len(loaded.tracks)), excluded_tracks(loaded, exclude))
+            body = recommend(loaded, row, user_id, min(k, len(loaded.tracks)), left_out(loaded, exclude))
         except NotFound:
             raise
         except OvertureError as error:
-            body = popular_fallback(loaded, user_id, k, excluded_tracks(loaded, exclude), str(error))
+            body = popular_fallback(loaded, user_id, k, left_out(loaded, exclude), str(error))
         metrics.count_list(body["method"], body)
         return respond(with_track_details(loaded, body), release=loaded.name)
 

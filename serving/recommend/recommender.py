@@ -18,6 +18,7 @@ import numpy as np
 from contracts.errors import BadArgument
 from models.cold_start.input_vector import AGE_CLASSES, FirstDays, age_class
 from models.cold_start.top_k import normalise
+from serving.block.tracks import blocked_tracks
 from serving.bodies import DegradedBody, KnownRecommendationBody, RecommendationBody, SegmentBody, SignalsBody
 from serving.recommend.reasons import top_signals
 from serving.recommend.signals import FirstDaySignals, ListParameters, days_of
@@ -112,7 +113,11 @@ def recommend(
     segment_B = loaded.space.segments_of(placed.vectors_BD)
     distance_B = distances(loaded, placed.vectors_BD, segment_B)
     streamed = loaded.leave_out_first_day if options.leave_out_first_day is None else options.leave_out_first_day
-    taken = [excluded_tracks(loaded, listener, options.exclude, streamed) for listener in listeners]
+    taken = [
+        excluded_tracks(loaded, listener, options.exclude, streamed)
+        | blocked_tracks(loaded, options.block_list, listener.country)
+        for listener in listeners
+    ]
     lists, methods, degraded = make_lists(loaded, wanted, options.k, days, placed, segment_B, taken)
     bodies: list[RecommendationBody] = []
     for b, listener in enumerate(listeners):

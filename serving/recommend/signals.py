@@ -16,6 +16,7 @@ from fastapi.exceptions import RequestValidationError
 
 from models.cold_start.input_vector import INTERACTIONS, FirstDays
 from models.cold_start.ragged import Ragged
+from serving.block.entries import EMPTY, BlockList
 from serving.release.external_ids import ExternalIds
 from serving.release.loaded import ID_KIND_OF, LoadedRelease
 from serving.schema import Listener, ListOptions
@@ -72,6 +73,7 @@ class ListParameters:
     k: int = 50
     exclude: tuple[int, ...] = ()
     leave_out_first_day: bool | None = None
+    block_list: BlockList = EMPTY
 
 
 def convert_ids(
@@ -142,7 +144,7 @@ def read_listener(
     )
 
 
-def read_options(loaded: LoadedRelease, options: ListOptions) -> ListParameters:
+def read_options(loaded: LoadedRelease, options: ListOptions, block_list: BlockList = EMPTY) -> ListParameters:
     """Return the options of a request with the ids inside. Excluded ids that the release does not contain are dropped.
 
     Raises:
@@ -152,7 +154,7 @@ def read_options(loaded: LoadedRelease, options: ListOptions) -> ListParameters:
     if options.exclude:
         ids = convert_ids(loaded.ids, "track", options.exclude, ("body", "exclude"))
         exclude = tuple(i for i in ids if i in loaded.track_idx)
-    return ListParameters(options.method, options.k, exclude, options.leave_out_first_day)
+    return ListParameters(options.method, options.k, exclude, options.leave_out_first_day, block_list)
 
 
 def complete_signals(loaded: LoadedRelease, lists: dict[str, list[int]]) -> dict[str, list[int]]:
