@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Callable
+from contextlib import closing
 from itertools import islice
 from typing import Annotated, Any
 
@@ -91,18 +92,12 @@ def make_router(
         respond: builds a JSON response.
     """
     key = admin_key.get_secret_value().encode()
-    opened: list[BlockSource] = []
 
     def check_key(x_admin_key: Annotated[str, Header(description="service.admin_key")] = "") -> None:
         if not key:
             raise HTTPException(403, HINT)
         if not hmac.compare_digest(x_admin_key.encode(), key):
             raise HTTPException(401, "the header x-admin-key is missing or wrong")
-
-    def edited() -> BlockSource:
-        if not opened:
-            opened.append(source())
-        return opened[0]
 
     def edit(keys: list[Key], change: Callable[..., dict[Key, BlockEntry | None]]) -> Response:
         n_changed = 0
@@ -115,13 +110,14 @@ def make_router(
 
         keys = list(dict.fromkeys(keys))
         try:
-            edited().edit(keys, counted)
+            with closing(source()) as edited:
+                edited.edit(keys, counted)
         except BadArgument:
             raise
         except (OvertureError, OSError) as error:
             raise HTTPException(503, f"the block list cannot be written: {reason(error)}") from None
         blocks.refresh()
-        return respond({"source": edited().name, "changed": n_changed, "unchanged": len(keys) - n_changed})
+        return respond({"source": edited.name, "changed": n_changed, "unchanged": len(keys) - n_changed})
 
     router = APIRouter(tags=["admin"], dependencies=[Depends(check_key)])
 
@@ -129,7 +125,8 @@ def make_router(
     def entries(limit: Annotated[int, Query(ge=0, le=MAX_ENTRIES)] = 1_000) -> Response:
         """Return the first entries of the block list, and their number."""
         try:
-            found = edited().entries()
+            with closing(source()) as edited:
+                found = edited.entries()
         except (OvertureError, OSError) as error:
             raise HTTPException(503, f"the block list cannot be read: {reason(error)}") from None
         shown = [
@@ -142,7 +139,7 @@ def make_router(
             }
             for entry in islice(found.values(), limit)
         ]
-        return respond({"source": edited().name, "total": len(found), "entries": shown})
+        return respond({"source": edited.name, "total": len(found), "entries": shown})
 
     @router.post("/admin/block", responses={200: {"model": BlockChange}, **ERRORS})
     def add(request: AddRequest) -> Response:

@@ -116,6 +116,10 @@ class CassandraBlockList:
                     )
             session.execute(self._cql(PUT_VERSION), (self._list, uuid.uuid4().hex))
 
+    def close(self) -> None:
+        """Close the connections of the store, which both of its lists use."""
+        self._store.close()
+
 
 def _as_entries(rows: Iterator[Any]) -> dict[Key, BlockEntry]:
     """Return entries from their rows; a row for everywhere includes those of countries."""

@@ -98,6 +98,10 @@ class RedisBlockList:
                 return
         raise StoreUnavailable(f"{self.name}: other processes edit the list all the time; try again")
 
+    def close(self) -> None:
+        """Close the connections of the store, which both of its lists use."""
+        self._store.close()
+
 
 def _entry(line: bytes) -> BlockEntry | None:
     try:

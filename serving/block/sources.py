@@ -52,6 +52,9 @@ class BlockSource(Protocol):
                 It is called again if another process has changed them meanwhile.
         """
 
+    def close(self) -> None:
+        """Close its connections; it may be called again."""
+
 
 class BlockFile:
     """A list in a file of JSON lines."""
@@ -112,6 +115,9 @@ class BlockFile:
                 else:
                     entries[key] = entry
             self._write(entries.values(), others)
+
+    def close(self) -> None:
+        """Do nothing: no file is open between two calls."""
 
     def _write(self, entries: Iterable[BlockEntry], others: Sequence[bytes] = ()) -> None:
         atomic_files.replace_with(

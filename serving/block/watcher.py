@@ -133,10 +133,12 @@ class BlockWatcher:
             self.refresh()
 
     def stop(self) -> None:
-        """End the thread."""
+        """End the thread, and close the sources."""
         self._stop.set()
         if self._thread:
             self._thread.join()
+        for state in self._states:
+            state.source.close()
 
 
 def _reason(error: Exception) -> str:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 
+import pyarrow as pa
 import pytest
 
+from jobs.release import unavailable_tracks
 from serving.settings import StoreSettings
 from tests.helpers import small_week
 from tests.helpers.live import Live
@@ -187,3 +189,15 @@ def test_bad_lines_are_named_in_readyz_and_metrics(live):
     assert status == 200
     assert ready["notes"]["block list, block_list.jsonl"].startswith("block_list.jsonl:2: kind: 'x'")
     assert 'overture_block_problems{source="block_list.jsonl"} 1.0' in live.call("/metrics")[2]
+
+
+def test_a_track_that_the_new_catalogue_does_not_offer_leaves_every_list(live):
+    live.all_ids = [track["track_id"] for track in catalogue(live)]
+    gone = live.all_ids[0]
+    context = small_week.context_at(live.release_home.home)
+    tracks = context.lake.read("tracks").drop_columns(["available"])
+    available = pa.array([str(track) != gone for track in tracks["track_id"].to_pylist()])
+    context.lake.write("tracks", tracks.append_column("available", available))
+    assert unavailable_tracks.run(context)["added"] == 1
+    live.wait(live.all_ids[1], lambda self: self.lists({}, method="popularity", k=1)["tracks"][0]["track_id"])
+    assert [route for route, shown in displayed_tracks(live).items() if gone in shown] == []
