@@ -21,6 +21,12 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
 from serving import schema
+from serving.admin import block_routes
+from serving.block.entries import BlockList
+from serving.block.metrics import BlockMetrics
+from serving.block.sources import edited_source, read_sources
+from serving.block.tracks import hidden
+from serving.block.watcher import BlockWatcher
 from serving.experiment.assignment import ExperimentRecommender
 from serving.http.fast_routes import FastRoutesApp, JsonBodyRoute, as_json
 from serving.http.micro_batching import MicroBatcher
@@ -67,12 +73,13 @@ def make_app(settings: ServiceSettings, home: Path, store: StoreSettings = Store
         store: the section `store`.
     """
     metrics, circuit = Metrics(), CircuitBreaker(store, home)
-    skip_metrics = SkipMetrics(metrics.registry)
+    skip_metrics, block_metrics = SkipMetrics(metrics.registry), BlockMetrics(metrics.registry)
 
     def event(name: str, **facts: Any) -> None:
         if name == "release":
             assert champion.current is not None
             metrics.release(champion.current)
+            hidden(champion.current, blocks.current, None)  # computed here, not in the first request
             gc.unfreeze()
             gc.collect()
             gc.freeze()  # a release stays loaded for long: later collections do not have to traverse it
@@ -88,6 +95,14 @@ def make_app(settings: ServiceSettings, home: Path, store: StoreSettings = Store
             skip_metrics.refused.inc()
         LOG.log(logging.INFO if name == "release" else logging.ERROR, f"skip {name}", extra={"facts": facts})
 
+    def block_event(name: str, **facts: Any) -> None:
+        LOG.log(logging.INFO if name == "block list" else logging.WARNING, name, extra={"facts": facts})
+
+    def prepare(block_list: BlockList) -> None:
+        if champion.current is not None:
+            hidden(champion.current, block_list, None)
+
+    blocks = BlockWatcher(read_sources(store, home), settings.block_poll_s, block_event, prepare)
     champion, skips = (
         ChampionWatcher(home, settings.poll_interval_s, event),
         skip_champion(home, settings.poll_interval_s, skip_event),
@@ -97,21 +112,26 @@ def make_app(settings: ServiceSettings, home: Path, store: StoreSettings = Store
     async def life(_: FastAPI) -> AsyncIterator[None]:
         champion.start()
         skips.start()
+        await run_in_threadpool(blocks.start)
         yield
+        blocks.stop()
         skips.stop()
         champion.stop()
         circuit.store.close()
 
     app = FastRoutesApp(title="Overture", version="1", description=ABOUT, lifespan=life, docs_url=None, redoc_url=None)
     app.state.champion = champion
-    app.include_fast_routes(make_lists(champion, metrics, ExperimentRecommender(settings, home)))
+    app.include_fast_routes(make_lists(champion, blocks, metrics, ExperimentRecommender(settings, home)))
     add_pages(app)
     app.include_router(
-        make_router(champion, serving, as_json, circuit, metrics)
+        make_router(champion, blocks, serving, as_json, circuit, metrics)
     )  # must be registered before /v1/{kind}
-    app.include_fast_routes(make_skip_router(skips, as_json, JsonBodyRoute, skip_metrics))
-    add_lookups(app, champion)
-    add_health(app, champion, skips, metrics, circuit)
+    app.include_fast_routes(make_skip_router(skips, champion, blocks, as_json, JsonBodyRoute, skip_metrics))
+    app.include_router(
+        block_routes.make_router(lambda: edited_source(store, home), blocks, settings.admin_key, as_json)
+    )
+    add_lookups(app, champion, blocks)
+    add_health(app, champion, skips, blocks, metrics, block_metrics, circuit)
     if not settings.cors_origins:
         return ServiceMiddleware(app, settings, metrics)
     shared = CORSMiddleware(
@@ -135,7 +155,9 @@ def serving(champion: ChampionWatcher) -> LoadedRelease:
     return champion.current
 
 
-def make_lists(champion: ChampionWatcher, metrics: Metrics, recommender: ExperimentRecommender) -> APIRouter:
+def make_lists(
+    champion: ChampionWatcher, blocks: BlockWatcher, metrics: Metrics, recommender: ExperimentRecommender
+) -> APIRouter:
     """Return the routes of lists: recommendations, batches and carousels."""
     lists = APIRouter(route_class=JsonBodyRoute, tags=["lists"])
     batcher = MicroBatcher(recommender.recommend)
@@ -144,7 +166,8 @@ def make_lists(champion: ChampionWatcher, metrics: Metrics, recommender: Experim
     async def recommendations(request: schema.RecommendationRequest) -> Response:
         """Recommend tracks to one new listener, with an explanation."""
         loaded = serving(champion)
-        listener, parameters = read_listener(loaded, request.listener), read_options(loaded, request)
+        listener = read_listener(loaded, request.listener)
+        parameters = read_options(loaded, request, blocks.current)
         if request.explain:
             (body,) = await run_in_threadpool(recommender.recommend, loaded, [listener], parameters, True)
         else:  # takes less than two milliseconds: a thread would cost more than it saves
@@ -160,7 +183,7 @@ def make_lists(champion: ChampionWatcher, metrics: Metrics, recommender: Experim
         listeners = [
             read_listener(loaded, listener, ("body", "listeners", i)) for i, listener in enumerate(request.listeners)
         ]
-        bodies = recommender.recommend(loaded, listeners, read_options(loaded, request))
+        bodies = recommender.recommend(loaded, listeners, read_options(loaded, request, blocks.current))
         for body in bodies:
             metrics.count_list(body["method"], body)
             metrics.count_unknown(body["unknown"])
@@ -173,7 +196,7 @@ def make_lists(champion: ChampionWatcher, metrics: Metrics, recommender: Experim
         The row is empty if the release contains no public playlist or all of them are excluded.
         """
         loaded = serving(champion)
-        body = carousel.carousel(loaded, request)
+        body = carousel.carousel(loaded, request, blocks.current)
         metrics.count_list("carousel", body)
         metrics.count_unknown(body["unknown"])
         return as_json(body, release=loaded.name)
@@ -181,7 +204,7 @@ def make_lists(champion: ChampionWatcher, metrics: Metrics, recommender: Experim
     return lists
 
 
-def add_lookups(app: FastAPI, champion: ChampionWatcher) -> None:
+def add_lookups(app: FastAPI, champion: ChampionWatcher, blocks: BlockWatcher) -> None:
     """Add the routes that look up entities of the release."""
 
     @app.get("/v1/release", responses={200: {"model": schema.ReleaseInfo}, **ERRORS}, tags=["vectors"])
@@ -198,7 +221,7 @@ def add_lookups(app: FastAPI, champion: ChampionWatcher) -> None:
     ) -> Response:
         """Search tracks or artists by name, most popular first."""
         loaded = serving(champion)
-        return as_json(entity_lookup.search(loaded, kind, q, limit), release=loaded.name)
+        return as_json(entity_lookup.search(loaded, kind, q, limit, blocks.current), release=loaded.name)
 
     # An id may contain slashes, so this route must be found before the next one.
     @app.get(
@@ -215,20 +238,23 @@ def add_lookups(app: FastAPI, champion: ChampionWatcher) -> None:
     ) -> Response:
         """Return the nearest neighbours by cosine similarity, of the same kind or of the kind given by `of`."""
         loaded = serving(champion)
-        return as_json(entity_lookup.neighbours(loaded, kind, entity_id, k, of or kind, space), release=loaded.name)
+        body = entity_lookup.neighbours(loaded, kind, entity_id, k, of or kind, space, blocks.current)
+        return as_json(body, release=loaded.name)
 
     @app.get("/v1/{kind}/{entity_id:path}", responses={200: {"model": schema.Entity}, **ERRORS}, tags=["vectors"])
     def entity(kind: schema.Kind, entity_id: EntityId, space: SpaceName = None) -> Response:
         """Return the vector of a track, artist, album, playlist or segment; for a segment also its card."""
         loaded = serving(champion)
-        return as_json(entity_lookup.entity(loaded, kind, entity_id, space), release=loaded.name)
+        return as_json(entity_lookup.entity(loaded, kind, entity_id, space, blocks.current), release=loaded.name)
 
 
 def add_health(
     app: FastAPI,
     champion: ChampionWatcher,
     skips: ReleaseWatcher[SkipRelease],
+    blocks: BlockWatcher,
     metrics: Metrics,
+    block_metrics: BlockMetrics,
     circuit: CircuitBreaker,
 ) -> None:
     """Add the health routes and the Prometheus metrics."""
@@ -257,7 +283,7 @@ def add_health(
             "release": loaded.name if loaded else None,
             "week": loaded.week if loaded else None,
             "degraded": loaded.problems if loaded else {},
-            "notes": loaded.notes if loaded else {},
+            "notes": {**(loaded.notes if loaded else {}), **blocks.notes},
             "store": store,
             "skip": skip,
         }
@@ -266,6 +292,7 @@ def add_health(
     @app.get("/metrics", tags=["health"])
     def numbers() -> Response:
         """Return the metrics in the text format of Prometheus."""
+        block_metrics.update(blocks)
         return Response(metrics.page(), media_type="text/plain; version=0.0.4")
 
 

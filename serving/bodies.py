@@ -274,5 +274,6 @@ class RerankedBody(TypedDict):
     state_as_of: str | None
     tracks: list[RerankedTrackBody]
     unknown: list[str]
+    blocked: list[str]
     recent: RecentPlaysBody
     degraded: DegradedBody | None

@@ -110,6 +110,12 @@ class ServiceSettings(BaseModel):
     poll_interval_s: Annotated[float, Field(gt=0)] = Field(
         1.0, description="interval between two reads of the champion pointer, in seconds"
     )
+    block_poll_s: Annotated[float, Field(gt=0)] = Field(
+        2.0, description="interval between two looks at the sources of the block list, in seconds"
+    )
+    admin_key: SecretStr = Field(
+        SecretStr(""), description="key that requests under /admin must send as x-admin-key; empty: they are refused"
+    )
     shutdown_timeout_s: Annotated[int, Field(ge=0)] = Field(
         10, description="longest wait for running requests at shutdown, in seconds"
     )

@@ -11,7 +11,7 @@ import traceback
 import typer
 
 from contracts.errors import OvertureError
-from jobs.cli import cold_start, experiments, ingest, lake, operations, release, skip, week
+from jobs.cli import block, cold_start, experiments, ingest, lake, operations, release, skip, week
 
 HELP = """Weekly models for music recommendation: lists for new listeners, and skip prediction.
 
@@ -36,6 +36,7 @@ app.add_typer(cold_start.factorize, name="factorize", no_args_is_help=True, rich
 app.add_typer(cold_start.commands)
 app.add_typer(skip.commands, name="skip", no_args_is_help=True, rich_help_panel="4. Skip prediction")
 app.add_typer(release.commands, name="release", no_args_is_help=True, rich_help_panel=operations.PANEL)
+app.add_typer(block.commands, name="block", no_args_is_help=True, rich_help_panel=operations.PANEL)
 app.add_typer(operations.commands)
 app.add_typer(lake.commands, name="lake", no_args_is_help=True, rich_help_panel=operations.PANEL)
 app.add_typer(experiments.commands)

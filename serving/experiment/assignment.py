@@ -31,6 +31,7 @@ from contracts.errors import BadArgument, CheckFailed
 from models.cold_start.input_vector import FirstDays
 from models.evaluation.assignment import arm_index, bucket_bounds
 from models.evaluation.off_policy import slate_propensities
+from serving.block.tracks import blocked_tracks
 from serving.bodies import RecommendationBody
 from serving.experiment.exposure_log import ExposureLog
 from serving.http.middleware import LOG
@@ -205,9 +206,13 @@ class ActiveExperiment:
             "propensities": propensity,
         }
         if self.log_signals:
+            blocked = blocked_tracks(loaded, options.block_list, listener.country)
             line["context"] = {
                 "listener": logged_listener(listener),
-                "leave_out": [loaded.ids.outside("track", track) for track in options.exclude],
+                "leave_out": [
+                    *(loaded.ids.outside("track", track) for track in options.exclude),
+                    *(loaded.track_texts[i] for i in sorted(blocked)),
+                ],
                 "options": logged_options(loaded, options),
             }
         return line

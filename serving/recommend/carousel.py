@@ -12,9 +12,12 @@ import numpy as np
 
 from models.cold_start.top_k import normalise
 from models.evaluation.diversity import select_diverse
+from serving.block.entries import BlockList
+from serving.block.tracks import blocked_tracks
 from serving.bodies import CarouselBody, EncodedJson
-from serving.recommend.recommender import NOTHING, place
-from serving.recommend.signals import convert_ids, days_of, read_listener
+from serving.recommend.recommender import NOTHING, excluded_tracks, place
+from serving.recommend.ruled_list import NO_FILTERS, hidden_tracks
+from serving.recommend.signals import ListParameters, convert_ids, days_of, read_listener
 from serving.release.loaded import LoadedRelease
 from serving.schema import CarouselRequest
 
@@ -35,8 +38,13 @@ def exposures(model: str, n: int) -> np.ndarray:
     return np.asarray(CONTINUE ** np.maximum(position - VISIBLE, 0))
 
 
-def carousel(loaded: LoadedRelease, request: CarouselRequest) -> CarouselBody:
+def carousel(loaded: LoadedRelease, request: CarouselRequest, block_list: BlockList) -> CarouselBody:
     """Return the response body of a carousel (schema.Carousel); without public playlists, its row is empty.
+
+    Args:
+        loaded: the release.
+        request: the request.
+        block_list: tracks that are not among the nearest tracks of a playlist.
 
     Raises:
         RequestValidationError: an id is a number, but ids of its kind are texts.
@@ -59,7 +67,11 @@ def carousel(loaded: LoadedRelease, request: CarouselRequest) -> CarouselBody:
     exposure = exposures(request.exposure, len(row))
     similarity_PP = unit_PD[row] @ unit_PD[row].T
     n = len(row)
-    near = nearest_tracks(loaded, unit_PD[row], request.n_nearest_tracks)
+    rules = loaded.rules
+    out = excluded_tracks(loaded, listener, ListParameters(), rules)
+    out |= blocked_tracks(loaded, block_list, listener.country)
+    hidden = hidden_tracks(loaded, rules, listener.country, listener.age, NO_FILTERS)
+    near = nearest_tracks(loaded, unit_PD[row], request.n_nearest_tracks, out, hidden)
     return {
         "release": loaded.name,
         "week": loaded.week,
@@ -85,9 +97,22 @@ def carousel(loaded: LoadedRelease, request: CarouselRequest) -> CarouselBody:
     }
 
 
-def nearest_tracks(loaded: LoadedRelease, vectors_PD: np.ndarray, k: int) -> list[list[EncodedJson]]:
-    """Return the k tracks nearest to each playlist, as schema.Track."""
+def nearest_tracks(
+    loaded: LoadedRelease, vectors_PD: np.ndarray, k: int, out: set[int], hidden: bytes | None
+) -> list[list[EncodedJson]]:
+    """Return the k tracks nearest to each playlist that the listener may get, as schema.Track.
+
+    Args:
+        loaded: the release.
+        vectors_PD: vectors of the playlists.
+        k: number of tracks per playlist.
+        out: track_idx that are excluded or blocked.
+        hidden: by track_idx, what the listener cannot play; None: nothing.
+    """
     tracks = loaded.space.of_kind("tracks")
     if not k or not len(vectors_PD) or tracks is None:
         return [[] for _ in vectors_PD]
-    return [[loaded.track_json[i] for i in row] for row in tracks[1].top_k(vectors_PD, min(k, len(loaded.tracks)))]
+    if hidden is not None:
+        out = out.union(np.flatnonzero(np.frombuffer(hidden, bool)).tolist())
+    rows = tracks[1].top_k(vectors_PD, min(k + len(out), len(loaded.tracks))).tolist()
+    return [[loaded.track_json[i] for i in [i for i in row if i not in out][:k]] for row in rows]

@@ -8,6 +8,8 @@ import numpy as np
 
 from contracts.entity_ids import internal_id
 from contracts.errors import BadArgument, NotFound
+from serving.block.entries import BlockList
+from serving.block.tracks import hidden
 from serving.bodies import EntityBody, NeighbourBody, NeighbourhoodBody, ReleaseInfoBody, SearchBody, SearchResultBody
 from serving.release.loaded import ID_KIND_OF, KIND_OF, LoadedRelease, LoadedSpace
 
@@ -45,11 +47,13 @@ def find(loaded: LoadedRelease, space: LoadedSpace, kind: str, external_id: str)
     raise NotFound(f"release {loaded.name[:12]} has no {kind.removesuffix('s')} {external_id}")
 
 
-def entity(loaded: LoadedRelease, kind: str, external_id: str, space: str | None) -> EntityBody:
-    """Return the response body of an entity (schema.Entity)."""
+def entity(loaded: LoadedRelease, kind: str, external_id: str, space: str | None, block_list: BlockList) -> EntityBody:
+    """Return the response body of an entity (schema.Entity). The tracks of a segment include no blocked one."""
     name, chosen_space = space_of(loaded, space)
     entity_id, vector = find(loaded, chosen_space, kind, external_id)
     segment = kind == "segments"
+    blocked = hidden(loaded, block_list, None).tracks
+    head = [i for i in chosen_space.rankings_KL[entity_id].tolist() if i not in blocked][:HEAD] if segment else []
     return {
         "release": loaded.name,
         "space": name,
@@ -58,49 +62,56 @@ def entity(loaded: LoadedRelease, kind: str, external_id: str, space: str | None
         "name": loaded.label(kind, entity_id),
         "vector": [float(value) for value in vector],
         "card": chosen_space.segments[entity_id]["card"] if segment else None,
-        "tracks": [loaded.track_json[i] for i in chosen_space.rankings_KL[entity_id][:HEAD]] if segment else [],
+        "tracks": [loaded.track_json[i] for i in head],
     }
 
 
 def neighbours(
-    loaded: LoadedRelease, kind: str, external_id: str, k: int, of: str, space: str | None
+    loaded: LoadedRelease, kind: str, external_id: str, k: int, of: str, space: str | None, block_list: BlockList
 ) -> NeighbourhoodBody:
-    """Return the response body of the k nearest neighbours by cosine, without the entity itself."""
+    """Return the response body of the k nearest neighbours by cosine, without the entity itself and blocked ones."""
     name, chosen_space = space_of(loaded, space)
     entity_id, vector_D = find(loaded, chosen_space, kind, external_id)
     index = chosen_space.of_kind(of)
     neighbour_list: list[NeighbourBody] = []
     if index is not None:
         ids, items = index
-        best = items.top_k(vector_D[None], min(k + 1, len(ids)))[0]
+        blocked = hidden(loaded, block_list, None)
+        n_blocked = len(blocked.tracks if of == "tracks" else blocked.ids.get(of, ()))
+        best = items.top_k(vector_D[None], min(k + 1 + n_blocked, len(ids)))[0]
         length = float(np.sqrt(np.vecdot(vector_D, vector_D))) or 1.0
         for place in best:
             other = int(ids[place])
-            if not (of == kind and other == entity_id):
+            if not (of == kind and other == entity_id) and blocked.keeps(loaded, of, other):
                 cosine = float(np.vecdot(vector_D, items.items_ND[place])) / length
                 text = str(other) if of == "segments" else loaded.ids.outside(ID_KIND_OF[of], other)
                 neighbour_list.append({"id": text, "name": loaded.label(of, other), "cosine": round(cosine, 6)})
+            if len(neighbour_list) == k:
+                break
     return {
         "release": loaded.name,
         "space": name,
         "kind": kind,
         "id": external_id,
         "of": of,
-        "neighbours": neighbour_list[:k],
+        "neighbours": neighbour_list,
     }
 
 
-def search(loaded: LoadedRelease, kind: str, text: str, limit: int) -> SearchBody:
+def search(loaded: LoadedRelease, kind: str, text: str, limit: int, block_list: BlockList) -> SearchBody:
     """Return the response body of a search (schema.Search): names that contain the text, most popular first.
 
-    An empty text matches everything. Upper and lower case, and how accents are encoded, make no difference.
+    An empty text matches everything; blocked tracks and artists are left out. Upper and lower case, and how accents are
+    encoded, make no difference.
     """
     wanted = _fold(text).strip()
     results: list[SearchResultBody] = []
+    blocked = hidden(loaded, block_list, None)
     for i in loaded.most_popular_at["artists"].values() if kind == "artists" else range(len(loaded.tracks)):
         track = loaded.tracks[i]
         name = track.artist if kind == "artists" else track.title
-        if not wanted or wanted in _fold(name or ""):
+        inside = track.artist_id if kind == "artists" else track.track_id
+        if (not wanted or wanted in _fold(name or "")) and blocked.keeps(loaded, kind, inside):
             results.append(
                 {
                     "id": loaded.ids.outside("artist", track.artist_id) if kind == "artists" else loaded.track_texts[i],

@@ -20,6 +20,9 @@ from pydantic import Field
 
 from contracts.errors import BadArgument, CheckFailed, NotFound, OvertureError
 from serving import schema
+from serving.block.entries import BlockList
+from serving.block.tracks import blocked_tracks
+from serving.block.watcher import BlockWatcher
 from serving.bodies import KnownRecommendationBody, KnownUserBody, SegmentBody
 from serving.http.prometheus import Metrics
 from serving.recommend.list_query import ListQuery
@@ -79,6 +82,7 @@ class KnownRecommendation(Body):
 
 def make_router(
     champion: ChampionWatcher,
+    blocks: BlockWatcher,
     serving: Callable[[ChampionWatcher], LoadedRelease],
     respond: Callable[..., Response],
     circuit: CircuitBreaker,
@@ -88,6 +92,7 @@ def make_router(
 
     Args:
         champion: the watcher of the champion.
+        blocks: the block list in force.
         serving: returns the release in service.
         respond: builds a JSON response from data and a release.
         circuit: the store behind its circuit breaker.
@@ -119,11 +124,11 @@ def make_router(
             raise BadArgument(f"k: {query.k} is more than the {len(loaded.tracks)} tracks of the release")
         try:
             loaded, row = find_row(loaded, user_id)
-            body = recommend(loaded, row, user_id, query)
+            body = recommend(loaded, row, user_id, query, blocks.current)
         except NotFound:
             raise
         except OvertureError as error:
-            body = popular_fallback(loaded, user_id, query, str(error))
+            body = popular_fallback(loaded, user_id, query, blocks.current, str(error))
         metrics.count_list(body["method"], body)
         return respond(with_track_details(loaded, body), release=loaded.name)
 
@@ -202,7 +207,9 @@ def row_segment(loaded: LoadedRelease, row: UserRow) -> SegmentBody:
     return segment_body(loaded, row.segment_id, distance)
 
 
-def recommend(loaded: LoadedRelease, row: UserRow, external_id: str, query: ListQuery) -> KnownRecommendationBody:
+def recommend(
+    loaded: LoadedRelease, row: UserRow, external_id: str, query: ListQuery, block_list: BlockList
+) -> KnownRecommendationBody:
     """Return a KnownRecommendation with track_idx: the stored list, then the tracks nearest to the vector."""
     options, history = query.parameters(loaded), row.history
     rules, filters = options.rules or loaded.rules, options.filters
@@ -224,6 +231,7 @@ def recommend(loaded: LoadedRelease, row: UserRow, external_id: str, query: List
         heard=known_tracks(loaded, history.heard_tracks.tolist()) if rules.heard != "keep" else (),
     )
     hidden = hidden_tracks(loaded, rules, query.country, query.age, filters)
+    excluded |= blocked_tracks(loaded, block_list, query.country)
     one = build_list(loaded, query.k, ranked, rules, excluded, hidden)
     return {
         "release": loaded.name,
@@ -253,13 +261,16 @@ def known_tracks(loaded: LoadedRelease, ids: Iterable[int]) -> list[int]:
     return [loaded.track_idx[i] for i in ids if i in loaded.track_idx]
 
 
-def popular_fallback(loaded: LoadedRelease, external_id: str, query: ListQuery, why: str) -> KnownRecommendationBody:
+def popular_fallback(
+    loaded: LoadedRelease, external_id: str, query: ListQuery, block_list: BlockList, why: str
+) -> KnownRecommendationBody:
     """Return the body of a recommendation (KnownRecommendation) with the most popular tracks, as track_idx."""
     options = query.parameters(loaded)
     rules, filters = options.rules or loaded.rules, options.filters
     tracks = known_tracks(loaded, options.exclude)
     excluded = loaded.facts.excluded(rules, tracks=tracks, artists=filters.artists, albums=filters.albums)
     hidden = hidden_tracks(loaded, rules, query.country, query.age, filters)
+    excluded |= blocked_tracks(loaded, block_list, query.country)
     one = build_list(loaded, query.k, lambda n: list(range(min(n, len(loaded.tracks)))), rules, excluded, hidden)
     return {
         "release": loaded.name,

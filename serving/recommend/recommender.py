@@ -21,6 +21,7 @@ from contracts.errors import BadArgument
 from models.cold_start.input_vector import AGE_CLASSES, FirstDays, age_class
 from models.cold_start.list_rules import ListRules
 from models.cold_start.top_k import normalise
+from serving.block.tracks import blocked_tracks
 from serving.bodies import DegradedBody, KnownRecommendationBody, RecommendationBody, SegmentBody, SignalsBody
 from serving.recommend.reasons import top_signals
 from serving.recommend.ruled_list import SPARE, build_list, hidden_tracks
@@ -124,7 +125,8 @@ def recommend(
             depth,
             partial(longer_list, loaded, methods[b], days, placed, segment_B, b, ranked[b], depth + SPARE),
             rules,
-            excluded_tracks(loaded, listener, options, rules),
+            excluded_tracks(loaded, listener, options, rules)
+            | blocked_tracks(loaded, options.block_list, listener.country),
             hidden_tracks(loaded, rules, listener.country, listener.age, options.filters),
             often_shown(loaded, listener, options, rules),
         )

@@ -21,6 +21,7 @@ from models.cold_start.input_vector import INTERACTIONS, FirstDays
 from models.cold_start.list_rules import ListRules
 from models.cold_start.ragged import Ragged
 from serving import schema
+from serving.block.entries import EMPTY, BlockList
 from serving.recommend.ruled_list import NO_FILTERS, Filters
 from serving.release.external_ids import ExternalIds
 from serving.release.loaded import ID_KIND_OF, LoadedRelease
@@ -83,6 +84,7 @@ class ListParameters:
     rules: ListRules | None = None  # None: those of the release
     shown: tuple[int, ...] = ()
     offset: int = 0
+    block_list: BlockList = EMPTY
 
 
 def convert_ids(
@@ -153,7 +155,7 @@ def read_listener(
     )
 
 
-def read_options(loaded: LoadedRelease, options: ListOptions) -> ListParameters:
+def read_options(loaded: LoadedRelease, options: ListOptions, block_list: BlockList = EMPTY) -> ListParameters:
     """Return the options of a request with the ids inside. Excluded ids that the release does not contain are dropped.
 
     Raises:
@@ -165,10 +167,11 @@ def read_options(loaded: LoadedRelease, options: ListOptions) -> ListParameters:
         exclude = tuple(i for i in ids if i in loaded.track_idx)
     rules = requested_rules(loaded.rules, options)
     if options.plain and rules is None:
-        return ListParameters(options.method, options.k, exclude)
+        return ListParameters(options.method, options.k, exclude, block_list=block_list)
     shown = tuple(i for i in convert_ids(loaded.ids, "track", options.shown, ("body", "shown")) if i is not None)
     filters = read_filters(loaded, options.filters)
-    return ListParameters(options.method, options.k, exclude, filters, rules, shown, read_offset(loaded, options))
+    offset = read_offset(loaded, options)
+    return ListParameters(options.method, options.k, exclude, filters, rules, shown, offset, block_list)
 
 
 def requested_rules(rules: ListRules, options: ListOptions) -> ListRules | None:

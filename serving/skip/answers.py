@@ -255,8 +255,8 @@ def release_fields(release: SkipRelease, request: SkipContext, ids: RequestIds) 
     }
 
 
-def rerank_response(release: SkipRelease, request: RerankRequest) -> RerankedBody:
-    """Return the response body of POST /v1/rerank.
+def rerank_response(release: SkipRelease, request: RerankRequest, blocked: list[str]) -> RerankedBody:
+    """Return the response body of POST /v1/rerank; `blocked` are the ids that were removed from the request.
 
     A track that the release does not contain gets the mean probability of the known ones (of all plays, if none is
     known), and an artist of its own.
@@ -278,13 +278,14 @@ def rerank_response(release: SkipRelease, request: RerankRequest) -> RerankedBod
         **release_fields(release, request, ids),
         "tracks": [{"track_id": texts[i], "skip_probability": skip.get(i)} for i in order],
         "unknown": [texts[place] for place in predictions.unknown_places],
+        "blocked": blocked,
         "recent": predictions.recent,
         "degraded": None,
     }
 
 
-def unchanged_list(request: RerankRequest, why: str) -> RerankedBody:
-    """Return the list unchanged: the fallback if no release is available."""
+def unchanged_list(request: RerankRequest, blocked: list[str], why: str) -> RerankedBody:
+    """Return the list unchanged: the fallback if no release is available. Blocked tracks are already removed."""
     return {
         "release": None,
         "week": None,
@@ -293,6 +294,7 @@ def unchanged_list(request: RerankRequest, why: str) -> RerankedBody:
         "state_as_of": None,
         "tracks": [{"track_id": str(track.track_id), "skip_probability": None} for track in request.tracks],
         "unknown": [],
+        "blocked": blocked,
         "recent": {"used": 0, "already_known": 0, "unknown_tracks": 0},
         "degraded": {"fallback": UNCHANGED, "reason": why},
     }

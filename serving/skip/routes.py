@@ -18,10 +18,12 @@ from fastapi.routing import APIRoute
 
 from contracts.errors import BadArgument, CheckFailed
 from serving import schema
+from serving.block.watcher import BlockWatcher
 from serving.bodies import SkipState
 from serving.http.middleware import LOG, error_facts
-from serving.release.watcher import Event, ReleaseWatcher
+from serving.release.watcher import ChampionWatcher, Event, ReleaseWatcher
 from serving.skip import answers
+from serving.skip.blocked import without_blocked
 from serving.skip.metrics import SkipMetrics
 from serving.skip.release import ENGINE, SkipRelease
 from serving.skip.schema import Reranked, RerankRequest, SkipRequest, Skips
@@ -53,6 +55,8 @@ def state(champion: ReleaseWatcher[SkipRelease]) -> SkipState:
 
 def make_router(
     champion: ReleaseWatcher[SkipRelease],
+    cold_start: ChampionWatcher,
+    blocks: BlockWatcher,
     respond: Callable[..., Response],
     route_class: type[APIRoute],
     metrics: SkipMetrics,
@@ -61,13 +65,15 @@ def make_router(
 
     Args:
         champion: watcher of the skip engine's champion.
+        cold_start: watcher of the champion that recommends to new listeners.
+        blocks: the block list in force.
         respond: `respond(data, release=...)` builds a JSON response.
         route_class: reads a body as the service does.
         metrics: where fallbacks are counted.
     """
 
-    def unchanged_list(request: RerankRequest, why: str) -> Response:
-        body = answers.unchanged_list(request, why)
+    def unchanged_list(request: RerankRequest, blocked: list[str], why: str) -> Response:
+        body = answers.unchanged_list(request, blocked, why)
         metrics.count_fallback(answers.UNCHANGED)
         return respond(body)
 
@@ -89,17 +95,21 @@ def make_router(
 
     @router.post("/v1/rerank", responses={200: {"model": Reranked}, **ERRORS})
     def rerank(request: RerankRequest) -> Response:
-        """Order a list by expected listening, with the requested diversity."""
+        """Order a list by expected listening, with the requested diversity.
+
+        Tracks on the block list are left out and reported in `blocked`.
+        """
         release = champion.current
+        request, blocked = without_blocked(request, blocks.current, release, cold_start.current)
         if release is None:
-            return unchanged_list(request, f"no release of the skip engine is in service: {champion.problem}")
+            return unchanged_list(request, blocked, f"no release of the skip engine is in service: {champion.problem}")
         try:
-            return respond(answers.rerank_response(release, request), release=release.name)
+            return respond(answers.rerank_response(release, request, blocked), release=release.name)
         except (BadArgument, RequestValidationError):
             raise
         except Exception as error:  # whatever onnxruntime raises: a list is better than an error
             why = f"release {release.name[:12]} failed: {type(error).__name__}"
             LOG.error("skip rerank", extra={"facts": error_facts(error)})
-            return unchanged_list(request, why)
+            return unchanged_list(request, blocked, why)
 
     return router

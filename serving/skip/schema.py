@@ -129,5 +129,6 @@ class Reranked(Body):
     state_as_of: str | None
     tracks: list[RerankedTrack]
     unknown: list[str] = Field(description="Track ids that the release does not contain, as the request contains them.")
+    blocked: list[str] = Field(description="Track ids that the block list removed from the list.")
     recent: RecentPlaysReport
     degraded: Degraded | None

@@ -1,0 +1,1 @@
+"""Routes for operators, which need `service.admin_key`."""
