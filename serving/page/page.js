@@ -7,12 +7,14 @@ const ICONS = {
   streams: "M4 2.5v11l9-5.5z",
   favourites: "M8 14 2.6 8.6a3.3 3.3 0 0 1 4.7-4.7l.7.7.7-.7a3.3 3.3 0 0 1 4.7 4.7z",
   skips: "M2 3v10l7-5zm8 0h2.5v10H10z",
+  never: "M8 1.5a3 3 0 0 1 2.6 4.5L6.5 1.9A3 3 0 0 1 8 1.5zM5 4.6l3 2.9A3 3 0 0 1 5 4.6zM2.5 14c0-2.6 1.8-4.6 4.6-5.2L12.3 14zM13.9 14.6 1.4 2.1l.9-.9 12.5 12.5z",
   bans: "M8 1a7 7 0 1 0 0 14A7 7 0 0 0 8 1zM3 8c0-1 .3-2 .9-2.8l6.9 6.9A5 5 0 0 1 3 8zm9.1 2.8L5.2 3.9a5 5 0 0 1 6.9 6.9z",
 };
 const METHODS = {
   configured: "as released", semi_pers: "by segment", full_pers: "for you alone", blend: "blend", popularity: "popular",
 };
-const emptyDay = () => ({ country: null, age: null, artists: [], streams: [], favourites: [], skips: [], bans: [] });
+const emptyDay = () => ({ country: null, age: null, artists: [], streams: [], favourites: [], skips: [], bans: [], neverArtists: [] });
+const PAGE_LENGTH = 15;
 let day = emptyDay();
 let key = sessionStorage.getItem("key") || "";
 let runningRequest = null;
@@ -20,6 +22,8 @@ let requestTimer = 0; // timer of a request that is delayed while the user types
 let unannounced = []; // actions that no displayed answer includes yet
 let runningSearch = null;
 let shownTracks = [];
+let shownRequest = null; // the request of the shown list, for its next page
+let nextPage = null; // cursor of that page
 const names = { tracks: new Map(), artists: new Map() };
 
 function make(tag, attributes = {}, ...children) {
@@ -76,7 +80,16 @@ function listener() {
   const ids = (name) => ({ tracks: day[name].map((track) => track.track_id) });
   return {
     country: day.country, age: day.age, onboarding: { artists: day.artists },
-    streams: ids("streams"), skips: ids("skips"), bans: ids("bans"), favourites: ids("favourites"),
+    streams: ids("streams"), skips: ids("skips"), favourites: ids("favourites"),
+    bans: { ...ids("bans"), artists: day.neverArtists.map((one) => one.artist_id) },
+  };
+}
+
+function listOptions(method) {
+  const limit = byId("per-artist").value;
+  return {
+    k: PAGE_LENGTH, method, diversity: Number(byId("list-diversity").value) || null,
+    ...(limit === "" ? {} : { per_artist: limit === "none" ? null : Number(limit) }),
   };
 }
 
@@ -86,10 +99,12 @@ async function updateLists(action) {
   clearTimeout(requestTimer);
   if (runningRequest) runningRequest.abort();
   const controller = (runningRequest = new AbortController());
-  const body = listener(), actions = [...unannounced];
+  const body = listener(), actions = [...unannounced], compared = byId("compare").value;
+  const request = { listener: body, ...listOptions(byId("method").value || "configured") };
   try {
-    const [list, playlists] = await Promise.all([
-      call("/v1/recommendations", { listener: body, k: 15, method: byId("method").value || "configured", explain: true }, controller.signal),
+    const [list, other, playlists] = await Promise.all([
+      call("/v1/recommendations", { ...request, explain: true }, controller.signal),
+      compared ? call("/v1/recommendations", { listener: body, ...listOptions(compared) }, controller.signal) : null,
       call("/v1/carousels", { listener: body, diversity: Number(byId("diversity").value), n_nearest_tracks: 2 }, controller.signal).catch((error) => {
         if (error.name === "AbortError") throw error;
         return error; // the list is shown without the carousel
@@ -98,8 +113,11 @@ async function updateLists(action) {
     if (runningRequest !== controller) return; // a newer request replaced this one
     const failed = playlists instanceof Error;
     showError(failed ? playlists : null);
+    shownRequest = request;
     showList(list);
+    showOther(other, list);
     showUnknown(list);
+    showShort(list);
     showReasons(list);
     showPlaylists(failed ? null : playlists);
     byId("release").textContent = `Release ${list.release.slice(0, 12)}, week ${list.week}, ${list.space}, ${METHODS[list.method] || list.method}`;
@@ -120,6 +138,12 @@ function updateListsSoon(action, wait) {
 const title = (track) => (track ? track.title || `Track ${track.track_id}` : "nothing");
 const artist = (track) => track.artist || `Artist ${track.artist_id}`;
 
+function trackRow(track, place, isNew, acts) {
+  return make("li", { class: isNew ? "new" : null },
+    make("span", { class: "place" }, String(place)), colours(make("span", { class: "tile", "aria-hidden": "true" }), track.artist_id),
+    make("div", { class: "name" }, make("b", {}, title(track)), make("span", {}, artist(track))), acts);
+}
+
 function showList(list) {
   const focused = document.activeElement?.dataset?.act ? document.activeElement.dataset : null;
   const before = new Set(shownTracks.map((track) => track.track_id));
@@ -137,15 +161,66 @@ function showList(list) {
       button.dataset.place = String(i);
       return button;
     });
-    return make("li", { class: shownTracks.length && !before.has(track.track_id) ? "new" : null },
-      make("span", { class: "place" }, String(i + 1)), colours(make("span", { class: "tile", "aria-hidden": "true" }), track.artist_id),
-      make("div", { class: "name" }, make("b", {}, title(track)), make("span", {}, artist(track))), make("div", { class: "acts" }, ...acts));
+    const never = make("button", {
+      type: "button", class: "ban never", "aria-label": `Never ${artist(track)}`, title: `Never ${artist(track)}`,
+      onclick: () => neverArtist(track),
+    }, icon("never"));
+    never.dataset.act = "never";
+    never.dataset.place = String(i);
+    const isNew = shownTracks.length > 0 && !before.has(track.track_id);
+    return trackRow(track, i + 1, isNew, make("div", { class: "acts" }, ...acts, never));
   }));
   shownTracks = list.tracks;
+  nextPage = list.cursor;
+  byId("more").hidden = !nextPage;
   // Keyboard focus stays at the same position and button.
   if (focused) byId("tracks").querySelector(`[data-act="${focused.act}"][data-place="${Math.min(Number(focused.place), shownTracks.length - 1)}"]`)?.focus();
   byId("fallback").hidden = !list.degraded;
   byId("fallback").textContent = list.degraded ? `Fallback: ${list.degraded.fallback.replaceAll("_", " ")}. Reason: ${list.degraded.reason}` : "";
+}
+
+// The list of another method for the same day, with the tracks that only one of both lists has marked.
+function showOther(other, list) {
+  byId("other").hidden = byId("own-title").hidden = !other;
+  byId("list").classList.toggle("comparing", Boolean(other));
+  if (!other) return;
+  const common = new Set(list.tracks.map((track) => track.track_id));
+  const shared = other.tracks.filter((track) => common.has(track.track_id)).length;
+  byId("own-title").textContent = METHODS[list.method] || list.method;
+  byId("other-title").textContent = `${METHODS[other.method] || other.method}: ${shared} of ${other.tracks.length} tracks in both`;
+  byId("other-tracks").replaceChildren(...other.tracks.map((track, i) => trackRow(track, i + 1, false,
+    make("span", { class: "only" }, common.has(track.track_id) ? "in both" : "only here"))));
+}
+
+// Why the list is shorter than requested, or why an artist has more places than the limit allows.
+function showShort(list) {
+  const notes = [
+    list.short ? `The list is shorter than requested: ${list.short}.` : "",
+    list.relaxed ? "The limit per artist was raised, because the catalogue cannot fill the list under it." : "",
+  ].filter(Boolean);
+  byId("short").hidden = !notes.length;
+  byId("short").textContent = notes.join(" ");
+}
+
+async function showMore() {
+  if (!nextPage || !shownRequest) return;
+  try {
+    const page = await call("/v1/recommendations", { ...shownRequest, cursor: nextPage });
+    const first = shownTracks.length;
+    showList({ ...page, tracks: [...shownTracks, ...page.tracks] });
+    showShort(page);
+    byId("tracks").children[first]?.querySelector("button")?.focus();
+    byId("announcement").textContent = `${page.tracks.length} more tracks`;
+  } catch (error) {
+    if (error.status === 422) await updateLists(); // another release is in service now: the list begins again
+    else showError(error);
+  }
+}
+
+function neverArtist(track) {
+  if (!day.neverArtists.some((one) => one.artist_id === track.artist_id)) day.neverArtists = [...day.neverArtists, track];
+  showDay();
+  updateLists(`Never ${artist(track)}`);
 }
 
 // Ids that the release does not contain have no effect: without this note, a click would do nothing visible.
@@ -199,13 +274,15 @@ function toggle(act, track) {
 }
 
 function showDay() {
-  const lines = Object.entries(SIGNALS).flatMap(([act, word]) => day[act].map((track, i) => make("li", {}, icon(act),
-    make("span", {}, title(track)),
-    make("button", { type: "button", "aria-label": `Undo: ${word} ${title(track)}`, onclick: (event) => {
+  const kinds = [...Object.entries(SIGNALS), ["neverArtists", "never"]];
+  const label = (act, track) => (act === "neverArtists" ? `never ${artist(track)}` : title(track));
+  const lines = kinds.flatMap(([act, word]) => day[act].map((track, i) => make("li", {}, icon(act === "neverArtists" ? "bans" : act),
+    make("span", {}, label(act, track)),
+    make("button", { type: "button", "aria-label": `Undo: ${act === "neverArtists" ? "" : `${word} `}${label(act, track)}`, onclick: (event) => {
       const place = [...byId("day").querySelectorAll("button")].indexOf(event.currentTarget);
       day[act] = day[act].filter((_, other) => other !== i);
       showDay();
-      updateLists(`Undone: ${title(track)}`);
+      updateLists(`Undone: ${label(act, track)}`);
       // Focus never moves to "Start again": one more Enter would reset the whole day.
       const left = byId("day").querySelectorAll("button");
       (left[Math.min(place, left.length - 1)] || byId("day")).focus();
@@ -257,7 +334,9 @@ async function start() {
     const release = await call("/v1/release");
     const codes = release.countries.map((code) => [country(code), code]).sort();
     byId("country").replaceChildren(make("option", { value: "" }, "not given"), ...codes.map(([name, code]) => make("option", { value: code }, name)));
-    byId("method").replaceChildren(...["configured", ...release.methods].map((name) => make("option", { value: name }, METHODS[name] || name)));
+    const methods = (names) => names.map((name) => make("option", { value: name }, METHODS[name] || name));
+    byId("method").replaceChildren(...methods(["configured", ...release.methods]));
+    byId("compare").replaceChildren(make("option", { value: "" }, "nothing"), ...methods(release.methods));
     await showArtists();
     showDay();
     await updateLists();
@@ -277,6 +356,10 @@ byId("artist-search").addEventListener("input", () => {
   searchTimer = setTimeout(() => showArtists().catch(showError), 200);
 });
 byId("method").addEventListener("change", () => updateLists("Method changed"));
+byId("compare").addEventListener("change", () => updateLists("Comparison changed"));
+byId("per-artist").addEventListener("change", () => updateLists("Limit per artist changed"));
+byId("list-diversity").addEventListener("input", () => updateListsSoon(null, 120));
+byId("more").addEventListener("click", showMore);
 byId("diversity").addEventListener("input", () => updateListsSoon(null, 120));
 byId("reset").addEventListener("click", () => {
   day = emptyDay();
