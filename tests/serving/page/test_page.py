@@ -264,3 +264,46 @@ def test_page_reports_a_missing_key_or_release_and_recovers(release_home, serve,
     empty = serve(release_home.home / "nowhere")
     browser.open(f"http://127.0.0.1:{empty.port}/")
     browser.wait("document.getElementById('error').textContent.includes('no release has been promoted')")
+
+
+def test_never_this_artist_is_applied_shown_and_undone(live, browser):
+    browser.open(f"http://127.0.0.1:{live.port}/")
+    browser.wait(TRACKS, titles(live, {}))
+    first = live.lists({}, k=15)["tracks"][0]
+    browser.run("document.querySelector('#tracks [data-act=never]').click()")
+    browser.wait(TRACKS, titles(live, {"bans": {"artists": [first["artist_id"]]}}))
+    artists = "[...document.querySelectorAll('#tracks .name span')].map(it => it.textContent)"
+    name = first["artist"] or f"Artist {first['artist_id']}"
+    assert name not in browser.run(artists)
+    assert browser.run("document.querySelector('#day').textContent").startswith(f"never {name}")
+    browser.run("document.querySelector('#day button').click()")
+    browser.wait(TRACKS, titles(live, {}))
+
+
+def test_limit_comparison_and_more_tracks(live, browser):
+    browser.open(f"http://127.0.0.1:{live.port}/")
+    browser.wait(TRACKS, titles(live, {}))
+
+    def choose(element: str, value: str) -> None:
+        browser.run(
+            f"(() => {{ const it = document.getElementById('{element}'); it.value = '{value}'; "
+            "it.dispatchEvent(new Event('change')); it.dispatchEvent(new Event('input')); return 1 })()"
+        )
+
+    def names(response: dict) -> list[str]:
+        return [track["title"] or f"Track {track['track_id']}" for track in response["tracks"]]
+
+    choose("per-artist", "1")
+    limited = live.lists({}, k=15, per_artist=1)
+    assert limited["relaxed"] > 0, "three artists cannot fill the list under this limit"
+    browser.wait(TRACKS, names(limited))
+    browser.wait("document.getElementById('short').textContent.startsWith('The limit per artist was raised')")
+    choose("per-artist", "")
+    choose("compare", "popularity")
+    other = "[...document.querySelectorAll('#other-tracks b')].map(it => it.textContent)"
+    browser.wait(other, names(live.lists({}, k=15, method="popularity")))
+    assert "popular" in browser.run("document.getElementById('other-title').textContent")
+    choose("compare", "")
+    browser.wait("document.getElementById('other').hidden")
+    browser.run("document.getElementById('more').click()")
+    browser.wait(TRACKS, names(live.lists({}, k=30)))
