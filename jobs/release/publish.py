@@ -78,7 +78,7 @@ def publish_lock(home: Path, wait_s: float) -> AbstractContextManager[None]:
     """Return the lock that one publication of this home has at a time.
 
     Raises:
-        OvertureError: on entering it, another publication has had it for `wait_s` seconds.
+        LockTaken: on entering it, another publication has had it for `wait_s` seconds.
     """
     return file_lock(pointer.releases(home) / ".publish.lock", wait_s)
 

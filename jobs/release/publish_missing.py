@@ -1,19 +1,22 @@
 """Publishes the champion again if the store lacks rows of it: after a loss of its data, or an update of Overture.
 
 Input   the champion's pointer; cold_first_day (the days whose new users the release places); the notices of the store
-Output  as `overture release publish`, or nothing
+Output  as `overture release publish` if the warm users are missing; else the missing days of new users, or nothing
 When    the DAG `publish_missing`, every ten minutes. Another publication that is running is left alone: it writes the
         same rows
 """
 
 from __future__ import annotations
 
+from datetime import date
 from typing import Any
 
-from contracts.errors import CheckFailed, OvertureError
+from contracts.errors import CheckFailed
 from jobs.platform.context import Context
+from jobs.platform.locks import LockTaken
 from jobs.platform.week import Week
 from jobs.release import pointer, publish
+from jobs.release.place_new_users import load_champion, place_with_history
 from serving.release.bundle import open_release
 from serving.stores import open_store
 from serving.stores.interface import WARM, UserStore, find_user
@@ -23,7 +26,8 @@ def run(context: Context) -> dict[str, Any]:
     """Publish the champion if a part of it is missing.
 
     Returns:
-        The report: `missing` has the names of the missing parts; if there are any, also the record of the publication.
+        The report: `missing` has the names of the missing parts; if the warm users are among them, also the record of
+        the publication.
 
     Raises:
         CheckFailed: the release cannot be published.
@@ -39,10 +43,21 @@ def run(context: Context) -> dict[str, Any]:
         return report
     try:
         with publish.publish_lock(context.home, 0):
-            pass
-    except OvertureError:
+            if WARM not in missing:
+                return {**report, "users": place_days(context, [date.fromisoformat(day) for day in missing])}
+    except LockTaken:
         return {**report, "why": "another publication is running"}
     return {**publish.run(context), "missing": missing}
+
+
+def place_days(context: Context, days: list[date]) -> dict[str, int]:
+    """Publish the new users of these days; return their number by day."""
+    ready = load_champion(context)
+    store = open_store(context.settings.store, context.home, publishing=True)
+    try:
+        return {str(day): place_with_history(context, ready, store, day)["users"] for day in days}
+    finally:
+        store.close()
 
 
 def missing_parts(context: Context, name: str) -> list[str]:

@@ -50,7 +50,8 @@ def test_lost_rows_are_published_again_and_present_ones_are_not(champion, redis)
     assert publish_missing.run(champion)["missing"] == [WARM, "2026-11-15"]
     assert find(champion).kind == "warm"
     server.hdel(f"overture:{first['release']}:tt_svd:notices", "2026-11-15")
-    assert publish_missing.run(champion)["missing"] == ["2026-11-15"]
+    report = publish_missing.run(champion)
+    assert (report["missing"], report["users"]) == (["2026-11-15"], {"2026-11-15": 1})
     assert find(champion, 9_000).kind == "cold"
 
 

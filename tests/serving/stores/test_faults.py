@@ -71,8 +71,8 @@ def test_requests_are_answered_while_the_store_fails_and_use_it_again_afterwards
         bodies = at_once(live)
         assert {body["method"] for body in bodies} == {"popularity"}
         assert all(" store " in body["degraded"]["reason"] for body in bodies)
-        if settings.kind == "cassandra":  # one attempt to connect: not one for each request
-            assert relay.accepted <= 4
+        if settings.kind == "cassandra" and mode == "silent":  # one attempt at a time: not one for each request
+            assert relay.accepted < N_REQUESTS / 4
         assert live.call("/healthz")[0] == 200
         status, _, ready = live.call("/readyz")
         assert (status, ready["ready"], ready["store"]["answers"]) == (200, True, False)
