@@ -13,6 +13,10 @@ from contracts.errors import OvertureError
 _POLL_INTERVAL_S = 0.05
 
 
+class LockTaken(OvertureError):
+    """Another process has the lock; exit code 1: a retry may help."""
+
+
 @contextlib.contextmanager
 def file_lock(file: Path, wait_s: float = 60.0) -> Iterator[None]:
     """Keep an exclusive lock on a file while the block runs.
@@ -24,7 +28,7 @@ def file_lock(file: Path, wait_s: float = 60.0) -> Iterator[None]:
         wait_s: Longest wait for another process, in seconds. 0: one attempt.
 
     Raises:
-        OvertureError: Another process has had the lock for `wait_s` seconds.
+        LockTaken: Another process has had the lock for `wait_s` seconds.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("a") as handle:
@@ -35,6 +39,6 @@ def file_lock(file: Path, wait_s: float = 60.0) -> Iterator[None]:
                 break
             except BlockingIOError:
                 if time.monotonic() > end:
-                    raise OvertureError(f"{file}: another process has had this lock for {wait_s:.0f} s") from None
+                    raise LockTaken(f"{file}: another process has had this lock for {wait_s:.0f} s") from None
                 time.sleep(_POLL_INTERVAL_S)
         yield

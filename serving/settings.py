@@ -151,6 +151,10 @@ class StoreSettings(BaseModel):
     redis_url: SecretStr = Field(
         SecretStr("redis://127.0.0.1:6379/0"), description="address of Redis; it may contain a password"
     )
+    redis_ca: str = Field(
+        "", description="rediss://: file of the certificates (PEM) that sign Redis's; empty: those of the system"
+    )
+    redis_cluster: bool = Field(False, description="redis_url is a node of a Redis Cluster")
     cassandra_hosts: Annotated[tuple[str, ...], Field(min_length=1)] = Field(
         ("127.0.0.1",), description="addresses of Cassandra nodes for the first connection"
     )
@@ -166,6 +170,11 @@ class StoreSettings(BaseModel):
     )
     cassandra_user: str = Field("", description="user name; empty: no login")
     cassandra_password: SecretStr = Field(SecretStr(""), description="password of cassandra_user")
+    cassandra_ca: str = Field(
+        "", description="file of the certificates (PEM) that sign those of the nodes; empty: no TLS"
+    )
+    cassandra_certificate: str = Field("", description="file of the client's certificate (PEM); empty: none")
+    cassandra_key: str = Field("", description="file of the key of cassandra_certificate (PEM)")
     timeout_s: Annotated[float, Field(gt=0)] = Field(
         0.25, description="longest wait of a request for the store, in seconds"
     )

@@ -121,7 +121,17 @@ def cassandra(tmp_path_factory):
     server.stop()
 
 
-@pytest.fixture(params=["memory", "redis", "cassandra"])
+@pytest.fixture(scope="session")
+def redis_cluster(tmp_path_factory):
+    """The suite's Redis Cluster, of one node; a test that uses it flushes it first."""
+    from tests.helpers.store_servers import redis_cluster
+
+    server = redis_cluster(tmp_path_factory.mktemp("redis_cluster"))
+    yield server
+    server.stop()
+
+
+@pytest.fixture(params=["memory", "redis", "redis_cluster", "cassandra"])
 def store_settings(request):
     """Settings of an empty store of each kind."""
     from serving.settings import StoreSettings
@@ -129,12 +139,12 @@ def store_settings(request):
 
     if request.param == "memory":
         yield StoreSettings()
-    elif request.param == "redis":
+    elif request.param.startswith("redis"):
         import redis as client
 
-        server = request.getfixturevalue("redis")
+        server, is_cluster = request.getfixturevalue(request.param), request.param == "redis_cluster"
         client.Redis.from_url(server.url).flushall()
-        yield StoreSettings(kind="redis", redis_url=server.url, timeout_s=5)
+        yield StoreSettings(kind="redis", redis_url=server.url, redis_cluster=is_cluster, timeout_s=5)
     else:
         settings = cassandra_settings(request.getfixturevalue("cassandra"))
         yield settings

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from contracts.errors import BadArgument
-from jobs.cli.options import ConfigOption, EngineOption, WeekOption, print_json, week_context
+from jobs.cli.options import ConfigOption, EngineOption, WeekOption, print_json, settings_context, week_context
 from jobs.settings.settings import load
 
 commands = typer.Typer(
@@ -65,6 +65,15 @@ def publish(
     from jobs.release import publish as job
 
     print_json(job.run(context, store=store or None, dry_run=dry_run))
+
+
+@commands.command("publish-missing")
+def publish_missing(config: ConfigOption = None) -> None:
+    """Publish the champion again if the store lacks rows of it, as after a loss of its data. Else do nothing."""
+    context = settings_context(config)
+    from jobs.release import publish_missing as job
+
+    print_json(job.run(context))
 
 
 @commands.command("rollback")

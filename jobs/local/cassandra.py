@@ -24,7 +24,7 @@ from pathlib import Path
 from xml.sax.saxutils import escape
 
 from contracts.errors import CheckFailed, OvertureError
-from jobs.platform.locks import file_lock
+from contracts.file_lock import file_lock
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 LOCK = REPOSITORY / "requirements" / "cassandra.txt"

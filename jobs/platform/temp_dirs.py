@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from contracts.errors import OvertureError
-from jobs.platform.locks import file_lock
+from contracts.file_lock import file_lock
 
 if TYPE_CHECKING:
     from jobs.platform.context import Context

@@ -29,11 +29,12 @@ class BannedTracks:
     def of(self, history: History) -> LongVector:
         """Return the track_idx of the tracks that a listener banned at any level, ascending."""
         banned = [history.banned_tracks, history.banned_artists, history.banned_albums]
-        found = [np.zeros(0, np.int64)]
+        tracks = [np.zeros(0, np.int64)]
         for ids, (values, order) in zip(banned, self._levels, strict=True):
-            starts, ends = np.searchsorted(values, ids, "left"), np.searchsorted(values, ids, "right")
-            found += [order[start:end] for start, end in zip(starts.tolist(), ends.tolist(), strict=True)]
-        return np.unique(np.concatenate(found))
+            if len(ids):
+                starts, ends = np.searchsorted(values, ids, "left"), np.searchsorted(values, ids, "right")
+                tracks += [order[start:end] for start, end in zip(starts.tolist(), ends.tolist(), strict=True)]
+        return np.unique(np.concatenate(tracks)) if len(tracks) > 1 else tracks[0]
 
 
 def best_without(items: ItemIndex, vectors_BD: FloatMatrix, n: int, banned: Sequence[LongVector]) -> IntMatrix:

@@ -13,8 +13,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from contracts.errors import CheckFailed
+from contracts.file_lock import file_lock
 from jobs.platform import files
-from jobs.platform.locks import file_lock
 from serving.release.pointer import NAME, Pointer, read, releases
 
 PUBLISHED = "published.json"  # beside the pointer: the record of the last `overture release publish`

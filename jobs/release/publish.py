@@ -13,6 +13,7 @@ Crash   at any point, readers of this release see complete parts or none, and re
 from __future__ import annotations
 
 import json
+from contextlib import AbstractContextManager
 from dataclasses import asdict
 from datetime import date
 from pathlib import Path
@@ -21,6 +22,7 @@ from typing import Any, get_args
 import numpy as np
 
 from contracts.errors import BadArgument, CheckFailed
+from contracts.file_lock import file_lock
 from jobs.platform import files
 from jobs.platform.context import Context
 from jobs.platform.week import Week
@@ -34,6 +36,8 @@ from serving.release.loaded import LoadedRelease
 from serving.settings import StoreSettings
 from serving.stores import open_store
 from serving.stores.interface import retire_and_remove
+
+PUBLISH_WAIT_S = 4 * 3_600.0  # longest wait for another publication, less than the time limit of a task
 
 
 def run(context: Context, store: str | None = None, dry_run: bool = False) -> dict[str, object]:
@@ -55,7 +59,7 @@ def run(context: Context, store: str | None = None, dry_run: bool = False) -> di
     context = _with_store(context, store)
     if dry_run:
         return dry_run_report(context)
-    with Tracker.task(context, "publish") as tracked:
+    with publish_lock(context.home, PUBLISH_WAIT_S), Tracker.task(context, "publish") as tracked:
         champion = _read_champion(context)
         folder = pointer.releases(context.home) / champion.release
         release = open_release(folder)
@@ -68,6 +72,15 @@ def run(context: Context, store: str | None = None, dry_run: bool = False) -> di
         tracked.set_tags({"release": champion.release, "store": stored["store"]})
         tracked.log_metrics({f"users/{kind}": users for kind, users in stored["users"].items()})
         return {**record, "path": str(file), **tracked.links}
+
+
+def publish_lock(home: Path, wait_s: float) -> AbstractContextManager[None]:
+    """Return the lock that one publication of this home has at a time.
+
+    Raises:
+        LockTaken: on entering it, another publication has had it for `wait_s` seconds.
+    """
+    return file_lock(pointer.releases(home) / ".publish.lock", wait_s)
 
 
 def _with_store(context: Context, kind: str | None) -> Context:
@@ -110,11 +123,6 @@ def check_release(release: Release) -> dict[str, Any]:
     return {"files": len(entries), "bytes": sum(entry["bytes"] for entry in entries), "first_tracks": first_tracks}
 
 
-def _context_of_release(context: Context, release: Release) -> Context:
-    """Return the context of the week that built the release."""
-    return Context(context.settings, Week.parse(release.week), context.home)
-
-
 def cold_days(context: Context) -> list[date]:
     """Return the days whose new users the release was not trained on; `context` is that of its week."""
     days = (date.fromisoformat(partition["day"]) for partition in context.lake.partitions("cold_first_day"))
@@ -122,7 +130,7 @@ def cold_days(context: Context) -> list[date]:
 
 
 def _write_store(context: Context, release: Release, champion: pointer.Pointer) -> dict[str, Any]:
-    settings, context = context.settings.store, _context_of_release(context, release)
+    settings, context = context.settings.store, Context(context.settings, Week.parse(release.week), context.home)
     user_history.update(context)
     store = open_store(settings, context.home, publishing=True)
     part, blocks = known_users.read_part(context, release, settings.list_length)
@@ -144,7 +152,7 @@ def dry_run_report(context: Context) -> dict[str, object]:
     champion = _read_champion(context)
     folder: Path = pointer.releases(context.home) / champion.release
     settings, release = context.settings.store, open_release(folder)
-    context = _context_of_release(context, release)
+    context = Context(context.settings, Week.parse(release.week), context.home)
     part, _ = known_users.read_part(context, release, settings.list_length)
     days = cold_days(context)
     cold = sum(context.lake.rows("cold_first_day", day=str(day)) for day in days)

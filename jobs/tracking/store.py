@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit, urlunsplit
 
 from contracts.errors import BadArgument, OvertureError
-from jobs.platform.locks import file_lock
+from contracts.file_lock import file_lock
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -1,17 +1,21 @@
 """Prometheus metrics: requests, lists, fallbacks, and the release in service.
 
-With several workers the values of all are combined through files in PROMETHEUS_MULTIPROC_DIR (serving/main.py).
+With several workers the values of all are combined through files in PROMETHEUS_MULTIPROC_DIR (serving/main.py). Each
+worker locks a file there until it ends, however it ends. Before the values are combined, the gauges of workers that
+ended are removed; their counters and histograms stay, because totals must not decrease.
 """
 
 from __future__ import annotations
 
+import fcntl
 import math
 import os
 from datetime import datetime
-from typing import Any
+from pathlib import Path
+from typing import Any, TextIO
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 from serving.bodies import CarouselBody, KnownRecommendationBody, RecommendationBody
 from serving.release.loaded import LoadedRelease
@@ -19,10 +23,37 @@ from serving.release.loaded import LoadedRelease
 SECONDS = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
 
 
+FOLDER = "PROMETHEUS_MULTIPROC_DIR"
+
+
+def lock_worker_file() -> TextIO | None:
+    """Return this worker's locked file, to be kept open while the process runs; None with one worker."""
+    if FOLDER not in os.environ:
+        return None
+    path = Path(os.environ[FOLDER]) / f"worker_{os.getpid()}.lock"
+    file = path.with_suffix(".new").open("w")
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    os.rename(file.name, path)  # a file of this name that is not locked belongs to a worker that ended
+    return file
+
+
+def remove_dead_workers() -> None:
+    """Remove the gauges of workers that ended: those whose file is no longer locked."""
+    for path in Path(os.environ[FOLDER]).glob("worker_*.lock"):
+        try:
+            with path.open() as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                mark_process_dead(int(path.stem.removeprefix("worker_")))
+                path.unlink()
+        except (BlockingIOError, FileNotFoundError):  # it runs, or another worker has removed it
+            continue
+
+
 class Metrics:
     """The metrics of one process. Labels have few values and name no listener."""
 
     def __init__(self) -> None:
+        self._worker_file = lock_worker_file()
         self.registry = CollectorRegistry()
         named: dict[str, Any] = {"registry": self.registry}
         latest = {**named, "multiprocess_mode": "livemax"}
@@ -53,10 +84,11 @@ class Metrics:
         )
         self.store_answers = Gauge(
             "overture_store_answers",
-            "1 if the last read of the store of known listeners succeeded, else 0",
+            "0 if the last read of the store of known listeners failed, else 1",
             **named,
             multiprocess_mode="livemin",
         )
+        self.store_answers.set(1)
         self.reads = Counter("overture_store_reads", "Reads of known listeners, by result", ["result"], **named)
         self._by_route: dict[tuple[str, int], tuple[Counter, Histogram]] = {}  # cache of labelled metrics
         self._previous: tuple[str, str] | None = None
@@ -114,8 +146,9 @@ class Metrics:
         """Return the metrics of this process, or of all workers, in the text format of Prometheus."""
         if self._ready is not None:
             self._ready.watch.refresh()
-        if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
+        if FOLDER not in os.environ:
             return generate_latest(self.registry)
+        remove_dead_workers()
         all_workers = CollectorRegistry()
         MultiProcessCollector(all_workers)
         return generate_latest(all_workers)

@@ -3,7 +3,8 @@
 Fallback   stored list; longer ones continue with the tracks nearest to the stored vector -> the most popular tracks. A
            vector has no fallback: without the store it is a 503 with the reason
 Releases   rows are read under the release that answers the request, so that tracks and segments match. A release is
-           promoted before its listeners are published; until then the previous release answers for them
+           promoted before its listeners are published; until the warm ones are, the previous release answers for those
+           who have no row, also after a restart of the service
 
 The store is read in a thread, with a short timeout, through a circuit breaker: the event loop does not wait for it.
 """
@@ -32,7 +33,7 @@ from serving.release.loaded import LoadedRelease
 from serving.release.watcher import ChampionWatcher
 from serving.schema import Body, Degraded, Reasons, Segment, Track
 from serving.stores.circuit import CircuitBreaker
-from serving.stores.interface import NotPublished, UserRow
+from serving.stores.interface import WARM, NotPublished, UserRow
 
 STORED = "stored"
 UserId = Annotated[str, Path(min_length=1, max_length=schema.MAX_ID_LENGTH, examples=["1"])]
@@ -110,9 +111,11 @@ def make_router(
         except NotPublished:
             before = loaded.previous
             if before is None:
+                champion.open_previous()
                 raise
             return before, require_row(before, circuit, metrics, user_id)
-        loaded.previous = None  # this release's listeners are published: the previous one is no longer needed
+        if row.kind == WARM:
+            loaded.previous = None  # this release's listeners are published: the previous one is no longer needed
         return loaded, row
 
     # An id may contain slashes, so this route must be found before the next one.
@@ -160,7 +163,7 @@ def require_row(loaded: LoadedRelease, circuit: CircuitBreaker, metrics: Metrics
     Raises:
         NotFound: the store has rows of this release, but none of this user.
         StoreUnavailable: the store is unavailable.
-        NotPublished: the store has no row of this release.
+        NotPublished: the store has no row of this user, and the release's warm users are not published.
         CheckFailed: the row is invalid.
     """
     try:

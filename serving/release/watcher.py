@@ -150,6 +150,35 @@ class ChampionWatcher(ReleaseWatcher[LoadedRelease]):
             event,
             "overture release promote",
         )
+        self._wants_previous = False
+        self._previous_refused: tuple[str, float] = ("", 0.0)
+
+    def open_previous(self) -> None:
+        """Open the release before the champion's at the next poll, unless it is open."""
+        self._wants_previous = True
+
+    def refresh(self) -> None:
+        """Follow the pointer, then open the previous release if it is wanted."""
+        super().refresh()
+        if self._wants_previous:
+            with self._opening:
+                self._wants_previous = False
+                self._open_previous()
+
+    def _open_previous(self) -> None:
+        """Open the previous release; one that cannot be opened is tried again after RETRY_S."""
+        loaded = self.current
+        name = loaded.pointer.previous if loaded else None
+        if loaded is None or name is None or loaded.previous is not None or name == loaded.name:
+            return
+        refused, at = self._previous_refused
+        if refused == name and time.monotonic() - at < RETRY_S:
+            return
+        try:
+            loaded.previous = self._open(name, loaded.pointer)
+        except Exception as error:  # a damaged bundle can fail in any way
+            self._previous_refused = (name, time.monotonic())
+            self.event("refused", release=name, why=self._public_reason(error))
 
     def _swap_in(self, release: LoadedRelease, problem: str | None) -> None:
         """Swap the release in. The previous one stays open, older ones are closed."""

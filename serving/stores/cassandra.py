@@ -2,7 +2,8 @@
 
     users      (release, space, user_id) publication     the row; a user has one for each part with the user
     notices    (release, space) part                      the publication in force
-    members    (release) space publication number         user ids of each block, so that rows can be removed
+    publications   (release) space publication            every publication ever started
+    user_ids   (release, publication, bucket) number      user ids of each block, so that rows can be removed
     releases   release                                    when it was marked as retired
 
 A notice is one row, so a plain write puts it in force atomically. A lightweight transaction would add a second round of
@@ -12,20 +13,19 @@ Reads and writes use a quorum of the local datacenter: a reader of a notice sees
 
 from __future__ import annotations
 
-import contextlib
-import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
 from contracts.errors import CheckFailed
+from serving.settings import StoreSettings
+from serving.stores.cassandra_session import CassandraSession
 from serving.stores.interface import (
     WARM,
     Block,
     Notice,
     StorePart,
-    StoreUnavailable,
     UserRow,
     checked_blocks,
     pack_history,
@@ -34,6 +34,9 @@ from serving.stores.interface import (
 )
 
 CONCURRENCY = 128
+BUCKET = 64  # blocks whose user ids are in one partition: at most 4 MB
+SCHEMA_TIMEOUT_S = 30.0
+OLD_TABLE = "members"  # of the keyspaces of Overture before rows had a history
 SCHEMA = (
     "CREATE KEYSPACE IF NOT EXISTS {keyspace} WITH replication = "
     "{{'class': 'NetworkTopologyStrategy', '{datacenter}': {replicas}}}",
@@ -41,8 +44,10 @@ SCHEMA = (
     "segment_id int, vector blob, tracks blob, history blob, PRIMARY KEY ((release, space, user_id), publication))",
     "CREATE TABLE IF NOT EXISTS {keyspace}.notices (release text, space text, part text, publication text, "
     "since text, users bigint, PRIMARY KEY ((release, space), part))",
-    "CREATE TABLE IF NOT EXISTS {keyspace}.members (release text, space text, publication text, number int, "
-    "user_ids blob, PRIMARY KEY ((release), space, publication, number))",
+    "CREATE TABLE IF NOT EXISTS {keyspace}.publications (release text, space text, publication text, "
+    "PRIMARY KEY ((release), space, publication))",
+    "CREATE TABLE IF NOT EXISTS {keyspace}.user_ids (release text, publication text, bucket int, number int, "
+    "user_ids blob, PRIMARY KEY ((release, publication, bucket), number))",
     "CREATE TABLE IF NOT EXISTS {keyspace}.releases (release text PRIMARY KEY, retired_at double)",
 )
 STATEMENTS = {
@@ -55,10 +60,13 @@ STATEMENTS = {
     "put_notice": "INSERT INTO {keyspace}.notices (release, space, part, publication, since, users) "
     "VALUES (?, ?, ?, ?, ?, ?)",
     "drop_notices": "DELETE FROM {keyspace}.notices WHERE release = ? AND space = ?",
-    "members": "SELECT space, publication, number, user_ids FROM {keyspace}.members WHERE release = ?",
-    "put_members": "INSERT INTO {keyspace}.members (release, space, publication, number, user_ids) "
+    "publications": "SELECT space, publication FROM {keyspace}.publications WHERE release = ?",
+    "put_publication": "INSERT INTO {keyspace}.publications (release, space, publication) VALUES (?, ?, ?)",
+    "drop_publication": "DELETE FROM {keyspace}.publications WHERE release = ? AND space = ? AND publication = ?",
+    "user_ids": "SELECT number, user_ids FROM {keyspace}.user_ids WHERE release = ? AND publication = ? AND bucket = ?",
+    "put_user_ids": "INSERT INTO {keyspace}.user_ids (release, publication, bucket, number, user_ids) "
     "VALUES (?, ?, ?, ?, ?)",
-    "drop_members": "DELETE FROM {keyspace}.members WHERE release = ? AND space = ? AND publication = ? AND number = ?",
+    "drop_user_ids": "DELETE FROM {keyspace}.user_ids WHERE release = ? AND publication = ? AND bucket = ?",
     "releases": "SELECT release, retired_at FROM {keyspace}.releases",
     "begin": "INSERT INTO {keyspace}.releases (release) VALUES (?)",
     "mark": "INSERT INTO {keyspace}.releases (release, retired_at) VALUES (?, ?)",
@@ -67,89 +75,43 @@ STATEMENTS = {
 
 
 class Cassandra:
-    """Rows in a Cassandra cluster; connects at the first call."""
+    """Rows in a Cassandra cluster; connects at the first call (serving/stores/cassandra_session.py)."""
 
-    def __init__(
-        self,
-        hosts: Sequence[str],
-        port: int,
-        keyspace: str,
-        datacenter: str,
-        replicas: int,
-        login: tuple[str, str] | None,
-        timeout_s: float,
-        publishing: bool,
-    ) -> None:
-        """Store the connection settings; with `publishing`, missing keyspace and tables are created."""
-        self.hosts, self.port, self.login, self.timeout_s = list(hosts), port, login, timeout_s
-        self.names = {"keyspace": keyspace, "datacenter": datacenter, "replicas": replicas}
-        self.name = f"cassandra {','.join(hosts)}:{port}/{keyspace}"
+    def __init__(self, settings: StoreSettings, timeout_s: float, publishing: bool) -> None:
+        """Prepare to connect; with `publishing`, missing keyspace and tables are created.
+
+        Raises:
+            BadArgument: a file of certificates cannot be read.
+        """
+        self.names: dict[str, object] = {
+            "keyspace": settings.cassandra_keyspace,
+            "datacenter": settings.cassandra_datacenter,
+            "replicas": settings.cassandra_replicas,
+        }
         self.publishing = publishing
-        self._cluster: Any = None
-        self._session: Any = None
-        self._prepared: dict[str, Any] = {}
-        self._lock = threading.Lock()
+        self._session = CassandraSession(settings, timeout_s, self._prepare, publishing)
+        self.name = self._session.name
 
-    @contextlib.contextmanager
-    def _reached(self) -> Iterator[Any]:
-        """Yield a session; errors of the driver become StoreUnavailable with one sentence."""
-        from cassandra import DriverException, InvalidRequest
-        from cassandra.cluster import NoHostAvailable
-
-        try:
-            with self._lock:
-                if self._session is None:
-                    self._connect()
-            yield self._session
-        except InvalidRequest as error:
-            raise StoreUnavailable(
-                f"the {self.name} store has no tables of this version; run `overture release publish`"
-            ) from error
-        except (DriverException, NoHostAvailable, OSError) as error:
-            raise StoreUnavailable(f"the {self.name} store does not answer ({type(error).__name__})") from error
-
-    def _connect(self) -> None:
-        from cassandra import ConsistencyLevel
-        from cassandra.auth import PlainTextAuthProvider
-        from cassandra.cluster import EXEC_PROFILE_DEFAULT, Cluster, ExecutionProfile
-        from cassandra.policies import DCAwareRoundRobinPolicy, TokenAwarePolicy
-
-        profile = ExecutionProfile(
-            load_balancing_policy=TokenAwarePolicy(DCAwareRoundRobinPolicy(str(self.names["datacenter"]))),
-            consistency_level=ConsistencyLevel.LOCAL_QUORUM,
-            request_timeout=self.timeout_s,
-        )
-        cluster = Cluster(
-            self.hosts,
-            self.port,
-            auth_provider=PlainTextAuthProvider(*self.login) if self.login else None,
-            execution_profiles={EXEC_PROFILE_DEFAULT: profile},
-            connect_timeout=max(1.0, self.timeout_s),  # a handshake consists of several calls
-        )
-        try:
-            session = cluster.connect()
-            if self.publishing:
-                for statement in SCHEMA:
-                    session.execute(statement.format(**self.names), timeout=30.0)
-                keyspace = str(self.names["keyspace"])
-                cluster.refresh_keyspace_metadata(keyspace)
-                if "history" not in cluster.metadata.keyspaces[keyspace].tables["users"].columns:  # an older version's
-                    session.execute(f"ALTER TABLE {keyspace}.users ADD history blob", timeout=30.0)
-            self._prepared = {name: session.prepare(cql.format(**self.names)) for name, cql in STATEMENTS.items()}
-        except BaseException:
-            cluster.shutdown()
-            raise
-        self._cluster, self._session = cluster, session
+    def _prepare(self, cluster: Any, session: Any) -> dict[str, Any]:
+        keyspace = str(self.names["keyspace"])
+        if self.publishing:
+            old = cluster.metadata.keyspaces.get(keyspace)
+            if old is not None and OLD_TABLE in old.tables:  # all rows are of an older version, which are refused
+                for table in ("notices", "users", "releases", OLD_TABLE):
+                    session.execute(f"DROP TABLE IF EXISTS {keyspace}.{table}", timeout=SCHEMA_TIMEOUT_S)
+            for statement in SCHEMA:
+                session.execute(statement.format(**self.names), timeout=SCHEMA_TIMEOUT_S)
+        return {name: session.prepare(cql.format(**self.names)) for name, cql in STATEMENTS.items()}
 
     def _ask(self, name: str, *values: object) -> list[Any]:
-        with self._reached() as session:
-            return list(session.execute(self._prepared[name], values))
+        with self._session.reached() as connected:
+            return list(connected.session.execute(connected.prepared[name], values))
 
     def _ask_many(self, name: str, values: Iterable[tuple[object, ...]]) -> None:
         from cassandra.concurrent import execute_concurrent_with_args
 
-        with self._reached() as session:
-            execute_concurrent_with_args(session, self._prepared[name], values, CONCURRENCY)
+        with self._session.reached() as connected:
+            execute_concurrent_with_args(connected.session, connected.prepared[name], values, CONCURRENCY)
 
     def notices(self, release: str, space: str) -> dict[str, Notice]:
         """Return the notices: one partition."""
@@ -170,25 +132,34 @@ class Cassandra:
 
     def publish(self, part_rows: StorePart, blocks: Iterable[Block]) -> None:
         """Write the ids of a block before its rows, so that any publication can be removed; the notice is last."""
-        key = part_rows.release, part_rows.space
+        key, name = (part_rows.release, part_rows.space), part_rows.publication
         self._ask("begin", part_rows.release)
+        self._ask("put_publication", *key, name)
         for number, block in enumerate(checked_blocks(part_rows, blocks)):
             ids = block.user_ids.astype("<i8").tobytes()
-            self._ask("put_members", *key, part_rows.publication, number, ids)
+            self._ask("put_user_ids", part_rows.release, name, number // BUCKET, number, ids)
             self._ask_many("put", (as_values(part_rows, row) for row in block.rows(part_rows)))
         before = self.notices(*key).get(part_rows.part)
         notice = part_rows.notice
         self._ask("put_notice", *key, part_rows.part, notice.publication, notice.since, notice.users)
-        if before and before.publication != part_rows.publication:
-            self._forget(part_rows.release, {before.publication})
+        if before and before.publication != name:
+            self._forget(*key, before.publication)
 
-    def _forget(self, release: str, publications: set[str] | None = None) -> None:
-        """Remove the rows of these publications, or of all: rows first, then their members."""
-        for record in self._ask("members", release):
-            if publications is None or record.publication in publications:
+    def _forget(self, release: str, space: str, publication: str) -> None:
+        """Remove a publication's rows, then its user ids from the last bucket to the first, then its record.
+
+        The buckets that are left after an interruption are 0, 1, 2... without a gap, so that another attempt finds
+        them.
+        """
+        bucket = 0
+        while records := self._ask("user_ids", release, publication, bucket):
+            for record in records:
                 users = np.frombuffer(record.user_ids, "<i8").tolist()
-                self._ask_many("drop", ((release, record.space, user, record.publication) for user in users))
-                self._ask("drop_members", release, record.space, record.publication, record.number)
+                self._ask_many("drop", ((release, space, user, publication) for user in users))
+            bucket += 1
+        for written in reversed(range(bucket)):
+            self._ask("drop_user_ids", release, publication, written)
+        self._ask("drop_publication", release, space, publication)
 
     def releases(self) -> dict[str, float | None]:
         """Return all releases: a small table."""
@@ -200,16 +171,16 @@ class Cassandra:
 
     def remove(self, release: str) -> None:
         """Remove notices first, the release last: an interrupted removal is completed by the next attempt."""
-        for space in sorted({record.space for record in self._ask("members", release)}):
+        publications = self._ask("publications", release)
+        for space in sorted({record.space for record in publications}):
             self._ask("drop_notices", release, space)
-        self._forget(release)
+        for record in publications:
+            self._forget(release, record.space, record.publication)
         self._ask("drop_release", release)
 
     def close(self) -> None:
         """Close the connections."""
-        if self._cluster is not None:
-            self._cluster.shutdown()
-            self._cluster = self._session = None
+        self._session.close()
 
 
 def as_values(part_rows: StorePart, row: UserRow) -> tuple[object, ...]:

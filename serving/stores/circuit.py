@@ -18,7 +18,7 @@ from typing import TypeVar
 from serving.bodies import StoreState
 from serving.settings import StoreSettings
 from serving.stores import open_store
-from serving.stores.interface import Notice, StoreUnavailable, UserRow, UserStore, find_user
+from serving.stores.interface import WARM, Notice, StoreUnavailable, UserRow, UserStore, find_user, unpublished
 
 T = TypeVar("T")
 
@@ -42,7 +42,7 @@ class CircuitBreaker:
         """Return the store's row of a user under this release.
 
         Raises:
-            NotPublished: the store has no rows of this release.
+            NotPublished: the store has no row of this user, and the release's warm users are not published.
             StoreUnavailable: the store is unavailable.
             CheckFailed: the row is invalid.
         """
@@ -74,6 +74,6 @@ class CircuitBreaker:
         except Exception as error:  # a damaged notice too: it must be visible in /readyz
             return state_fields | {"answers": not isinstance(error, StoreUnavailable), "problem": str(error)}
         parts = {part: notice.users for part, notice in sorted(notices.items())}
-        if release and not parts:
-            state_fields["problem"] = f"it contains no users of release {release[:12]}"
+        if release and WARM not in parts:
+            state_fields["problem"] = f"it {unpublished(release, notices)}"
         return state_fields | {"parts": parts}

@@ -56,7 +56,7 @@ class StoreUnavailable(OvertureError):
 
 
 class NotPublished(OvertureError):
-    """The store is available, but contains nothing of this release."""
+    """The store is available, but does not contain the warm users of this release, or nothing of it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -201,22 +201,30 @@ class UserStore(Protocol):
 
 
 def find_user(store: UserStore, release: str, space: str, user_id: int) -> UserRow | None:
-    """Return the store's row of a user under this release, or None.
+    """Return the store's row of a user under this release, or None for a user whom the release does not know.
 
     Raises:
-        NotPublished: the store has no rows of this release.
+        NotPublished: the store has no row of this user, and the warm users of this release are not published.
         StoreUnavailable: the store is unavailable.
     """
     notices = store.notices(release, space)
     while notices:
         row = store.row(release, space, user_id, notices)
-        # A publication may be replaced and removed between the two reads: read again.
-        if row is not None or (now := store.notices(release, space)) == notices:
+        if row is not None:
             return row
+        # A publication may be replaced and removed between the two reads: read again.
+        if (now := store.notices(release, space)) == notices:
+            break
         notices = now
-    raise NotPublished(
-        f"the {store.name} store contains no users of release {release[:12]}; run `overture release publish`"
-    )
+    if WARM in notices:
+        return None
+    raise NotPublished(f"the {store.name} store {unpublished(release, notices)}")
+
+
+def unpublished(release: str, notices: Mapping[str, Notice]) -> str:
+    """Return what the store lacks of a release whose warm users are not published, and what to do."""
+    users = "only the new users" if notices else "no users"
+    return f"contains {users} of release {release[:12]}; run `overture release publish`"
 
 
 def read_order(notices: dict[str, Notice]) -> list[Notice]:

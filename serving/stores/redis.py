@@ -4,19 +4,20 @@
     overture:<release>:publications               hash  publication -> nothing: every publication ever started
     overture:<release>:<space>:notices            hash  part -> the notice, as JSON
     overture:<publication>:members                hash  number of a block -> its user ids, so that rows can be removed
-    overture:<publication>:<user id>              the row
+    overture:<publication>:<user id>              the row; in a Redis Cluster overture:<publication>:{<user id>}
 
 A publication's name begins with its release. Redis must not evict keys (maxmemory-policy noeviction, its default): an
-evicted listener is an unknown one. One server, or one behind a Sentinel or a proxy; not a Redis Cluster, where a user's
-parts could be on different nodes.
+evicted listener is an unknown one. One server, one behind a Sentinel or a proxy, or a Redis Cluster.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import os
 import struct
-from collections.abc import Iterable, Iterator
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from typing import Any
 from urllib.parse import urlsplit
@@ -24,6 +25,7 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from contracts.errors import BadArgument, CheckFailed
+from serving.settings import StoreSettings
 from serving.stores.interface import (
     WARM,
     Block,
@@ -43,36 +45,67 @@ PIPELINE = 1_000
 
 
 class Redis:
-    """Rows in a Redis server."""
+    """Rows in a Redis server or a Redis Cluster."""
 
-    def __init__(self, url: str, timeout_s: float) -> None:
+    def __init__(self, settings: StoreSettings, timeout_s: float, publishing: bool) -> None:
         """Store the address; connects at the first call. Connections and calls time out after `timeout_s`.
 
         Raises:
-            BadArgument: `url` is not an address of a Redis server.
+            BadArgument: `redis_url` is not an address of a Redis server, or `redis_ca` cannot be used.
         """
         import redis
         from redis.backoff import NoBackoff
+        from redis.cluster import RedisCluster
         from redis.retry import Retry
 
+        url, ca = settings.redis_url.get_secret_value(), settings.redis_ca
+        options: dict[str, Any] = {
+            "socket_timeout": timeout_s,
+            "socket_connect_timeout": timeout_s,
+            "retry": Retry(NoBackoff(), 0),
+        }
+        if ca:
+            if not url.startswith("rediss://") or not os.access(ca, os.R_OK):
+                raise BadArgument(f"store.redis_ca: needs a redis_url with rediss:// and a readable file, got {ca}")
+            options["ssl_ca_certs"] = ca
         try:
             parts = urlsplit(url)
             self.name = f"redis {parts.hostname or parts.path}:{parts.port or 6379}"
-            self._redis: Any = redis.Redis.from_url(
-                url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s, retry=Retry(NoBackoff(), 0)
-            )
+            server = redis.Redis.from_url(url, **options)  # connects at the first command
         except ValueError:  # its message may contain a password
             raise BadArgument("store.redis_url: write redis://[user:password@]host:port/0, or rediss://...") from None
-        self._errors = (redis.RedisError, OSError)
+        self.is_cluster, self.publishing = settings.redis_cluster, publishing
+        self._redis: Any = None if self.is_cluster else server
+        self._connect_to_cluster: Callable[[], Any] = lambda: RedisCluster.from_url(url, **options)
+        self._connecting = threading.Lock()
+        self._errors = (redis.RedisError, redis.exceptions.RedisClusterException, OSError)
 
     @contextlib.contextmanager
     def _reached(self) -> Iterator[Any]:
         """Yield the client; its errors become StoreUnavailable with one sentence without the password."""
         try:
-            yield self._redis
+            yield self._redis or self._cluster()
         except self._errors as error:
             kind = type(error).__name__
             raise StoreUnavailable(f"the {self.name} store does not answer ({kind})") from error
+
+    def _cluster(self) -> Any:
+        """Return the client of a cluster, which reads the cluster's slots when it is created, by one thread at a time.
+
+        Raises:
+            StoreUnavailable: another thread is creating it.
+        """
+        if not self._connecting.acquire(blocking=self.publishing):
+            raise StoreUnavailable(f"the {self.name} store is not connected yet")
+        try:
+            self._redis = self._redis or self._connect_to_cluster()
+        finally:
+            self._connecting.release()
+        return self._redis
+
+    def _row_key(self, publication: str, user_id: int) -> str:
+        """Return the key of a row; in a cluster all rows of a user are in one slot, so that one command reads them."""
+        return f"overture:{publication}:{{{user_id}}}" if self.is_cluster else f"overture:{publication}:{user_id}"
 
     def notices(self, release: str, space: str) -> dict[str, Notice]:
         """Return the notices: one hash."""
@@ -85,7 +118,7 @@ class Redis:
         """Return the user's row; the values of all parts are read in one call."""
         order = read_order(notices)
         with self._reached() as redis:
-            values = redis.mget([f"overture:{notice.publication}:{user_id}" for notice in order])
+            values = redis.mget([self._row_key(notice.publication, user_id) for notice in order])
         for notice, value in zip(order, values, strict=True):
             if value is not None:
                 return unpack(value, user_id, notice, notice == notices.get(WARM))
@@ -108,7 +141,7 @@ class Redis:
                         f"{key}:members", str(number), np.array([row.user_id for row in part], "<i8").tobytes()
                     )
                     for row in part:
-                        pipeline.set(f"{key}:{row.user_id}", pack(row))
+                        pipeline.set(self._row_key(part_rows.publication, row.user_id), pack(row))
                     pipeline.execute()
                 number += 1
         before = self.notices(part_rows.release, part_rows.space).get(part_rows.part)
@@ -121,10 +154,9 @@ class Redis:
     def _forget(self, release: str, publication: str) -> None:
         """Remove a publication's rows, then its record."""
         with self._reached() as redis:
-            members = redis.hgetall(f"overture:{publication}:members")
-            for ids in members.values():
+            for _, ids in redis.hscan_iter(f"overture:{publication}:members", count=10):
                 users = np.frombuffer(ids, "<i8").tolist()
-                redis.unlink(*(f"overture:{publication}:{user}" for user in users))
+                redis.unlink(*(self._row_key(publication, user) for user in users))
             redis.unlink(f"overture:{publication}:members")
             redis.hdel(f"overture:{release}:publications", publication)
 
@@ -153,7 +185,8 @@ class Redis:
 
     def close(self) -> None:
         """Close the connections."""
-        self._redis.close()
+        if self._redis is not None:
+            self._redis.close()
 
 
 def pack(row: UserRow) -> bytes:

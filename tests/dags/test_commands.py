@@ -31,6 +31,7 @@ RUNS = {
     "skip_daily.by_hand": {"monday": datetime(2026, 11, 21, 9, tzinfo=UTC), "conf": {"day": "2016-12-05"}},
     "monitor_weekly.scheduled": {"monday": datetime(2026, 11, 16, 4, tzinfo=UTC)},
     "monitor_weekly.by_hand": {"monday": datetime(2026, 11, 21, 9, tzinfo=UTC), "conf": {"week": "2026-09-07"}},
+    "publish_missing.scheduled": {"monday": datetime(2026, 11, 16, 0, 10, tzinfo=UTC)},
     "rollback.by_hand": {},
     "rollback.skip": {"conf": {"engine": "skip", "to": RELEASE}},
     "rollback.to": {"conf": {"to": RELEASE}},

@@ -22,6 +22,7 @@ PIPELINES = (
     "skip_weekly",
     "skip_daily",
     "monitor_weekly",
+    "publish_missing",
 )
 WAITING = (
     "ingest_daily",

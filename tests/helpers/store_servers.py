@@ -24,9 +24,10 @@ FAST_START = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
 class Server:
     """A store server on a free loopback port, as `make up STORE=` starts it."""
 
-    def __init__(self, kind: StoreServer, folder: Path, password: str = "") -> None:
+    def __init__(self, kind: StoreServer, folder: Path, password: str = "", options: tuple[str, ...] = ()) -> None:
         """Start the server; skip the test if a program or download that it needs is unavailable."""
         self.kind, self.folder, self.password, self.port = kind, folder, password, free_port()
+        self.options = options
         self.process: subprocess.Popen | None = None
         self.start()
 
@@ -39,6 +40,7 @@ class Server:
         """Start the server and wait until it is ready."""
         try:
             command = store_servers.command(self.kind, self.folder, self.port, password=self.password)
+            command += self.options
         except OvertureError as error:
             if error.exit_code != 1:  # such as a jar that is not the listed one
                 raise
@@ -64,6 +66,22 @@ class Server:
 def redis_server(folder: Path) -> Server:
     """Return a running server, or skip the test if redis-server is not installed."""
     return Server("redis", folder, password="sesame")
+
+
+def redis_cluster(folder: Path) -> Server:
+    """Return a Redis Cluster of one node, which has all slots, or skip the test if redis-server is not installed."""
+    import redis as client
+
+    options = ("--cluster-enabled", "yes", "--cluster-port", str(free_port()))
+    server = Server("redis", folder, password="sesame", options=options)
+    node = client.Redis.from_url(server.url)
+    node.execute_command("CLUSTER ADDSLOTSRANGE", 0, 16_383)
+    end = time.monotonic() + START_S
+    while node.cluster("INFO")["cluster_state"] != "ok":
+        assert time.monotonic() < end, "the slots are not served"
+        time.sleep(0.02)
+    node.close()
+    return server
 
 
 def cassandra_settings(server: Server | None) -> StoreSettings:

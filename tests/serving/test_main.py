@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import signal
 import socket
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
+from prometheus_client.mmap_dict import MmapedDict
 
 from tests.helpers.live import Process
+from tests.helpers.store_servers import redis_server
 
 
 @pytest.fixture
@@ -62,6 +68,52 @@ def test_two_workers_share_a_port_and_their_metrics(start_process):
         assert 'overture_answers_total{method="semi_pers",vector_source="network"} 40.0' in service.call("/metrics")[2]
     assert service.stop() == 0
     assert "sesame" not in service.log.read_text()
+
+
+def test_gauges_of_a_killed_worker_do_not_count_and_its_counters_do(start_process, tmp_path):
+    """Both workers fail to read the store, one is killed, the store is available again."""
+    server = redis_server(tmp_path)
+    server.stop()
+    store = {"KIND": "redis", "REDIS_URL": server.url, "BREAKER_RESET_S": "0", "TIMEOUT_S": "5"}
+    service = start_process("--workers", "2", **{f"OVERTURE__STORE__{name}": value for name, value in store.items()})
+    try:
+        service.wait([0.0, 0.0], lambda service: [store_answers(worker) for worker in workers_after_reads(service)])
+        metrics = service.call("/metrics")[2]
+        assert "overture_store_answers 0.0" in metrics
+        failed = re.search(r'overture_store_reads_total{result="unavailable"} .*', metrics)[0]
+        os.kill(worker_ids(service)[0], signal.SIGKILL)
+        server.start()
+        service.wait(True, lambda service: bool(workers_after_reads(service)) and answers(service))
+        assert failed in service.call("/metrics")[2]
+    finally:
+        server.stop()
+
+
+def answers(service: Process) -> bool:
+    return "overture_store_answers 1.0" in service.call("/metrics")[2]
+
+
+def workers_after_reads(service: Process) -> list[int]:
+    """Send requests that read the store, several at once, so that each worker gets some; return the workers."""
+    with ThreadPoolExecutor(8) as pool:
+        assert {status for status, _, _ in pool.map(service.call, ["/v1/users/1/recommendations?k=1"] * 16)} == {200}
+    return worker_ids(service)
+
+
+def store_answers(worker: int) -> float | None:
+    """Return the gauge that a worker has written."""
+    environment = dict(pair.split("=", 1) for pair in Path(f"/proc/{worker}/environ").read_text().split("\0") if pair)
+    file = Path(environment["PROMETHEUS_MULTIPROC_DIR"]) / f"gauge_livemin_{worker}.db"
+    values = MmapedDict.read_all_values_from_file(file)
+    return next((value for key, value, *_ in values if "overture_store_answers" in key), None)
+
+
+def worker_ids(service: Process) -> list[int]:
+    """Return the ids of the processes that serve requests."""
+    parent = service.process.pid
+    children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+    commands = {int(child): Path(f"/proc/{child}/cmdline").read_text() for child in children}
+    return [child for child, command in commands.items() if "spawn_main" in command]
 
 
 @pytest.mark.parametrize(("option", "value"), [("--port", "70000"), ("--port", "-2"), ("--workers", "65")])

@@ -17,7 +17,7 @@ from jobs.tracking.tracker import Tracker
 from models.cold_start.input_vector import FirstDays
 from serving.release.bundle import open_release
 from serving.stores import open_store
-from serving.stores.interface import find_user
+from serving.stores.interface import NotPublished, find_user
 from tests.helpers import small_week
 from tests.helpers.small_tables import DAY, SECOND, event, streams, table
 
@@ -110,7 +110,8 @@ def test_release_places_the_new_users_of_the_day(world):
         [[], [], [2], []],
         [[ids[4]], [], [], [3]],
     ]
-    assert stored_user(world, release.folder.name, 3) is None
+    with pytest.raises(NotPublished, match="only the new users"):  # the warm users' part is not there
+        stored_user(world, release.folder.name, 3)
 
 
 def test_events_after_the_day_are_not_used(world):
@@ -137,7 +138,8 @@ def test_day_without_new_users_writes_an_empty_part(world):
     report = place_new_users.run(world, BORN)
     assert (report["users"], report["why"]) == (0, "nobody registered on 2026-11-15")
     assert stored_rows(world) == stored_rows(world, "cold_first_day") == []
-    assert stored_user(world, release, 1) is None
+    with pytest.raises(NotPublished):
+        stored_user(world, release, 1)
 
 
 def test_bad_requests_raise(world, home):

@@ -192,6 +192,42 @@ def test_previous_release_serves_known_users_until_the_new_one_is_published(rele
     assert 'overture_store_reads_total{result="unpublished"} 4.0' in live.call("/metrics")[2]
 
 
+def newcomers(release_home, release: str) -> tuple[StorePart, list[Block]]:
+    """Return the part of one new user of a day."""
+    tracks = release_home.open(release).track_ids[None, :4]
+    part_rows = StorePart(release, "tt_svd", "2026-11-23", "2026-11-23", np.array([NEW_USER]), small_week.D, 4, "x")
+    return part_rows, [
+        Block(part_rows.user_ids, np.eye(1, small_week.D, dtype=np.float32), np.zeros(1, np.int32), tracks)
+    ]
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_previous_release_serves_warm_users_while_only_newcomers_are_published(release_home, serve, restarted):
+    store = open_store(StoreSettings(), release_home.home)
+    first, second = (
+        known_users.read_part(small_week.context_at(release_home.home, week), release_home.open(release), 50)
+        for week, release in ((small_week.FIRST, release_home.first), (small_week.SECOND, release_home.second))
+    )
+    store.publish(*first)
+    release_home.promote(release_home.first)
+    live = None if restarted else serve(release_home.home)
+    release_home.promote(release_home.second)
+    live = live or serve(release_home.home)
+    live.wait(release_home.second)
+    store.publish(*newcomers(release_home, release_home.second))
+    live.wait(release_home.first, lambda live: live.call(f"/v1/users/{USER}/recommendations?k=5")[2]["release"])
+    for _ in range(2):
+        assert live.call(f"/v1/users/{NEW_USER}")[2]["release"] == release_home.second
+        status, _, response = live.call(f"/v1/users/{USER}")
+        assert (status, response["release"], response["kind"]) == (200, release_home.first, "warm")
+        np.testing.assert_array_equal(np.float32(response["vector"]), VECTORS[7])
+    state = live.call("/readyz")[2]["store"]
+    assert (state["parts"], "contains only the new users" in state["problem"]) == ({"2026-11-23": 1}, True)
+    store.publish(*second)
+    assert live.call(f"/v1/users/{small_week.warm_users(5)[0][3]}")[2]["release"] == release_home.second
+    assert live.call("/readyz")[2]["store"]["problem"] is None
+
+
 def assert_falls_back(live: Live, reason: str) -> None:
     """Assert that the list route returns popular tracks, the vector route returns 503, and both give the reason."""
     popular = live.release_home.open(live.release_home.first).track_ids[:12].tolist()

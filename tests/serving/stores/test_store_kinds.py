@@ -118,8 +118,9 @@ def test_unavailable_cassandra_raises_without_showing_the_password(tmp_path):
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         port = closed.getsockname()[1]
-        store = Cassandra(["127.0.0.1"], port, "overture", "datacenter1", 1, ("me", "sesame"), 0.2, False)
-        with pytest.raises(StoreUnavailable, match=r"cassandra 127\.0\.0\.1:") as raised:
+        settings = StoreSettings(cassandra_port=port, cassandra_user="me", cassandra_password="sesame")
+        store = Cassandra(settings, 10, False)
+        with pytest.raises(StoreUnavailable, match=r"cassandra 127\.0\.0\.1:.*does not answer") as raised:
             store.notices(A, SPACE)
     assert "sesame" not in str(raised.value)
 
@@ -162,4 +163,7 @@ def test_unpublished_release_does_not_open_the_circuit(tmp_path):
         circuit.find_user(A, SPACE, 1)
     assert circuit.problem is None
     state = circuit.state(A, SPACE)
-    assert (state["answers"], state["problem"]) == (True, f"it contains no users of release {A[:12]}")
+    assert (state["answers"], state["problem"]) == (
+        True,
+        f"it contains no users of release {A[:12]}; run `overture release publish`",
+    )

@@ -142,10 +142,13 @@ def test_warm_row_precedes_cold_and_a_newer_day_precedes_an_older_day(store):
         part_rows = StorePart(A, SPACE, part, part, ids, D, N, str(seed))
         store.publish(part_rows, [rows_of(ids, seed)])
     both, newer, older = user_ids[0], user_ids[2], user_ids[3]
+    with pytest.raises(NotPublished, match=r"only the new users of release .*overture release publish"):
+        find_user(store, A, SPACE, 10**6)
     assert_row_equals(find_user(store, A, SPACE, int(older)), int(older), 1, "cold", "2026-11-10")
     assert_row_equals(find_user(store, A, SPACE, int(newer)), int(newer), 2, "cold", "2026-11-12")
     store.publish(warm, blocks)
     assert_row_equals(find_user(store, A, SPACE, int(both)), int(both), 0)
+    assert find_user(store, A, SPACE, 10**6) is None
     assert {part: notice.users for part, notice in store.notices(A, SPACE).items()} == {
         WARM: 5,
         "2026-11-10": 5,
@@ -192,11 +195,12 @@ def test_removing_a_release_deletes_all_its_data(store, settings, tmp_path):
         store.publish(other, broken_after(other_blocks[:1]))
     store.remove(A)
     if settings.kind == "redis":
-        assert store._redis.keys("*") == []
+        assert store._redis.keys("*") == [], "in all slots"
     elif settings.kind == "memory":
         assert list((tmp_path / "stores").iterdir()) == []
     else:
-        assert all(store._ask(name, *values) == [] for name, values in (("releases", ()), ("members", (A,))))
+        assert all(store._ask(name, *values) == [] for name, values in (("releases", ()), ("publications", (A,))))
+        assert all(store._ask("user_ids", A, one.publication, 0) == [] for one in (part_rows, other))
         assert store._ask("row", A, SPACE, int(part_rows.user_ids[0])) == []
 
 

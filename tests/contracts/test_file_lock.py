@@ -8,12 +8,12 @@ import sys
 import pytest
 
 from contracts.errors import OvertureError
-from jobs.platform.locks import file_lock
+from contracts.file_lock import file_lock
 
 HOLD = """
 import sys
 from pathlib import Path
-from jobs.platform.locks import file_lock
+from contracts.file_lock import file_lock
 with file_lock(Path(sys.argv[1])):
     print("locked", flush=True)
     sys.stdin.read()
