@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import contracts
 from contracts.loader import Contract
+from jobs.ingest.quarantine import QUARANTINE
 from jobs.ingest.repeats import one_row_per_key
 from jobs.ingest.tables import changes
 from jobs.ingest.tables.changes import IngestedDay
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 
     from jobs.platform.context import Context
 
-QUARANTINE = "quarantine"
 NO_ROWS = "0-0"  # the digest of a day without rows
 
 
