@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import contracts
+from jobs.quality.quarantined import QUARANTINE, WHOLE_LOG
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -16,9 +17,7 @@ if TYPE_CHECKING:
 
     from jobs.platform.lake import Lake
 
-QUARANTINE = "quarantine"
 LONGEST_ROW = 10_000  # characters of a row that are stored
-WHOLE_LOG = "whole_log"  # key of the commit's report: the rows are of all days
 
 
 def row_json(columns: Sequence[str | Column]) -> Column:

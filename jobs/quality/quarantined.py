@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-from jobs.ingest.quarantine import QUARANTINE, WHOLE_LOG
 from jobs.platform.lake import Lake
 from jobs.quality.results import QuarantinedRows
+
+QUARANTINE = "quarantine"
+WHOLE_LOG = "whole_log"  # key of a commit's report: the source is loaded at once, and the rows are of all days
 
 
 def quarantined_rows(lake: Lake, table: str, partitions: list[dict[str, str]]) -> list[QuarantinedRows]:

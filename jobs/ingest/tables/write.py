@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import contracts
 from contracts.loader import Contract
-from jobs.ingest.quarantine import QUARANTINE
 from jobs.ingest.repeats import one_row_per_key
 from jobs.ingest.tables import changes
 from jobs.ingest.tables.changes import IngestedDay
@@ -18,6 +17,7 @@ from jobs.ingest.tables.derive import all_events, playlists_from_sessions, users
 from jobs.ingest.tables.frames import FILE, good_rows
 from jobs.ingest.tables.inputs import path_column
 from jobs.ingest.tables.mapping import BAD, ROW, USER
+from jobs.quality.quarantined import QUARANTINE
 from jobs.settings.tables import DAY_TABLES
 
 if TYPE_CHECKING:

@@ -73,7 +73,7 @@ def test_error_names_a_missing_maven_and_a_failed_download(empty_cache, program)
     with pytest.raises(OvertureError, match=r"not installed \(Debian: apt install maven\)"):
         cassandra.jars()
     program("mvn", 'echo "[INFO] x"; echo "[ERROR] Could not transfer artifact: Unknown host"; exit 1')
-    with pytest.raises(OvertureError, match=r"could not download Cassandra: \[ERROR\] Could not transfer artifact"):
+    with pytest.raises(OvertureError, match=r"could not download the jars: \[ERROR\] Could not transfer artifact"):
         cassandra.jars()
 
 
