@@ -1,7 +1,7 @@
 """Measure ingestion of the source `tables`: a first load, an added day, and a run that finds nothing new.
 
-The made-up service has one Parquet file of listens a day, accounts and a catalogue; all ids are UUIDs. Each run is the
-command `overture ingest tables` in a process of its own.
+The made-up service has one Parquet file of listens a day, accounts, a catalogue and playlists; all ids are UUIDs. Each
+run is the command `overture ingest tables` in a process of its own.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from harness import Measurement
 FIRST_DAY = date(2026, 8, 1)
 SIZES = {False: (1_000_000, 50_000, 100_000_000, 100), True: (20_000, 2_000, 1_000_000, 10)}  # by --quick
 LAW = 0.8  # popularity of tracks and activity of listeners: rank to the power -LAW
+LISTENERS_PER_LIST, LIST_LENGTH = 10, 30
 SAMPLE_S = 0.5
 SETTINGS: dict[str, Any] = {
     "name": "ingest",
@@ -39,6 +40,7 @@ SETTINGS: dict[str, Any] = {
         "inputs": {
             "accounts": {"format": "parquet", "path": "{data}/accounts.parquet"},
             "catalogue": {"format": "parquet", "path": "{data}/catalogue.parquet"},
+            "lists": {"format": "parquet", "path": "{data}/playlists.parquet"},
             "listens": {"format": "parquet", "path": "{data}/listens/day={day}/*.parquet"},
         },
         "tables": {
@@ -46,6 +48,8 @@ SETTINGS: dict[str, Any] = {
             "tracks": "SELECT track AS track_id, artist AS artist_id, artist AS album_id FROM catalogue",
             "events": "SELECT account AS user_id, at AS ts, 'stream' AS kind, 'track' AS entity, track AS entity_id, "
             "seconds AS listened_s FROM listens",
+            "playlists": "SELECT playlist AS playlist_id, position, track AS track_id, account AS user_id, "
+            "added AS added_at, true AS public FROM lists",
         },
     },
 }
@@ -77,6 +81,21 @@ def write_service(folder: Path, n_users: int, n_tracks: int) -> tuple[pa.Array, 
     )
     artist = artists.take(pa.array(rng.integers(0, len(artists), n_tracks)))
     pq.write_table(pa.table({"track": tracks, "artist": artist}), folder / "catalogue.parquet")
+    n_lists = n_users // LISTENERS_PER_LIST
+    pq.write_table(
+        pa.table(
+            {
+                "playlist": uuids(n_lists, 6).take(pa.array(np.repeat(np.arange(n_lists), LIST_LENGTH))),
+                "position": pa.array(np.tile(np.arange(LIST_LENGTH), n_lists), pa.int32()),
+                "track": tracks.take(pa.array(rng.integers(0, n_tracks, n_lists * LIST_LENGTH))),
+                "account": accounts.take(pa.array(np.repeat(rng.integers(0, n_users, n_lists), LIST_LENGTH))),
+                "added": pa.array(
+                    np.full(n_lists * LIST_LENGTH, np.datetime64(FIRST_DAY, "us")), pa.timestamp("us", "UTC")
+                ),
+            }
+        ),
+        folder / "playlists.parquet",
+    )
     return accounts, tracks
 
 
@@ -162,7 +181,9 @@ def main() -> None:
             peers = {
                 "overture ingest tables": harness.summary([(Measurement([seconds], quality), max(peaks.values()))], "")
             }
-            about = f"{rows} new events of {n_users} listeners; {report['rows']['events']} rows in the days read."
+            about = (
+                f"{rows} new events of {n_users} listeners; {report['rows'].get('events', 0)} rows in the days read."
+            )
             cases.append({"case": case, "about": about, "timed": "s", "peers": peers, "ratios": {}})
             harness.log(f"  {case}: {seconds:.1f} s, {peaks}")
     harness.write_result(arguments, cases, [], ("minutes of the first load", minutes["first load"]))
