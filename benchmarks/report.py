@@ -14,6 +14,7 @@ ORDER = (
     "segments",
     "paper",
     "growth",
+    "ingest",
     "pairs",
     "playlists",
     "ablation",

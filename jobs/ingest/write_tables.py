@@ -1,4 +1,4 @@
-"""The last step of every source: write users, tracks and playlists, then events day by day, and drop other days.
+"""The last step of sources that are loaded at once: write users, tracks, playlists, events and the quarantine.
 
 A source replaces the whole log: days of the lake that it did not write come from an earlier source or other settings;
 they are dropped last and named in the report. A second run leaves the same rows.
@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import pyarrow as pa
 
+from jobs.ingest.bad_lines import BadLines
 from jobs.ingest.event_buffer import DAY_US, EventBuffer, event_table, sort_day
+from jobs.ingest.quarantine import replace_quarantine
 from jobs.platform.progress import progress
 
 if TYPE_CHECKING:
@@ -27,9 +29,16 @@ def day_name(day: int) -> str:
 
 
 def write_source(
-    context: Context, *, users: Frame, tracks: Frame, playlists: Frame, events: EventBuffer, facts: dict[str, Any]
+    context: Context,
+    *,
+    users: Frame,
+    tracks: Frame,
+    playlists: Frame,
+    events: EventBuffer,
+    facts: dict[str, Any],
+    bad: dict[str, list[BadLines]] | None = None,
 ) -> dict[str, Any]:
-    """Write the four tables.
+    """Write the four tables, events day by day, and replace the quarantine.
 
     Args:
         context: settings and lake.
@@ -38,6 +47,7 @@ def write_source(
         playlists: rows of playlists.
         events: events by day since 1970.
         facts: entries for the report.
+        bad: bad lines by raw table.
 
     Returns:
         Rows and paths by table, `facts`, the number of exact repeats dropped, and the days of the lake that were
@@ -61,6 +71,10 @@ def write_source(
     dropped = [p["day"] for p in lake.partitions("events") if p["day"] not in written_days]
     for name in dropped:
         lake.drop("events", day=name)
+    bad_rows = {table: pa.concat_tables(lines.rows() for lines in of_table) for table, of_table in (bad or {}).items()}
+    bad_rows = {table: rows for table, rows in bad_rows.items() if rows.num_rows}
+    newest = max(written_days, default=str(context.week.as_of.date()))
+    quarantined = replace_quarantine(lake, bad_rows, newest, report)
     return {
         **facts,
         "rows": {table: w.rows for table, w in written.items()} | {"events": rows},
@@ -71,5 +85,6 @@ def write_source(
             "last": max(written_days, default=None),
         },
         "events_repeated": repeats,
+        "quarantined": quarantined,
         "days_dropped": dropped,
     }

@@ -21,10 +21,10 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from xml.sax.saxutils import escape
 
 from contracts.errors import CheckFailed, OvertureError
 from contracts.file_lock import file_lock
+from jobs.local.maven import DOWNLOAD_S, copy_jars, file_name
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 LOCK = REPOSITORY / "requirements" / "cassandra.txt"
@@ -32,7 +32,6 @@ CACHE = REPOSITORY / ".venv" / "cassandra"
 DATACENTER = "datacenter1"  # the only one that SimpleSnitch knows
 JAVA_VERSIONS = (11, 17)  # those that Cassandra 5.0 supports
 HEAP_MB = 512
-DOWNLOAD_S = 900
 # Packages of Java that Cassandra uses by reflection.
 OPENED = {
     "java.base": "java.io java.lang java.lang.module java.lang.ref java.lang.reflect java.net java.nio java.util "
@@ -79,59 +78,11 @@ def jars() -> Path:
     return folder
 
 
-def file_name(coordinates: str) -> str:
-    """Return the name of the jar of `group:artifact:version[:classifier]`."""
-    return "-".join(coordinates.split(":")[1:]) + ".jar"
-
-
 def check_jar(file: Path, coordinates: str, sha256: str) -> None:
     """Raise CheckFailed unless the file has this SHA-256."""
     actual = hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else "no file"
     if actual != sha256:
         raise CheckFailed(f"{LOCK.name}: {coordinates} has SHA-256 {sha256}, downloaded was {actual}")
-
-
-def copy_jars(coordinates: list[str], folder: Path, *, transitive: bool) -> None:
-    """Copy jars into a folder; Maven's own settings apply.
-
-    Args:
-        coordinates: `group:artifact:version[:classifier]` of each.
-        folder: a new folder.
-        transitive: also copy what they depend on, each jar into the subfolder that a repository has for it.
-
-    Raises:
-        OvertureError: Maven is not installed, or it could not download them.
-    """
-    if shutil.which("mvn") is None:
-        raise OvertureError("Maven is needed to download Cassandra and is not installed (Debian: apt install maven)")
-    exclusions = "<exclusions><exclusion><groupId>*</groupId><artifactId>*</artifactId></exclusion></exclusions>"
-    dependencies = []
-    for group, artifact, version, *classifier in (one.split(":") for one in coordinates):
-        fields = {"groupId": group, "artifactId": artifact, "version": version}
-        fields |= {"classifier": classifier[0]} if classifier else {}
-        inner = "".join(f"<{name}>{escape(value)}</{name}>" for name, value in fields.items())
-        dependencies.append(f"<dependency>{inner}{'' if transitive else exclusions}</dependency>")
-    with tempfile.TemporaryDirectory() as project:
-        (Path(project) / "pom.xml").write_text(
-            "<project><modelVersion>4.0.0</modelVersion><groupId>overture</groupId><artifactId>cassandra</artifactId>"
-            f"<version>1</version><dependencies>{''.join(dependencies)}</dependencies></project>"
-        )
-        # The lock is derived from the paths of a repository; a class path needs all jars in one folder.
-        options = [f"-DoutputDirectory={folder}", f"-Dmdep.useRepositoryLayout={str(transitive).lower()}"]
-        try:
-            run = subprocess.run(
-                ["mvn", "--batch-mode", "--quiet", "dependency:copy-dependencies", *options],
-                cwd=project,
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                timeout=DOWNLOAD_S,
-            )
-        except subprocess.TimeoutExpired:
-            raise OvertureError(f"Maven did not download Cassandra within {DOWNLOAD_S} s") from None
-    if run.returncode:
-        errors = [line for line in run.stdout.splitlines() if line.startswith("[ERROR]")]
-        raise OvertureError(f"Maven could not download Cassandra: {(errors or [run.stderr])[0].strip()[:500]}")
 
 
 def java() -> str:

@@ -1,16 +1,16 @@
 """Convert the DSG17 tables (Deezer, 2016): plays of a streaming service, labelled in train.csv, unlabelled in test.csv.
 
 Input    DATA/train.csv (else train_sample.csv), DATA/test.csv if it exists: comma separated, with a header, any order
-Output   plays, partition day; days of the lake that are not in the files are dropped
+Output   plays, partition day, and quarantine; days of the lake that are not in the files are dropped
 Grain    one row per play; exact repeats are dropped and counted
 Time     ts is the time of the play, UTC
 Memory   Spark reads the files in blocks; only counts by reason are collected
 
-A row that cannot be read is counted under its first reason. The job fails if the share of such rows exceeds
-skip.cleaning.max_bad_share. Plays before skip.cleaning.first_day or source.earliest_day are dropped and counted, plays
-more than a day in the future are bad rows. A release date that is invalid, a
-placeholder (such as 1900-01-01) or later than the play becomes null. Durations and rare categories are cleaned where
-the training rows are known (models/skip/data/cleaning.py), because their bounds must not be fitted on evaluation rows.
+A row that cannot be read is counted under its first reason and put into the quarantine. The job fails if the share of
+such rows exceeds skip.cleaning.max_bad_share. Plays before skip.cleaning.first_day or source.earliest_day are dropped
+and counted, plays more than a day in the future are bad rows. A release date that is invalid, a placeholder (such as
+1900-01-01) or later than the play becomes null. Durations and rare categories are cleaned where the training rows are
+known (models/skip/data/cleaning.py), because their bounds must not be fitted on evaluation rows.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from pyspark.sql import functions as F
 from pyspark.sql.window import Window
 
 from contracts.errors import BadArgument, CheckFailed
+from jobs.ingest.quarantine import quarantine_rows, replace_quarantine, row_json
 from jobs.ingest.time_bounds import time_bounds
 from jobs.platform.spark_paths import spark_path
 from jobs.platform.temp_dirs import temp_dir
@@ -81,6 +82,13 @@ def run(context: Context, data: Path | None) -> dict[str, Any]:
         )
         report = {"source": "dsg17", "files": facts, "commit": context.commit}
         days = lake.write_days("plays", drop_repeats(rows), report=report)
+        bad = [
+            quarantine_rows(frame, F.col("row"), file.name)
+            for frame, (name, file) in zip(staged, files.items(), strict=True)
+            if facts[name]["bad"]
+        ]
+        bad_rows = {"plays": reduce(lambda a, b: a.unionByName(b), bad)} if bad else {}
+        quarantined = replace_quarantine(lake, bad_rows, max(days), report)
     dropped = [p["day"] for p in lake.partitions("plays") if p["day"] not in days]
     for day in dropped:
         lake.drop("plays", day=day)
@@ -93,6 +101,7 @@ def run(context: Context, data: Path | None) -> dict[str, Any]:
         "repeats": sum(f["kept"] for f in facts.values()) - written,
         "days": {"written": len(days), "first": min(days), "last": max(days)},
         "days_dropped": dropped,
+        "quarantined": quarantined,
     }
 
 
@@ -134,6 +143,8 @@ def header(file: Path) -> list[str]:
 def parse(spark: SparkSession, file: Path, *, labelled: bool, latest: datetime) -> DataFrame:
     """Return all lines as numbers (null where unreadable), with `reason`: null, or why a row cannot be used.
 
+    The column `row` contains a row that cannot be used as JSON, or as it is if it has too few or too many values.
+
     Args:
         spark: Spark session.
         file: A file of plays.
@@ -169,9 +180,10 @@ def parse(spark: SparkSession, file: Path, *, labelled: bool, latest: datetime) 
     ]
     is_readable = F.col("_broken").isNull() & reduce(and_, (F.col(n).isNotNull() for n in wanted))
     reason = F.when(is_readable, first_reason(invalid)).otherwise(first_reason(unreadable))
+    text = F.coalesce("_broken", row_json([F.col(f"_{name}").alias(name) for name in wanted]))
     missing = F.lit(None).cast("bigint")
     columns = [F.col(n) if n in wanted else missing.alias(n) for n in (*COLUMNS, LABEL, "sample_id")]
-    return numbered.select(*columns, reason.alias("reason"))
+    return numbered.select(*columns, reason.alias("reason"), F.when(reason.isNotNull(), text).alias("row"))
 
 
 def first_reason(checks: Iterable[tuple[str, Column]]) -> Column:

@@ -2,14 +2,14 @@
 
 Input    DATA/userid-timestamp-artid-artname-traid-traname*.tsv   user, ISO time, artist mbid, artist, track mbid, track
          DATA/userid-profile.tsv                                  #id, gender, age, country, registered
-Output   users, tracks, playlists, events (one partition per day)
+Output   users, tracks, playlists, events (one partition per day), quarantine
 Memory   one block of lines, one day of events, one 64th of the listeners, and the distinct tracks; never the whole log
 
 Rules
 - A line is an event of kind stream with unknown length. Exact repeats are dropped and counted.
-- A line that cannot be read, or whose time is before `source.earliest_day` or more than a day in the future, is counted
-  by reason, the first ones with file and line; more than `source.max_bad_share` of a file stops the run before anything
-  is written.
+- A line that cannot be read, or whose time is before `source.earliest_day` or more than a day in the future, goes to
+  the quarantine and is counted by reason, the first ones with file and line; more than `source.max_bad_share` of a file
+  stops the run before anything is written.
 - A track or an artist without mbid is identified by its name (artist and title), trimmed, in lower case and in
   composed form (NFC).
 - An artist has one generated album, because the dataset names none. Of several titles or artists of a track, those of
@@ -81,6 +81,7 @@ def run(context: Context, data: Path | None) -> dict[str, Any]:
             tracks=names.table(),
             playlists=sessions(by_listener, session_ids),
             events=log,
+            bad={"events": [bad], "users": [profile_bad]},
             facts={
                 "source": "lastfm_1k",
                 "lines": bad.report(),

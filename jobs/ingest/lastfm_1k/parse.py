@@ -105,13 +105,8 @@ def _readable(
         (f"time {bounds.too_late}", ts >= microseconds(bounds.latest)),
         ("no artist or no track", nameless),
     ):
-        at = np.flatnonzero(wrong & fine)
-        for i in at[: 0 if bad.full else EXAMPLES]:
-            bad.add(line_of(seen + int(i), torn), reason, "\t".join(str(texts[name][i]) for name in COLUMNS))
-            fine[i] = False
-        rest = int((wrong & fine).sum())
-        if rest:
-            bad.count(reason, rest)
+        for i in np.flatnonzero(wrong & fine).tolist():
+            bad.add(line_of(seen + i, torn), reason, "\t".join(str(texts[name][i]) for name in COLUMNS))
         fine &= ~wrong
     if not fine.any():
         return

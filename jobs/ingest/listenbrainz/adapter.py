@@ -5,7 +5,7 @@ Input    DATA/**/<year>/<month>.listens           JSON lines, one listen each, a
          DATA/**/feedback/listens/**/data.json    JSON lines: love and hate of recordings; optional
          DATA/**/feedback.jsonl                   the same lines in one file; optional
          `tar --use-compress-program=unzstd -xf DUMP` unpacks a dump; each file may be compressed again (.zst, .gz)
-Output   users, tracks, playlists, events (one partition per day)
+Output   users, tracks, playlists, events (one partition per day), quarantine
 Memory   one block of lines, one day of events, one 64th of the listeners, and the distinct tracks and listeners with
          all feedback
 
@@ -13,8 +13,8 @@ Rules
 - A listen is an event of kind stream; `duration_played` is its length. Exact repeats, which a full dump and incremental
   dumps share, are dropped and counted. Feedback 1 is a favorite and -1 a ban; 0 was taken back and is dropped.
 - A line that cannot be read, without user, names or id, or with a time before October 2002 or in the future, is
-  counted by reason; more than `source.max_bad_share` of all listens or of all feedback stops the run before anything
-  is written.
+  counted by reason and put into the quarantine; more than `source.max_bad_share` of all listens or of all feedback
+  stops the run before anything is written.
 - A track is a recording: the MBID that ListenBrainz mapped, else the one that the client sent, else the MSID. An artist
   is the first MBID of the credit in the same order, else the name in lower case and composed form (NFC). An album is
   the release's MBID, else the names of artist and release; without a release an artist has one album.
@@ -89,6 +89,7 @@ def run(context: Context, data: Path | None) -> dict[str, Any]:
             tracks=log.tracks(),
             playlists=sessions(log.by_listener, hashed_session_ids),
             events=log.events,
+            bad={"events": [bad_listens, bad_feedback]},
             facts={
                 "source": "listenbrainz",
                 "files": {"listens": len(listen_files), "feedback": len(feedback_files)},

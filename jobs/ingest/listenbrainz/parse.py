@@ -102,7 +102,7 @@ def read_lines(
             try:
                 rows.append(parse(line, bounds))
             except UnusableLine as problem:
-                bad.add(f"{place}:{number + i}", str(problem), line.decode("utf-8", "replace"))
+                bad.add(number + i, str(problem), line.decode("utf-8", "replace"), place)
         bad.total += len(lines)
         yield rows
 

@@ -2,7 +2,7 @@
 
 Input    DATA/mpd.slice.<first>-<last>.json, as published (jobs/ingest/mpd/slices.py), or
          DATA/playlist_track.parquet (row, track), DATA/track_uri_map.parquet (track, track_uri, artist_uri, album_uri)
-Output   users, tracks, playlists, events (one partition per day)
+Output   users, tracks, playlists, events (one partition per day), quarantine
 Memory   all pairs of a playlist and a track at once, about 100 bytes each; with slices also the distinct tracks
 
 A playlist represents a listener (user_id = playlist_id = pid or row), who streams each of its tracks once.
@@ -165,6 +165,7 @@ def run(context: Context, data: Path | None) -> dict[str, Any]:
             tracks=tracks,
             playlists=collections(content, playlist[member], track, ts),
             events=log,
+            bad={"playlists": content.uris.bad} if isinstance(content.uris, Slices) else {},
             facts={
                 "source": "mpd",
                 "week": str(week),

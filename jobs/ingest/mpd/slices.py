@@ -9,7 +9,8 @@ are read in the order of their first playlist. Fields that are not named above a
 
 Rules
 - A playlist without a `pid` of its own, or without a list of tracks, is bad. So is a row without `pos` or without one
-  of the three URIs. Both are counted by reason; more than `source.max_bad_share` of either stops the run.
+  of the three URIs. Both are counted by reason and put into the quarantine; more than `source.max_bad_share` of either
+  stops the run.
 - A file that is not JSON (torn, or with NaN) stops the run: it is a thousandth of the dataset.
 - A track has the names, the duration, the artist and the album of its first row. Empty names are unknown, and so are
   durations outside the contract.
@@ -49,6 +50,7 @@ class Slices:
         tracks: The table `tracks`, by id.
         titles: `playlist_id` and `title` of each playlist, by id.
         facts: Counts of bad playlists and rows, for the report.
+        bad: Bad playlists, and bad rows of playlists.
     """
 
     row: np.ndarray
@@ -57,6 +59,7 @@ class Slices:
     tracks: pa.Table
     titles: pa.Table
     facts: dict[str, Any]
+    bad: list[BadLines]
 
 
 def find_slices(data: Path) -> list[Path]:
@@ -98,6 +101,7 @@ def read_slices(files: list[Path], max_bad_share: float) -> Slices:
             "playlist_rows": reader.bad_rows.report(),
             "durations_unknown": tracks["duration_s"].null_count,
         },
+        [reader.bad_playlists, reader.bad_rows],
     )
 
 
@@ -119,8 +123,7 @@ class _Reader:
             self.bad_playlists.total += 1
             problem = self.playlist_problem(playlist)
             if problem:
-                place = f"{file.name}: playlists[{n}]"
-                self.bad_playlists.add(place, problem, str(playlist.get("pid") if isinstance(playlist, dict) else ""))
+                self.bad_playlists.add(f"playlists[{n}]", problem, as_json(playlist), file.name)
                 continue
             pid = playlist["pid"]
             self.titles[pid] = playlist.get("name") or None
@@ -128,7 +131,7 @@ class _Reader:
                 self.bad_rows.total += 1
                 problem = row_problem(track)
                 if problem:
-                    self.bad_rows.add(f"{file.name}: playlist {pid}, tracks[{i}]", problem, str(track))
+                    self.bad_rows.add(f"playlist {pid}, tracks[{i}]", problem, as_json(track), file.name)
                 else:
                     rows.append(pid)
                     tracks.append(track)
@@ -188,6 +191,11 @@ def read_playlists(file: Path) -> list[Any]:
     if not isinstance(playlists, list):
         raise CheckFailed(f"{file}: has no list 'playlists'; is it a slice of the dataset? Nothing was written")
     return playlists
+
+
+def as_json(value: Any) -> str:
+    """Return a value of a slice as JSON."""
+    return orjson.dumps(value).decode()
 
 
 def row_problem(track: Any) -> str:

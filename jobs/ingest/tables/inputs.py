@@ -32,6 +32,16 @@ CORRUPT = "_corrupt_record"
 # RFC 4180: a field may contain newlines, and a quote is doubled.
 DEFAULTS: dict[str, dict[str, Any]] = {"csv": {"header": True, "multiLine": True, "escape": '"'}, "json": {}}
 UNSUPPORTED = (".zip", ".7z", ".rar", ".tar", ".tgz", ".xlsx", ".xls")
+# A driver that spark.jars or spark.jars.packages brings is found by its class only, not by the URL.
+JDBC_DRIVERS = {
+    "jdbc:postgresql": "org.postgresql.Driver",
+    "jdbc:mysql": "com.mysql.cj.jdbc.Driver",
+    "jdbc:mariadb": "org.mariadb.jdbc.Driver",
+    "jdbc:sqlserver": "com.microsoft.sqlserver.jdbc.SQLServerDriver",
+    "jdbc:oracle": "oracle.jdbc.OracleDriver",
+    "jdbc:snowflake": "net.snowflake.client.jdbc.SnowflakeDriver",
+    "jdbc:redshift": "com.amazon.redshift.jdbc.Driver",
+}
 WIDER = ("tinyint", "smallint", "int", "bigint"), ("float", "double")
 
 
@@ -227,9 +237,10 @@ class Inputs:
 
     def _read_jdbc(self, name: str, settings: InputSettings, day: date | None) -> DataFrame:
         values = day_values(day) if day else {}
-        reader = self._reader(name, settings).option(
-            "url", self.secrets.value(settings.url, f"source.inputs.{name}.url")
-        )
+        url = self.secrets.value(settings.url, f"source.inputs.{name}.url")
+        reader = self._reader(name, settings).option("url", url)
+        if "driver" not in settings.options and (driver := JDBC_DRIVERS.get(":".join(url.split(":")[:2]))):
+            reader = reader.option("driver", driver)
         if settings.table:
             return cast("DataFrame", reader.option("dbtable", substitute(settings.table, values)).load())
         return cast("DataFrame", reader.option("query", substitute(settings.query, values)).load())
@@ -312,6 +323,8 @@ def spark_errors(where: str, secrets: Secrets) -> Iterator[None]:
     except OvertureError:
         raise
     except (AnalysisException, ParseException) as error:
+        if (error.getCondition() or "").startswith("FAILED_JDBC"):
+            raise _database_error(where, secrets, error) from None
         raise BadArgument(f"{where}: {secrets.redact(_analysis_message(error))}") from None
     except (PySparkException, Py4JJavaError) as error:
         raise CheckFailed(f"{where}: {secrets.redact(_root_message(error))}") from None
@@ -332,15 +345,43 @@ def _analysis_message(error: Any) -> str:
     return _one_line(text)
 
 
-def _root_message(error: Any) -> str:
-    java = getattr(error, "java_exception", None)
+def _database_error(where: str, secrets: Secrets, error: Any) -> OvertureError:
+    """Return the error of a database: CheckFailed if it refuses the login, else one that is retried."""
+    state, text = _sql_exception(getattr(error, "_origin", None)) or ("", str(error))
+    text = _one_line(secrets.redact(text))
+    if state.startswith("28"):  # SQL:2003, class "invalid authorization specification"
+        return CheckFailed(f"{where}: the database refuses the login: {text}; check user and password of the URL")
+    return OvertureError(f"{where}: the database does not answer: {text}")
+
+
+def _sql_exception(java: Any) -> tuple[str, str] | None:
+    """Return SQLSTATE and message of the first java.sql.SQLException among an exception and its causes."""
+    from py4j.protocol import Py4JError
+
+    while java is not None:
+        try:
+            return str(java.getSQLState()), str(java.getMessage())
+        except Py4JError:  # another class, without this method
+            java = java.getCause()
+    return None
+
+
+def _root_cause(java: Any) -> Any:
     while java is not None and java.getCause() is not None:
         java = java.getCause()
+    return java
+
+
+def _root_message(error: Any) -> str:
+    java = _root_cause(getattr(error, "java_exception", None))
     text = str(java.toString()) if java is not None else str(error)
     if "CAST_INVALID_INPUT" in text or "CANNOT_PARSE" in text:
         text += "; write try_cast or try_to_timestamp: rows that it makes null are then counted as bad rows"
-    if "No suitable driver" in text:
-        text += "; add the database's driver to spark.extra as spark.jars or spark.jars.packages"
+    if "No suitable driver" in text or "ClassNotFoundException" in text:
+        text += (
+            "; add the database's driver to spark.extra as spark.jars or spark.jars.packages, and name its class in "
+            "the option `driver`"
+        )
     return _one_line(text)
 
 

@@ -17,6 +17,7 @@ from jobs.ingest.tables.derive import all_events, playlists_from_sessions, users
 from jobs.ingest.tables.frames import FILE, good_rows
 from jobs.ingest.tables.inputs import path_column
 from jobs.ingest.tables.mapping import BAD, ROW, USER
+from jobs.quality.quarantined import QUARANTINE
 from jobs.settings.tables import DAY_TABLES
 
 if TYPE_CHECKING:
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 
     from jobs.platform.context import Context
 
-QUARANTINE = "quarantine"
 NO_ROWS = "0-0"  # the digest of a day without rows
 
 

@@ -1,8 +1,8 @@
 """Convert the Yambda dataset (Yandex Music, 2025) to the tables of both engines.
 
 Input    the files of jobs/ingest/yambda/files.py
-Output   tracks, events, users, playlists for the cold-start engine; plays for the skip engine. Days of the lake that
-         are not in the files are dropped
+Output   tracks, events, users, playlists for the cold-start engine; plays for the skip engine; quarantine. Days of the
+         lake that are not in the files are dropped
 Time     the dataset has seconds, in steps of 5, since a first event whose date is not published. The first event is
          placed at source.time_origin, 00:00 UTC: all dates and hours of the lake are synthetic, distances are real
 Memory   Spark reads each file in blocks and sorts on disk; only counts are collected
@@ -19,8 +19,8 @@ Rules
   liked has none.
 - users and playlists are derived from the events (jobs/ingest/tables/derive.py). The playlists are sessions, private.
 - plays: genre, context, platform, gender and age have the code 0, which stands for unknown. Flow is "not organic".
-- A row that cannot be used is counted under its first reason. The job fails if the share of such rows of a file exceeds
-  source.max_bad_share.
+- A row that cannot be used is counted under its first reason and put into the quarantine. The job fails if the share
+  of such rows of a file exceeds source.max_bad_share.
 
 Differs  A like that is taken back on a later day stays a favorite: the log has no event for it, and a day's events must
          not depend on later days. is_listened is the percentage rule, not the 30 seconds of DSG17. The publisher does
@@ -36,9 +36,10 @@ from typing import TYPE_CHECKING, Any
 
 from contracts.errors import BadArgument, CheckFailed
 from jobs.ingest.ids import MADE
+from jobs.ingest.quarantine import quarantine_rows, replace_quarantine, row_json
 from jobs.ingest.repeats import one_row_per_key
 from jobs.ingest.tables.derive import all_events, playlists_from_sessions, users_from_events
-from jobs.ingest.yambda.files import count_rows, find_files, played_s, read
+from jobs.ingest.yambda.files import COLUMNS, MAPPINGS, count_rows, find_files, played_s, read
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
@@ -61,11 +62,9 @@ def run(context: Context, data: Path | None) -> dict[str, Any]:
         raise BadArgument("--data: yambda needs the folder of the dataset, with flat/SIZE and the two mappings")
     spark, lake, source = context.spark, context.lake, context.settings.source
     files = find_files(data)
-    facts, rows = {}, {}
-    for name, file in files.items():
-        checked = read(spark, file, name)
-        facts[name] = count_rows(checked, file, source.max_bad_share)
-        rows[name] = checked.where("reason IS NULL").drop("reason")
+    checked_files = {name: read(spark, file, name) for name, file in files.items()}
+    facts = {name: count_rows(checked_files[name], file, source.max_bad_share) for name, file in files.items()}
+    rows = {name: checked.where("reason IS NULL").drop("reason") for name, checked in checked_files.items()}
     if not facts["listens"]["kept"]:
         raise CheckFailed(f"{files['listens']}: no rows; nothing was written")
     favorites, bans = (
@@ -74,6 +73,7 @@ def run(context: Context, data: Path | None) -> dict[str, Any]:
     )
     kept = {"likes": favorites.count(), "dislikes": bans.count()}
     report = {"source": "yambda", "commit": context.commit, "time_origin": str(source.time_origin)}
+    bad = bad_rows(files, checked_files, facts)
     written = {"tracks": lake.write("tracks", tracks(rows), report=report).rows}
     events = one_row_per_key(event_frame(rows["listens"], favorites, bans, source), EVENT_KEY)
     # Plays with equal columns are one play.
@@ -90,6 +90,7 @@ def run(context: Context, data: Path | None) -> dict[str, Any]:
     for table, old in dropped.items():
         for day in old:
             lake.drop(table, day=day)
+    quarantined = replace_quarantine(lake, bad, max(days["events"]), report)
     log, log_start = all_events(spark, lake)
     written["users"] = lake.write("users", users_from_events(log, log_start), report=report).rows
     written["playlists"] = lake.write("playlists", playlists_from_sessions(log), report=report).rows
@@ -109,12 +110,30 @@ def run(context: Context, data: Path | None) -> dict[str, Any]:
             table: {"written": len(found), "first": min(found), "last": max(found)} for table, found in days.items()
         },
         "days_dropped": dropped,
+        "quarantined": quarantined,
         "notes": [
             f"dates are synthetic: the dataset's first event is placed at {source.time_origin}T00:00:00Z",
             "users: derived from events; registration unknown for listeners of the first 30 days",
             "playlists: listening sessions stand for them",
         ],
     }
+
+
+def bad_rows(files: dict[str, Path], checked: dict[str, DataFrame], facts: dict[str, Any]) -> dict[str, DataFrame]:
+    """Return the columns of the table `quarantine` by raw table, of tables with bad rows.
+
+    Args:
+        files: The files by name.
+        checked: Their rows, with `reason`.
+        facts: Their counts.
+    """
+    frames: dict[str, DataFrame] = {}
+    for name, file in files.items():
+        if facts[name]["bad"]:
+            table = "tracks" if name in MAPPINGS else "events"
+            of_file = quarantine_rows(checked[name], row_json(COLUMNS[name]), file.name)
+            frames[table] = frames[table].unionByName(of_file) if table in frames else of_file
+    return frames
 
 
 def not_taken_back(given: DataFrame, removed: DataFrame) -> DataFrame:

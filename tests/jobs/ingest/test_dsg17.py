@@ -1,5 +1,6 @@
 """Test the DSG17 adapter: real rows are converted exactly, bad rows are counted by reason, bad files are rejected."""
 
+import json
 import time
 from datetime import date
 
@@ -10,6 +11,7 @@ from contracts.errors import BadArgument, CheckFailed
 from jobs.ingest.dsg17 import adapter as dsg17
 from jobs.ingest.dsg17 import generate as dsg17_generate
 from jobs.release.skip import submission
+from tests.helpers.quarantine import quarantined
 from tests.helpers.skip_tables import NAMES, VALID, skip_context, write_rows
 
 TEST_NAMES = ("sample_id", *NAMES[:-1])
@@ -92,7 +94,13 @@ def test_each_bad_row_is_counted_for_one_reason(context_and_data):
     write_rows(data / "train.csv", rows)
     with (data / "train.csv").open("a") as lines:
         lines.write("1,2,3\n")
-    report = dsg17.run(context, data)["files"]["train"]
+    whole = dsg17.run(context, data)
+    report = whole["files"]["train"]
+    assert whole["quarantined"] == {"plays": 10}
+    stored = {reason: (row, file) for reason, row, file, _ in quarantined(context.lake)["plays"]}
+    assert set(stored) == set(report["bad"])
+    assert stored["not 15 values"] == ("1,2,3", "train.csv")
+    assert json.loads(stored["user_id is not an integer"][0])["user_id"] == "x"
     assert report["bad"] == {
         "is_listened is not 0 or 1": 1,
         "is_listened is missing": 1,

@@ -17,6 +17,7 @@ from jobs.ingest.lastfm_1k.parse import line_of, moments
 from jobs.platform.context import Context
 from jobs.platform.week import Week
 from jobs.settings.settings import Settings
+from tests.helpers.quarantine import quarantined
 
 WEEK = Week.parse("2006-07-10")
 EVENTS = "userid-timestamp-artid-artname-traid-traname.tsv"
@@ -145,6 +146,23 @@ def test_each_bad_line_is_counted_for_one_reason_with_file_and_line(tmp_path):
     assert locations <= {f"{EVENTS}:{n}" for n in (2, 3, 4, 6, 7, 8, 9)}
     assert f"{EVENTS}:2" in locations
     assert len(tables["events"]) == 3
+
+
+def test_lines_that_cannot_be_used_are_in_the_quarantine_of_the_last_run_alone(tmp_path):
+    torn = [b"user_000001\ttorn", b"", b"", line(time="1970-01-01T00:00:00Z")]
+    report, _ = run(tmp_path, [line(), *torn], profile=["user_000001\tm\t30\tJapan\tApr 1, 2006", "nobody\t\t\t\t"])
+    context = context_at(tmp_path / "home", 1.0)
+    assert quarantined(context.lake) == {
+        "events": [
+            ("2 columns instead of 6", "user_000001\ttorn", EVENTS, 1),
+            ("empty line", "\t\t\t\t\t", EVENTS, 2),
+            ("time is before 2000-01-01", line(time="1970-01-01T00:00:00Z").decode(), EVENTS, 1),
+        ],
+        "users": [("user is not user_<digits>", "nobody\t\t\t\t", "userid-profile.tsv", 1)],
+    }
+    assert report["quarantined"] == {"events": 3, "users": 1}
+    report, _ = run(tmp_path, [line()])
+    assert report["quarantined"] == quarantined(context.lake) == {}
 
 
 def test_too_many_bad_lines_stop_the_run_before_it_writes(tmp_path):

@@ -19,6 +19,7 @@ from jobs.ingest.time_bounds import TimeBounds
 from jobs.platform.context import Context
 from jobs.platform.week import Week
 from jobs.settings.settings import Settings
+from tests.helpers.quarantine import quarantined
 
 WEEK = Week.parse("2020-06-01")
 BOUNDS = TimeBounds(parse.EARLIEST, datetime(2026, 1, 1, tzinfo=UTC))
@@ -250,6 +251,10 @@ def test_each_bad_line_is_counted_for_its_reason_up_to_the_allowed_share(tmp_pat
         f"listens/2020/5.listens:{n}" for n in range(2, 7)
     ]
     assert len(result["events"]) == 2
+    stored = quarantined(context_at(tmp_path / "home-data").lake)
+    assert stored == {
+        "events": sorted((reason, text([row])[:-1], "listens/2020/5.listens", 1) for reason, row in BAD_LISTENS.items())
+    }
     context = context_at(tmp_path / "other", 0.81)
     with pytest.raises(
         CheckFailed, match=r"9 of 11 listens .*source\.max_bad_share(.|\n)*listens/2020/5\.listens:2: is not JSON"
@@ -268,6 +273,7 @@ def test_deep_json_nan_and_times_out_of_range_are_bad_lines(tmp_path):
     ]
     report, _ = run(tmp_path, [listen(), *lines], max_bad_share=0.9)
     assert report["listens"]["bad"] == {"is not JSON": 3, "time is before 2002-10-01": 1, "time is in the future": 1}
+    assert max(len(row) for _, row, _, _ in quarantined(context_at(tmp_path / "home-data").lake)["events"]) == 10_000
 
 
 BAD_FEEDBACK = {
@@ -283,6 +289,8 @@ BAD_FEEDBACK = {
 def test_bad_feedback_is_counted_up_to_the_allowed_share(tmp_path, reason):
     report, _ = run(tmp_path, [listen()], [love(), BAD_FEEDBACK[reason]], max_bad_share=0.5)
     assert report["feedback"]["bad"] == {reason: 1}
+    row = (reason, text([BAD_FEEDBACK[reason]])[:-1], "feedback/listens/2020/05/03/data.json", 1)
+    assert quarantined(context_at(tmp_path / "home-data").lake) == {"events": [row]}
     with pytest.raises(CheckFailed, match=r"1 of 2 lines of feedback (.|\n)*feedback/listens/2020/05/03/data\.json:2"):
         listenbrainz.run(context_at(tmp_path / "other", 0.49), tmp_path / "data")
 

@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import orjson
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,6 +16,7 @@ from jobs.ingest.mpd import generate
 from jobs.platform.context import Context
 from jobs.platform.week import Week
 from jobs.settings.settings import Settings
+from tests.helpers.quarantine import quarantined
 
 WEEK = Week.parse("2026-11-16")
 BASE62 = "abcdefghijklmnopqrstuv"
@@ -178,6 +180,8 @@ def test_a_bad_row_is_counted_up_to_the_allowed_share(tmp_path, reason):
     assert report["playlist_rows"]["bad"] == {reason: 1}
     assert report["playlist_rows"]["first"][0].startswith(f"mpd.slice.0-3.json: playlist 0, tracks[1]: {reason}")
     assert report["rows"]["events"] == 47
+    row = orjson.dumps(BAD_ROWS[reason]).decode()
+    assert quarantined(context.lake) == {"playlists": [(reason, row, "mpd.slice.0-3.json", 1)]}
     with pytest.raises(CheckFailed, match=r"1 of 48 rows of playlists (.|\n)*mpd\.slice\.0-3\.json: playlist 0"):
         mpd.run(context_at(tmp_path / "other", max_bad_share=0.02), data)
     assert not context_at(tmp_path / "other").lake.exists("users")
@@ -201,6 +205,8 @@ def test_a_bad_playlist_is_counted_up_to_the_allowed_share(tmp_path, reason):
     assert report["playlists"]["bad"] == {reason: 1}
     assert report["playlists"]["first"][0].startswith(f"mpd.slice.8-9.json: playlists[0]: {reason}")
     assert report["rows"]["users"] == 9
+    row = orjson.dumps(BAD_PLAYLISTS[reason]).decode()
+    assert quarantined(context.lake) == {"playlists": [(reason, row, "mpd.slice.8-9.json", 1)]}
     with pytest.raises(CheckFailed, match=r"1 of 10 playlists .*source\.max_bad_share(.|\n)*mpd\.slice\.8-9\.json"):
         mpd.run(context_at(tmp_path / "other", max_bad_share=0.09), data)
 

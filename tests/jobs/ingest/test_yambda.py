@@ -17,6 +17,7 @@ from jobs.ingest.yambda.files import COLUMNS, find_files
 from jobs.platform.context import Context
 from jobs.platform.week import Week
 from jobs.settings.settings import Settings
+from tests.helpers.quarantine import quarantined
 
 DAY = 86_400
 LISTENS = [  # uid, timestamp, item_id, is_organic, played_ratio_pct, track_length_seconds
@@ -183,7 +184,15 @@ def test_each_bad_row_is_counted_for_one_reason(dataset):
     ]
     dataset.write("listens", LISTENS + bad, item_id=pa.int64(), played_ratio_pct=pa.int32())
     dataset.write("artist_item_mapping", [(None, 7), (80, 8)])
-    files = dataset.ingest()["files"]
+    report = dataset.ingest()
+    files = report["files"]
+    assert report["quarantined"] == {"events": 8, "tracks": 1}
+    stored = quarantined(dataset.context.lake)
+    assert stored["tracks"] == [
+        ("artist_id is missing", '{"artist_id":null,"item_id":7}', "artist_item_mapping.parquet", 1)
+    ]
+    row = '{"uid":null,"timestamp":0,"item_id":7,"is_organic":1,"played_ratio_pct":100,"track_length_seconds":200}'
+    assert ("uid is missing", row, "listens.parquet", 1) in stored["events"]
     assert files["listens"]["bad"] == {
         "uid is missing": 1,
         f"timestamp is not between 0 and {366 * DAY - 1} seconds": 1,

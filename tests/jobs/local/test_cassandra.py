@@ -8,7 +8,7 @@ import re
 import pytest
 
 from contracts.errors import CheckFailed, OvertureError
-from jobs.local import cassandra
+from jobs.local import cassandra, maven
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def test_every_line_of_the_lock_has_coordinates_and_a_hash():
     for coordinates, sha256 in lock.items():
         assert re.fullmatch(r"[\w.-]+:[\w.-]+:[\w.-]+(:[\w.-]+)?", coordinates)
         assert re.fullmatch(r"[0-9a-f]{64}", sha256)
-    assert len({cassandra.file_name(one) for one in lock}) == len(lock), "all jars are in one folder"
+    assert len({maven.file_name(one) for one in lock}) == len(lock), "all jars are in one folder"
 
 
 def test_jars_are_downloaded_once_and_verified(empty_cache, program):
@@ -73,7 +73,7 @@ def test_error_names_a_missing_maven_and_a_failed_download(empty_cache, program)
     with pytest.raises(OvertureError, match=r"not installed \(Debian: apt install maven\)"):
         cassandra.jars()
     program("mvn", 'echo "[INFO] x"; echo "[ERROR] Could not transfer artifact: Unknown host"; exit 1')
-    with pytest.raises(OvertureError, match=r"could not download Cassandra: \[ERROR\] Could not transfer artifact"):
+    with pytest.raises(OvertureError, match=r"could not download the jars: \[ERROR\] Could not transfer artifact"):
         cassandra.jars()
 
 
