@@ -15,8 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from serving.block.entries import KINDS, BlockEntry, Collector, Key
-from serving.block.sources import Change
+from serving.block.entries import KINDS, BlockEntry, Change, Collector, Key
 
 BUCKETS = 16
 CONCURRENCY = 64

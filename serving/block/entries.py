@@ -8,7 +8,7 @@ An id that no release contains is valid and has no effect.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -64,6 +64,10 @@ class BlockEntry:
     def line(self) -> bytes:
         """Return the line of the entry, with its line break."""
         return orjson.dumps(self.as_dict()) + b"\n"
+
+
+Change = Callable[[Mapping[Key, BlockEntry]], Mapping[Key, BlockEntry | None]]
+"""Given existing entries, returns the changed ones; None removes an entry."""
 
 
 def now() -> str:

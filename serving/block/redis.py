@@ -12,8 +12,7 @@ import uuid
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from serving.block.entries import BlockEntry, Collector, Key, key_fields, load_line, parse
-from serving.block.sources import Change
+from serving.block.entries import BlockEntry, Change, Collector, Key, key_fields, load_line, parse
 from serving.stores.interface import StoreUnavailable
 
 EDITED = 5_000  # number of entries of one transaction

@@ -9,20 +9,19 @@ files apply in any case. Every source is read through one interface, whose edits
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, Protocol
 
 from contracts import atomic_files
 from contracts.file_lock import file_lock
-from serving.block.entries import BlockEntry, Collector, Key, parse, united
+from serving.block.entries import BlockEntry, Change, Collector, Key, parse, united
 from serving.settings import StoreSettings
 from serving.stores import open_store
 
 ListName = Literal["blocked", "unavailable"]
 LISTS: tuple[ListName, ...] = ("blocked", "unavailable")
 FILES: dict[ListName, str] = {"blocked": "block_list.jsonl", "unavailable": "unavailable_tracks.jsonl"}
-Change = Callable[[Mapping[Key, BlockEntry]], Mapping[Key, BlockEntry | None]]
 
 
 class BlockSource(Protocol):

@@ -10,6 +10,7 @@ import pytest
 from models.cold_start.input_vector import INTERACTIONS, FirstDays, input_vectors
 from models.cold_start.top_k import normalise
 from serving import schema
+from serving.block.entries import EMPTY
 from serving.recommend import carousel, entity_lookup
 from serving.recommend.signals import days_of, read_listener
 from serving.release.loaded import LoadedRelease
@@ -252,9 +253,9 @@ def test_search_ignores_case_and_the_encoding_of_accents(name, text):
     at = {"artists": {2: 0}}
     loaded = SimpleNamespace(name="one", tracks=[track], most_popular_at=at, ids=ids, track_texts=["1"])
     for kind, expected in (("tracks", "1"), ("artists", "2")):
-        results = entity_lookup.search(loaded, kind, text, 5)["results"]
+        results = entity_lookup.search(loaded, kind, text, 5, EMPTY)["results"]
         assert [(result["id"], result["name"]) for result in results] == [(expected, name)]
-    assert not entity_lookup.search(loaded, "tracks", "Beyonce ", 5)["results"]
+    assert not entity_lookup.search(loaded, "tracks", "Beyonce ", 5, EMPTY)["results"]
 
 
 def test_search_matches_names_and_orders_by_popularity(live):

@@ -251,3 +251,25 @@ def test_without_a_release_skips_is_503_and_rerank_keeps_the_order(home, release
     assert "overture_skip_release_revision 1.0" in metrics
     champion_file.write_text('{"release": "%s", "previous": null, "revision": 9, "week": "2016-12-05"}' % ("0" * 64))
     assert live.call("/v1/skips", request_body(release))[2]["release"] == release.name
+
+
+@pytest.mark.parametrize("kind", ["track", "artist", "album"])
+def test_blocked_tracks_are_removed_from_a_reranked_list_and_reported(home, release, serve, kind):
+    ids = release.state.tracks[f"{kind}_id"][:20]
+    blocked_id = int(ids[3])
+    tracks = request_body(release, n=20)["tracks"]
+    blocked = [track for track, one in zip(tracks, ids, strict=True) if one == blocked_id]
+    file = home / "block_list.jsonl"
+    file.write_text(json.dumps({"kind": kind, "id": blocked_id}) + "\n")
+    live = serve(home)
+    try:
+        body = request_body(release, tracks=candidates(tracks, [1.0] * 20), diversity=0.5)
+        status, _, response = live.call("/v1/rerank", body)
+        assert (status, response["blocked"], response["degraded"]) == (200, blocked, None)
+        assert sorted(one["track_id"] for one in response["tracks"]) == sorted(set(tracks) - set(blocked))
+        only = request_body(release, tracks=candidates(blocked))
+        response = live.call("/v1/rerank", only)[2]
+        assert (response["tracks"], response["blocked"], response["degraded"]) == ([], blocked, None)
+        Reranked.model_validate(response)
+    finally:
+        file.unlink()
