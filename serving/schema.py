@@ -1,7 +1,8 @@
 """Request and response bodies of the HTTP API: fields, bounds and examples.
 
 Ids are those of the source. They are strings in every response. A request may use a number where the source's ids are
-integers. Unknown fields are rejected. Field descriptions and examples appear on the page /docs.
+integers. Unknown fields are rejected; null in an optional field means the same as leaving it out. Field descriptions
+and examples appear on the page /docs.
 """
 
 from __future__ import annotations
@@ -9,11 +10,12 @@ from __future__ import annotations
 from functools import cached_property
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, GetCoreSchemaHandler, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, GetCoreSchemaHandler, model_validator
 from pydantic_core import CoreSchema, core_schema
 
 from contracts.demographics import COUNTRIES_TEXT, MAX_AGE, MIN_AGE, is_country
 from contracts.entity_ids import MAX_SAFE_INTEGER
+from serving.body_models import Body, RequestBody
 
 MAX_LIST, MAX_SIGNALS, MAX_EXCLUDED, MAX_K, MAX_BATCH = 1_000, 3_000, 2_000, 200, 256
 N_PLAYLISTS = 12
@@ -59,13 +61,7 @@ def _check_country(code: str) -> str:
 Country = Annotated[str, Field(pattern="^[A-Z]{2}$"), AfterValidator(_check_country)]
 
 
-class Body(BaseModel):
-    """Base of all bodies. Instances are immutable; unknown fields, NaN and infinity are rejected."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class TrackSignals(Body):
+class TrackSignals(RequestBody):
     """Streams, skips or bans. Each event on a track also counts for its artist and its album."""
 
     tracks: Ids = Field(default_factory=list, description="Track ids, one entry per event.")
@@ -77,7 +73,7 @@ class TrackSignals(Body):
     )
 
 
-class EntitySignals(Body):
+class EntitySignals(RequestBody):
     """Favourites or searches. The four lists are independent of each other."""
 
     tracks: Ids = Field(default_factory=list, description="Track ids.")
@@ -86,7 +82,7 @@ class EntitySignals(Body):
     playlists: Ids = Field(default_factory=list, description="Playlist ids.")
 
 
-class Onboarding(Body):
+class Onboarding(RequestBody):
     """Choices that the listener made at registration."""
 
     artists: Ids = Field(default_factory=list, description="Ids of the artists that the listener picked.")
@@ -95,7 +91,7 @@ class Onboarding(Body):
 NO_ONBOARDING, NO_TRACK_SIGNALS, NO_ENTITY_SIGNALS = Onboarding(), TrackSignals(), EntitySignals()
 
 
-class Listener(Body):
+class Listener(RequestBody):
     """A new listener at the end of the first day. All fields are optional."""
 
     country: Country | None = Field(None, description=f"Country code ({COUNTRIES_TEXT}).")
@@ -156,7 +152,7 @@ LISTENER: dict[str, Any] = {
 }
 
 
-class ListOptions(Body):
+class ListOptions(RequestBody):
     """Method, length and exclusions of a list."""
 
     method: RequestedMethod = Field(
@@ -192,7 +188,7 @@ class BatchRequest(ListOptions):
     listeners: Annotated[list[Listener], Field(min_length=1, max_length=MAX_BATCH)]
 
 
-class CarouselRequest(Body):
+class CarouselRequest(RequestBody):
     """A request for a row of playlists."""
 
     model_config = ConfigDict(json_schema_extra={"example": {"listener": LISTENER, "diversity": 0.3}})
@@ -399,7 +395,7 @@ class ErrorResponse(Body):
     """An error, with one entry per rejected field."""
 
     error: str
-    details: list[ErrorDetail] = []
+    details: list[ErrorDetail] = Field(default_factory=list)
 
 
 ERROR_DESCRIPTIONS = {

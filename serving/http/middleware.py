@@ -82,6 +82,9 @@ class ServiceMiddleware:
             await self.app(scope, receive, send)
             return
         start, read, body_complete = time.perf_counter(), 0, False
+        without_body = scope["method"] == "HEAD"
+        if without_body:  # a route of GET responds, and its body is not sent
+            scope = {**scope, "method": "GET"}
         observed: dict[str, Any] = {"status": 0, "release": ""}
 
         async def counted() -> Message:
@@ -105,6 +108,8 @@ class ServiceMiddleware:
                 observed["release"] = next(
                     (value.decode() for name, value in message["headers"] if name == RELEASE), ""
                 )
+            elif without_body:
+                message = {**message, "body": b""}
             await send(message)
 
         error: Exception | None = None
@@ -118,6 +123,8 @@ class ServiceMiddleware:
                 error = raised
                 if not observed["status"]:
                     await _send_error(observed_send, 500, "internal error; the log of the service has the details")
+        if without_body:
+            scope["method"] = "HEAD"
         self._log_request(scope, observed, time.perf_counter() - start, error)
 
     def _refusal(self, scope: Message) -> tuple[int, str] | None:

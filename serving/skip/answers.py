@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import numpy as np
+from fastapi.exceptions import RequestValidationError
 from numpy.typing import NDArray
 
 from contracts.entity_ids import stable_id
@@ -35,6 +36,7 @@ from serving.skip.release import SkipRelease
 from serving.skip.schema import RerankRequest, SkipContext, SkipRequest
 
 UNKNOWN = -1
+MAX_SKEW_S = 300  # recent plays may be this much later than the time of the prediction, because clocks differ
 UNCHANGED = "the given order"  # name of the fallback of /v1/rerank
 
 
@@ -87,9 +89,26 @@ def read_ids(
     )
 
 
-def request_second(request: SkipContext) -> int:
-    """Return the requested second, or now."""
-    return int((request.at or datetime.now(UTC)).timestamp())
+def prediction_second(request: SkipContext) -> int:
+    """Return the second of the prediction: the requested time, or now, but after every recent play.
+
+    Clocks of clients differ from the service's: a play of this second, or of at most `MAX_SKEW_S` seconds later, moves
+    the prediction to the second after it.
+
+    Raises:
+        RequestValidationError: a recent play is later than that.
+    """
+    at = int((request.at or datetime.now(UTC)).timestamp())
+    seconds = [int(play.at.timestamp()) for play in request.recent]
+    message = f"the play is more than {MAX_SKEW_S} s after the time of the prediction"
+    wrong = [
+        {"type": "future_play", "loc": ("body", "recent", i, "at"), "msg": message}
+        for i, second in enumerate(seconds)
+        if second > at + MAX_SKEW_S
+    ]
+    if wrong:
+        raise RequestValidationError(wrong)
+    return max([at, *(second + 1 for second in seconds)])
 
 
 def predict(release: SkipRelease, request: SkipContext, ids: RequestIds) -> ListenPredictions:
@@ -101,15 +120,13 @@ def predict(release: SkipRelease, request: SkipContext, ids: RequestIds) -> List
         ids: the ids of the request.
 
     Raises:
-        BadArgument: the requested time, or a recent play, does not match the release's time.
+        BadArgument: the requested time is before the release's time.
+        RequestValidationError: a recent play is in the future.
     """
-    at = request_second(request)
+    at = prediction_second(request)
     if at < release.state_until:
         until = datetime.fromtimestamp(release.state_until, UTC).isoformat()
         raise BadArgument(f"at: release {release.name[:12]} contains plays up to {until}; request a later time")
-    wrong = sum(int(play.at.timestamp()) >= at for play in request.recent)
-    if wrong:
-        raise BadArgument(f"recent: {wrong} plays are not before the requested time")
     tracks, there = release.state.tracks_of(np.asarray(ids.tracks, np.int64))
     recent, n_recent_plays = recent_play_rows(release, request, ids)
     rows = concatenate_rows(recent, candidate_rows(request, ids.user, tracks, at))

@@ -6,7 +6,8 @@ from typing import Annotated, Any
 
 from pydantic import AwareDatetime, ConfigDict, Field, model_validator
 
-from serving.schema import Body, Degraded, Id
+from serving.body_models import Body, RequestBody
+from serving.schema import Degraded, Id
 
 MAX_TRACKS, MAX_RECENT, LARGEST_CODE = 500, 200, 2**31 - 1
 
@@ -14,11 +15,17 @@ Code = Annotated[int, Field(strict=True, ge=0, le=LARGEST_CODE)]
 Timestamp = Annotated[AwareDatetime, Field(description="Time with a time zone.", examples=["2016-12-05T08:30:00Z"])]
 
 
-class RecentPlay(Body):
+class RecentPlay(RequestBody):
     """A play of this session that the release does not contain yet."""
 
     track_id: Id
-    at: Timestamp
+    at: Annotated[
+        AwareDatetime,
+        Field(
+            description="Time with a time zone; at most 5 minutes after the time of the prediction, as clocks differ.",
+            examples=["2016-12-05T08:20:00Z"],
+        ),
+    ]
     listened: bool = Field(description="Whether the play lasted more than 30 seconds.")
     is_flow: bool = False
     context_type: Code | None = Field(None, description="Defaults, like the next two, to the value of the request.")
@@ -26,7 +33,7 @@ class RecentPlay(Body):
     platform_family: Code | None = None
 
 
-class SkipContext(Body):
+class SkipContext(RequestBody):
     """Listener, time and context. Codes are those of the table plays."""
 
     user_id: Id
@@ -54,7 +61,7 @@ class SkipRequest(SkipContext):
     explain: bool = Field(False, description="Whether to return a sentence of reasons for each track.")
 
 
-class Candidate(Body):
+class Candidate(RequestBody):
     """A track of a list."""
 
     track_id: Id

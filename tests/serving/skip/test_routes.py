@@ -128,9 +128,29 @@ def test_invalid_field_is_named_in_the_error(live, release, change, where):
 def test_inconsistent_times_are_rejected(live, release):
     status, _, response = live.call("/v1/skips", request_body(release, at="2016-11-20T00:00:00Z"))
     assert (status, "request a later time" in response["error"]) == (422, True)
-    future = [{"track_id": 1, "at": AT, "listened": True}]
+    future = [{"track_id": 1, "at": at, "listened": True} for at in (AT, "2016-11-28T08:35:01Z")]
     status, _, response = live.call("/v1/skips", request_body(release, recent=future))
-    assert (status, "are not before the requested time" in response["error"]) == (422, True)
+    assert (status, [one["field"] for one in response["details"]]) == (422, ["body.recent.1.at"])
+    assert "more than 300 s after" in response["details"][0]["message"]
+
+
+def test_plays_of_the_same_second_and_of_a_fast_clock_count(live, release):
+    """A play up to five minutes later than the prediction has the effect of a prediction after the play."""
+    body = request_body(release)
+    for play_at, later in ((AT, "2016-11-28T08:30:01Z"), ("2016-11-28T08:35:00Z", "2016-11-28T08:35:01Z")):
+        recent = [{"track_id": body["tracks"][0], "at": play_at, "listened": False}]
+        status, _, response = live.call("/v1/skips", {**body, "recent": recent})
+        assert (status, response["recent"]["used"]) == (200, 1)
+        assert response["tracks"] == live.call("/v1/skips", {**body, "recent": recent, "at": later})[2]["tracks"]
+
+
+def test_null_means_left_out(live, release):
+    body = request_body(release)
+    nulls = dict.fromkeys(("recent", "is_flow", "explain", "context_type", "platform_family"))
+    assert live.call("/v1/skips", {**body, **nulls})[2] == live.call("/v1/skips", body)[2]
+    recent = {"track_id": body["tracks"][0], "at": "2016-11-28T08:00:00Z", "listened": True}
+    plain = live.call("/v1/skips", {**body, "recent": [recent]})[2]
+    assert live.call("/v1/skips", {**body, "recent": [{**recent, "is_flow": None, "context_type": None}]})[2] == plain
 
 
 def candidates(tracks, relevance=None):
