@@ -50,21 +50,27 @@ class SkipContext(RequestBody):
 
 
 WHO: dict[str, Any] = {"user_id": "12", "gender": 1, "age": 24, "context_type": 0, "platform_name": 1, "is_flow": True}
+TRACKS = [{"track_id": "1003"}, {"track_id": "1044"}]
+
+
+class TrackReference(RequestBody):
+    """A track."""
+
+    track_id: Id
 
 
 class SkipRequest(SkipContext):
     """A request for the skip probabilities of tracks."""
 
-    model_config = ConfigDict(json_schema_extra={"example": {**WHO, "tracks": ["1003", "1044"], "explain": True}})
+    model_config = ConfigDict(json_schema_extra={"example": {**WHO, "tracks": TRACKS, "explain": True}})
 
-    tracks: Annotated[list[Id], Field(min_length=1, max_length=MAX_TRACKS)]
+    tracks: Annotated[list[TrackReference], Field(min_length=1, max_length=MAX_TRACKS)]
     explain: bool = Field(False, description="Whether to return a sentence of reasons for each track.")
 
 
-class Candidate(RequestBody):
+class Candidate(TrackReference):
     """A track of a list."""
 
-    track_id: Id
     relevance: Annotated[float, Field(ge=0)] | None = Field(
         None,
         description="Relevance, higher is better; for all tracks or none. Without it, the order of the list counts.",
@@ -74,9 +80,7 @@ class Candidate(RequestBody):
 class RerankRequest(SkipContext):
     """A request to order a list."""
 
-    model_config = ConfigDict(
-        json_schema_extra={"example": {**WHO, "tracks": [{"track_id": "1003"}, {"track_id": "1044"}], "diversity": 0.2}}
-    )
+    model_config = ConfigDict(json_schema_extra={"example": {**WHO, "tracks": TRACKS, "diversity": 0.2}})
 
     tracks: Annotated[list[Candidate], Field(min_length=1, max_length=MAX_TRACKS)]
     diversity: Annotated[float, Field(ge=0, le=1)] = Field(
