@@ -18,6 +18,7 @@ from contracts.entity_ids import MAX_SAFE_INTEGER
 from serving.body_models import Body, RequestBody
 
 MAX_LIST, MAX_SIGNALS, MAX_EXCLUDED, MAX_K, MAX_BATCH = 1_000, 3_000, 2_000, 200, 256
+MAX_BATCH_TRACKS = 12_800  # tracks of all lists of a batch: 256 listeners with 50 tracks, or 64 with 200
 N_PLAYLISTS = 12
 # Request fields of earlier versions: a request that still uses one is refused with the new name.
 RENAMED_FIELDS = {"leave_out": "exclude", "near": "n_nearest_tracks"}
@@ -181,11 +182,24 @@ class RecommendationRequest(ListOptions):
 
 
 class BatchRequest(ListOptions):
-    """A request for recommendations for several listeners. Answers are in the order of the listeners."""
+    """A request for recommendations for several listeners. Answers are in the order of the listeners.
+
+    Listeners times `k` is at most 12 800.
+    """
 
     model_config = ConfigDict(json_schema_extra={"example": {"listeners": [LISTENER, {"country": "DE"}], "k": 5}})
 
-    listeners: Annotated[list[Listener], Field(min_length=1, max_length=MAX_BATCH)]
+    listeners: Annotated[
+        list[Listener],
+        Field(min_length=1, max_length=MAX_BATCH, description=f"Listeners; times k at most {MAX_BATCH_TRACKS} tracks."),
+    ]
+
+    @model_validator(mode="after")
+    def _check_cost(self) -> BatchRequest:
+        n = len(self.listeners) * self.k
+        if n > MAX_BATCH_TRACKS:
+            raise ValueError(f"listeners times k is {n} tracks; a batch has at most {MAX_BATCH_TRACKS}")
+        return self
 
 
 class CarouselRequest(RequestBody):
@@ -384,6 +398,47 @@ class ReleaseInfo(Body):
     problems: dict[str, str] = Field(description="Parts of the release that cannot be used, with the reason.")
 
 
+class Health(Body):
+    """The process runs."""
+
+    alive: bool
+
+
+class StoreReadiness(Body):
+    """The store of known listeners."""
+
+    kind: str
+    answers: bool
+    problem: str | None
+    parts: dict[str, int] = Field(description="Users by part, of the release in service.")
+
+
+class SkipReadiness(Body):
+    """The skip engine."""
+
+    ready: bool
+    problem: str | None
+    release: str | None
+    week: str | None
+    state_as_of: str | None
+    age_s: int | None = Field(description="Time since the last play of the release, in seconds.")
+
+
+class Readiness(Body):
+    """Whether the service is ready, and the state of its parts."""
+
+    ready: bool
+    draining: bool = Field(description="Whether a shutdown has begun.")
+    engines: list[str] = Field(description="Engines that have a release.")
+    problem: str | None = Field(description="Why a newer release was refused.")
+    release: str | None
+    week: str | None
+    degraded: dict[str, str]
+    notes: dict[str, Any]
+    store: StoreReadiness
+    skip: SkipReadiness
+
+
 class ErrorDetail(Body):
     """A field that was rejected."""
 
@@ -391,20 +446,30 @@ class ErrorDetail(Body):
     message: str
 
 
-class ErrorResponse(Body):
-    """An error, with one entry per rejected field."""
+class Problem(Body):
+    """An error (RFC 9457), with one entry per rejected field."""
 
-    error: str
-    details: list[ErrorDetail] = Field(default_factory=list)
+    type: str = Field(description="`urn:overture:problem:` and the code.")
+    title: str = Field(description="What the code means.")
+    status: int = Field(description="HTTP status.")
+    code: str = Field(description="Stable name of the error.")
+    detail: str = Field(description="What is wrong with this request.")
+    details: list[ErrorDetail] = Field(description="Rejected fields; empty if no field is wrong.")
 
 
 ERROR_DESCRIPTIONS = {
     400: "not JSON",
     401: "missing or wrong API key",
+    404: "the release does not contain the entity",
+    405: "method not allowed",
+    408: "the body did not arrive in time",
     413: "body too large",
+    415: "the content type is not JSON",
     422: "invalid request; the body names the field",
-    503: "no release",
+    500: "internal error",
+    503: "no release, or overloaded; Retry-After says when to send the request again",
 }
+BODY_ERRORS = (400, 408, 413, 415)  # of operations with a body
 
 
 def error_responses(descriptions: dict[int, str | None]) -> dict[int | str, dict[str, Any]]:
@@ -414,6 +479,6 @@ def error_responses(descriptions: dict[int, str | None]) -> dict[int | str, dict
         descriptions: description by status; None for that of `ERROR_DESCRIPTIONS`.
     """
     return {
-        status: {"model": ErrorResponse, "description": description or ERROR_DESCRIPTIONS[status]}
+        status: {"model": Problem, "description": description or ERROR_DESCRIPTIONS[status]}
         for status, description in descriptions.items()
     }

@@ -14,13 +14,14 @@ from collections.abc import Callable
 from typing import Annotated
 
 import numpy as np
-from fastapi import APIRouter, HTTPException, Path, Query
+from fastapi import APIRouter, Path, Query
 from fastapi.responses import Response
 from pydantic import Field
 
 from contracts.errors import BadArgument, CheckFailed, NotFound, OvertureError
 from serving import schema
 from serving.bodies import KnownRecommendationBody, KnownUserBody, SegmentBody
+from serving.http.problems import Refusal
 from serving.http.prometheus import Metrics
 from serving.recommend.recommender import (
     POPULAR,
@@ -144,7 +145,7 @@ def make_router(
         except NotFound:
             raise
         except OvertureError as error:
-            raise HTTPException(503, f"the store is unavailable: {error}") from None
+            raise Refusal(503, f"the store is unavailable: {error}", "store_unavailable") from None
         return respond(known_user_body(loaded, row, user_id), release=loaded.name)
 
     return router

@@ -50,7 +50,7 @@ class SkipContext(RequestBody):
 
 
 WHO: dict[str, Any] = {"user_id": "12", "gender": 1, "age": 24, "context_type": 0, "platform_name": 1, "is_flow": True}
-TRACKS = [{"track_id": "1003"}, {"track_id": "1044"}]
+TRACKS: list[Any] = [{"track_id": "1003"}, {"track_id": "1044"}]
 
 
 class TrackReference(RequestBody):

@@ -145,7 +145,7 @@ def test_invalid_field_is_named_in_the_error(live, release, change, where):
 
 def test_inconsistent_times_are_rejected(live, release):
     status, _, response = live.call("/v1/skips", request_body(release, at="2016-11-20T00:00:00Z"))
-    assert (status, "request a later time" in response["error"]) == (422, True)
+    assert (status, "request a later time" in response["detail"]) == (422, True)
     future = [{"track_id": 1, "at": at, "listened": True} for at in (AT, "2016-11-28T08:35:01Z")]
     status, _, response = live.call("/v1/skips", request_body(release, recent=future))
     assert (status, [one["field"] for one in response["details"]]) == (422, ["body.recent.1.at"])
@@ -258,7 +258,7 @@ def test_without_a_release_skips_is_503_and_rerank_keeps_the_order(home, release
     champion_file.unlink()
     live = serve(tmp_path)
     status, _, response = live.call("/v1/skips", request_body(release))
-    assert (status, "run `overture release promote --engine skip`" in response["error"]) == (503, True)
+    assert (status, "run `overture release promote --engine skip`" in response["detail"]) == (503, True)
     body = request_body(release, tracks=candidates([3, "2", UNKNOWN_ID]))
     status, _, response = live.call("/v1/rerank", body)
     assert (status, [track["track_id"] for track in response["tracks"]]) == (200, ["3", "2", UNKNOWN_ID])
