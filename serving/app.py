@@ -15,10 +15,9 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, FastAPI, Query
 from fastapi import Path as InPath
-from fastapi.responses import Response
+from fastapi.responses import RedirectResponse, Response
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
-from starlette.middleware.cors import CORSMiddleware
 
 from serving import schema
 from serving.admin import block_routes
@@ -28,29 +27,32 @@ from serving.block.sources import edited_source, read_sources
 from serving.block.tracks import hidden
 from serving.block.watcher import BlockWatcher
 from serving.experiment.assignment import ExperimentRecommender
-from serving.http.fast_routes import FastRoutesApp, JsonBodyRoute, as_json
+from serving.health import Drain, add_health
+from serving.http.fast_routes import COMPUTE, FastRoutesApp, JsonBodyRoute, as_json, as_resource, resource_headers
 from serving.http.micro_batching import MicroBatcher
-from serving.http.middleware import LOG, RELEASE, ServiceMiddleware
+from serving.http.middleware import LOG, ServiceMiddleware
+from serving.http.problems import Refusal
 from serving.http.prometheus import Metrics
 from serving.recommend import carousel, entity_lookup
 from serving.recommend.known_users import make_router
 from serving.recommend.recommender import with_track_details
 from serving.recommend.signals import read_listener, read_options
 from serving.release.loaded import LoadedRelease
-from serving.release.watcher import ChampionWatcher, ReleaseWatcher
+from serving.release.watcher import ChampionWatcher
 from serving.settings import ServiceSettings, StoreSettings
 from serving.skip.metrics import SkipMetrics
-from serving.skip.release import SkipRelease
 from serving.skip.routes import make_router as make_skip_router
 from serving.skip.routes import skip_champion
-from serving.skip.routes import state as skip_state
 from serving.stores.circuit import CircuitBreaker
 
 PAGE = Path(__file__).parent / "page"
 TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
 # The page loads nothing from other hosts, and its policy forbids inline scripts, so no name of the catalogue can become
 # code.
-POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:"
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
 ABOUT = """\
 First-day recommendations from one release. Every response names its release in the header `x-overture-release`.
 `degraded` names a fallback where one was used: network -> mean vector of country and age -> most popular tracks.
@@ -61,7 +63,8 @@ EntityId = Annotated[str, InPath(min_length=1, max_length=schema.MAX_ID_LENGTH, 
 SpaceName = Annotated[
     str | None, Query(max_length=40, description="default: the space that the release recommends from")
 ]
-ERRORS = schema.error_responses({400: None, 401: None, 413: None, 422: None, 503: None})
+ERRORS = schema.error_responses({401: None, 422: None, 503: None})
+ENTITY_ERRORS = schema.error_responses({401: None, 404: None, 422: None, 503: None})
 
 
 def make_app(settings: ServiceSettings, home: Path, store: StoreSettings = StoreSettings()) -> ServiceMiddleware:  # noqa: B008 - frozen
@@ -72,7 +75,7 @@ def make_app(settings: ServiceSettings, home: Path, store: StoreSettings = Store
         home: OVERTURE_HOME.
         store: the section `store`.
     """
-    metrics, circuit = Metrics(), CircuitBreaker(store, home)
+    metrics, circuit, drain = Metrics(), CircuitBreaker(store, home), Drain(settings.drain_s)
     skip_metrics, block_metrics = SkipMetrics(metrics.registry), BlockMetrics(metrics.registry)
 
     def event(name: str, **facts: Any) -> None:
@@ -113,45 +116,44 @@ def make_app(settings: ServiceSettings, home: Path, store: StoreSettings = Store
         champion.start()
         skips.start()
         await run_in_threadpool(blocks.start)
+        drain.install()
         yield
         blocks.stop()
         skips.stop()
         champion.stop()
         circuit.store.close()
 
-    app = FastRoutesApp(title="Overture", version="1", description=ABOUT, lifespan=life, docs_url=None, redoc_url=None)
+    app = FastRoutesApp(
+        title="Overture",
+        version="1",
+        description=ABOUT,
+        lifespan=life,
+        docs_url=None,
+        redoc_url=None,
+        generate_unique_id_function=lambda route: f"{route.tags[0]}_{route.name}" if route.tags else route.name,
+        servers=[{"url": settings.root_path or "/"}],
+    )
     app.state.champion = champion
     app.include_fast_routes(make_lists(champion, blocks, metrics, ExperimentRecommender(settings, home)))
-    add_pages(app)
+    add_pages(app, settings.root_path)
     app.include_router(
         make_router(champion, blocks, serving, as_json, circuit, metrics)
     )  # must be registered before /v1/{kind}
     app.include_fast_routes(make_skip_router(skips, champion, blocks, as_json, JsonBodyRoute, skip_metrics))
-    app.include_router(
-        block_routes.make_router(lambda: edited_source(store, home), blocks, settings.admin_key, as_json)
-    )
+    app.include_router(block_routes.make_router(lambda: edited_source(store, home), blocks, as_json))
     add_lookups(app, champion, blocks)
-    add_health(app, champion, skips, blocks, metrics, block_metrics, circuit)
-    if not settings.cors_origins:
-        return ServiceMiddleware(app, settings, metrics)
-    shared = CORSMiddleware(
-        app,
-        allow_origins=list(settings.cors_origins),
-        allow_methods=["GET", "POST"],
-        allow_headers=["content-type", "x-api-key"],
-        expose_headers=[RELEASE.decode()],
-    )
-    return ServiceMiddleware(shared, settings, metrics)
+    add_health(app, settings, champion, skips, blocks, metrics, block_metrics, circuit, drain)
+    return ServiceMiddleware(app, settings, metrics)
 
 
 def serving(champion: ChampionWatcher) -> LoadedRelease:
     """Return the release in service, for one request.
 
     Raises:
-        HTTPException: 503 with the reason if there is none.
+        Refusal: 503 with the reason if there is none.
     """
     if champion.current is None:
-        raise HTTPException(503, f"no release is in service: {champion.problem}")
+        raise Refusal(503, f"no release is in service: {champion.problem}", "no_release")
     return champion.current
 
 
@@ -169,7 +171,7 @@ def make_lists(
         listener = read_listener(loaded, request.listener)
         parameters = read_options(loaded, request, blocks.current)
         if request.explain:
-            (body,) = await run_in_threadpool(recommender.recommend, loaded, [listener], parameters, True)
+            (body,) = await COMPUTE.run(recommender.recommend, loaded, [listener], parameters, True)
         else:  # takes less than two milliseconds: a thread would cost more than it saves
             body = await batcher.recommend(loaded, listener, parameters)
         metrics.count_list(body["method"], body)
@@ -211,7 +213,7 @@ def add_lookups(app: FastAPI, champion: ChampionWatcher, blocks: BlockWatcher) -
     def release() -> Response:
         """Describe the release in service: methods, spaces and countries."""
         loaded = serving(champion)
-        return as_json(entity_lookup.release_body(loaded), release=loaded.name)
+        return as_resource(entity_lookup.release_body(loaded), loaded.name)
 
     @app.get("/v1/search", responses={200: {"model": schema.Search}, **ERRORS}, tags=["vectors"])
     def search(
@@ -221,12 +223,12 @@ def add_lookups(app: FastAPI, champion: ChampionWatcher, blocks: BlockWatcher) -
     ) -> Response:
         """Search tracks or artists by name, most popular first."""
         loaded = serving(champion)
-        return as_json(entity_lookup.search(loaded, kind, q, limit, blocks.current), release=loaded.name)
+        return as_resource(entity_lookup.search(loaded, kind, q, limit, blocks.current), loaded.name)
 
     # An id may contain slashes, so this route must be found before the next one.
     @app.get(
         "/v1/{kind}/{entity_id:path}/neighbours",
-        responses={200: {"model": schema.Neighbourhood}, **ERRORS},
+        responses={200: {"model": schema.Neighbourhood}, **ENTITY_ERRORS},
         tags=["vectors"],
     )
     def neighbours(
@@ -239,75 +241,43 @@ def add_lookups(app: FastAPI, champion: ChampionWatcher, blocks: BlockWatcher) -
         """Return the nearest neighbours by cosine similarity, of the same kind or of the kind given by `of`."""
         loaded = serving(champion)
         body = entity_lookup.neighbours(loaded, kind, entity_id, k, of or kind, space, blocks.current)
-        return as_json(body, release=loaded.name)
+        return as_resource(body, loaded.name)
 
-    @app.get("/v1/{kind}/{entity_id:path}", responses={200: {"model": schema.Entity}, **ERRORS}, tags=["vectors"])
+    @app.get(
+        "/v1/{kind}/{entity_id:path}", responses={200: {"model": schema.Entity}, **ENTITY_ERRORS}, tags=["vectors"]
+    )
     def entity(kind: schema.Kind, entity_id: EntityId, space: SpaceName = None) -> Response:
         """Return the vector of a track, artist, album, playlist or segment; for a segment also its card."""
         loaded = serving(champion)
-        return as_json(entity_lookup.entity(loaded, kind, entity_id, space, blocks.current), release=loaded.name)
+        return as_resource(entity_lookup.entity(loaded, kind, entity_id, space, blocks.current), loaded.name)
 
 
-def add_health(
-    app: FastAPI,
-    champion: ChampionWatcher,
-    skips: ReleaseWatcher[SkipRelease],
-    blocks: BlockWatcher,
-    metrics: Metrics,
-    block_metrics: BlockMetrics,
-    circuit: CircuitBreaker,
-) -> None:
-    """Add the health routes and the Prometheus metrics."""
+def add_pages(app: FastAPI, root_path: str) -> None:
+    """Add the listener's page and the page of the API. Both work without any other host, and below any path.
 
-    @app.get("/healthz", tags=["health"])
-    async def healthz() -> Response:
-        """Return 200 while the process runs."""
-        return as_json({"alive": True})
-
-    @app.get("/readyz", tags=["health"])
-    def readyz() -> Response:
-        """Return 200 if at least one engine has a release, else 503.
-
-        `engines` lists the engines that have one. `problem` is the reason why a newer release was refused. `skip`
-        describes the skip engine's release, `store` the store of known listeners; the other fields describe the
-        cold-start release.
-        """
-        loaded, skip = champion.current, skip_state(skips)
-        engines = [name for name, answers in (("cold_start", loaded is not None), ("skip", skip["ready"])) if answers]
-        store = circuit.state(*((loaded.name, loaded.space_name) if loaded else (None, "")))
-        metrics.store_answers.set(store["answers"])
-        body = {
-            "ready": bool(engines),
-            "engines": engines,
-            "problem": champion.problem,
-            "release": loaded.name if loaded else None,
-            "week": loaded.week if loaded else None,
-            "degraded": loaded.problems if loaded else {},
-            "notes": {**(loaded.notes if loaded else {}), **blocks.notes},
-            "store": store,
-            "skip": skip,
-        }
-        return as_json(body, 200 if engines else 503, loaded.name if loaded else None)
-
-    @app.get("/metrics", tags=["health"])
-    def numbers() -> Response:
-        """Return the metrics in the text format of Prometheus."""
-        block_metrics.update(blocks)
-        return Response(metrics.page(), media_type="text/plain; version=0.0.4")
-
-
-def add_pages(app: FastAPI) -> None:
-    """Add the listener's page and the page of the API. Both work without any other host."""
+    Args:
+        app: the application.
+        root_path: path below which the service is published; without a slash at its end it redirects to the page,
+            whose addresses are relative.
+    """
 
     @cache
     def content(name: str) -> bytes:
         return (PAGE / name).read_bytes()
 
     def page(name: str) -> Response:
-        headers = {"content-security-policy": POLICY, "x-content-type-options": "nosniff", "cache-control": "no-cache"}
-        return Response(content(name), 200, headers, TYPES[Path(name).suffix])
+        body = content(name)
+        response = Response(body, 200, {"content-security-policy": POLICY}, TYPES[Path(name).suffix])
+        response.raw_headers += resource_headers(body)
+        return response
 
     names = frozenset(path.name for path in PAGE.iterdir())
+
+    if root_path:
+
+        @app.get(root_path, include_in_schema=False)
+        async def slash() -> Response:
+            return RedirectResponse(f"{root_path}/", 308)
 
     @app.get("/", include_in_schema=False)
     async def index() -> Response:

@@ -14,7 +14,6 @@ from pydantic import SecretStr
 
 from serving.app import make_app
 from serving.experiment import assignment
-from serving.http.header_timeout import HEADERS_S
 from serving.http.middleware import ServiceMiddleware, log_to_stderr
 from serving.settings import ServiceSettings, StoreSettings
 
@@ -50,7 +49,6 @@ def serve(settings: ServiceSettings, home: Path, store: StoreSettings) -> None:
         assignment.read_plan(home, settings.experiment)
     log_to_stderr()
     os.environ |= {SETTINGS: with_secrets(settings), STORE: with_secrets(store), HOME: str(home)}
-    os.environ[HEADERS_S] = str(settings.header_timeout_s)
     # uvicorn shuts down in order and then raises the signal again: exit with 0.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with tempfile.TemporaryDirectory(prefix="overture-metrics-") as numbers:
@@ -67,5 +65,6 @@ def serve(settings: ServiceSettings, home: Path, store: StoreSettings) -> None:
             server_header=False,
             proxy_headers=False,
             http="serving.http.header_timeout:HeaderTimeoutProtocol",
+            timeout_keep_alive=settings.keep_alive_timeout_s,
             timeout_graceful_shutdown=settings.shutdown_timeout_s,
         )

@@ -1,7 +1,8 @@
 """Request and response bodies of the HTTP API: fields, bounds and examples.
 
 Ids are those of the source. They are strings in every response. A request may use a number where the source's ids are
-integers. Unknown fields are rejected. Field descriptions and examples appear on the page /docs.
+integers. Unknown fields are rejected; null in an optional field means the same as leaving it out. Field descriptions
+and examples appear on the page /docs.
 """
 
 from __future__ import annotations
@@ -10,13 +11,15 @@ from datetime import date
 from functools import cached_property
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, GetCoreSchemaHandler, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, GetCoreSchemaHandler, model_validator
 from pydantic_core import CoreSchema, core_schema
 
 from contracts.demographics import COUNTRIES_TEXT, MAX_AGE, MIN_AGE, is_country
 from contracts.entity_ids import MAX_SAFE_INTEGER
+from serving.body_models import Body, RequestBody
 
 MAX_LIST, MAX_SIGNALS, MAX_EXCLUDED, MAX_K, MAX_BATCH = 1_000, 3_000, 2_000, 200, 256
+MAX_BATCH_TRACKS = 12_800  # tracks of all lists of a batch: 256 listeners with 50 tracks, or 64 with 200
 N_PLAYLISTS = 12
 # Request fields of earlier versions: a request that still uses one is refused with the new name.
 RENAMED_FIELDS = {
@@ -64,13 +67,7 @@ def _check_country(code: str) -> str:
 Country = Annotated[str, Field(pattern="^[A-Z]{2}$"), AfterValidator(_check_country)]
 
 
-class Body(BaseModel):
-    """Base of all bodies. Instances are immutable; unknown fields, NaN and infinity are rejected."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class TrackSignals(Body):
+class TrackSignals(RequestBody):
     """Streams, skips or bans. Each event on a track also counts for its artist and its album."""
 
     tracks: Ids = Field(default_factory=list, description="Track ids, one entry per event.")
@@ -82,7 +79,7 @@ class TrackSignals(Body):
     )
 
 
-class EntitySignals(Body):
+class EntitySignals(RequestBody):
     """Favourites or searches. The four lists are independent of each other."""
 
     tracks: Ids = Field(default_factory=list, description="Track ids.")
@@ -91,13 +88,13 @@ class EntitySignals(Body):
     playlists: Ids = Field(default_factory=list, description="Playlist ids.")
 
 
-class Onboarding(Body):
+class Onboarding(RequestBody):
     """Choices that the listener made at registration."""
 
     artists: Ids = Field(default_factory=list, description="Ids of the artists that the listener picked.")
 
 
-class Bans(Body):
+class Bans(RequestBody):
     """Bans at three levels. No track of a banned artist or album is recommended."""
 
     tracks: Ids = Field(default_factory=list, description="Ids of banned tracks.")
@@ -108,7 +105,7 @@ class Bans(Body):
 NO_ONBOARDING, NO_TRACK_SIGNALS, NO_ENTITY_SIGNALS, NO_BANS = Onboarding(), TrackSignals(), EntitySignals(), Bans()
 
 
-class Listener(Body):
+class Listener(RequestBody):
     """A new listener at the end of the first day. All fields are optional."""
 
     country: Country | None = Field(None, description=f"Country code ({COUNTRIES_TEXT}).")
@@ -170,7 +167,7 @@ LISTENER: dict[str, Any] = {
 }
 
 
-class Filters(Body):
+class Filters(RequestBody):
     """Which tracks are wanted. Tracks whose genre or release date is unknown match no genre and no range."""
 
     genres: Annotated[list[Annotated[str, Field(min_length=1, max_length=100)]], Field(max_length=50)] = Field(
@@ -191,7 +188,7 @@ class Filters(Body):
     )
 
 
-class ListOptions(Body):
+class ListOptions(RequestBody):
     """Method, length and exclusions of a list."""
 
     method: RequestedMethod = Field(
@@ -249,14 +246,27 @@ class RecommendationRequest(ListOptions):
 
 
 class BatchRequest(ListOptions):
-    """A request for recommendations for several listeners. Answers are in the order of the listeners."""
+    """A request for recommendations for several listeners. Answers are in the order of the listeners.
+
+    Listeners times `k` is at most 12 800.
+    """
 
     model_config = ConfigDict(json_schema_extra={"example": {"listeners": [LISTENER, {"country": "DE"}], "k": 5}})
 
-    listeners: Annotated[list[Listener], Field(min_length=1, max_length=MAX_BATCH)]
+    listeners: Annotated[
+        list[Listener],
+        Field(min_length=1, max_length=MAX_BATCH, description=f"Listeners; times k at most {MAX_BATCH_TRACKS} tracks."),
+    ]
+
+    @model_validator(mode="after")
+    def _check_cost(self) -> BatchRequest:
+        n = len(self.listeners) * self.k
+        if n > MAX_BATCH_TRACKS:
+            raise ValueError(f"listeners times k is {n} tracks; a batch has at most {MAX_BATCH_TRACKS}")
+        return self
 
 
-class CarouselRequest(Body):
+class CarouselRequest(RequestBody):
     """A request for a row of playlists."""
 
     model_config = ConfigDict(json_schema_extra={"example": {"listener": LISTENER, "diversity": 0.3}})
@@ -458,6 +468,47 @@ class ReleaseInfo(Body):
     problems: dict[str, str] = Field(description="Parts of the release that cannot be used, with the reason.")
 
 
+class Health(Body):
+    """The process runs."""
+
+    alive: bool
+
+
+class StoreReadiness(Body):
+    """The store of known listeners."""
+
+    kind: str
+    answers: bool
+    problem: str | None
+    parts: dict[str, int] = Field(description="Users by part, of the release in service.")
+
+
+class SkipReadiness(Body):
+    """The skip engine."""
+
+    ready: bool
+    problem: str | None
+    release: str | None
+    week: str | None
+    state_as_of: str | None
+    age_s: int | None = Field(description="Time since the last play of the release, in seconds.")
+
+
+class Readiness(Body):
+    """Whether the service is ready, and the state of its parts."""
+
+    ready: bool
+    draining: bool = Field(description="Whether a shutdown has begun.")
+    engines: list[str] = Field(description="Engines that have a release.")
+    problem: str | None = Field(description="Why a newer release was refused.")
+    release: str | None
+    week: str | None
+    degraded: dict[str, str]
+    notes: dict[str, Any]
+    store: StoreReadiness
+    skip: SkipReadiness
+
+
 class ErrorDetail(Body):
     """A field that was rejected."""
 
@@ -465,20 +516,30 @@ class ErrorDetail(Body):
     message: str
 
 
-class ErrorResponse(Body):
-    """An error, with one entry per rejected field."""
+class Problem(Body):
+    """An error (RFC 9457), with one entry per rejected field."""
 
-    error: str
-    details: list[ErrorDetail] = []
+    type: str = Field(description="`urn:overture:problem:` and the code.")
+    title: str = Field(description="What the code means.")
+    status: int = Field(description="HTTP status.")
+    code: str = Field(description="Stable name of the error.")
+    detail: str = Field(description="What is wrong with this request.")
+    details: list[ErrorDetail] = Field(description="Rejected fields; empty if no field is wrong.")
 
 
 ERROR_DESCRIPTIONS = {
     400: "not JSON",
     401: "missing or wrong API key",
+    404: "the release does not contain the entity",
+    405: "method not allowed",
+    408: "the body did not arrive in time",
     413: "body too large",
+    415: "the content type is not JSON",
     422: "invalid request; the body names the field",
-    503: "no release",
+    500: "internal error",
+    503: "no release, or overloaded; Retry-After says when to send the request again",
 }
+BODY_ERRORS = (400, 408, 413, 415)  # of operations with a body
 
 
 def error_responses(descriptions: dict[int, str | None]) -> dict[int | str, dict[str, Any]]:
@@ -488,6 +549,6 @@ def error_responses(descriptions: dict[int, str | None]) -> dict[int | str, dict
         descriptions: description by status; None for that of `ERROR_DESCRIPTIONS`.
     """
     return {
-        status: {"model": ErrorResponse, "description": description or ERROR_DESCRIPTIONS[status]}
+        status: {"model": Problem, "description": description or ERROR_DESCRIPTIONS[status]}
         for status, description in descriptions.items()
     }

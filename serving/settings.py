@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import date
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
 from models.evaluation.assignment import bucket_bounds
 
@@ -85,6 +85,7 @@ class Experiment(BaseModel):
         return self
 
 
+Engine = Literal["cold_start", "skip"]
 StoreKind = Literal["memory", "redis", "cassandra"]
 
 
@@ -101,7 +102,20 @@ class ServiceSettings(BaseModel):
         1, description="number of processes; each loads the release into its own memory"
     )
     api_key: SecretStr = Field(
-        SecretStr(""), description="key that requests under /v1 must send as x-api-key; empty: no key is needed"
+        SecretStr(""),
+        description="key that requests under /v1 must send as x-api-key or authorization: Bearer; two keys, separated "
+        "by a comma, while clients change from one to the other; empty: no key is needed",
+    )
+    admin_key: SecretStr = Field(
+        SecretStr(""),
+        description="key, or two separated by a comma, that requests to /metrics and /v1/admin must send; empty: "
+        "/metrics needs api_key, and /v1/admin is closed",
+    )
+    behind_tls: bool = Field(
+        False, description="whether clients reach the service by TLS only: adds the header strict-transport-security"
+    )
+    root_path: Annotated[str, Field(pattern="^(/[A-Za-z0-9._~-]+)*$")] = Field(
+        "", description="path below which a proxy publishes the service, such as /music; empty: the root"
     )
     cors_origins: tuple[str, ...] = Field((), description="other origins whose pages may call the service (CORS)")
     max_body_bytes: Annotated[int, Field(ge=1_024)] = Field(
@@ -113,11 +127,27 @@ class ServiceSettings(BaseModel):
     block_poll_s: Annotated[float, Field(gt=0)] = Field(
         2.0, description="interval between two looks at the sources of the block list, in seconds"
     )
-    admin_key: SecretStr = Field(
-        SecretStr(""), description="key that requests under /admin must send as x-admin-key; empty: they are refused"
-    )
     shutdown_timeout_s: Annotated[int, Field(ge=0)] = Field(
         10, description="longest wait for running requests at shutdown, in seconds"
+    )
+    drain_s: Annotated[float, Field(ge=0)] = Field(
+        0.0,
+        description="time between SIGTERM and the end of new connections, in seconds: /readyz is 503, requests are "
+        "still answered; set it to what a load balancer takes to notice",
+    )
+    required_engines: tuple[Engine, ...] = Field(
+        (), description="engines without which /readyz is 503: cold_start, skip; empty: any one is enough"
+    )
+    max_concurrent_requests: Annotated[int, Field(ge=1)] = Field(
+        64, description="requests that a worker answers at once; further ones get 503 with Retry-After"
+    )
+    keep_alive_timeout_s: Annotated[int, Field(ge=1)] = Field(
+        75,
+        description="time after which an idle connection is closed, in seconds; longer than that of the load balancer "
+        "in front, which otherwise sends a request on a connection that is being closed",
+    )
+    write_timeout_s: Annotated[float, Field(gt=0)] = Field(
+        30.0, description="longest time until a client has read a response, in seconds"
     )
     experiment: Annotated[str, Field(pattern="^([a-z0-9][a-z0-9_-]{0,39})?$")] = Field(
         "", description="name of a registered experiment (`overture ab-plan`) that chooses the methods; empty: none"
@@ -134,6 +164,13 @@ class ServiceSettings(BaseModel):
     body_timeout_s: Annotated[float, Field(gt=0)] = Field(
         20.0, description="longest time until a request's body has arrived, in seconds"
     )
+
+    @field_validator("api_key", "admin_key")
+    @classmethod
+    def _at_most_two_keys(cls, secret: SecretStr) -> SecretStr:
+        if len(secret.get_secret_value().split(",")) > 2:
+            raise ValueError("one key, or two separated by a comma")
+        return secret
 
 
 class StoreSettings(BaseModel):

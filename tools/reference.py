@@ -200,7 +200,7 @@ def _route(method: str, path: str, operation: dict[str, Any], used: list[str]) -
         lines += [f"Request body: {_json_type(body['schema'], used)}.", ""]
     lines += ["| status | body | meaning |", "|---|---|---|"]
     for status, response in operation["responses"].items():
-        content = response.get("content", {}).get("application/json", {}).get("schema")
+        content = next(iter(response.get("content", {}).values()), {}).get("schema")
         shown = _json_type(content, used) if content else ""
         lines.append(f"| {status} | {_cell(shown)} | {_cell(response.get('description', ''))} |")
     return [*lines, ""]

@@ -1,4 +1,4 @@
-"""The block list over HTTP: GET, POST and DELETE /admin/block, with the header `x-admin-key`.
+"""The block list over HTTP: GET, POST and DELETE /v1/admin/block; the middleware checks `service.admin_key`.
 
 An edit goes where `overture block` writes: to the store where it is a server, else to the file. This process applies it
 before it responds; other processes within `service.block_poll_s`.
@@ -6,36 +6,31 @@ before it responds; other processes within `service.block_poll_s`.
 
 from __future__ import annotations
 
-import hmac
 from collections.abc import Callable
 from contextlib import closing
 from itertools import islice
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Header, HTTPException, Query
+from fastapi import APIRouter, Query
 from fastapi.responses import Response
-from pydantic import Field, SecretStr
+from pydantic import Field
 
 from contracts.errors import BadArgument, OvertureError
 from serving import schema
 from serving.block.entries import EVERYWHERE, MAX_REASON_LENGTH, BlockEntry, BlockKind, Key, added, make_entry, removed
 from serving.block.sources import BlockSource
 from serving.block.watcher import BlockWatcher
-from serving.schema import Body, Country, Id
+from serving.body_models import Body, RequestBody
+from serving.http.problems import Refusal
+from serving.schema import Country, Id
 
 MAX_ENTRIES = 10_000
-HINT = "the admin routes are switched off; set service.admin_key and send it as the header x-admin-key"
 ERRORS = schema.error_responses(
-    {
-        401: "the header x-admin-key is missing or wrong",
-        403: "service.admin_key is not set",
-        422: None,
-        503: "the list cannot be read or written",
-    }
+    {401: None, 403: "service.admin_key is not set", 422: None, 503: "the list cannot be read or written"}
 )
 
 
-class Entry(Body):
+class Entry(RequestBody):
     """A track, artist or album to block."""
 
     kind: BlockKind
@@ -48,7 +43,7 @@ class Entry(Body):
     )
 
 
-class AddRequest(Body):
+class AddRequest(RequestBody):
     """Entries to add to the block list."""
 
     entries: Annotated[list[Entry], Field(min_length=1, max_length=MAX_ENTRIES)]
@@ -80,24 +75,14 @@ class BlockChange(Body):
     unchanged: int = Field(description="Number of entries of the request that changed nothing.")
 
 
-def make_router(
-    source: Callable[[], BlockSource], blocks: BlockWatcher, admin_key: SecretStr, respond: Callable[..., Response]
-) -> APIRouter:
+def make_router(source: Callable[[], BlockSource], blocks: BlockWatcher, respond: Callable[..., Response]) -> APIRouter:
     """Return the routes of the block list.
 
     Args:
         source: opens the list to edit.
         blocks: the list in force, which is read again after an edit.
-        admin_key: the key; empty: the routes refuse every request.
         respond: builds a JSON response.
     """
-    key = admin_key.get_secret_value().encode()
-
-    def check_key(x_admin_key: Annotated[str, Header(description="service.admin_key")] = "") -> None:
-        if not key:
-            raise HTTPException(403, HINT)
-        if not hmac.compare_digest(x_admin_key.encode(), key):
-            raise HTTPException(401, "the header x-admin-key is missing or wrong")
 
     def edit(keys: list[Key], change: Callable[..., dict[Key, BlockEntry | None]]) -> Response:
         n_changed = 0
@@ -115,20 +100,20 @@ def make_router(
         except BadArgument:
             raise
         except (OvertureError, OSError) as error:
-            raise HTTPException(503, f"the block list cannot be written: {reason(error)}") from None
+            raise Refusal(503, f"the block list cannot be written: {reason(error)}", "store_unavailable") from None
         blocks.refresh()
         return respond({"source": edited.name, "changed": n_changed, "unchanged": len(keys) - n_changed})
 
-    router = APIRouter(tags=["admin"], dependencies=[Depends(check_key)])
+    router = APIRouter(tags=["admin"])
 
-    @router.get("/admin/block", responses={200: {"model": BlockedEntries}, **ERRORS})
+    @router.get("/v1/admin/block", responses={200: {"model": BlockedEntries}, **ERRORS})
     def entries(limit: Annotated[int, Query(ge=0, le=MAX_ENTRIES)] = 1_000) -> Response:
         """Return the first entries of the block list, and their number."""
         try:
             with closing(source()) as edited:
                 found = edited.entries()
         except (OvertureError, OSError) as error:
-            raise HTTPException(503, f"the block list cannot be read: {reason(error)}") from None
+            raise Refusal(503, f"the block list cannot be read: {reason(error)}", "store_unavailable") from None
         shown = [
             {
                 "kind": entry.kind,
@@ -141,13 +126,13 @@ def make_router(
         ]
         return respond({"source": edited.name, "total": len(found), "entries": shown})
 
-    @router.post("/admin/block", responses={200: {"model": BlockChange}, **ERRORS})
+    @router.post("/v1/admin/block", responses={200: {"model": BlockChange}, **ERRORS})
     def add(request: AddRequest) -> Response:
         """Block tracks, artists and albums. What is blocked already stays blocked."""
         new = [make_entry(one.kind, str(one.id), one.countries, one.reason) for one in request.entries]
         return edit([one.key for one in new], lambda existing: added(existing, new))
 
-    @router.delete("/admin/block", responses={200: {"model": BlockChange}, **ERRORS})
+    @router.delete("/v1/admin/block", responses={200: {"model": BlockChange}, **ERRORS})
     def remove(
         kind: BlockKind,
         id: Annotated[str, Query(min_length=1, max_length=schema.MAX_ID_LENGTH, description="external id")],

@@ -1,9 +1,9 @@
 """Sources of the block list: two files of OVERTURE_HOME, and the store of known listeners where it is a server.
 
-    block_list.jsonl           edited by hand, by `overture block` and by /admin/block
+    block_list.jsonl           edited by hand, by `overture block` and by /v1/admin/block
     unavailable_tracks.jsonl   tracks that the catalogue no longer offers, written by `overture block refresh`
 
-With a server as store, `overture block` and /admin/block edit the list in the store, which all service hosts read. The
+With a server as store, `overture block` and /v1/admin/block edit the list in the store, which all service hosts read. The
 files apply in any case. Every source is read through one interface, whose edits lose nothing of a concurrent edit.
 """
 
@@ -176,6 +176,6 @@ def read_sources(settings: StoreSettings, home: Path) -> list[BlockSource]:
 
 
 def edited_source(settings: StoreSettings, home: Path, name: ListName = "blocked") -> BlockSource:
-    """Return the source that commands and /admin/block edit: the store where it is a server, else the file."""
+    """Return the source that commands and /v1/admin/block edit: the store where it is a server, else the file."""
     stored = store_sources(settings, home, editing=True)
     return stored[LISTS.index(name)] if stored else block_file(home, name)

@@ -1,40 +1,48 @@
-"""uvicorn's HTTP protocol with a time limit for the headers of a request.
+"""uvicorn's HTTP protocol with time limits for a client that sends or reads slowly.
 
-uvicorn waits for the rest of a request's headers without a limit and calls the application when they are complete, so
-only the protocol can close the connection of a client that sends them too slowly. Bodies are limited in
-serving/http/middleware.py. From the connection, or from the first byte after a response, a client has
-`header_timeout_s` seconds for the next headers. Requests that arrive during a response (pipelining) wait without a
-limit.
+Headers    uvicorn waits for the rest of a request's headers without a limit and calls the application when they are
+           complete, so only the protocol can close the connection of a client that sends them too slowly. From the
+           connection, or from the first byte after a response, a client has `header_timeout_s` seconds for the next
+           headers. Requests that arrive during a response (pipelining) wait without a limit
+Responses  what the socket does not accept stays in memory. A client has `write_timeout_s` seconds to read a response;
+           then its connection is aborted
+Bodies     are limited in serving/http/middleware.py
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
-import os
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from serving.http.middleware import ServiceMiddleware
+from serving.http.problems import CONTENT_TYPE, problem
 
-HEADERS_S = "OVERTURE_SERVICE_HEADERS_S"
-_BODY = json.dumps({"error": "the request's headers did not arrive in time", "details": []}).encode()
-TOO_SLOW = (
-    b"HTTP/1.1 408 Request Timeout\r\ncontent-type: application/json\r\nconnection: close\r\n"
-    + f"content-length: {len(_BODY)}\r\n\r\n".encode()
-    + _BODY
-)
+
+def early_response(status: bytes, body: bytes) -> bytes:
+    """Return a response that ends its connection; `status` is the status with its phrase."""
+    head = b"HTTP/1.1 %s\r\ncontent-type: %s\r\nconnection: close\r\ncontent-length: %d\r\n\r\n"
+    return head % (status, CONTENT_TYPE, len(body)) + body
+
+
+TOO_SLOW = early_response(b"408 Request Timeout", problem(408, "the request's headers did not arrive in time"))
+NOT_HTTP = early_response(b"400 Bad Request", problem(400, "the request is not valid HTTP", "invalid_http"))
 
 
 class HeaderTimeoutProtocol(HttpToolsProtocol):
-    """One connection. uvicorn creates it by class name in each worker, so the limit comes through the environment."""
+    """One connection. Its limits are those of the application's settings."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.header_timeout_s = float(os.environ[HEADERS_S])
+        assert isinstance(self.app, ServiceMiddleware)
+        self.service = self.app
+        self.header_timeout_s = self.service.settings.header_timeout_s
+        self.write_timeout_s = self.service.settings.write_timeout_s
         self._timer: asyncio.TimerHandle | None = None
+        self._write_timer: asyncio.TimerHandle | None = None
         self._received_bytes = False
+        self._n_responses = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start the clock, also for a client that sends nothing."""
@@ -54,9 +62,43 @@ class HeaderTimeoutProtocol(HttpToolsProtocol):
         super().on_headers_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop the clock when the connection ends."""
+        """Stop the clocks when the connection ends."""
         self._stop_timer()
+        if self._write_timer is not None:
+            self._write_timer.cancel()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """Start the clock of a response of which much is unread."""
+        super().pause_writing()
+        self._start_write_timer()
+
+    def on_response_complete(self) -> None:
+        """Start the clock of a complete response; one clock per connection runs at a time."""
+        super().on_response_complete()
+        self._n_responses += 1
+        if self._write_timer is None:
+            self._start_write_timer()
+
+    def send_400_response(self, msg: str) -> None:
+        """Respond to bytes that are not HTTP."""
+        self.transport.write(NOT_HTTP)
+        self.service.log_unread_request(400, 0.0)
+        self.transport.close()
+
+    def _start_write_timer(self) -> None:
+        if self._write_timer is not None:
+            self._write_timer.cancel()
+        self._write_timer = self.loop.call_later(self.write_timeout_s, self._end_unread_response, self._n_responses)
+
+    def _end_unread_response(self, n_responses: int) -> None:
+        self._write_timer = None
+        if self.transport.get_write_buffer_size() == 0:
+            return
+        if n_responses == self._n_responses:
+            self.transport.abort()
+        else:  # part of a later response, whose time has not passed yet
+            self._start_write_timer()
 
     def _start_timer(self) -> None:
         self._timer = self.loop.call_later(self.header_timeout_s, self._time_out)
@@ -71,6 +113,5 @@ class HeaderTimeoutProtocol(HttpToolsProtocol):
         # Browsers open connections ahead: a response on an idle connection would be taken for the next request's.
         if self._received_bytes:
             self.transport.write(TOO_SLOW)
-            assert isinstance(self.app, ServiceMiddleware)
-            self.app.log_unread_request(self.header_timeout_s)
+            self.service.log_unread_request(408, self.header_timeout_s)
         self.transport.close()

@@ -1,5 +1,5 @@
 "use strict";
-// The API's description, /openapi.json, as a page on which each operation can be tried. It loads nothing from other hosts.
+// The API's description, openapi.json, as a page on which each operation can be tried. It loads nothing from other hosts.
 
 const VALUES = { kind: "tracks", q: "", limit: "5", k: "5" };
 
@@ -33,7 +33,7 @@ function operation(api, path, method, description) {
     }
     const key = document.getElementById("key").value;
     const headers = { ...(text ? { "content-type": "application/json" } : {}), ...(key ? { "x-api-key": key } : {}) };
-    const response = await fetch(url + (query.size ? `?${query}` : ""), { method: method.toUpperCase(), headers, body: text?.value });
+    const response = await fetch(url.slice(1) + (query.size ? `?${query}` : ""), { method: method.toUpperCase(), headers, body: text?.value });
     const plain = await response.text();
     let shown = plain;
     try { shown = JSON.stringify(JSON.parse(plain), null, 2); } catch { /* the metrics page is not JSON */ }
@@ -46,7 +46,7 @@ function operation(api, path, method, description) {
 }
 
 (async () => {
-  const api = await (await fetch("/openapi.json")).json();
+  const api = await (await fetch("openapi.json")).json();
   document.getElementById("about").textContent = api.info.description;
   document.getElementById("operations").append(...Object.entries(api.paths).flatMap(([path, methods]) =>
     Object.entries(methods).map(([method, description]) => operation(api, path, method, description))));

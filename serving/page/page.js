@@ -65,7 +65,7 @@ async function call(path, body, signal) {
   byId("key").hidden = answer.status !== 401;
   const data = await answer.json();
   if (!answer.ok) {
-    const why = [data.error, ...data.details.map((one) => `${one.field}: ${one.message}`)].join("; ");
+    const why = [data.detail, ...data.details.map((one) => `${one.field}: ${one.message}`)].join("; ");
     throw Object.assign(new Error(why), { status: answer.status });
   }
   return data;
@@ -103,9 +103,9 @@ async function updateLists(action) {
   const request = { listener: body, ...listOptions(byId("method").value || "configured") };
   try {
     const [list, other, playlists] = await Promise.all([
-      call("/v1/recommendations", { ...request, explain: true }, controller.signal),
-      compared ? call("/v1/recommendations", { listener: body, ...listOptions(compared) }, controller.signal) : null,
-      call("/v1/carousels", { listener: body, diversity: Number(byId("diversity").value), n_nearest_tracks: 2 }, controller.signal).catch((error) => {
+      call("v1/recommendations", { ...request, explain: true }, controller.signal),
+      compared ? call("v1/recommendations", { listener: body, ...listOptions(compared) }, controller.signal) : null,
+      call("v1/carousels", { listener: body, diversity: Number(byId("diversity").value), n_nearest_tracks: 2 }, controller.signal).catch((error) => {
         if (error.name === "AbortError") throw error;
         return error; // the list is shown without the carousel
       }),
@@ -205,7 +205,7 @@ function showShort(list) {
 async function showMore() {
   if (!nextPage || !shownRequest) return;
   try {
-    const page = await call("/v1/recommendations", { ...shownRequest, cursor: nextPage });
+    const page = await call("v1/recommendations", { ...shownRequest, cursor: nextPage });
     const first = shownTracks.length;
     showList({ ...page, tracks: [...shownTracks, ...page.tracks] });
     showShort(page);
@@ -305,7 +305,7 @@ async function showArtists() {
   const text = byId("artist-search").value.trim();
   let results;
   try {
-    results = (await call(`/v1/search?kind=artists&limit=24&q=${encodeURIComponent(text)}`, null, controller.signal)).results;
+    results = (await call(`v1/search?kind=artists&limit=24&q=${encodeURIComponent(text)}`, null, controller.signal)).results;
   } catch (error) {
     if (error.name === "AbortError") return;
     throw error;
@@ -331,7 +331,7 @@ async function showArtists() {
 
 async function start() {
   try {
-    const release = await call("/v1/release");
+    const release = await call("v1/release");
     const codes = release.countries.map((code) => [country(code), code]).sort();
     byId("country").replaceChildren(make("option", { value: "" }, "not given"), ...codes.map(([name, code]) => make("option", { value: code }, name)));
     const methods = (names) => names.map((name) => make("option", { value: name }, METHODS[name] || name));

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 from typing import Annotated
 
 import numpy as np
-from fastapi import APIRouter, Depends, HTTPException, Path
+from fastapi import APIRouter, Depends, Path
 from fastapi.responses import Response
 from pydantic import Field
 
@@ -25,13 +25,15 @@ from serving.block.entries import BlockList
 from serving.block.tracks import blocked_tracks
 from serving.block.watcher import BlockWatcher
 from serving.bodies import KnownRecommendationBody, KnownUserBody, SegmentBody
+from serving.body_models import Body
+from serving.http.problems import Refusal
 from serving.http.prometheus import Metrics
 from serving.recommend.list_query import ListQuery
 from serving.recommend.recommender import POPULAR, distances, list_explanation, segment_body, with_track_details
 from serving.recommend.ruled_list import build_list, hidden_tracks
 from serving.release.loaded import LoadedRelease
 from serving.release.watcher import ChampionWatcher
-from serving.schema import Body, Degraded, Reasons, Segment, Track
+from serving.schema import Degraded, Reasons, Segment, Track
 from serving.stores.circuit import CircuitBreaker
 from serving.stores.interface import WARM, NotPublished, UserRow
 
@@ -143,7 +145,7 @@ def make_router(
         except NotFound:
             raise
         except OvertureError as error:
-            raise HTTPException(503, f"the store is unavailable: {error}") from None
+            raise Refusal(503, f"the store is unavailable: {error}", "store_unavailable") from None
         return respond(known_user_body(loaded, row, user_id), release=loaded.name)
 
     return router

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import numpy as np
+from fastapi.exceptions import RequestValidationError
 from numpy.typing import NDArray
 
 from contracts.entity_ids import stable_id
@@ -32,9 +33,10 @@ from models.skip.ranking.rerank import rerank
 from serving.bodies import RecentPlaysBody, RerankedBody, SkipPredictionBody, SkipReleaseFields, SkipsBody
 from serving.recommend.signals import convert_ids, number_error
 from serving.skip.release import SkipRelease
-from serving.skip.schema import RerankRequest, SkipContext, SkipRequest
+from serving.skip.schema import RerankRequest, SkipContext, SkipRequest, TrackReference
 
 UNKNOWN = -1
+MAX_SKEW_S = 300  # recent plays may be this much later than the time of the prediction, because clocks differ
 UNCHANGED = "the given order"  # name of the fallback of /v1/rerank
 
 
@@ -58,16 +60,13 @@ class RequestIds:
     recent: list[int]
 
 
-def read_ids(
-    release: SkipRelease, request: SkipContext, tracks: Sequence[str | int], field_name: str | None = None
-) -> RequestIds:
+def read_ids(release: SkipRelease, request: SkipContext, tracks: Sequence[TrackReference]) -> RequestIds:
     """Return the ids of a request as ids inside. A text that cannot be an id becomes the id of an unknown entity.
 
     Args:
         release: the release.
         request: the request.
-        tracks: external ids of its tracks.
-        field_name: the field of each entry of `tracks` that is the id; None: the entry itself.
+        tracks: its tracks.
 
     Raises:
         RequestValidationError: an id is a number, but ids of its kind are texts.
@@ -79,17 +78,34 @@ def read_ids(
 
     if type(request.user_id) is int and release.ids.forms["user"] == "text":
         raise number_error("user", ("body", "user_id"))
-    played = [play.track_id for play in request.recent]
+    played, requested = [play.track_id for play in request.recent], [track.track_id for track in tracks]
     return RequestIds(
         known_or_hash([request.user_id], [release.ids.inside("user", request.user_id)])[0],
-        known_or_hash(tracks, convert_ids(release.ids, "track", tracks, ("body", "tracks"), field_name)),
+        known_or_hash(requested, convert_ids(release.ids, "track", requested, ("body", "tracks"), "track_id")),
         known_or_hash(played, convert_ids(release.ids, "track", played, ("body", "recent"), "track_id")),
     )
 
 
-def request_second(request: SkipContext) -> int:
-    """Return the requested second, or now."""
-    return int((request.at or datetime.now(UTC)).timestamp())
+def prediction_second(request: SkipContext) -> int:
+    """Return the second of the prediction: the requested time, or now, but after every recent play.
+
+    Clocks of clients differ from the service's: a play of this second, or of at most `MAX_SKEW_S` seconds later, moves
+    the prediction to the second after it.
+
+    Raises:
+        RequestValidationError: a recent play is later than that.
+    """
+    at = int((request.at or datetime.now(UTC)).timestamp())
+    seconds = [int(play.at.timestamp()) for play in request.recent]
+    message = f"the play is more than {MAX_SKEW_S} s after the time of the prediction"
+    wrong = [
+        {"type": "future_play", "loc": ("body", "recent", i, "at"), "msg": message}
+        for i, second in enumerate(seconds)
+        if second > at + MAX_SKEW_S
+    ]
+    if wrong:
+        raise RequestValidationError(wrong)
+    return max([at, *(second + 1 for second in seconds)])
 
 
 def predict(release: SkipRelease, request: SkipContext, ids: RequestIds) -> ListenPredictions:
@@ -101,15 +117,13 @@ def predict(release: SkipRelease, request: SkipContext, ids: RequestIds) -> List
         ids: the ids of the request.
 
     Raises:
-        BadArgument: the requested time, or a recent play, does not match the release's time.
+        BadArgument: the requested time is before the release's time.
+        RequestValidationError: a recent play is in the future.
     """
-    at = request_second(request)
+    at = prediction_second(request)
     if at < release.state_until:
         until = datetime.fromtimestamp(release.state_until, UTC).isoformat()
         raise BadArgument(f"at: release {release.name[:12]} contains plays up to {until}; request a later time")
-    wrong = sum(int(play.at.timestamp()) >= at for play in request.recent)
-    if wrong:
-        raise BadArgument(f"recent: {wrong} plays are not before the requested time")
     tracks, there = release.state.tracks_of(np.asarray(ids.tracks, np.int64))
     recent, n_recent_plays = recent_play_rows(release, request, ids)
     rows = concatenate_rows(recent, candidate_rows(request, ids.user, tracks, at))
@@ -233,13 +247,13 @@ def skips_response(release: SkipRelease, request: SkipRequest, ids: RequestIds) 
             for play_reasons, p in zip(reasons_per_play, predictions.listen_N, strict=True)
         ]
     tracks: list[SkipPredictionBody] = [
-        {"track_id": str(request.tracks[int(place)]), "skip_probability": 1 - float(p), "reason": reason}
+        {"track_id": str(request.tracks[int(place)].track_id), "skip_probability": 1 - float(p), "reason": reason}
         for place, p, reason in zip(predictions.place_N, predictions.listen_N, sentences, strict=True)
     ]
     return {
         **release_fields(release, request, ids),
         "tracks": tracks,
-        "unknown": [str(request.tracks[place]) for place in predictions.unknown_places],
+        "unknown": [str(request.tracks[place].track_id) for place in predictions.unknown_places],
         "recent": predictions.recent,
     }
 
@@ -262,7 +276,7 @@ def rerank_response(release: SkipRelease, request: RerankRequest, blocked: list[
     known), and an artist of its own.
     """
     texts = [str(track.track_id) for track in request.tracks]
-    ids = read_ids(release, request, [track.track_id for track in request.tracks], "track_id")
+    ids = read_ids(release, request, request.tracks)
     predictions = predict(release, request, ids)
     n = len(texts)
     mean = float(predictions.listen_N.mean()) if len(predictions.listen_N) else release.mean_probability

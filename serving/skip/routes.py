@@ -11,7 +11,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
-from fastapi import APIRouter, HTTPException
+from fastapi import APIRouter
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from fastapi.routing import APIRoute
@@ -21,6 +21,7 @@ from serving import schema
 from serving.block.watcher import BlockWatcher
 from serving.bodies import SkipState
 from serving.http.middleware import LOG, error_facts
+from serving.http.problems import Refusal
 from serving.release.watcher import ChampionWatcher, Event, ReleaseWatcher
 from serving.skip import answers
 from serving.skip.blocked import without_blocked
@@ -84,14 +85,14 @@ def make_router(
         """Return the probability that the listener skips each of these tracks."""
         release = champion.current
         if release is None:
-            raise HTTPException(503, f"no release of the skip engine is in service: {champion.problem}")
+            raise Refusal(503, f"no release of the skip engine is in service: {champion.problem}", "no_release")
         try:
             return respond(
                 answers.skips_response(release, request, answers.read_ids(release, request, request.tracks)),
                 release=release.name,
             )
         except CheckFailed as error:
-            raise HTTPException(503, f"release {release.name[:12]} failed: {error}") from None
+            raise Refusal(503, f"release {release.name[:12]} failed: {error}", "release_failed") from None
 
     @router.post("/v1/rerank", responses={200: {"model": Reranked}, **ERRORS})
     def rerank(request: RerankRequest) -> Response:

@@ -6,7 +6,8 @@ from typing import Annotated, Any
 
 from pydantic import AwareDatetime, ConfigDict, Field, model_validator
 
-from serving.schema import Body, Degraded, Id
+from serving.body_models import Body, RequestBody
+from serving.schema import Degraded, Id
 
 MAX_TRACKS, MAX_RECENT, LARGEST_CODE = 500, 200, 2**31 - 1
 
@@ -14,11 +15,17 @@ Code = Annotated[int, Field(strict=True, ge=0, le=LARGEST_CODE)]
 Timestamp = Annotated[AwareDatetime, Field(description="Time with a time zone.", examples=["2016-12-05T08:30:00Z"])]
 
 
-class RecentPlay(Body):
+class RecentPlay(RequestBody):
     """A play of this session that the release does not contain yet."""
 
     track_id: Id
-    at: Timestamp
+    at: Annotated[
+        AwareDatetime,
+        Field(
+            description="Time with a time zone; at most 5 minutes after the time of the prediction, as clocks differ.",
+            examples=["2016-12-05T08:20:00Z"],
+        ),
+    ]
     listened: bool = Field(description="Whether the play lasted more than 30 seconds.")
     is_flow: bool = False
     context_type: Code | None = Field(None, description="Defaults, like the next two, to the value of the request.")
@@ -26,7 +33,7 @@ class RecentPlay(Body):
     platform_family: Code | None = None
 
 
-class SkipContext(Body):
+class SkipContext(RequestBody):
     """Listener, time and context. Codes are those of the table plays."""
 
     user_id: Id
@@ -43,21 +50,27 @@ class SkipContext(Body):
 
 
 WHO: dict[str, Any] = {"user_id": "12", "gender": 1, "age": 24, "context_type": 0, "platform_name": 1, "is_flow": True}
+TRACKS: list[Any] = [{"track_id": "1003"}, {"track_id": "1044"}]
+
+
+class TrackReference(RequestBody):
+    """A track."""
+
+    track_id: Id
 
 
 class SkipRequest(SkipContext):
     """A request for the skip probabilities of tracks."""
 
-    model_config = ConfigDict(json_schema_extra={"example": {**WHO, "tracks": ["1003", "1044"], "explain": True}})
+    model_config = ConfigDict(json_schema_extra={"example": {**WHO, "tracks": TRACKS, "explain": True}})
 
-    tracks: Annotated[list[Id], Field(min_length=1, max_length=MAX_TRACKS)]
+    tracks: Annotated[list[TrackReference], Field(min_length=1, max_length=MAX_TRACKS)]
     explain: bool = Field(False, description="Whether to return a sentence of reasons for each track.")
 
 
-class Candidate(Body):
+class Candidate(TrackReference):
     """A track of a list."""
 
-    track_id: Id
     relevance: Annotated[float, Field(ge=0)] | None = Field(
         None,
         description="Relevance, higher is better; for all tracks or none. Without it, the order of the list counts.",
@@ -67,9 +80,7 @@ class Candidate(Body):
 class RerankRequest(SkipContext):
     """A request to order a list."""
 
-    model_config = ConfigDict(
-        json_schema_extra={"example": {**WHO, "tracks": [{"track_id": "1003"}, {"track_id": "1044"}], "diversity": 0.2}}
-    )
+    model_config = ConfigDict(json_schema_extra={"example": {**WHO, "tracks": TRACKS, "diversity": 0.2}})
 
     tracks: Annotated[list[Candidate], Field(min_length=1, max_length=MAX_TRACKS)]
     diversity: Annotated[float, Field(ge=0, le=1)] = Field(

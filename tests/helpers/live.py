@@ -63,7 +63,7 @@ class Caller:
         return (
             status,
             response_headers,
-            json.loads(text) if response_headers["content-type"] == "application/json" else text,
+            json.loads(text) if (response_headers["content-type"] or "").endswith("json") else text,
         )
 
     def lists(self, listener: dict | None = None, **options):
@@ -99,7 +99,16 @@ class Live(Caller):
     def __init__(self, home: Path, store: StoreSettings | None = None, **settings) -> None:
         chosen = ServiceSettings(**{"poll_interval_s": 0.02, **settings})
         self.app = make_app(chosen, home, store or StoreSettings())
-        config = uvicorn.Config(self.app, host="127.0.0.1", port=0, log_config=None, access_log=False)
+        config = uvicorn.Config(
+            self.app,
+            host="127.0.0.1",
+            port=0,
+            log_config=None,
+            access_log=False,
+            proxy_headers=False,
+            http="serving.http.header_timeout:HeaderTimeoutProtocol",
+            timeout_keep_alive=chosen.keep_alive_timeout_s,
+        )
         self.server = uvicorn.Server(config)
         self.thread = threading.Thread(target=self.server.run, daemon=True)
         self.thread.start()

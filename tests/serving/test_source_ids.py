@@ -179,7 +179,7 @@ def test_an_id_with_slashes_reaches_the_routes(service):
     for path in ("/v1/tracks/https%3A%2F%2Fa%2Fb", "/v1/users/a%2Fb", "/v1/users/a%2Fb/recommendations"):
         status, _, response = service.call(path)
         assert status == 404
-        assert "has no track https://a/b" in response["error"] or "unknown user" in response["error"]
+        assert "has no track https://a/b" in response["detail"] or "unknown user" in response["detail"]
 
 
 def random_ids(n: int) -> list[str | int]:

@@ -40,7 +40,7 @@ from models.skip.evaluation.metrics import (
 )
 from serving.skip import answers
 from serving.skip.release import MEMBERS, NETWORK, SkipRelease
-from serving.skip.schema import SkipRequest
+from serving.skip.schema import SkipRequest, TrackReference
 
 if TYPE_CHECKING:
     from jobs.platform.context import Context
@@ -261,7 +261,9 @@ def latency_line(release: SkipRelease, user_N: IdVector, gate: GateSettings) -> 
     for turn in range(N_WARM_UP + N_TIMED):
         tracks = rng.choice(track_ids, n, replace=False).tolist()
         ids = answers.RequestIds(int(user_N[turn % len(user_N)]), tracks, [])
-        request = SkipRequest(user_id=str(ids.user), at=at, tracks=[str(track) for track in tracks])
+        request = SkipRequest(
+            user_id=str(ids.user), at=at, tracks=[TrackReference(track_id=str(track)) for track in tracks]
+        )
         start = time.perf_counter()
         answers.skips_response(release, request, ids)
         if turn >= N_WARM_UP:

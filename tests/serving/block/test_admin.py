@@ -1,4 +1,4 @@
-"""/admin/block: keys, edits that apply at once, invalid requests."""
+"""/v1/admin/block: keys, edits that apply at once, invalid requests."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-KEY = {"x-admin-key": "sesame"}
+KEY = {"x-api-key": "sesame"}
 
 
 @pytest.fixture
@@ -20,25 +20,25 @@ def live(release_home, serve):
 
 def delete(live, query: str):
     """Send a DELETE; return status and body."""
-    request = f"DELETE /admin/block?{query} HTTP/1.1\r\nhost: x\r\nx-admin-key: sesame\r\nconnection: close\r\n\r\n"
+    request = f"DELETE /v1/admin/block?{query} HTTP/1.1\r\nhost: x\r\nx-api-key: sesame\r\nconnection: close\r\n\r\n"
     head, _, body = live.raw(request.encode()).partition(b"\r\n\r\n")
     return int(head.split()[1]), json.loads(body)
 
 
 def test_without_a_key_in_the_settings_every_request_is_refused(release_home, serve):
     live = serve(release_home.home)
-    for headers in ({}, KEY, {"x-admin-key": ""}):
-        status, _, body = live.call("/admin/block", headers=headers)
-        assert (status, "set service.admin_key" in body["error"]) == (403, True)
+    for headers in ({}, KEY, {"x-api-key": ""}):
+        status, _, body = live.call("/v1/admin/block", headers=headers)
+        assert (status, "set service.admin_key" in body["detail"]) == (403, True)
     entry = {"kind": "track", "id": "1"}
-    assert live.call("/admin/block", {"entries": [entry]}, KEY)[0] == 403
+    assert live.call("/v1/admin/block", {"entries": [entry]}, KEY)[0] == 403
     assert not (release_home.home / "block_list.jsonl").exists()
 
 
-@pytest.mark.parametrize("headers", [{}, {"x-admin-key": ""}, {"x-admin-key": "Sesame"}, {"x-api-key": "public"}])
+@pytest.mark.parametrize("headers", [{}, {"x-api-key": ""}, {"x-api-key": "Sesame"}, {"x-api-key": "public"}])
 def test_a_missing_or_wrong_key_is_refused(live, headers):
-    assert live.call("/admin/block", headers=headers)[0] == 401
-    assert live.call("/admin/block", {"entries": [{"kind": "track", "id": "1"}]}, headers)[0] == 401
+    assert live.call("/v1/admin/block", headers=headers)[0] == 401
+    assert live.call("/v1/admin/block", {"entries": [{"kind": "track", "id": "1"}]}, headers)[0] == 401
 
 
 def test_an_edit_applies_to_the_next_request(live):
@@ -51,11 +51,11 @@ def test_an_edit_applies_to_the_next_request(live):
         {"kind": "track", "id": track, "reason": "takedown 12"},
         {"kind": "album", "id": 99, "countries": ["DE"]},
     ]
-    status, _, body = live.call("/admin/block", {"entries": entries}, KEY)
+    status, _, body = live.call("/v1/admin/block", {"entries": entries}, KEY)
     assert (status, body) == (200, {"source": "block_list.jsonl", "changed": 2, "unchanged": 0})
     assert top() != track
-    assert live.call("/admin/block", {"entries": entries}, KEY)[2]["unchanged"] == 2
-    listed = live.call("/admin/block?limit=1", headers=KEY)[2]
+    assert live.call("/v1/admin/block", {"entries": entries}, KEY)[2]["unchanged"] == 2
+    listed = live.call("/v1/admin/block?limit=1", headers=KEY)[2]
     assert (listed["total"], len(listed["entries"])) == (2, 1)
     assert listed["entries"][0] | {"at": ""} == {
         "kind": "track",
@@ -84,7 +84,7 @@ def test_an_edit_applies_to_the_next_request(live):
     ],
 )
 def test_an_invalid_entry_is_named_and_nothing_is_written(live, entry, field):
-    status, _, body = live.call("/admin/block", {"entries": [{"kind": "track", "id": "1"}, entry]}, KEY)
+    status, _, body = live.call("/v1/admin/block", {"entries": [{"kind": "track", "id": "1"}, entry]}, KEY)
     assert status == 422
     assert body["details"][0]["field"].startswith(f"body.entries.1.{field}")
     assert not (live.home / "block_list.jsonl").exists()
@@ -92,6 +92,6 @@ def test_an_invalid_entry_is_named_and_nothing_is_written(live, entry, field):
 
 def test_a_list_that_cannot_be_written_is_a_503(live):
     (live.home / "block_list.jsonl").mkdir()
-    status, _, body = live.call("/admin/block", {"entries": [{"kind": "track", "id": "1"}]}, KEY)
-    assert (status, body["error"]) == (503, "the block list cannot be written: Is a directory")
-    assert os.fspath(live.home) not in json.dumps(live.call("/admin/block", headers=KEY)[2])
+    status, _, body = live.call("/v1/admin/block", {"entries": [{"kind": "track", "id": "1"}]}, KEY)
+    assert (status, body["detail"]) == (503, "the block list cannot be written: Is a directory")
+    assert os.fspath(live.home) not in json.dumps(live.call("/v1/admin/block", headers=KEY)[2])

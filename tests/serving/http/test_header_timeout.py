@@ -73,7 +73,7 @@ def test_incomplete_headers_close_the_connection_with_408(service, start):
         line.sendall(start)
         status, response = read_response(line)
     assert status == b"HTTP/1.1 408 Request Timeout"
-    assert response["error"] == "the request's headers did not arrive in time"
+    assert response["detail"] == "the request's headers did not arrive in time"
     assert service.lists(k=1)["tracks"]
     assert n_responses(service, "other", 408) == before + 1
 
@@ -95,7 +95,7 @@ def test_incomplete_body_returns_408(service, length, start):
         line.sendall(HEAD + length + b"\r\n\r\n" + start)
         status, response = read_response(line)
     assert status == b"HTTP/1.1 408 Request Timeout"
-    assert response == {"error": "the body did not arrive within 0.3 s", "details": []}
+    assert (response["code"], response["detail"]) == ("request_timeout", "the body did not arrive within 0.3 s")
 
 
 def test_slow_body_does_not_extend_the_timeout(service):

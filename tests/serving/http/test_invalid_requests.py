@@ -37,7 +37,6 @@ SECRET = 4242424242
         ({"streams": {"tracks": ["x" * 1001]}}, "body.listener.streams.tracks.0"),
         ({"streams": {"tracks": [True]}}, "body.listener.streams.tracks.0"),
         ({"user_id": 2**53}, "body.listener.user_id"),
-        ({"streams": {"tracks": None}}, "body.listener.streams.tracks"),
         ({"streams": {"playlists": [1]}}, "body.listener.streams.playlists"),
         ({"streams": [1003]}, "body.listener.streams"),
         ({"name": "Eve"}, "body.listener.name"),
@@ -86,7 +85,7 @@ def test_invalid_field_is_named_in_the_error(live, listener, where):
 def test_invalid_argument_returns_422(live, path, body):
     status, _, response = live.call(path, raw=json.dumps(body).encode())
     assert status == 422
-    schema.ErrorResponse.model_validate(response)
+    schema.Problem.model_validate(response)
 
 
 @pytest.mark.parametrize(
@@ -109,7 +108,7 @@ def test_renamed_field_is_rejected_with_its_new_name(live, path, old, new):
 def test_invalid_json_is_rejected_and_the_service_continues(live, body):
     status, _, response = live.call("/v1/recommendations", raw=body)
     assert status in (400, 422)
-    schema.ErrorResponse.model_validate(response)
+    schema.Problem.model_validate(response)
     assert live.lists(k=1)["tracks"]
 
 
@@ -171,9 +170,9 @@ def test_api_key_is_required_for_all_v1_routes(release_home, serve):
     live = serve(release_home.home, api_key="open sesame")
     for headers in ({}, {"x-api-key": "open"}, {"x-api-key": ""}):
         status, _, response = live.call("/v1/recommendations", {"listener": {}}, headers)
-        assert (status, "x-api-key" in response["error"]) == (401, True)
+        assert (status, "x-api-key" in response["detail"]) == (401, True)
     assert live.call("/v1/recommendations", {"listener": {}}, {"x-api-key": "open sesame"})[0] == 200
-    for path in ("/healthz", "/readyz", "/metrics", "/"):
+    for path in ("/healthz", "/readyz", "/"):
         assert live.call(path)[0] == 200
 
 

@@ -117,7 +117,7 @@ def test_unknown_user_returns_404_and_is_not_logged(live_with_users, caplog):
     for path in (f"/v1/users/{UNKNOWN_USER}", f"/v1/users/{UNKNOWN_USER}/recommendations", *not_ids):
         status, _, response = live_with_users.call(path)
         assert status == 404
-        assert "unknown user" in response["error"]
+        assert "unknown user" in response["detail"]
 
     def logged():
         return [record.facts for record in caplog.records if record.name == "overture.service"]
@@ -241,7 +241,7 @@ def assert_falls_back(live: Live, reason: str) -> None:
     assert response["degraded"]["fallback"] == "popularity"
     assert reason in response["degraded"]["reason"]
     status, _, response = live.call(f"/v1/users/{USER}")
-    assert (status, reason in response["error"]) == (503, True)
+    assert (status, reason in response["detail"]) == (503, True)
 
 
 def test_unpublished_release_falls_back_to_popular_tracks(release_home, serve):
@@ -324,5 +324,5 @@ def test_user_routes_return_503_without_a_release(release_home, serve):
     live = serve(release_home.home)
     for path in (f"/v1/users/{USER}", f"/v1/users/{USER}/recommendations"):
         status, _, response = live.call(path)
-        assert (status, "no release has been promoted" in response["error"]) == (503, True)
+        assert (status, "no release has been promoted" in response["detail"]) == (503, True)
     assert live.call("/readyz")[0] == 503

@@ -239,7 +239,7 @@ def test_vectors_and_neighbours(live):
     )
     for path in ("/v1/tracks/5", "/v1/segments/3", "/v1/artists/0/neighbours"):
         status, _, response = live.call(path)
-        assert (status, "has no" in response["error"]) == (404, True)
+        assert (status, "has no" in response["detail"]) == (404, True)
     assert live.call("/v1/tracks/5?space=elsewhere")[0] == 422
 
 

@@ -41,7 +41,7 @@ def test_service_returns_503_until_a_release_is_promoted(release_home, serve):
     live = serve(release_home.home)
     for path, body in (("/v1/recommendations", {"listener": {}}), ("/v1/release", None), ("/v1/tracks/1", None)):
         status, _, response = live.call(path, body)
-        assert (status, "no release has been promoted" in response["error"]) == (503, True)
+        assert (status, "no release has been promoted" in response["detail"]) == (503, True)
     metrics = live.call("/metrics")[2]
     for route in ("/v1/recommendations", "/v1/release", "/v1/{kind}/{entity_id}"):
         assert f'overture_requests_total{{route="{route}",status="503"}} 1.0' in metrics

@@ -40,11 +40,30 @@ def live(home, serve):
     return serve(home)
 
 
+def candidates(tracks, relevance=None):
+    return [
+        {"track_id": t} if relevance is None else {"track_id": t, "relevance": relevance[i]}
+        for i, t in enumerate(tracks)
+    ]
+
+
+def ids(body):
+    return [track["track_id"] for track in body["tracks"]]
+
+
 def request_body(release, n=8, **fields):
     """Request body of a known listener with the first tracks of the release."""
     user_id = str(release.state.totals["user"].keys[0])
     tracks = [str(track) for track in release.state.tracks["track_id"][:n]]
-    return {"user_id": user_id, "at": AT, "tracks": tracks, "gender": 1, "age": 25, "platform_name": 0, **fields}
+    return {
+        "user_id": user_id,
+        "at": AT,
+        "tracks": candidates(tracks),
+        "gender": 1,
+        "age": 25,
+        "platform_name": 0,
+        **fields,
+    }
 
 
 def test_every_known_track_has_a_probability_and_a_reason(live, release):
@@ -53,7 +72,7 @@ def test_every_known_track_has_a_probability_and_a_reason(live, release):
     assert status == 200, response
     Skips.model_validate(response)
     assert headers["x-overture-release"] == response["release"] == release.name
-    assert [track["track_id"] for track in response["tracks"]] == body["tracks"]
+    assert [track["track_id"] for track in response["tracks"]] == ids(body)
     assert all(0 < track["skip_probability"] < 1 for track in response["tracks"])
     assert len({track["skip_probability"] for track in response["tracks"]}) > 1
     assert all("likely to" in track["reason"] for track in response["tracks"])
@@ -75,11 +94,11 @@ def test_prediction_of_a_track_does_not_depend_on_the_other_tracks(live, release
 def test_unknown_ids_are_reported_and_unknown_users_get_predictions(live, release):
     body = request_body(release, n=3)
     status, _, response = live.call(
-        "/v1/skips", {**body, "tracks": [UNKNOWN_ID, *body["tracks"]], "user_id": UNKNOWN_ID}
+        "/v1/skips", {**body, "tracks": [{"track_id": UNKNOWN_ID}, *body["tracks"]], "user_id": UNKNOWN_ID}
     )
     assert (status, response["unknown"], response["known_user"]) == (200, [UNKNOWN_ID], False)
-    assert [track["track_id"] for track in response["tracks"]] == body["tracks"]
-    status, _, response = live.call("/v1/skips", {"user_id": UNKNOWN_ID, "at": AT, "tracks": [UNKNOWN_ID]})
+    assert [track["track_id"] for track in response["tracks"]] == ids(body)
+    status, _, response = live.call("/v1/skips", {"user_id": UNKNOWN_ID, "at": AT, "tracks": candidates([UNKNOWN_ID])})
     assert (status, response["tracks"]) == (200, [])
     status, _, response = live.call("/v1/skips", {"user_id": 1, "at": AT, "tracks": body["tracks"]})
     assert status == 200  # the fields about the listener are optional
@@ -87,15 +106,13 @@ def test_unknown_ids_are_reported_and_unknown_users_get_predictions(live, releas
 
 def test_only_new_recent_plays_are_used(live, release):
     body = request_body(release)
-    skipped = [
-        {"track_id": t, "at": f"2016-11-28T08:2{n}:00Z", "listened": False} for n, t in enumerate(body["tracks"])
-    ]
+    skipped = [{"track_id": t, "at": f"2016-11-28T08:2{n}:00Z", "listened": False} for n, t in enumerate(ids(body))]
     before = live.call("/v1/skips", body)[2]
     after = live.call("/v1/skips", {**body, "recent": skipped})[2]
     assert after["recent"] == {"used": 8, "already_known": 0, "unknown_tracks": 0}
     means = [np.mean([track["skip_probability"] for track in response["tracks"]]) for response in (before, after)]
     assert means[1] > means[0]  # recent skips raise the probability of a skip
-    old = [{"track_id": body["tracks"][0], "at": "2016-11-20T08:00:00Z", "listened": False}]
+    old = [{"track_id": ids(body)[0], "at": "2016-11-20T08:00:00Z", "listened": False}]
     same = live.call("/v1/skips", {**body, "recent": old})[2]
     assert same["recent"] == {"used": 0, "already_known": 1, "unknown_tracks": 0}
     assert same["tracks"] == before["tracks"]
@@ -107,9 +124,10 @@ def test_only_new_recent_plays_are_used(live, release):
     ("change", "where"),
     [
         ({"tracks": []}, "tracks"),
-        ({"tracks": [1] * 501}, "tracks"),
-        ({"tracks": [""]}, "tracks"),
-        ({"tracks": [2**53]}, "tracks"),
+        ({"tracks": [{"track_id": 1}] * 501}, "tracks"),
+        ({"tracks": [{"track_id": ""}]}, "tracks.0.track_id"),
+        ({"tracks": [{"track_id": 2**53}]}, "tracks.0.track_id"),
+        ({"tracks": [{"track_id": 1, "relevance": 1}]}, "tracks.0.relevance"),
         ({"user_id": -1}, "user_id"),
         ({"age": 200}, "age"),
         ({"at": "2016-11-28T08:30:00"}, "at"),
@@ -127,17 +145,38 @@ def test_invalid_field_is_named_in_the_error(live, release, change, where):
 
 def test_inconsistent_times_are_rejected(live, release):
     status, _, response = live.call("/v1/skips", request_body(release, at="2016-11-20T00:00:00Z"))
-    assert (status, "request a later time" in response["error"]) == (422, True)
-    future = [{"track_id": 1, "at": AT, "listened": True}]
+    assert (status, "request a later time" in response["detail"]) == (422, True)
+    future = [{"track_id": 1, "at": at, "listened": True} for at in (AT, "2016-11-28T08:35:01Z")]
     status, _, response = live.call("/v1/skips", request_body(release, recent=future))
-    assert (status, "are not before the requested time" in response["error"]) == (422, True)
+    assert (status, [one["field"] for one in response["details"]]) == (422, ["body.recent.1.at"])
+    assert "more than 300 s after" in response["details"][0]["message"]
 
 
-def candidates(tracks, relevance=None):
-    return [
-        {"track_id": t} if relevance is None else {"track_id": t, "relevance": relevance[i]}
-        for i, t in enumerate(tracks)
-    ]
+def test_plays_of_the_same_second_and_of_a_fast_clock_count(live, release):
+    """A play up to five minutes later than the prediction has the effect of a prediction after the play."""
+    body = request_body(release)
+    for play_at, later in ((AT, "2016-11-28T08:30:01Z"), ("2016-11-28T08:35:00Z", "2016-11-28T08:35:01Z")):
+        recent = [{"track_id": ids(body)[0], "at": play_at, "listened": False}]
+        status, _, response = live.call("/v1/skips", {**body, "recent": recent})
+        assert (status, response["recent"]["used"]) == (200, 1)
+        assert response["tracks"] == live.call("/v1/skips", {**body, "recent": recent, "at": later})[2]["tracks"]
+
+
+def test_null_means_left_out(live, release):
+    body = request_body(release)
+    nulls = dict.fromkeys(("recent", "is_flow", "explain", "context_type", "platform_family"))
+    assert live.call("/v1/skips", {**body, **nulls})[2] == live.call("/v1/skips", body)[2]
+    recent = {"track_id": ids(body)[0], "at": "2016-11-28T08:00:00Z", "listened": True}
+    plain = live.call("/v1/skips", {**body, "recent": [recent]})[2]
+    assert live.call("/v1/skips", {**body, "recent": [{**recent, "is_flow": None, "context_type": None}]})[2] == plain
+
+
+@pytest.mark.parametrize("path", ["/v1/skips", "/v1/rerank"])
+def test_a_bare_track_id_is_refused_with_the_form_of_a_track(live, release, path):
+    status, _, response = live.call(path, request_body(release, tracks=[{"track_id": "1"}, "2", 3]))
+    assert status == 422
+    assert [one["field"] for one in response["details"]] == ["body.tracks.1", "body.tracks.2"]
+    assert {one["message"] for one in response["details"]} == {'a track is an object such as {"track_id": "1003"}'}
 
 
 def test_rerank_route_equals_the_rerank_function(live, release):
@@ -146,11 +185,9 @@ def test_rerank_route_equals_the_rerank_function(live, release):
     artists = release.state.tracks["artist_id"][:20]
     relevance = np.linspace(1, 0.2, 20).tolist()
     for diversity, scores in ((0.0, None), (0.6, None), (0.3, relevance)):
-        response = live.call(
-            "/v1/rerank", {**body, "tracks": candidates(body["tracks"], scores), "diversity": diversity}
-        )[2]
+        response = live.call("/v1/rerank", {**body, "tracks": candidates(ids(body), scores), "diversity": diversity})[2]
         expected = rerank(
-            [body["tracks"]], [[1 - skip for skip in skips]], diversity, None if scores is None else [scores], [artists]
+            [ids(body)], [[1 - skip for skip in skips]], diversity, None if scores is None else [scores], [artists]
         )
         assert [track["track_id"] for track in response["tracks"]] == [str(track) for track in expected[0]]
         Reranked.model_validate(response)
@@ -158,7 +195,7 @@ def test_rerank_route_equals_the_rerank_function(live, release):
 
 
 def test_unknown_track_stays_in_the_reranked_list(live, release):
-    tracks = [UNKNOWN_ID, *request_body(release, n=4)["tracks"]]
+    tracks = [UNKNOWN_ID, *ids(request_body(release, n=4))]
     response = live.call("/v1/rerank", request_body(release, tracks=candidates(tracks), diversity=0.5))[2]
     assert sorted(track["track_id"] for track in response["tracks"]) == sorted(tracks)
     assert {track["track_id"]: track["skip_probability"] for track in response["tracks"]}[UNKNOWN_ID] is None
@@ -189,18 +226,18 @@ def live_with_texts(home, release, serve, tmp_path):
 
 def test_text_ids_are_accepted_and_returned(live_with_texts, release):
     tracks = [f"urn:{track}" for track in release.state.tracks["track_id"][:4]]
-    body = {"user_id": "urn:user/7", "at": AT, "tracks": [*tracks, "urn:none"]}
+    body = {"user_id": "urn:user/7", "at": AT, "tracks": candidates([*tracks, "urn:none"])}
     body["recent"] = [{"track_id": tracks[0], "at": "2016-11-28T08:00:00Z", "listened": True}]
     status, _, response = live_with_texts.call("/v1/skips", body)
     assert (status, response["user_id"], response["unknown"]) == (200, "urn:user/7", ["urn:none"])
     assert [track["track_id"] for track in response["tracks"]] == tracks
     assert response["recent"] == {"used": 1, "already_known": 0, "unknown_tracks": 0}
-    ordered = live_with_texts.call("/v1/rerank", {**body, "tracks": candidates([*tracks, "urn:none"])})[2]
+    ordered = live_with_texts.call("/v1/rerank", body)[2]
     assert {track["track_id"] for track in ordered["tracks"]} == {*tracks, "urn:none"}
     assert (ordered["unknown"], ordered["degraded"]) == (["urn:none"], None)
     for path, change, field in (
         ("/v1/skips", {"user_id": 7}, "body.user_id"),
-        ("/v1/skips", {"tracks": ["urn:1", 7]}, "body.tracks.1"),
+        ("/v1/skips", {"tracks": candidates(["urn:1", 7])}, "body.tracks.1.track_id"),
         ("/v1/skips", {"recent": [{**body["recent"][0], "track_id": 7}]}, "body.recent.0.track_id"),
         ("/v1/rerank", {"tracks": candidates([7])}, "body.tracks.0.track_id"),
     ):
@@ -210,7 +247,7 @@ def test_text_ids_are_accepted_and_returned(live_with_texts, release):
 
 def test_a_text_that_is_no_integer_is_an_unknown_id(live, release):
     body = request_body(release, n=2)
-    response = live.call("/v1/skips", {**body, "user_id": "me", "tracks": [*body["tracks"], "-1", "x"]})[2]
+    response = live.call("/v1/skips", {**body, "user_id": "me", "tracks": candidates([*ids(body), "-1", "x"])})[2]
     assert (response["known_user"], response["user_id"], response["unknown"]) == (False, "me", ["-1", "x"])
 
 
@@ -221,7 +258,7 @@ def test_without_a_release_skips_is_503_and_rerank_keeps_the_order(home, release
     champion_file.unlink()
     live = serve(tmp_path)
     status, _, response = live.call("/v1/skips", request_body(release))
-    assert (status, "run `overture release promote --engine skip`" in response["error"]) == (503, True)
+    assert (status, "run `overture release promote --engine skip`" in response["detail"]) == (503, True)
     body = request_body(release, tracks=candidates([3, "2", UNKNOWN_ID]))
     status, _, response = live.call("/v1/rerank", body)
     assert (status, [track["track_id"] for track in response["tracks"]]) == (200, ["3", "2", UNKNOWN_ID])

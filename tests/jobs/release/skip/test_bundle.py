@@ -22,7 +22,7 @@ from models.skip.features.counter_state import from_rows
 from models.skip.features.shared import KINDS, DailyCounts
 from serving.skip import answers
 from serving.skip.release import ANSWERS
-from serving.skip.schema import RecentPlay, SkipRequest
+from serving.skip.schema import RecentPlay, SkipRequest, TrackReference
 from tests.helpers import skip_week
 from tests.helpers.skip_week import BEFORE, DAY, champion, with_gate_settings
 
@@ -197,7 +197,7 @@ def request_of(row, recent=()):
         platform_family=row["platform_family"],
         is_flow=row["is_flow"],
         at=at,
-        tracks=[str(row["track_id"])],
+        tracks=[TrackReference(track_id=str(row["track_id"]))],
         recent=list(recent),
     )
 
