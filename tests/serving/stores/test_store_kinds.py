@@ -163,4 +163,7 @@ def test_unpublished_release_does_not_open_the_circuit(tmp_path):
         circuit.find_user(A, SPACE, 1)
     assert circuit.problem is None
     state = circuit.state(A, SPACE)
-    assert (state["answers"], state["problem"]) == (True, f"it contains no users of release {A[:12]}; run `overture release publish`")
+    assert (state["answers"], state["problem"]) == (
+        True,
+        f"it contains no users of release {A[:12]}; run `overture release publish`",
+    )
