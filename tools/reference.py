@@ -284,6 +284,8 @@ def metrics() -> str:
 
 def exit_codes() -> str:
     """Return the page of the exit codes, generated from the exception classes."""
+    import jobs.platform.locks  # noqa: F401
+    import serving.stores.interface  # noqa: F401 - every module with such a class, whatever else is imported
     from contracts import errors
 
     classes = [errors.OvertureError, *errors.OvertureError.__subclasses__()]
@@ -297,7 +299,7 @@ def exit_codes() -> str:
         "|---|---|---|",
         "| 0 | | The command is done; the last line of stdout is one JSON object. |",
     ]
-    for error_class in sorted(classes, key=lambda error_class: error_class.exit_code):
+    for error_class in sorted(classes, key=lambda one: (one.exit_code, one is not errors.OvertureError, one.__name__)):
         meaning = " ".join((error_class.__doc__ or "").split())
         lines.append(f"| {error_class.exit_code} | `{error_class.__name__}` | {_cell(meaning)} |")
     return NOTE + "\n".join([*lines, ""])

@@ -49,11 +49,23 @@ class Server:
             env = {**os.environ, "JDK_JAVA_OPTIONS": FAST_START}
             self.process = subprocess.Popen(command, env=env, cwd=self.folder, stdout=log, stderr=log)
         end = time.monotonic() + START_S
-        while not store_servers.is_ready(self.kind, self.port):
+        while not (store_servers.is_ready(self.kind, self.port) and self._has_loaded()):
             printed = (self.folder / "log.txt").read_text()[-3000:]
             assert self.process.poll() is None, printed
             assert time.monotonic() < end, printed
             time.sleep(0.02)
+
+    def _has_loaded(self) -> bool:
+        """Return whether a Redis has read its data: with a password it refuses strangers before it has."""
+        import redis
+
+        if self.kind != "redis":
+            return True
+        with redis.Redis.from_url(self.url) as client:
+            try:
+                return bool(client.ping())
+            except redis.BusyLoadingError:
+                return False
 
     def stop(self) -> None:
         """Kill the server."""
