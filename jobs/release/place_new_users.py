@@ -30,10 +30,10 @@ from contracts.arrow import arrow_schema
 from contracts.errors import CheckFailed, OvertureError
 from jobs.platform.context import Context
 from jobs.platform.list_columns import to_list_column, to_matrix
+from jobs.release.destination import read_champion, release_folder
 from jobs.tracking.tracker import Tracker
 from models.cold_start.input_vector import FirstDays
 from serving.recommend import recommender
-from serving.release import pointer
 from serving.release.bundle import open_release
 from serving.release.loaded import LoadedRelease
 from serving.stores import open_store
@@ -91,12 +91,12 @@ def load_champion(context: Context, loaded: LoadedRelease | None = None) -> Load
     Raises:
         CheckFailed: there is no champion, or a part of it is unusable.
     """
-    now = pointer.read(context.home)
+    now = read_champion(context)
     if now is None:
         raise CheckFailed("cold users: there is no champion yet; run the weekly pipeline first")
     if loaded is not None and loaded.name == now.release:
         return loaded
-    ready = LoadedRelease(open_release(pointer.releases(context.home) / now.release), now)
+    ready = LoadedRelease(open_release(release_folder(context, now.release)), now)
     if ready.problems:
         parts = "; ".join(f"{part}: {why}" for part, why in ready.problems.items())
         raise CheckFailed(f"cold users: champion {ready.name[:12]} has unusable parts ({parts})")

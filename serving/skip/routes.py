@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime
-from pathlib import Path
 
 from fastapi import APIRouter, HTTPException
 from fastapi.exceptions import RequestValidationError
@@ -20,10 +19,11 @@ from contracts.errors import BadArgument, CheckFailed
 from serving import schema
 from serving.bodies import SkipState
 from serving.http.middleware import LOG, error_facts
+from serving.release.folders import ReleaseFolders
 from serving.release.watcher import Event, ReleaseWatcher
 from serving.skip import answers
 from serving.skip.metrics import SkipMetrics
-from serving.skip.release import ENGINE, SkipRelease
+from serving.skip.release import SkipRelease
 from serving.skip.schema import Reranked, RerankRequest, SkipRequest, Skips
 
 ERRORS = schema.error_responses({400: None, 401: None, 413: None, 422: None})
@@ -32,9 +32,9 @@ NO_RELEASE = schema.error_responses({503: None})
 PROMOTE = "overture release promote --engine skip"
 
 
-def skip_champion(home: Path, poll_s: float, event: Event) -> ReleaseWatcher[SkipRelease]:
+def skip_champion(folders: ReleaseFolders, poll_s: float, event: Event) -> ReleaseWatcher[SkipRelease]:
     """Return the watcher of the skip engine's pointer."""
-    return ReleaseWatcher(home / ENGINE, SkipRelease, poll_s, event, PROMOTE)
+    return ReleaseWatcher(folders, lambda folder, now: SkipRelease(folder, now, check=False), poll_s, event, PROMOTE)
 
 
 def state(champion: ReleaseWatcher[SkipRelease]) -> SkipState:
