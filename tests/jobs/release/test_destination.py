@@ -1,4 +1,4 @@
-"""Releases and the pointer in S3 (moto) or another folder: order of writes, compare-and-set, crashes, a live service."""
+"""Releases and the pointer in S3 (moto) or another folder: compare-and-set, crashes, a service that follows."""
 
 from __future__ import annotations
 
@@ -240,8 +240,8 @@ def test_service_reports_an_unavailable_store_and_goes_on(template, tmp_path, se
         server.fail("HEAD", "champion.json", kind)
         with pytest.raises(OvertureError, match=r"service\.release_source: releases/champion\.json cannot be read"):
             folders.pointer()
+        server.fail("GET", "champion.json", kind)
         with pytest.raises(OvertureError, match=r"release\.destination"):
-            server.fail("GET", "champion.json", kind)
             read_champion(context)
         server.heal()
     put(context, second, template)
