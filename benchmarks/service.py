@@ -192,11 +192,14 @@ def first_days(state: Any) -> list[dict[str, Any]]:
 
 
 def promote(home: str, release: str) -> None:
-    """Make a release the champion of a home."""
-    from jobs.release import pointer
+    """Sign a release and make it the champion of a home."""
+    from jobs.release import pointer, signing
     from serving.release.bundle import open_release
 
     folder = pointer.releases(Path(home))
+    key = Path(home) / "keys" / signing.KEY
+    signing.create_keys(key)
+    signing.sign(key, folder / release)
     with pointer.move_lock(Path(home)):
         current = pointer.read(Path(home))
         pointer.move(Path(home), pointer.revision(current), release, open_release(folder / release, check=False).week)

@@ -11,8 +11,8 @@
 It needs `source.kind: tables`; a simulated service or a public dataset is loaded at once (exit code 2). **ready** waits
 until every input has files of the day, at most until the deadline (`source.deadline_h`). Exit code 3 of
 **ingest_daily**: the files break the contract; nothing is written. **block_refresh** takes tracks that are no longer
-available (`tracks.available` is false) out of all lists, within seconds. The tables are Airflow assets, which the weekly
-pipelines read.
+available (`tracks.available` is false) out of all lists, within seconds. The tables are Airflow assets, which the
+weekly pipelines read.
 """
 
 from airflow.sdk import DAG, CronTriggerTimetable

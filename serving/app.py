@@ -37,10 +37,12 @@ from serving.recommend import carousel, entity_lookup
 from serving.recommend.known_users import make_router
 from serving.recommend.recommender import with_track_details
 from serving.recommend.signals import read_listener, read_options
+from serving.release.folders import open_folders
 from serving.release.loaded import LoadedRelease
 from serving.release.watcher import ChampionWatcher
 from serving.settings import ServiceSettings, StoreSettings
 from serving.skip.metrics import SkipMetrics
+from serving.skip.release import ENGINE
 from serving.skip.routes import make_router as make_skip_router
 from serving.skip.routes import skip_champion
 from serving.stores.circuit import CircuitBreaker
@@ -74,6 +76,9 @@ def make_app(settings: ServiceSettings, home: Path, store: StoreSettings = Store
         settings: the section `service`.
         home: OVERTURE_HOME.
         store: the section `store`.
+
+    Raises:
+        BadArgument: `service.release_source` is wrong.
     """
     metrics, circuit, drain = Metrics(), CircuitBreaker(store, home), Drain(settings.drain_s)
     skip_metrics, block_metrics = SkipMetrics(metrics.registry), BlockMetrics(metrics.registry)
@@ -87,7 +92,7 @@ def make_app(settings: ServiceSettings, home: Path, store: StoreSettings = Store
             gc.collect()
             gc.freeze()  # a release stays loaded for long: later collections do not have to traverse it
         else:
-            metrics.refused.inc()
+            (metrics.unavailable if name == "unavailable" else metrics.refused).inc()
         LOG.log(logging.INFO if name == "release" else logging.ERROR, name, extra={"facts": facts})
 
     def skip_event(name: str, **facts: Any) -> None:
@@ -95,7 +100,7 @@ def make_app(settings: ServiceSettings, home: Path, store: StoreSettings = Store
             assert skips.current is not None
             skip_metrics.release(skips.current)
         else:
-            skip_metrics.refused.inc()
+            (skip_metrics.unavailable if name == "unavailable" else skip_metrics.refused).inc()
         LOG.log(logging.INFO if name == "release" else logging.ERROR, f"skip {name}", extra={"facts": facts})
 
     def block_event(name: str, **facts: Any) -> None:
@@ -107,8 +112,8 @@ def make_app(settings: ServiceSettings, home: Path, store: StoreSettings = Store
 
     blocks = BlockWatcher(read_sources(store, home), settings.block_poll_s, block_event, prepare)
     champion, skips = (
-        ChampionWatcher(home, settings.poll_interval_s, event),
-        skip_champion(home, settings.poll_interval_s, skip_event),
+        ChampionWatcher(open_folders(settings, home), settings.poll_interval_s, event),
+        skip_champion(open_folders(settings, home, ENGINE), settings.poll_interval_s, skip_event),
     )
 
     @contextlib.asynccontextmanager

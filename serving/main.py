@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -15,6 +16,8 @@ from pydantic import SecretStr
 from serving.app import make_app
 from serving.experiment import assignment
 from serving.http.middleware import ServiceMiddleware, log_to_stderr
+from serving.release.folders import open_folders
+from serving.release.signature import PublicKeys
 from serving.settings import ServiceSettings, StoreSettings
 
 SETTINGS, STORE, HOME = "OVERTURE_SERVICE_SETTINGS", "OVERTURE_SERVICE_STORE", "OVERTURE_HOME"
@@ -42,17 +45,20 @@ def serve(settings: ServiceSettings, home: Path, store: StoreSettings) -> None:
         store: the section `store`.
 
     Raises:
-        BadArgument: the settings name an experiment that is not registered.
-        CheckFailed: the plan of the experiment was changed after its registration.
+        BadArgument: the settings name an experiment that is not registered, or a wrong source of releases.
+        CheckFailed: the plan of the experiment was changed after its registration, or there is no public key.
     """
+    PublicKeys.of(settings.release_key, home).files()
+    open_folders(settings, home)
     if settings.experiment:  # checked before workers start, which would fail repeatedly
         assignment.read_plan(home, settings.experiment)
     log_to_stderr()
     os.environ |= {SETTINGS: with_secrets(settings), STORE: with_secrets(store), HOME: str(home)}
     # uvicorn shuts down in order and then raises the signal again: exit with 0.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    with tempfile.TemporaryDirectory(prefix="overture-metrics-") as numbers:
+    with contextlib.ExitStack() as stack:
         if settings.workers > 1:
+            numbers = stack.enter_context(tempfile.TemporaryDirectory(prefix="overture-metrics-"))
             os.environ["PROMETHEUS_MULTIPROC_DIR"] = numbers
         uvicorn.run(
             "serving.main:worker",

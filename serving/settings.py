@@ -121,6 +121,21 @@ class ServiceSettings(BaseModel):
     max_body_bytes: Annotated[int, Field(ge=1_024)] = Field(
         2 * 1024 * 1024, description="largest request body, in bytes"
     )
+    release_source: str = Field(
+        "",
+        description="where releases are read from, as `release.destination` of the jobs: a folder, a URI that PyArrow "
+        "supports such as s3://bucket/prefix, or http(s)://; empty: OVERTURE_HOME",
+    )
+    release_cache: str = Field(
+        "",
+        description="folder for the releases that are fetched from a URI; old ones are removed; empty: "
+        "OVERTURE_HOME/cache",
+    )
+    release_key: str = Field(
+        "",
+        description="public keys that a release's signature may be of: a file, or a folder of files *.pub (rotation); "
+        "empty: OVERTURE_HOME/keys",
+    )
     poll_interval_s: Annotated[float, Field(gt=0)] = Field(
         1.0, description="interval between two reads of the champion pointer, in seconds"
     )

@@ -101,3 +101,19 @@ def test_environment_variables_are_existing_settings():
     for name in (n for n in environment if n.startswith("OVERTURE__")):
         section, field = name.lower().split("__")[1:]
         assert field in Settings.model_fields[section].annotation.model_fields
+
+
+def test_the_service_cannot_write_and_sees_neither_the_lake_nor_the_private_key():
+    service, jobs = COMPOSE["services"]["service"], COMPOSE["x-airflow"]
+    assert service["read_only"] is True
+    mounted = {volume.split(":")[0]: volume.split(":")[1:] for volume in service["volumes"]}
+    assert set(mounted) == {"published", "public-keys", "stores"}
+    assert all(options[1:] == ["ro"] for options in mounted.values())
+    environment = service["environment"]
+    writable = {place.split(":")[0] for place in service["tmpfs"]}
+    assert writable == {"/tmp", environment["OVERTURE__SERVICE__RELEASE_CACHE"]}
+    assert environment["OVERTURE__SERVICE__RELEASE_KEY"] == mounted["public-keys"][0]
+    assert environment["OVERTURE__SERVICE__RELEASE_SOURCE"] == jobs["environment"]["OVERTURE__RELEASE__DESTINATION"]
+    key = Path(jobs["environment"]["OVERTURE__RELEASE__SIGNING_KEY"])
+    assert f"keys:{key.parent}" in jobs["volumes"]
+    assert "public-keys" not in {volume.split(":")[0] for volume in jobs["volumes"]}

@@ -53,6 +53,35 @@ def promote(
     print_json(job.run(context, release=digest or None, approved=approved))
 
 
+@commands.command("keys")
+def keys(
+    rotate: Annotated[
+        bool, typer.Option("--rotate", help="Replace the private key. The earlier public keys stay valid.")
+    ] = False,
+    config: ConfigOption = None,
+) -> None:
+    """Create the key pair that signs releases, unless there is one. Services need the file *.pub."""
+    context = settings_context(config)
+    from jobs.release import signing as job
+
+    print_json(job.create_keys(job.signing_key(context), rotate))
+
+
+@commands.command("sign")
+def sign(
+    digest: Annotated[
+        str, typer.Option("--release", help="Digest of a release. Default: the champion and the previous champion.")
+    ] = "",
+    engine: EngineOption = "cold_start",
+    config: ConfigOption = None,
+) -> None:
+    """Sign releases again: those of earlier versions, or after `keys --rotate`. `promote` signs by itself."""
+    context = week_context(load(config).week, config, engine=engine)
+    from jobs.release import promote, signing
+
+    print_json(signing.run(context, promote.resolve_release(context, digest) if digest else None))
+
+
 @commands.command("publish")
 def publish(
     week: WeekOption,

@@ -15,9 +15,11 @@ from jobs.platform.context import Context
 from jobs.platform.tables import escape_markup, gate_table, make_table, wide_console
 from jobs.platform.week import Week
 from jobs.release import pointer
+from jobs.release.destination import read_champion, release_folder
 from jobs.settings.cold_start import METHODS as ORDER
 from jobs.tracking.store import hide_password, tracking_uri
 from serving.release import manifest
+from serving.release.signature import signature_file
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -56,7 +58,7 @@ def build_report(context: Context) -> dict[str, Any]:
 def engine_data(context: Context) -> dict[str, Any]:
     """Return the report of one engine."""
     home = context.release_home
-    current = pointer.read(home)
+    current = read_champion(context)
     report: dict[str, Any] = {
         "champion": None,
         "week": None,
@@ -76,16 +78,18 @@ def engine_data(context: Context) -> dict[str, Any]:
         "home": str(home),
     }
     if current:
-        folder = pointer.releases(home) / current.release
         report |= {
             "champion": current.release,
             "week": current.week,
             "revision": current.revision,
             "previous": current.previous,
         }
-        report |= {"path": str(folder)}
         try:
+            folder = release_folder(context, current.release)
+            report |= {"path": str(folder)}
             manifest.verify(folder)
+            if not signature_file(folder).is_file():
+                report["problem"] = f"the champion is not signed, services refuse it; run `{sign_command(context)}`"
             provenance = json.loads((folder / "provenance.json").read_text())
             rows = json.loads((folder / "evaluation.json").read_text())
             report |= {
@@ -107,6 +111,11 @@ def engine_data(context: Context) -> dict[str, Any]:
         report["latest"] = {key: latest[key] for key in ("week", "release", "verdict", "lines")}
     report["mlflow"] = _mlflow(context, current)
     return report
+
+
+def sign_command(context: Context) -> str:
+    """Return the command that signs the engine's champion."""
+    return "overture release sign" + (" --engine skip" if context.engine == "skip" else "")
 
 
 def rollback_command(context: Context) -> str:

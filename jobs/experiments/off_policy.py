@@ -11,7 +11,6 @@ Refusal exit code 3 if outcomes, propensities or contexts are missing, the metho
 from __future__ import annotations
 
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -23,7 +22,7 @@ from jobs.experiments.exposures import Displays
 from jobs.experiments.ingest import KINDS
 from jobs.platform.context import Context
 from jobs.platform.tables import make_table, wide_console
-from jobs.release import pointer
+from jobs.release.destination import release_folder
 from jobs.settings.experiments import ExperimentSettings
 from jobs.tracking.tracker import Tracker
 from models.cold_start.list_rules import OFF
@@ -141,7 +140,7 @@ def policy_targets(context: Context, plan: ExperimentSettings, arm: Arm, policy:
         shown["target"] = 0.0
         policy_lists: dict[str, list[int]] = {}
         for name in release.unique():
-            ready = opened.setdefault(name, _open(context.home, name))
+            ready = opened.setdefault(name, _open(context, name))
             of_release = [request for request in size.index if release[request] == name]
             lists, n_outside = compute_lists(
                 ready, arm, policy, [(rows[request], int(size[request])) for request in of_release]
@@ -164,8 +163,8 @@ def policy_targets(context: Context, plan: ExperimentSettings, arm: Arm, policy:
     return displays
 
 
-def _open(home: Path, name: str) -> LoadedRelease:
-    return LoadedRelease(open_release(pointer.releases(home) / name), Pointer(name, None, 0, ""))
+def _open(context: Context, name: str) -> LoadedRelease:
+    return LoadedRelease(open_release(release_folder(context, name)), Pointer(name, None, 0, ""))
 
 
 def compute_lists(

@@ -28,11 +28,12 @@ from jobs.ingest.write_tables import day_name
 from jobs.platform.context import Context
 from jobs.platform.progress import progress
 from jobs.platform.temp_dirs import temp_dir
+from jobs.release.destination import read_champion, release_folder
 from serving.experiment.assignment import ActiveExperiment
 from serving.experiment.exposure_log import ExposureLog
 from serving.recommend.signals import ListParameters, read_listener
+from serving.release.bundle import open_release
 from serving.release.loaded import LoadedRelease
-from serving.release.watcher import ChampionWatcher
 from serving.schema import Listener
 from serving.settings import Experiment
 
@@ -66,11 +67,10 @@ def run(context: Context, listeners: int, length: int, seed: int) -> dict[str, A
                 raise BadArgument(
                     f"ab-simulate: exposures of {day} contain {sorted(names)}; choose other days or a new home"
                 )
-    champion = ChampionWatcher(context.home, context.settings.service.poll_interval_s)
-    champion.refresh()
-    ready = champion.current
-    if ready is None:
-        raise CheckFailed(f"ab-simulate: {champion.problem}")
+    champion = read_champion(context)
+    if champion is None:
+        raise CheckFailed("ab-simulate: no release has been promoted; run `overture release promote`")
+    ready = LoadedRelease(open_release(release_folder(context, champion.release)), champion)
     first = datetime.fromisoformat(planned.first_day).replace(tzinfo=UTC)
     registered = plan.register(context, first - timedelta(days=1), simulated=True)
     first_day = int(np.datetime64(planned.first_day, "D").astype(np.int64))

@@ -34,7 +34,8 @@ from jobs.local import services
 from jobs.local.processes import free_port
 from jobs.platform.context import Context
 from jobs.platform.week import Week
-from jobs.release import pointer
+from jobs.release import signing
+from jobs.release.destination import read_champion
 from jobs.settings import settings
 from jobs.settings.base import Engine
 
@@ -194,7 +195,7 @@ def print_error(text: str) -> None:
 
 def champion_of(context: Context) -> dict[str, str]:
     """Return the engine's champion and its week, or an empty dict if there is none."""
-    current = pointer.read(context.release_home)
+    current = read_champion(context)
     return {"champion": current.release, "week": current.week} if current else {}
 
 
@@ -336,6 +337,7 @@ def demo(source: str, data: str, week_text: str, console: Console) -> int:
             console.print(f"Data, settings and code have not changed since the last demo of week {week}.\n")
             run_overture("status")
             return 0
+    signing.create_keys(signing.signing_key(context))
     state = pipeline(source, data, week, console)
     run_overture("status")
     if state != "success":

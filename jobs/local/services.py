@@ -33,7 +33,10 @@ from jobs.local import store_servers
 from jobs.local.processes import NO_PROCESS, descendants, free_port, processes, start_time
 from jobs.local.service_state import describe_service, responds
 from jobs.platform import files
-from jobs.settings.settings import home
+from jobs.platform.context import Context
+from jobs.platform.week import Week
+from jobs.release import signing
+from jobs.settings.settings import home, load
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 AIRFLOW = REPOSITORY / ".venv" / "airflow" / "bin" / "airflow"
@@ -278,6 +281,8 @@ def up(console: Console, store: str = "") -> None:
     state = Running(str(config_path()), port, mlflow_port, service_port)
     if kind:
         state.store, state.store_port = kind, free_port(store_servers.PORTS[kind])
+    settings = load(config_path())
+    signing.create_keys(signing.signing_key(Context(settings, Week.parse(settings.week))))
     try:
         with console.status("Starting Airflow, MLflow and the service"):
             start_store(state)

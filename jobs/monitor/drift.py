@@ -23,7 +23,7 @@ from scipy.stats import chi2
 from contracts.errors import CheckFailed
 from jobs.platform.context import Context
 from jobs.platform.tables import make_table, wide_console
-from jobs.release import pointer
+from jobs.release.destination import read_champion, release_folder
 from jobs.settings.cold_start import MonitorSettings
 from jobs.tracking.tracker import Tracker
 from models.cold_start.input_vector import FirstDays
@@ -58,10 +58,10 @@ def run(context: Context) -> dict[str, Any]:
         CheckFailed: There is no champion, it contains no description of its training data, or the week has no row in
             cold_first_day.
     """
-    current = pointer.read(context.home)
+    current = read_champion(context)
     if current is None:
         raise CheckFailed("monitor: there is no champion yet; run the weekly pipeline first")
-    reference = open_release(pointer.releases(context.home) / current.release).training_inputs
+    reference = open_release(release_folder(context, current.release)).training_inputs
     if reference is None:
         raise CheckFailed(f"monitor: release {current.release[:12]} is too old: it does not contain {input_drift.NAME}")
     days = [str(context.week.monday - timedelta(days=n)) for n in range(7, 0, -1)]

@@ -18,6 +18,7 @@ from pyarrow import fs
 
 from contracts import atomic_files
 from contracts.errors import BadArgument
+from serving.release.sources import s3_endpoint, s3_file_system
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ def open_storage(root: str) -> Storage:
     root = root.rstrip("/")
     try:
         if scheme == "s3":
-            return Storage(root, root.removeprefix("s3://"), _s3(), _s3_options())
+            return Storage(root, root.removeprefix("s3://"), s3_file_system(), _s3_options())
         filesystem, base = fs.FileSystem.from_uri(root)
     except (pa.ArrowException, OSError) as error:
         first = (str(error).splitlines() or [""])[0]
@@ -99,16 +100,9 @@ def open_storage(root: str) -> Storage:
     return Storage(root, base, filesystem, {})
 
 
-def _s3() -> fs.S3FileSystem:
-    endpoint = urlsplit(os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or "")
-    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
-    options = {"endpoint_override": endpoint.netloc, "scheme": endpoint.scheme} if endpoint.netloc else {}
-    return fs.S3FileSystem(**options, **({"region": region} if region else {}))
-
-
 def _s3_options() -> dict[str, str]:
     """Return the options of delta-rs: a commit is a PUT that fails if the log entry exists."""
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
+    endpoint = s3_endpoint()
     options = {"aws_conditional_put": "etag"}
     if endpoint:
         options["aws_endpoint"] = endpoint

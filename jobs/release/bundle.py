@@ -207,7 +207,7 @@ def _provenance(context: Context, facts: dict[str, object]) -> dict[str, object]
         "as_of": context.week.as_of.isoformat(),
         "commit": context.commit,
         "settings": context.settings.model_dump(
-            mode="json", exclude={"spark", "mlflow", "lake", "service", "experiment", "store", "monitor"}
+            mode="json", exclude={"spark", "mlflow", "lake", "release", "service", "experiment", "store", "monitor"}
         ),
         "versions": versions,
         **facts,

@@ -17,6 +17,7 @@ from jobs.platform import files
 from jobs.platform.context import Context
 from jobs.platform.tables import gate_table, wide_console
 from jobs.release import bundle, pointer, rules
+from jobs.release.destination import read_champion
 from jobs.release.engines import engine_of
 from jobs.release.rules import FAIL, GateLine
 from jobs.tracking.tracker import Tracker
@@ -34,7 +35,7 @@ def run(context: Context) -> dict[str, object]:
     engine_gate = engine_of(context).gate
     with Tracker.task(context, "gate") as tracked:
         release = pointer.releases(context.release_home) / bundle.release_of_week(context)
-        champion = pointer.read(context.release_home)
+        champion = read_champion(context)
         lines = engine_gate.evaluate(context, release, champion)
         verdict = rules.overall_verdict(lines)
         record = {

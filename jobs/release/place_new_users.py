@@ -35,13 +35,13 @@ from jobs.platform.list_columns import to_list_column, to_matrix
 from jobs.platform.week import Week
 from jobs.release import user_history
 from jobs.release.banned_tracks import BannedTracks
+from jobs.release.destination import read_champion, release_folder
 from jobs.release.user_history import NO_HISTORIES, Histories
 from jobs.tracking.tracker import Tracker
 from models.cold_start.input_vector import INTERACTIONS, FirstDays
 from models.cold_start.ragged import Ragged
 from serving.recommend import recommender
 from serving.recommend.ruled_list import NO_FILTERS, SPARE, build_list, hidden_tracks
-from serving.release import pointer
 from serving.release.bundle import open_release
 from serving.release.loaded import LoadedRelease
 from serving.stores import open_store
@@ -108,12 +108,12 @@ def load_champion(context: Context, loaded: LoadedRelease | None = None) -> Load
     Raises:
         CheckFailed: there is no champion, or a part of it is unusable.
     """
-    now = pointer.read(context.home)
+    now = read_champion(context)
     if now is None:
         raise CheckFailed("cold users: there is no champion yet; run the weekly pipeline first")
     if loaded is not None and loaded.name == now.release:
         return loaded
-    ready = LoadedRelease(open_release(pointer.releases(context.home) / now.release), now)
+    ready = LoadedRelease(open_release(release_folder(context, now.release)), now)
     if ready.problems:
         parts = "; ".join(f"{part}: {why}" for part, why in ready.problems.items())
         raise CheckFailed(f"cold users: champion {ready.name[:12]} has unusable parts ({parts})")

@@ -46,12 +46,25 @@ def move(home: Path, expected_revision: int, release: str, week: str) -> Pointer
     Raises:
         CheckFailed: the pointer has another revision.
     """
-    now = read(home)
+    pointer = following(read(home), expected_revision, release, week)
+    files.replace(releases(home) / NAME, as_json(pointer))
+    return pointer
+
+
+def following(now: Pointer | None, expected_revision: int, release: str, week: str) -> Pointer:
+    """Return the pointer that replaces `now`.
+
+    Raises:
+        CheckFailed: `now` has another revision.
+    """
     if revision(now) != expected_revision:
         raise CheckFailed(
             f"the champion has moved to revision {revision(now)} (release {now.release[:12] if now else 'none'}) "
             f"while revision {expected_revision} was evaluated; run `overture release gate` again"
         )
-    pointer = Pointer(release, now.release if now else None, expected_revision + 1, week)
-    files.replace(releases(home) / NAME, json.dumps(asdict(pointer), indent=1, sort_keys=True).encode() + b"\n")
-    return pointer
+    return Pointer(release, now.release if now else None, expected_revision + 1, week)
+
+
+def as_json(pointer: Pointer) -> bytes:
+    """Return the content of the pointer's file."""
+    return json.dumps(asdict(pointer), indent=1, sort_keys=True).encode() + b"\n"

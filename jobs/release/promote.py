@@ -1,10 +1,11 @@
-"""Makes an evaluated release the champion: MLflow's aliases first, the pointer last.
+"""Makes an evaluated release the champion: the release and MLflow's aliases first, the pointer last.
 
-Order        1 the lock  2 read the pointer  3 verify every byte of the bundle  4 aliases `previous` and `champion`
-             5 write the pointer
+Order        1 the lock  2 read the pointer  3 verify every byte of the bundle, sign it  4 write it to the destination:
+             files, manifest, signature  5 aliases `previous` and `champion`  6 write the pointer
 Crash        between any two writes the pointer still names the old champion, which stays in service; running promote
-             again sets the aliases and finishes
-Concurrency  one process has the lock; the other one stops, because its verdict refers to an older champion
+             again finishes
+Concurrency  one process of a machine has the lock, and the pointer is only replaced if it is the one that was read; the
+             other one stops, because its verdict refers to an older champion
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ from typing import Any
 from contracts.errors import BadArgument, CheckFailed
 from jobs.platform.context import Context
 from jobs.platform.week import Week
-from jobs.release import gate, pointer, registry
+from jobs.release import gate, pointer, registry, signing
+from jobs.release.destination import all_places, open_destination, release_folder
+from jobs.release.destination_folder import Destination
 from jobs.release.rules import FAIL, GREY
 from jobs.tracking.tracker import Tracker
 from serving.release import manifest
@@ -36,20 +39,22 @@ def run(context: Context, release: str | None = None, approved: bool = False) ->
 
     Raises:
         BadArgument: there is no such release, or the week is a backtest.
-        CheckFailed: the verdict is fail, or grey without approval; the bundle is damaged; or the champion has moved
-            since the gate.
+        CheckFailed: the verdict is fail, or grey without approval; the bundle is damaged; there is no signing key; or
+            the champion has moved since the gate.
     """
     if context.week.backtest:
         raise BadArgument("promote: the release of a backtest cannot be promoted")
     if release is not None:
         context = _context_of_release(context, resolve_release(context, release))
-    with Tracker.task(context, "promote") as tracked, pointer.move_lock(context.release_home):
-        champion = pointer.read(context.release_home)
+    destination = open_destination(context)
+    with Tracker.task(context, "promote") as tracked, destination.lock():
+        champion = destination.read_pointer()
         record = gate.read_record(context, resolve_release(context, release) if release else None)
         digest, week = record["release"], record["week"]
         _require_verdict(record, approved or release is not None)
         tracked.set_tags({"release": digest})
         if champion and champion.release == digest:
+            publish_release(context, destination, digest)
             n_moved = registry.align_aliases(context, champion.release, champion.previous, tracked)
             return _report(tracked, champion, False, f"already the champion; {n_moved} aliases moved")
         if (
@@ -66,10 +71,23 @@ def run(context: Context, release: str | None = None, approved: bool = False) ->
                 f"promote: the champion has moved to revision {pointer.revision(champion)} since the gate compared "
                 f"release {digest[:12]} with revision {expected}; run `overture release gate --week {week}` again"
             )
-        manifest.verify(pointer.releases(context.release_home) / digest)
+        publish_release(context, destination, digest)
         registry.align_aliases(context, digest, champion.release if champion else None, tracked)
-        moved = pointer.move(context.release_home, expected, digest, week)
+        moved = destination.move(expected, digest, week)
         return _report(tracked, moved, True, "promoted")
+
+
+def publish_release(context: Context, destination: Destination, release: str) -> None:
+    """Verify a release, sign it, and write it to the destination; what is there already is not written again.
+
+    Raises:
+        CheckFailed: it is damaged, or there is no signing key.
+        OvertureError: the destination is unavailable.
+    """
+    folder = release_folder(context, release)
+    manifest.verify(folder)
+    signing.sign(signing.signing_key(context), folder)
+    destination.write_release(folder)
 
 
 def resolve_release(context: Context, release: str) -> str:
@@ -78,17 +96,17 @@ def resolve_release(context: Context, release: str) -> str:
     Raises:
         BadArgument: there is none, or there are several.
     """
-    folder = pointer.releases(context.release_home)
-    matches = sorted(path.name for path in folder.glob(f"{release}*") if (path / manifest.NAME).is_file())
-    if not release.isalnum() or len(matches) != 1:
-        known = ", ".join(sorted(path.parent.name[:12] for path in folder.glob(f"*/{manifest.NAME}"))) or "none yet"
+    names = {stored.name for place in all_places(context) for stored in place.releases()}
+    matches = sorted(name for name in names if name.startswith(release))
+    if not release or len(matches) != 1:
+        known = ", ".join(sorted(name[:12] for name in names)) or "none yet"
         raise BadArgument(f"release: '{release}' matches {len(matches)} releases; there are {known}")
     return matches[0]
 
 
 def _context_of_release(context: Context, digest: str) -> Context:
     """Return the context of the week that built the release."""
-    provenance = json.loads((pointer.releases(context.release_home) / digest / "provenance.json").read_text())
+    provenance = json.loads((release_folder(context, digest) / "provenance.json").read_text())
     return replace(context, week=Week.from_name(str(provenance["week"])))
 
 

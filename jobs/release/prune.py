@@ -1,4 +1,4 @@
-"""Removes old releases: folders that nothing refers to any more.
+"""Removes old releases that nothing refers to any more, at the destination and on this machine.
 
 Retained     the `keep` releases that were built last; the champion and the release that a rollback returns to; the
              release whose users are in the store (releases/published.json); the releases of experiments (table
@@ -6,28 +6,24 @@ Retained     the `keep` releases that were built last; the champion and the rele
 Order        by the time of the last build; building a release again makes it the newest
 Lock         that of promote and rollback, so that neither selects a release while it is removed. A service that still
              serves a removed release keeps its open files
-Crash        a release is renamed first and then deleted; the next run deletes what remains of it
+Crash        a release is renamed first and then deleted (in S3: its signature and manifest are deleted first); the next
+             run deletes what remains of it, and what interrupted promotions left
 MLflow       keeps its version and the verdict; `overture release bundle` builds the release of a week again
 """
 
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import uuid
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from contracts.errors import CheckFailed, OvertureError
-from jobs.platform import files
+from contracts.errors import CheckFailed
 from jobs.platform.context import Context
 from jobs.platform.tables import make_table, wide_console
 from jobs.release import pointer
-from serving.release import manifest
-
-REMOVED = ".removed-"
+from jobs.release.destination import all_places, read_champion
+from jobs.release.destination_folder import StoredRelease
 
 
 def run(context: Context, keep: int, dry_run: bool = False) -> dict[str, Any]:
@@ -45,29 +41,19 @@ def run(context: Context, keep: int, dry_run: bool = False) -> dict[str, Any]:
         CheckFailed: the pointer or the record of the last publication is damaged; nothing is removed.
         OvertureError: a folder cannot be removed.
     """
-    folder = pointer.releases(context.release_home)
-    with pointer.move_lock(context.release_home):
-        paths = releases_by_age(folder)
-        why = {path.name: f"one of the {keep} built last" for path in paths[:keep]} | referenced_releases(context)
-        outdated = [path for path in paths if path.name not in why]
-        sizes = {path.name: sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) for path in paths}
-        print_releases(paths, why, sizes, dry_run)
-        if not dry_run:
-            for path in outdated:
-                os.rename(path, folder / f"{REMOVED}{path.name[:12]}-{uuid.uuid4().hex[:8]}")
-            _delete_renamed(folder)
-    return {
-        "removed": [path.name for path in outdated],
-        "kept": {path.name: why[path.name] for path in paths if path.name in why},
-        "bytes": sum(sizes[path.name] for path in outdated),
-        "dry_run": dry_run,
-    }
-
-
-def releases_by_age(folder: Path) -> list[Path]:
-    """Return the folders of all releases, the one that was built last first."""
-    paths = [file.parent for file in folder.glob(f"*/{manifest.NAME}") if not file.parent.name.startswith(".")]
-    return sorted(paths, key=lambda path: (path.stat().st_mtime_ns, path.name), reverse=True)
+    removed: dict[str, int] = {}
+    kept: dict[str, str] = {}
+    for place in all_places(context):
+        with place.lock():
+            stored = sorted(place.releases(), key=lambda one: (one.written_at, one.name), reverse=True)
+            why = {one.name: f"one of the {keep} built last" for one in stored[:keep]} | referenced_releases(context)
+            outdated = [one for one in stored if one.name not in why]
+            print_releases(context, place.name, stored, why, dry_run)
+            if not dry_run:
+                place.remove([one.name for one in outdated])
+        removed |= {one.name: one.n_bytes for one in outdated}
+        kept |= {one.name: why[one.name] for one in stored if one.name in why}
+    return {"removed": list(removed), "kept": kept, "bytes": sum(removed.values()), "dry_run": dry_run}
 
 
 def referenced_releases(context: Context) -> dict[str, str]:
@@ -88,30 +74,24 @@ def referenced_releases(context: Context) -> dict[str, str]:
             pass
         except (ValueError, KeyError, TypeError) as error:
             raise CheckFailed(f"{file} is damaged ({error!r}); run `overture release publish` again") from None
-    champion = pointer.read(context.release_home)
+    champion = read_champion(context)
     if champion:
         reasons |= {champion.previous: "target of a rollback"} if champion.previous else {}
         reasons[champion.release] = "the champion"
     return reasons
 
 
-def _delete_renamed(folder: Path) -> None:
-    """Delete the renamed folders, and damaged bundles that an interrupted build left behind."""
-    files.sync(folder)
-    for left in [*folder.glob(f"{REMOVED}*"), *folder.glob(".damaged-*")]:
-        shutil.rmtree(left, ignore_errors=True)
-        if left.exists():
-            raise OvertureError(f"{left} cannot be deleted; check its owner and permissions, then run this again")
-
-
-def print_releases(paths: list[Path], why: dict[str, str], sizes: dict[str, int], dry_run: bool) -> None:
-    """Print every release and whether it is removed, as a table on stdout."""
-    title = "Releases, the newest first" + ("; dry run: nothing is removed" if dry_run else "")
-    table = make_table(title, "release", "week", "built (UTC)", "MB", "retained because", right=("MB",))
-    for path in paths:
-        at = datetime.fromtimestamp(path.stat().st_mtime, UTC)
-        reason = why.get(path.name, "[red]would be removed[/]" if dry_run else "[red]removed[/]")
-        table.add_row(path.name[:12], _week(path), f"{at:%F %T}", f"{sizes[path.name] / 1e6:,.1f}", reason)
+def print_releases(
+    context: Context, place: str, stored: list[StoredRelease], why: dict[str, str], dry_run: bool
+) -> None:
+    """Print every release of a place and whether it is removed, as a table on stdout."""
+    title = f"Releases in {place}, the newest first" + ("; dry run: nothing is removed" if dry_run else "")
+    table = make_table(title, "release", "week", "written (UTC)", "MB", "retained because", right=("MB",))
+    for one in stored:
+        at = datetime.fromtimestamp(one.written_at, UTC)
+        reason = why.get(one.name, "[red]would be removed[/]" if dry_run else "[red]removed[/]")
+        week = _week(pointer.releases(context.release_home) / one.name)
+        table.add_row(one.name[:12], week, f"{at:%F %T}", f"{one.n_bytes / 1e6:,.1f}", reason)
     wide_console().print(table)
 
 

@@ -27,6 +27,7 @@ from jobs.platform import files
 from jobs.platform.context import Context
 from jobs.platform.week import Week
 from jobs.release import known_users, pointer, user_history
+from jobs.release.destination import read_champion, release_folder
 from jobs.release.place_new_users import place_day
 from jobs.tracking.tracker import Tracker
 from models.cold_start.input_vector import FirstDays
@@ -61,8 +62,7 @@ def run(context: Context, store: str | None = None, dry_run: bool = False) -> di
         return dry_run_report(context)
     with publish_lock(context.home, PUBLISH_WAIT_S), Tracker.task(context, "publish") as tracked:
         champion = _read_champion(context)
-        folder = pointer.releases(context.home) / champion.release
-        release = open_release(folder)
+        release = open_release(release_folder(context, champion.release))
         checked = check_release(release)
         stored = _write_store(context, release, champion)
         record = {**stored, **asdict(champion), **checked}
@@ -94,7 +94,7 @@ def _with_store(context: Context, kind: str | None) -> Context:
 
 
 def _read_champion(context: Context) -> pointer.Pointer:
-    now = pointer.read(context.home)
+    now = read_champion(context)
     if now is None:
         raise CheckFailed("publish: there is no champion yet; run `overture release promote` first")
     return now
@@ -150,8 +150,7 @@ def _write_store(context: Context, release: Release, champion: pointer.Pointer) 
 def dry_run_report(context: Context) -> dict[str, object]:
     """Return what would be written, without connecting to the store; no name before user_history is computed."""
     champion = _read_champion(context)
-    folder: Path = pointer.releases(context.home) / champion.release
-    settings, release = context.settings.store, open_release(folder)
+    settings, release = context.settings.store, open_release(release_folder(context, champion.release))
     context = Context(context.settings, Week.parse(release.week), context.home)
     part, _ = known_users.read_part(context, release, settings.list_length)
     days = cold_days(context)

@@ -13,9 +13,10 @@ from dataclasses import asdict, replace
 from contracts.errors import CheckFailed, OvertureError
 from jobs.platform.context import Context
 from jobs.platform.week import Week
-from jobs.release import pointer, registry
+from jobs.release import registry
+from jobs.release.destination import open_destination, release_folder
 from jobs.release.engines import engine_of
-from jobs.release.promote import resolve_release
+from jobs.release.promote import publish_release, resolve_release
 from jobs.tracking.tracker import Tracker
 
 
@@ -32,10 +33,11 @@ def run(context: Context, to: str | None = None, dry_run: bool = False) -> dict[
 
     Raises:
         BadArgument: there is no release `to`.
-        CheckFailed: there is no release to return to, or its bundle is damaged.
+        CheckFailed: there is no release to return to, its bundle is damaged, or there is no signing key.
     """
-    with pointer.move_lock(context.release_home):
-        champion = pointer.read(context.release_home)
+    destination = open_destination(context)
+    with destination.lock():
+        champion = destination.read_pointer()
         if champion is None:
             raise CheckFailed("rollback: there is no champion yet; run the weekly pipeline first")
         target = resolve_release(context, to) if to else champion.previous
@@ -45,19 +47,20 @@ def run(context: Context, to: str | None = None, dry_run: bool = False) -> dict[
             )
         if target == champion.release:
             return {"rolled_back": False, "why": f"{target[:12]} is the champion already", **asdict(champion)}
-        folder = pointer.releases(context.release_home) / target
+        folder = release_folder(context, target)
         engine_of(context).gate.check_loads(folder)
         week = str(json.loads((folder / "provenance.json").read_text())["week"])
         change = {"from": champion.release, "to": target, "week": week}
         if dry_run:
             return {"rolled_back": False, "why": "dry run: nothing was changed", **change}
+        publish_release(context, destination, target)
         aliases = "moved"
         try:
             registry.align_aliases(context, target, champion.release)
         except OvertureError as error:
             aliases = f"not moved: {error}"
             sys.stderr.write(f"overture: warning: the champion is moved, the aliases in MLflow are not: {error}\n")
-        moved = pointer.move(context.release_home, champion.revision, target, week)
+        moved = destination.move(champion.revision, target, week)
     report = {"rolled_back": True, "aliases": aliases, **change, **asdict(moved)}
     return report | _log_rollback(context, report)
 

@@ -16,9 +16,10 @@ import numpy as np
 
 from contracts.errors import CheckFailed
 from jobs.platform.context import Context
+from jobs.release.destination import release_folder
 from models.arrays import AnyMatrix, AnyVector
 from models.evaluation.metrics import paired_bootstrap
-from serving.release.pointer import Pointer, releases
+from serving.release.pointer import Pointer
 
 PASS, GREY, FAIL, SKIP = "pass", "grey", "fail", "skip"
 REQUIRED_TABLES = ("users", "tracks", "events", "playlists")
@@ -211,7 +212,7 @@ def open_champion(
         why = f"no comparison: the champion is of the later week {champion.week}, trained on these evaluation days"
         return GateLine(CHAMPION_RULE, None, None, SKIP, why)
     try:
-        return open_bundle(releases(context.release_home) / champion.release)
+        return open_bundle(release_folder(context, champion.release))
     except CheckFailed as error:
         return GateLine(CHAMPION_RULE, None, None, FAIL, f"the champion cannot be opened: {error}")
 

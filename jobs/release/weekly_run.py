@@ -7,12 +7,19 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from jobs.platform.context import Context
+from jobs.release import signing
 from jobs.release.engines import engine_of
 from jobs.tracking.tracker import Tracker
 
 
 def begin(context: Context) -> dict[str, Any]:
-    """Create the experiment and the parent run of the week, if they do not exist."""
+    """Create the experiment and the parent run of the week, if they do not exist.
+
+    Raises:
+        CheckFailed: there is no key to sign the week's release with.
+    """
+    if not context.week.backtest:
+        signing.require_key(signing.signing_key(context))
     return {"week": context.week.name, **Tracker.start_week(context).links}
 
 

@@ -1,11 +1,11 @@
-"""Sections `spark`, `mlflow` and `checks`: Spark sessions, the tracking server and data checks."""
+"""Sections `spark`, `mlflow`, `release` and `checks`."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Annotated
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from jobs.settings.base import Engine, Positive, Section
 
@@ -20,6 +20,30 @@ class SparkSettings(Section):
     extra: dict[str, str] = Field(
         {}, description="more Spark properties, by name; they are passed to Spark unchanged and win over all others"
     )
+
+
+class ReleaseSettings(Section):
+    """Where promoted releases are written, and the key that signs them."""
+
+    destination: str = Field(
+        "",
+        description="where promote and rollback write releases and the champion pointer: a folder or "
+        "s3://bucket/prefix; services read there (`service.release_source`); empty: OVERTURE_HOME",
+    )
+    signing_key: str = Field(
+        "",
+        description="file of the private key that signs releases (`overture release keys` makes one); empty: "
+        "OVERTURE_HOME/keys/release.pem",
+    )
+
+    @field_validator("destination")
+    @classmethod
+    def _check_destination(cls, destination: str) -> str:
+        if "://" in destination and not destination.startswith("s3://"):
+            raise ValueError(
+                "must be a folder or s3://bucket/prefix; other object stores have no conditional writes here"
+            )
+        return destination
 
 
 @dataclass(frozen=True)

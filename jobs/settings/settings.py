@@ -33,7 +33,7 @@ from jobs.settings.cold_start import (
 from jobs.settings.experiments import ExperimentSettings
 from jobs.settings.matrix import AlsSettings, MatrixSettings, SvdSettings
 from jobs.settings.paper import PaperSettings
-from jobs.settings.platform import CheckSettings, MlflowSettings, SparkSettings
+from jobs.settings.platform import CheckSettings, MlflowSettings, ReleaseSettings, SparkSettings
 from jobs.settings.skip import SkipSettings
 from jobs.settings.source import SimulateSettings, SourceSettings
 from jobs.settings.yaml_keys import UniqueKeyLoader
@@ -76,6 +76,7 @@ class Settings(BaseSettings):
     paper: PaperSettings = PaperSettings()
     skip: SkipSettings = SkipSettings()
     mlflow: MlflowSettings = MlflowSettings()
+    release: ReleaseSettings = ReleaseSettings()
     service: ServiceSettings = ServiceSettings()
     experiment: ExperimentSettings = ExperimentSettings()
     store: StoreSettings = StoreSettings()

@@ -3,8 +3,8 @@
     block_list.jsonl           edited by hand, by `overture block` and by /v1/admin/block
     unavailable_tracks.jsonl   tracks that the catalogue no longer offers, written by `overture block refresh`
 
-With a server as store, `overture block` and /v1/admin/block edit the list in the store, which all service hosts read. The
-files apply in any case. Every source is read through one interface, whose edits lose nothing of a concurrent edit.
+With a server as store, `overture block` and /v1/admin/block edit the list in the store, which all service hosts read.
+The files apply in any case. Every source is read through one interface, whose edits lose nothing of a concurrent edit.
 """
 
 from __future__ import annotations

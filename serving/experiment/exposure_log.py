@@ -1,5 +1,7 @@
 """The exposure log: one JSON line for each list that an experiment made, in one file per day and process.
 
+A file's name contains a random token of its process: containers that share the folder can have equal process ids.
+
 It is separate from the service's log, because it contains pseudonyms, and first-day signals where the settings enable
 them. Its folder is the input of `overture ab-ingest`. A killed process or a full disk leaves at most one incomplete
 line, which the ingestion counts.
@@ -10,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 import threading
+import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +24,7 @@ class ExposureLog:
     def __init__(self, folder: Path) -> None:
         """Set the folder. It is created with the first line, readable by this user only."""
         self.folder = folder
+        self._token = uuid.uuid4().hex[:12]
         self._lock = threading.Lock()
         self._open: tuple[str, int] | None = None
 
@@ -42,7 +46,7 @@ class ExposureLog:
         if self._open is None or self._open[0] != day:
             self.close()
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            path = self.folder / f"exposures-{day}.{os.getpid()}.jsonl"
+            path = self.folder / f"exposures-{day}.{self._token}.jsonl"
             self._open = (day, os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600))
         return self._open[1]
 

@@ -66,6 +66,9 @@ class Metrics:
         self.unknown = Counter("overture_unknown_ids", "Ids in requests that the release does not contain", **named)
         self.swaps = Counter("overture_release_swaps", "Releases put into service", **named)
         self.refused = Counter("overture_release_refused", "Promoted releases that were refused", **named)
+        self.unavailable = Counter(
+            "overture_release_source_errors", "Times that the champion's pointer could not be read", **named
+        )
         self.serving = Gauge("overture_release", "1 for the release in service", ["release", "week"], **latest)
         self.as_of = Gauge(
             "overture_release_as_of_seconds",

@@ -24,11 +24,25 @@ def read(folder: Path) -> dict[str, Any]:
         content = path.read_bytes()
     except FileNotFoundError:
         raise CheckFailed(f"release {folder.name[:12]}: {path} is missing") from None
-    if files.digest(content) != folder.name:
-        raise CheckFailed(f"release {folder.name[:12]}: {path} is damaged: its digest is not the folder's name")
+    return parse(content, folder.name, str(path))
+
+
+def parse(content: bytes, release: str, name: str = NAME) -> dict[str, Any]:
+    """Return the manifest that a file contains, verified against the release's name.
+
+    Args:
+        content: the file's content.
+        release: name of the release.
+        name: name of the file, for the message.
+
+    Raises:
+        CheckFailed: its digest is not the release's name, or it has another format.
+    """
+    if files.digest(content) != release:
+        raise CheckFailed(f"release {release[:12]}: {name} is damaged: its digest is not the release's name")
     manifest: dict[str, Any] = json.loads(content)
     if manifest["format"] != FORMAT:
-        raise CheckFailed(f"release {folder.name[:12]}: format {manifest['format']}, this program reads {FORMAT}")
+        raise CheckFailed(f"release {release[:12]}: format {manifest['format']}, this program reads {FORMAT}")
     return manifest
 
 

@@ -7,12 +7,14 @@ serve; jobs/release/pointer.py moves it.
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from contracts.errors import CheckFailed
 
 NAME = "champion.json"
+DIGEST = re.compile("[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -31,19 +33,38 @@ def releases(home: Path) -> Path:
 
 
 def read(home: Path) -> Pointer | None:
-    """Return the pointer, or None before the first promotion.
+    """Return the pointer of a folder, or None before the first promotion.
 
     Raises:
         CheckFailed: the file exists but is not a pointer.
     """
     file = releases(home) / NAME
     try:
-        raw = json.loads(file.read_text())
-        pointer = Pointer(**raw)
+        return parse(file.read_bytes(), str(file))
     except FileNotFoundError:
         return None
-    except (ValueError, TypeError) as error:
-        raise CheckFailed(f"{file} is damaged ({error}); write release, previous, revision and week again") from None
-    if not (isinstance(pointer.release, str) and isinstance(pointer.revision, int)):
-        raise CheckFailed(f"{file} is damaged: release must be a text and revision a whole number")
+
+
+def parse(content: bytes, name: str) -> Pointer:
+    """Return the pointer that a file contains.
+
+    Args:
+        content: the file's content.
+        name: name of the file, for the message.
+
+    Raises:
+        CheckFailed: it is not a pointer, or it names something other than a release.
+    """
+    try:
+        pointer = Pointer(**json.loads(content))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise CheckFailed(f"{name} is damaged ({error}); write release, previous, revision and week again") from None
+    for field in ("release", "previous"):
+        digest = getattr(pointer, field)
+        if not (isinstance(digest, str) and DIGEST.fullmatch(digest)) and not (field == "previous" and digest is None):
+            raise CheckFailed(
+                f"{name} is damaged: {field} must be a digest of 64 hexadecimal digits, not {digest!r:.80}"
+            )
+    if type(pointer.revision) is not int or not isinstance(pointer.week, str):
+        raise CheckFailed(f"{name} is damaged: revision must be a whole number and week a text")
     return pointer

@@ -23,6 +23,9 @@ class SkipMetrics:
         )
         self.revision = Gauge("overture_skip_release_revision", "Revision of the skip champion's pointer", **latest)
         self.refused = Counter("overture_skip_release_refused", "Promoted skip releases that were refused", **named)
+        self.unavailable = Counter(
+            "overture_skip_release_source_errors", "Times that the skip champion's pointer could not be read", **named
+        )
         self.degraded = Counter(
             "overture_skip_degraded_answers", "Responses of the skip routes made by a fallback", ["fallback"], **named
         )

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime
-from pathlib import Path
 
 from fastapi import APIRouter
 from fastapi.exceptions import RequestValidationError
@@ -22,11 +21,12 @@ from serving.block.watcher import BlockWatcher
 from serving.bodies import SkipState
 from serving.http.middleware import LOG, error_facts
 from serving.http.problems import Refusal
+from serving.release.folders import ReleaseFolders
 from serving.release.watcher import ChampionWatcher, Event, ReleaseWatcher
 from serving.skip import answers
 from serving.skip.blocked import without_blocked
 from serving.skip.metrics import SkipMetrics
-from serving.skip.release import ENGINE, SkipRelease
+from serving.skip.release import SkipRelease
 from serving.skip.schema import Reranked, RerankRequest, SkipRequest, Skips
 
 ERRORS = schema.error_responses({400: None, 401: None, 413: None, 422: None})
@@ -35,9 +35,9 @@ NO_RELEASE = schema.error_responses({503: None})
 PROMOTE = "overture release promote --engine skip"
 
 
-def skip_champion(home: Path, poll_s: float, event: Event) -> ReleaseWatcher[SkipRelease]:
+def skip_champion(folders: ReleaseFolders, poll_s: float, event: Event) -> ReleaseWatcher[SkipRelease]:
     """Return the watcher of the skip engine's pointer."""
-    return ReleaseWatcher(home / ENGINE, SkipRelease, poll_s, event, PROMOTE)
+    return ReleaseWatcher(folders, lambda folder, now: SkipRelease(folder, now, check=False), poll_s, event, PROMOTE)
 
 
 def state(champion: ReleaseWatcher[SkipRelease]) -> SkipState:

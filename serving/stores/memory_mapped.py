@@ -6,7 +6,9 @@
     stores/<release>/retired.json                             when it was marked
 
 A folder is filled under a hidden name, flushed, and renamed; the notice is replaced atomically. Readers share the pages
-through the operating system, and keep what they have mapped when a folder is removed.
+through the operating system, and keep what they have mapped when a folder is removed. A publisher locks its folder
+until the notice is written. Folders without a notice and without a lock were left by a publisher that was killed; the
+next publisher removes them.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
+from contracts import folder_lock
 from contracts.errors import CheckFailed
 from serving.release import files
 from serving.stores.interface import (
@@ -127,29 +130,32 @@ class MemoryMapped:
         """Fill a new folder, put it in force, remove the previous one."""
         space = self.root / part_rows.release / part_rows.space
         space.mkdir(parents=True, exist_ok=True)
-        self._sweep(space)
+        self._sweep(part_rows.release, part_rows.space)
         folder = space / f"{part_rows.publication}.{uuid.uuid4().hex[:8]}"
-        hidden = space / f".writing-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        hidden, handle = _new_locked_folder(space)
         try:
             _fill(hidden, part_rows, blocks)
             os.rename(hidden, folder)
+            files.sync(space)
+            before = self.notices(part_rows.release, part_rows.space).get(part_rows.part)
+            notice = Notice(folder.name, part_rows.since, len(part_rows.user_ids))
+            files.replace(space / f"{part_rows.part}.json", files.canonical(asdict(notice)))
         finally:
             shutil.rmtree(hidden, ignore_errors=True)
-        files.sync(space)
-        before = self.notices(part_rows.release, part_rows.space).get(part_rows.part)
-        notice = Notice(folder.name, part_rows.since, len(part_rows.user_ids))
-        files.replace(space / f"{part_rows.part}.json", files.canonical(asdict(notice)))
+            os.close(handle)
         if before:
             shutil.rmtree(space / before.publication, ignore_errors=True)
 
-    def _sweep(self, space: Path) -> None:
-        """Remove what interrupted publishers left."""
-        for stale in space.glob(".writing-*"):
-            with contextlib.suppress(PermissionError):
-                try:
-                    os.kill(int(stale.name.split("-")[1]), 0)
-                except ProcessLookupError:
-                    shutil.rmtree(stale, ignore_errors=True)
+    def _sweep(self, release: str, space: str) -> None:
+        """Remove what interrupted publishers left: folders that no notice names and no publisher has locked."""
+        for folder in (self.root / release / space).glob("*/"):
+            handle = folder_lock.try_lock(folder, exclusive=True)
+            if handle is None:
+                continue
+            # Read after the lock was taken: a publisher writes its notice before it releases its lock.
+            if folder.name not in {notice.publication for notice in self.notices(release, space).values()}:
+                shutil.rmtree(folder, ignore_errors=True)
+            os.close(handle)
 
     def releases(self) -> dict[str, float | None]:
         """Return the folders under stores/."""
@@ -189,9 +195,18 @@ def _load_ids(path: Path) -> np.ndarray:
     return np.memmap(path, "<i8", "r") if path.stat().st_size else np.zeros(0, np.int64)
 
 
+def _new_locked_folder(space: Path) -> tuple[Path, int]:
+    """Return a new hidden folder, and the file descriptor that locks it."""
+    while True:
+        folder = space / f".writing-{uuid.uuid4().hex}"
+        folder.mkdir()
+        handle = folder_lock.try_lock(folder, exclusive=True)
+        if handle is not None:  # else another publisher removed the folder before it was locked
+            return folder, handle
+
+
 def _fill(folder: Path, part_rows: StorePart, blocks: Iterable[Block]) -> None:
     """Write arrays in ascending order of user ids; each block goes directly to its rows on disk."""
-    folder.mkdir()
     user_ids, size = np.sort(part_rows.user_ids), len(part_rows.user_ids)
     shapes = {"vectors": (size, part_rows.d), "segments": (size,), "tracks": (size, part_rows.n)}
     shapes["spans"] = (size, len(HISTORY) + 1)

@@ -10,12 +10,13 @@ from jobs.release import pointer
 from serving.recommend.signals import days_of
 from serving.release.loaded import LoadedRelease
 from serving.release.watcher import ChampionWatcher
+from tests.helpers import release_keys
 from tests.helpers.as_request import listener
 
 
 @pytest.fixture(scope="module")
 def ready(finished) -> LoadedRelease:
-    champion = ChampionWatcher(finished.home, poll_s=1.0)
+    champion = ChampionWatcher(release_keys.folders(finished.home), poll_s=1.0)
     champion.refresh()
     assert champion.current is not None, champion.problem
     assert champion.current.name == pointer.read(finished.home).release

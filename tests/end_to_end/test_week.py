@@ -16,6 +16,7 @@ import pytest
 import contracts
 from jobs.platform.context import Context
 from jobs.settings.base import SPACES
+from tests.helpers import release_keys
 from tests.helpers.one_week import whole_week
 
 ROOT = Path(__file__).parents[2]
@@ -52,7 +53,7 @@ def test_store_has_known_listeners_and_new_listeners_like_the_service(finished):
     from tests.helpers.one_week import NEW_USERS_DAY
 
     champion, circuit = (
-        ChampionWatcher(finished.home, poll_s=1.0),
+        ChampionWatcher(release_keys.folders(finished.home), poll_s=1.0),
         CircuitBreaker(finished.settings.store, finished.home),
     )
     champion.refresh()

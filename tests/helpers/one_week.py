@@ -11,7 +11,7 @@ from jobs.matrix import catalog, first_day, track_pairs, user_track
 from jobs.platform.context import Context
 from jobs.platform.week import Week
 from jobs.quality import check
-from jobs.release import bundle, gate, place_new_users, promote, publish, weekly_run
+from jobs.release import bundle, gate, place_new_users, promote, publish, signing, weekly_run
 from jobs.settings.base import SPACES
 
 ROOT = Path(__file__).parents[2]
@@ -31,6 +31,7 @@ def spark_stage(context: Context) -> None:
 
 def whole_week(context: Context) -> dict[str, object]:
     """Run all tasks of cold_start_weekly, then cold_users_daily."""
+    signing.create_keys(signing.signing_key(context))
     weekly_run.begin(context)
     check.run(context, SOURCES)
     spark_stage(context)

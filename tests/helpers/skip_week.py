@@ -20,6 +20,7 @@ from models.skip.data import splits
 from models.skip.ensemble.calibration import fit_best_calibration
 from models.skip.ensemble.ensemble import Mix, logit
 from serving.skip.release import SkipRelease
+from tests.helpers import release_keys
 
 MODELS = ("boosted_trees", "logistic_features", "session_gru", "collaborative")
 SMALL = {
@@ -106,6 +107,7 @@ def blend_all_members(context):
 def build_week(home):
     """Write the plays of November, and train a week on those before its Monday."""
     context = at(home)
+    release_keys.add_keys(home)
     dsg17_make.run(home / "data", ROWS)
     dsg17.run(context, home / "data")
     train_and_evaluate(context)

@@ -251,11 +251,14 @@ def empty_database() -> bytes:
 
 def ready(home, week: str = "2026-11-16", taste: float | None = 1.0, seed: int = 0, **gate: object) -> Context:
     """Return a context whose week is filled (unless `taste` is None), with an empty MLflow database."""
+    from tests.helpers import release_keys
+
     database = home / "mlflow" / "mlflow.db"
     if not database.exists():
         database.parent.mkdir(parents=True)
         database.write_bytes(empty_database())
     context = context_at(home, week, **gate)
+    release_keys.add_keys(context.home)
     if taste is not None:
         fill(context, taste, seed)
     return context

@@ -10,7 +10,7 @@ import pytest
 from jobs.release import bundle, pointer
 from jobs.release.cold_start import bundle as cold_start_bundle
 from serving.release.bundle import open_release
-from tests.helpers import small_week
+from tests.helpers import release_keys, small_week
 from tests.helpers.live import Live
 
 
@@ -23,6 +23,7 @@ def template_home(tmp_path_factory) -> Path:
         small_week.fill(context, taste, seed)
         folder, _ = bundle.build(context, cold_start_bundle)
         (home / f"{week}.txt").write_text(folder.name)
+        release_keys.sign(home, folder.name)
     return home
 
 
@@ -40,8 +41,7 @@ class ReleaseHome:
         return open_release(self.folder(release))
 
     def promote(self, release: str) -> None:
-        champion = pointer.read(self.home)
-        pointer.move(self.home, pointer.revision(champion), release, small_week.FIRST)
+        release_keys.promote(self.home, release)
 
 
 @pytest.fixture

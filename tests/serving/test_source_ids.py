@@ -19,7 +19,7 @@ from contracts.entity_ids import MAX_ID, MAX_SAFE_INTEGER, internal_id, stable_i
 from contracts.errors import CheckFailed
 from jobs.experiments import ingest
 from jobs.platform.entity_forms import entity_forms
-from jobs.release import bundle, known_users, pointer
+from jobs.release import bundle, known_users
 from jobs.release.cold_start import bundle as cold_start_bundle
 from serving import schema
 from serving.experiment.assignment import ActiveExperiment
@@ -33,7 +33,7 @@ from serving.release.loaded import LoadedRelease
 from serving.release.pointer import Pointer
 from serving.settings import Arm, Experiment, StoreSettings
 from serving.stores import open_store
-from tests.helpers import small_week, source_ids
+from tests.helpers import release_keys, small_week, source_ids
 from tests.helpers.live import Live
 
 FORMS = {"text": source_ids.as_uuid, "integer": source_ids.as_large_integer}
@@ -48,7 +48,7 @@ def built(tmp_path_factory):
         small_week.fill(context)
         source_ids.change_ids(context, external, form)
         folder, _ = bundle.build(context, cold_start_bundle)
-        pointer.move(context.home, 0, folder.name, small_week.FIRST)
+        release_keys.promote(context.home, folder.name)
         store = open_store(StoreSettings(), context.home, publishing=True)
         store.publish(*known_users.read_part(context, open_release(folder), 20))
         store.close()

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from contracts.errors import CheckFailed
 from jobs.platform.files import file_digest
 from jobs.release import pointer, rules
+from jobs.release.destination import release_folder
 from jobs.release.rules import FAIL, PASS, SKIP, GateLine
 from jobs.release.skip.snapshot import end_day, read_play_log
 from jobs.skip import artifacts, dataset
@@ -167,7 +168,7 @@ def update_parity_lines(
         now = "there is no champion" if champion is None else f"the champion is {champion.release[:12]}"
         why = f"the update started from {base_release[:12]}, but {now}; run the update again"
         return [GateLine(rule, None, None, FAIL, why)]
-    base_folder, lines = pointer.releases(context.release_home) / base_release, []
+    base_folder, lines = release_folder(context, base_release), []
     tolerance, log = context.settings.skip.gate.parity_tolerance, read_play_log(context, release.cleaning)
     for m, (member, entry) in enumerate(zip(release.members, release.description["members"], strict=True)):
         file = Path(MEMBERS) / member.name / NETWORK

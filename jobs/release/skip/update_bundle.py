@@ -23,7 +23,7 @@ import numpy as np
 from contracts.errors import CheckFailed
 from jobs.platform import files
 from jobs.platform.entity_forms import entity_forms
-from jobs.release import pointer
+from jobs.release.destination import read_champion, release_folder
 from jobs.release.skip.snapshot import calibration_entry, end_day, member_entries, read_play_log, write_snapshot
 from jobs.skip import artifacts, dataset, incremental_training, onnx_export
 from models.skip.estimators.logistic_regression import FeatureRegression
@@ -45,15 +45,15 @@ def open_base_release(context: Context) -> SkipRelease:
     Raises:
         CheckFailed: there is no champion, it is damaged, or it is of a later day.
     """
-    champion = pointer.read(context.release_home)
+    champion = read_champion(context)
     if champion is None:
         raise CheckFailed("skip update: there is no champion yet; run the weekly pipeline of the skip engine first")
     if champion.week[:10] > str(context.week):
         raise CheckFailed(f"skip update: the champion is of {champion.week}, later than the end of this day")
-    release = SkipRelease(pointer.releases(context.release_home) / champion.release)
+    release = SkipRelease(release_folder(context, champion.release))
     if release.week != context.week.name:
         return release
-    return SkipRelease(release.folder.with_name(release.provenance["base_release"]))
+    return SkipRelease(release_folder(context, release.provenance["base_release"]))
 
 
 def fill(context: Context, folder: Path) -> dict[str, object]:

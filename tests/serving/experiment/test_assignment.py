@@ -24,6 +24,7 @@ from serving.release import files
 from serving.release.watcher import ChampionWatcher
 from serving.schema import Listener
 from serving.settings import Arm, Experiment, Explore, ServiceSettings
+from tests.helpers import release_keys
 from tests.helpers.live import cohort_requests
 
 AT = datetime(2026, 11, 24, 9, tzinfo=UTC)
@@ -55,7 +56,7 @@ def register(home: Path, experiment: Experiment) -> None:
 @pytest.fixture
 def ready(release_home):
     release_home.promote(release_home.first)
-    champion = ChampionWatcher(release_home.home, poll_s=1.0)
+    champion = ChampionWatcher(release_keys.folders(release_home.home), poll_s=1.0)
     champion.refresh()
     return champion.current
 

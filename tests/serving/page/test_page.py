@@ -8,9 +8,9 @@ import pytest
 
 import serving
 from contracts.demographics import MAX_AGE, MIN_AGE
-from jobs.release import bundle, pointer
+from jobs.release import bundle
 from jobs.release.cold_start import bundle as cold_start_bundle
-from tests.helpers import small_week, source_ids
+from tests.helpers import release_keys, small_week, source_ids
 from tests.helpers.browser import Browser, chromium
 from tests.helpers.live import Live
 
@@ -101,7 +101,7 @@ def live_with_large_ids(tmp_path_factory):
     small_week.fill(context)
     source_ids.change_ids(context, source_ids.as_large_integer, "integer")
     folder, _ = bundle.build(context, cold_start_bundle)
-    pointer.move(context.home, 0, folder.name, small_week.FIRST)
+    release_keys.promote(context.home, folder.name)
     service = Live(context.home)
     yield service
     service.stop()

@@ -15,13 +15,13 @@ from serving.recommend import carousel, entity_lookup
 from serving.recommend.signals import days_of, read_listener
 from serving.release.loaded import LoadedRelease
 from serving.release.watcher import ChampionWatcher
-from tests.helpers import small_week
+from tests.helpers import release_keys, small_week
 from tests.helpers.live import WORDS, cohort_requests, texts
 
 
 @pytest.fixture(scope="module")
 def ready(live) -> LoadedRelease:
-    champion = ChampionWatcher(live.release_home.home, poll_s=1.0)
+    champion = ChampionWatcher(release_keys.folders(live.release_home.home), poll_s=1.0)
     champion.refresh()
     assert champion.current is not None
     return champion.current

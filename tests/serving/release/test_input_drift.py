@@ -12,7 +12,7 @@ from models.cold_start.input_vector import INTERACTIONS, FirstDays
 from models.cold_start.ragged import Ragged
 from serving.release import input_drift
 from serving.release.watcher import ChampionWatcher
-from tests.helpers import small_week
+from tests.helpers import release_keys, small_week
 from tests.helpers.live import cohort_requests
 
 
@@ -141,7 +141,7 @@ def test_release_without_a_reference_is_served_and_exports_no_drift(release_home
 
 def test_drift_counts_restart_with_a_new_release(release_home):
     release_home.promote(release_home.first)
-    champion = ChampionWatcher(release_home.home, poll_s=1.0)
+    champion = ChampionWatcher(release_keys.folders(release_home.home), poll_s=1.0)
     champion.refresh()
     champion.current.watch.count(listeners(500, np.random.default_rng(1), True))
     release_home.promote(release_home.second)

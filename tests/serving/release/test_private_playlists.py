@@ -6,11 +6,11 @@ import numpy as np
 import pyarrow as pa
 
 from jobs.cold_start import features
-from jobs.release import bundle, pointer
+from jobs.release import bundle
 from jobs.release.cold_start import bundle as cold_start_bundle
 from serving import schema
 from serving.release import manifest
-from tests.helpers import small_week
+from tests.helpers import release_keys, small_week
 from tests.helpers.live import Live
 
 EDITORIAL, PUBLIC, PRIVATE, MIXED = 7_100_200_300_401, 7_100_200_300_402, 7_100_200_300_403, 7_100_200_300_404
@@ -34,7 +34,7 @@ def build_release(home, playlists: dict[int, list[bool]]):
 
 
 def start(context, folder) -> Live:
-    pointer.move(context.home, pointer.revision(pointer.read(context.home)), folder.name, small_week.FIRST)
+    release_keys.promote(context.home, folder.name)
     return Live(context.home)
 
 

@@ -17,7 +17,7 @@ from jobs.release import pointer
 from models.cold_start.input_vector import FirstDays
 from models.cold_start.top_k import normalise
 from serving.release.watcher import ChampionWatcher, ReleaseWatcher
-from tests.helpers import small_week
+from tests.helpers import release_keys, small_week
 from tests.helpers.live import ROOT, Process, cohort_requests, texts
 
 
@@ -71,8 +71,8 @@ def test_replaced_release_is_freed(release_home):
             self.name, self.week, self.pointer, self.problems = folder.name, now.week, now, {}
 
     follower, champion = (
-        ReleaseWatcher(release_home.home, Opened, 1.0, lambda *_, **__: None, "promote"),
-        ChampionWatcher(release_home.home, poll_s=1.0),
+        ReleaseWatcher(release_keys.folders(release_home.home), Opened, 1.0, lambda *_, **__: None, "promote"),
+        ChampionWatcher(release_keys.folders(release_home.home), poll_s=1.0),
     )
     references = []
     for release in (release_home.first, release_home.second, release_home.first):
@@ -140,7 +140,9 @@ def test_damaged_release_is_loaded_only_after_it_is_repaired(release_home, monke
     monkeypatch.setattr("serving.release.watcher.RETRY_S", 0.0)
     release_home.promote(release_home.first)
     events = []
-    champion = ChampionWatcher(release_home.home, poll_s=1.0, event=lambda name, **facts: events.append(name))
+    champion = ChampionWatcher(
+        release_keys.folders(release_home.home), poll_s=1.0, event=lambda name, **facts: events.append(name)
+    )
     champion.refresh()
     damaged_file = release_home.folder(release_home.second) / "tt_svd" / "rankings.npy"
     content = damaged_file.read_bytes()
@@ -190,7 +192,7 @@ def test_start_with_a_damaged_champion_loads_the_previous_release(release_home):
     release_home.promote(release_home.first)
     release_home.promote(release_home.second)
     (release_home.folder(release_home.second) / "tt_svd" / "centroids.npy").unlink()
-    champion = ChampionWatcher(release_home.home, poll_s=1.0)
+    champion = ChampionWatcher(release_keys.folders(release_home.home), poll_s=1.0)
     champion.refresh()
     assert champion.current.name == release_home.first
     assert "centroids.npy is missing" in champion.problem
@@ -281,10 +283,13 @@ def test_service_imports_no_training_library(release_home):
     program = (
         "import sys, jobs.cli.main, serving.main\n"
         "from pathlib import Path\n"
+        "from serving.release.folders import open_folders\n"
+        "from serving.settings import ServiceSettings\n"
         "from serving.release.watcher import ChampionWatcher\n"
         "from serving import schema\n"
         "from serving.recommend import recommender as answers, signals\n"
-        "champion = ChampionWatcher(Path(sys.argv[1]), poll_s=1.0); champion.refresh()\n"
+        "champion = ChampionWatcher(open_folders(ServiceSettings(), Path(sys.argv[1])), poll_s=1.0)\n"
+        "champion.refresh()\n"
         "request = schema.RecommendationRequest(listener=schema.Listener(country='FR'), explain=True)\n"
         "listener = signals.read_listener(champion.current, request.listener)\n"
         "options = signals.read_options(champion.current, request)\n"

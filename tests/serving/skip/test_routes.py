@@ -14,7 +14,7 @@ from models.skip.ranking.rerank import rerank
 from serving.skip.release import SkipRelease
 from serving.skip.schema import Reranked, Skips
 from serving.skip.state import TRACK_COLUMNS
-from tests.helpers import skip_week
+from tests.helpers import release_keys, skip_week
 
 AT = "2016-11-28T08:30:00Z"
 UNKNOWN_ID = str(2**63 - 25)  # above 2^53: a number would be rounded
@@ -220,7 +220,8 @@ def live_with_texts(home, release, serve, tmp_path):
     (folder / "manifest.json").unlink()
     name = bundle.write_manifest(folder)
     folder.rename(releases / name)
-    pointer.move(tmp_path / "skip", 0, name, release.week)
+    (releases / pointer.NAME).unlink(missing_ok=True)
+    release_keys.promote(tmp_path, name, release.week, "skip")
     return serve(tmp_path)
 
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from contracts.errors import CheckFailed
 from serving.main import with_secrets
+from serving.settings import StoreSettings
 from serving.stores import open_store
 from serving.stores.interface import WARM, Block, NotPublished, StorePart, find_user, retire_and_remove
 from tests.helpers.live import ROOT
@@ -264,3 +267,37 @@ def test_killing_a_publisher_between_two_writes_leaves_every_release_unchanged(s
     assert_row_equals(find_user(store, release, SPACE, int(second.user_ids[0])), int(second.user_ids[0]), 9)
     if settings.kind == "memory":
         assert not list((tmp_path / "stores").glob("*/*/.writing-*")), "the files of the killed publisher are deleted"
+
+
+def test_the_next_publisher_removes_what_killed_ones_left(tmp_path):
+    """Killed while it wrote, also as process 1 of a container, or after the rename and before the notice."""
+    store = open_store(StoreSettings(), tmp_path, publishing=True)
+    part_rows, blocks = filled()
+    store.publish(part_rows, blocks)
+    space = tmp_path / "stores" / A / SPACE
+    (published,) = space.glob("*/")
+    for name in (".writing-1-0a1b2c3d", ".writing-0a1b2c3d", f"{part_rows.publication}.0a1b2c3d"):
+        shutil.copytree(published, space / name)
+    part_rows, blocks = filled()
+    store.publish(part_rows, blocks)
+    (left,) = space.glob("*/")
+    assert left.name not in (published.name, f"{part_rows.publication}.0a1b2c3d")
+    assert_row_equals(find_user(store, A, SPACE, int(part_rows.user_ids[0])), int(part_rows.user_ids[0]), 0)
+
+
+def test_publishers_of_two_parts_do_not_remove_each_others_folders(tmp_path):
+    """The second one publishes while the first one writes."""
+    warm, blocks = filled()
+    other, other_blocks = filled()
+    other = replace(other, part="2026-11-16")
+
+    def write_the_other_meanwhile():
+        yield from blocks[:1]
+        open_store(StoreSettings(), tmp_path, publishing=True).publish(other, other_blocks)
+        yield from blocks[1:]
+
+    store = open_store(StoreSettings(), tmp_path, publishing=True)
+    store.publish(warm, write_the_other_meanwhile())
+    assert set(store.notices(A, SPACE)) == {warm.part, "2026-11-16"}
+    assert len(list((tmp_path / "stores" / A / SPACE).glob("*/"))) == 2
+    assert_row_equals(find_user(store, A, SPACE, int(warm.user_ids[0])), int(warm.user_ids[0]), 0)
