@@ -26,13 +26,15 @@ from serving.http.fast_routes import FastRoutesApp, JsonBodyRoute, as_json
 from serving.http.micro_batching import MicroBatcher
 from serving.http.middleware import LOG, RELEASE, ServiceMiddleware
 from serving.http.prometheus import Metrics
+from serving.profile.profiles import Profiles
+from serving.profile.routes import make_day_router, make_event_router
 from serving.recommend import carousel, entity_lookup
 from serving.recommend.known_users import make_router
 from serving.recommend.recommender import with_track_details
 from serving.recommend.signals import read_listener, read_options
 from serving.release.loaded import LoadedRelease
 from serving.release.watcher import ChampionWatcher, ReleaseWatcher
-from serving.settings import ServiceSettings, StoreSettings
+from serving.settings import ProfileSettings, ServiceSettings, StoreSettings
 from serving.skip.metrics import SkipMetrics
 from serving.skip.release import SkipRelease
 from serving.skip.routes import make_router as make_skip_router
@@ -58,15 +60,22 @@ SpaceName = Annotated[
 ERRORS = schema.error_responses({400: None, 401: None, 413: None, 422: None, 503: None})
 
 
-def make_app(settings: ServiceSettings, home: Path, store: StoreSettings = StoreSettings()) -> ServiceMiddleware:  # noqa: B008 - frozen
+def make_app(
+    settings: ServiceSettings,
+    home: Path,
+    store: StoreSettings = StoreSettings(),  # noqa: B008 - frozen
+    profile: ProfileSettings = ProfileSettings(),  # noqa: B008 - frozen
+) -> ServiceMiddleware:
     """Return the service over the releases of one home. It opens the champion when it starts.
 
     Args:
         settings: the section `service`.
         home: OVERTURE_HOME.
         store: the section `store`.
+        profile: the section `profile`.
     """
     metrics, circuit = Metrics(), CircuitBreaker(store, home)
+    profiles = Profiles(profile, home, circuit)
     skip_metrics = SkipMetrics(metrics.registry)
 
     def event(name: str, **facts: Any) -> None:
@@ -100,14 +109,18 @@ def make_app(settings: ServiceSettings, home: Path, store: StoreSettings = Store
         yield
         skips.stop()
         champion.stop()
+        profiles.close()
         circuit.store.close()
 
     app = FastRoutesApp(title="Overture", version="1", description=ABOUT, lifespan=life, docs_url=None, redoc_url=None)
     app.state.champion = champion
-    app.include_fast_routes(make_lists(champion, metrics, ExperimentRecommender(settings, home)))
+    recommender = ExperimentRecommender(settings, home)
+    app.include_fast_routes(make_lists(champion, metrics, recommender))
+    app.include_fast_routes(make_event_router(champion, profiles, as_json))
     add_pages(app)
+    app.include_router(make_day_router(profiles, as_json))
     app.include_router(
-        make_router(champion, serving, as_json, circuit, metrics)
+        make_router(champion, serving, as_json, circuit, metrics, profiles, recommender)
     )  # must be registered before /v1/{kind}
     app.include_fast_routes(make_skip_router(skips, as_json, JsonBodyRoute, skip_metrics))
     add_lookups(app, champion)
@@ -117,7 +130,7 @@ def make_app(settings: ServiceSettings, home: Path, store: StoreSettings = Store
     shared = CORSMiddleware(
         app,
         allow_origins=list(settings.cors_origins),
-        allow_methods=["GET", "POST"],
+        allow_methods=["GET", "POST", "DELETE"],
         allow_headers=["content-type", "x-api-key"],
         expose_headers=[RELEASE.decode()],
     )

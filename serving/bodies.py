@@ -104,6 +104,9 @@ class KnownRecommendationBody(TypedDict):
     n_computed: int
     segment: SegmentBody | None
     reasons: ReasonsBody
+    n_events: int
+    unknown: dict[str, list[str]]
+    experiment: NotRequired[ExperimentBody]
 
 
 class CarouselPlaylistBody(TypedDict):

@@ -36,7 +36,7 @@ from jobs.settings.platform import CheckSettings, MlflowSettings, SparkSettings
 from jobs.settings.skip import SkipSettings
 from jobs.settings.source import SimulateSettings, SourceSettings
 from jobs.settings.yaml_keys import UniqueKeyLoader
-from serving.settings import ServiceSettings, StoreSettings
+from serving.settings import ProfileSettings, ServiceSettings, StoreSettings
 
 
 class Settings(BaseSettings):
@@ -77,6 +77,7 @@ class Settings(BaseSettings):
     service: ServiceSettings = ServiceSettings()
     experiment: ExperimentSettings = ExperimentSettings()
     store: StoreSettings = StoreSettings()
+    profile: ProfileSettings = ProfileSettings()
 
     @field_validator("lake")
     @classmethod

@@ -1,5 +1,8 @@
-"""Known listeners: their vector and their stored list.
+"""Listeners by id: the stored vector and list of a known one, the first day of a new one.
 
+New        a listener without a stored row, of whom events of today are remembered, gets the list that
+           POST /v1/recommendations returns for the same first day
+Bans       what the events of today ban is in no list
 Fallback   stored list; longer ones continue with the tracks nearest to the stored vector -> the most popular tracks. A
            vector has no fallback: without the store it is a 503 with the reason
 Releases   rows are read under the release that answers the request, so that tracks and segments match. A release is
@@ -21,7 +24,10 @@ from pydantic import Field
 from contracts.errors import BadArgument, CheckFailed, NotFound, OvertureError
 from serving import schema
 from serving.bodies import KnownRecommendationBody, KnownUserBody, SegmentBody
+from serving.experiment.assignment import ExperimentRecommender
 from serving.http.prometheus import Metrics
+from serving.profile.first_day import banned_tracks, first_day
+from serving.profile.profiles import Profiles, Today
 from serving.recommend.recommender import (
     POPULAR,
     distances,
@@ -30,6 +36,7 @@ from serving.recommend.recommender import (
     segment_body,
     with_track_details,
 )
+from serving.recommend.signals import ListParameters
 from serving.release.loaded import LoadedRelease
 from serving.release.watcher import ChampionWatcher
 from serving.schema import Body, Degraded, IdText, Reasons, Segment, Track
@@ -37,7 +44,7 @@ from serving.stores.circuit import CircuitBreaker
 from serving.stores.interface import NotPublished, UserRow
 
 MAX_EXCLUDED = 200
-STORED = "stored"
+STORED, NEW, WITHOUT_EVENTS = "stored", "new", "without today's events"
 UserId = Annotated[str, Path(min_length=1, max_length=schema.MAX_ID_LENGTH, examples=["1"])]
 Excluded = Annotated[
     list[IdText], Query(max_length=MAX_EXCLUDED, description="track that must not be in the list; can be repeated")
@@ -63,23 +70,38 @@ class KnownUser(Body):
 
 
 class KnownRecommendation(Body):
-    """The stored list of a known listener."""
+    """The stored list of a known listener, or the list for the first day of a new one."""
 
     release: str
     week: str
     space: str
     user_id: str
-    method: str = Field(description="stored, or popularity if the store is unavailable")
-    kind: str | None
-    since: str | None
-    vector_source: str = Field(description="store, or nothing")
+    method: str = Field(
+        description="stored: a known listener's list; popularity if the store is unavailable; for a new listener the "
+        "method of the release"
+    )
+    kind: str | None = Field(
+        description="warm or cold: a known listener; new: the list was made from the events of the first day"
+    )
+    since: str | None = Field(description="warm: week of the vector; cold and new: registration day")
+    vector_source: str = Field(description="store; for a new listener network, country_age_mean or nothing")
     degraded: Degraded | None
     tracks: list[Track]
     n_computed: int = Field(
-        description="number of tracks at the end that are not in the stored list: the nearest to the stored vector"
+        description="number of tracks at the end that are not in the stored list: the nearest to the stored vector; "
+        "for a new listener popular tracks that fill the list up to k"
     )
     segment: Segment | None
     reasons: Reasons
+    n_events: int = Field(
+        description="number of remembered events that count: for a new listener those of the first day, else the bans"
+    )
+    unknown: dict[str, list[str]] = Field(
+        description="ids of a new listener's events, by signal, and country that the release does not contain"
+    )
+    experiment: schema.ExperimentAssignment | None = Field(
+        None, description="Absent unless an experiment chose the method."
+    )
 
 
 def make_router(
@@ -88,8 +110,10 @@ def make_router(
     respond: Callable[..., Response],
     circuit: CircuitBreaker,
     metrics: Metrics,
+    profiles: Profiles,
+    recommender: ExperimentRecommender,
 ) -> APIRouter:
-    """Return the routes of known listeners.
+    """Return the routes of listeners by id.
 
     Args:
         champion: the watcher of the champion.
@@ -97,6 +121,8 @@ def make_router(
         respond: builds a JSON response from data and a release.
         circuit: the store behind its circuit breaker.
         metrics: where store reads and fallbacks are counted.
+        profiles: the listeners' events of today.
+        recommender: makes the lists of new listeners.
     """
     router = APIRouter(tags=["users"])
 
@@ -122,17 +148,37 @@ def make_router(
         k: Annotated[int, Query(ge=1, le=schema.MAX_K)] = 50,
         exclude: Excluded = [],  # noqa: B006 - FastAPI copies it
     ) -> Response:
-        """Recommend tracks to a known listener."""
+        """Recommend tracks to a known listener, or to a new one whose events of the first day were sent."""
         loaded = serving(champion)
         if k > len(loaded.tracks):
             raise BadArgument(f"k: {k} is more than the {len(loaded.tracks)} tracks of the release")
+        today = profiles.today(user_id)
+
+        def of_first_day() -> KnownRecommendationBody | None:
+            return recommend_first_day(loaded, recommender, user_id, k, excluded_tracks(loaded, exclude), today)
+
+        body: KnownRecommendationBody | None
         try:
-            loaded, row = find_row(loaded, user_id)
-            body = recommend(loaded, row, user_id, min(k, len(loaded.tracks)), excluded_tracks(loaded, exclude))
+            used, row = find_row(loaded, user_id)
+            banned = {used.track_idx[i] for i in banned_tracks(used, today.events)}
+            taken = excluded_tracks(used, exclude) | banned
+            body = recommend(used, row, user_id, min(k, len(used.tracks)), taken)
+            body["n_events"] = sum(event["kind"] == "ban" for event in today.events)
+            if today.problem is not None:
+                body["degraded"] = {"fallback": WITHOUT_EVENTS, "reason": today.problem}
+            loaded = used
         except NotFound:
-            raise
+            body = of_first_day()
+            if body is None and today.problem is not None:
+                raise HTTPException(503, f"the listener's events are unavailable: {today.problem}") from None
+            if body is None:
+                raise
         except OvertureError as error:
-            body = popular_fallback(loaded, user_id, k, excluded_tracks(loaded, exclude), str(error))
+            body = of_first_day()
+            if body is None:
+                body = popular_fallback(loaded, user_id, k, excluded_tracks(loaded, exclude), str(error))
+            elif body["degraded"] is None:
+                body["degraded"] = {"fallback": body["method"], "reason": str(error)}
         metrics.count_list(body["method"], body)
         return respond(with_track_details(loaded, body), release=loaded.name)
 
@@ -160,7 +206,8 @@ def unknown_user(loaded: LoadedRelease) -> NotFound:
     """Return the error for a listener of whom the store has no row."""
     return NotFound(
         f"unknown user: neither in the training data of release {loaded.name[:12]} nor among the new "
-        "listeners placed since; POST /v1/recommendations recommends from first-day signals"
+        "listeners placed since, and without events of today (POST /v1/events); POST /v1/recommendations recommends "
+        "from first-day signals"
     )
 
 
@@ -247,7 +294,50 @@ def recommend(
             "top_signals": None,
             "n_signals": None,
         },
+        "n_events": 0,
+        "unknown": {},
     }
+
+
+def recommend_first_day(
+    loaded: LoadedRelease, recommender: ExperimentRecommender, user_id: str, k: int, exclude: set[int], today: Today
+) -> KnownRecommendationBody | None:
+    """Return a KnownRecommendation with track_idx for a new listener; None if no event of today is known.
+
+    Args:
+        loaded: the release.
+        recommender: makes the list, as for POST /v1/recommendations.
+        user_id: external id of the listener.
+        k: length of the list.
+        exclude: track_idx that must not be in the list.
+        today: the remembered events.
+    """
+    day = first_day(loaded, user_id, today.events)
+    if day is None:
+        return None
+    ids = [loaded.tracks[i].track_id for i in sorted(exclude)]
+    parameters = ListParameters(k=k, exclude=(*ids, *banned_tracks(loaded, today.events)))
+    (made,) = recommender.recommend(loaded, [day.signals], parameters)
+    body: KnownRecommendationBody = {
+        "release": made["release"],
+        "week": made["week"],
+        "space": made["space"],
+        "user_id": user_id,
+        "method": made["method"],
+        "kind": NEW,
+        "since": f"{day.start:%Y-%m-%d}",
+        "vector_source": made["vector_source"],
+        "degraded": made["degraded"],
+        "tracks": made["tracks"],
+        "n_computed": made["n_filled"],
+        "segment": made["segment"],
+        "reasons": made["reasons"],
+        "n_events": day.n_events,
+        "unknown": made["unknown"],
+    }
+    if "experiment" in made:
+        body["experiment"] = made["experiment"]
+    return body
 
 
 def popular_fallback(
@@ -269,4 +359,6 @@ def popular_fallback(
         "n_computed": 0,
         "segment": None,
         "reasons": {"text": list_explanation(loaded, POPULAR, None), "top_signals": None, "n_signals": None},
+        "n_events": 0,
+        "unknown": {},
     }

@@ -4,6 +4,7 @@
     notices    (release, space) part                      the publication in force
     members    (release) space publication number         user ids of each block, so that rows can be removed
     releases   release                                    when it was marked as retired
+    days       (user_id) field                            profiles of the day (serving/profile/cassandra.py)
 
 A notice is one row, so a plain write puts it in force atomically. A lightweight transaction would add a second round of
 agreement without a benefit: two publishers of one part write the same rows under the same name, and either may be last.
@@ -42,6 +43,7 @@ SCHEMA = (
     "CREATE TABLE IF NOT EXISTS {keyspace}.members (release text, space text, publication text, number int, "
     "user_ids blob, PRIMARY KEY ((release), space, publication, number))",
     "CREATE TABLE IF NOT EXISTS {keyspace}.releases (release text PRIMARY KEY, retired_at double)",
+    "CREATE TABLE IF NOT EXISTS {keyspace}.days (user_id text, field text, value blob, PRIMARY KEY (user_id, field))",
 )
 STATEMENTS = {
     "row": "SELECT publication, segment_id, vector, tracks FROM {keyspace}.users "
