@@ -168,12 +168,11 @@ class Days:
             before = self.store.read(user_id)
             self._log_removals(user_id, before, forgetting(user_id, now_us), now_us)
             self.store.write({user_id: {FORGOTTEN: str(now_us).encode()}})
-            late = {name: line for name, line in self.store.read(user_id).items() if name not in before}
+            late = self._written_since(user_id, before)
             if late:
                 self._log_removals(user_id, late, None, now_us)
-            gone = before | late
-            self.store.drop(user_id, [name for name in gone if name not in MARKS])
-            return len(events_of(gone))
+            self.store.drop(user_id, [name for name in before | late if name not in MARKS])
+            return len(events_of(before)) + len(events_of(late))
 
     def merge(self, user_id: str, into: str) -> int:
         """Move the events of a listener up to now to another listener, in the order of their ids; return their number.
@@ -194,7 +193,7 @@ class Days:
             before = self.store.read(user_id)
             n_moved = self._copy(user_id, into, before, merging(user_id, into, now_us), now_us)
             self.store.write({user_id: {MERGED: merged_field(into, now_us)}})
-            late = {name: line for name, line in self.store.read(user_id).items() if name not in before}
+            late = self._written_since(user_id, before)
             if late:
                 n_moved += self._copy(user_id, into, late, None, now_us)
             self.store.drop(user_id, [name for name in before | late if name not in MARKS])
@@ -219,6 +218,10 @@ class Days:
     def _log_removals(self, user_id: str, fields: Fields, mark: bytes | None, now_us: int) -> None:
         ids = sorted(name.removeprefix(EVENT) for name in fields if name.startswith(EVENT))
         self.log.append(changes=[*(removal(user_id, i, now_us) for i in ids), *([mark] if mark else [])])
+
+    def _written_since(self, user_id: str, before: Fields) -> Fields:
+        """Return the fields that another process has added since `before` was read, without marks."""
+        return {name: v for name, v in self.store.read(user_id).items() if name not in before and name not in MARKS}
 
     def _now_us(self) -> int:
         return int(self.now() * 1e6)
