@@ -113,7 +113,7 @@ def make_app(
         circuit.store.close()
 
     app = FastRoutesApp(title="Overture", version="1", description=ABOUT, lifespan=life, docs_url=None, redoc_url=None)
-    app.state.champion = champion
+    app.state.champion, app.state.profiles = champion, profiles
     recommender = ExperimentRecommender(settings, home)
     app.include_fast_routes(make_lists(champion, metrics, recommender))
     app.include_fast_routes(make_event_router(champion, profiles, as_json))
