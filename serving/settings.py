@@ -143,6 +143,11 @@ class ProfileSettings(BaseModel):
     ttl_s: Annotated[float, Field(ge=1, le=30 * 86_400)] = Field(
         172_800.0, description="time after the last event until a profile expires, in seconds; older events are refused"
     )
+    fold_in_weight: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.1,
+        description="weight of the tracks that a known listener streamed since the stored vector was computed; "
+        "0: the stored list only",
+    )
 
 
 class StoreSettings(BaseModel):

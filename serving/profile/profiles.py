@@ -39,7 +39,7 @@ class Profiles:
             home: OVERTURE_HOME.
             circuit: The store of known listeners, whose server contains the profiles too.
         """
-        self.ttl_s, self._circuit = settings.ttl_s, circuit
+        self.ttl_s, self.fold_in_weight, self._circuit = settings.ttl_s, settings.fold_in_weight, circuit
         log = EventLog(Path(settings.folder) if settings.folder else home / FOLDER)
         self.days = Days(_open_store(circuit, log, settings.ttl_s), log)
         self.commit = GroupCommit(self._add)

@@ -2,6 +2,7 @@
 
 New        a listener without a stored row, of whom events of today are remembered, gets the list that
            POST /v1/recommendations returns for the same first day
+Fold-in    a known listener who has streamed since the vector was computed gets the tracks nearest to the moved vector
 Bans       what the events of today ban is in no list
 Fallback   stored list; longer ones continue with the tracks nearest to the stored vector -> the most popular tracks. A
            vector has no fallback: without the store it is a 503 with the reason
@@ -13,7 +14,7 @@ The store is read in a thread, with a short timeout, through a circuit breaker: 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated
 
 import numpy as np
@@ -27,6 +28,7 @@ from serving.bodies import KnownRecommendationBody, KnownUserBody, SegmentBody
 from serving.experiment.assignment import ExperimentRecommender
 from serving.http.prometheus import Metrics
 from serving.profile.first_day import banned_tracks, first_day
+from serving.profile.fold_in import folded_vector, streams_since
 from serving.profile.profiles import Profiles, Today
 from serving.recommend.recommender import (
     POPULAR,
@@ -44,7 +46,7 @@ from serving.stores.circuit import CircuitBreaker
 from serving.stores.interface import NotPublished, UserRow
 
 MAX_EXCLUDED = 200
-STORED, NEW, WITHOUT_EVENTS = "stored", "new", "without today's events"
+STORED, FOLD_IN, NEW, WITHOUT_EVENTS = "stored", "fold_in", "new", "without today's events"
 UserId = Annotated[str, Path(min_length=1, max_length=schema.MAX_ID_LENGTH, examples=["1"])]
 Excluded = Annotated[
     list[IdText], Query(max_length=MAX_EXCLUDED, description="track that must not be in the list; can be repeated")
@@ -77,14 +79,17 @@ class KnownRecommendation(Body):
     space: str
     user_id: str
     method: str = Field(
-        description="stored: a known listener's list; popularity if the store is unavailable; for a new listener the "
+        description="stored: a known listener's list; fold_in: the tracks nearest to the stored vector, moved towards "
+        "the tracks streamed since it was computed; popularity if the store is unavailable; for a new listener the "
         "method of the release"
     )
     kind: str | None = Field(
         description="warm or cold: a known listener; new: the list was made from the events of the first day"
     )
     since: str | None = Field(description="warm: week of the vector; cold and new: registration day")
-    vector_source: str = Field(description="store; for a new listener network, country_age_mean or nothing")
+    vector_source: str = Field(
+        description="store, or store and events; for a new listener network, country_age_mean or nothing"
+    )
     degraded: Degraded | None
     tracks: list[Track]
     n_computed: int = Field(
@@ -94,7 +99,8 @@ class KnownRecommendation(Body):
     segment: Segment | None
     reasons: Reasons
     n_events: int = Field(
-        description="number of remembered events that count: for a new listener those of the first day, else the bans"
+        description="number of remembered events that count: for a new listener those of the first day, else streams since the "
+        "vector was computed, and bans"
     )
     unknown: dict[str, list[str]] = Field(
         description="ids of a new listener's events, by signal, and country that the release does not contain"
@@ -162,8 +168,13 @@ def make_router(
             used, row = find_row(loaded, user_id)
             banned = {used.track_idx[i] for i in banned_tracks(used, today.events)}
             taken = excluded_tracks(used, exclude) | banned
-            body = recommend(used, row, user_id, min(k, len(used.tracks)), taken)
-            body["n_events"] = sum(event["kind"] == "ban" for event in today.events)
+            length = min(k, len(used.tracks))
+            streams = streams_since(used, row, today.events) if profiles.fold_in_weight else []
+            if streams:
+                body = recommend_folded(used, row, user_id, length, taken, streams, profiles.fold_in_weight)
+            else:
+                body = recommend(used, row, user_id, length, taken)
+            body["n_events"] = len(streams) + sum(event["kind"] == "ban" for event in today.events)
             if today.problem is not None:
                 body["degraded"] = {"fallback": WITHOUT_EVENTS, "reason": today.problem}
             loaded = used
@@ -338,6 +349,41 @@ def recommend_first_day(
     if "experiment" in made:
         body["experiment"] = made["experiment"]
     return body
+
+
+def recommend_folded(
+    loaded: LoadedRelease,
+    row: UserRow,
+    external_id: str,
+    k: int,
+    taken: set[int],
+    streams: Sequence[int],
+    weight: float,
+) -> KnownRecommendationBody:
+    """Return a KnownRecommendation with track_idx: the tracks nearest to the folded-in vector, without the new streams.
+
+    Args:
+        loaded: the release of the row.
+        row: the listener's row.
+        external_id: external id of the listener.
+        k: length of the list.
+        taken: track_idx that must not be in the list.
+        streams: track_idx of the streams since the row was computed.
+        weight: weight of the streams.
+    """
+    vector_D = folded_vector(row.vector_D, loaded.space.tracks_ND[list(streams)], weight)
+    unwanted = taken.union(streams)
+    n = min(len(loaded.tracks), k + len(unwanted))
+    ranked = loaded.space.methods["full_pers"].recommend(vector_D[None], n)[0].tolist()
+    chosen = [i for i in ranked if i not in unwanted][:k]
+    stored = recommend(loaded, row, external_id, 0, taken)
+    return {
+        **stored,
+        "method": FOLD_IN,
+        "vector_source": "store and events",
+        "tracks": chosen,
+        "n_computed": len(chosen),
+    }
 
 
 def popular_fallback(

@@ -7,14 +7,20 @@ import os
 import signal
 import threading
 import urllib.error
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pytest
 
+from jobs.release import pointer
+from models.cold_start.top_k import top_k
 from serving.profile import schema
+from serving.profile.fold_in import streams_since
 from serving.recommend.known_users import KnownRecommendation
+from serving.release.loaded import LoadedRelease
 from serving.settings import StoreSettings
+from serving.stores.interface import UserRow
 from tests.helpers import small_week
 from tests.helpers.live import Live, Process
 from tests.serving.recommend.test_known_users import USER, publish_users
@@ -72,7 +78,9 @@ def method(service, method_name, path, body=None):
 def service(release_home, serve):
     release_home.promote(release_home.first)
     publish_users(release_home, StoreSettings(), n=20)
-    return serve(release_home.home)
+    live = serve(release_home.home)
+    live.release_home = release_home
+    return live
 
 
 def test_a_new_listener_gets_the_list_of_the_same_first_day_at_once(service):
@@ -180,8 +188,49 @@ def test_bans_of_today_are_in_no_list(service):
         assert banned["track_id"] not in [track["track_id"] for track in after]
         assert before[5]["artist_id"] not in {track["artist_id"] for track in after}
         assert "3" not in {track["album_id"] for track in after}
-    known = recommendations(service, str(USER))
+    method(service, "DELETE", f"/v1/users/{USER}/events/{USER}-s")
+    known = recommendations(service, str(USER), "?k=50")
     assert (known["kind"], known["method"], known["n_events"]) == ("warm", "stored", 3)
+    assert not {banned["track_id"]} & {track["track_id"] for track in known["tracks"]}
+    assert "3" not in {track["album_id"] for track in known["tracks"]}
+
+
+def test_streams_of_today_move_the_list_of_a_known_listener(service):
+    before = recommendations(service, str(USER), "?k=50")
+    first = int(before["tracks"][0]["track_id"])
+    other = [int(track) for track in TRACKS[~np.isin(GROUP, GROUP[first == TRACKS])]]
+    send(service, event("k", other[9], str(USER), "skip"))
+    assert recommendations(service, str(USER), "?k=50") == before
+    send(service, *[event(f"s{n}", track, str(USER)) for n, track in enumerate(other[:3])])
+    after = recommendations(service, str(USER), f"?k=50&exclude={before['tracks'][0]['track_id']}")
+    assert (after["method"], after["vector_source"], after["n_events"]) == ("fold_in", "store and events", 3)
+    assert (after["kind"], after["segment"], len(after["tracks"])) == ("warm", before["segment"], 50)
+    listed = [int(track["track_id"]) for track in after["tracks"]]
+    assert not {*other[:3], int(before["tracks"][0]["track_id"])} & set(listed)
+    release = service.release_home.open(service.release_home.first)
+    space = release.spaces["tt_svd"]
+    stored_D = np.float32(service.call(f"/v1/users/{USER}")[2]["vector"])
+    tracks_ND = np.asarray(space.array("track_vectors"))
+    mean_D = tracks_ND[[int(np.flatnonzero(release.track_ids == track)[0]) for track in other[:3]]].mean(axis=0)
+    length = np.linalg.norm(stored_D)
+    moved_D = 0.9 * stored_D / length + 0.1 * mean_D / np.linalg.norm(mean_D)
+    order = top_k(np.float32(moved_D * length)[None], tracks_ND, small_week.N_TRACKS, space.layout["similarity"])[0]
+    expected = [int(release.track_ids[i]) for i in order]
+    assert listed == [i for i in expected if i not in (*other[:3], int(before["tracks"][0]["track_id"]))][:50]
+
+
+def test_a_vector_of_a_later_week_contains_the_events(release_home):
+    """Events before the day of a warm vector, or up to the day of a cold one, are in it."""
+    release_home.promote(release_home.first)
+    loaded = LoadedRelease(release_home.open(release_home.first), pointer.read(release_home.home))
+    names = {"2026-11-15": 0, "2026-11-16": 1, "2026-11-17": 2}
+    events = [
+        {"ts": f"{day}T00:00:00.000000Z", "kind": "stream", "entity_id": str(loaded.tracks[i].track_id)}
+        for day, i in names.items()
+    ]
+    row = UserRow(1, "warm", "2026-11-16", np.zeros(small_week.D, np.float32), 0, np.empty(0, np.int64))
+    assert streams_since(loaded, row, events) == [1, 2]
+    assert streams_since(loaded, replace(row, kind="cold"), events) == [2]
 
 
 def test_undo_forget_and_merge(service):

@@ -66,7 +66,10 @@ def sent(release_home, serve):
         event("fp", "501", 44, "favourite", 3, "playlist"),
         event("fu", "501", 44, "favourite", 888, "artist"),  # without a vector: counted
         event("ft", "501", 44, "favourite", TRACKS[12]),
-        *[event(f"q{n}", "501", 50, "search", n, entity) for n, entity in enumerate(("album", "artist", "playlist"), 1)],
+        *[
+            event(f"q{n}", "501", 50, "search", n, entity)
+            for n, entity in enumerate(("album", "artist", "playlist"), 1)
+        ],
         event("qt", "501", 50, "search", TRACKS[13]),
         event("undone", "501", 51, "stream", TRACKS[14]),
     ]
@@ -75,7 +78,9 @@ def sent(release_home, serve):
     assert method(service, "DELETE", "/v1/users/501/events/undone")[0] == 200
     plain = [event(f"p{n}", "502", 90 - n, "stream", track) for n, track in enumerate(TRACKS[20:25])]
     assert set(send(service, *plain)) == {"accepted"}
-    guest = [event(f"g{n}", "99", 60 + n, "stream", track, listener={"age": 33}) for n, track in enumerate(TRACKS[30:34])]
+    guest = [
+        event(f"g{n}", "99", 60 + n, "stream", track, listener={"age": 33}) for n, track in enumerate(TRACKS[30:34])
+    ]
     assert set(send(service, *guest)) == {"accepted"}
     assert method(service, "POST", "/v1/users/99/merge", {"into": "503"})[1]["moved"] == 4
     assert send(service, event("late", "99", 58, "skip", TRACKS[35])) == ["accepted"]
@@ -137,9 +142,14 @@ def of_user(service, user):
 def test_first_day_ends_when_the_batch_ends_it(spark, settings):
     """Around changes of the clock at midnight, too: Brazil's until 2018, Lebanon's in 2023 and 2026."""
     zone = ZoneInfo(settings.time_zone)
-    around = [datetime(2018, 11, 3, 12), datetime(2018, 2, 17, 12), datetime(2026, 3, 28, 12), datetime(2026, 10, 24, 12)]
+    around = [
+        datetime(2018, 11, 3, 12, tzinfo=zone),
+        datetime(2018, 2, 17, 12, tzinfo=zone),
+        datetime(2026, 3, 28, 12, tzinfo=zone),
+        datetime(2026, 10, 24, 12, tzinfo=zone),
+    ]
     moments = [
-        (day.replace(tzinfo=zone) + timedelta(hours=hours, microseconds=us)).astimezone(UTC)
+        (day + timedelta(hours=hours, microseconds=us)).astimezone(UTC)
         for day in around
         for hours in range(0, 48, 3)
         for us in (-1, 0)
