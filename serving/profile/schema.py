@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AwareDatetime, BeforeValidator, Field, WithJsonSchema, model_validator
+from pydantic import AwareDatetime, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
-from serving.schema import MAX_AGE, MIN_AGE, Body, Country, Id
+from contracts.demographics import MAX_AGE, MIN_AGE
+from serving.schema import Body, Country, Id
 
 MAX_EVENTS = 500
 MAX_EVENT_ID = 100
@@ -101,7 +102,7 @@ class EventsRequest(Body):
         WithJsonSchema({"type": "array", "minItems": 1, "maxItems": MAX_EVENTS, "items": _event_schema()}),
     ] = Field(description="Events, in any order.")
 
-    model_config = Body.model_config | {"json_schema_extra": {"example": {"events": [PAYLOAD_EXAMPLE]}}}
+    model_config = ConfigDict(json_schema_extra={"example": {"events": [PAYLOAD_EXAMPLE]}})
 
 
 class EventResult(Body):
@@ -161,7 +162,7 @@ class Removed(Body):
 class MergeRequest(Body):
     """The account to which a guest's day is moved."""
 
-    model_config = Body.model_config | {"json_schema_extra": {"example": {"into": "1"}}}
+    model_config = ConfigDict(json_schema_extra={"example": {"into": "1"}})
 
     into: Annotated[Id, BeforeValidator(_no_spaces)] = Field(description="User id of the account.")
 

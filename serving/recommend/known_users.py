@@ -99,8 +99,8 @@ class KnownRecommendation(Body):
     segment: Segment | None
     reasons: Reasons
     n_events: int = Field(
-        description="number of remembered events that count: for a new listener those of the first day, else streams since the "
-        "vector was computed, and bans"
+        description="number of remembered events that count: for a new listener those of the first day, else "
+        "streams since the vector was computed, and bans"
     )
     unknown: dict[str, list[str]] = Field(
         description="ids of a new listener's events, by signal, and country that the release does not contain"
