@@ -120,7 +120,7 @@ def make_app(
     add_pages(app)
     app.include_router(make_day_router(profiles, as_json))
     app.include_router(
-        make_router(champion, serving, as_json, circuit, metrics, profiles, recommender)
+        make_router(champion, serving, as_json, circuit, metrics, profiles, recommender.recommend)
     )  # must be registered before /v1/{kind}
     app.include_fast_routes(make_skip_router(skips, as_json, JsonBodyRoute, skip_metrics))
     add_lookups(app, champion)

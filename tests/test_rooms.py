@@ -42,6 +42,7 @@ ORDER = {
         ("release",),
         ("stores",),
         ("http",),
+        ("profile",),
         ("recommend",),
         ("experiment", "skip"),
         ("app",),

@@ -245,6 +245,14 @@ def events_of(fields: Mapping[str, bytes]) -> list[Record]:
     )
 
 
+def facts_of(events: Sequence[Record]) -> Record:
+    """Return country, age and registered_at: for each the value of the latest event that contains one."""
+    facts: Record = {"country": None, "age": None, "registered_at": None}
+    for event in events:  # in the order of time and id
+        facts |= {name: event[name] for name in facts if event[name] is not None}
+    return facts
+
+
 def _mark_after(fields: Mapping[str, bytes], ts_us: int) -> str | None:
     """Return the first of the marks whose time is not before `ts_us`, if there is one."""
     marks = sorted((time_of(fields[name]), name) for name in MARKS if name in fields)

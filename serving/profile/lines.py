@@ -12,6 +12,8 @@ from serving.profile.interface import EVENT, FORGOTTEN, MERGED, REMOVED
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
+# The level of an entity in the lists of first-day signals.
+LEVEL = {"track": "tracks", "artist": "artists", "album": "albums", "playlist": "playlists"}
 
 
 def micros(moment: datetime) -> int:

@@ -13,10 +13,9 @@ from pydantic import TypeAdapter, ValidationError
 from serving import schema as api
 from serving.http.fast_routes import JsonBodyRoute
 from serving.profile import schema
-from serving.profile.days import NewEvent, Outcome
-from serving.profile.first_day import LEVEL, facts_of
+from serving.profile.days import NewEvent, Outcome, facts_of
 from serving.profile.group_commit import QueueFull
-from serving.profile.lines import iso, micros
+from serving.profile.lines import LEVEL, iso, micros
 from serving.profile.profiles import UNAVAILABLE, Profiles
 from serving.release.loaded import LoadedRelease
 from serving.release.watcher import ChampionWatcher

@@ -25,11 +25,10 @@ from pydantic import Field
 from contracts.errors import BadArgument, CheckFailed, NotFound, OvertureError
 from serving import schema
 from serving.bodies import KnownRecommendationBody, KnownUserBody, SegmentBody
-from serving.experiment.assignment import ExperimentRecommender
 from serving.http.prometheus import Metrics
-from serving.profile.first_day import banned_tracks, first_day
 from serving.profile.fold_in import folded_vector, streams_since
-from serving.profile.profiles import Profiles, Today
+from serving.profile.profiles import Profiles
+from serving.recommend.first_day import Recommend, banned_tracks, recommend_first_day
 from serving.recommend.recommender import (
     POPULAR,
     distances,
@@ -38,7 +37,6 @@ from serving.recommend.recommender import (
     segment_body,
     with_track_details,
 )
-from serving.recommend.signals import ListParameters
 from serving.release.loaded import LoadedRelease
 from serving.release.watcher import ChampionWatcher
 from serving.schema import Body, Degraded, IdText, Reasons, Segment, Track
@@ -46,7 +44,7 @@ from serving.stores.circuit import CircuitBreaker
 from serving.stores.interface import NotPublished, UserRow
 
 MAX_EXCLUDED = 200
-STORED, FOLD_IN, NEW, WITHOUT_EVENTS = "stored", "fold_in", "new", "without today's events"
+STORED, FOLD_IN, WITHOUT_EVENTS = "stored", "fold_in", "without today's events"
 UserId = Annotated[str, Path(min_length=1, max_length=schema.MAX_ID_LENGTH, examples=["1"])]
 Excluded = Annotated[
     list[IdText], Query(max_length=MAX_EXCLUDED, description="track that must not be in the list; can be repeated")
@@ -117,7 +115,7 @@ def make_router(
     circuit: CircuitBreaker,
     metrics: Metrics,
     profiles: Profiles,
-    recommender: ExperimentRecommender,
+    recommend_new: Recommend,
 ) -> APIRouter:
     """Return the routes of listeners by id.
 
@@ -128,7 +126,7 @@ def make_router(
         circuit: the store behind its circuit breaker.
         metrics: where store reads and fallbacks are counted.
         profiles: the listeners' events of today.
-        recommender: makes the lists of new listeners.
+        recommend_new: makes the list of a new listener.
     """
     router = APIRouter(tags=["users"])
 
@@ -161,7 +159,7 @@ def make_router(
         today = profiles.today(user_id)
 
         def of_first_day() -> KnownRecommendationBody | None:
-            return recommend_first_day(loaded, recommender, user_id, k, excluded_tracks(loaded, exclude), today)
+            return recommend_first_day(loaded, recommend_new, user_id, k, excluded_tracks(loaded, exclude), today)
 
         body: KnownRecommendationBody | None
         try:
@@ -308,47 +306,6 @@ def recommend(
         "n_events": 0,
         "unknown": {},
     }
-
-
-def recommend_first_day(
-    loaded: LoadedRelease, recommender: ExperimentRecommender, user_id: str, k: int, exclude: set[int], today: Today
-) -> KnownRecommendationBody | None:
-    """Return a KnownRecommendation with track_idx for a new listener; None if no event of today is known.
-
-    Args:
-        loaded: the release.
-        recommender: makes the list, as for POST /v1/recommendations.
-        user_id: external id of the listener.
-        k: length of the list.
-        exclude: track_idx that must not be in the list.
-        today: the remembered events.
-    """
-    day = first_day(loaded, user_id, today.events)
-    if day is None:
-        return None
-    ids = [loaded.tracks[i].track_id for i in sorted(exclude)]
-    parameters = ListParameters(k=k, exclude=(*ids, *banned_tracks(loaded, today.events)))
-    (made,) = recommender.recommend(loaded, [day.signals], parameters)
-    body: KnownRecommendationBody = {
-        "release": made["release"],
-        "week": made["week"],
-        "space": made["space"],
-        "user_id": user_id,
-        "method": made["method"],
-        "kind": NEW,
-        "since": f"{day.start:%Y-%m-%d}",
-        "vector_source": made["vector_source"],
-        "degraded": made["degraded"],
-        "tracks": made["tracks"],
-        "n_computed": made["n_filled"],
-        "segment": made["segment"],
-        "reasons": made["reasons"],
-        "n_events": day.n_events,
-        "unknown": made["unknown"],
-    }
-    if "experiment" in made:
-        body["experiment"] = made["experiment"]
-    return body
 
 
 def recommend_folded(

@@ -19,7 +19,7 @@ from jobs.platform.week import Week
 from jobs.settings.matrix import FirstDaySettings
 from jobs.settings.settings import Settings
 from models.cold_start.input_vector import FirstDays
-from serving.profile.first_day import end_of_day, first_day
+from serving.recommend.first_day import end_of_day, first_day
 from serving.recommend.signals import days_of
 from tests.helpers import small_week
 from tests.helpers.live import ROOT

@@ -8,7 +8,7 @@ reported, as the batch leaves out tracks that are not in its table of tracks.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -16,8 +16,11 @@ from zoneinfo import ZoneInfo
 
 import numpy as np
 
-from serving.profile.days import Record
-from serving.recommend.signals import BLOCK, ON_TRACKS, OTHER_LEVELS, FirstDaySignals
+from serving.bodies import KnownRecommendationBody, RecommendationBody
+from serving.profile.days import Record, facts_of
+from serving.profile.lines import LEVEL
+from serving.profile.profiles import Today
+from serving.recommend.signals import BLOCK, ON_TRACKS, OTHER_LEVELS, FirstDaySignals, ListParameters
 from serving.release.loaded import LoadedRelease
 
 SIGNALS = {
@@ -28,8 +31,11 @@ SIGNALS = {
     "favorite": "favourites",
     "search": "searches",
 }
-LEVEL = {"track": "tracks", "artist": "artists", "album": "albums", "playlist": "playlists"}
 DERIVED = {f"{word}.{level}" for word in ON_TRACKS for level in OTHER_LEVELS}
+
+
+NEW = "new"
+Recommend = Callable[[LoadedRelease, Sequence[FirstDaySignals], ListParameters], list[RecommendationBody]]
 
 
 @dataclass(frozen=True)
@@ -59,14 +65,6 @@ def end_of_day(moment: datetime, settings: Mapping[str, Any]) -> datetime:
     zone = ZoneInfo(settings.get("time_zone", "UTC"))
     next_day = moment.astimezone(zone).date() + timedelta(days=1)
     return datetime(next_day.year, next_day.month, next_day.day, tzinfo=zone).astimezone(UTC)
-
-
-def facts_of(events: Sequence[Record]) -> Record:
-    """Return country, age and registered_at: for each the value of the latest event that contains one."""
-    facts: Record = {"country": None, "age": None, "registered_at": None}
-    for event in events:  # in the order of time and id
-        facts |= {name: event[name] for name in facts if event[name] is not None}
-    return facts
 
 
 def first_day(loaded: LoadedRelease, user_id: str, events: Sequence[Record]) -> FirstDay | None:
@@ -122,3 +120,44 @@ def banned_tracks(loaded: LoadedRelease, events: Sequence[Record]) -> list[int]:
         if entity in ids:
             tracks += np.asarray(catalogue.track_id_N)[np.isin(column, list(ids[entity]))].tolist()
     return list(dict.fromkeys(tracks))
+
+
+def recommend_first_day(
+    loaded: LoadedRelease, recommend: Recommend, user_id: str, k: int, exclude: set[int], today: Today
+) -> KnownRecommendationBody | None:
+    """Return a KnownRecommendation with track_idx for a new listener; None if no event of today is known.
+
+    Args:
+        loaded: the release.
+        recommend: makes the list, as for POST /v1/recommendations.
+        user_id: external id of the listener.
+        k: length of the list.
+        exclude: track_idx that must not be in the list.
+        today: the remembered events.
+    """
+    day = first_day(loaded, user_id, today.events)
+    if day is None:
+        return None
+    ids = [loaded.tracks[i].track_id for i in sorted(exclude)]
+    parameters = ListParameters(k=k, exclude=(*ids, *banned_tracks(loaded, today.events)))
+    (made,) = recommend(loaded, [day.signals], parameters)
+    body: KnownRecommendationBody = {
+        "release": made["release"],
+        "week": made["week"],
+        "space": made["space"],
+        "user_id": user_id,
+        "method": made["method"],
+        "kind": NEW,
+        "since": f"{day.start:%Y-%m-%d}",
+        "vector_source": made["vector_source"],
+        "degraded": made["degraded"],
+        "tracks": made["tracks"],
+        "n_computed": made["n_filled"],
+        "segment": made["segment"],
+        "reasons": made["reasons"],
+        "n_events": day.n_events,
+        "unknown": made["unknown"],
+    }
+    if "experiment" in made:
+        body["experiment"] = made["experiment"]
+    return body
