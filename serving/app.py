@@ -33,6 +33,8 @@ from serving.http.micro_batching import MicroBatcher
 from serving.http.middleware import LOG, ServiceMiddleware
 from serving.http.problems import Refusal
 from serving.http.prometheus import Metrics
+from serving.profile.profiles import Profiles
+from serving.profile.routes import make_day_router, make_event_router
 from serving.recommend import carousel, entity_lookup
 from serving.recommend.known_users import make_router
 from serving.recommend.recommender import with_track_details
@@ -40,7 +42,7 @@ from serving.recommend.signals import read_listener, read_options
 from serving.release.folders import open_folders
 from serving.release.loaded import LoadedRelease
 from serving.release.watcher import ChampionWatcher
-from serving.settings import ServiceSettings, StoreSettings
+from serving.settings import ProfileSettings, ServiceSettings, StoreSettings
 from serving.skip.metrics import SkipMetrics
 from serving.skip.release import ENGINE
 from serving.skip.routes import make_router as make_skip_router
@@ -69,18 +71,25 @@ ERRORS = schema.error_responses({401: None, 422: None, 503: None})
 ENTITY_ERRORS = schema.error_responses({401: None, 404: None, 422: None, 503: None})
 
 
-def make_app(settings: ServiceSettings, home: Path, store: StoreSettings = StoreSettings()) -> ServiceMiddleware:  # noqa: B008 - frozen
+def make_app(
+    settings: ServiceSettings,
+    home: Path,
+    store: StoreSettings = StoreSettings(),  # noqa: B008 - frozen
+    profile: ProfileSettings = ProfileSettings(),  # noqa: B008 - frozen
+) -> ServiceMiddleware:
     """Return the service over the releases of one home. It opens the champion when it starts.
 
     Args:
         settings: the section `service`.
         home: OVERTURE_HOME.
         store: the section `store`.
+        profile: the section `profile`.
 
     Raises:
         BadArgument: `service.release_source` is wrong.
     """
     metrics, circuit, drain = Metrics(), CircuitBreaker(store, home), Drain(settings.drain_s)
+    profiles = Profiles(profile, home, circuit)
     skip_metrics, block_metrics = SkipMetrics(metrics.registry), BlockMetrics(metrics.registry)
 
     def event(name: str, **facts: Any) -> None:
@@ -126,6 +135,7 @@ def make_app(settings: ServiceSettings, home: Path, store: StoreSettings = Store
         blocks.stop()
         skips.stop()
         champion.stop()
+        profiles.close()
         circuit.store.close()
 
     app = FastRoutesApp(
@@ -138,12 +148,16 @@ def make_app(settings: ServiceSettings, home: Path, store: StoreSettings = Store
         generate_unique_id_function=lambda route: f"{route.tags[0]}_{route.name}" if route.tags else route.name,
         servers=[{"url": settings.root_path or "/"}],
     )
-    app.state.champion = champion
-    app.include_fast_routes(make_lists(champion, blocks, metrics, ExperimentRecommender(settings, home)))
+    app.state.champion, app.state.profiles = champion, profiles
+    recommender = ExperimentRecommender(settings, home)
+    app.include_fast_routes(make_lists(champion, blocks, metrics, recommender))
+    app.include_fast_routes(make_event_router(champion, profiles, as_json))
     add_pages(app, settings.root_path)
+    # The routes of users must be registered before /v1/{kind}.
+    app.include_router(make_day_router(profiles, as_json))
     app.include_router(
-        make_router(champion, blocks, serving, as_json, circuit, metrics)
-    )  # must be registered before /v1/{kind}
+        make_router(champion, blocks, serving, as_json, circuit, metrics, profiles, recommender.recommend)
+    )
     app.include_fast_routes(make_skip_router(skips, champion, blocks, as_json, JsonBodyRoute, skip_metrics))
     app.include_router(block_routes.make_router(lambda: edited_source(store, home), blocks, as_json))
     add_lookups(app, champion, blocks)

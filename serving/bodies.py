@@ -109,6 +109,9 @@ class KnownRecommendationBody(TypedDict):
     short: str | None
     segment: SegmentBody | None
     reasons: ReasonsBody
+    n_events: int
+    unknown: dict[str, list[str]]
+    experiment: NotRequired[ExperimentBody]
 
 
 class CarouselPlaylistBody(TypedDict):

@@ -18,16 +18,18 @@ from serving.experiment import assignment
 from serving.http.middleware import ServiceMiddleware, log_to_stderr
 from serving.release.folders import open_folders
 from serving.release.signature import PublicKeys
-from serving.settings import ServiceSettings, StoreSettings
+from serving.settings import ProfileSettings, ServiceSettings, StoreSettings
 
 SETTINGS, STORE, HOME = "OVERTURE_SERVICE_SETTINGS", "OVERTURE_SERVICE_STORE", "OVERTURE_HOME"
+PROFILE = "OVERTURE_SERVICE_PROFILE"
 
 
 def worker() -> ServiceMiddleware:
     """Return the application of a worker process, which reads its settings from the environment that the parent set."""
     log_to_stderr()
     store = StoreSettings.model_validate_json(os.environ[STORE])
-    return make_app(ServiceSettings.model_validate_json(os.environ[SETTINGS]), Path(os.environ[HOME]), store)
+    profile = ProfileSettings.model_validate_json(os.environ[PROFILE])
+    return make_app(ServiceSettings.model_validate_json(os.environ[SETTINGS]), Path(os.environ[HOME]), store, profile)
 
 
 def with_secrets(settings: ServiceSettings | StoreSettings) -> str:
@@ -36,13 +38,19 @@ def with_secrets(settings: ServiceSettings | StoreSettings) -> str:
     return json.dumps(settings.model_dump(mode="json") | secrets)
 
 
-def serve(settings: ServiceSettings, home: Path, store: StoreSettings) -> None:
+def serve(
+    settings: ServiceSettings,
+    home: Path,
+    store: StoreSettings,
+    profile: ProfileSettings = ProfileSettings(),  # noqa: B008 - frozen
+) -> None:
     """Serve until SIGTERM or SIGINT; running requests are completed first.
 
     Args:
         settings: the section `service`.
         home: OVERTURE_HOME.
         store: the section `store`.
+        profile: the section `profile`.
 
     Raises:
         BadArgument: the settings name an experiment that is not registered, or a wrong source of releases.
@@ -54,6 +62,7 @@ def serve(settings: ServiceSettings, home: Path, store: StoreSettings) -> None:
         assignment.read_plan(home, settings.experiment)
     log_to_stderr()
     os.environ |= {SETTINGS: with_secrets(settings), STORE: with_secrets(store), HOME: str(home)}
+    os.environ[PROFILE] = profile.model_dump_json()
     # uvicorn shuts down in order and then raises the signal again: exit with 0.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with contextlib.ExitStack() as stack:

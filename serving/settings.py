@@ -188,6 +188,26 @@ class ServiceSettings(BaseModel):
         return secret
 
 
+class ProfileSettings(BaseModel):
+    """The listeners' days, received as events (`POST /v1/events`)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    folder: str = Field(
+        "",
+        description="folder of the event log: JSON lines that the source `tables` reads; empty: OVERTURE_HOME/events. "
+        "Workers of one store `memory` share it",
+    )
+    ttl_s: Annotated[float, Field(ge=1, le=30 * 86_400)] = Field(
+        172_800.0, description="time after the last event until a profile expires, in seconds; older events are refused"
+    )
+    fold_in_weight: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.1,
+        description="weight of the tracks that a known listener streamed since the stored vector was computed; "
+        "0: the stored list only",
+    )
+
+
 class StoreSettings(BaseModel):
     """The store of known listeners: jobs publish to it, the service reads from it."""
 

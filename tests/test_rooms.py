@@ -43,6 +43,7 @@ ORDER = {
         ("stores",),
         ("block",),
         ("http",),
+        ("profile",),
         ("recommend",),
         ("experiment", "skip", "admin"),
         ("health",),

@@ -40,7 +40,7 @@ def serve(
     except ValidationError as error:
         problems = "; ".join(f"--{e['loc'][0]}: {e['msg']} (got {e['input']!r})" for e in error.errors())
         raise BadArgument(f"serve: {problems}") from None
-    service.serve(settings, home(), all_settings.store)
+    service.serve(settings, home(), all_settings.store, all_settings.profile)
     print_json({"served": f"{settings.host}:{settings.port}"})
 
 

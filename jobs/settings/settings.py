@@ -37,7 +37,7 @@ from jobs.settings.platform import CheckSettings, MlflowSettings, ReleaseSetting
 from jobs.settings.skip import SkipSettings
 from jobs.settings.source import SimulateSettings, SourceSettings
 from jobs.settings.yaml_keys import UniqueKeyLoader
-from serving.settings import ServiceSettings, StoreSettings
+from serving.settings import ProfileSettings, ServiceSettings, StoreSettings
 
 
 class Settings(BaseSettings):
@@ -80,6 +80,7 @@ class Settings(BaseSettings):
     service: ServiceSettings = ServiceSettings()
     experiment: ExperimentSettings = ExperimentSettings()
     store: StoreSettings = StoreSettings()
+    profile: ProfileSettings = ProfileSettings()
 
     @field_validator("lake")
     @classmethod

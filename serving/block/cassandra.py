@@ -62,7 +62,7 @@ class CassandraBlockList:
         """Return the version: one row. A keyspace without the tables has none."""
         from cassandra import InvalidRequest
 
-        with self._store._reached() as session:
+        with self._store.reached() as session:
             try:
                 row = session.execute(self._cql(VERSION), (self._list,)).one()
             except InvalidRequest:  # no list has been edited yet
@@ -73,7 +73,7 @@ class CassandraBlockList:
         from cassandra import InvalidRequest
 
         for number in range(BUCKETS):
-            with self._store._reached() as session:
+            with self._store.reached() as session:
                 try:
                     rows = session.execute(self._cql(BUCKET), (self._list, number))
                 except InvalidRequest:
@@ -96,7 +96,7 @@ class CassandraBlockList:
         """Write the rows that change, then the version."""
         from cassandra.concurrent import execute_concurrent_with_args
 
-        with self._store._reached() as session:
+        with self._store.reached() as session:
             if not self._has_tables:
                 for statement in SCHEMA:
                     session.execute(self._cql(statement), timeout=30.0)

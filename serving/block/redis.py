@@ -34,14 +34,14 @@ class RedisBlockList:
 
     def version(self) -> str:
         """Return the version: one read."""
-        with self._store._reached() as redis:
+        with self._store.reached() as redis:
             version = redis.get(self._version_key)
         return version.decode() if version else ""
 
     def _lines(self) -> Iterator[tuple[bytes, bytes]]:
         cursor = 0
         while True:
-            with self._store._reached() as redis:
+            with self._store.reached() as redis:
                 cursor, part = redis.hscan(self._key, cursor, count=SCANNED)
             yield from part.items()
             if not cursor:
@@ -75,7 +75,7 @@ class RedisBlockList:
         from redis import WatchError
 
         for _ in range(ATTEMPTS):
-            with self._store._reached() as redis, redis.pipeline(transaction=True) as pipeline:
+            with self._store.reached() as redis, redis.pipeline(transaction=True) as pipeline:
                 pipeline.watch(self._version_key)
                 lines = pipeline.hmget(self._key, [" ".join(key) for key in keys])
                 existing = {key: _entry(line) for key, line in zip(keys, lines, strict=True) if line is not None}

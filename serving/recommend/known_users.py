@@ -1,5 +1,9 @@
-"""Known listeners: their vector and their stored list.
+"""Listeners by id: the stored vector and list of a known one, the first day of a new one.
 
+New        a listener without a stored row, of whom events of today are remembered, gets the list that
+           POST /v1/recommendations returns for the same first day
+Fold-in    a known listener who has streamed since the vector was computed gets the tracks nearest to the moved vector
+Bans       what the events of today ban is in no list
 Fallback   stored list; longer ones continue with the tracks nearest to the stored vector -> the most popular tracks. A
            vector has no fallback: without the store it is a 503 with the reason
 Releases   rows are read under the release that answers the request, so that tracks and segments match. A release is
@@ -11,7 +15,7 @@ The store is read in a thread, with a short timeout, through a circuit breaker: 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Annotated
 
 import numpy as np
@@ -28,6 +32,10 @@ from serving.bodies import KnownRecommendationBody, KnownUserBody, SegmentBody
 from serving.body_models import Body
 from serving.http.problems import Refusal
 from serving.http.prometheus import Metrics
+from serving.profile.days import Record
+from serving.profile.fold_in import folded_vector, streams_since
+from serving.profile.profiles import Profiles
+from serving.recommend.first_day import Recommend, banned_tracks, recommend_first_day
 from serving.recommend.list_query import ListQuery
 from serving.recommend.recommender import POPULAR, distances, list_explanation, segment_body, with_track_details
 from serving.recommend.ruled_list import build_list, hidden_tracks
@@ -37,7 +45,7 @@ from serving.schema import Degraded, Reasons, Segment, Track
 from serving.stores.circuit import CircuitBreaker
 from serving.stores.interface import WARM, NotPublished, UserRow
 
-STORED = "stored"
+STORED, FOLD_IN, WITHOUT_EVENTS = "stored", "fold_in", "without today's events"
 UserId = Annotated[str, Path(min_length=1, max_length=schema.MAX_ID_LENGTH, examples=["1"])]
 ERRORS = schema.error_responses(
     {401: None, 404: "unknown user", 422: None, 503: "no release; for a vector also: no store"}
@@ -60,20 +68,29 @@ class KnownUser(Body):
 
 
 class KnownRecommendation(Body):
-    """The stored list of a known listener."""
+    """The stored list of a known listener, or the list for the first day of a new one."""
 
     release: str
     week: str
     space: str
     user_id: str
-    method: str = Field(description="stored, or popularity if the store is unavailable")
-    kind: str | None
-    since: str | None
-    vector_source: str = Field(description="store, or nothing")
+    method: str = Field(
+        description="stored: a known listener's list; fold_in: the tracks nearest to the stored vector, moved towards "
+        "the tracks streamed since it was computed; popularity if the store is unavailable; for a new listener the "
+        "method of the release"
+    )
+    kind: str | None = Field(
+        description="warm or cold: a known listener; new: the list was made from the events of the first day"
+    )
+    since: str | None = Field(description="warm: week of the vector; cold and new: registration day")
+    vector_source: str = Field(
+        description="store, or store and events; for a new listener network, country_age_mean or nothing"
+    )
     degraded: Degraded | None
     tracks: list[Track]
     n_computed: int = Field(
-        description="number of tracks that are not in the stored list: those nearest to the vector, or popular ones"
+        description="number of tracks that are not in the stored list: those nearest to the vector, or popular ones; "
+        "for a new listener popular tracks that fill the list up to k"
     )
     relaxed: int = Field(
         description="how often the limits per artist and album were raised because the catalogue cannot fill the list"
@@ -81,6 +98,16 @@ class KnownRecommendation(Body):
     short: str | None = Field(description="why the list has fewer than k tracks; null if it has k")
     segment: Segment | None
     reasons: Reasons
+    n_events: int = Field(
+        description="number of remembered events that count: for a new listener those of the first day, else "
+        "streams since the vector was computed, and bans"
+    )
+    unknown: dict[str, list[str]] = Field(
+        description="ids of a new listener's events, by signal, and country that the release does not contain"
+    )
+    experiment: schema.ExperimentAssignment | None = Field(
+        None, description="Absent unless an experiment chose the method."
+    )
 
 
 def make_router(
@@ -90,8 +117,10 @@ def make_router(
     respond: Callable[..., Response],
     circuit: CircuitBreaker,
     metrics: Metrics,
+    profiles: Profiles,
+    recommend_new: Recommend,
 ) -> APIRouter:
-    """Return the routes of known listeners.
+    """Return the routes of listeners by id.
 
     Args:
         champion: the watcher of the champion.
@@ -100,6 +129,8 @@ def make_router(
         respond: builds a JSON response from data and a release.
         circuit: the store behind its circuit breaker.
         metrics: where store reads and fallbacks are counted.
+        profiles: the listeners' events of today.
+        recommend_new: makes the list of a new listener.
     """
     router = APIRouter(tags=["users"])
 
@@ -123,17 +154,41 @@ def make_router(
     # An id may contain slashes, so this route must be found before the next one.
     @router.get("/v1/users/{user_id:path}/recommendations", responses={200: {"model": KnownRecommendation}, **ERRORS})
     def recommendations(user_id: UserId, query: Annotated[ListQuery, Depends()]) -> Response:
-        """Recommend tracks to a known listener. What the listener banned is in no list."""
+        """Recommend tracks to a known listener, or to a new one whose events of the first day were sent.
+
+        What the listener banned, at any level and also today, is in no list.
+        """
         loaded = serving(champion)
         if query.k > len(loaded.tracks):
             raise BadArgument(f"k: {query.k} is more than the {len(loaded.tracks)} tracks of the release")
+        today, block_list = profiles.today(user_id), blocks.current
+
+        def of_first_day() -> KnownRecommendationBody | None:
+            return recommend_first_day(loaded, recommend_new, user_id, query, block_list, today)
+
+        body: KnownRecommendationBody | None
         try:
-            loaded, row = find_row(loaded, user_id)
-            body = recommend(loaded, row, user_id, query, blocks.current)
+            used, row = find_row(loaded, user_id)
+            streams = streams_since(used, row, today.events) if profiles.fold_in_weight else []
+            body = recommend(used, row, user_id, query, block_list, today.events, streams, profiles.fold_in_weight)
+            body["n_events"] = len(streams) + sum(event["kind"] == "ban" for event in today.events)
+            if today.problem is not None:
+                body["degraded"] = {"fallback": WITHOUT_EVENTS, "reason": today.problem}
+            loaded = used
         except NotFound:
-            raise
+            body = of_first_day()
+            if body is None and today.problem is not None:
+                raise Refusal(
+                    503, f"the listener's events are unavailable: {today.problem}", "store_unavailable"
+                ) from None
+            if body is None:
+                raise
         except OvertureError as error:
-            body = popular_fallback(loaded, user_id, query, blocks.current, str(error))
+            body = of_first_day()
+            if body is None:
+                body = popular_fallback(loaded, user_id, query, block_list, today.events, str(error))
+            elif body["degraded"] is None:
+                body["degraded"] = {"fallback": body["method"], "reason": str(error)}
         metrics.count_list(body["method"], body)
         return respond(with_track_details(loaded, body), release=loaded.name)
 
@@ -155,7 +210,8 @@ def unknown_user(loaded: LoadedRelease) -> NotFound:
     """Return the error for a listener of whom the store has no row."""
     return NotFound(
         f"unknown user: neither in the training data of release {loaded.name[:12]} nor among the new "
-        "listeners placed since; POST /v1/recommendations recommends from first-day signals"
+        "listeners placed since, and without events of today (POST /v1/events); POST /v1/recommendations recommends "
+        "from first-day signals"
     )
 
 
@@ -213,40 +269,65 @@ def row_segment(loaded: LoadedRelease, row: UserRow) -> SegmentBody:
 
 
 def recommend(
-    loaded: LoadedRelease, row: UserRow, external_id: str, query: ListQuery, block_list: BlockList
+    loaded: LoadedRelease,
+    row: UserRow,
+    external_id: str,
+    query: ListQuery,
+    block_list: BlockList,
+    events: Sequence[Record] = (),
+    streams: Sequence[int] = (),
+    weight: float = 0.0,
 ) -> KnownRecommendationBody:
-    """Return a KnownRecommendation with track_idx: the stored list, then the tracks nearest to the vector."""
+    """Return a KnownRecommendation with track_idx.
+
+    The list is the stored one, continued with the tracks nearest to the stored vector; with streams since the row was
+    computed, the tracks nearest to the folded-in vector, without these streams.
+
+    Args:
+        loaded: the release of the row.
+        row: the listener's row.
+        external_id: external id of the listener.
+        query: options of the request.
+        block_list: the block list in force.
+        events: remembered events of the listener; their bans hold.
+        streams: track_idx of the streams since the row was computed.
+        weight: weight of these streams in the folded-in vector.
+    """
     options, history = query.parameters(loaded), row.history
     rules, filters = options.rules or loaded.rules, options.filters
     kept = [loaded.track_idx[int(track)] for track in row.track_ids if track >= 0]
-    stored = set(kept)
+    stored, vector_D = set(kept), row.vector_D
+    if streams:
+        kept, vector_D = [], folded_vector(vector_D, loaded.space.tracks_ND[list(streams)], weight)
 
     def ranked(n: int) -> list[int]:
         if n <= len(kept):
             return kept
         n = min(n, len(loaded.tracks))
-        nearest = loaded.space.methods["full_pers"].recommend(row.vector_D[None], n)[0].tolist()
-        return [*kept, *(i for i in nearest if i not in stored)]
+        nearest = loaded.space.methods["full_pers"].recommend(vector_D[None], n)[0].tolist()
+        first = set(kept)
+        return [*kept, *(i for i in nearest if i not in first)]
 
+    banned = (*history.banned_tracks.tolist(), *banned_tracks(loaded, events))
     excluded = loaded.facts.excluded(
         rules,
-        tracks=known_tracks(loaded, (*options.exclude, *history.banned_tracks.tolist())),
+        tracks=(*known_tracks(loaded, (*options.exclude, *banned)), *streams),
         artists=(*filters.artists, *history.banned_artists.tolist()),
         albums=(*filters.albums, *history.banned_albums.tolist()),
         heard=known_tracks(loaded, history.heard_tracks.tolist()) if rules.heard != "keep" else (),
     )
-    hidden = hidden_tracks(loaded, rules, query.country, query.age, filters)
     excluded |= blocked_tracks(loaded, block_list, query.country)
+    hidden = hidden_tracks(loaded, rules, query.country, query.age, filters)
     one = build_list(loaded, query.k, ranked, rules, excluded, hidden)
     return {
         "release": loaded.name,
         "week": loaded.week,
         "space": loaded.space_name,
         "user_id": external_id,
-        "method": STORED,
+        "method": FOLD_IN if streams else STORED,
         "kind": row.kind,
         "since": row.since,
-        "vector_source": "store",
+        "vector_source": "store and events" if streams else "store",
         "degraded": None,
         "tracks": one.tracks,
         "n_computed": sum(i not in stored for i in one.tracks),
@@ -258,6 +339,8 @@ def recommend(
             "top_signals": None,
             "n_signals": None,
         },
+        "n_events": 0,
+        "unknown": {},
     }
 
 
@@ -267,12 +350,12 @@ def known_tracks(loaded: LoadedRelease, ids: Iterable[int]) -> list[int]:
 
 
 def popular_fallback(
-    loaded: LoadedRelease, external_id: str, query: ListQuery, block_list: BlockList, why: str
+    loaded: LoadedRelease, external_id: str, query: ListQuery, block_list: BlockList, events: Sequence[Record], why: str
 ) -> KnownRecommendationBody:
     """Return the body of a recommendation (KnownRecommendation) with the most popular tracks, as track_idx."""
     options = query.parameters(loaded)
     rules, filters = options.rules or loaded.rules, options.filters
-    tracks = known_tracks(loaded, options.exclude)
+    tracks = known_tracks(loaded, (*options.exclude, *banned_tracks(loaded, events)))
     excluded = loaded.facts.excluded(rules, tracks=tracks, artists=filters.artists, albums=filters.albums)
     hidden = hidden_tracks(loaded, rules, query.country, query.age, filters)
     excluded |= blocked_tracks(loaded, block_list, query.country)
@@ -293,4 +376,6 @@ def popular_fallback(
         "short": one.short,
         "segment": None,
         "reasons": {"text": list_explanation(loaded, POPULAR, None), "top_signals": None, "n_signals": None},
+        "n_events": 0,
+        "unknown": {},
     }

@@ -5,6 +5,7 @@
     publications   (release) space publication            every publication ever started
     user_ids   (release, publication, bucket) number      user ids of each block, so that rows can be removed
     releases   release                                    when it was marked as retired
+    days       (user_id) field                            profiles of the day (serving/profile/cassandra.py)
 
 A notice is one row, so a plain write puts it in force atomically. A lightweight transaction would add a second round of
 agreement without a benefit: two publishers of one part write the same rows under the same name, and either may be last.
@@ -13,7 +14,8 @@ Reads and writes use a quorum of the local datacenter: a reader of a notice sees
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -49,6 +51,7 @@ SCHEMA = (
     "CREATE TABLE IF NOT EXISTS {keyspace}.user_ids (release text, publication text, bucket int, number int, "
     "user_ids blob, PRIMARY KEY ((release, publication, bucket), number))",
     "CREATE TABLE IF NOT EXISTS {keyspace}.releases (release text PRIMARY KEY, retired_at double)",
+    "CREATE TABLE IF NOT EXISTS {keyspace}.days (user_id text, field text, value blob, PRIMARY KEY (user_id, field))",
 )
 STATEMENTS = {
     "row": "SELECT publication, segment_id, vector, tracks, history FROM {keyspace}.users "
@@ -102,6 +105,16 @@ class Cassandra:
             for statement in SCHEMA:
                 session.execute(statement.format(**self.names), timeout=SCHEMA_TIMEOUT_S)
         return {name: session.prepare(cql.format(**self.names)) for name, cql in STATEMENTS.items()}
+
+    @contextmanager
+    def reached(self) -> Iterator[Any]:
+        """Yield the driver's session, for other tables of the keyspace.
+
+        Raises:
+            StoreUnavailable: there is no session yet, or a statement inside the block failed.
+        """
+        with self._session.reached() as connected:
+            yield connected.session
 
     def _ask(self, name: str, *values: object) -> list[Any]:
         with self._session.reached() as connected:

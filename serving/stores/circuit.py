@@ -48,6 +48,14 @@ class CircuitBreaker:
         """
         return self._call(lambda store: find_user(store, release, space, user_id))
 
+    def call(self, work: Callable[[], T]) -> T:
+        """Return the result of other work on the store's server.
+
+        Raises:
+            StoreUnavailable: the store is unavailable, or the circuit breaker is open.
+        """
+        return self._call(lambda _: work())
+
     def _call(self, read: Callable[[UserStore], T]) -> T:
         if self.problem is not None:
             with self._lock:

@@ -81,7 +81,7 @@ class Redis:
         self._errors = (redis.RedisError, redis.exceptions.RedisClusterException, OSError)
 
     @contextlib.contextmanager
-    def _reached(self) -> Iterator[Any]:
+    def reached(self) -> Iterator[Any]:
         """Yield the client; its errors become StoreUnavailable with one sentence without the password."""
         try:
             yield self._redis or self._cluster()
@@ -109,7 +109,7 @@ class Redis:
 
     def notices(self, release: str, space: str) -> dict[str, Notice]:
         """Return the notices: one hash."""
-        with self._reached() as redis:
+        with self.reached() as redis:
             notice_by_part = redis.hgetall(f"overture:{release}:{space}:notices")
         parts = ((part.decode(), text) for part, text in notice_by_part.items())
         return {part: Notice.read(text, f"the notice of {part}, {release[:12]}/{space}") for part, text in parts}
@@ -117,7 +117,7 @@ class Redis:
     def row(self, release: str, space: str, user_id: int, notices: dict[str, Notice]) -> UserRow | None:
         """Return the user's row; the values of all parts are read in one call."""
         order = read_order(notices)
-        with self._reached() as redis:
+        with self.reached() as redis:
             values = redis.mget([self._row_key(notice.publication, user_id) for notice in order])
         for notice, value in zip(order, values, strict=True):
             if value is not None:
@@ -127,7 +127,7 @@ class Redis:
     def publish(self, part_rows: StorePart, blocks: Iterable[Block]) -> None:
         """Record the publication first, so that an incomplete one can be removed; the notice is last."""
         key = f"overture:{part_rows.publication}"
-        with self._reached() as redis:
+        with self.reached() as redis:
             redis.hsetnx("overture:releases", part_rows.release, "")
             redis.hset(f"overture:{part_rows.release}:publications", part_rows.publication, "")
         number = 0
@@ -135,7 +135,7 @@ class Redis:
             rows = block.rows(part_rows)
             for start in range(0, len(rows), PIPELINE):
                 part = rows[start : start + PIPELINE]
-                with self._reached() as redis:
+                with self.reached() as redis:
                     pipeline = redis.pipeline(transaction=False)
                     pipeline.hset(
                         f"{key}:members", str(number), np.array([row.user_id for row in part], "<i8").tobytes()
@@ -145,7 +145,7 @@ class Redis:
                     pipeline.execute()
                 number += 1
         before = self.notices(part_rows.release, part_rows.space).get(part_rows.part)
-        with self._reached() as redis:
+        with self.reached() as redis:
             notice = json.dumps(asdict(part_rows.notice))
             redis.hset(f"overture:{part_rows.release}:{part_rows.space}:notices", part_rows.part, notice)
         if before and before.publication != part_rows.publication:
@@ -153,7 +153,7 @@ class Redis:
 
     def _forget(self, release: str, publication: str) -> None:
         """Remove a publication's rows, then its record."""
-        with self._reached() as redis:
+        with self.reached() as redis:
             for _, ids in redis.hscan_iter(f"overture:{publication}:members", count=10):
                 users = np.frombuffer(ids, "<i8").tolist()
                 redis.unlink(*(self._row_key(publication, user) for user in users))
@@ -162,25 +162,25 @@ class Redis:
 
     def releases(self) -> dict[str, float | None]:
         """Return all releases: one hash."""
-        with self._reached() as redis:
+        with self.reached() as redis:
             retired_at = redis.hgetall("overture:releases")
         return {release.decode(): float(at) if at else None for release, at in retired_at.items()}
 
     def retire(self, release: str, at: float | None) -> None:
         """Write or clear the mark: one field."""
-        with self._reached() as redis:
+        with self.reached() as redis:
             redis.hset("overture:releases", release, "" if at is None else repr(at))
 
     def remove(self, release: str) -> None:
         """Remove notices first, the release last: an interrupted removal is completed by the next attempt."""
-        with self._reached() as redis:
+        with self.reached() as redis:
             notices = list(redis.scan_iter(f"overture:{release}:*:notices", 1_000))
             if notices:
                 redis.unlink(*notices)
             publications = redis.hkeys(f"overture:{release}:publications")
         for publication in publications:
             self._forget(release, publication.decode())
-        with self._reached() as redis:
+        with self.reached() as redis:
             redis.hdel("overture:releases", release)
 
     def close(self) -> None:

@@ -1,0 +1,1 @@
+"""The online profile: what listeners did today, received as events, readable by recommendations at once."""
