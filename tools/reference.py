@@ -284,8 +284,7 @@ def metrics() -> str:
 
 def exit_codes() -> str:
     """Return the page of the exit codes, generated from the exception classes."""
-    import jobs.platform.locks  # noqa: F401
-
+    import contracts.file_lock  # noqa: F401
     import serving.stores.interface  # noqa: F401 - every module with such a class, whatever else is imported
     from contracts import errors
 
