@@ -20,11 +20,12 @@ from typing import Annotated, Any
 
 from fastapi import FastAPI, Query
 from fastapi.responses import PlainTextResponse, Response
+from pydantic import Field
 
-from serving import schema
 from serving.block.metrics import BlockMetrics
 from serving.block.watcher import BlockWatcher
 from serving.bodies import StoreState
+from serving.body_models import Body
 from serving.http.fast_routes import as_json
 from serving.http.prometheus import Metrics
 from serving.release.watcher import ChampionWatcher, ReleaseWatcher
@@ -34,6 +35,47 @@ from serving.skip.routes import state as skip_state
 from serving.stores.circuit import CircuitBreaker
 
 STORE_WAIT_S = 0.05
+
+
+class Health(Body):
+    """The process runs."""
+
+    alive: bool
+
+
+class StoreReadiness(Body):
+    """The store of known listeners."""
+
+    kind: str
+    answers: bool
+    problem: str | None
+    parts: dict[str, int] = Field(description="Users by part, of the release in service.")
+
+
+class SkipReadiness(Body):
+    """The skip engine."""
+
+    ready: bool
+    problem: str | None
+    release: str | None
+    week: str | None
+    state_as_of: str | None
+    age_s: int | None = Field(description="Time since the last play of the release, in seconds.")
+
+
+class Readiness(Body):
+    """Whether the service is ready, and the state of its parts."""
+
+    ready: bool
+    draining: bool = Field(description="Whether a shutdown has begun.")
+    engines: list[str] = Field(description="Engines that have a release.")
+    problem: str | None = Field(description="Why a newer release was refused.")
+    release: str | None
+    week: str | None
+    degraded: dict[str, str]
+    notes: dict[str, Any]
+    store: StoreReadiness
+    skip: SkipReadiness
 
 
 class Drain:
@@ -112,14 +154,14 @@ def add_health(
     """
     reader = StoreReader(circuit)
 
-    @app.get("/healthz", tags=["health"], responses={200: {"model": schema.Health}})
+    @app.get("/healthz", tags=["health"], responses={200: {"model": Health}})
     async def healthz() -> Response:
         """Return 200 while the process runs."""
         return as_json({"alive": True})
 
-    not_ready = {"model": schema.Readiness, "description": "not ready"}
+    not_ready = {"model": Readiness, "description": "not ready"}
 
-    @app.get("/readyz", tags=["health"], responses={200: {"model": schema.Readiness}, 503: not_ready})
+    @app.get("/readyz", tags=["health"], responses={200: {"model": Readiness}, 503: not_ready})
     async def readyz(
         engine: Annotated[
             Engine | None, Query(description="whether this engine is ready; default: those that the service requires")

@@ -468,47 +468,6 @@ class ReleaseInfo(Body):
     problems: dict[str, str] = Field(description="Parts of the release that cannot be used, with the reason.")
 
 
-class Health(Body):
-    """The process runs."""
-
-    alive: bool
-
-
-class StoreReadiness(Body):
-    """The store of known listeners."""
-
-    kind: str
-    answers: bool
-    problem: str | None
-    parts: dict[str, int] = Field(description="Users by part, of the release in service.")
-
-
-class SkipReadiness(Body):
-    """The skip engine."""
-
-    ready: bool
-    problem: str | None
-    release: str | None
-    week: str | None
-    state_as_of: str | None
-    age_s: int | None = Field(description="Time since the last play of the release, in seconds.")
-
-
-class Readiness(Body):
-    """Whether the service is ready, and the state of its parts."""
-
-    ready: bool
-    draining: bool = Field(description="Whether a shutdown has begun.")
-    engines: list[str] = Field(description="Engines that have a release.")
-    problem: str | None = Field(description="Why a newer release was refused.")
-    release: str | None
-    week: str | None
-    degraded: dict[str, str]
-    notes: dict[str, Any]
-    store: StoreReadiness
-    skip: SkipReadiness
-
-
 class ErrorDetail(Body):
     """A field that was rejected."""
 

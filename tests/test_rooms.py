@@ -38,7 +38,8 @@ ORDER = {
         ("cli",),
     ),
     "serving": (
-        ("settings", "body_models", "schema", "bodies"),
+        ("body_models",),
+        ("settings", "schema", "bodies"),
         ("release",),
         ("stores",),
         ("block",),

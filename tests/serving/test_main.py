@@ -61,11 +61,15 @@ def test_shutdown_completes_the_running_request_and_logs_no_listener_data(start_
 
 def test_two_workers_share_a_port_and_their_metrics(start_process):
     service = start_process("--workers", "2", OVERTURE__SERVICE__API_KEY="sesame")
-    assert service.call("/v1/release")[0] == 401
+    key = {"x-api-key": "sesame"}
+    assert [service.call(path)[0] for path in ("/v1/release", "/metrics")] == [401, 401]
     for _ in range(40):
-        assert service.call("/v1/recommendations", {"listener": {}}, {"x-api-key": "sesame"})[0] == 200
+        assert service.call("/v1/recommendations", {"listener": {}}, key)[0] == 200
     for _ in range(4):  # each scrape reaches one of the workers
-        assert 'overture_answers_total{method="semi_pers",vector_source="network"} 40.0' in service.call("/metrics")[2]
+        assert (
+            'overture_answers_total{method="semi_pers",vector_source="network"} 40.0'
+            in service.call("/metrics", headers=key)[2]
+        )
     assert service.stop() == 0
     assert "sesame" not in service.log.read_text()
 
