@@ -245,3 +245,23 @@ def test_first_error_is_reported_if_mlflow_becomes_unavailable(home, monkeypatch
     monkeypatch.setattr(place_new_users, "load_champion", stops)
     with pytest.raises(CheckFailed, match="the champion is damaged"):
         place_new_users.run(context, BORN)
+
+
+def test_user_with_very_many_bans_is_placed_alone(monkeypatch):
+    monkeypatch.setattr(place_new_users, "CHUNK", 3)
+    bounds = {
+        (): [],
+        (0, 3, 0, 1): [(0, 3), (3, 4)],
+        (0, 4, 0, 1): [(0, 1), (1, 2), (2, 3), (3, 4)],
+        (4, 4): [(0, 1), (1, 2)],
+    }
+    for n_banned, chunks in bounds.items():
+        assert list(place_new_users._bounds(list(n_banned))) == chunks
+
+
+def test_listener_who_banned_everything_has_an_empty_list(world):
+    everything = [event(2, "ban", "artist", artist, START + HOUR) for artist in (1, 2, 3)]
+    ingest(world, users(), events() + everything)
+    release = place_new_users.run(world, BORN)["release"]
+    assert stored_user(world, release, 2).track_ids.tolist() == [-1] * 50
+    assert -1 not in stored_user(world, release, 1).track_ids
