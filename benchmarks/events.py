@@ -1,9 +1,9 @@
 """Measure events that are written before they are acknowledged, with one worker.
 
-Each request contains one event of another listener. The service appends it to the event log, flushes the log and writes
-the profile; requests that arrive meanwhile share the next flush. The store is the memory of the process, or a Redis
-server on this machine if `redis-server` is installed. A home with a champion is required (`make demo` creates one); it
-is not changed. The sender (load.py) runs in a process of its own.
+Each request contains one event or ten, of different listeners. The service appends them to the event log, flushes the
+log and writes the profiles; requests that arrive meanwhile share the next flush. The store is the memory of the
+process, or a Redis server on this machine if `redis-server` is installed. A home with a champion is required (`make
+demo` creates one); it is not changed. The sender (load.py) runs in a process of its own.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from service import memory_mib, service
 
 RATE, WARM_S = 3_000, 2.0
 N_LISTENERS = 20_000
+EVENTS_PER_REQUEST = (10, 1)
 MEMORY, REDIS = "memory", "Redis"
 
 
@@ -56,25 +57,36 @@ def redis_server(folder: Path) -> Iterator[str]:
         process.wait()
 
 
-def measure(home: str, store: str, tracks: list[str], seconds: float) -> Measurement:
-    """Measure the 99th percentile of `RATE` events per second, sent one by one.
+def measure(home: str, store: str, n_each: int, tracks: list[str], seconds: float) -> Measurement:
+    """Measure the 99th percentile of the requests that send `RATE` events per second.
 
     Args:
         home: home with a champion.
         store: MEMORY or REDIS.
+        n_each: number of events of a request.
         tracks: external ids of tracks.
         seconds: duration of the load.
 
     Raises:
         RuntimeError: a request failed, or an event is missing from the log.
     """
-    n = int(RATE * (WARM_S + seconds))
+    n = int(RATE / n_each * (WARM_S + seconds)) * n_each
     ts = datetime.now(UTC).isoformat()
-    requests = []
-    for i in range(n):
-        event = {"event_id": uuid.uuid4().hex, "user_id": 10_000_000 + i % N_LISTENERS, "ts": ts, "kind": "stream"}
-        body = {"events": [{**event, "id": tracks[i % len(tracks)], "seconds": 100}]}
-        requests.append(load.post("/v1/events", json.dumps(body).encode()))
+    events = [
+        {
+            "event_id": uuid.uuid4().hex,
+            "user_id": 10_000_000 + i % N_LISTENERS,
+            "ts": ts,
+            "kind": "stream",
+            "id": tracks[i % len(tracks)],
+            "seconds": 100,
+        }
+        for i in range(n)
+    ]
+    requests = [
+        load.post("/v1/events", json.dumps({"events": events[start : start + n_each]}).encode())
+        for start in range(0, n, n_each)
+    ]
     with ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(dir=home))
         os.environ["OVERTURE__PROFILE__FOLDER"] = folder
@@ -82,11 +94,11 @@ def measure(home: str, store: str, tracks: list[str], seconds: float) -> Measure
             url = stack.enter_context(redis_server(Path(stack.enter_context(tempfile.TemporaryDirectory()))))
             os.environ |= {"OVERTURE__STORE__KIND": "redis", "OVERTURE__STORE__REDIS_URL": url}
         process, port, _ = stack.enter_context(service(home))
-        result = load.fixed_rate(port, requests, RATE, seconds, WARM_S)
+        result = load.fixed_rate(port, requests, RATE / n_each, seconds, WARM_S)
         n_lines = sum(len(path.read_bytes().splitlines()) for path in Path(folder).glob("events-*"))
         if result.failed or n_lines != n:
             raise RuntimeError(f"{result.failed} requests failed; {n_lines} of {n} events are in the log")
-        quality = {**result.quality(), "server MiB": memory_mib(process)}
+        quality = {"events/s": float(RATE), **result.quality(), "server MiB": memory_mib(process)}
         return Measurement([quality["p99 ms"] / 1000], quality)
 
 
@@ -100,18 +112,20 @@ def main() -> None:
         home = Path(folder) / "home"
         shutil.copytree(source / "releases", home / "releases")
         options: dict[str, Any] = {"home": str(home), "tracks": track_ids(home), "seconds": seconds}
-        peers = harness.compare([Peer(store, measure, {"store": store, **options}, runs) for store in stores])
-    about = (
-        f"{RATE} requests a second with one event each, for {seconds:g} s; a latency counts from the scheduled time."
-    )
+        peers = harness.compare(
+            [
+                Peer(f"{store}, {n_each} a request", measure, {"store": store, "n_each": n_each, **options}, runs)
+                for n_each in EVENTS_PER_REQUEST
+                for store in stores
+            ]
+        )
+    about = f"{RATE} events a second, {seconds:g} s; a latency counts from the scheduled time of its request."
     cases = [{"case": "events by the clock", "about": about, "timed": "p99, s", "peers": peers, "ratios": {}}]
     promises = [
-        harness.promise(
-            f"{store}: p99 ms at {RATE} events/s", 10, peers[store]["seconds"]["median"] * 1000, at_most=True
-        )
-        for store in stores
+        harness.promise(f"{name}: p99 ms at {RATE} events/s", 10, peer["seconds"]["median"] * 1000, at_most=True)
+        for name, peer in peers.items()
     ]
-    p99_ms = peers[MEMORY]["seconds"]["median"] * 1000
+    p99_ms = peers[f"{MEMORY}, {EVENTS_PER_REQUEST[0]} a request"]["seconds"]["median"] * 1000
     harness.write_result(arguments, cases, promises, (f"p99 ms at {RATE} events/s", p99_ms))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AwareDatetime, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
+from pydantic import AwareDatetime, BeforeValidator, ConfigDict, Field, JsonValue, WithJsonSchema, model_validator
 
 from contracts.demographics import MAX_AGE, MIN_AGE
 from serving.body_models import Body, RequestBody
@@ -14,7 +14,7 @@ MAX_EVENTS = 500
 MAX_EVENT_ID = 100
 EVENT_ID_PATTERN = r"^[A-Za-z0-9._:~-]{1,100}$"
 MAX_TEXT = 200
-PAYLOAD_EXAMPLE: dict[str, Any] = {
+PAYLOAD_EXAMPLE: dict[str, JsonValue] = {
     "event_id": "0192f3c1-7b1e-7c3a-9f5e-3c1d2b4a5f60",
     "user_id": "1",
     "ts": "2026-11-23T18:04:05Z",

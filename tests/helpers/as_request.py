@@ -14,6 +14,8 @@ WORDS = {"streams": "streamed", "skips": "skipped", "bans": "banned", "favourite
 def listener(ready: LoadedRelease, row: dict[str, Any]) -> FirstDaySignals:
     """Return the signals that the service reads from the request."""
     fields = {word: _levels(row, prefix) for word, prefix in WORDS.items()}
+    # The artists and albums of banned tracks are not banned.
+    fields["bans"] = {"tracks": fields["bans"]["tracks"]}
     fields["onboarding"] = {"artists": [str(i) for i in row["onboarding_like_artists"]]}
     return read_listener(ready, Listener.model_validate({"country": row["country"], "age": row["age"], **fields}))
 

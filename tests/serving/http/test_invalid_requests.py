@@ -258,6 +258,10 @@ def test_every_example_of_the_openapi_schema_gets_a_response(live):
         "/v1/release",
         "/v1/users/{user_id}",
         "/v1/users/{user_id}/recommendations",
+        "/v1/users/{user_id}/events",
+        "/v1/users/{user_id}/events/{event_id}",
+        "/v1/users/{user_id}/merge",
+        "/v1/events",
         "/v1/skips",
         "/v1/rerank",
         "/healthz",
@@ -275,4 +279,4 @@ def test_every_example_of_the_openapi_schema_gets_a_response(live):
                 response
             )  # this home has no release of the skip engine
             n_examples += 1
-    assert n_examples == 5
+    assert n_examples == 7
