@@ -70,9 +70,7 @@ def test_wrong_signature_is_refused(promoted, tmp_path, damage):
         signing.create_keys(promoted.home / "keys" / signing.KEY)
     else:
         signature.write_bytes(b"")
-    with pytest.raises(
-        CheckFailed, match="its signature is not valid for any key at keys"
-    ):
+    with pytest.raises(CheckFailed, match="its signature is not valid for any key at keys"):
         verify(promoted, folder)
 
 
@@ -123,7 +121,7 @@ def test_the_command_of_model_signing_verifies_a_release(promoted):
     process = subprocess.run(
         [
             *(sys.executable, "-m", "model_signing", "verify", "key", str(folder / manifest.NAME)),
-            *("--signature", str(signature_file(folder)), "--public-key", str(key)),
+            *("--signature", str(signature_file(folder)), "--public_key", str(key)),
         ],
         capture_output=True,
         text=True,
