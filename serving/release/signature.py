@@ -1,20 +1,23 @@
 """Signatures of releases: `<digest>.sig` beside the folder of a release, as OpenSSF model-signing writes it.
 
 Only manifest.json is signed. It contains the SHA-256 of every file, which serving/release/manifest.py verifies, so no
-file is hashed twice. `model_signing verify key <digest>/manifest.json --signature <digest>.sig --public-key ...`
+file is hashed twice. `model_signing verify key <digest>/manifest.json --signature <digest>.sig --public_key ...`
 verifies the same.
 """
 
 from __future__ import annotations
 
+import base64
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from contracts.errors import CheckFailed
-from serving.release import manifest
+from serving.release import files, manifest
 
 SUFFIX = ".sig"
 FOLDER = "keys"  # below OVERTURE_HOME
+PAYLOAD_TYPE, PREDICATE_TYPE = b"application/vnd.in-toto+json", "https://model_signing/signature/v1.0"
 
 
 def signature_file(folder: Path) -> Path:
@@ -66,16 +69,48 @@ class PublicKeys:
         keys, short = self.files(), signature.name[:12]
         if not signature.is_file():
             raise CheckFailed(f"release {short}: {signature.name} is missing; run `overture release sign`")
-        from model_signing import verifying  # slow to import
-
+        content, bundle = (folder / manifest.NAME).read_bytes(), signature.read_bytes()
         reasons = []
         for key in keys:
             try:
-                config = verifying.Config().use_elliptic_key_verifier(public_key=key)
-                config.verify(folder / manifest.NAME, signature)
+                verify_bundle(bundle, content, key.read_bytes())
                 return
             except Exception as error:  # a damaged signature or key can fail in any way
                 reasons.append(f"{key.name}: {' '.join(str(error).split()) or type(error).__name__:.200}")
         raise CheckFailed(
             f"release {short}: its signature is not valid for any key at {self.name} ({'; '.join(reasons)})"
         )
+
+
+def verify_bundle(bundle: bytes, content: bytes, public_key: bytes) -> None:
+    """Verify a signature that model-signing made of one file with an elliptic curve key.
+
+    The bundle contains a DSSE envelope (github.com/secure-systems-lab/dsse) of an in-toto statement with the file's
+    SHA-256. It is verified here, because to import model-signing takes longer than the whole start of the service.
+
+    Args:
+        bundle: the signature, a Sigstore bundle as JSON.
+        content: the signed file.
+        public_key: the public key as PEM.
+
+    Raises:
+        ValueError: the key is of another kind, or another file was signed.
+        Exception: InvalidSignature where the key is another one; whatever a damaged bundle leads to.
+    """
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    envelope = json.loads(bundle)["dsseEnvelope"]
+    kind, payload = envelope["payloadType"].encode(), base64.b64decode(envelope["payload"], validate=True)
+    key = serialization.load_pem_public_key(public_key)
+    if not isinstance(key, ec.EllipticCurvePublicKey):
+        raise ValueError("the key must be of an elliptic curve")
+    algorithm = {256: hashes.SHA256, 384: hashes.SHA384, 521: hashes.SHA512}[key.curve.key_size]()
+    signed = b"DSSEv1 %d %b %d %b" % (len(kind), kind, len(payload), payload)
+    key.verify(base64.b64decode(envelope["signatures"][0]["sig"], validate=True), signed, ec.ECDSA(algorithm))
+    statement = json.loads(payload)
+    wanted = [{"name": ".", "algorithm": "sha256", "digest": files.digest(content)}]
+    if (kind, statement["predicateType"]) != (PAYLOAD_TYPE, PREDICATE_TYPE):
+        raise ValueError("it is not the signature of a model")
+    if statement["predicate"]["resources"] != wanted:
+        raise ValueError(f"it is the signature of another {manifest.NAME}")

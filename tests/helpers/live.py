@@ -36,6 +36,8 @@ def cohort_request(row: dict) -> dict:
     request["onboarding"] = {"artists": texts(row["onboarding_like_artists"])}
     for word, prefix in WORDS.items():
         levels = ("tracks", "artists", "albums", *(("playlists",) if word in ("favourites", "searches") else ()))
+        if word == "bans":  # the artists and albums of banned tracks are not banned
+            levels = ("tracks",)
         request[word] = {level: texts(row[f"{prefix}_{'songs' if level == 'tracks' else level}"]) for level in levels}
     return request
 

@@ -121,7 +121,7 @@ def test_the_command_of_model_signing_verifies_a_release(promoted):
     process = subprocess.run(
         [
             *(sys.executable, "-m", "model_signing", "verify", "key", str(folder / manifest.NAME)),
-            *("--signature", str(signature_file(folder)), "--public-key", str(key)),
+            *("--signature", str(signature_file(folder)), "--public_key", str(key)),
         ],
         capture_output=True,
         text=True,
