@@ -45,7 +45,7 @@ from serving.recommend.ruled_list import NO_FILTERS, SPARE, build_list, hidden_t
 from serving.release.bundle import open_release
 from serving.release.loaded import LoadedRelease
 from serving.stores import open_store
-from serving.stores.interface import HISTORY, Block, History, StorePart, UserStore
+from serving.stores.interface import HISTORY, UNKNOWN, Block, History, StorePart, UserStore, country_number
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -223,6 +223,9 @@ def first_day_history(first_days: pa.Table, max_heard: int) -> dict[str, Ragged]
     columns = {"banned_tracks": "banned_songs", "banned_artists": "artist_bans", "banned_albums": "album_bans"}
     for name, column in columns.items():
         lists[name] = Ragged.from_lists([sorted(set(ids or ())) for ids in first_days.column(column).to_pylist()])
+    people = zip(first_days.column("country").to_pylist(), first_days.column("age").to_pylist(), strict=True)
+    numbers = [[country_number(country), UNKNOWN if age is None else age] for country, age in people]
+    lists["demographics"] = Ragged.from_lists(numbers)
     return lists
 
 

@@ -1,13 +1,13 @@
-"""What known listeners streamed and banned before a week's as-of time, from the events, for the rows of the store.
+"""What is known of listeners at a week's as-of time, for the rows of the store: streams, bans, country and age.
 
 Input   warm_users, users; events of all days before the as-of time
 Output  user_history, partition week=<week>
-Grain   one row per user who streamed or banned anything: the warm users, and those who registered since the first day
-        of the cohort (the cold users that a publication places again)
+Grain   one row per user: the warm users, and those who registered since the first day of the cohort (the cold users
+        that a publication places again)
 Time    streams: as_of - window_days <= ts < as_of (UTC, half-open); bans: ts < as_of, however old
 Memory  Spark computes the table; `opened` copies its lists to files below OVERTURE_HOME/scratch and maps them
 
-A publication computes the table if the week has none, or if `warm_users` or `store.max_heard` changed since. A release
+A publication computes the table if the week has none, or if `warm_users`, `users` or `store.max_heard` changed since. A release
 of an older version is therefore published like any other.
 """
 
@@ -25,7 +25,7 @@ from jobs.platform.context import Context
 from jobs.platform.temp_dirs import temp_dir
 from models.arrays import IdVector
 from models.cold_start.ragged import Ragged
-from serving.stores.interface import HISTORY
+from serving.stores.interface import HISTORY, UNKNOWN
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -40,6 +40,7 @@ def update(context: Context) -> None:
     lake, week = context.lake, context.week
     source = {
         "warm_users": lake.version("warm_users", week=week.name),
+        "users": lake.version("users") if lake.exists("users") else None,
         "max_heard": context.settings.store.max_heard,
         "window_days": context.settings.matrix.window_days,
     }
@@ -53,7 +54,9 @@ def update(context: Context) -> None:
     registered = F.col("registered_at")
     is_new = (registered >= timestamp_literal(week.cohort_start)) & (registered < timestamp_literal(week.as_of))
     users = lake.spark(spark, "warm_users", week=week.name).select("user_id")
-    users = users.union(lake.spark(spark, "users").where(is_new).select("user_id")).distinct()
+    profiles = lake.spark(spark, "users")
+    users = users.union(profiles.where(is_new).select("user_id")).distinct()
+    users = users.join(profiles.select("user_id", "country", "age"), "user_id", "left")
     days = [partition["day"] for partition in lake.partitions("events")]
     first = datetime.fromisoformat(min(days, default=str(week.as_of.date()))).replace(tzinfo=UTC)
     frame = compute_history(
@@ -71,7 +74,7 @@ def compute_history(recent: DataFrame, events: DataFrame, users: DataFrame, max_
     Args:
         recent: events of the window; their streams of tracks count as heard.
         events: all events; their bans count.
-        users: the column user_id, distinct.
+        users: the columns user_id (distinct), country and age.
         max_heard: number of heard tracks to keep for each user, the last ones.
     """
     from pyspark.sql import Window
@@ -91,10 +94,16 @@ def compute_history(recent: DataFrame, events: DataFrame, users: DataFrame, max_
             for level in LEVELS
         )
     )
-    lists = {"heard_tracks": F.col("heard")["entity_id"], **{name: F.col(name) for name in HISTORY[1:]}}
+    first, second = (F.ascii(F.substring("country", place, 1)) - ord("A") for place in (1, 2))
+    numbers = (26 * first + second, F.col("age"))  # as country_number
+    known = F.array(*(F.coalesce(number.cast("bigint"), F.lit(UNKNOWN).cast("bigint")) for number in numbers))
+    lists = {"heard_tracks": F.col("heard")["entity_id"], "demographics": known}
+    lists |= {name: F.col(name) for name in HISTORY if name not in lists}
     empty = F.array().cast("array<bigint>")
-    return heard.join(banned, "user_id", "full_outer").select(
-        "user_id", *(F.coalesce(values, empty).alias(name) for name, values in lists.items())
+    return (
+        users.join(heard, "user_id", "left")
+        .join(banned, "user_id", "left")
+        .select("user_id", *(F.coalesce(lists[name], empty).alias(name) for name in HISTORY))
     )
 
 

@@ -316,8 +316,9 @@ def recommend(
         albums=(*filters.albums, *history.banned_albums.tolist()),
         heard=known_tracks(loaded, history.heard_tracks.tolist()) if rules.heard != "keep" else (),
     )
-    excluded |= blocked_tracks(loaded, block_list, query.country)
-    hidden = hidden_tracks(loaded, rules, query.country, query.age, filters)
+    country, age = query.country or history.country, history.age if query.age is None else query.age
+    excluded |= blocked_tracks(loaded, block_list, country)
+    hidden = hidden_tracks(loaded, rules, country, age, filters)
     one = build_list(loaded, query.k, ranked, rules, excluded, hidden)
     return {
         "release": loaded.name,

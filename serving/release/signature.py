@@ -105,7 +105,8 @@ def verify_bundle(bundle: bytes, content: bytes, public_key: bytes) -> None:
     key = serialization.load_pem_public_key(public_key)
     if not isinstance(key, ec.EllipticCurvePublicKey):
         raise ValueError("the key must be of an elliptic curve")
-    algorithm = {256: hashes.SHA256, 384: hashes.SHA384, 521: hashes.SHA512}[key.curve.key_size]()
+    algorithms: dict[int, hashes.HashAlgorithm] = {256: hashes.SHA256(), 384: hashes.SHA384(), 521: hashes.SHA512()}
+    algorithm = algorithms[key.curve.key_size]
     signed = b"DSSEv1 %d %b %d %b" % (len(kind), kind, len(payload), payload)
     key.verify(base64.b64decode(envelope["signatures"][0]["sig"], validate=True), signed, ec.ECDSA(algorithm))
     statement = json.loads(payload)

@@ -30,6 +30,7 @@ from models.cold_start.ragged import Ragged
 WARM = "warm"
 Kind = Literal["warm", "cold"]
 NO_IDS: IdVector = np.zeros(0, np.int64)
+UNKNOWN = -1  # country or age
 
 
 class History(NamedTuple):
@@ -40,15 +41,38 @@ class History(NamedTuple):
         banned_tracks: tracks that the listener banned, ascending.
         banned_artists: artists that the listener banned as such, ascending; not the artists of banned tracks.
         banned_albums: albums that the listener banned as such, ascending; not the albums of banned tracks.
+        demographics: `country_number` of the listener's country, and the age at the as-of time; UNKNOWN where unknown.
+            Empty: both are unknown.
     """
 
     heard_tracks: IdVector = NO_IDS
     banned_tracks: IdVector = NO_IDS
     banned_artists: IdVector = NO_IDS
     banned_albums: IdVector = NO_IDS
+    demographics: IdVector = NO_IDS
+
+    @property
+    def country(self) -> str | None:
+        """The listener's country, or None."""
+        number = int(self.demographics[0]) if len(self.demographics) else UNKNOWN
+        return "".join(chr(ord("A") + place) for place in divmod(number, 26)) if 0 <= number < 26 * 26 else None
+
+    @property
+    def age(self) -> int | None:
+        """The listener's age in years, or None."""
+        age = int(self.demographics[1]) if len(self.demographics) else UNKNOWN
+        return age if age >= 0 else None
 
 
 HISTORY = History._fields
+
+
+def country_number(country: str | None) -> int:
+    """Return a country code as a number from 0 (AA) to 675 (ZZ); UNKNOWN for None."""
+    if country is None:
+        return UNKNOWN
+    first, second = (ord(letter) - ord("A") for letter in country)
+    return 26 * first + second
 
 
 class StoreUnavailable(OvertureError):
@@ -78,11 +102,12 @@ class UserRow:
     banned_tracks: IdVector = field(default_factory=lambda: NO_IDS)
     banned_artists: IdVector = field(default_factory=lambda: NO_IDS)
     banned_albums: IdVector = field(default_factory=lambda: NO_IDS)
+    demographics: IdVector = field(default_factory=lambda: NO_IDS)
 
     @property
     def history(self) -> History:
-        """The four lists of ids together."""
-        return History(self.heard_tracks, self.banned_tracks, self.banned_artists, self.banned_albums)
+        """The lists of History together."""
+        return History(*(getattr(self, name) for name in HISTORY))
 
 
 @dataclass(frozen=True, eq=False)

@@ -153,6 +153,7 @@ def write_history(context: Context, rows: list[dict[str, object]]) -> None:
     week, settings = context.week.name, context.settings
     source = {
         "warm_users": context.lake.version("warm_users", week=week),
+        "users": context.lake.version("users") if context.lake.exists("users") else None,
         "max_heard": settings.store.max_heard,
         "window_days": settings.matrix.window_days,
     }

@@ -262,6 +262,7 @@ def test_every_example_of_the_openapi_schema_gets_a_response(live):
         "/v1/users/{user_id}/events/{event_id}",
         "/v1/users/{user_id}/merge",
         "/v1/events",
+        "/v1/admin/block",
         "/v1/skips",
         "/v1/rerank",
         "/healthz",

@@ -251,7 +251,9 @@ def test_search_ignores_case_and_the_encoding_of_accents(name, text):
     track = SimpleNamespace(title=name, artist=name, track_id=1, artist_id=2, genre=None)
     ids = SimpleNamespace(outside=lambda kind, number: str(number))
     at = {"artists": {2: 0}}
-    loaded = SimpleNamespace(name="one", tracks=[track], most_popular_at=at, ids=ids, track_texts=["1"])
+    loaded = SimpleNamespace(
+        name="one", tracks=[track], most_popular_at=at, ids=ids, track_texts=["1"], track_idx={1: 0}
+    )
     for kind, expected in (("tracks", "1"), ("artists", "2")):
         results = entity_lookup.search(loaded, kind, text, 5, EMPTY)["results"]
         assert [(result["id"], result["name"]) for result in results] == [(expected, name)]
