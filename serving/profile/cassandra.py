@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from serving.profile.interface import Fields
+from serving.profile.interface import MARKS, Fields
 from serving.stores.cassandra import CONCURRENCY, Cassandra
 
 STATEMENTS = {
@@ -48,6 +48,10 @@ class CassandraProfiles:
             fields = {row.field: row.value for row in self._ask("some", user_id, list(names))}
             some[user_id] = fields, int(self._ask("count", user_id)[0].n)
         return some
+
+    def marks(self, user_ids: Iterable[str]) -> dict[str, Fields]:
+        """Return the marks of each listener."""
+        return {user: {row.field: row.value for row in self._ask("some", user, list(MARKS))} for user in user_ids}
 
     def write(self, fields: Mapping[str, Mapping[str, bytes]]) -> None:
         """Write the fields concurrently. A repeated write has the same effect, so a failed one can be repeated."""

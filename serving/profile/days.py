@@ -85,8 +85,8 @@ class Days:
         for n, owner in accepted.items():
             fields.setdefault(owner, {})[EVENT + events[n].event_id] = lines[n]
         self.store.write(fields)
-        marks = self.store.read_some({owner: MARKS for owner in fields})
-        late = {n: owner for n, owner in accepted.items() if _mark_after(marks[owner][0], events[n].ts_us)}
+        marks = self.store.marks(fields)
+        late = {n: owner for n, owner in accepted.items() if _mark_after(marks[owner], events[n].ts_us)}
         if late:
             self.log.append(changes=[removal(owner, events[n].event_id, self._now_us()) for n, owner in late.items()])
             for n, owner in late.items():
@@ -186,8 +186,7 @@ class Days:
         if user_id == into:
             raise BadArgument("into: is the listener's own id")
         with self.store.exclusive():
-            target = self.store.read_some({into: MARKS})[into][0]
-            if MERGED in target:
+            if MERGED in self.store.marks([into])[into]:
                 raise BadArgument("into: this listener was merged into another one; name that one")
             now_us = self._now_us()
             before = self.store.read(user_id)

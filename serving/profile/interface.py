@@ -45,6 +45,9 @@ class ProfileStore(Protocol):
     def read_some(self, wanted: Mapping[str, Iterable[str]]) -> dict[str, tuple[Fields, int]]:
         """Return for each listener those of the wanted fields that exist, and the number of all fields."""
 
+    def marks(self, user_ids: Iterable[str]) -> dict[str, Fields]:
+        """Return the marks of each listener."""
+
     def write(self, fields: Mapping[str, Mapping[str, bytes]]) -> None:
         """Write fields of listeners; their profiles expire `profile.ttl_s` after the last write."""
 

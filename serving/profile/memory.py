@@ -67,6 +67,10 @@ class MemoryProfiles:
                 some[user_id] = {name: fields[name] for name in names if name in fields}, len(fields)
             return some
 
+    def marks(self, user_ids: Iterable[str]) -> dict[str, Fields]:
+        """Return the marks; called within `exclusive`."""
+        return {user: fields for user, (fields, _) in self.read_some(dict.fromkeys(user_ids, MARKS)).items()}
+
     def write(self, fields: Mapping[str, Mapping[str, bytes]]) -> None:
         """Write fields that are in the log already."""
         now = self.now()

@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
-from serving.profile.interface import Fields
+from serving.profile.interface import MARKS, Fields
 from serving.stores.redis import Redis
 
 KEY = "overture:day:"
@@ -44,6 +44,19 @@ class RedisProfiles:
         return {
             user_id: ({f: v for f, v in zip(fields, replies[2 * n], strict=True) if v is not None}, replies[2 * n + 1])
             for n, (user_id, fields) in enumerate(names.items())
+        }
+
+    def marks(self, user_ids: Iterable[str]) -> dict[str, Fields]:
+        """Return the marks of all listeners in one round trip."""
+        users = list(user_ids)
+        with self._reached() as redis:
+            pipeline = redis.pipeline(transaction=False)
+            for user_id in users:
+                pipeline.hmget(KEY + user_id, MARKS)
+            replies = pipeline.execute()
+        return {
+            user_id: {name: value for name, value in zip(MARKS, values, strict=True) if value is not None}
+            for user_id, values in zip(users, replies, strict=True)
         }
 
     def write(self, fields: Mapping[str, Mapping[str, bytes]]) -> None:
