@@ -15,7 +15,8 @@ from contracts.errors import CheckFailed
 from contracts.file_lock import LockTaken
 from jobs.platform.context import Context
 from jobs.platform.week import Week
-from jobs.release import pointer, publish
+from jobs.release import publish
+from jobs.release.destination import read_champion, release_folder
 from jobs.release.place_new_users import load_champion, place_with_history
 from serving.release.bundle import open_release
 from serving.stores import open_store
@@ -33,7 +34,7 @@ def run(context: Context) -> dict[str, Any]:
         CheckFailed: the release cannot be published.
         StoreUnavailable: the store is unavailable.
     """
-    champion = pointer.read(context.home)
+    champion = read_champion(context)
     if champion is None:
         return {"missing": [], "why": "there is no champion yet"}
     context = Context(context.settings, Week.parse(champion.week), context.home)
@@ -67,7 +68,7 @@ def missing_parts(context: Context, name: str) -> list[str]:
         context: the context of the release's week.
         name: digest of the release.
     """
-    release = open_release(pointer.releases(context.home) / name, check=False)
+    release = open_release(release_folder(context, name), check=False)
     space, _ = release.space_and_method
     store: UserStore = open_store(context.settings.store, context.home, publishing=True)
     try:
