@@ -7,8 +7,8 @@ Grain   one row per user: the warm users, and those who registered since the fir
 Time    streams: as_of - window_days <= ts < as_of (UTC, half-open); bans: ts < as_of, however old
 Memory  Spark computes the table; `opened` copies its lists to files below OVERTURE_HOME/scratch and maps them
 
-A publication computes the table if the week has none, or if `warm_users`, `users` or `store.max_heard` changed since. A release
-of an older version is therefore published like any other.
+A publication computes the table if the week has none, or if `warm_users`, `users` or `store.max_heard` changed since.
+A release of an older version is therefore published like any other.
 """
 
 from __future__ import annotations

@@ -13,15 +13,20 @@ from jobs.release import user_history
 from jobs.release.banned_tracks import BannedTracks, best_without
 from models.cold_start.ragged import Ragged
 from models.cold_start.top_k import ItemIndex
-from serving.stores.interface import HISTORY, History, pack_history, unpack_history
+from serving.stores.interface import HISTORY, UNKNOWN, History, country_number, pack_history, unpack_history
 from tests.helpers import small_week
 from tests.helpers.small_tables import DAY, SECOND, event, fill, streams
 
 AS_OF = datetime(2026, 11, 16, tzinfo=UTC)
 WINDOW = AS_OF - 90 * DAY
 USERS = [
-    {"user_id": user, "registered_at": when}
-    for user, when in ((1, AS_OF - 400 * DAY), (2, AS_OF - 3 * DAY), (3, AS_OF - 300 * DAY), (4, AS_OF + DAY))
+    {"user_id": user, "registered_at": when, "country": country, "age": age}
+    for user, when, country, age in (
+        (1, AS_OF - 400 * DAY, "DE", 31),
+        (2, AS_OF - 3 * DAY, None, None),
+        (3, AS_OF - 300 * DAY, "ZZ", 20),
+        (4, AS_OF + DAY, "AA", 20),
+    )
 ]
 EVENTS = [
     *streams(1, [7, 8, 7, 9], AS_OF - 5 * DAY),
@@ -59,10 +64,22 @@ def rows(context):
 
 def test_history_contains_streams_of_the_window_and_bans_of_each_level_before_the_as_of_time(world):
     user_history.update(world)
+    bans = {"banned_tracks": [7, 9], "banned_artists": [103], "banned_albums": [201]}
+    no_bans = {"banned_tracks": [], "banned_artists": [], "banned_albums": [200]}
     assert rows(world) == {
-        1: {"heard_tracks": [9, 7, 8], "banned_tracks": [7, 9], "banned_artists": [103], "banned_albums": [201]},
-        2: {"heard_tracks": [], "banned_tracks": [], "banned_artists": [], "banned_albums": [200]},
+        1: {"heard_tracks": [9, 7, 8], **bans, "demographics": [country_number("DE"), 31]},
+        2: {"heard_tracks": [], **no_bans, "demographics": [UNKNOWN, UNKNOWN]},
     }
+
+
+@pytest.mark.parametrize(
+    ("country", "age"), [("AA", 0), ("DE", 31), ("ZZ", 120), (None, 20), ("XK", None), (None, None)]
+)
+def test_country_and_age_of_a_history(country, age):
+    numbers = np.array([country_number(country), UNKNOWN if age is None else age])
+    history = unpack_history(pack_history(History(demographics=numbers)))
+    assert (history.country, history.age) == (country, age)
+    assert (History().country, History().age) == (None, None)
 
 
 def test_history_is_written_again_only_if_its_users_or_settings_changed(world):
