@@ -465,6 +465,9 @@ class ReleaseInfo(Body):
     methods: list[str]
     spaces: dict[str, dict[str, int]] = Field(description="Dimension and number of entities of each space.")
     countries: list[str]
+    ids: dict[str, Literal["integer", "text"]] = Field(
+        description="Form of the ids of users, tracks, artists, albums and playlists."
+    )
     problems: dict[str, str] = Field(description="Parts of the release that cannot be used, with the reason.")
 
 

@@ -1,5 +1,6 @@
 "use strict";
-// The first day of a new listener. It is stored only in this page; each change requests new recommendations.
+// The first day of a new listener. Each change requests new recommendations, and is sent to the service as an event of a
+// guest, so that the day is still there when the page is loaded again.
 
 const byId = (id) => document.getElementById(id);
 const SIGNALS = { streams: "played", favourites: "liked", skips: "skipped", bans: "banned" };
@@ -15,6 +16,10 @@ const METHODS = {
 };
 const emptyDay = () => ({ country: null, age: null, artists: [], streams: [], favourites: [], skips: [], bans: [], neverArtists: [] });
 const PAGE_LENGTH = 15;
+const EVENT_KINDS = { streams: "stream", favourites: "favourite", skips: "skip", bans: "ban" };
+const KINDS = Object.fromEntries(Object.entries(EVENT_KINDS).map(([act, kind]) => [kind, act]));
+const PLAYED_S = 60; // played time of a track that is played here
+const pickedEvents = new Map(); // event id of each picked artist
 let day = emptyDay();
 let key = sessionStorage.getItem("key") || "";
 let runningRequest = null;
@@ -22,6 +27,7 @@ let requestTimer = 0; // timer of a request that is delayed while the user types
 let unannounced = []; // actions that no displayed answer includes yet
 let runningSearch = null;
 let shownTracks = [];
+let userForm = "integer"; // form of user ids: integer or text
 let shownRequest = null; // the request of the shown list, for its next page
 let nextPage = null; // cursor of that page
 const names = { tracks: new Map(), artists: new Map() };
@@ -54,10 +60,11 @@ function colours(element, id) {
   return element;
 }
 
-async function call(path, body, signal) {
+async function call(path, body, signal, method) {
   const headers = key ? { "x-api-key": key } : {};
-  const options = body ? { method: "POST", body: JSON.stringify(body), headers: { ...headers, "content-type": "application/json" }, signal } : { headers, signal };
-  // The server may close an idle connection. Requests do not change any state, so a failed one is sent once more.
+  const options = body ? { method: "POST", body: JSON.stringify(body), headers: { ...headers, "content-type": "application/json" }, signal } : { headers, signal, method: method || "GET" };
+  // The server may close an idle connection. Every request has the same effect when it is repeated, events by their ids,
+  // so a failed one is sent once more.
   const answer = await fetch(path, options).catch((error) => {
     if (error.name === "AbortError") throw error;
     return fetch(path, options);
@@ -83,6 +90,61 @@ function listener() {
     streams: ids("streams"), skips: ids("skips"), favourites: ids("favourites"),
     bans: { ...ids("bans"), artists: day.neverArtists.map((one) => one.artist_id) },
   };
+}
+
+let guest = sessionStorage.getItem("guest") || "";
+let remembering = Promise.resolve(); // events are sent one after the other: an undo never overtakes its event
+
+function newGuest(form) {
+  const words = crypto.getRandomValues(new Uint32Array(4));
+  guest = form === "text" ? `guest-${[...words].map((word) => word.toString(16).padStart(8, "0")).join("")}`
+    : String(words[0] * 2 ** 20 + (words[1] >>> 12)); // below 2^53, so that no client rounds it
+  sessionStorage.setItem("guest", guest);
+}
+
+function rememberLater(work) {
+  remembering = remembering.then(work).then(() => showRemembered(null), showRemembered);
+}
+
+function showRemembered(error) {
+  byId("remembered").textContent = error ? `The service does not remember your day: ${error.message}` : `The service remembers this day as listener ${guest}.`;
+}
+
+// Send one event; return its id, with which it can be undone.
+function remember(kind, entity, id, seconds) {
+  const words = crypto.getRandomValues(new Uint32Array(4));
+  const event_id = [...words].map((word) => word.toString(16).padStart(8, "0")).join("");
+  const facts = { ...(day.country ? { country: day.country } : {}), ...(day.age ? { age: day.age } : {}) };
+  const event = { event_id, user_id: guest, ts: new Date().toISOString(), kind, entity, id, listener: facts, ...(seconds ? { seconds } : {}) };
+  rememberLater(async () => {
+    const result = (await call("v1/events", { events: [event] })).events[0];
+    if (result.status === "refused") throw new Error(result.message);
+  });
+  return event_id;
+}
+
+const daysPath = (rest = "") => `v1/users/${encodeURIComponent(guest)}/events${rest}`;
+const undoEvent = (event_id) => event_id && rememberLater(() => call(daysPath(`/${event_id}`), null, null, "DELETE"));
+
+// The day that the service remembers, with the names of what it is about.
+async function restoreDay() {
+  const stored = await call(daysPath());
+  day = { ...emptyDay(), country: stored.country, age: stored.age };
+  const found = new Map();
+  await Promise.all([...new Set(stored.events.map((one) => `${one.entity}s/${encodeURIComponent(one.id)}`))].map(async (path) => {
+    found.set(path, await call(`v1/${path}`).then((entity) => entity.name, () => null)); // not in the release in service
+  }));
+  for (const one of stored.events) {
+    const name = found.get(`${one.entity}s/${encodeURIComponent(one.id)}`), event_id = one.event_id;
+    const track = { track_id: one.id, title: name, artist: null, artist_id: "", event_id };
+    if (one.kind === "onboarding") day.artists = [...day.artists.filter((id) => id !== one.id), one.id];
+    if (one.entity === "artist") names.artists.set(one.id, name || `Artist ${one.id}`);
+    if (one.kind === "onboarding") pickedEvents.set(one.id, event_id);
+    else if (one.kind === "ban" && one.entity === "artist") day.neverArtists.push({ artist_id: one.id, artist: name, event_id });
+    else if (one.entity === "track" && KINDS[one.kind]) day[KINDS[one.kind]].push(track);
+  }
+  byId("country").value = day.country || "";
+  byId("age").value = day.age || "";
 }
 
 function listOptions(method) {
@@ -218,7 +280,9 @@ async function showMore() {
 }
 
 function neverArtist(track) {
-  if (!day.neverArtists.some((one) => one.artist_id === track.artist_id)) day.neverArtists = [...day.neverArtists, track];
+  if (!day.neverArtists.some((one) => one.artist_id === track.artist_id)) {
+    day.neverArtists = [...day.neverArtists, { ...track, event_id: remember("ban", "artist", track.artist_id) }];
+  }
   showDay();
   updateLists(`Never ${artist(track)}`);
 }
@@ -267,8 +331,13 @@ function showPlaylists(carousel) {
 
 function toggle(act, track) {
   const there = day[act].some((other) => other.track_id === track.track_id);
-  if (there && act !== "streams") day[act] = day[act].filter((other) => other.track_id !== track.track_id);
-  else day[act] = [...day[act], track];
+  if (there && act !== "streams") {
+    for (const other of day[act]) if (other.track_id === track.track_id) undoEvent(other.event_id);
+    day[act] = day[act].filter((other) => other.track_id !== track.track_id);
+  } else {
+    const event_id = remember(EVENT_KINDS[act], "track", track.track_id, act === "streams" ? PLAYED_S : null);
+    day[act] = [...day[act], { ...track, event_id }];
+  }
   showDay();
   updateLists(`${title(track)} ${there && act !== "streams" ? "not " : ""}${SIGNALS[act]}`);
 }
@@ -280,6 +349,7 @@ function showDay() {
     make("span", {}, label(act, track)),
     make("button", { type: "button", "aria-label": `Undo: ${act === "neverArtists" ? "" : `${word} `}${label(act, track)}`, onclick: (event) => {
       const place = [...byId("day").querySelectorAll("button")].indexOf(event.currentTarget);
+      undoEvent(track.event_id);
       day[act] = day[act].filter((_, other) => other !== i);
       showDay();
       updateLists(`Undone: ${label(act, track)}`);
@@ -320,6 +390,8 @@ async function showArtists() {
     const button = make("button", { type: "button", "aria-pressed": String(on), title: one.genre || null, onclick: () => {
       const now = day.artists.includes(one.id);
       day.artists = now ? day.artists.filter((id) => id !== one.id) : [...day.artists, one.id];
+      if (now) undoEvent(pickedEvents.get(one.id));
+      else pickedEvents.set(one.id, remember("onboarding", "artist", one.id));
       button.setAttribute("aria-pressed", String(!now));
       updateLists(`${button.textContent} ${now ? "no longer picked" : "picked"}`);
     } }, one.name || `Artist ${one.id}`);
@@ -337,6 +409,9 @@ async function start() {
     const methods = (names) => names.map((name) => make("option", { value: name }, METHODS[name] || name));
     byId("method").replaceChildren(...methods(["configured", ...release.methods]));
     byId("compare").replaceChildren(make("option", { value: "" }, "nothing"), ...methods(release.methods));
+    if (guest) await restoreDay().catch(showRemembered); // without it, the page begins with an empty day
+    else newGuest(release.ids.user);
+    userForm = release.ids.user;
     await showArtists();
     showDay();
     await updateLists();
@@ -362,6 +437,10 @@ byId("list-diversity").addEventListener("input", () => updateListsSoon(null, 120
 byId("more").addEventListener("click", showMore);
 byId("diversity").addEventListener("input", () => updateListsSoon(null, 120));
 byId("reset").addEventListener("click", () => {
+  const path = daysPath();
+  rememberLater(() => call(path, null, null, "DELETE"));
+  newGuest(userForm);
+  pickedEvents.clear();
   day = emptyDay();
   for (const id of ["country", "age", "artist-search"]) byId(id).value = "";
   showArtists().catch(showError);

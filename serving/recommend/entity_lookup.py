@@ -147,5 +147,6 @@ def release_body(loaded: LoadedRelease) -> ReleaseInfoBody:
             for name, chosen_space in loaded.spaces.items()
         },
         "countries": sorted(loaded.space.demographics.country),
+        "ids": dict(loaded.ids.forms),
         "problems": loaded.problems,
     }

@@ -247,18 +247,6 @@ def test_first_error_is_reported_if_mlflow_becomes_unavailable(home, monkeypatch
         place_new_users.run(context, BORN)
 
 
-def test_user_with_very_many_bans_is_placed_alone(monkeypatch):
-    monkeypatch.setattr(place_new_users, "CHUNK", 3)
-    bounds = {
-        (): [],
-        (0, 3, 0, 1): [(0, 3), (3, 4)],
-        (0, 4, 0, 1): [(0, 1), (1, 2), (2, 3), (3, 4)],
-        (4, 4): [(0, 1), (1, 2)],
-    }
-    for n_banned, chunks in bounds.items():
-        assert list(place_new_users._bounds(list(n_banned))) == chunks
-
-
 def test_listener_who_banned_everything_has_an_empty_list(world):
     everything = [event(2, "ban", "artist", artist, START + HOUR) for artist in (1, 2, 3)]
     ingest(world, users(), events() + everything)

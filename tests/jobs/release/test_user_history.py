@@ -136,7 +136,9 @@ def test_lists_are_the_best_tracks_that_are_not_banned(n_banned):
         assert lists[b].tolist() == wanted + [-1] * (10 - len(wanted))
 
 
-@pytest.mark.parametrize("lists", [[[]] * 4, [[2**63 - 1, 0], [], [], []], [[], [1], [2, 3], [4, 5, 6]], [[7]] * 4])
+@pytest.mark.parametrize(
+    "lists", [[[]] * 5, [[2**63 - 1, 0], [], [], [], []], [[], [1], [2, 3], [4, 5, 6], [-1, -1]], [[7]] * 5]
+)
 def test_packed_history_round_trips(lists):
     history = History(*(np.array(ids, np.int64) for ids in lists))
     packed = pack_history(history)
