@@ -149,7 +149,8 @@ def test_an_ingested_day_updates_the_assets_of_the_raw_tables(bag, overture):
     from sqlalchemy import select
 
     run = copy_dag(bag.dags["ingest_daily"]).test(logical_date=MONDAY)
-    assert overture.calls == ["ready --day 2026-11-15 --files", "ingest tables --day 2026-11-15"]
+    commands = ["ready --day 2026-11-15 --files", "ingest tables --day 2026-11-15", "block refresh"]
+    assert overture.calls == commands
     with create_session() as session:
         events = session.scalars(select(AssetEvent).where(AssetEvent.source_run_id == run.run_id)).all()
         uris = sorted(event.uri for event in events)
