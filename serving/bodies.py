@@ -198,6 +198,7 @@ class ReleaseInfoBody(TypedDict):
     methods: list[str]
     spaces: dict[str, dict[str, int]]
     countries: list[str]
+    ids: dict[str, str]
     problems: dict[str, str]
 
 

@@ -56,10 +56,10 @@ def serve(
         BadArgument: the settings name an experiment that is not registered, or a wrong source of releases.
         CheckFailed: the plan of the experiment was changed after its registration, or there is no public key.
     """
-    PublicKeys.of(settings.release_key, home).files()
-    open_folders(settings, home)
     if settings.experiment:  # checked before workers start, which would fail repeatedly
         assignment.read_plan(home, settings.experiment)
+    PublicKeys.of(settings.release_key, home).files()
+    open_folders(settings, home)
     log_to_stderr()
     os.environ |= {SETTINGS: with_secrets(settings), STORE: with_secrets(store), HOME: str(home)}
     os.environ[PROFILE] = profile.model_dump_json()

@@ -21,6 +21,7 @@ class RedisProfiles:
     def __init__(self, store: Redis, ttl_s: float) -> None:
         """Set the store whose connections are used, and the time until a profile expires, in seconds."""
         self.name, self._reached, self.ttl_s = store.name, store.reached, max(1, math.ceil(ttl_s))
+        self._in_transaction = not store.is_cluster  # listeners are in different slots of a cluster
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
@@ -60,9 +61,12 @@ class RedisProfiles:
         }
 
     def write(self, fields: Mapping[str, Mapping[str, bytes]]) -> None:
-        """Write the fields of each listener, with the expiry, atomically."""
+        """Write the fields of each listener in one command, then the expiry.
+
+        On one server both are one transaction. In a cluster a profile whose expiry is lost gets it with the next event.
+        """
         with self._reached() as redis:
-            pipeline = redis.pipeline(transaction=True)
+            pipeline = redis.pipeline(transaction=self._in_transaction)
             for user_id, more in fields.items():
                 pipeline.hset(KEY + user_id, mapping=dict(more))
                 pipeline.expire(KEY + user_id, self.ttl_s)

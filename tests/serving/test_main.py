@@ -108,7 +108,10 @@ def store_answers(worker: int) -> float | None:
     """Return the gauge that a worker has written."""
     environment = dict(pair.split("=", 1) for pair in Path(f"/proc/{worker}/environ").read_text().split("\0") if pair)
     file = Path(environment["PROMETHEUS_MULTIPROC_DIR"]) / f"gauge_livemin_{worker}.db"
-    values = MmapedDict.read_all_values_from_file(file)
+    try:
+        values = MmapedDict.read_all_values_from_file(file)
+    except FileNotFoundError:  # the worker has not written its gauges yet
+        return None
     return next((value for key, value, *_ in values if "overture_store_answers" in key), None)
 
 

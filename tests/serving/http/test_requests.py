@@ -49,7 +49,7 @@ def test_null_in_a_request_means_left_out(live):
     plain = live.lists({"streams": {"tracks": ["1"]}})
     nulls: dict = dict.fromkeys(LISTENER) | {"streams": {"tracks": ["1"], "artists": None, "albums": None}}
     nulls |= {"onboarding": {"artists": None}, "favourites": dict.fromkeys(("tracks", "artists", "albums"))}
-    options = dict.fromkeys(("method", "k", "exclude", "leave_out_first_day", "explain"))
+    options = dict.fromkeys(("method", "k", "exclude", "heard", "diversity", "filters", "shown", "cursor", "explain"))
     assert live.lists(nulls, **options) == plain
     row = live.call("/v1/carousels", {"listener": {}})[2]
     options = dict.fromkeys(("n", "diversity", "exposure", "exclude", "n_nearest_tracks"))

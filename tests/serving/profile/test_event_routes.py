@@ -85,7 +85,7 @@ def service(release_home, serve):
 
 def test_a_new_listener_gets_the_list_of_the_same_first_day_at_once(service):
     status, _, body = service.call(f"/v1/users/{NEW}/recommendations")
-    assert (status, "POST /v1/events" in body["error"]) == (404, True)
+    assert (status, "POST /v1/events" in body["detail"]) == (404, True)
     streams = [event(f"s{n}", track, ts=at(40 - n)) for n, track in enumerate(LIKED)]
     favourite = event("f", 2, kind="favourite", entity="artist", listener=COUNTRY_FACTS)
     skip = event("k", int(TRACKS[0]), kind="skip", seconds=3)
@@ -272,7 +272,7 @@ def test_store_that_is_away_is_a_503_and_the_list_is_made_without_events(release
     service = Live(release_home.home, settings)
     try:
         status, _, body = service.call("/v1/events", {"events": [event("a")]})
-        assert (status, "redis" in body["error"]) == (503, True)
+        assert (status, "redis" in body["detail"]) == (503, True)
         assert recommendations(service)["degraded"]["fallback"] == "popularity"
         assert service.call(f"/v1/users/{NEW}/events")[0] == 503
         assert method(service, "DELETE", f"/v1/users/{NEW}/events")[0] == 503

@@ -254,6 +254,7 @@ def test_a_text_that_is_no_integer_is_an_unknown_id(live, release):
 
 def test_without_a_release_skips_is_503_and_rerank_keeps_the_order(home, release, serve, tmp_path):
     shutil.copytree(home / "skip", tmp_path / "skip")
+    shutil.copytree(home / "keys", tmp_path / "keys")
     champion_file = tmp_path / "skip" / "releases" / "champion.json"
     champion = champion_file.read_bytes()
     champion_file.unlink()
@@ -295,7 +296,7 @@ def test_without_a_release_skips_is_503_and_rerank_keeps_the_order(home, release
 def test_blocked_tracks_are_removed_from_a_reranked_list_and_reported(home, release, serve, kind):
     ids = release.state.tracks[f"{kind}_id"][:20]
     blocked_id = int(ids[3])
-    tracks = request_body(release, n=20)["tracks"]
+    tracks = [track["track_id"] for track in request_body(release, n=20)["tracks"]]
     blocked = [track for track, one in zip(tracks, ids, strict=True) if one == blocked_id]
     file = home / "block_list.jsonl"
     file.write_text(json.dumps({"kind": kind, "id": blocked_id}) + "\n")

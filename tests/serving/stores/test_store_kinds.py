@@ -12,7 +12,7 @@ from serving.settings import StoreSettings
 from serving.stores import open_store
 from serving.stores.cassandra import SCHEMA, STATEMENTS, Cassandra, as_row, as_values
 from serving.stores.circuit import CircuitBreaker
-from serving.stores.interface import WARM, NotPublished, StoreUnavailable, find_user
+from serving.stores.interface import HISTORY, WARM, NotPublished, StoreUnavailable, find_user
 from serving.stores.redis import pack, unpack
 from tests.helpers.store_rows import SPACE, A, D, N, assert_row_equals, filled
 from tests.helpers.store_servers import redis_server
@@ -47,7 +47,7 @@ def test_redis_row_round_trips_and_a_damaged_row_raises():
     part_rows, blocks = filled(n_users=3)
     row = blocks[0].rows(part_rows)[0]
     packed = pack(row)
-    assert len(packed) == 9 + 4 * D + 8 * N + 4 * 4 + 8 * sum(map(len, row.history))
+    assert len(packed) == 9 + 4 * D + 8 * N + 4 * len(HISTORY) + 8 * sum(map(len, row.history))
     assert_row_equals(unpack(packed, row.user_id, part_rows.notice, True), row.user_id, 0)
     for damaged in (b"", packed[:-1], packed + b"x", packed[:20]):
         with pytest.raises(CheckFailed, match="damaged"):

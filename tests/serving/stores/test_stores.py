@@ -17,7 +17,7 @@ from contracts.errors import CheckFailed
 from serving.main import with_secrets
 from serving.settings import StoreSettings
 from serving.stores import open_store
-from serving.stores.interface import WARM, Block, NotPublished, StorePart, find_user, retire_and_remove
+from serving.stores.interface import HISTORY, WARM, Block, NotPublished, StorePart, find_user, retire_and_remove
 from tests.helpers.live import ROOT
 from tests.helpers.store_rows import SPACE, A, B, D, N, assert_row_equals, filled, rows_of
 
@@ -163,7 +163,7 @@ def test_missing_history_is_read_as_empty(store):
     part_rows, blocks = filled(n_users=20)
     store.publish(part_rows, [Block(b.user_ids, b.vectors_BD, b.segments_B, b.tracks_Bn) for b in blocks])
     row = find_user(store, A, SPACE, int(part_rows.user_ids[0]))
-    assert [ids.tolist() for ids in row.history] == [[]] * 4
+    assert [ids.tolist() for ids in row.history] == [[]] * len(HISTORY)
 
 
 def test_empty_part_is_published(store):
