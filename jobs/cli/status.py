@@ -214,12 +214,17 @@ def checks_table(checks: dict[str, Any]) -> Table:
 
 
 def evaluation_table(rows: list[dict[str, Any]]) -> Table:
-    """Return the table of all methods and spaces on the test cohort: metrics in % with 95 % intervals."""
+    """Return the table of all methods and spaces on the test cohort: metrics in % with 95 % intervals.
+
+    The last two columns are the NDCG of the lists under the rules, as they are served, and the mean number of distinct
+    artists without and with the rules.
+    """
     chosen = [row for row in rows if row["split"] == "test" and row["slice"] == "all"]
     k = 50 if any(row["k"] == 50 for row in chosen) else max((row["k"] for row in chosen), default=0)
     n_users = max((row.get("n_users", 0) for row in chosen), default=0)
     title = f"Test cohort, {n_users} listeners, @{k}, % and 95 % interval"
-    table = make_table(title, "space", "method", *METRICS, right=METRICS)
+    ruled = ("ndcg with rules", "artists: without, with rules")
+    table = make_table(title, "space", "method", *METRICS, *ruled, right=(*METRICS, *ruled))
     by_key = {(row["space"], row["method"], row["metric"]): row for row in chosen if row["k"] == k}
     order: dict[str, int] = {name: place for place, name in enumerate(ORDER)}
     pairs = sorted({key[:2] for key in by_key}, key=lambda p: (p[0], order.get(p[1], len(order)), p[1]))
@@ -227,8 +232,23 @@ def evaluation_table(rows: list[dict[str, Any]]) -> Table:
         if place and pairs[place - 1][0] != space:
             table.add_section()
         cells = [by_key.get((space, method, metric)) for metric in METRICS]
-        table.add_row(space, method.replace("_", " "), *[_percent(cell) for cell in cells])
+        table.add_row(
+            space,
+            method.replace("_", " "),
+            *[_percent(cell) for cell in cells],
+            _with_rules(by_key.get((space, method, "ndcg")), 100, 2),
+            _artists(by_key.get((space, method, "artists")), k),
+        )
     return table
+
+
+def _with_rules(row: dict[str, Any] | None, scale: float, digits: int) -> str:
+    value = None if row is None else row.get("with_rules")  # None: evaluated by an older version
+    return "" if value is None else f"{scale * value:.{digits}f}"
+
+
+def _artists(row: dict[str, Any] | None, k: int) -> str:
+    return "" if row is None else f"{k * row['value']:.1f}, {_with_rules(row, k, 1)}"
 
 
 def _percent(row: dict[str, Any] | None) -> str:
