@@ -307,3 +307,26 @@ def test_limit_comparison_and_more_tracks(live, browser):
     browser.wait("document.getElementById('other').hidden")
     browser.run("document.getElementById('more').click()")
     browser.wait(TRACKS, names(live.lists({}, k=30)))
+
+
+def test_the_day_is_still_there_when_the_page_is_loaded_again(live, browser):
+    address, day = (
+        f"http://127.0.0.1:{live.port}/",
+        "[...document.querySelectorAll('#day li span')].map(it => it.textContent)",
+    )
+    remembered = "document.getElementById('remembered').textContent.startsWith('The service remembers')"
+    browser.open(address)
+    browser.wait(TRACKS, titles(live, {}))
+    (first, *_) = browser.run(TRACKS)
+    browser.run("document.querySelector('#tracks [data-act=favourites]').click()")
+    browser.wait(remembered)
+    browser.open(address)
+    browser.wait(day, [first])
+    listener = {"favourites": {"tracks": [live.lists({}, k=1)["tracks"][0]["track_id"]]}}
+    browser.wait(TRACKS, titles(live, listener))
+    browser.run("document.querySelector('#day button').click()")
+    browser.wait("document.querySelector('#day').textContent", "Nothing played yet")
+    browser.wait(remembered)
+    browser.open(address)
+    browser.wait(TRACKS, titles(live, {}))
+    assert browser.run("document.querySelectorAll('#day li svg').length") == 0
