@@ -105,11 +105,13 @@ def test_release_places_the_new_users_of_the_day(world):
         np.testing.assert_array_equal(stored.vector_D, vector)
         assert stored.track_ids.tolist() == wanted[:50]
     histories = [stored_user(world, release.folder.name, user).history for user in (1, 2, 5)]
-    assert [[lists.tolist() for lists in history] for history in histories] == [
+    assert [[lists.tolist() for lists in history[:4]] for history in histories] == [
         [[ids[2], ids[1], ids[0]], [ids[2]], [], []],
         [[], [], [2], []],
         [[ids[4]], [], [], [3]],
     ]
+    known = [(history.country, history.age) for history in histories]
+    assert known == [("FR", 20), ("BR", None), (None, None)]
     with pytest.raises(NotPublished, match="only the new users"):  # the warm users' part is not there
         stored_user(world, release.folder.name, 3)
 
