@@ -237,8 +237,9 @@ class Inputs:
 
     def _read_jdbc(self, name: str, settings: InputSettings, day: date | None) -> DataFrame:
         values = day_values(day) if day else {}
+        reader = self._reader(name, settings)
         url = self.secrets.value(settings.url, f"source.inputs.{name}.url")
-        reader = self._reader(name, settings).option("url", url)
+        reader = reader.option("url", url)
         if "driver" not in settings.options and (driver := JDBC_DRIVERS.get(":".join(url.split(":")[:2]))):
             reader = reader.option("driver", driver)
         if settings.table:
