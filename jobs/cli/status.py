@@ -25,7 +25,21 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 METRICS = ("precision", "recall", "ndcg")
-EVALUATION_KEYS = ("space", "method", "model", "split", "slice", "metric", "k", "n_users", "n", "value", "low", "high")
+EVALUATION_KEYS = (
+    "space",
+    "method",
+    "model",
+    "split",
+    "slice",
+    "metric",
+    "k",
+    "n_users",
+    "n",
+    "value",
+    "with_rules",
+    "low",
+    "high",
+)
 SKIP_METRICS = ("auc", "brier", "calibration_error")
 ALIAS_STATES = {
     True: "agree",
@@ -42,8 +56,8 @@ def build_report(context: Context) -> dict[str, Any]:
 
         champion, week, revision, previous: The pointer.
         verdict, gate: The gate's verdict on the champion, and its rules.
-        evaluation: Rows {space, method, split, slice, metric, k, n_users, value, low, high}; of the skip engine
-            {model, split, slice, metric, n, value, low, high}.
+        evaluation: Rows {space, method, split, slice, metric, k, n_users, value, with_rules, low, high}; of the skip
+            engine {model, split, slice, metric, n, value, low, high}.
         checks: Table -> result of the data checks.
         versions, commit: Libraries and commit that built the champion.
         latest: The newest evaluated week, if it is not the champion's.

@@ -113,7 +113,7 @@ def test_status_reports_verdict_and_metrics(finished):
     for space in SPACES:
         assert {key[1] for key in rows if key[0] == space} == METHODS
     row = rows["tt_svd", "semi_pers", "test", "all", "ndcg"]
-    assert set(row) >= {"space", "method", "split", "slice", "metric", "k", "value", "low", "high"}
+    assert set(row) >= {"space", "method", "split", "slice", "metric", "k", "value", "with_rules", "low", "high"}
     assert 0 <= row["low"] <= row["value"] <= row["high"] <= 1
 
 
