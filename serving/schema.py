@@ -499,7 +499,7 @@ ERROR_DESCRIPTIONS = {
     415: "the content type is not JSON",
     422: "invalid request; the body names the field",
     500: "internal error",
-    503: "no release, or overloaded; Retry-After says when to send the request again",
+    503: "no release, or overloaded; `Retry-After` contains the seconds to wait before a retry",
 }
 BODY_ERRORS = (400, 408, 413, 415)  # of operations with a body
 

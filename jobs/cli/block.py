@@ -132,12 +132,12 @@ def remove(
 
     countries = frozenset(make_entry("track", "-", country or ()).countries)
     keys = list(dict.fromkeys(entry.key for entry in given_entries(kind, ids, None, "", file)))
-    found: dict[Key, BlockEntry] = {}
+    listed: set[Key] = set()
     n_removed = 0
 
     def change(existing: Mapping[Key, BlockEntry]) -> dict[Key, BlockEntry | None]:
         nonlocal n_removed
-        found.update(existing)
+        listed.update(existing)
         changes = removed(existing, keys, countries)
         n_removed += len(changes)
         if dry_run:
@@ -148,7 +148,7 @@ def remove(
 
     with closing(edited_source(settings.store, home())) as source:
         source.edit(keys, change)
-    unlisted = [key for key in keys if key not in found]
+    unlisted = [key for key in keys if key not in listed]
     if unlisted:
         unavailable = block_file(home(), "unavailable").entries()
         for key in unlisted[:20]:

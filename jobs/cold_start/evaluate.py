@@ -8,7 +8,7 @@ Input   features, cohort, first_day, track_vectors, segments, catalog, work/<wee
 Output  evaluation, partition week=<week> space=<space>
 Grain   one row per method, split, slice, metric and k
 Rules   `value` and its interval: lists as methods make them, which comparisons with the literature require (heard
-        tracks are left out where `rules.heard` says so). `with_rules`: lists under all rules, as they are served
+        tracks are left out if `rules.heard` requires it). `with_rules`: lists under all rules, as they are served
 Source  paper 4.1; metrics in models/evaluation/metrics.py. The network is evaluated as it is
         served: through onnxruntime
 """

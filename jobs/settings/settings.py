@@ -143,7 +143,7 @@ def load(path: Path | None = None) -> Settings:
     """
     file = path or Path(os.environ.get("OVERTURE_CONFIG", "configs/demo.yaml"))
     try:
-        raw = yaml.load(file.read_text(), Loader=UniqueKeyLoader)  # noqa: S506: a subclass of SafeLoader
+        raw = yaml.load(file.read_text(), Loader=UniqueKeyLoader)  # a subclass of SafeLoader
     except FileNotFoundError:
         raise BadArgument(f"settings: no such file {file}; choose one of configs/*.yaml with --config") from None
     except (OSError, UnicodeDecodeError) as error:

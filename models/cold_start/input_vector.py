@@ -44,7 +44,7 @@ SCALARS = (
 # fmt: on
 _BLOCK_AT, _SCALAR_AT = ({name: at for at, name in enumerate(names)} for names in (BLOCKS, SCALARS))
 KINDS = ("song", "artist", "album", "playlist")
-# # song -> favorite_songs, skipped_songs ...: the blocks of one kind, whose vectors are looked up together.
+# song -> favorite_songs, skipped_songs ...: the blocks of one kind, whose vectors are looked up together.
 BLOCKS_OF = {kind: tuple(b for b in INTERACTIONS if b.endswith(f"_{kind}s")) for kind in KINDS}
 
 AGE_CLASSES = ("under 18", "18-24", "25-34", "35-49", "50+")
@@ -274,7 +274,7 @@ class Demographics:
         country = _vectors("demographics: country", country, (None, age.shape[1]))
         object.__setattr__(self, "age_class", age)
         object.__setattr__(self, "_row", {name: i for i, name in enumerate(self.country)})
-        # # The last row, at index -1, is the zero vector for unknown values.
+        # The last row, at index -1, is the zero vector for unknown values.
         object.__setattr__(self, "_country", np.concatenate([country, zero]))
         object.__setattr__(self, "_age", np.concatenate([age, zero]))
 

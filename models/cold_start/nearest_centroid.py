@@ -44,7 +44,7 @@ class Centroids:
         x_BD, c_KD = as_float_matrix("nearest: x", x), self.c_KD
         if x_BD.shape[1] != c_KD.shape[1]:
             raise ValueError(f"nearest: x (B, D) and centroids (K, D) must share D, got {x_BD.shape} and {c_KD.shape}")
-        # # Twice the largest rounding error of a score, on both sides, as in models/cold_start/top_k.py.
+        # Twice the largest rounding error of a score, on both sides, as in models/cold_start/top_k.py.
         length_B = np.sqrt(np.vecdot(x_BD, x_BD)) + self.longest
         margin_B = np.float32(4 * (x_BD.shape[1] + 2) * 2.0**-24) * self.longest * length_B
         labels = np.empty(len(x_BD), np.int32)

@@ -34,7 +34,7 @@ def listener_counts(labels: NDArray[np.integer], user_tracks: Any, k: int) -> cs
         user_tracks: sparse (U, N) of ones.
         k: K, the number of segments.
     """
-    # # Exact in float32 below 2^24 users, and without a copy of the matrix.
+    # Exact in float32 below 2^24 users, and without a copy of the matrix.
     return csr_array((segment_members(labels, k) @ csr_array(user_tracks)).astype(np.int64))
 
 

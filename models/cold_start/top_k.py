@@ -88,7 +88,7 @@ class ItemIndex:
         if len(q_BD) <= step:
             fill(0)
             return out
-        # # One block per core: selecting takes more than half of the time and is single-threaded.
+        # One block per core: selecting takes more than half of the time and is single-threaded.
         with threadpool_limits(1, "blas"), ThreadPoolExecutor(os.cpu_count()) as pool:
             list(pool.map(fill, range(0, len(q_BD), step)))
         return out
@@ -116,12 +116,12 @@ def _top_k_block(q_BD: FloatMatrix, items_ND: FloatMatrix, k: int, longest: floa
     n, d = items_ND.shape
     scores_BN = q_BD @ items_ND.T
     kth_B = np.partition(scores_BN, n - k, axis=1)[:, n - k]
-    # # |rounding error| of a float32 dot product is at most d 2^-24 |q| |v|, in any order of summing. The margin is
-    # four
-    # # times that: two scores are compared, and each has two values, in the product and in the dot product of a pair.
+    # |rounding error| of a float32 dot product is at most d 2^-24 |q| |v|, in any order of summing. The margin is
+    # four times that: two scores are compared, and each has two values, in the product and in the dot product of a
+    # pair.
     length_B = np.sqrt(np.vecdot(q_BD, q_BD))
     margin_B = np.float32(4 * d * 2.0**-24 * longest) * length_B
-    # # For a zero query all items tie. The list is known, and every item would be a candidate.
+    # For a zero query all items tie. The list is known, and every item would be a candidate.
     nonzero_B = length_B > 0
     floor_B = np.where(nonzero_B, kth_B - margin_B, np.float32(np.inf))
     candidates = np.flatnonzero(scores_BN >= floor_B[:, None])

@@ -72,7 +72,7 @@ def score(
     reachable_B = np.minimum(n_truth_B, k)
     discount_K = 1 / np.log2(np.arange(2, k + 2))
     gains_BK = hits_BK[:, :k].astype(np.float64) if levels is None else _mean_gains(hits_BK, np.asarray(levels), k)
-    # # Both sums run in order of rank, so that a perfect list has exactly 1.
+    # Both sums run in order of rank, so that a perfect list has exactly 1.
     gain_B = np.cumsum(gains_BK * discount_K, axis=1)[:, -1]
     ideal_B = np.cumsum(discount_K)[reachable_B - 1]
     return {"precision": n_hits_B / reachable_B, "recall": n_hits_B / n_truth_B, "ndcg": gain_B / ideal_B}
@@ -124,7 +124,7 @@ def _hits(rec_BK: LongMatrix, truth: Ragged) -> tuple[BoolMatrix, LongVector]:
         return hits_BK, n_truth_B
     width = int(max(rec_BK.max(), truth.ids.max())) + 1
     rows = max(1, min(len(rec_BK), _BLOCK_CELLS // width))
-    # # cell (b, t) = 1 + the last position of track t in the block's ids, 0 = t is not in the truth of b
+    # cell (b, t) = 1 + the last position of track t in the block's ids, 0 = t is not in the truth of b
     cells = np.zeros(rows * width, np.int32)
     for start in range(0, len(rec_BK), rows):
         block = truth.rows(start, min(start + rows, len(truth)))

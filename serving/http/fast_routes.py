@@ -190,7 +190,7 @@ def _describe_errors(operation: dict[str, Any], path: str, has_body: bool) -> No
 
 
 async def handle_refusal(_: Request, error: Exception) -> Response:
-    """Exception handler that returns `refusal`."""
+    """Exception handler that returns `error_response`."""
     return error_response(error)
 
 
