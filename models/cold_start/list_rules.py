@@ -15,9 +15,10 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
-from collections.abc import Callable, Container, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
+from itertools import chain
 from typing import Literal, get_args
 
 import numpy as np
@@ -295,47 +296,13 @@ class ListBuilder:
 
     def add(self, candidates: Iterable[int]) -> bool:
         """Add candidates in their order while there is room; return whether the list is full."""
-        excluded, hidden, seen, shown = self._excluded, self._hidden, self._seen, self._shown
-        artists, albums, facts = self._facts.artists, self._facts.albums, self._facts
-        n_of_artist, n_of_album, recordings = self._n_of_artist, self._n_of_album, self._recordings
-        chosen, deferred, k, once = self.chosen, self._deferred, self._k, self._rules.one_recording
-        artist_limits, album_limits, recording_of = self._artist_limits, self._album_limits, facts.recordings
-        for i in candidates:  # `_place` without its calls, which cost half of the time of a response
-            n = len(chosen)
-            if n >= k:
-                return True
-            if i in seen or i in excluded or (hidden is not None and hidden[i]):
-                continue
-            seen.add(i)
-            if i in shown:
-                self._passed_over.append(i)
-                continue
-            artist, album = artists[i], albums[i]
-            of_artist, of_album = n_of_artist.get(artist, 0), n_of_album.get(album, 0)
-            if of_artist >= artist_limits[n + 1] or of_album >= album_limits[n + 1]:
-                deferred.append(i)
-                continue
-            if once:
-                if recording_of[i] in recordings:
-                    continue
-                recordings.add(recording_of[i])
-            chosen.append(i)
-            n_of_artist[artist], n_of_album[album] = of_artist + 1, of_album + 1
-            if (
-                deferred
-                and n + 1 < k
-                and (artist_limits[n + 2] > artist_limits[n + 1] or album_limits[n + 2] > album_limits[n + 1])
-            ):
-                self._retry()
+        self._place(self._allowed(candidates))
         return self.full
 
     def add_shown(self) -> bool:
         """Add the tracks that were passed over because they had been shown; return whether the list is full."""
-        for i in self._passed_over:
-            if self.full:
-                break
-            self._place(i)
-        self._passed_over = []
+        shown, self._passed_over = self._passed_over, []
+        self._place(shown)
         return self.full
 
     def relax(self) -> None:
@@ -347,45 +314,54 @@ class ListBuilder:
                 for limit in (self._rules.per_artist, self._rules.per_album)
             )
             self._artist_limits, self._album_limits = limits(per_artist, self._k), limits(per_album, self._k)
-            self._retry()
+            deferred, self._deferred = self._deferred, []
+            self._place(deferred)
 
-    def _place(self, i: int) -> None:
-        if not self._fits(i):
-            self._deferred.append(i)
-        elif self._append(i):
-            self._retry()
-
-    def _fits(self, i: int) -> bool:
-        place, facts = len(self.chosen) + 1, self._facts
-        return (
-            self._n_of_artist.get(facts.artists[i], 0) < self._artist_limits[place]
-            and self._n_of_album.get(facts.albums[i], 0) < self._album_limits[place]
-        )
-
-    def _append(self, i: int) -> bool:
-        """Append a track unless the list has its recording; return whether a limit of the next place is higher."""
-        facts, place = self._facts, len(self.chosen) + 1
-        if self._rules.one_recording:
-            if facts.recordings[i] in self._recordings:
-                return False
-            self._recordings.add(facts.recordings[i])
-        self.chosen.append(i)
-        artist, album = facts.artists[i], facts.albums[i]
-        self._n_of_artist[artist] = self._n_of_artist.get(artist, 0) + 1
-        self._n_of_album[album] = self._n_of_album.get(album, 0) + 1
-        return place < self._k and (
-            self._artist_limits[place + 1] > self._artist_limits[place]
-            or self._album_limits[place + 1] > self._album_limits[place]
-        )
-
-    def _retry(self) -> None:
-        """Place deferred tracks in their order, from the first one again whenever a limit rises."""
-        at = 0
-        while at < len(self._deferred) and not self.full:
-            if self._fits(self._deferred[at]):
-                at = 0 if self._append(self._deferred.pop(at)) else at
+    def _allowed(self, candidates: Iterable[int]) -> Iterator[int]:
+        """Yield the new candidates that may be in the list; those that were shown often enough are kept for later."""
+        excluded, hidden, seen, shown = self._excluded, self._hidden, self._seen, self._shown
+        for i in candidates:
+            if i in seen or i in excluded or (hidden is not None and hidden[i]):
+                continue
+            seen.add(i)
+            if i in shown:
+                self._passed_over.append(i)
             else:
-                at += 1
+                yield i
+
+    def _place(self, tracks: Iterable[int]) -> None:
+        """Append or defer tracks in their order while there is room; whenever a limit rises, the deferred come first.
+
+        All in one loop, without calls: it runs about a hundred times per list, in every response.
+        """
+        artists, albums, recording_of = self._facts.artists, self._facts.albums, self._facts.recordings
+        artist_limits, album_limits, once = self._artist_limits, self._album_limits, self._rules.one_recording
+        n_of_artist, n_of_album, recordings = self._n_of_artist, self._n_of_album, self._recordings
+        chosen, deferred, n, k = self.chosen, self._deferred, len(self.chosen), self._k
+        waiting, restart = iter(tracks), n < k
+        while restart:
+            restart = False
+            for i in waiting:
+                artist, album = artists[i], albums[i]
+                of_artist, of_album = n_of_artist.get(artist, 0), n_of_album.get(album, 0)
+                if of_artist >= artist_limits[n + 1] or of_album >= album_limits[n + 1]:
+                    deferred.append(i)
+                    continue
+                if once:
+                    recording = recording_of[i]
+                    if recording in recordings:
+                        continue
+                    recordings.add(recording)
+                chosen.append(i)
+                n_of_artist[artist], n_of_album[album] = of_artist + 1, of_album + 1
+                n += 1
+                if n == k:
+                    return
+                if deferred and (artist_limits[n + 1] > artist_limits[n] or album_limits[n + 1] > album_limits[n]):
+                    waiting = chain(deferred, waiting)
+                    self._deferred = deferred = []
+                    restart = True
+                    break
 
 
 def fill_list(builder: ListBuilder, ranked: Callable[[int], list[int]], asked: int, n_tracks: int) -> int:
