@@ -5,46 +5,39 @@ Shapes   B listeners, N tracks of the release, d width of the space, n places of
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from models.arrays import FloatMatrix, IdVector, IntMatrix, LongVector
+from models.arrays import FloatMatrix, IntMatrix
+from models.cold_start.list_rules import OFF, TrackFacts
 from models.cold_start.top_k import ItemIndex
 from serving.stores.interface import History
 
 MAX_PLACES = 4_000_000  # places of the longer lists in memory at once
 
 
-class BannedTracks:
-    """The tracks of a release by track, artist and album."""
+def banned_tracks(facts: TrackFacts, place: Mapping[int, int], history: History) -> list[int]:
+    """Return the track_idx of the tracks that a listener banned at any level, ascending.
 
-    def __init__(self, track_ids: IdVector, artist_ids: IdVector, album_ids: IdVector) -> None:
-        """Sort the tracks by each kind of id, (N,) by track_idx."""
-        orders = [np.argsort(ids, kind="stable") for ids in (track_ids, artist_ids, album_ids)]
-        self._levels = [
-            (ids[order], order) for ids, order in zip((track_ids, artist_ids, album_ids), orders, strict=True)
-        ]
-
-    def of(self, history: History) -> LongVector:
-        """Return the track_idx of the tracks that a listener banned at any level, ascending."""
-        banned = [history.banned_tracks, history.banned_artists, history.banned_albums]
-        tracks = [np.zeros(0, np.int64)]
-        for ids, (values, order) in zip(banned, self._levels, strict=True):
-            if len(ids):
-                starts, ends = np.searchsorted(values, ids, "left"), np.searchsorted(values, ids, "right")
-                tracks += [order[start:end] for start, end in zip(starts.tolist(), ends.tolist(), strict=True)]
-        return np.unique(np.concatenate(tracks)) if len(tracks) > 1 else tracks[0]
+    Args:
+        facts: artists and albums of the release's tracks.
+        place: track_idx of each track id of the release.
+        history: the listener's history.
+    """
+    tracks = [place[track] for track in history.banned_tracks.tolist() if track in place]
+    artists, albums = history.banned_artists.tolist(), history.banned_albums.tolist()
+    return sorted(facts.excluded(OFF, tracks=tracks, artists=artists, albums=albums))
 
 
-def best_without(items: ItemIndex, vectors_BD: FloatMatrix, n: int, banned: Sequence[LongVector]) -> IntMatrix:
+def best_without(items: ItemIndex, vectors_BD: FloatMatrix, n: int, banned: Sequence[Sequence[int]]) -> IntMatrix:
     """Return the n best track_idx of each listener that are not banned, (B, n), best first; -1 where none is left.
 
     Args:
         items: the tracks.
         vectors_BD: the listeners.
         n: length of the lists, 1 to N.
-        banned: B arrays of track_idx.
+        banned: B lists of track_idx.
     """
     best_Bn = items.top_k(vectors_BD, n)
     n_banned_B = np.array([len(tracks) for tracks in banned], np.int64)

@@ -21,7 +21,7 @@ from jobs.platform.context import Context
 from jobs.platform.list_columns import to_matrix
 from jobs.platform.progress import progress
 from jobs.release import user_history
-from jobs.release.banned_tracks import BannedTracks, best_without
+from jobs.release.banned_tracks import banned_tracks, best_without
 from models.arrays import IdVector
 from models.cold_start.nearest_centroid import nearest_centroids
 from models.cold_start.top_k import ItemIndex, normalise
@@ -55,7 +55,7 @@ def read_part(context: Context, release: Release, n: int) -> tuple[StorePart, It
     )
     d, list_length = int(opened.layout["d"]), min(n, len(opened.array("track_vectors")))
     part = StorePart(release.folder.name, space, WARM, release.week, user_ids, d, list_length, "/".join(versions))
-    return part, _blocks(context, opened, release.track_ids, user_ids, list_length)
+    return part, _blocks(context, release, opened, user_ids, list_length)
 
 
 def _require_same_run(context: Context, release: Release, opened: SpaceBundle) -> None:
@@ -72,11 +72,12 @@ def _require_same_run(context: Context, release: Release, opened: SpaceBundle) -
             )
 
 
-def _blocks(context: Context, space: SpaceBundle, track_ids: IdVector, user_ids: IdVector, n: int) -> Iterator[Block]:
+def _blocks(context: Context, release: Release, space: SpaceBundle, user_ids: IdVector, n: int) -> Iterator[Block]:
     """Yield the learned vectors with the lists and segments that the release computes for them, block by block."""
     partition = {"week": context.week.name, "space": space.folder.name}
     items = ItemIndex(space.array("track_vectors"), space.layout["similarity"])
-    bans = BannedTracks(space.catalogue.track_id_N, space.catalogue.artist_id_N, space.catalogue.album_id_N)
+    facts, track_ids = release.track_facts, release.track_ids
+    place = dict(zip(track_ids.tolist(), range(len(track_ids)), strict=True))
     centroids_KD = np.asarray(space.array("centroids"))
     total = -(-len(user_ids) // BLOCK)
     with user_history.opened(context) as histories:
@@ -89,6 +90,7 @@ def _blocks(context: Context, space: SpaceBundle, track_ids: IdVector, user_ids:
             vectors_BD, history = to_matrix(table), histories.of(user_ids[idx])
             segments_B = nearest_centroids(normalise(vectors_BD), centroids_KD)
             block = Block(user_ids[idx], vectors_BD, segments_B, np.zeros((len(idx), n), np.int64), history)
-            best_Bn = best_without(items, vectors_BD, n, [bans.of(block.history_of(b)) for b in range(len(idx))])
+            banned = [banned_tracks(facts, place, block.history_of(b)) for b in range(len(idx))]
+            best_Bn = best_without(items, vectors_BD, n, banned)
             block.tracks_Bn[:] = np.where(best_Bn < 0, -1, track_ids[best_Bn])
             yield block

@@ -34,7 +34,7 @@ from jobs.platform.context import Context
 from jobs.platform.list_columns import to_list_column, to_matrix
 from jobs.platform.week import Week
 from jobs.release import user_history
-from jobs.release.banned_tracks import BannedTracks
+from jobs.release.banned_tracks import banned_tracks
 from jobs.release.destination import read_champion, release_folder
 from jobs.release.user_history import NO_HISTORIES, Histories
 from jobs.tracking.tracker import Tracker
@@ -246,10 +246,9 @@ def place_users(ready: LoadedRelease, first_days: pa.Table, n: int, history: dic
 
 
 def _place_chunks(ready: LoadedRelease, first_days: pa.Table, n: int, history: dict[str, Ragged]) -> Iterator[pa.Table]:
-    catalogue = ready.space.space.catalogue
-    bans = BannedTracks(catalogue.track_id_N, catalogue.artist_id_N, catalogue.album_id_N)
     banned = [
-        bans.of(History(**{name: lists.row(u) for name, lists in history.items()})) for u in range(first_days.num_rows)
+        banned_tracks(ready.facts, ready.track_idx, History(**{name: lists.row(u) for name, lists in history.items()}))
+        for u in range(first_days.num_rows)
     ]
     for start in range(0, first_days.num_rows, CHUNK):
         part = first_days.slice(start, CHUNK)
@@ -267,9 +266,7 @@ def _place_chunks(ready: LoadedRelease, first_days: pa.Table, n: int, history: d
                 n,
                 partial(recommender.longer_list, ready, methods[b], days, placed, segment_B, b, ranked[b], asked),
                 ready.rules,
-                ready.facts.excluded(
-                    ready.rules, tracks=banned[start + b].tolist(), heard=heard_tracks(ready, days, b)
-                ),
+                ready.facts.excluded(ready.rules, tracks=banned[start + b], heard=heard_tracks(ready, days, b)),
                 hidden_tracks(ready, ready.rules, days.country[b], _age(days, b), NO_FILTERS),
             ).tracks
             for b in range(len(days))

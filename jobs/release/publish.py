@@ -148,7 +148,7 @@ def _write_store(context: Context, release: Release, champion: pointer.Pointer) 
 
 
 def dry_run_report(context: Context) -> dict[str, object]:
-    """Return what would be written, without connecting to the store; no name before user_history is computed."""
+    """Return what would be written, without connecting to the store; `publication` is None without user_history."""
     champion = _read_champion(context)
     settings, release = context.settings.store, open_release(release_folder(context, champion.release))
     context = Context(context.settings, Week.parse(release.week), context.home)

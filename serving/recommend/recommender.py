@@ -206,7 +206,7 @@ def ranked_lists(
     """Return the first n track_idx of a method for each listener, or as many as the method has."""
     ranked: list[list[int]]
     if name == "semi_pers":  # as the method of this name; the segments are already known
-        ranked = loaded.space.rankings_KL[segment_B][:, :n].tolist()
+        ranked = loaded.space.rankings_KL[segment_B, :n].tolist()
     elif name == POPULAR:
         ranked = [list(range(min(n, len(loaded.tracks))))] * len(vectors_BD)
     else:

@@ -114,7 +114,13 @@ def test_status_reports_verdict_and_metrics(finished):
         assert {key[1] for key in rows if key[0] == space} == METHODS
     row = rows["tt_svd", "semi_pers", "test", "all", "ndcg"]
     assert set(row) >= {"space", "method", "split", "slice", "metric", "k", "value", "with_rules", "low", "high"}
-    assert 0 <= row["low"] <= row["value"] <= row["high"] <= 1
+    stored = finished.lake.read("evaluation", week=finished.week.name, space="tt_svd").to_pylist()
+    names = ("method", "split", "slice", "metric", "k")
+    (same,) = (one for one in stored if all(one[name] == row[name] for name in names))
+    assert {name: same[name] for name in (*names, "value", "with_rules", "low", "high")} == {
+        name: row[name] for name in (*names, "value", "with_rules", "low", "high")
+    }
+    assert 0 < row["low"] <= row["value"] <= row["high"] < 1
 
 
 def test_status_prints_a_table(finished):

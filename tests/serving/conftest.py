@@ -11,7 +11,7 @@ from jobs.release import bundle, pointer
 from jobs.release.cold_start import bundle as cold_start_bundle
 from serving.release.bundle import open_release
 from tests.helpers import release_keys, small_week
-from tests.helpers.live import Live
+from tests.helpers.live import Live, Process
 
 
 @pytest.fixture(scope="session")
@@ -63,6 +63,21 @@ def serve():
     yield start
     for service in services:
         service.stop()
+
+
+@pytest.fixture
+def start_process(release_home):
+    """Return a function that starts `overture serve` with the first release. All processes stop when the test ends."""
+    release_home.promote(release_home.first)
+    processes = []
+
+    def run(*arguments: str, **environment: str) -> Process:
+        processes.append(Process(release_home.home, *arguments, **environment))
+        return processes[-1]
+
+    yield run
+    for process in processes:
+        process.stop()
 
 
 @pytest.fixture(scope="module")

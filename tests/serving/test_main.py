@@ -17,21 +17,6 @@ from tests.helpers.live import Process
 from tests.helpers.store_servers import redis_server
 
 
-@pytest.fixture
-def start_process(release_home):
-    """Return a function that starts `overture serve` with the first release. All processes stop when the test ends."""
-    release_home.promote(release_home.first)
-    processes = []
-
-    def run(*arguments: str, **environment: str) -> Process:
-        processes.append(Process(release_home.home, *arguments, **environment))
-        return processes[-1]
-
-    yield run
-    for process in processes:
-        process.stop()
-
-
 def test_shutdown_completes_the_running_request_and_logs_no_listener_data(start_process):
     service = start_process()
     service.lists({"country": "FR", "streams": {"tracks": [4242424242]}})

@@ -10,7 +10,8 @@ import pytest
 
 from contracts.errors import CheckFailed
 from jobs.release import user_history
-from jobs.release.banned_tracks import BannedTracks, best_without
+from jobs.release.banned_tracks import banned_tracks, best_without
+from models.cold_start.list_rules import TrackFacts
 from models.cold_start.ragged import Ragged
 from models.cold_start.top_k import ItemIndex
 from serving.stores.interface import HISTORY, UNKNOWN, History, country_number, pack_history, unpack_history
@@ -115,13 +116,17 @@ def test_opened_histories_are_found_by_user(home):
 
 
 def test_banned_tracks_are_those_of_each_level():
-    bans = BannedTracks(np.array([30, 10, 20, 40]), np.array([1, 2, 1, 3]), np.array([7, 7, 8, 10]))
-    assert bans.of(History()).tolist() == []
-    assert bans.of(History(banned_tracks=np.array([10, 99]))).tolist() == [1]
-    assert bans.of(History(banned_artists=np.array([1]))).tolist() == [0, 2]
-    assert bans.of(History(banned_albums=np.array([7]))).tolist() == [0, 1]
+    facts = TrackFacts.unknown(np.array([1, 2, 1, 3]), np.array([7, 7, 8, 10]))
+
+    def banned(history):
+        return banned_tracks(facts, {30: 0, 10: 1, 20: 2, 40: 3}, history)
+
+    assert banned(History()) == []
+    assert banned(History(banned_tracks=np.array([10, 99]))) == [1]
+    assert banned(History(banned_artists=np.array([1, 9]))) == [0, 2]
+    assert banned(History(banned_albums=np.array([7]))) == [0, 1]
     every = History(np.array([40]), np.array([10]), np.array([1]), np.array([7]))
-    assert bans.of(every).tolist() == [0, 1, 2], "a heard track is not a banned one"
+    assert banned(every) == [0, 1, 2], "a heard track is not a banned one"
 
 
 @pytest.mark.parametrize("n_banned", [0, 1, 5, 33, 40])
@@ -129,7 +134,7 @@ def test_lists_are_the_best_tracks_that_are_not_banned(n_banned):
     rng = np.random.default_rng(n_banned)
     items, vectors = (rng.standard_normal((n, 6)).astype(np.float32) for n in (40, 9))
     index = ItemIndex(items, "cosine")
-    banned = [rng.permutation(40)[: n_banned if b % 2 else b].astype(np.int64) for b in range(9)]
+    banned = [rng.permutation(40)[: n_banned if b % 2 else b].tolist() for b in range(9)]
     lists = best_without(index, vectors, 10, banned)
     for b, whole in enumerate(index.top_k(vectors, 40).tolist()):
         wanted = [track for track in whole if track not in banned[b]][:10]

@@ -17,7 +17,6 @@ from serving.health import StoreReader
 from serving.http.compute_pool import ComputePool
 from serving.http.problems import Refusal
 from serving.settings import ServiceSettings
-from tests.helpers.live import Process
 from tests.serving.http.test_problems import JSON, send
 
 
@@ -174,22 +173,6 @@ def test_a_store_that_does_not_respond_delays_no_health_check():
             await asyncio.sleep(0)
 
     asyncio.run(read())
-
-
-@pytest.fixture
-def start_process(release_home):
-    """Return a function that starts `overture serve`. All processes stop when the test ends."""
-    release_home.promote(release_home.first)
-    processes = []
-
-    def run(*arguments: str, **environment: str) -> Process:
-        processes.append(Process(release_home.home, *arguments, **environment))
-        return processes[-1]
-
-    yield run
-    for process in processes:
-        process.process.kill()
-        process.process.wait(60)
 
 
 def test_a_terminated_service_is_first_not_ready_and_continues_to_respond(start_process):

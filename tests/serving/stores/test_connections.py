@@ -60,6 +60,17 @@ def keyspace(cassandra):
     drop_keyspace(settings)
 
 
+def publish_and_find(settings, home):
+    """Publish three users; return one whose row was then found."""
+    store = open_store(settings, home, publishing=True)
+    part_rows, blocks = filled(n_users=3)
+    store.publish(part_rows, blocks)
+    user = int(part_rows.user_ids[0])
+    assert_row_equals(find_user(store, A, SPACE, user), user, 0)
+    store.close()
+    return user
+
+
 def changed(settings, **changes):
     return StoreSettings.model_validate(settings.model_dump() | changes)
 
@@ -72,12 +83,7 @@ def test_redis_is_reached_by_tls_with_the_ca_of_the_settings(redis, certificate,
     with Relay(redis.port, tls=context) as relay:
         url = f"rediss://:sesame@127.0.0.1:{relay.port}/0"
         settings = StoreSettings(kind="redis", redis_url=url, redis_ca=ca, timeout_s=5)
-        store = open_store(settings, tmp_path, publishing=True)
-        part_rows, blocks = filled(n_users=3)
-        store.publish(part_rows, blocks)
-        user = int(part_rows.user_ids[0])
-        assert_row_equals(find_user(store, A, SPACE, user), user, 0)
-        store.close()
+        user = publish_and_find(settings, tmp_path)
         for wrong in ("", other):
             with pytest.raises(StoreUnavailable, match="does not answer"):
                 find_user(open_store(changed(settings, redis_ca=wrong), tmp_path), A, SPACE, user)
@@ -91,12 +97,7 @@ def test_cassandra_is_reached_by_tls_with_a_client_certificate(keyspace, certifi
     with Relay(keyspace.cassandra_port, tls=context) as relay:
         tls = {"cassandra_port": relay.port, "cassandra_ca": ca, "cassandra_certificate": ca, "cassandra_key": key}
         settings = changed(keyspace, **tls)
-        store = open_store(settings, tmp_path, publishing=True)
-        part_rows, blocks = filled(n_users=3)
-        store.publish(part_rows, blocks)
-        user = int(part_rows.user_ids[0])
-        assert_row_equals(find_user(store, A, SPACE, user), user, 0)
-        store.close()
+        user = publish_and_find(settings, tmp_path)
         other, _ = make_certificate(tmp_path, "other")
         for wrong in ({"cassandra_ca": other}, {"cassandra_certificate": "", "cassandra_key": ""}):
             refused = open_store(changed(settings, timeout_s=2, **wrong), tmp_path)
