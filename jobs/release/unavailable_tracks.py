@@ -50,5 +50,5 @@ def unavailable(context: Context) -> dict[Key, BlockEntry]:
     rows = table.filter(pc.equal(table["available"], False))
     column = "external_id" if entity_forms(lake)["track"] == "text" else "track_id"
     at = now()
-    found = (BlockEntry("track", str(external_id), reason=REASON, at=at) for external_id in rows[column].to_pylist())
-    return {entry.key: entry for entry in found}
+    entries = (BlockEntry("track", str(external_id), reason=REASON, at=at) for external_id in rows[column].to_pylist())
+    return {entry.key: entry for entry in entries}

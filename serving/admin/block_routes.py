@@ -111,7 +111,7 @@ def make_router(source: Callable[[], BlockSource], blocks: BlockWatcher, respond
         """Return the first entries of the block list, and their number."""
         try:
             with closing(source()) as edited:
-                found = edited.entries()
+                blocked = edited.entries()
         except (OvertureError, OSError) as error:
             raise Refusal(503, f"the block list cannot be read: {reason(error)}", "store_unavailable") from None
         shown = [
@@ -122,9 +122,9 @@ def make_router(source: Callable[[], BlockSource], blocks: BlockWatcher, respond
                 "reason": entry.reason,
                 "at": entry.at,
             }
-            for entry in islice(found.values(), limit)
+            for entry in islice(blocked.values(), limit)
         ]
-        return respond({"source": edited.name, "total": len(found), "entries": shown})
+        return respond({"source": edited.name, "total": len(blocked), "entries": shown})
 
     @router.post("/v1/admin/block", responses={200: {"model": BlockChange}, **ERRORS})
     def add(request: AddRequest) -> Response:

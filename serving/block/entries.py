@@ -274,7 +274,7 @@ class BlockList:
     def sets(self, kind: str, country: str | None) -> list[AbstractSet[str]]:
         """Return the sets of ids of a kind that are blocked in a country; None: those blocked everywhere."""
         places = ("",) if country is None else ("", country)
-        return [found for place in places if (found := self.ids.get(place, {}).get(kind))]
+        return [ids for place in places if (ids := self.ids.get(place, {}).get(kind))]
 
     @classmethod
     def merge(cls, version: str, parts: Sequence[Collector]) -> BlockList:
@@ -283,9 +283,9 @@ class BlockList:
         for part in parts:
             for country, by_kind in part.ids.items():
                 merged = ids.setdefault(country, {})
-                for kind, found in by_kind.items():
-                    if found:
-                        merged[kind] = merged[kind] | found if kind in merged else found
+                for kind, blocked in by_kind.items():
+                    if blocked:
+                        merged[kind] = merged[kind] | blocked if kind in merged else blocked
         kept = {country: by_kind for country, by_kind in ids.items() if by_kind}
         return cls(version, kept, sum(part.n_entries for part in parts))
 

@@ -48,13 +48,13 @@ class PublicKeys:
         Raises:
             CheckFailed: there is none.
         """
-        found = sorted(self.place.glob("*.pub")) if self.place.is_dir() else [self.place] * self.place.is_file()
-        if not found:
+        files = sorted(self.place.glob("*.pub")) if self.place.is_dir() else [self.place] * self.place.is_file()
+        if not files:
             raise CheckFailed(
                 f"service.release_key: there is no public key at {self.name}; run `overture release keys` where "
                 "releases are promoted, and copy the file *.pub"
             )
-        return found
+        return files
 
     def verify(self, folder: Path, signature: Path) -> None:
         """Verify the signature of a release's manifest.

@@ -88,8 +88,7 @@ class UserRow:
     """A known listener: vector (d,) float32, segment, ids of the best tracks (n,) int64, best first, -1 where none.
 
     `since` is an ISO date: for a warm listener the week of the vector, for a cold one the registration day. The list
-    contains nothing that the listener had banned at any level. `heard_tracks`, `banned_tracks`, `banned_artists` and
-    `banned_albums` are those of History.
+    contains nothing that the listener had banned at any level. The last fields are those of History.
     """
 
     user_id: int

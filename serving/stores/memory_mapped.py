@@ -49,9 +49,11 @@ RETIRED = "retired.json"
 
 
 class Mapped(NamedTuple):
-    """A publication's arrays: (U,) int64 ascending, (U, d) float32, (U,) int32, (U, n) int64, (U, 5) int64, (V,) int64.
+    """A publication's arrays.
 
-    The history of user u: list i of HISTORY is history[spans[u, i]:spans[u, i + 1]].
+    Shapes: (U,) int64 ascending, (U, d) float32, (U,) int32, (U, n) int64, (U, H + 1) int64, (V,) int64.
+
+    The history of user u: list i of the H of HISTORY is history[spans[u, i]:spans[u, i + 1]].
     """
 
     user_ids: np.ndarray
@@ -236,7 +238,7 @@ def _fill(folder: Path, part_rows: StorePart, blocks: Iterable[Block]) -> None:
 
 
 def _append_history(file: BinaryIO, block: Block) -> np.ndarray:
-    """Write the ids of a block's users, one user after the other; return their spans (B, 5)."""
+    """Write the ids of a block's users, one user after the other; return their spans (B, H + 1)."""
     histories = [block.history_of(b) for b in range(len(block.user_ids))]
     lengths = np.array([[len(ids) for ids in history] for history in histories], np.int64).reshape(-1, len(HISTORY))
     ends = file.tell() // 8 + np.cumsum(lengths).reshape(lengths.shape)
