@@ -88,7 +88,7 @@ def add(
     kind: KindArgument = "",
     ids: IdsArgument = None,
     country: CountryOption = None,
-    reason: Annotated[str, typer.Option("--reason", help="Free text, for the people who edit the list.")] = "",
+    reason: Annotated[str, typer.Option("--reason", help="A note for operators; it is not shown to listeners.")] = "",
     file: Annotated[
         Path | None, typer.Option("--file", help="JSON lines with kind, id, and optionally countries, reason, at.")
     ] = None,
@@ -100,18 +100,10 @@ def add(
     from serving.block.sources import edited_source
 
     entries = given_entries(kind, ids, country, reason, file)
-    changed = 0
-
-    def change(existing: Mapping[Key, BlockEntry]) -> dict[Key, BlockEntry | None]:
-        nonlocal changed
-        changes = added(existing, entries)
-        changed = len(changes)
-        return changes
-
     keys = list(dict.fromkeys(entry.key for entry in entries))
     with closing(edited_source(settings.store, home())) as source:
-        source.edit(keys, change)
-    print_json({"source": source.name, "added": changed, "unchanged": len(keys) - changed})
+        n_added = source.edit(keys, lambda existing: added(existing, entries))
+    print_json({"source": source.name, "added": n_added, "unchanged": len(keys) - n_added})
 
 
 @commands.command("remove")
@@ -133,21 +125,20 @@ def remove(
     countries = frozenset(make_entry("track", "-", country or ()).countries)
     keys = list(dict.fromkeys(entry.key for entry in given_entries(kind, ids, None, "", file)))
     listed: set[Key] = set()
-    n_removed = 0
+    lines: list[str] = []
 
-    def change(existing: Mapping[Key, BlockEntry]) -> dict[Key, BlockEntry | None]:
-        nonlocal n_removed
+    def change(existing: Mapping[Key, BlockEntry]) -> Mapping[Key, BlockEntry | None]:
         listed.update(existing)
         changes = removed(existing, keys, countries)
-        n_removed += len(changes)
-        if dry_run:
-            for key in changes:
-                typer.echo(existing[key].line().decode().rstrip())
-            return {}
-        return changes
+        if not dry_run:
+            return changes
+        lines.extend(existing[key].line().decode().rstrip() for key in changes)
+        return {}
 
     with closing(edited_source(settings.store, home())) as source:
-        source.edit(keys, change)
+        n_removed = source.edit(keys, change)
+    for line in lines:
+        typer.echo(line)
     unlisted = [key for key in keys if key not in listed]
     if unlisted:
         unavailable = block_file(home(), "unavailable").entries()
@@ -155,7 +146,7 @@ def remove(
             why = "the catalogue does not offer it (`overture block refresh`)" if key in unavailable else "not listed"
             typer.secho(f"overture: {' '.join(key)} is not in {source.name}: {why}", err=True)
     name = "would_remove" if dry_run else "removed"
-    print_json({"source": source.name, name: n_removed, "not_listed": len(unlisted)})
+    print_json({"source": source.name, name: n_removed or len(lines), "not_listed": len(unlisted)})
 
 
 @commands.command("list")

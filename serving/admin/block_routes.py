@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import closing
 from itertools import islice
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Query
 from fastapi.responses import Response
@@ -17,7 +17,7 @@ from pydantic import Field
 
 from contracts.errors import BadArgument, OvertureError
 from serving import schema
-from serving.block.entries import EVERYWHERE, MAX_REASON_LENGTH, BlockEntry, BlockKind, Key, added, make_entry, removed
+from serving.block.entries import EVERYWHERE, MAX_REASON_LENGTH, BlockKind, Change, Key, added, make_entry, removed
 from serving.block.sources import BlockSource
 from serving.block.watcher import BlockWatcher
 from serving.body_models import Body, RequestBody
@@ -84,19 +84,11 @@ def make_router(source: Callable[[], BlockSource], blocks: BlockWatcher, respond
         respond: builds a JSON response.
     """
 
-    def edit(keys: list[Key], change: Callable[..., dict[Key, BlockEntry | None]]) -> Response:
-        n_changed = 0
-
-        def counted(existing: Any) -> dict[Key, BlockEntry | None]:
-            nonlocal n_changed
-            changes = change(existing)
-            n_changed = len(changes)
-            return changes
-
+    def edit(keys: list[Key], change: Change) -> Response:
         keys = list(dict.fromkeys(keys))
         try:
             with closing(source()) as edited:
-                edited.edit(keys, counted)
+                n_changed = edited.edit(keys, change)
         except BadArgument:
             raise
         except (OvertureError, OSError) as error:

@@ -92,7 +92,7 @@ class CassandraBlockList:
         """Return all entries."""
         return _as_entries(self._rows())
 
-    def edit(self, keys: Sequence[Key], change: Change) -> None:
+    def edit(self, keys: Sequence[Key], change: Change) -> int:
         """Write the rows that change, then the version."""
         from cassandra.concurrent import execute_concurrent_with_args
 
@@ -107,13 +107,14 @@ class CassandraBlockList:
             existing = _as_entries(row for _, rows in results for row in rows)
             changes = change(existing)
             if not changes:
-                return
+                return 0
             for cql, rows in _row_changes(self._list, existing, changes).items():
                 if rows:
                     execute_concurrent_with_args(
                         session, session.prepare(self._cql(cql)), rows, concurrency=CONCURRENCY
                     )
             session.execute(self._cql(PUT_VERSION), (self._list, uuid.uuid4().hex))
+        return len(changes)
 
     def close(self) -> None:
         """Close the connections of the store, which both of its lists use."""

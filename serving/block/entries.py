@@ -39,7 +39,7 @@ class BlockEntry:
         kind: track, artist or album.
         id: external id.
         countries: codes of the countries where it is blocked; empty: everywhere.
-        reason: free text for the people who edit the list; it is not shown to listeners.
+        reason: a note for operators; it is not shown to listeners.
         at: time of the entry, ISO 8601.
     """
 

@@ -66,12 +66,11 @@ class RedisBlockList:
             entries[entry.key] = entry
         return entries
 
-    def edit(self, keys: Sequence[Key], change: Change) -> None:
+    def edit(self, keys: Sequence[Key], change: Change) -> int:
         """Change entries in transactions that fail, and are tried again, if another process has edited the list."""
-        for start in range(0, len(keys), EDITED):
-            self._edit(keys[start : start + EDITED], change)
+        return sum(self._edit(keys[start : start + EDITED], change) for start in range(0, len(keys), EDITED))
 
-    def _edit(self, keys: Sequence[Key], change: Change) -> None:
+    def _edit(self, keys: Sequence[Key], change: Change) -> int:
         from redis import WatchError
 
         for _ in range(ATTEMPTS):
@@ -82,7 +81,7 @@ class RedisBlockList:
                 changes = change({key: entry for key, entry in existing.items() if entry is not None})
                 wanted = {key: changes[key] for key in keys if key in changes}
                 if not wanted:
-                    return
+                    return 0
                 pipeline.multi()
                 for key, entry in wanted.items():
                     if entry is None:
@@ -94,7 +93,7 @@ class RedisBlockList:
                     pipeline.execute()
                 except WatchError:
                     continue
-                return
+                return len(wanted)
         raise StoreUnavailable(f"{self.name}: other processes edit the list all the time; try again")
 
     def close(self) -> None:

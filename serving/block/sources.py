@@ -42,13 +42,14 @@ class BlockSource(Protocol):
     def entries(self) -> dict[Key, BlockEntry]:
         """Return all entries that are valid."""
 
-    def edit(self, keys: Sequence[Key], change: Change) -> None:
-        """Change entries.
+    def edit(self, keys: Sequence[Key], change: Change) -> int:
+        """Change entries; return how many were changed.
 
         Args:
             keys: the entries that may change.
-            change: is called with the existing entries of these keys, and returns the changed ones; None removes one.
-                It is called again if another process has changed them meanwhile.
+            change: is called with the existing entries of some of these keys at a time, and returns the changed ones;
+                None removes one. It is called again if another process has changed them meanwhile. Changes of other
+                keys are ignored.
         """
 
     def close(self) -> None:
@@ -101,19 +102,20 @@ class BlockFile:
             entries[entry.key] = united(entries.get(entry.key), entry)
         return entries, others
 
-    def edit(self, keys: Sequence[Key], change: Change) -> None:
+    def edit(self, keys: Sequence[Key], change: Change) -> int:
         """Replace the file under a lock. Lines that are not valid stay, at its end."""
         with file_lock(self.path.with_name(f".{self.path.name}.lock")):
             entries, others = self._parsed()
             changes = change({key: entries[key] for key in keys if key in entries})
             if not changes:
-                return
+                return 0
             for key, entry in changes.items():
                 if entry is None:
                     entries.pop(key, None)
                 else:
                     entries[key] = entry
             self._write(entries.values(), others)
+        return len(changes)
 
     def close(self) -> None:
         """Do nothing: no file is open between two calls."""

@@ -51,6 +51,7 @@ class BlockWatcher:
         self.poll_s, self.event, self.prepare = poll_s, event, prepare
         self.current: BlockList = EMPTY
         self._states = [_State(source) for source in sources]
+        self.counts = self._counts()  # numbers of entries in force and of bad lines, by source
         self._refreshing = threading.Lock()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -70,11 +71,6 @@ class BlockWatcher:
         return notes
 
     @property
-    def counts(self) -> dict[str, tuple[int, int]]:
-        """Numbers of entries and of bad lines, by source."""
-        return {state.source.name: (state.part.n_entries, state.part.n_bad) for state in self._states}
-
-    @property
     def unavailable(self) -> frozenset[str]:
         """Names of the sources that could not be read."""
         return frozenset(state.source.name for state in self._states if state.problem)
@@ -89,8 +85,11 @@ class BlockWatcher:
                     self.prepare(block_list)
                 except Exception as error:  # it is computed again, and fails again, in the request that needs it
                     self.event("block list problem", source="prepare", why=f"{type(error).__name__}: {error}")
-                self.current = block_list
+                self.current, self.counts = block_list, self._counts()
                 self.event("block list", version=version, entries=block_list.n_entries)
+
+    def _counts(self) -> dict[str, tuple[int, int]]:
+        return {state.source.name: (state.part.n_entries, state.part.n_bad) for state in self._states}
 
     def _poll(self, state: _State) -> bool:
         """Read a source if it has changed; return whether it was read."""

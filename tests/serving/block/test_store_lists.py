@@ -91,6 +91,18 @@ def test_countries_are_added_and_removed(settings, tmp_path):
     assert source.entries() == {}
 
 
+def test_edits_in_several_transactions_count_what_they_change(settings, tmp_path, monkeypatch):
+    monkeypatch.setattr("serving.block.redis.EDITED", 2)
+    source = edited_source(settings, tmp_path)
+    entries = [make_entry("track", str(i)) for i in range(5)]
+    keys = [entry.key for entry in entries]
+    assert source.edit(keys[:3], lambda existing: added(existing, entries[:3])) == 3
+    assert source.edit(keys, lambda existing: added(existing, entries)) == 2
+    assert source.edit(keys, lambda existing: added(existing, entries)) == 0
+    assert source.edit(keys[1:], lambda existing: removed(existing, keys[1:], frozenset())) == 4
+    assert set(source.entries()) == {keys[0]}
+
+
 def test_many_editors_at_once_lose_nothing(settings, tmp_path):
     countries = ["AT", "BE", "CH", "DE", "ES", "FR", "IT", "NL"]
     edited_source(settings, tmp_path).edit([], lambda _: {})  # creates the tables
