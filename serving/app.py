@@ -51,6 +51,7 @@ from serving.stores.circuit import CircuitBreaker
 
 PAGE = Path(__file__).parent / "page"
 TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
+GC_THRESHOLD = 50_000  # objects: reference counting frees nearly all that a request creates
 # The page loads nothing from other hosts, and its policy forbids inline scripts, so no name of the catalogue can become
 # code.
 POLICY = (
@@ -100,6 +101,7 @@ def make_app(
             gc.unfreeze()
             gc.collect()
             gc.freeze()  # a release stays loaded for long: later collections do not have to traverse it
+            gc.set_threshold(GC_THRESHOLD)
         else:
             (metrics.unavailable if name == "unavailable" else metrics.refused).inc()
         LOG.log(logging.INFO if name == "release" else logging.ERROR, name, extra={"facts": facts})

@@ -40,8 +40,9 @@ from jobs.release.user_history import NO_HISTORIES, Histories
 from jobs.tracking.tracker import Tracker
 from models.cold_start.input_vector import INTERACTIONS, FirstDays
 from models.cold_start.ragged import Ragged
+from serving.block.entries import EMPTY
 from serving.recommend import recommender
-from serving.recommend.ruled_list import NO_FILTERS, SPARE, build_list, hidden_tracks
+from serving.recommend.ruled_list import NO_FILTERS, SPARE, audience, build_list
 from serving.release.bundle import open_release
 from serving.release.loaded import LoadedRelease
 from serving.stores import open_store
@@ -267,7 +268,7 @@ def _place_chunks(ready: LoadedRelease, first_days: pa.Table, n: int, history: d
                 partial(recommender.longer_list, ready, methods[b], days, placed, segment_B, b, ranked[b], asked),
                 ready.rules,
                 ready.facts.excluded(ready.rules, tracks=banned[start + b], heard=heard_tracks(ready, days, b)),
-                hidden_tracks(ready, ready.rules, days.country[b], _age(days, b), NO_FILTERS),
+                audience(ready, ready.rules, days.country[b], _age(days, b), NO_FILTERS, EMPTY),
             ).tracks
             for b in range(len(days))
         ]

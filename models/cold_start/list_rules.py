@@ -290,6 +290,11 @@ class ListBuilder:
         self._passed_over: list[int] = []
 
     @property
+    def used(self) -> set[int]:
+        """The candidates so far that are neither excluded nor hidden. Other tracks have not affected the list."""
+        return self._seen
+
+    @property
     def full(self) -> bool:
         """Whether all places are filled."""
         return len(self.chosen) >= self._k

@@ -13,10 +13,9 @@ import numpy as np
 from models.cold_start.top_k import normalise
 from models.evaluation.diversity import select_diverse
 from serving.block.entries import BlockList
-from serving.block.tracks import blocked_tracks
 from serving.bodies import CarouselBody, EncodedJson
 from serving.recommend.recommender import NOTHING, excluded_tracks, place
-from serving.recommend.ruled_list import NO_FILTERS, hidden_tracks
+from serving.recommend.ruled_list import NO_FILTERS, SPARE, audience
 from serving.recommend.signals import ListParameters, convert_ids, days_of, read_listener
 from serving.release.loaded import LoadedRelease
 from serving.schema import CarouselRequest
@@ -69,8 +68,7 @@ def carousel(loaded: LoadedRelease, request: CarouselRequest, block_list: BlockL
     n = len(row)
     rules = loaded.rules
     out = excluded_tracks(loaded, listener, ListParameters(), rules)
-    out |= blocked_tracks(loaded, block_list, listener.country)
-    hidden = hidden_tracks(loaded, rules, listener.country, listener.age, NO_FILTERS)
+    hidden = audience(loaded, rules, listener.country, listener.age, NO_FILTERS, block_list).hidden
     near = nearest_tracks(loaded, unit_PD[row], request.n_nearest_tracks, out, hidden)
     return {
         "release": loaded.name,
@@ -106,13 +104,21 @@ def nearest_tracks(
         loaded: the release.
         vectors_PD: vectors of the playlists.
         k: number of tracks per playlist.
-        out: track_idx that are excluded or blocked.
-        hidden: by track_idx, what the listener cannot play; None: nothing.
+        out: track_idx that are excluded.
+        hidden: by track_idx, what is blocked or not playable for the listener; None: nothing.
     """
     tracks = loaded.space.of_kind("tracks")
-    if not k or not len(vectors_PD) or tracks is None:
+    if not k or tracks is None:
         return [[] for _ in vectors_PD]
-    if hidden is not None:
-        out = out.union(np.flatnonzero(np.frombuffer(hidden, bool)).tolist())
-    rows = tracks[1].top_k(vectors_PD, min(k + len(out), len(loaded.tracks))).tolist()
-    return [[loaded.track_json[i] for i in [i for i in row if i not in out][:k]] for row in rows]
+
+    def nearest(vector_D: np.ndarray) -> list[int]:
+        asked = k + SPARE
+        while True:
+            asked = min(asked, len(loaded.tracks))
+            row = tracks[1].top_k(vector_D[None], asked)[0].tolist()
+            kept = [i for i in row if i not in out and not (hidden is not None and hidden[i])][:k]
+            if len(kept) == k or asked == len(loaded.tracks):
+                return kept
+            asked *= 4
+
+    return [[loaded.track_json[i] for i in nearest(vector_D)] for vector_D in vectors_PD]

@@ -26,7 +26,6 @@ from pydantic import Field
 from contracts.errors import BadArgument, CheckFailed, NotFound, OvertureError
 from serving import schema
 from serving.block.entries import BlockList
-from serving.block.tracks import blocked_tracks
 from serving.block.watcher import BlockWatcher
 from serving.bodies import KnownRecommendationBody, KnownUserBody, SegmentBody
 from serving.body_models import Body
@@ -38,7 +37,7 @@ from serving.profile.profiles import Profiles
 from serving.recommend.first_day import Recommend, banned_tracks, recommend_first_day
 from serving.recommend.list_query import ListQuery
 from serving.recommend.recommender import POPULAR, distances, list_explanation, segment_body, with_track_details
-from serving.recommend.ruled_list import build_list, hidden_tracks
+from serving.recommend.ruled_list import audience, build_list
 from serving.release.loaded import LoadedRelease
 from serving.release.watcher import ChampionWatcher
 from serving.schema import Degraded, Reasons, Segment, Track
@@ -317,9 +316,8 @@ def recommend(
         heard=known_tracks(loaded, history.heard_tracks.tolist()) if rules.heard != "keep" else (),
     )
     country, age = query.country or history.country, history.age if query.age is None else query.age
-    excluded |= blocked_tracks(loaded, block_list, country)
-    hidden = hidden_tracks(loaded, rules, country, age, filters)
-    one = build_list(loaded, query.k, ranked, rules, excluded, hidden)
+    same = audience(loaded, rules, country, age, filters, block_list)
+    one = build_list(loaded, query.k, ranked, rules, excluded, same)
     return {
         "release": loaded.name,
         "week": loaded.week,
@@ -358,9 +356,9 @@ def popular_fallback(
     rules, filters = options.rules or loaded.rules, options.filters
     tracks = known_tracks(loaded, (*options.exclude, *banned_tracks(loaded, events)))
     excluded = loaded.facts.excluded(rules, tracks=tracks, artists=filters.artists, albums=filters.albums)
-    hidden = hidden_tracks(loaded, rules, query.country, query.age, filters)
-    excluded |= blocked_tracks(loaded, block_list, query.country)
-    one = build_list(loaded, query.k, lambda n: list(range(min(n, len(loaded.tracks)))), rules, excluded, hidden)
+    same = audience(loaded, rules, query.country, query.age, filters, block_list)
+    n_tracks = len(loaded.tracks)
+    one = build_list(loaded, query.k, lambda n: list(range(min(n, n_tracks))), rules, excluded, same, ranking=POPULAR)
     return {
         "release": loaded.name,
         "week": loaded.week,

@@ -21,10 +21,9 @@ from contracts.errors import BadArgument
 from models.cold_start.input_vector import AGE_CLASSES, FirstDays, age_class
 from models.cold_start.list_rules import ListRules
 from models.cold_start.top_k import normalise
-from serving.block.tracks import blocked_tracks
 from serving.bodies import DegradedBody, KnownRecommendationBody, RecommendationBody, SegmentBody, SignalsBody
 from serving.recommend.reasons import top_signals
-from serving.recommend.ruled_list import SPARE, build_list, hidden_tracks
+from serving.recommend.ruled_list import SPARE, audience, build_list
 from serving.recommend.signals import MAX_DEPTH, FirstDaySignals, ListParameters, cursor, days_of
 from serving.release.loaded import LoadedRelease
 
@@ -125,10 +124,10 @@ def recommend(
             depth,
             partial(longer_list, loaded, methods[b], days, placed, segment_B, b, ranked[b], depth + SPARE),
             rules,
-            excluded_tracks(loaded, listener, options, rules)
-            | blocked_tracks(loaded, options.block_list, listener.country),
-            hidden_tracks(loaded, rules, listener.country, listener.age, options.filters),
+            excluded_tracks(loaded, listener, options, rules),
+            audience(loaded, rules, listener.country, listener.age, options.filters, options.block_list),
             often_shown(loaded, listener, options, rules),
+            ranking_of_release(methods[b], int(segment_B[b])),
         )
         chosen = one.tracks[options.offset :] if options.offset else one.tracks
         segment = None if placed.origin[b] == NOTHING else int(segment_B[b])
@@ -212,6 +211,13 @@ def ranked_lists(
     else:
         ranked = loaded.space.methods[name].recommend(vectors_BD, min(n, len(loaded.tracks)), days).tolist()
     return ranked
+
+
+def ranking_of_release(method: str, segment: int) -> int | str | None:
+    """Return the name of the ranking that a method recommends if it is the same for other listeners, else None."""
+    if method == "semi_pers":
+        return segment
+    return method if method == POPULAR else None
 
 
 def longer_list(

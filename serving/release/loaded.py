@@ -7,6 +7,7 @@ processes share them through the page cache of the operating system.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import orjson
@@ -20,6 +21,9 @@ from serving.release import input_drift
 from serving.release.bundle import Release, SpaceBundle
 from serving.release.onnx_session import finite
 from serving.release.pointer import Pointer
+
+if TYPE_CHECKING:
+    from serving.recommend.ruled_list import ListCache
 
 RELEASE_METHODS = ("semi_pers", "full_pers", "blend")
 KIND_OF = {"tracks": "song", "artists": "artist", "albums": "album", "playlists": "playlist"}
@@ -124,7 +128,7 @@ class LoadedRelease:
                 f"release {self.name[:12]}: it recommends from {self.space_name}, which it does not contain"
             )
         self.rules, self.facts = release.rules, release.track_facts
-        self.hidden: dict[tuple[object, ...], bytes | None] = {}  # cache of serving/recommend/ruled_list.py
+        self.list_cache: ListCache | None = None
         self.spaces = {name: LoadedSpace(space, name == self.space_name) for name, space in release.spaces.items()}
         self.space = self.spaces[self.space_name]
         if self.configured not in (*self.space.methods, *self.space.problems):

@@ -13,6 +13,8 @@ from models.cold_start.input_vector import FirstDays
 from models.cold_start.list_rules import ListRules
 from models.cold_start.methods.ruled import ruled_lists
 from models.cold_start.top_k import normalise
+from serving.block.entries import EMPTY, BlockList
+from serving.recommend.ruled_list import NO_FILTERS, audience, build_list
 from serving.release.loaded import LoadedRelease
 from tests.helpers import small_week
 from tests.helpers.live import cohort_requests
@@ -30,7 +32,7 @@ def loaded(live, monkeypatch) -> LoadedRelease:
     facts = replace(release.facts, artist_N=artist, album_N=artist * 100 + rng.integers(0, 2, len(artist)))
     monkeypatch.setattr(release, "facts", facts)
     monkeypatch.setattr(release, "rules", ListRules())
-    monkeypatch.setattr(release, "hidden", {})
+    monkeypatch.setattr(release, "list_cache", None)
     return release
 
 
@@ -228,3 +230,34 @@ def test_the_former_option_is_refused_with_the_new_one(live):
     status, _, body = live.call("/v1/recommendations", {"listener": {}, "leave_out_first_day": True})
     assert status == 422
     assert "leave_out_first_day was renamed to heard" in str(body)
+
+
+def test_a_kept_list_is_the_list_that_is_built_for_the_listener(loaded):
+    rng, n = np.random.default_rng(3), len(loaded.tracks)
+    rankings = [rng.permutation(n).tolist() for _ in range(3)]
+    for _ in range(200):
+        which, k = int(rng.integers(3)), int(rng.choice([5, 20, 100]))
+        excluded, shown = (frozenset(rng.choice(n, rng.integers(4), replace=False).tolist()) for _ in range(2))
+        country, age = rng.choice(["FR", "DE"]), int(rng.choice([15, 30]))
+        same = audience(loaded, loaded.rules, country, age, NO_FILTERS, EMPTY)
+        kept, built = (
+            build_list(loaded, k, lambda m: rankings[which][:m], loaded.rules, excluded, same, shown, ranking)  # noqa: B023
+            for ranking in (which, None)
+        )
+        assert kept == built
+        assert not excluded.intersection(kept.tracks)
+    assert len(loaded.list_cache.audiences) == 4
+    assert 0 < len(loaded.list_cache.lists) <= 36
+
+
+def test_another_block_list_applies_to_kept_lists(loaded):
+    ranking = list(range(len(loaded.tracks)))
+
+    def tracks(block_list):
+        same = audience(loaded, loaded.rules, "FR", 30, NO_FILTERS, block_list)
+        return build_list(loaded, 10, lambda m: ranking[:m], loaded.rules, frozenset(), same, ranking=1).tracks
+
+    before = tracks(EMPTY)
+    blocked = BlockList("1", {"": {"track": frozenset({loaded.track_texts[before[0]]})}}, 1)
+    assert before[0] not in tracks(blocked)
+    assert tracks(EMPTY) == before
