@@ -12,6 +12,7 @@ ORDER = (
     "als",
     "svd",
     "segments",
+    "track_index",
     "paper",
     "growth",
     "ingest",

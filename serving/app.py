@@ -191,8 +191,8 @@ def make_lists(
         loaded = serving(champion)
         listener = read_listener(loaded, request.listener)
         parameters = read_options(loaded, request, blocks.current)
-        if request.explain:
-            (body,) = await COMPUTE.run(recommender.recommend, loaded, [listener], parameters, True)
+        if request.explain or any(map(loaded.is_slow, recommender.methods(parameters))):
+            (body,) = await COMPUTE.run(recommender.recommend, loaded, [listener], parameters, request.explain)
         else:  # takes less than two milliseconds: a thread would cost more than it saves
             body = await batcher.recommend(loaded, listener, parameters)
         metrics.count_list(body["method"], body)

@@ -31,7 +31,9 @@ from jobs.release.engines import BundleContents, engine_of
 from jobs.tracking.tracker import Tracker
 from serving.release import manifest
 
-LIBRARIES = ("numpy", "scipy", "torch", "scikit-learn", "lightgbm", "onnx", "onnxruntime", "pyspark", "pyarrow")
+LIBRARIES = (
+    "numpy", "scipy", "torch", "scikit-learn", "lightgbm", "onnx", "onnxruntime", "faiss-cpu", "pyspark", "pyarrow",
+)  # fmt: skip
 
 
 def run(context: Context) -> dict[str, object]:

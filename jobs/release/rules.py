@@ -112,6 +112,21 @@ def better_than_popularity(
     return GateLine(rule, gain, margin, PASS if low > 0 and gain >= margin else FAIL, why)
 
 
+def track_index_recall(recall: float, bound: float, n_listeners: int, k: int) -> GateLine:
+    """Check the approximate index of a large catalogue against exact lists.
+
+    Args:
+        recall: mean share of the exact list that the index finds, with bans and the block list applied.
+        bound: smallest allowed share (track_index.min_recall).
+        n_listeners: listeners of the comparison.
+        k: length of the lists.
+    """
+    why = (
+        f"share of the exact first {k} tracks that the index finds, without banned and blocked; {n_listeners} listeners"
+    )
+    return GateLine("track index recall", recall, bound, PASS if recall >= bound else FAIL, why)
+
+
 def cost_of_rules(before: float, after: float, artists_before: float, artists_after: float) -> GateLine:
     """Report what the rules of lists change. They are a decision of the service, so the line always passes.
 

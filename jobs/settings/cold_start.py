@@ -208,6 +208,17 @@ class EvaluationSettings(Section):
         return tuple(name for name in METHODS if name == "popularity" or name in methods)
 
 
+class TrackIndexSettings(Section):
+    """The approximate index of a large catalogue, for lists of the tracks nearest to a listener (full_pers)."""
+
+    above_tracks: Positive = Field(
+        100_000, description="tracks above which a release contains the index; up to it, lists are exact"
+    )
+    min_recall: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.99, description="smallest mean share of the exact list that the index must find, with bans and block list"
+    )
+
+
 class GateSettings(Section):
     """Rules that a release of the cold-start engine must pass."""
 

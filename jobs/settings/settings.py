@@ -29,6 +29,7 @@ from jobs.settings.cold_start import (
     NeighbourSettings,
     NetworkSettings,
     SegmentSettings,
+    TrackIndexSettings,
 )
 from jobs.settings.experiments import ExperimentSettings
 from jobs.settings.matrix import AlsSettings, MatrixSettings, SvdSettings
@@ -71,6 +72,7 @@ class Settings(BaseSettings):
     checks: CheckSettings = CheckSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     rules: ListRulesSettings = ListRulesSettings()
+    track_index: TrackIndexSettings = TrackIndexSettings()
     gate: GateSettings = GateSettings()
     monitor: MonitorSettings = MonitorSettings()
     paper: PaperSettings = PaperSettings()

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 from concurrent.futures import ThreadPoolExecutor
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -68,6 +68,15 @@ class ItemIndex:
         items_ND = as_float_matrix("top_k: items", items)
         self.similarity, self.items_ND = similarity, normalise(items_ND) if similarity == "cosine" else items_ND
         self.longest = float(np.sqrt(np.vecdot(self.items_ND, self.items_ND).max(initial=0)))
+
+    def vectors(self, rows: Any) -> FloatMatrix:
+        """Return the vectors of items as they are scored, (n, d): at unit length for cosine.
+
+        Args:
+            rows: indices (n,), or a slice.
+        """
+        rows_nD: FloatMatrix = self.items_ND[rows]
+        return rows_nD
 
     def top_k(self, queries: ArrayLike, k: int) -> IntMatrix:
         """Return the indices of the k items with the highest score for each query, (B, k) int32; see `top_k`."""

@@ -232,6 +232,11 @@ class ExperimentRecommender:
         self.running = ActiveExperiment.from_plan(home, name, settings.exposure_signals) if name else None
         self.log = ExposureLog(home / settings.exposure_log) if settings.exposure_log else None
 
+    def methods(self, options: ListParameters) -> tuple[str, ...]:
+        """Return the methods that a request may get: the requested one, or that of an arm."""
+        arms = () if self.running is None else self.running.experiment.arms
+        return (options.method, *(arm.method for arm in arms))
+
     def recommend(
         self,
         loaded: LoadedRelease,

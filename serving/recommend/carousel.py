@@ -52,7 +52,7 @@ def carousel(loaded: LoadedRelease, request: CarouselRequest, block_list: BlockL
     if playlists is None:
         ids_P, unit_PD = np.zeros(0, np.int64), np.zeros((0, loaded.space.d), np.float32)
     else:
-        ids_P, unit_PD = playlists[0], playlists[1].items_ND
+        ids_P, unit_PD = playlists[0], playlists[1].vectors(slice(None))
     listener = read_listener(loaded, request.listener)
     excluded = [i for i in convert_ids(loaded.ids, "playlist", request.exclude, ("body", "exclude")) if i is not None]
     placed = place(loaded, days_of(loaded, [listener]))

@@ -83,7 +83,7 @@ def neighbours(
         for place in best:
             other = int(ids[place])
             if not (of == kind and other == entity_id) and blocked.keeps(loaded, of, other):
-                cosine = float(np.vecdot(vector_D, items.items_ND[place])) / length
+                cosine = float(np.vecdot(vector_D, items.vectors([place])[0])) / length
                 text = str(other) if of == "segments" else loaded.ids.outside(ID_KIND_OF[of], other)
                 neighbour_list.append({"id": text, "name": loaded.label(of, other), "cosine": round(cosine, 6)})
             if len(neighbour_list) == k:

@@ -208,7 +208,7 @@ def _fill(
             return own
         tracks = loaded.space.of_kind("tracks")
         assert tracks is not None
-        diverse: list[int] = diversify(np.array(own), tracks[1].items_ND, rules.diversity).tolist()
+        diverse: list[int] = diversify(np.array(own), tracks[1].vectors(own[:POOL]), rules.diversity).tolist()
         return diverse
 
     return builder, fill_list(builder, candidates, asked, len(loaded.tracks))

@@ -26,6 +26,7 @@ from models.cold_start.input_vector import (
 from models.cold_start.list_rules import ListRules, TrackFacts
 from models.cold_start.methods import FullPers, Method, Popularity, Predict, SemiPers
 from models.cold_start.methods.vocabulary import Catalogue
+from models.cold_start.track_index import TrackIndex
 from serving.release import blend, external_ids, manifest, track_facts
 from serving.release.onnx_session import run, session
 
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     import onnxruntime
 
 NAMES = ("title", "artist_name", "genre")
+TRACK_INDEX = "track_index"  # folder of a space
 # The contracts of the data that a bundle is built from: its arrays have the meaning that these declare.
 READS = ("catalog", "demographic_vectors", "entity_vectors", "first_day", "segments", "track_vectors", "tracks")
 
@@ -80,6 +82,16 @@ class SpaceBundle:
         by_name = {name: countries[row] for row, name in enumerate(names["country"]["names"])}
         return Demographics(by_name, self.array("demographics/age_class"))
 
+    @cached_property
+    def track_index(self) -> TrackIndex | None:
+        """The approximate index of a large catalogue; None: lists are exact.
+
+        Raises:
+            CheckFailed: it is damaged.
+        """
+        folder = self.folder / TRACK_INDEX
+        return TrackIndex(folder, self.array("track_vectors")) if folder.is_dir() else None
+
     def predict(self, x_BF: np.ndarray) -> np.ndarray:
         """Return the vectors (B, d) of listeners."""
         return run(self.network, x_BF)
@@ -102,7 +114,8 @@ class SpaceBundle:
         if name == "popularity":
             return Popularity(len(self.array("track_vectors")))
         if name == "full_pers":
-            return FullPers(predict or self.predict, self.array("track_vectors"), self.layout["similarity"])
+            tracks_ND, similarity = self.array("track_vectors"), self.layout["similarity"]
+            return FullPers(predict or self.predict, tracks_ND, similarity, self.track_index)
         if name == "semi_pers":
             return SemiPers(predict or self.predict, self.array("centroids"), self.array("rankings"))
         if name == "blend" and (self.folder / "blend").is_dir():

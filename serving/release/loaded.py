@@ -17,6 +17,7 @@ from models.cold_start.input_vector import FirstDays
 from models.cold_start.methods import Method
 from models.cold_start.nearest_centroid import Centroids
 from models.cold_start.top_k import ItemIndex, normalise
+from models.cold_start.track_index import TrackIndex
 from serving.release import input_drift
 from serving.release.bundle import Release, SpaceBundle
 from serving.release.onnx_session import finite
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from serving.recommend.ruled_list import ListCache
 
 RELEASE_METHODS = ("semi_pers", "full_pers", "blend")
+SLOW_VALUES = 4_000_000  # of the vectors of all tracks: reading these takes about two milliseconds
 KIND_OF = {"tracks": "song", "artists": "artist", "albums": "album", "playlists": "playlist"}
 ID_KIND_OF = {"tracks": "track", "artists": "artist", "albums": "album", "playlists": "playlist"}
 
@@ -54,7 +56,7 @@ class LoadedSpace:
         self.cards = [orjson.Fragment(orjson.dumps(segment["card"])) for segment in self.segments]
         self._centroids = Centroids(self.centroids_KD)
         self.problems: dict[str, str] = {}
-        self._items: dict[str, tuple[np.ndarray, ItemIndex] | None] = {}
+        self._items: dict[str, tuple[np.ndarray, ItemIndex | TrackIndex] | None] = {}
         self.methods: dict[str, Method] = {"popularity": space.method("popularity")}
         for name in RELEASE_METHODS if recommends else ():
             if name == "blend" and not (space.folder / "blend").is_dir():
@@ -83,7 +85,7 @@ class LoadedSpace:
         """Return the segment of each listener, (B,), by the rule of SemiPers."""
         return self._centroids.nearest(normalise(vectors_BD))
 
-    def of_kind(self, kind: str) -> tuple[np.ndarray, ItemIndex] | None:
+    def of_kind(self, kind: str) -> tuple[np.ndarray, ItemIndex | TrackIndex] | None:
         """Return ids (n,) and unit vectors of tracks (by track_idx), artists, albums, playlists or segments.
 
         None where there are none. Vectors are normalised at first use and kept: one more copy in memory.
@@ -92,11 +94,14 @@ class LoadedSpace:
             self._items[kind] = self._of_kind(kind)
         return self._items[kind]
 
-    def _of_kind(self, kind: str) -> tuple[np.ndarray, ItemIndex] | None:
+    def _of_kind(self, kind: str) -> tuple[np.ndarray, ItemIndex | TrackIndex] | None:
         if kind == "segments":
             return np.arange(len(self.centroids_KD)), ItemIndex(self.centroids_KD, "cosine")
         if kind == "tracks":
-            return self.space.catalogue.track_id_N, ItemIndex(self.tracks_ND, "cosine")
+            index: ItemIndex | TrackIndex | None = self.space.track_index
+            if index is None or index.similarity != "cosine":
+                index = ItemIndex(self.tracks_ND, "cosine")
+            return self.space.catalogue.track_id_N, index
         ids = self.entities.ids[KIND_OF[kind]]
         return (ids, ItemIndex(self.entities.vectors[KIND_OF[kind]], "cosine")) if len(ids) else None
 
@@ -193,6 +198,11 @@ class LoadedRelease:
         except (ValueError, KeyError, TypeError) as error:
             self.notes["drift"] = f"not measured: {error}"
             return input_drift.NoDriftMonitor()
+
+    def is_slow(self, method: str) -> bool:
+        """Return whether one list of a method, or "configured", takes longer than the event loop may wait."""
+        name = self.configured if method == "configured" else method
+        return name in ("full_pers", "blend") and self.space.tracks_ND.size > SLOW_VALUES
 
     @property
     def problems(self) -> dict[str, str]:

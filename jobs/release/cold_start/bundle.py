@@ -7,6 +7,7 @@ Input   catalog, track_vectors, entity_vectors, demographic_vectors, segments, f
     tracks/{recording,explicit,available,...}.npy                    for the rules (serving/release/track_facts.py)
     external_ids/<kind>.{ids,offsets,utf8}.npy                      track artist album playlist with ids of form text
     <space>/network.onnx  layout.json  track_vectors.npy  centroids.npy  rankings.npy  segments.json
+    <space>/track_index/                      of a large catalogue (models/cold_start/track_index.py)
     <space>/entities/<kind>.{ids,vectors}.npy                       song artist album playlist, ids ascending
     <space>/blend/                                                  with gate.method blend (serving/release/blend.py)
     <space>/demographics/{country,age_class,country_age}.npy        rows as named in names.json
@@ -32,11 +33,14 @@ from jobs.platform.list_columns import to_matrix
 from jobs.release.cold_start.external_ids import write_external_ids
 from jobs.settings.base import SPACES
 from models.arrays import AnyVector, FloatMatrix, IdVector, IntMatrix
-from models.cold_start.input_vector import AGE_CLASSES, KINDS, FirstDays
+from models.cold_start import track_index
+from models.cold_start.input_vector import AGE_CLASSES, KINDS, FirstDays, input_vectors
 from models.cold_start.list_rules import TrackFacts
 from serving.release import input_drift
-from serving.release.bundle import NAMES, bundle_layout
+from serving.release.bundle import NAMES, TRACK_INDEX, SpaceBundle, bundle_layout
 from serving.release.track_facts import ARRAYS
+
+N_INDEX_QUERIES = 500  # training listeners on which the track index is adjusted
 
 
 def fill(context: Context, folder: Path) -> dict[str, object]:
@@ -64,6 +68,8 @@ def fill(context: Context, folder: Path) -> dict[str, object]:
     networks: dict[str, dict[str, object]] = {}
     for space in SPACES:
         networks[space] = _write_space(context, folder / space, space, catalog["track_id"].to_numpy())
+        if space == context.settings.gate.space and len(catalog) > context.settings.track_index.above_tracks:
+            _write_track_index(context, folder / space, train_days)
         rows = context.lake.read("evaluation", week=week, space=space).to_pylist()
         evaluation += [{"space": space, **row} for row in rows]
     evaluation.sort(key=lambda r: tuple(str(r[key]) for key in ("space", "method", "split", "slice", "metric", "k")))
@@ -153,6 +159,24 @@ def _write_space(context: Context, folder: Path, space: str, track_ids: IdVector
     _write_entities(folder / "entities", read("entity_vectors"), track_ids, tracks_ND)
     _write_demographics(folder / "demographics", read("demographic_vectors"), d)
     return stored.facts
+
+
+def _write_track_index(context: Context, folder: Path, train_days: FirstDays) -> None:
+    """Index the tracks of a space; training listeners decide how much of the index a query reads."""
+    space = SpaceBundle(folder, json.loads((folder / "layout.json").read_text()))
+    chosen = np.random.default_rng(context.seed("track index")).permutation(len(train_days))[:N_INDEX_QUERIES]
+    queries_QF = input_vectors(train_days.take(np.sort(chosen)), space.entities, space.demographics)
+    path, settings = folder / TRACK_INDEX, context.settings
+    track_index.write(
+        path,
+        space.array("track_vectors"),
+        space.layout["similarity"],
+        space.predict(queries_QF),
+        settings.gate.k,
+        settings.track_index.min_recall,
+    )
+    for name in (track_index.INDEX, track_index.LAYOUT):
+        files.sync(path / name)
 
 
 def _write_entities(folder: Path, table: pa.Table, track_ids: IdVector, tracks_ND: FloatMatrix) -> None:

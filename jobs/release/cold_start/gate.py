@@ -9,7 +9,7 @@ input vectors with its own entities and catalogue. A champion's track that is no
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -24,15 +24,21 @@ from jobs.release.rules import FAIL, GateLine
 from models.arrays import DoubleVector, FloatMatrix, IdVector, IntMatrix
 from models.cold_start.input_vector import FirstDays
 from models.cold_start.list_rules import ListRules
-from models.cold_start.methods import Method
+from models.cold_start.methods import FullPers, Method
 from models.cold_start.methods.ruled import ruled_lists
 from models.cold_start.ragged import Ragged
 from models.cold_start.top_k import normalise
+from models.cold_start.track_index import recall
 from models.evaluation.metrics import artist_share, score
+from serving.block.sources import read_sources
+from serving.block.tracks import blocked_tracks
+from serving.block.watcher import BlockWatcher
 from serving.release.bundle import Release, open_release
+from serving.release.loaded import LoadedRelease, identity
 
 SPLITS = ("validation", "test")
 N_WARM_UP, N_TIMED = 50, 500
+N_INDEX_LISTENERS = 1_000  # at most, whose exact lists are computed
 
 
 @dataclass(frozen=True)
@@ -90,6 +96,8 @@ def evaluate(context: Context, folder: Path, champion: pointer.Pointer | None) -
         for name, mask_B in slices(cohort.days).items()
         if name != "all" and mask_B.any()
     ]
+    if release.spaces[gate.space].track_index is not None:
+        lines.append(track_index_line(context, release, cohort))
     lines.append(rules_line(context, release, cohort, ours_BK, ruled_BK))
     lines.append(rules.popularity_share(ours_BK, len(cohort.track_ids), gate.max_popularity_share))
     first_listener = cohort.days.rows(0, 1)
@@ -172,6 +180,29 @@ def rules_line(
         for lists_BK in (ours_BK, ruled_BK)
     )
     return rules.cost_of_rules(before, after, artists_before, artists_after)
+
+
+def track_index_line(context: Context, release: Release, cohort: EvaluationCohort) -> GateLine:
+    """Compare the lists of the approximate index with exact ones, under the rules and the block list in force."""
+    gate, list_rules = context.settings.gate, context.settings.rules.rules()
+    space = release.spaces[gate.space]
+    chosen = np.random.default_rng(context.seed("track index recall")).permutation(len(cohort.days))[:N_INDEX_LISTENERS]
+    days = cohort.days.take(np.sort(chosen))
+    vectors_BD = space.predict(release.inputs(gate.space, days))
+    watcher = BlockWatcher(read_sources(context.settings.store, context.home), poll_s=1.0)
+    watcher.refresh()
+    loaded = LoadedRelease(release, pointer.Pointer(release.folder.name, None, 0, ""))
+    available_N = release.track_facts.available_N.copy()
+    available_N[list(blocked_tracks(loaded, watcher.current, None))] = False
+    facts, tracks_ND = replace(release.track_facts, available_N=available_N), space.array("track_vectors")
+    unit_ND = normalise(tracks_ND) if list_rules.diversity else tracks_ND
+    found_BK, exact_BK = (
+        ruled_lists(method, vectors_BD, gate.k, days, release.track_ids, facts, list_rules, unit_ND)[1]
+        for method in (space.method("full_pers", identity), FullPers(identity, tracks_ND, space.layout["similarity"]))
+    )
+    exact_BK = np.where(exact_BK < len(facts), exact_BK, -1)
+    bound = context.settings.track_index.min_recall
+    return rules.track_index_recall(recall(found_BK, exact_BK), bound, len(days), gate.k)
 
 
 def champion_line(

@@ -62,7 +62,7 @@ def ruled_lists(
         ranking: IntMatrix = lists_BL[b]
         if n > lists_BL.shape[1] < method.max_k:
             ranking = method.recommend(x_BF[b : b + 1], min(method.max_k, n), first_days.rows(b, b + 1))[0]
-        own: list[int] = (diversify(ranking, unit_ND, diversity) if diversity else ranking).tolist()
+        own: list[int] = (diversify(ranking, unit_ND[ranking[:POOL]], diversity) if diversity else ranking).tolist()
         return own
 
     @cache
@@ -86,15 +86,15 @@ def ruled_lists(
     return (lists_BL[:, :k] if unchanged else without_BK), ruled_BK
 
 
-def diversify(candidates: IntMatrix, unit_ND: FloatMatrix, diversity: float) -> IntMatrix:
+def diversify(candidates: IntMatrix, unit_PD: FloatMatrix, diversity: float) -> IntMatrix:
     """Return candidates (L,) with the first POOL of them ordered by maximal marginal relevance.
 
     Args:
         candidates: track_idx (L,), best first. The relevance falls linearly with the place.
-        unit_ND: Vectors of the tracks at unit length.
+        unit_PD: Vectors of the first POOL candidates at unit length.
         diversity: Weight of the difference, 0 to 1.
     """
     pool = candidates[:POOL]
     relevance = np.linspace(1, 0, len(pool), dtype=np.float32)
-    order = select_diverse(relevance, unit_ND[pool], len(pool), diversity)
+    order = select_diverse(relevance, unit_PD, len(pool), diversity)
     return np.concatenate([pool[order], candidates[POOL:]])

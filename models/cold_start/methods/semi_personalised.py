@@ -15,6 +15,7 @@ from models.cold_start.input_vector import FirstDays
 from models.cold_start.methods.base import Needs, Predict, as_input_rows, check_k, predict_vectors
 from models.cold_start.nearest_centroid import nearest_centroids
 from models.cold_start.top_k import ItemIndex, Similarity, as_float_matrix, normalise
+from models.cold_start.track_index import TrackIndex
 
 
 class FullPers:
@@ -23,16 +24,23 @@ class FullPers:
     name = "full_pers"
     needs = Needs(signals=("all",), parts=("network", "track_vectors"))
 
-    def __init__(self, predict: Predict, track_vectors: ArrayLike, similarity: Similarity) -> None:
+    def __init__(
+        self, predict: Predict, track_vectors: ArrayLike, similarity: Similarity, index: TrackIndex | None = None
+    ) -> None:
         """Index the track vectors.
 
         Args:
             predict: input vectors (B, F) -> vectors (B, D).
             track_vectors: (N, D) by track_idx.
             similarity: "cosine" as in the paper, or "dot" as in the authors' code.
+            index: an approximate index of these vectors, for a large catalogue; None: exact lists.
         """
         self.predict = predict
-        self.tracks = ItemIndex(as_float_matrix(f"{self.name}: track_vectors", track_vectors), similarity)
+        self.tracks: ItemIndex | TrackIndex
+        if index is None:
+            self.tracks = ItemIndex(as_float_matrix(f"{self.name}: track_vectors", track_vectors), similarity)
+        else:
+            self.tracks = index
 
     @property
     def max_k(self) -> int:
