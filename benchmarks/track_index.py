@@ -135,12 +135,14 @@ def enlarged_home(source: Path, target: Path, n: int) -> str:
     folder, rng = target / "bundle", np.random.default_rng(3)
     shutil.copytree(champion.folder, folder)
     n_own = len(champion.track_ids)
-    copy_of = np.concatenate([np.arange(n_own), rng.integers(n_own, size=n - n_own)])
+    edition_N, copy_of = np.divmod(np.arange(n), n_own)
     for path in sorted((folder / "tracks").glob("*.npy")):
-        if path.name != "track_id.npy":
-            write_array(path, np.load(path)[..., copy_of])
-    ids = np.concatenate([champion.track_ids, champion.track_ids.max() + 1 + np.arange(n - n_own)])
-    write_array(folder / "tracks" / "track_id.npy", ids)
+        values = np.load(path)
+        copies = values[..., copy_of]
+        if path.stem in ("track_id", "artist_id", "album_id", "recording"):  # every copy of the catalogue has its own
+            copies = copies + (edition_N * (int(values.max()) + 1)).astype(values.dtype)
+        write_array(path, copies)
+    ids = np.load(folder / "tracks" / "track_id.npy")
     names = {column: [values[i] for i in copy_of.tolist()] for column, values in champion.names.items()}
     replace_file(folder / "tracks" / "names.json", files.canonical(names))
     space, space_folder = champion.spaces[space_name], folder / space_name
