@@ -17,7 +17,7 @@ import numpy as np
 import uvloop
 
 HOST = "127.0.0.1"
-N_CONNECTIONS = 64  # open connections of `fixed_rate`
+N_CONNECTIONS = 64
 
 
 def post(path: str, body: bytes) -> bytes:
@@ -31,26 +31,28 @@ class LoadResult:
     """Result of one load.
 
     Attributes:
-        taken_s: latency of each response, in the order of sending.
+        taken_s: latency of each response of status 200, in the order of sending.
         wall_s: duration of the load.
-        failed: number of requests without a response of status 200.
+        failed: number of requests without such a response, refused ones included.
+        refused: number of responses of status 503 with Retry-After.
         releases: releases named in the headers of the responses.
     """
 
     taken_s: list[float]
     wall_s: float
     failed: int = 0
+    refused: int = 0
     releases: set[bytes] = field(default_factory=set)
 
     def quality(self) -> dict[str, float]:
-        """Return requests per second, quantiles of the latency in ms, and the number of failures."""
-        p50, p95, p99 = np.quantile(self.taken_s, (0.5, 0.95, 0.99)) * 1000
+        """Return responses of status 200 per second, quantiles of their latency in ms, and the number of failures."""
+        p50, p95, p99 = np.quantile(self.taken_s or [np.nan], (0.5, 0.95, 0.99)) * 1000
         return {
             "requests/s": len(self.taken_s) / self.wall_s,
             "p50 ms": p50,
             "p95 ms": p95,
             "p99 ms": p99,
-            "worst ms": max(self.taken_s) * 1000,
+            "worst ms": max(self.taken_s, default=np.nan) * 1000,
             "failed": float(self.failed),
         }
 
@@ -60,7 +62,7 @@ class Connection(asyncio.Protocol):
 
     def __init__(self, result: LoadResult) -> None:
         """Start without a request; failures and releases are added to `result`."""
-        self.result, self.received, self.remaining, self.closes = result, b"", -1, False
+        self.result, self.received, self.remaining, self.closes, self.succeeded = result, b"", -1, False, False
         self.response: asyncio.Future[None] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -69,7 +71,7 @@ class Connection(asyncio.Protocol):
 
     def send(self, request: bytes) -> asyncio.Future[None]:
         """Send a request; return a future that is done when the complete response has arrived."""
-        self.received, self.remaining = b"", -1
+        self.received, self.remaining, self.succeeded = b"", -1, False
         self.response = asyncio.get_running_loop().create_future()
         self.transport.write(request)
         return self.response
@@ -84,7 +86,9 @@ class Connection(asyncio.Protocol):
             if not end:
                 return
             headers = dict(line.partition(b": ")[::2] for line in head.lower().split(b"\r\n")[1:])
-            self.result.failed += not head.startswith(b"HTTP/1.1 200")
+            self.succeeded = head.startswith(b"HTTP/1.1 200")
+            self.result.failed += not self.succeeded
+            self.result.refused += head.startswith(b"HTTP/1.1 503") and b"retry-after" in headers
             if b"x-overture-release" in headers:
                 self.result.releases.add(headers[b"x-overture-release"])
             self.remaining = int(headers[b"content-length"]) - len(body)
@@ -120,7 +124,15 @@ async def _reopen(connection: Connection, port: int) -> Connection:
     return connection
 
 
-def fixed_rate(port: int, requests: list[bytes], rate: float, seconds: float, warm_s: float) -> LoadResult:
+def fixed_rate(
+    port: int,
+    requests: list[bytes],
+    rate: float,
+    seconds: float,
+    warm_s: float,
+    connections: int = N_CONNECTIONS,
+    since_due: bool = True,
+) -> LoadResult:
     """Send `rate` requests per second for `seconds` after a warm-up.
 
     Args:
@@ -129,20 +141,24 @@ def fixed_rate(port: int, requests: list[bytes], rate: float, seconds: float, wa
         rate: requests per second.
         seconds: duration of the load.
         warm_s: duration of the warm-up, which is excluded from the result.
+        connections: number of open connections; a request that is due while all are busy waits for one.
+        since_due: whether a latency counts from when its request was due, or from when it was sent. At a rate that the
+            sender itself can hardly reach, only the latter belongs to the server.
     """
 
     async def run() -> LoadResult:
         result = LoadResult([], seconds)
         gc.freeze()
         idle: asyncio.Queue[Connection] = asyncio.Queue()
-        for connection in await _connect(port, N_CONNECTIONS, result):
+        for connection in await _connect(port, connections, result):
             idle.put_nowait(connection)
 
-        async def send_at(due_s: float, request: bytes) -> float:
+        async def send_at(due_s: float, request: bytes) -> float | None:
             connection = await _reopen(await idle.get(), port)
+            sent_s = time.perf_counter()
             await connection.send(request)
             idle.put_nowait(connection)
-            return time.perf_counter() - due_s
+            return time.perf_counter() - (due_s if since_due else sent_s) if connection.succeeded else None
 
         start, tasks = time.perf_counter(), []
         for n in range(int(rate * (warm_s + seconds))):
@@ -150,7 +166,9 @@ def fixed_rate(port: int, requests: list[bytes], rate: float, seconds: float, wa
             while (delay_s := due_s - time.perf_counter()) > 0:
                 await asyncio.sleep(delay_s)
             tasks.append(asyncio.create_task(send_at(due_s, requests[n % len(requests)])))
-        result.taken_s = (await asyncio.gather(*tasks))[int(rate * warm_s) :]
+        result.wall_s = max(seconds, time.perf_counter() - start - warm_s)
+        taken = (await asyncio.gather(*tasks))[int(rate * warm_s) :]
+        result.taken_s = [one for one in taken if one is not None]
         return result
 
     return uvloop.run(run())
@@ -177,7 +195,7 @@ def closed_loop(port: int, requests: list[bytes], connections: int, seconds: flo
                 connection = await _reopen(connection, port)
                 await connection.send(requests[n % len(requests)])
                 n += connections
-                if sent_s >= start:
+                if sent_s >= start and connection.succeeded:
                     result.taken_s.append(time.perf_counter() - sent_s)
 
         await asyncio.gather(

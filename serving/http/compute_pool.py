@@ -17,7 +17,7 @@ from serving.http.problems import overloaded
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
-THREADS, MAX_WAITING = max(2, min(4, os.cpu_count() or 2)), 32
+THREADS, MAX_WAITING = max(2, min(4, os.cpu_count() or 2)), 8
 
 
 class ComputePool:

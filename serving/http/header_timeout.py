@@ -7,6 +7,8 @@ Headers    uvicorn waits for the rest of a request's headers without a limit and
 Responses  what the socket does not accept stays in memory. A client has `write_timeout_s` seconds to read a response;
            then its connection is aborted
 Bodies     are limited in serving/http/middleware.py
+Overload   where as many requests as the service answers at once are running or about to start, a further one is
+           refused here, for a tenth of the cost of the middleware: refusals would otherwise delay the other requests
 """
 
 from __future__ import annotations
@@ -16,8 +18,9 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from serving.http.messages import QUIET
 from serving.http.middleware import ServiceMiddleware
-from serving.http.problems import CONTENT_TYPE, problem
+from serving.http.problems import CONTENT_TYPE, RETRY_AFTER_S, problem
 
 
 def early_response(status: bytes, body: bytes) -> bytes:
@@ -27,6 +30,14 @@ def early_response(status: bytes, body: bytes) -> bytes:
 
 
 TOO_SLOW = early_response(b"408 Request Timeout", problem(408, "the request's headers did not arrive in time"))
+OVERLOADED = problem(
+    503, "as many requests as the service answers at once are running; send this one again later", "overloaded"
+)
+REFUSED = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: %s\r\nretry-after: %d\r\ncontent-length: %d\r\n" % (
+    CONTENT_TYPE,
+    RETRY_AFTER_S,
+    len(OVERLOADED),
+)
 NOT_HTTP = early_response(b"400 Bad Request", problem(400, "the request is not valid HTTP", "invalid_http"))
 
 
@@ -42,6 +53,7 @@ class HeaderTimeoutProtocol(HttpToolsProtocol):
         self._timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
         self._received_bytes = False
+        self._refused = False  # the request that is being received
         self._n_responses = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -51,19 +63,57 @@ class HeaderTimeoutProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Start the clock with the first bytes after a response: a request, or blank lines before one."""
-        if self._timer is None and self.cycle is not None and self.cycle.response_complete:
+        if self._timer is None and not self._refused and (self.cycle is None or self.cycle.response_complete):
             self._start_timer()
         self._received_bytes = True
         super().data_received(data)
 
     def on_headers_complete(self) -> None:
-        """Stop the clock when the headers are complete."""
+        """Stop the clock when the headers are complete; refuse the request if the service is overloaded."""
         self._stop_timer()
+        if self.service.is_full and self._is_refusable():
+            self._refused = True
+            return
+        before = self.cycle
         super().on_headers_complete()
+        self.service.n_arriving += self.cycle is not before
+
+    def _is_refusable(self) -> bool:
+        """Return whether the request is an ordinary one that follows a complete response."""
+        return (
+            (self.cycle is None or self.cycle.response_complete)
+            and self.parser.get_method() != b"HEAD"
+            and not self.parser.should_upgrade()
+            and not self.expect_100_continue
+            and self.url.partition(b"?")[0].decode("latin-1").removeprefix(self.service.root_path) not in QUIET
+        )
+
+    def on_body(self, body: bytes) -> None:
+        """Drop the body of a refused request."""
+        if not self._refused:
+            super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """Respond to a refused request when it has arrived completely; the connection stays open."""
+        if not self._refused:
+            super().on_message_complete()
+            return
+        self._refused = False
+        keeps_open = self.parser.get_http_version() != "1.0" and self.parser.should_keep_alive()
+        request_id = self.service.request_id(dict(self.headers))
+        end = b"x-request-id: %s\r\n%s\r\n" % (request_id, b"" if keeps_open else b"connection: close\r\n")
+        self.transport.write(REFUSED + end + OVERLOADED)
+        self.service.log_unread_request(503, 0.0)
+        if not keeps_open:
+            self.transport.close()
+            return
+        self._n_responses += 1
+        self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop the clocks when the connection ends."""
         self._stop_timer()
+        self.service.n_arriving -= len(self.pipeline)  # these never start
         if self._write_timer is not None:
             self._write_timer.cancel()
         super().connection_lost(exc)

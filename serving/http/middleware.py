@@ -96,6 +96,7 @@ class ServiceMiddleware:
         self.keys, self.admin_keys = split_keys(settings.api_key), split_keys(settings.admin_key)
         self.root_path = settings.root_path
         self.max_running, self.running = settings.max_concurrent_requests, 0
+        self.n_arriving = 0  # requests whose headers have arrived and which have not started yet
         self.max_received, self.received = MAX_RECEIVED_BODIES * settings.max_body_bytes, 0
         self.headers = [*SECURITY_HEADERS, *([TLS_ONLY] if settings.behind_tls else [])]
         # Ids of requests: random for each process, and counted, which takes a fraction of a microsecond.
@@ -115,9 +116,10 @@ class ServiceMiddleware:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        self.n_arriving -= self.n_arriving > 0
         headers = dict(scope["headers"])
         is_head = scope["method"] == "HEAD"
-        exchange = Exchange(headers, is_head, self._request_id(headers))
+        exchange = Exchange(headers, is_head, self.request_id(headers))
         if is_head:  # a route of GET responds, and its body is not sent
             scope = {**scope, "method": "GET"}
         if self.root_path and scope["path"].startswith(self.root_path):  # a proxy may remove the prefix or keep it
@@ -221,15 +223,20 @@ class ServiceMiddleware:
                 return 401, "the header x-api-key (or authorization: Bearer) is missing or wrong"
         return None
 
-    def _request_id(self, headers: dict[bytes, bytes]) -> bytes:
+    def request_id(self, headers: dict[bytes, bytes]) -> bytes:
         """Return the request's own id if it is one word of at most 128 characters, else a new one."""
         given = headers.get(REQUEST_ID)
         if given is not None and SANE_REQUEST_ID.fullmatch(given):
             return given
         return b"%s-%x" % (self._process_id, next(self._numbers))
 
+    @property
+    def is_full(self) -> bool:
+        """Whether the protocol may refuse a request; not with CORS, because its refusal has no such headers."""
+        return self.running + self.n_arriving >= self.max_running and not self.settings.cors_origins
+
     def log_unread_request(self, status: int, seconds: float) -> None:
-        """Count a request whose headers were not complete: its connection was answered before the middleware."""
+        """Count a request that was answered before the middleware, by the protocol."""
         exchange = Exchange({}, False, b"")
         exchange.status = status
         self._log_request({"method": None}, exchange, seconds)

@@ -106,7 +106,7 @@ class LoadedSpace:
         return (ids, ItemIndex(self.entities.vectors[KIND_OF[kind]], "cosine")) if len(ids) else None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Track:
     """The displayed properties of a track, with the ids inside."""
 

@@ -12,7 +12,9 @@ from serving.block.sources import edited_source, read_sources, replace_all, stor
 from serving.block.watcher import BlockWatcher
 from serving.settings import StoreSettings
 from serving.stores.interface import StoreUnavailable
-from tests.helpers.store_servers import cassandra_settings, drop_keyspace, redis_server
+from tests.helpers.store_servers import redis_server
+
+on_servers = pytest.mark.parametrize("store_settings", ["redis", "redis_cluster", "cassandra"], indirect=True)
 
 
 @pytest.fixture(autouse=True)
@@ -33,17 +35,10 @@ def close_all(monkeypatch):
         source.close()
 
 
-@pytest.fixture(params=["redis", "cassandra"])
-def settings(request, tmp_path):
+@pytest.fixture
+def settings(store_settings):
     """Settings of an empty store."""
-    if request.param == "redis":
-        server = redis_server(tmp_path)
-        yield StoreSettings(kind="redis", redis_url=server.url)
-        server.stop()
-    else:
-        chosen = cassandra_settings(request.getfixturevalue("cassandra"))
-        yield chosen
-        drop_keyspace(chosen)
+    return store_settings
 
 
 def add(source, *entries: BlockEntry) -> None:
@@ -54,6 +49,7 @@ def ids_in_force(watcher) -> set[str]:
     return set().union(*watcher.current.sets("track", None))
 
 
+@on_servers
 def test_edits_are_read_by_the_service_and_undone(settings, tmp_path):
     source = edited_source(settings, tmp_path)
     watcher = BlockWatcher(read_sources(settings, tmp_path), 60)
@@ -75,6 +71,7 @@ def test_edits_are_read_by_the_service_and_undone(settings, tmp_path):
     assert set(source.entries()) == {("artist", "a b/é")}
 
 
+@on_servers
 def test_countries_are_added_and_removed(settings, tmp_path):
     source = edited_source(settings, tmp_path)
     key = ("track", "1")
@@ -91,6 +88,7 @@ def test_countries_are_added_and_removed(settings, tmp_path):
     assert source.entries() == {}
 
 
+@on_servers
 def test_edits_in_several_transactions_count_what_they_change(settings, tmp_path, monkeypatch):
     monkeypatch.setattr("serving.block.redis.EDITED", 2)
     source = edited_source(settings, tmp_path)
@@ -103,6 +101,7 @@ def test_edits_in_several_transactions_count_what_they_change(settings, tmp_path
     assert set(source.entries()) == {keys[0]}
 
 
+@on_servers
 def test_many_editors_at_once_lose_nothing(settings, tmp_path):
     countries = ["AT", "BE", "CH", "DE", "ES", "FR", "IT", "NL"]
     edited_source(settings, tmp_path).edit([], lambda _: {})  # creates the tables
@@ -119,6 +118,7 @@ def test_many_editors_at_once_lose_nothing(settings, tmp_path):
     assert len(entries) == 1 + 5 * len(countries)
 
 
+@on_servers
 def test_a_list_is_replaced_beside_the_other(settings, tmp_path):
     blocked, unavailable = store_sources(settings, tmp_path, editing=True)
     add(blocked, make_entry("track", "kept"))

@@ -62,7 +62,47 @@ def test_requests_beyond_the_limit_are_refused_and_health_is_not(blocked):
         assert [one.result()[0] for one in waiting] == [200] * 50
     wait_until(lambda: blocked.app.running == 0)
     assert blocked.lists(k=1)["tracks"]
-    assert 'overture_requests_total{route="other",status="503"} 1.0' in blocked.call("/metrics")[2]
+    assert 'overture_requests_total{route="other",status="503"} 2.0' in blocked.call("/metrics")[2]
+
+
+def test_a_refused_connection_stays_open_and_is_answered_later(blocked):
+    body = b'{"listener": {}, "k": 1}'
+    head = b"POST /v1/recommendations HTTP/1.1\r\nhost: x\r\nx-request-id: mine\r\ncontent-type: application/json\r\n"
+    head += b"content-length: %d\r\n\r\n" % len(body)
+    with socket.create_connection(("127.0.0.1", blocked.port), 30) as line, ThreadPoolExecutor(50) as clients:
+        reader = line.makefile("rb")
+
+        def respond() -> tuple[int, dict[str, str], bytes]:
+            status = int(reader.readline().split()[1])
+            headers = dict(text.decode().strip().split(": ", 1) for text in iter(reader.readline, b"\r\n"))
+            return status, headers, reader.read(int(headers["content-length"]))
+
+        waiting = [clients.submit(send, blocked, "GET", "/block") for _ in range(50)]
+        wait_until(lambda: blocked.app.running == 50)
+        for parts in ((head + body,), (head, body[:5], body[5:]), (head + body,)):
+            for part in parts:
+                line.sendall(part)
+                time.sleep(0.01)
+            status, headers, answer = respond()
+            assert (status, headers["retry-after"], headers["x-request-id"]) == (503, "1", "mine")
+            assert json.loads(answer)["code"] == "overloaded"
+        blocked.open.set()
+        assert [one.result()[0] for one in waiting] == [200] * 50
+        wait_until(lambda: blocked.app.running == 0)
+        line.sendall(head + body)
+        status, headers, answer = respond()
+        assert (status, headers["x-request-id"], len(json.loads(answer)["tracks"])) == (200, "mine", 1)
+    assert blocked.app.n_arriving == 0
+
+
+def test_pages_of_other_origins_can_read_a_refusal(release_home, serve):
+    release_home.promote(release_home.first)
+    live = serve(release_home.home, max_concurrent_requests=1, cors_origins=["https://shop.example"])
+    live.app.running = 1
+    status, headers, answer = send(live, "GET", "/v1/release", None, {"origin": "https://shop.example"})
+    live.app.running = 0
+    assert (status, json.loads(answer)["code"]) == (503, "overloaded")
+    assert headers["access-control-allow-origin"] == "https://shop.example"
 
 
 def test_bytes_of_bodies_that_are_being_received_are_limited(serve, tmp_path):
