@@ -180,6 +180,7 @@ def _describe_errors(operation: dict[str, Any], path: str, has_body: bool) -> No
     responses = operation["responses"]
     statuses = {500, *(BODY_ERRORS if has_body else ()), *(() if path in QUIET else (401, 503))}
     statuses |= {401} if path == "/metrics" else set()
+    statuses |= {404} if "{" in path else set()  # an id with a line break is no part of a path
     for status in statuses:
         responses.setdefault(str(status), {"description": ERROR_DESCRIPTIONS[status]})
     for status, response in responses.items():
