@@ -111,6 +111,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder) / "home"
         shutil.copytree(source / "releases", home / "releases")
+        shutil.copytree(source / "keys", home / "keys")
         options: dict[str, Any] = {"home": str(home), "tracks": track_ids(home), "seconds": seconds}
         peers = harness.compare(
             [
