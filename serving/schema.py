@@ -51,7 +51,8 @@ class _TextOrInteger:
 Id = Annotated[str | int, _TextOrInteger()]
 # An id in a path or a query.
 IdText = Annotated[str, Field(min_length=1, max_length=MAX_ID_LENGTH)]
-Ids = Annotated[list[Id], Field(max_length=MAX_LIST)]
+# A wrong id ends the validation of its list: describing every one would delay all other requests.
+Ids = Annotated[list[Id], Field(max_length=MAX_LIST, fail_fast=True)]
 K = Annotated[int, Field(strict=True, ge=1, le=MAX_K)]
 Kind = Literal["tracks", "artists", "albums", "playlists", "segments"]
 RequestedMethod = Literal["configured", "semi_pers", "full_pers", "blend", "popularity", "country_age_mean"]
@@ -180,10 +181,10 @@ class Filters(RequestBody):
         description="false: no explicit track; true: explicit tracks whatever the age; null: none for listeners below "
         "the age of the release's settings.",
     )
-    exclude_artists: Annotated[list[Id], Field(max_length=MAX_EXCLUDED)] = Field(
+    exclude_artists: Annotated[list[Id], Field(max_length=MAX_EXCLUDED, fail_fast=True)] = Field(
         default_factory=list, description="Ids of artists to leave out."
     )
-    exclude_albums: Annotated[list[Id], Field(max_length=MAX_EXCLUDED)] = Field(
+    exclude_albums: Annotated[list[Id], Field(max_length=MAX_EXCLUDED, fail_fast=True)] = Field(
         default_factory=list, description="Ids of albums to leave out."
     )
 
@@ -196,7 +197,7 @@ class ListOptions(RequestBody):
         description="Recommendation method. `configured` is the method that the release was promoted with.",
     )
     k: K = Field(50, description="Number of tracks.")
-    exclude: Annotated[list[Id], Field(max_length=MAX_EXCLUDED)] = Field(
+    exclude: Annotated[list[Id], Field(max_length=MAX_EXCLUDED, fail_fast=True)] = Field(
         default_factory=list, description="Ids of tracks to exclude. Banned tracks are always excluded."
     )
     heard: Literal["keep", "leave_out", "only_new_artists"] | None = Field(
@@ -217,7 +218,7 @@ class ListOptions(RequestBody):
         None, description="Weight of the difference between the tracks, 0 to 1. null: as in the release."
     )
     filters: Filters | None = Field(None, description="Which tracks are wanted.")
-    shown: Annotated[list[Id], Field(max_length=MAX_EXCLUDED)] = Field(
+    shown: Annotated[list[Id], Field(max_length=MAX_EXCLUDED, fail_fast=True)] = Field(
         default_factory=list,
         description="Ids of tracks that were shown to the listener before, one entry per display. Tracks that were "
         "shown often and never played go to the end of the list.",
@@ -255,7 +256,12 @@ class BatchRequest(ListOptions):
 
     listeners: Annotated[
         list[Listener],
-        Field(min_length=1, max_length=MAX_BATCH, description=f"Listeners; times k at most {MAX_BATCH_TRACKS} tracks."),
+        Field(
+            min_length=1,
+            max_length=MAX_BATCH,
+            fail_fast=True,
+            description=f"Listeners; times k at most {MAX_BATCH_TRACKS} tracks.",
+        ),
     ]
 
     @model_validator(mode="after")
@@ -279,7 +285,7 @@ class CarouselRequest(RequestBody):
     exposure: Literal["log", "cascade"] = Field(
         "log", description="Model of how many listeners look at each position of the row."
     )
-    exclude: Annotated[list[Id], Field(max_length=MAX_EXCLUDED)] = Field(
+    exclude: Annotated[list[Id], Field(max_length=MAX_EXCLUDED, fail_fast=True)] = Field(
         default_factory=list, description="Ids of playlists to exclude."
     )
     n_nearest_tracks: Annotated[int, Field(strict=True, ge=0, le=5)] = Field(

@@ -281,3 +281,14 @@ def test_every_example_of_the_openapi_schema_gets_a_response(live):
             )  # this home has no release of the skip engine
             n_examples += 1
     assert n_examples == 7
+
+
+def test_a_wrong_id_ends_the_validation_of_its_list(live):
+    wrong = {"streams": {"tracks": [1.5] * 900, "artists": [1.5] * 900}, "bans": {"albums": [-1] * 900}}
+    status, _, answer = live.call("/v1/recommendations", {"listener": wrong})
+    assert (status, [one["field"] for one in answer["details"]]) == (
+        422,
+        ["body.listener.streams.tracks.0", "body.listener.streams.artists.0", "body.listener.bans.albums.0"],
+    )
+    status, _, answer = live.call("/v1/recommendations/batch", {"listeners": [wrong] * 50})
+    assert (status, len(answer["details"])) == (422, 3)
