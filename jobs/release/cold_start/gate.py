@@ -104,7 +104,9 @@ def evaluate(context: Context, folder: Path, champion: pointer.Pointer | None) -
     method = release.spaces[gate.space].method(gate.method)
     lines.append(
         rules.latency(
-            p99_ms(method, release.inputs(gate.space, first_listener), first_listener, gate.k), gate.latency_ms
+            lambda: p99_ms(method, release.inputs(gate.space, first_listener), first_listener, gate.k),
+            gate.latency_ms,
+            "one listener, from the input vector to the list",
         )
     )
     return lines

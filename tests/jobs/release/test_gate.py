@@ -92,8 +92,17 @@ def test_slices_have_a_minimum_and_small_ones_are_skipped():
 def test_guardrails():
     assert rules.popularity_share(np.tile(np.arange(4), (5, 1)), 200, 0.5).measured == 0.5
     assert rules.popularity_share(np.tile(np.arange(4), (5, 1)), 200, 0.49).verdict == "fail"
-    assert rules.latency(9.9, 10).verdict == "pass"
-    assert rules.latency(10.1, 10).verdict == "fail"
+
+
+@pytest.mark.parametrize(
+    ("measured", "verdict", "counted", "n"),
+    [([9.9, 1.0], "pass", 9.9, 1), ([30.0, 9.9, 1.0], "pass", 9.9, 2), ([30.0, 10.1, 20.0, 1.0], "fail", 10.1, 3)],
+)
+def test_latency_is_measured_again_before_it_fails(measured, verdict, counted, n):
+    left = iter(measured)
+    line = rules.latency(lambda: next(left), 10, "one list")
+    assert (line.verdict, line.measured, measured.index(next(left))) == (verdict, counted, n)
+    assert line.why == ("one list" if n == 1 else f"one list; the shortest of {n} measurements")
 
 
 # -- the whole ------------------------------------------------------------------------------------------------------
