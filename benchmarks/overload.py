@@ -130,21 +130,21 @@ def main() -> None:
     ]
     targets: list[dict[str, Any]] = []
     for kind, peer in peers.items():
-        found = peer["quality"]
+        quality = peer["quality"]
         targets += [
             harness.promise(
-                f"{kind}: p99 over the normal one", 3, found["p99 ms"] / found["normal p99 ms"], at_most=True
+                f"{kind}: p99 over the normal one", 3, quality["p99 ms"] / quality["normal p99 ms"], at_most=True
             ),
-            harness.promise(f"{kind}: slowest /healthz, ms", 100, found["healthz worst ms"], at_most=True),
-            harness.promise(f"{kind}: failed, but not refused", 0, found["failed otherwise"], at_most=True),
+            harness.promise(f"{kind}: slowest /healthz, ms", 100, quality["healthz worst ms"], at_most=True),
+            harness.promise(f"{kind}: failed, but not refused", 0, quality["failed otherwise"], at_most=True),
             harness.promise(
                 f"{kind}: memory of the last third over the first",
                 1.05,
-                found["MiB, last third"] / found["MiB, first third"],
+                quality["MiB, last third"] / quality["MiB, first third"],
                 at_most=True,
             ),
         ]
-    harness.write_result(arguments, cases, targets, ("p99 over the normal one", targets[0]["found"]))
+    harness.write_result(arguments, cases, targets, ("p99 over the normal one", targets[0]["quality"]))
 
 
 if __name__ == "__main__":

@@ -72,9 +72,9 @@ def queries(search: Callable[[np.ndarray], Any], items_ND: np.ndarray, exact: st
     times, shares = [], []
     for query, exact_K in zip(query_QD, exact_QK, strict=True):
         start = time.perf_counter()
-        found = search(query)
+        tracks = search(query)
         times.append(time.perf_counter() - start)
-        shares.append(len(np.intersect1d(found, exact_K)) / K)
+        shares.append(len(np.intersect1d(tracks, exact_K)) / K)
     p50, p99 = np.quantile(times, [0.5, 0.99])
     return Measurement([float(p50)], {"p99 ms": float(1000 * p99), f"recall@{K}": float(np.mean(shares))})
 

@@ -95,8 +95,8 @@ class TrackIndex:
         return best
 
     def _one(self, q_D: FloatVector, k: int) -> IntVector:
-        found = self._index.search(q_D[None], min(CANDIDATES, len(self.items_ND)))[1][0]
-        near: NDArray[np.int64] = np.sort(found[found >= 0])
+        candidates = self._index.search(q_D[None], min(CANDIDATES, len(self.items_ND)))[1][0]
+        near: NDArray[np.int64] = np.sort(candidates[candidates >= 0])  # -1: the lists contain fewer
         near = near[_best_first(np.vecdot(self.vectors(near), q_D), near)]
         if k <= len(near):
             head: IntVector = near[:k].astype(np.int32)

@@ -79,7 +79,7 @@ class ListCache:
 
     block_list: BlockList
     audiences: dict[Hashable, Audience] = field(default_factory=dict)
-    lists: dict[Hashable, tuple[RuledList, frozenset[int]]] = field(default_factory=dict)
+    lists: dict[Hashable, tuple[RuledList, Set[int]]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,31 +175,6 @@ def build_list(
         shown: track_idx that come last, because they were shown often enough.
         ranking: Name of the ranking if it is one of the release; None: the listener's own.
     """
-    if ranking is not None:
-        lists, key = listener_audience.cache.lists, (ranking, k, rules, listener_audience)
-        kept = lists.get(key)
-        if kept is None:
-            builder, n_own = _fill(loaded, k, ranked, rules, frozenset(), listener_audience, frozenset())
-            kept = _ruled_list(builder, n_own), frozenset(builder.used)
-            if len(kept[1]) <= 4 * (k + SPARE):  # not where the list took all of a large catalogue
-                if len(lists) >= MAX_LISTS:
-                    lists.clear()
-                lists[key] = kept
-        if excluded.isdisjoint(kept[1]) and shown.isdisjoint(kept[1]):
-            return kept[0]
-    return _ruled_list(*_fill(loaded, k, ranked, rules, excluded, listener_audience, shown))
-
-
-def _fill(
-    loaded: LoadedRelease,
-    k: int,
-    ranked: Callable[[int], list[int]],
-    rules: ListRules,
-    excluded: Set[int],
-    listener_audience: Audience,
-    shown: Set[int],
-) -> tuple[ListBuilder, int]:
-    builder = ListBuilder(loaded.facts, k, rules, excluded, listener_audience.hidden, shown)
     asked = max(k + SPARE, POOL) if rules.diversity else k + SPARE
 
     def candidates(n: int) -> list[int]:
@@ -211,11 +186,23 @@ def _fill(
         diverse: list[int] = diversify(np.array(own), tracks[1].vectors(own[:POOL]), rules.diversity).tolist()
         return diverse
 
-    return builder, fill_list(builder, candidates, asked, len(loaded.tracks))
+    def build(excluded: Set[int], shown: Set[int]) -> tuple[RuledList, set[int]]:
+        builder = ListBuilder(loaded.facts, k, rules, excluded, listener_audience.hidden, shown)
+        n_own = fill_list(builder, candidates, asked, len(loaded.tracks))
+        short = None
+        if not builder.full:
+            short = f"only {len(builder.chosen)} tracks are left: the others are excluded, filtered out or not playable"
+        return RuledList(builder.chosen, n_own, builder.relaxed, short), builder.used
 
-
-def _ruled_list(builder: ListBuilder, n_own: int) -> RuledList:
-    short = None
-    if not builder.full:
-        short = f"only {len(builder.chosen)} tracks are left: the others are excluded, filtered out or not playable"
-    return RuledList(builder.chosen, n_own, builder.relaxed, short)
+    if ranking is not None:
+        lists, key = listener_audience.cache.lists, (ranking, k, rules, listener_audience)
+        kept = lists.get(key)
+        if kept is None:
+            kept = build(frozenset(), frozenset())
+            if len(kept[1]) <= 4 * (k + SPARE):  # not where the list took all of a large catalogue
+                if len(lists) >= MAX_LISTS:
+                    lists.clear()
+                lists[key] = kept
+        if excluded.isdisjoint(kept[1]) and shown.isdisjoint(kept[1]):
+            return kept[0]
+    return build(excluded, shown)[0]

@@ -198,13 +198,13 @@ def track_index_line(context: Context, release: Release, cohort: EvaluationCohor
     available_N[list(blocked_tracks(loaded, watcher.current, None))] = False
     facts, tracks_ND = replace(release.track_facts, available_N=available_N), space.array("track_vectors")
     unit_ND = normalise(tracks_ND) if list_rules.diversity else tracks_ND
-    found_BK, exact_BK = (
+    approximate_BK, exact_BK = (
         ruled_lists(method, vectors_BD, gate.k, days, release.track_ids, facts, list_rules, unit_ND)[1]
         for method in (space.method("full_pers", identity), FullPers(identity, tracks_ND, space.layout["similarity"]))
     )
     exact_BK = np.where(exact_BK < len(facts), exact_BK, -1)
     bound = context.settings.track_index.min_recall
-    return rules.track_index_recall(recall(found_BK, exact_BK), bound, len(days), gate.k)
+    return rules.track_index_recall(recall(approximate_BK, exact_BK), bound, len(days), gate.k)
 
 
 def champion_line(

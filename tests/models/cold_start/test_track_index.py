@@ -42,15 +42,15 @@ def index(items, similarity, tmp_path_factory) -> TrackIndex:
 
 def test_it_finds_the_exact_tracks_of_listeners_that_it_was_not_adjusted_on(index, items, similarity):
     queries = clusters(200, 4)
-    found = index.top_k(queries, K)
-    assert recall(found, top_k(queries, items, K, similarity)) >= 0.98
+    lists = index.top_k(queries, K)
+    assert recall(lists, top_k(queries, items, K, similarity)) >= 0.98
     assert 1 <= index.n_probe < index.n_lists
 
 
 def test_tracks_are_ordered_by_their_exact_scores(index, items):
     (query,) = clusters(1, 5)
-    (found,) = index.top_k(query[None], K)
-    score = index.vectors(found) @ query
+    (tracks,) = index.top_k(query[None], K)
+    score = index.vectors(tracks) @ query
     assert (np.diff(score) <= 1e-5).all()
 
 
