@@ -8,7 +8,8 @@ Responses  what the socket does not accept stays in memory. A client has `write_
            then its connection is aborted
 Bodies     are limited in serving/http/middleware.py
 Overload   where as many requests as the service answers at once are running or about to start, a further one is
-           refused here, for a tenth of the cost of the middleware: refusals would otherwise delay the other requests
+           refused here, without a task of its own: refusals would otherwise delay the other requests. Its body has
+           `header_timeout_s` seconds to arrive
 """
 
 from __future__ import annotations
@@ -73,6 +74,7 @@ class HeaderTimeoutProtocol(HttpToolsProtocol):
         self._stop_timer()
         if self.service.is_full and self._is_refusable():
             self._refused = True
+            self._start_timer()
             return
         before = self.cycle
         super().on_headers_complete()
@@ -99,6 +101,7 @@ class HeaderTimeoutProtocol(HttpToolsProtocol):
             super().on_message_complete()
             return
         self._refused = False
+        self._stop_timer()
         keeps_open = self.parser.get_http_version() != "1.0" and self.parser.should_keep_alive()
         request_id = self.service.request_id(dict(self.headers))
         end = b"x-request-id: %s\r\n%s\r\n" % (request_id, b"" if keeps_open else b"connection: close\r\n")

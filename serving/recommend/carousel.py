@@ -111,14 +111,12 @@ def nearest_tracks(
     if not k or tracks is None:
         return [[] for _ in vectors_PD]
 
-    def nearest(vector_D: np.ndarray) -> list[int]:
-        asked = k + SPARE
-        while True:
-            asked = min(asked, len(loaded.tracks))
-            row = tracks[1].top_k(vector_D[None], asked)[0].tolist()
-            kept = [i for i in row if i not in out and not (hidden is not None and hidden[i])][:k]
-            if len(kept) == k or asked == len(loaded.tracks):
-                return kept
-            asked *= 4
-
-    return [[loaded.track_json[i] for i in nearest(vector_D)] for vector_D in vectors_PD]
+    nearest: dict[int, list[int]] = {}
+    short, asked = list(range(len(vectors_PD))), k + SPARE
+    while short:
+        asked = min(asked, len(loaded.tracks))
+        for p, row in zip(short, tracks[1].top_k(vectors_PD[short], asked).tolist(), strict=True):
+            nearest[p] = [i for i in row if i not in out and not (hidden is not None and hidden[i])][:k]
+        short = [p for p in short if len(nearest[p]) < k and asked < len(loaded.tracks)]
+        asked *= 4
+    return [[loaded.track_json[i] for i in nearest[p]] for p in range(len(vectors_PD))]

@@ -95,6 +95,16 @@ def test_a_refused_connection_stays_open_and_is_answered_later(blocked):
     assert blocked.app.n_arriving == 0
 
 
+def test_the_body_of_a_refused_request_has_a_time_limit(release_home, serve):
+    live = serve(release_home.home, max_concurrent_requests=1, header_timeout_s=0.3)
+    live.app.running = 1
+    head = b"POST /v1/recommendations HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+    with socket.create_connection(("127.0.0.1", live.port), 30) as line:
+        line.sendall(head + b"content-length: 100\r\n\r\n{")
+        assert line.makefile("rb").read().startswith(b"HTTP/1.1 408")
+    live.app.running = 0
+
+
 def test_pages_of_other_origins_can_read_a_refusal(release_home, serve):
     release_home.promote(release_home.first)
     live = serve(release_home.home, max_concurrent_requests=1, cors_origins=["https://shop.example"])
