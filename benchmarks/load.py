@@ -153,22 +153,29 @@ def fixed_rate(
         for connection in await _connect(port, connections, result):
             idle.put_nowait(connection)
 
-        async def send_at(due_s: float, request: bytes) -> float | None:
+        n_warm, n_requests = int(rate * warm_s), int(rate * (warm_s + seconds))
+        taken_s = np.full(n_requests, np.nan)
+        running: set[asyncio.Task[None]] = set()
+
+        async def send_at(n: int, due_s: float) -> None:
             connection = await _reopen(await idle.get(), port)
             sent_s = time.perf_counter()
-            await connection.send(request)
+            await connection.send(requests[n % len(requests)])
             idle.put_nowait(connection)
-            return time.perf_counter() - (due_s if since_due else sent_s) if connection.succeeded else None
+            if connection.succeeded:
+                taken_s[n] = time.perf_counter() - (due_s if since_due else sent_s)
 
-        start, tasks = time.perf_counter(), []
-        for n in range(int(rate * (warm_s + seconds))):
+        start = time.perf_counter()
+        for n in range(n_requests):
             due_s = start + n / rate
             while (delay_s := due_s - time.perf_counter()) > 0:
                 await asyncio.sleep(delay_s)
-            tasks.append(asyncio.create_task(send_at(due_s, requests[n % len(requests)])))
+            task = asyncio.create_task(send_at(n, due_s))
+            running.add(task)
+            task.add_done_callback(running.discard)
         result.wall_s = max(seconds, time.perf_counter() - start - warm_s)
-        taken = (await asyncio.gather(*tasks))[int(rate * warm_s) :]
-        result.taken_s = [one for one in taken if one is not None]
+        await asyncio.gather(*running)
+        result.taken_s = taken_s[n_warm:][~np.isnan(taken_s[n_warm:])].tolist()
         return result
 
     return uvloop.run(run())

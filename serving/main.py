@@ -12,6 +12,7 @@ from pathlib import Path
 
 import uvicorn
 from pydantic import SecretStr
+from uvicorn.supervisors import Multiprocess
 
 from serving.app import make_app
 from serving.experiment import assignment
@@ -22,6 +23,10 @@ from serving.settings import ProfileSettings, ServiceSettings, StoreSettings
 
 SETTINGS, STORE, HOME = "OVERTURE_SERVICE_SETTINGS", "OVERTURE_SERVICE_STORE", "OVERTURE_HOME"
 PROFILE = "OVERTURE_SERVICE_PROFILE"
+
+# uvloop accepts one connection of a socket in each turn of the event loop. With duplicates of the socket it accepts as
+# many as there are; otherwise new connections, such as /healthz, wait for seconds when many arrive under a high load.
+ACCEPTED_AT_ONCE = 16
 
 
 def worker() -> ServiceMiddleware:
@@ -69,7 +74,7 @@ def serve(
         if settings.workers > 1:
             numbers = stack.enter_context(tempfile.TemporaryDirectory(prefix="overture-metrics-"))
             os.environ["PROMETHEUS_MULTIPROC_DIR"] = numbers
-        uvicorn.run(
+        config = uvicorn.Config(
             "serving.main:worker",
             factory=True,
             host=settings.host,
@@ -83,3 +88,12 @@ def serve(
             timeout_keep_alive=settings.keep_alive_timeout_s,
             timeout_graceful_shutdown=settings.shutdown_timeout_s,
         )
+        server = uvicorn.Server(config)
+        listening = config.bind_socket()
+        sockets = [listening, *(listening.dup() for _ in range(ACCEPTED_AT_ONCE - 1))]
+        if settings.workers > 1:
+            Multiprocess(config, sockets).run()
+        else:
+            server.run(sockets)
+            if not server.started:
+                sys.exit(1)
