@@ -1,4 +1,4 @@
-"""Commands that operate the released engines: serve, status, cold-users, monitor."""
+"""Commands that operate the released engines: serve, anchor, status, cold-users, monitor."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from contracts.errors import BadArgument
-from jobs.cli.options import ConfigOption, WeekOption, print_json, settings_context, week_context
+from jobs.cli.options import ConfigOption, EngineOption, WeekOption, print_json, settings_context, week_context
 from jobs.platform.context import Context
 from jobs.platform.week import Week, parse_day
 from jobs.settings.settings import home, load
@@ -42,6 +42,23 @@ def serve(
         raise BadArgument(f"serve: {problems}") from None
     service.serve(settings, home(), all_settings.store, all_settings.profile)
     print_json({"served": f"{settings.host}:{settings.port}"})
+
+
+@commands.command(rich_help_panel=PANEL)
+def anchor(
+    to: Annotated[str, typer.Option("--to", help="Digest of a release that becomes the anchor.")] = "",
+    confirm: Annotated[bool, typer.Option("--confirm", help="The present anchor is still the right one.")] = False,
+    engine: EngineOption = "cold_start",
+    config: ConfigOption = None,
+) -> None:
+    """Show, move or confirm the anchor: the release that the gate lets no later one fall below by more than delta."""
+    if to and confirm:
+        raise BadArgument("anchor: --to moves the anchor, --confirm keeps it; give one of them")
+    context = week_context(load(config).week, config, engine=engine)
+    from jobs.release import anchor as job
+    from jobs.release.promote import resolve_release
+
+    print_json(job.run(context, resolve_release(context, to) if to else None, confirm))
 
 
 @commands.command(rich_help_panel=PANEL)

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from jobs.platform.context import Context
     from jobs.settings.matrix import FirstDaySettings
 
-DAY = timedelta(days=1)
+DAY, SECONDS_PER_DAY = timedelta(days=1), 86_400
 COLUMN_OF_LEVEL = {"songs": "entity_id", "artists": "artist_id", "albums": "album_id"}
 WORD_OF_TRACK_EVENT = {"skip": "skipped", "stream": "streamed", "ban": "banned"}
 EVENT_OF_BLOCK = {
@@ -147,7 +147,9 @@ def collect_first_days(days: DataFrame, events: DataFrame, tracks: DataFrame) ->
 def collect_truth(
     days: DataFrame, events: DataFrame, catalog: DataFrame, min_tracks: int, first_day: FirstDaySettings
 ) -> DataFrame:
-    """Return (user_id, split, truth): the distinct track_idx streamed on days 1 to 30, ascending.
+    """Return (user_id, split, truth, truth_day): the distinct track_idx streamed on days 1 to 30, ascending.
+
+    `truth_day` is the UTC day of the first stream of each track, in days since 1970-01-01.
 
     Args:
         days: One row per user; day 1 starts at its end.
@@ -162,8 +164,15 @@ def collect_truth(
     later_streams = streams.join(spans, "user_id").where((F.col("ts") >= F.col("from")) & (F.col("ts") < until))
     catalogue_tracks = F.broadcast(catalog.select("track_id", "track_idx"))
     catalogue_streams = later_streams.join(catalogue_tracks, F.col("entity_id") == F.col("track_id"))
-    lists = catalogue_streams.groupBy("user_id").agg(F.sort_array(F.collect_set("track_idx")).alias("truth"))
-    return lists.where(F.size("truth") >= min_tracks).select("user_id", split_of("user_id").alias("split"), "truth")
+    day = F.floor(F.col("ts").cast("long") / SECONDS_PER_DAY).cast("int")
+    tracks = catalogue_streams.groupBy("user_id", "track_idx").agg(F.min(day).alias("day"))
+    lists = tracks.groupBy("user_id").agg(F.sort_array(F.collect_list(F.struct("track_idx", "day"))).alias("first"))
+    return lists.where(F.size("first") >= min_tracks).select(
+        "user_id",
+        split_of("user_id").alias("split"),
+        F.col("first")["track_idx"].alias("truth"),
+        F.col("first")["day"].alias("truth_day"),
+    )
 
 
 def split_of(column: str) -> Column:

@@ -14,6 +14,7 @@ from typing import NamedTuple, Protocol
 
 from jobs.platform.context import Context
 from jobs.release.pointer import Pointer
+from jobs.release.registry import Anchor
 from jobs.release.rules import GateLine
 
 
@@ -37,8 +38,10 @@ class BundleContents(Protocol):
 class ReleaseGate(Protocol):
     """Evaluates the bundles of an engine."""
 
-    def evaluate(self, context: Context, folder: Path, champion: Pointer | None) -> list[GateLine]:
-        """Return all lines of the gate for a release, compared with the champion."""
+    def evaluate(
+        self, context: Context, folder: Path, champion: Pointer | None, anchor: Anchor | None
+    ) -> list[GateLine]:
+        """Return all lines of the gate for a release, compared with the champion and the anchor."""
 
     def check_loads(self, folder: Path) -> None:
         """Open a bundle as the service opens it.

@@ -1,6 +1,7 @@
 """Evaluates the release of a week and records the verdict; promotion needs `pass`, or an approved `grey`.
 
-Input   the week's bundle, the champion's bundle, and the evaluation data of the engine (jobs/release/<engine>/gate.py)
+Input   the week's bundle, those of the champion and of the anchor, and the evaluation data of the engine
+        (jobs/release/<engine>/gate.py)
 Output  work/<week>/gate.json, releases/verdicts/<release>.json; a table in MLflow and on stderr, metrics
 Exit    3 if the verdict is fail, after everything has been recorded
 """
@@ -16,7 +17,7 @@ from contracts.errors import CheckFailed
 from jobs.platform import files
 from jobs.platform.context import Context
 from jobs.platform.tables import gate_table, wide_console
-from jobs.release import bundle, pointer, rules
+from jobs.release import bundle, pointer, registry, rules
 from jobs.release.destination import read_champion
 from jobs.release.engines import engine_of
 from jobs.release.rules import FAIL, GateLine
@@ -36,7 +37,7 @@ def run(context: Context) -> dict[str, object]:
     with Tracker.task(context, "gate") as tracked:
         release = pointer.releases(context.release_home) / bundle.release_of_week(context)
         champion = read_champion(context)
-        lines = engine_gate.evaluate(context, release, champion)
+        lines = engine_gate.evaluate(context, release, champion, registry.read_anchor(context, tracked))
         verdict = rules.overall_verdict(lines)
         record = {
             "release": release.name,

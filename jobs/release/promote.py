@@ -1,7 +1,8 @@
 """Makes an evaluated release the champion: the release and MLflow's aliases first, the pointer last.
 
 Order        1 the lock  2 read the pointer  3 verify every byte of the bundle, sign it  4 write it to the destination:
-             files, manifest, signature  5 aliases `previous` and `champion`  6 write the pointer
+             files, manifest, signature  5 aliases `previous` and `champion`, and `anchor` if there is none
+             6 write the pointer
 Crash        between any two writes the pointer still names the old champion, which stays in service; running promote
              again finishes
 Concurrency  one process of a machine has the lock, and the pointer is only replaced if it is the one that was read; the
@@ -73,6 +74,8 @@ def run(context: Context, release: str | None = None, approved: bool = False) ->
             )
         publish_release(context, destination, digest)
         registry.align_aliases(context, digest, champion.release if champion else None, tracked)
+        if registry.read_anchor(context, tracked) is None:
+            registry.set_anchor(context, tracked, digest, week)
         moved = destination.move(expected, digest, week)
         return _report(tracked, moved, True, "promoted")
 

@@ -1,8 +1,8 @@
 """Removes old releases that nothing refers to any more, at the destination and on this machine.
 
-Retained     the `keep` releases that were built last; the champion and the release that a rollback returns to; the
-             release whose users are in the store (releases/published.json); the releases of experiments (table
-             exposures), because `overture ab-estimate` opens them again
+Retained     the `keep` releases that were built last; the champion, the release that a rollback returns to and the
+             anchor; the release whose users are in the store (releases/published.json); the releases of experiments
+             (table exposures), because `overture ab-estimate` opens them again
 Order        by the time of the last build; building a release again makes it the newest
 Lock         that of promote and rollback, so that neither selects a release while it is removed. A service that still
              serves a removed release keeps its open files
@@ -21,9 +21,10 @@ from typing import Any
 from contracts.errors import CheckFailed
 from jobs.platform.context import Context
 from jobs.platform.tables import make_table, wide_console
-from jobs.release import pointer
+from jobs.release import pointer, registry
 from jobs.release.destination import all_places, read_champion
 from jobs.release.destination_folder import StoredRelease
+from jobs.tracking.tracker import Tracker
 
 
 def run(context: Context, keep: int, dry_run: bool = False) -> dict[str, Any]:
@@ -39,7 +40,7 @@ def run(context: Context, keep: int, dry_run: bool = False) -> dict[str, Any]:
 
     Raises:
         CheckFailed: the pointer or the record of the last publication is damaged; nothing is removed.
-        OvertureError: a folder cannot be removed.
+        OvertureError: a folder cannot be removed, or MLflow, which names the anchor, is unavailable.
     """
     removed: dict[str, int] = {}
     kept: dict[str, str] = {}
@@ -61,6 +62,7 @@ def referenced_releases(context: Context) -> dict[str, str]:
 
     Raises:
         CheckFailed: the pointer or the record of the last publication is damaged.
+        OvertureError: MLflow is unavailable.
     """
     reasons: dict[str, str] = {}
     if context.engine == "cold_start":
@@ -74,6 +76,9 @@ def referenced_releases(context: Context) -> dict[str, str]:
             pass
         except (ValueError, KeyError, TypeError) as error:
             raise CheckFailed(f"{file} is damaged ({error!r}); run `overture release publish` again") from None
+    kept = registry.read_anchor(context, Tracker.connect(context))
+    if kept:
+        reasons[kept.release] = "the anchor"
     champion = read_champion(context)
     if champion:
         reasons |= {champion.previous: "target of a rollback"} if champion.previous else {}

@@ -1,10 +1,13 @@
-"""Registers releases in MLflow's model registry: one version per release, three aliases.
+"""Registers releases in MLflow's model registry: one version per release, four aliases.
 
 `challenger` is the release of the last bundle task, `champion` the one in service, `previous` the one that a rollback
-returns to. The pointer (pointer.py) is authoritative. The aliases follow it, for users of MLflow.
+returns to. For these the pointer (pointer.py) is authoritative, and the aliases follow it, for users of MLflow. The
+alias `anchor` (anchor.py) and the tag `anchor_since` of its version are kept nowhere else.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 from contracts.errors import CheckFailed
 from jobs.platform.context import Context
@@ -12,7 +15,8 @@ from jobs.release.pointer import Pointer
 from jobs.tracking.store import translate_errors
 from jobs.tracking.tracker import Tracker
 
-CHALLENGER, CHAMPION, PREVIOUS = "challenger", "champion", "previous"
+SINCE = "anchor_since"
+CHALLENGER, CHAMPION, PREVIOUS, ANCHOR = "challenger", "champion", "previous", "anchor"
 
 
 def find_version(context: Context, tracker: Tracker, release: str) -> str | None:
@@ -113,3 +117,54 @@ def aliases_match(pointer: Pointer | None, aliases: dict[str, str]) -> bool:
     """Return whether the aliases name the same champion and previous release as the pointer."""
     champion, previous = (pointer.release, pointer.previous) if pointer else (None, None)
     return aliases.get(CHAMPION) == champion and aliases.get(PREVIOUS) == previous
+
+
+@dataclass(frozen=True)
+class Anchor:
+    """The anchor.
+
+    Attributes:
+        release: its digest.
+        since: name of the champion's week when it was set or confirmed.
+    """
+
+    release: str
+    since: str
+
+
+def read_anchor(context: Context, tracker: Tracker) -> Anchor | None:
+    """Return the anchor, or None where there is none. Without the tag it counts from the week of the release.
+
+    Raises:
+        OvertureError: MLflow is unavailable.
+    """
+    name, client = context.mlflow_names.registered_model, tracker.client
+    with translate_errors(tracker.uri):
+        models = client.search_registered_models(f"name = '{name}'")
+        number = models[0].aliases.get(ANCHOR) if models else None
+        tags = client.get_model_version(name, str(number)).tags if number is not None else None
+    return Anchor(str(tags["release"]), str(tags.get(SINCE, tags["week"]))) if tags else None
+
+
+def set_anchor(context: Context, tracker: Tracker, release: str, since: str) -> Anchor:
+    """Make a release the anchor.
+
+    Args:
+        context: engine and settings.
+        tracker: connection to MLflow.
+        release: digest of a registered release.
+        since: the week of the champion.
+
+    Raises:
+        CheckFailed: the release has no registered version.
+    """
+    version = find_version(context, tracker, release)
+    if version is None:
+        raise CheckFailed(
+            f"anchor: release {release[:12]} has no version of '{context.mlflow_names.registered_model}' in MLflow; "
+            "run `overture release bundle` for its week first"
+        )
+    with translate_errors(tracker.uri):
+        tracker.client.set_model_version_tag(context.mlflow_names.registered_model, version, SINCE, since)
+    set_alias(context, tracker, ANCHOR, version)
+    return Anchor(release, since)

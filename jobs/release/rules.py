@@ -1,14 +1,16 @@
 """The rules of the gate: each takes metrics and returns one line with a verdict.
 
-Verdicts are `pass`, `fail`, `skip` (not evaluated, because there is too little data) and `grey`. Only the comparison
-with the champion can be `grey`: a significant loss that is small enough for an operator to accept. Intervals are 95 %
-paired bootstraps over listeners. Nothing is read or written here, except that `open_champion` opens a bundle.
+Verdicts are `pass`, `fail`, `skip` (not evaluated) and `grey`: the data is too little to decide, so a person does. The
+comparisons with the champion and the anchor are tests of non-inferiority: a release passes if the lower bound of the
+change excludes a loss of more than delta, not if a loss is not proven. Nothing is read or written here, except that
+`open_rival` opens a bundle.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,14 +18,15 @@ import numpy as np
 
 from contracts.errors import CheckFailed
 from jobs.platform.context import Context
+from jobs.platform.week import Week
 from jobs.release.destination import release_folder
 from models.arrays import AnyMatrix, AnyVector
 from models.evaluation.metrics import paired_bootstrap
-from serving.release.pointer import Pointer
+from models.evaluation.paired import MIN_LISTENERS, PairedDifference, holm_levels
 
 PASS, GREY, FAIL, SKIP = "pass", "grey", "fail", "skip"
 REQUIRED_TABLES = ("users", "tracks", "events", "playlists")
-CHAMPION_RULE = "against champion"
+CHAMPION_RULE, ANCHOR_RULE = "against champion", "against anchor"
 LATENCY_TRIES = 3
 Opened = TypeVar("Opened")
 
@@ -148,109 +151,144 @@ def cost_of_rules(before: float, after: float, artists_before: float, artists_af
     return GateLine("rules of lists", change, None, PASS, why)
 
 
-def not_worse_than_champion(
-    ours_B: AnyVector, champion_B: AnyVector, grey_zone: float, max_loss: float, n: int = 1_000, seed: int = 0
+def non_inferiority(
+    rule: str, change: float, low: float, high: float, delta: float, comparison: str, sample: str
 ) -> GateLine:
-    """Check non-inferiority: the release is not worse than the champion for the same listeners.
+    """Check that a release is not worse than a rival by more than delta.
 
     Args:
-        ours_B: metric of the release, by listener.
-        champion_B: metric of the champion for the same listeners.
-        grey_zone: largest relative loss that an operator may accept.
-        max_loss: relative loss that fails even if it is not significant.
-        n: number of bootstrap resamples.
-        seed: of the bootstrap.
+        rule: name of the line.
+        change: the measured change against the rival; negative is a loss.
+        low: lower 95 % bound of the change.
+        high: upper 95 % bound of the change.
+        delta: largest accepted loss, in the unit of `change`.
+        comparison: both values, as text.
+        sample: size of the sample, as text, such as "120 listeners".
 
     Returns:
-        The line; measured is the relative change of the mean.
+        The line: `pass` if the lower bound is above -delta, `fail` if the upper bound is below it, otherwise `grey`.
     """
-    if not len(ours_B):
-        return GateLine(CHAMPION_RULE, None, -grey_zone, FAIL, "the cohort is empty")
-    mean, low, high = paired_bootstrap(ours_B, champion_B, n, seed)
-    base = float(champion_B.mean())
-    change = mean / base if base else float(mean > 0)
-    comparison = f"{_number(ours_B.mean())}, champion {_number(base)}, change {_signed(low)} to {_signed(high)}"
-    return change_line(change, low, high, grey_zone, max_loss, comparison, f"{len(ours_B)} listeners")
+    measured = change if np.isfinite(change) else None
+    bounds = f"{comparison}; change {_signed(low)} to {_signed(high)}" if np.isfinite(low) else comparison
+    if low > -delta:
+        return GateLine(rule, measured, -delta, PASS, bounds)
+    if high < -delta:
+        return GateLine(rule, measured, -delta, FAIL, f"{bounds}: worse by more than {delta:g}")
+    if not change - low < delta:
+        why = f"{bounds}: {sample} are too few to exclude a loss of {delta:g}; approval needed"
+    else:
+        why = f"{bounds}: a loss of more than {delta:g} is not excluded; approval needed"
+    return GateLine(rule, measured, -delta, GREY, why)
 
 
-def change_line(
-    change: float, low: float, high: float, grey_zone: float, max_loss: float, comparison: str, sample: str
-) -> GateLine:
-    """Return the line about a change against the champion.
-
-    A loss is significant if the whole interval is below zero. A significant loss within the grey zone is `grey`. A loss
-    of more than `max_loss` fails even if the sample is too small for significance.
+def not_worse_than(rule: str, ours_B: AnyVector, rival_B: AnyVector, delta: float, rival: str) -> GateLine:
+    """Check that a release is not worse than a rival for the same listeners.
 
     Args:
-        change: the measured change.
-        low: lower bound of its interval.
-        high: upper bound of its interval.
-        grey_zone: largest loss that an operator may accept.
-        max_loss: loss that fails even if it is not significant.
-        comparison: both values and the interval, as text.
-        sample: size of the sample, as text, such as "120 listeners".
+        rule: name of the line.
+        ours_B: metric of the release, by listener.
+        rival_B: metric of the rival for the same listeners.
+        delta: largest accepted loss, relative to the rival's mean (gate.delta).
+        rival: the rival and what was compared, as text.
+
+    Returns:
+        The line; measured is the relative change of the mean. It is `grey` below MIN_LISTENERS listeners.
     """
-    if high < 0 and change >= -grey_zone:
-        return GateLine(
-            CHAMPION_RULE, change, -grey_zone, GREY, f"{comparison}: a small, significant loss; approval needed"
-        )
-    if high < 0:
-        return GateLine(CHAMPION_RULE, change, -grey_zone, FAIL, f"{comparison}: a significant loss")
-    if change < -max_loss:
-        return GateLine(
-            CHAMPION_RULE,
-            change,
-            -max_loss,
-            FAIL,
-            f"{comparison}: a loss above gate.max_loss, although not significant on {sample}",
-        )
-    return GateLine(
-        CHAMPION_RULE, change, -grey_zone, PASS, comparison if low <= 0 else f"{comparison}: significantly better"
-    )
+    if not len(ours_B):
+        return GateLine(rule, None, -delta, GREY, f"{rival}: no listener to compare; approval needed")
+    difference = PairedDifference.of(ours_B, rival_B)
+    low, high = difference.bounds() if difference.n >= MIN_LISTENERS else (-np.inf, np.inf)
+    comparison = f"{_number(difference.ours)}, {rival} {_number(difference.rival)}, {difference.n} listeners"
+    return non_inferiority(rule, difference.change, low, high, delta, comparison, f"{difference.n} listeners")
 
 
-def open_champion(
-    context: Context, release: str, champion: Pointer | None, open_bundle: Callable[[Path], Opened]
+def open_rival(
+    context: Context, rule: str, release: str, rival: str, open_bundle: Callable[[Path], Opened]
 ) -> Opened | GateLine:
-    """Return the champion to compare a release with, or the line that explains why there is no comparison.
+    """Return the release to compare with, or the line that explains why there is no comparison.
 
     Args:
         context: week and folders.
+        rule: name of the line: CHAMPION_RULE or ANCHOR_RULE.
         release: name of the evaluated release.
-        champion: the pointer; None before the first promotion.
+        rival: name of the champion or the anchor.
         open_bundle: opens the folder of a release, as the service does.
     """
-    if champion is None:
-        return GateLine(CHAMPION_RULE, None, None, PASS, "first release: there is no champion yet")
-    if champion.release == release:
-        return GateLine(CHAMPION_RULE, 0.0, None, PASS, "same release as the champion")
-    if champion.week[:10] > str(context.week):
-        why = f"no comparison: the champion is of the later week {champion.week}, trained on these evaluation days"
-        return GateLine(CHAMPION_RULE, None, None, SKIP, why)
+    if rival == release:
+        return GateLine(rule, 0.0, None, PASS, "the same release")
     try:
-        return open_bundle(release_folder(context, champion.release))
-    except CheckFailed as error:
-        return GateLine(CHAMPION_RULE, None, None, FAIL, f"the champion cannot be opened: {error}")
+        folder = release_folder(context, rival)
+        week = str(json.loads((folder / "provenance.json").read_text())["week"])
+        if week[:10] > str(context.week):
+            why = f"no comparison: release {rival[:12]} is of the later week {week}, trained on these evaluation days"
+            return GateLine(rule, None, None, SKIP, why)
+        return open_bundle(folder)
+    except (CheckFailed, OSError, ValueError, KeyError, TypeError) as error:
+        return GateLine(rule, None, None, FAIL, f"cannot be opened: {error}")
 
 
-def slice_ratio(name: str, ours_B: AnyVector, popularity_B: AnyVector, min_ratio: float, min_users: int) -> GateLine:
-    """Check that the release reaches a minimal ratio to Popularity in one slice of the cohort.
+def confirmed(line: GateLine, week: Week, since: str, anchor_weeks: int) -> GateLine:
+    """Return the line about the anchor, `grey` instead of `pass` if nobody has confirmed the anchor for long.
 
     Args:
-        name: name of the slice.
-        ours_B: metric of the release, by listener of the slice.
-        popularity_B: metric of Popularity for the same listeners.
-        min_ratio: smallest allowed ratio of the means (gate.slice_min_ratio).
-        min_users: slices with fewer listeners are not evaluated.
+        line: the comparison with the anchor.
+        week: the evaluated week.
+        since: name of the week in which the anchor was set or confirmed.
+        anchor_weeks: weeks after which a person must confirm it (gate.anchor_weeks).
     """
-    rule = f"slice {name}"
-    if len(ours_B) < min_users:
-        return GateLine(rule, None, min_ratio, SKIP, f"not evaluated: {len(ours_B)} listeners, fewer than {min_users}")
-    base = float(popularity_B.mean())
-    ratio = float(ours_B.mean()) / base if base else float("inf")
-    why = f"{_number(ours_B.mean())}, Popularity {_number(base)}; {len(ours_B)} listeners"
-    measured = ratio if np.isfinite(ratio) else None
-    return GateLine(rule, measured, min_ratio, PASS if ratio >= min_ratio else FAIL, why)
+    n_weeks = (week.as_of - Week.from_name(since).as_of).days // 7
+    if line.verdict != PASS or n_weeks < anchor_weeks:
+        return line
+    ask = "approval needed, or `overture anchor --confirm`"
+    why = f"{line.why}; the anchor was set or confirmed {n_weeks} weeks ago: {ask}"
+    return replace(line, verdict=GREY, why=why)
+
+
+@dataclass(frozen=True)
+class SliceValues:
+    """Metric of the release and of Popularity for the listeners of one slice; `about` names the listeners."""
+
+    ours_B: AnyVector
+    popularity_B: AnyVector
+    about: str = "listeners"
+
+
+def slice_lines(slices: Mapping[str, SliceValues], min_users: int, required: Sequence[str]) -> list[GateLine]:
+    """Check that the release is not worse than Popularity in any slice of the cohort.
+
+    A slice fails if it is worse with the confidence of 95 % over all slices together (Holm).
+
+    Args:
+        slices: values by name of the slice.
+        min_users: slices with fewer listeners are not evaluated.
+        required: slices whose evaluation the release needs: with too few listeners they are `grey`, others `skip`.
+
+    Returns:
+        A line for each slice, and for each required one that has no listener; measured is the ratio of the means.
+    """
+    enough = {name: values for name, values in slices.items() if len(values.ours_B) >= min_users}
+    differences = {name: PairedDifference.of(values.ours_B, values.popularity_B) for name, values in enough.items()}
+    levels = holm_levels({name: difference.p_not_worse for name, difference in differences.items()})
+    lines = []
+    for name in [*slices, *(name for name in required if name not in slices)]:
+        rule = f"slice {name}"
+        if name not in differences:
+            n = len(slices[name].ours_B) if name in slices else 0
+            verdict = GREY if name in required else SKIP
+            why = f"not evaluated: {n} listeners, fewer than {min_users}"
+            lines.append(GateLine(rule, None, 1.0, verdict, why + ("; approval needed" if verdict == GREY else "")))
+            continue
+        difference, level = differences[name], levels[name]
+        fails = difference.p_not_worse <= level
+        ratio = 1 + difference.change
+        upper = f"ratio at most {1 + difference.bounds(level)[1]:.3f}" if difference.rival else "no hit of Popularity"
+        why = (
+            f"{_number(difference.ours)}, Popularity {_number(difference.rival)}, {upper}; "
+            f"{difference.n} {slices[name].about}"
+        )
+        measured = ratio if np.isfinite(ratio) else None
+        lines.append(GateLine(rule, measured, 1.0, FAIL if fails else PASS, why))
+    return lines
 
 
 def popularity_share(recommended_BK: AnyMatrix, n_tracks: int, bound: float) -> GateLine:

@@ -234,16 +234,19 @@ class GateSettings(Section):
     margin_over_popularity: float = Field(
         0.05, ge=0, description="relative gain over Popularity that the low end of the interval must reach"
     )
-    grey_zone: float = Field(
-        0.02, ge=0, description="largest significant relative loss against the champion that an operator may accept"
-    )
-    max_loss: float = Field(
-        0.1,
+    delta: float = Field(
+        0.02,
         gt=0,
-        description="relative loss against the champion above which the gate fails even if it is not significant",
+        description="largest accepted loss against champion and anchor, relative to their mean; a release passes if "
+        "the lower 95 % bound excludes a larger one",
     )
-    slice_min_ratio: Share = Field(0.5, description="smallest ratio of a slice's metric to Popularity's in that slice")
-    slice_min_users: Positive = Field(50, description="listeners that a slice needs to be compared")
+    anchor_weeks: Positive = Field(
+        12, description="weeks after which a person must confirm or move the anchor; until then its line is grey"
+    )
+    slice_min_users: Positive = Field(50, description="listeners that a slice needs to be compared with Popularity")
+    required_slices: tuple[str, ...] = Field(
+        (), description="slices that must be evaluated, such as age=18-24: with too few listeners the verdict is grey"
+    )
     max_popularity_share: Share = Field(
         0.9, description="largest share of recommended places that the 1 % most popular tracks may take"
     )

@@ -159,11 +159,14 @@ class GateSettings(Section):
         le=1,
         description="AUC gain over the listener's share of listened plays that the low end of the interval must reach",
     )
-    grey_zone: float = Field(
-        0.003, ge=0, description="largest significant AUC loss against the champion that an operator may accept"
+    delta: float = Field(
+        0.01,
+        gt=0,
+        description="largest accepted AUC loss against champion and anchor; a release passes if the lower 95 % bound "
+        "excludes a larger one",
     )
-    max_loss: float = Field(
-        0.01, gt=0, description="AUC loss against the champion above which the gate fails even if it is not significant"
+    anchor_weeks: Positive = Field(
+        12, description="weeks after which a person must confirm or move the anchor; until then its line is grey"
     )
     max_calibration_error: Share = Field(
         0.05, description="largest mean difference between predicted and observed probability"

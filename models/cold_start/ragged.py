@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from models.arrays import LongVector
+from models.arrays import BoolVector, LongVector
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -77,6 +77,11 @@ class Ragged:
         offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
         source = np.repeat(self.offsets[index] - offsets[:-1], lengths) + np.arange(offsets[-1])
         return Ragged(offsets, self.ids[source])
+
+    def keep(self, kept: BoolVector) -> Ragged:
+        """Return the lists without the ids where `kept`, a mask like `ids`, is false."""
+        before = np.concatenate([np.zeros(1, np.int64), np.cumsum(kept, dtype=np.int64)])
+        return Ragged(before[self.offsets], self.ids[kept])
 
     @classmethod
     def from_lists(cls, lists: Sequence[Sequence[int] | NDArray[Any]]) -> Ragged:

@@ -35,6 +35,8 @@ RUNS = {
     "rollback.by_hand": {},
     "rollback.skip": {"conf": {"engine": "skip", "to": RELEASE}},
     "rollback.to": {"conf": {"to": RELEASE}},
+    "anchor.by_hand": {},
+    "anchor.to": {"conf": {"engine": "skip", "to": RELEASE}},
     "promote.by_hand": {"conf": {"release": RELEASE}},
     "promote.skip": {"conf": {"engine": "skip", "release": RELEASE}},
 }

@@ -56,7 +56,7 @@ def test_an_invalid_day_is_rejected(accept, day):
 
 
 @pytest.mark.parametrize("release", INVALID_RELEASES, ids=repr)
-@pytest.mark.parametrize(("dag_id", "name"), [("promote", "release"), ("rollback", "to")])
+@pytest.mark.parametrize(("dag_id", "name"), [("promote", "release"), ("rollback", "to"), ("anchor", "to")])
 def test_an_invalid_release_is_rejected(accept, dag_id, name, release):
     with pytest.raises(Exception, match=name):
         accept(dag_id, **{name: release})
@@ -83,7 +83,7 @@ def test_valid_values_pass(accept):
 
 
 @pytest.mark.parametrize("engine", ["", "Skip", "skip\n", "skip; ls", "cold start", None, True])
-@pytest.mark.parametrize("dag_id", ["promote", "rollback"])
+@pytest.mark.parametrize("dag_id", ["promote", "rollback", "anchor"])
 def test_an_unknown_engine_is_rejected(accept, dag_id, engine):
     with pytest.raises(Exception, match="engine"):
         accept(dag_id, engine=engine, **({"release": DIGEST} if dag_id == "promote" else {}))

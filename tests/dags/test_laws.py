@@ -18,6 +18,7 @@ PIPELINES = (
     "backtest",
     "rollback",
     "promote",
+    "anchor",
     "cold_users_daily",
     "skip_weekly",
     "skip_daily",

@@ -44,8 +44,7 @@ SMALL = {
         "flow_min_auc": 0.4,
         "max_calibration_error": 0.2,
         "latency_ms": 10_000,
-        "max_loss": 0.2,
-        "grey_zone": 0.2,
+        "delta": 0.2,
     },
     "update": {"min_plays": 100},
 }

@@ -11,6 +11,7 @@ import json
 import shutil
 import tempfile
 from dataclasses import replace
+from datetime import date
 from functools import cache
 from pathlib import Path
 
@@ -35,6 +36,7 @@ from models.cold_start.input_vector import (
 from models.cold_start.network import CODE_RECIPE, fit, predict
 from serving.stores.interface import HISTORY
 
+EPOCH = date(1970, 1, 1).toordinal()
 D, N_TRACKS, N_GROUPS, N_USERS, N_WARM = 10, 150, 3, 150, 240
 COUNTRIES = ("BR", "DE", "FR")
 SPACES = ("tt_svd", "ut_als")
@@ -127,11 +129,15 @@ def fill(context: Context, taste: float = 1.0, seed: int = 0) -> None:
     lake.write("catalog", pa.table({**catalog, "n_listeners": 1_000 - idx.astype(np.int64)}), week=week)
     lake.write("tracks", track_names(track_ids, group))
     days, truth, _ = cohort()
-    split = np.where(np.arange(N_USERS) % 3 == 2, "test", "validation")
+    split = np.where(np.arange(N_USERS) // N_GROUPS % 3 == 2, "test", "validation")
     for name in ("validation", "test"):
         lake.write("first_day", days.filter(pa.array(split == name)), week=week, split=name)
     lake.write("first_day", days, week=week, split="train")
     truths = {"user_id": days["user_id"], "split": pa.array(split), "truth": pa.array(truth, pa.list_(pa.int32()))}
+    # The first half of the tracks was streamed ten days before the end of the ground truth, the others on its last day.
+    last = context.week.as_of.toordinal() - EPOCH - 1
+    first_streams = [[last - 9 if n < len(one) / 2 else last for n in range(len(one))] for one in truth]
+    truths["truth_day"] = pa.array(first_streams, pa.list_(pa.int32()))
     lake.write("cohort", pa.table(truths), week=week)
     for space in SPACES:
         _fill_space(context, space, idx, vectors, group, taste, seed)

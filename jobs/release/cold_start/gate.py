@@ -1,27 +1,33 @@
-"""Evaluates a cold-start release: data, parity, lists compared with Popularity and the champion, slices, latency.
+"""Evaluates a cold-start release: data, parity, lists compared with Popularity, champion and anchor, slices, latency.
 
-Input   the week's bundle, the champion's bundle, first_day and cohort (validation and test), work/<week>/<space>/
+Input   the week's bundle, those of the champion and of the anchor, first_day and cohort (test), work/<week>/<space>/
 
-Challenger and champion are opened as the service opens them and recommend to the same listeners. Each computes the
-input vectors with its own entities and catalogue. A champion's track that is not in the catalogue any more is a miss.
+All releases are opened as the service opens them and recommend to the same test listeners; settings were chosen on the
+others. Each computes the input vectors with its own entities and catalogue.
+
+Rivals  a champion or anchor is compared on the tracks of both catalogues. A champion that is older has not learned from
+        the last days of the ground truth, in which the challenger has seen other listeners. So both are judged on the
+        days before the champion's as-of time, if MIN_SHARED_DAYS of them remain. The anchor is judged on all days
 """
 
 from __future__ import annotations
 
 import time
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 
 from contracts.errors import CheckFailed
 from jobs.cold_start import blend_artifacts, onnx_export
 from jobs.cold_start.evaluate import slices
 from jobs.platform.context import Context
+from jobs.platform.week import TRUTH_DAYS, Week
 from jobs.release import pointer, rules
-from jobs.release.rules import FAIL, GateLine
-from models.arrays import DoubleVector, FloatMatrix, IdVector, IntMatrix
+from jobs.release.registry import Anchor
+from jobs.release.rules import FAIL, PASS, SKIP, GateLine
+from models.arrays import BoolVector, DoubleVector, FloatMatrix, IdVector, IntMatrix
 from models.cold_start.input_vector import FirstDays
 from models.cold_start.list_rules import ListRules
 from models.cold_start.methods import FullPers, Method
@@ -36,7 +42,10 @@ from serving.block.watcher import BlockWatcher
 from serving.release.bundle import Release, open_release
 from serving.release.loaded import LoadedRelease, identity
 
-SPLITS = ("validation", "test")
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+MIN_SHARED_DAYS = 14  # of the ground truth, before the champion's as-of time
+LONGER = 4  # times k tracks are asked for where tracks of one catalogue alone are left out
+NO_INTERACTIONS = "interactions=none"
 N_WARM_UP, N_TIMED = 50, 500
 N_INDEX_LISTENERS = 1_000  # at most, whose exact lists are computed
 
@@ -49,12 +58,14 @@ class EvaluationCohort:
         user_ids: (B,) int64.
         days: their first-day signals.
         truth: the tracks that they listened to afterwards, as track_idx of this week.
+        truth_day: the UTC day of the first stream of each of these tracks, in days since 1970-01-01.
         track_ids: (N,) int64, the catalogue of this week by track_idx.
     """
 
     user_ids: IdVector
     days: FirstDays
     truth: Ragged
+    truth_day: Ragged
     track_ids: IdVector
 
 
@@ -67,13 +78,14 @@ def check_loads(folder: Path) -> None:
     open_release(folder)
 
 
-def evaluate(context: Context, folder: Path, champion: pointer.Pointer | None) -> list[GateLine]:
+def evaluate(context: Context, folder: Path, champion: pointer.Pointer | None, anchor: Anchor | None) -> list[GateLine]:
     """Return all lines of the gate for a release.
 
     Args:
         context: week, lake and settings.
         folder: the bundle of the release.
         champion: the release in service, if there is one.
+        anchor: the anchor, if there is one.
 
     Raises:
         CheckFailed: the cohort is empty or incomplete, or the catalogue is too small.
@@ -90,12 +102,10 @@ def evaluate(context: Context, folder: Path, champion: pointer.Pointer | None) -
     popular_BK, _ = recommend(release, gate.space, "popularity", cohort, gate.k, list_rules)
     ours_B, popular_B = (score(rec_BK, cohort.truth, gate.k)[gate.metric] for rec_BK in (ours_BK, popular_BK))
     lines.append(rules.better_than_popularity(ours_B, popular_B, gate.margin_over_popularity, n_boot, seed))
-    lines.append(champion_line(context, release, champion, cohort, ours_B))
-    lines += [
-        rules.slice_ratio(name, ours_B[mask_B], popular_B[mask_B], gate.slice_min_ratio, gate.slice_min_users)
-        for name, mask_B in slices(cohort.days).items()
-        if name != "all" and mask_B.any()
-    ]
+    lines.append(champion_line(context, release, champion, cohort))
+    lines.append(anchor_line(context, release, anchor, cohort))
+    of_slices = slice_values(context, release, cohort, ours_B, popular_B)
+    lines += rules.slice_lines(of_slices, gate.slice_min_users, gate.required_slices)
     if release.spaces[gate.space].track_index is not None:
         lines.append(track_index_line(context, release, cohort))
     lines.append(rules_line(context, release, cohort, ours_BK, ruled_BK))
@@ -113,19 +123,17 @@ def evaluate(context: Context, folder: Path, champion: pointer.Pointer | None) -
 
 
 def read_cohort(context: Context) -> EvaluationCohort:
-    """Return the whole cohort of the week: validation and test, in this order.
+    """Return the test listeners of the week's cohort.
 
     Raises:
         CheckFailed: the cohort is empty, a user has no truth, or the catalogue is smaller than a list.
     """
     week, lake = context.week.name, context.lake
-    table = pa.concat_tables([lake.read("first_day", week=week, split=split) for split in SPLITS])
+    table = lake.read("first_day", week=week, split="test")
     cohort = lake.read("cohort", week=week)
     catalog = lake.read("catalog", week=week).sort_by("track_idx")
     if not table.num_rows:
-        raise CheckFailed(
-            f"first_day: week {week} has an empty cohort; a release cannot be evaluated without listeners"
-        )
+        raise CheckFailed(f"first_day: week {week} has no test listeners; a release cannot be evaluated without them")
     if catalog.num_rows < context.settings.gate.k:
         raise CheckFailed(f"gate.k: is {context.settings.gate.k}, but the catalogue has only {catalog.num_rows} tracks")
     user_ids = table["user_id"].to_numpy()
@@ -134,8 +142,14 @@ def read_cohort(context: Context) -> EvaluationCohort:
     place = np.minimum(np.searchsorted(cohort_ids[order], user_ids), max(len(cohort_ids) - 1, 0))
     if not len(cohort_ids) or (cohort_ids[order][place] != user_ids).any():
         raise CheckFailed(f"cohort: week {week} lacks the truth of users in first_day; run `overture matrix first-day`")
-    truth = Ragged.from_arrow(cohort["truth"], "cohort.truth").take(order[place])
-    return EvaluationCohort(user_ids, FirstDays.from_arrow(table), truth, catalog["track_id"].to_numpy())
+    if cohort["truth_day"].null_count:
+        raise CheckFailed(
+            f"cohort: week {week} was written by an older version, without truth_day; run `overture matrix first-day`"
+        )
+    truth, truth_day = (
+        Ragged.from_arrow(cohort[name], f"cohort.{name}").take(order[place]) for name in ("truth", "truth_day")
+    )
+    return EvaluationCohort(user_ids, FirstDays.from_arrow(table), truth, truth_day, catalog["track_id"].to_numpy())
 
 
 def recommend(
@@ -207,19 +221,111 @@ def track_index_line(context: Context, release: Release, cohort: EvaluationCohor
     return rules.track_index_recall(recall(approximate_BK, exact_BK), bound, len(days), gate.k)
 
 
-def champion_line(
-    context: Context, release: Release, champion: pointer.Pointer | None, cohort: EvaluationCohort, ours_B: DoubleVector
-) -> GateLine:
-    """Compare the metric of each listener with the champion's; the line explains it where there is no comparison."""
+def slice_values(
+    context: Context, release: Release, cohort: EvaluationCohort, ours_B: DoubleVector, popularity_B: DoubleVector
+) -> dict[str, rules.SliceValues]:
+    """Return the metric of the release and of Popularity by slice.
+
+    Where too few test listeners have no interaction, that slice consists of all test listeners with the interactions of
+    their first day removed: the lists then depend on country and age alone.
+    """
     gate = context.settings.gate
-    opened = rules.open_champion(context, release.folder.name, champion, open_release)
+    values = {
+        name: rules.SliceValues(ours_B[mask_B], popularity_B[mask_B])
+        for name, mask_B in slices(cohort.days).items()
+        if name != "all" and mask_B.any()
+    }
+    if len(values[NO_INTERACTIONS].ours_B if NO_INTERACTIONS in values else ()) < gate.slice_min_users:
+        bare = replace(cohort, days=FirstDays(cohort.days.country, cohort.days.age, {}))
+        ours_B, popularity_B = (
+            score(recommend(release, gate.space, method, bare, gate.k, context.settings.rules.rules())[0],
+                  cohort.truth, gate.k)[gate.metric]
+            for method in (gate.method, "popularity")
+        )  # fmt: skip
+        values[NO_INTERACTIONS] = rules.SliceValues(
+            ours_B, popularity_B, "listeners, the interactions of their first day removed"
+        )
+    return values
+
+
+def champion_line(
+    context: Context, release: Release, champion: pointer.Pointer | None, cohort: EvaluationCohort
+) -> GateLine:
+    """Compare with the champion; the line explains it where there is no comparison."""
+    rule = rules.CHAMPION_RULE
+    if champion is None:
+        return GateLine(rule, None, None, PASS, "first release: there is no champion yet")
+    opened = rules.open_rival(context, rule, release.folder.name, champion.release, open_release)
     if isinstance(opened, GateLine):
         return opened
-    champion_BK, _ = recommend(opened, *opened.space_and_method, cohort, gate.k, context.settings.rules.rules())
-    champion_B = score(champion_BK, cohort.truth, gate.k)[gate.metric]
-    return rules.not_worse_than_champion(
-        ours_B, champion_B, gate.grey_zone, gate.max_loss, context.settings.evaluation.n_bootstrap, context.seed("gate")
+    age_days = (context.week.as_of - Week.from_name(opened.week).as_of).days
+    shared = TRUTH_DAYS - age_days if TRUTH_DAYS - age_days >= MIN_SHARED_DAYS else None
+    return rival_line(context, rule, release, opened, cohort, shared if age_days else None)
+
+
+def anchor_line(context: Context, release: Release, anchor: Anchor | None, cohort: EvaluationCohort) -> GateLine:
+    """Compare with the anchor; an anchor that nobody has confirmed for long makes a line that passes `grey`."""
+    rule, gate = rules.ANCHOR_RULE, context.settings.gate
+    if anchor is None:
+        return GateLine(rule, None, None, SKIP, "not applicable: there is no anchor; the first promotion sets it")
+    opened = rules.open_rival(context, rule, release.folder.name, anchor.release, open_release)
+    line = opened if isinstance(opened, GateLine) else rival_line(context, rule, release, opened, cohort, None)
+    return rules.confirmed(line, context.week, anchor.since, gate.anchor_weeks)
+
+
+def rival_line(
+    context: Context, rule: str, release: Release, rival: Release, cohort: EvaluationCohort, n_days: int | None
+) -> GateLine:
+    """Compare a release with a rival, on the tracks of both catalogues.
+
+    Args:
+        context: week and settings.
+        rule: name of the line.
+        release: the challenger.
+        rival: the champion or the anchor.
+        cohort: the listeners.
+        n_days: the ground truth ends before the rival's as-of time, after this number of days for the listeners who
+            registered last; None: all days.
+    """
+    gate, list_rules = context.settings.gate, context.settings.rules.rules()
+    shared_N = np.isin(cohort.track_ids, release.track_ids) & np.isin(cohort.track_ids, rival.track_ids)
+    kept = shared_N[cohort.truth.ids]
+    age_weeks = (context.week.as_of - Week.from_name(rival.week).as_of).days // 7
+    about = f"release {rival.folder.name[:12]} of week {rival.week}, {age_weeks} week{'s' * (age_weeks != 1)} older"
+    if n_days is not None:
+        end = (Week.from_name(rival.week).as_of - EPOCH).days
+        kept &= cohort.truth_day.ids < end
+        about += f", judged on days 1 to {n_days} or more"
+    truth = cohort.truth.keep(kept)
+    judged_B = truth.lengths > 0
+    judged = replace(cohort, days=cohort.days.take(judged_B), user_ids=cohort.user_ids[judged_B])
+    if not judged_B.any():
+        return rules.not_worse_than(rule, np.empty(0), np.empty(0), gate.delta, about)
+    ours_B, rival_B = (
+        score(
+            shared_tracks(recommend(one, space, method, judged, LONGER * gate.k, list_rules)[0], shared_N, gate.k),
+            truth.take(judged_B),
+            gate.k,
+        )[gate.metric]
+        for one, (space, method) in ((release, (gate.space, gate.method)), (rival, rival.space_and_method))
     )
+    return rules.not_worse_than(rule, ours_B, rival_B, gate.delta, about)
+
+
+def shared_tracks(lists_BL: IntMatrix, shared_N: BoolVector, k: int) -> IntMatrix:
+    """Return the first k tracks of each list that are shared, (B, k); an index beyond N is a place without a track.
+
+    Args:
+        lists_BL: track_idx, best first; indices of N and above are no tracks.
+        shared_N: which tracks may be in the lists.
+        k: length of the lists, at most L.
+    """
+    n = len(shared_N)
+    dropped_BL = ~np.append(shared_N, False)[np.minimum(lists_BL, n)]
+    order_BL = np.argsort(dropped_BL, axis=1, kind="stable")[:, :k]
+    taken_BK = np.take_along_axis(lists_BL, order_BL, axis=1)
+    beyond_K = n + lists_BL.shape[1] + np.arange(k, dtype=lists_BL.dtype)
+    return np.where(np.take_along_axis(dropped_BL, order_BL, axis=1), beyond_K, taken_BK)
 
 
 def parity_line(context: Context, release: Release, space: str, cohort: EvaluationCohort) -> GateLine:

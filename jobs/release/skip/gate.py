@@ -24,6 +24,7 @@ from contracts.errors import CheckFailed
 from jobs.platform.files import file_digest
 from jobs.release import pointer, rules
 from jobs.release.destination import release_folder
+from jobs.release.registry import Anchor
 from jobs.release.rules import FAIL, PASS, SKIP, GateLine
 from jobs.release.skip.snapshot import end_day, read_play_log
 from jobs.skip import artifacts, dataset
@@ -74,13 +75,14 @@ def check_loads(folder: Path) -> None:
     SkipRelease(folder)
 
 
-def evaluate(context: Context, folder: Path, champion: pointer.Pointer | None) -> list[GateLine]:
+def evaluate(context: Context, folder: Path, champion: pointer.Pointer | None, anchor: Anchor | None) -> list[GateLine]:
     """Return all lines of the gate for a release.
 
     Args:
         context: week (or day), lake and settings.
         folder: the bundle of the release.
         champion: the release in service, if there is one.
+        anchor: the anchor, if there is one.
 
     Raises:
         CheckFailed: there are too few evaluation plays, or they are all of one class.
@@ -96,7 +98,7 @@ def evaluate(context: Context, folder: Path, champion: pointer.Pointer | None) -
     else:
         lines += parity_lines(context, release, ours)
     lines.append(baseline_line(labels_N, ours.listen_N, baseline_N, user_N, gate.margin_over_rate))
-    lines.append(champion_line(context, release, champion, plays, ours))
+    lines += rival_lines(context, release, champion, anchor, plays, ours)
     lines += calibration_lines(labels_N, ours.listen_N, baseline_N, gate)
     lines.append(flow_line(plays, ours.listen_N, gate))
     lines.append(latency_line(release, user_N, gate))
@@ -194,32 +196,50 @@ def baseline_line(
     return GateLine("better than user rate", gain.low, margin, PASS if gain.low >= margin else FAIL, why)
 
 
-def champion_line(
-    context: Context, release: SkipRelease, champion: pointer.Pointer | None, plays: Plays, ours: Predictions
-) -> GateLine:
-    """Compare AUC with the champion on plays that neither was trained on; the interval resamples users."""
+def rival_lines(
+    context: Context,
+    release: SkipRelease,
+    champion: pointer.Pointer | None,
+    anchor: Anchor | None,
+    plays: Plays,
+    ours: Predictions,
+) -> list[GateLine]:
+    """Compare AUC with the champion and with the anchor; a line explains it where there is no comparison."""
     gate = context.settings.skip.gate
-    opened = rules.open_champion(context, release.folder.name, champion, SkipRelease)
+    if champion is None:
+        to_champion = GateLine(rules.CHAMPION_RULE, None, None, PASS, "first release: there is no champion yet")
+    else:
+        to_champion = rival_line(context, rules.CHAMPION_RULE, release, champion.release, plays, ours)
+    if anchor is None:
+        why = "not applicable: there is no anchor; the first promotion sets it"
+        return [to_champion, GateLine(rules.ANCHOR_RULE, None, None, SKIP, why)]
+    to_anchor = rival_line(context, rules.ANCHOR_RULE, release, anchor.release, plays, ours)
+    return [to_champion, rules.confirmed(to_anchor, context.week, anchor.since, gate.anchor_weeks)]
+
+
+def rival_line(
+    context: Context, rule: str, release: SkipRelease, rival: str, plays: Plays, ours: Predictions
+) -> GateLine:
+    """Compare AUC with a rival on plays that neither was trained on; the interval resamples users."""
+    gate = context.settings.skip.gate
+    opened = rules.open_rival(context, rule, release.folder.name, rival, SkipRelease)
     if isinstance(opened, GateLine):
         return opened
     missing = [name for name in opened.names if name not in plays.names]
     if missing:
-        why = f"the champion reads {', '.join(missing)}, which the feature table does not have any more"
-        return GateLine(rules.CHAMPION_RULE, None, None, SKIP, why)
+        why = f"the rival reads {', '.join(missing)}, which the feature table does not have any more"
+        return GateLine(rule, None, None, SKIP, why)
     unseen = slice(int(np.searchsorted(plays.ts_N, opened.learned_until)), None)
     newest = plays.rows(unseen)
     if len(newest) < gate.min_plays or len(np.unique(newest.labels())) < 2:
-        why = f"not evaluated: {len(newest)} plays that the champion was not trained on, fewer than {gate.min_plays}"
-        return GateLine(rules.CHAMPION_RULE, None, -gate.grey_zone, SKIP, why)
-    ours_N, champion_N = ours.listen_N[unseen], predict(context, opened, newest).listen_N
+        why = f"not evaluated: {len(newest)} plays that the rival was not trained on, fewer than {gate.min_plays}"
+        return GateLine(rule, None, -gate.delta, SKIP, why)
+    ours_N, rival_N = ours.listen_N[unseen], predict(context, opened, newest).listen_N
     labels_N = newest.labels()
-    change = bootstrap_difference(labels_N, ours_N, champion_N, newest.user_N, gate.n_bootstrap, context.seed("gate"))
-    comparison = (
-        f"AUC {auc(labels_N, ours_N):.4f}, champion {auc(labels_N, champion_N):.4f}, "
-        f"change {change.low:+.4f} to {change.high:+.4f}"
-    )
-    return rules.change_line(
-        change.value, change.low, change.high, gate.grey_zone, gate.max_loss, comparison, f"{len(newest)} plays"
+    change = bootstrap_difference(labels_N, ours_N, rival_N, newest.user_N, gate.n_bootstrap, context.seed("gate"))
+    comparison = f"AUC {auc(labels_N, ours_N):.4f}, release {rival[:12]} {auc(labels_N, rival_N):.4f}"
+    return rules.non_inferiority(
+        rule, change.value, change.low, change.high, gate.delta, comparison, f"{len(newest)} plays"
     )
 
 

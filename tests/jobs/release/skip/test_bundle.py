@@ -1,6 +1,5 @@
 """Tests of skip releases: reproducible, evaluated, promoted; bit-identical online features; the submission."""
 
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import pyarrow.compute as pc
 import pytest
 
 from contracts.errors import BadArgument, CheckFailed
-from jobs.release import bundle, gate, pointer, promote, rollback
+from jobs.release import bundle, gate, pointer, promote, rollback, rules
 from jobs.release.skip import bundle as skip_bundle
 from jobs.release.skip import gate as skip_gate
 from jobs.release.skip import snapshot, submission
@@ -44,6 +43,7 @@ def test_release_passes_every_line_of_the_gate(context):
     assert members == list(skip_week.SMALL["blend"]["members"])
     assert {f"onnx parity {name}" for name in members} < set(lines)
     assert max(lines[f"onnx parity {name}"]["measured"] for name in members) <= 1e-4
+    assert lines.pop("against anchor")["why"].startswith("not applicable")
     assert {line["verdict"] for line in lines.values()} == {"pass"}
     heaviest = max(champion(context).description["members"], key=lambda member: member["weight"])["name"]
     assert skip_bundle.registered_network(context, champion(context).folder) == f"members/{heaviest}"
@@ -76,15 +76,16 @@ def test_worse_release_fails_against_the_champion(context):
     release = champion(context)
     plays = skip_gate.evaluation_plays(context, release)
     ours = skip_gate.predict(context, release, plays)
-    other = replace(pointer.read(context.release_home), release=release.name, week="2016-11-21")
-    line = skip_gate.champion_line(context, release, other, plays, ours)
-    assert (line.verdict, line.why) == ("pass", "same release as the champion")
-    folder = release.folder.with_name("x" * 64)
+    rule = rules.CHAMPION_RULE
+    line = skip_gate.rival_line(context, rule, release, release.name, plays, ours)
+    assert (line.verdict, line.why) == ("pass", "the same release")
+    name, folder = release.name, release.folder.with_name("x" * 64)
     noise = skip_gate.Predictions(ours.members_NM, np.random.default_rng(0).random(len(plays)))
-    line = skip_gate.champion_line(
-        with_gate_settings(context, grey_zone=0.0, max_loss=0.01), _as(release, folder), other, plays, noise
-    )
-    assert (line.verdict, "significant" in line.why) == ("fail", True)
+    strict = with_gate_settings(context, delta=0.01)
+    line = skip_gate.rival_line(strict, rule, _as(release, folder), name, plays, noise)
+    assert (line.verdict, "worse by more than 0.01" in line.why) == ("fail", True)
+    [_, anchor] = skip_gate.rival_lines(context, release, None, None, plays, ours)
+    assert (anchor.verdict, "not applicable" in anchor.why) == ("skip", True)
 
 
 def _as(release, folder):
