@@ -315,6 +315,7 @@ def champion_table(report: dict[str, Any], title: str = "Champion") -> Table:
         "verdict": report["verdict"] or "unknown: the week was not evaluated here",
         "revision": report["revision"],
         "previous": report["previous"] or "none",
+        "anchor": report["mlflow"]["aliases"].get("anchor", "none, or MLflow is unavailable"),
         "commit": report["commit"],
         "published": "yes" if (report["published"] or {}).get("release") == report["champion"] else "not yet",
         "MLflow aliases": ALIAS_STATES[report["mlflow"]["aliases_agree"]],

@@ -84,7 +84,7 @@ def test_promotion_survives_a_kill_between_any_two_writes(second, tmp_path):
         report = json.loads(result_file.read_text())
         assert report["promoted"] == (die_at <= moved)
         assert pointer.read(home) == pointer.Pointer(new, old, 2, SECOND)
-        assert report["aliases"] == {"champion": new, "previous": old, "challenger": new}
+        assert report["aliases"] == {"champion": new, "previous": old, "challenger": new, "anchor": old}
 
 
 def test_one_of_two_concurrent_promotions_fails(second, tmp_path):
