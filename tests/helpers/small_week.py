@@ -134,7 +134,7 @@ def fill(context: Context, taste: float = 1.0, seed: int = 0) -> None:
         lake.write("first_day", days.filter(pa.array(split == name)), week=week, split=name)
     lake.write("first_day", days, week=week, split="train")
     truths = {"user_id": days["user_id"], "split": pa.array(split), "truth": pa.array(truth, pa.list_(pa.int32()))}
-    # The first half of the tracks was streamed twenty days before the end of the ground truth, the others on its last day.
+    # Half of the tracks was streamed twenty days before the end of the ground truth, the others on its last day.
     last = context.week.as_of.toordinal() - EPOCH - 1
     first_streams = [[last - 19 if n < len(one) / 2 else last for n in range(len(one))] for one in truth]
     truths["truth_day"] = pa.array(first_streams, pa.list_(pa.int32()))
