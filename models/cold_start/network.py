@@ -8,8 +8,9 @@ Recipes  PAPER_RECIPE: SGD, raw output. CODE_RECIPE, the authors' published code
 Differs  Products are in bfloat16 in training, on CPUs that support it (models/mixed_precision.py). A last batch of one
          row joins the batch before it, because BatchNorm needs two. Fewer users than a batch are one batch
 
-A network is stored as named arrays (`state_arrays`, `from_state_arrays`), never pickled. On a CPU with the same number
-of threads, the same seed gives the same bits.
+A network is stored as named arrays (`state_arrays`, `from_state_arrays`), never pickled. On a CPU, a second fit with
+the same seed gives the same bits if torch has the same number of threads and both fits use bfloat16 or neither. Fits
+with one and with two threads, and with and without bfloat16, are four different networks.
 """
 
 from __future__ import annotations

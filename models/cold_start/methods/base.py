@@ -10,7 +10,8 @@ Every method passes these laws (tests/models/cold_start/methods/test_registry.py
 - A shorter list is the head of a longer one.
 - Row b depends on listener b only: a batch equals single calls, in any order.
 - The same call returns the same lists and changes neither the method nor its arguments.
-- A second fit on the same data with the same seed returns the same lists.
+- A second fit on the same data with the same seed returns the same lists, on the same CPU with the same number of
+  threads.
 - A listener without usable signals gets the most popular tracks, unless the method defines a fallback of its own.
 - A k out of range, an x of the wrong shape, and first days that are missing although the method needs them raise
   ValueError with the name of the method.

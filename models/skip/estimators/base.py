@@ -2,8 +2,9 @@
 
 Shapes   N plays in time order
 
-Row n of a prediction depends on play n only; repeated predictions are equal; a second fit with the same seed gives the
-same model. An id that is not in the training plays gets the prediction of an unknown id (see `Needs`) and no error.
+Row n of a prediction depends on play n only; repeated predictions are equal; a second fit with the same seed, on the
+same CPU and with the same number of threads, gives the same model. An id that is not in the training plays gets the
+prediction of an unknown id (see `Needs`) and no error.
 """
 
 from __future__ import annotations

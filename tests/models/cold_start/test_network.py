@@ -121,6 +121,20 @@ def test_repeated_fits_are_equal(task, recipe: NetworkRecipe) -> None:
     assert any(not np.array_equal(one[name], other[name]) for name in one)
 
 
+@pytest.mark.parametrize("bfloat16", [False, True])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_repeated_fits_are_equal_for_a_number_of_threads_and_a_precision(task, threads, bfloat16, monkeypatch) -> None:
+    monkeypatch.setattr("models.mixed_precision.has_bfloat16", lambda: bfloat16)
+    x, y = task
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        one, two = (state_arrays(fit(x, y, replace(SMALL, epochs=2), seed=4)) for _ in range(2))
+    finally:
+        torch.set_num_threads(before)
+    assert all(np.array_equal(one[name], two[name]) for name in one)
+
+
 def test_validation_and_callbacks_do_not_change_the_weights(task) -> None:
     x, y = task
     recipe = replace(SMALL, epochs=3)
