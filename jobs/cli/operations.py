@@ -1,4 +1,4 @@
-"""Commands that operate the released engines: serve, anchor, status, cold-users, monitor."""
+"""Commands that operate the released engines: serve, anchor, status, cold-users, realised, monitor."""
 
 from __future__ import annotations
 
@@ -90,6 +90,23 @@ def cold_users(
     from jobs.release import place_new_users
 
     print_json(place_new_users.run(context, registered))
+
+
+@commands.command(rich_help_panel=PANEL)
+def realised(
+    day: Annotated[str, typer.Option("--day", help="Last day of events to use (UTC), YYYY-MM-DD.")],
+    config: ConfigOption = None,
+) -> None:
+    """Compare recommended lists with what the new listeners streamed in the 3, 7 and 30 days after their first day.
+
+    The lists are those that `overture cold-users` recorded. The result is by release and slice, beside Popularity. It
+    evaluates for each horizon the new listeners of the last seven days whose horizon has ended.
+    """
+    last = parse_day(day)
+    context = Context(load(config), Week.containing(last))
+    from jobs.monitor import realised as job
+
+    print_json(job.run(context, last))
 
 
 @commands.command(rich_help_panel=PANEL)

@@ -145,22 +145,28 @@ def collect_first_days(days: DataFrame, events: DataFrame, tracks: DataFrame) ->
 
 
 def collect_truth(
-    days: DataFrame, events: DataFrame, catalog: DataFrame, min_tracks: int, first_day: FirstDaySettings
+    days: DataFrame,
+    events: DataFrame,
+    catalog: DataFrame,
+    min_tracks: int,
+    first_day: FirstDaySettings,
+    n_days: int = TRUTH_DAYS,
 ) -> DataFrame:
-    """Return (user_id, split, truth, truth_day): the distinct track_idx streamed on days 1 to 30, ascending.
+    """Return (user_id, split, truth, truth_day): the distinct track_idx streamed on days 1 to n_days, ascending.
 
     `truth_day` is the UTC day of the first stream of each track, in days since 1970-01-01.
 
     Args:
         days: One row per user; day 1 starts at its end.
-        events: Events of days 1 to 30.
+        events: Events of days 1 to n_days.
         catalog: Tracks that count.
         min_tracks: Users with fewer tracks are excluded.
         first_day: Length of the days.
+        n_days: Number of days.
     """
     spans = days.select("user_id", F.col("end").alias("from"))
     streams = events.where((F.col("kind") == "stream") & (F.col("entity") == "track"))
-    until = add_days(F.col("from"), TRUTH_DAYS, first_day)
+    until = add_days(F.col("from"), n_days, first_day)
     later_streams = streams.join(spans, "user_id").where((F.col("ts") >= F.col("from")) & (F.col("ts") < until))
     catalogue_tracks = F.broadcast(catalog.select("track_id", "track_idx"))
     catalogue_streams = later_streams.join(catalogue_tracks, F.col("entity_id") == F.col("track_id"))

@@ -1,7 +1,7 @@
 """Places the users whose first day ended with a day: vector, segment and list by the champion, lake and store.
 
 Input   users, events, tracks; the champion's bundle
-Output  cold_first_day, cold_users, partition day=<day>; the store, part <day> of the champion's release
+Output  cold_first_day, cold_users, cold_lists, partition day=<day>; the store, part <day> of the champion's release
 History of a listener: the first day's; when a release is published, everything before its as-of time (user_history)
 Time    first days that end in (day, day + 1] UTC; nothing after the end of the day is read. By default first days end
         at midnight UTC: users who registered on the day. With another `matrix.first_day` users of the day before
@@ -9,7 +9,9 @@ Code    first days are computed by the functions of the weekly job, inputs, vect
 
 The champion is the release in service when the job runs, also for a past day. When another release is published, it
 places the users of the days since its cohort's first day again, from cold_first_day. Otherwise everybody who registered
-in the last weeks would be missing from it.
+in the last weeks would be missing from it. cold_users then contains the new lists. cold_lists keeps those of the day's
+first run, with the list of the most popular tracks beside each: jobs/monitor/realised.py compares both with what the
+users did afterwards. A release of a later week than the day is not recorded, because it may have learned from that.
 A day without events has not been ingested and is refused. A day on which nobody registered becomes an empty partition
 and an empty part of the store, which replaces the users of an earlier run.
 """
@@ -78,6 +80,7 @@ def run(context: Context, day: date) -> dict[str, Any]:
             while (now := load_champion(context, ready)).name != ready.name:
                 ready = now
                 report |= place_with_history(context, ready, store, day)
+            report["lists_recorded"] = record_lists(context, ready, day)
             store.close()
             tracked.set_tags({"day": day, "release": ready.name, "store": store.name})
             tracked.log_metrics({"users": report["users"], "without_interaction": report["without_interaction"]})
@@ -212,6 +215,39 @@ def place_day(
     }
 
 
+def record_lists(context: Context, ready: LoadedRelease, day: date) -> int:
+    """Write cold_lists of a day from cold_users; return the number of lists, 0 if the day is not recorded.
+
+    The first release that is recorded stays. A re-run under the same release replaces its lists.
+
+    Args:
+        context: lake and settings.
+        ready: the release that placed the day's users.
+        day: the day; cold_first_day and cold_users must exist.
+
+    Raises:
+        OvertureError: another release has placed the users meanwhile; run the day again.
+    """
+    lake, name = context.lake, str(day)
+    if day < Week.parse(ready.week).as_of.date():
+        return 0
+    if lake.exists("cold_lists", day=name) and lake.report("cold_lists", day=name)["release"] != ready.name:
+        return 0
+    rows = lake.read("cold_users", day=name).sort_by("user_id")
+    first_days = lake.read("cold_first_day", day=name).sort_by("user_id")
+    if set(rows.column("release").to_pylist()) - {ready.name}:
+        raise OvertureError(f"cold users: another release has placed the users of {day} meanwhile; run the day again")
+    n = min(context.settings.store.list_length, len(ready.tracks))
+    history = first_day_history(first_days, context.settings.store.max_heard)
+    popular = place_users(ready, first_days, n, history, recommender.POPULAR)
+    lists = rows.select(["user_id", "release", "method", "tracks"])
+    lists = lists.append_column("week", pa.array([ready.week] * len(rows), pa.string()))
+    lists = lists.append_column("popular_tracks", popular.column("tracks"))
+    schema = arrow_schema(contracts.load("cold_lists"))
+    report = {"release": ready.name, "commit": context.commit}
+    return lake.write("cold_lists", lists.select(schema.names).cast(schema), report=report, day=name).rows
+
+
 def signal_lists(first_days: pa.Table) -> list[list[list[int]]]:
     """Return the columns of first-day ids, one list of ids per user each."""
     return [first_days.column(name).to_pylist() for name in INTERACTIONS]
@@ -230,7 +266,9 @@ def first_day_history(first_days: pa.Table, max_heard: int) -> dict[str, Ragged]
     return lists
 
 
-def place_users(ready: LoadedRelease, first_days: pa.Table, n: int, history: dict[str, Ragged]) -> pa.Table:
+def place_users(
+    ready: LoadedRelease, first_days: pa.Table, n: int, history: dict[str, Ragged], method: str = ""
+) -> pa.Table:
     """Return the rows of cold_users, computed as the service computes them.
 
     Args:
@@ -238,15 +276,20 @@ def place_users(ready: LoadedRelease, first_days: pa.Table, n: int, history: dic
         first_days: rows of cold_first_day.
         n: length of the lists; shorter where there are fewer tracks.
         history: lists of HISTORY, one per row; nothing that they ban is in a list.
+        method: method of the lists; empty: the one that the release serves.
 
     Raises:
         CheckFailed: the network or the method is unusable; a list from a fallback is not stored.
     """
     schema = arrow_schema(contracts.load("cold_users"))
-    return pa.concat_tables([schema.empty_table(), *_place_chunks(ready, first_days, n, history)])
+    return pa.concat_tables(
+        [schema.empty_table(), *_place_chunks(ready, first_days, n, history, method or ready.configured)]
+    )
 
 
-def _place_chunks(ready: LoadedRelease, first_days: pa.Table, n: int, history: dict[str, Ragged]) -> Iterator[pa.Table]:
+def _place_chunks(
+    ready: LoadedRelease, first_days: pa.Table, n: int, history: dict[str, Ragged], method: str
+) -> Iterator[pa.Table]:
     banned = [
         banned_tracks(ready.facts, ready.track_idx, History(**{name: lists.row(u) for name, lists in history.items()}))
         for u in range(first_days.num_rows)
@@ -257,7 +300,7 @@ def _place_chunks(ready: LoadedRelease, first_days: pa.Table, n: int, history: d
         placed = recommender.place(ready, days)
         segment_B = ready.space.segments_of(placed.vectors_BD)
         asked = n + SPARE
-        ranked, methods, fallbacks = recommender.rank(ready, ready.configured, asked, days, placed, segment_B)
+        ranked, methods, fallbacks = recommender.rank(ready, method, asked, days, placed, segment_B)
         if placed.why or any(fallbacks):
             why = placed.why or next(filter(None, fallbacks))["reason"]
             raise CheckFailed(f"cold users: release {ready.name[:12]} uses a fallback: {why}")

@@ -266,3 +266,11 @@ class MonitorSettings(Section):
     false_positive_rate: float = Field(
         0.001, gt=0, lt=0.5, description="probability of a report about a feature whose distribution is unchanged"
     )
+
+
+class RealisedSettings(Section):
+    """Realised quality of lists: the smallest number of listeners that each horizon needs for a number."""
+
+    min_users_3d: Positive = Field(200, description="listeners that the horizon of 3 days needs to be measured")
+    min_users_7d: Positive = Field(200, description="listeners that the horizon of 7 days needs to be measured")
+    min_users_30d: Positive = Field(100, description="listeners that the horizon of 30 days needs to be measured")

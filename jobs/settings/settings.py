@@ -28,6 +28,7 @@ from jobs.settings.cold_start import (
     MonitorSettings,
     NeighbourSettings,
     NetworkSettings,
+    RealisedSettings,
     SegmentSettings,
     TrackIndexSettings,
 )
@@ -75,6 +76,7 @@ class Settings(BaseSettings):
     track_index: TrackIndexSettings = TrackIndexSettings()
     gate: GateSettings = GateSettings()
     monitor: MonitorSettings = MonitorSettings()
+    realised: RealisedSettings = RealisedSettings()
     paper: PaperSettings = PaperSettings()
     skip: SkipSettings = SkipSettings()
     mlflow: MlflowSettings = MlflowSettings()

@@ -76,7 +76,8 @@ def test_a_run_without_a_day_renders_a_day_that_the_command_rejects(render):
 @pytest.mark.parametrize(("start", "day"), [("2026-03-01", "2026-02-28"), ("2026-01-01", "2025-12-31")])
 def test_a_daily_run_processes_the_day_before(render, start, day):
     commands = render("cold_users_daily", monday=datetime.fromisoformat(f"{start}T02:00:00+00:00"))
-    assert commands == {"ready": f"overture ready --day {day}", "cold_users_daily": f"overture cold-users --day {day}"}
+    names = {"ready": "ready", "cold_users_daily": "cold-users", "realised": "realised"}
+    assert commands == {task: f"overture {name} --day {day}" for task, name in names.items()}
 
 
 @pytest.mark.parametrize("hour", [0, 9])

@@ -121,11 +121,12 @@ def test_the_grey_zone_requires_an_approval(bag):
 
 
 @pytest.mark.parametrize(("code", "state"), [(0, "success"), (3, "failed")])
-def test_the_daily_pipeline_runs_one_command_for_the_day_before(bag, overture, code, state):
+def test_the_daily_pipeline_runs_its_commands_for_the_day_before(bag, overture, code, state):
     overture.exit_with("cold-users", code)
     run = copy_dag(bag.dags["cold_users_daily"]).test(logical_date=MONDAY + timedelta(days=code, hours=2))
     assert str(run.state) == state
-    assert overture.calls == [f"ready --day 2026-11-{15 + code}", f"cold-users --day 2026-11-{15 + code}"]
+    commands = ["ready", "cold-users", "realised"][: 3 if code == 0 else 2]
+    assert overture.calls == [f"{command} --day 2026-11-{15 + code}" for command in commands]
 
 
 def test_incomplete_input_after_the_deadline_fails_the_run_without_a_retry(bag, overture):
