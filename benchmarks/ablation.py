@@ -12,7 +12,7 @@ from typing import Any
 
 import harness
 from harness import Measurement, Peer, stopwatch
-from playlists import K, prepare_week
+from playlists import K, ndcg_of, prepare_week
 
 SEED, SPACE = 7, "tt_svd"
 BLEND, MIXTURE, NEAREST = "blend", "segment_mixture_reranked", "near_segments"
@@ -82,16 +82,13 @@ def rows(data: str, quick: bool) -> Measurement:
     """Return NDCG@50 of the validation listeners in %, by group and row."""
     from jobs.cold_start.evaluate import read_cohort
     from jobs.cold_start.methods import method_factory
-    from models.cold_start.methods import recommend_lists
-    from models.evaluation.metrics import score
 
     clock = stopwatch()
     context = prepare_week(data, SEED, quick, (SPACE,))
     cohort, ndcg_by_name = read_cohort(context, SPACE, "validation"), {}
     for group, builders in variants(context, method_factory(context, SPACE, lambda *_: None)).items():
         for name, build in builders.items():
-            lists_BK = recommend_lists(build(), cohort.x_BF, K, cohort.days, cohort.taken_BN)
-            ndcg_by_name[f"{group}: {name}"] = 100 * float(score(lists_BK, cohort.truth, K)["ndcg"].mean())
+            ndcg_by_name[f"{group}: {name}"] = ndcg_of(context, build(), cohort)
             harness.log(f"  {group}: {name}: {ndcg_by_name[f'{group}: {name}']:.2f}")
     return Measurement([clock()], ndcg_by_name)
 

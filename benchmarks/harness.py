@@ -27,6 +27,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 
 RESULTS = Path(__file__).parent / "results"
@@ -41,10 +42,14 @@ class Measurement:
     Attributes:
         seconds: seconds of each repetition, in order.
         quality: numbers by name; every peer of a case has the same names.
+        samples: arrays by name that the script summarises over several runs; they are not stored.
+        records: rows that the script stores with its cases.
     """
 
     seconds: list[float]
     quality: dict[str, float] = field(default_factory=dict)
+    samples: dict[str, np.ndarray] = field(default_factory=dict)
+    records: list[dict[str, Any]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

@@ -4,14 +4,18 @@ Task     playlists as listeners, read as in production (jobs/ingest/mpd/adapter.
          its own first days and starts every factorisation, segmentation and network
 Metric   as in jobs/cold_start/evaluate.py, on the test cohort; first-day tracks are excluded from every list, because
          a playlist contains no track twice. Settings are those of configs/, chosen on the validation cohort
-Interval mean over the seeds, with the 95 % interval of Student's t; the listeners are the same for all seeds, so the
-         interval describes the variation between runs of the procedure, not between listeners
+Seeds    "+- test ndcg over seeds": half width of the 95 % interval of Student's t. The listeners are the same for all
+         seeds, so it describes the variation between runs of the procedure, not between listeners
+Listeners  "from" and "to": 95 % bootstrap interval over the test listeners of the mean NDCG. The value of a listener is
+         the mean over the seeds, so that runs are not counted as listeners. "minus item_knn": paired difference to
+         item-kNN, the peer that was named before the measurement, with its interval over the same listeners
 """
 
 from __future__ import annotations
 
 import os
 from concurrent.futures import ThreadPoolExecutor
+from functools import reduce
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -36,6 +40,8 @@ JOBS = (
 )
 SPACES = ("tt_svd", "ut_als")
 K = 50
+REFERENCE = ("tt_svd", "item_knn")
+N_BOOTSTRAP = 10_000
 # `artists` is the share of distinct artists; "with rules": of the lists under the rules of configs/mpd.yaml, as served.
 COLUMNS = (
     "test precision",
@@ -118,27 +124,78 @@ def prepare_week(data: str, seed: int, quick: bool, spaces: tuple[str, ...] = SP
 def run_week(data: str, seed: int, quick: bool) -> Measurement:
     """Run the whole procedure with one seed; the quality maps space/method/split/metric to values."""
     from jobs.cold_start import evaluate
+    from jobs.cold_start.track_facts import track_facts
     from jobs.platform.context import Context
+    from jobs.tracking.tracker import Tracker
+    from models.evaluation.metrics import score
 
     clock = stopwatch()
     quality: dict[str, float] = {}
+    samples: dict[str, np.ndarray] = {}
     prepared = prepare_week(data, seed, quick)
     for space in SPACES:
         evaluation_settings = prepared.settings.evaluation.model_copy(update={"methods": METHODS[space]})
         evaluation_context = Context(
             prepared.settings.model_copy(update={"evaluation": evaluation_settings}), prepared.week, prepared.home
         )
-        evaluate.run(evaluation_context, space)
-        rows = evaluation_context.lake.read("evaluation", week=evaluation_context.week.name, space=space).to_pylist()
-        for row in rows:
-            if row["slice"] == "all" and row["k"] == K:
-                key = f"{space}/{row['method']}/{row['split']}/{row['metric']}"
-                quality |= {key: row["value"], f"{key} with rules": row["with_rules"]}
-    return Measurement([clock()], quality)
+        facts = track_facts(evaluation_context)
+        with Tracker.task(evaluation_context, "evaluate", space) as run:
+            for cohort, method, lists in evaluate.evaluated_lists(evaluation_context, space, facts, run):
+                for row in evaluate.evaluation_rows(evaluation_context, method, cohort, lists, facts.artist_N):
+                    if row["slice"] == "all" and row["k"] == K:
+                        key = f"{space}/{method}/{cohort.split}/{row['metric']}"
+                        quality |= {key: row["value"], f"{key} with rules": row["with_rules"]}
+                if cohort.split == "test":
+                    samples[f"{space}/{method}"] = score(lists.without_BK[:, :K], cohort.truth, K)["ndcg"]
+                    samples["user_id"] = cohort.user_id
+    return Measurement([clock()], quality, samples)
+
+
+def ndcg_of(context: Any, method: Any, cohort: Any) -> float:
+    """Return NDCG@50 in % of a method for a cohort, with lists as in the column without rules."""
+    from jobs.cold_start.track_facts import track_facts
+    from jobs.cold_start.training_data import catalogue
+    from models.cold_start.list_rules import ListRules, protocol
+    from models.cold_start.methods.ruled import ruled_lists
+    from models.evaluation.metrics import score
+
+    rules: ListRules = protocol(context.settings.rules.rules())
+    no_vectors = np.zeros((0, 0), np.float32)  # of rules.diversity, which is off
+    ids, facts = catalogue(context).track_id_N, track_facts(context)
+    lists_BK, _ = ruled_lists(method, cohort.x_BF, K, cohort.days, ids, facts, rules, no_vectors)
+    return 100 * float(score(lists_BK, cohort.truth, K)["ndcg"].mean())
+
+
+def listener_values(measurements: list[Measurement]) -> dict[tuple[str, str], np.ndarray]:
+    """Return NDCG of each listener, mean over the seeds, (B,), by space and method.
+
+    The listeners are those of every seed, in the order of their ids.
+    """
+    samples = [measurement.samples for measurement in measurements]
+    user_ids = reduce(np.intersect1d, [sample["user_id"] for sample in samples])
+    rows = [index_of_ids(sample["user_id"], user_ids) for sample in samples]
+    keys = [key for key in samples[0] if key != "user_id"]
+    return {
+        tuple(key.split("/")): np.mean([sample[key][row] for sample, row in zip(samples, rows, strict=True)], axis=0)
+        for key in keys
+    }
+
+
+def index_of_ids(ids: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """Return the position in `ids` of each of the `wanted` ids, all of which are there."""
+    order = np.argsort(ids)
+    return order[np.searchsorted(ids, wanted, sorter=order)]
 
 
 def summary_rows(measurements: list[Measurement]) -> list[dict[str, Any]]:
-    """Return one row per space and method: mean and half width of the interval in %, by split and metric."""
+    """Return one row per space and method, in %.
+
+    Each split and metric has its mean and the half width of the interval over the seeds. `test ndcg, listeners` has low
+    and high end of the interval over the listeners, `test ndcg minus item_knn` the paired difference and its interval.
+    """
+    from models.evaluation.metrics import bootstrap, paired_bootstrap
+
+    values_by_method = listener_values(measurements)
     row_of: dict[tuple[str, str], dict[str, Any]] = {}
     for key in measurements[0].quality:
         space, method, split, metric = key.split("/")
@@ -147,6 +204,12 @@ def summary_rows(measurements: list[Measurement]) -> list[dict[str, Any]]:
         half_width = student.ppf(0.975, n - 1) * values.std(ddof=1) / np.sqrt(n) if n > 1 else float("nan")
         row = row_of.setdefault((space, method), {"space": space, "method": method})
         row[f"{split} {metric}"] = [round(float(values.mean()), 2), round(float(half_width), 2)]
+    for key, row in row_of.items():
+        percent_B = 100 * values_by_method[key]
+        row["test ndcg, listeners"] = [round(value, 2) for value in bootstrap(percent_B, N_BOOTSTRAP)]
+        difference = paired_bootstrap(percent_B, 100 * values_by_method[REFERENCE], N_BOOTSTRAP)
+        row[f"test ndcg minus {REFERENCE[1]}"] = [round(value, 2) for value in difference]
+        row["listeners"] = len(percent_B)
     return list(row_of.values())
 
 
@@ -155,13 +218,17 @@ def case(rows: list[dict[str, Any]], n_seeds: int, seconds: list[float], peak: f
     peers = {}
     for row in sorted(rows, key=lambda row: -row["test ndcg"][0]):
         quality = {name: row[name][0] for name in COLUMNS}
-        quality["+- test ndcg"] = row["test ndcg"][1]
+        quality["+- test ndcg over seeds"] = row["test ndcg"][1]
+        quality["from"], quality["to"] = row["test ndcg, listeners"]
+        minus = f"minus {REFERENCE[1]}"
+        quality[minus], quality[f"{minus} from"], quality[f"{minus} to"] = row[f"test ndcg {minus}"]
         record = harness.summary([(Measurement(seconds, quality), peak)], "")
         is_space_independent = row["method"] in ("popularity", *SPACE_INDEPENDENT)
         peers[row["method"] if is_space_independent else f"{row['method']}, {row['space']}"] = record
     return {
         "case": f"the playlist task, @{K}, in %",
-        "about": f"Means over {n_seeds} seeds of the whole procedure. Seconds and MiB are those of a whole run with "
+        "about": f"Means over {n_seeds} seeds of the whole procedure. `from` and `to`: 95 % interval of the test NDCG "
+        f"over the {rows[0]['listeners']} listeners. Seconds and MiB are those of a whole run with "
         f"all methods of both spaces, the same in every row; {N_PARALLEL} runs share the machine.",
         "peers": peers,
         "ratios": {},

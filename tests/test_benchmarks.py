@@ -6,6 +6,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 
@@ -15,6 +16,7 @@ sys.path.append(str(BENCHMARKS))
 
 import cluster  # noqa: E402
 import harness  # noqa: E402
+import playlists  # noqa: E402
 import report  # noqa: E402
 
 
@@ -95,3 +97,35 @@ def test_ended_executors_are_excluded():
         for child in children:
             child.kill()
             child.wait()
+
+
+def week(ids, peer, ours):
+    """Return the measurement of one seed: NDCG of two methods for listeners."""
+    samples = {"user_id": np.array(ids), "tt_svd/item_knn": np.array(peer), "tt_svd/blend": np.array(ours)}
+    quality = {f"{key}/test/ndcg": float(samples[key].mean()) for key in samples if key != "user_id"}
+    return harness.Measurement([1.0], quality, samples)
+
+
+def test_intervals_over_seeds_and_over_listeners_are_apart():
+    rng = np.random.default_rng(0)
+    taste = rng.random(200)  # listeners differ much, seeds and methods little
+    weeks = []
+    for shift in (0.0, 0.002):
+        order = rng.permutation(200)  # rows are joined by id
+        weeks.append(week(order, taste[order] + shift, taste[order] + shift + 0.01 + 0.1 * rng.random(200)))
+    rows = {row["method"]: row for row in playlists.summary_rows(weeks)}
+    mean, seeds = rows["blend"]["test ndcg"]
+    low, high = rows["blend"]["test ndcg, listeners"]
+    minus, from_, to = rows["blend"]["test ndcg minus item_knn"]
+    means = [100 * one.quality["tt_svd/blend/test/ndcg"] for one in weeks]
+    assert seeds == pytest.approx(12.706 * abs(means[1] - means[0]) / 2, abs=0.01)  # t of one degree of freedom
+    assert low < mean < high
+    assert high - low == pytest.approx(2 * 1.96 * 100 * taste.std() / 200**0.5, rel=0.1)
+    assert 5.5 < from_ < minus < to < 6.5  # paired: far narrower than the interval of the mean
+    assert rows["item_knn"]["test ndcg minus item_knn"] == [0.0, 0.0, 0.0]
+    assert rows["blend"]["listeners"] == 200
+
+
+def test_listeners_of_every_seed_are_averaged_by_id():
+    values = playlists.listener_values([week([3, 1, 2], [0.3, 0.1, 0.2], [0, 0, 0]), week([1, 3], [0.5, 0.7], [0, 0])])
+    np.testing.assert_allclose(values["tt_svd", "item_knn"], [0.3, 0.5])

@@ -105,13 +105,14 @@ def paper(
     ] = "",
     segments: Annotated[int, typer.Option("--segments", help="Number of segments. Default: settings.")] = 0,
     epochs: Annotated[int, typer.Option("--epochs", help="Epochs of the network. Default: as in the recipe.")] = 0,
+    models: Annotated[int, typer.Option("--models", help="Fits of each method that learns. Default: settings.")] = 0,
     config: ConfigOption = None,
 ) -> None:
     """Reproduce the paper's experiment on its public files: tables, figures, and a page with the published numbers."""
     context = settings_context(config)
     from jobs.paper import run as job
 
-    options = {"recipe": recipe, "similarity": similarity, "segments": segments, "epochs": epochs}
+    options = {"recipe": recipe, "similarity": similarity, "segments": segments, "epochs": epochs, "models": models}
     settings = context.settings.model_copy(update={"paper": job.with_options(context.settings.paper, options)})
     if not data.is_dir():
         raise BadArgument(f"--data: no such folder {data}")

@@ -15,6 +15,7 @@ Source  paper 4.1; metrics in models/evaluation/metrics.py. The network is evalu
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +33,7 @@ from jobs.settings.base import Space
 from jobs.tracking.tracker import Tracker
 from models.arrays import IdVector, IntMatrix
 from models.cold_start.input_vector import AGE_CLASSES, INTERACTIONS, FirstDays, age_classes
+from models.cold_start.list_rules import TrackFacts
 from models.cold_start.methods.ruled import ruled_lists
 from models.cold_start.ragged import Ragged
 from models.cold_start.top_k import normalise
@@ -65,29 +67,38 @@ def run(context: Context, space: Space) -> dict[str, Any]:
     """Recommend, score and write; return the report for Airflow."""
     settings = context.settings.evaluation
     with Tracker.task(context, "evaluate", space) as run:
-        methods = build_methods(context, space, run)
-        facts, rules = track_facts(context), context.settings.rules.rules()
-        track_ids = catalogue(context).track_id_N
-        unit_ND = normalise(context.lake.matrix("track_vectors", week=context.week.name, space=space))
+        facts = track_facts(context)
         rows: list[dict[str, Any]] = []
         recommended: dict[str, np.ndarray] = {}
-        for split in ("validation", "test"):
-            cohort = read_cohort(context, space, split)
-            for method in methods:
-                both = ruled_lists(method, cohort.x_BF, max(settings.k), cohort.days, track_ids, facts, rules, unit_ND)
-                rows += evaluation_rows(context, method.name, cohort, Lists(*both), facts.artist_N)
-                if split == "test":
-                    recommended[method.name] = both[0]
+        for cohort, method, lists in evaluated_lists(context, space, facts, run):
+            rows += evaluation_rows(context, method, cohort, lists, facts.artist_N)
+            if cohort.split == "test":
+                recommended[method] = lists.without_BK
         frame = pd.DataFrame(rows)
         written = context.lake.write(
             "evaluation",
             pa.Table.from_pandas(frame.astype({"k": "int32", "n_users": "int32"}), preserve_index=False),
-            report={"methods": [m.name for m in methods], "commit": context.commit},
+            report={"methods": list(recommended), "commit": context.commit},
             week=context.week.name,
             space=space,
         )
         log(context, run, space, rows, recommended)
         return {"rows": written.rows, "path": written.path, **headline(rows, max(settings.k)), **run.links}
+
+
+def evaluated_lists(
+    context: Context, space: Space, facts: TrackFacts, run: Tracker
+) -> Iterator[tuple[Cohort, str, Lists]]:
+    """Build the methods of the settings, and yield the cohort, the name and the lists of each, by split."""
+    methods = build_methods(context, space, run)
+    longest, rules = max(context.settings.evaluation.k), context.settings.rules.rules()
+    track_ids = catalogue(context).track_id_N
+    unit_ND = normalise(context.lake.matrix("track_vectors", week=context.week.name, space=space))
+    for split in ("validation", "test"):
+        cohort = read_cohort(context, space, split)
+        for method in methods:
+            lists = ruled_lists(method, cohort.x_BF, longest, cohort.days, track_ids, facts, rules, unit_ND)
+            yield cohort, method.name, Lists(*lists)
 
 
 def read_cohort(context: Context, space: Space, split: str) -> Cohort:

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Mapping
 from html import escape
 from typing import Any
 
+from scipy.stats import spearmanr
+
 from jobs.paper.published_numbers import METRICS, NO_INTERACTION_SHARE, SECONDS
 
 Report = Mapping[str, Any]
@@ -90,6 +92,7 @@ def page(report: Report, drawn: Mapping[str, str]) -> str:
     strip = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in facts)
     sections = [
         _table_1(report, drawn),
+        _lengths(report),
         _figure_4(report, drawn),
         _figure_5(report, drawn),
         _no_interaction(report),
@@ -144,8 +147,9 @@ def _table_1(report: Report, drawn: Mapping[str, str]) -> str:
     parts = '<th scope="col">this run</th><th scope="col">published</th>' * len(METRICS)
     return _card(
         "Table 1: quality of each method",
-        "Means over the test listeners. As in the paper, ± is the standard deviation of ten means over chunks of a "
-        "fifth of them, for one fitted model. NDCG averages over tied songs of a segment's ranking, as in the paper.",
+        f"Means over the test listeners and over {_fits(report)} of each method that learns. As in the paper, ± is the "
+        "standard deviation of ten means over chunks of a fifth of the listeners, for one fit. NDCG averages over "
+        "songs that tie in a ranking by listeners, as in the paper.",
         _picture(drawn, "table_1", "Precision, recall and NDCG of each method, with the published values as diamonds")
         + f'<div class="scroll"><table id="table-1"><thead><tr><td></td>{heads}</tr><tr><th scope="col">method</th>'
         f"{parts}</tr></thead><tbody>{rows}{absent}</tbody></table></div>",
@@ -165,6 +169,39 @@ def _row(report: Report, name: str, best: Mapping[str, str]) -> str:
 
 def _value(metric: Mapping[str, float]) -> str:
     return f"{metric['mean']:.2f} <small>± {metric['spread']:.2f}</small>"
+
+
+def _fits(report: Report) -> str:
+    n = report["settings"]["models"]
+    return "one fit" if n == 1 else f"{n} fits"
+
+
+def _lengths(report: Report) -> str:
+    lengths = report["lengths"]
+    rows = [
+        (report["titles"][name], *(_with_deviation(lengths[k][name][metric]) for k in lengths for metric in METRICS))
+        for name in report["methods"]
+    ]
+    heads = ("method", *(f"{_title(metric)}@{k}, %" for k in lengths for metric in METRICS))
+    ndcg = {k: [methods[name]["ndcg"]["mean"] for name in report["methods"]] for k, methods in lengths.items()}
+    correlations = [
+        f"@{k} {spearmanr(values, ndcg[str(report['k'])]).statistic:.2f}"
+        for k, values in ndcg.items()
+        if k != str(report["k"]) and len(set(values)) > 1 and len(set(ndcg[str(report["k"])])) > 1
+    ]
+    order = f" Rank correlation of NDCG with @{report['k']}: {', '.join(correlations)}." if correlations else ""
+    return _card(
+        "Other lengths, and deviations between models",
+        f"Means over {_fits(report)}; ± is the standard deviation between the fits, whose segments and networks have "
+        "seeds of their own; a method without ± does not depend on the seed. The paper: the order of the methods at 25 "
+        f"and 100 is consistent with that at 50.{order}",
+        _table("lengths", heads, rows),
+    )
+
+
+def _with_deviation(metric: Mapping[str, float | None]) -> str:
+    deviation = metric["deviation"]
+    return f"{metric['mean']:.2f}" + ("" if deviation is None else f" ± {deviation:.2f}")
 
 
 def _figure_4(report: Report, drawn: Mapping[str, str]) -> str:
@@ -256,7 +293,8 @@ def _seconds(report: Report, drawn: Mapping[str, str]) -> str:
     heads = ("stage", "this run", "", "published, on another machine")
     return _card(
         "Seconds by stage",
-        "Published times are those of the authors' code on their machine, assigned to the closest stage.",
+        "Published times are those of the authors' code on their machine, assigned to the closest stage. Stages are "
+        "those of the first fit; `further models` is the sum of all others.",
         _table("seconds", heads, rows, raw=(2,)) + _picture(drawn, "loss", "Training loss by epoch"),
     )
 

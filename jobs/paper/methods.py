@@ -1,8 +1,13 @@
 """The methods of the paper's Table 1 over the public files: one builder per name, fitted on the warm users.
 
 A builder takes a `Task` and returns a `Method`. METHODS maps the names of all methods of
-models/cold_start/methods/registry.py that need no ids to their builders. What methods share, such as a network, is
-built with the first of them.
+models/cold_start/methods/registry.py that need no ids to their builders, and those of the paper's ablation of the
+network, linear regression (models/cold_start/linear_regression.py). What methods share, such as a network, is built
+with the first of them.
+
+Ties     The authors' code scores a segment's tracks by the share of their listeners, and scikit-learn's NDCG averages
+         over tracks of one score. `tied_lists` returns these scores for every method whose list is a ranking by
+         listeners; the others score tracks by products of vectors, which do not tie
 """
 
 from __future__ import annotations
@@ -14,7 +19,6 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from blockfactor.kmeans import KMeans, kmeans
@@ -22,8 +26,12 @@ from jobs.cold_start.methods import MethodRecipes
 from jobs.ingest.deezer.adapter import PublicData
 from jobs.platform.progress import log_line
 from jobs.settings.paper import PaperSettings
+from models.arrays import FloatMatrix, IntMatrix, IntVector
+from models.cold_start.linear_regression import fit_linear_regression
 from models.cold_start.methods import Method, Predict, WarmListeners
+from models.cold_start.methods.baselines import RegistrationDayStreams
 from models.cold_start.methods.registry import METHODS_WITHOUT_IDS, MethodFactory, MethodInputs
+from models.cold_start.methods.semi_personalised import FullPers, SemiPers
 from models.cold_start.network import CODE_RECIPE, PAPER_RECIPE, NetworkRecipe, fit, predict
 from models.cold_start.segments import listener_counts, rankings
 from models.evaluation.ties import length_with_ties, tie_levels
@@ -31,13 +39,26 @@ from models.evaluation.ties import length_with_ties, tie_levels
 RANKING = 200  # minimum number of tracks in a segment's ranking
 UT_ALS_EPOCHS = 130  # the paper's value for UT-ALS; TT-SVD uses 100
 LOG_EVERY_S = 30.0
+# Methods that do not depend on the seed: they are fitted once, whatever paper.models is.
+WITHOUT_SEED = (
+    "popularity",
+    "registration_day_streams",
+    "registration_day_streams_no_fallback",
+    "linear_regression_full",
+)
 
 
 @dataclass
 class Clock:
-    """Wall-clock seconds by stage; the time of a nested stage does not count for the outer one."""
+    """Wall-clock seconds by stage; the time of a nested stage does not count for the outer one.
+
+    Attributes:
+        seconds: seconds by stage.
+        prefix: start of each progress line.
+    """
 
     seconds: dict[str, float] = field(default_factory=dict)
+    prefix: str = ""
     _inner: list[float] = field(default_factory=list)
 
     @contextmanager
@@ -57,7 +78,7 @@ class Clock:
 
     def log(self, text: str) -> None:
         """Write a progress line to stderr."""
-        log_line(f"paper: {text}")
+        log_line(f"paper: {self.prefix}{text}")
 
 
 @dataclass(eq=False)
@@ -70,6 +91,18 @@ class Task:
     recipes: MethodRecipes
     clock: Clock = field(default_factory=Clock)
     losses: list[float] = field(default_factory=list)
+
+    def with_seed(self, seed: int, clock: Clock) -> Task:
+        """Return a task with another seed, for a further fit; what does not depend on the seed is shared."""
+        other = Task(self.data, self.settings, seed, self.recipes, clock)
+        shared = ("heard_UN", "linear_regression")
+        other.__dict__.update({name: self.__dict__[name] for name in shared if name in self.__dict__})
+        return other
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Lengths of the evaluated lists, ascending: paper.k and paper.other_k."""
+        return tuple(sorted({self.settings.k, *self.settings.other_k}))
 
     @cached_property
     def heard_UN(self) -> csr_array:
@@ -92,9 +125,9 @@ class Task:
 
     @cached_property
     def warm(self) -> WarmListeners:
-        """Training data for `fit` of a method; rankings are long enough that no tie at place k is cut."""
+        """Training data for `fit` of a method; rankings are long enough that no tie at the last place is cut."""
         clusters, n = self.clusters, len(self.data.track_ND)
-        length = min(n, max(RANKING, self.settings.k, length_with_ties(self.counts_KN, self.settings.k)))
+        length = min(n, max(RANKING, length_with_ties(self.counts_KN, self.lengths[-1])))
         return WarmListeners(
             x_UF=self.data.parts["train"].x_BF,
             user_UD=self.data.user_UD,
@@ -104,11 +137,6 @@ class Task:
             centroids_KD=clusters.centroids,
             rankings_KL=rankings(clusters.labels, self.heard_UN, self.settings.segments, length),
         )
-
-    @cached_property
-    def levels_KL(self) -> NDArray[np.int32]:
-        """Number of members who streamed each ranked track (K, L); tracks of equal number are tied."""
-        return tie_levels(self.counts_KN, self.warm.rankings_KL)
 
     @property
     def recipe(self) -> NetworkRecipe:
@@ -135,6 +163,12 @@ class Task:
         with self.clock.stage("train the network"):
             net = fit(self.warm.x_UF, self.warm.user_UD, recipe, self.seed, on_epoch)
         return lambda x_BF: predict(net, x_BF)
+
+    @cached_property
+    def linear_regression(self) -> Predict:
+        """Prediction function of the ablation of the network."""
+        with self.clock.stage("fit the linear regression"):
+            return fit_linear_regression(self.data.parts["train"].x_BF, self.data.user_UD)
 
     @cached_property
     def method_factory(self) -> MethodFactory:
@@ -171,11 +205,54 @@ def _builder(name: str) -> Builder:
     return build
 
 
-METHODS: Mapping[str, Builder] = {name: _builder(name) for name in METHODS_WITHOUT_IDS}
+def _linear_regression_full(task: Task) -> Method:
+    return FullPers(task.linear_regression, task.data.track_ND, task.settings.similarity)
 
 
-def segment_levels(task: Task, method: Method) -> NDArray[np.int32] | None:
-    """Return tie levels (K, L) if the method recommends the rankings of `task.warm`, else None."""
-    lists = getattr(method, "rankings", None)
-    shared = isinstance(lists, np.ndarray) and np.shares_memory(lists, task.warm.rankings_KL)
-    return task.levels_KL if shared else None
+def _linear_regression_semi(task: Task) -> Method:
+    return SemiPers(task.linear_regression, task.warm.centroids_KD, task.warm.rankings_KL)
+
+
+METHODS: Mapping[str, Builder] = {
+    **{name: _builder(name) for name in METHODS_WITHOUT_IDS},
+    "linear_regression_full": _linear_regression_full,
+    "linear_regression_semi": _linear_regression_semi,
+}
+
+
+@dataclass(frozen=True, eq=False)
+class TiedLists:
+    """Rankings by number of listeners, and which of them each listener gets.
+
+    Attributes:
+        rankings_KL: tracks of each ranking, long enough that no tie at the last evaluated place is cut.
+        levels_KL: number of listeners of each ranked track; tracks of equal number are tied.
+        row_B: ranking of each listener; -1: the list of this listener has no ties.
+    """
+
+    rankings_KL: IntMatrix
+    levels_KL: IntMatrix
+    row_B: IntVector
+
+
+def tied_lists(task: Task, method: Method, x_BF: FloatMatrix) -> TiedLists | None:
+    """Return the rankings that the lists of a method are taken from; None if it does not rank by listeners.
+
+    Args:
+        task: inputs of the method.
+        method: a fitted method.
+        x_BF: input vectors of the listeners.
+    """
+    if isinstance(method, SemiPers):
+        labels_U, k, row_B = task.clusters.labels, task.settings.segments, method.segments(x_BF)
+    elif hasattr(method, "labels"):  # clusters of its own
+        labels_U, k, row_B = method.labels, len(method.centroids), method.segments(x_BF)  # type: ignore[attr-defined]
+    elif method.name in ("popularity", RegistrationDayStreams.name):
+        labels_U, k, row_B = np.zeros(task.heard_UN.shape[0], np.int64), 1, np.zeros(len(x_BF), np.int64)
+        if isinstance(method, RegistrationDayStreams):  # the popular tracks are the fallback
+            row_B -= x_BF[:, task.data.layout.block("streamed_songs")].any(axis=1)
+    else:
+        return None
+    counts_KN = listener_counts(labels_U, task.heard_UN, k)
+    rankings_KL = rankings(labels_U, task.heard_UN, k, length_with_ties(counts_KN, task.lengths[-1]))
+    return TiedLists(rankings_KL, tie_levels(counts_KN, rankings_KL), row_B)

@@ -25,6 +25,12 @@ class PaperSettings(Section):
     max_iter: Positive = Field(20, description="largest number of k-means iterations")
     n_init: Positive = Field(1, description="number of k-means runs with other seeds; the run of least inertia is used")
     k: Positive = Field(50, description="length of the evaluated lists, in tracks")
+    other_k: tuple[Positive, ...] = Field(
+        (25, 100), description="further lengths at which every method is evaluated, in tracks"
+    )
+    models: Positive = Field(
+        5, description="number of fits of each method that learns, each with a seed of its own; tables give their mean"
+    )
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="device of the training; auto: a GPU if there is one"
     )

@@ -41,6 +41,7 @@ class NetworkRecipe:
         hidden: widths of the hidden layers.
         optimiser: "sgd" or "adam".
         learning_rate: of the optimiser.
+        reduction: "mean" averages the squared errors of a vector's D values in the loss of training, "sum" adds them.
         epochs: passes over the users.
         batch_size: users per step.
         drop_last: whether a last, smaller batch is dropped.
@@ -52,6 +53,7 @@ class NetworkRecipe:
     hidden: tuple[int, ...]
     optimiser: Literal["sgd", "adam"]
     learning_rate: float
+    reduction: Literal["mean", "sum"]
     epochs: int
     batch_size: int
     drop_last: bool
@@ -66,6 +68,8 @@ class NetworkRecipe:
             raise ValueError(f"network.optimiser: must be 'sgd' or 'adam', got {self.optimiser!r}")
         if not self.learning_rate > 0:
             raise ValueError(f"network.learning_rate: must be above 0, got {self.learning_rate}")
+        if self.reduction not in ("mean", "sum"):
+            raise ValueError(f"network.reduction: must be 'mean' or 'sum', got {self.reduction!r}")
         if self.epochs < 1:
             raise ValueError(f"network.epochs: must be at least 1, got {self.epochs}")
         if self.batch_size < 2:
@@ -79,6 +83,7 @@ CODE_RECIPE = NetworkRecipe(
     hidden=(400, 300, 200),
     optimiser="adam",
     learning_rate=1e-5,
+    reduction="mean",
     epochs=130,
     batch_size=512,
     drop_last=True,
@@ -88,7 +93,13 @@ CODE_RECIPE = NetworkRecipe(
 )
 # Section 3.2.3 of the paper. For UT-ALS the paper has 130 epochs: dataclasses.replace(PAPER_RECIPE, epochs=130).
 PAPER_RECIPE = replace(
-    CODE_RECIPE, optimiser="sgd", learning_rate=1e-4, epochs=100, drop_last=False, normalise_output=False
+    CODE_RECIPE,
+    optimiser="sgd",
+    learning_rate=1e-4,
+    reduction="sum",
+    epochs=100,
+    drop_last=False,
+    normalise_output=False,
 )
 
 
@@ -155,7 +166,7 @@ def fit(
         recipe: size and training of the network.
         seed: seed of weights and batches.
         on_epoch: called after each epoch, counted from 0, with the epoch, the training loss measured during the
-            epoch, and the validation loss or None; losses are mean squared errors.
+            epoch, and the validation loss or None; losses are mean squared errors, averaged over D in any case.
         validation: input rows and vectors of users that are not trained on.
 
     Returns:
@@ -196,7 +207,7 @@ def fit(
             with bfloat16_autocast(device):
                 predicted_BD = net(x_UF.index_select(0, index_B))
             loss = nn.functional.mse_loss(predicted_BD, y_UD.index_select(0, index_B))
-            loss.backward()
+            (loss * y_UD.shape[1] if recipe.reduction == "sum" else loss).backward()
             optimiser.step()
             total += loss.detach() * len(index_B)
             n_seen += len(index_B)

@@ -46,7 +46,7 @@ class InputFeaturesClustering:
         for start in range(0, len(x_UF), _CHUNK):
             unit_UF[start : start + _CHUNK] = normalise(x_UF[start : start + _CHUNK])
         clusters = kmeans(unit_UF, k, seed)
-        self.centroids = clusters.centroids
+        self.centroids, self.labels = clusters.centroids, clusters.labels
         self.rankings = rankings(clusters.labels, warm.heard_UN, k, warm.rankings_KL.shape[1])
 
     def segments(self, x_BF: ArrayLike) -> IntVector:

@@ -337,7 +337,7 @@ class MeluSemi:
         self.net = net
         k = len(warm.centroids_KD)
         clusters = kmeans(net.user_parts(warm.x_UF), k, seed)
-        self.centroids = clusters.centroids
+        self.centroids, self.labels = clusters.centroids, clusters.labels
         self.rankings = rankings(clusters.labels, warm.heard_UN, k, warm.rankings_KL.shape[1])
 
     def segments(self, x_BF: ArrayLike) -> IntVector:

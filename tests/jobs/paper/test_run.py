@@ -13,14 +13,14 @@ from jobs.ingest.deezer import adapter as deezer
 from jobs.ingest.deezer.files import inspect
 from jobs.paper import breakdowns
 from jobs.paper import run as paper
-from jobs.paper.methods import METHODS, Clock, Task, segment_levels
+from jobs.paper.methods import METHODS, WITHOUT_SEED, Clock, Task, tied_lists
 from jobs.paper.published_numbers import EXACT_POPULARITY, METRICS, TABLE_1, TITLES
 from jobs.settings.paper import PaperSettings
 from models.cold_start.input_vector import Layout
 from models.evaluation.metrics import score
 from tests.helpers import small_deezer, small_week
 
-SEGMENTS, EPOCHS = 8, 2
+SEGMENTS, EPOCHS, MODELS = 8, 2, 2
 
 
 class TestBreakdowns:
@@ -111,12 +111,17 @@ def test_published_numbers_are_complete(space):
     assert rounded == [mean for mean, _ in TABLE_1[space]["popularity"]]
 
 
+def few_epochs():
+    """Return settings in which the baselines learn for one epoch."""
+    settings = small_week.settings()
+    short = {name: getattr(settings, name).model_copy(update={"epochs": 1}) for name in ("dropoutnet", "melu")}
+    return settings.model_copy(update=short)
+
+
 @pytest.fixture
 def task(context):
     data = deezer.load(context, inspect(small_deezer.folder(), "tt_svd"))
-    return Task(
-        data, PaperSettings(segments=SEGMENTS, epochs=EPOCHS, device="cpu"), 7, method_recipes(small_week.settings())
-    )
+    return Task(data, PaperSettings(segments=SEGMENTS, epochs=EPOCHS, device="cpu"), 7, method_recipes(few_epochs()))
 
 
 class TestPopularity:
@@ -126,7 +131,8 @@ class TestPopularity:
         task.data.facts["claims"] = True
         truth = task.data.parts["test"].truth
         values = score(np.tile(np.arange(50), (len(truth), 1)), truth, 50)
-        return {name: round(100 * float(values[name].mean()), 4) for name in METRICS}
+        values["ndcg"] = tied_ndcg(np.asarray(task.heard_UN.sum(axis=0))[None].repeat(len(truth), 0), truth, 50)
+        return {name: round(100 * float(np.mean(values[name])), 4) for name in METRICS}
 
     def test_the_check_is_skipped_for_other_files_and_reported(self, task):
         check = paper.check_popularity(task)
@@ -146,24 +152,85 @@ class TestPopularity:
             paper.check_popularity(task)
 
 
-def test_ties_are_averaged_for_methods_that_return_segment_lists(task):
-    method = METHODS["semi_pers"](task)
-    assert segment_levels(task, method) is task.levels_KL
-    assert segment_levels(task, METHODS["popularity"](task)) is None
-    lists, values = paper.score_method(task, method)
-    assert lists.shape == (40, 50)
-    member = csr_matrix((np.ones(280), (task.warm.labels_U, np.arange(280))), shape=(SEGMENTS, 280))
-    counts = (member @ csr_matrix(task.heard_UN)).toarray()
+def tied_ndcg(scores_BN, truth, k):
+    """Return the NDCG of scikit-learn, which averages over ties, as in the authors' code."""
     from sklearn.metrics import ndcg_score
 
-    test = task.data.parts["test"]
-    segment = method.segments(test.x_BF)
-    for row in (0, 11, 39):
-        relevance = np.zeros((1, small_deezer.TRACKS))
-        relevance[0, test.truth.row(row)] = 1
-        expected = ndcg_score(relevance, counts[segment[row]][None], k=50)
-        assert values["ndcg"][row] == pytest.approx(expected, rel=1e-12)
-    assert (values["ndcg"] != values["ndcg_in_order"]).any()
+    relevance_BN = np.zeros(scores_BN.shape)
+    for b in range(len(truth)):
+        relevance_BN[b, truth.row(b)] = 1
+    return [ndcg_score(relevance_BN[b : b + 1], scores_BN[b : b + 1], k=k) for b in range(len(truth))]
+
+
+def listeners_of(labels_U, k, heard_UN):
+    """Return how many members of each segment streamed each track, (K, N)."""
+    member = csr_matrix((np.ones(len(labels_U)), (labels_U, np.arange(len(labels_U)))), shape=(k, len(labels_U)))
+    return (member @ csr_matrix(heard_UN)).toarray()
+
+
+class TestTies:
+    """Every list that is a ranking by listeners has the tie rule of the published table."""
+
+    @pytest.mark.parametrize(
+        "name", ["semi_pers", "linear_regression_semi", "input_features_clustering", "dropoutnet_semi", "melu_semi"]
+    )
+    def test_rankings_of_segments(self, task, name):
+        method = METHODS[name](task)
+        lists, values = paper.score_method(task, method)
+        assert lists.shape == (40, 100)
+        test = task.data.parts["test"]
+        segment_B = method.segments(test.x_BF)
+        labels_U = getattr(method, "labels", task.clusters.labels)
+        counts_BN = listeners_of(labels_U, len(method.centroids), task.heard_UN)[segment_B]
+        for k in (25, 50, 100):
+            expected = tied_ndcg(counts_BN, test.truth, k)
+            np.testing.assert_allclose(values[k]["ndcg"], expected, rtol=1e-12)
+            np.testing.assert_array_equal(
+                values[k]["ndcg_in_order"], score(lists[:, :k], test.truth, k)["ndcg"], strict=True
+            )
+            assert (values[k]["ndcg"] != values[k]["ndcg_in_order"]).any()
+
+    def test_popularity_and_listeners_who_get_it(self, task):
+        test = task.data.parts["test"]
+        counts_BN = np.asarray(task.heard_UN.sum(axis=0))[None].repeat(40, 0)
+        expected = np.array(tied_ndcg(counts_BN, test.truth, 50))
+        _, values = paper.score_method(task, METHODS["popularity"](task))
+        np.testing.assert_allclose(values[50]["ndcg"], expected, rtol=1e-12)
+        _, values = paper.score_method(task, METHODS["registration_day_streams"](task))
+        has_streams = test.x_BF[:, task.data.layout.block("streamed_songs")].any(axis=1)
+        assert 0 < has_streams.sum() < 40
+        np.testing.assert_allclose(values[50]["ndcg"][~has_streams], expected[~has_streams], rtol=1e-12)
+        np.testing.assert_array_equal(values[50]["ndcg"][has_streams], values[50]["ndcg_in_order"][has_streams])
+
+    @pytest.mark.parametrize("name", ["full_pers", "near_segments", "registration_day_streams_no_fallback"])
+    def test_scores_of_vectors_do_not_tie(self, task, name):
+        method = METHODS[name](task)
+        assert tied_lists(task, method, task.data.parts["test"].x_BF) is None
+
+
+def test_over_models_by_hand():
+    rows = [
+        {25: {"ndcg": {"mean": 1.0, "spread": 0.2}, "no_interaction": 4.0}},
+        {25: {"ndcg": {"mean": 3.0, "spread": 0.4}, "no_interaction": 8.0}},
+    ]
+    cells = paper.over_models(rows, 25)
+    assert cells["ndcg"] == {"mean": 2.0, "spread": pytest.approx(0.3), "deviation": pytest.approx(2**0.5)}
+    assert (cells["models"], cells["no_interaction"]) == (2, 6.0)
+    assert paper.over_models(rows[:1], 25)["ndcg"]["deviation"] is None
+    rows[1][25]["no_interaction"] = None
+    assert paper.over_models(rows, 25)["no_interaction"] is None
+
+
+def test_further_models_have_seeds_of_their_own_and_share_the_data(task):
+    _ = task.heard_UN, task.linear_regression
+    further = task.with_seed(8, Clock())
+    assert further.heard_UN is task.heard_UN
+    assert further.linear_regression is task.linear_regression
+    assert (further.clusters.labels != task.clusters.labels).any()
+    x_BF = task.data.parts["test"].x_BF
+    assert (further.network(x_BF) != task.network(x_BF)).any()
+    assert task.losses != further.losses
+    assert len(task.losses) == len(further.losses) == EPOCHS
 
 
 class Page(HTMLParser):
@@ -198,8 +265,10 @@ class Page(HTMLParser):
 
 
 @pytest.fixture
-def overture(home, command):
-    """Run a command in a home with an empty MLflow database."""
+def overture(home, command, monkeypatch):
+    """Run a command in a home with an empty MLflow database; the baselines learn for one epoch."""
+    monkeypatch.setenv("OVERTURE__DROPOUTNET__EPOCHS", "1")
+    monkeypatch.setenv("OVERTURE__MELU__EPOCHS", "1")
     database = home / "mlflow" / "mlflow.db"
     database.parent.mkdir(parents=True)
     database.write_bytes(small_week.empty_database())
@@ -212,16 +281,22 @@ def overture(home, command):
 )
 def test_the_command_writes_the_page_the_report_and_the_mlflow_run(overture, home, tmp_path, space, encoding, options):
     folder = small_deezer.folder(encoding)
-    arguments = ["--segments", SEGMENTS, "--epochs", EPOCHS, "--out", tmp_path / "page", *options]
+    arguments = ["--segments", SEGMENTS, "--epochs", EPOCHS, "--models", MODELS, "--out", tmp_path / "page", *options]
     code, out, err = overture("paper", "--data", folder, "--space", space, *arguments)
     assert code == 0, err
     last = json.loads(out.splitlines()[-1])
     report = json.loads((tmp_path / "page" / "report.json").read_text())
+    assert last["methods"] == report["methods"] == report["lengths"]["50"]
+    means = {name: {metric: cells[metric]["mean"] for metric in METRICS} for name, cells in last["methods"].items()}
+    assert means["popularity"] == pytest.approx(popularity_by_hand(home / "deezer" / space, space), abs=1e-9)
     for name in METHODS:
-        for metric in METRICS:
-            assert 0 <= last["methods"][name][metric]["mean"] <= 100
-            assert last["methods"][name][metric] == report["methods"][name][metric]
         assert f"paper: evaluate {name}: " in err
+        assert (f"paper: model 2 of 2: evaluate {name}: " in err) == (name not in WITHOUT_SEED)
+        deviations = [last["methods"][name][metric]["deviation"] for metric in METRICS]
+        assert (deviations == [None] * 3) == (name in WITHOUT_SEED)
+        assert last["methods"][name]["models"] == (1 if name in WITHOUT_SEED else MODELS)
+        by_length = [report["lengths"][k][name]["recall"]["mean"] for k in ("25", "50", "100")]
+        assert by_length[0] < by_length[1] < by_length[2], "more places find more tracks"
     assert "check of Popularity: skipped" in err
     assert report["settings"]["recipe"] == options[1]
     assert report["recipe"]["epochs"] == EPOCHS
@@ -232,6 +307,7 @@ def test_the_command_writes_the_page_the_report_and_the_mlflow_run(overture, hom
     assert page.loads
     assert all(source.startswith("data:image/svg+xml;base64,") for source in page.loads), "the page loads no other file"
     check_table_1(page.tables["table-1"], report)
+    check_lengths(page.tables["lengths"], report)
     for row in page.tables["no-interaction"][1:]:
         name = next(name for name, title in report["titles"].items() if title == row[0])
         assert row[1] == f"{report['methods'][name]['no_interaction']:.2f} %"
@@ -243,6 +319,7 @@ def test_the_command_writes_the_page_the_report_and_the_mlflow_run(overture, hom
 def report_seconds(err):
     """Return stage -> seconds in the order in which stages ended, from the lines on stderr."""
     lines = [line.removeprefix("paper: ") for line in err.splitlines() if line.startswith("paper: ")]
+    lines = [line for line in lines if not line.startswith("model ")]
     return dict(line.rsplit(": ", 1) for line in lines if line.endswith(" s"))
 
 
@@ -260,6 +337,25 @@ def check_table_1(rows, report):
                 assert cells[2 * index] == f"{reproduced['mean']:.2f} ± {reproduced['spread']:.2f}"
             else:
                 assert cells[2 * index] == "not run"
+
+
+def popularity_by_hand(folder, space):
+    """Return the metrics of the fifty most popular tracks in %, ties averaged."""
+    data = deezer.open_folder(folder, space)
+    truth = data.parts["test"].truth
+    values = score(np.tile(np.arange(50), (len(truth), 1)), truth, 50)
+    counts_N = np.bincount(data.parts["train"].truth.ids, minlength=small_deezer.TRACKS)
+    values["ndcg"] = tied_ndcg(counts_N[None].repeat(len(truth), 0), truth, 50)
+    return {name: 100 * float(np.mean(values[name])) for name in METRICS}
+
+
+def check_lengths(rows, report):
+    assert rows[0] == ["method", *(f"{m}@{k}, %" for k in (25, 50, 100) for m in ("Precision", "Recall", "NDCG"))]
+    by_title = {row[0]: row[1:] for row in rows[1:]}
+    for name in report["methods"]:
+        cells = [report["lengths"][k][name][metric] for k in ("25", "50", "100") for metric in METRICS]
+        expected = [f"{c['mean']:.2f}" + ("" if c["deviation"] is None else f" ± {c['deviation']:.2f}") for c in cells]
+        assert by_title[report["titles"][name]] == expected
 
 
 def check_mlflow(home, last, report):
