@@ -60,7 +60,7 @@ def build_task(folder: str, sizes: Sizes, epochs: int = 1) -> Any:
     from jobs.settings.settings import Settings
 
     recipes = method_recipes(Settings(name="paper", week="2026-11-16"))
-    return Task(open_dataset(folder), PaperSettings(segments=sizes.segments, epochs=epochs), 7, recipes)
+    return Task(open_dataset(folder), PaperSettings(segments=sizes.segments, epochs=epochs, other_k=()), 7, recipes)
 
 
 def read_files(data: str, home: str) -> Measurement:
@@ -130,14 +130,14 @@ def evaluation(folder: str, sizes: Sizes, method: str) -> Measurement:
 
     paper_task = build_task(folder, sizes)
     fitted = METHODS[method](paper_task)
-    _ = paper_task.levels_KL, fitted.recommend(paper_task.data.parts["test"].x_BF[:10], 50)
+    _ = fitted.recommend(paper_task.data.parts["test"].x_BF[:10], 50)
     elapsed = harness.stopwatch()
     _, values = score_method(paper_task, fitted)
-    return Measurement([elapsed()], {f"{m}, %": 100 * float(values[m].mean()) for m in ("precision", "ndcg")})
+    return Measurement([elapsed()], {f"{m}, %": 100 * float(values[50][m].mean()) for m in ("precision", "ndcg")})
 
 
 def run_paper(data: str, sizes: Sizes, space: str, nets: bool) -> Measurement:
-    """Measure `overture paper`, page and MLflow included.
+    """Measure `overture paper` with one fit of each method, page and MLflow included; its default is five.
 
     Args:
         data: folder of the published files.
@@ -151,7 +151,7 @@ def run_paper(data: str, sizes: Sizes, space: str, nets: bool) -> Measurement:
     from jobs.settings.paper import PaperSettings
     from jobs.settings.settings import Settings
 
-    settings = Settings(name="bench", week="2026-11-16", paper=PaperSettings(segments=sizes.segments))
+    settings = Settings(name="bench", week="2026-11-16", paper=PaperSettings(segments=sizes.segments, models=1))
     if sizes != FULL:  # at full size, the settings determine the epochs
         sections = ("paper", "dropoutnet", "melu")
         few_epochs = {name: getattr(settings, name).model_copy(update={"epochs": sizes.epochs}) for name in sections}

@@ -102,7 +102,7 @@ def prepare_week(data: str, seed: int, quick: bool, spaces: tuple[str, ...] = SP
     from jobs.ingest.mpd import adapter as mpd
     from jobs.platform.context import Context
     from jobs.platform.week import Week
-    from jobs.release import weekly_run
+    from jobs.release import signing, weekly_run
     from jobs.settings.settings import load
 
     variables = {"SEED": str(seed), "SOURCE__SEED": str(seed), "GATE__METHOD": "semi_pers"}
@@ -111,6 +111,7 @@ def prepare_week(data: str, seed: int, quick: bool, spaces: tuple[str, ...] = SP
     context = Context(settings, Week.parse(settings.week), home)
     source = subset(Path(data), home / "few", QUICK_PLAYLISTS) if quick else Path(data)
     mpd.run(context, source)
+    signing.create_keys(signing.signing_key(context))
     weekly_run.begin(context)
     for name in JOBS:
         import_module(f"jobs.{name}").run(context)

@@ -9,8 +9,9 @@ Peers    published: the facts of github.com/deezer/semi_perso_user_cold_start (m
          dropped, 130 epochs. It evaluates after its 11th epoch and does not return to training mode: from then on
          BatchNorm uses the running statistics
          code: CODE_RECIPE, whose BatchNorm is in training mode in all epochs
-         paper: PAPER_RECIPE, section 3.2.3
-         paper, errors averaged: the same with errors averaged over the dimension
+         paper: PAPER_RECIPE, section 3.2.3 with Adam
+         paper, plain SGD: the text of the section, errors averaged over batch and dimension
+         paper, plain SGD, summed: the same with errors summed over the dimension: a learning rate D times as high
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ USERS, TRACKS, EPOCHS = 100_000, 50_000, None
 QUICK_USERS, QUICK_TRACKS, QUICK_EPOCHS = 3_000, 2_000, 5
 BOUND = 0.03  # largest difference between the cosines of the paper's recipe and of the published code
 FROZEN_AFTER = 11  # epochs after which the published code stays in eval mode
-PUBLISHED, CODE, PAPER, AVERAGED = "published", "code", "paper", "paper, errors averaged"
+PUBLISHED, CODE, PAPER = "published", "code", "paper"
+PLAIN, SUMMED = "paper, plain SGD", "paper, plain SGD, summed"
 Rows = tuple[np.ndarray, np.ndarray]
 
 
@@ -64,14 +66,16 @@ def recipe(folder: str, name: str, epochs: int | None) -> Measurement:
 
     Args:
         folder: arrays of the space.
-        name: CODE, PAPER or AVERAGED.
+        name: CODE, PAPER, PLAIN or SUMMED.
         epochs: number of epochs; None: that of the recipe.
     """
     from models.cold_start.network import CODE_RECIPE, PAPER_RECIPE, fit, predict
 
-    recipe_of = {CODE: CODE_RECIPE, PAPER: PAPER_RECIPE, AVERAGED: replace(PAPER_RECIPE, reduction="mean")}
-    chosen = replace(recipe_of[name], device="cpu", epochs=epochs or recipe_of[name].epochs)
     (x_UF, y_UD), (x_BF, y_BD) = read_rows(folder)
+    plain = replace(PAPER_RECIPE, optimiser="sgd")
+    summed = replace(plain, learning_rate=plain.learning_rate * y_UD.shape[1])
+    recipe_of = {CODE: CODE_RECIPE, PAPER: PAPER_RECIPE, PLAIN: plain, SUMMED: summed}
+    chosen = replace(recipe_of[name], device="cpu", epochs=epochs or recipe_of[name].epochs)
     clock = stopwatch()
     net = fit(x_UF, y_UD, chosen, SEED, on_epoch=lambda n, loss, _: log_epoch(name, n, loss))
     return Measurement([clock()], quality(predict(net, x_BF), y_BD))
@@ -137,7 +141,7 @@ def main() -> None:
             Peer(PUBLISHED, published, {"folder": str(folder), "epochs": epochs}, 1),
             *(
                 Peer(recipe_name, recipe, {"folder": str(folder), "name": recipe_name, "epochs": epochs}, 1)
-                for recipe_name in (CODE, PAPER, AVERAGED)
+                for recipe_name in (CODE, PAPER, PLAIN, SUMMED)
             ),
         ]
         records = harness.compare(peers)

@@ -14,6 +14,7 @@ ORDER = (
     "segments",
     "track_index",
     "paper",
+    "recipes",
     "growth",
     "ingest",
     "pairs",

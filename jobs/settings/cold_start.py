@@ -55,11 +55,6 @@ class NetworkSettings(Section):
     hidden: tuple[Positive, ...] = Field((400, 300, 200), description="widths of the hidden layers, in units")
     optimiser: Literal["sgd", "adam"] = Field("adam", description="optimiser of the training")
     learning_rate: float = Field(1e-5, gt=0, description="learning rate of the optimiser")
-    reduction: Literal["mean", "sum"] = Field(
-        "mean",
-        description="how the squared errors of a vector's values enter the loss of training; sgd needs sum at the "
-        "paper's learning rate, adam does not depend on it",
-    )
     epochs: Positive = Field(130, description="number of passes over the training users")
     batch_size: Positive = Field(512, description="users per training step")
     drop_last: bool = Field(True, description="skip the last batch of an epoch if it is smaller than batch_size")

@@ -14,8 +14,8 @@ class PaperSettings(Section):
 
     recipe: Literal["paper", "code"] = Field(
         "code",
-        description="recipe of the network; paper: section 3.2.3 (SGD, raw output); code: the authors' published code "
-        "(Adam, unit length)",
+        description="recipe of the network, both with Adam; paper: section 3.2.3 (rate 1e-4, raw output); code: "
+        "the authors' published code (rate 1e-5, unit length)",
     )
     epochs: Positive | None = Field(None, description="number of epochs of the network; null: that of the recipe")
     similarity: Literal["dot", "cosine"] = Field(

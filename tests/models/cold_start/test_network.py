@@ -58,10 +58,10 @@ def tastes() -> tuple[np.ndarray, np.ndarray]:
 def fit_recipe(recipe: NetworkRecipe, tastes: tuple[np.ndarray, np.ndarray]) -> tuple[float, float]:
     """Return mean cosine and mean squared error for listeners that were not trained on.
 
-    A recipe has some 13 000 steps at the size of the paper; here it has 1 280 at ten times its learning rate.
+    Steps times learning rate is as at the size of the paper, which has 137 batches an epoch; here are 1 280 steps.
     """
-    short = replace(recipe, learning_rate=10 * recipe.learning_rate, epochs=10)
-    short = replace(short, hidden=(64, 48, 32), batch_size=32, device="cpu")
+    rate = recipe.learning_rate * 137 * recipe.epochs / 1280
+    short = replace(recipe, learning_rate=rate, epochs=10, hidden=(64, 48, 32), batch_size=32, device="cpu")
     x, y = tastes
     predicted = predict(fit(x[:4096], y[:4096], short, 1), x[4096:])
     return mean_cosine(predicted, y[4096:]), float(np.square(predicted - y[4096:]).mean())
@@ -69,33 +69,18 @@ def fit_recipe(recipe: NetworkRecipe, tastes: tuple[np.ndarray, np.ndarray]) -> 
 
 @pytest.mark.parametrize("recipe", [PAPER_RECIPE, CODE_RECIPE], ids=["paper", "code"])
 def test_both_recipes_learn(tastes, recipe: NetworkRecipe) -> None:
-    x, y = tastes
+    y = tastes[1]
     mean_vector = np.broadcast_to(y[:4096].mean(axis=0), y[4096:].shape)
     cosine, error = fit_recipe(recipe, tastes)
-    assert cosine > 0.45 > mean_cosine(mean_vector, y[4096:]) + 0.2
-    assert error < np.square(y[4096:]).mean(), "worse than the zero vector"
+    assert cosine > 0.8 > 2 * mean_cosine(mean_vector, y[4096:])
+    assert error < 0.4 * np.square(y[4096:]).mean(), "not much better than the zero vector"
 
 
-def test_the_paper_recipe_learns_nothing_from_averaged_errors(tastes) -> None:
-    """The reason for `reduction`: with an average over d, the paper's learning rate is d times too low."""
-    cosine, error = fit_recipe(replace(PAPER_RECIPE, reduction="mean"), tastes)
-    assert cosine < 0.15
+def test_plain_descent_learns_nothing_at_the_rate_of_the_paper(tastes) -> None:
+    """The reason why PAPER_RECIPE uses Adam: the text of the paper alone gives a network worse than the zero vector."""
+    cosine, error = fit_recipe(replace(PAPER_RECIPE, optimiser="sgd"), tastes)
+    assert cosine < 0.3
     assert error > 10 * np.square(tastes[1]).mean()
-
-
-def test_a_sum_over_d_equals_a_learning_rate_d_times_as_high(task) -> None:
-    x, y = task
-    recipe = replace(SMALL, optimiser="sgd", normalise_output=False, epochs=1)
-    losses: dict[str, list[float]] = {"sum": [], "mean": []}
-    nets = {
-        "sum": fit(
-            x, y, replace(recipe, reduction="sum", learning_rate=2**-9), 1, lambda _, v, __: losses["sum"].append(v)
-        ),
-        "mean": fit(x, y, replace(recipe, learning_rate=6 * 2**-9), 1, lambda _, v, __: losses["mean"].append(v)),
-    }
-    for name, array in state_arrays(nets["sum"]).items():
-        np.testing.assert_allclose(array, state_arrays(nets["mean"])[name], rtol=1e-4, atol=1e-5)
-    assert losses["sum"] == pytest.approx(losses["mean"], rel=1e-4), "both report errors averaged over d"
 
 
 def test_fit_reports_the_loss_of_training_and_validation(task) -> None:
