@@ -14,6 +14,7 @@ from jobs.platform.context import Context
 from jobs.platform.list_columns import to_matrix
 from jobs.settings.cold_start import METHODS, DropoutNetSettings, FirstDayNetworkSettings, MeluSettings, MixtureSettings
 from jobs.tracking.tracker import Tracker
+from models.evaluation.metrics import score
 
 
 @pytest.fixture
@@ -43,8 +44,13 @@ def test_all_methods_are_evaluated_in_one_table(copied, finished):
     assert len(both) == len(before)
     np.testing.assert_array_equal(both.value_before, both.value_now)
     ndcg = rows[(rows.split == "test") & (rows.slice == "all") & (rows.metric == "ndcg")].set_index("method").value
+    cohort, rng = evaluate.read_cohort(copied, "tt_svd", "test"), np.random.default_rng(0)
+    n_tracks, k = copied.lake.rows("catalog", week=week), max(copied.settings.evaluation.k)
+    shuffled = np.stack([rng.permutation(n_tracks)[:k] for _ in range(len(cohort.truth))])
+    by_chance = score(shuffled, cohort.truth, k)["ndcg"].mean()
+    print("NDCG", by_chance, ndcg.sort_values().to_dict(), len(cohort.truth), n_tracks, k)
     for name in ("dropoutnet_full", "dropoutnet_semi", "melu_full", "melu_semi"):
-        assert ndcg[name] > 0
+        assert ndcg[name] > 2 * by_chance, name
 
     tracker = Tracker.connect(copied)
     runs = tracker.client.search_runs([tracker.experiment_id], "tags.task = 'evaluate' and tags.space = 'tt_svd'")
