@@ -134,7 +134,7 @@ def check_sizes(files: Files, settings: PaperSettings) -> None:
             f"{files.users}: column 'user_index': has {n_warm} warm users, fewer than the {settings.segments} segments "
             "requested (paper.segments, --segments)"
         )
-    longest = max(settings.k, *settings.other_k)
+    longest = max((settings.k, *settings.other_k))
     if longest > n_songs:
         raise CheckFailed(
             f"{files.songs}: has {n_songs} songs, fewer than the {longest} of a list (paper.k, paper.other_k)"

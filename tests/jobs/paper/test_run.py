@@ -392,11 +392,11 @@ def test_methods_without_a_network_do_not_train_it(overture, tmp_path):
 
 @pytest.fixture
 def small_context(context):
-    """Context with eight segments and an empty MLflow database."""
+    """Context with eight segments, one length, one fit, and an empty MLflow database."""
     database = context.home / "mlflow" / "mlflow.db"
     database.parent.mkdir(parents=True)
     database.write_bytes(small_week.empty_database())
-    context.settings = context.settings.model_copy(update={"paper": PaperSettings(segments=SEGMENTS)})
+    context.settings = context.settings.model_copy(update={"paper": PaperSettings(segments=SEGMENTS, other_k=(), models=1)})
     return context
 
 
