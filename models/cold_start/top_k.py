@@ -42,7 +42,10 @@ def as_float_matrix(name: str, x: ArrayLike) -> FloatMatrix:
 
 
 def normalise(x_BD: ArrayLike) -> FloatMatrix:
-    """Return rows (B, D) at unit length, float32; a zero row stays zero. A row does not depend on its batch."""
+    """Return rows (B, D) at unit length, float32. A row does not depend on its batch.
+
+    A zero row stays as it is, and so does a row shorter than about 1e-22, whose squares are zero in float32.
+    """
     x = np.asarray(x_BD, np.float32)
     norms = np.sqrt(np.vecdot(x, x))
     norms[norms == 0] = 1
