@@ -2,7 +2,9 @@
 
 Changed: every event and every playlist row at or after as_of, every event of a cohort user after the registration day,
 every listener who registered after the cohort, and the cohort's own collections.
-Required to be equal: catalogue, warm users, matrix, pairs, both spaces, segments, first days, inputs and networks.
+Required to be equal: catalogue, warm users, matrix, pairs, both spaces, segments, first days, inputs and networks, and
+of every method (the blend, DropoutNet, MeLU, the peers, ...) the loss of each epoch and the lists of the cohort.
+Run for the weekly run and for a backtest, whose cohort registers after as_of.
 The ground truth must differ, which shows that the changed rows were read.
 """
 
@@ -10,17 +12,27 @@ from __future__ import annotations
 
 import shutil
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
 from jobs.cold_start import features, segments, train
+from jobs.cold_start.methods import method_factory
+from jobs.cold_start.training_data import first_days, load
 from jobs.factorize import als, svd
 from jobs.matrix import catalog, first_day, track_pairs, user_track
 from jobs.platform.context import Context
-from jobs.settings.base import SPACES
+from jobs.platform.week import Week
+from jobs.settings.base import SPACES, Space
+from jobs.settings.cold_start import METHODS, DropoutNetSettings, FirstDayNetworkSettings, MeluSettings, MixtureSettings
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
 
 COMPARED_TABLES = (
     ("catalog", {}),
@@ -37,10 +49,35 @@ COMPARED_TABLES = (
 )
 
 
-def run_jobs(context: Context) -> None:
-    for job in (catalog, user_track, track_pairs, first_day, als, svd):
+RAW = ("users", "tracks", "events", "playlists")
+BACKTEST = "2026-10-05"  # its cohort and the thirty days after are in the simulated log
+SMALL_NETWORKS = {
+    "dropoutnet": DropoutNetSettings(hidden=(32, 16), rank=8, epochs=2, batch_users=64, batch_tracks=256),
+    "melu": MeluSettings(embedding_dim=8, hidden=8, epochs=2, batch_users=64),
+    "autoencoder": FirstDayNetworkSettings(width=16, epochs=2, batch_users=64),
+    "mixture": MixtureSettings(width=16, epochs=2, batch_users=64, list_length=60),
+}
+
+
+def learned_methods(context: Context, space: str, cohort: Context) -> dict[str, object]:
+    """Return the losses of all methods by epoch, and each method's lists for the test listeners of `cohort`."""
+    losses: list[tuple[str, int, float]] = []
+    settings = context.settings.model_copy(update=SMALL_NETWORKS)
+    trained = Context(settings, context.week, context.home)
+    factory = method_factory(trained, space, lambda *epoch: losses.append(epoch))
+    user_id, x_BF = load(cohort, space, "test")
+    days = first_days(cohort, "test", user_id)
+    names = [name for name in METHODS if name != "ials_fold_in" or space == "ut_als"]
+    lists = {name: factory.build(name).recommend(x_BF, 20, days).tolist() for name in names}
+    assert {name for name, _, _ in losses} >= {"dropoutnet", "melu", "first_day_autoencoder", "segment_mixture"}
+    return {"losses": losses, **lists}
+
+
+def run_jobs(context: Context, spaces: tuple[Space, ...]) -> None:
+    factorisations = [job for job, space in ((als, "ut_als"), (svd, "tt_svd")) if space in spaces]
+    for job in (catalog, user_track, track_pairs, first_day, *factorisations):
         job.run(context)
-    for space in SPACES:
+    for space in spaces:
         segments.run(context, space)
         features.run(context, space)
         train.run(context, space)
@@ -74,8 +111,10 @@ def change_later_rows(context: Context) -> None:
     tracks = lake.read("tracks").column("track_id").to_numpy()
     for day in [p["day"] for p in lake.partitions("events")]:
         frame = lake.read("events", day=day).to_pandas()
-        hidden = (frame.ts >= week.as_of) | frame.user_id.isin(newer)
-        hidden |= [u in after and t >= after[u] for u, t in zip(frame.user_id, frame.ts, strict=True)]
+        hidden = frame.user_id.isin(newer) | (frame.ts >= week.as_of)
+        # A cohort user's first day is an input, in a backtest too, where it is after as_of.
+        pairs = zip(hidden, frame.user_id, frame.ts, strict=True)
+        hidden = pd.Series([t >= after[u] if u in after else is_hidden for is_hidden, u, t in pairs], frame.index, bool)
         wrong = rng.choice(tracks[: max(len(tracks) // 10, 1)], len(frame))
         on_tracks = hidden & (frame.entity == "track")
         frame.loc[on_tracks, "entity_id"] = wrong[on_tracks]
@@ -94,17 +133,31 @@ def change_later_rows(context: Context) -> None:
     lake.write("playlists", pa.Table.from_pandas(frame, schema=schema, preserve_index=False))
 
 
+def with_raw_tables(source: Context, week: Week, home: Path, spark: SparkSession) -> Context:
+    """Return the context of a new home with a copy of the raw tables."""
+    context = Context(source.settings, week, home)
+    for table in RAW:
+        shutil.copytree(source.home / "lake" / table, home / "lake" / table)
+    context.__dict__["spark"] = spark
+    return context
+
+
 @pytest.mark.slow
-def test_later_data_changes_neither_inputs_nor_models(finished, tmp_path, monkeypatch, spark):
-    clean, week = finished, finished.week
-    changed = Context(clean.settings, week, tmp_path / "changed")
-    for table in ("users", "tracks", "events", "playlists"):
-        shutil.copytree(clean.home / "lake" / table, changed.home / "lake" / table)
+@pytest.mark.parametrize("backtest", [False, True], ids=["week", "backtest"])
+def test_later_data_changes_neither_inputs_nor_models(finished, backtest, tmp_path, monkeypatch, spark):
+    clean, week, spaces = finished, finished.week, SPACES
+    if backtest:
+        week, spaces = Week.parse(BACKTEST, backtest=True), ("tt_svd",)
+        clean = with_raw_tables(finished, week, tmp_path / "clean", spark)
+        monkeypatch.setenv("OVERTURE_HOME", str(clean.home))
+        run_jobs(clean, spaces)
+    changed = with_raw_tables(finished, week, tmp_path / "changed", spark)
     change_later_rows(changed)
     monkeypatch.setenv("OVERTURE_HOME", str(changed.home))
-    changed.__dict__["spark"] = spark
-    run_jobs(changed)
+    run_jobs(changed, spaces)
     for table, partition in COMPARED_TABLES:
+        if partition.get("space", "tt_svd") not in spaces:
+            continue
         one, two = (c.lake.read(table, week=week.name, **partition) for c in (clean, changed))
         if partition.get("split") in ("validation", "test"):
             # Which listeners are evaluated depends on the ground truth, by the protocol; their features must not.
@@ -114,8 +167,11 @@ def test_later_data_changes_neither_inputs_nor_models(finished, tmp_path, monkey
         assert sorted_rows(one).equals(sorted_rows(two)), (
             f"{table} {partition} depends on data that the week must not use"
         )
-    for space in SPACES:
+    for space in spaces:
         networks = [(c.work / space / "network.onnx").read_bytes() for c in (clean, changed)]
         assert networks[0] == networks[1]
+    one, two = (learned_methods(c, "tt_svd", cohort=clean) for c in (clean, changed))
+    for name, value in one.items():
+        assert value == two[name], f"{name} depends on data that the week must not use"
     truths = [c.lake.read("cohort", week=week.name).sort_by("user_id") for c in (clean, changed)]
     assert not truths[0].equals(truths[1])
