@@ -13,8 +13,8 @@ import hashlib
 import io
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -56,6 +56,11 @@ class Epoch:
 
 
 Losses = list[Epoch]
+
+
+def best_pass(losses: Sequence[Epoch]) -> int:
+    """Return the number of the epoch or round with the best validation loss, from 1."""
+    return 1 + min(range(len(losses)), key=lambda n: losses[n].valid)
 
 
 @dataclass(frozen=True)
@@ -102,6 +107,30 @@ class SkipModel(ABC):
         history = self._train_checked(self._fit, train, valid, seed)
         self._fitted = True
         return history
+
+    def refit(self, plays: Plays, n_passes: int, seed: int = 0) -> Losses:
+        """Fit the model on all labelled plays, with the number of passes that the validation of another fit chose.
+
+        Args:
+            plays: All labelled plays, validation and test included.
+            n_passes: Number of epochs or rounds (`best_pass`), for models that stop early; the others ignore it.
+            seed: Seed of all random numbers.
+
+        Returns:
+            The losses of each epoch; `valid` is that of the newest tenth, which is trained on, too.
+
+        Raises:
+            ValueError: As in fit().
+        """
+        recipe = self.recipe
+        names = {field.name for field in fields(recipe)}
+        if "patience" in names:
+            passes = "rounds" if "rounds" in names else "epochs"
+            self.recipe = replace(recipe, **{passes: n_passes, "patience": 0})
+        try:
+            return self.fit(plays, plays.rows(slice(-max(1, len(plays) // 10), None)), seed)
+        finally:
+            self.recipe = recipe
 
     def partial_fit(self, new: Plays, valid: Plays, seed: int = 0) -> Losses:
         """Continue training on later plays, whose outcomes must have been passed to `observe` before.

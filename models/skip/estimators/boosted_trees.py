@@ -7,7 +7,7 @@ Source   Ke et al. 2017
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,7 +29,7 @@ class TreesRecipe:
     """Hyperparameters of LightGBM.
 
     Attributes:
-        patience: Number of rounds without a better validation loss after which training stops.
+        patience: Number of rounds without a better validation loss after which training stops; 0: none stops it.
         max_plays: Largest number of training plays; of more plays every k-th is used, because the time of a round grows
             with them, and small trees over a hundred columns gain little. The smoothing is learned from all plays.
     """
@@ -48,7 +48,8 @@ class TreesRecipe:
         if (
             not self.learning_rate > 0
             or self.leaves < 2
-            or min(self.min_leaf_plays, self.rounds, self.patience, self.max_plays) < 1
+            or min(self.min_leaf_plays, self.rounds, self.max_plays) < 1
+            or self.patience < 0
         ):
             raise ValueError(
                 f"boosted_trees: learning_rate must be above 0, leaves at least 2, counts at least 1, got {self}"
@@ -101,6 +102,9 @@ class BoostedTrees(SkipModel):
         )
         validation = data.create_valid(self._matrix(valid), valid.labels())
         losses: dict[str, dict[str, list[float]]] = {}
+        callbacks: list[Callable[..., None]] = [lgb.record_evaluation(losses)]
+        if recipe.patience:
+            callbacks.append(lgb.early_stopping(recipe.patience, first_metric_only=True, verbose=False))
         booster = lgb.train(
             settings,
             data,
@@ -108,10 +112,7 @@ class BoostedTrees(SkipModel):
             valid_sets=[data, validation],
             valid_names=["train", "valid"],
             init_model=init_model,
-            callbacks=[
-                lgb.record_evaluation(losses),
-                lgb.early_stopping(recipe.patience, first_metric_only=True, verbose=False),
-            ],
+            callbacks=callbacks,
         )
         self.booster = lgb.Booster(model_str=booster.model_to_string(num_iteration=booster.best_iteration))
         curves = zip(losses["train"]["binary_logloss"], losses["valid"]["binary_logloss"], strict=True)

@@ -19,14 +19,14 @@ def stop_early(
     """Train until the validation loss stops improving, then restore the best weights.
 
     Training stops after `epochs` epochs, after `patience` epochs without a better validation loss, or after a training
-    loss that is not finite.
+    loss that is not finite. With a patience of 0 it runs all epochs and keeps the weights of the last one.
 
     Args:
         epoch: Trains for one epoch and returns the mean training loss; changes `weights` in place.
         valid_loss: Returns the validation loss of the current weights.
         weights: Arrays of the model.
         epochs: Largest number of epochs.
-        patience: Number of epochs without a better validation loss.
+        patience: Number of epochs without a better validation loss; 0: no early stopping.
 
     Returns:
         The losses of each epoch.
@@ -36,9 +36,9 @@ def stop_early(
     for _ in range(epochs):
         losses.append(Epoch(epoch(), valid_loss()))
         n_worse = len(losses) - 1 - int(np.argmin([h.valid for h in losses]))
-        if not np.isfinite(losses[-1].train) or n_worse >= patience:
+        if not np.isfinite(losses[-1].train) or (patience and n_worse >= patience):
             break
-        if not n_worse:
+        if patience and not n_worse:
             best = [array.copy() for array in weights]
     for array, best_array in zip(weights, best, strict=False):
         array[...] = best_array

@@ -44,7 +44,7 @@ class FmRecipe:
         l2_linear: Penalty of the linear weights, per play.
         l2_factors: Penalty of the factors, per play.
         epoch_plays: Largest number of plays per epoch.
-        patience: Number of epochs without a better validation loss after which training stops.
+        patience: Number of epochs without a better validation loss after which training stops; 0: none stops it.
         min_count: Smallest number of plays of a value with its own position.
         bins: Number of bins of each numeric feature.
     """
@@ -60,12 +60,12 @@ class FmRecipe:
     bins: int = 12
 
     def __post_init__(self) -> None:
-        if min(self.rank, self.epochs, self.epoch_plays, self.patience, self.min_count) < 1 or self.bins < 2:
+        if min(self.rank, self.epochs, self.epoch_plays, self.min_count) < 1 or self.bins < 2:
             raise ValueError(
-                f"fm: rank, epochs, epoch_plays, patience, min_count must be at least 1 and bins at least 2, got {self}"
+                f"fm: rank, epochs, epoch_plays, min_count must be at least 1 and bins at least 2, got {self}"
             )
-        if not self.learning_rate > 0 or min(self.l2_linear, self.l2_factors) < 0:
-            raise ValueError(f"fm: learning_rate must be above 0 and penalties at least 0, got {self}")
+        if not self.learning_rate > 0 or min(self.l2_linear, self.l2_factors, self.patience) < 0:
+            raise ValueError(f"fm: learning_rate must be above 0, penalties and patience at least 0, got {self}")
 
 
 class FactorisationMachine(SkipModel):

@@ -94,7 +94,7 @@ class PmfRecipe:
     """Hyperparameters of PMF, with the report's values as defaults.
 
     Attributes:
-        patience: Number of epochs without a better validation loss after which training stops.
+        patience: Number of epochs without a better validation loss after which training stops; 0: none stops it.
         min_count: Smallest number of plays of an id with its own row.
     """
 
@@ -106,8 +106,8 @@ class PmfRecipe:
     min_count: int = 1
 
     def __post_init__(self) -> None:
-        if min(self.factors, self.epochs, self.patience, self.min_count) < 1:
-            raise ValueError(f"pmf: factors, epochs, patience and min_count must be at least 1, got {self}")
+        if min(self.factors, self.epochs, self.min_count) < 1 or self.patience < 0:
+            raise ValueError(f"pmf: factors, epochs, min_count must be at least 1, patience at least 0, got {self}")
         if not self.learning_rate > 0 or self.regularisation < 0:
             raise ValueError(f"pmf: learning_rate must be above 0 and regularisation at least 0, got {self}")
 

@@ -38,7 +38,7 @@ class Schedule:
         learning_rate: Learning rate of AdamW.
         weight_decay: Decoupled weight decay of weights and embeddings.
         epochs: Largest number of epochs.
-        patience: Number of epochs without a better validation loss after which training stops.
+        patience: Number of epochs without a better validation loss after which training stops; 0: none stops it.
         epoch_plays: Largest number of plays per epoch, sampled without replacement.
     """
 
@@ -51,8 +51,8 @@ class Schedule:
     def __post_init__(self) -> None:
         if not self.learning_rate > 0 or self.weight_decay < 0:
             raise ValueError(f"network: learning_rate must be above 0 and weight_decay at least 0, got {self}")
-        if min(self.epochs, self.patience, self.epoch_plays) < 1:
-            raise ValueError(f"network: epochs, patience and epoch_plays must be at least 1, got {self}")
+        if min(self.epochs, self.epoch_plays) < 1 or self.patience < 0:
+            raise ValueError(f"network: epochs, epoch_plays must be at least 1, patience at least 0, got {self}")
 
 
 def incremental_schedule(recipe: Schedule) -> Schedule:

@@ -9,7 +9,7 @@ import pytest
 
 from models.skip.data.plays import IDS, Plays
 from models.skip.estimators import registry
-from models.skip.estimators.base import ARRAYS, CARD, SkipModel
+from models.skip.estimators.base import ARRAYS, CARD, SkipModel, best_pass
 from models.skip.estimators.search_spaces import SPACES, grid, is_grid, sample
 from models.skip.evaluation.metrics import auc
 from tests.helpers.skip_world import split_in_three, with_ids, world
@@ -94,6 +94,17 @@ def test_repeated_fits_are_equal(name):
     again.fit(TRAIN, VALID, seed=3)
     again.observe(TEST)
     np.testing.assert_array_equal(again.predict_proba(TEST), fitted(name).predict_proba(TEST))
+
+
+def test_refit_on_the_same_plays_stops_where_validation_did(name):
+    """Without validation, the same number of passes over the same plays gives the same model."""
+    model = make_model(name)
+    n_passes = best_pass(model.fit(TRAIN, VALID, seed=3))
+    again = make_model(name)
+    again.refit(TRAIN, n_passes, seed=3)
+    assert again.recipe == model.recipe
+    again.observe(VALID)  # fit() adds the validation plays to a history
+    np.testing.assert_array_equal(again.predict_proba(TEST), model.predict_proba(TEST))
 
 
 def test_unknown_ids_have_equal_predictions(name):
