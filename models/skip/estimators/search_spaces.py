@@ -43,7 +43,7 @@ class FloatRange:
 Space = Mapping[str, Choice | IntRange | FloatRange]
 
 _NETWORK: Space = {
-    "learning_rate": FloatRange(5e-4, 1e-2, log=True),
+    "learning_rate": FloatRange(1e-4, 1e-2, log=True),
     "weight_decay": FloatRange(1e-3, 1.0, log=True),
     "dropout": Choice((0.0, 0.2, 0.4, 0.6)),
 }
@@ -61,7 +61,7 @@ SPACES: dict[str, Space] = {
     "rbm": {"components": Choice((50, 100)), "learning_rate": Choice((0.01, 0.05)), "c": Choice((0.1, 1.0))},
     "fm": {
         "rank": Choice((4, 8, 16, 30)),
-        "learning_rate": Choice((0.005, 0.02, 0.05)),
+        "learning_rate": FloatRange(1e-3, 0.05, log=True),
         "l2_factors": Choice((1e-4, 1e-3, 1e-2)),
     },
     "ncf": {**_NETWORK, **_IDS, "embedding": Choice((8, 16, 32)), "units": Choice((16, 32, 64))},
