@@ -1,4 +1,4 @@
-"""Measure the skip models on real plays: every model and the blend with a split by time, and the effect of leakage.
+"""Measure the skip models on real plays: split by time, listeners whom the models have not seen, effect of leakage.
 
 `--quick` trains only the candidates of the blend, on the same plays; the headline figure is the same.
 """
@@ -12,6 +12,7 @@ import harness
 from harness import Measurement, Peer, stopwatch
 from skip_features import context_at
 
+N_LISTENER_FOLDS = 5
 PROTOTYPE_AUC, TARGET, PROTOTYPE_FLOW_AUC = 0.670, 0.69, 0.710
 
 
@@ -148,6 +149,74 @@ def prototype(home: str) -> Measurement:
     )
 
 
+def unseen_by_time(home: str) -> Measurement:
+    """Compare the blend with LightGBM on the raw columns, on test plays of listeners without a training play."""
+    from jobs.skip import artifacts, evaluate, train
+
+    context, clock = skip_context(home), stopwatch()
+    labelled = train.read_plays(context, ("boosted_trees",))
+    blend, raw = artifacts.read_scores(context, "blend").test, evaluate.baseline_scores(context, labelled).test
+    unseen_N = labelled.of_unseen_listeners()[blend.place_N]
+    part = blend.listened_N[unseen_N], blend.proba_N[unseen_N], raw.proba_N[unseen_N], blend.user_N[unseen_N]
+    return Measurement([clock()], unseen_quality(*part))
+
+
+def unseen_by_listener(home: str) -> Measurement:
+    """Compare the blend with LightGBM on the raw columns, on the plays of listeners who are left out of the training.
+
+    The listeners are in N_LISTENER_FOLDS parts. For each part the members of the blend are fitted on the plays of the
+    other listeners as for a release: the newest fifteen percent of these plays stop the training, then a model is
+    fitted on all of them. The blend's weights are those of the split by time.
+    """
+    import numpy as np
+
+    from jobs.skip import artifacts, train
+    from models.skip.ensemble.ensemble import logit
+    from models.skip.estimators.base import best_pass
+    from models.skip.evaluation.raw_baseline import fit_raw_baseline, predict_raw_baseline
+
+    context, clock = skip_context(home), stopwatch()
+    blend, make_model = artifacts.read_blend(context), train.model_factory(context)
+    plays = train.read_plays(context, blend["members"]).plays
+    users, code_N = np.unique(plays.user_N, return_inverse=True)
+    fold_N = np.random.default_rng(7).permutation(len(users))[code_N] % N_LISTENER_FOLDS
+    score_N, raw_N = np.empty(len(plays)), np.empty(len(plays))
+    for fold in range(N_LISTENER_FOLDS):
+        others, left_out = plays.rows(fold_N != fold), plays.rows(fold_N == fold)
+        cut = int(0.85 * len(others))
+        earlier, later = others.rows(slice(0, cut)), others.rows(slice(cut, None))
+        score = blend["bias"]
+        for name, weight in blend["weights"].items():
+            seed, model = context.seed(f"skip/{name}"), make_model(name)
+            n_passes = best_pass(make_model(name).fit(earlier, later, seed))
+            model.refit(others, n_passes, seed)
+            model.observe(left_out)
+            score = score + weight * logit(model.predict_proba(left_out))
+        seed = context.seed("skip/raw_columns")
+        rounds = fit_raw_baseline(earlier, later, seed).best_iteration
+        score_N[fold_N == fold] = score
+        raw_N[fold_N == fold] = predict_raw_baseline(fit_raw_baseline(others, None, seed, rounds), left_out)
+    return Measurement([clock()], unseen_quality(plays.labels(), score_N, raw_N, plays.user_N))
+
+
+def unseen_quality(listened_N: Any, ours_N: Any, raw_N: Any, user_N: Any) -> dict[str, float]:
+    """Return both AUCs and their difference, with a paired interval that resamples listeners."""
+    import numpy as np
+
+    from models.skip.evaluation import metrics
+
+    gain = metrics.bootstrap_difference(listened_N, ours_N, raw_N, user_N, 2_000, 7)
+    return {
+        "AUC": metrics.auc(listened_N, ours_N),
+        "AUC on raw columns": metrics.auc(listened_N, raw_N),
+        "gain": gain.value,
+        "gain low": gain.low,
+        "gain high": gain.high,
+        "plays": float(len(listened_N)),
+        "listeners": float(len(np.unique(user_N))),
+    }
+
+
 def leakage_table(home: str) -> Measurement:
     """Run `overture skip leakage`; the quality maps `model: cell` to test AUC."""
     import json
@@ -177,6 +246,10 @@ def measure_plays(
     add_weights(peer_results)
     blend = peer_results["blend"]["quality"]
     best = max(peer_results[name]["quality"]["test AUC"] for name in names if peer_results[name]["quality"]["weight"])
+    unseen = {}
+    for name, run in (("left out of training", unseen_by_listener), ("new in the test days", unseen_by_time)):
+        measurement, peak = harness.run_in_process(Peer(name, run, home))
+        unseen[name] = harness.summary([(measurement, peak)], "")
     measurement, peak = harness.run_in_process(Peer("leakage", leakage_table, home))
     cells: dict[str, dict[str, float]] = {}
     for key, value in measurement.quality.items():
@@ -188,6 +261,14 @@ def measure_plays(
             "about": "Trained on the first 70 %, early stopping on the next 15 %, evaluated on the last 15 %; "
             "intervals over users.",
             "peers": peer_results,
+            "ratios": {},
+        },
+        {
+            "case": "listeners whom the models have not seen",
+            "about": f"The blend against LightGBM on the raw columns of the plays: whole listeners left out of the "
+            f"training ({N_LISTENER_FOLDS} parts), and test plays of listeners without a training play. Paired "
+            "intervals over listeners.",
+            "peers": unseen,
             "ratios": {},
         },
         {
@@ -204,6 +285,12 @@ def measure_plays(
         harness.promise("the blend's test AUC, that of the first prototype", PROTOTYPE_AUC, blend["test AUC"]),
         harness.promise("the blend's test AUC, the aim", TARGET, blend["test AUC"]),
         harness.promise("the blend's AUC on Flow plays of the test", PROTOTYPE_FLOW_AUC, blend["Flow AUC"]),
+        *(
+            harness.promise(
+                f"listeners {name}: lower bound of the gain over raw columns", 0.0, p["quality"]["gain low"]
+            )
+            for name, p in unseen.items()
+        ),
     ]
     return cases, promises
 

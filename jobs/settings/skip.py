@@ -32,6 +32,8 @@ ModelName = Literal[
     "session_gru",
 ]
 EVERY: tuple[ModelName, ...] = get_args(ModelName)
+MemberName = Literal["fm", "ncf", "neumf", "logistic_features", "boosted_trees", "session_gru"]
+"""Models with an ONNX form (jobs/skip/onnx_export.py). A release serves the blend, so only they can be its members."""
 RecipeValue = bool | int | float | str | tuple[int | float, ...]
 
 
@@ -99,10 +101,10 @@ class SplitSettings(Section):
 class BlendSettings(Section):
     """Which models the blend selects from, and how it is fitted."""
 
-    members: tuple[ModelName, ...] = Field(
-        ("boosted_trees", "logistic_features", "neumf", "graphsage", "session_gru", "fm"),
-        description="candidates; each is also trained on the folds of the training plays; those that improve the blend "
-        "are selected",
+    members: tuple[MemberName, ...] = Field(
+        ("boosted_trees", "logistic_features", "neumf", "session_gru", "fm"),
+        description="candidates, models that can be exported to the service; each is also trained on the folds of the "
+        "training plays and on all plays; those that improve the blend are selected",
     )
     folds: Positive = Field(
         3, description="consecutive parts of the training plays; models trained on the plays before a part predict it"

@@ -1,10 +1,12 @@
 """Files that skip model training writes for the blend, the evaluation and the release, and functions that read them.
 
     work/<week>/<model>/model/      the fitted model (SkipModel.save); its play history reaches to as_of
+                        refitted/   the model fitted again on all labelled plays; members of the blend only
                         scores.npz  predictions for every validation and test play (Scores, one array per field)
                         folds.npz   out-of-fold predictions for training plays; members of the blend only
                         report.json recipe, losses, AUC, seconds, and the digests of the other files
     work/<day>/<model>/model/       of a daily update: a fine-tuned member of the champion, without its play history
+    work/<week>/raw_columns/        scores.npz and report.json of the baseline of `overture skip evaluate`
     work/<week>/blend/  blend.json  members, weights, bias, calibration, and the digest of each member's model
                         scores.npz  predictions of the blend
 
@@ -21,7 +23,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,15 +43,23 @@ if TYPE_CHECKING:
     from jobs.platform.context import Context
     from jobs.skip.dataset import LabelledPlays
 
-BLEND = "blend"
-MODEL, SCORES, FOLDS, REPORT, BLEND_JSON = "model", "scores.npz", "folds.npz", "report.json", "blend.json"
+BLEND, RAW_COLUMNS = "blend", "raw_columns"
+MODEL, REFITTED = "model", "refitted"
+SCORES, FOLDS, REPORT, BLEND_JSON = "scores.npz", "folds.npz", "report.json", "blend.json"
 
 
 class ModelReference(TypedDict):
-    """One saved version of a model: the week (or day) of the run that wrote it and the SHA-256 of its arrays."""
+    """One saved version of a model.
+
+    Attributes:
+        week: the week (or day) of the run that wrote it.
+        sha256: SHA-256 of its arrays.
+        folder: MODEL or REFITTED; releases of earlier versions do not have it and refer to MODEL.
+    """
 
     week: str
     sha256: str
+    folder: NotRequired[str]
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,14 +131,21 @@ def artifact_dir(context: Context, name: str) -> Path:
 
 
 def write_training(
-    context: Context, model: SkipModel, scores: Scores, folds: Scores | None, plays: str, report: Mapping[str, Any]
+    context: Context,
+    model: SkipModel,
+    refitted: SkipModel | None,
+    scores: Scores,
+    folds: Scores | None,
+    plays: str,
+    report: Mapping[str, Any],
 ) -> Path:
     """Write the results of a training run, replacing those of an earlier one.
 
     Args:
         context: week, settings and folders.
         model: the fitted model.
-        scores: its predictions for validation and test plays.
+        refitted: the model fitted again on all labelled plays; None if it is not a member of the blend.
+        scores: the fitted model's predictions for validation and test plays.
         folds: its out-of-fold predictions for training plays; None if the model is not a member of the blend.
         plays: digest of the labelled plays (`digest_of`).
         report: further content of report.json.
@@ -139,6 +156,9 @@ def write_training(
     folder = artifact_dir(context, model.name)
     model.save(folder / MODEL)
     digests = {MODEL: read_card(folder / MODEL)["sha256"], SCORES: _write_scores(folder / SCORES, scores)}
+    if refitted is not None:
+        refitted.save(folder / REFITTED)
+        digests[REFITTED] = read_card(folder / REFITTED)["sha256"]
     if folds is None:
         (folder / FOLDS).unlink(missing_ok=True)
     else:
@@ -182,19 +202,50 @@ def read_folds(context: Context, name: str) -> Scores:
     return _read_scores(artifact_dir(context, name) / FOLDS, digests[FOLDS])
 
 
-def load_model(context: Context, name: str) -> SkipModel:
-    """Return the fitted model of the week.
+def write_baseline(context: Context, scores: Scores, plays: str) -> None:
+    """Write the scores of the baseline on raw columns; `plays` is the digest of the labelled plays."""
+    folder = artifact_dir(context, RAW_COLUMNS)
+    _write_json(folder / REPORT, {"plays": plays, "sha256": {SCORES: _write_scores(folder / SCORES, scores)}})
+
+
+def read_baseline(context: Context, plays: str) -> Scores:
+    """Return the validation and test scores of the baseline on raw columns.
+
+    Args:
+        context: week and folders.
+        plays: digest of the labelled plays that they must belong to.
 
     Raises:
-        CheckFailed: it is damaged, or does not match report.json.
+        CheckFailed: there are none, or they are of other plays.
     """
-    report, folder = read_report(context, name), artifact_dir(context, name) / MODEL
-    return _load_model(folder, report["sha256"][MODEL], f"does not match the {REPORT} beside it; train it again")
+    folder, command = artifact_dir(context, RAW_COLUMNS), f"run `overture skip evaluate --week {context.week}`"
+    report = _read_json(folder / REPORT, command)
+    if report["plays"] != plays:
+        raise CheckFailed(f"{folder}: is of other plays than the blend; {command}")
+    return _read_scores(folder / SCORES, report["sha256"][SCORES])
+
+
+def load_model(context: Context, name: str, kind: str = MODEL) -> SkipModel:
+    """Return the week's model: fitted on the training plays, or (kind REFITTED) on all labelled plays.
+
+    Raises:
+        CheckFailed: it is damaged, does not match report.json, or was not trained as a member of the blend.
+    """
+    digests, folder = read_report(context, name)["sha256"], artifact_dir(context, name) / kind
+    if kind not in digests:
+        raise CheckFailed(f"{name}: was not fitted on all plays; add it to skip.blend.members and train it again")
+    return _load_model(folder, digests[kind], f"does not match the {REPORT} beside it; train it again")
+
+
+def has_refitted_model(context: Context, name: str) -> bool:
+    """Return whether the week fitted the model on all labelled plays, too."""
+    return REFITTED in read_report(context, name)["sha256"]
 
 
 def model_reference(context: Context, name: str) -> ModelReference:
-    """Return the reference to the week's saved model that a release stores, for `load_referenced_model`."""
-    return {"week": context.week.name, "sha256": read_report(context, name)["sha256"][MODEL]}
+    """Return the reference to the week's refitted model that a release stores, for `load_referenced_model`."""
+    digest = read_report(context, name)["sha256"][REFITTED]
+    return {"week": context.week.name, "sha256": digest, "folder": REFITTED}
 
 
 def write_updated_model(context: Context, model: SkipModel) -> ModelReference:
@@ -206,7 +257,7 @@ def write_updated_model(context: Context, model: SkipModel) -> ModelReference:
         model.log = Log.empty()
     folder = artifact_dir(context, model.name) / MODEL
     model.save(folder)
-    return {"week": context.week.name, "sha256": read_card(folder)["sha256"]}
+    return {"week": context.week.name, "sha256": read_card(folder)["sha256"], "folder": MODEL}
 
 
 def load_referenced_model(context: Context, name: str, reference: ModelReference, log: Log) -> SkipModel:
@@ -221,7 +272,7 @@ def load_referenced_model(context: Context, name: str, reference: ModelReference
     Raises:
         CheckFailed: the model is not stored on this machine, is damaged, or was trained again since the release.
     """
-    folder = context.release_home / "work" / reference["week"] / name / MODEL
+    folder = context.release_home / "work" / reference["week"] / name / reference.get("folder", MODEL)
     model = _load_model(folder, reference["sha256"], "was trained again since the release was made")
     if isinstance(model, SessionGru):
         model.log = log
@@ -282,8 +333,12 @@ def read_blend(context: Context) -> dict[str, Any]:
     return blend
 
 
-def load_blend(context: Context) -> Blend:
+def load_blend(context: Context, kind: str = MODEL) -> Blend:
     """Return the blend with its members, ready to predict.
+
+    Args:
+        context: week and folders.
+        kind: MODEL for members fitted on the training plays, REFITTED for members fitted on all labelled plays.
 
     Raises:
         CheckFailed: as read_blend() and load_model().
@@ -294,7 +349,7 @@ def load_blend(context: Context) -> Blend:
     calibration = Calibration.from_arrays(
         stored["kind"], {key: np.asarray(stored[key], np.float64) for key in ("x", "y")}
     )
-    members = {name: load_model(context, name) for name in blend["members"]}
+    members = {name: load_model(context, name, kind) for name in blend["members"]}
     return Blend(members, Mix(blend["method"], weights_M, blend["bias"]), calibration)
 
 

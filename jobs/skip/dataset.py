@@ -67,6 +67,10 @@ class LabelledPlays:
         edges = np.flatnonzero(np.diff(in_split_N, prepend=False, append=False))
         return self.plays.rows(slice(int(edges[0]), int(edges[1])) if len(edges) == 2 else in_split_N)
 
+    def of_unseen_listeners(self) -> BoolVector:
+        """Return which of the plays are of listeners without a training play, (N,)."""
+        return ~np.isin(self.plays.user_N, self.plays.user_N[self.split_N == splits.TRAIN])
+
 
 def read_labelled(
     context: Context,

@@ -1,9 +1,13 @@
 """Evaluates every trained skip model and the blend, by slice, with intervals over users, and draws the figures.
 
 Input   work/<week>/<model>/scores.npz of skip.models, work/<week>/blend/, skip_features before as_of
-Output  skip_evaluation, partition week; an MLflow run with the table and the figures
+Output  skip_evaluation, partition week; work/<week>/raw_columns/ (jobs/skip/artifacts.py); an MLflow run with the table
+        and the figures
 Source  ROC AUC with DeLong intervals summed over users; the other intervals by resampling users with replacement; the
         remaining metrics after the DSG17 report. The best threshold is chosen on validation.
+
+The blend is also compared with a plain LightGBM on the raw columns of the plays, trained on the same training plays, on
+all plays and on those of listeners without a training play.
 """
 
 from __future__ import annotations
@@ -23,6 +27,7 @@ from jobs.tracking.tracker import Tracker
 from models.arrays import BoolVector
 from models.skip.data import splits
 from models.skip.evaluation import metrics
+from models.skip.evaluation.raw_baseline import fit_raw_baseline, predict_raw_baseline
 
 if TYPE_CHECKING:
     from jobs.platform.context import Context
@@ -32,6 +37,7 @@ if TYPE_CHECKING:
 SPLITS = {"validation": splits.VALIDATION, "test": splits.TEST}
 COUNTS = ("true_positives", "false_positives", "false_negatives", "true_negatives")
 TAILS = (0.025, 0.975)
+GAIN_ENDS = {"": "value", "_low": "low", "_high": "high"}
 RATES = ("precision", "recall", "f1", "accuracy")
 
 
@@ -50,6 +56,10 @@ def run(context: Context) -> dict[str, Any]:
         scores = read_all_scores(context, labelled)
         masks = slice_masks(context, labelled)
         rows = [row for name in scores for row in evaluation_rows(context, name, scores[name], masks)]
+        baseline = baseline_scores(context, labelled)
+        artifacts.write_baseline(context, baseline, artifacts.digest_of(labelled))
+        rows += evaluation_rows(context, artifacts.RAW_COLUMNS, baseline, masks)
+        rows += gain_rows(context, scores["blend"], baseline, masks)
         watch.lap("evaluate_s")
         written = context.lake.write(
             "skip_evaluation",
@@ -94,12 +104,52 @@ def slice_masks(context: Context, labelled: LabelledPlays) -> dict[str, BoolVect
         "flow=no": ~plays.is_flow_N,
         "user=new": user_N < new_plays,
         "user=known": user_N >= new_plays,
+        "user=unseen": labelled.of_unseen_listeners(),
         "track=new": track_N < new_plays,
         "track=known": track_N >= new_plays,
     }
     platform_N = plays.category("platform_name")
     masks |= {f"platform={code}": platform_N == code for code in np.unique(platform_N)}
     return masks
+
+
+def baseline_scores(context: Context, labelled: LabelledPlays) -> Scores:
+    """Return the validation and test scores of LightGBM on the raw columns, fitted on the training plays."""
+    seed = context.seed(f"skip/{artifacts.RAW_COLUMNS}")
+    booster = fit_raw_baseline(labelled.of_split(splits.TRAIN), labelled.of_split(splits.VALIDATION), seed)
+    place_N = np.flatnonzero(np.isin(labelled.split_N, list(SPLITS.values())))
+    return artifacts.Scores.for_plays(labelled, place_N, predict_raw_baseline(booster, labelled.plays.rows(place_N)))
+
+
+def gain_rows(
+    context: Context, blend: Scores, baseline: Scores, slices: Mapping[str, BoolVector]
+) -> list[dict[str, Any]]:
+    """Return the AUC of the blend minus that of the baseline on the test plays, by slice, with paired intervals.
+
+    Args:
+        context: settings and seeds.
+        blend: scores of the blend.
+        baseline: scores of the baseline for the same plays.
+        slices: masks over all labelled plays (`slice_masks`).
+    """
+    settings, ours, theirs, rows = context.settings.skip.evaluation, blend.test, baseline.test, []
+    for name, mask in slices.items():
+        in_slice_N = mask[ours.place_N]
+        labels_N = ours.listened_N[in_slice_N]
+        n_listened = int(labels_N.sum(dtype=np.int64))
+        if name != "all" and min(n_listened, len(labels_N) - n_listened) < settings.min_class_plays:
+            continue
+        gain = metrics.bootstrap_difference(
+            labels_N,
+            ours.proba_N[in_slice_N],
+            theirs.proba_N[in_slice_N],
+            ours.user_N[in_slice_N],
+            settings.n_bootstrap,
+            context.seed("raw_columns"),
+        )
+        common = {"model": "blend", "split": "test", "slice": name, "metric": "auc_gain", "n": len(labels_N)}
+        rows.append({**common, "value": gain.value, "low": gain.low, "high": gain.high})
+    return rows
 
 
 def evaluation_rows(
@@ -203,6 +253,8 @@ def log_evaluation(context: Context, task: Tracker, rows: list[dict[str, Any]], 
     """Log the table, the metrics of slice `all`, and the figures of the test plays to MLflow."""
     overall = [row for row in rows if row["slice"] == "all" and row["metric"] not in COUNTS]
     task.log_metrics({f"{row['split']}.{row['model']}.{row['metric']}": row["value"] for row in overall})
+    gains = [row for row in rows if row["metric"] == "auc_gain" and row["slice"] == "user=unseen"]
+    task.log_metrics({f"unseen.auc_gain{end}": row[key] for row in gains for end, key in GAIN_ENDS.items()})
     task.log_table(rows, "evaluation.json")
     task.log_partitions("skip_features", train.feature_partitions(context), use="evaluation")
     by_auc = best_first(rows, "test", "all", "auc")

@@ -7,7 +7,9 @@ Memory  the numbers that the model needs, once, as float32
 Re-run  safe: the files of the folder are replaced; the JSON that names them is written last
 
 A candidate of the blend is also trained on parts of the training plays, to predict the plays after each part. The blend
-learns its weights from these out-of-fold predictions.
+learns its weights from these out-of-fold predictions. It is then trained again on all labelled plays, with as many
+epochs or rounds as the validation plays chose: the refitted model, which a release serves. The scores, the evaluation
+and the gate are about the model of the time split, because no play is left on which the refitted one can be evaluated.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from jobs.tracking.tracker import Tracker
 from models.skip.data import splits
 from models.skip.ensemble.fit import fold_borders, out_of_fold
 from models.skip.estimators import registry
+from models.skip.estimators.base import best_pass
 from models.skip.evaluation import metrics
 
 if TYPE_CHECKING:
@@ -63,13 +66,17 @@ def run(context: Context, model: str) -> dict[str, Any]:
             scores = score_model(labelled, fitted)
             watch.lap("score_s")
             report = training_report(labelled, fitted, losses, scores) | {"seed": seed, "commit": context.commit}
-            folds = None
+            folds = refitted = None
             if model in context.settings.skip.blend.members:
                 report["borders"] = compute_fold_borders(context, labelled)
                 folds = out_of_fold_scores(labelled, make_model, model, report["borders"], seed)
                 watch.lap("folds_s")
+                refitted, report["refit"] = refit_model(labelled, make_model(model), losses, seed)
+                watch.lap("refit_s")
         report |= {"seconds": watch.laps, "peak_mib": watch.peak_mib}
-        folder = artifacts.write_training(context, fitted, scores, folds, artifacts.digest_of(labelled), report)
+        folder = artifacts.write_training(
+            context, fitted, refitted, scores, folds, artifacts.digest_of(labelled), report
+        )
         log_training(context, task, report, watch)
         return {"model": model, "path": str(folder), "auc": report["auc"], "peak_mib": watch.peak_mib, **task.links}
 
@@ -126,6 +133,25 @@ def read_plays(context: Context, models: Sequence[str], **options: Any) -> Label
 def fit_model(labelled: LabelledPlays, model: SkipModel, seed: int) -> tuple[SkipModel, Losses]:
     """Fit the model on the training plays; returns the model and its losses by epoch."""
     return model, model.fit(labelled.of_split(splits.TRAIN), labelled.of_split(splits.VALIDATION), seed)
+
+
+def refit_model(
+    labelled: LabelledPlays, model: SkipModel, losses: Losses, seed: int
+) -> tuple[SkipModel, dict[str, int]]:
+    """Fit the model on all labelled plays, with the number of passes that the validation plays chose.
+
+    Args:
+        labelled: the labelled plays; their cleaning remains that of the training plays.
+        model: a model that is not fitted.
+        losses: losses of the fit on the training plays.
+        seed: seed of that fit.
+
+    Returns:
+        The model, and the numbers of plays and of passes.
+    """
+    n_passes = best_pass(losses)
+    model.refit(labelled.plays, n_passes, seed)
+    return model, {"plays": len(labelled.plays), "passes": n_passes}
 
 
 def score_model(labelled: LabelledPlays, model: SkipModel) -> Scores:
@@ -187,6 +213,8 @@ def log_training(context: Context, task: Tracker, report: Mapping[str, Any], wat
         }
     )
     task.log_metrics({**watch.laps, "peak_mib": watch.peak_mib} | {f"plays_{k}": v for k, v in report["sizes"].items()})
+    if "refit" in report:
+        task.log_metrics({f"refit_{name}": value for name, value in report["refit"].items()})
     task.log_partitions("skip_features", feature_partitions(context))
     task.log_figure(figures.losses(report["losses"]), "loss_curve.png")
     task.log_json(report, "report.json")

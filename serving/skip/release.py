@@ -5,6 +5,7 @@ Shapes   N plays, M members
     answers.json                       members in order, weights, bias, calibration, names of numbers and categories
     cleaning.json                      rare categories, bounds of durations (models/skip/data/cleaning.py)
     members/<name>/network.onnx  inputs.json  inputs/<array>.npy        models/skip/encoding/model_inputs.py
+    evaluated/<name>/                  the same, of the models of the time split: for the gate only, never served
     explain/inputs.json  inputs/  weights.npy  centre.npy               a regression that explains predictions
     state/  history/  tracks/                                           serving/skip/state.py
 """
@@ -33,7 +34,7 @@ from serving.release.onnx_session import BATCH, session
 from serving.release.pointer import Pointer
 from serving.skip.state import State, load_array
 
-ANSWERS, CLEANING, MEMBERS, EXPLAIN = "answers.json", "cleaning.json", "members", "explain"
+ANSWERS, CLEANING, MEMBERS, EVALUATED, EXPLAIN = "answers.json", "cleaning.json", "members", "evaluated", "explain"
 NETWORK, INPUTS, OUTPUT = "network.onnx", "inputs", "listen"
 READS = ("plays", "skip_features", "skip_state")
 ENGINE = "skip"
@@ -106,8 +107,70 @@ class Explanation:
         return self.dense.numbers.mean
 
 
-class SkipRelease:
-    """An opened release of the skip engine.
+class Ensemble:
+    """Members, their weights and their calibration.
+
+    Attributes:
+        members: models in the order of the weights.
+        mix: weights of their log odds.
+        calibration: calibration of the mix.
+        names: numbers that the members read, columns of skip_features.
+        learned_until: seconds since 1970; no part was trained or selected on a play of this second or later.
+        cleaning: the cleaning that the members expect.
+    """
+
+    members: list[Member]
+    mix: Mix
+    calibration: Calibration
+    names: tuple[str, ...]
+    learned_until: int
+    cleaning: Cleaning
+
+    def open_members(self, folder: Path, description: Mapping[str, Any], cleaning: Cleaning) -> None:
+        """Open the members.
+
+        Args:
+            folder: the folder with a folder per member.
+            description: members, method, bias, calibration, numbers and learned_until, as in answers.json.
+            cleaning: the cleaning of the release.
+
+        Raises:
+            CheckFailed: a member is inconsistent.
+        """
+        self.names, self.learned_until = tuple(description["numbers"]), int(description["learned_until"])
+        self.members = [Member(folder / one["name"]) for one in description["members"]]
+        weights_M = np.asarray([one["weight"] for one in description["members"]])
+        self.mix = Mix(description["method"], weights_M, float(description["bias"]))
+        stored = description["calibration"]
+        arrays = {name: np.asarray(stored[name], float) for name in ("x", "y")}
+        self.calibration = Calibration.from_arrays(stored["kind"], arrays)
+        self.cleaning = cleaning
+
+    @cached_property
+    def reads_history(self) -> bool:
+        """Whether a member reads earlier plays one by one."""
+        return any(member.inputs.history_length > 0 for member in self.members)
+
+    def cleaned(self, plays: Plays) -> Plays:
+        """Return plays as the members expect them; numbers are changed in place."""
+        return clean_plays(plays, self.cleaning)
+
+    def logits(self, plays: Plays, log: Log) -> NDArray[np.float64]:
+        """Return the log odds of every member for cleaned plays, (N, M)."""
+        return np.stack([logit(member.predict(plays, log)) for member in self.members], axis=1)
+
+    def predict(self, plays: Plays, log: Log) -> NDArray[np.float64]:
+        """Return the listening probabilities of cleaned plays, (N,).
+
+        Args:
+            plays: cleaned plays (N,).
+            log: earlier plays of the users.
+        """
+        return self.calibration(self.mix(self.logits(plays, log)))
+
+
+class SkipRelease(Ensemble):
+    """An opened release of the skip engine, and the ensemble that it serves.
 
     Raises:
         CheckFailed: it is damaged, inconsistent, made under newer contracts, or of another engine.
@@ -142,42 +205,29 @@ class SkipRelease:
         description, folder = self.description, self.folder
         self.week = str(self.provenance["week"])
         self.ids = ExternalIds(self.provenance.get("ids", {}), {})  # responses repeat ids of the request
-        self.names, self.categories = tuple(description["numbers"]), tuple(description["categories"])
+        self.categories = tuple(description["categories"])
         self.gap_s, self.smoothing = int(description["session_gap_s"]), float(description["smoothing"])
         totals = description["totals"]
         self.mean_probability = (totals["n_listened"] + 1) / (totals["n_plays"] + 2)
-        self.state_until, self.learned_until = int(description["state_until"]), int(description["learned_until"])
-        self.cleaning = Cleaning.from_json(read_json(folder / CLEANING))
-        self.members = [Member(folder / MEMBERS / one["name"]) for one in description["members"]]
-        weights_M = np.asarray([one["weight"] for one in description["members"]])
-        self.mix = Mix(description["method"], weights_M, float(description["bias"]))
-        kept = description["calibration"]
-        self.calibration = Calibration(kept["kind"], np.asarray(kept["x"], float), np.asarray(kept["y"], float))
+        self.state_until = int(description["state_until"])
+        self.open_members(folder / MEMBERS, description, Cleaning.from_json(read_json(folder / CLEANING)))
         self.explanation = Explanation(folder / EXPLAIN) if (folder / EXPLAIN).is_dir() else None
         self.state = State(folder)
 
     @cached_property
-    def reads_history(self) -> bool:
-        """Whether a member reads earlier plays one by one."""
-        return any(member.inputs.history_length > 0 for member in self.members)
+    def evaluated(self) -> Ensemble:
+        """The ensemble of the time split, which the gate of a week evaluates.
+
+        The served members are trained on all labelled plays, so that no play is left to evaluate them on. A release of
+        an earlier version serves the models of the time split themselves.
+        """
+        description = self.description.get("evaluated")
+        if description is None:
+            return self
+        ensemble = Ensemble()
+        ensemble.open_members(self.folder / EVALUATED, description, self.cleaning)
+        return ensemble
 
     def document(self, name: str) -> Any:
         """Return one of the JSON documents: evaluation, quality, contracts."""
         return read_json(self.folder / f"{name}.json")
-
-    def cleaned(self, plays: Plays) -> Plays:
-        """Return plays as the members expect them; numbers are changed in place."""
-        return clean_plays(plays, self.cleaning)
-
-    def logits(self, plays: Plays, log: Log) -> NDArray[np.float64]:
-        """Return the log odds of every member for cleaned plays, (N, M)."""
-        return np.stack([logit(member.predict(plays, log)) for member in self.members], axis=1)
-
-    def predict(self, plays: Plays, log: Log) -> NDArray[np.float64]:
-        """Return the listening probabilities of cleaned plays, (N,).
-
-        Args:
-            plays: cleaned plays (N,).
-            log: earlier plays of the users.
-        """
-        return self.calibration(self.mix(self.logits(plays, log)))

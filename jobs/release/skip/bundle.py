@@ -2,18 +2,18 @@
 
 Input   skip_features, skip_state, plays, skip_evaluation before as_of; the trained models and their blend
 
-    answers.json  cleaning.json  members/<name>/  explain/          serving/skip/release.py
+    answers.json  cleaning.json  members/<name>/  evaluated/<name>/  explain/      serving/skip/release.py
     state/  history/  tracks/                                       jobs/release/skip/snapshot.py, serving/skip/state.py
 
-A member without an ONNX form is not served. The members are then selected and weighted again among the remaining
-candidates, on the same folds and validation plays as the blend, and answers.json names the excluded ones. The bundle of
-a daily update starts from the files of the champion (jobs/release/skip/update_bundle.py).
+The served members are those that were trained on all labelled plays, with the stopping points, weights and calibration
+of the time split (jobs/skip/train.py, blend.py). The models of the time split are in the bundle, too, because the gate
+evaluates them and compares them with those of the next release.
+The bundle of a daily update starts from the files of the champion (jobs/release/skip/update_bundle.py).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,35 +30,16 @@ from jobs.release.skip.snapshot import (
     write_snapshot,
 )
 from jobs.skip import artifacts, dataset, onnx_export
-from jobs.skip.blend import fit_blend, require_same_plays
 from models.skip.data import splits
 from models.skip.data.play_history import Log
-from models.skip.ensemble.ensemble import Calibration, Mix
 from models.skip.estimators.logistic_regression import FeatureRegression
-from serving.skip.release import ANSWERS, CLEANING, EXPLAIN, MEMBERS, NETWORK, read_json
+from serving.skip.release import ANSWERS, CLEANING, EVALUATED, EXPLAIN, MEMBERS, NETWORK, read_json
 
 if TYPE_CHECKING:
     from jobs.platform.context import Context
     from jobs.skip.dataset import LabelledPlays
     from models.skip.encoding.model_inputs import ModelInputs
     from models.skip.estimators.base import SkipModel
-
-
-@dataclass(frozen=True, eq=False)
-class ServedEnsemble:
-    """The ensemble of a release.
-
-    Attributes:
-        members: models by name, in the order of the weights.
-        mix: weights of the members.
-        calibration: calibration of the combined score.
-        excluded: candidates that are not served, with the reason.
-    """
-
-    members: Mapping[str, SkipModel]
-    mix: Mix
-    calibration: Calibration
-    excluded: Mapping[str, str]
 
 
 def fill(context: Context, folder: Path) -> dict[str, object]:
@@ -77,25 +58,33 @@ def fill(context: Context, folder: Path) -> dict[str, object]:
     if context.week.daily:
         return update_bundle.fill(context, folder)
     labelled, plays = read_blend_plays(context)
-    ensemble = served_ensemble(context)
-    inputs = {name: onnx_export.model_inputs(model) for name, model in ensemble.members.items()}
-    for name, model in ensemble.members.items():
-        files.write(folder / MEMBERS / name / NETWORK, onnx_export.to_onnx(model))
-        write_model_inputs(folder / MEMBERS / name, inputs[name])
+    blend, refitted = artifacts.load_blend(context), artifacts.load_blend(context, artifacts.REFITTED)
+    inputs = write_members(folder / MEMBERS, refitted.members)
+    evaluated_inputs = write_members(folder / EVALUATED, blend.members)
     explanation = write_explanation(context, folder / EXPLAIN, plays)
     all_inputs = list(inputs.values()) + ([explanation] if explanation else [])
-    learned_until = first_unseen_second(context, labelled)
-    references = {name: artifacts.model_reference(context, name) for name in ensemble.members}
-    excluded = dict(ensemble.excluded)
+    as_of = int(context.week.as_of.timestamp())
+    references = {name: artifacts.model_reference(context, name) for name in blend.members}
+    combination = {
+        "method": blend.mix.method,
+        "bias": blend.mix.bias,
+        "calibration": calibration_entry(blend.calibration),
+    }
     facts = {
+        **combination,
         **required_columns(all_inputs),
-        "method": ensemble.mix.method,
-        "bias": ensemble.mix.bias,
-        "members": member_entries(references, ensemble.mix),
-        "calibration": calibration_entry(ensemble.calibration),
-        "excluded": excluded,
-        "trained_until": learned_until,
-        "learned_until": learned_until,
+        "members": member_entries(references, blend.mix),
+        "trained_until": as_of,
+        "learned_until": as_of,
+        "evaluated": {
+            **combination,
+            **required_columns(evaluated_inputs.values()),
+            "members": [
+                {"name": name, "weight": float(weight)}
+                for name, weight in zip(blend.members, blend.mix.weights_M, strict=True)
+            ],
+            "learned_until": first_unseen_second(context, labelled),
+        },
     }
     files.write(folder / CLEANING, files.canonical(labelled.cleaning.to_json()))
     log = Log.from_plays(labelled.plays)
@@ -103,7 +92,16 @@ def fill(context: Context, folder: Path) -> dict[str, object]:
     files.write(folder / ANSWERS, files.canonical({**facts, **snapshot}))
     files.write(folder / "evaluation.json", files.canonical(read_evaluation(context)))
     forms = entity_forms(context.lake, "skip")
-    return {"members": list(ensemble.members), "excluded": excluded, "plays": plays, "ids": forms}
+    return {"members": list(blend.members), "plays": plays, "ids": forms}
+
+
+def write_members(folder: Path, members: Mapping[str, SkipModel]) -> dict[str, ModelInputs]:
+    """Write models as ONNX networks with their input encodings; returns the encodings by name."""
+    inputs = {name: onnx_export.model_inputs(model) for name, model in members.items()}
+    for name, model in members.items():
+        files.write(folder / name / NETWORK, onnx_export.to_onnx(model))
+        write_model_inputs(folder / name, inputs[name])
+    return inputs
 
 
 def registered_network(context: Context, folder: Path) -> str:
@@ -136,7 +134,7 @@ def read_blend_plays(context: Context) -> tuple[LabelledPlays, str]:
 
 
 def first_unseen_second(context: Context, labelled: LabelledPlays) -> int:
-    """Return the second from which on no play was used for training or selection.
+    """Return the second from which on no play was used for training or selection on the time split.
 
     Where the split is not by time, that is the second after the last play.
     """
@@ -159,28 +157,6 @@ def read_evaluation(context: Context) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: tuple(str(row[key]) for key in ("model", "split", "slice", "metric")))
 
 
-def served_ensemble(context: Context) -> ServedEnsemble:
-    """Return the blend of the week, refitted without its members that cannot be exported.
-
-    Raises:
-        CheckFailed: no candidate of the blend has an ONNX form.
-    """
-    blend = artifacts.load_blend(context)
-    if all(onnx_export.has_onnx_form(model) for model in blend.members.values()):
-        return ServedEnsemble(blend.members, blend.mix, blend.calibration, {})
-    settings = context.settings.skip.blend
-    candidates: dict[str, SkipModel] = {name: artifacts.load_model(context, name) for name in settings.members}
-    excluded = {name: "has no ONNX form" for name, model in candidates.items() if not onnx_export.has_onnx_form(model)}
-    models = {name: model for name, model in candidates.items() if name not in excluded}
-    if not models:
-        raise CheckFailed("skip.blend.members: none has an ONNX form; name one that has, such as boosted_trees")
-    folds = {name: artifacts.read_folds(context, name) for name in models}
-    scores = {name: artifacts.read_scores(context, name) for name in models}
-    _, borders = require_same_plays(context, tuple(models))
-    members, mix, calibration = fit_blend(folds, scores, borders, settings.min_gain)
-    return ServedEnsemble({name: models[name] for name in members}, mix, calibration, excluded)
-
-
 def write_explanation(context: Context, folder: Path, plays: str) -> ModelInputs | None:
     """Write the regression whose terms are the reasons of a prediction.
 
@@ -195,7 +171,8 @@ def write_explanation(context: Context, folder: Path, plays: str) -> ModelInputs
     name = FeatureRegression.name
     if name not in context.settings.skip.models or artifacts.read_report(context, name)["plays"] != plays:
         return None
-    model = artifacts.load_model(context, name)
+    kind = artifacts.REFITTED if artifacts.has_refitted_model(context, name) else artifacts.MODEL
+    model = artifacts.load_model(context, name, kind)
     assert isinstance(model, FeatureRegression)
     inputs = onnx_export.model_inputs(model)
     write_model_inputs(folder, inputs)

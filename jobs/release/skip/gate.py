@@ -1,12 +1,17 @@
 """Evaluates a skip release: data checks, ONNX parity, AUC against a baseline and the champion, calibration, latency.
 
 Input   the bundle, the champion's bundle, skip_features of the evaluation plays, the test scores of training
-Plays   of a week its test split, the newest plays; of a daily update the plays of that day. No part of the release was
-        trained on them
+Plays   of a week its test split, the newest plays; of a daily update the plays of that day. No part of the evaluated
+        ensemble was trained on them
+
+A weekly release serves members that were trained on all labelled plays, also on the test split. The gate of a week
+therefore evaluates the ensemble of the time split (`evaluated/` in the bundle): same recipes, stopping points, weights
+and calibration, trained on the earlier plays. It is compared with the champion's ensemble of its own time split, on
+plays that neither was trained on. A daily update is evaluated, and compared with the champion, as it is served.
 
 Challenger and champion are opened as the service opens them, and predict the same plays, each with its own cleaning,
 members and weights. The features of each play come from the feature table (point-in-time), because the release's own
-state already contains these plays. The champion is only compared on plays that it was not trained on.
+state already contains these plays.
 """
 
 from __future__ import annotations
@@ -26,6 +31,7 @@ from jobs.release import pointer, rules
 from jobs.release.destination import release_folder
 from jobs.release.registry import Anchor
 from jobs.release.rules import FAIL, PASS, SKIP, GateLine
+from jobs.release.skip.bundle import read_blend_plays
 from jobs.release.skip.snapshot import end_day, read_play_log
 from jobs.skip import artifacts, dataset
 from models.arrays import DoubleMatrix, DoubleVector, IdVector
@@ -41,7 +47,7 @@ from models.skip.evaluation.metrics import (
     calibration_error,
 )
 from serving.skip import answers
-from serving.skip.release import MEMBERS, NETWORK, SkipRelease
+from serving.skip.release import MEMBERS, NETWORK, Ensemble, SkipRelease
 from serving.skip.schema import SkipRequest, TrackReference
 
 if TYPE_CHECKING:
@@ -50,6 +56,7 @@ if TYPE_CHECKING:
 
 REQUIRED_TABLES = ("plays",)  # their data checks must have passed
 BASELINE = "user_rate"  # the share of the user's earlier plays that was listened to: the baseline of the gate
+UNSEEN_RULE = "unseen listeners"
 N_WARM_UP, N_TIMED = 20, 200
 
 
@@ -88,16 +95,18 @@ def evaluate(context: Context, folder: Path, champion: pointer.Pointer | None, a
         CheckFailed: there are too few evaluation plays, or they are all of one class.
     """
     release, gate = SkipRelease(folder), context.settings.skip.gate
-    plays = evaluation_plays(context, release)
-    ours = predict(context, release, plays)
+    evaluated = evaluated_ensemble(context, release)
+    plays = evaluation_plays(context, evaluated)
+    ours = predict(context, evaluated, plays)
     labels_N, user_N = plays.labels(), plays.user_N
     baseline_N = np.asarray(plays.numbers((BASELINE,))[:, 0], np.float64)
     lines = [rules.data_checks(release.document("quality"), REQUIRED_TABLES)]
     if context.week.daily:
         lines += update_parity_lines(context, release, champion, plays, ours)
     else:
-        lines += parity_lines(context, release, ours)
-    lines.append(baseline_line(labels_N, ours.listen_N, baseline_N, user_N, gate.margin_over_rate))
+        lines += parity_lines(context, release, plays, ours)
+        lines.append(unseen_listeners_line(context, ours))
+    lines.append(baseline_line(labels_N, ours.listen_N, baseline_N, user_N, gate.margin_over_rate, trained(context)))
     lines += rival_lines(context, release, champion, anchor, plays, ours)
     lines += calibration_lines(labels_N, ours.listen_N, baseline_N, gate)
     lines.append(flow_line(plays, ours.listen_N, gate))
@@ -105,8 +114,18 @@ def evaluate(context: Context, folder: Path, champion: pointer.Pointer | None, a
     return lines
 
 
-def evaluation_plays(context: Context, release: SkipRelease) -> Plays:
-    """Return the labelled plays that no part of the release was trained on, uncleaned, in time order.
+def evaluated_ensemble(context: Context, release: SkipRelease) -> Ensemble:
+    """Return what the gate evaluates: of a week the ensemble of the time split, of a daily update the served one."""
+    return release if context.week.daily else release.evaluated
+
+
+def trained(context: Context) -> str:
+    """Return which models the gate's numbers are about, as text."""
+    return "" if context.week.daily else "; models of the time split, the served ones are trained again on all plays"
+
+
+def evaluation_plays(context: Context, release: Ensemble) -> Plays:
+    """Return the labelled plays that no part of the ensemble was trained on, uncleaned, in time order.
 
     Raises:
         CheckFailed: there are fewer than skip.gate.min_plays, or they are all of one class.
@@ -130,30 +149,40 @@ def evaluation_plays(context: Context, release: SkipRelease) -> Plays:
     return plays
 
 
-def predict(context: Context, release: SkipRelease, plays: Plays) -> Predictions:
-    """Return the predictions of a release for plays, each from what was known before the play began."""
+def predict(context: Context, release: Ensemble, plays: Plays) -> Predictions:
+    """Return the predictions of an ensemble for plays, each from what was known before the play began."""
     cleaned = clean(release, plays)
     log = read_play_log(context, release.cleaning) if release.reads_history else Log.empty()
     members_NM = np.stack([member.predict(cleaned, log) for member in release.members], axis=1)
     return Predictions(members_NM, release.calibration(release.mix(logit(members_NM))))
 
 
-def clean(release: SkipRelease, plays: Plays) -> Plays:
-    """Return a copy of plays, cleaned as the members of the release expect."""
+def clean(release: Ensemble, plays: Plays) -> Plays:
+    """Return a copy of plays, cleaned as the members expect."""
     return release.cleaned(replace(plays, numbers_NF=plays.numbers_NF.copy()))
 
 
-def parity_lines(context: Context, release: SkipRelease, ours: Predictions) -> list[GateLine]:
-    """Compare the ONNX members of the bundle with the test scores of training."""
+def parity_lines(context: Context, release: SkipRelease, plays: Plays, ours: Predictions) -> list[GateLine]:
+    """Compare the ONNX members of a weekly bundle with the trained models.
+
+    The served members are compared with their saved models on the evaluation plays, those of the time split with the
+    test scores of training.
+    """
     tolerance, lines = context.settings.skip.gate.parity_tolerance, []
-    for m, member in enumerate(release.members):
+    served, cleaned = predict(context, release, plays), clean(release, plays)
+    log = read_play_log(context, release.cleaning)
+    for m, (member, entry) in enumerate(zip(release.members, release.description["members"], strict=True)):
+        model = artifacts.load_referenced_model(context, member.name, entry["state"], log)
+        difference = float(np.abs(model.predict_proba(cleaned) - served.members_NM[:, m]).max())
+        lines.append(rules.onnx_parity(member.name, difference, tolerance))
+    for m, member in enumerate(release.evaluated.members):
         scores = artifacts.read_scores(context, member.name).test
         if len(scores.proba_N) != len(ours.listen_N):
             why = f"training scored {len(scores.proba_N)} test plays, there are {len(ours.listen_N)} evaluation plays"
-            lines.append(GateLine(f"onnx parity {member.name}", None, tolerance, FAIL, why))
+            lines.append(GateLine(f"onnx parity {member.name} (time split)", None, tolerance, FAIL, why))
             continue
         difference = float(np.abs(scores.proba_N - ours.members_NM[:, m]).max())
-        lines.append(rules.onnx_parity(member.name, difference, tolerance))
+        lines.append(rules.onnx_parity(f"{member.name} (time split)", difference, tolerance))
     return lines
 
 
@@ -185,15 +214,74 @@ def update_parity_lines(
 
 
 def baseline_line(
-    labels_N: NDArray[np.int8], ours_N: DoubleVector, baseline_N: DoubleVector, user_N: IdVector, margin: float
+    labels_N: NDArray[np.int8],
+    ours_N: DoubleVector,
+    baseline_N: DoubleVector,
+    user_N: IdVector,
+    margin: float,
+    trained: str = "",
 ) -> GateLine:
-    """Compare AUC with the baseline, the user's own rate; the lower bound of the gain must reach the margin."""
+    """Compare AUC with the baseline, the user's own rate; the lower bound of the gain must reach the margin.
+
+    Args:
+        labels_N: labels of the evaluation plays.
+        ours_N: probabilities of the ensemble.
+        baseline_N: the user's rate before each play.
+        user_N: users.
+        margin: skip.gate.margin_over_rate.
+        trained: which models were evaluated, as text that follows the numbers.
+    """
     gain = auc_difference(labels_N, ours_N, baseline_N, user_N)
     why = (
         f"AUC {auc(labels_N, ours_N):.4f}, the user's listened share so far {auc(labels_N, baseline_N):.4f}; "
-        f"{len(labels_N)} plays"
+        f"{len(labels_N)} plays{trained}"
     )
     return GateLine("better than user rate", gain.low, margin, PASS if gain.low >= margin else FAIL, why)
+
+
+def unseen_listeners_line(context: Context, ours: Predictions) -> GateLine:
+    """Compare AUC with LightGBM on the raw columns of the plays, for listeners without a training play."""
+    labelled, plays = read_blend_plays(context)
+    baseline = artifacts.read_baseline(context, plays).test
+    if len(baseline.proba_N) != len(ours.listen_N):
+        why = f"the baseline scored {len(baseline.proba_N)} plays, there are {len(ours.listen_N)} evaluation plays"
+        return GateLine(UNSEEN_RULE, None, 0.0, FAIL, why)
+    unseen_N = labelled.of_unseen_listeners()[baseline.place_N]
+    part = baseline.listened_N[unseen_N], ours.listen_N[unseen_N], baseline.proba_N[unseen_N], baseline.user_N[unseen_N]
+    return gain_line(*part, context.settings.skip.gate, context.seed("gate"))
+
+
+def gain_line(
+    labels_N: NDArray[np.int8],
+    ours_N: DoubleVector,
+    baseline_N: DoubleVector,
+    user_N: IdVector,
+    gate: GateSettings,
+    seed: int,
+) -> GateLine:
+    """Return the line about the gain in AUC over raw columns; its lower bound must be above 0.
+
+    An interval that contains 0 decides nothing: the listeners are too few. The interval resamples listeners.
+
+    Args:
+        labels_N: labels of the plays of unseen listeners.
+        ours_N: probabilities of the ensemble.
+        baseline_N: probabilities of LightGBM on the raw columns.
+        user_N: listeners.
+        gate: skip.gate.
+        seed: seed of the bootstrap.
+    """
+    n_rarer = min(int((labels_N == label).sum()) for label in (0, 1))
+    if n_rarer < gate.slice_min_plays:
+        why = f"not evaluated: {n_rarer} plays of the rarer class, fewer than {gate.slice_min_plays}"
+        return GateLine(UNSEEN_RULE, None, 0.0, SKIP, why)
+    gain = bootstrap_difference(labels_N, ours_N, baseline_N, user_N, gate.n_bootstrap, seed)
+    why = (
+        f"AUC {auc(labels_N, ours_N):.4f}, LightGBM on the raw columns {auc(labels_N, baseline_N):.4f}, gain "
+        f"{gain.low:+.4f} to {gain.high:+.4f}; {len(labels_N)} plays of {len(np.unique(user_N))} listeners"
+    )
+    verdict = PASS if gain.low > 0 else FAIL if gain.high < 0 else SKIP
+    return GateLine(UNSEEN_RULE, gain.low, 0.0, verdict, why)
 
 
 def rival_lines(
@@ -220,11 +308,15 @@ def rival_lines(
 def rival_line(
     context: Context, rule: str, release: SkipRelease, rival: str, plays: Plays, ours: Predictions
 ) -> GateLine:
-    """Compare AUC with a rival on plays that neither was trained on; the interval resamples users."""
+    """Compare AUC with a rival on plays that neither was trained on; the interval resamples users.
+
+    In the gate of a week, both are ensembles of their time splits.
+    """
     gate = context.settings.skip.gate
-    opened = rules.open_rival(context, rule, release.folder.name, rival, SkipRelease)
-    if isinstance(opened, GateLine):
-        return opened
+    rival_release = rules.open_rival(context, rule, release.folder.name, rival, SkipRelease)
+    if isinstance(rival_release, GateLine):
+        return rival_release
+    opened = evaluated_ensemble(context, rival_release)
     missing = [name for name in opened.names if name not in plays.names]
     if missing:
         why = f"the rival reads {', '.join(missing)}, which the feature table does not have any more"

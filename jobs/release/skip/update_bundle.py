@@ -8,8 +8,8 @@ Time    members, weights and calibration are trained on plays before the day; th
                      the number of new plays, networks take a few small steps; weights and calibration are fitted again.
                      Each only where it improves on newer plays (jobs/skip/incremental_training.py)
     unchanged        what a member computes over all training plays: embeddings of known ids, ranks, smoothing, one-hot
-                     fields; cleaning. A listener or track that is not in the training plays is described by its counts
-                     until the weekly training
+                     fields; cleaning; the ensemble of the time split, which the next weekly gate compares. A listener
+                     or track that is not in the training plays is described by its counts until the weekly training
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from jobs.release.skip.snapshot import calibration_entry, end_day, member_entrie
 from jobs.skip import artifacts, dataset, incremental_training, onnx_export
 from models.skip.estimators.logistic_regression import FeatureRegression
 from models.skip.evaluation.metrics import auc_interval, brier
-from serving.skip.release import ANSWERS, CLEANING, EXPLAIN, MEMBERS, NETWORK, SkipRelease
+from serving.skip.release import ANSWERS, CLEANING, EVALUATED, EXPLAIN, MEMBERS, NETWORK, SkipRelease
 
 if TYPE_CHECKING:
     from jobs.platform.context import Context
@@ -72,7 +72,7 @@ def fill(context: Context, folder: Path) -> dict[str, object]:
     base = open_base_release(context)
     for file in sorted(path for path in base.folder.rglob("*") if path.is_file()):
         relative = file.relative_to(base.folder)
-        if relative.parts[0] in (MEMBERS, EXPLAIN, CLEANING):
+        if relative.parts[0] in (MEMBERS, EVALUATED, EXPLAIN, CLEANING):
             files.write(folder / relative, file.read_bytes())
     day = f"{context.week.as_of - timedelta(days=1):%Y-%m-%d}"
     log = read_play_log(context, base.cleaning)

@@ -117,6 +117,24 @@ class TestTrain:
         assert reports["boosted_trees"]["auc"] == report["auc"]
         assert sum(report["sizes"].values()) == len(train.read_plays(context, MODELS).plays)
 
+    def test_candidates_are_fitted_again_on_all_plays(self, trained_week):
+        """The refitted model has the passes that validation chose, has seen every labelled play, and is not scored."""
+        context, _ = trained_week
+        report = artifacts.read_report(context, "boosted_trees")
+        losses = report["losses"]["validation"]
+        assert report["refit"] == {"plays": sum(report["sizes"].values()), "passes": 1 + int(np.argmin(losses))}
+        labelled = train.read_plays(context, MODELS)
+        again = train.model_factory(context)("boosted_trees")
+        again.refit(labelled.plays, report["refit"]["passes"], report["seed"])
+        refitted = artifacts.load_model(context, "boosted_trees", artifacts.REFITTED)
+        test = labelled.of_split(splits.TEST)
+        np.testing.assert_array_equal(refitted.predict_proba(test), again.predict_proba(test))
+        assert refitted.booster.num_trees() == report["refit"]["passes"]
+        scores = artifacts.read_scores(context, "boosted_trees").test
+        assert np.abs(refitted.predict_proba(test) - scores.proba_N).max() > 1e-3
+        with pytest.raises(CheckFailed, match="collaborative: was not fitted on all plays"):
+            artifacts.load_model(context, "collaborative", artifacts.REFITTED)
+
     def test_only_blend_candidates_have_folds(self, trained_week):
         context, _ = trained_week
         folds = artifacts.read_folds(context, "boosted_trees")
@@ -249,13 +267,26 @@ def test_evaluation_has_every_model_and_slice(trained_week):
     context, reports = trained_week
     report = evaluate.run(context)
     frame = context.lake.read("skip_evaluation", week=context.week.name).to_pandas()
-    assert set(frame.model) == {*MODELS, "blend"}
+    assert set(frame.model) == {*MODELS, "blend", "raw_columns"}
     assert not frame.duplicated(["model", "split", "slice", "metric"]).any()
     assert {"all", "flow=yes", "flow=no", "user=known", "track=known", "platform=0"} <= set(frame.slice)
     test = frame[(frame.model == "blend") & (frame.split == "test")].set_index(["slice", "metric"])
     scores = artifacts.read_scores(context, "blend").test
     assert test.value["all", "auc"] == pytest.approx(reports["blend"]["auc"]["test"])
     assert test.n["flow=yes", "auc"] == scores.is_flow_N.sum()
+    baseline = artifacts.read_baseline(context, artifacts.digest_of(train.read_plays(context, MODELS))).test
+    np.testing.assert_array_equal(baseline.place_N, scores.place_N)
+    gain = metrics.auc(scores.listened_N, scores.proba_N) - metrics.auc(baseline.listened_N, baseline.proba_N)
+    assert test.value["all", "auc_gain"] == pytest.approx(gain)
+    assert test.low["all", "auc_gain"] < gain < test.high["all", "auc_gain"]
+    labelled = train.read_plays(context, MODELS)
+    user_N, is_train_N = labelled.plays.user_N, labelled.split_N == splits.TRAIN
+    new_user = user_N[is_train_N][0]
+    without_N = np.where(is_train_N & (user_N == new_user), splits.EXCLUDED, labelled.split_N).astype(np.int8)
+    unseen_N = dataset.LabelledPlays(labelled.plays, without_N, labelled.cleaning).of_unseen_listeners()
+    np.testing.assert_array_equal(unseen_N & ~labelled.of_unseen_listeners(), user_N == new_user)
+    with pytest.raises(CheckFailed, match="is of other plays than the blend"):
+        artifacts.read_baseline(context, "x")
     cells = [test.value["all", name] for name in evaluate.COUNTS]
     assert sum(cells) == len(scores.proba_N)
     assert cells[0] == ((scores.proba_N >= 0.5) & (scores.listened_N == 1)).sum()

@@ -19,6 +19,8 @@ from serving.skip.release import SkipRelease
 from tests.helpers import skip_week
 from tests.helpers.skip_week import DAY, champion, with_gate_settings
 
+NEXT, LATER = "2016-11-29", "2016-11-30"  # members are trained on plays since the Monday of the week, 2016-11-28
+
 
 @pytest.fixture
 def context(skip_week_home, tmp_path, monkeypatch):
@@ -33,12 +35,13 @@ def test_daily_update_is_evaluated_and_promoted(context):
     assert after.state_until == before.state_until + 86_400
     assert after.learned_until == before.state_until
     assert after.week == "2016-11-29-daily"
+    assert champion(context).provenance["fine_tuning"]["why"].startswith("0 plays since training before 2016-11-28")
+    assert after.evaluated.learned_until == before.evaluated.learned_until < before.learned_until
     assert {row["split"] for row in after.document("evaluation")} == {"day"}
-    learned_on = set(after.provenance["fine_tuning"]["fine_tuned"])
     for member in before.members:
-        file = f"members/{member.name}/network.onnx"
-        same = (after.folder / file).read_bytes() == (before.folder / file).read_bytes()
-        assert same is (member.name not in learned_on)
+        for folder in ("members", "evaluated"):
+            file = f"{folder}/{member.name}/network.onnx"
+            assert (after.folder / file).read_bytes() == (before.folder / file).read_bytes()
     again = daily_update.run(context.settings, date.fromisoformat(DAY))
     assert (again["release"], again["promoted"], again["why"]) == (
         after.name,
@@ -52,7 +55,7 @@ def shifted(context, flip):
     """Invert the outcomes of some test plays, as if listeners had changed their behaviour since training."""
     first = datetime.fromtimestamp(champion(context).description["trained_until"], UTC).date()
     days = [p["day"] for p in context.lake.partitions("skip_features") if p["variant"] == "past"]
-    for day in [d for d in days if str(first) <= d <= DAY]:
+    for day in [d for d in days if str(first) <= d <= NEXT]:
         part = {"variant": "past", "day": day}
         rows = context.lake.read("skip_features", **part)
         listened = rows.column("is_listened")
@@ -62,11 +65,11 @@ def shifted(context, flip):
 
 
 def test_members_are_fine_tuned_after_a_change_of_behaviour(context):
-    build_features.run(context, DAY, DAY)
+    build_features.run(context, DAY, NEXT)
     shifted(context, lambda rows: rows.column("is_flow"))
-    before, day = champion(context), replace(context, week=Week.after_day(date.fromisoformat(DAY)))
+    before, day = champion(context), replace(context, week=Week.after_day(date.fromisoformat(NEXT)))
     log = snapshot.read_play_log(day, before.cleaning)
-    update = incremental_training.update_champion(day, before, DAY, log)
+    update = incremental_training.update_champion(day, before, NEXT, log)
     assert update.report["fine_tuned"], update.report
     assert update.report["brier"] < update.report["champion_brier"]
     for name in update.members:
@@ -75,19 +78,19 @@ def test_members_are_fine_tuned_after_a_change_of_behaviour(context):
     assert before.description["trained_until"] < update.trained_until
     states = {name: artifacts.write_updated_model(day, model) for name, model in update.members.items()}
     for name, state in states.items():
-        plays = incremental_training.read_new_plays(day, before, DAY)
+        plays = incremental_training.read_new_plays(day, before, NEXT)
         again = artifacts.load_referenced_model(day, name, state, log)
         update.members[name].log = log
         np.testing.assert_array_equal(again.predict_proba(plays), update.members[name].predict_proba(plays))
     seen_later = {**before.description, "trained_until": update.trained_until}
     before.description = seen_later
-    assert incremental_training.read_new_plays(day, before, DAY).ts_N.min() >= update.trained_until
+    assert incremental_training.read_new_plays(day, before, NEXT).ts_N.min() >= update.trained_until
 
 
 def test_fine_tuned_members_are_compared_with_their_saved_models(context):
-    build_features.run(context, DAY, DAY)
+    build_features.run(context, DAY, NEXT)
     shifted(context, lambda rows: rows.column("is_flow"))
-    came_from, day = champion(context).name, replace(context, week=Week.after_day(date.fromisoformat(DAY)))
+    came_from, day = champion(context).name, replace(context, week=Week.after_day(date.fromisoformat(NEXT)))
     check.run(day, ["plays"])
     release = SkipRelease(pointer.releases(day.release_home) / bundle.run(day)["release"])
     learned_on = release.provenance["fine_tuning"]["fine_tuned"]
@@ -107,21 +110,23 @@ def test_fine_tuned_members_are_compared_with_their_saved_models(context):
 
 
 def test_later_plays_do_not_change_a_daily_update(context):
-    day, later = date.fromisoformat(DAY), "2016-11-29"
+    build_features.run(context, DAY, DAY)
+    day, later = date.fromisoformat(NEXT), LATER
     first = daily_update.run(context.settings, day)["release"]
     assert rollback.run(context)["rolled_back"]
     rows = context.lake.read("plays", day=later)
     column = rows.column_names.index("is_listened")
     changed = rows.set_column(column, "is_listened", pc.invert(rows.column("is_listened")))
     context.lake.write("plays", changed.slice(0, changed.num_rows // 2), day=later)
-    build_features.run(context, DAY, later)
+    build_features.run(context, NEXT, later)
     assert daily_update.run(context.settings, day)["release"] == first
 
 
 def test_member_without_saved_model_is_unchanged(context):
     before = champion(context)
     shutil.rmtree(context.work / "boosted_trees")
-    daily_update.run(context.settings, date.fromisoformat(DAY))
+    build_features.run(context, DAY, DAY)
+    daily_update.run(context.settings, date.fromisoformat(NEXT))
     reason = champion(context).provenance["fine_tuning"]["members"]["boosted_trees"]["why"]
     assert "contains no saved skip model" in reason
     assert str(context.home) not in reason
