@@ -141,7 +141,7 @@ def test_a_byte_order_mark_is_no_part_of_the_header(context_and_data, quoted):
         (data / name).write_text(f"\ufeff{header}\n{rows}", encoding="utf-8")
     report = dsg17.run(context, data)
     assert [report["files"][part]["kept"] for part in ("train", "test")] == [1, 1]
-    assert submission.sample_ids(data / "test.csv").tolist() == [5]
+    assert submission.read_test_rows(data / "test.csv").sample_N.tolist() == [5]
 
 
 @pytest.mark.parametrize(
@@ -158,7 +158,7 @@ def test_a_folder_may_have_any_name(context_and_data, folder):
     plain.rename(named)
     assert {**dsg17.run(context, named), "path": ""} == {**expected, "path": ""}
     pd.testing.assert_frame_equal(plays(context), rows)
-    assert submission.sample_ids(named / "test.csv").tolist() == [9]
+    assert submission.read_test_rows(named / "test.csv").sample_N.tolist() == [9]
 
 
 def test_too_many_bad_rows_stop_the_run_before_anything_is_written(home, tmp_path):

@@ -17,6 +17,7 @@ from jobs.release.skip import snapshot, submission
 from jobs.settings.settings import load
 from jobs.settings.skip import GateSettings, MemberName, SkipSettings
 from jobs.skip import artifacts, build_features, dataset, onnx_export, spark_groups
+from jobs.tracking.tracker import Tracker
 from models.skip.estimators import registry
 from models.skip.evaluation.metrics import auc
 from models.skip.features.columns import as_plays
@@ -352,12 +353,44 @@ def test_submission_has_every_row_in_the_order_of_the_file(context, tmp_path):
     assert out.read_bytes() == first
 
 
+def test_rows_without_features_fall_back_to_rates(context, tmp_path):
+    """A row of 1970, of an unknown listener or track, or with unreadable ids gets a rate, and is counted."""
+    labelled, _ = skip_bundle.read_blend_plays(context)
+    plays, labels_N = labelled.plays, labelled.plays.labels()
+    user, track = int(plays.user_N[0]), int(plays.track_N[0])
+    smoothing, mean = context.settings.skip.features.smoothing, labels_N.mean()
+
+    def rate(of_N):
+        return (labels_N[of_N].sum() + smoothing * mean) / (of_N.sum() + smoothing)
+
+    known = sample_ids(context)[0]
+    rows = {
+        known: (5, 6, 1_478_000_000),
+        900_001: (user, track, 0),
+        900_002: (10**12, track, 0),
+        900_003: (10**12, 10**12, 0),
+        900_004: ("", "x", "x"),
+    }
+    lines = [f"{sample_id},{user_id},{media},{ts}" for sample_id, (user_id, media, ts) in rows.items()]
+    (tmp_path / "test.csv").write_text("sample_id,user_id,media_id,ts_listen\n" + "\n".join(lines))
+    out = tmp_path / "out.csv"
+    report = submission.run(context, tmp_path, out)
+    predicted = {int(row.split(",")[0]): float(row.split(",")[1]) for row in out.read_text().splitlines()[1:]}
+    assert list(predicted) == list(rows)
+    assert predicted[900_001] == pytest.approx(rate(plays.user_N == user), abs=1e-6)
+    assert predicted[900_002] == pytest.approx(rate(plays.track_N == track), abs=1e-6)
+    assert predicted[900_003] == predicted[900_004] == pytest.approx(mean, abs=1e-6)
+    counts = {key: report[key] for key in ("rows", "fallback", "listener_rate", "track_rate", "mean_rate")}
+    assert counts == {"rows": 5, "fallback": 4, "listener_rate": 1, "track_rate": 1, "mean_rate": 2}
+    logged = Tracker.connect(context).client.get_run(report["mlflow_run"]).data.metrics
+    assert (logged["fallback"], logged["mean_rate"]) == (4, 2)
+
+
 def test_submission_raises_for_bad_files(context, tmp_path, command, monkeypatch):
     with pytest.raises(BadArgument, match=r"contains no test\.csv"):
         submission.run(context, tmp_path, tmp_path / "out.csv")
     test = tmp_path / "test.csv"
     for text, message in (
-        ("sample_id\n999999\n", "1 of 1 rows have no features"),
         ("sample_id\n1\n1\n", "sample ids are duplicates"),
         ("x\n1\n", "column 'sample_id' is missing"),
         ("sample_id\nx\n", "is not an integer"),
