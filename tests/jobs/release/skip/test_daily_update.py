@@ -3,6 +3,7 @@
 import shutil
 from dataclasses import replace
 from datetime import UTC, date, datetime
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -10,16 +11,16 @@ import pyarrow.compute as pc
 import pytest
 
 from contracts.errors import CheckFailed
+from jobs.platform import files
 from jobs.platform.week import Week
 from jobs.quality import check
 from jobs.release import bundle, pointer, rollback
 from jobs.release.skip import daily_update, gate, snapshot
 from jobs.skip import artifacts, build_features, incremental_training
-from serving.skip.release import SkipRelease
+from serving.release import manifest
+from serving.skip.release import ANSWERS, SkipRelease
 from tests.helpers import skip_week
 from tests.helpers.skip_week import DAY, champion, with_gate_settings
-
-NEXT, LATER = "2016-11-29", "2016-11-30"  # members are trained on plays since the Monday of the week, 2016-11-28
 
 
 @pytest.fixture
@@ -35,7 +36,7 @@ def test_daily_update_is_evaluated_and_promoted(context):
     assert after.state_until == before.state_until + 86_400
     assert after.learned_until == before.state_until
     assert after.week == "2016-11-29-daily"
-    assert champion(context).provenance["fine_tuning"]["why"].startswith("0 plays since training before 2016-11-28")
+    assert after.provenance["fine_tuning"]["why"].startswith("0 plays since training before 2016-11-28")
     assert after.evaluated.learned_until == before.evaluated.learned_until < before.learned_until
     assert {row["split"] for row in after.document("evaluation")} == {"day"}
     for member in before.members:
@@ -51,11 +52,24 @@ def test_daily_update_is_evaluated_and_promoted(context):
     assert rollback.run(context, to=before.name)["rolled_back"]
 
 
+def use_older_champion(context):
+    """Promote a copy of the champion that counts as trained until the test plays of its week, so that they are new."""
+    release = champion(context)
+    folder = Path(shutil.copytree(release.folder, release.folder.with_name("older")))
+    (folder / manifest.NAME).unlink()
+    description = release.description | {"trained_until": release.evaluated.learned_until}
+    (folder / ANSWERS).write_bytes(files.canonical(description))
+    name = bundle.write_manifest(folder)
+    folder.rename(folder.with_name(name))
+    now = pointer.read(context.release_home)
+    pointer.move(context.release_home, now.revision, name, now.week)
+
+
 def shifted(context, flip):
     """Invert the outcomes of some test plays, as if listeners had changed their behaviour since training."""
     first = datetime.fromtimestamp(champion(context).description["trained_until"], UTC).date()
     days = [p["day"] for p in context.lake.partitions("skip_features") if p["variant"] == "past"]
-    for day in [d for d in days if str(first) <= d <= NEXT]:
+    for day in [d for d in days if str(first) <= d <= DAY]:
         part = {"variant": "past", "day": day}
         rows = context.lake.read("skip_features", **part)
         listened = rows.column("is_listened")
@@ -65,11 +79,12 @@ def shifted(context, flip):
 
 
 def test_members_are_fine_tuned_after_a_change_of_behaviour(context):
-    build_features.run(context, DAY, NEXT)
+    use_older_champion(context)
+    build_features.run(context, DAY, DAY)
     shifted(context, lambda rows: rows.column("is_flow"))
-    before, day = champion(context), replace(context, week=Week.after_day(date.fromisoformat(NEXT)))
+    before, day = champion(context), replace(context, week=Week.after_day(date.fromisoformat(DAY)))
     log = snapshot.read_play_log(day, before.cleaning)
-    update = incremental_training.update_champion(day, before, NEXT, log)
+    update = incremental_training.update_champion(day, before, DAY, log)
     assert update.report["fine_tuned"], update.report
     assert update.report["brier"] < update.report["champion_brier"]
     for name in update.members:
@@ -78,19 +93,20 @@ def test_members_are_fine_tuned_after_a_change_of_behaviour(context):
     assert before.description["trained_until"] < update.trained_until
     states = {name: artifacts.write_updated_model(day, model) for name, model in update.members.items()}
     for name, state in states.items():
-        plays = incremental_training.read_new_plays(day, before, NEXT)
+        plays = incremental_training.read_new_plays(day, before, DAY)
         again = artifacts.load_referenced_model(day, name, state, log)
         update.members[name].log = log
         np.testing.assert_array_equal(again.predict_proba(plays), update.members[name].predict_proba(plays))
     seen_later = {**before.description, "trained_until": update.trained_until}
     before.description = seen_later
-    assert incremental_training.read_new_plays(day, before, NEXT).ts_N.min() >= update.trained_until
+    assert incremental_training.read_new_plays(day, before, DAY).ts_N.min() >= update.trained_until
 
 
 def test_fine_tuned_members_are_compared_with_their_saved_models(context):
-    build_features.run(context, DAY, NEXT)
+    use_older_champion(context)
+    build_features.run(context, DAY, DAY)
     shifted(context, lambda rows: rows.column("is_flow"))
-    came_from, day = champion(context).name, replace(context, week=Week.after_day(date.fromisoformat(NEXT)))
+    came_from, day = champion(context).name, replace(context, week=Week.after_day(date.fromisoformat(DAY)))
     check.run(day, ["plays"])
     release = SkipRelease(pointer.releases(day.release_home) / bundle.run(day)["release"])
     learned_on = release.provenance["fine_tuning"]["fine_tuned"]
@@ -111,22 +127,22 @@ def test_fine_tuned_members_are_compared_with_their_saved_models(context):
 
 def test_later_plays_do_not_change_a_daily_update(context):
     build_features.run(context, DAY, DAY)
-    day, later = date.fromisoformat(NEXT), LATER
+    day, later = date.fromisoformat("2016-11-29"), "2016-11-30"
     first = daily_update.run(context.settings, day)["release"]
     assert rollback.run(context)["rolled_back"]
     rows = context.lake.read("plays", day=later)
     column = rows.column_names.index("is_listened")
     changed = rows.set_column(column, "is_listened", pc.invert(rows.column("is_listened")))
     context.lake.write("plays", changed.slice(0, changed.num_rows // 2), day=later)
-    build_features.run(context, NEXT, later)
+    build_features.run(context, str(day), later)
     assert daily_update.run(context.settings, day)["release"] == first
 
 
 def test_member_without_saved_model_is_unchanged(context):
+    use_older_champion(context)
     before = champion(context)
     shutil.rmtree(context.work / "boosted_trees")
-    build_features.run(context, DAY, DAY)
-    daily_update.run(context.settings, date.fromisoformat(NEXT))
+    daily_update.run(context.settings, date.fromisoformat(DAY))
     reason = champion(context).provenance["fine_tuning"]["members"]["boosted_trees"]["why"]
     assert "contains no saved skip model" in reason
     assert str(context.home) not in reason
