@@ -259,7 +259,7 @@ def gain_line(
     gate: GateSettings,
     seed: int,
 ) -> GateLine:
-    """Return the line about the gain in AUC over raw columns; its lower bound must be above 0.
+    """Return the line about the gain in AUC over raw columns, which must not be below 0.
 
     An interval that contains 0 decides nothing: the listeners are too few. The interval resamples listeners.
 

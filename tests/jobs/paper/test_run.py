@@ -396,7 +396,8 @@ def small_context(context):
     database = context.home / "mlflow" / "mlflow.db"
     database.parent.mkdir(parents=True)
     database.write_bytes(small_week.empty_database())
-    context.settings = context.settings.model_copy(update={"paper": PaperSettings(segments=SEGMENTS, other_k=(), models=1)})
+    paper = PaperSettings(segments=SEGMENTS, other_k=(), models=1)
+    context.settings = context.settings.model_copy(update={"paper": paper})
     return context
 
 
