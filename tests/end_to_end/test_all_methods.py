@@ -48,7 +48,6 @@ def test_all_methods_are_evaluated_in_one_table(copied, finished):
     n_tracks, k = copied.lake.rows("catalog", week=week), max(copied.settings.evaluation.k)
     shuffled = np.stack([rng.permutation(n_tracks)[:k] for _ in range(len(cohort.truth))])
     by_chance = score(shuffled, cohort.truth, k)["ndcg"].mean()
-    print("NDCG", by_chance, ndcg.sort_values().to_dict(), len(cohort.truth), n_tracks, k)
     for name in ("dropoutnet_full", "dropoutnet_semi", "melu_full", "melu_semi"):
         assert ndcg[name] > 2 * by_chance, name
 
