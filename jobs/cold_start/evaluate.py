@@ -32,7 +32,7 @@ from jobs.platform.context import Context
 from jobs.settings.base import Space
 from jobs.tracking.tracker import Tracker
 from models.arrays import IdVector, IntMatrix
-from models.cold_start.input_vector import AGE_CLASSES, INTERACTIONS, FirstDays, age_classes
+from models.cold_start.input_vector import AGE_CLASSES, FirstDays, age_classes
 from models.cold_start.list_rules import TrackFacts
 from models.cold_start.methods.ruled import ruled_lists
 from models.cold_start.ragged import Ragged
@@ -121,11 +121,11 @@ def read_cohort(context: Context, space: Space, split: str) -> Cohort:
 
 def slices(days: FirstDays) -> dict[str, np.ndarray]:
     """Return the slices: all, with and without first-day interactions, the largest countries, age classes."""
-    n = np.sum([days.blocks[name].lengths for name in INTERACTIONS], axis=0)
+    without_interactions = days.without_interactions()
     slice_masks: dict[str, np.ndarray] = {
         "all": np.ones(len(days.age), bool),
-        "interactions=none": n == 0,
-        "interactions=some": n > 0,
+        "interactions=none": without_interactions,
+        "interactions=some": ~without_interactions,
     }
     country = pd.Series(days.country, dtype=object)
     for name in country.value_counts().index[:MAX_COUNTRIES]:

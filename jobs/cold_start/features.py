@@ -1,27 +1,31 @@
 """Compute the vectors of artists, albums, playlists and demographics, and the network's input vectors.
 
-Input   track_vectors, user_vectors, catalog, collections, warm_users, users, first_day (each split)
-Output  entity_vectors, demographic_vectors, features (split = train, validation, test)
+Input   track_vectors, user_vectors, user_track, catalog, collections, warm_users, users, first_day (each split)
+Output  entity_vectors, demographic_vectors, demographic_rankings, features (split = train, validation, test)
 Source  paper 3.2.2; layout in models/cold_start/input_vector.py, the function that the service uses too
 Time    every input was cut at as_of by the job that wrote it; first days end with the registration day
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from scipy.sparse import csr_array
 
 import contracts
 from contracts.arrow import arrow_schema
 from jobs.cold_start.segment_cards import warm_demographics
+from jobs.cold_start.segments import stream_matrix
 from jobs.platform.context import Context
 from jobs.platform.list_columns import to_list_column
 from jobs.settings.base import Space
 from jobs.tracking.tracker import Tracker
+from models.arrays import IntVector
 from models.cold_start.input_vector import AGE_CLASSES, Demographics, Entities, FirstDays, input_vectors
+from models.cold_start.methods.country_age import Group, group_rankings
 
 SPLITS = ("train", "validation", "test")
 CHUNK = 16_384
@@ -126,19 +130,33 @@ def public_collections(collections: pa.Table) -> tuple[np.ndarray, np.ndarray]:
 
 
 def demographic_vectors(context: Context, space: Space) -> Demographics:
-    """Compute and write the mean vectors of warm users by country, by age class and by both."""
-    lake, week = context.lake, context.week.name
+    """Compute and write the mean vectors and the rankings of warm users by country, by age class and by both.
+
+    A group below `groups.min_users` has no row. In input vectors its country or age class is then an unknown one, in
+    training as in the service.
+    """
+    lake, week, settings = context.lake, context.week.name, context.settings
     user_UD = lake.matrix("user_vectors", week=week, space=space)
     warm_users = warm_demographics(context)
+    heard_UN = csr_array(stream_matrix(context, len(user_UD)))
+    length = min(settings.segments.ranking_length, heard_UN.shape[1])
+    rankings = group_rankings(
+        heard_UN,
+        warm_users.country.to_numpy(),
+        warm_users.age_class.to_numpy(),
+        settings.groups.prior_users,
+        settings.groups.min_users,
+        length,
+    )
     warm_users["country_age"] = warm_users.country + "/" + warm_users.age_class
     parts, by_kind = [], dict[str, dict[str, np.ndarray]]()
     for kind in ("country", "age_class", "country_age"):
-        known = warm_users[kind].notna().to_numpy()
-        named = warm_users[kind][known].to_numpy().astype(str)
+        published = warm_users[kind].isin([name for of_kind, name in rankings if of_kind == kind]).to_numpy()
+        named = warm_users[kind][published].to_numpy().astype(str)
         if not len(named):
             by_kind[kind] = {}
             continue
-        names, mean = means(named, np.flatnonzero(known), user_UD)
+        names, mean = means(named, np.flatnonzero(published), user_UD)
         by_kind[kind] = dict(zip(names.tolist(), mean.astype(np.float32), strict=True))
         parts.append(
             pa.table(
@@ -153,7 +171,18 @@ def demographic_vectors(context: Context, space: Space) -> Demographics:
     schema = arrow_schema(contracts.load("demographic_vectors"))
     table = pa.concat_tables(parts) if parts else schema.empty_table()
     lake.write("demographic_vectors", table, report={"commit": context.commit}, week=week, space=space)
+    _write_rankings(context, space, rankings)
     zero = np.zeros(user_UD.shape[1], np.float32)
     return Demographics(
         country=by_kind["country"], age_class=np.stack([by_kind["age_class"].get(name, zero) for name in AGE_CLASSES])
     )
+
+
+def _write_rankings(context: Context, space: Space, rankings: Mapping[Group, IntVector]) -> None:
+    columns = {
+        "kind": pa.array([kind for kind, _ in rankings], pa.string()),
+        "name": pa.array([name for _, name in rankings], pa.string()),
+        "ranking": pa.array([ranking.tolist() for ranking in rankings.values()], pa.list_(pa.int32())),
+    }
+    report = {"commit": context.commit}
+    context.lake.write("demographic_rankings", pa.table(columns), report=report, week=context.week.name, space=space)

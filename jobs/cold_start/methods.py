@@ -1,13 +1,15 @@
 """The week's methods: which are evaluated in a space, and how they are built from the week's tables and settings.
 
-Input   track_vectors, segments, catalog, work/<week>/<space>/; to train baselines also features, first_day, warm_users,
-        user_vectors, user_track
+Input   track_vectors, segments, demographic_rankings, catalog, work/<week>/<space>/; to train baselines also features,
+        first_day, warm_users, user_vectors, user_track
 """
 
 from __future__ import annotations
 
 from functools import cache
 from typing import TypedDict
+
+import numpy as np
 
 from jobs.cold_start import blend_artifacts, onnx_export
 from jobs.cold_start.training_data import catalogue, warm_side
@@ -17,7 +19,9 @@ from jobs.settings.base import Space
 from jobs.settings.cold_start import METHODS, PEERS
 from jobs.settings.settings import Settings
 from jobs.tracking.tracker import Tracker
+from models.arrays import IntVector
 from models.cold_start.methods import Method
+from models.cold_start.methods.country_age import CountryAge, Group
 from models.cold_start.methods.dropoutnet import DropoutNetRecipe
 from models.cold_start.methods.first_day_network import FirstDayNetworkRecipe
 from models.cold_start.methods.melu import MeluRecipe
@@ -87,9 +91,19 @@ def method_factory(context: Context, space: Space, on_loss: OnLoss) -> MethodFac
             similarity=settings.evaluation.similarity,
             seed=context.seed(f"methods/{space}"),
             on_loss=on_loss,
+            country_age=CountryAge(len(tracks_ND), read_group_rankings(context, space)),
             **method_recipes(settings),
         )
     )
+
+
+def read_group_rankings(context: Context, space: Space) -> dict[Group, IntVector]:
+    """Return the rankings of the week's groups by country and age class."""
+    table = context.lake.read("demographic_rankings", week=context.week.name, space=space)
+    groups = zip(table["kind"].to_pylist(), table["name"].to_pylist(), strict=True)
+    return {
+        group: np.array(ranking, np.int32) for group, ranking in zip(groups, table["ranking"].to_pylist(), strict=True)
+    }
 
 
 class MethodRecipes(TypedDict):

@@ -1,7 +1,7 @@
 """Segment cards: who the members of a segment are, and what they play more often than other listeners.
 
 Source   Briand et al. 2021, section 4.2.3 and Table 2: countries, age classes and genres by lift
-Privacy  nothing is based on fewer than `segments.card_min_users` listeners: a smaller segment has an empty card, and a
+Privacy  nothing is based on fewer than `groups.min_users` listeners: a smaller segment has an empty card, and a
          trait or a track with fewer listeners is excluded
 """
 
@@ -42,7 +42,7 @@ def _texts(external: Iterable[str | None], inside: Iterable[int]) -> list[str]:
 
 def cards(context: Context, labels: np.ndarray, heard_UN: csr_matrix, ranking: np.ndarray) -> list[str]:
     """Return one JSON card per segment: traits by lift, the most streamed tracks, the most typical ones, a sentence."""
-    week, k, floor = context.week.name, len(ranking), context.settings.segments.card_min_users
+    week, k, floor = context.week.name, len(ranking), context.settings.groups.min_users
     demographics = warm_demographics(context)
     tracks = context.lake.read("tracks").to_pandas().set_index("track_id")
     catalog = context.lake.read("catalog", week=week).to_pandas().sort_values("track_idx")
@@ -65,7 +65,7 @@ def cards(context: Context, labels: np.ndarray, heard_UN: csr_matrix, ranking: n
     ]
     heard_KN = (member_KU @ heard_UN).tocsr()
     popularity_N = np.asarray(heard_UN.sum(axis=0)).ravel() / max(len(labels), 1)
-    sizes = np.bincount(labels, minlength=k)
+    sizes = np.bincount(labels[labels >= 0], minlength=k)
     json_cards = []
     for s in range(k):
         card: dict[str, Any] = {"size": int(sizes[s])} if sizes[s] >= floor else {"size_below": floor}

@@ -23,6 +23,7 @@ MethodName = Literal[
     "melu_semi",
     "full_pers",
     "semi_pers",
+    "country_age",
     "near_segments",
     "segment_mixture",
     "segment_mixture_reranked",
@@ -43,9 +44,22 @@ class SegmentSettings(Section):
     k: Positive = Field(1_000, description="number of segments")
     max_iter: Positive = Field(20, description="largest number of k-means iterations")
     n_init: Positive = Field(1, description="number of k-means runs with other seeds; the run of least inertia is used")
-    ranking_length: Positive = Field(200, description="number of tracks in a segment's ranking")
-    card_min_users: Positive = Field(
-        10, description="members that a segment needs for a card, and listeners that each fact on a card needs"
+    ranking_length: Positive = Field(200, description="number of tracks in the ranking of a segment, and of a group")
+
+
+class GroupSettings(Section):
+    """Groups of warm listeners: segments, countries, age classes, and both. What a group has in common is published."""
+
+    min_users: Positive = Field(
+        10,
+        description="listeners that a segment, a country or an age class needs to be published, and that each fact on "
+        "a segment's card needs",
+    )
+    prior_users: float = Field(
+        100.0,
+        gt=0,
+        description="country_age: listeners of the parent group that are added to each group: of the country for a "
+        "country and an age class, of all listeners for a country and for an age class",
     )
 
 

@@ -10,7 +10,8 @@ PREFIX = "OVERTURE__"
 # Old dotted name -> new dotted name. Below `skip.recipes` are fields of the models' recipes (models/skip/estimators).
 RENAMED: dict[str, str] = {
     "segments.ranking": "segments.ranking_length",
-    "segments.card_floor": "segments.card_min_users",
+    "segments.card_floor": "groups.min_users",
+    "segments.card_min_users": "groups.min_users",
     "network.holdout": "network.holdout_share",
     "melu.embedding": "melu.embedding_dim",
     "autoencoder.as_they_were": "autoencoder.real_share",

@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 
 import yaml
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
@@ -22,6 +22,7 @@ from jobs.settings.cold_start import (
     EvaluationSettings,
     FirstDayNetworkSettings,
     GateSettings,
+    GroupSettings,
     ListRulesSettings,
     MeluSettings,
     MixtureSettings,
@@ -61,6 +62,7 @@ class Settings(BaseSettings):
     als: AlsSettings = AlsSettings()
     svd: SvdSettings = SvdSettings()
     segments: SegmentSettings = SegmentSettings()
+    groups: GroupSettings = GroupSettings()
     network: NetworkSettings = NetworkSettings()
     dropoutnet: DropoutNetSettings = DropoutNetSettings()
     melu: MeluSettings = MeluSettings()
@@ -92,6 +94,16 @@ class Settings(BaseSettings):
         if wrong := pattern_characters(lake):
             raise ValueError(f"Spark does not take {wrong} in a path literally; choose a root without")
         return lake
+
+    @model_validator(mode="after")
+    def _check_lengths(self) -> Settings:
+        """Refuse lists that are longer than the rankings they come from, or than the catalogue."""
+        limits = {"segments.ranking_length": self.segments.ranking_length, "matrix.n_catalog": self.matrix.n_catalog}
+        for name, k in (("evaluation.k", max(self.evaluation.k, default=0)), ("gate.k", self.gate.k)):
+            for limit, longest in limits.items():
+                if k > longest:
+                    raise ValueError(f"{name}: lists of {k} tracks are longer than {limit} ({longest})")
+        return self
 
     @classmethod
     def settings_customise_sources(

@@ -156,6 +156,14 @@ class FirstDays:
         blocks = {name: ragged.take(which) for name, ragged in self.blocks.items()}
         return FirstDays(self.country[np.asarray(which)], self.age[np.asarray(which)], blocks)
 
+    def without_interactions(self) -> BoolVector:
+        """Return which listeners (B,) have no interaction: at most country and age are known of them."""
+        count_B = np.zeros(len(self), np.int64)
+        for ragged in self.blocks.values():
+            count_B += ragged.lengths
+        silent_B: BoolVector = count_B == 0
+        return silent_B
+
     @classmethod
     def single(cls, country: str | None, age: int | None, blocks: Mapping[str, Sequence[int]]) -> FirstDays:
         """Return the first day of one listener, as the service receives it; empty and missing blocks are equivalent."""

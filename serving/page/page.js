@@ -13,6 +13,7 @@ const ICONS = {
 };
 const METHODS = {
   configured: "as released", semi_pers: "by segment", full_pers: "for you alone", blend: "blend", popularity: "popular",
+  country_age: "by country and age",
 };
 const emptyDay = () => ({ country: null, age: null, artists: [], streams: [], favourites: [], skips: [], bans: [], neverArtists: [] });
 const PAGE_LENGTH = 15;

@@ -1,6 +1,8 @@
 """Lists for new listeners, with explanations, from one release.
 
 Shapes     B listeners, F values of an input vector, d width of the space
+Method     where a list is made from the network's vector, a listener without any interaction gets that of country and
+           age instead (models/cold_start/methods/country_age.py)
 Fallback   the network (for the blend: its own, then the space's) -> the mean vector of the warm listeners of the same
            country and age class -> the most popular tracks; the response names it
 Lists      are made by the methods of models/cold_start/methods over the listener's vector and by the rules of
@@ -25,10 +27,11 @@ from serving.bodies import DegradedBody, KnownRecommendationBody, Recommendation
 from serving.recommend.reasons import top_signals
 from serving.recommend.ruled_list import SPARE, audience, build_list
 from serving.recommend.signals import MAX_DEPTH, FirstDaySignals, ListParameters, cursor, days_of
+from serving.release.bundle import WITH_COUNTRY_AGE
 from serving.release.loaded import LoadedRelease
 
 NETWORK, MEAN, NOTHING = "network", "country_age_mean", "nothing"
-POPULAR = "popularity"
+POPULAR, COUNTRY_AGE = "popularity", "country_age"
 
 
 @dataclass(frozen=True)
@@ -196,6 +199,15 @@ def rank(
         if origin == NOTHING:
             lists[b] = list(range(min(n, len(loaded.tracks))))
             methods[b] = POPULAR
+    country_age = loaded.space.country_age
+    if wanted in WITH_COUNTRY_AGE and country_age is not None:
+        for b in np.flatnonzero(days.without_interactions()).tolist():
+            if placed.origin[b] == NETWORK:
+                known = country_age.group(days.country[b], age_class(int(days.age[b]))) is not None
+                methods[b] = COUNTRY_AGE if known else POPULAR
+                (lists[b],) = ranked_lists(
+                    loaded, methods[b], n, days.rows(b, b + 1), placed.vectors_BD[b : b + 1], segment_B[b : b + 1]
+                )
     return lists, methods, [placed.degraded(b) or degraded for b in range(len(days))]
 
 
@@ -208,6 +220,9 @@ def ranked_lists(
         ranked = loaded.space.rankings_KL[segment_B, :n].tolist()
     elif name == POPULAR:
         ranked = [list(range(min(n, len(loaded.tracks))))] * len(vectors_BD)
+    elif name == COUNTRY_AGE:
+        assert loaded.space.country_age is not None
+        ranked = loaded.space.country_age.recommend(vectors_BD, min(n, len(loaded.tracks)), days).tolist()
     else:
         ranked = loaded.space.methods[name].recommend(vectors_BD, min(n, len(loaded.tracks)), days).tolist()
     return ranked
@@ -292,6 +307,8 @@ def list_explanation(loaded: LoadedRelease, method: str, segment: int | None) ->
     """Return the explanation of a list, in one sentence."""
     if method == POPULAR or segment is None:
         return "The tracks that most listeners play"
+    if method == COUNTRY_AGE:
+        return "The tracks that most listeners of your country and age play"
     card = str(loaded.space.segments[segment]["card"].get("sentence") or f"segment {segment}")
     near = "nearest to you" if method == "semi_pers" else "nearest to you, while the list is computed for you alone"
     return f"{card} ({near})"

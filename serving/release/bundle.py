@@ -25,6 +25,7 @@ from models.cold_start.input_vector import (
 )
 from models.cold_start.list_rules import ListRules, TrackFacts
 from models.cold_start.methods import FullPers, Method, Popularity, Predict, SemiPers
+from models.cold_start.methods.country_age import CountryAge, WithCountryAge
 from models.cold_start.methods.vocabulary import Catalogue
 from models.cold_start.track_index import TrackIndex
 from serving.release import blend, external_ids, manifest, track_facts
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
 NAMES = ("title", "artist_name", "genre")
 TRACK_INDEX = "track_index"  # folder of a space
+WITH_COUNTRY_AGE = ("semi_pers", "full_pers")  # methods whose network is worse than country and age alone
 # The contracts of the data that a bundle is built from: its arrays have the meaning that these declare.
 READS = ("catalog", "demographic_vectors", "entity_vectors", "first_day", "segments", "track_vectors", "tracks")
 
@@ -83,6 +85,23 @@ class SpaceBundle:
         return Demographics(by_name, self.array("demographics/age_class"))
 
     @cached_property
+    def country_age(self) -> CountryAge | None:
+        """Rankings by country and age class, for listeners without any interaction; None in an older bundle.
+
+        Raises:
+            CheckFailed: they are of another catalogue.
+        """
+        folder = self.folder / "demographics"
+        if not (folder / "rankings.json").exists():
+            return None
+        groups = [(kind, name) for kind, name in json.loads((folder / "rankings.json").read_text())]
+        rankings = dict(zip(groups, self.array("demographics/rankings"), strict=True))
+        try:
+            return CountryAge(len(self.array("track_vectors")), rankings)
+        except ValueError as error:
+            raise CheckFailed(f"{self.folder.name}: {error}") from error
+
+    @cached_property
     def track_index(self) -> TrackIndex | None:
         """The approximate index of a large catalogue; None: lists are exact.
 
@@ -106,18 +125,26 @@ class SpaceBundle:
 
         Args:
             name: popularity, full_pers, semi_pers or blend.
-            predict: (B, F) -> (B, d), used instead of the network; the identity makes a method over listeners' vectors.
+            predict: (B, F) -> (B, d), used instead of the network; the identity makes a method over listeners' vectors,
+                which recommends by the vector to every listener. Without it, a listener without any interaction gets
+                the list of `country_age`.
 
         Raises:
             CheckFailed: the release does not contain the method, or it is damaged.
         """
+        method = self._method(name, predict or self.predict)
+        if predict is not None or self.country_age is None or name not in WITH_COUNTRY_AGE:
+            return method
+        return WithCountryAge(method, self.country_age)
+
+    def _method(self, name: str, predict: Predict) -> Method:
         if name == "popularity":
             return Popularity(len(self.array("track_vectors")))
         if name == "full_pers":
             tracks_ND, similarity = self.array("track_vectors"), self.layout["similarity"]
-            return FullPers(predict or self.predict, tracks_ND, similarity, self.track_index)
+            return FullPers(predict, tracks_ND, similarity, self.track_index)
         if name == "semi_pers":
-            return SemiPers(predict or self.predict, self.array("centroids"), self.array("rankings"))
+            return SemiPers(predict, self.array("centroids"), self.array("rankings"))
         if name == "blend" and (self.folder / "blend").is_dir():
             return blend.read(self.folder / "blend", self.catalogue)
         raise CheckFailed(f"release {self.folder.parent.name[:12]}: contains no {name} in {self.folder.name}")

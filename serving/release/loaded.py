@@ -48,6 +48,7 @@ class LoadedSpace:
         """
         self.space, self.d = space, int(space.layout["d"])
         self.entities, self.demographics, self.country_ages = space.entities, space.demographics, space.country_ages
+        self.country_age = space.country_age
         self.tracks_ND, self.centroids_KD = space.array("track_vectors"), space.array("centroids")
         self.rankings_KL, self.segments = space.array("rankings"), space.segments
         shapes = {len(self.centroids_KD), len(self.rankings_KL), len(self.segments)}

@@ -40,7 +40,7 @@ def test_segment_sizes_equal_member_counts(finished):
     table = finished.lake.read("segments", **where).sort_by("segment_id")
     members = finished.lake.read("user_segments", **where).column("segment_id").to_numpy()
     assert np.bincount(members).tolist() == table.column("size").to_pylist()
-    floor = finished.settings.segments.card_min_users
+    floor = finished.settings.groups.min_users
     for size, text in zip(table.column("size").to_pylist(), table.column("card").to_pylist(), strict=True):
         card = json.loads(text)
         if size < floor:

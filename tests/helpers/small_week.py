@@ -214,6 +214,12 @@ def _fill_space(
     n_users = np.full(len(names), 5, np.int32)
     columns = {"kind": list(kinds), "name": list(labels), "n_users": n_users, "vector": to_list_column(rows)}
     lake.write("demographic_vectors", pa.table(columns), **where)
+    # A country streams its own taste first; an age class, like all, the most popular tracks.
+    fits = np.random.default_rng([seed, 8]).random(N_TRACKS) < taste
+    own = [np.argsort(~(fits & (group == g)), kind="stable") for g in range(N_GROUPS)]
+    own += [np.arange(N_TRACKS)] * len(AGE_CLASSES)
+    columns = {"kind": list(kinds), "name": list(labels), "ranking": to_list_column(np.stack(own).astype(np.int32))}
+    lake.write("demographic_rankings", pa.table(columns), **where)
     lists = []
     for segment in range(N_GROUPS):
         fits = rng.random(N_TRACKS) < taste

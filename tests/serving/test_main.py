@@ -52,7 +52,7 @@ def test_two_workers_share_a_port_and_their_metrics(start_process):
         assert service.call("/v1/recommendations", {"listener": {}}, key)[0] == 200
     for _ in range(4):  # each scrape reaches one of the workers
         assert (
-            'overture_answers_total{method="semi_pers",vector_source="network"} 40.0'
+            'overture_answers_total{method="popularity",vector_source="network"} 40.0'
             in service.call("/metrics", headers=key)[2]
         )
     assert service.stop() == 0

@@ -1,6 +1,7 @@
 """Writes the contents of a cold-start release: networks, track vectors, segments, entities and evaluation.
 
-Input   catalog, track_vectors, entity_vectors, demographic_vectors, segments, first_day, evaluation; the networks
+Input   catalog, track_vectors, entity_vectors, demographic_vectors, demographic_rankings, segments, first_day,
+        evaluation; the networks
 
     inputs.json                                                     distribution of first-day inputs in training (drift)
     tracks/{track_id,artist_id,album_id}.npy  names.json             by track_idx
@@ -11,6 +12,7 @@ Input   catalog, track_vectors, entity_vectors, demographic_vectors, segments, f
     <space>/entities/<kind>.{ids,vectors}.npy                       song artist album playlist, ids ascending
     <space>/blend/                                                  with gate.method blend (serving/release/blend.py)
     <space>/demographics/{country,age_class,country_age}.npy        rows as named in names.json
+    <space>/demographics/rankings.npy  rankings.json                rankings of groups, and [kind, name] of each row
 """
 
 from __future__ import annotations
@@ -158,6 +160,10 @@ def _write_space(context: Context, folder: Path, space: str, track_ids: IdVector
             files.write(folder / "blend" / name, (blend_dir / name).read_bytes())
     _write_entities(folder / "entities", read("entity_vectors"), track_ids, tracks_ND)
     _write_demographics(folder / "demographics", read("demographic_vectors"), d)
+    rankings = read("demographic_rankings").sort_by([("kind", "ascending"), ("name", "ascending")])
+    groups = list(zip(rankings["kind"].to_pylist(), rankings["name"].to_pylist(), strict=True))
+    files.write_array(folder / "demographics" / "rankings.npy", _list_matrix(rankings, "ranking"))
+    files.write(folder / "demographics" / "rankings.json", files.canonical(groups))
     return stored.facts
 
 
@@ -203,10 +209,10 @@ def _write_demographics(folder: Path, table: pa.Table, d: int) -> None:
 
 
 def _list_matrix(table: pa.Table, column: str) -> IntMatrix:
-    """Return a list<int> column whose lists all have one length, as an (n, length) int32 matrix."""
+    """Return a list<int> column whose lists all have one length, as an (n, length) int32 matrix; (0, 0) if empty."""
     lists = table[column].combine_chunks()
     widths = set(np.diff(lists.offsets.to_numpy()).tolist())
-    if len(widths) != 1:
-        raise CheckFailed(f"segments: column '{column}' has lists of different lengths: {sorted(widths)[:5]}")
+    if len(widths) > 1:
+        raise CheckFailed(f"column '{column}' has lists of different lengths: {sorted(widths)[:5]}")
     flat: AnyVector = lists.flatten().to_numpy(zero_copy_only=False)
-    return flat.astype(np.int32, copy=False).reshape(len(lists), -1)
+    return flat.astype(np.int32, copy=False).reshape(len(lists), *widths or (0,))

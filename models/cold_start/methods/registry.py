@@ -24,6 +24,7 @@ from models.cold_start.methods.autoencoder import FirstDayAutoencoder
 from models.cold_start.methods.base import Method, Predict, WarmListeners
 from models.cold_start.methods.baselines import Popularity, RegistrationDayStreams
 from models.cold_start.methods.blend import Blend, RerankedMixture
+from models.cold_start.methods.country_age import CountryAge, WithCountryAge
 from models.cold_start.methods.dropoutnet import DropoutNet, DropoutNetFull, DropoutNetRecipe, DropoutNetSemi
 from models.cold_start.methods.first_day_network import FirstDayNetworkRecipe
 from models.cold_start.methods.input_clusters import InputFeaturesClustering
@@ -88,6 +89,8 @@ class MethodInputs:
         in_house: settings of our own methods.
         als: recipe of the ALS factors, for ials_fold_in.
         on_loss: called after each epoch of each network, with its name, the epoch from 0 and the mean loss.
+        country_age: lists of listeners without any interaction; None where countries and ages are unknown (the paper's
+            public files): the methods then recommend to these listeners too.
     """
 
     track_ND: FloatMatrix
@@ -102,6 +105,7 @@ class MethodInputs:
     in_house: InHouseConfig
     als: AlsRecipe
     on_loss: OnLoss | None = None
+    country_age: CountryAge | None = None
 
 
 class MethodFactory:
@@ -157,6 +161,11 @@ class MethodFactory:
     def blend(self) -> Blend:
         """The blend, a method and a part of segment_mixture_reranked."""
         return Blend(self.autoencoder, self.neighbours, self.inputs.in_house.autoencoder_weight)
+
+    def with_country_age(self, method: Method) -> Method:
+        """Return the method, with the lists of country_age (if it is given) for listeners without any interaction."""
+        country_age = self.inputs.country_age
+        return method if country_age is None else WithCountryAge(method, country_age)
 
     def _loss_callback(self, network: str) -> Callable[[int, float], None] | None:
         """Return `inputs.on_loss` with the name of the network filled in."""
@@ -230,22 +239,31 @@ def _melu_semi(factory: MethodFactory) -> Method:
 
 @_method("full_pers", needs_ids=False)
 def _full_pers(factory: MethodFactory) -> Method:
-    return FullPers(factory.inputs.predict, factory.inputs.track_ND, factory.inputs.similarity)
+    method = FullPers(factory.inputs.predict, factory.inputs.track_ND, factory.inputs.similarity)
+    return factory.with_country_age(method)
 
 
 @_method("semi_pers", needs_ids=False)
 def _semi_pers(factory: MethodFactory) -> Method:
     inputs = factory.inputs
-    return SemiPers(inputs.predict, inputs.centroids_KD, inputs.rankings_KL)
+    return factory.with_country_age(SemiPers(inputs.predict, inputs.centroids_KD, inputs.rankings_KL))
 
 
 # Our own methods.
 
 
+@_method("country_age")
+def _country_age(factory: MethodFactory) -> Method:
+    if factory.inputs.country_age is None:
+        raise ValueError("country_age: needs rankings by country and age class, and this data has none")
+    return factory.inputs.country_age
+
+
 @_method("near_segments", needs_ids=False)
 def _near_segments(factory: MethodFactory) -> Method:
     config = factory.inputs.in_house
-    return NearSegments(factory.inputs.predict, factory.warm, config.smoothing, config.sharpness)
+    method = NearSegments(factory.inputs.predict, factory.warm, config.smoothing, config.sharpness)
+    return factory.with_country_age(method)
 
 
 @_method("segment_mixture")

@@ -184,12 +184,46 @@ def test_release_recommendations_equal_those_of_the_evaluated_methods(built):
     space = release.spaces["tt_svd"]
     assert isinstance(space.array("track_vectors"), np.memmap)
     np.testing.assert_allclose(space.predict(x), small_week.trained()[2], atol=1e-5)
-    tracks = space.method("semi_pers").recommend(x, 20)
+    tracks = space.method("semi_pers").recommend(x, 20, days)
     taste = np.mean(tracks % small_week.N_GROUPS == group[:, None])
     assert taste > 0.9
-    np.testing.assert_array_equal(space.method("semi_pers").recommend(x[7:8], 20)[0], tracks[7])
-    assert space.method("full_pers").recommend(x, 20).shape == (len(days), 20)
+    np.testing.assert_array_equal(space.method("semi_pers").recommend(x[7:8], 20, days.rows(7, 8))[0], tracks[7])
+    assert space.method("full_pers").recommend(x, 20, days).shape == (len(days), 20)
     np.testing.assert_array_equal(space.method("popularity").recommend(x, 3)[0], [0, 1, 2])
+
+
+def test_listeners_without_interactions_get_the_rankings_of_their_groups(built):
+    space = open_release(built).spaces["tt_svd"]
+    days = FirstDays.from_arrow(small_week.cohort()[0])
+    silent, x = days.without_interactions(), open_release(built).inputs("tt_svd", days)
+    assert 0 < silent.sum() < len(days)
+    own = np.stack([np.argsort(small_week.tracks()[1] != g, kind="stable") for g in range(small_week.N_GROUPS)])
+    by_country = own[np.arange(len(days)) % small_week.N_GROUPS]
+    for name in ("semi_pers", "full_pers"):
+        lists, by_vector = (space.method(name, p).recommend(x, 20, days) for p in (None, space.predict))
+        np.testing.assert_array_equal(lists[silent], by_country[silent, :20])
+        np.testing.assert_array_equal(lists[~silent], by_vector[~silent])
+
+
+def test_a_release_without_group_rankings_recommends_by_the_network(built):
+    changed = {f"{s}/demographics/rankings.{e}": None for s in small_week.SPACES for e in ("npy", "json")}
+    release = open_release(small_week.with_changed_files(built, changed))
+    space, days = release.spaces["tt_svd"], FirstDays.from_arrow(small_week.cohort()[0])
+    x = release.inputs("tt_svd", days)
+    assert space.country_age is None
+    lists = space.method("semi_pers").recommend(x, 20)
+    np.testing.assert_array_equal(lists, space.method("semi_pers", space.predict).recommend(x, 20, days))
+
+
+def test_a_week_without_countries_and_ages_becomes_a_release(context):
+    for space in small_week.SPACES:
+        for table in ("demographic_vectors", "demographic_rankings"):
+            rows = context.lake.read(table, week=context.week.name, space=space)
+            context.lake.write(table, rows.slice(0, 0), week=context.week.name, space=space)
+    space = open_release(bundle.build(context, cold_start_bundle)[0]).spaces["tt_svd"]
+    silent = FirstDays.single("FR", 30, {})
+    assert space.country_age.rankings == {}
+    assert space.method("semi_pers").recommend(np.zeros((1, 219)), 3, silent).tolist() == [[0, 1, 2]]
 
 
 def test_unknown_layout_raises(context, monkeypatch):

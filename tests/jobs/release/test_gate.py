@@ -282,7 +282,8 @@ def test_champion_is_evaluated_by_track_id_on_this_weeks_cohort(home):
     rules = second.settings.rules.rules()
     before, _ = cold_start_gate.recommend(release, "tt_svd", "semi_pers", cohort, 20, rules)
     np.testing.assert_array_equal(
-        before, release.spaces["tt_svd"].method("semi_pers").recommend(release.inputs("tt_svd", cohort.days), 20)
+        before,
+        release.spaces["tt_svd"].method("semi_pers").recommend(release.inputs("tt_svd", cohort.days), 20, cohort.days),
     )
     catalog = second.lake.read("catalog", week="2026-11-23")
     turned = catalog["track_id"].to_numpy()[::-1].copy()

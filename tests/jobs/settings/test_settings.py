@@ -218,3 +218,21 @@ def test_a_lake_that_spark_would_take_as_a_pattern_is_refused(monkeypatch):
             load(Path("configs/tiny.yaml"))
     monkeypatch.setenv("OVERTURE__LAKE", "/data/my lake \u00e9#%20")
     assert load(Path("configs/tiny.yaml")).lake.endswith("%20")
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ("gate: {k: 201}", r"gate.k: lists of 201 tracks are longer than segments.ranking_length \(200\)"),
+        (
+            "evaluation: {k: [20, 60]}\nsegments: {ranking_length: 50}",
+            "evaluation.k: lists of 60 tracks are longer than",
+        ),
+        ("matrix: {n_catalog: 10}", r"evaluation.k: lists of 50 tracks are longer than matrix.n_catalog \(10\)"),
+    ],
+)
+def test_lists_longer_than_rankings_or_catalogue_are_refused(tmp_path, lines, message):
+    file = tmp_path / "settings.yaml"
+    file.write_text(f'name: mine\nweek: "2026-11-16"\n{lines}\n')
+    with pytest.raises(BadArgument, match=message):
+        load(file)

@@ -292,7 +292,7 @@ def test_service_falls_back_while_redis_is_unavailable_and_recovers(release_home
         assert "overture_store_answers 0.0" in metrics
         assert 'overture_store_reads_total{result="unavailable"} 2.0' in metrics
         assert 'overture_degraded_answers_total{fallback="popularity"} 1.0' in metrics
-        assert live.lists({"country": "FR"}, k=3)["method"] == "semi_pers", "new listeners need no store"
+        assert live.lists({"country": "FR"}, k=3)["method"] == "country_age", "new listeners need no store"
         server.start()
         publish_users(release_home, settings)
         assert live.call(f"/v1/users/{USER}")[0] == 200

@@ -87,18 +87,20 @@ def test_online_inputs_are_bit_identical_to_the_training_inputs(ready, make_requ
 @pytest.mark.parametrize("method", ["semi_pers", "full_pers", "popularity"])
 def test_lists_equal_those_evaluated_by_the_gate(live, method):
     release, days = live.release_home.open(live.release_home.first), FirstDays.from_arrow(small_week.cohort()[0])
-    expected = release.track_ids[release.spaces["tt_svd"].method(method).recommend(release.inputs("tt_svd", days), 20)]
+    recommender = release.spaces["tt_svd"].method(method)
+    expected = release.track_ids[recommender.recommend(release.inputs("tt_svd", days), 20, days)]
     for request, ids in zip(cohort_requests()[:30], expected, strict=False):
         response = live.lists(request, method=method, k=20)
         schema.Recommendation.model_validate(response)
         assert [track["track_id"] for track in response["tracks"]] == texts(ids)
+        streamed = bool(request["streams"]["tracks"])
         assert (response["method"], response["degraded"], response["n_filled"], response["unknown"]) == (
-            method,
+            method if streamed or method == "popularity" else "country_age",
             None,
             0,
             {},
         )
-    assert live.lists(cohort_requests()[0], k=20)["method"] == "semi_pers", "the method of the promoted release"
+    assert live.lists(cohort_requests()[1], k=20)["method"] == "semi_pers", "the method of the promoted release"
 
 
 def test_batch_equals_single_requests(live):
@@ -138,14 +140,15 @@ def test_excluded_banned_and_streamed_tracks_are_not_recommended(live):
 
 
 def test_short_ranking_is_filled_with_popular_tracks(live):
-    response = live.lists({"country": "FR"}, k=100)
+    listener = {"country": "FR", "onboarding": {"artists": [3]}}
+    response = live.lists(listener, k=100)
     ids = [track["track_id"] for track in response["tracks"]]
     assert (len(ids), len(set(ids)), response["n_filled"]) == (100, 100, 40), (
         "the rankings of the small week have 60 tracks"
     )
     popular = [track["track_id"] for track in live.lists(method="popularity", k=100)["tracks"]]
     assert ids[60:] == [i for i in popular if i not in ids[:60]][:40]
-    filtered = live.lists({"country": "FR"}, k=100, exclude=popular[:80])
+    filtered = live.lists(listener, k=100, exclude=popular[:80])
     assert len(filtered["tracks"]) == 70, "the list contains all remaining tracks"
     assert not {track["track_id"] for track in filtered["tracks"]} & set(popular[:80])
 
@@ -186,9 +189,17 @@ def test_contribution_is_the_change_of_distance_without_the_signal(live, ready):
 
 
 def test_reasons_contain_the_segment_card(live):
-    response = live.lists({"country": "DE"})
+    response = live.lists({"country": "DE", "onboarding": {"artists": [2]}})
     card = response["segment"]["card"]
     assert response["reasons"]["text"].startswith(card["sentence"])
+    of_country = live.lists({"country": "DE"})
+    assert of_country["reasons"]["text"] == "The tracks that most listeners of your country and age play"
+    assert of_country["method"] == "country_age"
+    of_nothing = live.lists({"country": "ZW"})
+    assert (of_nothing["method"], of_nothing["degraded"]) == ("popularity", None)
+    assert of_nothing["tracks"] == live.lists(method="popularity")["tracks"]
+    means = live.lists({"country": "DE"}, method="country_age_mean")
+    assert (means["method"], means["reasons"]["text"].startswith(card["sentence"])) == ("semi_pers", True)
     assert "size" not in response["segment"], "only the card may contain the size of a segment"
     assert "most listeners play" in live.lists(method="popularity")["reasons"]["text"]
 

@@ -25,7 +25,7 @@ def expected_tracks(release_home, release: str, n: int) -> list[list[str]]:
     """Tracks that a release recommends to the first n listeners of the cohort."""
     opened, days = release_home.open(release), FirstDays.from_arrow(small_week.cohort()[0]).rows(0, n)
     method = opened.spaces["tt_svd"].method("semi_pers")
-    lists = opened.track_ids[method.recommend(opened.inputs("tt_svd", days), 20)]
+    lists = opened.track_ids[method.recommend(opened.inputs("tt_svd", days), 20, days)]
     return [texts(ids) for ids in lists]
 
 
@@ -254,7 +254,7 @@ def test_metrics_report_release_methods_and_routes(release_home, serve):
     release_home.promote(release_home.first)
     live = serve(release_home.home)
     live.lists({"country": "FR", "streams": {"tracks": [5, 6]}})
-    live.lists(method="full_pers")
+    live.lists({"onboarding": {"artists": [1]}}, method="full_pers")
     live.call("/v1/tracks/5")
     release_home.promote(release_home.second)
     live.wait(release_home.second)

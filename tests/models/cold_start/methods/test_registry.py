@@ -23,6 +23,7 @@ from models.cold_start.methods import (
 )
 from models.cold_start.methods.autoencoder import FirstDayAutoencoder
 from models.cold_start.methods.blend import Blend, RerankedMixture
+from models.cold_start.methods.country_age import CountryAge, WithCountryAge, group_rankings
 from models.cold_start.methods.dropoutnet import DropoutNet, DropoutNetFull, DropoutNetSemi
 from models.cold_start.methods.input_clusters import InputFeaturesClustering
 from models.cold_start.methods.melu import Melu, MeluFull, MeluSemi
@@ -103,6 +104,12 @@ class World:
         return x, FirstDays(country, np.full(len(taste), -1), {"streamed_songs": Ragged.from_lists(streams)})
 
     @cached_property
+    def country_age(self) -> CountryAge:
+        country_U = self.warm.first_days.country
+        rankings = group_rankings(self.warm.heard_UN, country_U, np.full(U, None, object), 10.0, 5, 30)
+        return CountryAge(N, rankings)
+
+    @cached_property
     def autoencoder(self) -> FirstDayAutoencoder:
         return FirstDayAutoencoder(self.warm, BAG, seed=1)
 
@@ -138,6 +145,8 @@ MAKE: dict[str, Callable[[World], Method]] = {
     "full_pers": lambda w: FullPers(w.predict, w.tracks, "cosine"),
     "full_pers_dot": lambda w: FullPers(w.predict, w.tracks, "dot"),
     "semi_pers": lambda w: SemiPers(w.predict, w.centroids, w.rankings),
+    "semi_pers_with_country_age": lambda w: WithCountryAge(SemiPers(w.predict, w.centroids, w.rankings), w.country_age),
+    "country_age": lambda w: w.country_age,
     "no_fallback": lambda w: RegistrationDayStreams(w.tracks, "cosine", fallback=False),
     "input_features_clustering": lambda w: InputFeaturesClustering(w.warm, k=6),
     "dropoutnet_full": lambda w: DropoutNetFull(w.dropoutnet),
@@ -260,6 +269,7 @@ def test_every_method_is_built_by_its_name(world: World) -> None:
         in_house=in_house(autoencoder=replace(BAG, epochs=4), mixture=replace(BAG, epochs=5), list_length=30),
         als=AlsRecipe(alpha=10.0, regularisation=20.0, exponent=0.0),
         on_loss=lambda name, epoch, loss: losses.setdefault(name, []).append(loss),
+        country_age=world.country_age,
     )
     light = [name for name in METHOD_NAMES if name.endswith("_pers") or name.startswith(("popularity", "registration"))]
     factory = MethodFactory(parts)
@@ -275,6 +285,15 @@ def test_every_method_is_built_by_its_name(world: World) -> None:
     }
     with pytest.raises(ValueError, match="no 'melu'; there are popularity, "):
         factory.build("melu")
+    without = MethodFactory(replace(parts, country_age=None))
+    with pytest.raises(ValueError, match="country_age: needs rankings by country and age class"):
+        without.build("country_age")
+    for name in ("semi_pers", "full_pers", "near_segments"):  # the silent listeners of data with and without countries
+        silent = without.build(name).recommend(world.x[-2:], 9, world.days.take([B - 2, B - 1]))
+        np.testing.assert_array_equal(silent, without.build(name).recommend(world.x, 9, world.days)[-2:])
+        got = factory.build(name).recommend(world.x, 9, world.days)
+        np.testing.assert_array_equal(got[-2:], world.recommend_rows(world.country_age, 9)[-2:])
+        np.testing.assert_array_equal(got[:-2], without.build(name).recommend(world.x, 9, world.days)[:-2])
 
 
 @pytest.mark.parametrize("name", [name for name in MAKE if name in METHOD_NAMES])
@@ -287,6 +306,8 @@ def test_missing_first_days_raise_where_a_method_needs_them(name: str, make_meth
         method.recommend(world.x, 5)
     with pytest.raises(ValueError, match="got those of 3 listeners"):
         method.recommend(world.x, 5, world.days.rows(0, 3))
+    if name == "country_age":  # it is not trained on first days
+        return
     blind = copy(world)
     blind.warm = replace(world.warm, first_days=None)
     for learned in ("autoencoder", "mixture", "neighbours"):
