@@ -5,6 +5,8 @@ Output  segments and user_segments, partition week=<week> space=<space>
         MLflow: inertia, sizes, a map of the segments, and how they continue last week's if that week was run;
         the tables themselves never depend on another week
 Grain   one row per segment; one row per warm user
+People  a user whose vector is zero is in no segment. A segment of fewer than groups.min_users members is merged into
+        the nearest others, so a week can have fewer than segments.k segments
 Source  paper 3.1.3 and 3.2.4
 Differs a segment ranks the tracks that its members streamed in the trailing window; the paper's public data ranks their
         days 1 to 30, which a weekly run would read months late for long-standing listeners
@@ -28,7 +30,7 @@ from jobs.platform.list_columns import to_list_column
 from jobs.settings.base import Space
 from jobs.tracking.tracker import Tracker
 from models.cold_start.segment_match import match_segments
-from models.cold_start.segments import rankings
+from models.cold_start.segments import NO_SEGMENT, merge_small_segments, rankings
 
 
 def run(context: Context, space: Space) -> dict[str, Any]:
@@ -36,29 +38,53 @@ def run(context: Context, space: Space) -> dict[str, Any]:
     settings, week = context.settings.segments, context.week.name
     with Tracker.task(context, "segments", space) as run:
         x = context.lake.matrix("user_vectors", week=week, space=space)
+        has_vector = x.any(axis=1)
+        clustered = x if has_vector.all() else x[has_vector]
         with translate_library_errors("segments", "user_vectors"):
-            clusters = kmeans(x, settings.k, context.seed(f"segments/{space}"), settings.max_iter, settings.n_init)
+            clusters = kmeans(
+                clustered, settings.k, context.seed(f"segments/{space}"), settings.max_iter, settings.n_init
+            )
+        of_clustered, centroids = merge_small_segments(
+            clustered, clusters.labels, clusters.centroids, context.settings.groups.min_users
+        )
+        labels, k = np.full(len(x), NO_SEGMENT, np.int32), len(centroids)
+        labels[has_vector] = of_clustered
         user_tracks = stream_matrix(context, len(x))
-        ranking = rankings(clusters.labels, user_tracks, settings.k, min(settings.ranking_length, user_tracks.shape[1]))
-        sizes = np.bincount(clusters.labels, minlength=settings.k)
+        ranking = rankings(labels, user_tracks, k, min(settings.ranking_length, user_tracks.shape[1]))
+        sizes = np.bincount(of_clustered, minlength=k)
         table = pa.table(
             {
-                "segment_id": pa.array(np.arange(settings.k, dtype=np.int32)),
-                "centroid": to_list_column(clusters.centroids),
+                "segment_id": pa.array(np.arange(k, dtype=np.int32)),
+                "centroid": to_list_column(centroids),
                 "size": pa.array(sizes.astype(np.int32)),
                 "ranking": to_list_column(ranking),
-                "card": pa.array(cards(context, clusters.labels, user_tracks, ranking)),
+                "card": pa.array(cards(context, labels, user_tracks, ranking)),
             }
         )
-        report = {"users": len(x), "segments": settings.k, "inertia": clusters.inertia, "commit": context.commit}
-        members = pa.table({"user_idx": np.arange(len(x), dtype=np.int32), "segment_id": clusters.labels})
+        without_vector = int((~has_vector).sum())
+        report = {
+            "users": len(x),
+            "without_vector": without_vector,
+            "segments": k,
+            "merged": settings.k - k,
+            "inertia": clusters.inertia,
+            "commit": context.commit,
+        }
+        segment_ids = pa.array(labels, mask=~has_vector)
+        members = pa.table({"user_idx": np.arange(len(x), dtype=np.int32), "segment_id": segment_ids})
         context.lake.write("user_segments", members, report=report, week=week, space=space)
         written = context.lake.write("segments", table, report=report, week=week, space=space)
         run.log_params({"k": settings.k, "max_iter": settings.max_iter, "n_init": settings.n_init, "users": len(x)})
-        metrics = {"inertia": clusters.inertia, "smallest": float(sizes.min()), "largest": float(sizes.max())}
+        metrics = {
+            "inertia": clusters.inertia,
+            "smallest": float(sizes.min()),
+            "largest": float(sizes.max()),
+            "merged": float(settings.k - k),
+            "without_vector": float(without_vector),
+        }
         run.log_figure(figures.segment_sizes(sizes), "segment_sizes.png")
-        run.log_figure(figures.segment_map(clusters.centroids, sizes, names(table)), "segment_map.png")
-        stable = stability(context, space, clusters.labels)
+        run.log_figure(figures.segment_map(centroids, sizes, names(table)), "segment_map.png")
+        stable = stability(context, space, labels)
         if stable:
             metrics |= stable["metrics"]
             run.log_table(stable["segments"], "stability.json")
@@ -85,15 +111,17 @@ def stability(context: Context, space: Space, labels: np.ndarray) -> dict[str, A
     both = now.join(then, how="inner", lsuffix="_now", rsuffix="_then")
     if both.empty:
         return {}
-    old = lake.read("user_segments", week=before, space=space).sort_by("user_idx").column("segment_id").to_numpy()
+    of_user = lake.read("user_segments", week=before, space=space).sort_by("user_idx").column("segment_id")
+    old, new = of_user.fill_null(NO_SEGMENT).to_numpy()[both.user_idx_then], labels[both.user_idx_now]
+    in_both = (old != NO_SEGMENT) & (new != NO_SEGMENT)
     n_before, n_after = lake.rows("segments", week=before, space=space), int(labels.max()) + 1
-    matches = match_segments(old[both.user_idx_then], labels[both.user_idx_now], n_before, n_after)
+    matches = match_segments(old[in_both], new[in_both], n_before, n_after)
     rows = [
         {"segment_id": s, "last_week": int(b), "jaccard": round(float(j), 4)}
         for s, (b, j) in enumerate(zip(matches.before_K, matches.jaccard_K, strict=True))
     ]
     metrics = {
-        "stability.common_listeners": float(len(both)),
+        "stability.common_listeners": float(in_both.sum()),
         "stability.stayed_share": matches.same_share,
         "stability.median_jaccard": float(np.median(matches.jaccard_K)),
     }

@@ -17,7 +17,7 @@ from jobs.settings.base import Space
 from models.cold_start.input_vector import FirstDays
 from models.cold_start.methods import WarmListeners
 from models.cold_start.methods.vocabulary import Catalogue
-from models.cold_start.nearest_centroid import nearest_centroids
+from models.cold_start.segments import assign_segments
 
 
 def load(context: Context, space: Space, split: str) -> tuple[np.ndarray, np.ndarray]:
@@ -30,7 +30,7 @@ def load(context: Context, space: Space, split: str) -> tuple[np.ndarray, np.nda
 def warm_side(
     context: Context, space: Space, track_ND: np.ndarray, centroids_KD: np.ndarray, rankings_KL: np.ndarray
 ) -> WarmListeners:
-    """Return all warm users in the order of user_idx; a user belongs to the segment with the nearest centroid.
+    """Return all warm users in the order of user_idx; a user with a vector is in the segment of the nearest centroid.
 
     Raises:
         CheckFailed: a warm user has no input vector, or an input vector belongs to somebody who is not warm.
@@ -51,7 +51,7 @@ def warm_side(
         x_UF = x_UF[rows]
     user_UD = context.lake.matrix("user_vectors", week=week, space=space)
     heard_UN = csr_array(stream_matrix(context, len(user_UD)))
-    labels_U = nearest_centroids(user_UD, centroids_KD)
+    labels_U = assign_segments(user_UD, centroids_KD)
     days = first_days(context, "train", warm_id)
     return WarmListeners(
         x_UF, user_UD, track_ND, heard_UN, labels_U, centroids_KD, rankings_KL, catalogue(context), days

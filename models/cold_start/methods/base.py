@@ -64,7 +64,7 @@ class WarmListeners:
         user_UD: vectors of the users in the space; zero where a user has none.
         track_ND: vectors of the tracks in the space.
         heard_UN: a one for each track that a user has streamed.
-        labels_U: the segment of each user.
+        labels_U: the segment of each user, NO_SEGMENT (models/cold_start/segments.py) where a user has no vector.
         centroids_KD: the centroids of the segments.
         rankings_KL: the most streamed tracks of each segment, as track_idx.
         catalogue: ids of the tracks, None where ids are unknown (the paper's public files).

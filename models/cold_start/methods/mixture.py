@@ -200,9 +200,10 @@ class SegmentMixture:
             prior_BT = smoothing * popularity_N[track_BT]
             probability_BTK = (count_NK[track_BT] + prior_BT[:, :, None]) / (total_K + smoothing)
             users = torch.from_numpy(batch.users)
-            own_B = labels_U[users]
-            own_BT = count_NK[track_BT, own_B[:, None].expand_as(track_BT)] - 1
-            own_BT = (own_BT + prior_BT) / (total_K[own_B] - streams_U[users] + smoothing)[:, None]
+            is_member_B = (labels_U[users] >= 0).float()  # the streams of others are in no segment's counts
+            own_B = labels_U[users].clamp(min=0)
+            own_BT = count_NK[track_BT, own_B[:, None].expand_as(track_BT)] - is_member_B[:, None]
+            own_BT = (own_BT + prior_BT) / (total_K[own_B] - is_member_B * streams_U[users] + smoothing)[:, None]
             probability_BTK = probability_BTK.scatter(
                 2, own_B[:, None, None].expand(-1, _N_TARGETS, 1), own_BT[:, :, None]
             )

@@ -5,7 +5,7 @@ import pytest
 from scipy.sparse import coo_array, csr_array
 
 from models.cold_start.nearest_centroid import nearest_centroids
-from models.cold_start.segments import rankings
+from models.cold_start.segments import NO_SEGMENT, assign_segments, listener_counts, merge_small_segments, rankings
 
 
 def test_nearest_centroids_equal_the_definition() -> None:
@@ -83,3 +83,53 @@ def test_duplicate_entries_raise() -> None:
     twice = csr_array((np.ones(2), np.array([1, 1]), np.array([0, 2])), shape=(1, 3))
     with pytest.raises(ValueError, match="once, with value 1"):
         rankings(np.array([0]), twice, 1, 1)
+
+
+def test_users_without_a_segment_are_not_counted() -> None:
+    heard = play_matrix([[1, 3], [3], [2], [2]], 4)
+    assert rankings(np.array([0, NO_SEGMENT, 1, NO_SEGMENT]), heard, 2, 4).tolist() == [[1, 3, 0, 2], [2, 0, 1, 3]]
+    assert listener_counts(np.array([0, NO_SEGMENT, 1, NO_SEGMENT]), heard, 2).toarray().tolist() == [
+        [0, 1, 0, 1],
+        [0, 0, 1, 0],
+    ]
+    none = np.full(4, NO_SEGMENT)
+    assert rankings(none, heard, 1, 4).tolist() == [[0, 1, 2, 3]]
+
+
+def test_a_zero_vector_is_in_no_segment() -> None:
+    centroids = np.array([[1.0, 0], [0.05, 0]], np.float32)
+    x = np.array([[0.9, 0.1], [0, 0], [0.1, 0.1]], np.float32)
+    assert assign_segments(x, centroids).tolist() == [0, NO_SEGMENT, 1]
+
+
+def test_small_segments_are_merged_into_the_nearest() -> None:
+    x = np.array([[0, 0], [0, 1], [9, 9], [9, 8], [1, 1]], np.float32)
+    labels = np.array([0, 0, 2, 2, 1], np.int32)
+    centroids = np.array([[0, 0.5], [1, 1], [9, 8.5]], np.float32)
+    got, means = merge_small_segments(x, labels, centroids, 2)
+    assert (got.tolist(), got.dtype) == ([0, 0, 1, 1, 0], np.int32)
+    np.testing.assert_allclose(means, [[1 / 3, 2 / 3], [9, 8.5]])
+    assert labels.tolist() == [0, 0, 2, 2, 1]  # the arguments are not changed
+    assert centroids[0].tolist() == [0, 0.5]
+    unchanged = merge_small_segments(x, labels, centroids, 1)
+    assert unchanged[0] is labels
+    assert unchanged[1] is centroids
+
+
+def test_one_segment_remains_if_all_are_small() -> None:
+    x = np.arange(12, dtype=np.float32).reshape(6, 2)
+    labels, means = merge_small_segments(x, np.array([0, 1, 2, 0, 1, 2], np.int32), x[:3].copy(), 100)
+    assert labels.tolist() == [0] * 6
+    np.testing.assert_allclose(means, [x.mean(axis=0)])
+
+
+def test_merged_segments_have_enough_members_and_plain_means() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((300, 4)).astype(np.float32)
+    labels = rng.integers(0, 60, 300).astype(np.int32)
+    labels[:60] = np.arange(60)
+    centroids = np.stack([x[labels == s].mean(axis=0) for s in range(60)])
+    merged, means = merge_small_segments(x, labels, centroids, 10)
+    assert np.bincount(merged).min() >= 10
+    assert len(np.bincount(merged)) == len(means) > 1
+    np.testing.assert_allclose(means, [x[merged == s].mean(axis=0) for s in range(len(means))], atol=1e-6)
