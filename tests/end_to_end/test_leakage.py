@@ -44,7 +44,11 @@ COMPARED_TABLES = (
     ("first_day", {"split": "validation"}),
     ("first_day", {"split": "test"}),
     *((table, {"space": s}) for s in SPACES for table in ("track_vectors", "user_vectors", "segments")),
-    *((table, {"space": s}) for s in SPACES for table in ("entity_vectors", "demographic_vectors")),
+    *(
+        (table, {"space": s})
+        for s in SPACES
+        for table in ("entity_vectors", "demographic_vectors", "demographic_rankings")
+    ),
     *(("features", {"space": s, "split": p}) for s in SPACES for p in ("train", "validation", "test")),
 )
 
