@@ -22,6 +22,7 @@ from tests.helpers.one_week import whole_week
 ROOT = Path(__file__).parents[2]
 # Tables of experiments and of the skip engine: a cold-start week does not write them.
 OTHER_TABLES = {"exposures", "exposure_contexts", "ingested_days", "outcomes", "plays", "quarantine"}
+OTHER_TABLES |= {"cold_lists", "realised_quality"}  # of every day
 OTHER_TABLES |= {name for name in contracts.names() if name.startswith("skip_")}
 METHODS = {"popularity", "registration_day_streams", "full_pers", "semi_pers"}
 

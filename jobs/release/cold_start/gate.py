@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 
 from contracts.errors import CheckFailed
 from jobs.cold_start import blend_artifacts, onnx_export
@@ -96,7 +97,7 @@ def evaluate(context: Context, folder: Path, champion: pointer.Pointer | None, a
     lines = [rules.data_checks(release.document("quality"))]
     lines += [parity_line(context, release, space, cohort) for space in release.spaces]
     if gate.method == "blend":
-        lines.append(blend_parity_line(context, release, cohort))
+        lines.append(blend_parity_line(context, release))
     list_rules = context.settings.rules.rules()
     ours_BK, ruled_BK = recommend(release, gate.space, gate.method, cohort, gate.k, list_rules)
     popular_BK, _ = recommend(release, gate.space, "popularity", cohort, gate.k, list_rules)
@@ -340,13 +341,15 @@ def parity_line(context: Context, release: Release, space: str, cohort: Evaluati
     return rules.onnx_parity(space, float(np.abs(onnx_BD - stored.vectors[order[place]]).max()), tolerance)
 
 
-def blend_parity_line(context: Context, release: Release, cohort: EvaluationCohort) -> GateLine:
+def blend_parity_line(context: Context, release: Release) -> GateLine:
     """Compare the scores of the blend with PyTorch, stored for some listeners by training, with those of the bundle."""
-    gate = context.settings.gate
+    gate, week = context.settings.gate, context.week.name
     user_ids, stored_BN = blend_artifacts.read_cohort_scores(blend_artifacts.blend_folder(context, gate.space))
-    order = np.argsort(cohort.user_ids)
-    place = np.minimum(np.searchsorted(cohort.user_ids[order], user_ids), len(order) - 1)
-    if not len(user_ids) or (cohort.user_ids[order][place] != user_ids).any():
+    table = pa.concat_tables(context.lake.read("first_day", week=week, split=name) for name in ("validation", "test"))
+    cohort_ids = table["user_id"].to_numpy()
+    order = np.argsort(cohort_ids)
+    place = np.minimum(np.searchsorted(cohort_ids[order], user_ids), len(order) - 1)
+    if not len(user_ids) or (cohort_ids[order][place] != user_ids).any():
         return GateLine(
             "onnx parity blend",
             None,
@@ -355,7 +358,9 @@ def blend_parity_line(context: Context, release: Release, cohort: EvaluationCoho
             "training stored scores of listeners outside the cohort",
         )
     opened = release.spaces[gate.space]
-    onnx_BN = blend_artifacts.read(opened.folder / "blend", opened.catalogue).scores(cohort.days.take(order[place]))
+    onnx_BN = blend_artifacts.read(opened.folder / "blend", opened.catalogue).scores(
+        FirstDays.from_arrow(table.take(order[place]))
+    )
     return rules.onnx_parity("blend", float(np.abs(onnx_BN - stored_BN).max()), gate.parity_tolerance)
 
 
