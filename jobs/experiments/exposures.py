@@ -18,7 +18,9 @@ from contracts.errors import CheckFailed
 from jobs.experiments.ingest import KINDS
 from jobs.platform.lake import Lake
 from jobs.settings.experiments import ExperimentSettings
+from models.cold_start.methods.country_age import CountryAge
 from models.evaluation.assignment import arm_index, bucket_bounds
+from serving.release.bundle import WITH_COUNTRY_AGE
 
 EXPOSURE_COLUMNS = [
     "request_id",
@@ -147,7 +149,7 @@ def count_displays(lake: Lake, plan: ExperimentSettings) -> ExperimentCounts:
     method_of = {arm.name: arm.method for arm in plan.arms}
     for _, shown in displays.by_day():
         requests += shown["request_id"].nunique()
-        fallback_displays += int((shown["method"] != shown["arm"].map(method_of)).sum())
+        fallback_displays += int(from_fallback(shown["method"], shown["arm"].map(method_of)).sum())
         sums = shown.groupby(USER, as_index=False, dropna=False).agg(
             displays=("position", "size"), **{kind: (kind, "sum") for kind in KINDS}
         )
@@ -167,6 +169,19 @@ def count_displays(lake: Lake, plan: ExperimentSettings) -> ExperimentCounts:
         requests,
         fallback_displays,
     )
+
+
+def from_fallback(method: pd.Series, of_arm: pd.Series) -> pd.Series:
+    """Return which displays came from a fallback.
+
+    Lists by country and age are part of the methods that use them for listeners without any interaction.
+
+    Args:
+        method: Method of each displayed list.
+        of_arm: Method of the arm.
+    """
+    part_of_method = (method == CountryAge.name) & of_arm.isin(WITH_COUNTRY_AGE)
+    return (method != of_arm) & ~part_of_method
 
 
 def first_exposure(lake: Lake, plan: ExperimentSettings) -> pd.Timestamp | None:

@@ -15,7 +15,7 @@ from contracts.arrow import arrow_schema
 from contracts.entity_ids import stable_id
 from contracts.errors import BadArgument, CheckFailed
 from jobs.experiments import analyse, off_policy, plan
-from jobs.experiments.exposures import days, n_misassigned
+from jobs.experiments.exposures import days, from_fallback, n_misassigned
 from jobs.platform.context import Context
 from jobs.tracking.tracker import Tracker
 from models.evaluation.assignment import arm_index, bucket_bounds
@@ -262,3 +262,9 @@ def test_an_invalid_plan_is_rejected(section, message, home, tmp_path, command):
 def test_an_unknown_policy_is_rejected(home, command):
     code, _, error = command("ab-estimate", "--policy", "magic", "--arm", "exploring")
     assert (code, "choose semi_pers" in error) == (2, True)
+
+
+def test_lists_by_country_and_age_are_no_fallback_of_a_method_that_uses_them():
+    method = pd.Series(["semi_pers", "country_age", "popularity", "country_age"])
+    of_arm = pd.Series(["semi_pers", "semi_pers", "semi_pers", "blend"])
+    assert from_fallback(method, of_arm).tolist() == [False, False, True, True]

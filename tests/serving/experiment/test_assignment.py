@@ -120,7 +120,7 @@ def test_arm_with_a_missing_method_falls_back_and_logs_the_method_used(ready):
     result = ActiveExperiment(blend, np.random.default_rng(0)).recommend(
         ready, listeners(ready, 4), ListParameters(k=5), AT
     )
-    assert {line["method"] for line in result.lines} == {"semi_pers"}
+    assert {line["method"] for line in result.lines} == {"semi_pers", "country_age"}, "one has no interaction"
 
 
 def test_exploration_frequencies_match_the_logged_propensities(ready):
