@@ -154,7 +154,7 @@ class ServiceSettings(BaseModel):
         (), description="engines without which /readyz is 503: cold_start, skip; empty: any one is enough"
     )
     max_concurrent_requests: Annotated[int, Field(ge=1)] = Field(
-        32, description="requests that a worker answers at once; further ones get 503 with Retry-After"
+        64, description="requests that a worker answers at once; further ones get 503 with Retry-After"
     )
     keep_alive_timeout_s: Annotated[int, Field(ge=1)] = Field(
         75,
