@@ -26,6 +26,7 @@ from models.cold_start.methods.dropoutnet import DropoutNetRecipe
 from models.cold_start.methods.first_day_network import FirstDayNetworkRecipe
 from models.cold_start.methods.melu import MeluRecipe
 from models.cold_start.methods.neighbours import NeighbourRecipe
+from models.cold_start.methods.ranker import RankerRecipe
 from models.cold_start.methods.registry import AlsRecipe, InHouseConfig, MethodFactory, MethodInputs, OnLoss
 
 SECTIONS = {"first_day_autoencoder": "autoencoder", "segment_mixture": "mixture"}  # settings section of each network
@@ -68,7 +69,7 @@ def log_learning(run: Tracker, losses: list[tuple[str, float, int]], seed: int) 
         return
     run.log_batch(losses)
     learned = {name.partition(".")[0] for name, _, _ in losses}
-    sections = {SECTIONS.get(name, name) for name in learned}
+    sections = {"ranker" if name.startswith("ranker_fold") else SECTIONS.get(name, name) for name in learned}
     run.log_params({"seed": seed, **run.context.settings.model_dump(include=sections)})
 
 
@@ -137,4 +138,5 @@ def in_house_config(settings: Settings) -> InHouseConfig:
         autoencoder_weight=settings.autoencoder_weight,
         list_length=mixture.list_length,
         mixture_weight=mixture.mixture_weight,
+        ranker=RankerRecipe(**settings.ranker.model_dump()),
     )

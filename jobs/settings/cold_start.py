@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal, Self, get_args
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from contracts.demographics import MAX_AGE
 from jobs.settings.base import Positive, Section, Share, Space
@@ -27,9 +27,11 @@ MethodName = Literal[
     "near_segments",
     "segment_mixture",
     "segment_mixture_reranked",
+    "segment_mixture_ranked",
     "neighbours",
     "first_day_autoencoder",
     "blend",
+    "ranked_candidates",
     "item_knn",
     "ease",
     "ials_fold_in",
@@ -164,6 +166,44 @@ class NeighbourSettings(Section):
     artist_weight: float = Field(0.5, ge=0, description="weight of an artist's neighbours; a track's weight is 1")
     album_weight: float = Field(0.5, ge=0, description="weight of an album's neighbours; a track's weight is 1")
     max_neighbours: Positive = Field(1_000, description="number of neighbours that are stored for each token")
+
+
+class RankerSettings(Section):
+    """The learned ranker of ranked_candidates and segment_mixture_ranked.
+
+    It is trained only if evaluation.methods contains one of them. Folds and queries come from a sample of the warm
+    users, so its training has a bounded time and memory.
+    """
+
+    candidates: Positive = Field(200, description="tracks of a listener that are ranked")
+    segment_smoothing: float = Field(
+        5.0, gt=0, description="listeners, with the rates of all listeners, that are added to each segment"
+    )
+    max_listeners: Annotated[int, Field(ge=2)] = Field(
+        20_000, description="warm users in the sample that the ranker is trained on"
+    )
+    folds: Annotated[int, Field(ge=2)] = Field(
+        5, description="parts of the sample; the first stage that scores a part is trained on the others"
+    )
+    scored_folds: Positive = Field(
+        2, description="parts that give training queries; each takes one more training of autoencoder and neighbours"
+    )
+    draws: Positive = Field(4, description="synthetic first days of each user of a scored part")
+    min_tracks: Annotated[int, Field(ge=2)] = Field(15, description="streamed tracks that a user needs for a query")
+    trees: Positive = Field(300, description="number of trees")
+    leaves: Annotated[int, Field(ge=2)] = Field(31, description="leaves of a tree")
+    learning_rate: float = Field(0.05, gt=0, description="learning rate of the boosting")
+    min_leaf_rows: Positive = Field(200, description="candidates that a leaf needs")
+    column_share: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.5, description="share of the features that each tree may use"
+    )
+    truncation: Positive = Field(30, description="places from the first whose order the loss considers")
+
+    @model_validator(mode="after")
+    def _check_folds(self) -> Self:
+        if self.scored_folds > self.folds:
+            raise ValueError(f"scored_folds: must be at most folds ({self.folds}), got {self.scored_folds}")
+        return self
 
 
 class ListRulesSettings(Section):

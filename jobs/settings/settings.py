@@ -29,6 +29,7 @@ from jobs.settings.cold_start import (
     MonitorSettings,
     NeighbourSettings,
     NetworkSettings,
+    RankerSettings,
     RealisedSettings,
     SegmentSettings,
     TrackIndexSettings,
@@ -72,6 +73,7 @@ class Settings(BaseSettings):
     autoencoder_weight: Share = Field(
         0.5, description="blend: weight of the autoencoder's score; the rest is the weight of the neighbours' score"
     )
+    ranker: RankerSettings = RankerSettings()
     checks: CheckSettings = CheckSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     rules: ListRulesSettings = ListRulesSettings()

@@ -11,12 +11,14 @@ from jobs.settings.cold_start import (
     MeluSettings,
     NeighbourSettings,
     NetworkSettings,
+    RankerSettings,
 )
 from jobs.settings.settings import Settings
 from models.cold_start.methods.dropoutnet import DropoutNetRecipe
 from models.cold_start.methods.first_day_network import FirstDayNetworkRecipe
 from models.cold_start.methods.melu import MeluRecipe
 from models.cold_start.methods.neighbours import NeighbourRecipe
+from models.cold_start.methods.ranker import RankerRecipe
 from models.cold_start.methods.registry import InHouseConfig
 from models.cold_start.network import NetworkRecipe
 
@@ -39,6 +41,10 @@ def first_day_network_recipe(**changes: Any) -> FirstDayNetworkRecipe:
 
 def neighbour_recipe(**changes: Any) -> NeighbourRecipe:
     return NeighbourRecipe(**(NeighbourSettings().model_dump() | changes))
+
+
+def ranker_recipe(**changes: Any) -> RankerRecipe:
+    return RankerRecipe(**(RankerSettings().model_dump() | changes))
 
 
 def in_house(**changes: Any) -> InHouseConfig:

@@ -47,9 +47,12 @@ class Blend:
 
     def scores(self, first_days: FirstDays) -> FloatMatrix:
         """Return the weighted mean of both scores, (B, N), 0 to 1."""
-        score_BN = self.autoencoder.scores(first_days)
-        score_BN *= self.autoencoder_weight
-        score_BN += (1 - self.autoencoder_weight) * self.neighbours.scores(first_days)
+        return self.combine(self.autoencoder.scores(first_days), self.neighbours.scores(first_days))
+
+    def combine(self, autoencoder_BN: FloatMatrix, neighbour_BN: FloatMatrix) -> FloatMatrix:
+        """Return the weighted mean of the scores of both methods, (B, N)."""
+        score_BN: FloatMatrix = autoencoder_BN * self.autoencoder_weight
+        score_BN += (1 - self.autoencoder_weight) * neighbour_BN
         return score_BN
 
     @property

@@ -96,9 +96,18 @@ class Neighbours:
 
     def scores(self, first_days: FirstDays) -> FloatMatrix:
         """Return the score of each track over the listener's highest, (B, N), 0 to 1; all 0 without a known token."""
-        score_BN: FloatMatrix = (self.vocabulary.first_day_tokens(first_days) @ self.score_VN).toarray()
-        score_BN /= np.maximum(score_BN.max(axis=1, keepdims=True), np.finfo(np.float32).tiny)
-        return score_BN
+        return self.scale(self.sums(self.vocabulary.first_day_tokens(first_days)))
+
+    def sums(self, tokens_BV: csr_array) -> FloatMatrix:
+        """Return the sum of the scores of a first day's tokens for each track, (B, N), at least 0."""
+        sum_BN: FloatMatrix = (tokens_BV @ self.score_VN).toarray()
+        return sum_BN
+
+    @staticmethod
+    def scale(sum_BN: FloatMatrix) -> FloatMatrix:
+        """Return sums over the listener's highest, 0 to 1."""
+        scaled_BN: FloatMatrix = sum_BN / np.maximum(sum_BN.max(axis=1, keepdims=True), np.finfo(np.float32).tiny)
+        return scaled_BN
 
     @property
     def max_k(self) -> int:

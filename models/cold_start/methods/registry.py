@@ -24,6 +24,7 @@ from models.cold_start.methods.autoencoder import FirstDayAutoencoder
 from models.cold_start.methods.base import Method, Predict, WarmListeners
 from models.cold_start.methods.baselines import Popularity, RegistrationDayStreams
 from models.cold_start.methods.blend import Blend, RerankedMixture
+from models.cold_start.methods.candidates import CandidateStage, SegmentRates, listener_totals
 from models.cold_start.methods.country_age import CountryAge, WithCountryAge
 from models.cold_start.methods.dropoutnet import DropoutNet, DropoutNetFull, DropoutNetRecipe, DropoutNetSemi
 from models.cold_start.methods.first_day_network import FirstDayNetworkRecipe
@@ -32,6 +33,8 @@ from models.cold_start.methods.melu import Melu, MeluFull, MeluRecipe, MeluSemi
 from models.cold_start.methods.mixture import NearSegments, SegmentMixture
 from models.cold_start.methods.neighbours import NeighbourRecipe, Neighbours
 from models.cold_start.methods.peers import Ease, IalsFoldIn, item_knn
+from models.cold_start.methods.ranked_candidates import RankedCandidates, RankedMixture
+from models.cold_start.methods.ranker import Queries, Ranker, RankerRecipe, cross_fitted_queries
 from models.cold_start.methods.semi_personalised import FullPers, SemiPers
 from models.cold_start.top_k import Similarity
 
@@ -51,6 +54,7 @@ class InHouseConfig:
         autoencoder_weight: weight of the autoencoder in blend.
         list_length: tracks of the mixture that segment_mixture_reranked reorders.
         mixture_weight: weight of the mixture in segment_mixture_reranked.
+        ranker: training of the ranker of ranked_candidates and segment_mixture_ranked.
     """
 
     autoencoder: FirstDayNetworkRecipe
@@ -61,6 +65,7 @@ class InHouseConfig:
     autoencoder_weight: float
     list_length: int
     mixture_weight: float
+    ranker: RankerRecipe
 
 
 @dataclass(frozen=True)
@@ -166,6 +171,35 @@ class MethodFactory:
         """Return the method, with the lists of country_age (if it is given) for listeners without any interaction."""
         country_age = self.inputs.country_age
         return method if country_age is None else WithCountryAge(method, country_age)
+
+    @cached_property
+    def candidate_stage(self) -> CandidateStage:
+        """The first stage of the methods with a ranker, fitted on all warm listeners."""
+        return self._candidate_stage(self.warm, self.autoencoder, self.neighbours)
+
+    @cached_property
+    def ranker(self) -> Ranker:
+        """The trained ranker of ranked_candidates and segment_mixture_ranked."""
+        return Ranker.train(self.ranker_queries(), self.inputs.in_house.ranker, self.inputs.seed)
+
+    def ranker_queries(self) -> Queries:
+        """Return the training rows of the ranker; fits a first stage for each scored fold."""
+        config, seed = self.inputs.in_house, self.inputs.seed
+
+        def fit_stage(listeners: WarmListeners, fold: int) -> CandidateStage:
+            on_epoch = self._loss_callback(f"ranker_fold_{fold}")
+            autoencoder = FirstDayAutoencoder(listeners, config.autoencoder, seed, on_epoch)
+            return self._candidate_stage(listeners, autoencoder, Neighbours.fit(listeners, config.neighbours))
+
+        return cross_fitted_queries(self.warm, fit_stage, config.ranker, seed)
+
+    def _candidate_stage(
+        self, listeners: WarmListeners, autoencoder: FirstDayAutoencoder, neighbours: Neighbours
+    ) -> CandidateStage:
+        config = self.inputs.in_house
+        segments = SegmentRates.count(listeners, neighbours.vocabulary, config.ranker.segment_smoothing)
+        blend = Blend(autoencoder, neighbours, config.autoencoder_weight)
+        return CandidateStage(blend, segments, listener_totals(listeners.heard_UN))
 
     def _loss_callback(self, network: str) -> Callable[[int, float], None] | None:
         """Return `inputs.on_loss` with the name of the network filled in."""
@@ -277,6 +311,12 @@ def _segment_mixture_reranked(factory: MethodFactory) -> Method:
     return RerankedMixture(factory.mixture, factory.blend, config.list_length, config.mixture_weight)
 
 
+@_method("segment_mixture_ranked")
+def _segment_mixture_ranked(factory: MethodFactory) -> Method:
+    list_length = factory.inputs.in_house.list_length
+    return RankedMixture(factory.candidate_stage, factory.ranker.relevance, factory.mixture, list_length)
+
+
 @_method("neighbours")
 def _neighbours(factory: MethodFactory) -> Method:
     return factory.neighbours
@@ -290,6 +330,12 @@ def _first_day_autoencoder(factory: MethodFactory) -> Method:
 @_method("blend")
 def _blend(factory: MethodFactory) -> Method:
     return factory.blend
+
+
+@_method("ranked_candidates")
+def _ranked_candidates(factory: MethodFactory) -> Method:
+    n_candidates = factory.inputs.in_house.ranker.candidates
+    return RankedCandidates(factory.candidate_stage, factory.ranker.relevance, n_candidates)
 
 
 # Standard methods for comparison.

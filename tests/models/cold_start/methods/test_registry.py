@@ -30,6 +30,8 @@ from models.cold_start.methods.melu import Melu, MeluFull, MeluSemi
 from models.cold_start.methods.mixture import NearSegments, SegmentMixture
 from models.cold_start.methods.neighbours import Neighbours
 from models.cold_start.methods.peers import Ease, IalsFoldIn, item_knn
+from models.cold_start.methods.ranked_candidates import RankedCandidates, RankedMixture
+from models.cold_start.methods.ranker import Ranker
 from models.cold_start.methods.registry import METHOD_NAMES, AlsRecipe, MethodFactory, MethodInputs
 from models.cold_start.methods.vocabulary import Catalogue
 from models.cold_start.ragged import Ragged
@@ -40,12 +42,16 @@ from tests.helpers.method_recipes import (
     in_house,
     melu_recipe,
     neighbour_recipe,
+    ranker_recipe,
 )
 
 D, N, B, U = 6, 40, 24, 200
 DROPOUTNET = dropoutnet_recipe(hidden=(32, 16), rank=8, epochs=15, batch_users=50, batch_tracks=N)
 BAG = first_day_network_recipe(width=16, epochs=30, learning_rate=0.02, batch_users=50, dropout=0.1)
 MELU = melu_recipe(embedding_dim=8, hidden=8, epochs=25, learning_rate=1e-2, batch_users=50)
+RANKER = ranker_recipe(
+    candidates=25, folds=2, scored_folds=2, draws=3, min_tracks=5, trees=40, min_leaf_rows=5, segment_smoothing=1.0
+)
 LAYOUT = Layout(D)
 TRACK_ID = 1000 + np.random.default_rng(9).permutation(N)
 STREAMS = LAYOUT.block("streamed_songs")
@@ -122,6 +128,20 @@ class World:
         return Neighbours.fit(self.warm, neighbour_recipe())
 
     @cached_property
+    def factory(self) -> MethodFactory:
+        """Return a factory whose networks are trained once, for the methods with a ranker."""
+        inputs = MethodInputs(
+            self.tracks, self.centroids, self.rankings, self.predict, lambda: self.warm, similarity="cosine", seed=1,
+            dropoutnet=DROPOUTNET, melu=MELU, in_house=in_house(autoencoder=BAG, mixture=BAG, ranker=RANKER),
+            als=AlsRecipe(alpha=10.0, regularisation=20.0, exponent=0.0),
+        )  # fmt: skip
+        return MethodFactory(inputs)
+
+    @cached_property
+    def ranker(self) -> Ranker:
+        return self.factory.ranker
+
+    @cached_property
     def dropoutnet(self) -> DropoutNet:
         return DropoutNet(self.warm, DROPOUTNET, seed=1)
 
@@ -157,9 +177,11 @@ MAKE: dict[str, Callable[[World], Method]] = {
     "near_segments": lambda w: NearSegments(w.predict, w.warm, 20.0, 10.0),
     "segment_mixture": lambda w: w.mixture,
     "segment_mixture_reranked": lambda w: RerankedMixture(w.mixture, Blend(w.autoencoder, w.neighbours, 0.5), 30, 0.25),
+    "segment_mixture_ranked": lambda w: RankedMixture(w.factory.candidate_stage, w.ranker.relevance, w.mixture, 30),
     "neighbours": lambda w: w.neighbours,
     "first_day_autoencoder": lambda w: w.autoencoder,
     "blend": lambda w: Blend(w.autoencoder, w.neighbours, 0.5),
+    "ranked_candidates": lambda w: RankedCandidates(w.factory.candidate_stage, w.ranker.relevance, 25),
     "item_knn": lambda w: item_knn(w.warm),
     "ease": lambda w: Ease(w.warm, 5.0),
     "ials_fold_in": lambda w: IalsFoldIn(w.warm, 10.0, 1.0, 0.0),
@@ -266,7 +288,9 @@ def test_every_method_is_built_by_its_name(world: World) -> None:
         seed=1,
         dropoutnet=replace(DROPOUTNET, epochs=2),
         melu=replace(MELU, epochs=3),
-        in_house=in_house(autoencoder=replace(BAG, epochs=4), mixture=replace(BAG, epochs=5), list_length=30),
+        in_house=in_house(
+            autoencoder=replace(BAG, epochs=4), mixture=replace(BAG, epochs=5), list_length=30, ranker=RANKER
+        ),
         als=AlsRecipe(alpha=10.0, regularisation=20.0, exponent=0.0),
         on_loss=lambda name, epoch, loss: losses.setdefault(name, []).append(loss),
         country_age=world.country_age,
@@ -282,6 +306,8 @@ def test_every_method_is_built_by_its_name(world: World) -> None:
         "melu": 3,
         "first_day_autoencoder": 4,
         "segment_mixture": 5,  # each is trained once
+        "ranker_fold_0": 4,
+        "ranker_fold_1": 4,
     }
     with pytest.raises(ValueError, match="no 'melu'; there are popularity, "):
         factory.build("melu")
@@ -310,7 +336,7 @@ def test_missing_first_days_raise_where_a_method_needs_them(name: str, make_meth
         return
     blind = copy(world)
     blind.warm = replace(world.warm, first_days=None)
-    for learned in ("autoencoder", "mixture", "neighbours"):
+    for learned in ("autoencoder", "mixture", "neighbours", "factory", "ranker"):
         vars(blind).pop(learned, None)
     with pytest.raises(ValueError, match="needs ids"):
         MAKE[name](blind)

@@ -1,0 +1,395 @@
+"""Candidates of listeners for a learned ranker, and the features of each, from methods that score every track.
+
+Shapes   B listeners, N tracks, V tokens (tracks, artists, albums, countries, age classes), K segments, U warm users,
+         C candidates, L tracks of a method's list, P pairs of a listener and one of the listener's tokens, F features
+Stage    the first of two (Covington, Adams, Sargin 2016): the second is models/cold_start/methods/ranked_candidates.py
+Law      a row depends on its listener only: sums are made within a row, and matrix products are sparse
+
+This module needs no PyTorch and no LightGBM: evaluation and service compute the features with the same code.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.sparse import csr_array
+
+from models.arrays import DoubleMatrix, FloatMatrix, FloatVector, IntMatrix, LongMatrix, LongVector
+from models.cold_start.input_vector import FirstDays
+from models.cold_start.methods.base import WarmListeners, require_ids
+from models.cold_start.methods.blend import Blend
+from models.cold_start.methods.vocabulary import Vocabulary
+from models.cold_start.segments import listener_counts
+from models.cold_start.top_k import top_k_of_scores
+
+N_FEEDBACK = 40  # tracks of the blend whose neighbours are looked up (pseudo relevance feedback)
+_TINY = np.float32(np.finfo(np.float32).tiny)
+
+FEATURES = (
+    # of the first-day autoencoder
+    "autoencoder_log_probability",
+    "autoencoder_log_ratio",  # to the listener's most likely track
+    "autoencoder_log_lift",  # over the track's share of all streams
+    "autoencoder_rank",
+    "artist_log_probability",  # of all tracks of the candidate's artist together
+    "album_log_probability",
+    # of the neighbours of first-day tracks, artists and albums
+    "neighbour_score",
+    "neighbour_ratio",
+    "neighbour_rank",
+    "track_neighbour_sum",
+    "track_neighbour_max",
+    "track_neighbour_share",  # of the first-day tracks that have the candidate as a neighbour
+    "artist_neighbour_sum",
+    "album_neighbour_sum",
+    # of the segments
+    "segment_log_rate",
+    "segment_log_lift",
+    "segment_rank",
+    # of several methods together
+    "blend_score",
+    "blend_rank",
+    "mean_log_rank",
+    "feedback_sum",  # as a neighbour of the blend's best tracks
+    "feedback_max",
+    # of the candidate and the first day
+    "log_listeners",
+    "log_artist_listeners",
+    "artist_tracks",
+    "same_artist",  # first-day tracks of the candidate's artist
+    "same_album",
+    "log_listeners_above_day",  # over the mean of the first-day tracks
+    # of the listener
+    "day_tracks",
+    "day_artists",
+    "day_albums",
+    "day_log_listeners",
+    "best_log_probability",
+    "best_neighbour_score",
+)
+
+
+class SegmentRates:
+    """How many members of each segment stream each track, and weights of the segments by naive Bayes.
+
+    weight(s) ~ (n_s + smoothing) * exp(sum over tokens v of log(P(v | s) / P(v)) / sqrt(number of tokens)), where
+    P(v | s) = (members of s with v + smoothing * P(v)) / (n_s + smoothing). The tokens of one track are correlated, so
+    more evidence counts less than in proportion, as in the first-day network.
+    """
+
+    def __init__(self, count_KV: csr_array, members_K: LongVector, smoothing: float) -> None:
+        """Prepare the logarithms.
+
+        Args:
+            count_KV: members of each segment with each token, sparse.
+            members_K: n_s.
+            smoothing: listeners with the rates of all listeners that are added to each segment.
+
+        Raises:
+            ValueError: smoothing is not above 0.
+        """
+        if not smoothing > 0:
+            raise ValueError(f"ranker.segment_smoothing: must be above 0, got {smoothing}")
+        counts = csr_array(count_KV, dtype=np.float64)
+        self.count_KV, self.members_K, self.smoothing = count_KV, members_K, smoothing
+        self.rate_V = (np.asarray(counts.sum(axis=0)).ravel() + 0.5) / (members_K.sum() + 1.0)
+        evidence = np.log1p(counts.data / (smoothing * self.rate_V[counts.indices]))
+        self._evidence_VK = csr_array(csr_array((evidence, counts.indices, counts.indptr), shape=counts.shape).T)
+        self._total_K = members_K + smoothing
+        self._count_VK = csr_array(counts.T)
+
+    @classmethod
+    def count(cls, warm: WarmListeners, vocabulary: Vocabulary, smoothing: float) -> SegmentRates:
+        """Count the tokens of each segment's members: those of their streams, country and age class.
+
+        Raises:
+            ValueError: the data has no ids, or smoothing is not above 0.
+        """
+        _, first_days = require_ids("ranked_candidates", warm)
+        tokens_UV = vocabulary.track_tokens(csr_array(warm.heard_UN)) + vocabulary.demographic_tokens(first_days)
+        n_segments = len(warm.centroids_KD)
+        members_K = np.bincount(warm.labels_U, minlength=n_segments).astype(np.int64)
+        return cls(listener_counts(warm.labels_U, csr_array(tokens_UV), n_segments), members_K, smoothing)
+
+    def weights(self, tokens_BV: csr_array) -> DoubleMatrix:
+        """Return the weights of the segments for tokens of first days (sparse, ones), (B, K), rows sum to 1."""
+        n_tokens_B1 = np.diff(tokens_BV.indptr)[:, None]
+        evidence_BK = (tokens_BV.astype(np.float64) @ self._evidence_VK).toarray()
+        evidence_BK += n_tokens_B1 * np.log(self.smoothing / self._total_K)
+        logits_BK = np.log(self._total_K) + evidence_BK / np.sqrt(np.maximum(n_tokens_B1, 1))
+        weight_BK: DoubleMatrix = np.exp(logits_BK - logits_BK.max(axis=1, keepdims=True))
+        weight_BK /= weight_BK.sum(axis=1, keepdims=True)
+        return weight_BK
+
+    def rates(self, tokens_BV: csr_array, n_tracks: int) -> FloatMatrix:
+        """Return the share of listeners like each of B who stream each track, (B, N), above 0.
+
+        Args:
+            tokens_BV: tokens of first days, sparse of ones.
+            n_tracks: N; the first N tokens are the tracks.
+        """
+        share_BK = self.weights(tokens_BV) / self._total_K
+        rate_BN = (self._count_VK[:n_tracks] @ share_BK.T).T
+        rate_BN += self.smoothing * share_BK.sum(axis=1, keepdims=True) * self.rate_V[:n_tracks]
+        return np.ascontiguousarray(rate_BN, np.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class DayScores:
+    """Scores of every track for B listeners.
+
+    Attributes:
+        tokens_BV: tokens of the first days, sparse of ones.
+        likelihood_BN: probability of the autoencoder over that of the listener's most likely track.
+        neighbour_BN: sum of the neighbour scores of the first day's tokens.
+        rate_BN: share of the members of the listener's segments who stream the track.
+        blend_BN: score of the blend.
+    """
+
+    tokens_BV: csr_array
+    likelihood_BN: FloatMatrix
+    neighbour_BN: FloatMatrix
+    rate_BN: FloatMatrix
+    blend_BN: FloatMatrix
+
+    def __len__(self) -> int:
+        """Return B, the number of listeners."""
+        return len(self.blend_BN)
+
+    def lists(self) -> tuple[FloatMatrix, ...]:
+        """Return the scores whose best tracks are candidates, (B, N) each."""
+        return self.likelihood_BN, self.neighbour_BN, self.rate_BN, self.blend_BN
+
+
+class CandidateStage:
+    """Scores all tracks for first days, selects candidates and computes their features."""
+
+    def __init__(self, blend: Blend, segments: SegmentRates, listeners_N: LongVector) -> None:
+        """Combine fitted parts.
+
+        Args:
+            blend: autoencoder and neighbours.
+            segments: counts of the segments, with the vocabulary of the neighbours.
+            listeners_N: warm listeners of each track.
+        """
+        self.blend, self.segments, self.listeners_N = blend, segments, listeners_N
+        self.vocabulary = blend.neighbours.vocabulary
+        self.n_tracks = self.vocabulary.n_tracks
+        spans, tokens_N3 = self.vocabulary.spans, self.vocabulary.tokens_of_tracks_NV.indices.reshape(-1, 3)
+        self._token_of = {"artist": tokens_N3[:, 1].astype(np.int64), "album": tokens_N3[:, 2].astype(np.int64)}
+        self._group_of = {kind: token_N - spans[kind].start for kind, token_N in self._token_of.items()}
+        self._n_groups = {kind: spans[kind].stop - spans[kind].start for kind in self._token_of}
+        counts = np.asarray(listeners_N, np.float64)
+        artist_N = self._group_of["artist"]
+        self._log_listeners_N = np.log1p(counts).astype(np.float32)
+        self._log_share_N = np.log((counts + 0.5) / (counts + 0.5).sum()).astype(np.float32)
+        self._log_artist_N = np.log1p(np.bincount(artist_N, counts)).astype(np.float32)[artist_N]
+        self._artist_tracks_N = np.bincount(artist_N).astype(np.float32)[artist_N]
+
+    def score(self, first_days: FirstDays) -> DayScores:
+        """Return the scores of every track for B listeners."""
+        neighbours = self.blend.neighbours
+        tokens_BV = self.vocabulary.first_day_tokens(first_days)
+        likelihood_BN = self.blend.autoencoder.scores(first_days)
+        neighbour_BN = neighbours.sums(tokens_BV)
+        blend_BN = self.blend.combine(likelihood_BN, neighbours.scale(neighbour_BN))
+        return DayScores(
+            tokens_BV, likelihood_BN, neighbour_BN, self.segments.rates(tokens_BV, self.n_tracks), blend_BN
+        )
+
+    def candidates(self, scores: DayScores, n: int) -> IntMatrix:
+        """Return the n tracks with the best place in any of the lists, (B, n) track_idx; ties by the blend's score."""
+        place_BN = np.full(scores.blend_BN.shape, n, np.float32)
+        for score_BN in scores.lists():
+            top_BL = top_k_of_scores(score_BN, n)
+            places_BL = np.minimum(np.take_along_axis(place_BN, top_BL, axis=1), np.arange(n, dtype=np.float32))
+            np.put_along_axis(place_BN, top_BL, places_BL, axis=1)
+        return top_k_of_scores(scores.blend_BN * np.float32(0.5) - place_BN, n)  # the blend's scores are 0 to 1
+
+    def features(self, scores: DayScores, track_BC: IntMatrix) -> FloatMatrix:
+        """Return the features of the candidates in the order of FEATURES, (B, C, F).
+
+        Args:
+            scores: scores of the same listeners.
+            track_BC: candidates as track_idx, distinct in a row.
+        """
+        slot_BN = np.full(scores.blend_BN.shape, -1, np.int32)
+        np.put_along_axis(slot_BN, track_BC, np.arange(track_BC.shape[1], dtype=np.int32)[None, :], axis=1)
+        values = (
+            self._autoencoder_features(scores, track_BC)
+            | self._neighbour_features(scores, track_BC, slot_BN)
+            | self._list_features(scores, track_BC, slot_BN)
+            | self._day_features(scores, track_BC)
+        )
+        out_BCF = np.empty((*track_BC.shape, len(FEATURES)), np.float32)
+        for f, name in enumerate(FEATURES):
+            out_BCF[:, :, f] = values[name]
+        return out_BCF
+
+    def _autoencoder_features(self, scores: DayScores, track_BC: IntMatrix) -> dict[str, FloatMatrix]:
+        ratio_BN = scores.likelihood_BN
+        log_total_B1 = np.log(ratio_BN.sum(axis=1, keepdims=True))
+        log_ratio_BC = _log(np.take_along_axis(ratio_BN, track_BC, axis=1))
+        values = {
+            "autoencoder_log_probability": log_ratio_BC - log_total_B1,
+            "autoencoder_log_ratio": log_ratio_BC,
+            "autoencoder_log_lift": log_ratio_BC - log_total_B1 - self._log_share_N[track_BC],
+            "best_log_probability": -log_total_B1,
+        }
+        for kind, group_N in self._group_of.items():
+            mass_BG = np.empty((len(ratio_BN), self._n_groups[kind]), np.float32)
+            for b, ratio_N in enumerate(ratio_BN):
+                mass_BG[b] = np.bincount(group_N, ratio_N, self._n_groups[kind])
+            mass_BC = np.take_along_axis(mass_BG, group_N[track_BC], axis=1)
+            values[f"{kind}_log_probability"] = _log(mass_BC) - log_total_B1
+        return values
+
+    def _neighbour_features(self, scores: DayScores, track_BC: IntMatrix, slot_BN: IntMatrix) -> dict[str, FloatMatrix]:
+        tokens_BV, score_VN = scores.tokens_BV, self.blend.neighbours.score_VN
+        row_P, token_P = np.repeat(np.arange(len(scores)), np.diff(tokens_BV.indptr)), tokens_BV.indices
+        sums: dict[str, FloatMatrix] = {}
+        for kind in ("track", "artist", "album"):
+            span = self.vocabulary.spans[kind]
+            is_kind = (token_P >= span.start) & (token_P < span.stop)
+            ones = np.ones(int(is_kind.sum()), np.float32)
+            sums |= _neighbour_sums(kind, score_VN, row_P[is_kind], token_P[is_kind], ones, slot_BN, track_BC.shape[1])
+        is_track = token_P < self.n_tracks
+        n_tracks_B1 = np.maximum(np.bincount(row_P[is_track], minlength=len(scores)), 1)[:, None].astype(np.float32)
+        best_B1 = scores.neighbour_BN.max(axis=1, keepdims=True)
+        neighbour_BC = np.take_along_axis(scores.neighbour_BN, track_BC, axis=1)
+        return {
+            "neighbour_score": neighbour_BC,
+            "neighbour_ratio": neighbour_BC / np.maximum(best_B1, _TINY),
+            "best_neighbour_score": best_B1,
+            "track_neighbour_sum": sums["track_sum"],
+            "track_neighbour_max": sums["track_max"],
+            "track_neighbour_share": sums["track_count"] / n_tracks_B1,
+            "artist_neighbour_sum": sums["artist_sum"],
+            "album_neighbour_sum": sums["album_sum"],
+        }
+
+    def _list_features(self, scores: DayScores, track_BC: IntMatrix, slot_BN: IntMatrix) -> dict[str, FloatMatrix]:
+        names = ("autoencoder_rank", "neighbour_rank", "segment_rank", "blend_rank")
+        n_candidates = track_BC.shape[1]
+        values: dict[str, FloatMatrix] = {}
+        for name, score_BN in zip(names, scores.lists(), strict=True):
+            top_BL = top_k_of_scores(score_BN, n_candidates)
+            values[name] = _places(np.take_along_axis(slot_BN, top_BL, axis=1), n_candidates)
+        log_ranks = [np.log1p(values[name]) for name in names[:3]]
+        values["mean_log_rank"] = np.mean(log_ranks, axis=0, dtype=np.float32)
+        log_rate_N = np.log(self.segments.rate_V[: self.n_tracks]).astype(np.float32)
+        rate_BC = _log(np.take_along_axis(scores.rate_BN, track_BC, axis=1))
+        values["segment_log_rate"] = rate_BC
+        values["segment_log_lift"] = rate_BC - log_rate_N[track_BC]
+        values["blend_score"] = np.take_along_axis(scores.blend_BN, track_BC, axis=1)
+        top_BL = top_k_of_scores(scores.blend_BN, min(N_FEEDBACK, self.n_tracks))
+        row_P = np.repeat(np.arange(len(scores)), top_BL.shape[1])
+        weight_P = np.take_along_axis(scores.blend_BN, top_BL, axis=1).ravel()
+        score_VN = self.blend.neighbours.score_VN
+        return values | _neighbour_sums(
+            "feedback", score_VN, row_P, top_BL.ravel().astype(np.int64), weight_P, slot_BN, n_candidates
+        )
+
+    def _day_features(self, scores: DayScores, track_BC: IntMatrix) -> dict[str, FloatMatrix]:
+        tokens_BV, spans = scores.tokens_BV, self.vocabulary.spans
+        tracks_BN = csr_array(tokens_BV[:, : self.n_tracks])
+        n_tracks_B = np.diff(tracks_BN.indptr)
+        mean_B1 = ((tracks_BN @ self._log_listeners_N) / np.maximum(n_tracks_B, 1)).astype(np.float32)[:, None]
+        # A liked artist is a token without a track of the day: it counts as one.
+        counts_BV = csr_array((tracks_BN @ self.vocabulary.tokens_of_tracks_NV).maximum(tokens_BV))
+        log_listeners_BC = self._log_listeners_N[track_BC]
+        return {
+            "log_listeners": log_listeners_BC,
+            "log_artist_listeners": self._log_artist_N[track_BC],
+            "artist_tracks": self._artist_tracks_N[track_BC],
+            "same_artist": _entries(counts_BV, self._token_of["artist"][track_BC]),
+            "same_album": _entries(counts_BV, self._token_of["album"][track_BC]),
+            "log_listeners_above_day": log_listeners_BC - mean_B1,
+            "day_tracks": n_tracks_B[:, None].astype(np.float32),
+            "day_artists": _n_tokens(tokens_BV, spans["artist"]),
+            "day_albums": _n_tokens(tokens_BV, spans["album"]),
+            "day_log_listeners": mean_B1,
+        }
+
+
+def listener_totals(heard_UN: csr_array) -> LongVector:
+    """Return the number of listeners of each track, (N,), from a sparse (U, N) of ones."""
+    return np.asarray(heard_UN.sum(axis=0)).ravel().astype(np.int64)
+
+
+def _log(values: FloatMatrix) -> FloatMatrix:
+    """Return the logarithms of values of at least 0; a zero, which rounding can produce, counts as the smallest one."""
+    return np.log(np.maximum(values, _TINY))
+
+
+def _places(slot_BL: IntMatrix, n_candidates: int) -> FloatMatrix:
+    """Return each candidate's place in a list from 0, (B, C); L for a candidate that the list does not contain.
+
+    Args:
+        slot_BL: the list's tracks as positions of candidates, -1 for other tracks.
+        n_candidates: C.
+    """
+    place_BC = np.full((len(slot_BL), n_candidates), slot_BL.shape[1], np.float32)
+    row, place = np.nonzero(slot_BL >= 0)
+    place_BC[row, slot_BL[row, place]] = place
+    return place_BC
+
+
+def _neighbour_sums(
+    name: str,
+    score_VN: csr_array,
+    row_P: LongVector,
+    token_P: LongVector,
+    weight_P: FloatVector,
+    slot_BN: IntMatrix,
+    n_candidates: int,
+) -> dict[str, FloatMatrix]:
+    """Return sum, maximum and number of the tokens' scores for each candidate, (B, C), as <name>_sum, _max, _count.
+
+    Args:
+        name: prefix of the result.
+        score_VN: scores of the tracks that are stored for each token.
+        row_P: listener of each pair, ascending.
+        token_P: token of each pair.
+        weight_P: factor of the token's scores.
+        slot_BN: position of each track among the listener's candidates, -1 for other tracks.
+        n_candidates: C.
+    """
+    start_P = score_VN.indptr[token_P].astype(np.int64)
+    length_P = score_VN.indptr[token_P + 1] - start_P
+    offset_P = np.cumsum(length_P) - length_P
+    entry = np.repeat(start_P - offset_P, length_P) + np.arange(int(length_P.sum()))
+    row = np.repeat(row_P, length_P)
+    slot = slot_BN[row, score_VN.indices[entry]]
+    inside = slot >= 0
+    place = row[inside] * n_candidates + slot[inside]
+    value = score_VN.data[entry[inside]] * np.repeat(weight_P, length_P)[inside]
+    shape = (len(slot_BN), n_candidates)
+    size = shape[0] * shape[1]
+    highest = np.zeros(size, np.float32)
+    np.maximum.at(highest, place, value)
+    return {
+        f"{name}_sum": np.bincount(place, value, size).astype(np.float32).reshape(shape),
+        f"{name}_max": highest.reshape(shape),
+        f"{name}_count": np.bincount(place, minlength=size).astype(np.float32).reshape(shape),
+    }
+
+
+def _entries(matrix: csr_array, column_BC: LongMatrix) -> FloatMatrix:
+    """Return the entries of a sparse (B, V) at columns (B, C), zero where there is none."""
+    if not matrix.nnz:
+        return np.zeros(column_BC.shape, np.float32)
+    matrix.sort_indices()
+    n_columns = matrix.shape[1]
+    key = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr)) * n_columns + matrix.indices
+    wanted_BC = np.arange(len(column_BC))[:, None] * n_columns + column_BC
+    place_BC = np.minimum(np.searchsorted(key, wanted_BC), len(key) - 1)
+    return np.where(key[place_BC] == wanted_BC, matrix.data[place_BC], 0).astype(np.float32)
+
+
+def _n_tokens(tokens_BV: csr_array, span: slice) -> FloatMatrix:
+    """Return the number of tokens of one kind of each listener, (B, 1)."""
+    is_kind = (tokens_BV.indices >= span.start) & (tokens_BV.indices < span.stop)
+    row = np.repeat(np.arange(tokens_BV.shape[0]), np.diff(tokens_BV.indptr))
+    return np.bincount(row[is_kind], minlength=tokens_BV.shape[0])[:, None].astype(np.float32)
