@@ -78,9 +78,11 @@ PAPER = (
 SPACE_INDEPENDENT = (
     "segment_mixture",
     "segment_mixture_reranked",
+    "segment_mixture_ranked",
     "neighbours",
     "first_day_autoencoder",
     "blend",
+    "ranked_candidates",
     "item_knn",
     "ease",
 )
@@ -259,11 +261,11 @@ def main() -> None:
     rows = summary_rows(list(measurements))
     value = {(row["space"], row["method"]): row["test ndcg"][0] for row in rows}
     best_peer = max(v for (_, method), v in value.items() if method in ("item_knn", "ease", "ials_fold_in"))
-    best_semi = max(v for (_, method), v in value.items() if method in ("segment_mixture", "segment_mixture_reranked"))
+    best_semi = max(v for (_, method), v in value.items() if method.startswith("segment_mixture"))
     best_ndcg = max(value.values())
     promises = [
-        harness.promise("test NDCG@50 of the best method, %", 26, best_ndcg),
-        harness.promise("test NDCG@50 of the best method that is semi-personalised, %", 24, best_semi),
+        harness.promise("test NDCG@50 of the best method, %", 27.2, best_ndcg),
+        harness.promise("test NDCG@50 of the best method that is semi-personalised, %", 26, best_semi),
         harness.promise("best method over the best peer, NDCG@50 points", 0, best_ndcg - best_peer),
     ]
     seconds = [measurement.seconds[0] for measurement in measurements]

@@ -19,6 +19,7 @@ ORDER = (
     "ingest",
     "pairs",
     "playlists",
+    "ranker",
     "ablation",
     "baselines",
     "skip_features",
