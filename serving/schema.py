@@ -55,7 +55,9 @@ IdText = Annotated[str, Field(min_length=1, max_length=MAX_ID_LENGTH)]
 Ids = Annotated[list[Id], Field(max_length=MAX_LIST, fail_fast=True)]
 K = Annotated[int, Field(strict=True, ge=1, le=MAX_K)]
 Kind = Literal["tracks", "artists", "albums", "playlists", "segments"]
-RequestedMethod = Literal["configured", "semi_pers", "full_pers", "blend", "popularity", "country_age_mean"]
+RequestedMethod = Literal[
+    "configured", "semi_pers", "full_pers", "blend", "ranked_candidates", "popularity", "country_age_mean"
+]
 VectorSource = Literal["network", "country_age_mean", "nothing"]
 
 

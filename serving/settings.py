@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, m
 
 from models.evaluation.assignment import bucket_bounds
 
-ArmMethod = Literal["semi_pers", "full_pers", "blend", "popularity", "country_age_mean"]
+ArmMethod = Literal["semi_pers", "full_pers", "blend", "ranked_candidates", "popularity", "country_age_mean"]
 Name = Annotated[str, Field(pattern="^[a-z0-9][a-z0-9_-]{0,39}$")]
 
 

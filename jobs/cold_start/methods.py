@@ -11,7 +11,7 @@ from typing import TypedDict
 
 import numpy as np
 
-from jobs.cold_start import blend_artifacts, onnx_export
+from jobs.cold_start import blend_artifacts, onnx_export, ranker_artifacts
 from jobs.cold_start.training_data import catalogue, warm_side
 from jobs.platform.context import Context
 from jobs.platform.list_columns import to_matrix
@@ -54,9 +54,13 @@ def build_methods(context: Context, space: Space, run: Tracker) -> list[Method]:
     losses: list[tuple[str, float, int]] = []
     factory = method_factory(context, space, lambda name, epoch, loss: losses.append((f"{name}.loss", loss, epoch)))
     methods: list[Method] = []
+    gate = context.settings.gate
     for name in methods_to_evaluate(context, space):
-        if name == "blend" and context.settings.gate.blended(space):
+        if name == "blend" and gate.blended(space):
             methods.append(blend_artifacts.read(blend_artifacts.blend_folder(context, space), catalogue(context)))
+        elif name == "ranked_candidates" and gate.ranked(space):
+            blend = blend_artifacts.read(blend_artifacts.blend_folder(context, space), catalogue(context))
+            methods.append(ranker_artifacts.read(ranker_artifacts.ranker_folder(context, space), blend))
         else:
             methods.append(factory.build(name))
     log_learning(run, losses, factory.inputs.seed)
@@ -138,5 +142,5 @@ def in_house_config(settings: Settings) -> InHouseConfig:
         autoencoder_weight=settings.autoencoder_weight,
         list_length=mixture.list_length,
         mixture_weight=mixture.mixture_weight,
-        ranker=RankerRecipe(**settings.ranker.model_dump()),
+        ranker=RankerRecipe(**settings.ranker.model_dump(exclude={"keep_weeks"})),
     )

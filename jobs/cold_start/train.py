@@ -2,7 +2,8 @@
 
 Input   features (train, validation, test), user_vectors, warm_users
 Output  work/<week>/<space>/: network.onnx and PyTorch's predictions for the cohort (jobs/cold_start/onnx_export.py);
-        with gate.method blend also the blend (jobs/cold_start/blend_artifacts.py)
+        with gate.method blend or ranked_candidates also the blend (jobs/cold_start/blend_artifacts.py), and with
+        ranked_candidates the ranker (jobs/cold_start/ranker_artifacts.py)
 Source  paper 3.2.3; recipes in models/cold_start/network.py
 """
 
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from contracts.errors import CheckFailed
-from jobs.cold_start import blend_artifacts
+from jobs.cold_start import blend_artifacts, ranker_artifacts
 from jobs.cold_start.methods import log_learning, method_factory
 from jobs.cold_start.onnx_export import to_onnx, write_network
 from jobs.cold_start.training_data import first_days, load
@@ -21,6 +22,9 @@ from jobs.platform import figures
 from jobs.platform.context import Context
 from jobs.settings.base import Space
 from jobs.tracking.tracker import Tracker
+from models.cold_start.input_vector import FirstDays
+from models.cold_start.methods.ranked_candidates import RankedCandidates
+from models.cold_start.methods.registry import MethodFactory
 from models.cold_start.network import NetworkRecipe, fit, predict
 
 
@@ -61,7 +65,7 @@ def run(context: Context, space: Space) -> dict[str, Any]:
 
 
 def train_blend(context: Context, space: Space, run: Tracker) -> None:
-    """Train and store the blend, if gate.method names it."""
+    """Train and store the blend, and the ranker over it if gate.method names it."""
     losses: list[tuple[str, float, int]] = []
     factory = method_factory(context, space, lambda name, epoch, loss: losses.append((f"{name}.loss", loss, epoch)))
     blend = factory.blend
@@ -71,7 +75,21 @@ def train_blend(context: Context, space: Space, run: Tracker) -> None:
     run.log_onnx(
         blend_artifacts.write_blend(context, space, blend, factory.autoencoder, user_ids, days, facts), f"{space}_blend"
     )
+    if context.settings.gate.ranked(space):
+        train_ranker(context, space, run, factory, days)
     log_learning(run, losses, factory.inputs.seed)
+
+
+def train_ranker(context: Context, space: Space, run: Tracker, factory: MethodFactory, days: FirstDays) -> None:
+    """Store a ranker over the week's first stage: one of an earlier week that is kept, else a new one."""
+    kept = ranker_artifacts.kept_ranker(context, space)
+    ranker, trained_in = kept or (factory.ranker, context.week.name)
+    method = RankedCandidates(factory.candidate_stage, ranker.relevance, factory.inputs.in_house.ranker.candidates)
+    facts = {"recipe": ranker_artifacts.recipe(context.settings), "seed": factory.inputs.seed, "trained_in": trained_in}
+    trees = ranker_artifacts.write_ranker(context, space, method, ranker, days, facts)
+    run.log_metrics({f"ranker.gain.{name}": gain for name, gain in ranker.gains().items()})
+    run.log_params({"ranker_trained_in": trained_in})
+    run.log_onnx(trees, f"{space}_ranker")
 
 
 def training_set(context: Context, space: Space) -> tuple[np.ndarray, np.ndarray]:

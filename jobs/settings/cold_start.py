@@ -171,7 +171,7 @@ class NeighbourSettings(Section):
 class RankerSettings(Section):
     """The learned ranker of ranked_candidates and segment_mixture_ranked.
 
-    It is trained only if evaluation.methods contains one of them. Folds and queries come from a sample of the warm
+    It is trained only if evaluation.methods or the gate needs it. Folds and queries come from a sample of the warm
     users, so its training has a bounded time and memory.
     """
 
@@ -198,6 +198,11 @@ class RankerSettings(Section):
         0.5, description="share of the features that each tree may use"
     )
     truncation: Positive = Field(30, description="places from the first whose order the loss considers")
+    keep_weeks: Annotated[int, Field(ge=0)] = Field(
+        3,
+        description="weeks after its training in which the release keeps a ranker, if the settings of ranker and first "
+        "stage are equal; the first stage is trained every week. 0: train the ranker every week",
+    )
 
     @model_validator(mode="after")
     def _check_folds(self) -> Self:
@@ -277,8 +282,10 @@ class GateSettings(Section):
     """Rules that a release of the cold-start engine must pass."""
 
     space: Space = Field("tt_svd", description="space that the service uses")
-    method: Literal["semi_pers", "full_pers", "blend"] = Field(
-        "semi_pers", description="method that the service uses; blend: fully personalised, autoencoder and neighbours"
+    method: Literal["semi_pers", "full_pers", "blend", "ranked_candidates"] = Field(
+        "semi_pers",
+        description="method that the service uses; blend: fully personalised, autoencoder and neighbours; "
+        "ranked_candidates: candidates of the blend and of segments, ordered by a learned ranker",
     )
     metric: Literal["precision", "recall", "ndcg"] = Field("ndcg", description="metric of the comparisons")
     k: Positive = Field(50, description="length of the compared lists, in tracks")
@@ -307,8 +314,12 @@ class GateSettings(Section):
     latency_ms: float = Field(10.0, gt=0, description="largest p99 of one answer of the method, in milliseconds")
 
     def blended(self, space: str) -> bool:
-        """Return whether a release contains the blend in this space."""
-        return self.method == "blend" and space == self.space
+        """Return whether a release contains the blend in this space; the ranker reads its scores."""
+        return self.method in ("blend", "ranked_candidates") and space == self.space
+
+    def ranked(self, space: str) -> bool:
+        """Return whether a release contains the ranker in this space."""
+        return self.method == "ranked_candidates" and space == self.space
 
 
 class MonitorSettings(Section):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
-from models.arrays import DoubleVector, FloatMatrix, IdVector, LongVector
+from models.arrays import AnyVector, FloatMatrix, IdVector, LongVector
 
 
 def list_properties(
@@ -48,7 +48,7 @@ def list_properties(
     }
 
 
-def gini(amounts: DoubleVector) -> float:
+def gini(amounts: AnyVector) -> float:
     """Return the Gini index of amounts of at least 0, (A,): 0 for equal amounts, near 1 if one has everything."""
     ordered = np.sort(np.asarray(amounts, np.float64))
     if not ordered.sum() > 0:

@@ -12,7 +12,7 @@ const ICONS = {
   bans: "M8 1a7 7 0 1 0 0 14A7 7 0 0 0 8 1zM3 8c0-1 .3-2 .9-2.8l6.9 6.9A5 5 0 0 1 3 8zm9.1 2.8L5.2 3.9a5 5 0 0 1 6.9 6.9z",
 };
 const METHODS = {
-  configured: "as released", semi_pers: "by segment", full_pers: "for you alone", blend: "blend", popularity: "popular",
+  configured: "as released", semi_pers: "by segment", full_pers: "for you alone", blend: "blend", ranked_candidates: "ranked", popularity: "popular",
   country_age: "by country and age",
 };
 const emptyDay = () => ({ country: null, age: null, artists: [], streams: [], favourites: [], skips: [], bans: [], neverArtists: [] });

@@ -28,7 +28,7 @@ from serving.recommend.reasons import top_signals
 from serving.recommend.ruled_list import SPARE, audience, build_list
 from serving.recommend.signals import MAX_DEPTH, FirstDaySignals, ListParameters, cursor, days_of
 from serving.release.bundle import WITH_COUNTRY_AGE
-from serving.release.loaded import LoadedRelease
+from serving.release.loaded import FOLDER_OF, LoadedRelease
 
 NETWORK, MEAN, NOTHING = "network", "country_age_mean", "nothing"
 POPULAR, COUNTRY_AGE = "popularity", "country_age"
@@ -183,11 +183,11 @@ def rank(
     def ranked_by(name: str) -> list[list[int]]:
         return ranked_lists(loaded, name, n, days, placed.vectors_BD, segment_B)
 
-    if wanted == "blend":
+    if wanted in FOLDER_OF:
         try:
-            return ranked_by("blend"), ["blend"] * len(days), [None] * len(days)
+            return ranked_by(wanted), [wanted] * len(days), [None] * len(days)
         except Exception as error:  # whatever onnxruntime raises
-            degraded, wanted = {"fallback": "semi_pers", "reason": f"blend failed: {first_line(error)}"}, "semi_pers"
+            degraded, wanted = {"fallback": "semi_pers", "reason": f"{wanted} failed: {first_line(error)}"}, "semi_pers"
     if wanted == POPULAR:
         return ranked_by(POPULAR), [POPULAR] * len(days), [None] * len(days)
     if wanted not in loaded.space.methods:  # popularity needs no file of the release

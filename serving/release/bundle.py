@@ -25,10 +25,11 @@ from models.cold_start.input_vector import (
 )
 from models.cold_start.list_rules import ListRules, TrackFacts
 from models.cold_start.methods import FullPers, Method, Popularity, Predict, SemiPers
+from models.cold_start.methods.blend import Blend
 from models.cold_start.methods.country_age import CountryAge, WithCountryAge
 from models.cold_start.methods.vocabulary import Catalogue
 from models.cold_start.track_index import TrackIndex
-from serving.release import blend, external_ids, manifest, track_facts
+from serving.release import blend, external_ids, manifest, ranker, track_facts
 from serving.release.onnx_session import run, session
 
 if TYPE_CHECKING:
@@ -120,11 +121,16 @@ class SpaceBundle:
         """Ids of the release's tracks."""
         return Catalogue(*(_ids(self.folder.parent, column) for column in ("track_id", "artist_id", "album_id")))
 
+    @cached_property
+    def blend(self) -> Blend:
+        """The blend, opened once; ranked_candidates reads its scores."""
+        return blend.read(self.folder / "blend", self.catalogue)
+
     def method(self, name: str, predict: Predict | None = None) -> Method:
         """Return a recommendation method; its lists are this release's track_idx.
 
         Args:
-            name: popularity, full_pers, semi_pers or blend.
+            name: popularity, full_pers, semi_pers, blend or ranked_candidates.
             predict: (B, F) -> (B, d), used instead of the network; the identity makes a method over listeners' vectors,
                 which recommends by the vector to every listener. Without it, a listener without any interaction gets
                 the list of `country_age`.
@@ -146,7 +152,9 @@ class SpaceBundle:
         if name == "semi_pers":
             return SemiPers(predict, self.array("centroids"), self.array("rankings"))
         if name == "blend" and (self.folder / "blend").is_dir():
-            return blend.read(self.folder / "blend", self.catalogue)
+            return self.blend
+        if name == "ranked_candidates" and (self.folder / "ranker").is_dir():
+            return ranker.read(self.folder / "ranker", self.blend)
         raise CheckFailed(f"release {self.folder.parent.name[:12]}: contains no {name} in {self.folder.name}")
 
 

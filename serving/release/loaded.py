@@ -26,7 +26,8 @@ from serving.release.pointer import Pointer
 if TYPE_CHECKING:
     from serving.recommend.ruled_list import ListCache
 
-RELEASE_METHODS = ("semi_pers", "full_pers", "blend")
+RELEASE_METHODS = ("semi_pers", "full_pers", "blend", "ranked_candidates")
+FOLDER_OF = {"blend": "blend", "ranked_candidates": "ranker"}  # of the methods that not every release contains
 SLOW_VALUES = 4_000_000  # of the vectors of all tracks: reading these takes about two milliseconds
 KIND_OF = {"tracks": "song", "artists": "artist", "albums": "album", "playlists": "playlist"}
 ID_KIND_OF = {"tracks": "track", "artists": "artist", "albums": "album", "playlists": "playlist"}
@@ -60,7 +61,7 @@ class LoadedSpace:
         self._items: dict[str, tuple[np.ndarray, ItemIndex | TrackIndex] | None] = {}
         self.methods: dict[str, Method] = {"popularity": space.method("popularity")}
         for name in RELEASE_METHODS if recommends else ():
-            if name == "blend" and not (space.folder / "blend").is_dir():
+            if name in FOLDER_OF and not (space.folder / FOLDER_OF[name]).is_dir():
                 continue
             try:
                 self.methods[name] = space.method(name, identity)
@@ -203,6 +204,8 @@ class LoadedRelease:
     def is_slow(self, method: str) -> bool:
         """Return whether one list of a method, or "configured", takes longer than the event loop may wait."""
         name = self.configured if method == "configured" else method
+        if name == "ranked_candidates":  # the features take several milliseconds
+            return True
         return name in ("full_pers", "blend") and self.space.tracks_ND.size > SLOW_VALUES
 
     @property

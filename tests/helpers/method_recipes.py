@@ -44,7 +44,7 @@ def neighbour_recipe(**changes: Any) -> NeighbourRecipe:
 
 
 def ranker_recipe(**changes: Any) -> RankerRecipe:
-    return RankerRecipe(**(RankerSettings().model_dump() | changes))
+    return RankerRecipe(**(RankerSettings().model_dump(exclude={"keep_weeks"}) | changes))
 
 
 def in_house(**changes: Any) -> InHouseConfig:

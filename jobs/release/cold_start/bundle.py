@@ -10,7 +10,8 @@ Input   catalog, track_vectors, entity_vectors, demographic_vectors, demographic
     <space>/network.onnx  layout.json  track_vectors.npy  centroids.npy  rankings.npy  segments.json
     <space>/track_index/                      of a large catalogue (models/cold_start/track_index.py)
     <space>/entities/<kind>.{ids,vectors}.npy                       song artist album playlist, ids ascending
-    <space>/blend/                                                  with gate.method blend (serving/release/blend.py)
+    <space>/blend/                                                  with gate.method blend or ranked_candidates
+    <space>/ranker/                                                 with gate.method ranked_candidates
     <space>/demographics/{country,age_class,country_age}.npy        rows as named in names.json
     <space>/demographics/rankings.npy  rankings.json                rankings of groups, and [kind, name] of each row
 """
@@ -26,7 +27,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from contracts.errors import CheckFailed
-from jobs.cold_start import blend_artifacts, onnx_export
+from jobs.cold_start import blend_artifacts, onnx_export, ranker_artifacts
 from jobs.cold_start.track_facts import track_facts
 from jobs.platform import files
 from jobs.platform.context import Context
@@ -85,7 +86,7 @@ def fill(context: Context, folder: Path) -> dict[str, object]:
 def registered_network(context: Context, folder: Path) -> str:
     """Return the folder of the network that is registered in MLflow: the one of the configured method and space."""
     gate = context.settings.gate
-    return f"{gate.space}/blend" if gate.method == "blend" else gate.space
+    return f"{gate.space}/blend" if gate.blended(gate.space) else gate.space
 
 
 def summary(context: Context) -> dict[str, float]:
@@ -158,6 +159,10 @@ def _write_space(context: Context, folder: Path, space: str, track_ids: IdVector
         blend_dir = blend_artifacts.blend_folder(context, space)
         for name in blend_artifacts.FILES:
             files.write(folder / "blend" / name, (blend_dir / name).read_bytes())
+    if context.settings.gate.ranked(space):
+        ranker_dir = ranker_artifacts.ranker_folder(context, space)
+        for name in ranker_artifacts.FILES:
+            files.write(folder / "ranker" / name, (ranker_dir / name).read_bytes())
     _write_entities(folder / "entities", read("entity_vectors"), track_ids, tracks_ND)
     _write_demographics(folder / "demographics", read("demographic_vectors"), d)
     rankings = read("demographic_rankings").sort_by([("kind", "ascending"), ("name", "ascending")])

@@ -281,7 +281,8 @@ class Ranker:
             feature_name=list(FEATURES),
             params=parameters,
         )
-        return cls(lgb.train(parameters, data, recipe.trees))
+        text = lgb.train(parameters, data, recipe.trees).model_to_string()
+        return cls(lgb.Booster(model_str=float32_thresholds(text)))
 
     def relevance(self, features_RF: FloatMatrix) -> FloatVector:
         """Return the relevance of each row, (R,) float32."""
@@ -291,3 +292,24 @@ class Ranker:
         """Return the share of each feature in the total gain of the splits."""
         gain_F = self.booster.feature_importance("gain")
         return dict(zip(FEATURES, (gain_F / max(gain_F.sum(), 1e-12)).tolist(), strict=True))
+
+
+def float32_thresholds(model: str) -> str:
+    """Return LightGBM's text of a model with the thresholds of its trees rounded down to float32.
+
+    The trees are the same for float32 features: x <= threshold holds for the same x. ONNX stores thresholds as float32,
+    rounded to the nearest, which would move a feature that is next to one to the other side.
+    """
+    lines = []
+    for line in model.split("\n"):
+        if line.startswith("tree_sizes="):  # lengths of the old text; LightGBM reads trees without them too
+            continue
+        name, _, values = line.partition("=")
+        if name == "threshold":
+            exact = np.array(values.split(), np.float64)
+            rounded = exact.astype(np.float32)
+            above = rounded > exact
+            rounded[above] = np.nextafter(rounded[above], np.float32(-np.inf))
+            line = f"{name}={' '.join(f'{value:.17g}' for value in rounded.tolist())}"
+        lines.append(line)
+    return "\n".join(lines)

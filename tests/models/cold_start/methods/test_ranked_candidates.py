@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import lightgbm as lgb
 import numpy as np
 import pytest
 from scipy.sparse import csr_array
@@ -18,6 +19,7 @@ from models.cold_start.methods.ranker import (
     Queries,
     Ranker,
     cross_fitted_queries,
+    float32_thresholds,
     synthetic_first_days,
     without_listeners,
 )
@@ -229,6 +231,16 @@ def test_ranker_learns_the_order_and_is_repeatable():
     assert relevance[signal > 0.8].min() > relevance[signal < 0.5].max()
     assert max(ranker.gains(), key=ranker.gains().get) == "log_listeners"
     np.testing.assert_array_equal(Ranker.train(made_up_queries(), recipe, seed=1).relevance(unseen), relevance)
+
+
+def test_rounded_thresholds_keep_the_trees():
+    queries, recipe = made_up_queries(), ranker_recipe(trees=30, min_leaf_rows=5)
+    data = lgb.Dataset(queries.features_RF, queries.relevant_R.astype(np.float32), group=queries.sizes_Q)
+    exact = lgb.train({"objective": "lambdarank", "min_data_in_leaf": 5, "verbosity": -1}, data, recipe.trees)
+    text = exact.model_to_string()
+    rounded = lgb.Booster(model_str=float32_thresholds(text))
+    np.testing.assert_array_equal(rounded.predict(queries.features_RF), exact.predict(queries.features_RF))
+    assert rounded.model_to_string() != text
 
 
 def test_ranked_candidates_come_first_and_the_blend_orders_the_rest():
