@@ -83,13 +83,11 @@ def make_methods(factory: Any) -> dict[str, Any]:
     small = Ranker.train(
         Queries(without_unused(queries.features_RF), queries.relevant_R, queries.sizes_Q), config.ranker, seed
     )
-    stage, n = factory.candidate_stage, config.ranker.candidates
+    stage = factory.candidate_stage
     return {
         "blend": factory.blend,
-        "ranked_candidates": RankedCandidates(stage, ranker.relevance, n),
-        "ranked_candidates, 25 features": RankedCandidates(
-            stage, lambda rows: small.relevance(without_unused(rows)), n
-        ),
+        "ranked_candidates": RankedCandidates(stage, ranker.relevance),
+        "ranked_candidates, 25 features": RankedCandidates(stage, lambda rows: small.relevance(without_unused(rows))),
         "segment_mixture_reranked": factory.build("segment_mixture_reranked"),
         "segment_mixture_ranked": RankedMixture(stage, ranker.relevance, factory.mixture, config.list_length),
     }

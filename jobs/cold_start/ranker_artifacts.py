@@ -77,7 +77,7 @@ def write_ranker(
     """
     folder, trees = context.work / space / "ranker", to_onnx(ranker)
     scores = method.stage.score(days.rows(0, min(N_COMPARED, len(days))))
-    features_BCF = method.stage.features(scores, method.stage.candidates(scores, method.n_candidates))
+    features_BCF = method.stage.features(scores, method.stage.candidates(scores))
     features_RF = features_BCF.reshape(-1, features_BCF.shape[2])
     relevance_R = ranker.relevance(features_RF) if len(features_RF) else np.empty(0, np.float32)
     difference = _difference(trees, features_RF, relevance_R)

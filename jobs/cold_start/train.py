@@ -84,7 +84,7 @@ def train_ranker(context: Context, space: Space, run: Tracker, factory: MethodFa
     """Store a ranker over the week's first stage: one of an earlier week that is kept, else a new one."""
     kept = ranker_artifacts.kept_ranker(context, space)
     ranker, trained_in = kept or (factory.ranker, context.week.name)
-    method = RankedCandidates(factory.candidate_stage, ranker.relevance, factory.inputs.in_house.ranker.candidates)
+    method = RankedCandidates(factory.candidate_stage, ranker.relevance)
     facts = {"recipe": ranker_artifacts.recipe(context.settings), "seed": factory.inputs.seed, "trained_in": trained_in}
     trees = ranker_artifacts.write_ranker(context, space, method, ranker, days, facts)
     run.log_metrics({f"ranker.gain.{name}": gain for name, gain in ranker.gains().items()})

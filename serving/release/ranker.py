@@ -47,7 +47,7 @@ def layout(method: RankedCandidates) -> dict[str, object]:
         "input": INPUT,
         "output": OUTPUT,
         "features": list(FEATURES),
-        "candidates": method.n_candidates,
+        "candidates": method.stage.n_candidates,
         "segment_smoothing": method.stage.segments.smoothing,
     }
 
@@ -75,8 +75,8 @@ def read(folder: Path, blend: Blend) -> RankedCandidates:
         if len(listeners_N) != vocabulary.n_tracks:
             raise ValueError(f"{LISTENERS} has {len(listeners_N)} tracks, the release {vocabulary.n_tracks}")
         count_KV = csr_array((counts, tokens, offsets), shape=(len(members_K), vocabulary.size))
-        segments = SegmentRates(count_KV, members_K, card["segment_smoothing"])
-        stage = CandidateStage(blend, segments, listeners_N)
-        return RankedCandidates(stage, OnnxTrees(folder / TREES).relevance, card["candidates"])
+        segments = SegmentRates(count_KV, members_K, card["segment_smoothing"], vocabulary.n_tracks)
+        stage = CandidateStage(blend, segments, listeners_N, card["candidates"])
+        return RankedCandidates(stage, OnnxTrees(folder / TREES).relevance)
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise CheckFailed(f"{folder.parent.name}/ranker: {error}") from error

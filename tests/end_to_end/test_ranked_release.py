@@ -69,11 +69,11 @@ def test_release_recommends_like_training(promoted):
     assert release.space_and_method == ("tt_svd", "ranked_candidates")
     served = release.spaces["tt_svd"].method("ranked_candidates")
     factory = method_factory(promoted, "tt_svd", lambda *_: None)
-    learned = RankedCandidates(factory.candidate_stage, factory.ranker.relevance, served.n_candidates)
+    learned = RankedCandidates(factory.candidate_stage, factory.ranker.relevance)
     folder = ranker_artifacts.ranker_folder(promoted, "tt_svd")
     assert ranker_artifacts.parity(folder, release.folder / "tt_svd" / "ranker" / "trees.onnx") < 1e-4
     one, two = (method.stage.score(cohort.days) for method in (served, learned))
-    tracks = learned.stage.candidates(two, 80)
+    tracks = learned.stage.candidates(two)
     features = served.stage.features(one, tracks)
     np.testing.assert_allclose(features, learned.stage.features(two, tracks), atol=2, rtol=1e-3)  # places may swap
     x_BF = release.inputs("tt_svd", cohort.days)

@@ -78,13 +78,14 @@ class SegmentRates:
     more evidence counts less than in proportion, as in the first-day network.
     """
 
-    def __init__(self, count_KV: csr_array, members_K: LongVector, smoothing: float) -> None:
+    def __init__(self, count_KV: csr_array, members_K: LongVector, smoothing: float, n_tracks: int) -> None:
         """Prepare the logarithms.
 
         Args:
             count_KV: members of each segment with each token, sparse.
             members_K: n_s.
             smoothing: listeners with the rates of all listeners that are added to each segment.
+            n_tracks: N; the first N tokens are the tracks.
 
         Raises:
             ValueError: smoothing is not above 0.
@@ -97,7 +98,8 @@ class SegmentRates:
         evidence = np.log1p(counts.data / (smoothing * self.rate_V[counts.indices]))
         self._evidence_VK = csr_array(csr_array((evidence, counts.indices, counts.indptr), shape=counts.shape).T)
         self._total_K = members_K + smoothing
-        self._count_VK = csr_array(counts.T)
+        self._count_NK = csr_array(csr_array(counts.T)[:n_tracks])
+        self.rate_N = self.rate_V[:n_tracks]
 
     @classmethod
     def count(cls, warm: WarmListeners, vocabulary: Vocabulary, smoothing: float) -> SegmentRates:
@@ -110,7 +112,8 @@ class SegmentRates:
         tokens_UV = vocabulary.track_tokens(csr_array(warm.heard_UN)) + vocabulary.demographic_tokens(first_days)
         n_segments = len(warm.centroids_KD)
         members_K = np.bincount(warm.labels_U, minlength=n_segments).astype(np.int64)
-        return cls(listener_counts(warm.labels_U, csr_array(tokens_UV), n_segments), members_K, smoothing)
+        counts = listener_counts(warm.labels_U, csr_array(tokens_UV), n_segments)
+        return cls(counts, members_K, smoothing, vocabulary.n_tracks)
 
     def weights(self, tokens_BV: csr_array) -> DoubleMatrix:
         """Return the weights of the segments for tokens of first days (sparse, ones), (B, K), rows sum to 1."""
@@ -122,16 +125,11 @@ class SegmentRates:
         weight_BK /= weight_BK.sum(axis=1, keepdims=True)
         return weight_BK
 
-    def rates(self, tokens_BV: csr_array, n_tracks: int) -> FloatMatrix:
-        """Return the share of listeners like each of B who stream each track, (B, N), above 0.
-
-        Args:
-            tokens_BV: tokens of first days, sparse of ones.
-            n_tracks: N; the first N tokens are the tracks.
-        """
+    def rates(self, tokens_BV: csr_array) -> FloatMatrix:
+        """Return the share of listeners like each of B who stream each track, (B, N), above 0."""
         share_BK = self.weights(tokens_BV) / self._total_K
-        rate_BN = (self._count_VK[:n_tracks] @ share_BK.T).T
-        rate_BN += self.smoothing * share_BK.sum(axis=1, keepdims=True) * self.rate_V[:n_tracks]
+        rate_BN = (self._count_NK @ share_BK.T).T
+        rate_BN += self.smoothing * share_BK.sum(axis=1, keepdims=True) * self.rate_N
         return np.ascontiguousarray(rate_BN, np.float32)
 
 
@@ -145,6 +143,7 @@ class DayScores:
         neighbour_BN: sum of the neighbour scores of the first day's tokens.
         rate_BN: share of the members of the listener's segments who stream the track.
         blend_BN: score of the blend.
+        lists: the C best tracks by each of the four scores, in this order, (B, C) track_idx each.
     """
 
     tokens_BV: csr_array
@@ -152,36 +151,41 @@ class DayScores:
     neighbour_BN: FloatMatrix
     rate_BN: FloatMatrix
     blend_BN: FloatMatrix
+    lists: tuple[IntMatrix, ...]
 
     def __len__(self) -> int:
         """Return B, the number of listeners."""
         return len(self.blend_BN)
 
-    def lists(self) -> tuple[FloatMatrix, ...]:
-        """Return the scores whose best tracks are candidates, (B, N) each."""
-        return self.likelihood_BN, self.neighbour_BN, self.rate_BN, self.blend_BN
-
 
 class CandidateStage:
     """Scores all tracks for first days, selects candidates and computes their features."""
 
-    def __init__(self, blend: Blend, segments: SegmentRates, listeners_N: LongVector) -> None:
+    def __init__(self, blend: Blend, segments: SegmentRates, listeners_N: LongVector, n_candidates: int) -> None:
         """Combine fitted parts.
 
         Args:
             blend: autoencoder and neighbours.
             segments: counts of the segments, with the vocabulary of the neighbours.
             listeners_N: warm listeners of each track.
+            n_candidates: C, also the length of the lists that they come from (N if there are fewer tracks).
+
+        Raises:
+            ValueError: n_candidates is below 1.
         """
+        if n_candidates < 1:
+            raise ValueError(f"ranker.candidates: must be at least 1, got {n_candidates}")
         self.blend, self.segments, self.listeners_N = blend, segments, listeners_N
         self.vocabulary = blend.neighbours.vocabulary
         self.n_tracks = self.vocabulary.n_tracks
+        self.n_candidates = min(n_candidates, self.n_tracks)
         spans, tokens_N3 = self.vocabulary.spans, self.vocabulary.tokens_of_tracks_NV.indices.reshape(-1, 3)
         self._token_of = {"artist": tokens_N3[:, 1].astype(np.int64), "album": tokens_N3[:, 2].astype(np.int64)}
         self._group_of = {kind: token_N - spans[kind].start for kind, token_N in self._token_of.items()}
         self._n_groups = {kind: spans[kind].stop - spans[kind].start for kind in self._token_of}
         counts = np.asarray(listeners_N, np.float64)
         artist_N = self._group_of["artist"]
+        self._log_rate_N = np.log(segments.rate_N).astype(np.float32)
         self._log_listeners_N = np.log1p(counts).astype(np.float32)
         self._log_share_N = np.log((counts + 0.5) / (counts + 0.5).sum()).astype(np.float32)
         self._log_artist_N = np.log1p(np.bincount(artist_N, counts)).astype(np.float32)[artist_N]
@@ -194,18 +198,22 @@ class CandidateStage:
         likelihood_BN = self.blend.autoencoder.scores(first_days)
         neighbour_BN = neighbours.sums(tokens_BV)
         blend_BN = self.blend.combine(likelihood_BN, neighbours.scale(neighbour_BN))
-        return DayScores(
-            tokens_BV, likelihood_BN, neighbour_BN, self.segments.rates(tokens_BV, self.n_tracks), blend_BN
-        )
+        four = (likelihood_BN, neighbour_BN, self.segments.rates(tokens_BV), blend_BN)
+        return DayScores(tokens_BV, *four, tuple(top_k_of_scores(score_BN, self.n_candidates) for score_BN in four))
 
-    def candidates(self, scores: DayScores, n: int) -> IntMatrix:
-        """Return the n tracks with the best place in any of the lists, (B, n) track_idx; ties by the blend's score."""
-        place_BN = np.full(scores.blend_BN.shape, n, np.float32)
-        for score_BN in scores.lists():
-            top_BL = top_k_of_scores(score_BN, n)
-            places_BL = np.minimum(np.take_along_axis(place_BN, top_BL, axis=1), np.arange(n, dtype=np.float32))
-            np.put_along_axis(place_BN, top_BL, places_BL, axis=1)
-        return top_k_of_scores(scores.blend_BN * np.float32(0.5) - place_BN, n)  # the blend's scores are 0 to 1
+    def candidates(self, scores: DayScores) -> IntMatrix:
+        """Return the C tracks with the best place in any of the lists, (B, C) track_idx; ties by the blend's score."""
+        n = self.n_candidates
+        listed_BL = np.concatenate(scores.lists, axis=1)
+        place_BL = np.broadcast_to(np.tile(np.arange(n), len(scores.lists)), listed_BL.shape)
+        key_BL = np.sort(listed_BL.astype(np.int64) * n + place_BL, axis=1)  # by track, then by place
+        track_BL = (key_BL // n).astype(np.int32)
+        is_repeat_BL = np.zeros(track_BL.shape, bool)
+        is_repeat_BL[:, 1:] = track_BL[:, 1:] == track_BL[:, :-1]  # in another list, at the same or a later place
+        score_BL = np.take_along_axis(scores.blend_BN, track_BL, axis=1) * np.float32(0.5)  # 0 to 0.5
+        score_BL -= (key_BL % n).astype(np.float32)
+        score_BL[is_repeat_BL] = -np.inf
+        return np.take_along_axis(track_BL, top_k_of_scores(score_BL, n), axis=1)
 
     def features(self, scores: DayScores, track_BC: IntMatrix) -> FloatMatrix:
         """Return the features of the candidates in the order of FEATURES, (B, C, F).
@@ -272,18 +280,17 @@ class CandidateStage:
     def _list_features(self, scores: DayScores, track_BC: IntMatrix, slot_BN: IntMatrix) -> dict[str, FloatMatrix]:
         names = ("autoencoder_rank", "neighbour_rank", "segment_rank", "blend_rank")
         n_candidates = track_BC.shape[1]
-        values: dict[str, FloatMatrix] = {}
-        for name, score_BN in zip(names, scores.lists(), strict=True):
-            top_BL = top_k_of_scores(score_BN, n_candidates)
-            values[name] = _places(np.take_along_axis(slot_BN, top_BL, axis=1), n_candidates)
+        values = {
+            name: _places(np.take_along_axis(slot_BN, list_BL, axis=1), n_candidates)
+            for name, list_BL in zip(names, scores.lists, strict=True)
+        }
         log_ranks = [np.log1p(values[name]) for name in names[:3]]
         values["mean_log_rank"] = np.mean(log_ranks, axis=0, dtype=np.float32)
-        log_rate_N = np.log(self.segments.rate_V[: self.n_tracks]).astype(np.float32)
         rate_BC = _log(np.take_along_axis(scores.rate_BN, track_BC, axis=1))
         values["segment_log_rate"] = rate_BC
-        values["segment_log_lift"] = rate_BC - log_rate_N[track_BC]
+        values["segment_log_lift"] = rate_BC - self._log_rate_N[track_BC]
         values["blend_score"] = np.take_along_axis(scores.blend_BN, track_BC, axis=1)
-        top_BL = top_k_of_scores(scores.blend_BN, min(N_FEEDBACK, self.n_tracks))
+        top_BL = scores.lists[3][:, :N_FEEDBACK]
         row_P = np.repeat(np.arange(len(scores)), top_BL.shape[1])
         weight_P = np.take_along_axis(scores.blend_BN, top_BL, axis=1).ravel()
         score_VN = self.blend.neighbours.score_VN

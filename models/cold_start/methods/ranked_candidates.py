@@ -33,21 +33,9 @@ class RankedCandidates:
     name = "ranked_candidates"
     needs = Needs(first_days=True)
 
-    def __init__(self, stage: CandidateStage, rank: Rank, n_candidates: int) -> None:
-        """Combine a fitted first stage and a trained ranker.
-
-        Args:
-            stage: scores, candidates and features.
-            rank: the ranker.
-            n_candidates: C (at most N candidates are ranked).
-
-        Raises:
-            ValueError: n_candidates is below 1.
-        """
-        if n_candidates < 1:
-            raise ValueError(f"ranker.candidates: must be at least 1, got {n_candidates}")
+    def __init__(self, stage: CandidateStage, rank: Rank) -> None:
+        """Combine a fitted first stage and a trained ranker."""
         self.stage, self.rank = stage, rank
-        self.n_candidates = min(n_candidates, stage.n_tracks)
 
     @property
     def max_k(self) -> int:
@@ -73,7 +61,7 @@ class RankedCandidates:
 
     def candidates(self, scores: DayScores, first_days: FirstDays) -> IntMatrix:
         """Return the candidates of listeners, (B, C) track_idx."""
-        return self.stage.candidates(scores, self.n_candidates)
+        return self.stage.candidates(scores)
 
 
 class RankedMixture(RankedCandidates):
@@ -83,17 +71,17 @@ class RankedMixture(RankedCandidates):
 
     def __init__(self, stage: CandidateStage, rank: Rank, mixture: SegmentMixture, list_length: int) -> None:
         """Combine a fitted mixture, whose best `list_length` tracks are the candidates, with a trained ranker."""
-        super().__init__(stage, rank, list_length)
-        self.mixture = mixture
+        super().__init__(stage, rank)
+        self.mixture, self.list_length = mixture, min(list_length, stage.n_tracks)
 
     @property
     def max_k(self) -> int:
         """Length of the longest list."""
-        return self.n_candidates
+        return self.list_length
 
     def candidates(self, scores: DayScores, first_days: FirstDays) -> IntMatrix:
         """Return the mixture's best tracks, (B, C) track_idx."""
-        return top_k_of_scores(self.mixture.scores(first_days), self.n_candidates)
+        return top_k_of_scores(self.mixture.scores(first_days), self.list_length)
 
 
 def rank_candidates(stage: CandidateStage, rank: Rank, scores: DayScores, track_BC: IntMatrix) -> IntMatrix:

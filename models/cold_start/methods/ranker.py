@@ -206,7 +206,7 @@ def cross_fitted_queries(warm: WarmListeners, fit_stage: FitStage, recipe: Ranke
         stage = fit_stage(without_listeners(warm, kept, seed + fold), fold)
         for _ in range(recipe.draws):
             days, target_BN = synthetic_first_days(warm, asked, n_tracks_U, rng)
-            parts += _query_parts(stage, days, target_BN, recipe.candidates)
+            parts += _query_parts(stage, days, target_BN)
     queries = _join(parts)
     if not len(queries.sizes_Q):
         raise ValueError(
@@ -216,12 +216,12 @@ def cross_fitted_queries(warm: WarmListeners, fit_stage: FitStage, recipe: Ranke
     return queries
 
 
-def _query_parts(stage: CandidateStage, days: FirstDays, target_BN: csr_array, n_candidates: int) -> list[Queries]:
+def _query_parts(stage: CandidateStage, days: FirstDays, target_BN: csr_array) -> list[Queries]:
     parts = []
     for start in range(0, len(days), CHUNK):
         stop = min(start + CHUNK, len(days))
         scores = stage.score(days.rows(start, stop))
-        track_BC = stage.candidates(scores, min(n_candidates, stage.n_tracks))
+        track_BC = stage.candidates(scores)
         features_BCF = stage.features(scores, track_BC)
         is_target_BC = _contains(target_BN[start:stop], track_BC)
         used_BC = ~_contains(csr_array(scores.tokens_BV[:, : stage.n_tracks]), track_BC)

@@ -199,7 +199,7 @@ class MethodFactory:
         config = self.inputs.in_house
         segments = SegmentRates.count(listeners, neighbours.vocabulary, config.ranker.segment_smoothing)
         blend = Blend(autoencoder, neighbours, config.autoencoder_weight)
-        return CandidateStage(blend, segments, listener_totals(listeners.heard_UN))
+        return CandidateStage(blend, segments, listener_totals(listeners.heard_UN), config.ranker.candidates)
 
     def _loss_callback(self, network: str) -> Callable[[int, float], None] | None:
         """Return `inputs.on_loss` with the name of the network filled in."""
@@ -334,8 +334,7 @@ def _blend(factory: MethodFactory) -> Method:
 
 @_method("ranked_candidates")
 def _ranked_candidates(factory: MethodFactory) -> Method:
-    n_candidates = factory.inputs.in_house.ranker.candidates
-    return RankedCandidates(factory.candidate_stage, factory.ranker.relevance, n_candidates)
+    return RankedCandidates(factory.candidate_stage, factory.ranker.relevance)
 
 
 # Standard methods for comparison.

@@ -56,8 +56,8 @@ def stage() -> CandidateStage:
     scores = rng.random((vocabulary.size, N)) * (rng.random((vocabulary.size, N)) < 0.3)
     neighbours = Neighbours(vocabulary, csr_array(scores.astype(np.float32)))
     counts = csr_array(rng.integers(0, 5, (4, vocabulary.size)))
-    segments = SegmentRates(counts, np.array([5, 6, 7, 8]), 2.5)
-    return CandidateStage(Blend(Likelihood(), neighbours, 0.5), segments, rng.integers(1, 20, N))
+    segments = SegmentRates(counts, np.array([5, 6, 7, 8]), 2.5, N)
+    return CandidateStage(Blend(Likelihood(), neighbours, 0.5), segments, rng.integers(1, 20, N), 12)
 
 
 def days(n: int) -> FirstDays:
@@ -72,7 +72,7 @@ def context(home: Path, week: Week = WEEK, **ranker_settings) -> Context:
 
 
 def store(where: Context, ranker: Ranker, trained_in: str) -> RankedCandidates:
-    method = RankedCandidates(stage(), ranker.relevance, 12)
+    method = RankedCandidates(stage(), ranker.relevance)
     facts = {"recipe": ranker_artifacts.recipe(where.settings), "trained_in": trained_in}
     ranker_artifacts.write_ranker(where, "tt_svd", method, ranker, days(20), facts)
     return method
@@ -108,8 +108,8 @@ def test_served_lists_equal_those_of_training(ranker: Ranker, tmp_path: Path) ->
     opened = served.read(folder, method.stage.blend)
     cohort, x = days(40), np.zeros((40, 3), np.float32)
     one, two = (m.stage.score(cohort) for m in (method, opened))
-    tracks = method.stage.candidates(one, 12)
-    np.testing.assert_array_equal(opened.stage.candidates(two, 12), tracks)
+    tracks = method.stage.candidates(one)
+    np.testing.assert_array_equal(opened.stage.candidates(two), tracks)
     np.testing.assert_array_equal(opened.stage.features(two, tracks), method.stage.features(one, tracks))
     np.testing.assert_array_equal(opened.recommend(x, 20, cohort), method.recommend(x, 20, cohort))
     assert ranker_artifacts.parity(folder, folder / served.TREES) < 1e-4

@@ -61,10 +61,12 @@ def warm(**changes) -> WarmListeners:
     return replace(listeners, **changes)
 
 
-def stage(listeners: WarmListeners) -> CandidateStage:
+def stage(listeners: WarmListeners, n_candidates: int = 3) -> CandidateStage:
     neighbours = Neighbours.fit(listeners, neighbour_recipe())
     segments = SegmentRates.count(listeners, neighbours.vocabulary, 1.0)
-    return CandidateStage(Blend(Likelihood(), neighbours, 0.5), segments, listener_totals(listeners.heard_UN))
+    return CandidateStage(
+        Blend(Likelihood(), neighbours, 0.5), segments, listener_totals(listeners.heard_UN), n_candidates
+    )
 
 
 def feature(fitted: CandidateStage, first_days: FirstDays, tracks: list[list[int]]) -> dict[str, np.ndarray]:
@@ -87,16 +89,16 @@ def test_segment_rates_equal_a_manual_calculation():
     np.testing.assert_allclose(rates.weights(tokens_BV), [weights / weights.sum(), [0.5, 0.5]])
     by_segment_KN = (np.array([[2, 2, 1, 0], [0, 1, 2, 2]]) + 2 * rate_N) / 4
     expected_BN = rates.weights(tokens_BV) @ by_segment_KN
-    np.testing.assert_allclose(rates.rates(tokens_BV, 4), expected_BN, rtol=1e-6)
+    np.testing.assert_allclose(rates.rates(tokens_BV), expected_BN, rtol=1e-6)
     with pytest.raises(ValueError, match=r"ranker.segment_smoothing: must be above 0, got 0"):
         SegmentRates.count(warm(), vocabulary, smoothing=0)
 
 
 def test_candidates_are_the_best_of_any_list():
-    fitted = stage(warm())
-    scores = fitted.score(days([[40]]))  # track 0, whose strongest neighbour is track 1; track 3 is the most likely
-    assert set(fitted.candidates(scores, 2)[0].tolist()) == {1, 3}
-    assert sorted(fitted.candidates(scores, 4)[0].tolist()) == [0, 1, 2, 3]
+    first_days = days([[40]])  # track 0, whose strongest neighbour is track 1; track 3 is the most likely
+    two, four = stage(warm(), 2), stage(warm(), 9)
+    assert set(two.candidates(two.score(first_days))[0].tolist()) == {1, 3}
+    assert sorted(four.candidates(four.score(first_days))[0].tolist()) == [0, 1, 2, 3]
 
 
 def test_features_of_one_listener():
@@ -134,12 +136,12 @@ def test_neighbour_features_are_sums_over_the_tokens_of_a_kind():
 def test_features_of_a_batch_equal_those_of_single_listeners():
     fitted, first_days = stage(warm()), days([[40], [], [20, 10], [999]])
     scores = fitted.score(first_days)
-    tracks = fitted.candidates(scores, 3)
+    tracks = fitted.candidates(scores)
     batch = fitted.features(scores, tracks)
     assert np.isfinite(batch).all()
     for b in range(4):
         one = fitted.score(first_days.rows(b, b + 1))
-        np.testing.assert_array_equal(fitted.candidates(one, 3)[0], tracks[b])
+        np.testing.assert_array_equal(fitted.candidates(one)[0], tracks[b])
         np.testing.assert_array_equal(fitted.features(one, tracks[b : b + 1])[0], batch[b])
 
 
@@ -191,7 +193,7 @@ def test_stages_that_score_a_listener_were_not_fitted_on_that_listener():
         fitted.append(kept.heard_UN.toarray())
         neighbours = Neighbours.fit(kept, neighbour_recipe())
         segments = SegmentRates.count(kept, neighbours.vocabulary, 1.0)
-        return CandidateStage(Blend(Recording(), neighbours, 0.5), segments, listener_totals(kept.heard_UN))
+        return CandidateStage(Blend(Recording(), neighbours, 0.5), segments, listener_totals(kept.heard_UN), 6)
 
     recipe = ranker_recipe(folds=4, scored_folds=3, draws=2, min_tracks=2, candidates=6, max_listeners=40)
     queries = cross_fitted_queries(listeners, fit_stage, recipe, seed=5)
@@ -244,9 +246,9 @@ def test_rounded_thresholds_keep_the_trees():
 
 
 def test_ranked_candidates_come_first_and_the_blend_orders_the_rest():
-    fitted, first_days = stage(warm()), days([[40]])
-    by_place = RankedCandidates(fitted, lambda rows: -rows[:, FEATURES.index("autoencoder_rank")], 2)
-    candidates = set(fitted.candidates(fitted.score(first_days), 2)[0].tolist())
+    fitted, first_days = stage(warm(), 2), days([[40]])
+    by_place = RankedCandidates(fitted, lambda rows: -rows[:, FEATURES.index("autoencoder_rank")])
+    candidates = set(fitted.candidates(fitted.score(first_days))[0].tolist())
     lists = by_place.recommend(np.zeros((1, 3)), 4, first_days)[0].tolist()
     assert set(lists[:2]) == candidates
     assert lists[:2] == sorted(lists[:2], reverse=True)  # a later track is more likely
@@ -255,7 +257,7 @@ def test_ranked_candidates_come_first_and_the_blend_orders_the_rest():
     ]
     assert lists[2:] == rest
     with pytest.raises(ValueError, match=r"ranker.candidates: must be at least 1, got 0"):
-        RankedCandidates(fitted, lambda rows: rows[:, 0], 0)
+        stage(warm(), 0)
 
 
 def test_invalid_recipes_raise():

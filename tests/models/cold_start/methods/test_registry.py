@@ -181,7 +181,7 @@ MAKE: dict[str, Callable[[World], Method]] = {
     "neighbours": lambda w: w.neighbours,
     "first_day_autoencoder": lambda w: w.autoencoder,
     "blend": lambda w: Blend(w.autoencoder, w.neighbours, 0.5),
-    "ranked_candidates": lambda w: RankedCandidates(w.factory.candidate_stage, w.ranker.relevance, 25),
+    "ranked_candidates": lambda w: RankedCandidates(w.factory.candidate_stage, w.ranker.relevance),
     "item_knn": lambda w: item_knn(w.warm),
     "ease": lambda w: Ease(w.warm, 5.0),
     "ials_fold_in": lambda w: IalsFoldIn(w.warm, 10.0, 1.0, 0.0),
