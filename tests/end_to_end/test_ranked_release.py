@@ -59,7 +59,7 @@ def test_ranked_release_passes_the_gate_and_is_in_the_evaluation_table(promoted)
     record = gate.read_record(promoted)
     assert pointer.read(promoted.home).release == record["release"] != record["champion"]
     lines = {line["rule"]: line["verdict"] for line in record["lines"]}
-    assert lines["better than popularity"] == "pass"
+    assert lines["better than popularity"] == lines["onnx parity blend"] == lines["onnx parity ranker"] == "pass"
     rows = promoted.lake.read("evaluation", week=promoted.week.name, space="tt_svd").to_pandas()
     assert set(rows.method) == {*promoted.settings.evaluation.methods, "ranked_candidates"}
 

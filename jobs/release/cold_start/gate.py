@@ -21,7 +21,7 @@ import numpy as np
 import pyarrow as pa
 
 from contracts.errors import CheckFailed
-from jobs.cold_start import blend_artifacts, onnx_export
+from jobs.cold_start import blend_artifacts, onnx_export, ranker_artifacts
 from jobs.cold_start.evaluate import slices
 from jobs.platform.context import Context
 from jobs.platform.week import TRUTH_DAYS, Week
@@ -96,8 +96,10 @@ def evaluate(context: Context, folder: Path, champion: pointer.Pointer | None, a
     n_boot, seed = context.settings.evaluation.n_bootstrap, context.seed("gate")
     lines = [rules.data_checks(release.document("quality"))]
     lines += [parity_line(context, release, space, cohort) for space in release.spaces]
-    if gate.method == "blend":
+    if gate.blended(gate.space):
         lines.append(blend_parity_line(context, release))
+    if gate.ranked(gate.space):
+        lines.append(ranker_parity_line(context, release))
     list_rules = context.settings.rules.rules()
     ours_BK, ruled_BK = recommend(release, gate.space, gate.method, cohort, gate.k, list_rules)
     popular_BK, _ = recommend(release, gate.space, "popularity", cohort, gate.k, list_rules)
@@ -362,6 +364,14 @@ def blend_parity_line(context: Context, release: Release) -> GateLine:
         FirstDays.from_arrow(table.take(order[place]))
     )
     return rules.onnx_parity("blend", float(np.abs(onnx_BN - stored_BN).max()), gate.parity_tolerance)
+
+
+def ranker_parity_line(context: Context, release: Release) -> GateLine:
+    """Compare the trees of the bundle with the LightGBM model of training."""
+    gate = context.settings.gate
+    trained = ranker_artifacts.ranker_folder(context, gate.space)
+    difference = ranker_artifacts.parity(trained, release.spaces[gate.space].folder / "ranker" / "trees.onnx")
+    return rules.onnx_parity("ranker", difference, gate.parity_tolerance)
 
 
 def p99_ms(method: Method, x_1F: FloatMatrix, day: FirstDays, k: int) -> float:
