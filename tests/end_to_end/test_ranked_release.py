@@ -33,7 +33,7 @@ def promoted(finished, tmp_path_factory) -> Context:
     shutil.copytree(finished.home, home)
     old = finished.settings
     changed = {
-        "gate": old.gate.model_copy(update={"method": "ranked_candidates", "max_loss": 0.5, "latency_ms": 1000}),
+        "gate": old.gate.model_copy(update={"method": "ranked_candidates", "delta": 0.5, "latency_ms": 1000}),
         "rules": old.rules.model_copy(
             update={"heard": "leave_out", "per_artist": None, "per_album": None, "one_recording": False}
         ),
