@@ -29,7 +29,14 @@ from jobs.matrix import catalog, first_day, track_pairs, user_track
 from jobs.platform.context import Context
 from jobs.platform.week import Week
 from jobs.settings.base import SPACES, Space
-from jobs.settings.cold_start import METHODS, DropoutNetSettings, FirstDayNetworkSettings, MeluSettings, MixtureSettings
+from jobs.settings.cold_start import (
+    METHODS,
+    DropoutNetSettings,
+    FirstDayNetworkSettings,
+    MeluSettings,
+    MixtureSettings,
+    RankerSettings,
+)
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -60,6 +67,7 @@ SMALL_NETWORKS = {
     "melu": MeluSettings(embedding_dim=8, hidden=8, epochs=2, batch_users=64),
     "autoencoder": FirstDayNetworkSettings(width=16, epochs=2, batch_users=64),
     "mixture": MixtureSettings(width=16, epochs=2, batch_users=64, list_length=60),
+    "ranker": RankerSettings(trees=10, draws=1, scored_folds=1, max_listeners=200, candidates=60),
 }
 
 
