@@ -2,8 +2,8 @@
 
 Two releases are trained on the week of a home (`make demo` creates one) with different seeds. The spread of their
 difference over the test listeners is that of the simulation: each week new listeners are drawn, and the values of
-challenger, champion and anchor differ by draws from it, plus a true loss of the challenger. Every week is judged by the
-rules of the gate themselves.
+challenger, champion and anchor differ by draws from it, plus a true loss of the challenger. The gate's own code
+evaluates every week.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from harness import Measurement, Peer, stopwatch
 
 WEEKS, TRUE_LOSS, DELTA = 20, 0.02, 0.02
 SIZES = (100, 300, 1_000, 3_000, 10_000)
-JUDGED = (300, 3_000)
+N_LISTENERS = (300, 3_000)
 SPACE, METHOD = "tt_svd", "semi_pers"
 
 
@@ -124,7 +124,7 @@ def measure(home: str, folder: str, n_runs: int) -> Measurement:
     values_B, differences_B = spread(values)
     quality = {"listeners": float(len(values_B)), "spread": float(differences_B.std(ddof=1))}
     listeners = Listeners(values_B, differences_B - differences_B.mean(), 1)
-    for n in JUDGED:
+    for n in N_LISTENERS:
         losses = [simulate(listeners, n, DELTA, TRUE_LOSS)[0] for _ in range(n_runs)]
         quality[f"loss at {n}, 95 % quantile"] = float(np.quantile(losses, 0.95))
         passed = [simulate(listeners, n, DELTA, 0.0)[1] for _ in range(n_runs)]
@@ -154,8 +154,8 @@ def main() -> None:
             "ratios": {},
         }
     ]
-    loss = max(quality[f"loss at {n}, 95 % quantile"] for n in JUDGED)
-    passed = quality[f"equal releases that pass at {JUDGED[-1]}"]
+    loss = max(quality[f"loss at {n}, 95 % quantile"] for n in N_LISTENERS)
+    passed = quality[f"equal releases that pass at {N_LISTENERS[-1]}"]
     targets = [
         harness.promise("largest loss against the anchor, 95 % quantile", DELTA, loss, at_most=True),
         harness.promise("share of equal releases that pass at 3 000 listeners", 0.85, passed),

@@ -8,7 +8,7 @@ Time    as of the end of the day. A horizon of h days uses the new users whose f
 Truth   distinct tracks of the release's catalogue streamed on days 1 to h (jobs/matrix/first_day.py). As in the table
         evaluation, listeners with fewer than `matrix.min_truth_tracks` are left out; of a shorter horizon than 30 days,
         fewer than ceil(min_truth_tracks * h / 30)
-Rules   both lists, the release's and Popularity's, are those under the rules, as they were served
+Rules   the rules of lists apply to both lists, the release's and Popularity's, as in the service
 
 A horizon is measured only if all days of events from its first user's day 1 are in the lake and complete, and if enough
 listeners remain (section `realised` of the settings). Otherwise its rows have a status and no numbers. Slices need

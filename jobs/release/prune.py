@@ -76,9 +76,9 @@ def referenced_releases(context: Context) -> dict[str, str]:
             pass
         except (ValueError, KeyError, TypeError) as error:
             raise CheckFailed(f"{file} is damaged ({error!r}); run `overture release publish` again") from None
-    kept = registry.read_anchor(context, Tracker.connect(context))
-    if kept:
-        reasons[kept.release] = "the anchor"
+    anchor = registry.read_anchor(context, Tracker.connect(context))
+    if anchor:
+        reasons[anchor.release] = "the anchor"
     champion = read_champion(context)
     if champion:
         reasons |= {champion.previous: "target of a rollback"} if champion.previous else {}

@@ -1,16 +1,14 @@
-"""Differences between two releases on the same listeners: one-sided bounds for non-inferiority, and slices.
+"""Differences between two releases on the same listeners, with one-sided bounds for non-inferiority.
 
 Shapes   B listeners, one value of a metric per listener and release
 Bounds   Student's t on the paired differences: exact for normal ones, close for others from some dozens of listeners
          on. The bootstrap's percentile interval is too narrow for few listeners, and has no width for one
-Several  slices share one error rate by Holm's step-down procedure (Holm 1979)
 Source   non-inferiority: Piaggio et al. 2012 (CONSORT extension); the new release must not be worse by more than delta
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -64,22 +62,15 @@ class PairedDifference:
             return difference / self.rival
         return math.copysign(math.inf, difference) if difference else 0.0
 
-    def bounds(self, alpha: float = 1 - LEVEL) -> tuple[float, float]:
-        """Return the lower and the upper bound of `change`, each of level 1 - alpha by itself.
+    def bounds(self) -> tuple[float, float]:
+        """Return the lower and the upper bound of `change`, each of LEVEL by itself.
 
-        Without a positive mean of the rival there is nothing to relate to, and the bounds are infinite.
+        They are infinite for one listener, and without a positive mean of the rival, to which nothing can be related.
         """
-        if self.rival <= 0 or not math.isfinite(self.error):
+        if self.rival <= 0 or self.n < 2:
             return -math.inf, math.inf
-        reach = self.reach(alpha)
+        reach = float(stdtrit(self.n - 1, LEVEL)) * self.error / self.rival
         return self.change - reach, self.change + reach
-
-    def reach(self, alpha: float = 1 - LEVEL) -> float:
-        """Return the distance from `change` to each bound: the smallest delta that equal releases reach half the time.
-
-        Requires a positive mean of the rival.
-        """
-        return float(stdtrit(self.n - 1, 1 - alpha)) * self.error / self.rival if self.n > 1 else math.inf
 
     @property
     def p_not_worse(self) -> float:
@@ -90,19 +81,3 @@ class PairedDifference:
         if self.error == 0:
             return 0.0 if difference < 0 else 1.0
         return float(stdtr(self.n - 1, difference / self.error))
-
-
-def holm_levels(p_values: Mapping[str, float], alpha: float = 1 - LEVEL) -> dict[str, float]:
-    """Return the level at which Holm's procedure tests each hypothesis, in the order given.
-
-    A hypothesis is rejected if its p-value, and every smaller one, is at most its level. After the first that is not
-    rejected, all others have the level of that one, so they are not rejected either.
-    """
-    levels: dict[str, float] = {}
-    level, stopped = alpha / max(len(p_values), 1), False
-    for place, name in enumerate(sorted(p_values, key=lambda name: p_values[name])):
-        if not stopped:
-            level = alpha / (len(p_values) - place)
-            stopped = p_values[name] > level
-        levels[name] = level
-    return {name: levels[name] for name in p_values}

@@ -6,8 +6,8 @@ All releases are opened as the service opens them and recommend to the same test
 others. Each computes the input vectors with its own entities and catalogue.
 
 Rivals  a champion or anchor is compared on the tracks of both catalogues. A champion that is older has not learned from
-        the last days of the ground truth, in which the challenger has seen other listeners. So both are judged on the
-        days before the champion's as-of time, if MIN_SHARED_DAYS of them remain. The anchor is judged on all days
+        the last days of the ground truth, in which the challenger has seen other listeners. So both are compared on the
+        days before the champion's as-of time, if MIN_SHARED_DAYS of them remain. The anchor is compared on all days
 """
 
 from __future__ import annotations
@@ -292,22 +292,22 @@ def rival_line(
     """
     gate, list_rules = context.settings.gate, context.settings.rules.rules()
     shared_N = np.isin(cohort.track_ids, release.track_ids) & np.isin(cohort.track_ids, rival.track_ids)
-    kept = shared_N[cohort.truth.ids]
+    counts = shared_N[cohort.truth.ids]
     age_weeks = (context.week.as_of - Week.from_name(rival.week).as_of).days // 7
     about = f"release {rival.folder.name[:12]} of week {rival.week}, {age_weeks} week{'s' * (age_weeks != 1)} older"
     if n_days is not None:
         end = (Week.from_name(rival.week).as_of - EPOCH).days
-        kept &= cohort.truth_day.ids < end
-        about += f", judged on days 1 to {n_days} or more"
-    truth = cohort.truth.keep(kept)
-    judged_B = truth.lengths > 0
-    judged = replace(cohort, days=cohort.days.take(judged_B), user_ids=cohort.user_ids[judged_B])
-    if not judged_B.any():
+        counts &= cohort.truth_day.ids < end
+        about += f", compared on days 1 to {n_days} or more"
+    truth = cohort.truth.keep(counts)
+    has_truth_B = truth.lengths > 0
+    listeners = replace(cohort, days=cohort.days.take(has_truth_B), user_ids=cohort.user_ids[has_truth_B])
+    if not has_truth_B.any():
         return rules.not_worse_than(rule, np.empty(0), np.empty(0), gate.delta, about)
     ours_B, rival_B = (
         score(
-            shared_tracks(recommend(one, space, method, judged, LONGER * gate.k, list_rules)[0], shared_N, gate.k),
-            truth.take(judged_B),
+            shared_tracks(recommend(one, space, method, listeners, LONGER * gate.k, list_rules)[0], shared_N, gate.k),
+            truth.take(has_truth_B),
             gate.k,
         )[gate.metric]
         for one, (space, method) in ((release, (gate.space, gate.method)), (rival, rival.space_and_method))

@@ -241,13 +241,13 @@ def test_a_loss_above_delta_fails_and_an_accepted_delta_passes(home):
     assert gate.run(wide)["verdict"] == "pass"
 
 
-def test_an_older_champion_is_judged_on_days_that_neither_has_learned_from(home):
+def test_an_older_champion_is_compared_on_days_that_neither_has_learned_from(home):
     """The champion is a week older: of the truth, only the half that was streamed before its as-of time counts."""
     second = second_week_with_champion(home, 1.0)
     gate.run(second)
     lines = lines_of(second)
-    assert "1 week older, judged on days 1 to 23 or more" in lines["against champion"]["why"]
-    assert "judged on days" not in lines["against anchor"]["why"]
+    assert "1 week older, compared on days 1 to 23 or more" in lines["against champion"]["why"]
+    assert "compared on days" not in lines["against anchor"]["why"]
     cohort = second.lake.read("cohort", week="2026-11-23")
     last = cohort["truth_day"].to_pylist()[0][-1]
     all_late = pa.array([[last] * len(one) for one in cohort["truth"].to_pylist()], pa.list_(pa.int32()))

@@ -1,4 +1,4 @@
-"""Paired differences: bounds against simulation and scipy, Holm against a manual calculation."""
+"""Paired differences: bounds against simulation and scipy."""
 
 import math
 
@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from models.evaluation.experiments import adjust_holm
-from models.evaluation.paired import PairedDifference, holm_levels
+from models.evaluation.paired import PairedDifference
 
 
 def test_bounds_equal_those_of_scipy() -> None:
@@ -47,19 +46,3 @@ def test_wrong_values_raise() -> None:
     for ours, rival in (([], []), ([1.0], [1.0, 2.0]), ([math.nan], [1.0])):
         with pytest.raises(ValueError, match="paired difference"):
             PairedDifference.of(ours, rival)
-
-
-def test_holm_levels_of_three_by_hand() -> None:
-    levels = holm_levels({"b": 0.03, "a": 0.01, "c": 0.04})
-    assert levels == pytest.approx({"b": 0.025, "a": 0.05 / 3, "c": 0.025})
-
-
-def test_holm_levels_reject_what_adjusted_p_values_reject() -> None:
-    rng = np.random.default_rng(2)
-    for _ in range(300):
-        p_values = {str(n): float(p) for n, p in enumerate(rng.random(rng.integers(1, 9)) ** 4)}
-        levels, adjusted = holm_levels(p_values), adjust_holm(p_values)
-        assert {name for name in p_values if p_values[name] <= levels[name]} == {
-            name for name in p_values if adjusted[name] <= 0.05
-        }
-    assert holm_levels({}) == {}
