@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -268,8 +269,9 @@ def test_prune_removes_old_and_abandoned_releases_from_s3(template, tmp_path, ur
     host = host_with_key(tmp_path / "host")
     context, (first, second) = at(host, uri), names(template)
     destination = open_destination(context)
-    for release in (first, second):
-        destination.write_release(folder(template, release))
+    destination.write_release(folder(template, first))
+    time.sleep(1.1)  # an object's time is in whole seconds
+    destination.write_release(folder(template, second))
     destination.move(0, second, small_week.FIRST)
     abandoned = "a" * 64
     prefix = f"{uri.removeprefix(BASE + '/')}/releases"
