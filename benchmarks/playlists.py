@@ -7,8 +7,9 @@ Metric   as in jobs/cold_start/evaluate.py, on the test cohort; first-day tracks
 Seeds    "+- test ndcg over seeds": half width of the 95 % interval of Student's t. The listeners are the same for all
          seeds, so it describes the variation between runs of the procedure, not between listeners
 Listeners  "from" and "to": 95 % bootstrap interval over the test listeners of the mean NDCG. The value of a listener is
-         the mean over the seeds, so that runs are not counted as listeners. "minus item_knn": paired difference to
-         item-kNN, the peer that was named before the measurement, with its interval over the same listeners
+         the mean over the seeds, so that runs are not counted as listeners. "minus item_knn", "minus blend": paired
+         differences to the peer and to the method that were named before the measurement, with their intervals over
+         the same listeners
 """
 
 from __future__ import annotations
@@ -30,17 +31,11 @@ from pairs_task import QUICK_PLAYLISTS, subset
 CONFIG = Path(__file__).parents[1] / "configs" / "mpd.yaml"
 SEEDS = (7, 8, 9, 10, 11)
 N_PARALLEL = 2
-JOBS = (
-    "matrix.catalog",
-    "matrix.user_track",
-    "matrix.track_pairs",
-    "matrix.first_day",
-    "factorize.svd",
-    "factorize.als",
-)
+MATRIX_JOBS = ("matrix.catalog", "matrix.user_track", "matrix.track_pairs", "matrix.first_day")
+FACTORISATIONS = ("factorize.svd", "factorize.als")
 SPACES = ("tt_svd", "ut_als")
 K = 50
-REFERENCE = ("tt_svd", "item_knn")
+REFERENCES = (("tt_svd", "item_knn"), ("tt_svd", "blend"))
 N_BOOTSTRAP = 10_000
 # `artists` is the share of distinct artists; "with rules": of the lists under the rules of configs/mpd.yaml, as served.
 COLUMNS = (
@@ -89,18 +84,14 @@ SPACE_INDEPENDENT = (
 METHODS = {"tt_svd": (*PAPER, *SPACE_INDEPENDENT), "ut_als": (*PAPER, "ials_fold_in")}
 
 
-def prepare_week(data: str, seed: int, quick: bool, spaces: tuple[str, ...] = SPACES) -> Any:
-    """Return the context of a week of playlists up to the trained networks; all draws depend on one seed.
-
-    The blend is trained during the evaluation, as the other methods are; it is not trained a second time for serving.
+def prepare_matrices(data: str, seed: int, quick: bool) -> Any:
+    """Return the context of a week of playlists up to its matrices and first days; all draws depend on one seed.
 
     Args:
         data: folder of the playlists.
         seed: seed of all draws.
         quick: whether to use a subset of the playlists and few epochs.
-        spaces: spaces to train.
     """
-    from jobs.cold_start import features, segments, train
     from jobs.ingest.mpd import adapter as mpd
     from jobs.platform.context import Context
     from jobs.platform.week import Week
@@ -115,7 +106,26 @@ def prepare_week(data: str, seed: int, quick: bool, spaces: tuple[str, ...] = SP
     mpd.run(context, source)
     signing.create_keys(signing.signing_key(context))
     weekly_run.begin(context)
-    for name in JOBS:
+    for name in MATRIX_JOBS:
+        import_module(f"jobs.{name}").run(context)
+    return context
+
+
+def prepare_week(data: str, seed: int, quick: bool, spaces: tuple[str, ...] = SPACES) -> Any:
+    """Return the context of a week of playlists up to the trained networks.
+
+    The blend is trained during the evaluation, as the other methods are; it is not trained a second time for serving.
+
+    Args:
+        data: as in `prepare_matrices`.
+        seed: as in `prepare_matrices`.
+        quick: as in `prepare_matrices`.
+        spaces: spaces to train.
+    """
+    from jobs.cold_start import features, segments, train
+
+    context = prepare_matrices(data, seed, quick)
+    for name in FACTORISATIONS:
         import_module(f"jobs.{name}").run(context)
     context.spark.stop()
     for space in spaces:
@@ -194,7 +204,8 @@ def summary_rows(measurements: list[Measurement]) -> list[dict[str, Any]]:
     """Return one row per space and method, in %.
 
     Each split and metric has its mean and the half width of the interval over the seeds. `test ndcg, listeners` has low
-    and high end of the interval over the listeners, `test ndcg minus item_knn` the paired difference and its interval.
+    and high end of the interval over the listeners, `test ndcg minus item_knn` and `minus blend` a paired difference
+    and its interval.
     """
     from models.evaluation.metrics import bootstrap, paired_bootstrap
 
@@ -210,8 +221,9 @@ def summary_rows(measurements: list[Measurement]) -> list[dict[str, Any]]:
     for key, row in row_of.items():
         percent_B = 100 * values_by_method[key]
         row["test ndcg, listeners"] = [round(value, 2) for value in bootstrap(percent_B, N_BOOTSTRAP)]
-        difference = paired_bootstrap(percent_B, 100 * values_by_method[REFERENCE], N_BOOTSTRAP)
-        row[f"test ndcg minus {REFERENCE[1]}"] = [round(value, 2) for value in difference]
+        for reference in REFERENCES:
+            difference = paired_bootstrap(percent_B, 100 * values_by_method[reference], N_BOOTSTRAP)
+            row[f"test ndcg minus {reference[1]}"] = [round(value, 2) for value in difference]
         row["listeners"] = len(percent_B)
     return list(row_of.values())
 
@@ -223,8 +235,8 @@ def case(rows: list[dict[str, Any]], n_seeds: int, seconds: list[float], peak: f
         quality = {name: row[name][0] for name in COLUMNS}
         quality["+- test ndcg over seeds"] = row["test ndcg"][1]
         quality["from"], quality["to"] = row["test ndcg, listeners"]
-        minus = f"minus {REFERENCE[1]}"
-        quality[minus], quality[f"{minus} from"], quality[f"{minus} to"] = row[f"test ndcg {minus}"]
+        for minus in (f"minus {reference[1]}" for reference in REFERENCES):
+            quality[minus], quality[f"{minus} from"], quality[f"{minus} to"] = row[f"test ndcg {minus}"]
         record = harness.summary([(Measurement(seconds, quality), peak)], "")
         is_space_independent = row["method"] in ("popularity", *SPACE_INDEPENDENT)
         peers[row["method"] if is_space_independent else f"{row['method']}, {row['space']}"] = record
