@@ -305,6 +305,11 @@ class GateSettings(Section):
         12, description="weeks after which a person must confirm or move the anchor; until then its line is grey"
     )
     slice_min_users: Positive = Field(50, description="listeners that a slice needs to be compared with Popularity")
+    pooled_weeks: Annotated[int, Field(ge=0)] = Field(
+        4,
+        description="weeks before, at most, whose evaluation listeners are added to a slice that has too few; each was "
+        "evaluated with the release of its own week; 0: none",
+    )
     required_slices: tuple[str, ...] = Field(
         (), description="slices that must be evaluated, such as age=18-24: with too few listeners the verdict is grey"
     )

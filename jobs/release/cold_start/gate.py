@@ -1,6 +1,8 @@
 """Evaluates a cold-start release: data, parity, lists compared with Popularity, champion and anchor, slices, latency.
 
-Input   the week's bundle, those of the champion and of the anchor, first_day and cohort (test), work/<week>/<space>/
+Input   the week's bundle, those of the champion and of the anchor, first_day and cohort (test), work/<week>/<space>/,
+        gate_listeners of the weeks before
+Output  gate_listeners of the week
 
 All releases are opened as the service opens them and recommend to the same test listeners; settings were chosen on the
 others. Each computes the input vectors with its own entities and catalogue.
@@ -14,12 +16,15 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
+import contracts
+from contracts.arrow import arrow_schema
 from contracts.errors import CheckFailed
 from jobs.cold_start import blend_artifacts, onnx_export, ranker_artifacts
 from jobs.cold_start.evaluate import slices
@@ -107,7 +112,8 @@ def evaluate(context: Context, folder: Path, champion: pointer.Pointer | None, a
     lines.append(rules.better_than_popularity(ours_B, popular_B, gate.margin_over_popularity, n_boot, seed))
     lines.append(champion_line(context, release, champion, cohort))
     lines.append(anchor_line(context, release, anchor, cohort))
-    of_slices = slice_values(context, release, cohort, ours_B, popular_B)
+    write_listeners(context, release, cohort, ours_B, popular_B)
+    of_slices = with_earlier_weeks(context, slice_values(context, release, cohort, ours_B, popular_B))
     lines += rules.slice_lines(of_slices, gate.slice_min_users, gate.required_slices)
     if release.spaces[gate.space].track_index is not None:
         lines.append(track_index_line(context, release, cohort))
@@ -249,6 +255,62 @@ def slice_values(
             ours_B, popularity_B, "listeners, the interactions of their first day removed"
         )
     return values
+
+
+def write_listeners(
+    context: Context, release: Release, cohort: EvaluationCohort, ours_B: DoubleVector, popularity_B: DoubleVector
+) -> None:
+    """Write what was measured for each listener, for the slices of later weeks."""
+    masks = {name: mask_B for name, mask_B in slices(cohort.days).items() if name != "all"}
+    table = pa.table(
+        {
+            "user_id": cohort.user_ids,
+            "release": pa.repeat(release.folder.name, len(cohort.user_ids)),
+            "measure": pa.repeat(measure(context), len(cohort.user_ids)),
+            "value": ours_B,
+            "popularity": popularity_B,
+            "slices": [[name for name, mask_B in masks.items() if mask_B[b]] for b in range(len(cohort.user_ids))],
+        },
+        schema=arrow_schema(contracts.load("gate_listeners")),
+    )
+    context.lake.write("gate_listeners", table, report={"release": release.folder.name}, week=context.week.name)
+
+
+def measure(context: Context) -> str:
+    """Return the metric and the length of the lists, as text."""
+    return f"{context.settings.gate.metric}@{context.settings.gate.k}"
+
+
+def with_earlier_weeks(context: Context, values: dict[str, rules.SliceValues]) -> dict[str, rules.SliceValues]:
+    """Return the slices, those with too few listeners together with the listeners of the weeks before.
+
+    Weeks are added until a slice has enough, the latest first, at most gate.pooled_weeks. Each week's listeners were
+    recommended to by the release of their own week. This week's release was trained on what they did since then, so it
+    cannot be evaluated on them.
+    """
+    gate, lake, pooled = context.settings.gate, context.lake, dict(values)
+    for n in range(1, gate.pooled_weeks + 1):
+        week = Week(context.week.monday - timedelta(weeks=n), context.week.backtest).name
+        small = [
+            name
+            for name, of_slice in pooled.items()
+            if len(of_slice.ours_B) < gate.slice_min_users and values[name].about == rules.LISTENERS
+        ]
+        if not small or not lake.exists("gate_listeners", week=week):
+            continue
+        table = lake.read("gate_listeners", week=week)
+        table = table.filter(pc.equal(table["measure"], measure(context)))
+        slices_of_row = [set(names) for names in table["slices"].to_pylist()]
+        for name in small:
+            is_member = np.array([name in names for names in slices_of_row], bool)
+            if is_member.any():
+                pooled[name] = rules.SliceValues(
+                    np.concatenate([pooled[name].ours_B, table["value"].to_numpy()[is_member]]),
+                    np.concatenate([pooled[name].popularity_B, table["popularity"].to_numpy()[is_member]]),
+                    f"listeners, {len(values[name].ours_B)} of them of this week, the others of up to {n} weeks "
+                    "before, each with the release of the own week",
+                )
+    return pooled
 
 
 def champion_line(

@@ -274,6 +274,38 @@ def test_listeners_without_interactions_are_judged_on_country_and_age_where_they
     assert none["verdict"] == "pass"
 
 
+def test_a_small_slice_is_evaluated_together_with_the_listeners_of_earlier_weeks(home):
+    second = second_week_with_champion(home, 1.0)
+    settings = {"slice_min_users": 20, "pooled_weeks": 4}
+    gate.run(small_week.context_at(home, "2026-11-23", **settings))
+    line = lines_of(second)["slice country=FR"]
+    assert line["verdict"] == "pass"
+    assert "32 listeners, 16 of them of this week, the others of up to 1 weeks before" in line["why"]
+    for changed in ({"pooled_weeks": 0}, {"k": 10}, {"metric": "recall"}):
+        gate.run(small_week.context_at(home, "2026-11-23", **{**settings, **changed}))
+        assert lines_of(second)["slice country=FR"]["verdict"] == "skip", "nothing comparable is stored"
+    gate.run(small_week.context_at(home, "2026-11-23", slice_min_users=16))
+    assert lines_of(second)["slice country=FR"]["why"].endswith("16 listeners"), "enough without the weeks before"
+
+
+def test_stored_listeners_make_a_slice_fail_that_is_worse_over_several_weeks(home):
+    second = second_week_with_champion(home, 1.0)
+    stored = second.lake.read("gate_listeners", week="2026-11-16")
+    is_french = np.array(["country=FR" in names for names in stored["slices"].to_pylist()])
+    value = np.where(is_french, 0.0, stored["value"].to_numpy())
+    at = stored.schema.get_field_index("value")
+    second.lake.write("gate_listeners", stored.set_column(at, "value", pa.array(value)), week="2026-11-16")
+    stored_popularity = stored["popularity"].to_numpy()[is_french]
+    values = {"country=FR": rules.SliceValues(np.full(16, 0.001), np.full(16, 0.002))}
+    pooled = cold_start_gate.with_earlier_weeks(small_week.context_at(home, "2026-11-23", slice_min_users=20), values)
+    assert pooled["country=FR"].ours_B.tolist() == [0.001] * 16 + [0.0] * 16
+    assert pooled["country=FR"].popularity_B.tolist() == [0.002] * 16 + stored_popularity.tolist()
+    assert rules.slice_lines(pooled, 20, ())[0].verdict == "fail"
+    bare = {"interactions=none": rules.SliceValues(np.ones(5), np.ones(5), "listeners, without")}
+    again = cold_start_gate.with_earlier_weeks(small_week.context_at(home, "2026-11-23", slice_min_users=20), bare)
+    assert again == bare, "listeners whose interactions were removed are not mixed with others"
+
+
 def test_champion_is_evaluated_by_track_id_on_this_weeks_cohort(home):
     """With another numbering of the tracks the same models score the same, except for tracks that left."""
     second = second_week_with_champion(home, 1.0)
