@@ -12,6 +12,8 @@ Lists      the new tracks that the listener did not stream before, in the order 
            `first listeners` are cosines of vectors, `x popularity` multiplies by log(2 + number of first listeners)
 First      first listeners are those who registered before the cohort of the week and streamed the new track before the
            as-of time
+Whole      lists of all tracks for a sample of the warm listeners, by the cosine with their vectors, without and with
+           `new_releases.enabled`; the truth is every track that the listener streams for the first time
 Interval   95 %, paired bootstrap over the listeners, against the best of the baselines of the same case, which is named
            after the fact; so it favours the baseline
 """
@@ -54,6 +56,7 @@ GROUPS = {
 }
 MIN_TRACKS, MIN_LISTENERS = 2 * K, 20  # of a group that is evaluated
 WARM, COHORT = "warm listeners", "cohort"
+WHOLE, WITHOUT, WITH, K_WHOLE, MAX_LISTENERS = "whole lists", "without new releases", "with new releases", 50, 5_000
 BASELINES = ("random", "popularity so far", "artist mean", "artist mean x popularity", "popularity in artist")
 COMBINATION = "content and first listeners"
 
@@ -328,7 +331,87 @@ def measure(quick: bool) -> Measurement:
                         f"{key}/recall@{K}, %": 100 * float(metrics["recall"].mean()),
                         **dict(zip((f"{key}/minus {best}", f"{key}/from", f"{key}/to"), difference, strict=True)),
                     }
-    return Measurement([clock()], quality)
+    return Measurement([clock()], quality | measure_whole_lists(context))
+
+
+def measure_whole_lists(context: Any) -> dict[str, float]:
+    """Return the numbers of lists of all tracks without and with new releases, with the keys of `measure`.
+
+    The week is factorised again with new releases, over its former tables.
+    """
+    from jobs.platform.context import Context
+    from models.cold_start.ragged import Ragged
+    from models.cold_start.top_k import top_k_of_scores
+    from models.evaluation.metrics import paired_bootstrap, score
+
+    views = {WITHOUT: read_view(context)}
+    new_releases = context.settings.new_releases.model_copy(update={"enabled": True, "days": RELEASE_DAYS})
+    enabled = Context(context.settings.model_copy(update={"new_releases": new_releases}), context.week, context.home)
+    for name in (name for name in JOBS if name != "matrix.first_day"):
+        harness.log(f"new_releases: {name}, with new releases ...")
+        import_module(f"jobs.{name}").run(enabled)
+    enabled.spark.stop()
+    views[WITH] = read_view(enabled)
+    both = np.intersect1d(views[WITHOUT].user_id, views[WITH].user_id)
+    rng = np.random.default_rng(context.seed("new_releases"))
+    user_id = np.sort(rng.permutation(both)[:MAX_LISTENERS])
+    track_id = np.sort(context.lake.read("tracks", columns=["track_id"]).column("track_id").to_numpy())
+    before, after = (counts.toarray() > 0 for counts in read_streams(context, user_id, track_id))
+    truth_BT = after & ~before
+    rows = np.flatnonzero(truth_BT.any(axis=1))
+    truth = Ragged.from_lists([np.flatnonzero(row) for row in truth_BT[rows]])
+    quality: dict[str, float] = {}
+    for space in SPACES:
+        metrics = {}
+        for name, view in views.items():
+            columns = np.searchsorted(track_id, view.track_id)
+            user_BD = view.user_UD[space][np.searchsorted(view.user_id, user_id[rows])]
+            score_BN = cosines(user_BD, view.track_ND[space])
+            score_BN[before[rows][:, columns]] = -np.inf
+            lists_BK = top_k_of_scores(score_BN, K_WHOLE)
+            is_new_BK = view.is_new_N[lists_BK]
+            hit_BK = np.take_along_axis(truth_BT[rows], columns[lists_BK], axis=1)
+            metrics[name] = score(columns[lists_BK], truth, K_WHOLE)
+            key = f"{space}, {WHOLE}: {name}"
+            quality |= {
+                f"{key}/NDCG@{K_WHOLE}, %": 100 * float(metrics[name]["ndcg"].mean()),
+                f"{key}/recall@{K_WHOLE}, %": 100 * float(metrics[name]["recall"].mean()),
+                f"{key}/new releases, % of places": 100 * float(is_new_BK.mean()),
+                f"{key}/streamed, % of their places": 100 * float(hit_BK[is_new_BK].mean()) if is_new_BK.any() else 0.0,
+                f"{key}/streamed, % of other places": 100 * float(hit_BK[~is_new_BK].mean()),
+            }
+        difference = paired_bootstrap(100 * metrics[WITH]["ndcg"], 100 * metrics[WITHOUT]["ndcg"], N_BOOTSTRAP)
+        names = (f"minus {WITHOUT}", "from", "to")
+        quality |= {f"{space}, {WHOLE}: {WITH}/{name}": v for name, v in zip(names, difference, strict=True)}
+        quality |= {
+            f"{space}, {WHOLE}: /tracks": float(views[WITH].is_new_N.sum()),
+            f"{space}, {WHOLE}: /listeners": float(len(rows)),
+        }
+    return quality
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """What a release would recommend from: tracks and warm listeners, with their vectors by space."""
+
+    track_id: np.ndarray  # (N,) by track_idx
+    is_new_N: np.ndarray
+    user_id: np.ndarray  # (U,) ascending
+    track_ND: dict[str, np.ndarray]
+    user_UD: dict[str, np.ndarray]
+
+
+def read_view(context: Any) -> View:
+    """Return the tracks and the warm listeners of the week as they are now in the lake."""
+    lake, week = context.lake, context.week.name
+    catalog = lake.read("catalog", week=week).sort_by("track_idx")
+    is_new_N = catalog.column("is_new").fill_null(False).to_numpy()
+    user_id = lake.read("warm_users", week=week).sort_by("user_idx").column("user_id").to_numpy()
+    tracks, users = (
+        {space: lake.matrix(table, week=week, space=space) for space in SPACES}
+        for table in ("track_vectors", "user_vectors")
+    )
+    return View(catalog.column("track_id").to_numpy(), is_new_N, user_id, tracks, users)
 
 
 def cases(measurement: Measurement, peak: float) -> list[dict[str, Any]]:
@@ -341,7 +424,12 @@ def cases(measurement: Measurement, peak: float) -> list[dict[str, Any]]:
     result = []
     for group, by_method in rows.items():
         sizes = by_method.pop("")
-        about = (
+        whole = (
+            f"Lists of all tracks for {sizes['listeners']:.0f} warm listeners, by the cosine with their vectors; "
+            f"{sizes['tracks']:.0f} new releases are added to the catalogue by `new_releases.enabled`. "
+            "Seconds and MiB are those of the whole script."
+        )
+        new = (
             f"{sizes['tracks']:.0f} new tracks without a vector in the space, for {sizes['listeners']:.0f} listeners "
             "who stream one of them in the next 30 days. The differences are NDCG points with a paired 95 % "
             "interval over the listeners. Seconds and MiB are those of the whole script."
@@ -350,7 +438,7 @@ def cases(measurement: Measurement, peak: float) -> list[dict[str, Any]]:
             name: harness.summary([(Measurement(measurement.seconds, quality), peak)], "")
             for name, quality in by_method.items()
         }
-        result.append({"case": group, "about": about, "peers": peers, "ratios": {}})
+        result.append({"case": group, "about": whole if group.endswith(WHOLE) else new, "peers": peers, "ratios": {}})
     return result
 
 
