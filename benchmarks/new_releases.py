@@ -13,7 +13,8 @@ Lists      the new tracks that the listener did not stream before, in the order 
 First      first listeners are those who registered before the cohort of the week and streamed the new track before the
            as-of time
 Whole      lists of all tracks for a sample of the warm listeners, by the cosine with their vectors, without and with
-           `new_releases.enabled`; the truth is every track that the listener streams for the first time
+           `new_releases.enabled`, and with the vectors that the factorisations themselves give to the same new
+           releases; the truth is every track that the listener streams for the first time
 Interval   95 %, paired bootstrap over the listeners, against the best of the baselines of the same case, which is named
            after the fact; so it favours the baseline
 """
@@ -21,7 +22,7 @@ Interval   95 %, paired bootstrap over the listeners, against the best of the ba
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from importlib import import_module
 from pathlib import Path
@@ -56,7 +57,8 @@ GROUPS = {
 }
 MIN_TRACKS, MIN_LISTENERS = 2 * K, 20  # of a group that is evaluated
 WARM, COHORT = "warm listeners", "cohort"
-WHOLE, WITHOUT, WITH, K_WHOLE, MAX_LISTENERS = "whole lists", "without new releases", "with new releases", 50, 5_000
+WHOLE, K_WHOLE, MAX_LISTENERS = "whole lists", 50, 5_000
+WITHOUT, WITH, FACTORISED = "without new releases", "with new releases", "with new releases, factorised"
 BASELINES = ("random", "popularity so far", "artist mean", "artist mean x popularity", "popularity in artist")
 COMBINATION = "content and first listeners"
 
@@ -76,19 +78,25 @@ def prepare_week(quick: bool) -> Any:
     update = {
         "simulate": settings.simulate.model_copy(update=sizes),
         "matrix": settings.matrix.model_copy(update={"n_catalog": n_catalog}),
+        "groups": settings.groups.model_copy(update={"min_users": 3 if quick else settings.groups.min_users}),
     }
     context = Context(settings.model_copy(update=update), Week.parse(WEEK), Path(os.environ["OVERTURE_HOME"]))
     simulate.run(context)
     signing.create_keys(signing.signing_key(context))
     weekly_run.begin(context)
-    for name in JOBS:
-        harness.log(f"new_releases: {name} ...")
-        import_module(f"jobs.{name}").run(context)
+    run_jobs(context, JOBS)
     context.spark.stop()
     for space in SPACES:
         harness.log(f"new_releases: features of {space} ...")
         features.run(context, space)
     return context
+
+
+def run_jobs(context: Any, names: tuple[str, ...]) -> None:
+    """Run some of the week's jobs."""
+    for name in names:
+        harness.log(f"new_releases: {name} ...")
+        import_module(f"jobs.{name}").run(context)
 
 
 def read_streams(context: Any, user_id: np.ndarray, track_id: np.ndarray) -> tuple[csr_array, csr_array]:
@@ -339,6 +347,8 @@ def measure_whole_lists(context: Any) -> dict[str, float]:
 
     The week is factorised again with new releases, over its former tables.
     """
+    import pyarrow as pa
+
     from jobs.platform.context import Context
     from models.cold_start.ragged import Ragged
     from models.cold_start.top_k import top_k_of_scores
@@ -347,11 +357,16 @@ def measure_whole_lists(context: Any) -> dict[str, float]:
     views = {WITHOUT: read_view(context)}
     new_releases = context.settings.new_releases.model_copy(update={"enabled": True, "days": RELEASE_DAYS})
     enabled = Context(context.settings.model_copy(update={"new_releases": new_releases}), context.week, context.home)
-    for name in (name for name in JOBS if name != "matrix.first_day"):
-        harness.log(f"new_releases: {name}, with new releases ...")
-        import_module(f"jobs.{name}").run(enabled)
-    enabled.spark.stop()
+    run_jobs(enabled, tuple(name for name in JOBS if name != "matrix.first_day"))
     views[WITH] = read_view(enabled)
+    catalog = context.lake.read("catalog", week=context.week.name)
+    unmarked = catalog.set_column(
+        catalog.schema.get_field_index("is_new"), "is_new", pa.nulls(len(catalog), pa.bool_())
+    )
+    context.lake.write("catalog", unmarked, week=context.week.name)
+    run_jobs(enabled, ("factorize.svd", "factorize.als"))
+    enabled.spark.stop()
+    views[FACTORISED] = replace(read_view(enabled), is_new_N=views[WITH].is_new_N)
     both = np.intersect1d(views[WITHOUT].user_id, views[WITH].user_id)
     rng = np.random.default_rng(context.seed("new_releases"))
     user_id = np.sort(rng.permutation(both)[:MAX_LISTENERS])
@@ -362,7 +377,9 @@ def measure_whole_lists(context: Any) -> dict[str, float]:
     truth = Ragged.from_lists([np.flatnonzero(row) for row in truth_BT[rows]])
     quality: dict[str, float] = {}
     for space in SPACES:
-        metrics = {}
+        case = f"{space}, {WHOLE}"
+        quality |= {f"{case}: /tracks": float(views[WITH].is_new_N.sum()), f"{case}: /listeners": float(len(rows))}
+        ndcg: dict[str, np.ndarray] = {}
         for name, view in views.items():
             columns = np.searchsorted(track_id, view.track_id)
             user_BD = view.user_UD[space][np.searchsorted(view.user_id, user_id[rows])]
@@ -371,22 +388,23 @@ def measure_whole_lists(context: Any) -> dict[str, float]:
             lists_BK = top_k_of_scores(score_BN, K_WHOLE)
             is_new_BK = view.is_new_N[lists_BK]
             hit_BK = np.take_along_axis(truth_BT[rows], columns[lists_BK], axis=1)
-            metrics[name] = score(columns[lists_BK], truth, K_WHOLE)
-            key = f"{space}, {WHOLE}: {name}"
-            quality |= {
-                f"{key}/NDCG@{K_WHOLE}, %": 100 * float(metrics[name]["ndcg"].mean()),
-                f"{key}/recall@{K_WHOLE}, %": 100 * float(metrics[name]["recall"].mean()),
-                f"{key}/new releases, % of places": 100 * float(is_new_BK.mean()),
-                f"{key}/streamed, % of their places": 100 * float(hit_BK[is_new_BK].mean()) if is_new_BK.any() else 0.0,
-                f"{key}/streamed, % of other places": 100 * float(hit_BK[~is_new_BK].mean()),
+            metrics = score(columns[lists_BK], truth, K_WHOLE)
+            ndcg[name] = metrics["ndcg"]
+            difference = paired_bootstrap(100 * ndcg[name], 100 * ndcg[WITHOUT], N_BOOTSTRAP)
+            row = {
+                f"NDCG@{K_WHOLE}, %": 100 * float(ndcg[name].mean()),
+                f"recall@{K_WHOLE}, %": 100 * float(metrics["recall"].mean()),
+                **dict(zip((f"minus {WITHOUT}", "from", "to"), difference, strict=True)),
+                "new, % of places": 100 * float(is_new_BK.mean()),
+                "streamed, % of other places": 100 * float(hit_BK[~is_new_BK].mean()),
             }
-        difference = paired_bootstrap(100 * metrics[WITH]["ndcg"], 100 * metrics[WITHOUT]["ndcg"], N_BOOTSTRAP)
-        names = (f"minus {WITHOUT}", "from", "to")
-        quality |= {f"{space}, {WHOLE}: {WITH}/{name}": v for name, v in zip(names, difference, strict=True)}
-        quality |= {
-            f"{space}, {WHOLE}: /tracks": float(views[WITH].is_new_N.sum()),
-            f"{space}, {WHOLE}: /listeners": float(len(rows)),
-        }
+            if view.is_new_N.sum() >= MIN_TRACKS and is_new_BK.any():
+                new = np.flatnonzero(view.is_new_N)
+                seen_BM, truth_BM = before[rows][:, columns[new]], truth_BT[rows][:, columns[new]]
+                among = evaluate(Listeners(user_BD, seen_BM, seen_BM, truth_BM), score_BN[:, new], np.arange(len(new)))
+                row["streamed, % of new places"] = 100 * float(hit_BK[is_new_BK].mean())
+                row[f"NDCG@{K} among the new, %"] = 100 * float(among["ndcg"].mean())
+            quality |= {f"{case}: {name}/{column}": value for column, value in row.items()}
     return quality
 
 
@@ -426,8 +444,8 @@ def cases(measurement: Measurement, peak: float) -> list[dict[str, Any]]:
         sizes = by_method.pop("")
         whole = (
             f"Lists of all tracks for {sizes['listeners']:.0f} warm listeners, by the cosine with their vectors; "
-            f"{sizes['tracks']:.0f} new releases are added to the catalogue by `new_releases.enabled`. "
-            "Seconds and MiB are those of the whole script."
+            f"{sizes['tracks']:.0f} new releases are added to the catalogue by `new_releases.enabled`, with "
+            "estimated vectors or those of the factorisation. Seconds and MiB are those of the whole script."
         )
         new = (
             f"{sizes['tracks']:.0f} new tracks without a vector in the space, for {sizes['listeners']:.0f} listeners "
