@@ -20,6 +20,7 @@ ORDER = (
     "pairs",
     "playlists",
     "ranker",
+    "new_releases",
     "ablation",
     "baselines",
     "graph_segments",

@@ -303,6 +303,9 @@ class Track(Body):
     artist_id: str
     artist: str | None
     album_id: str
+    new_release: bool = Field(
+        False, description="Whether the track is a new release, whose vector is an estimate; absent if not."
+    )
 
 
 class Segment(Body):

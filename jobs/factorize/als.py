@@ -7,7 +7,8 @@ Method  `blockfactor/als.py`
 Items start from the main directions of the matrix and the seed of the week, so weeks can be run in any order with the
 same result. With `als.warm_start` they start from last week's vectors of the same tracks: fewer iterations, but a week
 then depends on the week before. Track vectors are the factors unchanged (their length increases with a track's
-popularity). User vectors are scaled to unit length; a warm user without any affinity has a zero vector.
+popularity), except those of new releases, which are estimated (jobs/factorize/new_releases.py). User vectors are scaled
+to unit length; a warm user without any affinity has a zero vector.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from blockfactor.arrays import unit_rows
 from blockfactor.csr_blocks import Block
 from contracts.errors import CheckFailed
 from jobs.factorize.library_errors import translate_library_errors
+from jobs.factorize.new_releases import with_new_releases
 from jobs.factorize.user_vectors import user_vectors
 from jobs.platform.list_columns import to_list_column
 from jobs.platform.progress import log_line
@@ -115,7 +117,7 @@ def run(context: Context) -> dict[str, object]:
             "started_from": "seed" if isinstance(start, int) else context.week.previous.name,
             "commit": context.commit,
         }
-        items = np.array(result.item_factors())
+        items = with_new_releases(context, SPACE, np.array(result.item_factors()))
         tracks = pa.table({"track_idx": np.arange(len(items), dtype=np.int32), "vector": to_list_column(items)})
         written_tracks = lake.write("track_vectors", tracks, report=report, week=week, space=SPACE)
         users = user_vectors(spark, ratings, partial(_unit_user_factors, result))

@@ -7,7 +7,8 @@ Method  `blockfactor/svd.py`
 
 Track vectors are the rows of U S^exponent scaled to unit length. A track without any pair has a zero vector: its
 cosines are 0, and means of vectors ignore it. The vector of a warm user is the normalised mean of the distinct tracks
-streamed in the window; it is zero if all these tracks have zero vectors.
+streamed in the window; it is zero if all these tracks have zero vectors. Vectors of new releases are estimated
+(jobs/factorize/new_releases.py).
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from blockfactor.csr_blocks import Block, BlockMatrix
 from blockfactor.svd import SvdParameters, factorise
 from contracts.errors import CheckFailed
 from jobs.factorize.library_errors import translate_library_errors
+from jobs.factorize.new_releases import with_new_releases
 from jobs.factorize.user_vectors import user_vectors
 from jobs.platform.list_columns import to_list_column
 from jobs.platform.progress import log_line
@@ -78,6 +80,7 @@ def run(context: Context) -> dict[str, object]:
         vectors = svd_kernels.embed(result.left(), result.values, settings.svd.exponent)
         unpaired = np.flatnonzero(~matrix.nonempty_rows())
         vectors[unpaired] = 0
+        vectors = with_new_releases(context, SPACE, vectors)
         log_line(
             f"svd  sigma {result.values[0]:.4g} to {result.values[-1]:.4g}, residual {result.residual:.1e}, "
             f"{result.unexplained:.0%} of the squared norm unexplained, {len(unpaired)} tracks without a pair"

@@ -6,12 +6,13 @@ Time    as_of - window_days <= ts < as_of (UTC, half-open); users registered bef
 
 Tracks are ranked by their number of distinct listeners, ties by the smaller track_id; track_idx is the rank. A warm
 user streamed at least `min_tracks` distinct catalogue tracks; user_idx follows the order of user_id. Neither index
-depends on the partitioning of the data.
+depends on the partitioning of the data. With `new_releases.enabled`, tracks that were released shortly before the as-of
+time follow the others, in the same order; the column `is_new` marks them.
 """
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from pyspark.sql import Window
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
 
     from jobs.platform.context import Context
+    from jobs.settings.matrix import NewReleaseSettings
 
 N_RANGES = 64
 
@@ -53,6 +55,35 @@ def rank_tracks(streams: DataFrame, tracks: DataFrame, n_catalog: int) -> DataFr
     top = counts.join(tracks.select("track_id", "artist_id", "album_id"), "track_id").orderBy(*order).limit(n_catalog)
     rank = F.row_number().over(Window.partitionBy(F.lit(0)).orderBy(*order)) - 1
     return top.select(rank.cast("int").alias("track_idx"), "track_id", "artist_id", "album_id", "n_listeners")
+
+
+def rank_with_new_releases(
+    streams: DataFrame,
+    tracks: DataFrame,
+    n_catalog: int,
+    settings: NewReleaseSettings,
+    released_before: date,
+    min_listeners: int,
+) -> DataFrame:
+    """Return the rows of `rank_tracks`, then the new releases with the most listeners, with the column is_new.
+
+    Args:
+        streams: Distinct (user_id, track_id).
+        tracks: The tracks table.
+        n_catalog: Maximum number of tracks that are no new releases.
+        settings: Which tracks are new releases, and how many.
+        released_before: Day after the last release day that counts.
+        min_listeners: Listeners that a new release needs.
+    """
+    first_day = released_before - timedelta(days=settings.days)
+    is_recent = (F.col("release_date") >= F.lit(first_day)) & (F.col("release_date") < F.lit(released_before))
+    n_longest = n_catalog + settings.max_tracks
+    top = rank_tracks(streams, tracks, n_catalog).drop("track_idx")
+    recent = rank_tracks(streams, tracks.where(is_recent), n_longest).drop("track_idx")
+    rows = top.unionByName(recent.where(F.col("n_listeners") >= min_listeners)).distinct()
+    rank = F.row_number().over(Window.partitionBy(F.lit(0)).orderBy(F.col("n_listeners").desc(), "track_id")) - 1
+    ranked = rows.select(rank.cast("int").alias("track_idx"), *rows.columns).where(F.col("track_idx") < n_longest)
+    return ranked.withColumn("is_new", F.col("track_idx") >= n_catalog)
 
 
 def select_warm_users(streams: DataFrame, catalog: DataFrame, min_tracks: int) -> DataFrame:
@@ -118,7 +149,14 @@ def run(context: Context) -> dict[str, object]:
                 f"events: week {week} is empty: no stream of a track with {window} by a user registered before "
                 f"{week.cohort_start:%Y-%m-%d}; check that this week was ingested"
             )
-        top = rank_tracks(streams, tracks, matrix.n_catalog).toArrow()
+        new_releases, min_users = context.settings.new_releases, context.settings.groups.min_users
+        if new_releases.enabled:
+            ranked = rank_with_new_releases(
+                streams, tracks, matrix.n_catalog, new_releases, week.as_of.date(), min_users
+            )
+        else:
+            ranked = rank_tracks(streams, tracks, matrix.n_catalog)
+        top = ranked.toArrow()
         report: dict[str, Any] = {
             "inputs": {"events": sum(lake.rows("events", day=day) for day in days), "tracks": lake.rows("tracks")},
             "window": window,

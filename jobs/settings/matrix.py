@@ -71,6 +71,22 @@ class MatrixSettings(Section):
     shift: float = Field(0.0, ge=0, description="amount subtracted from each PMI, in nats")
 
 
+class NewReleaseSettings(Section):
+    """Tracks that are too new to be among the `matrix.n_catalog` tracks with the most listeners.
+
+    The catalogue contains them in addition, their vectors are estimated, and responses mark them.
+    """
+
+    enabled: bool = Field(False, description="add new releases to the catalogue, so that lists can contain them")
+    days: Positive = Field(28, description="days before the as-of time in which a new release was released")
+    max_tracks: Positive = Field(
+        1_000, description="number of new releases, those with the most listeners; each has `groups.min_users` or more"
+    )
+    max_listeners: Positive = Field(
+        20_000, description="warm users in the sample for the estimates, listeners of new releases first"
+    )
+
+
 class AlsSettings(Section):
     """Alternating least squares on implicit feedback (Hu, Koren, Volinsky 2008), which makes the space `ut_als`."""
 

@@ -35,7 +35,7 @@ from jobs.settings.cold_start import (
     TrackIndexSettings,
 )
 from jobs.settings.experiments import ExperimentSettings
-from jobs.settings.matrix import AlsSettings, MatrixSettings, SvdSettings
+from jobs.settings.matrix import AlsSettings, MatrixSettings, NewReleaseSettings, SvdSettings
 from jobs.settings.paper import PaperSettings
 from jobs.settings.platform import CheckSettings, MlflowSettings, ReleaseSettings, SparkSettings
 from jobs.settings.skip import SkipSettings
@@ -60,6 +60,7 @@ class Settings(BaseSettings):
     simulate: SimulateSettings = SimulateSettings()
     source: SourceSettings = SourceSettings()
     matrix: MatrixSettings = MatrixSettings()
+    new_releases: NewReleaseSettings = NewReleaseSettings()
     als: AlsSettings = AlsSettings()
     svd: SvdSettings = SvdSettings()
     segments: SegmentSettings = SegmentSettings()

@@ -22,6 +22,11 @@ class SimulateSettings(Section):
     n_playlists: Positive = Field(3_000, description="number of playlists")
     first_day: Day = Field("2026-06-29", description="first day with events (UTC)")
     last_day: Day = Field("2026-11-22", description="last day with events (UTC), included")
+    release_share: Share = Field(
+        0.0,
+        description="share of the albums that are released during the log, on days spread evenly over it; no event is "
+        "about a track before its release",
+    )
     chunk_users: Positive = Field(50_000, description="listeners in memory at once; it limits the peak memory")
     seed: int = Field(7, description="seed of all random draws of the simulation")
 

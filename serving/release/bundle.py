@@ -181,6 +181,14 @@ class Release:
         return {column: names.get(column) or [None] * len(self.track_ids) for column in NAMES}
 
     @cached_property
+    def is_new_release(self) -> np.ndarray:
+        """Whether each track is a new release, whose vector is an estimate, (N,) bool."""
+        try:
+            return _ids(self.folder, "new_release")
+        except FileNotFoundError:  # there are none
+            return np.zeros(len(self.track_ids), bool)
+
+    @cached_property
     def track_facts(self) -> TrackFacts:
         """What the rules of lists use of the tracks; of an older bundle only artists and albums."""
         return track_facts.read(self.folder, _ids(self.folder, "artist_id"), _ids(self.folder, "album_id"))

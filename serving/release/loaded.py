@@ -158,6 +158,9 @@ class LoadedRelease:
             )
         # External id of each track, and as schema.Track, already in JSON: a response joins fifty of them.
         self.track_texts = self.ids.all_outside("track", ids.track_id_N)
+        is_new = release.is_new_release.tolist()
+        if len(is_new) != len(self.tracks):
+            raise CheckFailed(f"release {self.name[:12]}: {len(self.tracks)} tracks, {len(is_new)} in new_release.npy")
         artist_texts = self.ids.all_outside("artist", ids.artist_id_N)
         album_texts = self.ids.all_outside("album", ids.album_id_N)
         self.track_json = [
@@ -169,6 +172,7 @@ class LoadedRelease:
                         "artist_id": artist_texts[i],
                         "artist": track.artist,
                         "album_id": album_texts[i],
+                        **({"new_release": True} if is_new[i] else {}),
                     }
                 )
             )

@@ -25,6 +25,7 @@ from jobs.cold_start import features, segments, train
 from jobs.cold_start.methods import method_factory
 from jobs.cold_start.training_data import first_days, load
 from jobs.factorize import als, svd
+from jobs.ingest.simulate import adapter as simulate
 from jobs.matrix import catalog, first_day, track_pairs, user_track
 from jobs.platform.context import Context
 from jobs.platform.week import Week
@@ -37,6 +38,9 @@ from jobs.settings.cold_start import (
     MixtureSettings,
     RankerSettings,
 )
+from jobs.settings.matrix import NewReleaseSettings
+from jobs.settings.settings import load as load_settings
+from tests.helpers.one_week import TINY
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -187,3 +191,29 @@ def test_later_data_changes_neither_inputs_nor_models(finished, backtest, tmp_pa
         assert value == two[name], f"{name} depends on data that the week must not use"
     truths = [c.lake.read("cohort", week=week.name).sort_by("user_id") for c in (clean, changed)]
     assert not truths[0].equals(truths[1])
+
+
+@pytest.mark.slow
+def test_later_data_do_not_change_the_vectors_of_new_releases(tmp_path, monkeypatch, spark):
+    settings = load_settings(TINY)
+    update = {
+        "simulate": settings.simulate.model_copy(update={"release_share": 0.5}),
+        "matrix": settings.matrix.model_copy(update={"n_catalog": 500}),
+        "groups": settings.groups.model_copy(update={"min_users": 3}),
+        "new_releases": NewReleaseSettings(enabled=True, days=60),
+    }
+    clean = Context(settings.model_copy(update=update), Week.parse(settings.week), tmp_path / "clean")
+    clean.__dict__["spark"] = spark
+    monkeypatch.setenv("OVERTURE_HOME", str(clean.home))
+    simulate.run(clean)
+    changed = with_raw_tables(clean, clean.week, tmp_path / "changed", spark)
+    change_later_rows(changed)
+    for context in (clean, changed):
+        monkeypatch.setenv("OVERTURE_HOME", str(context.home))
+        for job in (catalog, user_track, track_pairs, als, svd):
+            job.run(context)
+    week = clean.week.name
+    assert pc.sum(clean.lake.read("catalog", week=week)["is_new"]).as_py() > 10
+    for table, partition in (("catalog", {}), *(("track_vectors", {"space": space}) for space in SPACES)):
+        one, two = (context.lake.read(table, week=week, **partition) for context in (clean, changed))
+        assert one.sort_by("track_idx").equals(two.sort_by("track_idx")), f"{table} {partition} depends on later data"

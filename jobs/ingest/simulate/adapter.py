@@ -6,7 +6,9 @@ Memory   one chunk of users, then one day of events; the log is sorted by day on
 
 Some users registered before the log begins; the others register on every day of it, so each week has a cohort. About
 77 % of them stream on that day, 95 % do something. The log continues after the settings' week on purpose: a
-job that reads the future would change its results. The hidden parameters (`catalogue.py`) are in no table.
+job that reads the future would change its results. With `simulate.release_share`, albums are released on days of the
+log; no event, first signal or playlist entry is about a track before its release. The hidden parameters
+(`catalogue.py`) are in no table.
 """
 
 from __future__ import annotations
@@ -114,7 +116,8 @@ def editorial(world: World, ids: Ids, settings: SimulateSettings, span: Span) ->
     scene = which % world.n_scenes
     stray = rng.random(len(which)) < 0.05
     scene[stray] = rng.integers(0, world.n_scenes, int(stray.sum()))
-    track = world.draw_in_scene(scene, rng.random(len(which)))
+    start, end = world.scene_start[scene], world.scene_start[scene + 1]
+    track = world.draw_released(start, end, np.full(len(which), span.first - 1), rng)
     _, once = np.unique(which * len(world.track_artist) + track, return_index=True)
     once.sort()
     which, track = which[once], track[once]

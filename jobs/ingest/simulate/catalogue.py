@@ -50,6 +50,8 @@ TRACK, ARTIST, ALBUM, PLAYLIST = (n * 10**12 for n in (1, 2, 3, 4))
 TRIBE_SCENES = 4
 EDITORIAL_SHARE = 0.2
 EXPLICIT_EVERY = 12  # one track in so many has explicit lyrics
+BEFORE_LOG = 0  # release day of a track that is older than the log
+REDRAWS = 8  # in the range of a draw, then in its scene, until the track is released
 SYLLABLES = ("ba", "lo", "mi", "ren", "sa", "tu", "vel", "no", "ki", "dra", "fe", "shi", "or", "lan", "zu", "pe")
 WORDS = ("night", "river", "gold", "fire", "summer", "heart", "moon", "road", "dance", "glass", "storm", "blue")
 
@@ -64,6 +66,7 @@ class World:
     track_cum: np.ndarray  # (N + 1,) popularity, each scene's total 1
     artist_start: np.ndarray  # (A + 1,) first track of each artist
     scene_start: np.ndarray  # (S + 1,) first track of each scene
+    track_release: np.ndarray  # (N,) int64 days since 1970, BEFORE_LOG for older tracks
     artist_scene: np.ndarray  # (A,)
     scene_genre: np.ndarray  # (S,)
     tribe_scenes: np.ndarray  # (T, TRIBE_SCENES)
@@ -71,6 +74,12 @@ class World:
     tribe_cum: np.ndarray  # (C * ages * T,) row r is shifted by r: one search serves all rows
     scene_cum: np.ndarray  # likewise: what listeners of a country stream
     n_editorial: int
+
+    @property
+    def artist_release(self) -> np.ndarray:
+        """Release day of the first track of each artist, (A,), as `track_release`."""
+        first: np.ndarray = np.minimum.reduceat(self.track_release, self.artist_start[:-1])
+        return first
 
     @property
     def n_scenes(self) -> int:
@@ -83,6 +92,29 @@ class World:
         position = np.searchsorted(self.track_cum, low + u * (self.track_cum[end] - low), side="right") - 1
         tracks: np.ndarray = np.clip(position, start, end - 1)
         return tracks
+
+    def draw_released(
+        self, start: np.ndarray, end: np.ndarray, day: np.ndarray, rng: np.random.Generator
+    ) -> np.ndarray:
+        """Draw a track (n,) of each range [start, end) by popularity that is released by each day (n,) since 1970.
+
+        A draw of a track that is not yet released is repeated, REDRAWS times in its range, as often in its scene; after
+        that it becomes the first track of the scene, which is older than the log. Without releases during the log,
+        this is `draw_tracks`.
+        """
+        track = self.draw_tracks(start, end, rng.random(len(start)))
+        for turn in range(2 * REDRAWS):
+            early = np.flatnonzero(self.track_release[track] > day)
+            if not len(early):
+                return track
+            low, high = start[early], end[early]
+            if turn >= REDRAWS:
+                scene = self.artist_scene[self.track_artist[low]]
+                low, high = self.scene_start[scene], self.scene_start[scene + 1]
+            track[early] = self.draw_tracks(low, high, rng.random(len(early)))
+        early = np.flatnonzero(self.track_release[track] > day)
+        track[early] = self.scene_start[self.artist_scene[self.track_artist[start[early]]]]
+        return track
 
     def draw_in_scene(self, scene: np.ndarray, u: np.ndarray) -> np.ndarray:
         """Draw a track (n,) of each scene (n,)."""
@@ -133,8 +165,25 @@ def zipf_sizes(total: int, parts: int, exponent: float, rng: np.random.Generator
     return rng.permutation(1 + np.diff(cum, prepend=0))
 
 
+def release_days(settings: SimulateSettings, track_album: np.ndarray, scene_start: np.ndarray) -> np.ndarray:
+    """Return the release day of each track (N,), int64 days since 1970; BEFORE_LOG if it is older than the log.
+
+    A share `release_share` of the albums is released during the log, on days spread evenly over it. The first album of
+    each scene is not among them, so that every scene has a track on every day.
+    """
+    first, last = (np.datetime64(day, "D").astype(np.int64) for day in (settings.first_day, settings.last_day))
+    rng = np.random.default_rng(np.random.SeedSequence((settings.seed, 51)))
+    n_albums = int(track_album[-1]) + 1
+    others = np.setdiff1d(np.arange(n_albums), track_album[scene_start[:-1]])
+    n_new = min(round(settings.release_share * n_albums), len(others))
+    day = np.full(n_albums, BEFORE_LOG, np.int64)
+    day[rng.choice(others, n_new, replace=False)] = first + np.arange(n_new) * (last - first + 1) // max(1, n_new)
+    release: np.ndarray = day[track_album]
+    return release
+
+
 def build(settings: SimulateSettings) -> World:
-    """Build the world of (seed, n_tracks, n_playlists); it does not depend on the number of users."""
+    """Build the world of (seed, n_tracks, n_playlists, release_share, days); it does not depend on n_users."""
     rng = np.random.default_rng(np.random.SeedSequence((settings.seed, 0)))
     n = settings.n_tracks
     per_genre = int(np.clip(round(n / (len(GENRES) * 40)), 2, 40))
@@ -179,6 +228,7 @@ def build(settings: SimulateSettings) -> World:
         track_artist=track_artist,
         track_album=album_of,
         track_duration=duration,
+        track_release=release_days(settings, album_of, scene_start),
         track_cum=np.concatenate([[0.0], np.cumsum(popularity)]),
         artist_start=artist_start,
         scene_start=scene_start,
@@ -193,7 +243,7 @@ def build(settings: SimulateSettings) -> World:
 
 
 def track_table(world: World, settings: SimulateSettings) -> pa.Table:
-    """Return the table `tracks` in order of id: generated names, some genres and release dates unknown."""
+    """Return the table `tracks` in order of id: generated names, some genres and older release dates unknown."""
     rng = np.random.default_rng(np.random.SeedSequence((settings.seed, 1)))
     n, artist = len(world.track_artist), world.track_artist
     # Ids are assigned in random order: the position of a track in its scene is a hidden parameter.
@@ -201,7 +251,8 @@ def track_table(world: World, settings: SimulateSettings) -> pa.Table:
     n_albums = int(world.track_album[-1]) + 1
     first_day = np.datetime64(settings.first_day, "D").astype(np.int64)
     released = first_day - 1 - np.minimum(rng.exponential(2200, n_albums), 20_000).astype(np.int64)
-    days = released[world.track_album].astype(np.int32)
+    is_new = world.track_release != BEFORE_LOG
+    days = np.where(is_new, world.track_release, released[world.track_album]).astype(np.int32)
     words = np.array(WORDS)
     pair = words[rng.integers(0, len(words), (n, 2))]
     titles = np.char.add(np.char.add(np.char.capitalize(pair[:, 0]), " "), pair[:, 1])
@@ -214,7 +265,7 @@ def track_table(world: World, settings: SimulateSettings) -> pa.Table:
             "album_id": pa.array(ALBUM + public_ids(n_albums, settings, "album")[world.track_album]),
             "genre": pa.array(genre, pa.string(), mask=rng.random(n) < 0.03),
             "duration_s": pa.array(world.track_duration.astype(np.int32)),
-            "release_date": pa.array(days, mask=rng.random(n) < 0.05).cast(pa.date32()),
+            "release_date": pa.array(days, mask=(rng.random(n) < 0.05) & ~is_new).cast(pa.date32()),
             "title": pa.array(titles, pa.string()),
             "artist_name": pa.array(names[artist], pa.string()),
             "explicit": pa.array(np.arange(n) % EXPLICIT_EVERY == 0),

@@ -160,8 +160,13 @@ def draw_moments(traits: UserTraits, span: Span, rng: np.random.Generator) -> tu
     return user[order], day[order], count[order]
 
 
-def draw_tracks(world: World, traits: UserTraits, user: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Draw a track (M,) for each moment of a user (M,): by a favourite artist, in an own scene, or the country's."""
+def draw_tracks(
+    world: World, traits: UserTraits, user: np.ndarray, day: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
+    """Draw a track (M,) for each moment of a user (M,): by a favourite artist, in an own scene, or the country's.
+
+    The track is released by the day (M,), days since 1970.
+    """
     k = traits.scenes.shape[1]
     slot = np.clip(np.searchsorted(traits.scene_cum, user + rng.random(len(user)), side="right") - user * k, 0, k - 1)
     scene = traits.scenes[user, slot]
@@ -172,7 +177,7 @@ def draw_tracks(world: World, traits: UserTraits, user: np.ndarray, rng: np.rand
     own = np.flatnonzero(how >= 1 - FROM_OWN_ARTIST)
     artist = traits.artists[user[own], slot[own], rng.integers(0, OWN_ARTISTS, len(own))]
     start[own], end[own] = world.artist_start[artist], world.artist_start[artist + 1]
-    return world.draw_tracks(start, end, rng.random(len(user)))
+    return world.draw_released(start, end, day, rng)
 
 
 def draw_events(
@@ -183,7 +188,7 @@ def draw_events(
     user, pair = np.repeat(pair_user, count), np.repeat(np.arange(len(count)), count)
     n = len(user)
     begins = np.concatenate([[0], np.cumsum(count)[:-1]]).astype(np.int64)
-    track = draw_tracks(world, traits, user, rng)
+    track = draw_tracks(world, traits, user, span.first + pair_day[pair], rng)
     first_day = (pair_day == traits.registered[pair_user] // DAY)[pair]
     opening = np.zeros(n, bool)
     opening[begins] = True
@@ -239,7 +244,7 @@ def draw_events(
     ):
         follow((chance[2] >= low) & (chance[2] < high), 0, "search", entity)
     rows: list[Rows] = [(user[where], *rest) for where, *rest in parts]
-    rows += _first_signals(world, ids, traits, set_of(user[first_day[keep]], len(traits.rate)), rng)
+    rows += _first_signals(world, ids, traits, set_of(user[first_day[keep]], len(traits.rate)), span, rng)
     who = np.concatenate([r[0] for r in rows])
     second = np.concatenate([r[1] for r in rows])
     rows_by_user = events(
@@ -266,10 +271,10 @@ def _scene(world: World, track: np.ndarray) -> np.ndarray:
 
 
 def _first_signals(
-    world: World, ids: Ids, traits: UserTraits, streams: np.ndarray, rng: np.random.Generator
+    world: World, ids: Ids, traits: UserTraits, streams: np.ndarray, span: Span, rng: np.random.Generator
 ) -> list[Rows]:
     """Draw onboarding likes and searches within two minutes of the registration: 95 % of new users do something."""
-    n = len(streams)
+    n, day = len(streams), span.first + traits.registered // DAY
     new = traits.registered >= 0
     some = new & ~streams & (rng.random(n) < (ACTIVE_ON_DAY_ONE - STREAM_ON_DAY_ONE) / (1 - STREAM_ON_DAY_ONE))
     fills_form = (streams & new & (rng.random(n) < 0.8)) | (some & (rng.random(n) < 0.88))
@@ -281,12 +286,14 @@ def _first_signals(
     shown = rng.random(len(user)) < 0.3
     scene = world.draw_scene(traits.country[user[shown]], rng.random(int(shown.sum())))
     liked[shown] = world.track_artist[world.draw_in_scene(scene, rng.random(len(scene)))]
+    known = world.artist_release[liked] <= day[user]
+    user, turn, liked = user[known], turn[known], liked[known]
     _, once = np.unique(user * len(world.artist_scene) + liked, return_index=True)
     once.sort()
     user, turn, liked = user[once], turn[once], liked[once]
     like = (user, traits.registered[user] + 10 + 4 * turn, code("onboarding", "artist"), ids.artist[liked], -1)
     look = np.flatnonzero(some & (~fills_form | (rng.random(n) < 0.3)))
-    wanted = draw_tracks(world, traits, look, rng)
+    wanted = draw_tracks(world, traits, look, day[look], rng)
     track = (look, traits.registered[look] + 100, code("search", "track"), ids.track[wanted], -1)
     return [like, track]
 
@@ -300,7 +307,10 @@ def draw_playlists(
     span: Span,
     rng: np.random.Generator,
 ) -> dict[str, np.ndarray]:
-    """Draw playlists of listeners, with numbers (L,) of their own: tracks of the owner's taste, added over time."""
+    """Draw playlists of listeners, with numbers (L,) of their own: tracks of the owner's taste, added over time.
+
+    A track that would be added before its release is left out.
+    """
     empty = np.zeros(0, np.int64)
     can = np.flatnonzero(traits.registered < (span.n_days - 1) * DAY)
     if not len(numbers) or not len(can):
@@ -308,12 +318,11 @@ def draw_playlists(
     owner = rng.choice(can, len(numbers))
     size = np.clip(rng.lognormal(3.1, 0.6, len(numbers)), 5, 150).astype(np.int64)
     which = np.repeat(np.arange(len(numbers)), size)
-    track = draw_tracks(world, traits, owner[which], rng)
+    any_day = np.full(len(which), span.first + span.n_days)
+    track = draw_tracks(world, traits, owner[which], any_day, rng)
     _, once = np.unique(which * len(world.track_artist) + track, return_index=True)
     once.sort()
     which, track = which[once], track[once]
-    starts = np.searchsorted(which, np.arange(len(numbers)))
-    position = np.arange(len(which)) - starts[which]
     low = np.maximum(traits.registered[owner], 0) + 3600
     high = span.n_days * DAY
     made = low + (rng.random(len(numbers)) ** 2 * (high - low)).astype(np.int64)
@@ -321,6 +330,9 @@ def draw_playlists(
     later = (rng.random(len(which)) < 0.5) * rng.exponential(8 * DAY, len(which))
     added = np.minimum(made[which] + later.astype(np.int64), high - 1)
     added = added[np.lexsort((added, which))]
+    released = world.track_release[track] <= span.first + added // DAY
+    which, track, added = which[released], track[released], added[released]
+    position = np.arange(len(which)) - np.searchsorted(which, np.arange(len(numbers)))[which]
     return {
         "playlist_id": PLAYLIST + 1 + numbers[which],
         "position": position,

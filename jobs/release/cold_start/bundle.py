@@ -6,6 +6,7 @@ Input   catalog, track_vectors, entity_vectors, demographic_vectors, demographic
     inputs.json                                                     distribution of first-day inputs in training (drift)
     tracks/{track_id,artist_id,album_id}.npy  names.json             by track_idx
     tracks/{recording,explicit,available,...}.npy                    for the rules (serving/release/track_facts.py)
+    tracks/new_release.npy                                          which tracks are new releases, if there are any
     external_ids/<kind>.{ids,offsets,utf8}.npy                      track artist album playlist with ids of form text
     <space>/network.onnx  layout.json  track_vectors.npy  centroids.npy  rankings.npy  segments.json
     <space>/track_index/                      of a large catalogue (models/cold_start/track_index.py)
@@ -65,6 +66,9 @@ def fill(context: Context, folder: Path) -> dict[str, object]:
         files.write_array(folder / "tracks" / f"{column}.npy", catalog[column].to_numpy())
     files.write(folder / "tracks" / "names.json", files.canonical(_track_names(context, catalog["track_id"])))
     _write_track_facts(folder / "tracks", track_facts(context))
+    is_new = catalog["is_new"].fill_null(False).to_numpy()
+    if is_new.any():
+        files.write_array(folder / "tracks" / "new_release.npy", is_new)
     train_days = FirstDays.from_arrow(context.lake.read("first_day", week=week, split="train"))
     files.write(folder / input_drift.NAME, files.canonical(input_drift.reference(train_days)))
     evaluation: list[dict[str, Any]] = []

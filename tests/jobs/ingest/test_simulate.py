@@ -13,6 +13,8 @@ import contracts
 from contracts.errors import BadArgument
 from jobs.ingest.event_buffer import EventBuffer, event_table, events, sort_day
 from jobs.ingest.simulate import adapter as simulate
+from jobs.ingest.simulate.catalogue import BEFORE_LOG, build, track_table
+from jobs.ingest.simulate.listeners import Ids, draw_block
 from jobs.platform.context import Context
 from jobs.platform.week import Week
 from jobs.settings.settings import Settings
@@ -63,6 +65,8 @@ def digest(context):
 
 
 SMALL = {"n_users": 8500, "n_tracks": 300, "n_playlists": 60, "first_day": "2026-11-08"}
+# rows of SMALL, computed before `release_share` was added
+ROWS_WITHOUT_RELEASES = "82eee006c81a921aa8121432deae2d28005d51687bd741cb76da178ed54801d2"
 
 
 def test_same_seed_and_sizes_give_the_same_bytes_for_any_chunk_size(tmp_path):
@@ -300,3 +304,112 @@ def test_sort_day_drops_only_exact_repeats():
     assert event_table(ordered)["listened_s"].null_count == 4
     assert event_table(ordered)["kind"].to_pylist() == ["stream", "stream", "stream", "skip"]
     assert event_table(ordered).schema.field("ts").type == pa.timestamp("us", "UTC")
+
+
+def day_numbers(table, column):
+    """Return a date or timestamp column as days since 1970, -1 where unknown."""
+    days = table.column(column).cast(pa.timestamp("us")).to_numpy().astype("datetime64[D]").astype(np.int64)
+    return np.where(np.isnat(table.column(column).cast(pa.timestamp("us")).to_numpy()), -1, days)
+
+
+def read_events(context):
+    return pa.concat_tables([context.lake.read("events", **part) for part in context.lake.partitions("events")])
+
+
+@pytest.fixture(scope="module")
+def releasing(tmp_path_factory):
+    context = context_at(tmp_path_factory.mktemp("releasing"), release_share=0.3)
+    simulate.run(context, None)
+    return context
+
+
+def test_without_releases_the_rows_are_those_of_the_versions_before_the_option():
+    settings = context_at(Path("unused"), **SMALL).settings.simulate
+    world, span = build(settings), simulate.read_span(settings)
+    assert settings.release_share == 0
+    assert (world.track_release == BEFORE_LOG).all()
+    ids = Ids.of(world, settings)
+    block = draw_block(world, ids, settings, span, 1)
+    sha = hashlib.sha256(block.events.tobytes())
+    for name in ("playlist_id", "position", "track_id", "added_at"):
+        sha.update(block.playlists[name].astype(np.int64).tobytes())
+    for column in [*simulate.editorial(world, ids, settings, span), *track_table(world, settings).columns]:
+        sha.update(json.dumps(column.to_pylist(), default=str).encode())
+    assert sha.hexdigest() == ROWS_WITHOUT_RELEASES
+
+
+def test_a_share_of_the_albums_is_released_on_days_spread_evenly_over_the_log(releasing, tracks):
+    first, last = (np.datetime64(SIZES[name], "D").astype(np.int64) for name in ("first_day", "last_day"))
+    table = releasing.lake.read("tracks")
+    released = day_numbers(table, "release_date")
+    frame = pd.DataFrame({"album": table.column("album_id").to_numpy(), "day": released})
+    new = frame[frame.day >= first]
+    assert new.groupby("album").day.nunique().max() == 1
+    days = new.groupby("album").day.first().to_numpy()
+    assert len(days) == round(0.3 * frame.album.nunique())
+    assert frame[frame.album.isin(new.album)].day.min() >= first  # an album is released as a whole
+    per_day = np.bincount(days - first, minlength=last - first + 1)
+    assert len(per_day) == last - first + 1
+    assert per_day.max() - per_day.min() <= 1
+    old = tracks.set_index("track_id").release_date
+    assert (pd.to_datetime(old.dropna()) < pd.Timestamp(SIZES["first_day"])).all()
+    same = ["track_id", "artist_id", "album_id", "genre", "duration_s"]
+    assert table.select(same).to_pandas().equals(tracks[same])
+
+
+def test_nothing_is_about_a_track_before_its_release(releasing):
+    table, log = releasing.lake.read("tracks"), read_events(releasing)
+    track_id, released = table.column("track_id").to_numpy(), day_numbers(table, "release_date")
+    order = np.argsort(track_id)
+
+    def release_of(ids):
+        return released[order[np.searchsorted(track_id, ids, sorter=order)]]
+
+    is_track = np.asarray(log.column("entity").to_pylist()) == "track"
+    day = day_numbers(log, "ts")[is_track]
+    of_event = release_of(log.column("entity_id").to_numpy()[is_track])
+    first = np.datetime64(SIZES["first_day"], "D").astype(np.int64)
+    assert (of_event <= day).all()
+    new = of_event >= first
+    assert 0.05 < new.mean() < 0.3
+    assert ((day - of_event)[new] == 0).any()  # from the very day on
+    assert len(np.unique(log.column("entity_id").to_numpy()[is_track][new])) > 0.8 * (released >= first).sum()
+    playlists = releasing.lake.read("playlists")
+    of_entry, added = release_of(playlists.column("track_id").to_numpy()), day_numbers(playlists, "added_at")
+    new_entry = of_entry >= first
+    assert (of_entry <= added)[new_entry].all()
+    assert 0.02 < new_entry.mean() < 0.3
+    assert not (new_entry[playlists.column("user_id").is_null().to_numpy()]).any()
+    positions = playlists.to_pandas().groupby("playlist_id").position
+    assert (positions.max() + 1 == positions.size()).all()
+
+
+def test_onboarding_shows_only_artists_with_a_released_track(releasing):
+    table, log = releasing.lake.read("tracks").to_pandas(), read_events(releasing).to_pandas()
+    first = pd.to_datetime(table.release_date.astype(str), errors="coerce").fillna(pd.Timestamp(0))
+    debut = first.groupby(table.artist_id).min()
+    likes = log[log.kind == "onboarding"]
+    assert (debut > pd.Timestamp(SIZES["first_day"])).any()
+    assert (likes.entity_id.map(debut).to_numpy() <= likes.ts.dt.tz_localize(None).to_numpy()).all()
+
+
+def test_releases_do_not_depend_on_the_size_of_a_chunk(tmp_path):
+    contexts = {
+        name: context_at(tmp_path / name, **SMALL, release_share=0.5, **changes)
+        for name, changes in {"a": {}, "b": {"chunk_users": 1}}.items()
+    }
+    for context in contexts.values():
+        simulate.run(context)
+    assert digest(contexts["a"]) == digest(contexts["b"])
+
+
+def test_a_track_of_the_scene_replaces_one_whose_range_is_not_yet_released(tmp_path):
+    world = build(context_at(tmp_path, release_share=1.0).settings.simulate)
+    rng = np.random.default_rng(0)
+    assert (world.track_release[world.scene_start[:-1]] == BEFORE_LOG).all()
+    assert (world.track_release == BEFORE_LOG).sum() < len(world.track_release) / 2
+    debut = np.flatnonzero(world.artist_release > BEFORE_LOG)
+    day = np.full(len(debut), BEFORE_LOG)
+    drawn = world.draw_released(world.artist_start[debut], world.artist_start[debut + 1], day, rng)
+    assert (world.track_release[drawn] == BEFORE_LOG).all()
+    assert (world.artist_scene[world.track_artist[drawn]] == world.artist_scene[debut]).all()

@@ -6,6 +6,7 @@ import pytest
 
 from contracts.errors import CheckFailed
 from jobs.matrix import catalog
+from jobs.settings.matrix import NewReleaseSettings
 from tests.helpers.small_tables import DAY, SECOND, fill, streams, table
 
 
@@ -87,3 +88,55 @@ def test_streams_of_cohort_users_do_not_change_the_catalogue(filled_context):
     filled_context.lake.write("events", table("events", rows), day="2026-11-12")
     catalog.run(filled_context)
     assert filled_context.lake.read("catalog", week=filled_context.week.name) == before
+
+
+def with_releases(context, **changes):
+    """Allow new releases of two listeners or more, and fill a week with some."""
+    week = context.week
+    day = week.as_of.date()
+    old = week.cohort_start - 10 * DAY
+    users = [{"user_id": u, "registered_at": old} for u in (1, 2, 3, 4)]
+    users.append({"user_id": 9, "registered_at": week.cohort_start})
+    events = [event for user in (1, 2, 3, 4) for event in streams(user, [0, 1], week.as_of - DAY)]
+    events += [event for user in (1, 2, 3) for event in streams(user, [2, 10, 15], week.as_of - DAY / 2)]
+    events += [event for user in (1, 2) for event in streams(user, [11, 12, 13, 3, 16], week.as_of - DAY / 3)]
+    events += streams(4, [14], week.as_of - DAY / 3)
+    events += [event for user in (9, 3) for event in streams(user, [14], week.as_of + (DAY if user == 3 else -DAY))]
+    released = {
+        10: day - 28 * DAY,
+        11: day - DAY,
+        12: day - 29 * DAY,  # too old
+        13: day,  # not yet released: a wrong date
+        14: day - DAY,  # of one listener; others are of the cohort or of the future
+        15: day - 5 * DAY,
+        16: day - 9 * DAY,
+    }
+    tracks = [{"track_id": t, "artist_id": 1, "album_id": 1, "release_date": released.get(t)} for t in range(20)]
+    fill(context, users=users, events=events, tracks=tracks, n_catalog=4)
+    update = {
+        "new_releases": NewReleaseSettings(enabled=True, **changes),
+        "groups": context.settings.groups.model_copy(update={"min_users": 2}),
+    }
+    context.settings = context.settings.model_copy(update=update)
+
+
+def test_new_releases_follow_the_other_tracks(spark, context):
+    with_releases(context)
+    catalog.run(context)
+    got = context.lake.read("catalog", week=context.week.name).to_pylist()
+    # Track 10 is a new release, but has enough listeners for the catalogue; 15 has as many and a larger id.
+    want = [(0, 4, False), (1, 4, False), (2, 3, False), (10, 3, False), (15, 3, True), (11, 2, True), (16, 2, True)]
+    assert [(r["track_id"], r["n_listeners"], r["is_new"]) for r in got] == want
+    assert [r["track_idx"] for r in got] == list(range(7))
+
+
+def test_new_releases_are_bounded_and_off_by_default(spark, context):
+    with_releases(context, max_tracks=2)
+    catalog.run(context)
+    got = context.lake.read("catalog", week=context.week.name)
+    assert got["track_id"].to_pylist()[4:] == [15, 11]
+    context.settings = context.settings.model_copy(update={"new_releases": NewReleaseSettings()})
+    catalog.run(context)
+    off = context.lake.read("catalog", week=context.week.name)
+    assert off["track_id"].to_pylist() == [0, 1, 2, 10]
+    assert off["is_new"].null_count == 4

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import orjson
+import pyarrow as pa
 import pytest
 
 from contracts.errors import CheckFailed
@@ -16,6 +18,9 @@ from jobs.tracking.tracker import Tracker
 from models.cold_start.input_vector import FirstDays
 from serving.release import manifest
 from serving.release.bundle import open_release
+from serving.release.loaded import LoadedRelease
+from serving.release.pointer import Pointer
+from serving.schema import Track
 from tests.helpers import small_week
 
 
@@ -51,7 +56,7 @@ def test_bundle_contains_both_spaces_and_provenance(context, built):
     assert release.provenance["commit"] == context.commit
     assert release.provenance["networks"]["tt_svd"] == {"seed": 3}
     assert release.document("quality")["users"] == {"success": True, "failed": [], "warned": []}
-    assert release.document("contracts")["catalog"] == 1
+    assert release.document("contracts")["catalog"] == 2
     assert {row["space"] for row in release.document("evaluation")} == set(small_week.SPACES)
     assert len(release.names["title"]) == small_week.N_TRACKS
     for track, title, artist in zip(
@@ -174,6 +179,22 @@ def test_examples_of_bad_rows_are_not_in_the_bundle(context):
     path.write_text(json.dumps({"table": "users", "success": True, "failed": [], "warned": warned}))
     warnings = open_release(bundle.build(context, cold_start_bundle)[0]).document("quality")["users"]["warned"]
     assert warnings == [{"rule": "null_share", "columns": ["age"], "expected": "few unknown", "observed": 0.95}]
+
+
+def test_new_releases_are_marked_in_responses(context, built):
+    assert not open_release(built).is_new_release.any()
+    assert not (built / "tracks" / "new_release.npy").exists()
+    catalog = context.lake.read("catalog", week=context.week.name)
+    is_new = np.arange(small_week.N_TRACKS) >= small_week.N_TRACKS - 3
+    column = catalog.schema.get_field_index("is_new")
+    context.lake.write("catalog", catalog.set_column(column, "is_new", pa.array(is_new)), week=context.week.name)
+    folder, _ = bundle.build(context, cold_start_bundle)
+    loaded, unmarked = (LoadedRelease(open_release(one), Pointer(one.name, None, 0, "")) for one in (folder, built))
+    tracks = orjson.loads(orjson.dumps(loaded.track_json))
+    assert [track.get("new_release") for track in tracks] == [True if new else None for new in is_new]
+    assert [Track.model_validate(track).new_release for track in tracks] == is_new.tolist()
+    before = orjson.loads(orjson.dumps(unmarked.track_json))
+    assert [{**track, "new_release": None} for track in tracks] == [{**track, "new_release": None} for track in before]
 
 
 def test_release_recommendations_equal_those_of_the_evaluated_methods(built):
