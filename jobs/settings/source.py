@@ -22,6 +22,11 @@ class SimulateSettings(Section):
     n_playlists: Positive = Field(3_000, description="number of playlists")
     first_day: Day = Field("2026-06-29", description="first day with events (UTC)")
     last_day: Day = Field("2026-11-22", description="last day with events (UTC), included")
+    context_taste: Share = Field(
+        0,
+        description="how far the tracks that a listener streams depend on day part and kind of day; 0: not at all. "
+        "Above 0, sessions start at all hours",
+    )
     chunk_users: Positive = Field(50_000, description="listeners in memory at once; it limits the peak memory")
     seed: int = Field(7, description="seed of all random draws of the simulation")
 
