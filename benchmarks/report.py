@@ -25,6 +25,7 @@ ORDER = (
     "skip_features",
     "skip_scale",
     "skip",
+    "time_and_context",
     "service",
     "overload",
     "events",
