@@ -28,6 +28,7 @@ ORDER = (
     "skip_features",
     "skip_scale",
     "skip",
+    "time_and_context",
     "service",
     "ranked_service",
     "overload",

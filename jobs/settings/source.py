@@ -27,6 +27,11 @@ class SimulateSettings(Section):
         description="share of the albums that are released during the log, on days spread evenly over it; no event is "
         "about a track before its release",
     )
+    context_taste: Share = Field(
+        0,
+        description="how far the tracks that a listener streams depend on day part and kind of day; 0: not at all. "
+        "Above 0, sessions start at all hours",
+    )
     chunk_users: Positive = Field(50_000, description="listeners in memory at once; it limits the peak memory")
     seed: int = Field(7, description="seed of all random draws of the simulation")
 

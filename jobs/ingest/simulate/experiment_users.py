@@ -19,7 +19,17 @@ import numpy as np
 
 from jobs.ingest.event_buffer import DAY_US, code
 from jobs.ingest.simulate.catalogue import COUNTRIES, World, build
-from jobs.ingest.simulate.listeners import BACKLOG, BLOCK, DAY, Ids, Span, UserTraits, draw_events, draw_traits
+from jobs.ingest.simulate.listeners import (
+    BACKLOG,
+    BLOCK,
+    DAY,
+    Ids,
+    Span,
+    UserTraits,
+    draw_events,
+    draw_traits,
+    with_context_taste,
+)
 from jobs.settings.source import SimulateSettings
 from serving.recommend.carousel import exposures
 
@@ -63,7 +73,7 @@ class NewListeners:
         for block in range(-(-total // BLOCK)):
             rng = np.random.default_rng(np.random.SeedSequence((settings.seed, 200, seed, block)))
             user = np.arange(block * BLOCK, min((block + 1) * BLOCK, total))
-            traits = draw_traits(self._world, user, span, total, rng)
+            traits = with_context_taste(self._world, draw_traits(self._world, user, span, total, rng), settings, rng)
             self._add(self._world, ids, traits, FIRST_ID + user, span, rng)
 
     def _add(

@@ -9,12 +9,13 @@ Time    seconds since first_day 00:00 UTC until the last line, which converts th
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from jobs.ingest.event_buffer import code, events
-from jobs.ingest.simulate.catalogue import AGES, ALBUM, ARTIST, COUNTRIES, PLAYLIST, TRACK, World, public_ids
+from jobs.ingest.simulate.catalogue import AGES, ALBUM, ARTIST, COUNTRIES, PLAYLIST, TRACK, World, draw_row, public_ids
+from jobs.ingest.simulate.context_taste import N_CONTEXTS, contexts, draw_context_weights, draw_session_starts
 from jobs.settings.source import SimulateSettings
 
 BLOCK = 4096
@@ -90,6 +91,7 @@ class UserTraits:
     scene_cum: np.ndarray  # (B * K,) stacked
     artists: np.ndarray  # (B, K, OWN_ARTISTS)
     rate: np.ndarray  # moments per day while new
+    context_cum: np.ndarray | None = None  # (B * N_CONTEXTS * K,) stacked; None: taste does not depend on the time
 
 
 def draw_traits(world: World, user: np.ndarray, span: Span, n_users: int, rng: np.random.Generator) -> UserTraits:
@@ -123,6 +125,18 @@ def draw_traits(world: World, user: np.ndarray, span: Span, n_users: int, rng: n
         artists,
         rate=np.minimum(1.75 * np.exp(0.7 * rng.standard_normal(n)), 25.0),
     )
+
+
+def with_context_taste(
+    world: World, traits: UserTraits, settings: SimulateSettings, rng: np.random.Generator
+) -> UserTraits:
+    """Return the users with weights of their scenes by context; unchanged, and without a draw, if the option is off."""
+    strength = settings.context_taste
+    if not strength:
+        return traits
+    cum_BK = traits.scene_cum.reshape(traits.scenes.shape) - np.arange(len(traits.scenes))[:, None]
+    weights_BK, genre_BK = np.diff(cum_BK, axis=1, prepend=0.0), world.scene_genre[traits.scenes]
+    return replace(traits, context_cum=draw_context_weights(weights_BK, genre_BK, strength, settings.seed, rng))
 
 
 def draw_ages(n: int, rng: np.random.Generator) -> np.ndarray:
@@ -161,14 +175,23 @@ def draw_moments(traits: UserTraits, span: Span, rng: np.random.Generator) -> tu
 
 
 def draw_tracks(
-    world: World, traits: UserTraits, user: np.ndarray, day: np.ndarray, rng: np.random.Generator
+    world: World,
+    traits: UserTraits,
+    user: np.ndarray,
+    day: np.ndarray,
+    rng: np.random.Generator,
+    context: np.ndarray | None = None,
 ) -> np.ndarray:
     """Draw a track (M,) for each moment of a user (M,): by a favourite artist, in an own scene, or the country's.
 
-    The track is released by the day (M,), days since 1970.
+    The track is released by the day (M,), days since 1970. With the context of each moment (M,), the weights of the
+    scenes are those of the context.
     """
     k = traits.scenes.shape[1]
-    slot = np.clip(np.searchsorted(traits.scene_cum, user + rng.random(len(user)), side="right") - user * k, 0, k - 1)
+    cum, row = traits.scene_cum, user
+    if context is not None and traits.context_cum is not None:
+        cum, row = traits.context_cum, user * N_CONTEXTS + context
+    slot = draw_row(cum, row, k, rng.random(len(user)))
     scene = traits.scenes[user, slot]
     how = rng.random(len(user))
     chart = how < FROM_CHART
@@ -188,8 +211,14 @@ def draw_events(
     user, pair = np.repeat(pair_user, count), np.repeat(np.arange(len(count)), count)
     n = len(user)
     begins = np.concatenate([[0], np.cumsum(count)[:-1]]).astype(np.int64)
-    track = draw_tracks(world, traits, user, span.first + pair_day[pair], rng)
-    first_day = (pair_day == traits.registered[pair_user] // DAY)[pair]
+    is_first, registered = pair_day == traits.registered[pair_user] // DAY, traits.registered[pair_user] % DAY
+    planned: np.ndarray | None = None
+    context: np.ndarray | None = None
+    if traits.context_cum is not None:
+        planned = draw_session_starts(len(count), rng)
+        context = contexts(np.where(is_first, registered, planned), span.weekday(pair_day))[pair]
+    track = draw_tracks(world, traits, user, span.first + pair_day[pair], rng, context)
+    first_day = is_first[pair]
     opening = np.zeros(n, bool)
     opening[begins] = True
     skipped = (rng.random(n) < 0.14) & ~(opening & first_day)
@@ -201,10 +230,11 @@ def draw_events(
     after = np.cumsum(takes)
     total = np.add.reduceat(takes, begins) if n else np.zeros(0, np.int64)
     offset = after - takes - (after[begins] - takes[begins])[pair]
-    evening = (DAY * rng.beta(3.2, 1.9, len(count))).astype(np.int64)
-    start = np.maximum(np.minimum(evening, DAY - 60 - total), 0)
-    soon = traits.registered[pair_user] % DAY + rng.integers(120, 600, len(count))
-    start = np.where(pair_day == traits.registered[pair_user] // DAY, soon, start)
+    if planned is None:
+        evening = (DAY * rng.beta(3.2, 1.9, len(count))).astype(np.int64)
+        planned = np.maximum(np.minimum(evening, DAY - 60 - total), 0)
+    soon = registered + rng.integers(120, 600, len(count))
+    start = np.where(is_first, soon, planned)
     at = start[pair] + offset
     keep = at + 6 <= DAY - 1
     user, track, skipped, heard, at, pair = (a[keep] for a in (user, track, skipped, heard, at, pair))
@@ -243,7 +273,7 @@ def draw_events(
         ("playlist", 0.06, 0.07),
     ):
         follow((chance[2] >= low) & (chance[2] < high), 0, "search", entity)
-    rows: list[Rows] = [(user[where], *rest) for where, *rest in parts]
+    rows: list[Rows] = [(user[row], when, what, entity, heard_s) for row, when, what, entity, heard_s in parts]
     rows += _first_signals(world, ids, traits, set_of(user[first_day[keep]], len(traits.rate)), span, rng)
     who = np.concatenate([r[0] for r in rows])
     second = np.concatenate([r[1] for r in rows])
@@ -293,7 +323,9 @@ def _first_signals(
     user, turn, liked = user[once], turn[once], liked[once]
     like = (user, traits.registered[user] + 10 + 4 * turn, code("onboarding", "artist"), ids.artist[liked], -1)
     look = np.flatnonzero(some & (~fills_form | (rng.random(n) < 0.3)))
-    wanted = draw_tracks(world, traits, look, day[look], rng)
+    registered = traits.registered[look]
+    context = contexts(registered % DAY, span.weekday(registered // DAY))
+    wanted = draw_tracks(world, traits, look, day[look], rng, context)
     track = (look, traits.registered[look] + 100, code("search", "track"), ids.track[wanted], -1)
     return [like, track]
 
@@ -347,7 +379,7 @@ def draw_block(world: World, ids: Ids, settings: SimulateSettings, span: Span, b
     rng = np.random.default_rng(np.random.SeedSequence((settings.seed, 100, block)))
     user = np.arange(block * BLOCK, min((block + 1) * BLOCK, settings.n_users))
     user_id = user + 1
-    traits = draw_traits(world, user, span, settings.n_users, rng)
+    traits = with_context_taste(world, draw_traits(world, user, span, settings.n_users, rng), settings, rng)
     day, event_rows = draw_events(world, ids, traits, user_id, span, rng)
     n_owned = max(0, settings.n_playlists - world.n_editorial)
     low, high = ((n_owned * int(edge)) // settings.n_users for edge in (user[0], user[-1] + 1))
