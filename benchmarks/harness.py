@@ -71,7 +71,9 @@ class Peer:
     note: str = ""
 
 
-def parse_arguments(name: str, about: str, data: str = "", *, required: bool = False) -> argparse.Namespace:
+def parse_arguments(
+    name: str, about: str, data: str = "", *, required: bool = False, in_parts: bool = False
+) -> argparse.Namespace:
     """Return the command line of a benchmark script: `--quick`, `--out`, and `--data` if `data` is its help text.
 
     Args:
@@ -79,6 +81,7 @@ def parse_arguments(name: str, about: str, data: str = "", *, required: bool = F
         about: description in the help text.
         data: help text of `--data`; empty if the script has no such option.
         required: whether `--data` is required.
+        in_parts: whether the script has `--parts`, for `run_part`.
     """
     parser = argparse.ArgumentParser(prog=f"python benchmarks/{name}.py", description=about)
     parser.add_argument(
@@ -94,6 +97,13 @@ def parse_arguments(name: str, about: str, data: str = "", *, required: bool = F
     )
     if data:
         parser.add_argument("--data", type=Path, metavar="DIR", required=required, help=data)
+    if in_parts:
+        parser.add_argument(
+            "--parts",
+            type=Path,
+            metavar="DIR",
+            help="folder for the results of complete parts: a run that was ended continues there, at the same commit",
+        )
     arguments = parser.parse_args()
     if data and arguments.data and not arguments.data.is_dir():
         parser.error(f"--data: there is no folder {arguments.data}")
@@ -158,6 +168,43 @@ def run_in_process(peer: Peer) -> tuple[Measurement, float]:
     if isinstance(outcome, str):
         raise SystemExit(f"{peer.name} failed: {outcome}")
     return outcome, peak()
+
+
+def run_part(folder: Path | None, peer: Peer) -> tuple[Measurement, float]:
+    """Return the result of `run_in_process`; read it if an earlier run of this commit wrote it.
+
+    Args:
+        folder: folder of the results; None: they are neither read nor written.
+        peer: its name names the file.
+
+    Raises:
+        SystemExit: as `run_in_process`; or files differ from the commit, so that a result cannot be assigned to it.
+    """
+    if folder is None:
+        return run_in_process(peer)
+    if commit().endswith("+"):
+        raise SystemExit("--parts: commit the changed files first; the parts of a result must be of one commit")
+    file = folder / f"{commit()} {peer.name}.npz"
+    if file.exists():
+        log(f"  {peer.name}: read from {file}")
+        with np.load(file) as arrays:
+            facts = json.loads(str(arrays["facts"]))
+            samples = {name: arrays[f"samples/{name}"] for name in facts["samples"]}
+        return Measurement(facts["seconds"], facts["quality"], samples, facts["records"]), facts["peak_mib"]
+    measurement, peak_mib = run_in_process(peer)
+    facts = {
+        "seconds": measurement.seconds,
+        "quality": {name: float(value) for name, value in measurement.quality.items()},
+        "records": measurement.records,
+        "samples": list(measurement.samples),
+        "peak_mib": peak_mib,
+    }
+    samples = {f"samples/{name}": array for name, array in measurement.samples.items()}
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_suffix(".part.npz")
+    np.savez(temporary, facts=json.dumps(facts), **samples)  # type: ignore[arg-type]
+    temporary.replace(file)
+    return measurement, peak_mib
 
 
 def _child(peer: Peer, folder: str, connection: Any) -> None:

@@ -254,14 +254,16 @@ def case(rows: list[dict[str, Any]], n_seeds: int, seconds: list[float], peak: f
 def main() -> None:
     """Run all seeds, N_PARALLEL at a time."""
     data_help = "Spotify Million Playlist Dataset: playlist_track.parquet and track_uri_map.parquet"
-    arguments = harness.parse_arguments("playlists", (__doc__ or "").splitlines()[0], data_help, required=True)
+    arguments = harness.parse_arguments(
+        "playlists", (__doc__ or "").splitlines()[0], data_help, required=True, in_parts=True
+    )
     seeds = SEEDS[:1] if arguments.quick else SEEDS
     os.environ["OMP_NUM_THREADS"] = "1"  # quality is measured, not time, so runs may share the machine
 
     def run(seed: int) -> tuple[Measurement, float]:
         harness.log(f"playlists: seed {seed} ...")
         peer_arguments = {"data": str(arguments.data), "seed": seed, "quick": arguments.quick}
-        measurement, peak = harness.run_in_process(Peer("week", run_week, peer_arguments))
+        measurement, peak = harness.run_part(arguments.parts, Peer(f"playlists seed {seed}", run_week, peer_arguments))
         best = max(measurement.quality, key=lambda key: measurement.quality[key] if key.endswith("test/ndcg") else 0)
         harness.log(
             f"  seed {seed}: {measurement.seconds[0]:.0f} s; best {best}: {100 * measurement.quality[best]:.2f} %"

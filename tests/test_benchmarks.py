@@ -53,6 +53,30 @@ def broken():
     raise ValueError("no such thing")
 
 
+def counted(file):
+    calls = Path(file)
+    calls.write_text(calls.read_text() + "x" if calls.exists() else "x")
+    quality, samples = {"error": np.float32(0.5)}, {"space/method": np.arange(3.0), "user_id": np.array([7, 9])}
+    return harness.Measurement([1.5], quality, samples, [{"trial": 1}])
+
+
+def test_a_complete_part_is_read_and_not_run_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(harness, "commit", lambda: "abc1234")
+    peer = harness.Peer("seed 7", counted, {"file": str(tmp_path / "calls")})
+    first, peak = harness.run_part(tmp_path / "parts", peer)
+    again, same_peak = harness.run_part(tmp_path / "parts", peer)
+    assert (tmp_path / "calls").read_text() == "x"
+    assert (again.seconds, again.quality, again.records, same_peak) == ([1.5], {"error": 0.5}, [{"trial": 1}], peak)
+    assert list(again.samples) == list(first.samples)
+    np.testing.assert_array_equal(again.samples["space/method"], first.samples["space/method"])
+    monkeypatch.setattr(harness, "commit", lambda: "def5678")
+    harness.run_part(tmp_path / "parts", peer)
+    assert (tmp_path / "calls").read_text() == "xx", "another commit"
+    monkeypatch.setattr(harness, "commit", lambda: "def5678+")
+    with pytest.raises(SystemExit, match="commit the changed files"):
+        harness.run_part(tmp_path / "parts", peer)
+
+
 def test_peers_alternate_and_their_runs_are_summarised():
     peers = harness.compare(
         [harness.Peer("a", fast_peer, {"seconds": [3.0, 1.0]}, 2), harness.Peer("b", fast_peer, {"seconds": [4.0]}, 1)]
