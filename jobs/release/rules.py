@@ -30,7 +30,6 @@ REQUIRED_TABLES = ("users", "tracks", "events", "playlists")
 CHAMPION_RULE, ANCHOR_RULE = "against champion", "against anchor"
 LATENCY_TRIES = 3
 ALPHA = 0.05  # error rate over all slices
-LISTENERS = "listeners"
 Opened = TypeVar("Opened")
 
 
@@ -253,7 +252,7 @@ class SliceValues:
 
     ours_B: AnyVector
     popularity_B: AnyVector
-    about: str = LISTENERS
+    about: str = "listeners"
 
 
 def slice_lines(slices: Mapping[str, SliceValues], min_users: int, required: Sequence[str]) -> list[GateLine]:

@@ -112,8 +112,8 @@ def evaluate(context: Context, folder: Path, champion: pointer.Pointer | None, a
     lines.append(rules.better_than_popularity(ours_B, popular_B, gate.margin_over_popularity, n_boot, seed))
     lines.append(champion_line(context, release, champion, cohort))
     lines.append(anchor_line(context, release, anchor, cohort))
-    write_listeners(context, release, cohort, ours_B, popular_B)
-    of_slices = with_earlier_weeks(context, slice_values(context, release, cohort, ours_B, popular_B))
+    masks = {name: mask_B for name, mask_B in slices(cohort.days).items() if name != "all"}
+    of_slices = with_earlier_weeks(context, slice_values(context, release, cohort, masks, ours_B, popular_B))
     lines += rules.slice_lines(of_slices, gate.slice_min_users, gate.required_slices)
     if release.spaces[gate.space].track_index is not None:
         lines.append(track_index_line(context, release, cohort))
@@ -128,6 +128,9 @@ def evaluate(context: Context, folder: Path, champion: pointer.Pointer | None, a
             "one listener, from the input vector to the list",
         )
     )
+    context.lake.drop("gate_listeners", week=context.week.name)  # of an earlier evaluation
+    if rules.overall_verdict(lines) != FAIL:
+        write_listeners(context, release, cohort, masks, ours_B, popular_B)
     return lines
 
 
@@ -231,7 +234,12 @@ def track_index_line(context: Context, release: Release, cohort: EvaluationCohor
 
 
 def slice_values(
-    context: Context, release: Release, cohort: EvaluationCohort, ours_B: DoubleVector, popularity_B: DoubleVector
+    context: Context,
+    release: Release,
+    cohort: EvaluationCohort,
+    masks: dict[str, BoolVector],
+    ours_B: DoubleVector,
+    popularity_B: DoubleVector,
 ) -> dict[str, rules.SliceValues]:
     """Return the metric of the release and of Popularity by slice.
 
@@ -240,9 +248,7 @@ def slice_values(
     """
     gate = context.settings.gate
     values = {
-        name: rules.SliceValues(ours_B[mask_B], popularity_B[mask_B])
-        for name, mask_B in slices(cohort.days).items()
-        if name != "all" and mask_B.any()
+        name: rules.SliceValues(ours_B[mask_B], popularity_B[mask_B]) for name, mask_B in masks.items() if mask_B.any()
     }
     if len(values[NO_INTERACTIONS].ours_B if NO_INTERACTIONS in values else ()) < gate.slice_min_users:
         bare = replace(cohort, days=FirstDays(cohort.days.country, cohort.days.age, {}))
@@ -258,10 +264,14 @@ def slice_values(
 
 
 def write_listeners(
-    context: Context, release: Release, cohort: EvaluationCohort, ours_B: DoubleVector, popularity_B: DoubleVector
+    context: Context,
+    release: Release,
+    cohort: EvaluationCohort,
+    masks: dict[str, BoolVector],
+    ours_B: DoubleVector,
+    popularity_B: DoubleVector,
 ) -> None:
     """Write what was measured for each listener, for the slices of later weeks."""
-    masks = {name: mask_B for name, mask_B in slices(cohort.days).items() if name != "all"}
     table = pa.table(
         {
             "user_id": cohort.user_ids,
@@ -284,9 +294,10 @@ def measure(context: Context) -> str:
 def with_earlier_weeks(context: Context, values: dict[str, rules.SliceValues]) -> dict[str, rules.SliceValues]:
     """Return the slices, those with too few listeners together with the listeners of the weeks before.
 
-    Weeks are added until a slice has enough, the latest first, at most gate.pooled_weeks. Each week's listeners were
-    recommended to by the release of their own week. This week's release was trained on what they did since then, so it
-    cannot be evaluated on them.
+    Weeks are added until a slice has enough, the latest first, at most gate.pooled_weeks. The values of a listener are
+    those of the release of the listener's own week: this week's release was trained on what the listener did since
+    then, so it cannot be evaluated on it. Releases that failed are not among them, as nobody was served by them.
+    Listeners whose interactions were removed are not mixed with others.
     """
     gate, lake, pooled = context.settings.gate, context.lake, dict(values)
     for n in range(1, gate.pooled_weeks + 1):
@@ -294,7 +305,7 @@ def with_earlier_weeks(context: Context, values: dict[str, rules.SliceValues]) -
         small = [
             name
             for name, of_slice in pooled.items()
-            if len(of_slice.ours_B) < gate.slice_min_users and values[name].about == rules.LISTENERS
+            if len(of_slice.ours_B) < gate.slice_min_users and name != NO_INTERACTIONS
         ]
         if not small or not lake.exists("gate_listeners", week=week):
             continue
@@ -308,7 +319,7 @@ def with_earlier_weeks(context: Context, values: dict[str, rules.SliceValues]) -
                     np.concatenate([pooled[name].ours_B, table["value"].to_numpy()[is_member]]),
                     np.concatenate([pooled[name].popularity_B, table["popularity"].to_numpy()[is_member]]),
                     f"listeners, {len(values[name].ours_B)} of them of this week, the others of up to {n} weeks "
-                    "before, each with the release of the own week",
+                    "before, with the releases of those weeks",
                 )
     return pooled
 

@@ -288,6 +288,19 @@ def test_a_small_slice_is_evaluated_together_with_the_listeners_of_earlier_weeks
     assert lines_of(second)["slice country=FR"]["why"].endswith("16 listeners"), "enough without the weeks before"
 
 
+def test_listeners_of_a_release_that_failed_are_not_used_by_later_weeks(home):
+    second = second_week_with_champion(home, 0.75)
+    with pytest.raises(CheckFailed, match="against champion"):
+        gate.run(second)
+    assert second.lake.exists("gate_listeners", week="2026-11-16")
+    assert not second.lake.exists("gate_listeners", week="2026-11-23")
+    gate.run(small_week.context_at(home, "2026-11-23", delta=0.9))
+    assert second.lake.exists("gate_listeners", week="2026-11-23")
+    with pytest.raises(CheckFailed, match="against champion"):
+        gate.run(second)
+    assert not second.lake.exists("gate_listeners", week="2026-11-23"), "the last evaluation failed"
+
+
 def test_stored_listeners_make_a_slice_fail_that_is_worse_over_several_weeks(home):
     second = second_week_with_champion(home, 1.0)
     stored = second.lake.read("gate_listeners", week="2026-11-16")
@@ -301,7 +314,7 @@ def test_stored_listeners_make_a_slice_fail_that_is_worse_over_several_weeks(hom
     assert pooled["country=FR"].ours_B.tolist() == [0.001] * 16 + [0.0] * 16
     assert pooled["country=FR"].popularity_B.tolist() == [0.002] * 16 + stored_popularity.tolist()
     assert rules.slice_lines(pooled, 20, ())[0].verdict == "fail"
-    bare = {"interactions=none": rules.SliceValues(np.ones(5), np.ones(5), "listeners, without")}
+    bare = {"interactions=none": rules.SliceValues(np.ones(5), np.ones(5))}
     again = cold_start_gate.with_earlier_weeks(small_week.context_at(home, "2026-11-23", slice_min_users=20), bare)
     assert again == bare, "listeners whose interactions were removed are not mixed with others"
 
