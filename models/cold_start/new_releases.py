@@ -28,6 +28,7 @@ from scipy.sparse import csr_array
 from models.arrays import BoolVector, DoubleMatrix, DoubleVector, FloatMatrix, LongVector
 from models.cold_start.linear_regression import fit_linear_regression
 from models.cold_start.methods.base import Predict
+from models.cold_start.sparse_rows import binarise, draw_from_rows
 from models.cold_start.top_k import as_float_matrix, normalise
 
 LEVELS = ("genre", "artist", "album")
@@ -134,7 +135,7 @@ def listener_vectors(heard_UN: csr_array, track_ND: ArrayLike) -> FloatMatrix:
     unit_ND = normalise(as_float_matrix("listener_vectors: track vectors", track_ND))
     if heard_UN.shape[1] != len(unit_ND):
         raise ValueError(f"listener_vectors: {heard_UN.shape[1]} columns for {len(unit_ND)} track vectors")
-    return normalise(_binary(heard_UN) @ unit_ND)
+    return normalise(binarise(heard_UN) @ unit_ND)
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,7 +176,7 @@ class NewReleases:
         rng = np.random.default_rng(seed)
         known = np.flatnonzero(vectors.any(axis=1))
         vector_ND, facts = vectors[known].astype(np.float64), facts_N.take(known)
-        heard = _binary(heard_UN)[:, known]
+        heard = binarise(heard_UN)[:, known]
         # Tracks without a known album are an album of their own, which no other track belongs to.
         album_N = np.where(facts.album >= 0, facts.album, -1 - np.arange(len(known)))
         albums = np.unique(album_N)
@@ -302,7 +303,7 @@ def _affine(mean_HD: DoubleMatrix, vector_HD: DoubleMatrix, used_H: BoolVector) 
 def _means(heard_UM: csr_array, listener_UD: FloatMatrix) -> tuple[DoubleMatrix, DoubleVector]:
     """Return the mean vector of the listeners of each track (M, d), and their number (M,), without zero vectors."""
     has_vector_U = np.asarray(listener_UD.any(axis=1), np.float64)
-    by_track_MU = _binary(heard_UM).T.tocsr()
+    by_track_MU = binarise(heard_UM).T.tocsr()
     count_M = by_track_MU @ has_vector_U
     return (by_track_MU @ listener_UD.astype(np.float64)) / np.maximum(count_M, 1)[:, None], count_M
 
@@ -316,19 +317,6 @@ def _mapped_sums(heard_UM: csr_array, listener_UD: FloatMatrix, to_track: Predic
 def _sample_listeners(heard_UH: csr_array, most: int, rng: np.random.Generator) -> csr_array:
     """Return the streams of 1 to `most` random listeners of each track, or of all if there are fewer."""
     by_track_HU = heard_UH.T.tocsr()
-    n_tracks = by_track_HU.shape[0]
-    track = np.repeat(np.arange(n_tracks), np.diff(by_track_HU.indptr))
-    order = np.lexsort((rng.random(len(track)), track))
-    rank = np.arange(len(track)) - by_track_HU.indptr[track]
-    wanted_H = np.floor(np.exp(rng.random(n_tracks) * np.log(most + 1))).astype(np.int64)
-    chosen = order[rank < wanted_H[track]]
-    listener = by_track_HU.indices[chosen]
-    return csr_array((np.ones(len(chosen)), (listener, track[chosen])), shape=heard_UH.shape)
-
-
-def _binary(heard: csr_array) -> csr_array:
-    """Return the matrix with 1 for each nonzero value."""
-    matrix = csr_array(heard, dtype=np.float32, copy=True)
-    matrix.eliminate_zeros()
-    matrix.data[:] = 1
-    return matrix
+    wanted_H = np.floor(np.exp(rng.random(by_track_HU.shape[0]) * np.log(most + 1))).astype(np.int64)
+    n_H = np.minimum(wanted_H, np.diff(by_track_HU.indptr))
+    return csr_array(draw_from_rows(by_track_HU, n_H, rng).T)

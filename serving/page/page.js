@@ -204,7 +204,7 @@ const artist = (track) => track.artist || `Artist ${track.artist_id}`;
 function trackRow(track, place, isNew, acts) {
   return make("li", { class: isNew ? "new" : null },
     make("span", { class: "place" }, String(place)), colours(make("span", { class: "tile", "aria-hidden": "true" }), track.artist_id),
-    make("div", { class: "name" }, make("b", {}, title(track)), make("span", {}, artist(track))), acts);
+    make("div", { class: "name" }, make("b", {}, title(track)), make("span", {}, artist(track) + (track.new_release ? ", new release" : ""))), acts);
 }
 
 function showList(list) {

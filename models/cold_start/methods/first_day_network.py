@@ -25,6 +25,7 @@ from models.arrays import BoolVector, FloatMatrix, FloatVector, LongVector
 from models.cold_start.input_vector import FirstDays
 from models.cold_start.methods.base import WarmListeners, require_ids
 from models.cold_start.methods.vocabulary import Vocabulary
+from models.cold_start.sparse_rows import binarise, draw_from_rows
 from models.mixed_precision import bfloat16_autocast
 
 OnEpoch = Callable[[int, float], None]
@@ -262,14 +263,14 @@ class TrainingUsers:
         is_real_B = rng.random(len(users)) < self.recipe.real_share
         # As many tracks as first days have, and at least one track remains as a target.
         n_drawn_B = np.minimum(rng.choice(self.n_first_day_tracks_U, len(users)), np.diff(heard_BN.indptr) - 1)
-        drawn_BN = _draw_tracks(heard_BN, np.where(is_real_B, 0, n_drawn_B), rng)
+        drawn_BN = draw_from_rows(heard_BN, np.where(is_real_B, 0, n_drawn_B), rng)
         synthetic_BV = self.vocabulary.track_tokens(drawn_BN) + self.demographics_UV[users]
         real_BV = _keep_rows(self.first_days_UV[users], is_real_B)
         input_BV = real_BV + _keep_rows(csr_array(synthetic_BV), ~is_real_B)
-        tokens_BV = _binarise(input_BV.multiply(self.used_V[None, :]))
+        tokens_BV = binarise(input_BV.multiply(self.used_V[None, :]))
         input_BN = drawn_BN + _keep_rows(self.first_day_tracks_UN[users], is_real_B)
-        target_BN = heard_BN - heard_BN.multiply(_binarise(input_BN))
-        return Batch(users, tokens_BV, _binarise(csr_array(target_BN)))
+        target_BN = heard_BN - heard_BN.multiply(binarise(input_BN))
+        return Batch(users, tokens_BV, binarise(csr_array(target_BN)))
 
 
 def _keep_rows(matrix: csr_array, keep_B: BoolVector) -> csr_array:
@@ -278,23 +279,3 @@ def _keep_rows(matrix: csr_array, keep_B: BoolVector) -> csr_array:
     inside = np.repeat(keep_B, lengths)
     offsets = np.concatenate([[0], np.cumsum(np.where(keep_B, lengths, 0))])
     return csr_array((matrix.data[inside], matrix.indices[inside], offsets), shape=matrix.shape)
-
-
-def _draw_tracks(heard_BN: csr_array, n_B: LongVector, rng: np.random.Generator) -> csr_array:
-    """Return n_B[b] random tracks of each row b, without replacement."""
-    lengths = np.diff(heard_BN.indptr)
-    row = np.repeat(np.arange(len(lengths)), lengths)
-    order = np.lexsort((rng.random(len(row)), row))
-    rank = np.arange(len(row)) - np.repeat(heard_BN.indptr[:-1], lengths)
-    chosen = order[rank < np.repeat(n_B, lengths)]
-    offsets = np.concatenate([[0], np.cumsum(n_B)])
-    return csr_array((np.ones(len(chosen), np.float32), heard_BN.indices[chosen], offsets), shape=heard_BN.shape)
-
-
-def _binarise(matrix: csr_array) -> csr_array:
-    """Return the matrix with a one in place of each nonzero entry."""
-    binary = csr_array(matrix)
-    binary.sum_duplicates()
-    binary.eliminate_zeros()
-    binary.data = np.ones(binary.nnz, np.float32)
-    return binary
