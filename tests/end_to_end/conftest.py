@@ -1,8 +1,9 @@
-"""Fixture: one full week on the smallest service, run once per session and shared by the end-to-end tests."""
+"""Fixtures: one full week on the smallest service, run once per session, and copies of it."""
 
 from __future__ import annotations
 
 import os
+import shutil
 
 import pytest
 
@@ -27,3 +28,12 @@ def finished(tmp_path_factory, spark) -> Context:
     if before is not None:
         os.environ["OVERTURE_HOME"] = before
     return context
+
+
+@pytest.fixture
+def copied(finished, tmp_path, monkeypatch) -> Context:
+    """Copy of the finished week that a test may change."""
+    home = tmp_path / "home"
+    shutil.copytree(finished.home, home)
+    monkeypatch.setenv("OVERTURE_HOME", str(home))
+    return Context(finished.settings, finished.week, home)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -19,13 +18,10 @@ DAY = "2026-11-10"
 
 
 @pytest.fixture
-def damaged_week(finished, tmp_path, monkeypatch, spark) -> Context:
+def damaged_week(copied, monkeypatch, spark) -> Context:
     """Copy of a finished week that a test may damage."""
-    home = tmp_path / "home"
-    shutil.copytree(finished.home, home)
-    monkeypatch.setenv("OVERTURE_HOME", str(home))
     monkeypatch.setenv("OVERTURE_CONFIG", str(TINY))
-    return Context(finished.settings, finished.week, home)
+    return copied
 
 
 @pytest.fixture

@@ -5,8 +5,6 @@ The first days of the finished week are changed, then the jobs from the input ve
 
 from __future__ import annotations
 
-import shutil
-
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -16,19 +14,11 @@ from jobs.cold_start import evaluate, features, segments, train
 from jobs.platform.context import Context
 from jobs.release import bundle, gate, pointer, promote
 from jobs.settings.base import SPACES
-from models.cold_start.input_vector import INTERACTIONS
+from models.cold_start.input_vector import INTERACTIONS, FirstDays
+from serving.release.bundle import open_release
 
 SPLITS = ("train", "validation", "test")
 COLD = ("validation", "test")
-
-
-@pytest.fixture
-def week(finished, tmp_path, monkeypatch) -> Context:
-    """Copy of a finished week that a test may change."""
-    home = tmp_path / "home"
-    shutil.copytree(finished.home, home)
-    monkeypatch.setenv("OVERTURE_HOME", str(home))
-    return Context(finished.settings, finished.week, home)
 
 
 def change(context: Context, splits: tuple[str, ...], edit) -> None:
@@ -62,24 +52,24 @@ def run_jobs(context: Context) -> None:
 
 
 @pytest.mark.parametrize("n_users", [1, 5])
-def test_a_cohort_of_few_listeners_is_grey_and_the_champion_stays(week, n_users):
-    champion = (week.home / "releases" / "champion.json").read_bytes()
-    change(week, COLD, lambda days: days.slice(0, n_users))
-    run_jobs(week)
-    verdict = gate.run(week)["verdict"]
-    assert verdict == "grey", "so few listeners prove nothing"
+def test_a_cohort_of_few_listeners_is_grey_and_the_champion_stays(copied, n_users):
+    champion = (copied.home / "releases" / "champion.json").read_bytes()
+    change(copied, COLD, lambda days: days.slice(0, n_users))
+    run_jobs(copied)
+    verdict = gate.run(copied)["verdict"]
+    assert verdict == "grey", "too few listeners to exclude a loss"
     with pytest.raises(CheckFailed, match="grey"):
-        promote.run(week)
-    assert (week.home / "releases" / "champion.json").read_bytes() == champion
+        promote.run(copied)
+    assert (copied.home / "releases" / "champion.json").read_bytes() == champion
 
 
 @pytest.mark.parametrize("split", COLD)
-def test_a_week_without_new_listeners_fails_with_the_reason(week, split):
-    change(week, (split,), lambda days: days.slice(0, 0))
+def test_a_week_without_new_listeners_fails_with_the_reason(copied, split):
+    change(copied, (split,), lambda days: days.slice(0, 0))
     for job in (segments, features, train):
-        job.run(week, "tt_svd")
+        job.run(copied, "tt_svd")
     with pytest.raises(CheckFailed, match=rf"cohort: week 2026-11-16 has no {split} users"):
-        evaluate.run(week, "tt_svd")
+        evaluate.run(copied, "tt_svd")
 
 
 @pytest.mark.parametrize(
@@ -87,21 +77,24 @@ def test_a_week_without_new_listeners_fails_with_the_reason(week, split):
     [with_column("country", "FR"), with_column("country", None), with_column("age", None)],
     ids=["one country", "no countries", "no ages"],
 )
-def test_listeners_of_one_kind_get_a_release(week, edit):
-    change(week, SPLITS, edit)
-    run_jobs(week)
-    assert gate.run(week)["verdict"] in ("pass", "grey")
-    release = pointer.releases(week.home) / bundle.release_of_week(week)
-    assert release.is_dir()
+def test_listeners_of_one_kind_get_a_release(copied, edit):
+    change(copied, SPLITS, edit)
+    run_jobs(copied)
+    assert gate.run(copied)["verdict"] in ("pass", "grey")
+    release = open_release(pointer.releases(copied.home) / bundle.release_of_week(copied))
+    for country, age, blocks in (("DE", 30, {}), (None, None, {"streamed_songs": release.track_ids[:2].tolist()})):
+        days = FirstDays.single(country, age, blocks)
+        tracks = release.spaces["tt_svd"].method("semi_pers").recommend(release.inputs("tt_svd", days), 50, days)[0]
+        assert len(set(tracks.tolist())) == 50
 
 
-def test_first_days_without_data_give_finite_vectors_and_the_lists_of_country_and_age(week):
-    change(week, SPLITS, without_interactions)
-    run_jobs(week)
+def test_first_days_without_data_give_finite_vectors_and_the_lists_of_country_and_age(copied):
+    change(copied, SPLITS, without_interactions)
+    run_jobs(copied)
     for split in COLD:
-        table = week.lake.read("features", week=week.week.name, space="tt_svd", split=split)
+        table = copied.lake.read("features", week=copied.week.name, space="tt_svd", split=split)
         assert np.isfinite(np.stack(table.column("x").to_numpy(zero_copy_only=False))).all()
-    rows = week.lake.read("evaluation", week=week.week.name, space="tt_svd").to_pandas()
+    rows = copied.lake.read("evaluation", week=copied.week.name, space="tt_svd").to_pandas()
     whole = rows[(rows.split == "test") & (rows.slice == "all") & (rows.metric == "ndcg")]
     ndcg = whole.groupby("method").value.max()
     assert ndcg["semi_pers"] == pytest.approx(ndcg["full_pers"]), "both have the lists of country_age"

@@ -3,23 +3,12 @@
 from __future__ import annotations
 
 import json
-import shutil
 
 import numpy as np
-import pytest
 
 from jobs.cold_start import segments
 from jobs.platform.context import Context
 from jobs.tracking.tracker import Tracker
-
-
-@pytest.fixture
-def copied(finished, tmp_path, monkeypatch) -> Context:
-    """Copy of the finished week."""
-    home = tmp_path / "home"
-    shutil.copytree(finished.home, home)
-    monkeypatch.setenv("OVERTURE_HOME", str(home))
-    return Context(finished.settings, finished.week, home)
 
 
 def as_last_week(context: Context) -> None:
