@@ -123,13 +123,6 @@ class Listeners:
         return np.column_stack([time_columns(self.moment_B), self.x_BF]) if with_time else self.x_BF
 
 
-def mean_vectors(tracks: Any, track_ND: np.ndarray) -> np.ndarray:
-    """Return the mean vector of the tracks of each listener, (B, D); zero without tracks."""
-    ones = np.ones(len(tracks.ids), np.float32)
-    counts = csr_array((ones, tracks.ids, tracks.offsets), shape=(len(tracks), len(track_ND)))
-    return np.asarray((counts @ track_ND) / np.maximum(tracks.lengths, 1).astype(np.float32)[:, None])
-
-
 def popular_by_group(
     user: np.ndarray, item: np.ndarray, group: np.ndarray, n_groups: int, prior: float, k: int
 ) -> np.ndarray:

@@ -82,18 +82,15 @@ def merged(x_UD: np.ndarray, labels_U: np.ndarray, min_users: int) -> tuple[np.n
 
 def leiden_segments(graph: Any, x_UD: np.ndarray, k: int, min_users: int, seed: int) -> Segments:
     """Return the segments of Leiden whose number is nearest to k, by bisection of the logarithm of the resolution."""
-    low, high, best = -2.0, 4.0, None
+    low, high, tried = -2.0, 4.0, []
     for _ in range(N_SEARCH):
         middle, clock = (low + high) / 2, stopwatch()
-        found = Segments(*merged(x_UD, leiden(graph, float(np.exp(middle)), seed), min_users), clock())
-        n = len(found.centroids_KD)
-        if best is None or abs(n - k) < abs(len(best.centroids_KD) - k):
-            best = found
-        if n == k:
+        labels_U, centroids_KD = merged(x_UD, leiden(graph, float(np.exp(middle)), seed), min_users)
+        tried.append(Segments(labels_U, centroids_KD, clock()))
+        if len(centroids_KD) == k:
             break
-        low, high = (middle, high) if n < k else (low, middle)
-    assert best is not None
-    return best
+        low, high = (middle, high) if len(centroids_KD) < k else (low, middle)
+    return min(tried, key=lambda segments: abs(len(segments.centroids_KD) - k))
 
 
 def kmeans_segments(x_UD: np.ndarray, settings: Any, seed: int) -> Segments:
@@ -145,10 +142,10 @@ def rows(data: str, quick: bool) -> Measurement:
         graph = listener_graph(x_UD)
         harness.log(f"  {space}: {graph.ecount()} edges, {watch():.1f} s")
         for seed in SEEDS[:1] if quick else SEEDS:
-            found = {KMEANS: kmeans_segments(x_UD, settings, seed)}
-            n_segments = len(found[KMEANS].centroids_KD)
-            found[LEIDEN] = leiden_segments(graph, x_UD, n_segments, settings.groups.min_users, seed)
-            for algorithm, segments in found.items():
+            by_kmeans = kmeans_segments(x_UD, settings, seed)
+            n_segments = len(by_kmeans.centroids_KD)
+            by_leiden = leiden_segments(graph, x_UD, n_segments, settings.groups.min_users, seed)
+            for algorithm, segments in ((KMEANS, by_kmeans), (LEIDEN, by_leiden)):
                 labels_U = np.full(len(has_vector), NO_SEGMENT, np.int32)
                 labels_U[has_vector] = segments.labels_U
                 k, length = len(segments.centroids_KD), warm.rankings_KL.shape[1]

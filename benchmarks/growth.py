@@ -13,18 +13,12 @@ import numpy as np
 import harness
 import synthetic
 from harness import Measurement, Peer, stopwatch
+from playlists import FACTORISATIONS, MATRIX_JOBS
 
 CONFIG = Path(__file__).parents[1] / "configs" / "demo.yaml"
 FACTORS = (1, 2, 4, 8)
 QUICK_FACTORS = (1, 8)
-JOBS = (
-    "matrix.catalog",
-    "matrix.user_track",
-    "matrix.track_pairs",
-    "matrix.first_day",
-    "factorize.svd",
-    "factorize.als",
-)
+JOBS = (*MATRIX_JOBS, *FACTORISATIONS)
 QUICK_JOBS = ("matrix.catalog", "matrix.user_track")
 JAVA = "-XX:+UseParallelGC"
 QUICK_JAVA = "-XX:+UseSerialGC -XX:TieredStopAtLevel=1"  # less compilation: faster for short runs

@@ -187,9 +187,9 @@ def run_part(folder: Path | None, peer: Peer) -> tuple[Measurement, float]:
     file = folder / f"{commit()} {peer.name}.npz"
     if file.exists():
         log(f"  {peer.name}: read from {file}")
-        with np.load(file) as arrays:
-            facts = json.loads(str(arrays["facts"]))
-            samples = {name: arrays[f"samples/{name}"] for name in facts["samples"]}
+        with np.load(file) as stored:
+            facts = json.loads(str(stored["facts"]))
+            samples = {name: stored[f"samples/{name}"] for name in facts["samples"]}
         return Measurement(facts["seconds"], facts["quality"], samples, facts["records"]), facts["peak_mib"]
     measurement, peak_mib = run_in_process(peer)
     facts = {
@@ -199,10 +199,10 @@ def run_part(folder: Path | None, peer: Peer) -> tuple[Measurement, float]:
         "samples": list(measurement.samples),
         "peak_mib": peak_mib,
     }
-    samples = {f"samples/{name}": array for name, array in measurement.samples.items()}
+    arrays: dict[str, Any] = {f"samples/{name}": array for name, array in measurement.samples.items()}
     folder.mkdir(parents=True, exist_ok=True)
     temporary = file.with_suffix(".part.npz")
-    np.savez(temporary, facts=json.dumps(facts), **samples)  # type: ignore[arg-type]
+    np.savez(temporary, **arrays, facts=json.dumps(facts))
     temporary.replace(file)
     return measurement, peak_mib
 
@@ -283,6 +283,13 @@ def write_result(
         temporary.replace(out)
         log(f"wrote {out}")
     print(f"{headline[1]:.3g}")
+
+
+def summaries(
+    rows: dict[str, dict[str, float]], measurement: Measurement, peak_mib: float
+) -> dict[str, dict[str, Any]]:
+    """Return the record of each row of one run: its numbers by name, with seconds and peak memory of the run."""
+    return {name: summary([(Measurement(measurement.seconds, row), peak_mib)], "") for name, row in rows.items()}
 
 
 def cases_by_group(

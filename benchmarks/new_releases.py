@@ -33,18 +33,11 @@ from scipy.sparse import csr_array
 
 import harness
 from harness import Measurement, Peer, stopwatch
+from playlists import FACTORISATIONS, MATRIX_JOBS, SPACES
 
 CONFIG = Path(__file__).parents[1] / "configs" / "demo.yaml"
 WEEK = "2026-10-19"  # the log ends 34 days later
-SPACES = ("tt_svd", "ut_als")
-JOBS = (
-    "matrix.catalog",
-    "matrix.user_track",
-    "matrix.track_pairs",
-    "matrix.first_day",
-    "factorize.svd",
-    "factorize.als",
-)
+JOBS = (*MATRIX_JOBS, *FACTORISATIONS)
 SIZES = {"n_users": 100_000, "n_tracks": 8_000, "n_playlists": 20_000, "release_share": 0.2}
 QUICK_SIZES = {"n_users": 3_000, "n_tracks": 2_000, "n_playlists": 2_000, "release_share": 0.3}
 CATALOGUE_SHARE = 0.6  # of all tracks
@@ -364,7 +357,7 @@ def measure_whole_lists(context: Any) -> dict[str, float]:
         catalog.schema.get_field_index("is_new"), "is_new", pa.nulls(len(catalog), pa.bool_())
     )
     context.lake.write("catalog", unmarked, week=context.week.name)
-    run_jobs(enabled, ("factorize.svd", "factorize.als"))
+    run_jobs(enabled, FACTORISATIONS)
     enabled.spark.stop()
     views[FACTORISED] = replace(read_view(enabled), is_new_N=views[WITH].is_new_N)
     both = np.intersect1d(views[WITHOUT].user_id, views[WITH].user_id)
@@ -452,10 +445,7 @@ def cases(measurement: Measurement, peak: float) -> list[dict[str, Any]]:
             "who stream one of them in the next 30 days. The differences are NDCG points with a paired 95 % "
             "interval over the listeners. Seconds and MiB are those of the whole script."
         )
-        peers = {
-            name: harness.summary([(Measurement(measurement.seconds, quality), peak)], "")
-            for name, quality in by_method.items()
-        }
+        peers = harness.summaries(by_method, measurement, peak)
         result.append({"case": group, "about": whole if group.endswith(WHOLE) else new, "peers": peers, "ratios": {}})
     return result
 

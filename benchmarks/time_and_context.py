@@ -27,14 +27,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.sparse import csr_array
 
 import harness
-from context_task import DAY, Listeners, Log, alike, context_of, mean_vectors, popular_by_group
+from context_task import DAY, Listeners, Log, alike, context_of, popular_by_group
 from harness import Measurement, Peer, stopwatch
+from playlists import MATRIX_JOBS
 
 CONFIG = Path(__file__).parents[1] / "configs" / "demo.yaml"
 SPACE, K, SEEDS, N_BOOTSTRAP = "tt_svd", 50, (7, 8, 9), 10_000
-JOBS = ("matrix.catalog", "matrix.user_track", "matrix.track_pairs", "matrix.first_day", "factorize.svd")
+JOBS = (*MATRIX_JOBS, "factorize.svd")
 FULL = {"SIMULATE__N_USERS": "20000"}
 QUICK = {"SIMULATE__N_USERS": "4000", "SIMULATE__N_TRACKS": "1500", "SVD__D": "32", "SEGMENTS__K": "40"}
 STRENGTHS, QUICK_STRENGTHS = (0.0, 0.5, 1.0), (0.0, 1.0)
@@ -105,6 +107,7 @@ def evaluate(context: Any, log: Log) -> dict[str, float]:
     from jobs.ingest.simulate.context_taste import N_CONTEXTS
     from models.cold_start.methods.semi_personalised import FullPers, SemiPers
     from models.cold_start.network import NetworkRecipe, fit, predict
+    from models.cold_start.new_releases import listener_vectors
     from models.cold_start.top_k import normalise
     from models.evaluation.metrics import paired_bootstrap, score
 
@@ -116,7 +119,8 @@ def evaluate(context: Any, log: Log) -> dict[str, float]:
     as_of = int(context.week.as_of.timestamp())
     in_window = (log.second < as_of) & (log.second >= as_of - context.settings.matrix.window_days * DAY)
     own = log.tracks_of(warm_id, in_window & log.same_context & (log.days_since > 0))
-    target = {False: warm.user_UD, True: normalise(mean_vectors(own, parts.track_ND))}
+    tracks = csr_array((np.ones(len(own.ids)), own.ids, own.offsets), shape=(len(own), len(parts.track_ND)))
+    target = {False: warm.user_UD, True: listener_vectors(tracks, parts.track_ND)}
     usable = {False: warm.user_UD.any(axis=1), True: (own.lengths >= MIN_TRACKS) & target[True].any(axis=1)}
     held_out = np.random.default_rng(context.seed("held out")).permutation(len(warm_id)) % HELD_OUT == 0
 
@@ -138,12 +142,12 @@ def evaluate(context: Any, log: Log) -> dict[str, float]:
     error: dict[str, list[float]] = {}
     for name, (of_context, with_time) in VARIANTS.items():
         y_UD, x_UF = target[of_context], trained.inputs(with_time)
-        fitted, judged = usable[of_context] & ~held_out, usable[of_context] & held_out
+        fitted, evaluated = usable[of_context] & ~held_out, usable[of_context] & held_out
         for seed in SEEDS:
             net = fit(x_UF[fitted], y_UD[fitted], recipe, context.seed(f"network/{SPACE}/{seed}"))
-            predicted_BD = predict(net, x_UF[judged])
-            cosine.setdefault(name, []).append((normalise(predicted_BD) * normalise(y_UD[judged])).sum(axis=1))
-            error.setdefault(name, []).append(float(np.square(predicted_BD - y_UD[judged]).mean()))
+            predicted_BD = predict(net, x_UF[evaluated])
+            cosine.setdefault(name, []).append((normalise(predicted_BD) * normalise(y_UD[evaluated])).sum(axis=1))
+            error.setdefault(name, []).append(float(np.square(predicted_BD - y_UD[evaluated]).mean()))
             predicted = partial(predict, net)
             full = FullPers(predicted, parts.track_ND, parts.similarity)
             semi = SemiPers(predicted, parts.centroids_KD, parts.rankings_KL)
@@ -153,7 +157,7 @@ def evaluate(context: Any, log: Log) -> dict[str, float]:
                     values = 100 * score(lists_BK[rows], truth, K)["ndcg"]
                     ndcg.setdefault((question, method.name, name), []).append(values)
         quality[f"{VECTORS}/{name}/trained on"] = float(fitted.sum())
-        quality[f"{VECTORS}/{name}/held out"] = float(judged.sum())
+        quality[f"{VECTORS}/{name}/held out"] = float(evaluated.sum())
         quality[f"{VECTORS}/{name}/mean squared error"] = float(np.mean(error[name]))
         harness.log(f"  {name}: mean cosine {np.mean(cosine[name]):.4f}")
     compared: dict[tuple[str, str], tuple[list[np.ndarray], list[np.ndarray] | None]] = {}
@@ -257,19 +261,19 @@ def popular_artists(home: str) -> Measurement:
     clock = stopwatch()
     context, plays = raw_plays(home)
     fitted = dataset.assign_splits(plays, context.settings.skip.split) == splits.TRAIN
-    judged = ~fitted & ~np.isin(plays.user_N, plays.user_N[fitted])
+    evaluated = ~fitted & ~np.isin(plays.user_N, plays.user_N[fitted])
     artists, artist_N = np.unique(plays.artist_N, return_inverse=True)
     ages = age_classes(plays.numbers(("user_age",))[:, 0].astype(int))
     groups = {EVERYBODY: np.zeros(len(plays), int), "time": context_of(plays.ts_N), "age class": ages}
     groups |= {name: plays.category(name).astype(int) for name in ("platform_name", "platform_family")}
-    users, code = np.unique(plays.user_N[judged], return_inverse=True)
+    users, code = np.unique(plays.user_N[evaluated], return_inverse=True)
     quality: dict[str, float] = {}
     hits: dict[str, np.ndarray] = {}
     for name, group in groups.items():
         codes, group_N = np.unique(group, return_inverse=True)
         prior = context.settings.groups.prior_users
         lists = popular_by_group(plays.user_N[fitted], artist_N[fitted], group_N[fitted], len(codes), prior, K)
-        hit = (lists[group_N[judged]] == artist_N[judged][:, None]).any(axis=1)
+        hit = (lists[group_N[evaluated]] == artist_N[evaluated][:, None]).any(axis=1)
         hits[name] = 100 * np.bincount(code, hit) / np.bincount(code)
         gain = paired_bootstrap(hits[name], hits[EVERYBODY], N_BOOTSTRAP)
         values = dict(zip(("gain", "low", "high"), gain, strict=True)) if name != EVERYBODY else {}
@@ -317,7 +321,7 @@ def skip_models(home: str, name: str) -> Measurement:
         for seed in SEEDS[:n_seeds]:
             fitted, _ = train.fit_model(part, registry.make(model, recipe), seed)
             by_time.append(logit(fitted.predict_proba(part.of_split(splits.TEST))))
-            make = lambda chosen: registry.make(chosen, recipe)  # noqa: E731
+            make = partial(registry.make, settings=recipe)
             rolling.append(logit(out_of_fold(make, model, part.plays, borders, seed)))
         scores[row] = np.mean(by_time, axis=0), np.mean(rolling, axis=0)
         quality[f"{row}/columns"] = float(len(part.plays.names) + len(part.plays.categories))
@@ -377,9 +381,9 @@ def simulated_cases(quick: bool) -> dict[str, dict[str, Any]]:
         peer = Peer("week", simulated, {"strength": strength, "quick": quick})
         measurement, peak = harness.run_in_process(peer)
         for question in titles:
-            for row, columns in rows_of(measurement.quality, f"{question}/").items():
-                record = harness.summary([(Measurement(measurement.seconds, columns), peak)], "")
-                peers[question][f"{strength:g}: {row}"] = record
+            rows = rows_of(measurement.quality, f"{question}/")
+            of_strength = {f"{strength:g}: {row}": columns for row, columns in rows.items()}
+            peers[question] |= harness.summaries(of_strength, measurement, peak)
     strength_text = "The first number of a row is the strength of simulate.context_taste. "
     network = (
         "gain, low, high: with hour and weekday against the same target without them; target of the context against "
@@ -413,9 +417,9 @@ def real_cases(data: Path) -> tuple[list[dict[str, Any]], dict[str, Any], dict[s
     for name, (measurement, peak) in results.items():
         rows = rows_of(measurement.quality)
         counts = rows.pop("all")
-        for row, columns in rows.items():
-            table[f"{name}: {row}"] = columns
-            peers[f"{name}: {row}"] = harness.summary([(Measurement(measurement.seconds, columns), peak)], "")
+        of_model = {f"{name}: {row}": columns for row, columns in rows.items()}
+        table |= of_model
+        peers |= harness.summaries(of_model, measurement, peak)
     hours = rows_of(shares.quality)
     hour = hours.pop("hour")
     models = {
@@ -430,10 +434,7 @@ def real_cases(data: Path) -> tuple[list[dict[str, Any]], dict[str, Any], dict[s
         "case": "the same plays by context",
         "about": f"Fewest plays start in hour {hour['fewest']:.0f}, most in hour {hour['most']:.0f} (UTC). The four "
         "most frequent codes of each column.",
-        "peers": {
-            name: harness.summary([(Measurement(shares.seconds, columns), shares_peak)], "")
-            for name, columns in hours.items()
-        },
+        "peers": harness.summaries(hours, shares, shares_peak),
         "ratios": {},
     }
     lists = rows_of(popular.quality)
@@ -443,16 +444,11 @@ def real_cases(data: Path) -> tuple[list[dict[str, Any]], dict[str, Any], dict[s
         "about": "Lists of the earliest 70 % of the plays, by number of listeners, smoothed as country_age is. "
         f"Evaluated: the share of plays whose artist is in the list, for the {about['listeners']:.0f} listeners "
         f"without a play before; {about['artists']:.0f} artists. gain, low, high: against the list of everybody.",
-        "peers": {
-            name: harness.summary([(Measurement(popular.seconds, columns), popular_peak)], "")
-            for name, columns in lists.items()
-        },
+        "peers": harness.summaries(lists, popular, popular_peak),
         "ratios": {},
     }
-    alike_rows = {
-        f"real plays: {row}": harness.summary([(Measurement(pairs.seconds, columns), pairs_peak)], "")
-        for row, columns in rows_of(pairs.quality).items()
-    }
+    rows = {f"real plays: {row}": columns for row, columns in rows_of(pairs.quality).items()}
+    alike_rows = harness.summaries(rows, pairs, pairs_peak)
     return [popularity, models, plays], alike_rows, table
 
 
