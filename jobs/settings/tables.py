@@ -100,6 +100,12 @@ class TablesMixin(Section):
     )
     max_id_bytes: Annotated[int, Field(gt=0)] = Field(512, description="tables: longest id, in bytes of UTF-8")
 
+    @field_validator("inputs", "tables", mode="before")
+    @classmethod
+    def _read_only_comments(cls, mapping: object) -> object:
+        """Return an empty mapping for a key under which all lines are comments, as in a file that `init` wrote."""
+        return {} if mapping is None else mapping
+
     @field_validator("tables")
     @classmethod
     def _check_tables(cls, tables: dict[str, str]) -> dict[str, str]:
@@ -131,7 +137,7 @@ def check_mapping(inputs: Mapping[str, InputSettings], tables: Mapping[str, str]
         raise ValueError("source.inputs is empty; `overture init --data DIR` writes a file to start from")
     if "plays" not in tables and not {"tracks", "events"} <= set(tables):
         missing = " and ".join(name for name in ("tracks", "events") if name not in tables)
-        raise ValueError(f"source.tables: {missing} is missing; the skip engine needs plays instead")
+        raise ValueError(f"source.tables: no SQL for {missing}; the skip engine needs plays instead")
     for name, sql in tables.items():
         if not inputs_of(sql, inputs):
             raise ValueError(f"source.tables.{name}: the SQL reads none of the inputs ({', '.join(inputs)})")

@@ -50,7 +50,7 @@ def test_a_good_mapping(load_text):
         ("    warehouse:", "    listens:", "'listens' occurs twice"),
         ("    warehouse:", "    Listens:", "two inputs are named 'listens'"),
         ("FROM songs", "FROM elsewhere", r"source.tables.tracks: the SQL reads none of the inputs"),
-        ('tracks: "SELECT * FROM songs"', 'users: "SELECT * FROM songs"', "tracks is missing"),
+        ('tracks: "SELECT * FROM songs"', 'users: "SELECT * FROM songs"', "no SQL for tracks"),
         ("format: parquet", "format: excel", "source.inputs.songs.format"),
         ("{data}/songs", "songs", "must begin with"),
         ("table: favourites", "table: a, query: b", "either `table` or `query`"),
@@ -93,3 +93,12 @@ def test_substitution():
 def test_inputs_are_found_outside_of_texts_and_comments(load_text):
     inputs = load_text(GOOD).source.inputs
     assert inputs_of("SELECT 'songs' FROM Listens -- warehouse\n/* songs */", inputs) == ["listens"]
+
+
+def test_a_mapping_of_comments_alone_names_the_tables_that_lack_sql(load_text):
+    """`init` writes such a file where it recognises no table."""
+    text = GOOD[: GOOD.index("    tracks:")] + "    # tracks: FILL IN\n    # events: FILL IN\n"
+    with pytest.raises(BadArgument, match=r"source\.tables: no SQL for tracks and events"):
+        load_text(text)
+    with pytest.raises(BadArgument, match=r"source\.inputs is empty; `overture init --data DIR`"):
+        load_text('name: x\nweek: "2026-11-16"\nsource:\n  kind: tables\n  inputs:\n    # none\n')
