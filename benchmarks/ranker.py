@@ -4,6 +4,8 @@ Task      as in benchmarks/playlists.py, with one trained week of the space tt_s
           the cohort's playlists, and the rest of a playlist is the truth; first-day tracks are in no list
 Interval  95 %, paired bootstrap over the listeners; the value of a listener is the mean over the draws
 Features  `25 features`: the ranker trained with the 25 features that have the largest gains; the others are zero
+Diversity `diversity 0.2`: the first candidates of ranked_candidates, ordered as rules.diversity orders them with that
+          weight of the difference between the tracks of a list
 """
 
 from __future__ import annotations
@@ -24,11 +26,13 @@ TEST_DRAWS, VALIDATION_DRAWS = (7, 8, 9, 10, 11), (7, 8)
 MAX_FIRST_DAY = 5
 N_FEATURES = 25
 N_TIMED = 300  # single listeners
+DIVERSITIES = (0.1, 0.2, 0.3, 0.4, 0.6)
 # each method, and the one that it is compared with
 AGAINST = {
     "ranked_candidates": "blend",
     "ranked_candidates, 25 features": "blend",
     "segment_mixture_ranked": "segment_mixture_reranked",
+    **{f"ranked_candidates, diversity {weight}": "ranked_candidates" for weight in DIVERSITIES},
 }
 
 
@@ -63,6 +67,7 @@ def make_methods(factory: Any) -> dict[str, Any]:
     from models.cold_start.methods.candidates import FEATURES
     from models.cold_start.methods.ranked_candidates import RankedCandidates, RankedMixture
     from models.cold_start.methods.ranker import Queries, Ranker
+    from models.cold_start.top_k import normalise
 
     config, seed = factory.inputs.in_house, factory.inputs.seed
     clock = stopwatch()
@@ -84,13 +89,30 @@ def make_methods(factory: Any) -> dict[str, Any]:
         Queries(without_unused(queries.features_RF), queries.relevant_R, queries.sizes_Q), config.ranker, seed
     )
     stage = factory.candidate_stage
+    ranked, unit_ND = RankedCandidates(stage, ranker.relevance), normalise(factory.inputs.track_ND)
     return {
         "blend": factory.blend,
-        "ranked_candidates": RankedCandidates(stage, ranker.relevance),
+        "ranked_candidates": ranked,
         "ranked_candidates, 25 features": RankedCandidates(stage, lambda rows: small.relevance(without_unused(rows))),
         "segment_mixture_reranked": factory.build("segment_mixture_reranked"),
         "segment_mixture_ranked": RankedMixture(stage, ranker.relevance, factory.mixture, config.list_length),
+        **{f"ranked_candidates, diversity {weight}": Diversified(ranked, unit_ND, weight) for weight in DIVERSITIES},
     }
+
+
+class Diversified:
+    """The first candidates of a method in the order of rules.diversity."""
+
+    def __init__(self, method: Any, unit_ND: Any, weight: float) -> None:
+        """Reorder the lists of a method by the vectors of the tracks, at unit length, with a weight from 0 to 1."""
+        self.method, self.unit_ND, self.weight, self.max_k = method, unit_ND, weight, method.max_k
+
+    def recommend(self, x_BF: Any, k: int, first_days: Any) -> Any:
+        """Return (B, k) track_idx, best first."""
+        from models.cold_start.methods.ruled import POOL, diversify
+
+        lists_BL = self.method.recommend(x_BF, max(k, POOL), first_days)
+        return np.stack([diversify(row, self.unit_ND[row[:POOL]], self.weight)[:k] for row in lists_BL])
 
 
 def ndcg(method: Any, cohort: Any, catalogue: Any, min_truth: int, seed: int, k: int = K) -> tuple[Any, Any]:
@@ -173,9 +195,9 @@ def main() -> None:
     case = {
         "case": f"ranked lists, NDCG@{K} in %",
         "about": f"Means over {len(TEST_DRAWS)} draws of first days on test, {len(VALIDATION_DRAWS)} on validation, of "
-        "one trained week. gain, low, high: difference to the lists that are reordered (blend, and "
-        "segment_mixture_reranked), with its interval. ms: median of single lists. Seconds and MiB are those of "
-        "the whole script.",
+        "one trained week. gain, low, high: difference to the lists that are reordered (blend, "
+        "segment_mixture_reranked, ranked_candidates), with its interval. ms: median of single lists. Seconds and "
+        "MiB are those of the whole script.",
         "peers": peers,
         "ratios": {},
     }

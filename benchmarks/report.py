@@ -106,6 +106,8 @@ def page() -> str:
         if results_by_name
         else []
     )
+    if "ranker" in results_by_name:
+        pictures.append("![NDCG@50 and diversity of lists with and without the ranker](ranker.png)\n")
     if "skip" in results_by_name:
         pictures.append("![AUC of the skip models with honest and with leaky features](skip.png)\n")
     return "\n".join([HEAD, *pictures, *(section(results_by_name[name]) for name in ORDER if name in results_by_name)])
@@ -121,6 +123,34 @@ def leakage_figure(result: dict[str, Any]) -> None:
     published = {row["model"]: row["published"] for row in rows if "published" in row}
     figure = figures.leakage(rows, published)
     figure.savefig(PAGES / "skip.png", dpi=110, metadata={"Software": None})
+
+
+def trade_off_figure(result: dict[str, Any]) -> None:
+    """Write the figure of NDCG against the diversity of the lists, from the results of the ranker."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    quality = {name: peer["quality"] for name, peer in result["cases"][0]["peers"].items()}
+    figure, axes = plt.subplots(figsize=(7.5, 4.5), layout="constrained")
+    line = [name for name in quality if name == "ranked_candidates" or ", diversity " in name]
+    axes.plot(*_distance_and_ndcg(quality, line), "o-", color="#2a6f97", label="ranked_candidates, by rules.diversity")
+    for name in line:
+        x, y = quality[name]["diversity"], quality[name]["test ndcg"]
+        weight = name.partition(", diversity ")[2] or "0"
+        axes.annotate(weight, (x, y), (4, 4), textcoords="offset points", fontsize=8)
+    others = ("blend", "segment_mixture_ranked", "segment_mixture_reranked")
+    for name, marker, colour in zip(others, "s^v", ("#c1666b", "#6a994e", "#bc8a2c"), strict=True):
+        axes.plot(*_distance_and_ndcg(quality, [name]), marker, color=colour, label=name)
+    axes.set(xlabel="diversity: mean of 1 - cosine over pairs of a list", ylabel="test NDCG@50, %")
+    axes.legend(frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(PAGES / "ranker.png", dpi=110, metadata={"Software": None})
+
+
+def _distance_and_ndcg(quality: dict[str, dict[str, float]], names: list[str]) -> tuple[list[float], list[float]]:
+    return [quality[name]["diversity"] for name in names], [quality[name]["test ndcg"] for name in names]
 
 
 def results() -> dict[str, dict[str, Any]]:
@@ -177,6 +207,8 @@ def overview(results_by_name: dict[str, dict[str, Any]]) -> None:
 
 if __name__ == "__main__":
     overview(results())
+    if "ranker" in results():
+        trade_off_figure(results()["ranker"])
     if "skip" in results():
         leakage_figure(results()["skip"])
     (PAGES / "index.md").write_text(NOTE + page())
