@@ -333,6 +333,21 @@ def input_vectors(days: FirstDays, entities: Entities, demographics: Demographic
     return out
 
 
+def without_known_interactions(x_BF: FloatMatrix) -> BoolVector:
+    """Return of which listeners (B,) no interaction has a vector: at most country, age and counts are known of them.
+
+    Args:
+        x_BF: input rows.
+
+    Raises:
+        ValueError: the rows have another width than that of a `Layout`.
+    """
+    layout = Layout.from_width(x_BF.shape[1])
+    interactions = slice(layout.block(INTERACTIONS[0]).start, layout.block(INTERACTIONS[-1]).stop)
+    unknown_B: BoolVector = ~x_BF[:, interactions].any(axis=1)
+    return unknown_B
+
+
 def _fill_means(
     rows: FloatMatrix,
     layout: Layout,

@@ -1,8 +1,8 @@
 """Lists for new listeners, with explanations, from one release.
 
 Shapes     B listeners, F values of an input vector, d width of the space
-Method     where a list is made from the network's vector, a listener without any interaction gets that of country and
-           age instead (models/cold_start/methods/country_age.py)
+Method     where a list is made from the network's vector, a listener without a known interaction gets that of country
+           and age instead (models/cold_start/methods/country_age.py)
 Fallback   the network (for the blend: its own, then the space's) -> the mean vector of the warm listeners of the same
            country and age class -> the most popular tracks; the response names it
 Lists      are made by the methods of models/cold_start/methods over the listener's vector and by the rules of
@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from contracts.errors import BadArgument
-from models.cold_start.input_vector import AGE_CLASSES, FirstDays, age_class
+from models.cold_start.input_vector import AGE_CLASSES, FirstDays, age_class, without_known_interactions
 from models.cold_start.list_rules import ListRules
 from models.cold_start.top_k import normalise
 from serving.bodies import DegradedBody, KnownRecommendationBody, RecommendationBody, SegmentBody, SignalsBody
@@ -36,11 +36,15 @@ POPULAR, COUNTRY_AGE = "popularity", "country_age"
 
 @dataclass(frozen=True)
 class Placement:
-    """Vectors (B, d) of B listeners, the source of each, and why the network was not used."""
+    """Vectors (B, d) of B listeners, the source of each, why the network was not used, and who gave it nothing.
+
+    `silent_B` are the listeners without a known interaction; None if the network was not used.
+    """
 
     vectors_BD: np.ndarray
     origin: list[str]
     why: str | None
+    silent_B: np.ndarray | None = None
 
     def degraded(self, b: int) -> DegradedBody | None:
         """Return the fallback that was used instead of the network, or None.
@@ -57,7 +61,8 @@ class Placement:
 def place(loaded: LoadedRelease, days: FirstDays) -> Placement:
     """Return the vectors of B listeners from the network, or from the means of country and age class if it fails."""
     try:
-        return Placement(loaded.space.vectors(loaded.inputs(days)), [NETWORK] * len(days), None)
+        x_BF = loaded.inputs(days)
+        return Placement(loaded.space.vectors(x_BF), [NETWORK] * len(days), None, without_known_interactions(x_BF))
     except Exception as error:  # whatever onnxruntime raises: a fallback is better than an error
         return place_by_means(loaded, days, first_line(error))
 
@@ -200,14 +205,13 @@ def rank(
             lists[b] = list(range(min(n, len(loaded.tracks))))
             methods[b] = POPULAR
     country_age = loaded.space.country_age
-    if wanted in WITH_COUNTRY_AGE and country_age is not None:
-        for b in np.flatnonzero(days.without_interactions()).tolist():
-            if placed.origin[b] == NETWORK:
-                known = country_age.group(days.country[b], age_class(int(days.age[b]))) is not None
-                methods[b] = COUNTRY_AGE if known else POPULAR
-                (lists[b],) = ranked_lists(
-                    loaded, methods[b], n, days.rows(b, b + 1), placed.vectors_BD[b : b + 1], segment_B[b : b + 1]
-                )
+    if wanted in WITH_COUNTRY_AGE and country_age is not None and placed.silent_B is not None:
+        for b in np.flatnonzero(placed.silent_B).tolist():
+            known = country_age.group(days.country[b], age_class(int(days.age[b]))) is not None
+            methods[b] = COUNTRY_AGE if known else POPULAR
+            (lists[b],) = ranked_lists(
+                loaded, methods[b], n, days.rows(b, b + 1), placed.vectors_BD[b : b + 1], segment_B[b : b + 1]
+            )
     return lists, methods, [placed.degraded(b) or degraded for b in range(len(days))]
 
 

@@ -1,4 +1,4 @@
-"""Popularity among the listeners of the same country and age class: lists for listeners without any interaction.
+"""Popularity among the listeners of the same country and age class: lists for listeners without a known interaction.
 
 Shapes   B listeners, U warm users, N tracks, L places of a ranking
 Score    of track t in group g: (users of g who streamed t + prior_users * share of t in the parent group)
@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike
 from scipy.sparse import csr_array
 
 from models.arrays import DoubleVector, IntMatrix, IntVector, LongVector, ObjectVector
-from models.cold_start.input_vector import AGE_CLASSES, FirstDays, age_classes
+from models.cold_start.input_vector import AGE_CLASSES, FirstDays, age_classes, without_known_interactions
 from models.cold_start.methods.base import Method, Needs, as_input_rows, check_k, require_first_days
 from models.cold_start.top_k import top_k_of_scores
 
@@ -139,7 +139,10 @@ class CountryAge:
 
 
 class WithCountryAge:
-    """Recommends the lists of a method; a listener without any interaction gets the list of country and age."""
+    """Recommends the lists of a method; a listener without a known interaction gets the list of country and age.
+
+    Interactions with ids that have no vector tell the method nothing (`without_known_interactions`).
+    """
 
     def __init__(self, method: Method, country_age: CountryAge) -> None:
         """Combine two methods of one catalogue."""
@@ -156,7 +159,7 @@ class WithCountryAge:
         """Return (B, k) track_idx; see `Method.recommend`."""
         first_days = require_first_days(self.name, x_BF, first_days)
         lists_BK, x = self.method.recommend(x_BF, k, first_days), as_input_rows(self.name, x_BF)
-        silent = np.flatnonzero(first_days.without_interactions())
+        silent = np.flatnonzero(without_known_interactions(x))
         if silent.size:
             lists_BK = lists_BK.copy()  # a method may return an array of its own
             lists_BK[silent] = self.country_age.recommend(x[silent], k, first_days.take(silent))

@@ -217,6 +217,13 @@ def test_unknown_ids_are_reported_once_and_do_not_fail_the_request(live):
     assert len(response["tracks"]) == 3
 
 
+def test_a_listener_with_unknown_ids_only_gets_the_list_of_country_and_age(live):
+    silent, unknown = {"country": "DE"}, {"country": "DE", "streams": {"tracks": [999_999]}}
+    response = live.lists(unknown)
+    assert (response["method"], response["unknown"]) == ("country_age", {"streams.tracks": ["999999"]})
+    assert response["tracks"] == live.lists(silent)["tracks"]
+
+
 def test_known_names_are_returned(live):
     for track in live.lists({"country": "FR"}, k=60)["tracks"]:
         assert track["title"] == (f"Song {track['track_id']}" if int(track["track_id"]) % 10 else None)

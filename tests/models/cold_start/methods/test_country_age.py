@@ -6,7 +6,7 @@ from scipy.sparse import csr_array
 
 from jobs.ingest.simulate.catalogue import AGES, COUNTRIES, build
 from jobs.settings.source import SimulateSettings
-from models.cold_start.input_vector import FirstDays
+from models.cold_start.input_vector import Demographics, Entities, FirstDays, input_vectors
 from models.cold_start.methods.country_age import CountryAge, WithCountryAge, group_rankings
 from models.cold_start.ragged import Ragged
 from models.cold_start.top_k import top_k_of_scores
@@ -95,20 +95,22 @@ def test_rankings_of_another_catalogue_raise() -> None:
         CountryAge(3, {("country", "FR"): [0, 3]})
 
 
-def test_only_listeners_without_any_interaction_get_the_list_of_country_and_age() -> None:
+def test_only_listeners_without_a_known_interaction_get_the_list_of_country_and_age() -> None:
     class Last:
         name, needs, max_k = "last", CountryAge.needs, 4
-        own = np.tile(np.arange(3, -1, -1, dtype=np.int32), (3, 1))
+        own = np.tile(np.arange(3, -1, -1, dtype=np.int32), (4, 1))
 
         def recommend(self, x_BF, k, first_days=None):
             return self.own[: len(x_BF), :k]
 
     method = WithCountryAge(Last(), CountryAge(4, rank()))
-    listeners = days(("BR", -1), ("BR", -1), (None, -1), streams=[[], [99], []])
-    assert method.recommend(np.zeros((3, 3)), 2, listeners).tolist() == [[3, 0], [3, 2], [0, 1]]
+    listeners = days(("BR", -1), ("BR", -1), (None, -1), ("BR", -1), streams=[[], [7], [], [99]])
+    entities = Entities({"song": np.array([7])}, {"song": np.ones((1, 2), np.float32)})
+    x = input_vectors(listeners, entities, Demographics({"BR": np.ones(2)}, np.ones((5, 2), np.float32)))
+    assert method.recommend(x, 2, listeners).tolist() == [[3, 0], [3, 2], [0, 1], [3, 0]], "track 99 has no vector"
     assert (Last.own == np.arange(3, -1, -1)).all()  # an array of the method is not changed
     with pytest.raises(ValueError, match="last: needs the first day"):
-        method.recommend(np.zeros((3, 3)), 2)
+        method.recommend(x, 2)
 
 
 SMALL = SimulateSettings(n_users=1000, n_tracks=4000)
