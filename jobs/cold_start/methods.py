@@ -60,7 +60,8 @@ def build_methods(context: Context, space: Space, run: Tracker) -> list[Method]:
             methods.append(blend_artifacts.read(blend_artifacts.blend_folder(context, space), catalogue(context)))
         elif name == "ranked_candidates" and gate.ranked(space):
             blend = blend_artifacts.read(blend_artifacts.blend_folder(context, space), catalogue(context))
-            methods.append(ranker_artifacts.read(ranker_artifacts.ranker_folder(context, space), blend))
+            folder, track_ND = ranker_artifacts.ranker_folder(context, space), factory.inputs.track_ND
+            methods.append(ranker_artifacts.read(folder, blend, track_ND))
         else:
             methods.append(factory.build(name))
     log_learning(run, losses, factory.inputs.seed)

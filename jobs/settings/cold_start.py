@@ -197,7 +197,6 @@ class RankerSettings(Section):
     column_share: Annotated[float, Field(gt=0, le=1)] = Field(
         0.5, description="share of the features that each tree may use"
     )
-    truncation: Positive = Field(30, description="places from the first whose order the loss considers")
     keep_weeks: Annotated[int, Field(ge=0)] = Field(
         3,
         description="weeks after its training in which the release keeps a ranker, if the settings of ranker and first "

@@ -344,7 +344,7 @@ def without_known_interactions(x_BF: FloatMatrix) -> BoolVector:
     """
     layout = Layout.from_width(x_BF.shape[1])
     interactions = slice(layout.block(INTERACTIONS[0]).start, layout.block(INTERACTIONS[-1]).stop)
-    unknown_B: BoolVector = ~x_BF[:, interactions].any(axis=1)
+    unknown_B: BoolVector = ~np.any(x_BF[:, interactions], axis=1)
     return unknown_B
 
 

@@ -154,7 +154,7 @@ class SpaceBundle:
         if name == "blend" and (self.folder / "blend").is_dir():
             return self.blend
         if name == "ranked_candidates" and (self.folder / "ranker").is_dir():
-            return ranker.read(self.folder / "ranker", self.blend)
+            return ranker.read(self.folder / "ranker", self.blend, self.array("track_vectors"))
         raise CheckFailed(f"release {self.folder.parent.name[:12]}: contains no {name} in {self.folder.name}")
 
 

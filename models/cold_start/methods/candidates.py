@@ -1,7 +1,8 @@
 """Candidates of listeners for a learned ranker, and the features of each, from methods that score every track.
 
-Shapes   B listeners, N tracks, V tokens (tracks, artists, albums, countries, age classes), K segments, U warm users,
-         C candidates, L tracks of a method's list, P pairs of a listener and one of the listener's tokens, F features
+Shapes   B listeners, N tracks, D width of the space, V tokens (tracks, artists, albums, countries, age classes),
+         K segments, U warm users, C candidates, L tracks of a method's list, P pairs of a listener and one of the
+         listener's tokens, F features
 Stage    the first of two (Covington, Adams, Sargin 2016): the second is models/cold_start/methods/ranked_candidates.py
 Law      a row depends on its listener only: sums are made within a row, and matrix products are sparse
 
@@ -21,7 +22,7 @@ from models.cold_start.methods.base import WarmListeners, require_ids
 from models.cold_start.methods.blend import Blend
 from models.cold_start.methods.vocabulary import Vocabulary
 from models.cold_start.segments import listener_counts
-from models.cold_start.top_k import top_k_of_scores
+from models.cold_start.top_k import normalise, top_k_of_scores
 
 N_FEEDBACK = 40  # tracks of the blend whose neighbours are looked up (pseudo relevance feedback)
 _TINY = np.float32(np.finfo(np.float32).tiny)
@@ -53,6 +54,10 @@ FEATURES = (
     "mean_log_rank",
     "feedback_sum",  # as a neighbour of the blend's best tracks
     "feedback_max",
+    # cosines of the space's vectors of candidate and other tracks
+    "vector_max",  # over the first-day tracks
+    "vector_mean",
+    "vector_feedback",  # mean over the blend's best tracks
     # of the candidate and the first day
     "log_listeners",
     "log_artist_listeners",
@@ -161,13 +166,16 @@ class DayScores:
 class CandidateStage:
     """Scores all tracks for first days, selects candidates and computes their features."""
 
-    def __init__(self, blend: Blend, segments: SegmentRates, listeners_N: LongVector, n_candidates: int) -> None:
+    def __init__(
+        self, blend: Blend, segments: SegmentRates, listeners_N: LongVector, track_ND: FloatMatrix, n_candidates: int
+    ) -> None:
         """Combine fitted parts.
 
         Args:
             blend: autoencoder and neighbours.
             segments: counts of the segments, with the vocabulary of the neighbours.
             listeners_N: warm listeners of each track.
+            track_ND: vectors of the tracks, of any length; may be mapped from a file.
             n_candidates: C, also the length of the lists that they come from (N if there are fewer tracks).
 
         Raises:
@@ -175,7 +183,7 @@ class CandidateStage:
         """
         if n_candidates < 1:
             raise ValueError(f"ranker.candidates: must be at least 1, got {n_candidates}")
-        self.blend, self.segments, self.listeners_N = blend, segments, listeners_N
+        self.blend, self.segments, self.listeners_N, self.track_ND = blend, segments, listeners_N, track_ND
         self.vocabulary = blend.neighbours.vocabulary
         self.n_tracks = self.vocabulary.n_tracks
         self.n_candidates = min(n_candidates, self.n_tracks)
@@ -228,6 +236,7 @@ class CandidateStage:
             self._autoencoder_features(scores, track_BC)
             | self._neighbour_features(scores, track_BC, slot_BN)
             | self._list_features(scores, track_BC, slot_BN)
+            | self._vector_features(scores, track_BC)
             | self._day_features(scores, track_BC)
         )
         out_BCF = np.empty((*track_BC.shape, len(FEATURES)), np.float32)
@@ -297,6 +306,20 @@ class CandidateStage:
         return values | _neighbour_sums(
             "feedback", score_VN, row_P, top_BL.ravel().astype(np.int64), weight_P, slot_BN, n_candidates
         )
+
+    def _vector_features(self, scores: DayScores, track_BC: IntMatrix) -> dict[str, FloatMatrix]:
+        names = ("vector_max", "vector_mean", "vector_feedback")
+        values = {name: np.zeros(track_BC.shape, np.float32) for name in names}
+        tracks_BN = csr_array(scores.tokens_BV[:, : self.n_tracks])
+        for b, track_C in enumerate(track_BC):  # one product a listener, so that a row does not depend on its batch
+            unit_CD = normalise(self.track_ND[track_C])
+            day = tracks_BN.indices[tracks_BN.indptr[b] : tracks_BN.indptr[b + 1]]
+            if len(day):
+                cosine_CT = unit_CD @ normalise(self.track_ND[day]).T
+                values["vector_max"][b], values["vector_mean"][b] = cosine_CT.max(axis=1), cosine_CT.mean(axis=1)
+            best_LD = normalise(self.track_ND[scores.lists[3][b, :N_FEEDBACK]])
+            values["vector_feedback"][b] = unit_CD @ best_LD.mean(axis=0)
+        return values
 
     def _day_features(self, scores: DayScores, track_BC: IntMatrix) -> dict[str, FloatMatrix]:
         tokens_BV, spans = scores.tokens_BV, self.vocabulary.spans

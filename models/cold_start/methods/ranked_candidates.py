@@ -1,7 +1,7 @@
 """Two-stage recommendation: candidates of several methods, ordered by a learned ranker.
 
 Shapes   B listeners, N tracks, C candidates, F features, R rows, L tracks of a list
-Source   LambdaMART (Burges 2010) over the features of models/cold_start/methods/candidates.py; trained by
+Source   gradient-boosted trees over the features of models/cold_start/methods/candidates.py; trained by
          models/cold_start/methods/ranker.py
 """
 

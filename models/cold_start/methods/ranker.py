@@ -1,4 +1,4 @@
-"""The learned ranker of ranked_candidates: LambdaMART, trained by cross-fitting on warm listeners.
+"""The learned ranker of ranked_candidates: XE-NDCG-MART, trained by cross-fitting on warm listeners.
 
 Shapes   U warm users, B listeners, N tracks, D width of the space, C candidates, R rows (candidates of queries),
          Q queries, F features
@@ -6,7 +6,8 @@ Method   The users of a sample are divided into folds. The first stage of a fold
          other folds, and scores synthetic first days of the fold's own users. So its scores are as good as those for
          new listeners, and the ranker cannot learn to trust a score that a stage memorised. A few folds give enough
          queries. When lists are made, the first stage knows all warm users.
-Source   Burges 2010 (LambdaMART); cross-fitting as in stacked generalisation (Wolpert 1992)
+Source   Bruch 2021 (XE-NDCG-MART, a cross entropy that bounds NDCG); cross-fitting as in stacked generalisation
+         (Wolpert 1992)
 Differs  The vectors and segments of a fold are computed from the fold's own users (`without_listeners`): the space's
          were computed with the users that the fold holds out
 """
@@ -53,7 +54,6 @@ class RankerRecipe:
         learning_rate: of the boosting.
         min_leaf_rows: rows that a leaf needs.
         column_share: share of the features that a tree may use.
-        truncation: highest places whose order the loss considers.
     """
 
     candidates: int
@@ -68,12 +68,11 @@ class RankerRecipe:
     learning_rate: float
     min_leaf_rows: int
     column_share: float
-    truncation: int
 
     def __post_init__(self) -> None:
         for name, least in (
             ("candidates", 1), ("max_listeners", 2), ("folds", 2), ("scored_folds", 1), ("draws", 1),
-            ("min_tracks", 2), ("trees", 1), ("leaves", 2), ("min_leaf_rows", 1), ("truncation", 1),
+            ("min_tracks", 2), ("trees", 1), ("leaves", 2), ("min_leaf_rows", 1),
         ):  # fmt: skip
             if getattr(self, name) < least:
                 raise ValueError(f"ranker.{name}: must be at least {least}, got {getattr(self, name)}")
@@ -247,7 +246,7 @@ def _join(parts: list[Queries]) -> Queries:
 
 
 class Ranker:
-    """A trained LambdaMART model over FEATURES."""
+    """Trained trees over FEATURES."""
 
     def __init__(self, booster: lgb.Booster) -> None:
         """Take over a trained booster.
@@ -263,8 +262,7 @@ class Ranker:
     def train(cls, queries: Queries, recipe: RankerRecipe, seed: int) -> Ranker:
         """Train on queries; equal arguments give the same trees."""
         parameters = {
-            "objective": "lambdarank",
-            "lambdarank_truncation_level": recipe.truncation,
+            "objective": "rank_xendcg",
             "learning_rate": recipe.learning_rate,
             "num_leaves": recipe.leaves,
             "min_data_in_leaf": recipe.min_leaf_rows,

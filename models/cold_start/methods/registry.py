@@ -199,7 +199,8 @@ class MethodFactory:
         config = self.inputs.in_house
         segments = SegmentRates.count(listeners, neighbours.vocabulary, config.ranker.segment_smoothing)
         blend = Blend(autoencoder, neighbours, config.autoencoder_weight)
-        return CandidateStage(blend, segments, listener_totals(listeners.heard_UN), config.ranker.candidates)
+        totals_N = listener_totals(listeners.heard_UN)
+        return CandidateStage(blend, segments, totals_N, listeners.track_ND, config.ranker.candidates)
 
     def _loss_callback(self, network: str) -> Callable[[int, float], None] | None:
         """Return `inputs.on_loss` with the name of the network filled in."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import timedelta
 from pathlib import Path
 
@@ -29,6 +30,7 @@ from tests.helpers.method_recipes import ranker_recipe
 
 WEEK = Week.parse("2026-11-16")
 N = 30
+VECTORS = np.random.default_rng(4).normal(size=(N, 3)).astype(np.float32)
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +59,7 @@ def stage() -> CandidateStage:
     neighbours = Neighbours(vocabulary, csr_array(scores.astype(np.float32)))
     counts = csr_array(rng.integers(0, 5, (4, vocabulary.size)))
     segments = SegmentRates(counts, np.array([5, 6, 7, 8]), 2.5, N)
-    return CandidateStage(Blend(Likelihood(), neighbours, 0.5), segments, rng.integers(1, 20, N), 12)
+    return CandidateStage(Blend(Likelihood(), neighbours, 0.5), segments, rng.integers(1, 20, N), VECTORS, 12)
 
 
 def days(n: int) -> FirstDays:
@@ -105,7 +107,7 @@ def test_served_lists_equal_those_of_training(ranker: Ranker, tmp_path: Path) ->
     where = context(tmp_path)
     method = store(where, ranker, WEEK.name)
     folder = ranker_artifacts.ranker_folder(where, "tt_svd")
-    opened = served.read(folder, method.stage.blend)
+    opened = served.read(folder, method.stage.blend, VECTORS)
     cohort, x = days(40), np.zeros((40, 3), np.float32)
     one, two = (m.stage.score(cohort) for m in (method, opened))
     tracks = method.stage.candidates(one)
@@ -113,6 +115,19 @@ def test_served_lists_equal_those_of_training(ranker: Ranker, tmp_path: Path) ->
     np.testing.assert_array_equal(opened.stage.features(two, tracks), method.stage.features(one, tracks))
     np.testing.assert_array_equal(opened.recommend(x, 20, cohort), method.recommend(x, 20, cohort))
     assert ranker_artifacts.parity(folder, folder / served.TREES) < 1e-4
+
+
+def test_trees_of_an_earlier_version_read_the_features_that_they_were_trained_on(
+    ranker: Ranker, tmp_path: Path
+) -> None:
+    where = context(tmp_path)
+    blend = store(where, ranker, WEEK.name).stage.blend
+    folder = where.work / "tt_svd" / "ranker"
+    card = json.loads((folder / served.LAYOUT).read_text())
+    files.write(folder / served.LAYOUT, files.canonical({**card, "features": card["features"][::-1]}))
+    rows = np.random.default_rng(5).normal(size=(20, len(FEATURES))).astype(np.float32)
+    expected = served.OnnxTrees(folder / served.TREES).relevance(np.ascontiguousarray(rows[:, ::-1]))
+    np.testing.assert_array_equal(served.read(folder, blend, VECTORS).rank(rows), expected)
 
 
 def test_damaged_and_foreign_files_raise(ranker: Ranker, tmp_path: Path) -> None:
@@ -124,11 +139,11 @@ def test_damaged_and_foreign_files_raise(ranker: Ranker, tmp_path: Path) -> None
     with pytest.raises(CheckFailed, match=r"layout\.json is damaged"):
         ranker_artifacts.ranker_folder(where, "tt_svd")
     with pytest.raises(CheckFailed, match="features of another program"):
-        served.read(folder, blend)
+        served.read(folder, blend, VECTORS)
     (folder / served.LAYOUT).write_bytes(layout)
     files.write_array(folder / served.LISTENERS, np.ones(N + 1, np.int64))
     with pytest.raises(CheckFailed, match=f"has {N + 1} tracks, the release {N}"):
-        served.read(folder, blend)
+        served.read(folder, blend, VECTORS)
 
 
 def test_a_ranker_is_kept_for_keep_weeks(ranker: Ranker, tmp_path: Path) -> None:

@@ -64,9 +64,8 @@ def warm(**changes) -> WarmListeners:
 def stage(listeners: WarmListeners, n_candidates: int = 3) -> CandidateStage:
     neighbours = Neighbours.fit(listeners, neighbour_recipe())
     segments = SegmentRates.count(listeners, neighbours.vocabulary, 1.0)
-    return CandidateStage(
-        Blend(Likelihood(), neighbours, 0.5), segments, listener_totals(listeners.heard_UN), n_candidates
-    )
+    totals_N = listener_totals(listeners.heard_UN)
+    return CandidateStage(Blend(Likelihood(), neighbours, 0.5), segments, totals_N, listeners.track_ND, n_candidates)
 
 
 def feature(fitted: CandidateStage, first_days: FirstDays, tracks: list[list[int]]) -> dict[str, np.ndarray]:
@@ -133,6 +132,18 @@ def test_neighbour_features_are_sums_over_the_tokens_of_a_kind():
     np.testing.assert_allclose(values["neighbour_score"], total, rtol=1e-6)
 
 
+def test_vector_features_are_cosines_with_the_first_day_and_the_best_tracks():
+    vectors_ND = np.array([[1, 0], [3, 4], [0, 2], [0, 0]], np.float32)
+    fitted = stage(warm(track_ND=vectors_ND))
+    values = feature(fitted, days([[40, 30], []]), [[1, 3], [1, 0]])  # tracks 0 and 2, then none
+    np.testing.assert_allclose(values["vector_max"], [[0.8, 0], [0, 0]], rtol=1e-6)
+    np.testing.assert_allclose(values["vector_mean"], [[0.7, 0], [0, 0]], rtol=1e-6)
+    unit_ND = np.array([[1, 0], [0.6, 0.8], [0, 1], [0, 0]])
+    means_BD = unit_ND[fitted.score(days([[40, 30], []])).lists[3]].mean(axis=1)  # of three tracks
+    np.testing.assert_allclose(values["vector_feedback"][0], unit_ND[[1, 3]] @ means_BD[0], rtol=1e-6)
+    np.testing.assert_allclose(values["vector_feedback"][1], unit_ND[[1, 0]] @ means_BD[1], rtol=1e-6)
+
+
 def test_features_of_a_batch_equal_those_of_single_listeners():
     fitted, first_days = stage(warm()), days([[40], [], [20, 10], [999]])
     scores = fitted.score(first_days)
@@ -193,7 +204,8 @@ def test_stages_that_score_a_listener_were_not_fitted_on_that_listener():
         fitted.append(kept.heard_UN.toarray())
         neighbours = Neighbours.fit(kept, neighbour_recipe())
         segments = SegmentRates.count(kept, neighbours.vocabulary, 1.0)
-        return CandidateStage(Blend(Recording(), neighbours, 0.5), segments, listener_totals(kept.heard_UN), 6)
+        totals_N = listener_totals(kept.heard_UN)
+        return CandidateStage(Blend(Recording(), neighbours, 0.5), segments, totals_N, kept.track_ND, 6)
 
     recipe = ranker_recipe(folds=4, scored_folds=3, draws=2, min_tracks=2, candidates=6, max_listeners=40)
     queries = cross_fitted_queries(listeners, fit_stage, recipe, seed=5)
@@ -238,7 +250,7 @@ def test_ranker_learns_the_order_and_is_repeatable():
 def test_rounded_thresholds_keep_the_trees():
     queries, recipe = made_up_queries(), ranker_recipe(trees=30, min_leaf_rows=5)
     data = lgb.Dataset(queries.features_RF, queries.relevant_R.astype(np.float32), group=queries.sizes_Q)
-    exact = lgb.train({"objective": "lambdarank", "min_data_in_leaf": 5, "verbosity": -1}, data, recipe.trees)
+    exact = lgb.train({"objective": "rank_xendcg", "min_data_in_leaf": 5, "verbosity": -1}, data, recipe.trees)
     text = exact.model_to_string()
     rounded = lgb.Booster(model_str=float32_thresholds(text))
     np.testing.assert_array_equal(rounded.predict(queries.features_RF), exact.predict(queries.features_RF))
