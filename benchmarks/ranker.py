@@ -4,6 +4,9 @@ Task      as in benchmarks/playlists.py, with one trained week of the space tt_s
           the cohort's playlists, and the rest of a playlist is the truth; first-day tracks are in no list
 Interval  95 %, paired bootstrap over the listeners; the value of a listener is the mean over the draws
 Features  `25 features`: the ranker trained with the 25 features that have the largest gains; the others are zero
+Loss      `LambdaMART`: the same rows and features with the loss of Burges 2010, truncated at 30
+Scorer    `with a fold-in`: one more scorer in the first stage, the listener's fold-in into ALS factors (Hu, Koren,
+          Volinsky 2008), fitted for each fold as the others are; score, share of the best score, and place
 Diversity `diversity 0.2`: the first candidates of ranked_candidates, ordered as rules.diversity orders them with that
           weight of the difference between the tracks of a list
 """
@@ -27,10 +30,14 @@ MAX_FIRST_DAY = 5
 N_FEATURES = 25
 N_TIMED = 300  # single listeners
 DIVERSITIES = (0.1, 0.2, 0.3, 0.4, 0.6)
+LAMBDAMART = {"objective": "lambdarank", "lambdarank_truncation_level": 30}
+ALS_WIDTH, ALS_ITERATIONS = 128, 8
 # each method, and the one that it is compared with
 AGAINST = {
     "ranked_candidates": "blend",
     "ranked_candidates, 25 features": "blend",
+    "ranked_candidates, LambdaMART": "blend",
+    "ranked_candidates, with a fold-in": "blend",
     "segment_mixture_ranked": "segment_mixture_reranked",
     **{f"ranked_candidates, diversity {weight}": "ranked_candidates" for weight in DIVERSITIES},
 }
@@ -63,15 +70,20 @@ def draw(days: Any, truth: Any, catalogue: Any, min_truth: int, seed: int) -> tu
 
 
 def make_methods(factory: Any) -> dict[str, Any]:
-    """Return the methods by row name; the ranker's rows are computed once for both rankers."""
+    """Return the methods by row name; the rows of all rankers are computed once."""
     from models.cold_start.methods.candidates import FEATURES
     from models.cold_start.methods.ranked_candidates import RankedCandidates, RankedMixture
-    from models.cold_start.methods.ranker import Queries, Ranker
+    from models.cold_start.methods.ranker import Queries, Ranker, cross_fitted_queries
     from models.cold_start.top_k import normalise
 
-    config, seed = factory.inputs.in_house, factory.inputs.seed
+    config, seed, als = factory.inputs.in_house, factory.inputs.seed, factory.inputs.als
     clock = stopwatch()
-    queries = factory.ranker_queries()
+
+    def with_fold_in(listeners: Any, fold: int) -> WithFoldIn:
+        return WithFoldIn(factory.fold_stage(listeners, fold), als_factors(listeners.heard_UN, als, seed), als)
+
+    wide = cross_fitted_queries(factory.warm, with_fold_in, config.ranker, seed)
+    queries = Queries(np.ascontiguousarray(wide.features_RF[:, : len(FEATURES)]), wide.relevant_R, wide.sizes_Q)
     harness.log(f"  {len(queries.sizes_Q)} queries, {len(queries.features_RF)} rows: {clock():.0f} s")
     clock = stopwatch()
     ranker = Ranker.train(queries, config.ranker, seed)
@@ -88,16 +100,83 @@ def make_methods(factory: Any) -> dict[str, Any]:
     small = Ranker.train(
         Queries(without_unused(queries.features_RF), queries.relevant_R, queries.sizes_Q), config.ranker, seed
     )
+    clock = stopwatch()
+    lambdamart = trees(queries, config.ranker, seed, LAMBDAMART)
+    harness.log(f"  trees of LambdaMART: {clock():.0f} s")
     stage = factory.candidate_stage
+    wide_stage = WithFoldIn(stage, als_factors(factory.warm.heard_UN, als, seed), als)
     ranked, unit_ND = RankedCandidates(stage, ranker.relevance), normalise(factory.inputs.track_ND)
     return {
         "blend": factory.blend,
         "ranked_candidates": ranked,
         "ranked_candidates, 25 features": RankedCandidates(stage, lambda rows: small.relevance(without_unused(rows))),
+        "ranked_candidates, LambdaMART": RankedCandidates(stage, lambdamart),
+        "ranked_candidates, with a fold-in": RankedCandidates(wide_stage, trees(wide, config.ranker, seed, {})),
         "segment_mixture_reranked": factory.build("segment_mixture_reranked"),
         "segment_mixture_ranked": RankedMixture(stage, ranker.relevance, factory.mixture, config.list_length),
         **{f"ranked_candidates, diversity {weight}": Diversified(ranked, unit_ND, weight) for weight in DIVERSITIES},
     }
+
+
+def trees(queries: Any, recipe: Any, seed: int, changes: dict[str, Any]) -> Callable[[Any], Any]:
+    """Return the relevance by trees of any number of features, with changed parameters of LightGBM."""
+    import lightgbm as lgb
+
+    from models.cold_start.methods.ranker import parameters
+
+    boosting = {**parameters(recipe, seed), **changes}
+    relevant_R = queries.relevant_R.astype(np.float32)
+    data = lgb.Dataset(queries.features_RF, relevant_R, group=queries.sizes_Q, params=boosting)
+    booster = lgb.train(boosting, data, recipe.trees)
+    return lambda rows: np.asarray(booster.predict(rows), np.float32)
+
+
+def als_factors(heard_UN: Any, als: Any, seed: int) -> Any:
+    """Return the tracks' ALS factors (N, ALS_WIDTH) of a matrix of ones, by exact solutions of one row at a time."""
+    from scipy.sparse import csr_array
+
+    from blockfactor.als_kernels import noise
+
+    heard_UN = csr_array(heard_UN)
+    heard_NU = csr_array(heard_UN.T)
+    factors_ND = noise(heard_UN.shape[1], ALS_WIDTH, seed)
+    for _ in range(ALS_ITERATIONS):
+        factors_ND = fold_in_rows(heard_NU, fold_in_rows(heard_UN, factors_ND, als), als)
+    return factors_ND
+
+
+def fold_in_rows(matrix_RC: Any, factors_CD: Any, als: Any) -> Any:
+    """Return the factors of each row (R, D) that fit its columns' factors best."""
+    from blockfactor.als_kernels import fold_in, gram
+
+    gram_DD, out = gram(factors_CD), np.zeros((matrix_RC.shape[0], factors_CD.shape[1]), np.float32)
+    for row in range(len(out)):
+        columns = matrix_RC.indices[matrix_RC.indptr[row] : matrix_RC.indptr[row + 1]]
+        ones = np.ones(len(columns))
+        out[row] = fold_in(columns, ones, factors_CD, als.alpha, als.regularisation, gram_DD, als.exponent)
+    return out
+
+
+class WithFoldIn:
+    """A first stage with one more scorer, the fold-in into ALS factors: score, share of the best score, and place."""
+
+    def __init__(self, stage: Any, factors_ND: Any, als: Any) -> None:
+        """Extend a fitted stage by factors of its tracks and the settings of the fold-in."""
+        self.stage, self.factors_ND, self.als = stage, factors_ND, als
+        self.n_tracks, self.score, self.candidates = stage.n_tracks, stage.score, stage.candidates
+
+    def features(self, scores: Any, track_BC: Any) -> Any:
+        """Return the features of the stage and three more, (B, C, F + 3)."""
+        from scipy.sparse import csr_array
+
+        day_BN = csr_array(scores.tokens_BV[:, : self.n_tracks])
+        score_BN = fold_in_rows(day_BN, self.factors_ND, self.als) @ self.factors_ND.T
+        score_BC = np.take_along_axis(score_BN, track_BC, axis=1)
+        best_B1 = np.maximum(score_BN.max(axis=1, keepdims=True), 1e-9)
+        pairs = zip(np.sort(-score_BN, axis=1), -score_BC, strict=True)
+        place_BC = np.stack([np.searchsorted(ascending_N, wanted_C) for ascending_N, wanted_C in pairs])
+        own = (score_BC, score_BC / best_B1, np.minimum(place_BC, track_BC.shape[1]))
+        return np.concatenate([self.stage.features(scores, track_BC), np.stack(own, axis=2)], axis=2, dtype=np.float32)
 
 
 class Diversified:

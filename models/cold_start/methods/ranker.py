@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import lightgbm as lgb
 import numpy as np
@@ -245,6 +246,21 @@ def _join(parts: list[Queries]) -> Queries:
     )
 
 
+def parameters(recipe: RankerRecipe, seed: int) -> dict[str, Any]:
+    """Return LightGBM's parameters, without the number of trees; equal rows and parameters give the same trees."""
+    return {
+        "objective": "rank_xendcg",
+        "learning_rate": recipe.learning_rate,
+        "num_leaves": recipe.leaves,
+        "min_data_in_leaf": recipe.min_leaf_rows,
+        "feature_fraction": recipe.column_share,
+        "seed": seed,
+        "deterministic": True,
+        "force_row_wise": True,
+        "verbosity": -1,
+    }
+
+
 class Ranker:
     """Trained trees over FEATURES."""
 
@@ -261,25 +277,15 @@ class Ranker:
     @classmethod
     def train(cls, queries: Queries, recipe: RankerRecipe, seed: int) -> Ranker:
         """Train on queries; equal arguments give the same trees."""
-        parameters = {
-            "objective": "rank_xendcg",
-            "learning_rate": recipe.learning_rate,
-            "num_leaves": recipe.leaves,
-            "min_data_in_leaf": recipe.min_leaf_rows,
-            "feature_fraction": recipe.column_share,
-            "seed": seed,
-            "deterministic": True,
-            "force_row_wise": True,
-            "verbosity": -1,
-        }
+        boosting = parameters(recipe, seed)
         data = lgb.Dataset(
             queries.features_RF,
             queries.relevant_R.astype(np.float32),
             group=queries.sizes_Q,
             feature_name=list(FEATURES),
-            params=parameters,
+            params=boosting,
         )
-        text = lgb.train(parameters, data, recipe.trees).model_to_string()
+        text = lgb.train(boosting, data, recipe.trees).model_to_string()
         return cls(lgb.Booster(model_str=float32_thresholds(text)))
 
     def relevance(self, features_RF: FloatMatrix) -> FloatVector:

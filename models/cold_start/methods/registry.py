@@ -184,14 +184,14 @@ class MethodFactory:
 
     def ranker_queries(self) -> Queries:
         """Return the training rows of the ranker; fits a first stage for each scored fold."""
-        config, seed = self.inputs.in_house, self.inputs.seed
+        return cross_fitted_queries(self.warm, self.fold_stage, self.inputs.in_house.ranker, self.inputs.seed)
 
-        def fit_stage(listeners: WarmListeners, fold: int) -> CandidateStage:
-            on_epoch = self._loss_callback(f"ranker_fold_{fold}")
-            autoencoder = FirstDayAutoencoder(listeners, config.autoencoder, seed, on_epoch)
-            return self._candidate_stage(listeners, autoencoder, Neighbours.fit(listeners, config.neighbours))
-
-        return cross_fitted_queries(self.warm, fit_stage, config.ranker, seed)
+    def fold_stage(self, listeners: WarmListeners, fold: int) -> CandidateStage:
+        """Return the first stage of a fold of the ranker, fitted on the listeners that the fold does not hold out."""
+        config = self.inputs.in_house
+        on_epoch = self._loss_callback(f"ranker_fold_{fold}")
+        autoencoder = FirstDayAutoencoder(listeners, config.autoencoder, self.inputs.seed, on_epoch)
+        return self._candidate_stage(listeners, autoencoder, Neighbours.fit(listeners, config.neighbours))
 
     def _candidate_stage(
         self, listeners: WarmListeners, autoencoder: FirstDayAutoencoder, neighbours: Neighbours
