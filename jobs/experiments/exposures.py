@@ -174,7 +174,7 @@ def count_displays(lake: Lake, plan: ExperimentSettings) -> ExperimentCounts:
 def from_fallback(method: pd.Series, of_arm: pd.Series) -> pd.Series:
     """Return which displays came from a fallback.
 
-    Lists by country and age are part of the methods that use them for listeners without any interaction.
+    Lists by country and age are part of the methods that use them for listeners without a known interaction.
 
     Args:
         method: Method of each displayed list.

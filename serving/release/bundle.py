@@ -87,7 +87,7 @@ class SpaceBundle:
 
     @cached_property
     def country_age(self) -> CountryAge | None:
-        """Rankings by country and age class, for listeners without any interaction; None in an older bundle.
+        """Rankings by country and age class, for listeners without a known interaction; None in an older bundle.
 
         Raises:
             CheckFailed: they are of another catalogue.
@@ -132,7 +132,7 @@ class SpaceBundle:
         Args:
             name: popularity, full_pers, semi_pers, blend or ranked_candidates.
             predict: (B, F) -> (B, d), used instead of the network; the identity makes a method over listeners' vectors,
-                which recommends by the vector to every listener. Without it, a listener without any interaction gets
+                which recommends by the vector to every listener. Without it, a listener without a known interaction gets
                 the list of `country_age`.
 
         Raises:
