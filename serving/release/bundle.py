@@ -132,8 +132,8 @@ class SpaceBundle:
         Args:
             name: popularity, full_pers, semi_pers, blend or ranked_candidates.
             predict: (B, F) -> (B, d), used instead of the network; the identity makes a method over listeners' vectors,
-                which recommends by the vector to every listener. Without it, a listener without a known interaction gets
-                the list of `country_age`.
+                which recommends by the vector to every listener. Without it, a listener without a known interaction
+                gets the list of `country_age`.
 
         Raises:
             CheckFailed: the release does not contain the method, or it is damaged.

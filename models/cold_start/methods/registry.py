@@ -94,8 +94,8 @@ class MethodInputs:
         in_house: settings of our own methods.
         als: recipe of the ALS factors, for ials_fold_in.
         on_loss: called after each epoch of each network, with its name, the epoch from 0 and the mean loss.
-        country_age: lists of listeners without a known interaction; None where countries and ages are unknown (the paper's
-            public files): the methods then recommend to these listeners too.
+        country_age: lists of listeners without a known interaction; None where countries and ages are unknown (the
+            paper's public files): the methods then recommend to these listeners too.
     """
 
     track_ND: FloatMatrix
@@ -168,7 +168,7 @@ class MethodFactory:
         return Blend(self.autoencoder, self.neighbours, self.inputs.in_house.autoencoder_weight)
 
     def with_country_age(self, method: Method) -> Method:
-        """Return the method, with the lists of country_age (if it is given) for listeners without a known interaction."""
+        """Return the method, with the lists of country_age, if any, for listeners without a known interaction."""
         country_age = self.inputs.country_age
         return method if country_age is None else WithCountryAge(method, country_age)
 
