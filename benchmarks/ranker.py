@@ -120,14 +120,10 @@ def make_methods(factory: Any) -> dict[str, Any]:
 
 def trees(queries: Any, recipe: Any, seed: int, changes: dict[str, Any]) -> Callable[[Any], Any]:
     """Return the relevance by trees of any number of features, with changed parameters of LightGBM."""
-    import lightgbm as lgb
+    from models.cold_start.methods.ranker import boost, parameters
 
-    from models.cold_start.methods.ranker import parameters
-
-    boosting = {**parameters(recipe, seed), **changes}
-    relevant_R = queries.relevant_R.astype(np.float32)
-    data = lgb.Dataset(queries.features_RF, relevant_R, group=queries.sizes_Q, params=boosting)
-    booster = lgb.train(boosting, data, recipe.trees)
+    names = [f"feature_{f}" for f in range(queries.features_RF.shape[1])]
+    booster = boost(queries, {**parameters(recipe, seed), **changes}, recipe.trees, names)
     return lambda rows: np.asarray(booster.predict(rows), np.float32)
 
 

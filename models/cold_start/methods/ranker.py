@@ -261,6 +261,20 @@ def parameters(recipe: RankerRecipe, seed: int) -> dict[str, Any]:
     }
 
 
+def boost(queries: Queries, boosting: dict[str, Any], n_trees: int, names: list[str]) -> lgb.Booster:
+    """Return trees trained on queries.
+
+    Args:
+        queries: rows of any features.
+        boosting: LightGBM's parameters.
+        n_trees: number of trees.
+        names: of the features.
+    """
+    relevant_R = queries.relevant_R.astype(np.float32)
+    data = lgb.Dataset(queries.features_RF, relevant_R, group=queries.sizes_Q, feature_name=names, params=boosting)
+    return lgb.train(boosting, data, n_trees)
+
+
 class Ranker:
     """Trained trees over FEATURES."""
 
@@ -277,15 +291,8 @@ class Ranker:
     @classmethod
     def train(cls, queries: Queries, recipe: RankerRecipe, seed: int) -> Ranker:
         """Train on queries; equal arguments give the same trees."""
-        boosting = parameters(recipe, seed)
-        data = lgb.Dataset(
-            queries.features_RF,
-            queries.relevant_R.astype(np.float32),
-            group=queries.sizes_Q,
-            feature_name=list(FEATURES),
-            params=boosting,
-        )
-        text = lgb.train(boosting, data, recipe.trees).model_to_string()
+        booster = boost(queries, parameters(recipe, seed), recipe.trees, list(FEATURES))
+        text = booster.model_to_string()
         return cls(lgb.Booster(model_str=float32_thresholds(text)))
 
     def relevance(self, features_RF: FloatMatrix) -> FloatVector:
