@@ -38,13 +38,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def spark(tmp_path_factory):
-    """The suite's only session: local[2], UTC, few partitions."""
+    """The suite's only session: local[2], UTC, few partitions.
+
+    Tables of tests have few rows: compiling each query to Java code takes longer than interpreting it. Weeks that tests
+    run as commands have the compiled code (configs/tiny.yaml).
+    """
     os.environ["OVERTURE_HOME"] = str(tmp_path_factory.mktemp("home"))
     from jobs.platform.spark import session
     from jobs.settings.platform import SparkSettings
     from jobs.settings.settings import load
 
-    extra = load(ROOT / "configs" / "tiny.yaml").spark.extra
+    extra = load(ROOT / "configs" / "tiny.yaml").spark.extra | {
+        "spark.driver.extraJavaOptions": "-XX:+UseSerialGC",
+        "spark.sql.codegen.wholeStage": "false",
+        "spark.sql.codegen.factoryMode": "NO_CODEGEN",
+    }
     spark_session = session(SparkSettings(master="local[2]", partitions=2, driver_memory="2g", extra=extra), "tests")
     yield spark_session
     spark_session.stop()

@@ -12,7 +12,14 @@ from jobs.cold_start import evaluate
 from jobs.cold_start.training_data import warm_side
 from jobs.platform.context import Context
 from jobs.platform.list_columns import to_matrix
-from jobs.settings.cold_start import METHODS, DropoutNetSettings, FirstDayNetworkSettings, MeluSettings, MixtureSettings
+from jobs.settings.cold_start import (
+    METHODS,
+    DropoutNetSettings,
+    FirstDayNetworkSettings,
+    MeluSettings,
+    MixtureSettings,
+    RankerSettings,
+)
 from jobs.tracking.tracker import Tracker
 from models.evaluation.metrics import score
 
@@ -29,6 +36,7 @@ def copied(finished, tmp_path, monkeypatch) -> Context:
         "melu": MeluSettings(embedding_dim=16, hidden=16, epochs=4, batch_users=64),
         "autoencoder": FirstDayNetworkSettings(width=32, epochs=3, batch_users=64),
         "mixture": MixtureSettings(width=32, epochs=2, batch_users=64, list_length=60),
+        "ranker": RankerSettings(trees=10, draws=1, scored_folds=1, max_listeners=200, candidates=60),
     }
     return Context(finished.settings.model_copy(update=changed), finished.week, home)
 
