@@ -1,10 +1,12 @@
-"""The log of one Delta table: files of its partitions, and commits that replace one partition.
+"""The log of one Delta table: files of its partitions, and commits that replace partitions.
 
 Library   delta-rs (https://delta-io.github.io/delta-rs); any engine that reads Delta Lake can read the tables
 Files     are written to a folder of their own inside the table. They are invisible until they are committed
-Conflict  a commit carries an application transaction named after its partition, numbered from 1. A writer that began
-          before another one committed the same partition fails, also when the partition did not exist. Without it, two
-          first writers of a partition would both succeed, and the partition would contain the rows of both
+Conflict  a commit carries an application transaction named after each of its partitions, numbered from 1. A writer that
+          began before another one committed the same partition fails, also when the partition did not exist. Without
+          it, two first writers of a partition would both succeed, and the partition would contain the rows of both
+Metadata  a commit names its partition and has the facts of the write, such as the job's report. A commit of many
+          partitions has a JSON object `partitions` instead: their facts by name
 Order     data files and their folders are flushed to the disk, then the entry of the log is written and flushed
 """
 
@@ -28,7 +30,9 @@ from jobs.platform.storage import Storage
 LOG = "_delta_log"
 # Entries of the log are small and contain the reports of the jobs: they stay for ten years.
 TABLE_PROPERTIES = {"delta.logRetentionDuration": "interval 3650 days"}
+FACTS = ("report", "contract", "rows_of")
 Key = tuple[str, ...]
+Facts = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,21 @@ class DataFile:
     path: str
     size: int
     rows: int
+
+
+@dataclass(frozen=True)
+class PartitionWrite:
+    """What a commit makes of one partition.
+
+    Attributes:
+        key: Values of the partition keys.
+        files: The new files, which exist; none removes the partition.
+        facts: Entries of the commit's metadata, some of FACTS.
+    """
+
+    key: Key
+    files: Sequence[DataFile]
+    facts: Facts
 
 
 @dataclass(frozen=True)
@@ -69,7 +88,7 @@ class DeltaLog:
         self._lock = threading.RLock()
         self._table: DeltaTable | None = None
         self._files: tuple[int, dict[Key, list[DataFile]]] = (-1, {})
-        self._commits: dict[int, tuple[set[str], dict[str, Any]]] = {}
+        self._commits: dict[int, tuple[set[str], dict[str, Facts]]] = {}
 
     # -- reading -----------------------------------------------------------------------------------------------
 
@@ -97,8 +116,8 @@ class DeltaLog:
             table = self._newest()
             return -1 if table is None else int(table.version())
 
-    def commit_info(self, key: Key, first: int, last: int, folder: str) -> tuple[int, dict[str, Any]]:
-        """Return the version that wrote a partition, and the entry `commitInfo` of its commit.
+    def commit_of(self, key: Key, first: int, last: int, folder: str) -> tuple[int, Facts]:
+        """Return the version that wrote a partition, and the facts of that write.
 
         Args:
             key: Values of the partition keys.
@@ -108,39 +127,44 @@ class DeltaLog:
         """
         name = self._partition_name(key)
         for version in range(first, last + 1):
-            folders, info = self._commit_of(version)
-            if folder in folders and info.get("partition") == name:
-                return version, info
+            folders, facts = self._commit(version)
+            if folder in folders and name in facts:
+                return version, facts[name]
         return last, {}
 
     # -- writing -----------------------------------------------------------------------------------------------
 
-    def commit(self, start: Start, key: Key, files: Sequence[DataFile], facts: Mapping[str, Any]) -> int:
-        """Replace the files of one partition by files that exist, in one commit; return the table's new version.
+    def commit(self, start: Start, writes: Sequence[PartitionWrite]) -> int:
+        """Replace the files of partitions in one commit; return the table's new version.
 
         Args:
-            start: State of the table when the write began. A later commit of the same partition is a conflict.
-            key: Values of the partition keys.
-            files: The new files; none removes the partition.
-            facts: Entries of the commit's metadata, such as the report of the job.
+            start: State of the table when the write began. A later commit of one of the partitions is a conflict.
+            writes: At least one partition. Keys of several partitions differ in one place.
 
         Raises:
-            OvertureError: Another writer committed this partition in the meantime. A retry may succeed.
+            OvertureError: Another writer committed one of the partitions in the meantime. A retry may succeed.
         """
-        name, partition = self._partition_name(key), dict(zip(self.keys, key, strict=True))
-        self.storage.sync([f"{self.base}/{file.path}" for file in files])
+        names = [self._partition_name(write.key) for write in writes]
+        named = names[0] if len(names) == 1 else f"{len(names)} partitions from {names[0]} to {names[-1]}"
+        self.storage.sync([f"{self.base}/{file.path}" for write in writes for file in write.files])
         with self._lock:
             table = self._open_or_create()
-            n_writes = (start.table.transaction_version(name) if start.table is not None else None) or 0
-            if (table.transaction_version(name) or 0) != n_writes:
-                raise self._conflict(name)
+            transactions = []
+            for name in names:
+                n_writes = (start.table.transaction_version(name) if start.table is not None else None) or 0
+                if (table.transaction_version(name) or 0) != n_writes:
+                    raise self._conflict(name)
+                transactions.append(Transaction(app_id=name, version=n_writes + 1))
             now = int(time.time() * 1000)
             actions = [
-                AddAction(f.path, f.size, partition, now, True, json.dumps({"numRecords": f.rows})) for f in files
+                AddAction(f.path, f.size, partition, now, True, json.dumps({"numRecords": f.rows}))
+                for write in writes
+                for partition in [dict(zip(self.keys, write.key, strict=True))]
+                for f in write.files
             ]
             properties = CommitProperties(
-                custom_metadata={"partition": name, **{k: json.dumps(v, sort_keys=True) for k, v in facts.items()}},
-                app_transactions=[Transaction(app_id=name, version=n_writes + 1)],
+                custom_metadata=_metadata(dict(zip(names, (write.facts for write in writes), strict=True))),
+                app_transactions=transactions,
             )
             try:
                 table.create_write_transaction(
@@ -148,21 +172,32 @@ class DeltaLog:
                     "overwrite",
                     self._evolved(table),
                     partition_by=list(self.keys),
-                    partition_filters=[(k, "=", value) for k, value in partition.items()] or None,
+                    partition_filters=self._filters(writes),
                     commit_properties=properties,
                 )
             except CommitFailedError as error:
-                raise self._conflict(name) from error
+                raise self._conflict(named) from error
             except (DeltaError, OSError) as error:
-                raise OvertureError(f"{self.uri}: could not commit {name}: {first_line(error)}; run again") from error
+                raise OvertureError(f"{self.uri}: could not commit {named}: {first_line(error)}; run again") from error
             finally:
                 table.update_incremental()
             version = int(table.version())
         self._sync_log(version)
         return version
 
-    def _commit_of(self, version: int) -> tuple[set[str], dict[str, Any]]:
-        """Return the folders that a version added files to, and its `commitInfo`. Entries of the log never change."""
+    def _filters(self, writes: Sequence[PartitionWrite]) -> list[tuple[str, str, Any]] | None:
+        """Return delta-rs' filters that select exactly the partitions of a commit; None: the table has no keys."""
+        values = [sorted(set(column)) for column in zip(*(write.key for write in writes), strict=True)]
+        if sum(len(of_key) > 1 for of_key in values) > 1:
+            raise ValueError(f"{self.name}: keys of the partitions of one commit differ in more than one place")
+        filters = [
+            (key, "=", of_key[0]) if len(of_key) == 1 else (key, "in", of_key)
+            for key, of_key in zip(self.keys, values, strict=True)
+        ]
+        return filters or None
+
+    def _commit(self, version: int) -> tuple[set[str], dict[str, Facts]]:
+        """Return the folders that a version added files to, and its facts by partition. Log entries never change."""
         if version not in self._commits:
             try:
                 with self.storage.fs.open_input_stream(f"{self.base}/{LOG}/{version:020d}.json") as source:
@@ -170,7 +205,8 @@ class DeltaLog:
             except FileNotFoundError:
                 return set(), {}
             folders = {action["add"]["path"].rsplit("/", 1)[0] for action in actions if "add" in action}
-            self._commits[version] = folders, next((a["commitInfo"] for a in actions if "commitInfo" in a), {})
+            info: dict[str, Any] = next((a["commitInfo"] for a in actions if "commitInfo" in a), {})
+            self._commits[version] = folders, facts_by_partition(info)
         return self._commits[version]
 
     def _newest(self) -> DeltaTable | None:
@@ -255,6 +291,28 @@ class DeltaLog:
     def _sync_log(self, version: int) -> None:
         if self.storage.is_local:
             self.storage.sync([f"{self.base}/{LOG}/{version:020d}.json"])
+
+
+def _metadata(facts: Mapping[str, Facts]) -> dict[str, str]:
+    """Return the metadata of a commit: the facts by partition, as `facts_by_partition` reads them."""
+    if len(facts) > 1:
+        return {"partitions": json.dumps(facts, sort_keys=True)}
+    ((name, values),) = facts.items()
+    return {"partition": name, **{key: json.dumps(value, sort_keys=True) for key, value in values.items()}}
+
+
+def facts_by_partition(info: Mapping[str, Any]) -> dict[str, Facts]:
+    """Return the facts of each partition that a commit replaced, from its entry `commitInfo`.
+
+    Returns:
+        Facts by name of the partition, such as `week=2026-11-16/space=tt_svd`. A commit of another engine has none.
+    """
+    if "partitions" in info:
+        facts: dict[str, Facts] = json.loads(info["partitions"])
+        return facts
+    if "partition" in info:
+        return {info["partition"]: {key: json.loads(info[key]) for key in FACTS if key in info}}
+    return {}
 
 
 def first_line(error: BaseException) -> str:

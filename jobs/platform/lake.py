@@ -2,8 +2,8 @@
 
 Layout   `<root>/<table>/` is a Delta table (jobs/platform/delta_log.py) that any engine can read. A write puts its
          files into a folder of its own, `<key>=<value>/.../v<n>-<id>/*.parquet`
-Write    files are written, flushed to the disk, and committed in one step that replaces one partition: after a crash at
-         any moment the old rows are in force, and a reader never sees a part of a write
+Write    files are written, flushed to the disk, and committed in one step that replaces one partition, or many days:
+         after a crash at any moment the old rows are in force, and a reader never sees a part of a write
 Cleanup  files that no version of the last days needs, and those of writes that failed, are removed by
          `overture lake vacuum`
 Schema   data must conform to the table's contract: declared columns in declared order, exact types, no missing column
@@ -11,7 +11,6 @@ Schema   data must conform to the table's contract: declared columns in declared
 
 from __future__ import annotations
 
-import json
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -26,7 +25,7 @@ from pyarrow import fs
 import contracts
 from contracts.arrow import arrow_schema
 from contracts.errors import BadArgument, CheckFailed, OvertureError
-from jobs.platform.delta_log import DataFile, DeltaLog, Key, Start, first_line
+from jobs.platform.delta_log import DataFile, DeltaLog, Facts, Key, PartitionWrite, Start, first_line
 from jobs.platform.list_columns import to_matrix
 from jobs.platform.spark_paths import spark_path
 from jobs.platform.storage import open_storage
@@ -241,17 +240,18 @@ class Lake:
                 f"{table}: could not write {self.root}/{table}/{'/'.join(folder.split('/')[:-1])}: "
                 f"{_root_cause(error)}; the old data is unchanged"
             ) from error
-        return self._commit_files(table, start, key, files, report, rows_of)
+        version = self.log(table).commit(start, [PartitionWrite(key, files, _facts(table, report, rows_of))])
+        return self._result(table, files, version)
 
     def write_days(
         self, table: str, frame: DataFrame, *, report: DayReport | None = None, **partition: str
     ) -> dict[str, WriteResult]:
-        """Replace the day partitions of a Spark frame, in one Spark job. Partitions of other days are unchanged.
+        """Replace the day partitions of a Spark frame, in one Spark job and one commit. Other days are unchanged.
 
         Args:
             table: Name of the table. Its last partition key is `day`.
             frame: The contract's columns and a column `day` of type date (strings sort slowly).
-            report: Report of the job, stored in the commit of each day; or a function that returns it for a day.
+            report: Report of the job, stored in the commit for each day; or a function that returns it for a day.
             **partition: Value of each partition key except `day`.
 
         Returns:
@@ -267,27 +267,26 @@ class Lake:
     def replace_days(
         self, table: str, fill: Callable[[str], None], *, report: DayReport | None = None, **partition: str
     ) -> dict[str, WriteResult]:
-        """Replace day partitions with the files that `fill` writes to a folder, one commit per day.
+        """Replace day partitions with the files that `fill` writes to a folder, in one commit.
 
         This is for tasks on many machines that write their own rows: each calls `stage_day` with the folder.
 
         Args:
             table: Name of the table. Its last partition key is `day`.
             fill: Writes all days to the folder that it receives, as `day=<day>/*.parquet`.
-            report: Report of the job, stored in the commit of each day; or a function that returns it for a day.
+            report: Report of the job, stored in the commit for each day; or a function that returns it for a day.
             **partition: Value of each partition key except `day`.
 
         Returns:
             The result of each day's write, by day.
 
         Raises:
-            OvertureError: A day could not be written; days that were not replaced contain the old data.
+            OvertureError: A day could not be written, or another writer committed one of them; no day is replaced.
         """
         contract = contracts.load(table)
         start = self.log(table).start()
         outer = [f"{key}={partition[key]}" for key in contract.partition[:-1]]
         stage = "/".join([self._base, table, *outer, _commit_folder(start)])
-        written: dict[str, WriteResult] = {}
         try:
             self._make_folder(stage)
             fill(stage)
@@ -300,11 +299,15 @@ class Lake:
             raise OvertureError(
                 f"{table}: could not write days to {self.root}/{table}: {_root_cause(error)}; the old data is unchanged"
             ) from error
-        for day in staged:
-            key = self._key(table, {**partition, "day": day})
-            of_day = report(day) if callable(report) else report
-            written[day] = self._commit_files(table, start, key, files[day], of_day)
-        return written
+        if not staged:
+            return {}
+        writes = [
+            PartitionWrite(self._key(table, {**partition, "day": day}), files[day], _facts(table, of_day))
+            for day in staged
+            for of_day in [report(day) if callable(report) else report]
+        ]
+        version = self.log(table).commit(start, writes)
+        return {day: self._result(table, files[day], version) for day in staged}
 
     def stage_day(self, table: str, stage: str, day: str, name: str, frame: pa.Table) -> None:
         """Write one file of one day to the folder of `replace_days`.
@@ -327,7 +330,8 @@ class Lake:
         """Remove a partition in one commit. Its files stay until `overture lake vacuum` removes them."""
         key = self._key(table, partition)
         if self.exists(table, **partition):
-            self.log(table).commit(self.log(table).start(), key, [], {"report": {"dropped": True}})
+            log = self.log(table)
+            log.commit(log.start(), [PartitionWrite(key, [], {"report": {"dropped": True}})])
 
     def _write_arrow(self, table: str, frame: pa.Table | Iterable[pa.RecordBatch], target: str) -> None:
         schema = arrow_schema(contracts.load(table))
@@ -345,19 +349,7 @@ class Lake:
     def _write_spark(self, table: str, frame: DataFrame, target: str) -> None:
         conform_spark(table, frame).write.option("compression", "zstd").parquet(self._spark_uri(target))
 
-    def _commit_files(
-        self,
-        table: str,
-        start: Start,
-        key: Key,
-        files: Sequence[DataFile],
-        report: dict[str, Any] | None,
-        rows_of: str | None = None,
-    ) -> WriteResult:
-        facts = {"report": report or {}, "contract": contracts.load(table).version}
-        if rows_of:
-            facts["rows_of"] = rows_of
-        version = self.log(table).commit(start, key, files, facts)
+    def _result(self, table: str, files: Sequence[DataFile], version: int) -> WriteResult:
         return WriteResult(table, f"{self.root}/{table}", sum(file.rows for file in files), version)
 
     def _data_files(self, table: str, folder: str) -> list[DataFile]:
@@ -433,11 +425,11 @@ class Lake:
         log, folder = self.log(table), files[0].path.rsplit("/", 1)[0]
         names = [name for name in folder.split("/") if _is_commit_folder(name)]
         first = int(names[0][1:].split("-")[0]) if names else 0
-        version, info = log.commit_info(key, first, log.version() if last is None else last, folder)
+        version, facts = log.commit_of(key, first, log.version() if last is None else last, folder)
         partition = dict(zip(log.keys, key, strict=True))
         identity = names[0].split("-", 1)[1] if names else folder[-8:]
-        name = str(json.loads(info["rows_of"])) if "rows_of" in info else f"{version}-{identity}"
-        return PartitionState(partition, name, self._rows(table, files), json.loads(info.get("report", "{}")))
+        name = str(facts.get("rows_of", f"{version}-{identity}"))
+        return PartitionState(partition, name, self._rows(table, files), facts.get("report", {}))
 
     def _rows(self, table: str, files: Sequence[DataFile]) -> int:
         return sum(f.rows if f.rows >= 0 else self._footer(f"{self._base}/{table}/{f.path}") for f in files)
@@ -455,6 +447,11 @@ class Lake:
     def _footer(self, file: str) -> int:
         with self.fs.open_input_file(file) as source:
             return int(pq.ParquetFile(source).metadata.num_rows)
+
+
+def _facts(table: str, report: dict[str, Any] | None, rows_of: str | None = None) -> Facts:
+    facts = {"report": report or {}, "contract": contracts.load(table).version}
+    return facts | {"rows_of": rows_of} if rows_of else facts
 
 
 def _commit_folder(start: Start) -> str:

@@ -16,7 +16,7 @@ from pyarrow import fs
 import contracts
 from contracts.arrow import arrow_schema
 from contracts.errors import CheckFailed
-from jobs.platform.delta_log import Key
+from jobs.platform.delta_log import Key, facts_by_partition
 from jobs.platform.lake import OLD_POINTER, Lake
 from jobs.platform.progress import progress
 from jobs.platform.table_schema import conform
@@ -69,18 +69,22 @@ def summaries(lake: Lake) -> list[TableSummary]:
 def history(lake: Lake, table: str, limit: int) -> list[dict[str, Any]]:
     """Return the newest commits of a table, newest first: version, time, operation, partition and report.
 
+    A commit of many partitions has the first and the last of them, their number, and the report of the last.
+
     Raises:
         CheckFailed: The lake does not contain the table.
     """
     rows = []
     for entry in _delta(lake, table).history(limit):
+        facts = facts_by_partition(entry)
+        names = sorted(facts)
         rows.append(
             {
                 "version": entry["version"],
                 "at": f"{datetime.fromtimestamp(entry['timestamp'] / 1000, UTC):%Y-%m-%d %H:%M:%S}",
                 "operation": entry.get("operation", ""),
-                "partition": entry.get("partition", ""),
-                "report": json.loads(entry.get("report", "{}")),
+                "partition": f"{names[0]} to {names[-1]} ({len(names)})" if len(names) > 1 else "".join(names),
+                "report": facts[names[-1]].get("report", {}) if names else {},
             }
         )
     return rows

@@ -1,12 +1,16 @@
 """Writers of one table: two of one partition conflict, also at its first write."""
 
 import threading
+from datetime import UTC, datetime
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
+import contracts
+from contracts.arrow import arrow_schema
 from contracts.errors import CheckFailed, OvertureError
+from jobs.platform import lake_maintenance
 from jobs.platform.lake import Lake
 from jobs.platform.list_columns import to_list_column, to_matrix
 
@@ -86,6 +90,68 @@ def test_many_concurrent_first_writers_leave_the_rows_of_exactly_one(tmp_path):
     assert len(winners) == 1, results
     assert all("another writer committed" in text for text in results if isinstance(text, str))
     assert to_matrix(Lake(root).read("track_vectors", **AT)).tolist() == [[winners[0]] * 2] * (winners[0] + 1)
+
+
+def events_of(user_id):
+    at = datetime(2026, 11, 16, tzinfo=UTC)
+    one = {"user_id": user_id, "ts": at, "kind": "stream", "entity": "track", "entity_id": 3}
+    return pa.Table.from_pylist([one], schema=arrow_schema(contracts.load("events")))
+
+
+def write_days(lake, users, during=lambda: None):
+    """Write one event a day, of the user given by day; run `during` before the commit."""
+
+    def fill(stage):
+        for day, user in users.items():
+            lake.stage_day("events", stage, day, "part", events_of(user))
+        during()
+
+    return lake.replace_days("events", fill, report=lambda day: {"day": day, "user": users[day]})
+
+
+def users_by_day(lake):
+    return {p["day"]: lake.read("events", **p)["user_id"].to_pylist() for p in lake.partitions("events")}
+
+
+def test_days_are_replaced_in_one_commit_and_each_keeps_its_report(tmp_path):
+    lake = Lake(str(tmp_path / "lake"))
+    first = write_days(lake, {"2026-11-14": 1, "2026-11-15": 2, "2026-11-16": 3})
+    assert {result.version for result in first.values()} == {1}  # version 0 creates the table
+    second = write_days(lake, {"2026-11-15": 4, "2026-11-17": 5})
+    assert {result.version for result in second.values()} == {2}
+    for read in (lake, Lake(lake.root)):
+        assert users_by_day(read) == {"2026-11-14": [1], "2026-11-15": [4], "2026-11-16": [3], "2026-11-17": [5]}
+        assert [state.report["user"] for state in read.states("events")] == [1, 4, 3, 5]
+        numbers = [state.version.split("-")[0] for state in read.states("events")]
+        assert numbers == ["1", "2", "1", "2"]
+    newest, oldest, _ = lake_maintenance.history(lake, "events", 3)
+    assert newest["partition"] == "day=2026-11-15 to day=2026-11-17 (2)"
+    assert (oldest["partition"], oldest["report"]["user"]) == ("day=2026-11-14 to day=2026-11-16 (3)", 3)
+    assert write_days(lake, {}) == {}
+    assert lake.log("events").version() == 2
+
+
+@pytest.mark.parametrize("exists", [False, True])
+def test_a_conflict_of_one_day_replaces_none(tmp_path, exists):
+    lake = Lake(str(tmp_path / "lake"))
+    before = write_days(lake, {"2026-11-14": 1, "2026-11-15": 2}) if exists else {}
+    with pytest.raises(OvertureError, match="another writer committed day=2026-11-15"):
+        write_days(
+            lake,
+            {"2026-11-14": 7, "2026-11-15": 8, "2026-11-16": 9},
+            lambda: write_days(Lake(lake.root), {"2026-11-15": 5}),
+        )
+    assert users_by_day(lake) == {**({"2026-11-14": [1]} if before else {}), "2026-11-15": [5]}
+
+
+def test_writers_of_different_days_both_commit(tmp_path):
+    lake = Lake(str(tmp_path / "lake"))
+    write_days(
+        lake,
+        {"2026-11-14": 1, "2026-11-15": 2},
+        lambda: write_days(Lake(lake.root), {"2026-11-16": 3, "2026-11-17": 4}),
+    )
+    assert users_by_day(lake) == {"2026-11-14": [1], "2026-11-15": [2], "2026-11-16": [3], "2026-11-17": [4]}
 
 
 def test_a_table_with_columns_of_other_types_is_refused(tmp_path, monkeypatch):
