@@ -32,7 +32,7 @@ OnEpoch = Callable[[int, float], None]
 _VECTOR_STD = 0.15  # standard deviation of the space's vectors in the initial embeddings
 _NOISE_STD = 0.05  # standard deviation of the noise in initial weights
 _CHUNK = 256
-_WARM_UP_SHARE = 0.1  # share of the steps in which the learning rate rises
+_WARM_UP_SHARE = 0.1  # share of the steps in which the learning rate rises, which are at least two
 
 
 @dataclass(frozen=True)
@@ -196,7 +196,7 @@ def fit(
         optimiser = torch.optim.AdamW(groups, lr=recipe.learning_rate, fused=True)
         steps = recipe.epochs * -(-len(users.learners) // recipe.batch_users)
         schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimiser, recipe.learning_rate, total_steps=steps + 1, pct_start=_WARM_UP_SHARE
+            optimiser, recipe.learning_rate, total_steps=steps + 1, pct_start=max(_WARM_UP_SHARE, 2 / (steps + 1))
         )
         for epoch in range(recipe.epochs):
             total = 0.0

@@ -8,7 +8,7 @@ import torch
 from scipy.sparse import csr_array
 
 from models.cold_start.input_vector import FirstDays
-from models.cold_start.methods import WarmListeners
+from models.cold_start.methods import WarmListeners, first_day_network
 from models.cold_start.methods.first_day_network import Batch, TrainingUsers
 from models.cold_start.methods.mixture import NearSegments, SegmentMixture, SegmentTrackProbabilities
 from models.cold_start.methods.neighbours import Neighbours
@@ -63,6 +63,19 @@ def test_first_day_tokens():
     assert np.flatnonzero(result[[1]].toarray()).tolist() == [6]
     assert set(result.data) == {1}
     assert CATALOGUE.streamed_tracks(days([[20, 20, 10], [999]])).toarray().tolist() == [[0, 1, 0, 1], [0, 0, 0, 0]]
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 9, 19])
+def test_few_steps_of_training_give_finite_weights(epochs):
+    """With nine steps, a tenth of the steps was less than one whole step of the schedule."""
+    recipe = replace(first_day_network_recipe(), epochs=epochs, batch_users=8)
+    losses = []
+    net = first_day_network.fit(
+        "x", warm(), np.zeros(4, np.float32), lambda logits, _: logits.square().mean(), recipe, 7,
+        lambda _, loss: losses.append(loss),
+    )  # fmt: skip
+    assert len(losses) == epochs
+    assert all(torch.isfinite(values).all() for values in net.parameters())
 
 
 def test_synthetic_first_day_does_not_contain_its_targets():
