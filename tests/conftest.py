@@ -10,6 +10,9 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 os.environ.setdefault("OVERTURE_CONFIG", str(ROOT / "configs" / "tiny.yaml"))
+# Networks of tests are small. With several threads, each step waits for the slowest, which on a busy machine takes four
+# times as long. Commands that tests start inherit it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 SERVER_TESTS = (
