@@ -80,10 +80,10 @@ def in_use(factory: Any, als: Any, names: tuple[str, ...]) -> dict[str, Paramete
 NAMES = ("dropoutnet_full", "melu_full", "ease", "item_knn", "ials_fold_in")
 
 
-def run_search(data: str, quick: bool) -> Measurement:
-    """Tune all methods; return the trials, and the test NDCG of the settings in use and of the best ones.
+def run_search(data: str, quick: bool, name: str) -> Measurement:
+    """Tune one method; return the trials, and the test NDCG of the settings in use and of the best ones.
 
-    `quality` maps "method: what" to NDCG in %; `records` has the settings of each trial.
+    `quality` maps "what, split" to NDCG in %; `records` has the settings of each trial.
     """
     import numpy as np
     import optuna
@@ -123,29 +123,28 @@ def run_search(data: str, quick: bool) -> Measurement:
         "ials_fold_in": fold_in,
     }
 
-    quality: dict[str, float] = {}
+    study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=SEED))
+    study.enqueue_trial(in_use(factory, context.settings.als, NAMES)[name])
+    test_of_trial: dict[int, float] = {}
+
+    def objective(trial: Any) -> float:
+        method = builders[name](suggest(trial, name))
+        # The factors of a trial are overwritten by the next, so the test value is computed now and read only for the
+        # trial that validation selects, and for the settings in use.
+        test_of_trial[trial.number] = ndcg_of(context, method, cohorts["test"])
+        return ndcg_of(context, method, cohorts["validation"])
+
     records: list[dict[str, Any]] = []
-    for name, used in in_use(factory, context.settings.als, NAMES).items():
-        study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=SEED))
-        study.enqueue_trial(used)
-        test_of_trial: dict[int, float] = {}
-
-        def objective(trial: Any, name: str = name, test_of_trial: dict[int, float] = test_of_trial) -> float:
-            method = builders[name](suggest(trial, name))
-            # The factors of a trial are overwritten by the next, so the test value is computed now and read only for
-            # the trial that validation selects, and for the settings in use.
-            test_of_trial[trial.number] = ndcg_of(context, method, cohorts["test"])
-            return ndcg_of(context, method, cohorts["validation"])
-
-        for number in range(QUICK_TRIALS if quick else TRIALS):
-            study.optimize(objective, n_trials=1, catch=(ValueError,))
-            trial = study.trials[-1]
-            value = float("nan") if trial.value is None else trial.value
-            records.append({"method": name, "trial": number, **trial.params, "validation ndcg": round(value, 3)})
-            harness.log(f"  {name}, trial {number + 1}: {value:.2f} {trial.params}")
-        for what, trial in (("in use", study.trials[0]), ("best on validation", study.best_trial)):
-            quality[f"{name}: {what}, validation"] = float(np.nan) if trial.value is None else trial.value
-            quality[f"{name}: {what}, test"] = test_of_trial[trial.number]
+    for number in range(QUICK_TRIALS if quick else TRIALS):
+        study.optimize(objective, n_trials=1, catch=(ValueError,))
+        trial = study.trials[-1]
+        value = float("nan") if trial.value is None else trial.value
+        records.append({"trial": number, **trial.params, "validation ndcg": round(value, 3)})
+        harness.log(f"  {name}, trial {number + 1}: {value:.2f} {trial.params}")
+    quality: dict[str, float] = {}
+    for what, trial in (("in use", study.trials[0]), ("best on validation", study.best_trial)):
+        quality[f"{what}, validation"] = float(np.nan) if trial.value is None else trial.value
+        quality[f"{what}, test"] = test_of_trial[trial.number]
     return Measurement([clock()], quality, records=records)
 
 
@@ -153,28 +152,32 @@ def case(name: str, measurement: Measurement, peak_mib: float) -> dict[str, Any]
     """Return the case of one method: the settings in use and the best ones, on both cohorts, and all trials."""
     peers = {}
     for what in ("in use", "best on validation"):
-        quality = {split: measurement.quality[f"{name}: {what}, {split}"] for split in ("validation", "test")}
+        quality = {split: measurement.quality[f"{what}, {split}"] for split in ("validation", "test")}
         peers[what] = harness.summary([(Measurement(measurement.seconds, quality), peak_mib)], "")
-    trials = [record for record in measurement.records if record["method"] == name]
+    trials = measurement.records
     best = max(trials, key=lambda record: record["validation ndcg"])
-    settings = ", ".join(
-        f"{key} {value:.4g}" for key, value in best.items() if key not in ("method", "trial", "validation ndcg")
-    )
+    settings = ", ".join(f"{key} {value:.4g}" for key, value in best.items() if key not in ("trial", "validation ndcg"))
     about = (
         f"NDCG@{K} in %, one seed, {len(trials)} trials; best settings: {settings}. Seconds and MiB are those of the "
+        "whole search."
     )
-    return {"case": name, "about": f"{about}whole script.", "peers": peers, "ratios": {}, "trials": trials}
+    return {"case": name, "about": about, "peers": peers, "ratios": {}, "trials": trials}
 
 
 def main() -> None:
-    """Tune all methods in one run."""
+    """Tune the methods, each in a process of its own."""
     data_help = "Spotify Million Playlist Dataset: playlist_track.parquet and track_uri_map.parquet"
-    arguments = harness.parse_arguments("baselines", (__doc__ or "").splitlines()[0], data_help, required=True)
-    measurement, peak_mib = harness.run_in_process(
-        Peer("search", run_search, {"data": str(arguments.data), "quick": arguments.quick})
+    arguments = harness.parse_arguments(
+        "baselines", (__doc__ or "").splitlines()[0], data_help, required=True, in_parts=True
     )
-    cases = [case(name, measurement, peak_mib) for name in NAMES]
-    best = max(measurement.quality[f"{name}: best on validation, validation"] for name in NAMES)
+    cases, best = [], 0.0
+    for name in NAMES:
+        peer = Peer(
+            f"baselines {name}", run_search, {"data": str(arguments.data), "quick": arguments.quick, "name": name}
+        )
+        measurement, peak_mib = harness.run_part(arguments.parts, peer)
+        cases.append(case(name, measurement, peak_mib))
+        best = max(best, measurement.quality["best on validation, validation"])
     harness.write_result(arguments, cases, [], ("best validation NDCG@50, %", best))
 
 
