@@ -253,7 +253,7 @@ def test_network_failure_degrades_only_the_failed_request(release_home, serve, m
 def test_metrics_report_release_methods_and_routes(release_home, serve):
     release_home.promote(release_home.first)
     live = serve(release_home.home)
-    live.lists({"country": "FR", "streams": {"tracks": [5, 6]}})
+    live.lists({"country": "FR", "streams": {"tracks": [5, 6, 1003]}})
     live.lists({"onboarding": {"artists": [1]}}, method="full_pers")
     live.call("/v1/tracks/5")
     release_home.promote(release_home.second)
