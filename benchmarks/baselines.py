@@ -53,13 +53,12 @@ def suggest(trial: Any, name: str) -> Parameters:
     }
 
 
-def in_use(factory: Any, als: Any, names: tuple[str, ...]) -> dict[str, Parameters]:
+def in_use(factory: Any, als: Any) -> dict[str, Parameters]:
     """Return the settings in use, by method.
 
     Args:
         factory: factory of the week's methods.
         als: settings of the ALS factors.
-        names: methods to tune.
     """
     from inspect import signature
 
@@ -74,7 +73,7 @@ def in_use(factory: Any, als: Any, names: tuple[str, ...]) -> dict[str, Paramete
     used = {name: {field: getattr(recipes[name], field) for field in fields[name]} for name in recipes}
     used["ease"] = {"ridge": signature(Ease).parameters["ridge"].default}
     used["ials_fold_in"] = {name: getattr(als, name) for name in ("alpha", "regularisation", "frequency_exponent")}
-    return {name: used[name] for name in names}
+    return used
 
 
 NAMES = ("dropoutnet_full", "melu_full", "ease", "item_knn", "ials_fold_in")
@@ -124,7 +123,7 @@ def run_search(data: str, quick: bool, name: str) -> Measurement:
     }
 
     study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=SEED))
-    study.enqueue_trial(in_use(factory, context.settings.als, NAMES)[name])
+    study.enqueue_trial(in_use(factory, context.settings.als)[name])
     test_of_trial: dict[int, float] = {}
 
     def objective(trial: Any) -> float:

@@ -67,7 +67,7 @@ def test_first_day_tokens():
 
 @pytest.mark.parametrize("epochs", [1, 2, 9, 19])
 def test_few_steps_of_training_give_finite_weights(epochs):
-    """With nine steps, a tenth of the steps was less than one whole step of the schedule."""
+    """With nine steps, the part of the schedule in which the rate rises had the length zero."""
     recipe = replace(first_day_network_recipe(), epochs=epochs, batch_users=8)
     losses = []
     net = first_day_network.fit(
