@@ -38,7 +38,7 @@ def write_source(
     facts: dict[str, Any],
     bad: dict[str, list[BadLines]] | None = None,
 ) -> dict[str, Any]:
-    """Write the four tables, events day by day, and replace the quarantine.
+    """Write the four tables, all days of events in one commit, and replace the quarantine.
 
     Args:
         context: settings and lake.
@@ -59,32 +59,30 @@ def write_source(
         "tracks": lake.write("tracks", tracks, report=report),
         "playlists": lake.write("playlists", playlists, report=report),
     }
-    rows, repeats, written_days = 0, 0, set()
-    for day, group in progress(events.groups(), len(events.keys()), "events by day"):
-        part, repeated = sort_day(group)
-        if int(part["ts"].min()) // DAY_US != day or int(part["ts"].max()) // DAY_US != day:
-            raise AssertionError(f"the group {day_name(day)} contains events of another day")
-        name = day_name(day)
-        rows += lake.write("events", event_table(part), report=report | {"repeats": repeated}, day=name).rows
-        repeats += repeated
-        written_days.add(name)
-    dropped = [p["day"] for p in lake.partitions("events") if p["day"] not in written_days]
+    repeats: dict[str, int] = {}
+
+    def fill(stage: str) -> None:
+        for day, group in progress(events.groups(), len(events.keys()), "events by day"):
+            part, repeated = sort_day(group)
+            if int(part["ts"].min()) // DAY_US != day or int(part["ts"].max()) // DAY_US != day:
+                raise AssertionError(f"the group {day_name(day)} contains events of another day")
+            repeats[day_name(day)] = repeated
+            lake.stage_day("events", stage, day_name(day), "part-00000", event_table(part))
+
+    days = lake.replace_days("events", fill, report=lambda day: report | {"repeats": repeats[day]})
+    dropped = [p["day"] for p in lake.partitions("events") if p["day"] not in days]
     for name in dropped:
         lake.drop("events", day=name)
     bad_rows = {table: pa.concat_tables(lines.rows() for lines in of_table) for table, of_table in (bad or {}).items()}
     bad_rows = {table: rows for table, rows in bad_rows.items() if rows.num_rows}
-    newest = max(written_days, default=str(context.week.as_of.date()))
+    newest = max(days, default=str(context.week.as_of.date()))
     quarantined = replace_quarantine(lake, bad_rows, newest, report)
     return {
         **facts,
-        "rows": {table: w.rows for table, w in written.items()} | {"events": rows},
+        "rows": {table: w.rows for table, w in written.items()} | {"events": sum(day.rows for day in days.values())},
         "paths": {table: w.path for table, w in written.items()},
-        "days": {
-            "written": len(written_days),
-            "first": min(written_days, default=None),
-            "last": max(written_days, default=None),
-        },
-        "events_repeated": repeats,
+        "days": {"written": len(days), "first": min(days, default=None), "last": max(days, default=None)},
+        "events_repeated": sum(repeats.values()),
         "quarantined": quarantined,
         "days_dropped": dropped,
     }
