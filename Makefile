@@ -224,7 +224,7 @@ env: ## lines for a shell in which `overture` and `airflow` work: eval "$$(make 
 
 .PHONY: bench
 bench: setup ## measure against the peers (hours on two cores; QUICK=1 ONLY=als,svd DATA=<playlists> DSG17=<folder>; the service where a champion is); writes benchmarks/results
-	@only="$(ONLY)"; only="$${only:-als,svd,segments,track_index,paper,recipes,growth,ingest,new_releases,skip_features,skip_scale$(if $(DATA),$(comma)pairs$(comma)playlists$(comma)ranker$(comma)ablation$(comma)baselines$(comma)graph_segments$(comma)dimensions)$(if $(DSG17),$(comma)skip$(comma)time_and_context)$(if $(wildcard $(OVERTURE_HOME)/releases/champion.json),$(comma)service$(comma)overload$(comma)events$(comma)gate)}"
+	@only="$(ONLY)"; only="$${only:-als,svd,segments,track_index,paper,recipes,growth,ingest,slices,new_releases,skip_features,skip_scale$(if $(DATA),$(comma)pairs$(comma)playlists$(comma)ranker$(comma)ablation$(comma)baselines$(comma)graph_segments$(comma)dimensions)$(if $(DSG17),$(comma)skip$(comma)time_and_context)$(if $(wildcard $(OVERTURE_HOME)/releases/champion.json),$(comma)service$(comma)overload$(comma)events$(comma)gate)}"
 	for name in $${only//,/ }; do
 	  data=""; case "$$name" in svd | pairs | playlists | ranker | ablation | baselines | graph_segments | dimensions) data="$(DATA:%=--data %)" ;; skip | time_and_context) data="$(DSG17:%=--data %)" ;; esac
 	  echo "== benchmarks/$$name.py"

@@ -18,7 +18,7 @@ import numpy as np
 
 import harness
 from harness import Measurement, Peer, stopwatch
-from playlists import N_BOOTSTRAP, SPACES, K, index_of_ids, prepare_matrices
+from playlists import N_BOOTSTRAP, SPACES, K, index_of_ids, listener_ndcg, prepare_matrices
 
 SEEDS = (7, 8, 9)
 WIDTHS, QUICK_WIDTHS, IN_USE = (16, 32, 64, 128, 256, 512), (16, 128), 128
@@ -77,18 +77,6 @@ def train_seconds(context: Any, space: str) -> dict[str, float]:
         job.run(context, space)
         seconds[name] = clock()
     return seconds
-
-
-def listener_ndcg(context: Any, method: Any, cohort: Any) -> np.ndarray:
-    """Return NDCG@50 in % of each listener, (B,), with first-day tracks left out."""
-    from jobs.cold_start.training_data import catalogue
-    from models.cold_start.methods import recommend_lists
-    from models.evaluation.metrics import score
-
-    streamed_BN = catalogue(context).streamed_tracks(cohort.days)
-    lists_BK = recommend_lists(method, cohort.x_BF, K, cohort.days, streamed_BN)
-    ndcg_B: np.ndarray = 100 * score(lists_BK, cohort.truth, K)["ndcg"]
-    return ndcg_B
 
 
 def case(space: str, widths: tuple[int, ...], measurements: list[Measurement], peak_mib: float) -> dict[str, Any]:

@@ -22,9 +22,8 @@ from typing import Any
 import numpy as np
 
 import harness
-from dimensions import listener_ndcg
 from harness import Measurement, Peer, stopwatch
-from playlists import N_BOOTSTRAP, SPACES, K, prepare_week
+from playlists import N_BOOTSTRAP, SPACES, K, listener_ndcg, prepare_week
 
 SEED, SEEDS = 7, (7, 8, 9)
 NEIGHBOURS, N_SEARCH = 15, 14

@@ -164,8 +164,8 @@ def run_week(data: str, seed: int, quick: bool) -> Measurement:
     return Measurement([clock()], quality, samples)
 
 
-def ndcg_of(context: Any, method: Any, cohort: Any) -> float:
-    """Return NDCG@50 in % of a method for a cohort, with lists as in the column without rules."""
+def listener_ndcg(context: Any, method: Any, cohort: Any) -> np.ndarray:
+    """Return NDCG@50 in % of each listener, (B,), with lists as in the column without rules."""
     from jobs.cold_start.track_facts import track_facts
     from jobs.cold_start.training_data import catalogue
     from models.cold_start.list_rules import ListRules, protocol
@@ -176,7 +176,13 @@ def ndcg_of(context: Any, method: Any, cohort: Any) -> float:
     no_vectors = np.zeros((0, 0), np.float32)  # of rules.diversity, which is off
     ids, facts = catalogue(context).track_id_N, track_facts(context)
     lists_BK, _ = ruled_lists(method, cohort.x_BF, K, cohort.days, ids, facts, rules, no_vectors)
-    return 100 * float(score(lists_BK, cohort.truth, K)["ndcg"].mean())
+    ndcg_B: np.ndarray = 100 * score(lists_BK, cohort.truth, K)["ndcg"]
+    return ndcg_B
+
+
+def ndcg_of(context: Any, method: Any, cohort: Any) -> float:
+    """Return the mean of `listener_ndcg`."""
+    return float(listener_ndcg(context, method, cohort).mean())
 
 
 def listener_values(measurements: list[Measurement]) -> dict[tuple[str, str], np.ndarray]:

@@ -20,6 +20,7 @@ ORDER = (
     "pairs",
     "playlists",
     "ranker",
+    "slices",
     "new_releases",
     "ablation",
     "baselines",

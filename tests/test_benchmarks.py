@@ -18,6 +18,7 @@ import cluster  # noqa: E402
 import harness  # noqa: E402
 import playlists  # noqa: E402
 import report  # noqa: E402
+import slices  # noqa: E402
 
 
 @pytest.mark.parametrize("file", RESULTS, ids=lambda file: file.stem)
@@ -153,3 +154,25 @@ def test_intervals_over_seeds_and_over_listeners_are_apart():
 def test_listeners_of_every_seed_are_averaged_by_id():
     values = playlists.listener_values([week([3, 1, 2], [0.3, 0.1, 0.2], [0, 0, 0]), week([1, 3], [0.5, 0.7], [0, 0])])
     np.testing.assert_allclose(values["tt_svd", "item_knn"], [0.3, 0.5])
+
+
+def test_slices_name_where_a_method_is_worse_than_popularity():
+    rng = np.random.default_rng(0)
+    popularity = rng.random(200)
+    in_france = np.arange(200) < 60
+    samples = {
+        "tt_svd/popularity": popularity,
+        "tt_svd/semi_pers": popularity + np.where(in_france, -0.2, 0.2),
+        "tt_svd/simulator": popularity + 0.4,
+        "tt_svd/slice/country=FR": in_france,
+        "tt_svd/slice/age=50+": np.arange(200) < 10,
+    } | {
+        f"tt_svd/{name}/{slices.REMOVED}": popularity + gain
+        for name, gain in (("popularity", 0), ("semi_pers", 0.3), ("simulator", 0.4))
+    }
+    one = slices.case("demo", "tt_svd", ("semi_pers",), harness.Measurement([1.0], {}, samples), 1.0)
+    assert one["worse"] == {"semi_pers": ["country=FR"], "simulator": []}
+    assert list(one["peers"]) == ["country=FR", slices.REMOVED], "age=50+ has too few listeners"
+    worse, gain = slices.targets({("demo", "tt_svd"): one})
+    assert (worse["found"], worse["kept"]) == (1, False)
+    assert (gain["found"], gain["kept"]) == (0.75, False)
