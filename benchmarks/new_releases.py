@@ -38,8 +38,8 @@ from playlists import FACTORISATIONS, MATRIX_JOBS, SPACES
 CONFIG = Path(__file__).parents[1] / "configs" / "demo.yaml"
 WEEK = "2026-10-19"  # the log ends 34 days later
 JOBS = (*MATRIX_JOBS, *FACTORISATIONS)
-SIZES = {"n_users": 100_000, "n_tracks": 8_000, "n_playlists": 20_000, "release_share": 0.2}
-QUICK_SIZES = {"n_users": 3_000, "n_tracks": 2_000, "n_playlists": 2_000, "release_share": 0.3}
+SIZES = {"n_users": 100_000, "n_tracks": 8_000, "n_playlists": 20_000, "release_share": 0.2, "content_width": 32}
+QUICK_SIZES = {"n_users": 3_000, "n_tracks": 2_000, "n_playlists": 2_000, "release_share": 0.3, "content_width": 32}
 CATALOGUE_SHARE = 0.6  # of all tracks
 RELEASE_DAYS, TRUTH_DAYS, K, N_BOOTSTRAP = 28, 30, 10, 2_000
 GROUPS = {
@@ -53,7 +53,7 @@ WARM, COHORT = "warm listeners", "cohort"
 WHOLE, K_WHOLE, MAX_LISTENERS = "whole lists", 50, 5_000
 WITHOUT, WITH, FACTORISED = "without new releases", "with new releases", "with new releases, factorised"
 BASELINES = ("random", "popularity so far", "artist mean", "artist mean x popularity", "popularity in artist")
-COMBINATION = "content and first listeners"
+COMBINATION, WITH_FEATURES = "content and first listeners", "with features"
 
 
 def prepare_week(quick: bool) -> Any:
@@ -160,11 +160,13 @@ def read_tasks(context: Any) -> dict[str, Task]:
     users = lake.read("users", columns=["user_id", "registered_at"]).to_pandas()
     user_id = np.sort(users.user_id[users.registered_at < week.cohort_end].to_numpy())
     before_cohort = np.isin(user_id, users.user_id[users.registered_at < week.cohort_start])
-    tracks = lake.read("tracks", columns=["track_id", "artist_id", "album_id", "genre", "release_date"]).to_pandas()
+    columns = ["track_id", "artist_id", "album_id", "genre", "release_date", "content_features"]
+    tracks = lake.read("tracks", columns=columns).to_pandas()
     tracks = tracks.sort_values("track_id", ignore_index=True)
     track_id = tracks.track_id.to_numpy()
     genre = tracks.genre.astype("category").cat.codes.to_numpy(np.int64)  # -1: unknown
-    facts = TrackFacts(genre, tracks.artist_id.to_numpy(), tracks.album_id.to_numpy())
+    features_NF = np.stack(tracks.content_features.to_numpy())
+    facts = TrackFacts(genre, tracks.artist_id.to_numpy(), tracks.album_id.to_numpy(), features_NF)
     released = tracks.release_date.to_numpy("datetime64[D]")
     as_of = np.datetime64(str(week), "D")
     is_recent = (released >= as_of - RELEASE_DAYS) & (released < as_of)
@@ -245,14 +247,19 @@ def method_scores(task: Task, seed: int) -> dict[str, dict[str, np.ndarray]]:
     from models.cold_start.top_k import normalise
 
     rng = np.random.default_rng(seed)
-    model = NewReleases.fit(normalise(task.track_ND), task.facts_N, task.heard_UN, seed)
-    harness.log(f"  kappa {model.kappa}")
-    artist_MD, content_MD = artist_means(task), model.content(task.facts_M)
-    first_MD, both_MD = model.first_listeners(task.heard_UM), model.vectors(task.facts_M, task.heard_UM)
+    unit_ND = normalise(task.track_ND)
+    with_features = NewReleases.fit(unit_ND, task.facts_N, task.heard_UN, seed)
+    model = NewReleases.fit(unit_ND, replace(task.facts_N, features_MF=None), task.heard_UN, seed)
+    harness.log(f"  kappa {model.kappa}; with features {with_features.kappa}")
+    facts_M = replace(task.facts_M, features_MF=None)
+    artist_MD, content_MD = artist_means(task), model.content(facts_M)
+    first_MD, both_MD = model.first_listeners(task.heard_UM), model.vectors(facts_M, task.heard_UM)
+    featured_MD, all_MD = with_features.content(task.facts_M), with_features.vectors(task.facts_M, task.heard_UM)
     popularity_M = np.log(2 + task.n_listeners_M)
     scores = {}
     for name, listeners in task.listeners.items():
         artist_mean_BM, both_BM = cosines(listeners.user_BD, artist_MD), cosines(listeners.user_BD, both_MD)
+        all_BM = cosines(listeners.user_BD, all_MD)
         scores[name] = {
             "random": rng.random(listeners.truth_BM.shape),
             "popularity so far": np.broadcast_to(task.n_listeners_M, listeners.truth_BM.shape),
@@ -263,6 +270,9 @@ def method_scores(task: Task, seed: int) -> dict[str, dict[str, np.ndarray]]:
             "first listeners": cosines(listeners.user_BD, first_MD),
             COMBINATION: both_BM,
             f"{COMBINATION}, x popularity": np.maximum(both_BM, 0) * popularity_M,
+            f"content, {WITH_FEATURES}": cosines(listeners.user_BD, featured_MD),
+            f"{COMBINATION}, {WITH_FEATURES}": all_BM,
+            f"{COMBINATION}, {WITH_FEATURES}, x popularity": np.maximum(all_BM, 0) * popularity_M,
         }
     return scores
 
@@ -348,6 +358,10 @@ def measure_whole_lists(context: Any) -> dict[str, float]:
     from models.evaluation.metrics import paired_bootstrap, score
 
     views = {WITHOUT: read_view(context)}
+    tracks = context.lake.read("tracks")
+    column = tracks.schema.get_field_index("content_features")
+    no_features = pa.nulls(len(tracks), tracks.schema.field(column).type)
+    context.lake.write("tracks", tracks.set_column(column, "content_features", no_features))
     new_releases = context.settings.new_releases.model_copy(update={"enabled": True, "days": RELEASE_DAYS})
     enabled = Context(context.settings.model_copy(update={"new_releases": new_releases}), context.week, context.home)
     run_jobs(enabled, tuple(name for name in JOBS if name != "matrix.first_day"))

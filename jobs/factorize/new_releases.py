@@ -6,8 +6,9 @@ Method  `models/cold_start/new_releases.py`, over unit vectors; settings `new_re
 Memory  the streams of at most `new_releases.max_listeners` warm users: those who streamed a new release first
 
 First listeners count from `groups.min_users` on, as in every published mean; with fewer of them in the sample, the
-estimate is that of genre, artist and album. The vectors get the mean length of the vectors of the least popular tenth
-of the other tracks: in a space in which the length increases with popularity, a new release is as long as these.
+estimate is that of genre, features, artist and album. The vectors get the mean length of the vectors of the least
+popular tenth of the other tracks: in a space in which the length increases with popularity, a new release is as long as
+these.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from pyspark.sql import functions as F
 from scipy.sparse import csr_array
 
 from contracts.errors import CheckFailed
+from jobs.platform.list_columns import to_matrix
 from jobs.platform.progress import log_line
 from models.arrays import FloatMatrix
 from models.cold_start.new_releases import NewReleases, TrackFacts
@@ -51,6 +53,7 @@ def with_new_releases(context: Context, space: str, vectors_ND: FloatMatrix) -> 
         genre.to_numpy(zero_copy_only=False).astype(np.int64),
         catalog["artist_id"].to_numpy(),
         catalog["album_id"].to_numpy(),
+        content_features(context, len(catalog)),
     )
     heard_UN = sample_streams(context, n_others, len(catalog), context.seed("new_releases"))
     others = np.arange(len(catalog)) < n_others
@@ -69,6 +72,26 @@ def with_new_releases(context: Context, space: str, vectors_ND: FloatMatrix) -> 
     length = least_popular[least_popular > 0].mean() if least_popular.any() else length_N[length_N > 0].mean()
     log_line(f"{space}  {len(estimate_MD)} new releases; kappa {model.kappa}")
     return np.concatenate([vectors_ND[others], np.float32(length) * estimate_MD])
+
+
+def content_features(context: Context, n_tracks: int) -> FloatMatrix | None:
+    """Return the features of the catalogue's tracks by track_idx, (N, F), NaN where unknown; None if no track has any.
+
+    Raises:
+        CheckFailed: The features of two tracks have different lengths.
+    """
+    tracks = context.lake.spark(context.spark, "tracks").where(F.col("content_features").isNotNull())
+    catalog = context.lake.spark(context.spark, "catalog", week=context.week.name).select("track_id", "track_idx")
+    table = tracks.join(F.broadcast(catalog), "track_id").select("track_idx", "content_features").toArrow()
+    if not table.num_rows:
+        return None
+    try:
+        known_MF = to_matrix(table, "content_features")
+    except CheckFailed as error:
+        raise CheckFailed(f"tracks: {error}") from None
+    features_NF = np.full((n_tracks, known_MF.shape[1]), np.nan, np.float32)
+    features_NF[table["track_idx"].to_numpy()] = known_MF
+    return features_NF
 
 
 def sample_streams(context: Context, first_new: int, n_tracks: int, seed: int) -> csr_array:

@@ -32,6 +32,11 @@ class SimulateSettings(Section):
         description="how far the tracks that a listener streams depend on day part and kind of day; 0: not at all. "
         "Above 0, sessions start at all hours",
     )
+    content_width: Annotated[int, Field(ge=0)] = Field(
+        0,
+        description="length of the tracks' `content_features`, which depend on the scene and the artist and contain "
+        "noise; 0: none",
+    )
     chunk_users: Positive = Field(50_000, description="listeners in memory at once; it limits the peak memory")
     seed: int = Field(7, description="seed of all random draws of the simulation")
 

@@ -1,9 +1,13 @@
-"""Vectors of tracks that are too new for a space, from genre, artist, album and first listeners.
+"""Vectors of tracks that are too new for a space, from genre, features, artist, album and first listeners.
 
-Shapes   N tracks of the space, M new tracks, H held-out tracks of the space, U listeners, d width of the space
-Levels   all tracks -> genre -> artist -> album -> first listeners. Each level corrects the estimate of the level above:
+Shapes   N tracks of the space, M new tracks, H held-out tracks of the space, U listeners, d width of the space,
+         F width of the features
+Levels   all tracks -> genre -> features -> artist -> album -> first listeners. Each level corrects the estimate of the
+         level above:
              estimate = (sum of the level's vectors + kappa * estimate above) / (number of the level's vectors + kappa)
          A level without vectors, or an unknown one, leaves the estimate above as it is
+Features  of audio or text, such as an embedding of the recording. The level's vectors are those of the nearest tracks
+         of the space (models/cold_start/feature_neighbours.py)
 Kappa    for each level the one of KAPPAS with the least squared error on tracks of the space, whose own album is left
          out (at the level of albums: the track alone), because the album of a new track is new as a whole. The first
          listeners have two: an estimate from the artist is worth more listeners than one from the genre alone
@@ -26,6 +30,7 @@ from numpy.typing import ArrayLike
 from scipy.sparse import csr_array
 
 from models.arrays import BoolVector, DoubleMatrix, DoubleVector, FloatMatrix, LongVector
+from models.cold_start.feature_neighbours import FeatureNeighbours
 from models.cold_start.linear_regression import fit_linear_regression
 from models.cold_start.methods.base import Predict
 from models.cold_start.sparse_rows import binarise, draw_from_rows
@@ -40,21 +45,29 @@ RIDGE = 0.1  # of the map, relative to the variance of a column
 
 @dataclass(frozen=True, eq=False)
 class TrackFacts:
-    """Genre, artist and album of tracks, each (M,) int64 ids; a negative id is unknown.
+    """What is known of tracks before they have listeners.
+
+    Attributes:
+        genre, artist, album: ids (M,) int64; a negative id is unknown.
+        features_MF: features of audio or text; the rows of tracks without features are NaN. None: no track has any.
 
     Raises:
-        ValueError: the arrays are not flat integers of one length.
+        ValueError: the ids are not flat integers of one length, or the features do not have one row per track.
     """
 
     genre: LongVector
     artist: LongVector
     album: LongVector
+    features_MF: FloatMatrix | None = None
 
     def __post_init__(self) -> None:
         ids = [np.asarray(getattr(self, level)) for level in LEVELS]
         if len({one.shape for one in ids}) > 1 or any(one.ndim != 1 or one.dtype.kind not in "iu" for one in ids):
             shapes = ", ".join(f"{level} {one.shape} {one.dtype}" for level, one in zip(LEVELS, ids, strict=True))
             raise ValueError(f"track facts: must be flat integer arrays of one length, got {shapes}")
+        features_MF = self.features_MF
+        if features_MF is not None and (features_MF.ndim != 2 or len(features_MF) != len(self.artist)):
+            raise ValueError(f"track facts: features of {len(self.artist)} tracks have the shape {features_MF.shape}")
 
     def __len__(self) -> int:
         """Return the number of tracks."""
@@ -62,7 +75,8 @@ class TrackFacts:
 
     def take(self, rows: Any) -> TrackFacts:
         """Return the facts of some tracks, selected by indices or a mask."""
-        return TrackFacts(self.genre[rows], self.artist[rows], self.album[rows])
+        features_MF = None if self.features_MF is None else self.features_MF[rows]
+        return TrackFacts(self.genre[rows], self.artist[rows], self.album[rows], features_MF)
 
 
 class _GroupSums:
@@ -143,13 +157,14 @@ class NewReleases:
     """Estimates the vectors of tracks that are not in a space.
 
     Attributes:
-        kappa: by level; of the first listeners of a track of an artist with a vector in the space ("listeners"), and of
-            one of another artist ("listeners, no artist").
+        kappa: by level, and of the features; of the first listeners of a track of an artist with a vector in the space
+            ("listeners"), and of one of another artist ("listeners, no artist").
     """
 
     kappa: dict[str, float]
     _mean_D: DoubleVector
     _sums: dict[str, _GroupSums]
+    _near: FeatureNeighbours
     _listener_UD: FloatMatrix
     _map: Predict
 
@@ -184,6 +199,8 @@ class NewReleases:
             raise ValueError(f"new releases: the space must have vectors of at least 4 albums, got {len(albums)}")
         mean_D = vector_ND.mean(axis=0)
         sums = {level: _GroupSums(vector_ND, getattr(facts, level)) for level in LEVELS}
+        near = FeatureNeighbours(vector_ND, facts.features_MF, album_N)
+        sum_near_ND, n_near_N, is_complete_N = near.of_sample(seed)
 
         kappa: dict[str, float] = {}
         estimate_ND = np.broadcast_to(mean_D, vector_ND.shape)
@@ -197,9 +214,12 @@ class NewReleases:
             belongs_N = count_N > 0  # an unknown genre or artist has no sum from which to leave the album out
             total_ND = np.where(belongs_N[:, None], total_ND - left_out_ND, 0.0)
             count_N = np.where(belongs_N, count_N - n_left_out_N, 0.0)
-            kappa[level] = choose_kappa(vector_ND, total_ND, count_N, estimate_ND)
+            kappa[level] = choose_kappa(vector_ND, total_ND, np.where(is_complete_N, count_N, 0.0), estimate_ND)
             if level == "genre":
-                of_genre_ND = estimate_ND = shrink(total_ND, count_N, estimate_ND, kappa[level])
+                estimate_ND = shrink(total_ND, count_N, estimate_ND, kappa[level])
+                kappa["features"] = choose_kappa(vector_ND, sum_near_ND, n_near_N, estimate_ND)
+                estimate_ND = shrink(sum_near_ND, n_near_N, estimate_ND, kappa["features"])
+                without_artist_ND = estimate_ND
             elif level == "artist":
                 estimate_ND, has_artist_N = shrink(total_ND, count_N, estimate_ND, kappa[level]), count_N > 0
 
@@ -207,18 +227,22 @@ class NewReleases:
         listeners_UD = listener_vectors(heard[:, ~held_out], vector_ND[~held_out])
         target_HD, heard_UH = vector_ND[held_out], heard[:, held_out]
         sum_HD, count_H = _few_listeners(target_HD, album_N[held_out], heard_UH, listeners_UD, rng)
-        with_artist_H = np.where(has_artist_N[held_out], count_H, 0.0)
+        complete_H = np.where(is_complete_N[held_out], count_H, 0.0)
+        with_artist_H = np.where(has_artist_N[held_out], complete_H, 0.0)
         kappa["listeners"] = choose_kappa(target_HD, sum_HD, with_artist_H, estimate_ND[held_out])
-        kappa["listeners, no artist"] = choose_kappa(target_HD, sum_HD, count_H, of_genre_ND[held_out])
+        kappa["listeners, no artist"] = choose_kappa(target_HD, sum_HD, complete_H, without_artist_ND[held_out])
         mean_HD, n_listeners_H = _means(heard_UH, listeners_UD)
         fitted_map = _affine(mean_HD, target_HD, n_listeners_H > 0)
-        return cls(kappa, mean_D, sums, listener_vectors(heard, vector_ND), fitted_map)
+        return cls(kappa, mean_D, sums, near, listener_vectors(heard, vector_ND), fitted_map)
 
     def content(self, facts_M: TrackFacts) -> FloatMatrix:
-        """Return the estimates from genre, artist and album alone, (M, d) float32, on the scale of the space's tracks.
+        """Return the estimates from the facts alone, (M, d) float32, on the scale of the space's tracks.
 
         Args:
             facts_M: facts of the new tracks.
+
+        Raises:
+            ValueError: the features have another width than those of the fit.
         """
         return self._content(facts_M).astype(np.float32)
 
@@ -253,6 +277,10 @@ class NewReleases:
         estimate_MD = np.broadcast_to(self._mean_D, (len(facts_M), len(self._mean_D)))
         for level in LEVELS:
             estimate_MD = shrink(*self._sums[level].of(getattr(facts_M, level)), estimate_MD, self.kappa[level])
+            if level == "genre":
+                estimate_MD = shrink(
+                    *self._near.of(facts_M.features_MF, len(facts_M)), estimate_MD, self.kappa["features"]
+                )
         return estimate_MD
 
     def _evidence(self, heard_UM: csr_array) -> tuple[DoubleMatrix, DoubleVector]:

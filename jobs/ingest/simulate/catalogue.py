@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
+from jobs.platform.list_columns import to_list_column
 from jobs.settings.source import SimulateSettings
 
 GENRES = (
@@ -51,6 +52,7 @@ TRIBE_SCENES = 4
 EDITORIAL_SHARE = 0.2
 EXPLICIT_EVERY = 12  # one track in so many has explicit lyrics
 BEFORE_LOG = 0  # release day of a track that is older than the log
+FEATURE_SPREAD, FEATURE_NOISE = 0.5, 1.0  # standard deviations of artists and tracks; that of scenes is 1
 REDRAWS = 8  # in the range of a draw, then in its scene, until the track is released
 SYLLABLES = ("ba", "lo", "mi", "ren", "sa", "tu", "vel", "no", "ki", "dra", "fe", "shi", "or", "lan", "zu", "pe")
 WORDS = ("night", "river", "gold", "fire", "summer", "heart", "moon", "road", "dance", "glass", "storm", "blue")
@@ -272,7 +274,22 @@ def track_table(world: World, settings: SimulateSettings) -> pa.Table:
             "available": pa.repeat(True, n),
         }
     )
+    if settings.content_width:
+        table = table.append_column("content_features", to_list_column(content_features(world, settings)))
     return table.sort_by("track_id")
+
+
+def content_features(world: World, settings: SimulateSettings) -> np.ndarray:
+    """Return features of the tracks (N, content_width) float32: a vector of the scene, one of the artist, and noise."""
+    rng = np.random.default_rng(np.random.SeedSequence((settings.seed, 52)))
+    artist = world.track_artist
+
+    def normal(n: int) -> np.ndarray:
+        return rng.standard_normal((n, settings.content_width), np.float32)
+
+    of_artist = normal(world.n_scenes)[world.artist_scene] + FEATURE_SPREAD * normal(len(world.artist_scene))
+    features: np.ndarray = of_artist[artist] + FEATURE_NOISE * normal(len(artist))
+    return features
 
 
 def playlist_titles(number: np.ndarray) -> pa.Array:

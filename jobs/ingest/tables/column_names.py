@@ -23,6 +23,7 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
     "duration_s": ("duration_s", "duration", "length", "duration_ms", "length_s", "length_ms", "seconds"),
     "release_date": ("release_date", "released", "released_on", "release_year", "year"),
     "title": ("title", "track_name", "track_title", "song_name", "name"),
+    "content_features": ("content_features", "embedding", "audio_embedding", "audio_features", "text_embedding"),
     "artist_name": ("artist_name", "artist", "performer", "artist_title"),
     "ts": (
         "ts", "timestamp", "listened_at", "played_at", "event_time", "time", "at", "started_at", "start_time",

@@ -247,7 +247,9 @@ def _mend_type(column: ContractColumn, source: str, from_text: bool) -> str:
     """Return the advice for a type that does not fit, or nothing if it fits."""
     name = column.name
     if column.type.startswith("list<"):
-        if source == SPARK_TYPES[column.type] or source == "void":
+        elements = source.removeprefix("array<").removesuffix(">")
+        is_number = elements in INTEGERS or elements in FRACTIONS or elements.startswith("decimal")
+        if source in (SPARK_TYPES[column.type], "void") or (column.type == "list<float>" and is_number):
             return ""
         return f"write split({name}, ',') AS {name}" if source == "string" else f"select an array AS {name}"
     if source.startswith(("struct<", "array<", "map<")):

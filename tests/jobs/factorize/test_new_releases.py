@@ -7,7 +7,7 @@ from scipy.sparse import csr_array
 
 from contracts.errors import CheckFailed
 from jobs.factorize import als, svd
-from jobs.factorize.new_releases import sample_streams, with_new_releases
+from jobs.factorize.new_releases import content_features, sample_streams, with_new_releases
 from jobs.platform.list_columns import to_matrix
 from jobs.settings.matrix import AlsSettings, NewReleaseSettings, SvdSettings
 from models.cold_start.new_releases import NewReleases, TrackFacts
@@ -75,6 +75,29 @@ def test_rows_of_new_releases_are_those_of_the_model_over_unit_vectors(context, 
     # Few listeners, and none: content alone. Nobody's vector can be derived from that of a release.
     np.testing.assert_allclose(got[N_OTHERS + 2 :], length * content[2:], rtol=1e-4, atol=1e-5)
     assert not np.allclose(both[0], content[0], atol=1e-3)
+
+
+def test_features_of_the_tracks_are_used_and_rows_without_them_stay_as_before(context, filled):
+    before = with_new_releases(context, "tt_svd", vectors())
+    tracks = context.lake.read("tracks").sort_by("track_id")
+    rng = np.random.default_rng(4)
+    features = (normalise(vectors()) @ rng.standard_normal((6, 9))).tolist()
+    features[N_OTHERS + 1] = None  # not given for the second new release
+    column = pa.array(features, pa.list_(pa.float32()))
+    at = tracks.schema.get_field_index("content_features")
+    context.lake.write("tracks", tracks.set_column(at, "content_features", column))
+    got = content_features(context, N_TRACKS)
+    np.testing.assert_allclose(got[0], features[0], rtol=1e-6)
+    assert np.isnan(got).all(axis=1).nonzero()[0].tolist() == [N_OTHERS + 1]
+    after = with_new_releases(context, "tt_svd", vectors())
+    truth = normalise(vectors()[N_OTHERS:])
+    cosine = (normalise(after[N_OTHERS:]) * truth).sum(axis=1)
+    assert (cosine > (normalise(before[N_OTHERS:]) * truth).sum(axis=1))[[0, 2, 3]].all()
+    features[3] = [1.0]
+    column = pa.array(features, pa.list_(pa.float32()))
+    context.lake.write("tracks", tracks.set_column(at, "content_features", column))
+    with pytest.raises(CheckFailed, match="tracks: column 'content_features': vectors of different lengths, 1 to 9"):
+        with_new_releases(context, "tt_svd", vectors())
 
 
 def test_the_vectors_that_a_factorisation_gives_new_releases_are_not_used(context, filled):

@@ -338,6 +338,22 @@ def test_without_releases_the_rows_are_those_of_the_versions_before_the_option()
     assert sha.hexdigest() == ROWS_WITHOUT_RELEASES
 
 
+def test_features_reveal_the_scene_and_change_nothing_else():
+    settings = context_at(Path("unused"), **SMALL, content_width=16).settings.simulate
+    world = build(settings)
+    table = track_table(world, settings)
+    plain = settings.model_copy(update={"content_width": 0})
+    assert table.drop_columns("content_features") == track_table(build(plain), plain)
+    hidden = np.argsort(Ids.of(world, settings).track)  # the table is in the order of ids
+    scene = world.artist_scene[world.track_artist][hidden]
+    x = np.stack(table.column("content_features").to_numpy())
+    assert x.shape == (SMALL["n_tracks"], 16)
+    distance = np.linalg.norm(x[:, None] - x[None], axis=2)
+    same = scene[:, None] == scene[None]
+    np.fill_diagonal(distance, np.inf)
+    assert same[np.arange(len(x)), distance.argmin(axis=1)].mean() > 3 * same.mean()
+
+
 def test_a_share_of_the_albums_is_released_on_days_spread_evenly_over_the_log(releasing, tracks):
     first, last = (np.datetime64(SIZES[name], "D").astype(np.int64) for name in ("first_day", "last_day"))
     table = releasing.lake.read("tracks")

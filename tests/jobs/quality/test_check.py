@@ -295,6 +295,16 @@ def test_spaces_are_checked_separately(context_per_engine):
     assert all(c["units"] == ["space tt_svd"] for c in result["failed"])
 
 
+def test_features_of_some_tracks_must_have_one_length(context_per_engine):
+    lake = context_per_engine.lake
+    write_unchecked(lake, "tracks", {"content_features": [1.0, 2.0]}, {"track_id": 8, "content_features": None})
+    (result,) = check.check(context_per_engine, ["tracks"])
+    assert violations(result) == {}
+    write_unchecked(lake, "tracks", {"content_features": [1.0, 2.0]}, {"track_id": 8, "content_features": [1.0]})
+    (result,) = check.check(context_per_engine, ["tracks"])
+    assert violations(result) == {"content_features width": 1}
+
+
 def test_nan_and_infinity_fail(context_per_engine):
     bad = [{"value": float("nan")}, {"k": 20, "high": float("inf")}]
     write_unchecked(context_per_engine.lake, "evaluation", {"k": 10}, *bad, week="2026-11-16", space="tt_svd")

@@ -108,6 +108,47 @@ def test_content_and_listeners_are_nearer_to_the_true_vector_than_each_alone():
     assert max(content, listeners) < 0.8 * mean
 
 
+def with_features(facts_N, vector_ND, noise=0.5, unknown=()):
+    """Return the facts with features that are a linear map of the vectors, and noise."""
+    rng = np.random.default_rng(9)
+    features = vector_ND @ rng.standard_normal((D, 12)) + noise * rng.standard_normal((len(facts_N), 12))
+    features[list(unknown)] = np.nan
+    return TrackFacts(facts_N.genre, facts_N.artist, facts_N.album, features.astype(np.float32))
+
+
+def test_features_describe_tracks_of_artists_that_the_space_does_not_contain():
+    vector_ND, facts_N, heard_UN = world(noise=0.8)
+    new = facts_N.artist % 5 == 0  # all tracks of some artists
+    plain, facts_M, heard_UM, truth_MD = split(vector_ND, facts_N, heard_UN, new)
+    model, facts_M, _, _ = split(vector_ND, with_features(facts_N, vector_ND), heard_UN, new)
+    for estimate in (lambda one: one.content(facts_M), lambda one: one.vectors(facts_M, heard_UM)):
+        assert squared_error(estimate(model), truth_MD) < 0.85 * squared_error(estimate(plain), truth_MD)
+
+
+def test_features_of_noise_do_not_matter():
+    vector_ND, facts_N, heard_UN = world()
+    rng = np.random.default_rng(1)
+    noise = TrackFacts(facts_N.genre, facts_N.artist, facts_N.album, rng.standard_normal((len(facts_N), 12)))
+    model, facts_M, _, truth_MD = split(vector_ND, noise, heard_UN, facts_N.album % 3 == 0)
+    assert model.kappa["features"] >= 8
+    plain = split(vector_ND, facts_N, heard_UN, facts_N.album % 3 == 0)[0]
+    assert squared_error(model.content(facts_M), truth_MD) < 1.02 * squared_error(plain.content(facts_M), truth_MD)
+
+
+def test_tracks_without_features_have_the_estimate_of_the_other_levels():
+    vector_ND, facts_N, heard_UN = world()
+    some = with_features(facts_N, vector_ND, unknown=range(0, 300, 3))
+    model = NewReleases.fit(vector_ND, some, heard_UN, 0)
+    rows = np.arange(0, 300, 3)
+    without = TrackFacts(facts_N.genre[rows], facts_N.artist[rows], facts_N.album[rows])
+    np.testing.assert_array_equal(model.content(some.take(rows)), model.content(without))
+    # No track has any: the same as without the column, to the bit.
+    nothing = TrackFacts(facts_N.genre, facts_N.artist, facts_N.album, np.full((len(facts_N), 3), np.nan, np.float32))
+    a, b = (NewReleases.fit(vector_ND, one, heard_UN, 0) for one in (nothing, facts_N))
+    assert a.kappa == b.kappa
+    np.testing.assert_array_equal(a.vectors(nothing, heard_UN), b.vectors(facts_N, heard_UN))
+
+
 def test_without_listeners_content_decides_and_a_listener_without_a_vector_does_not_count():
     vector_ND, facts_N, heard_UN = world()
     silent = csr_array((2, len(facts_N)), dtype=np.float64)
@@ -214,6 +255,8 @@ def test_invalid_arguments_are_refused():
     vector_ND, facts_N, heard_UN = world()
     with pytest.raises(ValueError, match="must be flat integer arrays of one length"):
         facts([1, 2], [1], [1])
+    with pytest.raises(ValueError, match=r"features of 2 tracks have the shape \(1, 3\)"):
+        TrackFacts(*(np.arange(2) for _ in range(3)), np.zeros((1, 3), np.float32))
     with pytest.raises(ValueError, match="must be of the same tracks"):
         NewReleases.fit(vector_ND[1:], facts_N, heard_UN, 0)
     with pytest.raises(ValueError, match="NaN"):

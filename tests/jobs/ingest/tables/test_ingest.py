@@ -336,6 +336,15 @@ def test_parquet_days_may_differ_in_width_but_not_in_kind(service):
         service.ingest("2026-11-15", "", "")
 
 
+def test_embeddings_of_any_width_of_number_are_features(service):
+    vectors = pa.array([[0.5, 2.0], [1.5, float("nan")]], pa.list_(pa.float64()))
+    service.songs({"uuid": ["t1", "t2"], "artist": ["a1", "a1"], "title": ["One", "Two"], "embedding": vectors})
+    service.tables["tracks"] = TRACKS.replace("title", "title, embedding AS content_features")
+    report = service.ingest()
+    assert [row["content_features"] for row in service.rows("tracks")] == [[0.5, 2.0]]
+    assert report["tables"]["tracks"]["bad"] == {"content_features breaks the rule: contains only finite numbers": 1}
+
+
 def test_missing_files_are_named(service):
     service.inputs["users"]["path"] = "{data}/people/*.csv"
     with pytest.raises(CheckFailed, match=r"source.inputs.users: no file matches .*contains listens, songs, users.csv"):
