@@ -315,7 +315,17 @@ class GateSettings(Section):
     max_popularity_share: Share = Field(
         0.9, description="largest share of recommended places that the 1 % most popular tracks may take"
     )
-    latency_ms: float = Field(10.0, gt=0, description="largest p99 of one answer of the method, in milliseconds")
+    latency_ms: float | None = Field(
+        None,
+        gt=0,
+        description="largest p99 of one answer of the method, in milliseconds; null: 15 for ranked_candidates, which "
+        "has two stages, and 10 for other methods",
+    )
+
+    @property
+    def max_latency_ms(self) -> float:
+        """The bound of latency_ms in force."""
+        return self.latency_ms or (15.0 if self.method == "ranked_candidates" else 10.0)
 
     def blended(self, space: str) -> bool:
         """Return whether a release contains the blend in this space; the ranker reads its scores."""

@@ -124,7 +124,7 @@ def evaluate(context: Context, folder: Path, champion: pointer.Pointer | None, a
     lines.append(
         rules.latency(
             lambda: p99_ms(method, release.inputs(gate.space, first_listener), first_listener, gate.k),
-            gate.latency_ms,
+            gate.max_latency_ms,
             "one listener, from the input vector to the list",
         )
     )

@@ -22,6 +22,7 @@ from jobs.settings.cold_start import (
     DropoutNetSettings,
     EvaluationSettings,
     FirstDayNetworkSettings,
+    GateSettings,
     MeluSettings,
     NetworkSettings,
 )
@@ -236,3 +237,9 @@ def test_lists_longer_than_rankings_or_catalogue_are_refused(tmp_path, lines, me
     file.write_text(f'name: mine\nweek: "2026-11-16"\n{lines}\n')
     with pytest.raises(BadArgument, match=message):
         load(file)
+
+
+def test_the_bound_of_latency_depends_on_the_method_unless_it_is_set():
+    assert GateSettings().max_latency_ms == 10
+    assert GateSettings(method="ranked_candidates").max_latency_ms == 15
+    assert GateSettings(method="ranked_candidates", latency_ms=4).max_latency_ms == 4
