@@ -17,7 +17,7 @@ from torch import Tensor
 
 from models.arrays import FloatMatrix, IntMatrix
 from models.cold_start.input_vector import FirstDays
-from models.cold_start.methods.base import Needs, WarmListeners, check_k, require_first_days
+from models.cold_start.methods.base import Needs, WarmListeners, check_k, require_first_days, with_popular_tracks
 from models.cold_start.methods.first_day_network import Batch, FirstDayNetwork, FirstDayNetworkRecipe, OnEpoch, fit
 from models.cold_start.top_k import top_k_of_scores
 
@@ -55,9 +55,10 @@ class FirstDayAutoencoder:
         first_days = require_first_days(self.name, x_BF, first_days)
         check_k(self.name, k, self.max_k, "the number of tracks")
         out = np.empty((len(first_days), k), np.int32)
-        for rows, logits in self.network.logits(self.network.vocabulary.first_day_tokens(first_days)):
+        tokens_BV = self.network.vocabulary.first_day_tokens(first_days)
+        for rows, logits in self.network.logits(tokens_BV):
             out[rows] = top_k_of_scores(logits, k)
-        return out
+        return with_popular_tracks(out, tokens_BV)
 
 
 def negative_log_likelihood(logits_BN: Tensor, batch: Batch) -> Tensor:

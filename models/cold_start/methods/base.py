@@ -203,6 +203,19 @@ def require_first_days(name: str, x_BF: ArrayLike, first_days: FirstDays | None)
     return first_days
 
 
+def with_popular_tracks(lists_BK: IntMatrix, tokens_BV: csr_array) -> IntMatrix:
+    """Return the lists, with the k most popular tracks for a listener without a token, (B, k).
+
+    A trained bias orders the tracks nearly by popularity, but not quite: such a list would be a little worse.
+
+    Args:
+        lists_BK: track_idx, which are in the order of popularity.
+        tokens_BV: tokens of the listeners' first days.
+    """
+    is_unknown_B1 = (np.diff(tokens_BV.indptr) == 0)[:, None]
+    return np.where(is_unknown_B1, np.arange(lists_BK.shape[1], dtype=lists_BK.dtype), lists_BK)
+
+
 def top_k_in_chunks(scores: Callable[[FirstDays], FloatMatrix], first_days: FirstDays, k: int) -> IntMatrix:
     """Return the k tracks with the highest scores of each listener, (B, k), scoring a bounded number at a time.
 

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 
 from models.arrays import FloatMatrix, IntMatrix
 from models.cold_start.input_vector import FirstDays
-from models.cold_start.methods.base import Needs, Scorer, check_k, require_first_days, top_k_in_chunks
+from models.cold_start.methods.base import Needs, Scorer, check_k, require_first_days, with_popular_tracks
 from models.cold_start.methods.neighbours import Neighbours
 from models.cold_start.top_k import top_k_of_scores
 
@@ -64,7 +64,14 @@ class Blend:
         """Return (B, k) track_idx; see `Method.recommend`."""
         first_days = require_first_days(self.name, x_BF, first_days)
         check_k(self.name, k, self.max_k, "the number of tracks")
-        return top_k_in_chunks(self.scores, first_days, k)
+        out = np.empty((len(first_days), k), np.int32)
+        for start in range(0, len(first_days), _CHUNK):
+            chunk = first_days.rows(start, min(start + _CHUNK, len(first_days)))
+            tokens_BV = self.neighbours.vocabulary.first_day_tokens(chunk)
+            neighbour_BN = self.neighbours.scale(self.neighbours.sums(tokens_BV))
+            lists_BK = top_k_of_scores(self.combine(self.autoencoder.scores(chunk), neighbour_BN), k)
+            out[start : start + _CHUNK] = with_popular_tracks(lists_BK, tokens_BV)
+        return out
 
 
 class RerankedMixture:
@@ -111,4 +118,4 @@ class RerankedMixture:
             blend_BL = np.take_along_axis(self.blend.scores(chunk), list_BL, axis=1)
             order_BK = top_k_of_scores(self.mixture_weight * mixture_BL + (1 - self.mixture_weight) * blend_BL, k)
             out[start : start + _CHUNK] = np.take_along_axis(list_BL, order_BK, axis=1)
-        return out
+        return with_popular_tracks(out, self.blend.neighbours.vocabulary.first_day_tokens(first_days))

@@ -29,6 +29,7 @@ from models.cold_start.methods.base import (
     predict_vectors,
     require_first_days,
     top_k_in_chunks,
+    with_popular_tracks,
 )
 from models.cold_start.methods.first_day_network import (
     Batch,
@@ -174,7 +175,8 @@ class SegmentMixture:
         """Return (B, k) track_idx; see `Method.recommend`."""
         first_days = require_first_days(self.name, x_BF, first_days)
         check_k(self.name, k, self.max_k, "the number of tracks")
-        return top_k_in_chunks(self._probabilities, first_days, k)
+        lists_BK = top_k_in_chunks(self._probabilities, first_days, k)
+        return with_popular_tracks(lists_BK, self.network.vocabulary.first_day_tokens(first_days))
 
     def _probabilities(self, first_days: FirstDays) -> FloatMatrix:
         return self.probabilities.mix(self.weights(first_days))

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 
 from models.arrays import FloatMatrix, FloatVector, IntMatrix
 from models.cold_start.input_vector import FirstDays
-from models.cold_start.methods.base import Needs, check_k, require_first_days
+from models.cold_start.methods.base import Needs, check_k, require_first_days, with_popular_tracks
 from models.cold_start.methods.candidates import CandidateStage, DayScores
 from models.cold_start.top_k import top_k_of_scores
 
@@ -57,6 +57,7 @@ class RankedCandidates:
                 rest_BN = scores.blend_BN.copy()
                 np.put_along_axis(rest_BN, ranked_BC, np.float32(-1), axis=1)
                 out[start : start + CHUNK, n_ranked:] = top_k_of_scores(rest_BN, k - n_ranked)
+            out[start : start + CHUNK] = with_popular_tracks(out[start : start + CHUNK], scores.tokens_BV)
         return out
 
     def candidates(self, scores: DayScores, first_days: FirstDays) -> IntMatrix:

@@ -364,6 +364,23 @@ def test_listener_without_streams_gets_the_most_popular_tracks(world: World, sim
     assert RegistrationDayStreams(world.tracks, similarity).recommend(unknown, 3).tolist() == [[0, 1, 2]]
 
 
+FROM_IDS = (
+    "country_age", "segment_mixture", "segment_mixture_reranked", "segment_mixture_ranked", "neighbours",
+    "first_day_autoencoder", "blend", "ranked_candidates", "item_knn", "ease", "ials_fold_in",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FROM_IDS)
+def test_listener_of_whom_nothing_is_known_gets_the_most_popular_tracks(name: str, make_method, world: World) -> None:
+    nothing, unknown_track = np.empty(0, np.int64), np.array([1], np.int64)
+    streams = Ragged.from_lists([nothing, unknown_track, TRACK_ID[:2]])
+    days = FirstDays(np.array([None, "XX", None], object), np.full(3, -1), {"streamed_songs": streams})
+    lists = make_method(name).recommend(np.zeros((3, LAYOUT.size), np.float32), 5, days)
+    assert lists[:2].tolist() == [[0, 1, 2, 3, 4]] * 2
+    if name != "country_age":
+        assert lists[2].tolist() != [0, 1, 2, 3, 4]
+
+
 @pytest.mark.parametrize("similarity", ["dot", "cosine"])
 def test_listener_without_streams_or_fallback_gets_tracks_near_the_mean(world: World, similarity) -> None:
     method = RegistrationDayStreams(world.tracks, similarity, fallback=False)
