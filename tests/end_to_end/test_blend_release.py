@@ -109,7 +109,7 @@ def test_service_uses_the_blend_and_falls_back_to_the_segment(promoted, monkeypa
     def fails(days):
         raise RuntimeError("no memory")
 
-    monkeypatch.setattr(ready.space.methods["blend"], "scores", fails)
+    monkeypatch.setattr(ready.space.methods["blend"].autoencoder, "scores", fails)
     response = recommender.recommend(ready, listeners[:1], ListParameters(k=5))[0]
     assert (response["method"], response["degraded"]["fallback"]) == ("semi_pers", "semi_pers")
     assert "no memory" in response["degraded"]["reason"]
