@@ -4,8 +4,8 @@ Service   configs/demo.yaml; `large` has 150 000 listeners, 40 000 tracks, 1 000
 Slices    those of the evaluation and the gate; and all listeners with the interactions of their first day removed, so
           that a list depends on country and age alone
 Rows      one per slice: number of listeners, NDCG@50 of Popularity in %, and the ratio of each method to it
-Worse     a method is worse than Popularity in a slice if a one-sided paired t-test over the listeners says so at the
-          5 % level, corrected for the number of slices of the method (Holm), as in the gate
+Worse     a method is worse than Popularity in a slice if a one-sided paired t-test over the listeners is significant at
+          the 5 % level, corrected for the number of slices of the method (Holm), as in the gate
 Limit     `simulator` orders the tracks by the simulator's own probability of a track given country and age
 """
 
@@ -172,10 +172,10 @@ def case(
         worse[method] = [name for name, p_value in p_values.items() if p_value <= 0.05]
         for name, difference in differences.items():
             rows[name][method] = 1 + difference.change
-    found = "; ".join(f"{method}: {', '.join(names)}" for method, names in worse.items() if names)
+    named = "; ".join(f"{method}: {', '.join(names)}" for method, names in worse.items() if names)
     about = (
         f"NDCG@{K} of Popularity in %, and ratios to it, by slice of the test listeners with at least {min_users}. "
-        f"Worse than Popularity with 95 % confidence over all slices: {found or 'no method in any slice'}. "
+        f"Worse than Popularity with 95 % confidence over all slices: {named or 'no method in any slice'}. "
         "Seconds and MiB are those of the whole service."
     )
     peers = harness.summaries(rows, measurement, peak_mib)
