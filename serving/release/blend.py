@@ -15,7 +15,6 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from contracts.errors import CheckFailed
-from models.cold_start.input_vector import FirstDays
 from models.cold_start.methods.blend import Blend
 from models.cold_start.methods.neighbours import Neighbours
 from models.cold_start.methods.vocabulary import Catalogue, Vocabulary, pad_tokens
@@ -35,13 +34,13 @@ class OnnxAutoencoder:
 
     def __init__(self, network: Path, vocabulary: Vocabulary) -> None:
         """Open the network; raise CheckFailed if onnxruntime cannot open it."""
-        self.network, self.vocabulary, self.n_tracks = session(network), vocabulary, vocabulary.n_tracks
+        self.network, self.n_tracks = session(network), vocabulary.n_tracks
 
-    def scores(self, days: FirstDays) -> np.ndarray:
+    def scores(self, tokens_BV: csr_array) -> np.ndarray:
         """Return the probability of each track over that of the listener's most likely one, (B, N), above 0 to 1."""
-        out = np.empty((len(days), self.n_tracks), np.float32)
-        tokens_BV = self.vocabulary.first_day_tokens(days)
-        for start in range(0, len(days), BATCH):
+        n_listeners = tokens_BV.shape[0]
+        out = np.empty((n_listeners, self.n_tracks), np.float32)
+        for start in range(0, n_listeners, BATCH):
             tokens_BT = pad_tokens(tokens_BV[start : start + BATCH])
             (logits,) = self.network.run([OUTPUT], {INPUT: tokens_BT})
             out[start : start + BATCH] = np.exp(logits - logits.max(axis=1, keepdims=True))

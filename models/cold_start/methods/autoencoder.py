@@ -38,10 +38,10 @@ class FirstDayAutoencoder:
         self.network: FirstDayNetwork = fit(self.name, warm, bias_N, negative_log_likelihood, recipe, seed, on_epoch)
         self.n_tracks = len(bias_N)
 
-    def scores(self, first_days: FirstDays) -> FloatMatrix:
+    def scores(self, tokens_BV: csr_array) -> FloatMatrix:
         """Return the probability of each track over that of the listener's most likely track, (B, N), above 0 to 1."""
-        out = np.empty((len(first_days), self.n_tracks), np.float32)
-        for rows, logits in self.network.logits(self.network.vocabulary.first_day_tokens(first_days)):
+        out = np.empty((tokens_BV.shape[0], self.n_tracks), np.float32)
+        for rows, logits in self.network.logits(tokens_BV):
             out[rows] = np.exp(logits - logits.max(axis=1, keepdims=True))
         return out
 

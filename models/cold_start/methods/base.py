@@ -120,8 +120,8 @@ class Scorer(Protocol):
     def n_tracks(self) -> int:
         """N, the number of tracks in the catalogue."""
 
-    def scores(self, first_days: FirstDays) -> FloatMatrix:
-        """Return scores (B, N) from 0 to 1, higher is better."""
+    def scores(self, tokens_BV: csr_array) -> FloatMatrix:
+        """Return scores (B, N) from 0 to 1, higher is better, for the tokens of first days (sparse, ones)."""
 
 
 def recommend_lists(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy.sparse import csr_array
 
 from models.arrays import FloatMatrix, IntMatrix
 from models.cold_start.input_vector import FirstDays
@@ -34,7 +35,7 @@ class Blend:
 
         Args:
             autoencoder: the first method.
-            neighbours: the second, of the same catalogue.
+            neighbours: the second, of the same vocabulary.
             autoencoder_weight: weight of the first method's scores, 0 to 1; the second gets the rest.
 
         Raises:
@@ -47,7 +48,7 @@ class Blend:
 
     def scores(self, first_days: FirstDays) -> FloatMatrix:
         """Return the weighted mean of both scores, (B, N), 0 to 1."""
-        return self.combine(self.autoencoder.scores(first_days), self.neighbours.scores(first_days))
+        return self._scores(self.neighbours.vocabulary.first_day_tokens(first_days))
 
     def combine(self, autoencoder_BN: FloatMatrix, neighbour_BN: FloatMatrix) -> FloatMatrix:
         """Return the weighted mean of the scores of both methods, (B, N)."""
@@ -68,10 +69,12 @@ class Blend:
         for start in range(0, len(first_days), _CHUNK):
             chunk = first_days.rows(start, min(start + _CHUNK, len(first_days)))
             tokens_BV = self.neighbours.vocabulary.first_day_tokens(chunk)
-            neighbour_BN = self.neighbours.scale(self.neighbours.sums(tokens_BV))
-            lists_BK = top_k_of_scores(self.combine(self.autoencoder.scores(chunk), neighbour_BN), k)
-            out[start : start + _CHUNK] = with_popular_tracks(lists_BK, tokens_BV)
+            out[start : start + _CHUNK] = with_popular_tracks(top_k_of_scores(self._scores(tokens_BV), k), tokens_BV)
         return out
+
+    def _scores(self, tokens_BV: csr_array) -> FloatMatrix:
+        neighbour_BN = self.neighbours.scale(self.neighbours.sums(tokens_BV))
+        return self.combine(self.autoencoder.scores(tokens_BV), neighbour_BN)
 
 
 class RerankedMixture:

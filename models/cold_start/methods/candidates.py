@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.sparse import csr_array
 
-from models.arrays import DoubleMatrix, FloatMatrix, FloatVector, IntMatrix, LongMatrix, LongVector
+from models.arrays import DoubleMatrix, FloatMatrix, IntMatrix, LongMatrix, LongVector
 from models.cold_start.input_vector import FirstDays
 from models.cold_start.methods.base import WarmListeners, require_ids
 from models.cold_start.methods.blend import Blend
@@ -187,8 +187,8 @@ class CandidateStage:
         self.vocabulary = blend.neighbours.vocabulary
         self.n_tracks = self.vocabulary.n_tracks
         self.n_candidates = min(n_candidates, self.n_tracks)
-        spans, tokens_N3 = self.vocabulary.spans, self.vocabulary.tokens_of_tracks_NV.indices.reshape(-1, 3)
-        self._token_of = {"artist": tokens_N3[:, 1].astype(np.int64), "album": tokens_N3[:, 2].astype(np.int64)}
+        spans = self.vocabulary.spans
+        self._token_of = {"artist": self.vocabulary.artist_token_N, "album": self.vocabulary.album_token_N}
         self._group_of = {kind: token_N - spans[kind].start for kind, token_N in self._token_of.items()}
         self._n_groups = {kind: spans[kind].stop - spans[kind].start for kind in self._token_of}
         counts = np.asarray(listeners_N, np.float64)
@@ -203,7 +203,7 @@ class CandidateStage:
         """Return the scores of every track for B listeners."""
         neighbours = self.blend.neighbours
         tokens_BV = self.vocabulary.first_day_tokens(first_days)
-        likelihood_BN = self.blend.autoencoder.scores(first_days)
+        likelihood_BN = self.blend.autoencoder.scores(tokens_BV)
         neighbour_BN = neighbours.sums(tokens_BV)
         blend_BN = self.blend.combine(likelihood_BN, neighbours.scale(neighbour_BN))
         four = (likelihood_BN, neighbour_BN, self.segments.rates(tokens_BV), blend_BN)
@@ -234,7 +234,8 @@ class CandidateStage:
         np.put_along_axis(slot_BN, track_BC, np.arange(track_BC.shape[1], dtype=np.int32)[None, :], axis=1)
         values = (
             self._autoencoder_features(scores, track_BC)
-            | self._neighbour_features(scores, track_BC, slot_BN)
+            | self._neighbour_features(scores, track_BC)
+            | self._neighbour_sums(scores, slot_BN, track_BC.shape[1])
             | self._list_features(scores, track_BC, slot_BN)
             | self._vector_features(scores, track_BC)
             | self._day_features(scores, track_BC)
@@ -262,28 +263,65 @@ class CandidateStage:
             values[f"{kind}_log_probability"] = _log(mass_BC) - log_total_B1
         return values
 
-    def _neighbour_features(self, scores: DayScores, track_BC: IntMatrix, slot_BN: IntMatrix) -> dict[str, FloatMatrix]:
-        tokens_BV, score_VN = scores.tokens_BV, self.blend.neighbours.score_VN
-        row_P, token_P = np.repeat(np.arange(len(scores)), np.diff(tokens_BV.indptr)), tokens_BV.indices
-        sums: dict[str, FloatMatrix] = {}
-        for kind in ("track", "artist", "album"):
-            span = self.vocabulary.spans[kind]
-            is_kind = (token_P >= span.start) & (token_P < span.stop)
-            ones = np.ones(int(is_kind.sum()), np.float32)
-            sums |= _neighbour_sums(kind, score_VN, row_P[is_kind], token_P[is_kind], ones, slot_BN, track_BC.shape[1])
-        is_track = token_P < self.n_tracks
-        n_tracks_B1 = np.maximum(np.bincount(row_P[is_track], minlength=len(scores)), 1)[:, None].astype(np.float32)
+    def _neighbour_features(self, scores: DayScores, track_BC: IntMatrix) -> dict[str, FloatMatrix]:
         best_B1 = scores.neighbour_BN.max(axis=1, keepdims=True)
         neighbour_BC = np.take_along_axis(scores.neighbour_BN, track_BC, axis=1)
         return {
             "neighbour_score": neighbour_BC,
             "neighbour_ratio": neighbour_BC / np.maximum(best_B1, _TINY),
             "best_neighbour_score": best_B1,
-            "track_neighbour_sum": sums["track_sum"],
-            "track_neighbour_max": sums["track_max"],
-            "track_neighbour_share": sums["track_count"] / n_tracks_B1,
-            "artist_neighbour_sum": sums["artist_sum"],
-            "album_neighbour_sum": sums["album_sum"],
+        }
+
+    def _neighbour_sums(self, scores: DayScores, slot_BN: IntMatrix, n_candidates: int) -> dict[str, FloatMatrix]:
+        """Return features of the candidates as neighbours of the first day's tokens and of the blend's best tracks.
+
+        Args:
+            scores: scores of B listeners.
+            slot_BN: position of each track among the listener's candidates, -1 for other tracks.
+            n_candidates: C.
+        """
+        spans, tokens_BV, top_BL = self.vocabulary.spans, scores.tokens_BV, scores.lists[3][:, :N_FEEDBACK]
+        n_listeners, day = len(scores), slice(spans["track"].start, spans["album"].stop)
+        row_P = np.repeat(np.arange(n_listeners), np.diff(tokens_BV.indptr))
+        is_neighbour_P = (tokens_BV.indices >= day.start) & (tokens_BV.indices < day.stop)
+        row_P, token_P = row_P[is_neighbour_P], tokens_BV.indices[is_neighbour_P].astype(np.int64)
+        kind_P = np.searchsorted([spans[kind].stop for kind in ("track", "artist")], token_P, side="right")
+        n_tracks_B = np.bincount(row_P[kind_P == 0], minlength=n_listeners)
+        # The blend's best tracks are a fourth kind.
+        row_P = np.concatenate([row_P, np.repeat(np.arange(n_listeners), top_BL.shape[1])])
+        token_P = np.concatenate([token_P, top_BL.ravel()])
+        kind_P = np.concatenate([kind_P, np.full(top_BL.size, 3)])
+        weight_P = np.ones(len(row_P), np.float32)
+        weight_P[len(row_P) - top_BL.size :] = np.take_along_axis(scores.blend_BN, top_BL, axis=1).ravel()
+
+        # Most stored neighbours are no candidates: only the others get a value.
+        score_VN, n = self.blend.neighbours.score_VN, self.n_tracks
+        start_P, stop_P = score_VN.indptr[token_P].astype(np.int64), score_VN.indptr[token_P + 1].astype(np.int64)
+        length_P = stop_P - start_P
+        first_P = np.cumsum(length_P) - length_P
+        tracks = [score_VN.indices[start:stop] for start, stop in zip(start_P.tolist(), stop_P.tolist(), strict=True)]
+        track_E = np.concatenate(tracks or [np.empty(0, np.int32)])
+        slot_E = slot_BN.ravel()[np.repeat(row_P * n, length_P) + track_E]
+        entry = np.flatnonzero(slot_E >= 0)
+        pair = np.searchsorted(first_P, entry, side="right") - 1
+        place = (kind_P[pair] * n_listeners + row_P[pair]) * n_candidates + slot_E[entry]
+        value = score_VN.data[start_P[pair] - first_P[pair] + entry] * weight_P[pair]
+        shape = (4, n_listeners, n_candidates)
+        size = 4 * n_listeners * n_candidates
+        sums = np.bincount(place, value, size).astype(np.float32).reshape(shape)
+        counts = np.bincount(place, minlength=size).astype(np.float32).reshape(shape)
+        highest = np.zeros(size, np.float32)
+        np.maximum.at(highest, place, value)
+        track_sum, artist_sum, album_sum, feedback_sum = sums
+        track_max, _, _, feedback_max = highest.reshape(shape)
+        return {
+            "track_neighbour_sum": track_sum,
+            "track_neighbour_max": track_max,
+            "track_neighbour_share": counts[0] / np.maximum(n_tracks_B, 1)[:, None].astype(np.float32),
+            "artist_neighbour_sum": artist_sum,
+            "album_neighbour_sum": album_sum,
+            "feedback_sum": feedback_sum,
+            "feedback_max": feedback_max,
         }
 
     def _list_features(self, scores: DayScores, track_BC: IntMatrix, slot_BN: IntMatrix) -> dict[str, FloatMatrix]:
@@ -299,13 +337,7 @@ class CandidateStage:
         values["segment_log_rate"] = rate_BC
         values["segment_log_lift"] = rate_BC - self._log_rate_N[track_BC]
         values["blend_score"] = np.take_along_axis(scores.blend_BN, track_BC, axis=1)
-        top_BL = scores.lists[3][:, :N_FEEDBACK]
-        row_P = np.repeat(np.arange(len(scores)), top_BL.shape[1])
-        weight_P = np.take_along_axis(scores.blend_BN, top_BL, axis=1).ravel()
-        score_VN = self.blend.neighbours.score_VN
-        return values | _neighbour_sums(
-            "feedback", score_VN, row_P, top_BL.ravel().astype(np.int64), weight_P, slot_BN, n_candidates
-        )
+        return values
 
     def _vector_features(self, scores: DayScores, track_BC: IntMatrix) -> dict[str, FloatMatrix]:
         names = ("vector_max", "vector_mean", "vector_feedback")
@@ -364,46 +396,6 @@ def _places(slot_BL: IntMatrix, n_candidates: int) -> FloatMatrix:
     row, place = np.nonzero(slot_BL >= 0)
     place_BC[row, slot_BL[row, place]] = place
     return place_BC
-
-
-def _neighbour_sums(
-    name: str,
-    score_VN: csr_array,
-    row_P: LongVector,
-    token_P: LongVector,
-    weight_P: FloatVector,
-    slot_BN: IntMatrix,
-    n_candidates: int,
-) -> dict[str, FloatMatrix]:
-    """Return sum, maximum and number of the tokens' scores for each candidate, (B, C), as <name>_sum, _max, _count.
-
-    Args:
-        name: prefix of the result.
-        score_VN: scores of the tracks that are stored for each token.
-        row_P: listener of each pair, ascending.
-        token_P: token of each pair.
-        weight_P: factor of the token's scores.
-        slot_BN: position of each track among the listener's candidates, -1 for other tracks.
-        n_candidates: C.
-    """
-    start_P = score_VN.indptr[token_P].astype(np.int64)
-    length_P = score_VN.indptr[token_P + 1] - start_P
-    offset_P = np.cumsum(length_P) - length_P
-    entry = np.repeat(start_P - offset_P, length_P) + np.arange(int(length_P.sum()))
-    row = np.repeat(row_P, length_P)
-    slot = slot_BN[row, score_VN.indices[entry]]
-    inside = slot >= 0
-    place = row[inside] * n_candidates + slot[inside]
-    value = score_VN.data[entry[inside]] * np.repeat(weight_P, length_P)[inside]
-    shape = (len(slot_BN), n_candidates)
-    size = shape[0] * shape[1]
-    highest = np.zeros(size, np.float32)
-    np.maximum.at(highest, place, value)
-    return {
-        f"{name}_sum": np.bincount(place, value, size).astype(np.float32).reshape(shape),
-        f"{name}_max": highest.reshape(shape),
-        f"{name}_count": np.bincount(place, minlength=size).astype(np.float32).reshape(shape),
-    }
 
 
 def _entries(matrix: csr_array, column_BC: LongMatrix) -> FloatMatrix:

@@ -145,6 +145,7 @@ def _keep_strongest(scores: csr_array, n: int) -> csr_array:
     order = np.lexsort((scores.indices, -scores.data, row))
     rank = np.arange(scores.nnz) - np.repeat(scores.indptr[:-1], lengths)
     chosen = order[(rank < n) & (scores.data[order] > 0)]
-    strongest = csr_array((scores.data[chosen], (row[chosen], scores.indices[chosen])), shape=scores.shape)
+    column = scores.indices[chosen].astype(np.int32)  # half the bytes of int64, in memory and in a release
+    strongest = csr_array((scores.data[chosen], (row[chosen].astype(np.int32), column)), shape=scores.shape)
     strongest.sort_indices()
     return strongest

@@ -93,14 +93,28 @@ class Vocabulary:
         return len(self.catalogue.track_id_N)
 
     @cached_property
+    def artist_token_N(self) -> LongVector:
+        """Token of each track's artist."""
+        ids, token = self._tables["artist"]
+        return token[np.searchsorted(ids, self.catalogue.artist_id_N)]
+
+    @cached_property
+    def album_token_N(self) -> LongVector:
+        """Token of each track's album."""
+        ids, token = self._tables["album"]
+        return token[np.searchsorted(ids, self.catalogue.album_id_N)]
+
+    @cached_property
     def tokens_of_tracks_NV(self) -> csr_array:
         """The tokens of each track, itself, its artist and its album, as ones of a sparse (N, V)."""
         n = self.n_tracks
-        columns = [np.arange(n)]
-        for kind, ids in (("artist", self.catalogue.artist_id_N), ("album", self.catalogue.album_id_N)):
-            sorted_ids, token = self._tables[kind]
-            columns.append(token[np.searchsorted(sorted_ids, ids)])
-        return _binary_matrix(np.tile(np.arange(n), 3), np.concatenate(columns), (n, self.size))
+        tokens = np.concatenate([np.arange(n), self.artist_token_N, self.album_token_N])
+        return _binary_matrix(np.tile(np.arange(n), 3), tokens, (n, self.size))
+
+    @cached_property
+    def _country_tokens(self) -> dict[str, int]:
+        """Token of each country."""
+        return {code: self.spans["country"].start + i for i, code in enumerate(self.countries)}
 
     def track_tokens(self, heard_BN: csr_array) -> csr_array:
         """Return the tokens of sets of tracks, sparse (B, V) of ones, for a sparse (B, N) of ones."""
@@ -110,31 +124,34 @@ class Vocabulary:
 
     def demographic_tokens(self, first_days: FirstDays) -> csr_array:
         """Return country and age class of each listener, where known, sparse (B, V) of ones."""
-        token_of = {code: self.spans["country"].start + i for i, code in enumerate(self.countries)}
-        country = np.fromiter((token_of.get(code, -1) for code in first_days.country), np.int64, len(first_days))
-        age = age_classes(first_days.age)
-        age = np.where(age >= 0, age + self.spans["age"].start, -1)
-        row, column = np.tile(np.arange(len(first_days)), 2), np.concatenate([country, age])
-        known = column >= 0
-        return _binary_matrix(row[known], column[known], (len(first_days), self.size))
+        row, token = self._demographics(first_days)
+        return _binary_matrix(row, token, (len(first_days), self.size))
 
     def first_day_tokens(self, first_days: FirstDays) -> csr_array:
         """Return all tokens of first days, sparse (B, V) of ones."""
-        shape = (len(first_days), self.n_tracks)
-        rows, columns = [], []
+        row, token = self._demographics(first_days)
+        rows, tokens = [row], [token]
         for kind, names in POSITIVE_BLOCKS.items():
-            ids, token = self._tables[kind]
+            ids, token_of = self._tables[kind]
             for name in names:
                 row, position = _find_known(first_days.blocks.get(name), ids)
+                token = token_of[position]
                 rows.append(row)
-                columns.append(token[position])
-        row, column = np.concatenate(rows), np.concatenate(columns)
-        is_track = column < shape[1]
-        direct = _binary_matrix(row, column, (len(first_days), self.size))
-        of_tracks = self.track_tokens(_binary_matrix(row[is_track], column[is_track], shape))
-        tokens_BV = (direct + of_tracks + self.demographic_tokens(first_days)).tocsr()
-        tokens_BV.data[:] = 1
-        return tokens_BV
+                tokens.append(token)
+                if kind == "track":
+                    rows += [row, row]
+                    tokens += [of_track_N[token] for of_track_N in (self.artist_token_N, self.album_token_N)]
+        return _binary_matrix(np.concatenate(rows), np.concatenate(tokens), (len(first_days), self.size))
+
+    def _demographics(self, first_days: FirstDays) -> tuple[LongVector, LongVector]:
+        """Return row and token of each known country and age class."""
+        token_of = self._country_tokens
+        country = np.fromiter((token_of.get(code, -1) for code in first_days.country), np.int64, len(first_days))
+        age = age_classes(first_days.age)
+        age = np.where(age >= 0, age + self.spans["age"].start, -1)
+        row, token = np.tile(np.arange(len(first_days)), 2), np.concatenate([country, age])
+        known = token >= 0
+        return row[known], token[known]
 
 
 def pad_tokens(tokens_BV: csr_array) -> LongMatrix:
@@ -157,7 +174,8 @@ def _find_known(lists: Ragged | None, ids: IdVector) -> tuple[LongVector, LongVe
 
 def _binary_matrix(row: NDArray[np.int64], column: NDArray[np.int64], shape: tuple[int, int]) -> csr_array:
     """Return a sparse matrix with a one at each (row, column), repeats counted once."""
-    matrix = coo_array((np.ones(len(row), np.float32), (row, column)), shape=shape).tocsr()
+    places = (row.astype(np.int32), column.astype(np.int32))  # SciPy keeps the width of the indices in all products
+    matrix = coo_array((np.ones(len(row), np.float32), places), shape=shape).tocsr()
     matrix.sum_duplicates()
     matrix.data[:] = 1
     return matrix

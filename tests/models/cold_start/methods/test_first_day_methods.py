@@ -146,6 +146,7 @@ def test_neighbours_equal_a_manual_calculation():
     assert (np.diag(scores[TRACKS]) == 0).all()
     assert scores[4, 2] == pytest.approx(0.5 * 2 / (3**0.7 * 3**0.3 + 5))  # three users stream artist 7, two track 2
     assert not scores[ALBUMS].any()
+    assert fitted.score_VN.indices.dtype == np.int32  # a release stores them: int64 would double its largest file
     few = Neighbours.fit(warm(), neighbour_recipe(max_neighbours=1)).score_VN
     assert (np.diff(few.indptr) <= 1).all()
 

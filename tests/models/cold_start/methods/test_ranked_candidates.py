@@ -36,8 +36,8 @@ class Likelihood:
 
     n_tracks = 4
 
-    def scores(self, first_days: FirstDays) -> np.ndarray:
-        return np.tile(np.arange(1, 5, dtype=np.float32) / 4, (len(first_days), 1))
+    def scores(self, tokens_BV: csr_array) -> np.ndarray:
+        return np.tile(np.arange(1, 5, dtype=np.float32) / 4, (tokens_BV.shape[0], 1))
 
 
 def days(streamed, **blocks) -> FirstDays:
@@ -195,9 +195,9 @@ def test_stages_that_score_a_listener_were_not_fitted_on_that_listener():
     class Recording(Likelihood):
         n_tracks = 12
 
-        def scores(self, first_days: FirstDays) -> np.ndarray:
-            asked.append((len(fitted) - 1, listeners.catalogue.streamed_tracks(first_days)))
-            return np.tile(np.linspace(0.1, 1, 12, dtype=np.float32), (len(first_days), 1))
+        def scores(self, tokens_BV: csr_array) -> np.ndarray:
+            asked.append((len(fitted) - 1, csr_array(tokens_BV[:, :12])))
+            return np.tile(np.linspace(0.1, 1, 12, dtype=np.float32), (tokens_BV.shape[0], 1))
 
     def fit_stage(kept: WarmListeners, fold: int) -> CandidateStage:
         assert fold == len(fitted)
