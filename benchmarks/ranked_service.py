@@ -1,7 +1,7 @@
 """Measure the service with a learned ranker: latency of its lists beside those of the methods that it builds on.
 
 Every request describes another first day, as in benchmarks/service.py. A home whose champion has the method
-`ranked_candidates` is required: OVERTURE__GATE__METHOD=ranked_candidates make demo SOURCE=mpd DATA=<playlists>
+`ranked_candidates` is required: make demo SOURCE=mpd DATA=<playlists>
 """
 
 from __future__ import annotations
