@@ -1,8 +1,8 @@
 """Candidates of listeners for a learned ranker, and the features of each, from methods that score every track.
 
 Shapes   B listeners, N tracks, D width of the space, V tokens (tracks, artists, albums, countries, age classes),
-         K segments, U warm users, C candidates, L tracks of a method's list, P pairs of a listener and one of the
-         listener's tokens, F features
+         K segments, U warm users, C candidates, L tracks of a method's list, P pairs of a listener and a token whose
+         neighbours count, E entries of the pairs' neighbours, F features
 Stage    the first of two (Covington, Adams, Sargin 2016): the second is models/cold_start/methods/ranked_candidates.py
 Law      a row depends on its listener only: sums are made within a row, and matrix products are sparse
 
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.sparse import csr_array
 
-from models.arrays import DoubleMatrix, FloatMatrix, IntMatrix, LongMatrix, LongVector
+from models.arrays import DoubleMatrix, FloatMatrix, FloatVector, IntMatrix, LongMatrix, LongVector
 from models.cold_start.input_vector import FirstDays
 from models.cold_start.methods.base import WarmListeners, require_ids
 from models.cold_start.methods.blend import Blend
@@ -235,7 +235,7 @@ class CandidateStage:
         values = (
             self._autoencoder_features(scores, track_BC)
             | self._neighbour_features(scores, track_BC)
-            | self._neighbour_sums(scores, slot_BN, track_BC.shape[1])
+            | self._token_features(scores, slot_BN, track_BC.shape[1])
             | self._list_features(scores, track_BC, slot_BN)
             | self._vector_features(scores, track_BC)
             | self._day_features(scores, track_BC)
@@ -272,56 +272,34 @@ class CandidateStage:
             "best_neighbour_score": best_B1,
         }
 
-    def _neighbour_sums(self, scores: DayScores, slot_BN: IntMatrix, n_candidates: int) -> dict[str, FloatMatrix]:
-        """Return features of the candidates as neighbours of the first day's tokens and of the blend's best tracks.
-
-        Args:
-            scores: scores of B listeners.
-            slot_BN: position of each track among the listener's candidates, -1 for other tracks.
-            n_candidates: C.
-        """
+    def _token_features(self, scores: DayScores, slot_BN: IntMatrix, n_candidates: int) -> dict[str, FloatMatrix]:
+        """Return features of the candidates as neighbours of the first day's tokens and of the blend's best tracks."""
         spans, tokens_BV, top_BL = self.vocabulary.spans, scores.tokens_BV, scores.lists[3][:, :N_FEEDBACK]
-        n_listeners, day = len(scores), slice(spans["track"].start, spans["album"].stop)
-        row_P = np.repeat(np.arange(n_listeners), np.diff(tokens_BV.indptr))
-        is_neighbour_P = (tokens_BV.indices >= day.start) & (tokens_BV.indices < day.stop)
-        row_P, token_P = row_P[is_neighbour_P], tokens_BV.indices[is_neighbour_P].astype(np.int64)
-        kind_P = np.searchsorted([spans[kind].stop for kind in ("track", "artist")], token_P, side="right")
-        n_tracks_B = np.bincount(row_P[kind_P == 0], minlength=n_listeners)
-        # The blend's best tracks are a fourth kind.
-        row_P = np.concatenate([row_P, np.repeat(np.arange(n_listeners), top_BL.shape[1])])
-        token_P = np.concatenate([token_P, top_BL.ravel()])
-        kind_P = np.concatenate([kind_P, np.full(top_BL.size, 3)])
-        weight_P = np.ones(len(row_P), np.float32)
-        weight_P[len(row_P) - top_BL.size :] = np.take_along_axis(scores.blend_BN, top_BL, axis=1).ravel()
-
-        # Most stored neighbours are no candidates: only the others get a value.
-        score_VN, n = self.blend.neighbours.score_VN, self.n_tracks
-        start_P, stop_P = score_VN.indptr[token_P].astype(np.int64), score_VN.indptr[token_P + 1].astype(np.int64)
-        length_P = stop_P - start_P
-        first_P = np.cumsum(length_P) - length_P
-        tracks = [score_VN.indices[start:stop] for start, stop in zip(start_P.tolist(), stop_P.tolist(), strict=True)]
-        track_E = np.concatenate(tracks or [np.empty(0, np.int32)])
-        slot_E = slot_BN.ravel()[np.repeat(row_P * n, length_P) + track_E]
-        entry = np.flatnonzero(slot_E >= 0)
-        pair = np.searchsorted(first_P, entry, side="right") - 1
-        place = (kind_P[pair] * n_listeners + row_P[pair]) * n_candidates + slot_E[entry]
-        value = score_VN.data[start_P[pair] - first_P[pair] + entry] * weight_P[pair]
-        shape = (4, n_listeners, n_candidates)
-        size = 4 * n_listeners * n_candidates
-        sums = np.bincount(place, value, size).astype(np.float32).reshape(shape)
-        counts = np.bincount(place, minlength=size).astype(np.float32).reshape(shape)
-        highest = np.zeros(size, np.float32)
-        np.maximum.at(highest, place, value)
-        track_sum, artist_sum, album_sum, feedback_sum = sums
-        track_max, _, _, feedback_max = highest.reshape(shape)
+        row_B, token_P = np.arange(len(scores)), tokens_BV.indices.astype(np.int64)
+        kind_P = np.searchsorted([spans[kind].stop for kind in ("track", "artist", "album")], token_P, side="right")
+        row_P = np.repeat(row_B, np.diff(tokens_BV.indptr))
+        n_tracks_B1 = np.maximum(np.bincount(row_P[kind_P == 0], minlength=len(scores)), 1)[:, None]
+        # Country and age have no neighbours. In place of them, the blend's best tracks are the fourth kind.
+        has_neighbours_P = kind_P < 3
+        weights_BL = np.take_along_axis(scores.blend_BN, top_BL, axis=1)
+        sums, highest, counts = _neighbour_sums(
+            self.blend.neighbours.score_VN,
+            np.concatenate([row_P[has_neighbours_P], np.repeat(row_B, top_BL.shape[1])]),
+            np.concatenate([token_P[has_neighbours_P], top_BL.ravel()]),
+            np.concatenate([kind_P[has_neighbours_P], np.full(top_BL.size, 3)]),
+            np.concatenate([np.ones(has_neighbours_P.sum(), np.float32), weights_BL.ravel()]),
+            4,
+            slot_BN,
+            n_candidates,
+        )
         return {
-            "track_neighbour_sum": track_sum,
-            "track_neighbour_max": track_max,
-            "track_neighbour_share": counts[0] / np.maximum(n_tracks_B, 1)[:, None].astype(np.float32),
-            "artist_neighbour_sum": artist_sum,
-            "album_neighbour_sum": album_sum,
-            "feedback_sum": feedback_sum,
-            "feedback_max": feedback_max,
+            "track_neighbour_sum": sums[0],
+            "track_neighbour_max": highest[0],
+            "track_neighbour_share": counts[0] / n_tracks_B1.astype(np.float32),
+            "artist_neighbour_sum": sums[1],
+            "album_neighbour_sum": sums[2],
+            "feedback_sum": sums[3],
+            "feedback_max": highest[3],
         }
 
     def _list_features(self, scores: DayScores, track_BC: IntMatrix, slot_BN: IntMatrix) -> dict[str, FloatMatrix]:
@@ -396,6 +374,48 @@ def _places(slot_BL: IntMatrix, n_candidates: int) -> FloatMatrix:
     row, place = np.nonzero(slot_BL >= 0)
     place_BC[row, slot_BL[row, place]] = place
     return place_BC
+
+
+def _neighbour_sums(
+    score_VN: csr_array,
+    row_P: LongVector,
+    token_P: LongVector,
+    kind_P: LongVector,
+    weight_P: FloatVector,
+    n_kinds: int,
+    slot_BN: IntMatrix,
+    n_candidates: int,
+) -> tuple[FloatMatrix, FloatMatrix, FloatMatrix]:
+    """Return sum, maximum and number of the tokens' scores for each kind and candidate, (kinds, B, C) each.
+
+    Args:
+        score_VN: scores of the tracks that are stored for each token.
+        row_P: listener of each pair.
+        token_P: token of each pair.
+        kind_P: kind of the token, from 0.
+        weight_P: factor of the token's scores.
+        n_kinds: number of kinds.
+        slot_BN: position of each track among the listener's candidates, -1 for other tracks.
+        n_candidates: C.
+    """
+    start_P, stop_P = score_VN.indptr[token_P].astype(np.int64), score_VN.indptr[token_P + 1].astype(np.int64)
+    length_P = stop_P - start_P
+    first_P = np.cumsum(length_P) - length_P
+    tracks = [score_VN.indices[start:stop] for start, stop in zip(start_P.tolist(), stop_P.tolist(), strict=True)]
+    track_E = np.concatenate(tracks or [np.empty(0, np.int32)])
+    slot_E = slot_BN.ravel()[np.repeat(row_P * slot_BN.shape[1], length_P) + track_E]
+    # Few of the stored tracks are candidates: scores and places are computed for these alone.
+    entry = np.flatnonzero(slot_E >= 0)
+    pair = np.searchsorted(first_P, entry, side="right") - 1
+    place = (kind_P[pair] * len(slot_BN) + row_P[pair]) * n_candidates + slot_E[entry]
+    value = score_VN.data[start_P[pair] - first_P[pair] + entry] * weight_P[pair]
+    shape = (n_kinds, len(slot_BN), n_candidates)
+    size = n_kinds * len(slot_BN) * n_candidates
+    highest = np.zeros(size, np.float32)
+    np.maximum.at(highest, place, value)
+    sums = np.bincount(place, value, size).astype(np.float32)
+    counts = np.bincount(place, minlength=size).astype(np.float32)
+    return sums.reshape(shape), highest.reshape(shape), counts.reshape(shape)
 
 
 def _entries(matrix: csr_array, column_BC: LongMatrix) -> FloatMatrix:
