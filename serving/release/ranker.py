@@ -18,8 +18,9 @@ from scipy.sparse import csr_array
 from contracts.errors import CheckFailed
 from models.arrays import FloatMatrix, FloatVector
 from models.cold_start.methods.blend import Blend
-from models.cold_start.methods.candidates import FEATURES, CandidateStage, SegmentRates
+from models.cold_start.methods.candidates import FEATURES, CandidateStage
 from models.cold_start.methods.ranked_candidates import Rank, RankedCandidates
+from models.cold_start.methods.segment_rates import SegmentRates
 from serving.release.onnx_session import session
 
 INPUT, OUTPUT = "features", "relevance"

@@ -24,7 +24,7 @@ from models.cold_start.methods.autoencoder import FirstDayAutoencoder
 from models.cold_start.methods.base import Method, Predict, WarmListeners
 from models.cold_start.methods.baselines import Popularity, RegistrationDayStreams
 from models.cold_start.methods.blend import Blend, RerankedMixture
-from models.cold_start.methods.candidates import CandidateStage, SegmentRates, listener_totals
+from models.cold_start.methods.candidates import CandidateStage, listener_totals
 from models.cold_start.methods.country_age import CountryAge, WithCountryAge
 from models.cold_start.methods.dropoutnet import DropoutNet, DropoutNetFull, DropoutNetRecipe, DropoutNetSemi
 from models.cold_start.methods.first_day_network import FirstDayNetworkRecipe
@@ -35,6 +35,7 @@ from models.cold_start.methods.neighbours import NeighbourRecipe, Neighbours
 from models.cold_start.methods.peers import Ease, IalsFoldIn, item_knn
 from models.cold_start.methods.ranked_candidates import RankedCandidates, RankedMixture
 from models.cold_start.methods.ranker import Queries, Ranker, RankerRecipe, cross_fitted_queries
+from models.cold_start.methods.segment_rates import SegmentRates
 from models.cold_start.methods.semi_personalised import FullPers, SemiPers
 from models.cold_start.top_k import Similarity
 

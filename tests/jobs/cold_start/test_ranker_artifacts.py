@@ -20,10 +20,11 @@ from jobs.platform.week import Week
 from jobs.settings.settings import Settings
 from models.cold_start.input_vector import FirstDays
 from models.cold_start.methods.blend import Blend
-from models.cold_start.methods.candidates import FEATURES, CandidateStage, SegmentRates
+from models.cold_start.methods.candidates import FEATURES, CandidateStage
 from models.cold_start.methods.neighbours import Neighbours
 from models.cold_start.methods.ranked_candidates import RankedCandidates
 from models.cold_start.methods.ranker import Queries, Ranker, boost, parameters
+from models.cold_start.methods.segment_rates import SegmentRates
 from models.cold_start.methods.vocabulary import Catalogue, Vocabulary
 from models.cold_start.ragged import Ragged
 from serving.release import ranker as served
@@ -48,8 +49,8 @@ def ranker() -> Ranker:
 class Likelihood:
     n_tracks = N
 
-    def scores(self, first_days: FirstDays) -> np.ndarray:
-        return np.tile(np.linspace(0.1, 1, N, dtype=np.float32), (len(first_days), 1))
+    def scores(self, tokens_BV: csr_array) -> np.ndarray:
+        return np.tile(np.linspace(0.1, 1, N, dtype=np.float32), (tokens_BV.shape[0], 1))
 
 
 def stage() -> CandidateStage:

@@ -12,7 +12,7 @@ from scipy.sparse import csr_array
 from models.cold_start.input_vector import FirstDays
 from models.cold_start.methods import WarmListeners
 from models.cold_start.methods.blend import Blend
-from models.cold_start.methods.candidates import FEATURES, CandidateStage, SegmentRates, listener_totals
+from models.cold_start.methods.candidates import FEATURES, CandidateStage, listener_totals
 from models.cold_start.methods.neighbours import Neighbours
 from models.cold_start.methods.ranked_candidates import RankedCandidates
 from models.cold_start.methods.ranker import (
@@ -23,6 +23,7 @@ from models.cold_start.methods.ranker import (
     synthetic_first_days,
     without_listeners,
 )
+from models.cold_start.methods.segment_rates import SegmentRates
 from models.cold_start.methods.vocabulary import Catalogue, Vocabulary
 from models.cold_start.ragged import Ragged
 from tests.helpers.method_recipes import neighbour_recipe, ranker_recipe
