@@ -106,7 +106,7 @@ def test_service_uses_the_blend_and_falls_back_to_the_segment(promoted, monkeypa
     singles = [recommender.recommend(ready, [person], ListParameters(k=20))[0]["tracks"] for person in listeners[:5]]
     assert singles == [response["tracks"] for response in responses[:5]]
 
-    def fails(days):
+    def fails(tokens_BV):
         raise RuntimeError("no memory")
 
     monkeypatch.setattr(ready.space.methods["blend"].autoencoder, "scores", fails)
