@@ -2,8 +2,9 @@
 
 Task    as in benchmarks/playlists.py, with one seed; the space is tt_svd, and ut_als for the fold-in, whose factors are
         trained anew in every trial
-Budget  TRIALS settings of each method: the first is the one in use, the others come from Optuna's tree-structured
-        Parzen estimator with a fixed seed
+Budget  TRIALS settings of each method: the first is the one in use at that commit, the others come from Optuna's
+        tree-structured Parzen estimator with a fixed seed. The best ones are then written to configs/mpd.yaml and
+        models/cold_start/methods/peers.py
 Metric  NDCG@50 of the validation listeners. The test listeners are evaluated twice per method after the search: with
         the settings in use, and with the best settings of the validation
 Log     every trial is in `trials` of the result, with its settings
@@ -60,9 +61,7 @@ def in_use(factory: Any, als: Any) -> dict[str, Parameters]:
         factory: factory of the week's methods.
         als: settings of the ALS factors.
     """
-    from inspect import signature
-
-    from models.cold_start.methods.peers import ITEM_KNN, Ease
+    from models.cold_start.methods.peers import EASE_RIDGE, ITEM_KNN
 
     recipes = {"dropoutnet_full": factory.inputs.dropoutnet, "melu_full": factory.inputs.melu, "item_knn": ITEM_KNN}
     fields = {
@@ -71,7 +70,7 @@ def in_use(factory: Any, als: Any) -> dict[str, Parameters]:
         "item_knn": ("token_exponent", "track_exponent", "shrinkage"),
     }
     used = {name: {field: getattr(recipes[name], field) for field in fields[name]} for name in recipes}
-    used["ease"] = {"ridge": signature(Ease).parameters["ridge"].default}
+    used["ease"] = {"ridge": EASE_RIDGE}
     used["ials_fold_in"] = {name: getattr(als, name) for name in ("alpha", "regularisation", "frequency_exponent")}
     return used
 

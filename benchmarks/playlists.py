@@ -3,7 +3,8 @@
 Task     playlists as listeners, read as in production (jobs/ingest/mpd/adapter.py, configs/mpd.yaml); each seed draws
          its own first days and starts every factorisation, segmentation and network
 Metric   as in jobs/cold_start/evaluate.py, on the test cohort; first-day tracks are excluded from every list, because
-         a playlist contains no track twice. Settings are those of configs/, chosen on the validation cohort
+         a playlist contains no track twice. Settings are those of configs/mpd.yaml, chosen on the validation cohort;
+         those of published methods and peers by benchmarks/baselines.py
 Seeds    "+- test ndcg over seeds": half width of the 95 % interval of Student's t. The listeners are the same for all
          seeds, so it describes the variation between runs of the procedure, not between listeners
 Listeners  "from" and "to": 95 % bootstrap interval over the test listeners of the mean NDCG. The value of a listener is
