@@ -89,7 +89,7 @@ class WorkerPool:
 
     def accept_workers(self) -> None:
         """Accept connections of workers until the pool is closed. Runs in a thread."""
-        while True:
+        while not self._closed:  # `close` may close the listener before its own connection is accepted
             with suppress(*CONNECTION_ERRORS):
                 connection = self._listener.accept()
                 if self._closed:

@@ -4,14 +4,15 @@ import os
 import sys
 import time
 from functools import partial
-from multiprocessing.connection import Client
+from multiprocessing.connection import Client, Listener
+from threading import Thread
 
 import numpy as np
 import pytest
 from pyspark import cloudpickle
 
 from blockfactor.errors import InvalidDataError, WorkerPoolError
-from blockfactor.worker_pool import worker_pool
+from blockfactor.worker_pool import WorkerPool, worker_pool
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import the tests
 
@@ -66,6 +67,15 @@ def test_a_client_without_the_key_receives_no_call(spark):
             Client(workers._listener.address, authkey=b"guess").recv()
         Client(workers._listener.address).close()
         assert [value for value, _ in workers.map(square, range(5))] == [0, 1, 4, 9, 16]
+
+
+def test_the_thread_that_accepts_workers_ends_if_the_listener_closes_before_it_accepts():
+    pool = WorkerPool(Listener(("127.0.0.1", 0)), b"key")
+    pool.close()
+    thread = Thread(target=pool.accept_workers, daemon=True)
+    thread.start()
+    thread.join(timeout=10)
+    assert not thread.is_alive(), "it accepts from the closed listener again and again, and occupies a core"
 
 
 def test_in_local_mode_an_exited_worker_raises(spark, tmp_path):
