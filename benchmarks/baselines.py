@@ -3,8 +3,8 @@
 Task    as in benchmarks/playlists.py, with one seed; the space is tt_svd, and ut_als for the fold-in, whose factors are
         trained anew in every trial
 Budget  TRIALS settings of each method: the first is the one in use at that commit, the others come from Optuna's
-        tree-structured Parzen estimator with a fixed seed. The best ones are then written to configs/mpd.yaml and
-        models/cold_start/methods/peers.py
+        tree-structured Parzen estimator with a fixed seed. configs/mpd.yaml and models/cold_start/methods/peers.py
+        contain the best ones, rounded
 Metric  NDCG@50 of the validation listeners. The test listeners are evaluated twice per method after the search: with
         the settings in use, and with the best settings of the validation
 Log     every trial is in `trials` of the result, with its settings

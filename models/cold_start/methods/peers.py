@@ -26,7 +26,7 @@ from models.cold_start.methods.base import (
 from models.cold_start.methods.neighbours import NeighbourRecipe, Neighbours
 
 EASE_MAX_TRACKS = 30_000  # the inverse of a matrix of that size takes 3.6 GB
-# Both were chosen on real playlists by benchmarks/baselines.py, and rounded.
+# The best of twenty settings each on real playlists (benchmarks/baselines.py), rounded.
 EASE_RIDGE = 3_000.0
 ITEM_KNN = NeighbourRecipe(
     token_exponent=0.83, track_exponent=0.29, shrinkage=20.0, artist_weight=0, album_weight=0, max_neighbours=1_000
